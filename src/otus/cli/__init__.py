@@ -1,0 +1,27 @@
+"""The command ``otus``: one thin module a verb.
+
+Nothing here imports torch, numpy or pydantic at the top, so that ``otus --help`` answers at once; a verb imports what it
+needs when it runs. stdout carries the answer, stderr progress and logs; exit 0 done, 1 the work failed, 2 wrong command.
+"""
+
+import typer
+
+from otus.cli import convert, doctor, evaluate, explain
+
+app = typer.Typer(
+    name="otus",
+    help="Find things in pictures: label a few, train any system, know how good it is, predict, correct.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
+app.command("doctor")(doctor.doctor)
+app.add_typer(explain.app, name="explain")
+
+
+def main() -> None:
+    """Entry point of the command ``otus``."""
+    app()

@@ -1,0 +1,5 @@
+"""``otus convert``."""
+
+
+def convert() -> None:
+    """To be written."""

@@ -1,0 +1,5 @@
+"""``otus doctor``."""
+
+
+def doctor() -> None:
+    """To be written."""

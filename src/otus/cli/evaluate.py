@@ -1,0 +1,5 @@
+"""``otus evaluate``."""
+
+
+def evaluate() -> None:
+    """To be written."""

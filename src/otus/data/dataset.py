@@ -1,0 +1,245 @@
+"""A data set: pictures, categories, and what is known of each picture, whatever format it was read from.
+
+Shape shorthand: M pictures, N objects in all of them. Objects are columns over the whole set, ordered by picture, so a
+million of them are a handful of arrays; :meth:`Dataset.instances` cuts out one picture's. Nothing here decodes a picture
+until it is asked for.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from otus.data.sample import Sample
+from otus.errors import ShapeError
+from otus.structures import Categories, Instances, Objects, PanopticMap, Segment, Segmentations, SemanticMap
+from otus.structures import oriented as oriented_boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The M pictures of a data set.
+
+    Parameters
+    ----------
+    root
+        The folder that ``files`` are relative to.
+    files
+        M paths with forward slashes; they are the pictures' keys too.
+    sizes_hw
+        (M, 2) height and width as shown, i.e. after EXIF orientation.
+    ids
+        What the source file calls each: COCO's numbers, else the file's stem.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    sizes_hw: Int[np.ndarray, "m 2"]
+    ids: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        sizes = np.asarray(self.sizes_hw, dtype=np.int64).reshape(-1, 2)
+        object.__setattr__(self, "sizes_hw", sizes)
+        if not len(self.files) == len(sizes) == len(self.ids):
+            raise ShapeError(f"pictures: {len(self.files)} files, {len(sizes)} sizes and {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, index: int) -> Path:
+        """Where a picture lies."""
+        return self.root / self.files[index]
+
+    def size_hw(self, index: int) -> tuple[int, int]:
+        """Height and width of one picture."""
+        return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticFiles:
+    """Index pictures that say the category of every pixel.
+
+    Parameters
+    ----------
+    files
+        M paths, None for a picture without one.
+    categories
+        What the labels mean (background is a category here, where the source has it).
+    lookup
+        (256,) the label of each value of the file, 255 for pixels to be ignored.
+    """
+
+    files: tuple[Path | None, ...]
+    categories: Categories
+    lookup: Int[np.ndarray, "256"]
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticFiles:
+    """COCO panoptic pictures: the id of each pixel's segment is R + 256 G + 256^2 B.
+
+    ``files`` and ``segments`` have one entry a picture, None and () for a picture without.
+    """
+
+    files: tuple[Path | None, ...]
+    segments: tuple[tuple[Segment, ...], ...]
+    categories: Categories
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures, categories and labels. ``dataset[i]`` is a :class:`Sample`; nothing is decoded before.
+
+    Parameters
+    ----------
+    source
+        The file or folder that it was read from.
+    format, split
+        The format's name, and the part (``train``, ``val`` …) where the source has parts.
+    pictures, categories, objects
+        See there. ``objects`` is None for a set without boxes (classification, semantic segmentation alone).
+    semantic, panoptic
+        Maps of pixels, where the source has them.
+    picture_labels
+        (M,) the category of each picture, for classification.
+    """
+
+    source: Path
+    format: str
+    pictures: Pictures
+    categories: Categories
+    objects: Objects | None = None
+    split: str | None = None
+    semantic: SemanticFiles | None = None
+    panoptic: PanopticFiles | None = None
+    picture_labels: Int[np.ndarray, "m"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.objects is not None and len(self.objects):
+            low, high = self.objects.labels.min(), self.objects.labels.max()
+            if low < 0 or high >= len(self.categories):
+                raise ShapeError(f"{self.source}: labels {low}..{high} for {len(self.categories)} categories")
+            if self.objects.picture[0] < 0 or self.objects.picture[-1] >= len(self.pictures):
+                raise ShapeError(f"{self.source}: objects of pictures outside 0..{len(self.pictures) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One picture, decoded, with all that is known of it."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return Sample(
+            image=self.image(index),
+            key=self.pictures.files[index],
+            instances=None if self.objects is None else self.instances(index),
+            semantic=self.semantic_map(index),
+            panoptic=self.panoptic_map(index),
+            label=None if self.picture_labels is None else int(self.picture_labels[index]),
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[i] for i in range(len(self)))
+
+    def image(self, index: int) -> np.ndarray:
+        """The picture, uint8 (H, W, 3) RGB, checked against the size that the labels were made for."""
+        from otus.data.pictures import read_picture
+
+        return read_picture(self.pictures.path(index), expected_size_hw=self.pictures.size_hw(index))
+
+    @cached_property
+    def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:
+        assert self.objects is not None
+        return np.searchsorted(self.objects.picture, np.arange(len(self) + 1))
+
+    def instances(self, index: int) -> Instances:
+        """The objects of one picture; none where the data set has no boxes."""
+        size_hw = self.pictures.size_hw(index)
+        objects = self.objects
+        if objects is None:
+            return Instances.empty(size_hw, self.categories)
+        here = slice(int(self._boundaries[index]), int(self._boundaries[index + 1]))
+        rows = range(here.start, here.stop)
+
+        def cut(column: np.ndarray | None) -> np.ndarray | None:
+            return None if column is None else column[here]
+
+        def cut_masks(outlines: Segmentations | None) -> Any:
+            return None if outlines is None else outlines.masks(rows, size_hw)
+
+        corners = cut(objects.corners_xy)
+        named = {name: column[here] for name, column in objects.columns.items()}
+        return Instances(
+            boxes_xyxy=objects.boxes_xyxy[here],
+            labels=objects.labels[here],
+            size_hw=size_hw,
+            categories=self.categories,
+            scores=cut(objects.scores),
+            masks=cut_masks(objects.segmentations),
+            keypoints=cut(objects.keypoints),
+            oriented_boxes_xywhr=None if corners is None else oriented_boxes.from_corners(corners),
+            cuboids=cut(objects.cuboids),
+            amodal_boxes_xyxy=cut(objects.amodal_boxes_xyxy),
+            amodal_masks=cut_masks(objects.amodal_segmentations),
+            columns={
+                **named,
+                "ids": objects.ids[here],
+                "areas": objects.areas[here],
+                "is_crowd": objects.is_crowd[here],
+            },
+        )
+
+    def semantic_map(self, index: int) -> SemanticMap | None:
+        """The category of every pixel of one picture, where the source says it."""
+        file = self.semantic.files[index] if self.semantic else None
+        if self.semantic is None or file is None:
+            return None
+        from otus.data.pictures import read_index_picture
+
+        values = read_index_picture(file, expected_size_hw=self.pictures.size_hw(index))
+        return SemanticMap(self.semantic.lookup[values], self.semantic.categories)
+
+    def panoptic_map(self, index: int) -> PanopticMap | None:
+        """The segments of one picture, where the source has them."""
+        file = self.panoptic.files[index] if self.panoptic else None
+        if self.panoptic is None or file is None:
+            return None
+        from otus.data.pictures import read_picture
+
+        colours = read_picture(file, expected_size_hw=self.pictures.size_hw(index)).astype(np.int64)
+        ids = colours[..., 0] + 256 * colours[..., 1] + 256**2 * colours[..., 2]
+        return PanopticMap(ids, self.panoptic.segments[index], self.panoptic.categories)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
+        """The data set of some of its pictures, in that order."""
+        chosen = [int(i) for i in np.arange(len(self))[np.asarray(indices)]]
+        pictures = Pictures(
+            root=self.pictures.root,
+            files=tuple(self.pictures.files[i] for i in chosen),
+            sizes_hw=self.pictures.sizes_hw[chosen],
+            ids=tuple(self.pictures.ids[i] for i in chosen),
+        )
+        objects = self.objects
+        if objects is not None:
+            spans = [np.arange(self._boundaries[i], self._boundaries[i + 1]) for i in chosen]
+            rows = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
+            place = np.repeat(np.arange(len(chosen)), [len(span) for span in spans])
+            objects = replace(replace(objects, picture=np.zeros(len(objects), np.int64)).take(rows), picture=place)
+        semantic, panoptic = self.semantic, self.panoptic
+        if semantic is not None:
+            semantic = replace(semantic, files=tuple(semantic.files[i] for i in chosen))
+        if panoptic is not None:
+            panoptic = replace(
+                panoptic,
+                files=tuple(panoptic.files[i] for i in chosen),
+                segments=tuple(panoptic.segments[i] for i in chosen),
+            )
+        labels = None if self.picture_labels is None else self.picture_labels[chosen]
+        return replace(
+            self, pictures=pictures, objects=objects, semantic=semantic, panoptic=panoptic, picture_labels=labels
+        )

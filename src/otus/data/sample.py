@@ -1,0 +1,53 @@
+"""What a system learns from and predicts on: one picture with what is known of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import UInt8
+
+from otus.errors import ShapeError
+from otus.structures import Instances, PanopticMap, SemanticMap
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture, its target and its key.
+
+    Parameters
+    ----------
+    image
+        uint8 (H, W, 3), RGB.
+    key
+        What names the picture in its data set: caches and error messages use it.
+    instances, semantic, panoptic
+        What is known of it; None where nothing is (not the same as no objects).
+    label
+        The category of the whole picture, for classification.
+    columns
+        Optional arrays that belong to the picture, boxes among them: those whose name ends in ``_xyxy`` are (P, 4) boxes
+        that every transform moves with the picture, e.g. ``proposals_xyxy``.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    key: str
+    instances: Instances | None = None
+    semantic: SemanticMap | None = None
+    panoptic: PanopticMap | None = None
+    label: int | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ShapeError(f"image {self.key}: expected uint8 (H, W, 3), got {self.image.dtype} {self.image.shape}")
+        for name in ("instances", "semantic", "panoptic"):
+            value = getattr(self, name)
+            if value is not None and tuple(value.size_hw) != self.size_hw:
+                raise ShapeError(
+                    f"{name} of {self.key}: expected the picture's size {self.size_hw}, got {value.size_hw}"
+                )
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """The picture's height and width."""
+        return self.image.shape[0], self.image.shape[1]

@@ -1,0 +1,69 @@
+"""Every error that Otus raises on purpose.
+
+A message names the file, line or field, what was expected, what came, and what to do about it.
+"""
+
+from pathlib import Path
+
+
+class OtusError(Exception):
+    """Base of all errors that a user can mend. The command line prints its message and exits with 1."""
+
+
+class UsageError(OtusError):
+    """The command or the call was wrong (exit 2)."""
+
+
+class ShapeError(OtusError, ValueError):
+    """An array has another shape, type or range than the one documented."""
+
+
+class DataError(OtusError, ValueError):
+    """A file of a data set says something that cannot be.
+
+    Parameters
+    ----------
+    problem
+        What was expected and what came.
+    file
+        The file at fault.
+    where
+        The record, line or field in it, e.g. ``annotations[3].bbox`` or ``line 7``.
+    remedy
+        What to do.
+    kind
+        A word for counting problems alike, e.g. ``missing_picture``.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        where: str | None = None,
+        remedy: str | None = None,
+        kind: str = "unreadable_annotation",
+    ) -> None:
+        place = ": ".join(str(part) for part in (file, where) if part)
+        text = f"{place}: {problem}" if place else problem
+        super().__init__(f"{text} ({remedy})" if remedy else text)
+        self.problem = problem
+        self.file = None if file is None else Path(file)
+        self.where = where
+        self.remedy = remedy
+        self.kind = kind
+
+
+class PictureError(DataError):
+    """A picture or video is missing, unreadable, truncated, too large, or not a picture."""
+
+
+class CheckpointError(OtusError):
+    """A file of weights does not fit the model, or is not a file of weights."""
+
+
+class MissingExtraError(OtusError, ImportError):
+    """An optional package is not installed; the message has the pip command that brings it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}: pip install 'otus[{extra}]'")

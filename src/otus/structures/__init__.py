@@ -1,0 +1,24 @@
+"""The values that flow between rooms: plain numpy, no torch."""
+
+from otus.structures.boxes import BoxFormat
+from otus.structures.categories import Categories, KeypointNames
+from otus.structures.instances import Instances
+from otus.structures.maps import IGNORE, PanopticMap, Segment, SemanticMap
+from otus.structures.masks import Masks
+from otus.structures.objects import Objects
+from otus.structures.segmentations import Outline, Segmentations
+
+__all__ = [
+    "IGNORE",
+    "BoxFormat",
+    "Categories",
+    "Instances",
+    "KeypointNames",
+    "Masks",
+    "Objects",
+    "Outline",
+    "PanopticMap",
+    "Segment",
+    "Segmentations",
+    "SemanticMap",
+]

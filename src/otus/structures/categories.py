@@ -1,0 +1,142 @@
+"""The categories of a data set or a model: what the numbers in ``labels`` mean."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from otus.errors import ShapeError
+
+# Standard deviations of people who label the same keypoint, relative to the object's size (cocodataset.org, keypoints).
+COCO_PERSON_SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KeypointNames:
+    """What the K keypoints of a category are.
+
+    Parameters
+    ----------
+    names
+        K names, e.g. ``left_eye``.
+    skeleton
+        Pairs of indices from 0 that are joined by a line in drawings.
+    flip_pairs
+        Pairs of indices from 0 that change places when the picture is mirrored. Without it, names that differ only in
+        left and right are paired.
+    sigmas
+        K tolerances for object keypoint similarity; without it COCO's for 17 keypoints, else 1 / K for all.
+    """
+
+    names: tuple[str, ...]
+    skeleton: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        for a, b in (*self.skeleton, *self.flip_pairs):
+            if not (0 <= a < count and 0 <= b < count):
+                raise ShapeError(f"keypoints: pair ({a}, {b}) names a keypoint outside 0..{count - 1}")
+        if not self.flip_pairs:
+            place = {name: i for i, name in enumerate(self.names)}
+            mirrored = (
+                (i, place.get(name.replace("left", "right"))) for i, name in enumerate(self.names) if "left" in name
+            )
+            object.__setattr__(self, "flip_pairs", tuple((i, j) for i, j in mirrored if j is not None))
+        if not self.sigmas:
+            object.__setattr__(self, "sigmas", COCO_PERSON_SIGMAS if count == 17 else (1 / count,) * count)
+        if len(self.sigmas) != count:
+            raise ShapeError(f"keypoints: expected {count} sigmas, one a name, got {len(self.sigmas)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def flip_order(self) -> list[int]:
+        """Index i of the result says which keypoint takes place i in a mirrored picture."""
+        order = list(range(len(self.names)))
+        for a, b in self.flip_pairs:
+            order[a], order[b] = b, a
+        return order
+
+
+@dataclass(frozen=True)
+class Categories(Sequence[str]):
+    """Names of the categories, in the order of their labels 0, 1, 2 …; background is not one of them.
+
+    Parameters
+    ----------
+    names
+        C names, all different.
+    ids
+        C ids as the source file has them (COCO's run from 1 to 90 with gaps); labels 0..C-1 without it.
+    is_thing
+        C flags: countable objects, or stuff such as sky. All things without it.
+    keypoints
+        The keypoints of each category that has some, by name of the category.
+    supercategories
+        C names of groups, or nothing.
+
+    Examples
+    --------
+    >>> categories = Categories(("cat", "dog"), ids=(17, 18))
+    >>> categories.index("dog"), categories.label_of_id(17), len(categories)
+    (1, 0, 2)
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...] = ()
+    is_thing: tuple[bool, ...] = ()
+    keypoints: tuple[tuple[str, KeypointNames], ...] = ()
+    supercategories: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(self.names))
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(range(len(self.names))))
+        if not self.is_thing:
+            object.__setattr__(self, "is_thing", (True,) * len(self.names))
+        for field, values in (("names", self.names), ("ids", self.ids)):
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise ShapeError(f"categories: {field} must differ, but {', '.join(twice)} stands there more than once")
+        for field, length in (("ids", len(self.ids)), ("is_thing", len(self.is_thing))):
+            if length != len(self.names):
+                raise ShapeError(f"categories: expected {len(self.names)} {field}, one a name, got {length}")
+        if self.supercategories and len(self.supercategories) != len(self.names):
+            raise ShapeError(f"categories: expected {len(self.names)} supercategories, got {len(self.supercategories)}")
+        for name, _ in self.keypoints:
+            if name not in self.names:
+                raise ShapeError(f"categories: keypoints are given for {name!r}, which is not one of {self.names}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, label):  # type: ignore[no-untyped-def]
+        return self.names[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def index(self, name: str, *bounds: int) -> int:
+        """The label of a name; ShapeError with the names there are if it is none of them."""
+        try:
+            return self.names.index(name, *bounds)
+        except ValueError:
+            raise ShapeError(f"category {name!r} is not one of: {', '.join(self.names)}") from None
+
+    def label_of_id(self, source_id: int) -> int:
+        """The label of an id of the source file."""
+        return self.ids.index(source_id)
+
+    def keypoints_of(self, name: str) -> KeypointNames | None:
+        """The keypoints of a category, or None where it has none."""
+        return dict(self.keypoints).get(name)
+
+    @property
+    def sigmas(self) -> Float[np.ndarray, "k"] | None:
+        """Tolerances of the first category with keypoints (data sets have one such category, or one scheme for all)."""
+        return np.array(self.keypoints[0][1].sigmas) if self.keypoints else None

@@ -1,0 +1,135 @@
+"""The one value object for objects of a picture: what a data set says of it, and what a system finds in it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import ShapeError
+from otus.structures.boxes import as_boxes
+from otus.structures.categories import Categories
+from otus.structures.masks import Masks
+
+_SHAPES: dict[str, tuple[int | None, ...]] = {
+    "scores": (),
+    "keypoints": (None, 3),
+    "keypoint_scores": (None,),
+    "oriented_boxes_xywhr": (5,),
+    "cuboids": (7,),
+    "amodal_boxes_xyxy": (4,),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """N objects of one picture, as columns of equal length. Indexing filters all columns together.
+
+    Parameters
+    ----------
+    boxes_xyxy
+        (N, 4) float, pixels.
+    labels
+        (N,) int64, indices into ``categories``.
+    size_hw
+        The picture's height and width.
+    categories
+        What the labels mean.
+    scores
+        (N,) confidence in [0, 1], of predictions.
+    masks, amodal_masks
+        Masks of the visible part, and of the whole object as if nothing hid it.
+    keypoints, keypoint_scores
+        (N, K, 3) x, y, visibility, and (N, K).
+    oriented_boxes_xywhr, cuboids, amodal_boxes_xyxy
+        (N, 5), (N, 7), (N, 4).
+    columns
+        Further named arrays whose first axis is N, e.g. ``is_crowd``, ``difficult``, ``ids``.
+
+    Examples
+    --------
+    >>> found = Instances([[0, 0, 4, 4], [2, 2, 3, 3]], [0, 1], size_hw=(8, 8), scores=[0.9, 0.3])
+    >>> len(found), found[found.scores > 0.5].boxes_xyxy.tolist()
+    (2, [[0.0, 0.0, 4.0, 4.0]])
+    """
+
+    boxes_xyxy: Float[np.ndarray, "n 4"]
+    labels: Int[np.ndarray, "n"]
+    size_hw: tuple[int, int]
+    categories: Categories | None = None
+    scores: Float[np.ndarray, "n"] | None = None
+    masks: Masks | None = None
+    keypoints: Float[np.ndarray, "n k 3"] | None = None
+    keypoint_scores: Float[np.ndarray, "n k"] | None = None
+    oriented_boxes_xywhr: Float[np.ndarray, "n 5"] | None = None
+    cuboids: Float[np.ndarray, "n 7"] | None = None
+    amodal_boxes_xyxy: Float[np.ndarray, "n 4"] | None = None
+    amodal_masks: Masks | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes_xyxy", as_boxes(self.boxes_xyxy))
+        count = len(self.boxes_xyxy)
+        labels = np.asarray(self.labels, dtype=np.int64).reshape(-1)
+        object.__setattr__(self, "labels", labels)
+        self._check("labels", labels.shape, (count,))
+        if self.categories is not None and count and not (labels.min() >= 0 and labels.max() < len(self.categories)):
+            raise ShapeError(f"labels: expected 0..{len(self.categories) - 1}, got {labels.min()}..{labels.max()}")
+        for name, tail in _SHAPES.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            array = np.asarray(value)
+            if array.dtype not in (np.float32, np.float64):
+                array = array.astype(np.float64)
+            if array.size == 0 and array.ndim != len(tail) + 1:
+                array = array.reshape(0, *(1 if size is None else size for size in tail))
+            self._check(name, array.shape, (count, *tail))
+            object.__setattr__(self, name, array)
+        for name in ("masks", "amodal_masks"):
+            masks = getattr(self, name)
+            if masks is not None and (len(masks) != count or tuple(masks.size_hw) != tuple(self.size_hw)):
+                raise ShapeError(
+                    f"{name}: expected {count} of size {self.size_hw}, got {len(masks)} of {masks.size_hw}"
+                )
+        for name, column in self.columns.items():
+            self._check(f"columns[{name!r}]", np.shape(column), (count, *np.shape(column)[1:]))
+
+    @staticmethod
+    def _check(name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
+        fits = len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
+        if not fits:
+            wanted = ", ".join("K" if size is None else str(size) for size in expected)
+            raise ShapeError(f"{name}: expected shape ({wanted}), got {actual}")
+
+    @classmethod
+    def empty(cls, size_hw: tuple[int, int], categories: Categories | None = None, **columns: Any) -> "Instances":
+        """No objects in a picture of that size; ``columns`` are further fields of no rows."""
+        return cls(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), size_hw, categories, **columns)
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+    def __getitem__(self, index: object) -> "Instances":
+        """The chosen objects: a slice, an array of indices, a bool array, or one integer (still an Instances)."""
+        if isinstance(index, int | np.integer):
+            index = [int(index)]
+        chosen = np.arange(len(self))[index]  # type: ignore[index]
+        changes: dict[str, Any] = {"columns": {name: np.asarray(c)[chosen] for name, c in self.columns.items()}}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name not in ("size_hw", "categories", "columns") and value is not None:
+                changes[one.name] = value[chosen]
+        return replace(self, **changes)
+
+    def __iter__(self) -> Iterator["Instances"]:
+        return (self[i] for i in range(len(self)))
+
+    def column(self, name: str, default: Any) -> np.ndarray:
+        """A named column, or one filled with ``default`` where there is none."""
+        return np.asarray(self.columns[name]) if name in self.columns else np.full(len(self), default)
+
+    def with_columns(self, **columns: np.ndarray) -> "Instances":
+        """The same objects with further (or replaced) named columns."""
+        return replace(self, columns={**self.columns, **columns})

@@ -1,0 +1,116 @@
+"""Answers that say something of every pixel: semantic and panoptic maps."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from otus.errors import ShapeError
+from otus.structures.categories import Categories
+
+IGNORE = 255
+"""The label of pixels that are not to be judged."""
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticMap:
+    """The category of every pixel.
+
+    Parameters
+    ----------
+    labels
+        Integers (H, W): indices into ``categories``, or ``IGNORE`` (255).
+    categories
+        What the labels mean, at most 255 of them.
+    """
+
+    labels: Int[np.ndarray, "h w"]
+    categories: Categories
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+            raise ShapeError(f"semantic map: expected integers (H, W), got {labels.dtype} {labels.shape}")
+        strange = np.unique(labels[(labels != IGNORE) & ((labels < 0) | (labels >= len(self.categories)))])
+        if len(strange):
+            raise ShapeError(
+                f"semantic map: labels {strange[:5].tolist()} are neither one of {len(self.categories)} categories "
+                f"nor {IGNORE} (ignore)"
+            )
+        object.__setattr__(self, "labels", labels)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.labels.shape[0], self.labels.shape[1]
+
+    def mask_of(self, category: str) -> Bool[np.ndarray, "h w"]:
+        """Where one category is."""
+        return self.labels == self.categories.index(category)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map: an object, or all of one kind of stuff.
+
+    ``id`` is its value in the map, ``label`` the index of its category.
+    """
+
+    id: int
+    label: int
+    is_crowd: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticMap:
+    """Semantic and instance segmentation at once: every pixel belongs to at most one segment.
+
+    Parameters
+    ----------
+    ids
+        Integers (H, W): the id of the segment of each pixel, 0 for none.
+    segments
+        What each id is.
+    categories
+        What the segments' labels mean.
+    """
+
+    ids: Int[np.ndarray, "h w"]
+    segments: tuple[Segment, ...]
+    categories: Categories
+
+    def __post_init__(self) -> None:
+        ids = np.asarray(self.ids)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise ShapeError(f"panoptic map: expected integers (H, W), got {ids.dtype} {ids.shape}")
+        known = {segment.id for segment in self.segments}
+        unknown = sorted(set(np.unique(ids).tolist()) - known - {0})
+        if unknown:
+            raise ShapeError(f"panoptic map: pixels have the ids {unknown[:5]}, which no segment has")
+        if len(known) != len(self.segments) or 0 in known:
+            raise ShapeError("panoptic map: the ids of segments must differ and not be 0")
+        for segment in self.segments:
+            if not 0 <= segment.label < len(self.categories):
+                raise ShapeError(
+                    f"panoptic map: segment {segment.id} has label {segment.label} of {len(self.categories)}"
+                )
+        object.__setattr__(self, "ids", ids)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.ids.shape[0], self.ids.shape[1]
+
+    def mask_of(self, segment_id: int) -> Bool[np.ndarray, "h w"]:
+        """Where one segment is."""
+        return self.ids == segment_id
+
+    def semantic(self) -> SemanticMap:
+        """The category of every pixel, forgetting which object it belongs to."""
+        if len(self.categories) > IGNORE:
+            raise ShapeError(f"semantic map: {len(self.categories)} categories do not fit below {IGNORE}")
+        labels = np.full(self.ids.shape, IGNORE, dtype=np.int64)
+        for segment in self.segments:
+            labels[self.ids == segment.id] = segment.label
+        return SemanticMap(labels, self.categories)

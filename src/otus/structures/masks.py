@@ -1,0 +1,251 @@
+"""Masks of the objects of one picture, in one of three forms, and how they compare.
+
+Shape shorthand: N objects, H x W the picture, h x w a small mask.
+
+- dense: bool (N, H, W);
+- RLE: COCO's run lengths, compressed, what masks are at rest;
+- low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them; they are pasted into
+  the picture only when asked, so memory does not grow with pictures times objects.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from pycocotools import mask as rle_codec
+
+from otus.errors import ShapeError
+from otus.structures.boxes import as_boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """N masks of one picture. Build by ``from_dense``, ``from_rle``, ``from_polygons`` or ``from_probabilities``.
+
+    Indexing with a slice, an index array or a bool array keeps the form.
+
+    Examples
+    --------
+    >>> masks = Masks.from_polygons([[np.array([[0, 0], [4, 0], [4, 2], [0, 2]])]], size_hw=(4, 6))
+    >>> masks.area().tolist(), masks.boxes_xyxy().tolist()
+    ([8.0], [[0.0, 0.0, 4.0, 2.0]])
+    """
+
+    size_hw: tuple[int, int]
+    _dense: Bool[np.ndarray, "n h w"] | None = None
+    _counts: tuple[bytes, ...] | None = None
+    _probabilities: Float[np.ndarray, "n h w"] | None = None
+    _boxes_xyxy: Float[np.ndarray, "n 4"] | None = None
+    threshold: float = 0.5
+
+    @classmethod
+    def from_dense(cls, masks: np.ndarray) -> "Masks":
+        """From a (N, H, W) array; anything but 0 is the object."""
+        masks = np.asarray(masks)
+        if masks.ndim != 3:
+            raise ShapeError(f"masks: expected shape (N, H, W), got {masks.shape}")
+        return cls(size_hw=(masks.shape[1], masks.shape[2]), _dense=masks.astype(bool, copy=False))
+
+    @classmethod
+    def from_rle(cls, counts: Sequence[bytes | str | Sequence[int]], size_hw: tuple[int, int]) -> "Masks":
+        """From N COCO run lengths, column by column from the top left: compressed (bytes or str) or lists of numbers."""
+        height, width = size_hw
+        compressed: list[bytes] = []
+        for index, one in enumerate(counts):
+            if isinstance(one, bytes):
+                compressed.append(one)
+            elif isinstance(one, str):
+                compressed.append(one.encode("ascii"))
+            else:
+                total = int(sum(one))
+                if total != height * width or any(run < 0 for run in one):
+                    raise ShapeError(
+                        f"masks: run lengths of mask {index} add up to {total}, expected {height * width} for {size_hw}"
+                    )
+                record = {"size": [height, width], "counts": [int(run) for run in one]}
+                compressed.append(rle_codec.frPyObjects(record, height, width)["counts"])
+        return cls(size_hw=(int(height), int(width)), _counts=tuple(compressed))
+
+    @classmethod
+    def from_polygons(cls, polygons: Sequence[Sequence[np.ndarray]], size_hw: tuple[int, int]) -> "Masks":
+        """From N objects, each the union of one or more rings (P, 2) of x, y in pixels; rasterised as COCO does."""
+        height, width = size_hw
+        counts = []
+        for rings in polygons:
+            flat = [np.asarray(ring, dtype=np.float64).reshape(-1).tolist() for ring in rings]
+            if not flat:
+                raise ShapeError("masks: an object without a polygon; give at least one ring of three points")
+            counts.append(rle_codec.merge(rle_codec.frPyObjects(flat, height, width))["counts"])
+        return cls(size_hw=(int(height), int(width)), _counts=tuple(counts))
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        probabilities: Float[np.ndarray, "n h w"],
+        boxes_xyxy: Float[np.ndarray, "n 4"],
+        size_hw: tuple[int, int],
+        *,
+        threshold: float = 0.5,
+    ) -> "Masks":
+        """From small maps of probabilities that fill boxes of the picture; the object is where it is >= threshold."""
+        probabilities, boxes = np.asarray(probabilities), as_boxes(boxes_xyxy)
+        if probabilities.ndim != 3 or len(probabilities) != len(boxes):
+            raise ShapeError(
+                f"masks: expected probabilities (N, h, w) for {len(boxes)} boxes, got {probabilities.shape}"
+            )
+        return cls(size_hw, _probabilities=probabilities, _boxes_xyxy=boxes, threshold=threshold)
+
+    @classmethod
+    def empty(cls, size_hw: tuple[int, int]) -> "Masks":
+        """No masks of a picture of that size."""
+        return cls(size_hw=size_hw, _counts=())
+
+    @property
+    def form(self) -> str:
+        """``dense``, ``rle`` or ``low_resolution``."""
+        if self._dense is not None:
+            return "dense"
+        return "rle" if self._counts is not None else "low_resolution"
+
+    def __len__(self) -> int:
+        for values in (self._dense, self._counts, self._probabilities):
+            if values is not None:
+                return len(values)
+        raise ShapeError("masks: made without any of its forms; use a from_… constructor")
+
+    def __getitem__(self, index: object) -> "Masks":
+        if isinstance(index, int | np.integer):
+            index = [int(index)]
+        chosen = np.arange(len(self))[index]  # type: ignore[index]
+        return Masks(
+            size_hw=self.size_hw,
+            _dense=None if self._dense is None else self._dense[chosen],
+            _counts=None if self._counts is None else tuple(self._counts[i] for i in chosen),
+            _probabilities=None if self._probabilities is None else self._probabilities[chosen],
+            _boxes_xyxy=None if self._boxes_xyxy is None else self._boxes_xyxy[chosen],
+            threshold=self.threshold,
+        )
+
+    def __iter__(self) -> Iterator[Bool[np.ndarray, "h w"]]:
+        """One dense mask after another, never all at once."""
+        for i in range(len(self)):
+            yield self[i].dense()[0]
+
+    def dense(self) -> Bool[np.ndarray, "n h w"]:
+        """All masks as bool (N, H, W)."""
+        if self._dense is not None:
+            return self._dense
+        height, width = self.size_hw
+        if self._counts is None:
+            return self.probabilities() >= self.threshold
+        if not self._counts:
+            return np.zeros((0, height, width), dtype=bool)
+        return np.ascontiguousarray(rle_codec.decode(self.rle()).transpose(2, 0, 1)).astype(bool)
+
+    def probabilities(self) -> Float[np.ndarray, "n h w"]:
+        """The pasted probabilities, float32 (N, H, W), 0 outside the boxes; only of the low-resolution form."""
+        if self._probabilities is None or self._boxes_xyxy is None:
+            raise ShapeError(f"masks: the {self.form} form has no probabilities")
+        return paste(self._probabilities, self._boxes_xyxy, self.size_hw)
+
+    def rle(self) -> list[dict[str, object]]:
+        """N dicts ``{"size": [H, W], "counts": bytes}`` as pycocotools has them."""
+        if self._counts is None:
+            encode = rle_codec.encode
+            return [encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
+        size = [int(self.size_hw[0]), int(self.size_hw[1])]
+        return [{"size": size, "counts": counts} for counts in self._counts]
+
+    def to_rle(self) -> "Masks":
+        """The same masks at rest."""
+        return self if self._counts is not None else Masks.from_rle([r["counts"] for r in self.rle()], self.size_hw)  # type: ignore[misc]
+
+    def area(self) -> Float[np.ndarray, "n"]:
+        """Pixels of each mask."""
+        if self._dense is not None:
+            return self._dense.sum(axis=(1, 2)).astype(np.float64)
+        return np.asarray(rle_codec.area(self.rle()), dtype=np.float64)
+
+    def boxes_xyxy(self) -> Float[np.ndarray, "n 4"]:
+        """The tight box of each mask; (0, 0, 0, 0) for an empty one."""
+        if len(self) == 0:
+            return np.zeros((0, 4))
+        boxes = np.asarray(rle_codec.toBbox(self.rle()), dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return np.where(self.area()[:, None] > 0, boxes, 0.0)
+
+    def iou(self, other: "Masks", *, crowd: Bool[np.ndarray, "m"] | None = None) -> Float[np.ndarray, "n m"]:
+        """IoU of every mask with every one of ``other``; against a crowd of ``other`` the union is this mask alone."""
+        if self.size_hw != other.size_hw:
+            raise ShapeError(f"masks: sizes differ, {self.size_hw} and {other.size_hw}")
+        if len(self) == 0 or len(other) == 0:
+            return np.zeros((len(self), len(other)))
+        flags = np.zeros(len(other), dtype=np.uint8) if crowd is None else np.asarray(crowd, dtype=np.uint8)
+        return np.asarray(rle_codec.iou(self.rle(), other.rle(), flags), dtype=np.float64)
+
+    def boundary(self, *, dilation_ratio: float = 0.02) -> "Masks":
+        """The bands of pixels within a distance of each mask's own contour.
+
+        Cheng et al., Boundary IoU, CVPR 2021: the distance is ``dilation_ratio`` of the picture's diagonal, at least one
+        pixel; the picture's border counts as contour.
+        """
+        height, width = self.size_hw
+        distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
+        bands = [mask & ~_erode(mask, distance) for mask in self]
+        return Masks.from_dense(np.stack(bands)) if bands else Masks.empty(self.size_hw)
+
+    def boundary_iou(self, other: "Masks", *, dilation_ratio: float = 0.02) -> Float[np.ndarray, "n m"]:
+        """IoU of the bands along the contours, which does not forgive large objects a coarse outline."""
+        return self.boundary(dilation_ratio=dilation_ratio).iou(other.boundary(dilation_ratio=dilation_ratio))
+
+
+def _erode(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]:
+    """Erosion by a 3 x 3 square ``steps`` times, outside counted as background: a window of 2 steps + 1, separable."""
+    from scipy.ndimage import minimum_filter1d
+
+    eroded = np.pad(mask, 1).astype(np.uint8)
+    for axis in (0, 1):
+        eroded = minimum_filter1d(eroded, size=2 * steps + 1, axis=axis, mode="constant", cval=0)
+    return eroded[1:-1, 1:-1].astype(bool)
+
+
+def paste(
+    probabilities: Float[np.ndarray, "n h w"], boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]
+) -> Float[np.ndarray, "n H W"]:
+    """Small maps bilinearly enlarged into their boxes: float32 (N, H, W), 0 outside.
+
+    As torchvision and Detectron do it: one ring of zeros around each map and its box enlarged to match, corners cut
+    down to whole pixels, the last pixel included.
+    """
+    height, width = size_hw
+    count, map_height, map_width = probabilities.shape
+    pasted = np.zeros((count, height, width), dtype=np.float32)
+    padded = np.pad(probabilities.astype(np.float32), ((0, 0), (1, 1), (1, 1)))
+    centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    scale = np.array([(map_width + 2) / map_width, (map_height + 2) / map_height], dtype=boxes_xyxy.dtype)
+    half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2 * scale
+    enlarged: Int[np.ndarray, "n 4"] = np.trunc(np.concatenate([centre - half, centre + half], axis=1)).astype(np.int64)
+    for i, (x1, y1, x2, y2) in enumerate(enlarged):
+        box_height, box_width = max(int(y2 - y1) + 1, 1), max(int(x2 - x1) + 1, 1)
+        left, right = max(int(x1), 0), min(int(x1) + box_width, width)
+        top, bottom = max(int(y1), 0), min(int(y1) + box_height, height)
+        if left >= right or top >= bottom:
+            continue
+        rows = _bilinear_weights(box_height, map_height + 2, range(top - int(y1), bottom - int(y1)))
+        columns = _bilinear_weights(box_width, map_width + 2, range(left - int(x1), right - int(x1)))
+        pasted[i, top:bottom, left:right] = rows @ padded[i] @ columns.T
+    return pasted
+
+
+def _bilinear_weights(output: int, source: int, wanted: range) -> Float[np.ndarray, "wanted source"]:
+    """Row r says how output pixel ``wanted[r]`` mixes the source pixels (pixel centres at halves, edges repeated)."""
+    place = np.maximum((np.arange(wanted.start, wanted.stop) + 0.5) * (source / output) - 0.5, 0)
+    lower = np.minimum(place.astype(np.int64), source - 1)
+    upper = np.minimum(lower + 1, source - 1)
+    weights = np.zeros((len(place), source), dtype=np.float32)
+    share = (place - lower).astype(np.float32)
+    rows = np.arange(len(place))
+    np.add.at(weights, (rows, lower), 1 - share)
+    np.add.at(weights, (rows, upper), share)
+    return weights

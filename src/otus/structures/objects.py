@@ -1,0 +1,123 @@
+"""Objects of many pictures at once: what a data set holds, and what predictions for it hold.
+
+Shape shorthand: N objects, K keypoints. :class:`~otus.structures.instances.Instances` is one picture's worth of this.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import ShapeError
+from otus.structures.segmentations import Segmentations
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The N objects of a data set, or of its predictions, as columns, ordered by picture.
+
+    Parameters
+    ----------
+    picture
+        (N,) index of the picture; must not decrease (:meth:`build` sorts).
+    labels, boxes_xyxy
+        (N,), (N, 4).
+    ids
+        (N,) what the source calls each annotation.
+    areas
+        (N,) square pixels: as the source says, else the mask's or the box's.
+    is_crowd
+        (N,) regions of many objects that are not told apart.
+    segmentations
+        Outlines.
+    scores
+        (N,) of predictions.
+    keypoints
+        (N, K, 3); all 0 where an object has none.
+    corners_xy
+        (N, 4, 2) corners of oriented boxes as the source has them; NaN where an object has none.
+    cuboids
+        (N, 7); NaN where an object has none.
+    amodal_boxes_xyxy, amodal_segmentations
+        The whole object as if nothing hid it.
+    columns
+        Further columns: ``difficult``, ``truncated``, ``occluded``, ``predicted_iou`` …
+    """
+
+    picture: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+    boxes_xyxy: Float[np.ndarray, "n 4"]
+    ids: Int[np.ndarray, "n"]
+    areas: Float[np.ndarray, "n"]
+    is_crowd: Bool[np.ndarray, "n"]
+    segmentations: Segmentations | None = None
+    scores: Float[np.ndarray, "n"] | None = None
+    keypoints: Float[np.ndarray, "n k 3"] | None = None
+    corners_xy: Float[np.ndarray, "n 4 2"] | None = None
+    cuboids: Float[np.ndarray, "n 7"] | None = None
+    amodal_boxes_xyxy: Float[np.ndarray, "n 4"] | None = None
+    amodal_segmentations: Segmentations | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.picture)
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "columns" and value is not None and len(value) != count:
+                raise ShapeError(f"objects: expected {count} {one.name}, one an object, got {len(value)}")
+        for name, column in self.columns.items():
+            if len(column) != count:
+                raise ShapeError(f"objects: expected {count} values in column {name!r}, got {len(column)}")
+        if count and (np.diff(self.picture) < 0).any():
+            raise ShapeError("objects: must be ordered by picture; use Objects.build")
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        picture: Sequence[int] | np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        boxes_xyxy: Sequence[Sequence[float]] | np.ndarray,
+        ids: Sequence[int] | np.ndarray | None = None,
+        areas: Sequence[float] | np.ndarray | None = None,
+        is_crowd: Sequence[bool] | np.ndarray | None = None,
+        **others: Any,
+    ) -> "Objects":
+        """Columns in any order of pictures; ids are 1..N, areas the boxes', and no crowds where they are not given."""
+        place = np.asarray(picture, dtype=np.int64).reshape(-1)
+        count = len(place)
+        boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+        size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+        objects = cls(
+            picture=np.zeros(count, dtype=np.int64),  # the right order follows below
+            labels=np.asarray(labels, dtype=np.int64).reshape(-1),
+            boxes_xyxy=boxes,
+            ids=np.arange(1, count + 1) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1),
+            areas=size[:, 0] * size[:, 1] if areas is None else np.asarray(areas, dtype=np.float64).reshape(-1),
+            is_crowd=np.zeros(count, dtype=bool) if is_crowd is None else np.asarray(is_crowd, dtype=bool).reshape(-1),
+            **others,
+        )
+        if (np.diff(place) >= 0).all():
+            return replace(objects, picture=place)
+        order = np.argsort(place, kind="stable")
+        return replace(objects.take(order), picture=place[order])
+
+    @classmethod
+    def empty(cls) -> "Objects":
+        """No objects."""
+        return cls.build(picture=[], labels=[], boxes_xyxy=[])
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+    def take(self, index: object) -> "Objects":
+        """Some objects, by an index array that keeps the order of pictures or by a bool array."""
+        chosen = np.arange(len(self))[index]  # type: ignore[index]
+        changes: dict[str, Any] = {"columns": {name: column[chosen] for name, column in self.columns.items()}}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name != "columns" and value is not None:
+                changes[one.name] = value.take(chosen) if isinstance(value, Segmentations) else value[chosen]
+        return replace(self, **changes)

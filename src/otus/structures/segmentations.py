@@ -1,0 +1,132 @@
+"""The outlines of many objects of many pictures, as their files have them: polygons, run lengths, or none.
+
+Ragged columns rather than lists of objects, so that a data set of a million objects is a handful of arrays. Shape
+shorthand: N objects, R rings (a ring is one closed polygon), P points, B bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from otus.errors import ShapeError
+from otus.structures.masks import Masks
+
+
+class Outline(IntEnum):
+    """How an object's outline is said."""
+
+    NONE = 0
+    POLYGONS = 1
+    RLE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentations:
+    """Outlines of N objects.
+
+    Parameters
+    ----------
+    kinds
+        (N,) of :class:`Outline`.
+    rings
+        (N + 1,): object i has rings ``rings[i]`` to ``rings[i + 1]``.
+    points
+        (R + 1,): ring r has points ``points[r]`` to ``points[r + 1]``.
+    points_xy
+        (P, 2) float64, in pixels.
+    counts
+        (N + 1,): object i's compressed COCO run lengths are bytes ``counts[i]`` to ``counts[i + 1]``.
+    counts_bytes
+        (B,) uint8.
+    """
+
+    kinds: UInt8[np.ndarray, "n"]
+    rings: Int[np.ndarray, "n_plus_1"]
+    points: Int[np.ndarray, "r_plus_1"]
+    points_xy: Float[np.ndarray, "p 2"]
+    counts: Int[np.ndarray, "n_plus_1"]
+    counts_bytes: UInt8[np.ndarray, "b"]
+
+    def __post_init__(self) -> None:
+        if len(self.rings) != len(self.kinds) + 1 or len(self.counts) != len(self.kinds) + 1:
+            raise ShapeError(
+                f"segmentations: {len(self.kinds)} kinds need {len(self.kinds) + 1} offsets, "
+                f"got {len(self.rings)} of rings and {len(self.counts)} of run lengths"
+            )
+
+    @classmethod
+    def build(cls, outlines: Iterable[bytes | Sequence[np.ndarray] | None]) -> "Segmentations":
+        """From one value an object: compressed run lengths (bytes), a list of rings (P, 2), or None."""
+        kinds: list[int] = []
+        rings, points, counts = [0], [0], [0]
+        arrays: list[np.ndarray] = []
+        payload: list[bytes] = []
+        for outline in outlines:
+            if outline is None:
+                kinds.append(Outline.NONE)
+            elif isinstance(outline, bytes):
+                kinds.append(Outline.RLE)
+                payload.append(outline)
+            else:
+                kinds.append(Outline.POLYGONS)
+                for ring in outline:
+                    array = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
+                    arrays.append(array)
+                    points.append(points[-1] + len(array))
+            rings.append(len(points) - 1)
+            counts.append(counts[-1] + (len(payload[-1]) if kinds[-1] == Outline.RLE else 0))
+        return cls(
+            kinds=np.array(kinds, dtype=np.uint8),
+            rings=np.array(rings, dtype=np.int64),
+            points=np.array(points, dtype=np.int64),
+            points_xy=np.concatenate(arrays) if arrays else np.zeros((0, 2)),
+            counts=np.array(counts, dtype=np.int64),
+            counts_bytes=np.frombuffer(b"".join(payload), dtype=np.uint8),
+        )
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def polygons(self, index: int) -> list[Float[np.ndarray, "p 2"]]:
+        """The rings of one object, none where it has no polygons."""
+        first, last = self.rings[index], self.rings[index + 1]
+        return [self.points_xy[self.points[r] : self.points[r + 1]] for r in range(first, last)]
+
+    def rle(self, index: int) -> bytes | None:
+        """The compressed run lengths of one object, None where it has none."""
+        if self.kinds[index] != Outline.RLE:
+            return None
+        return self.counts_bytes[self.counts[index] : self.counts[index + 1]].tobytes()
+
+    def outline(self, index: int) -> bytes | list[np.ndarray] | None:
+        """What :meth:`build` took for one object."""
+        if self.kinds[index] == Outline.POLYGONS:
+            return self.polygons(index)
+        return self.rle(index)
+
+    def masks(self, indices: Iterable[int], size_hw: tuple[int, int]) -> Masks | None:
+        """The masks of some objects of one picture, at rest; an object without outline has an empty mask.
+
+        None where not one of the objects has an outline.
+        """
+        chosen = [int(i) for i in indices]
+        if not chosen or not self.kinds[chosen].any():
+            return None
+        height, width = size_hw
+        empty = Masks.from_rle([[height * width]], size_hw)
+        counts: list[bytes] = []
+        for i in chosen:
+            kind = self.kinds[i]
+            if kind == Outline.RLE:
+                counts.append(self.rle(i) or b"")
+                continue
+            one = Masks.from_polygons([self.polygons(i)], size_hw) if kind == Outline.POLYGONS else empty
+            counts.append(one.rle()[0]["counts"])  # type: ignore[arg-type]
+        return Masks.from_rle(counts, size_hw)
+
+    def take(self, indices: Iterable[int]) -> "Segmentations":
+        """The outlines of some objects, in that order."""
+        return Segmentations.build(self.outline(int(i)) for i in indices)
