@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SHARED_DATA = Path(os.environ.get("OTUS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+settings.register_profile("otus", deadline=None, max_examples=60)  # two busy cores keep no deadline
+settings.load_profile("otus")
 
 
 @pytest.fixture(scope="session")

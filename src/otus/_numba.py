@@ -6,7 +6,7 @@ later: kernels here release the GIL (use threads) and are cached on disk where t
 
 import warnings
 from collections.abc import Callable
-from typing import TypeVar, no_type_check
+from typing import TypeVar, cast, no_type_check
 
 import numba
 
@@ -24,7 +24,7 @@ def kernel(function: Function) -> Function:
     global _warned
     plain = no_type_check(function)
     try:
-        return numba.njit(cache=True, nogil=True)(plain)
+        return cast(Function, numba.njit(cache=True, nogil=True)(plain))
     except RuntimeError:
         if not _warned:
             warnings.warn(
@@ -33,4 +33,4 @@ def kernel(function: Function) -> Function:
                 stacklevel=2,
             )
             _warned = True
-        return numba.njit(nogil=True)(plain)
+        return cast(Function, numba.njit(nogil=True)(plain))

@@ -111,11 +111,11 @@ class Instances:
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
-    def __getitem__(self, index: object) -> "Instances":
+    def __getitem__(self, index: Any) -> "Instances":
         """The chosen objects: a slice, an array of indices, a bool array, or one integer (still an Instances)."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
-        chosen = np.arange(len(self))[index]  # type: ignore[index]
+        chosen = np.arange(len(self))[index]
         changes: dict[str, Any] = {"columns": {name: np.asarray(c)[chosen] for name, c in self.columns.items()}}
         for one in fields(self):
             value = getattr(self, one.name)

@@ -37,7 +37,7 @@ def pairwise_oks(
     points = predicted[:, None, :, :2]
     outside = np.maximum(low[None, :, None] - points, 0) + np.maximum(points - high[None, :, None], 0)
     labelled = truth[:, :, 2] > 0
-    any_labelled = labelled.any(axis=1)
+    any_labelled = np.atleast_1d(labelled.any(axis=1))
     distance = np.where(any_labelled[None, :, None, None], delta, outside)
     exponent = (distance**2).sum(axis=3) / variances / (truth_areas[None, :, None] + np.spacing(1)) / 2
     counted = labelled | ~any_labelled[:, None]

@@ -10,6 +10,7 @@ Shape shorthand: N objects, H x W the picture, h x w a small mask.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -114,10 +115,10 @@ class Masks:
                 return len(values)
         raise ShapeError("masks: made without any of its forms; use a from_… constructor")
 
-    def __getitem__(self, index: object) -> "Masks":
+    def __getitem__(self, index: Any) -> "Masks":
         if isinstance(index, int | np.integer):
             index = [int(index)]
-        chosen = np.arange(len(self))[index]  # type: ignore[index]
+        chosen = np.arange(len(self))[index]
         return Masks(
             size_hw=self.size_hw,
             _dense=None if self._dense is None else self._dense[chosen],

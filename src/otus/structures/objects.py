@@ -112,9 +112,9 @@ class Objects:
     def __len__(self) -> int:
         return len(self.picture)
 
-    def take(self, index: object) -> "Objects":
+    def take(self, index: Any) -> "Objects":
         """Some objects, by an index array that keeps the order of pictures or by a bool array."""
-        chosen = np.arange(len(self))[index]  # type: ignore[index]
+        chosen = np.arange(len(self))[index]
         changes: dict[str, Any] = {"columns": {name: column[chosen] for name, column in self.columns.items()}}
         for one in fields(self):
             value = getattr(self, one.name)

@@ -92,9 +92,10 @@ def _rectangle_intersection(a: Float[np.ndarray, "p 5"], b: Float[np.ndarray, "p
 
 def _pairs_that_may_touch(a_xywhr: np.ndarray, b_xywhr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = enclosing_boxes(a_xywhr), enclosing_boxes(b_xywhr)
-    solid = (a_xywhr[:, 2:4] > 0).all(axis=1)[:, None] & (b_xywhr[:, 2:4] > 0).all(axis=1)[None, :]
+    solid = np.logical_and.outer(a_xywhr[:, 2:4].min(axis=1) > 0, b_xywhr[:, 2:4].min(axis=1) > 0)
     apart = (a[:, None, :2] >= b[None, :, 2:]).any(axis=2) | (b[None, :, :2] >= a[:, None, 2:]).any(axis=2)
-    return np.nonzero(solid & ~apart)
+    rows, columns = np.nonzero(solid & ~apart)
+    return rows, columns
 
 
 def _pairwise_rectangle_intersection(a_xywhr: np.ndarray, b_xywhr: np.ndarray) -> Float[np.ndarray, "n m"]:
