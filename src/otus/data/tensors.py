@@ -1,0 +1,163 @@
+"""The one place where a numpy :class:`~otus.data.sample.Sample` becomes torch.
+
+Shape shorthand: H x W the picture, N objects, K keypoints, P proposals.
+
+A *tensor sample* is a plain dict, because ``torchvision.transforms.v2`` walks dicts and passes dataclasses through
+untouched. A key is absent where its value is not known.
+
+=================  ============================  =====================================================================
+of the picture
+``image``          Image float32 (3, H, W)       in [0, 1]
+``key``            str                           the picture's name in its data set
+``label``          int64 ()                      the category of the whole picture
+``semantic``       Mask int64 (H, W)             labels, 255 to be ignored
+``panoptic``       Mask int64 (H, W)             ids of segments, 0 for none
+``segments``       tuple of Segment              what those ids are
+``proposals``      BoundingBoxes float32 (P, 4)  from ``Sample.columns["proposals_xyxy"]``; other ``*_xyxy`` likewise
+``flip_order``     list of K int                 which keypoint takes each place in a mirrored picture
+of the objects
+``boxes``          BoundingBoxes float32 (N, 4)  xyxy
+``labels``         int64 (N,)
+``is_crowd``       bool (N,)
+``areas``          float32 (N,)                  square pixels
+``masks``          Mask bool (N, H, W)           empty for an object without an outline
+``keypoints``      KeyPoints float32 (N, K, 2)
+``visibility``     int64 (N, K)                  0 not labelled, 1 hidden, 2 visible
+``corners``        KeyPoints float32 (N, 4, 2)   of oriented boxes, NaN where an object has none
+``amodal_boxes``   BoundingBoxes float32 (N, 4)
+``amodal_masks``   Mask bool (N, H, W)
+any other key      (N, ...)                      further numeric columns of the objects: ``ids``, ``difficult`` …
+=================  ============================  =====================================================================
+"""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from otus.data.sample import Sample
+from otus.structures import Instances, Masks, oriented
+from otus.structures.boxes import area
+
+TensorSample = dict[str, Any]
+
+_PICTURE_KEYS = frozenset({"image", "key", "label", "semantic", "panoptic", "segments", "flip_order"})
+
+
+def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
+    """A tensor sample (see the top of this file), sharing no memory with ``sample``.
+
+    Parameters
+    ----------
+    boxes
+        ``amodal`` puts the whole objects in ``boxes`` and ``masks``, as if nothing hid them; an object of which only the
+        visible part is known keeps that.
+    """
+    tensors: TensorSample = {
+        "image": tv_tensors.Image(_tensor(sample.image.transpose(2, 0, 1)).float().div_(255)),
+        "key": sample.key,
+    }
+    if sample.label is not None:
+        tensors["label"] = torch.tensor(sample.label)
+    if sample.semantic is not None:
+        tensors["semantic"] = tv_tensors.Mask(_tensor(sample.semantic.labels).long())
+    if sample.panoptic is not None:
+        tensors["panoptic"] = tv_tensors.Mask(_tensor(sample.panoptic.ids).long())
+        tensors["segments"] = sample.panoptic.segments
+    for name, column in sample.columns.items():
+        if name.endswith("_xyxy"):
+            tensors[name.removesuffix("_xyxy")] = bounding_boxes(column, sample.size_hw)
+    if sample.instances is not None:
+        tensors |= _object_tensors(whole_objects(sample.instances) if boxes == "amodal" else sample.instances)
+    return tensors
+
+
+def object_keys(tensors: TensorSample) -> list[str]:
+    """The keys that have one row an object, in the order of the dict."""
+    return [key for key in tensors if key not in _PICTURE_KEYS and not is_picture_boxes(tensors, key)]
+
+
+def is_picture_boxes(tensors: TensorSample, key: str) -> bool:
+    """Whether a key holds boxes of the picture that are not its objects': ``proposals`` and the like."""
+    return isinstance(tensors[key], tv_tensors.BoundingBoxes) and key not in ("boxes", "amodal_boxes")
+
+
+def bounding_boxes(boxes_xyxy: Any, size_hw: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    """Float32 boxes (N, 4) of a picture, as torchvision knows them."""
+    data = torch.as_tensor(boxes_xyxy, dtype=torch.float32).reshape(-1, 4).clone()
+    return tv_tensors.BoundingBoxes(data, format="XYXY", canvas_size=size_hw)
+
+
+def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
+    """The random numbers of one sample in one epoch: the same whatever worker draws them, and in whatever order."""
+    state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def whole_objects(instances: Instances) -> Instances:
+    """The objects as if nothing hid them: amodal boxes and masks in the place of the visible ones where they are known."""
+    changes: dict[str, Any] = {"amodal_boxes_xyxy": None, "amodal_masks": None}
+    whole = instances.amodal_boxes_xyxy
+    if whole is not None:
+        known = np.isfinite(whole).all(axis=1)[:, None]
+        changes["boxes_xyxy"] = np.where(known, whole, instances.boxes_xyxy)
+    if instances.amodal_masks is not None and len(instances):
+        masks = instances.amodal_masks.dense()
+        if instances.masks is not None:
+            masks = np.where(masks.any(axis=(1, 2), keepdims=True), masks, instances.masks.dense())
+        changes["masks"] = Masks.from_dense(masks)
+    if "areas" in instances.columns:
+        changes["columns"] = {name: column for name, column in instances.columns.items() if name != "areas"}
+    return replace(instances, **changes)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, order="C"))  # a copy: the source may be read-only
+
+
+def _areas(instances: Instances) -> np.ndarray:
+    if "areas" in instances.columns:
+        return instances.columns["areas"]
+    of_boxes = area(instances.boxes_xyxy)
+    if instances.masks is None:
+        return of_boxes
+    of_masks = instances.masks.area()
+    return np.where(of_masks > 0, of_masks, of_boxes)
+
+
+def _masks(masks: Masks | None, instances: Instances) -> tv_tensors.Mask | None:
+    if masks is None:
+        # A reader says None for a picture without objects; a batch wants all its samples alike.
+        return tv_tensors.Mask(torch.zeros(0, *instances.size_hw, dtype=torch.bool)) if len(instances) == 0 else None
+    return tv_tensors.Mask(_tensor(masks.dense()))
+
+
+def _object_tensors(instances: Instances) -> TensorSample:
+    size_hw = instances.size_hw
+    tensors: TensorSample = {
+        "boxes": bounding_boxes(instances.boxes_xyxy, size_hw),
+        "labels": _tensor(instances.labels),
+        "is_crowd": _tensor(instances.column("is_crowd", False)).bool(),
+        "areas": _tensor(_areas(instances)).float(),
+        "masks": _masks(instances.masks, instances),
+    }
+    if instances.keypoints is not None:
+        points = _tensor(instances.keypoints)
+        tensors["keypoints"] = tv_tensors.KeyPoints(points[..., :2].float(), canvas_size=size_hw)
+        tensors["visibility"] = points[..., 2].long()
+        if instances.categories is not None and instances.categories.keypoints:
+            tensors["flip_order"] = instances.categories.keypoints[0][1].flip_order()
+    if instances.oriented_boxes_xywhr is not None:
+        corners = _tensor(oriented.corners(instances.oriented_boxes_xywhr)).float()
+        tensors["corners"] = tv_tensors.KeyPoints(corners, canvas_size=size_hw)
+    if instances.amodal_boxes_xyxy is not None:
+        tensors["amodal_boxes"] = bounding_boxes(instances.amodal_boxes_xyxy, size_hw)
+    if instances.amodal_masks is not None:
+        tensors["amodal_masks"] = _masks(instances.amodal_masks, instances)
+    for name, column in instances.columns.items():
+        if name not in tensors and np.asarray(column).dtype.kind in "biuf":
+            tensors[name] = _tensor(column)
+    return {key: value for key, value in tensors.items() if value is not None}
