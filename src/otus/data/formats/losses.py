@@ -1,0 +1,140 @@
+"""What a data set has that a target format cannot hold: one judgement for all writers."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import Loss
+from otus.data.formats.outlines import parts_of
+from otus.structures import Objects, Outline
+
+_Has = Callable[[Objects], Any]
+
+# Kind, what is lost, and which objects have it (None: not one).
+_OF_OBJECTS: tuple[tuple[str, str, _Has], ...] = (
+    ("crowd", "that it is a crowd", lambda o: o.is_crowd),
+    ("score", "its confidence", lambda o: None if o.scores is None else ~np.isnan(o.scores)),
+    ("keypoints", "its keypoints", lambda o: None if o.keypoints is None else o.keypoints.any(axis=(1, 2))),
+    ("corners", "the corners of its oriented box", lambda o: _said(o.corners_xy)),
+    ("cuboid", "its cuboid", lambda o: _said(o.cuboids)),
+    ("amodal_box", "its amodal box", lambda o: _said(o.amodal_boxes_xyxy)),
+    (
+        "amodal_outline",
+        "its amodal outline",
+        lambda o: None if o.amodal_segmentations is None else o.amodal_segmentations.kinds != Outline.NONE,
+    ),
+    ("outline", "its outline", lambda o: None if o.segmentations is None else o.segmentations.kinds != Outline.NONE),
+)
+
+# What a writer may say it can hold, beside names of columns.
+KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
+    "holes",
+    "parts",
+    "columns",
+    "areas",
+    "annotation_ids",
+    "picture_ids",
+    "category_ids",
+    "supercategories",
+    "stuff",
+    "keypoint_names",
+    "skeleton",
+    "semantic",
+    "panoptic",
+    "picture_label",
+}
+
+
+def losses_of(dataset: Dataset, *, can_hold: frozenset[str]) -> list[Loss]:
+    """Everything of a data set that is not among what a format can hold, object by object.
+
+    Parameters
+    ----------
+    can_hold
+        Of each object: ``crowd``, ``score``, ``keypoints``, ``corners``, ``cuboid``, ``amodal_box``, ``amodal_outline``,
+        ``outline`` (as one polygon), ``holes`` and ``parts`` (of an outline; pixels hold both), names of columns
+        (``difficult`` …) or ``columns`` for all. Of each picture: ``semantic``, ``panoptic``, ``picture_label``.
+        Of the whole set, reported once: ``areas``, ``annotation_ids``, ``picture_ids``, ``category_ids``,
+        ``supercategories``, ``stuff``, ``keypoint_names``, ``skeleton``.
+
+    Returns
+    -------
+    list
+        In the order of objects for each kind. A flag that is 0 and a figure that is NaN are no loss.
+    """
+    losses: list[Loss] = []
+    if dataset.objects is not None:
+        losses += _of_objects(dataset, dataset.objects, can_hold)
+        if "outline" in can_hold and not {"holes", "parts"} <= can_hold:
+            losses += _of_outlines(dataset, dataset.objects, can_hold)
+    losses += _of_pictures(dataset, can_hold)
+    losses += [Loss(kind, "", None, f"{what} of the whole data set") for kind, what in _of_set(dataset, can_hold)]
+    return losses
+
+
+def _said(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
+
+
+def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[Loss]:
+    found = [(kind, what, has(objects)) for kind, what, has in _OF_OBJECTS if kind not in can_hold]
+    if "columns" not in can_hold:
+        for name, column in objects.columns.items():
+            if name not in can_hold:
+                said = (column != 0) & ~np.isnan(column.astype(np.float64))
+                found.append((name, f"the column {name!r}", said.reshape(len(objects), -1).any(axis=1)))
+    for kind, what, has in found:
+        for i in np.flatnonzero(has) if has is not None else ():
+            yield Loss(kind, dataset.pictures.files[objects.picture[i]], int(objects.ids[i]), what)
+
+
+def _of_outlines(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[Loss]:
+    outlines = objects.segmentations
+    for i in np.flatnonzero(outlines.kinds) if outlines is not None else ():
+        assert outlines is not None
+        picture = int(objects.picture[i])
+        file, object_id = dataset.pictures.files[picture], int(objects.ids[i])
+        parts = parts_of(outlines, int(i), dataset.pictures.size_hw(picture))
+        holes = sum(len(part.holes) for part in parts)
+        if holes and "holes" not in can_hold:
+            yield Loss("holes", file, object_id, f"{holes} of its outline")
+        if len(parts) > 1 and "parts" not in can_hold:
+            yield Loss("parts", file, object_id, f"that its outline has {len(parts)} parts")
+
+
+def _of_pictures(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[Loss]:
+    for kind, maps in (("semantic", dataset.semantic), ("panoptic", dataset.panoptic)):
+        if maps is not None and kind not in can_hold:
+            for file, one in zip(dataset.pictures.files, maps.files, strict=True):
+                if one is not None:
+                    yield Loss(kind, file, None, f"its {kind} map")
+    if dataset.picture_labels is not None and "picture_label" not in can_hold:
+        for file, label in zip(dataset.pictures.files, dataset.picture_labels, strict=True):
+            yield Loss("picture_label", file, None, f"that it shows {dataset.categories[int(label)]!r}")
+
+
+def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, str]]:
+    categories, objects = dataset.categories, dataset.objects
+    if objects is not None and len(objects):
+        boxes = objects.boxes_xyxy
+        stated = np.abs(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - objects.areas) > 0.01 * objects.areas + 0.01
+        ordinary_ids = np.array_equal(np.sort(objects.ids), np.arange(1, len(objects) + 1))
+    else:
+        stated, ordinary_ids = np.zeros(0, dtype=bool), True
+    kept_keypoints = "keypoints" in can_hold
+    facts = {
+        "areas": (stated.any(), "the stated areas of objects (they are computed anew)"),
+        "annotation_ids": (not ordinary_ids, "the ids of annotations"),
+        "picture_ids": (any(isinstance(one, int) for one in dataset.pictures.ids), "the ids of pictures"),
+        "category_ids": (categories.ids != tuple(range(len(categories))), "the ids of categories"),
+        "supercategories": (any(categories.supercategories), "the supercategories"),
+        "stuff": (not all(categories.is_thing), "which categories are stuff"),
+        "keypoint_names": (bool(categories.keypoints) and kept_keypoints, "the names of keypoints"),
+        "skeleton": (
+            any(k.skeleton for _, k in categories.keypoints) and kept_keypoints,
+            "the lines between keypoints",
+        ),
+    }
+    return ((kind, what) for kind, (there, what) in facts.items() if there and kind not in can_hold)

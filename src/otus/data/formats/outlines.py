@@ -1,0 +1,116 @@
+"""From the pixels of a mask back to polygons, exactly.
+
+The rings run along the edges of pixels, so their corners are whole numbers, and COCO's rasteriser turns them into the
+very same pixels. Shape shorthand: H x W the picture, P points.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.ndimage import label as label_components
+
+from otus._numba import kernel
+from otus.structures import Masks, Outline, Segmentations
+
+# Right, down, left, up on the screen: a step to the next corner of a pixel, with the object on the right-hand side.
+_STEP_X, _STEP_Y = (1, 0, -1, 0), (0, 1, 0, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One connected part of an object: its outer ring (P, 2) of x, y in pixels, and the rings of its holes."""
+
+    outer: Float[np.ndarray, "p 2"]
+    holes: tuple[Float[np.ndarray, "p 2"], ...] = ()
+
+
+def trace(mask: Bool[np.ndarray, "h w"]) -> list[Part]:
+    """The parts of a mask, from top to bottom; pixels that touch at a corner belong together.
+
+    Outer rings run clockwise on the screen, holes the other way; only corners where a ring turns are given.
+
+    >>> [part.outer.tolist() for part in trace(np.ones((2, 3), dtype=bool))]
+    [[[0.0, 0.0], [3.0, 0.0], [3.0, 2.0], [0.0, 2.0]]]
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return []
+    offset_xy = np.array([columns[0], rows[0]], dtype=np.float64)
+    padded = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    corners_xy, ends = _trace_rings(padded)
+    # The pixel below and to the right of a ring's first corner is the object's, and says which part the ring bounds.
+    components = label_components(padded, structure=np.ones((3, 3), dtype=bool))[0]
+    outer: dict[int, np.ndarray] = {}
+    holes: dict[int, list[np.ndarray]] = {}
+    for first, end in zip([0, *ends[:-1]], ends, strict=True):
+        ring = corners_xy[first:end]
+        component = int(components[ring[0, 1], ring[0, 0]])
+        placed = ring - 1 + offset_xy
+        if _signed_area(placed) > 0:
+            outer[component] = placed
+        else:
+            holes.setdefault(component, []).append(placed)
+    return [Part(ring, tuple(holes.get(component, ()))) for component, ring in outer.items()]
+
+
+def parts_of(segmentations: Segmentations, index: int, size_hw: tuple[int, int]) -> list[Part]:
+    """The outline of one object as polygons: its own where it has some (each a part), else traced from its pixels."""
+    if segmentations.kinds[index] == Outline.POLYGONS:
+        return [Part(ring) for ring in segmentations.polygons(index)]
+    counts = segmentations.rle(index)
+    return [] if counts is None else trace(Masks.from_rle([counts], size_hw).dense()[0])
+
+
+def _signed_area(ring: Float[np.ndarray, "p 2"]) -> float:
+    following = np.roll(ring, -1, axis=0)
+    return float((ring[:, 0] * following[:, 1] - ring[:, 1] * following[:, 0]).sum())
+
+
+@kernel
+def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners (P, 2) of all rings of a mask with an empty border, and where each ring ends.
+
+    Each ring starts at its first edge, in reading order, that has the object below and none above. Where four edges
+    meet the walk turns left: it goes on to the diagonal neighbour.
+    """
+    height, width = mask.shape
+    seen = np.zeros((height, width), dtype=np.bool_)
+    corners = np.empty((64, 2), dtype=np.int64)
+    ends = np.empty(8, dtype=np.int64)
+    count, rings = 0, 0
+    for row in range(1, height):
+        for column in range(1, width):
+            if seen[row, column] or not mask[row, column] or mask[row - 1, column]:
+                continue
+            x, y, direction, previous = column, row, 0, -1
+            while True:
+                if direction == 0:
+                    if seen[y, x]:
+                        break
+                    seen[y, x] = True
+                if direction != previous:
+                    if count == len(corners):
+                        corners = np.concatenate((corners, np.empty_like(corners)))
+                    corners[count, 0], corners[count, 1] = x, y
+                    count += 1
+                previous = direction
+                x, y = x + _STEP_X[direction], y + _STEP_Y[direction]
+                # The pixels ahead, on the left-hand and on the right-hand side.
+                if direction == 0:
+                    left, right = mask[y - 1, x], mask[y, x]
+                elif direction == 1:
+                    left, right = mask[y, x], mask[y, x - 1]
+                elif direction == 2:
+                    left, right = mask[y, x - 1], mask[y - 1, x - 1]
+                else:
+                    left, right = mask[y - 1, x - 1], mask[y - 1, x]
+                if left:
+                    direction = (direction + 3) % 4
+                elif not right:
+                    direction = (direction + 1) % 4
+            if rings == len(ends):
+                ends = np.concatenate((ends, np.empty_like(ends)))
+            ends[rings] = count
+            rings += 1
+    return corners[:count], ends[:rings]
