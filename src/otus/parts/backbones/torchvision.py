@@ -1,0 +1,91 @@
+"""Trunks of torchvision: AlexNet, VGG, ResNet and its relatives, MobileNetV3.
+
+Papers: AlexNet as in "One weird trick for parallelizing convolutional neural networks" (Krizhevsky, arXiv:1404.5997);
+VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556); ResNet (He et al., CVPR 2016, arXiv:1512.03385); ResNeXt (Xie et
+al., CVPR 2017, arXiv:1611.05431); Wide ResNet (Zagoruyko and Komodakis, BMVC 2016, arXiv:1605.07146); MobileNetV3 (Howard
+et al., ICCV 2019, arXiv:1905.02244). Code relied on: torchvision, BSD-3-Clause.
+
+Departures: torchvision's ResNets carry the stride of a bottleneck on its 3x3 convolution (its "V1.5"), the paper on the
+first 1x1. Its detectors run MobileNetV3 with norms of eps 1e-5, its classifiers with 1e-3: ``freeze_norms(…, eps=1e-5)``
+for their checkpoints.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+from torchvision import models
+
+from otus.errors import UsageError
+from otus.parts.backbones.trunk import LayeredTrunk, load_classifier_weights
+
+RESNETS = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
+    "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
+FEATURE_NETS = ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "mobilenet_v3_large", "mobilenet_v3_small")
+
+
+def torchvision_trunk(
+    name: str,
+    *,
+    levels: Sequence[int | str],
+    weights: Mapping[str, Tensor] | None = None,
+    dilated: bool = False,
+) -> LayeredTrunk:
+    """Build a trunk whose layers have torchvision's names, as its detectors' checkpoints have after ``backbone.body.``.
+
+    Parameters
+    ----------
+    name
+        torchvision's name of the network, e.g. ``resnet50``, ``vgg16``, ``mobilenet_v3_large``.
+    levels
+        The maps to return, fine to coarse: a number l is the last map of stride 2**l (``(2, 3, 4, 5)`` for a pyramid,
+        ``(4,)`` for VGG's conv5_3 in Fast R-CNN), a str one of torchvision's layers (``("13", "16")`` are the two maps
+        that its MobileNetV3 detectors take).
+    weights
+        The state of torchvision's classifier of that name, to start from; random without it.
+    dilated
+        Keep the last stage of a ResNet at stride 16 by dilation ("DC5" in DETR); level 4 is then ``layer4``.
+
+    Raises
+    ------
+    UsageError
+        If the name or a level is unknown, or the network cannot be dilated.
+    CheckpointError
+        If the weights are not of this network.
+
+    Examples
+    --------
+    >>> trunk = torchvision_trunk("resnet18", levels=(2, 3, 4, 5))
+    >>> trunk.channels, trunk.strides
+    ((64, 128, 256, 512), (4, 8, 16, 32))
+    """
+    if name not in RESNETS + FEATURE_NETS:
+        raise UsageError(f"trunk {name!r}: expected one of {', '.join(RESNETS + FEATURE_NETS)}")
+    if dilated and name not in RESNETS[2:]:
+        raise UsageError(f"trunk {name!r} cannot be dilated: expected one of {', '.join(RESNETS[2:])}")
+    if name in RESNETS:
+        dilation = {"replace_stride_with_dilation": [False, False, True]} if dilated else {}
+        layers = dict(getattr(models, name)(weights=None, **dilation).named_children())
+        del layers["avgpool"], layers["fc"]
+    else:
+        layers = dict(_features(name).named_children())
+    # AlexNet's poolings lose the border: less than 63 pixels leave nothing for the last.
+    trunk = LayeredTrunk(layers, levels=levels, minimum_side=63 if name == "alexnet" else None)
+    if weights is not None:
+        plain = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
+        load_classifier_weights(trunk, plain, source=f"weights of {name}")
+    return trunk
+
+
+def _features(name: str) -> nn.Module:
+    """The convolutional part of a network with ``features``, its large classifier never made where that is easy."""
+    if not name.startswith("vgg"):
+        return getattr(models, name)(weights=None).features
+    letter = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}[name]
+    features = models.vgg.make_layers(models.vgg.cfgs[letter])
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return features
