@@ -11,6 +11,7 @@ A format is one module with some of:
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +77,19 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+@contextmanager
+def staged_file(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path`` that takes its name (and replaces what has it) when the block ends without an error."""
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    try:
+        yield stage
+        stage.replace(path)
+    finally:
+        stage.unlink(missing_ok=True)
 
 
 def place_pictures(dataset: Dataset, folder: Path, mode: PictureMode) -> None:

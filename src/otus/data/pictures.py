@@ -1,0 +1,327 @@
+"""Pictures at the door: whatever lies in the file, what comes in is uint8 (H, W, 3) RGB as a viewer would show it.
+
+Decoding is Pillow's. Added here: orientation, transparency, deep and float pictures, our own limit of size, and errors
+that name the file. Only formats of pixels are opened, never those that Pillow hands to another program (EPS, WMF).
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from otus.data.formats.contract import staged_file
+from otus.errors import DataError, PictureError, ShapeError
+
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
+)
+MAX_PIXELS = 180_000_000
+"""Largest picture that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
+_UNREADABLE = "unreadable_picture"
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXCHANGES_SIDES = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+_held = threading.Lock()
+
+PictureSource = str | Path | bytes | Image.Image | np.ndarray
+
+
+def read_picture(
+    source: PictureSource, *, expected_size_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as uint8 (H, W, 3) RGB, upright.
+
+    EXIF orientation is applied, also to a PIL picture. Transparency is laid on white, as a browser shows it. 16 bits
+    are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
+    stretched from their smallest to their largest value if they are in neither; so are 32-bit integers beyond 16 bits.
+    Of an animation, the first frame.
+
+    Parameters
+    ----------
+    source
+        A path, an encoded picture (bytes), a PIL picture, or uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or
+        (H, W, 4) RGBA.
+    expected_size_hw
+        The size that its labels were made for.
+    max_pixels
+        Larger pictures are refused before they are decoded.
+
+    Raises
+    ------
+    PictureError
+        If it is missing, unreadable, truncated, not a picture, too large, or not of the expected size.
+    ShapeError
+        If an array has another shape or type.
+    """
+    if isinstance(source, np.ndarray):
+        source = _picture_of_array(source)
+    name = _name(source)
+    with _opened(source, name) as image:
+        _check_pixels(image.size, name, max_pixels)
+        turn = _turn(image)
+        with _decoding(image, name):
+            pixels = _as_rgb(image)
+            if turn is not None:
+                pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+    _check_size(pixels.shape[:2], expected_size_hw, name)
+    return pixels
+
+
+def picture_size_hw(path: str | Path) -> tuple[int, int]:
+    """Height and width of a picture as :func:`read_picture` gives it, from the header alone.
+
+    Raises
+    ------
+    PictureError
+        If it is missing or not a picture.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        turn = _turn(image)
+    return (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+
+
+def read_index_picture(
+    path: str | Path, *, expected_size_hw: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "h w"]:
+    """A picture whose values are labels, untouched: palette indices (not colours), grey values, 0 and 1 of a bitmap.
+
+    Raises
+    ------
+    PictureError
+        As :func:`read_picture`; and if the picture is RGB, deeper than 8 bits or a JPEG, which changes values.
+    """
+    name = str(path)
+    with _opened(path, name) as image:
+        _check_pixels(image.size, name, MAX_PIXELS)
+        remedy = "save the labels as a palette or grey PNG"
+        if image.format in ("JPEG", "MPO"):
+            raise PictureError("expected labels, got a JPEG, which changes values", file=name, remedy=remedy)
+        if image.mode not in ("1", "L", "P"):
+            raise PictureError(
+                f"expected one label of 8 bits a pixel (mode P, L or 1), got mode {image.mode}",
+                file=name,
+                remedy=remedy,
+            )
+        # Pillow spreads grey of 2 and 4 bits over 0..255.
+        tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+        step = {"L;2": 85, "L;4": 17}.get(str(tiles[0].args) if tiles else "", 1)
+        turn = _turn(image)
+        with _decoding(image, name):
+            image.load()
+            upright = image if turn is None else image.transpose(turn)
+            values = np.array(upright).astype(np.uint8) // np.uint8(step)
+    _check_size(values.shape, expected_size_hw, name)
+    return values
+
+
+def write_index_picture(
+    path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
+) -> None:
+    """Write labels 0..255 as a PNG: with a palette of up to 256 colours, else grey. Nothing half-written is left."""
+    values = np.asarray(values)
+    if (
+        values.ndim != 2
+        or values.dtype.kind not in "biu"
+        or (values.size and not 0 <= values.min() <= values.max() < 256)
+    ):
+        raise ShapeError(f"index picture {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8))
+    if palette is not None:
+        image.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1, 3).tobytes())
+    with staged_file(path) as stage:
+        image.save(stage, format="PNG")
+
+
+def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ShapeError(f"picture {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    target = Path(path)
+    form = Image.registered_extensions().get(target.suffix.lower())
+    if form is None or target.suffix.lower() not in PICTURE_SUFFIXES:
+        raise PictureError(
+            f"cannot write a picture with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
+        )
+    with staged_file(target) as stage:
+        Image.fromarray(image).save(stage, format=form, quality=95)
+
+
+def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
+    """The files with a picture's suffix in a folder, sorted; hidden ones (macOS leaves ``._x.jpg``) are left out.
+
+    Raises
+    ------
+    DataError
+        If the folder is not one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("expected a folder of pictures", file=folder, remedy="check the path")
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
+        found += [
+            Path(parent, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _name(source: str | Path | bytes | Image.Image) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"picture of {len(source)} bytes" if isinstance(source, bytes) else "picture in memory"
+
+
+@contextmanager
+def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
+    """The picture with its header read."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not path.is_file():
+            raise _why_not_a_file(path)
+        if path.stat().st_size == 0:
+            raise PictureError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
+    try:
+        with _pillow_held():
+            image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
+        raise _unreadable(error, name) from error
+    with image:
+        yield image
+
+
+def _why_not_a_file(path: Path) -> PictureError:
+    if path.is_dir():
+        return PictureError("expected a picture, got a folder", file=path, remedy="name a file", kind=_UNREADABLE)
+    if path.exists():
+        return PictureError("is not a regular file", file=path, remedy="name a picture", kind=_UNREADABLE)
+    return PictureError("there is no such file", file=path, remedy="check the path", kind="missing_picture")
+
+
+def _unreadable(error: Exception, name: str) -> PictureError:
+    if isinstance(error, UnidentifiedImageError):
+        problem, remedy = "is not a picture of a known format", "convert it to JPEG or PNG, or leave it out"
+    elif isinstance(error, PermissionError):
+        problem, remedy = "may not be read", "change its permissions"
+    else:
+        problem, remedy = f"cannot be decoded: {error or type(error).__name__}", "restore it or leave it out"
+    return PictureError(problem, file=name, remedy=remedy, kind=_UNREADABLE)
+
+
+@contextmanager
+def _pillow_held() -> Iterator[None]:
+    """Pillow without its warnings and its own limit of pixels, both of which are global: hence the lock."""
+    with _held, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _decoding(image: Image.Image, name: str) -> Iterator[None]:
+    """Decode inside: in parallel with others, but for pictures so large that Pillow would warn."""
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        if limit is not None and image.width * image.height > limit:
+            with _pillow_held():
+                image.load()
+        yield
+    except Exception as error:
+        raise _unreadable(error, name) from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the picture upright, None where it is."""
+    if image.format == "TIFF":  # Pillow turns TIFFs itself
+        return None
+    try:
+        with _pillow_held():
+            # Not PngImageFile.getexif: it decodes the whole picture to look for EXIF behind it.
+            return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF says nothing of the pixels
+        return None
+
+
+def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size_wh
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
+            file=name,
+            remedy="cut it into tiles or scale it down, or pass a larger max_pixels if you trust the file",
+            kind=_UNREADABLE,
+        )
+
+
+def _check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
+    if expected is None or tuple(actual) == tuple(expected):
+        return
+    transposed = tuple(actual) == (expected[1], expected[0])
+    raise PictureError(
+        f"expected {expected[1]} x {expected[0]} pixels as its labels say, got {actual[1]} x {actual[0]}",
+        file=name,
+        remedy="height and width are exchanged: were the labels made without the EXIF orientation?"
+        if transposed
+        else "scale the picture or correct the size that the labels give",
+        kind="mis_sized_picture",
+    )
+
+
+def _as_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode, and bring any mode to RGB."""
+    image.load()
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _to_8_bits(np.asarray(image))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, "white")
+        opaque.alpha_composite(image.convert("RGBA"))
+        image = opaque
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = finite.min(), finite.max()
+    scales = ((0.0, 1.0), (0.0, 255.0)) if values.dtype.kind == "f" else ((0.0, 65535.0),)
+    bottom, top = next(((b, t) for b, t in scales if b <= low and high <= t), (low, high))
+    return np.round((finite - bottom) * (255 / ((top - bottom) or 1))).astype(np.uint8)
+
+
+def _picture_of_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if (
+        array.dtype != np.uint8
+        or not array.size
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    ):
+        raise ShapeError(f"picture: expected uint8 (H, W), (H, W, 3) or (H, W, 4), got {array.dtype} {array.shape}")
+    return Image.fromarray(array)
