@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,11 +92,11 @@ def staged_file(path: str | Path) -> Iterator[Path]:
         stage.unlink(missing_ok=True)
 
 
-def place_pictures(dataset: Dataset, folder: Path, mode: PictureMode) -> None:
-    """Copy or link a data set's pictures into ``folder``, under their own relative names."""
+def place_pictures(dataset: Dataset, folder: Path, mode: PictureMode, *, names: Sequence[str] | None = None) -> None:
+    """Copy or link a data set's pictures into ``folder``, under their own relative names or those given."""
     if mode == "none":
         return
-    for index, name in enumerate(dataset.pictures.files):
+    for index, name in enumerate(names or dataset.pictures.files):
         source, target = dataset.pictures.path(index), folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if mode == "copy":
