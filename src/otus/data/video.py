@@ -1,0 +1,233 @@
+"""Video, frame by frame: however long it is, only a few frames are in memory. Decoding and encoding are FFmpeg's (PyAV)."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from otus.data.formats.contract import staged_file
+from otus.errors import PictureError, ShapeError, UsageError
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame: its index from 0, its time from the start in seconds, and uint8 (H, W, 3) RGB, upright."""
+
+    index: int
+    time_s: float
+    image: UInt8[np.ndarray, "h w 3"]
+
+
+class Video:
+    """A video file; iterating gives its frames, each time from the start.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Attributes
+    ----------
+    size_hw
+        Height and width of the frames, upright.
+    frame_rate
+        Frames a second, on average.
+    frame_count
+        How many frames the file says it has; None where it does not say. A promise, not a measurement.
+
+    Raises
+    ------
+    PictureError
+        If it is missing, not a video, or its first frame cannot be decoded.
+
+    Examples
+    --------
+    >>> for frame in Video("street.mp4").frames(stride=10):  # doctest: +SKIP
+    ...     detect(frame.image)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with self._opened() as (_, stream):
+            self.frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
+            self.frame_count: int | None = stream.frames or None
+        first = next(self.frames(), None)
+        if first is None:
+            raise self._broken("has no frame that can be decoded", where="frame 0")
+        self.size_hw = (first.image.shape[0], first.image.shape[1])
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, *, stride: int = 1) -> Iterator[Frame]:
+        """Every frame, or frames 0, ``stride``, 2 ``stride`` …, decoded as they are asked for.
+
+        Raises
+        ------
+        PictureError
+            Where the file is cut off or damaged; all frames before that place have been given by then.
+        """
+        if stride < 1:
+            raise UsageError(f"stride: expected 1 or more, got {stride}")
+        index = 0
+        with self._opened() as (container, stream):
+            for frame in self._decoded(container, stream):
+                if index % stride == 0:
+                    time_s = float(index / self.frame_rate) if frame.time is None else float(frame.time)
+                    yield Frame(index, time_s, _upright(frame))
+                index += 1
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        frames = packets = 0
+        problem: str | None = None
+        for packet in _until_broken(container.demux(stream)):
+            if isinstance(packet, Exception) or packet.is_corrupt:
+                problem = "the file is cut off or damaged here"
+                break
+            packets += packet.size > 0
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError as error:
+                problem = f"cannot be decoded: {error.strerror}"
+                break
+            frames += len(decoded)
+            yield from decoded
+        # Other containers count wrongly, but these list every frame in their index.
+        if problem is None and "mp4" in container.format.name and packets < stream.frames:
+            problem = f"the file ends here, its index lists {stream.frames} frames"
+        if problem is not None:
+            try:
+                held_back = stream.codec_context.decode(None)
+            except (av.FFmpegError, EOFError):
+                held_back = []
+            yield from held_back
+            raise self._broken(problem, where=f"frame {frames + len(held_back)}")
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        if not self.path.is_file():
+            raise PictureError(
+                "expected a video, got a folder" if self.path.is_dir() else "there is no such video",
+                file=self.path,
+                remedy="check the path",
+                kind="missing_picture",
+            )
+        try:
+            container = av.open(str(self.path), metadata_errors="replace")
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._broken(f"is not a video that can be read, or its index is cut off: {error}") from error
+        with container:
+            if not container.streams.video:
+                raise self._broken("has no pictures, only sound or text")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise self._broken("is encoded in a way that FFmpeg does not know")
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+    def _broken(self, problem: str, *, where: str | None = None) -> PictureError:
+        remedy = "restore the file, or use the frames before" if where else "convert it to MP4"
+        return PictureError(problem, file=self.path, where=where, remedy=remedy, kind="unreadable_video")
+
+
+def read_frames(path: str | Path, *, stride: int = 1) -> Iterator[Frame]:
+    """The frames of a video file, as :meth:`Video.frames` gives them."""
+    return Video(path).frames(stride=stride)
+
+
+class VideoWriter:
+    """Write frames to a video, H.264 where FFmpeg was built with it, else MPEG-4; yuv420p, which every player shows.
+
+    That format halves colour in both directions, so a last odd row or column is doubled. The file takes its name when the
+    block ends without an error; until then nothing is there.
+
+    Parameters
+    ----------
+    path
+        The file; its suffix chooses the container.
+    frame_rate
+        Frames a second; pass :attr:`Video.frame_rate` to keep a video's.
+
+    Examples
+    --------
+    >>> with VideoWriter("out.mp4", frame_rate=video.frame_rate) as writer:  # doctest: +SKIP
+    ...     for frame in video:
+    ...         writer.add(frame.image)
+    """
+
+    def __init__(self, path: str | Path, *, frame_rate: Fraction | float) -> None:
+        self.path = Path(path)
+        self.frame_rate = Fraction(frame_rate).limit_denominator(100_000)
+        if self.frame_rate <= 0:
+            raise UsageError(f"frame_rate: expected more than 0, got {frame_rate}")
+        if self.path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise UsageError(f"{path}: not the suffix of a video; name it .mp4")
+        self.frame_count = 0
+        self._shape: tuple[int, ...] = ()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "VideoWriter":
+        stage = self._stack.enter_context(staged_file(self.path))
+        self._container = self._stack.enter_context(av.open(str(stage), "w"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if error is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            if self.frame_count == 0:
+                raise UsageError(f"{self.path}: a video needs at least one frame")
+            self._container.mux(self._stream.encode())
+
+    def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Append one frame, uint8 (H, W, 3) RGB; all frames have the first one's size."""
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ShapeError(f"frame {self.frame_count}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        if self._shape and image.shape != self._shape:
+            raise ShapeError(f"frame {self.frame_count}: expected {self._shape} as the first frame, got {image.shape}")
+        height, width = image.shape[:2]
+        even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if not self._shape:
+            self._shape = image.shape
+            self._stream = self._start(even.shape[0], even.shape[1])
+        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        frame.pts = self.frame_count
+        frame.time_base = 1 / self.frame_rate
+        self._container.mux(self._stream.encode(frame))
+        self.frame_count += 1
+
+    def _start(self, height: int, width: int) -> Any:
+        if "libx264" in av.codecs_available:
+            stream = self._container.add_stream("libx264", rate=self.frame_rate, options={"crf": "18"})
+        else:
+            stream = self._container.add_stream("mpeg4", rate=self.frame_rate)
+            stream.bit_rate = int(height * width * self.frame_rate * Fraction(1, 4))  # bits a pixel: little loss
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        return stream
+
+
+def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
+    """The items; where getting the next one fails, the error as the last one."""
+    try:
+        yield from items
+    except (av.FFmpegError, EOFError) as error:
+        yield error
+
+
+def _upright(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+    image = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, from the container's display matrix
+    return np.ascontiguousarray(np.rot90(image, quarter_turns))
