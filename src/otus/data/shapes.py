@@ -1,0 +1,161 @@
+"""What the objects of made-up scenes look like: outlines in their own frame, and how they are drawn.
+
+Shape shorthand: P points of a ring, K keypoints, h x w a window of the picture. In an object's own frame x and y run from
+-1 to 1 over its width and height, y downward.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+
+from otus.structures import KeypointNames
+
+KITE = KeypointNames(
+    ("nose", "left_wing", "right_wing", "tail"), skeleton=((0, 1), (0, 2), (1, 3), (2, 3), (0, 3)), flip_pairs=((1, 2),)
+)
+_SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A kind of object.
+
+    Parameters
+    ----------
+    rings
+        (P, 2) each: the outline first, then holes.
+    aspect
+        The least and the greatest width over height.
+    turns
+        Whether it may be turned: there is no telling how far a circle is.
+    keypoints
+        (K, 2), a little inside the outline so that they lie on the object.
+    """
+
+    rings: tuple[Float[np.ndarray, "p 2"], ...]
+    aspect: tuple[float, float]
+    turns: bool = True
+    keypoints: Float[np.ndarray, "k 2"] | None = None
+
+
+def _circle(radius: float = 1.0) -> Float[np.ndarray, "64 2"]:
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return radius * np.column_stack([np.cos(turn), np.sin(turn)])
+
+
+def _star() -> Float[np.ndarray, "10 2"]:
+    turn = np.arange(10) * np.pi / 5 - np.pi / 2
+    radius = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
+    return _fitted(radius[:, None] * np.column_stack([np.cos(turn), np.sin(turn)]))
+
+
+def _heart() -> Float[np.ndarray, "64 2"]:
+    t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return _fitted(np.column_stack([16 * np.sin(t) ** 3, -y]))
+
+
+def _fitted(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (2 * points - low - high) / (high - low)
+
+
+_ARM = 0.36
+_CROSS = np.array(
+    [
+        *[(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM)],
+        *[(_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],
+    ]
+)
+_WING = -0.35  # how far from the middle the wings of a kite are, towards the nose
+
+SHAPES: dict[str, Shape] = {
+    "circle": Shape((_circle(),), (1, 1), turns=False),
+    "ellipse": Shape((_circle(),), (0.45, 0.7)),
+    "ring": Shape((_circle(), _circle(0.55)), (1, 1), turns=False),
+    "rectangle": Shape((np.array([(-1.0, -1), (1, -1), (1, 1), (-1, 1)]),), (0.4, 0.9)),
+    "triangle": Shape((np.array([(0.0, -1), (1, 1), (-1, 1)]),), (0.8, 1.2)),
+    "star": Shape((_star(),), (1.05, 1.05)),
+    "cross": Shape((_CROSS,), (1, 1)),
+    "heart": Shape((_heart(),), (1, 1.15)),
+    "kite": Shape(
+        (np.array([(0, -1), (1, _WING), (0, 1), (-1, _WING)]),),
+        (0.6, 0.75),
+        keypoints=np.array([(0, -0.85), (-0.8, _WING), (0.8, _WING), (0, 0.8)]),
+    ),
+}
+"""The categories of countable objects, by name."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where an object is: centre, width, height in pixels, and its turn in radians (clockwise on a screen)."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    angle: float
+
+    def place(self, points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
+        """Points of the object's own frame in the picture."""
+        cos, sin = np.cos(self.angle), np.sin(self.angle)
+        own = points * (self.width / 2, self.height / 2)
+        return own @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
+
+    def own_frame(self, top: int, left: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """The own x and y of the pixels of a window of the picture, as shares of half the larger side."""
+        height, width = size_hw
+        dx = np.arange(left, left + width, dtype=np.float32)[None, :] + np.float32(0.5 - self.x)
+        dy = np.arange(top, top + height, dtype=np.float32)[:, None] + np.float32(0.5 - self.y)
+        cos, sin, half = np.cos(self.angle), np.sin(self.angle), max(self.width, self.height) / 2
+        return dx * np.float32(cos / half) + dy * np.float32(sin / half), dy * np.float32(cos / half) - dx * np.float32(
+            sin / half
+        )
+
+
+def window(points: Float[np.ndarray, "p 2"], size_hw: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns of a picture that points span."""
+    (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
+    rows, columns = np.clip([top, bottom], 0, size_hw[0]), np.clip([left, right], 0, size_hw[1])
+    return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
+
+
+def coverage(
+    rings: list[Float[np.ndarray, "p 2"]], rows: slice, columns: slice, *, rim: float
+) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
+    """How much of each pixel of a window lies inside the rings, and in a line of width ``rim`` along them, in [0, 1]."""
+    size = ((columns.stop - columns.start) * _SUPERSAMPLING, (rows.stop - rows.start) * _SUPERSAMPLING)
+    inside, line = Image.new("L", size), Image.new("L", size)
+    fill, stroke = ImageDraw.Draw(inside), ImageDraw.Draw(line)
+    for index, ring in enumerate(rings):
+        # Pillow counts from the centres of pixels, Otus from their corners.
+        points = ((ring - (columns.start, rows.start)) * _SUPERSAMPLING - 0.5).ravel().tolist()
+        fill.polygon(points, fill=0 if index else 255)
+        joint = "curve" if len(ring) <= 12 else None  # slow, and to be seen only at corners
+        stroke.line([*points, *points[:4]], fill=255, width=max(1, round(rim * _SUPERSAMPLING)), joint=joint)
+    shares = (np.asarray(one.reduce(_SUPERSAMPLING), dtype=np.float32) / 255 for one in (inside, line))
+    return next(shares), next(shares)
+
+
+def _plain(x: np.ndarray, y: np.ndarray, frequency: float) -> np.ndarray:
+    return np.zeros(x.shape, dtype=np.float32)
+
+
+def _stripes(x: np.ndarray, y: np.ndarray, frequency: float) -> np.ndarray:
+    return np.clip(0.5 + 3 * np.sin(np.float32(frequency) * x), 0, 1)
+
+
+def _checks(x: np.ndarray, y: np.ndarray, frequency: float) -> np.ndarray:
+    return np.clip(0.5 + 4 * np.sin(np.float32(frequency) * x) * np.sin(np.float32(frequency) * y), 0, 1)
+
+
+def _dots(x: np.ndarray, y: np.ndarray, frequency: float) -> np.ndarray:
+    return np.clip(4 * (np.cos(np.float32(frequency) * x) + np.cos(np.float32(frequency) * y)) - 3.2, 0, 1)
+
+
+PATTERNS: tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], ...] = (_plain, _stripes, _checks, _dots)
+"""From own x, y and a frequency to how much of the second colour each pixel has, in [0, 1]."""
