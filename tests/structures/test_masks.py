@@ -94,6 +94,20 @@ def test_low_resolution_masks_stay_small():
         Masks.empty((3, 3)).probabilities()
 
 
+def test_masks_of_a_part_move_into_the_whole():
+    rng = np.random.default_rng(3)
+    probabilities = rng.uniform(size=(4, 7, 7)).astype(np.float32)
+    part = Masks.from_probabilities(probabilities, np.tile([2, 3, 9, 8.0], (4, 1)), (10, 12))
+    for form in (part, part.to_rle()):
+        whole = form.moved(top=5, left=3, size_hw=(20, 30))
+        expected = np.zeros((4, 20, 30), bool)
+        expected[:, 5:15, 3:15] = part.dense()
+        np.testing.assert_array_equal(whole.dense(), expected)
+        assert Masks.concatenate([whole, whole[:1]], (20, 30)).form == form.form
+        assert len(Masks.concatenate([whole, whole[:1]], (20, 30))) == 5
+    assert Masks.concatenate([part, part.to_rle()], (10, 12)).form == "rle"
+
+
 def test_boundary_iou_against_morphology():
     cv2 = pytest.importorskip("cv2", reason="the published boundary IoU erodes by OpenCV")
     rng = np.random.default_rng(2)

@@ -1,5 +1,7 @@
 """Instances, objects, categories, maps, keypoints."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -57,6 +59,17 @@ def test_indexing_filters_all_columns_together(index):
     np.testing.assert_array_equal(some.keypoints, everything.keypoints[chosen])
     np.testing.assert_array_equal(some.oriented_boxes_xywhr, everything.oriented_boxes_xywhr[chosen])
     np.testing.assert_array_equal(some.columns["difficult"], everything.columns["difficult"][chosen])
+
+
+@given(cut=st.integers(0, 5), at_rest=st.booleans())
+def test_parts_put_together_are_the_whole(cut, at_rest):
+    everything = five_instances()
+    if at_rest:
+        everything = replace(everything, masks=everything.masks.to_rle())
+    again = Instances.concatenate([everything[:cut], everything[cut:]])
+    np.testing.assert_array_equal(again.boxes_xyxy, everything.boxes_xyxy)
+    np.testing.assert_array_equal(again.masks.dense(), everything.masks.dense())
+    np.testing.assert_array_equal(again.columns["difficult"], everything.columns["difficult"])
 
 
 def test_one_integer_is_still_instances():

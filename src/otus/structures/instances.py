@@ -1,6 +1,6 @@
 """The one value object for objects of a picture: what a data set says of it, and what a system finds in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -107,6 +107,21 @@ class Instances:
     def empty(cls, size_hw: tuple[int, int], categories: Categories | None = None, **columns: Any) -> "Instances":
         """No objects in a picture of that size; ``columns`` are further fields of no rows."""
         return cls(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), size_hw, categories, **columns)
+
+    @classmethod
+    def concatenate(cls, many: Sequence["Instances"]) -> "Instances":
+        """All objects of several values of one picture; they must have the same fields and named columns."""
+        first = many[0]
+        changes: dict[str, Any] = {
+            "columns": {name: np.concatenate([one.columns[name] for one in many]) for name in first.columns}
+        }
+        for one in fields(cls):
+            values = [getattr(instances, one.name) for instances in many]
+            if one.name in ("size_hw", "categories", "columns") or values[0] is None:
+                continue
+            is_masks = isinstance(values[0], Masks)
+            changes[one.name] = Masks.concatenate(values, first.size_hw) if is_masks else np.concatenate(values)
+        return replace(first, **changes)
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)

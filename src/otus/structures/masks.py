@@ -162,6 +162,33 @@ class Masks:
         """The same masks at rest."""
         return self if self._counts is not None else Masks.from_rle([r["counts"] for r in self.rle()], self.size_hw)  # type: ignore[misc]
 
+    @classmethod
+    def concatenate(cls, many: Sequence["Masks"], size_hw: tuple[int, int]) -> "Masks":
+        """All masks of several, of one picture; at rest, unless all are small maps of one shape."""
+        shapes = {None if m._probabilities is None else (m._probabilities.shape[1:], m.threshold) for m in many}
+        if len(shapes) == 1 and None not in shapes:
+            return cls.from_probabilities(
+                np.concatenate([m._probabilities for m in many if m._probabilities is not None]),
+                np.concatenate([m._boxes_xyxy for m in many if m._boxes_xyxy is not None]),
+                size_hw,
+                threshold=many[0].threshold,
+            )
+        return cls(size_hw=size_hw, _counts=tuple(counts for m in many for counts in m.to_rle()._counts or ()))
+
+    def moved(self, *, top: int, left: int, size_hw: tuple[int, int]) -> "Masks":
+        """The masks of a part of a picture, as masks of the whole picture of ``size_hw``."""
+        if self._probabilities is not None and self._boxes_xyxy is not None:
+            shift = np.array([left, top, left, top], dtype=self._boxes_xyxy.dtype)
+            return Masks.from_probabilities(
+                self._probabilities, self._boxes_xyxy + shift, size_hw, threshold=self.threshold
+            )
+        counts = []
+        for mask in self:
+            whole = np.zeros(size_hw, dtype=np.uint8, order="F")
+            whole[top : top + self.size_hw[0], left : left + self.size_hw[1]] = mask
+            counts.append(rle_codec.encode(whole)["counts"])
+        return Masks.from_rle(counts, size_hw)
+
     def area(self) -> Float[np.ndarray, "n"]:
         """Pixels of each mask."""
         if self._dense is not None:

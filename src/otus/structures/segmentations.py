@@ -127,6 +127,35 @@ class Segmentations:
             counts.append(one.rle()[0]["counts"])  # type: ignore[arg-type]
         return Masks.from_rle(counts, size_hw)
 
-    def take(self, indices: Iterable[int]) -> "Segmentations":
+    def take(self, indices: Iterable[int] | np.ndarray) -> "Segmentations":
         """The outlines of some objects, in that order."""
-        return Segmentations.build(self.outline(int(i)) for i in indices)
+        chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
+        ring_counts = np.diff(self.rings)[chosen]
+        rings = _gather(np.arange(len(self.points) - 1), self.rings[chosen], ring_counts)
+        point_counts = np.diff(self.points)[rings]
+        byte_counts = np.diff(self.counts)[chosen]
+        return Segmentations(
+            kinds=self.kinds[chosen],
+            rings=_offsets(ring_counts),
+            points=_offsets(point_counts),
+            points_xy=_gather(self.points_xy, self.points[rings], point_counts),
+            counts=_offsets(byte_counts),
+            counts_bytes=_gather(self.counts_bytes, self.counts[chosen], byte_counts),
+        )
+
+
+def _offsets(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n_plus_1"]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _gather(values: np.ndarray, starts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "n"]) -> np.ndarray:
+    """The stretches ``values[starts[i] : starts[i] + lengths[i]]``, one after another."""
+    ends = _offsets(lengths)
+    gathered = np.empty((int(ends[-1]), *values.shape[1:]), dtype=values.dtype)
+    step = 100_000  # bounds the memory of the row numbers
+    for first in range(0, len(starts), step):
+        here = slice(first, first + step)
+        low, high = ends[first], ends[min(first + step, len(starts))]
+        rows = np.repeat(starts[here] - ends[:-1][here], lengths[here]) + np.arange(low, high)
+        gathered[low:high] = values[rows]
+    return gathered

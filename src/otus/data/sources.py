@@ -1,0 +1,98 @@
+"""What a person points at to have it looked at: a picture, many pictures, or a video, one after the other.
+
+Nothing is read before its turn, so a folder of a million pictures or a long video needs the memory of one frame.
+"""
+
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from otus.data.pictures import PICTURE_SUFFIXES, picture_files, read_picture
+from otus.data.video import VIDEO_SUFFIXES, Video
+from otus.errors import DataError, PictureError
+
+Source = str | Path | Image.Image | np.ndarray | Iterable["Source"]
+"""A path of a picture, a folder, a pattern such as ``photos/*.jpg``, a video; a PIL picture; an array; or many of these."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePicture:
+    """One picture to be looked at.
+
+    ``name`` is its path, or ``picture 3`` for the fourth without one; ``frame`` its index in a video, ``time_s`` its time.
+    """
+
+    name: str
+    image: UInt8[np.ndarray, "h w 3"]
+    frame: int | None = None
+    time_s: float | None = None
+
+
+def is_video(source: object) -> bool:
+    """Whether a source is a file with a video's suffix."""
+    return isinstance(source, str | Path) and Path(source).suffix.lower() in VIDEO_SUFFIXES
+
+
+def files_of(source: str | Path) -> list[Path]:
+    """The pictures and videos that a path, folder (searched in depth) or pattern names.
+
+    Raises
+    ------
+    PictureError
+        If there is no such file, or no picture in the folder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = picture_files(path, recursive=True)
+        if not found:
+            raise PictureError("holds no picture", file=path, remedy=f"known are {', '.join(sorted(PICTURE_SUFFIXES))}")
+        return found
+    if path.exists() or not glob.has_magic(str(source)):
+        return [path]
+    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
+    if not found:
+        raise PictureError("no file fits this pattern", file=path, remedy="check it; quote it in a shell")
+    return found
+
+
+def pictures_of(
+    source: Source, *, stride: int = 1, report: Callable[[DataError], None] | None = None
+) -> Iterator[SourcePicture]:
+    """All pictures of a source, in order.
+
+    Parameters
+    ----------
+    stride
+        Of a video, every how many frames.
+    report
+        Gets the error of each file that cannot be read, which is then left out; without it the first one is raised.
+    """
+    for number, one in enumerate(_flat(source)):
+        if not isinstance(one, Path):
+            yield SourcePicture(f"picture {number}", read_picture(one))
+            continue
+        try:
+            if is_video(one):
+                for frame in Video(one).frames(stride=stride):
+                    yield SourcePicture(str(one), frame.image, frame.index, frame.time_s)
+            else:
+                yield SourcePicture(str(one), read_picture(one))
+        except DataError as error:
+            if report is None:
+                raise
+            report(error)
+
+
+def _flat(source: Source) -> Iterator[Path | Image.Image | np.ndarray]:
+    if isinstance(source, str | Path):
+        yield from files_of(source)
+    elif isinstance(source, Image.Image | np.ndarray):
+        yield source
+    else:
+        for one in source:
+            yield from _flat(one)
