@@ -1,0 +1,130 @@
+"""What the formats of one label file a picture share: lines of numbers, sizes of pictures, flat names, safe paths."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.data.formats.contract import Report
+from otus.data.pictures import picture_size_hw
+from otus.errors import DataError, PictureError
+
+
+class Line(NamedTuple):
+    """One line of a label file: the picture that it belongs to, where it stands, and its words."""
+
+    picture: int
+    file: Path
+    number: int
+    words: list[str]
+
+    def fault(self, problem: str, remedy: str | None = None) -> DataError:
+        """The error that names this line."""
+        return DataError(problem, file=self.file, where=f"line {self.number}", remedy=remedy)
+
+
+def read_text(file: Path) -> str:
+    """A text file in UTF-8; DataError if it is missing or something else."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError("there is no such file", file=file, remedy="check the path") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"expected text in UTF-8, but {error}", file=file, remedy="restore the file") from None
+
+
+def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
+    """The lines that are not blank of label files, file i of picture i; a file that is not there has none."""
+    lines: list[Line] = []
+    for picture, file in enumerate(files):
+        try:
+            if not file.is_file():
+                continue
+            text = read_text(file)
+        except DataError as problem:
+            report(problem)
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            if words := line.split():
+                lines.append(Line(picture, file, number, words))
+    return lines
+
+
+def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line], Float[np.ndarray, "v"]]:
+    """Some words of each line as numbers, one line's after the other's, and the lines where all are finite numbers."""
+    try:
+        values = np.fromiter((float(word) for line in lines for word in line.words[words]), dtype=np.float64)
+        if np.isfinite(values).all():
+            return lines, values
+    except ValueError:
+        pass
+    kept = []
+    for line in lines:
+        wrong = next((i for i in range(len(line.words))[words] if not _is_finite(line.words[i])), None)
+        if wrong is None:
+            kept.append(line)
+        else:
+            report(line.fault(f"word {wrong + 1}: expected a number, got {line.words[wrong]!r}", "correct the line"))
+    return kept, np.fromiter((float(word) for line in kept for word in line.words[words]), dtype=np.float64)
+
+
+def _is_finite(word: str) -> bool:
+    try:
+        return bool(np.isfinite(float(word)))
+    except ValueError:
+        return False
+
+
+def measured(paths: Sequence[Path], report: Report) -> tuple[list[Path], Int[np.ndarray, "m 2"]]:
+    """The pictures that can be opened, and their sizes from their headers."""
+    kept, sizes = [], []
+    for path in paths:
+        try:
+            sizes.append(picture_size_hw(path))
+        except PictureError as problem:
+            report(problem)
+            continue
+        kept.append(path)
+    return kept, np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A path as data sets keep it: relative to a folder, with forward slashes."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool, file: Path, where: str) -> Path:
+    """The path that a name in ``file`` means, read from ``folder``.
+
+    Raises
+    ------
+    DataError
+        If it leaves the folder ``within`` and that was not asked for. Symbolic links are not followed to find out.
+    """
+    path, limit = Path(os.path.normpath(folder.absolute() / name)), Path(os.path.normpath(within.absolute()))
+    if not allow_outside and not path.is_relative_to(limit):
+        raise DataError(
+            f"{name!r} leads outside the folder {limit}",
+            file=file,
+            where=where,
+            remedy="write a path inside it, or allow_outside=True if you trust the file",
+            kind="path_outside",
+        )
+    return path
+
+
+def flat_names(files: Sequence[str]) -> list[str]:
+    """Names without folders for pictures, different also without their suffixes, as label files are named after them."""
+    names = [file.rsplit("/", 1)[-1] for file in files]
+    if _stems_differ(names):
+        return names
+    joined = ["_".join(part for part in file.split("/") if part not in (".", "..")) for file in files]
+    return joined if _stems_differ(joined) else [f"{index:06d}_{name}" for index, name in enumerate(names)]
+
+
+def _stems_differ(names: Sequence[str]) -> bool:
+    return max(Counter(Path(name).stem.casefold() for name in names).values(), default=0) <= 1

@@ -1,0 +1,273 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from otus.data.dataset import Dataset, Pictures, SemanticFiles
+from otus.data.formats import voc
+from otus.data.formats.contract import Layout
+from otus.errors import DataError
+from otus.structures import Categories, Masks, Objects, Segmentations
+
+OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
+<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
+<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
+
+
+def xml(*objects: str, size: str = "<size><width>12</width><height>8</height></size>", name: str = "a.png") -> str:
+    return f"<annotation><filename>{name}</filename>{size}{''.join(objects)}</annotation>"
+
+
+def one(name: str = "dog", box: tuple[object, ...] = (2, 3, 5, 7), difficult: object = 0) -> str:
+    return OBJECT.format(name=name, box=box, difficult=difficult)
+
+
+def make_voc(root: Path, texts: dict[str, str], splits: dict[str, str] | None = None) -> Path:
+    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    for stem, text in texts.items():
+        (root / f"Annotations/{stem}.xml").write_text(text)
+        Image.new("RGB", (12, 8)).save(root / f"JPEGImages/{stem}.png")
+    for split, text in (splits or {}).items():
+        (root / f"ImageSets/Main/{split}.txt").write_text(text)
+    return root
+
+
+def problems_of(layout: Layout) -> tuple[Dataset, list[DataError]]:
+    problems: list[DataError] = []
+    return voc.read(layout, report=problems.append), problems
+
+
+def test_boxes_flags_and_splits_by_hand(tmp_path: Path) -> None:
+    texts = {"a": xml(one("dog", (2, 3, 5.5, 7), 1), one("cat")), "b": xml()}
+    root = make_voc(tmp_path, texts, {"train": "a\n", "val": "b\n", "dog_train": "a  1\n"})
+    layouts = voc.find(root)
+    assert [layout.split for layout in layouts] == ["train", "val"]
+    dataset = voc.read(layouts[0])
+    assert dataset.pictures.files == ("JPEGImages/a.png",)
+    assert dataset.pictures.size_hw(0) == (8, 12)
+    assert dataset.categories.names == voc.NAMES
+    assert dataset.objects is not None
+    # 1-based inclusive: pixel 2 is [1, 2)
+    np.testing.assert_array_equal(dataset.objects.boxes_xyxy, [[1, 2, 5.5, 7], [1, 2, 5, 7]])
+    assert [dataset.categories[i] for i in dataset.objects.labels] == ["dog", "cat"]
+    assert dataset.objects.columns["difficult"].tolist() == [True, False]
+    assert set(dataset.objects.columns) == {"difficult"}
+    assert len(voc.read(layouts[1]).instances(0)) == 0
+
+
+def test_pictures_beside_their_xml_and_size_from_the_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.xml").write_text(xml(one("owl"), size="<size><width>0</width><height>0</height></size>"))
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    (layout,) = voc.find(tmp_path)
+    dataset = voc.read(layout)
+    assert dataset.pictures.files == ("a.png",)
+    assert dataset.pictures.size_hw(0) == (20, 30)
+    assert dataset.categories.names == ("owl",)
+
+
+def test_other_names_mean_the_same_in_each_split(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": xml(one("owl")), "b": xml(one("hawk"))}, {"train": "a", "val": "b"})
+    train, val = (voc.read(layout) for layout in voc.find(root))
+    assert train.categories == val.categories == Categories(("hawk", "owl"))
+
+
+def write_index(file: Path, values: np.ndarray) -> None:
+    file.parent.mkdir(exist_ok=True)
+    Image.fromarray(values.astype(np.uint8)).save(file)
+
+
+def test_masks_of_objects_by_number_or_by_box(tmp_path: Path) -> None:
+    # Boxes 0-based: left half, right half; the picture of objects numbers the right half 1 and the left half 2.
+    root = make_voc(tmp_path, {"a": xml(one(box=(1, 1, 6, 8)), one(box=(7, 1, 12, 8)))})
+    values = np.zeros((8, 12))
+    values[:, :6], values[:, 6:], values[0, :] = 2, 1, 255
+    write_index(root / "SegmentationObject/a.png", values)
+    dataset = voc.read(Layout("voc", root))
+    masks = dataset.instances(0).masks
+    assert masks is not None
+    np.testing.assert_array_equal(masks.dense(), [values == 2, values == 1])
+    assert dataset.instances(0).columns["areas"].tolist() == [42.0, 42.0]
+
+
+def test_a_mask_that_fits_no_box_is_reported(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": xml(one(box=(1, 1, 4, 4)))})
+    values = np.zeros((8, 12))
+    values[5:, 8:] = 1
+    write_index(root / "SegmentationObject/a.png", values)
+    dataset, (problem,) = problems_of(Layout("voc", root))
+    assert problem.kind == "mask_without_box"
+    assert "value 1" in str(problem)
+    assert dataset.instances(0).masks is None
+
+
+def test_class_masks_have_background_and_void(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": xml(one("cat"))})
+    values = np.zeros((8, 12))
+    values[2, 3], values[4, 4] = 8, 255  # cat is the eighth
+    write_index(root / "SegmentationClass/a.png", values)
+    semantic = voc.read(Layout("voc", root)).semantic_map(0)
+    assert semantic is not None
+    assert semantic.categories[8] == "cat"
+    np.testing.assert_array_equal(semantic.labels, values)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<annotation><object>", ["a.xml", "expected XML", "line 1"]),
+        ("", ["a.xml", "expected XML"]),
+        ('<!DOCTYPE a [<!ENTITY b "cc"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>', ["document type"]),
+        ("<html/>", ["expected <annotation>"]),
+        (xml(one(), one(box=(2, 3, "x", 7))), ["object[1].bndbox.xmax", "expected a number", "'x'"]),
+        (xml(one(), one(box=("nan", 3, 4, 7))), ["object[1].bndbox.xmin"]),
+        (xml(one(), one(box=(9, 3, 4, 7))), ["object[1].bndbox", "xmin <= xmax"]),
+        (xml(one(), "<object><name>dog</name></object>"), ["object[1]", "no <bndbox>"]),
+        (xml(one(), "<object><bndbox/></object>"), ["object[1]", "no <name>"]),
+        (xml(one(), one(difficult="maybe")), ["object[1].difficult", "maybe"]),
+        (xml(size="<size><width>ten</width></size>"), ["size.height"]),
+        ('<?xml version="1.0" encoding="none-such"?><annotation/>', ["a.xml"]),
+    ],
+)
+def test_bad_xml_is_named_and_the_rest_is_read(tmp_path: Path, text: str, words: list[str]) -> None:
+    root = make_voc(tmp_path, {"a": text, "b": xml(one("cat"))})
+    dataset, problems = problems_of(Layout("voc", root))
+    assert len(problems) == 1
+    assert all(word in str(problems[0]) for word in [*words, str(root)])
+    assert "b.png" in dataset.pictures.files[-1]
+    assert dataset.objects is not None
+    assert dataset.categories[int(dataset.objects.labels[-1])] == "cat"
+    with pytest.raises(DataError):
+        voc.read(Layout("voc", root))
+
+
+def test_listed_without_annotation(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": xml()}, {"train": "a\nb\n"})
+    dataset, (problem,) = problems_of(Layout("voc", root, "train"))
+    assert "b.xml" in str(problem)
+    assert dataset.pictures.ids == ("a",)
+
+
+def random_dataset(root: Path, rng: np.random.Generator, count: int) -> Dataset:
+    files = ("one/x.png", "two/x.png", "y.png")
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(root / file)
+    corner = rng.uniform(0, 15, (count, 2))
+    return Dataset(
+        source=root,
+        format="made",
+        split="train",
+        pictures=Pictures(root, files, np.tile([20, 30], (3, 1)), ids=files),
+        categories=Categories(("zebra", "a cat", "dog & co")),
+        objects=Objects.build(
+            picture=np.sort(rng.integers(0, 3, count)),
+            labels=rng.integers(0, 3, count),
+            boxes_xyxy=np.concatenate([corner, corner + rng.uniform(0, 9, (count, 2))], axis=1),
+            columns={name: rng.random(count) < 0.5 for name in ("difficult", "truncated", "occluded")},
+        ),
+    )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 12))
+def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, seed: int, count: int) -> None:
+    root = tmp_path_factory.mktemp("voc")
+    dataset = random_dataset(root / "source", np.random.default_rng(seed), count)
+    assert voc.write(dataset, root / "target") == []
+    (layout,) = voc.find(root / "target")
+    back = voc.read(layout)
+    assert back.split == "train"
+    assert back.categories == dataset.categories
+    assert back.objects is not None
+    assert dataset.objects is not None
+    np.testing.assert_allclose(back.objects.boxes_xyxy, dataset.objects.boxes_xyxy, atol=1e-9, rtol=0)
+    for name in ("picture", "labels"):
+        np.testing.assert_array_equal(getattr(back.objects, name), getattr(dataset.objects, name))
+    if count:
+        for name, column in dataset.objects.columns.items():
+            np.testing.assert_array_equal(back.objects.columns[name], column)
+    for index in range(len(dataset)):
+        np.testing.assert_array_equal(back.image(index), dataset.image(index))
+
+
+def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) -> None:
+    dataset = random_dataset(tmp_path / "source", np.random.default_rng(0), 0)
+    ring, low = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
+    ring[2:12, 2:12], ring[5:8, 5:8] = True, False
+    low[10:18, 4:20] = True  # hides two rows of the ring
+    masks = Masks.from_dense(np.stack([ring, low])).to_rle()
+    objects = Objects.build(
+        picture=[0, 0],
+        labels=[0, 1],
+        boxes_xyxy=masks.boxes_xyxy(),
+        segmentations=Segmentations.build([one["counts"] for one in masks.rle()]),  # type: ignore[misc]
+    )
+    values = np.where(low, 2, np.where(ring, 1, 0))
+    write_index(tmp_path / "class.png", values)
+    dataset = replace(
+        dataset,
+        objects=objects,
+        semantic=SemanticFiles(
+            (tmp_path / "class.png", None, None),
+            Categories(("background", *dataset.categories)),
+            np.where(np.arange(256) < 4, np.arange(256), 255),
+        ),
+    )
+    losses = voc.write(dataset, tmp_path / "target", pictures="link")
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("overlap", 1)]
+    assert "16 of 91" in losses[0].message
+    back = voc.read(voc.find(tmp_path / "target")[0])
+    found = back.instances(0).masks
+    assert found is not None
+    np.testing.assert_array_equal(found.dense(), [ring & ~low, low])
+    semantic = back.semantic_map(0)
+    assert semantic is not None
+    np.testing.assert_array_equal(semantic.labels, values)
+    assert back.semantic_map(1) is None
+
+
+@pytest.mark.parametrize(
+    ("year", "split", "count"),
+    [("2007", "train", 3689), ("2007", "val", 427), ("2012", "train", 769), ("2012", "val", 230)],
+)
+def test_real_xml_says_what_the_coco_json_beside_it_says(shared_data: Path, year: str, split: str, count: int) -> None:
+    root = shared_data / f"voc{year}"
+    assert [layout.split for layout in voc.find(root)] == ["train", "val"]
+    dataset = voc.read(Layout("voc", root, split))
+    assert len(dataset) == count
+    truth = json.loads((root / f"{'instances' if year == '2007' else 'boxes'}_{split}.json").read_text())
+    assert dataset.objects is not None
+    assert len(dataset.objects) == len(truth["annotations"])
+    by_picture: dict[int, list[dict[str, object]]] = {image["id"]: [] for image in truth["images"]}
+    for annotation in truth["annotations"]:
+        by_picture[annotation["image_id"]].append(annotation)
+    place = {file: index for index, file in enumerate(dataset.pictures.files)}
+    for image in truth["images"]:
+        index = place[f"JPEGImages/{image['file_name']}"]
+        expected, found = by_picture[image["id"]], dataset.instances(index)
+        assert dataset.pictures.size_hw(index) == (image["height"], image["width"])
+        assert (found.labels + 1).tolist() == [one["category_id"] for one in expected]
+        assert found.columns["difficult"].tolist() == [bool(one["difficult"]) for one in expected]
+        boxes = np.array([one["bbox"] for one in expected], dtype=np.float64).reshape(-1, 4)
+        # The JSON rounds left and width to 0.01 each.
+        np.testing.assert_allclose(found.boxes_xyxy[:, :2], boxes[:, :2], atol=0.0101)
+        np.testing.assert_allclose(found.boxes_xyxy[:, 2:], boxes[:, :2] + boxes[:, 2:], atol=0.0201)
+
+
+def test_real_masks_of_objects(shared_data: Path) -> None:
+    dataset = voc.read(Layout("voc", shared_data / "voc2012", "val"))
+    truth = json.loads((shared_data / "voc2012" / "instances_val.json").read_text())
+    assert dataset.objects is not None
+    assert dataset.objects.segmentations is not None
+    masked = np.flatnonzero(dataset.objects.segmentations.kinds)
+    assert len(masked) == len(truth["annotations"])
+    assert len(np.unique(dataset.objects.picture[masked])) == len(truth["images"])
+    expected = sorted((one["category_id"] - 1, one["area"]) for one in truth["annotations"])
+    found = sorted(zip(dataset.objects.labels[masked].tolist(), dataset.objects.areas[masked].tolist(), strict=True))
+    assert found == expected
