@@ -1,0 +1,147 @@
+"""Average precision, whatever the protocol, over any number of pictures and shards.
+
+Each update judges the detections of some pictures and keeps a few numbers a detection; figures are made at the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from jaxtyping import Int
+
+from otus.errors import DataError, UsageError
+from otus.metrics.matching import Outcomes
+from otus.structures import Categories, Objects
+
+Result = TypeVar("Result", covariant=True)
+
+
+class DetectionProtocol(Protocol[Result]):
+    """The rules of one way of scoring: which detections are true, and which figures come of it."""
+
+    def judge(
+        self, truth: Objects, predictions: Objects, categories: Categories, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> Outcomes:
+        """What becomes of every detection of some pictures."""
+
+    def figures(self, outcomes: Outcomes, categories: Categories) -> Result:
+        """The figures, of outcomes ordered by label, picture and rank."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    picture_ids: np.ndarray
+    outcomes: Outcomes
+
+
+class AveragePrecision(Generic[Result]):
+    """Average precision by a protocol, e.g. :class:`~otus.metrics.coco.CocoProtocol`.
+
+    Memory grows with the detections that count. Shards of a data set, judged anywhere, merge to the same figures.
+
+    Examples
+    --------
+    >>> from otus.metrics.coco import CocoProtocol
+    >>> truth = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    >>> found = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
+    >>> metric = AveragePrecision(CocoProtocol(), Categories(("owl",)))
+    >>> round(metric.update(truth, found, picture_ids=[7]).compute().figures["AP"], 3)
+    0.7
+    """
+
+    def __init__(self, protocol: DetectionProtocol[Result], categories: Categories) -> None:
+        self.protocol = protocol
+        self.categories = categories
+        self._shards: list[_Shard] = []
+
+    def update(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        *,
+        picture_ids: Sequence[int] | Sequence[str] | np.ndarray,
+        sizes_hw: Int[np.ndarray, "m 2"] | None = None,
+    ) -> Self:
+        """Judge the predictions for M more pictures.
+
+        Parameters
+        ----------
+        truth, predictions
+            Objects whose ``picture`` counts from 0 to M - 1.
+        picture_ids
+            M names or numbers; detections of equal score count in the order of their pictures' ids.
+        sizes_hw
+            (M, 2), needed for masks.
+
+        Raises
+        ------
+        DataError
+            A record that cannot be: a score or box that is not finite, a negative size, an unknown label or picture.
+        UsageError
+            A picture was judged before, or predictions have no scores.
+        """
+        ids = np.asarray(picture_ids)
+        check_objects(truth, "truth", label_count=len(self.categories), picture_count=len(ids))
+        check_objects(predictions, "predictions", label_count=len(self.categories), picture_count=len(ids))
+        if predictions.scores is None:
+            raise UsageError("predictions: expected scores, got none")
+        outcomes = self.protocol.judge(truth, predictions, self.categories, sizes_hw)
+        self._add(_Shard(ids, outcomes))
+        return self
+
+    def merge(self, other: "AveragePrecision[Result]") -> Self:
+        """Take over what another one has judged, of other pictures by the same protocol."""
+        if other.protocol != self.protocol or other.categories != self.categories:
+            raise UsageError("only figures of one protocol and the same categories can be merged")
+        for shard in other._shards:
+            self._add(shard)
+        return self
+
+    def _add(self, shard: _Shard) -> None:
+        ids, counts = np.unique(
+            np.concatenate([*(s.picture_ids for s in self._shards), shard.picture_ids]), return_counts=True
+        )
+        if (counts > 1).any():
+            raise UsageError(f"picture {ids[counts > 1][0]} was judged before; every picture counts once")
+        self._shards.append(shard)
+
+    def compute(self) -> Result:
+        """The figures of all pictures so far."""
+        if not self._shards:
+            raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
+        ids = np.concatenate([shard.picture_ids for shard in self._shards])
+        before = np.cumsum([0, *(len(shard.picture_ids) for shard in self._shards)])
+        parts = [
+            replace(shard.outcomes, pictures=shard.outcomes.pictures + first)
+            for shard, first in zip(self._shards, before, strict=False)
+        ]
+        order = np.empty(len(ids), dtype=np.int64)
+        order[np.argsort(ids, kind="stable")] = np.arange(len(ids))
+        return self.protocol.figures(Outcomes.merge(parts).in_order(order), self.categories)
+
+
+def check_objects(objects: Objects, side: str, *, label_count: int, picture_count: int) -> None:
+    """Raise a DataError that names the first record and field that cannot be; ``side`` is truth or predictions."""
+    boxes = objects.boxes_xyxy
+    faults: list[tuple[str, np.ndarray, str]] = [
+        ("boxes_xyxy", ~np.isfinite(boxes).all(axis=1), "finite numbers"),
+        ("boxes_xyxy", (boxes[:, 2:] < boxes[:, :2]).any(axis=1), "x1 <= x2 and y1 <= y2"),
+        ("labels", (objects.labels < 0) | (objects.labels >= label_count), f"0..{label_count - 1}"),
+        ("picture", (objects.picture < 0) | (objects.picture >= picture_count), f"0..{picture_count - 1}"),
+        ("areas", ~(np.isfinite(objects.areas) & (objects.areas >= 0)), "a finite number >= 0"),
+    ]
+    if objects.scores is not None:
+        faults.append(("scores", ~np.isfinite(objects.scores), "a finite number"))
+    if objects.keypoints is not None:
+        faults.append(("keypoints", ~np.isfinite(objects.keypoints).all(axis=(1, 2)), "finite numbers"))
+    for field, faulty, expected in faults:
+        if faulty.any():
+            record = int(np.argmax(faulty))
+            came = np.asarray(getattr(objects, field)[record]).tolist()
+            raise DataError(
+                f"expected {expected}, got {came}",
+                where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
+                remedy="drop or mend this record",
+                kind=f"bad_{field}",
+            )

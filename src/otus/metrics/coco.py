@@ -1,0 +1,211 @@
+"""The COCO protocol: average precision over IoU 0.50:0.05:0.95, by area, with a limit on detections.
+
+Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, ``cocoeval.py``; BSD), to the bit:
+
+- of each picture and category only the ``max_dets`` detections of highest score count; of equal scores the first;
+- crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: nobody must
+  find them, and a detection that takes one is neither true nor false. A crowd may be taken many times;
+- an unmatched detection outside the area range is ignored too. A detection's area is its box's (its mask's where the
+  file gives masks without boxes), an object's is what the file says;
+- precision is interpolated and read at 101 recalls, reached or passed; AP is the mean over recalls, IoUs and categories.
+
+Departures: an object with id 0 can be matched (there, the detection that takes it counts as false); AP with
+``max_dets`` other than (1, 10, 100) is a figure (there -1); what is not defined is NaN in figures (there -1).
+
+Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.mask_pairs import mask_pairs
+from otus.metrics.matching import Outcomes
+from otus.metrics.pairs import Order, Pairs, box_pairs, keypoint_pairs
+from otus.metrics.precision_recall import Curves, interpolated_curves
+from otus.structures import Categories, Objects
+
+Kind = Literal["bbox", "segm", "keypoints"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class AreaRange(NamedTuple):
+    """Areas from ``low`` to ``high`` square pixels, both included; ``name`` ends the figure's name, e.g. AP + ``s``."""
+
+    name: str
+    low: float
+    high: float
+
+
+ALL = AreaRange("", 0, 1e5**2)
+SMALL, MEDIUM, LARGE = AreaRange("s", 0, 32**2), AreaRange("m", 32**2, 96**2), AreaRange("l", 96**2, 1e5**2)
+
+
+@dataclass(frozen=True)
+class CocoProtocol:
+    """What is compared (boxes, masks or keypoints), and the protocol's numbers, of which each may be set.
+
+    Parameters
+    ----------
+    kind
+        ``bbox``, ``segm`` or ``keypoints``.
+    max_dets
+        Limits on the detections of a picture and category; (1, 10, 100), for keypoints (20,).
+    area_ranges
+        The first is what AP without a suffix is about; all, small, medium, large, for keypoints without small.
+    iou_thresholds
+        0.50, 0.55 … 0.95.
+    recall_thresholds
+        0, 0.01 … 1.
+    """
+
+    kind: Kind = "bbox"
+    max_dets: tuple[int, ...] = ()
+    area_ranges: tuple[AreaRange, ...] = ()
+    iou_thresholds: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
+    recall_thresholds: tuple[float, ...] = tuple(np.linspace(0, 1, 101).tolist())
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        is_keypoints = self.kind == "keypoints"
+        max_dets = self.max_dets or ((20,) if is_keypoints else (1, 10, 100))
+        object.__setattr__(self, "max_dets", tuple(sorted(max_dets)))
+        if not self.area_ranges:
+            object.__setattr__(
+                self, "area_ranges", (ALL, MEDIUM, LARGE) if is_keypoints else (ALL, SMALL, MEDIUM, LARGE)
+            )
+        if self.max_dets[0] < 1:
+            raise UsageError(f"max_dets: expected numbers from 1 on, got {self.max_dets}")
+        for name in ("iou_thresholds", "recall_thresholds"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(values) or not (values[0] >= 0 and values[-1] <= 1):
+                raise UsageError(f"{name}: expected rising numbers from 0 to 1, got {values}")
+
+    def judge(
+        self, truth: Objects, predictions: Objects, categories: Categories, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> Outcomes:
+        """Match the detections of some pictures to their objects."""
+        order = Order.of(truth, predictions, label_count=len(categories), limit=self.max_dets[-1])
+        chosen, true = order.detections, order.truths
+        crowd = truth.is_crowd[true]
+        ignored = self._outside(truth.areas[true]) | crowd[:, None]
+        if self.kind == "keypoints" and truth.keypoints is not None:
+            ignored |= (truth.keypoints[true, :, 2] <= 0).all(axis=1)[:, None]
+        return Outcomes.judge(
+            self._pairs(truth, predictions, order, categories, sizes_hw),
+            labels=predictions.labels[chosen],
+            pictures=predictions.picture[chosen],
+            ranks=order.ranks,
+            scores=predictions.scores[chosen].astype(np.float64),  # type: ignore[index]
+            ignored_unmatched=self._outside(predictions.areas[chosen]),
+            truth_labels=truth.labels[true],
+            ignored=ignored,
+            crowd=crowd,
+            thresholds=np.array(self.iou_thresholds),
+            label_count=len(categories),
+        )
+
+    def _outside(self, areas: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n a"]:
+        low = np.array([one.low for one in self.area_ranges], dtype=np.float64)
+        high = np.array([one.high for one in self.area_ranges], dtype=np.float64)
+        return (areas[:, None] < low) | (areas[:, None] > high)
+
+    def _pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+    ) -> Pairs:
+        at_least = min(self.iou_thresholds[0], 1 - 1e-10)
+        match self.kind:
+            case "bbox":
+                return box_pairs(truth, predictions, order, at_least=at_least)
+            case "segm":
+                return mask_pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+            case "keypoints":
+                if categories.sigmas is None:
+                    raise UsageError("keypoints: the categories name no keypoints, so their tolerances are not known")
+                return keypoint_pairs(truth, predictions, order, sigmas=categories.sigmas, at_least=at_least)
+
+    def figures(self, outcomes: Outcomes, categories: Categories) -> "CocoResult":
+        """Curves and figures."""
+        recalls = np.array(self.recall_thresholds)
+        return CocoResult(
+            self, categories, interpolated_curves(outcomes, recall_thresholds=recalls, max_dets=self.max_dets)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResult:
+    """Curves in pycocotools' layout and the figures that come of them.
+
+    Parameters
+    ----------
+    protocol, categories
+        What made it.
+    curves
+        ``precision``, ``recall`` and ``scores`` as pycocotools' ``eval`` has them.
+    """
+
+    protocol: CocoProtocol
+    categories: Categories
+    curves: Curves
+    figures: Mapping[str, float] = field(init=False)
+    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50, AP75, APm, APl, AR, AR50,
+    AR75, ARm, ARl. NaN where there is nothing to find."""
+    per_category: Mapping[str, Mapping[str, float]] = field(init=False)
+    """AP and AP50 by the category's name."""
+
+    def __post_init__(self) -> None:
+        per_category = {
+            name: {"AP": self.mean("precision", label=label), "AP50": self.mean("precision", iou=0.5, label=label)}
+            for label, name in enumerate(self.categories)
+        }
+        object.__setattr__(self, "figures", self._figures())
+        object.__setattr__(self, "per_category", per_category)
+
+    def _figures(self) -> dict[str, float]:
+        protocol, mean = self.protocol, self.mean
+        further = list(enumerate(protocol.area_ranges))[1:]
+        figures = {"AP": mean("precision"), "AP50": mean("precision", iou=0.5), "AP75": mean("precision", iou=0.75)}
+        figures |= {f"AP{one.name}": mean("precision", area=i) for i, one in further}
+        if protocol.kind == "keypoints":
+            figures |= {"AR": mean("recall"), "AR50": mean("recall", iou=0.5), "AR75": mean("recall", iou=0.75)}
+        else:
+            figures |= {f"AR{limit}": mean("recall", limit=i) for i, limit in enumerate(protocol.max_dets)}
+        return figures | {f"AR{one.name}": mean("recall", area=i) for i, one in further}
+
+    def mean(
+        self,
+        of: Literal["precision", "recall"],
+        *,
+        iou: float | None = None,
+        area: int = 0,
+        limit: int = -1,
+        label: int | None = None,
+    ) -> float:
+        """The mean of ``precision`` or ``recall`` over what is not fixed, NaN where nothing is defined.
+
+        Parameters
+        ----------
+        iou
+            One of the protocol's IoU thresholds.
+        area, limit
+            Index into the protocol's area ranges and limits on detections.
+        label
+            One category.
+        """
+        values = getattr(self.curves, of)[..., area, limit]
+        if iou is not None:
+            values = values[np.isclose(self.protocol.iou_thresholds, iou, rtol=0, atol=1e-9)]
+        if label is not None:
+            values = values[..., label]
+        defined = values[values > -1]
+        return float(np.mean(defined)) if defined.size else float("nan")

@@ -1,0 +1,104 @@
+"""Pairs of masks by IoU, from outlines at rest: nothing is ever made dense.
+
+Polygons become pixels as in COCO's mask API, to the pixel; :class:`otus.structures.Masks` by way of pycocotools is the
+readable reference.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import DataError, UsageError
+from otus.metrics import _mask_kernels as kernels
+from otus.metrics import _pair_kernels as box_kernels
+from otus.metrics.pairs import Order, Pairs
+from otus.structures import Objects, Outline, Segmentations, boxes
+
+_PROBLEMS = {
+    kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
+    kernels.ANOTHER_SIZE: "the run lengths do not add up to the picture's {height} x {width} pixels",
+}
+
+
+def mask_pairs(
+    truth: Objects, predictions: Objects, order: Order, *, sizes_hw: Int[np.ndarray, "m 2"] | None, at_least: float
+) -> Pairs:
+    """Pairs by IoU of masks; against a crowd the union is the detection alone.
+
+    Raises
+    ------
+    DataError
+        An object without an outline, or run lengths of another size than its picture.
+    UsageError
+        The sizes of the pictures are missing.
+    """
+    if sizes_hw is None:
+        raise UsageError("masks: the sizes of the pictures are needed (sizes_hw)")
+    sizes = np.asarray(sizes_hw, dtype=np.int64)
+    # A detection whose category is not in its picture overlaps nothing: its outline is not looked at.
+    looked_at = np.flatnonzero(order.spans[:, 1] > order.spans[:, 0])
+    found = _Intervals.of(predictions, order.detections[looked_at], sizes, "predictions")
+    true = _Intervals.of(truth, order.truths, sizes, "truth")
+    crowd = truth.is_crowd[order.truths]
+    offsets, truths, _ = box_kernels.box_pairs(
+        found.boxes_xyxy,
+        boxes.area(found.boxes_xyxy),
+        true.boxes_xyxy,
+        boxes.area(true.boxes_xyxy),
+        crowd,
+        order.spans[looked_at],
+        np.nextafter(0, 1) if at_least > 0 else 0.0,
+    )
+    ious = kernels.interval_ious(
+        offsets, truths, found.offsets, found.intervals, found.areas, true.offsets, true.intervals, true.areas, crowd
+    )
+    counts = np.zeros(len(order.detections), dtype=np.int64)
+    counts[looked_at] = np.diff(offsets)
+    return Pairs(np.concatenate([[0], np.cumsum(counts)]), truths, ious).at_least(at_least)
+
+
+class _Intervals(NamedTuple):
+    """The pixels of N masks: those of mask i are ``intervals[offsets[i]:offsets[i + 1]]``, numbered down the columns."""
+
+    offsets: Int[np.ndarray, "n_plus_1"]
+    intervals: Int[np.ndarray, "i 2"]
+    boxes_xyxy: Float[np.ndarray, "n 4"]
+    areas: Float[np.ndarray, "n"]
+
+    @classmethod
+    def of(
+        cls, objects: Objects, chosen: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
+    ) -> "_Intervals":
+        outlines = objects.segmentations
+        if not len(objects):
+            outlines = Segmentations.build([])
+        if outlines is None:
+            raise UsageError(f"masks: the {side} have no outlines")
+        missing = outlines.kinds[chosen] == Outline.NONE
+        if missing.any():
+            record = int(chosen[np.argmax(missing)])
+            raise DataError(
+                "expected an outline, got none",
+                where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
+                remedy=f"{missing.sum()} of {len(chosen)} have none; compare boxes (bbox), or leave these objects out",
+            )
+        *arrays, (faulty, code) = kernels.outline_intervals(
+            chosen,
+            outlines.kinds == Outline.RLE,
+            outlines.rings,
+            outlines.points,
+            outlines.points_xy,
+            outlines.counts,
+            outlines.counts_bytes,
+            sizes_hw[objects.picture[chosen]],
+        )
+        if code != kernels.FINE:
+            record = int(chosen[faulty])
+            height, width = sizes_hw[objects.picture[record]]
+            raise DataError(
+                _PROBLEMS[code].format(height=height, width=width),
+                where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
+                remedy="a mask must have the size of its picture",
+            )
+        return cls(*arrays)

@@ -1,0 +1,154 @@
+"""Which detections can match which true objects: the pairs of one picture and label that are similar enough.
+
+Shape shorthand: D detections, G true objects, P pairs, K keypoints. Only pairs that reach the lowest threshold are kept,
+so their number grows with the detections, whatever the number of pictures, labels and thresholds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import ShapeError, UsageError
+from otus.metrics import _pair_kernels as kernels
+from otus.structures import Objects
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs by detection: those of detection i are ``offsets[i]`` to ``offsets[i + 1]``, truths in their order.
+
+    Parameters
+    ----------
+    offsets
+        (D + 1,).
+    truths
+        (P,) indices of true objects.
+    similarities
+        (P,) IoU or OKS.
+    """
+
+    offsets: Int[np.ndarray, "d_plus_1"]
+    truths: Int[np.ndarray, "p"]
+    similarities: Float[np.ndarray, "p"]
+
+    def at_least(self, similarity: float) -> "Pairs":
+        """Those that are at least so similar."""
+        kept = self.similarities >= similarity
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return Pairs(before[self.offsets], self.truths[kept], self.similarities[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Detections and true objects side by side, both by label and picture.
+
+    Parameters
+    ----------
+    detections
+        (D,) indices of the detections that count, within label and picture by falling score.
+    ranks
+        (D,) place of each within its label and picture, from 0.
+    truths
+        (G,) indices of the true objects.
+    spans
+        (D, 2): the true objects with the label and picture of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
+    """
+
+    detections: Int[np.ndarray, "d"]
+    ranks: Int[np.ndarray, "d"]
+    truths: Int[np.ndarray, "g"]
+    spans: Int[np.ndarray, "d 2"]
+
+    @classmethod
+    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int) -> "Order":
+        """At most ``limit`` detections of each label and picture, those of the highest scores."""
+        assert predictions.scores is not None
+        scores = predictions.scores.astype(np.float64, copy=False)
+        detections, ranks = kernels.rank_detections(predictions.labels, predictions.picture, scores, label_count, limit)
+        truths = kernels.order_by_label(truth.labels, label_count)
+        spans = kernels.truths_of_detections(
+            predictions.labels[detections], predictions.picture[detections], truth.labels[truths], truth.picture[truths]
+        )
+        return cls(detections, ranks, truths, spans)
+
+
+def box_sizes_wh(objects: Objects) -> Float[np.ndarray, "n 2"]:
+    """Widths and heights as the source had them (column ``box_sizes_wh``), else from the corners.
+
+    x + w - x is not always w in floating point: with the source's own numbers IoUs equal those of tools that keep
+    x, y, w, h to the last bit, so an IoU of exactly 0.5 falls on the same side of the threshold.
+    """
+    if "box_sizes_wh" in objects.columns:
+        return np.asarray(objects.columns["box_sizes_wh"], dtype=np.float64)
+    boxes = objects.boxes_xyxy.astype(np.float64, copy=False)
+    return boxes[:, 2:] - boxes[:, :2]
+
+
+def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: float) -> Pairs:
+    """Pairs by IoU of boxes; against a crowd the union is the detection alone."""
+    chosen, true = order.detections, order.truths
+    pairs = kernels.box_pairs(
+        predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
+        np.prod(box_sizes_wh(predictions)[chosen], axis=1),
+        truth.boxes_xyxy[true].astype(np.float64, copy=False),
+        np.prod(box_sizes_wh(truth)[true], axis=1),
+        truth.is_crowd[true],
+        order.spans,
+        at_least,
+    )
+    return Pairs(*pairs)
+
+
+def keypoint_pairs(
+    truth: Objects, predictions: Objects, order: Order, *, sigmas: Float[np.ndarray, "k"], at_least: float
+) -> Pairs:
+    """Pairs by object keypoint similarity.
+
+    For an object without labelled keypoints the distance is how far a keypoint lies outside its box doubled about the
+    centre. Sums run over the labelled keypoints alone, in pycocotools' order, and so agree with it to the bit.
+    """
+    if not len(truth) or not len(predictions):
+        return Pairs(np.zeros(len(order.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+    if truth.keypoints is None or predictions.keypoints is None:
+        raise UsageError(f"keypoints: the {'truth has' if truth.keypoints is None else 'predictions have'} none")
+    counted = {truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
+    if len(counted) > 1:
+        raise ShapeError(
+            f"keypoints: {truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
+            f"{len(sigmas)} tolerances (sigmas); all must be as many"
+        )
+    counts = order.spans[:, 1] - order.spans[:, 0]
+    detection = np.repeat(np.arange(len(counts)), counts)
+    true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + order.spans[detection, 0]
+    similarities = np.empty(len(detection))
+    variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
+    step = 50_000  # bounds the memory of the (pairs, K) intermediates
+    for first in range(0, len(detection), step):
+        here = slice(first, first + step)
+        similarities[here] = _oks(
+            truth, order.truths[true[here]], predictions, order.detections[detection[here]], variances
+        )
+    return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).at_least(at_least)
+
+
+def _oks(
+    truth: Objects, true: np.ndarray, predictions: Objects, chosen: np.ndarray, variances: np.ndarray
+) -> np.ndarray:
+    points = predictions.keypoints[chosen, :, :2]  # type: ignore[index]
+    keypoints = truth.keypoints[true]  # type: ignore[index]
+    labelled: Bool[np.ndarray, "p k"] = keypoints[:, :, 2] > 0
+    none_labelled = ~labelled.any(axis=1)
+    corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth)[true]
+    low, high = (corner - size)[:, None], (corner + size * 2)[:, None]
+    outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
+    delta = np.where(none_labelled[:, None, None], outside, points - keypoints[:, :, :2])
+    squared = delta[:, :, 0] ** 2 + delta[:, :, 1] ** 2
+    closeness = np.exp(-(squared / variances / (truth.areas[true] + np.spacing(1))[:, None] / 2))
+    labelled = labelled | none_labelled[:, None]
+    counts = labelled.sum(axis=1)
+    similarities = np.empty(len(true))
+    for count in np.unique(counts):
+        rows = counts == count
+        similarities[rows] = closeness[rows][labelled[rows]].reshape(-1, count).sum(axis=1) / count
+    return similarities
