@@ -103,9 +103,16 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
     Raises
     ------
     DataError
-        If it leaves the folder ``within`` and that was not asked for. Symbolic links are not followed to find out.
+        If it cannot be a path, or leaves the folder ``within`` and that was not asked for. Symbolic links are not
+        followed to find out.
     """
     path, limit = Path(os.path.normpath(folder.absolute() / name)), Path(os.path.normpath(within.absolute()))
+    try:
+        possible = "\0" not in name and max(len(os.fsencode(part)) for part in path.parts) <= 255
+    except ValueError:  # half a surrogate pair
+        possible = False
+    if not possible:
+        raise DataError(f"{name[:40]!r} cannot be a path", file=file, where=where, remedy="correct the name")
     if not allow_outside and not path.is_relative_to(limit):
         raise DataError(
             f"{name!r} leads outside the folder {limit}",
@@ -128,3 +135,9 @@ def flat_names(files: Sequence[str]) -> list[str]:
 
 def _stems_differ(names: Sequence[str]) -> bool:
     return max(Counter(Path(name).stem.casefold() for name in names).values(), default=0) <= 1
+
+
+def polygon_area(ring: Float[np.ndarray, "p 2"]) -> float:
+    """The area inside a ring, by the shoelace formula."""
+    x, y = ring[:, 0], ring[:, 1]
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

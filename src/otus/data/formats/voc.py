@@ -30,7 +30,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import flat_names, read_text, relative_name
+from otus.data.formats.files import flat_names, read_text, relative_name, resolve_inside
 from otus.data.formats.losses import losses_of
 from otus.data.pictures import (
     picture_files,
@@ -116,7 +116,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     for stem in stems:
         class_file = root / "SegmentationClass" / f"{stem}.png"
         try:
-            record = _Record(folder / f"{stem}.xml")
+            record = _Record(_inside(f"{stem}.xml", folder, root))
             if record.file.is_file():
                 record = _read_xml(record.file, report)
             elif stem not in pictures or not (has_classes and class_file.is_file()):
@@ -124,7 +124,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
                     "there is no such file", file=record.file, remedy="restore it or drop the picture from the list"
                 )
             picture = pictures.get(stem) or pictures.get(Path(record.picture or stem).stem)
-            picture = picture or picture_folder / (record.picture or f"{stem}.jpg")
+            picture = picture or _inside(record.picture or f"{stem}.jpg", picture_folder, record.file)
             sizes.append(record.size_hw or picture_size_hw(picture))
         except DataError as problem:
             report(problem)
@@ -160,6 +160,10 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         objects=objects,
         semantic=semantic,
     )
+
+
+def _inside(name: str, folder: Path, file: Path) -> Path:
+    return resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where="name of a picture")
 
 
 def _listed(root: Path, split: str) -> list[str]:

@@ -1,0 +1,151 @@
+"""YOLO's ``data.yaml``: the categories, the keypoints, and where the pictures of each split lie."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from otus.data.formats.files import read_text, resolve_inside
+from otus.errors import DataError
+from otus.structures import Categories, KeypointNames
+
+SPLITS = ("train", "val", "test")
+MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to name
+_MAX_KEYPOINTS = 1_000
+
+
+@dataclass(frozen=True)
+class Description:
+    """What data.yaml says, or the folders where there is none."""
+
+    root: Path
+    splits: dict[str, list[Path]]
+    categories: Categories | None = None
+    point_shape: tuple[int, int] | None = None
+
+
+def folders(root: Path) -> dict[str, list[Path]]:
+    """Folders of pictures by split ('' for none), where label files lie in their twins."""
+    if (root / "images").is_dir() and any((root / "labels").glob("**/*.txt")):
+        parts = [part for part in sorted((root / "images").iterdir()) if part.is_dir()]
+        return {part.name: [part] for part in parts} or {"": [root / "images"]}
+    splits = {name: root / name / "images" for name in (*SPLITS, "valid")}
+    return {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
+
+
+def load(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        content = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"expected YAML, but {error}", file=file, remedy="correct the file") from None
+    if not isinstance(content, dict):
+        got = "nothing" if content is None else type(content).__name__
+        raise DataError(
+            f"expected a mapping with names, train and val, got {got}",
+            file=file,
+            remedy="write one, or give the folder",
+        )
+    return content
+
+
+def describe(source: Path, *, allow_outside: bool = False) -> Description:
+    """What a data.yaml, or a folder without one, says; DataError that names the field at fault."""
+    if not source.is_file():
+        return Description(source, folders(source))
+    content = load(source)
+
+    def resolved(value: object, folder: Path, where: str) -> Path:
+        if not isinstance(value, str | None):
+            raise DataError(f"expected a path, got {value!r}", file=source, where=where, remedy="write a text")
+        if value and value.startswith("../") and not os.path.exists(folder / value):
+            value = value[3:]  # Roboflow's exports climb where they mean to stay
+        return resolve_inside(
+            value or ".", folder, within=source.parent, allow_outside=allow_outside, file=source, where=where
+        )
+
+    root = resolved(content.get("path"), source.parent, "path")
+    splits = {}
+    for split in SPLITS:
+        if value := content.get(split):
+            entries = value if isinstance(value, list) else [value]
+            splits[split] = [resolved(entry, root, split) for entry in entries]
+    categories = _names(content, source)
+    point_shape = _point_shape(content, source)
+    if point_shape is not None and categories:
+        scheme = _keypoint_names(content, point_shape[0], source)
+        categories = Categories(categories.names, keypoints=tuple((name, scheme) for name in categories))
+    return Description(root, splits, categories, point_shape)
+
+
+def _as_list(value: object, field: str, file: Path) -> list[Any]:
+    """A list, or a mapping from 0, 1, 2 … without gaps."""
+    if isinstance(value, dict) and set(value) == set(range(len(value))):
+        return [value[index] for index in range(len(value))]
+    if isinstance(value, list):
+        return value
+    got = f"the keys {list(value)[:5]}" if isinstance(value, dict) else repr(value)
+    raise DataError(
+        f"expected a list, or a mapping from 0, 1, 2 …, got {got}", file=file, where=field, remedy="number without gaps"
+    )
+
+
+def _names(content: dict[str, Any], file: Path) -> Categories | None:
+    count = content.get("nc")
+    if count is not None and (not isinstance(count, int) or not 0 < count <= MAX_CATEGORIES):
+        raise DataError(f"expected the number of categories, got {count!r}", file=file, where="nc", remedy="correct it")
+    if content.get("names") is None:
+        return None if count is None else Categories(tuple(str(index) for index in range(count)))
+    names = _as_list(content["names"], "names", file)
+    for index, name in enumerate(names):
+        if not isinstance(name, str | int) or isinstance(name, bool):
+            remedy = "put it in quotes: YAML takes yes, no, on and off for true and false"
+            raise DataError(f"expected a text, got {name!r}", file=file, where=f"names[{index}]", remedy=remedy)
+    if count is not None and count != len(names):
+        raise DataError(
+            f"expected nc: {len(names)}, one a name, got {count}", file=file, where="nc", remedy="correct one"
+        )
+    texts = tuple(str(name) for name in names)
+    if len(set(texts)) < len(texts):
+        raise DataError("a name stands there twice", file=file, where="names", remedy="give each category its own name")
+    return Categories(texts)
+
+
+def _point_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
+    match content.get("kpt_shape"):
+        case None:
+            return None
+        case [int(count), (2 | 3) as numbers_each] if 0 < count <= _MAX_KEYPOINTS:
+            return count, numbers_each
+        case other:
+            raise DataError(
+                f"expected [K, 2] or [K, 3], got {other!r}", file=file, where="kpt_shape", remedy="correct it"
+            )
+
+
+def _keypoint_names(content: dict[str, Any], count: int, file: Path) -> KeypointNames:
+    names = content.get("kpt_names") or [str(index) for index in range(count)]
+    if isinstance(names, dict):  # Ultralytics writes one list for each category
+        names = next(iter(names.values()))
+    if not isinstance(names, list) or len(names) != count:
+        raise DataError(
+            f"expected {count} names, got {names!r}", file=file, where="kpt_names", remedy="name each keypoint"
+        )
+    order = content.get("flip_idx") or list(range(count))
+    if not isinstance(order, list) or not _is_swap(order, count):
+        problem = f"expected the indices 0..{count - 1}, pairs exchanged, got {order!r}"
+        raise DataError(
+            problem, file=file, where="flip_idx", remedy="say for each keypoint which takes its place mirrored"
+        )
+    pairs = tuple((i, j) for i, j in enumerate(order) if i < j)
+    return KeypointNames(tuple(str(name) for name in names), flip_pairs=pairs)
+
+
+def _is_swap(order: list[Any], count: int) -> bool:
+    if not all(isinstance(one, int) for one in order) or sorted(order) != list(range(count)):
+        return False
+    return all(order[order[i]] == i for i in range(count))

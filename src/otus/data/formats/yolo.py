@@ -1,0 +1,387 @@
+"""YOLO: a text file of fractions a picture, and a ``data.yaml`` that says the categories and where the pictures lie.
+
+docs.ultralytics.com/datasets; nothing of that code is used. A line is a category's index and then one of ::
+
+    cx cy w h                        a box
+    x1 y1 x2 y2 x3 y3 …              a polygon of three points or more
+    x1 y1 x2 y2 x3 y3 x4 y4          an oriented box, if every line of the set is so (else a polygon of four points)
+    cx cy w h  x1 y1 [v1] x2 y2 …    a box and keypoints, if data.yaml has kpt_shape: [K, 2] or [K, 3]
+
+and a confidence behind it in predictions. All numbers are fractions of the picture's width and height, which come from
+its header; here they are pixels. The labels of ``images/a/b.jpg`` are ``labels/a/b.txt``, those of a picture in no folder
+``images`` lie beside it; a picture without a label file shows no objects. Folders without a data.yaml are read as well.
+
+Departures from Ultralytics: paths are relative to data.yaml, never to a folder of settings, and may not leave its folder
+unless asked; lines are checked rather than clipped; an object of several parts is not drawn as one polygon with bridges.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Float, Int
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.contract import (
+    Layout,
+    Loss,
+    PictureMode,
+    Report,
+    place_pictures,
+    staged_folder,
+    stop_at_first,
+)
+from otus.data.formats.data_yaml import MAX_CATEGORIES, SPLITS, Description, describe, folders, load
+from otus.data.formats.files import (
+    Line,
+    flat_names,
+    label_lines,
+    measured,
+    numbers,
+    polygon_area,
+    read_text,
+    relative_name,
+    resolve_inside,
+)
+from otus.data.formats.losses import losses_of
+from otus.data.formats.outlines import parts_of
+from otus.data.pictures import picture_files
+from otus.errors import DataError
+from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
+from otus.structures.boxes import convert
+
+_FARTHEST = 2.0  # fractions beyond -1 and 2 are pixels that nobody divided
+
+
+def find(path: Path) -> list[Layout]:
+    """The splits of a data.yaml, given itself or by its folder; else those of the folders ``images`` and ``labels``."""
+    files = [path] if path.is_file() else sorted(path.glob("*.y*ml"))
+    for file in files:
+        if file.suffix not in (".yaml", ".yml"):
+            continue
+        try:
+            content = load(file)
+        except DataError:
+            if path.is_file() or file.stem in ("data", "dataset"):
+                return [Layout("yolo", file)]  # read says what is wrong with it
+            continue
+        if "names" in content or "nc" in content:
+            return [Layout("yolo", file, split) for split in SPLITS if content.get(split)] or [Layout("yolo", file)]
+    return [Layout("yolo", path, split or None) for split in folders(path)]
+
+
+def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
+    """The pictures of a split and their objects: boxes, polygons, corners of oriented boxes, or keypoints.
+
+    Without names, categories are called ``0``, ``1`` … or as ``classes.txt`` says.
+
+    Parameters
+    ----------
+    allow_outside
+        Follow paths of data.yaml and of lists of pictures that leave the folder of data.yaml.
+
+    Raises
+    ------
+    DataError, PictureError
+        Through ``report``; a data.yaml that makes no sense is raised at once.
+    """
+    about = describe(layout.source, allow_outside=allow_outside)
+    split = layout.split or ""
+    if split not in about.splits:
+        remedy = f"there are: {', '.join(about.splits)}" if about.splits else "add train: and val:"
+        raise DataError(f"says no pictures for {split or 'any split'!r}", file=layout.source, remedy=remedy)
+    paths: list[Path] = []
+    for entry in about.splits[split]:
+        paths += _pictures(entry, about.root, layout.source, allow_outside)
+    paths, sizes = measured(paths, report)
+    lines = label_lines([_twin(path, about.root) for path in paths], report)
+    categories = about.categories or _unnamed(about, lines)
+    return Dataset(
+        source=layout.source,
+        format="yolo",
+        split=layout.split,
+        pictures=Pictures(
+            root=about.root,
+            files=tuple(relative_name(path, about.root) for path in paths),
+            sizes_hw=sizes,
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=categories,
+        objects=_objects(lines, sizes, categories, about.point_shape, report),
+    )
+
+
+def _pictures(entry: Path, root: Path, source: Path, allow_outside: bool) -> list[Path]:
+    """The pictures of a folder, or of a list of paths relative to the list or to the root."""
+    if os.path.isdir(entry):
+        return picture_files(entry, recursive=True)
+    paths = []
+    for number, line in enumerate(read_text(entry).splitlines(), start=1):
+        if name := line.strip():
+            beside = os.path.exists(entry.parent / name)
+            limit = source.parent if source.is_file() else source
+            where = f"line {number}"
+            folder = entry.parent if beside else root
+            paths.append(
+                resolve_inside(name, folder, within=limit, allow_outside=allow_outside, file=entry, where=where)
+            )
+    return paths
+
+
+def _twin(picture: Path, root: Path) -> Path:
+    """The label file of a picture."""
+    folders = list(Path(relative_name(picture, root)).with_suffix(".txt").parts)
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    elif root.name == "images":
+        folders = ["..", "labels", *folders]
+    return root.joinpath(*folders)
+
+
+def _unnamed(about: Description, lines: list[Line]) -> Categories:
+    for folder in (about.root, about.root / "labels"):
+        if (folder / "classes.txt").is_file():
+            return Categories(
+                tuple(name.strip() for name in read_text(folder / "classes.txt").splitlines() if name.strip())
+            )
+    # All splits count, so that their labels mean the same; what is wrong with a line is said where it is read.
+    entries = [entry for split in about.splits.values() for entry in split]
+    others = [_twin(path, about.root) for entry in entries for path in picture_files(entry, recursive=True)]
+    words = {line.words[0] for line in (*lines, *label_lines(others, lambda _: None))}
+    indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
+    count = max((index for index in indices if index < MAX_CATEGORIES), default=-1) + 1
+    return Categories(tuple(str(index) for index in range(count)))
+
+
+def _objects(
+    lines: list[Line],
+    sizes_hw: Int[np.ndarray, "m 2"],
+    categories: Categories,
+    point_shape: tuple[int, int] | None,
+    report: Report,
+) -> Objects:
+    with_points = None if point_shape is None else 4 + point_shape[0] * point_shape[1]
+    known = []
+    for line in lines:
+        if _form(len(line.words) - 1, with_points) is None:
+            expected = f"{with_points} numbers" if with_points else "4 numbers, or pairs of at least three points,"
+            report(line.fault(f"expected a category, {expected} and perhaps a confidence, got {len(line.words)} words"))
+        else:
+            known.append(line)
+    known, values = numbers(known, slice(None), report)
+    if faults := _faults(known, values, with_points, categories):
+        for index in sorted(faults):
+            report(known[index].fault(*faults[index]))
+        known, values = numbers([line for i, line in enumerate(known) if i not in faults], slice(None), report)
+    return _assemble(known, values, sizes_hw, point_shape)
+
+
+def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
+    """What the numbers behind the category are, and whether the last one is a confidence."""
+    if count in (4, 5):
+        return "box", count == 5
+    if with_points is not None:
+        return ("points", count > with_points) if count in (with_points, with_points + 1) else None
+    return ("polygon", count % 2 == 1) if count >= 6 else None
+
+
+class _Columns:
+    """The numbers of all lines, and what each line is."""
+
+    def __init__(self, lines: list[Line], values: np.ndarray, with_points: int | None) -> None:
+        forms = [_form(len(line.words) - 1, with_points) for line in lines]
+        counts = np.array([len(line.words) for line in lines], dtype=np.int64)
+        self.values = values
+        self.ends = np.cumsum(counts)
+        self.starts = self.ends - counts
+        self.labels = values[self.starts]
+        self.is_scored = np.array([bool(form and form[1]) for form in forms], dtype=bool)
+        self.is_polygon = np.array([bool(form and form[0] == "polygon") for form in forms], dtype=bool)
+        self.has_points = np.array([bool(form and form[0] == "points") for form in forms], dtype=bool)
+        self.coordinates = counts - 1 - self.is_scored
+
+    def gather(self, rows: np.ndarray, first: int, count: int) -> Float[np.ndarray, "n count"]:
+        return self.values[self.starts[rows][:, None] + np.arange(first, first + count)]
+
+
+def _faults(
+    lines: list[Line], values: np.ndarray, with_points: int | None, categories: Categories
+) -> dict[int, tuple[str, str]]:
+    """What is wrong with lines of numbers, and what to do, by index of the line."""
+    faults: dict[int, tuple[str, str]] = {}
+    columns = _Columns(lines, values, with_points)
+    labels = columns.labels
+    for i in np.flatnonzero((labels % 1 != 0) | (labels < 0) | (labels >= len(categories))):
+        faults[int(i)] = (
+            f"expected a category 0..{len(categories) - 1}, got {lines[i].words[0]}",
+            "correct the line or add the category to names",
+        )
+    in_line = np.ones(len(values), dtype=bool)
+    in_line[columns.starts] = False
+    far = in_line & ((values < 1 - _FARTHEST) | (values > _FARTHEST))
+    for i in np.unique(np.searchsorted(columns.ends, np.flatnonzero(far), side="right")):
+        faults[int(i)] = ("expected fractions of the picture, 0 to 1", "divide pixels by its width and height")
+    boxes = np.flatnonzero(~columns.is_polygon)
+    for i in boxes[(columns.gather(boxes, 3, 2) < 0).any(axis=1)]:
+        faults[int(i)] = ("width and height must not be negative", "correct the line")
+    scores = values[columns.ends - 1]
+    for i in np.flatnonzero(columns.is_scored & ((scores < 0) | (scores > 1))):
+        faults[int(i)] = (f"expected a confidence in 0..1, got {scores[i]}", "correct the line")
+    if columns.is_scored.any():
+        for i in np.flatnonzero(~columns.is_scored):
+            faults[int(i)] = ("has no confidence, other lines have", "add it to all lines or to none")
+    return faults
+
+
+def _assemble(
+    lines: list[Line], values: np.ndarray, sizes_hw: np.ndarray, point_shape: tuple[int, int] | None
+) -> Objects:
+    columns = _Columns(lines, values, None if point_shape is None else 4 + point_shape[0] * point_shape[1])
+    picture = np.array([line.picture for line in lines], dtype=np.int64)
+    size_wh = sizes_hw[picture][:, ::-1].astype(np.float64)
+    boxes = np.zeros((len(lines), 4))
+    rows = np.flatnonzero(~columns.is_polygon)
+    boxes[rows] = convert(columns.gather(rows, 1, 4) * np.tile(size_wh[rows], 2), BoxFormat.CXCYWH, BoxFormat.XYXY)
+
+    rows = np.flatnonzero(columns.is_polygon)
+    counts = columns.coordinates[rows]
+    ends = np.cumsum(counts)
+    inside = np.arange(counts.sum()) - np.repeat(ends - counts, counts) + np.repeat(columns.starts[rows] + 1, counts)
+    points = values[inside].reshape(-1, 2) * np.repeat(size_wh[rows], counts // 2, axis=0)
+    corners_xy = segmentations = None
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    if len(rows):
+        first = (ends - counts) // 2
+        boxes[rows] = np.concatenate([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)], axis=1)
+        following = np.concatenate([points[1:], points[:1]])
+        following[ends // 2 - 1] = points[first]
+        cross = points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]
+        areas[rows] = np.abs(np.add.reduceat(cross, first)) / 2
+        if len(rows) == len(lines) and (counts == 8).all():
+            corners_xy = points.reshape(-1, 4, 2)
+        else:
+            segmentations = Segmentations(
+                kinds=np.where(columns.is_polygon, Outline.POLYGONS, Outline.NONE).astype(np.uint8),
+                rings=np.concatenate([[0], np.cumsum(columns.is_polygon)]),
+                points=np.concatenate([[0], ends // 2]),
+                points_xy=points,
+                counts=np.zeros(len(lines) + 1, dtype=np.int64),
+                counts_bytes=np.zeros(0, dtype=np.uint8),
+            )
+    return Objects.build(
+        picture=picture,
+        labels=columns.labels.astype(np.int64),
+        boxes_xyxy=boxes,
+        areas=areas,
+        scores=values[columns.ends - 1] if columns.is_scored.any() else None,
+        segmentations=segmentations,
+        corners_xy=corners_xy,
+        keypoints=None if point_shape is None else _keypoints(columns, point_shape, size_wh),
+    )
+
+
+def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndarray) -> Float[np.ndarray, "n k 3"]:
+    """Pixels and visibility; without visibility in the file, a point at 0, 0 is not labelled."""
+    count, numbers_each = point_shape
+    rows = np.flatnonzero(columns.has_points)
+    keypoints = np.zeros((len(size_wh), count, 3))
+    found = columns.gather(rows, 5, count * numbers_each).reshape(-1, count, numbers_each)
+    keypoints[rows, :, :2] = found[..., :2] * size_wh[rows][:, None]
+    keypoints[rows, :, 2] = found[..., 2] if numbers_each == 3 else 2.0 * found.any(axis=2)
+    return keypoints
+
+
+def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """Write a data set as YOLO: ``images``, ``labels`` and ``data.yaml``.
+
+    A set of files has one kind of line: keypoints if there are some, else corners of oriented boxes, else polygons, else
+    boxes; objects that lack it are written as boxes (as their four corners among oriented ones). Of an outline of several
+    parts or with holes the largest outer ring is written. All that is lost so is reported.
+    """
+    objects = dataset.objects if dataset.objects is not None else Objects.empty()
+    names = flat_names(dataset.pictures.files)
+    kind = _kind(objects)
+    losses = losses_of(dataset, can_hold=frozenset({"score", "keypoint_names", kind}))
+    split = _split_name(dataset.split)
+    rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
+    losses += _moved_boxes(dataset, objects, rings)
+    if kind == "outline" and all(ring is not None and len(ring) == 4 for ring in rings):
+        # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
+        rings = [np.concatenate([ring, ring[:1]]) for ring in rings if ring is not None]
+    with staged_folder(folder) as stage:
+        place_pictures(dataset, stage / "images" / split, pictures, names=names)
+        (stage / "images" / split).mkdir(parents=True, exist_ok=True)
+        (stage / "labels" / split).mkdir(parents=True)
+        (stage / "data.yaml").write_text(_data_yaml(dataset, split, objects), encoding="utf-8")
+        bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
+        for index, name in enumerate(names):
+            height, width = dataset.pictures.size_hw(index)
+            scale = np.array([width, height], dtype=np.float64)
+            lines = [_line(objects, row, rings[row], scale) for row in range(bounds[index], bounds[index + 1])]
+            (stage / "labels" / split / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+    return losses
+
+
+def _split_name(split: str | None) -> str:
+    """The nearest of the names that data.yaml knows."""
+    return next((name for name in SPLITS if (split or "").startswith(name)), "train")
+
+
+def _kind(objects: Objects) -> str:
+    if objects.keypoints is not None and objects.keypoints.any():
+        return "keypoints"
+    if objects.corners_xy is not None and not np.isnan(objects.corners_xy).all():
+        return "corners"
+    return "outline"
+
+
+def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.ndarray, "p 2"] | None:
+    """What is written of one object as points, None for a box."""
+    if kind == "corners":
+        assert objects.corners_xy is not None
+        own = objects.corners_xy[row]
+        if not np.isnan(own).any():
+            return own
+        x1, y1, x2, y2 = objects.boxes_xyxy[row]
+        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+    if kind == "keypoints" or objects.segmentations is None:
+        return None
+    parts = parts_of(objects.segmentations, row, dataset.pictures.size_hw(int(objects.picture[row])))
+    return max((part.outer for part in parts), key=polygon_area, default=None)
+
+
+def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | None]) -> Iterator[Loss]:
+    for row, ring in enumerate(rings):
+        if ring is not None:
+            box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])
+            distance = float(np.abs(box - objects.boxes_xyxy[row]).max())
+            if distance > 0.01:
+                file = dataset.pictures.files[objects.picture[row]]
+                lost = f"its box, which differs from that of its outline by {distance:.2f} pixels"
+                yield Loss("box", file, int(objects.ids[row]), lost)
+
+
+def _line(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray) -> str:
+    if ring is None:
+        box = convert(objects.boxes_xyxy[row : row + 1].astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH)[0]
+        fractions = (box / np.tile(scale, 2)).tolist()
+        if objects.keypoints is not None and objects.keypoints.any():
+            fractions += (objects.keypoints[row] / [*scale, 1.0]).ravel().tolist()
+    else:
+        fractions = (ring / scale).ravel().tolist()
+    if objects.scores is not None:
+        fractions.append(float(objects.scores[row]))
+    return f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n"
+
+
+def _data_yaml(dataset: Dataset, split: str, objects: Objects) -> str:
+    content: dict[str, object] = {"path": ".", split: f"images/{split}", "names": dict(enumerate(dataset.categories))}
+    if objects.keypoints is not None and objects.keypoints.any():
+        content["kpt_shape"] = list(objects.keypoints.shape[1:])
+        if dataset.categories.keypoints:
+            scheme = dataset.categories.keypoints[0][1]
+            content["flip_idx"] = scheme.flip_order()
+            content["kpt_names"] = {label: list(scheme.names) for label in range(len(dataset.categories))}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

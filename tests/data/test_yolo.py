@@ -1,0 +1,306 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats import yolo
+from otus.data.formats.contract import Layout
+from otus.errors import DataError
+from otus.structures import Categories, KeypointNames, Masks, Objects, Outline, Segmentations
+
+YAML = "train: images/train\nnames: [cat, dog]\n"
+
+
+def make_yolo(root: Path, labels: dict[str, str], yaml: str | None = YAML) -> Path:
+    """Pictures of 200 x 100 with their labels in the split train; a label of '-' is no file."""
+    for part in ("images/train", "labels/train"):
+        (root / part).mkdir(parents=True)
+    for stem, text in labels.items():
+        Image.new("RGB", (200, 100)).save(root / f"images/train/{stem}.png")
+        if text != "-":
+            (root / f"labels/train/{stem}.txt").write_text(text)
+    if yaml is not None:
+        (root / "data.yaml").write_text(yaml)
+    return root
+
+
+def read_one(root: Path) -> Dataset:
+    (layout,) = yolo.find(root)
+    return yolo.read(layout)
+
+
+def objects_of(dataset: Dataset) -> Objects:
+    assert dataset.objects is not None
+    return dataset.objects
+
+
+def test_boxes_by_hand(tmp_path: Path) -> None:
+    dataset = read_one(make_yolo(tmp_path, {"a": "1 0.5 0.5 0.2 0.4\n\n0 .25 .1 .5 .2\n", "b": "-", "c": ""}))
+    assert dataset.split == "train"
+    assert dataset.pictures.files == ("images/train/a.png", "images/train/b.png", "images/train/c.png")
+    assert dataset.pictures.size_hw(0) == (100, 200)
+    objects = objects_of(dataset)
+    np.testing.assert_allclose(objects.boxes_xyxy, [[80, 30, 120, 70], [0, 0, 100, 20]], atol=1e-12)
+    assert objects.labels.tolist() == [1, 0]
+    assert objects.picture.tolist() == [0, 0]
+    assert objects.scores is None
+    assert objects.segmentations is None
+
+
+def test_polygons_and_boxes_in_one_set(tmp_path: Path) -> None:
+    text = "0 0.1 0.1 0.3 0.1 0.3 0.5\n1 0.5 0.5 0.2 0.4\n1 0 0 1 0 1 1 0 1\n"
+    objects = objects_of(read_one(make_yolo(tmp_path, {"a": text})))
+    np.testing.assert_allclose(objects.boxes_xyxy, [[20, 10, 60, 50], [80, 30, 120, 70], [0, 0, 200, 100]], atol=1e-12)
+    np.testing.assert_allclose(objects.areas, [800, 1600, 20000])
+    outlines = objects.segmentations
+    assert outlines is not None
+    assert objects.corners_xy is None
+    assert outlines.kinds.tolist() == [Outline.POLYGONS, Outline.NONE, Outline.POLYGONS]
+    np.testing.assert_allclose(outlines.polygons(0)[0], [[20, 10], [60, 10], [60, 50]])
+    assert outlines.polygons(1) == []
+    np.testing.assert_allclose(outlines.polygons(2)[0], [[0, 0], [200, 0], [200, 100], [0, 100]])
+
+
+def test_eight_corners_on_every_line_are_oriented_boxes_even_beyond_the_border(tmp_path: Path) -> None:
+    line = "0 0.1 0.1 0.3 0.1 0.3 0.5 -0.04 1.04\n"
+    objects = objects_of(read_one(make_yolo(tmp_path, {"a": line, "b": line})))
+    assert objects.segmentations is None
+    assert objects.corners_xy is not None
+    np.testing.assert_allclose(objects.corners_xy[1], [[20, 10], [60, 10], [60, 50], [-8, 104]])
+    np.testing.assert_allclose(objects.boxes_xyxy[1], [-8, 10, 60, 104])
+
+
+def test_confidences_of_boxes_and_polygons(tmp_path: Path) -> None:
+    text = "0 0.5 0.5 0.2 0.4 0.75\n0 0.1 0.1 0.3 0.1 0.3 0.5 0.25\n"
+    objects = objects_of(read_one(make_yolo(tmp_path, {"a": text})))
+    assert objects.scores is not None
+    assert objects.scores.tolist() == [0.75, 0.25]
+    assert objects.segmentations is not None
+    assert len(objects.segmentations.polygons(1)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "points", "expected"),
+    [
+        ("[2, 3]", "0.1 0.2 2 0 0 0", [[20, 20, 2], [0, 0, 0]]),
+        ("[2, 2]", "0.1 0.2 0 0", [[20, 20, 2], [0, 0, 0]]),
+        ("[2, 3]", "0.1 0.2 1 0.5 0.5 2", [[20, 20, 1], [100, 50, 2]]),
+    ],
+)
+def test_keypoints(tmp_path: Path, shape: str, points: str, expected: list[list[float]]) -> None:
+    yaml = f"train: images/train\nnames: [cat]\nkpt_shape: {shape}\nflip_idx: [1, 0]\n"
+    dataset = read_one(make_yolo(tmp_path, {"a": f"0 0.5 0.5 0.2 0.4 {points}\n"}, yaml))
+    objects = objects_of(dataset)
+    assert objects.keypoints is not None
+    np.testing.assert_allclose(objects.keypoints[0], expected)
+    np.testing.assert_allclose(objects.boxes_xyxy[0], [80, 30, 120, 70])
+    names = dataset.categories.keypoints_of("cat")
+    assert names is not None
+    assert names.flip_order() == [1, 0]
+
+
+def test_folders_without_yaml(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path, {"a": "2 0.5 0.5 0.2 0.4\n"}, yaml=None)
+    assert read_one(root).categories.names == ("0", "1", "2")
+    (root / "classes.txt").write_text("cat\ndog\nowl\n")
+    assert read_one(root).categories.names == ("cat", "dog", "owl")
+    assert yolo.find(tmp_path / "images") == []
+
+
+def test_lists_of_pictures_and_mappings_of_names(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path, {"a": "1 0.5 0.5 0.2 0.4\n", "b": ""}, "val: val.txt\nnames: {0: cat, 1: dog}\n")
+    (root / "val.txt").write_text("./images/train/a.png\n")
+    dataset = read_one(root)
+    assert (dataset.split, dataset.pictures.files) == ("val", ("images/train/a.png",))
+    assert len(objects_of(dataset)) == 1
+
+
+def test_paths_are_relative_to_the_yaml_and_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_yolo(tmp_path / "set", {"a": ""})
+    monkeypatch.chdir("/")
+    (root / "sub").mkdir()
+    for yaml in ("path: ..\ntrain: images/train\nnc: 2\n", f"path: {root}\ntrain: images/train\nnc: 2\n"):
+        (root / "sub" / "data.yaml").write_text(yaml)
+        layout = Layout("yolo", root / "sub" / "data.yaml", "train")
+        with pytest.raises(DataError, match=r"path: .*outside") as caught:
+            yolo.read(layout)
+        assert caught.value.kind == "path_outside"
+        assert len(yolo.read(layout, allow_outside=True)) == 1
+    (root / "data.yaml").write_text(
+        f"path: {root}\ntrain: ../images/train\nnc: 2\n"
+    )  # absolute but inside; Roboflow's slip
+    assert read_one(root).categories.names == ("0", "1")
+    (root / "data.yaml").write_text("train: list.txt\nnc: 2\n")
+    (root / "list.txt").write_text("../../etc/passwd\n")
+    with pytest.raises(DataError, match=r"list.txt: line 1: .*outside"):
+        read_one(root)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        ("train: [images\nnames", ["expected YAML"]),
+        ("- a\n- b\n", ["expected a mapping", "list"]),
+        ("", ["expected a mapping", "nothing"]),
+        ("train: images/train\nnames: 3\n", ["names", "got 3"]),
+        ("train: images/train\nnames: [no, yes]\n", ["names[0]", "quotes"]),
+        ("train: images/train\nnames: {1: a, 2: b}\n", ["names", "[1, 2]"]),
+        ("train: images/train\nnames: [a, a]\n", ["twice"]),
+        ("train: images/train\nnames: [a]\nnc: 2\n", ["nc", "got 2"]),
+        ("train: images/train\nnc: many\n", ["nc", "'many'"]),
+        ("train: images/train\nnc: 1\nkpt_shape: [0, 7]\n", ["kpt_shape", "[0, 7]"]),
+        ("train: images/train\nnc: 1\nkpt_shape: [2, 3]\nflip_idx: [0, 0]\n", ["flip_idx"]),
+        ("train: 7\nnc: 1\n", ["train", "got 7"]),
+        ("train: nowhere\nnc: 1\n", ["nowhere", "no such file"]),
+        ("nc: 1\n", ["any split"]),
+        ("[" * 5000, ["data.yaml"]),
+    ],
+)
+def test_bad_yaml(tmp_path: Path, yaml: str, words: list[str]) -> None:
+    root = make_yolo(tmp_path, {"a": ""}, yaml)
+    with pytest.raises(DataError) as caught:
+        read_one(root)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("0 0.5 0.5 0.2", ["line 2", "got 4 words"]),
+        ("0 0.5 0.5 0.2 x", ["line 2: word 5", "'x'"]),
+        ("cat 0.5 0.5 0.2 0.4", ["line 2: word 1", "'cat'"]),
+        ("0 0.5 0.5 nan 0.4", ["line 2: word 4", "'nan'"]),
+        ("2 0.5 0.5 0.2 0.4", ["line 2", "0..1", "got 2"]),
+        ("-1 0.5 0.5 0.2 0.4", ["line 2", "got -1"]),
+        ("0.5 0.5 0.5 0.2 0.4", ["line 2", "got 0.5"]),
+        ("0 100 50 20 40", ["line 2", "fractions"]),
+        ("0 0.5 0.5 -0.2 0.4", ["line 2", "negative"]),
+        ("0 0.5 0.5 0.2 0.4 0.9", ["confidence"]),
+    ],
+)
+def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path: Path, line: str, words: list[str]) -> None:
+    good = "1 0.5 0.5 0.2 0.4\n"
+    root = make_yolo(tmp_path, {"a": f"{good}{line}\n", "b": good})
+    problems: list[DataError] = []
+    dataset = yolo.read(yolo.find(root)[0], report=problems.append)
+    assert all(word in str(problems[0]) for word in [*words, "labels/train/"])
+    if "confidence" not in words:
+        assert len(problems) == 1
+        assert objects_of(dataset).picture.tolist() == [0, 1]
+    with pytest.raises(DataError):
+        read_one(root)
+
+
+def test_unreadable_pictures_and_labels_are_left_out(tmp_path: Path) -> None:
+    root = make_yolo(tmp_path, {"a": "0 .5 .5 .2 .4", "b": "1 .5 .5 .2 .4", "c": ""})
+    (root / "images/train/a.png").write_bytes(b"")
+    (root / "labels/train/c.txt").write_bytes(b"\xff\xfe\x00")
+    problems: list[DataError] = []
+    dataset = yolo.read(yolo.find(root)[0], report=problems.append)
+    assert [problem.file.name for problem in problems if problem.file] == ["a.png", "c.txt"]
+    assert dataset.pictures.ids == ("b", "c")
+    assert objects_of(dataset).labels.tolist() == [1]
+
+
+def made(root: Path, objects: Objects, categories: Categories | None = None) -> Dataset:
+    files = ("one/x.png", "two/x.png")
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (37, 23)).save(root / file)
+    pictures = Pictures(root, files, np.tile([23, 37], (2, 1)), ids=files)
+    return Dataset(root, "made", pictures, categories or Categories(("no", "b c", "1")), objects, split="val")
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(0, 8),
+    kind=st.sampled_from(["boxes", "polygons", "squares", "corners", "keypoints"]),
+    scored=st.booleans(),
+)
+def test_what_is_written_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, kind: str, scored: bool
+) -> None:
+    root, rng = tmp_path_factory.mktemp("yolo"), np.random.default_rng(seed)
+    corner = rng.uniform(0, 15, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.1, 9, (count, 2))], axis=1)
+    categories, more = Categories(("no", "b c", "1")), {}
+    if kind in ("polygons", "squares"):
+        sizes = rng.integers(3, 9, count) if kind == "polygons" else np.full(count, 4)
+        rings = [rng.uniform(0, 23, (size, 2)) for size in sizes]
+        boxes = np.array([[*ring.min(0), *ring.max(0)] for ring in rings]).reshape(-1, 4)
+        more["segmentations"] = Segmentations.build([[ring] for ring in rings])
+    elif kind == "corners":
+        more["corners_xy"] = rng.uniform(-2, 25, (count, 4, 2))
+        boxes = np.concatenate([more["corners_xy"].min(1), more["corners_xy"].max(1)], axis=1)
+    elif kind == "keypoints":
+        more["keypoints"] = np.concatenate(
+            [rng.uniform(1, 20, (count, 2, 2)), rng.integers(1, 3, (count, 2, 1))], axis=2
+        )
+        names = KeypointNames(("left_eye", "right_eye"))
+        categories = Categories(categories.names, keypoints=tuple((name, names) for name in categories))
+    if scored:
+        more["scores"] = rng.random(count)
+    objects = Objects.build(
+        picture=np.sort(rng.integers(0, 2, count)), labels=rng.integers(0, 3, count), boxes_xyxy=boxes, **more
+    )
+    dataset = made(root / "source", objects, categories)
+    assert yolo.write(dataset, root / "target") == []
+    back = read_one(root / "target")
+    assert (back.split, len(back)) == ("val", 2)
+    assert back.categories.names == categories.names
+    if kind == "keypoints" and count:
+        assert back.categories == categories
+    found = objects_of(back)
+    for name in ("picture", "labels"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
+    for name in ("boxes_xyxy", *more):
+        if name != "segmentations" and count:
+            np.testing.assert_allclose(getattr(found, name), getattr(objects, name), atol=1e-9, rtol=0)
+    if "segmentations" in more and count:
+        assert found.segmentations is not None
+        for row, ring in enumerate(rings):
+            np.testing.assert_allclose(found.segmentations.polygons(row)[0][: len(ring)], ring, atol=1e-9)
+
+
+def test_holes_parts_and_moved_boxes_are_reported_and_the_largest_ring_is_written(tmp_path: Path) -> None:
+    masks = np.zeros((2, 23, 37), dtype=bool)
+    masks[0, 2:12, 2:12], masks[0, 5:8, 5:8] = True, False
+    masks[1, 1:4, 1:4], masks[1, 10:20, 10:30] = True, True
+    rle = Masks.from_dense(masks).to_rle()
+    objects = Objects.build(
+        picture=[0, 0],
+        labels=[0, 1],
+        boxes_xyxy=rle.boxes_xyxy(),
+        is_crowd=[False, True],
+        segmentations=Segmentations.build([one["counts"] for one in rle.rle()]),  # type: ignore[misc]
+    )
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target", pictures="link")
+    assert {(loss.kind, loss.object_id) for loss in losses} == {("holes", 1), ("parts", 2), ("crowd", 2), ("box", 2)}
+    outlines = objects_of(read_one(tmp_path / "target")).segmentations
+    assert outlines is not None
+    expected = masks.copy()
+    expected[0, 5:8, 5:8], expected[1, 1:4, 1:4] = True, False
+    found = outlines.masks([0, 1], (23, 37))
+    assert found is not None
+    np.testing.assert_array_equal(found.dense(), expected)
+
+
+def test_real_oriented_boxes(shared_data: Path) -> None:
+    layouts = yolo.find(shared_data / "dota8")
+    assert [layout.split for layout in layouts] == ["train", "val"]
+    datasets = [yolo.read(layout) for layout in layouts]
+    assert [len(dataset) for dataset in datasets] == [4, 4]
+    assert sum(len(objects_of(dataset)) for dataset in datasets) == 133
+    assert datasets[0].categories == datasets[1].categories
+    plane = datasets[0].pictures.ids.index("P1142__1024__0___824")
+    corners = objects_of(datasets[0]).corners_xy
+    assert corners is not None
+    (row,) = np.flatnonzero(objects_of(datasets[0]).picture == plane)
+    # The file says 0.779296 0.690429 0.625976 0.451171 0.88965 0.266601 1.04199 0.51465 of 1024 pixels.
+    np.testing.assert_allclose(corners[row, 0], [797.999, 706.999], atol=1e-3)
+    np.testing.assert_allclose(corners[row, 3], [1066.998, 527.0016], atol=1e-3)
