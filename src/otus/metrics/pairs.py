@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from otus.errors import ShapeError, UsageError
 from otus.metrics import _pair_kernels as kernels
-from otus.structures import Objects
+from otus.structures import Objects, boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +74,13 @@ class Order:
 
 
 def box_sizes_wh(objects: Objects) -> Float[np.ndarray, "n 2"]:
-    """Widths and heights as the source had them (column ``box_sizes_wh``), else from the corners.
+    """Widths and heights: the column ``box_sizes_wh`` where there is one, else what the corners were made of.
 
-    x + w - x is not always w in floating point: with the source's own numbers IoUs equal those of tools that keep
-    x, y, w, h to the last bit, so an IoU of exactly 0.5 falls on the same side of the threshold.
+    With the numbers that a file of x, y, w, h had, IoUs equal those of tools that keep them to the last bit.
     """
     if "box_sizes_wh" in objects.columns:
-        return np.asarray(objects.columns["box_sizes_wh"], dtype=np.float64)
-    boxes = objects.boxes_xyxy.astype(np.float64, copy=False)
-    return boxes[:, 2:] - boxes[:, :2]
+        return objects.columns["box_sizes_wh"].astype(np.float64, copy=False)
+    return boxes.written_sizes_wh(objects.boxes_xyxy.astype(np.float64, copy=False))
 
 
 def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: float) -> Pairs:

@@ -84,6 +84,20 @@ def area(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
     return width * np.maximum(boxes_xyxy[:, 3] - boxes_xyxy[:, 1], 0)
 
 
+def written_sizes_wh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 2"]:
+    """Widths and heights as a file of x, y, w, h had them: the number of at most 9 decimals that gives the right corner.
+
+    ``(x + w) - x`` is rarely ``w`` to the last bit, and an IoU of exactly 0.5 must stay one.
+
+    >>> float(0.3 + 0.6 - 0.3), written_sizes_wh(as_boxes([[0.3, 0, 0.3 + 0.6, 1]])).tolist()
+    (0.5999999999999999, [[0.6, 1.0]])
+    """
+    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    size = high - low
+    short = np.round(size, 9)
+    return np.where(low + short == high, short, size)
+
+
 def _pairwise_intersection(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
