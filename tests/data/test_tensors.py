@@ -79,7 +79,7 @@ def test_every_column_has_its_documented_type_and_shape() -> None:
         assert (tensors[key].dtype, tuple(tensors[key].shape)) == (dtype, shape), key
     assert tensors["boxes"].canvas_size == SIZE_HW
     assert tensors["flip_order"] == [1, 0, 2]
-    assert tensors["segments"] == (Segment(300, 1),)
+    assert tensors["segments"] == [Segment(300, 1)]
     np.testing.assert_array_equal((tensors["image"].numpy() * 255).round().transpose(1, 2, 0), sample.image)
     np.testing.assert_array_equal(tensors["masks"].numpy(), two_objects().masks.dense())
     assert tensors["areas"].tolist() == [6, 6]

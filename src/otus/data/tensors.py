@@ -12,7 +12,7 @@ of the picture
 ``label``          int64 ()                      the category of the whole picture
 ``semantic``       Mask int64 (H, W)             labels, 255 to be ignored
 ``panoptic``       Mask int64 (H, W)             ids of segments, 0 for none
-``segments``       tuple of Segment              what those ids are
+``segments``       list of Segment               what those ids are
 ``proposals``      BoundingBoxes float32 (P, 4)  from ``Sample.columns["proposals_xyxy"]``; other ``*_xyxy`` likewise
 ``flip_order``     list of K int                 which keypoint takes each place in a mirrored picture
 of the objects
@@ -66,7 +66,7 @@ def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -
         tensors["semantic"] = tv_tensors.Mask(_tensor(sample.semantic.labels).long())
     if sample.panoptic is not None:
         tensors["panoptic"] = tv_tensors.Mask(_tensor(sample.panoptic.ids).long())
-        tensors["segments"] = sample.panoptic.segments
+        tensors["segments"] = list(sample.panoptic.segments)  # a tuple would come out of a DataLoader as a list
     for name, column in sample.columns.items():
         if name.endswith("_xyxy"):
             tensors[name.removesuffix("_xyxy")] = bounding_boxes(column, sample.size_hw)

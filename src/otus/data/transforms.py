@@ -1,0 +1,131 @@
+"""Random transforms of tensor samples: ``transform(tensors, generator=…) -> tensors``.
+
+Each draws its own parameters from the sample's generator (:func:`otus.data.tensors.sample_generator`), because
+``torchvision.transforms.v2`` draws from the global one, so that a sample comes out the same whatever worker makes it. A
+transform leaves what it is given unchanged and draws equally many numbers whatever they decide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional
+
+from otus.data import geometry
+from otus.data.tensors import TensorSample
+from otus.errors import ShapeError
+
+
+class Transform(Protocol):
+    """Anything that turns a tensor sample into another."""
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample: ...
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """A number of [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+
+def integer(low: int, high: int, generator: torch.Generator) -> int:
+    """A whole number of [low, high], both included."""
+    return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One transform after another."""
+
+    transforms: Sequence[Transform]
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        for transform in self.transforms:
+            tensors = transform(tensors, generator=generator)
+        return tensors
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirror left to right, with a probability; left and right keypoints change places."""
+
+    probability: float = 0.5
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        return geometry.flip(tensors) if uniform(0, 1, generator) < self.probability else tensors
+
+
+@dataclass(frozen=True)
+class ResizeLongSide:
+    """The longer side to ``size`` pixels, the shape kept."""
+
+    size: int
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        return _scale(tensors, self.size / max(geometry.size_hw(tensors)))
+
+
+@dataclass(frozen=True)
+class ScaleJitter:
+    """Both sides by one factor, drawn evenly between ``low`` and ``high``."""
+
+    low: float = 0.5
+    high: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise ShapeError(f"scale jitter: expected 0 < low <= high, got {self.low} and {self.high}")
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        return _scale(tensors, uniform(self.low, self.high, generator))
+
+
+def _scale(tensors: TensorSample, factor: float) -> TensorSample:
+    height, width = geometry.size_hw(tensors)
+    return geometry.resize(tensors, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A window of ``size_hw``; a smaller picture is put somewhere in it, on a ground of value ``fill``.
+
+    Objects of which less than ``least_visible`` is left go (see :func:`otus.data.geometry.refit`), so the result may be
+    without objects.
+    """
+
+    size_hw: tuple[int, int]
+    _: KW_ONLY
+    least_visible: float = geometry.LEAST_VISIBLE
+    fill: float = 0.5
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        spare = [old - new for old, new in zip(geometry.size_hw(tensors), self.size_hw, strict=True)]
+        top, left = (integer(min(0, room), max(0, room), generator) for room in spare)
+        return geometry.crop(
+            tensors, top=top, left=left, to_hw=self.size_hw, least_visible=self.least_visible, fill=self.fill
+        )
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Brightness, contrast and saturation by factors of 1 - x to 1 + x, hue by up to ``hue`` of a whole turn."""
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.02
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        image = tensors["image"].as_subclass(Tensor)
+        for strength, adjust in (
+            (self.brightness, functional.adjust_brightness_image),
+            (self.contrast, functional.adjust_contrast_image),
+            (self.saturation, functional.adjust_saturation_image),
+        ):
+            image = adjust(image, max(0.0, 1 + uniform(-strength, strength, generator)))
+        turn = uniform(-self.hue, self.hue, generator)
+        if turn:
+            image = functional.adjust_hue_image(image, turn)
+        return tensors | {"image": tv_tensors.Image(image)}
