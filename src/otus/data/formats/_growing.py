@@ -1,0 +1,143 @@
+"""Columns that grow while a file is read, so that its records need not be kept.
+
+Shape shorthand: N objects, P points.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Int
+from pycocotools import mask as rle_codec
+
+from otus.structures import Outline, Segmentations
+
+
+class Column:
+    """A column of numbers, each row of shape ``tail``; rows that were never given are ``fill``."""
+
+    def __init__(self, dtype: Any, *tail: int, fill: float = 0) -> None:
+        self._row = int(np.prod(tail, dtype=np.int64))
+        self.tail, self._fill = tail, fill
+        self._values = np.empty(0, dtype=dtype)
+        self._used = 0
+
+    def extend(self, values: Any) -> None:
+        """Add rows."""
+        flat = np.asarray(values).reshape(-1)
+        end = self._used + len(flat)
+        if end > len(self._values):
+            # In place where the system can move pages; a large factor would touch memory that is never used.
+            self._values.resize(max(end, len(self._values) * 9 // 8, 1024), refcheck=False)
+        self._values[self._used : end] = flat
+        self._used = end
+
+    def pad(self, count: int) -> None:
+        """Fill up to ``count`` rows."""
+        missing = count * self._row - self._used
+        if missing > 0:
+            self.extend(np.full(missing, self._fill))
+
+    def finish(self) -> np.ndarray:
+        """The column (N, *tail); the growing ends."""
+        values, self._values = self._values, np.empty(0)
+        values.resize(self._used, refcheck=False)
+        return values.reshape(-1, *self.tail)
+
+
+class RunLengths(msgspec.Struct, gc=False):
+    """COCO's run lengths as they stand in a file."""
+
+    size: tuple[int, int]
+    counts: str | list[int]
+
+
+FileOutline = list[list[float]] | RunLengths | None
+
+
+def outline_problem(outline: FileOutline) -> tuple[str, str] | None:
+    """The field and the problem of an outline that cannot be, as far as it says so itself."""
+    if isinstance(outline, list):
+        for index, ring in enumerate(outline):
+            if len(ring) < 6 or len(ring) % 2:
+                return (
+                    f"[{index}]",
+                    f"expected a polygon of 3 points or more (6, 8, 10 … numbers), got {len(ring)} numbers",
+                )
+    elif outline is not None:
+        height, width = outline.size
+        if min(height, width) < 0 or max(height, width) > 1 << 30:
+            return ".size", f"expected a height and a width, got {height} and {width}"
+        if isinstance(outline.counts, list):
+            if (outline.counts and min(outline.counts) < 0) or sum(outline.counts) != height * width:
+                total = sum(outline.counts)
+                return ".counts", f"expected runs that add up to {height} x {width}, got {total}"
+        elif not outline.counts.isascii():
+            return ".counts", "expected run lengths in ASCII"
+    return None
+
+
+class OutlineColumns:
+    """The columns of :class:`Segmentations`, and the size (N, 2) that each run lengths were made for, -1 for others."""
+
+    def __init__(self) -> None:
+        self._kinds = Column(np.uint8)
+        self._ring_counts, self._point_counts, self._byte_counts = Column(np.int64), Column(np.int64), Column(np.int64)
+        self._points, self._bytes = Column(np.float64, 2), Column(np.uint8)
+        self._sizes_hw = Column(np.int32, 2, fill=-1)
+
+    def pad(self, count: int) -> None:
+        """Objects without outline, up to ``count`` objects in all."""
+        for column in (self._kinds, self._ring_counts, self._byte_counts, self._sizes_hw):
+            column.pad(count)
+
+    def extend(self, outlines: Sequence[FileOutline]) -> None:
+        """Add objects; the outlines have no :func:`outline_problem`."""
+        kinds = np.zeros(len(outlines), dtype=np.uint8)
+        rings: list[list[float]] = []
+        payload: list[bytes] = []
+        ring_counts, byte_counts = np.zeros(len(outlines), dtype=np.int64), np.zeros(len(outlines), dtype=np.int64)
+        sizes_hw = np.full((len(outlines), 2), -1, dtype=np.int32)
+        for i, outline in enumerate(outlines):
+            if not outline:
+                continue
+            if isinstance(outline, list):
+                kinds[i], ring_counts[i] = Outline.POLYGONS, len(outline)
+                rings += outline
+            else:
+                counts = _compressed(outline)
+                kinds[i], byte_counts[i], sizes_hw[i] = Outline.RLE, len(counts), outline.size
+                payload.append(counts)
+        self._kinds.extend(kinds)
+        self._ring_counts.extend(ring_counts)
+        self._byte_counts.extend(byte_counts)
+        self._sizes_hw.extend(sizes_hw)
+        lengths = np.fromiter(map(len, rings), np.int64, len(rings))
+        self._point_counts.extend(lengths // 2)
+        self._points.extend(np.fromiter(chain.from_iterable(rings), np.float64, int(lengths.sum())))
+        self._bytes.extend(np.frombuffer(b"".join(payload), dtype=np.uint8))
+
+    def finish(self) -> tuple[Segmentations, Int[np.ndarray, "n 2"]]:
+        """The outlines, and the sizes; the growing ends."""
+        segmentations = Segmentations(
+            kinds=self._kinds.finish(),
+            rings=_offsets(self._ring_counts.finish()),
+            points=_offsets(self._point_counts.finish()),
+            points_xy=self._points.finish(),
+            counts=_offsets(self._byte_counts.finish()),
+            counts_bytes=self._bytes.finish(),
+        )
+        return segmentations, self._sizes_hw.finish()
+
+
+def _offsets(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n_plus_1"]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _compressed(outline: RunLengths) -> bytes:
+    if isinstance(outline.counts, str):
+        return outline.counts.encode("ascii")
+    record = {"size": list(outline.size), "counts": outline.counts}
+    return bytes(rle_codec.frPyObjects(record, *outline.size)["counts"])

@@ -1,0 +1,304 @@
+"""COCO's JSON of instances: boxes, polygons, run lengths, crowds, keypoints.
+
+https://cocodataset.org/#format-data. What further fields mean is said in :mod:`otus.data.formats.coco_objects`. Files of
+any size are read without keeping them in memory.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records
+from otus.data.formats.contract import (
+    Layout,
+    Loss,
+    PictureMode,
+    Report,
+    place_pictures,
+    staged_file,
+    staged_folder,
+    stop_at_first,
+)
+from otus.data.formats.files import flat_names
+from otus.data.formats.json_stream import RecordReader, write_records
+from otus.data.formats.losses import KINDS, losses_of
+from otus.errors import DataError, ShapeError
+from otus.structures import Categories, KeypointNames
+
+FORMAT = "coco"
+CAN_HOLD = KINDS - {"semantic", "panoptic", "picture_label", "picture_ids"}
+
+_SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
+_SNIFFED = 1 << 18
+_MANY = 64  # more JSON files than that in one folder are one a picture, not a data set each
+_SAMPLE = 8
+
+
+class Picture(msgspec.Struct):
+    """A record of ``images``."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+class Category(msgspec.Struct):
+    """A record of ``categories``; ``sigmas`` and ``flip_pairs`` (from 1, as ``skeleton``) are ours."""
+
+    id: int
+    name: str
+    supercategory: str | None = None
+    isthing: bool | int = True
+    keypoints: list[str] | None = None
+    skeleton: list[tuple[int, int]] | None = None
+    sigmas: list[float] | None = None
+    flip_pairs: list[tuple[int, int]] | None = None
+
+
+def find(path: Path) -> list[Layout]:
+    """The files of COCO instances at a path: the file itself, or those in a folder, its ``annotations`` and its splits."""
+    return [Layout(FORMAT, file, split_of(file)) for file in json_files(path) if _is_instances(file)]
+
+
+def json_files(path: Path) -> list[Path]:
+    """The JSON files that may be a data set each: a file itself, or those in a folder and in the folders of its parts."""
+    if path.is_file():
+        return [path] if path.suffix == ".json" else []
+    if not path.is_dir():
+        return []
+    files: list[Path] = []
+    for folder in (path, *(path / name for name in ("annotations", "train", "val", "valid", "test"))):
+        here = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        if len(here) > _MANY:
+            here = [file for file in here if re.search("instances|annotations|coco|panoptic", file.name)]
+        files += here
+    return files
+
+
+def sniff(file: Path) -> bytes:
+    """The beginning and the end of a file."""
+    with file.open("rb") as opened:
+        head = opened.read(_SNIFFED)
+        opened.seek(max(len(head), file.stat().st_size - _SNIFFED))
+        return head + opened.read()
+
+
+def split_of(file: Path) -> str | None:
+    """``train``, ``val`` or ``test`` as the name of a file or, for Roboflow's, of its folder says; else None."""
+    for name in (file.stem, file.parent.name if file.stem.startswith("_") else ""):
+        found = _SPLIT.search(re.sub(r"\d+", " ", name.lower().replace("valid", "val")))
+        if found:
+            return found[1]
+    return None
+
+
+def _is_instances(file: Path) -> bool:
+    try:
+        text = sniff(file)
+    except OSError:
+        return False
+    is_frame = b'"images"' in text and (b'"annotations"' in text or b'"categories"' in text)
+    return is_frame and b'"segments_info"' not in text
+
+
+def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
+    """The data set of one JSON file.
+
+    Parameters
+    ----------
+    layout
+        ``source`` is the JSON file.
+    report
+        Gets each problem; the faulty record is left out.
+    allow_outside
+        Whether a ``file_name`` may lead outside the folder of the pictures.
+    """
+    file = layout.source
+    pictures: list[Picture] = []
+    categories: list[Category] = []
+    columns = ObjectColumns(file, "annotations", report)
+    reader = RecordReader(
+        file,
+        {"images": Picture, "annotations": Annotation, "categories": Category},
+        report,
+        open_ended="annotations",
+    )
+    for batch in reader:
+        if batch.array == "images":
+            pictures += batch.records
+        elif batch.array == "categories":
+            categories += batch.records
+        else:
+            columns.extend(batch)
+    for name in ("images", "categories"):
+        if name not in reader.found:
+            report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
+    known, refused = _sound_pictures(file, pictures, report, allow_outside=allow_outside)
+    kinds = read_categories(file, categories, report)
+    sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
+    objects = columns.finish(
+        picture_ids=np.array([one.id for one in known], dtype=np.int64),
+        sizes_hw=sizes_hw,
+        category_ids=kinds.ids,
+        refused=np.array(refused, dtype=np.int64),
+    )
+    names = tuple(one.file_name for one in known)
+    found = Pictures(picture_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
+    return Dataset(file, FORMAT, found, kinds, objects, split=layout.split)
+
+
+def _sound_pictures(
+    file: Path, pictures: list[Picture], report: Report, *, allow_outside: bool
+) -> tuple[list[Picture], list[int]]:
+    """The pictures without a fault, file names with forward slashes, and the ids of those left out."""
+    known: dict[int, Picture] = {}
+    refused: list[int] = []
+    for index, one in enumerate(pictures):
+        where = f"images[{index}]"
+        one.file_name = one.file_name.replace("\\", "/")
+        if one.id in known:
+            remedy = "give each picture an id of its own"
+            report(
+                DataError(
+                    f"id {one.id} is another picture's", file=file, where=where, remedy=remedy, kind="duplicate_id"
+                )
+            )
+        elif one.width <= 0 or one.height <= 0:
+            size = f"{one.width} x {one.height}"
+            report(DataError(f"expected a width and a height above 0, got {size}", file=file, where=where))
+            refused.append(one.id)
+        elif not allow_outside and leaves_folder(one.file_name):
+            remedy = "--allow-outside permits it"
+            problem = f"{one.file_name!r} leads outside the folder of the pictures"
+            report(DataError(problem, file=file, where=f"{where}.file_name", remedy=remedy, kind="outside_path"))
+            refused.append(one.id)
+        else:
+            known[one.id] = one
+    return list(known.values()), refused
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a path with forward slashes is absolute or climbs out of the folder that it is relative to."""
+    return os.path.isabs(name) or name[1:2] == ":" or os.path.normpath(name).split("/", 1)[0] == ".."
+
+
+def read_categories(file: Path, records: list[Category], report: Report) -> Categories:
+    """Categories from their records; faulty ones are reported and left out."""
+    kept: dict[int, Category] = {}
+    for index, one in enumerate(records):
+        if one.id in kept or any(one.name == other.name for other in kept.values()):
+            problem = f"id {one.id} or name {one.name!r} is another category's"
+            report(DataError(problem, file=file, where=f"categories[{index}]", kind="duplicate_id"))
+        else:
+            kept[one.id] = one
+    keypoints = []
+    for one in kept.values():
+        try:
+            if one.keypoints:
+                keypoints.append((one.name, _keypoint_names(one)))
+        except ShapeError as error:
+            report(DataError(str(error), file=file, where=f"categories: {one.name}"))
+    return Categories(
+        names=tuple(one.name for one in kept.values()),
+        ids=tuple(kept),
+        is_thing=tuple(bool(one.isthing) for one in kept.values()),
+        keypoints=tuple(keypoints),
+        supercategories=tuple(one.supercategory or "" for one in kept.values())
+        if any(one.supercategory for one in kept.values())
+        else (),
+    )
+
+
+def _keypoint_names(category: Category) -> KeypointNames:
+    def from_zero(pairs: list[tuple[int, int]] | None) -> tuple[tuple[int, int], ...]:
+        return tuple((a - 1, b - 1) for a, b in pairs or ())
+
+    return KeypointNames(
+        names=tuple(category.keypoints or ()),
+        skeleton=from_zero(category.skeleton),
+        flip_pairs=from_zero(category.flip_pairs),
+        sigmas=tuple(category.sigmas or ()),
+    )
+
+
+def picture_folder(file: Path, names: tuple[str, ...]) -> Path:
+    """The folder in which the first pictures of a JSON file lie; where they lie nowhere, the likeliest."""
+    here, above = file.parent, file.parent.parent
+    parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_of(file)) if part]
+    folders = [here / "images", here]
+    for base in (here, above):
+        for part in parts:
+            folders += [base / part, base / "images" / part]
+    folders += [here / "JPEGImages", above / "images", above, above / "JPEGImages"]
+    sample = names[:_SAMPLE]
+    counts = [sum((folder / name).is_file() for name in sample) if folder.is_dir() else -1 for folder in folders]
+    return folders[int(np.argmax(counts))] if max(counts, default=0) > 0 else next(f for f in folders if f.is_dir())
+
+
+def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """``annotations.json`` (``instances_<split>.json`` where there is a split) and ``images/`` in a new folder."""
+    with staged_folder(folder) as stage:
+        place_pictures(dataset, stage / "images", pictures, names=picture_names(dataset))
+        name = f"instances_{dataset.split}.json" if dataset.split else "annotations.json"
+        write_json(dataset, stage / name)
+    return losses_of(dataset, can_hold=CAN_HOLD)
+
+
+def picture_names(dataset: Dataset) -> Sequence[str]:
+    """The names of the pictures in a new folder: their own where none of them leads out of it."""
+    files = dataset.pictures.files
+    return flat_names(files) if any(map(leaves_folder, files)) else files
+
+
+def picture_ids(dataset: Dataset) -> list[int]:
+    """The source's ids where they are numbers, else 1..M."""
+    ids = dataset.pictures.ids
+    whole = [one for one in ids if isinstance(one, int)]
+    return whole if len(set(whole)) == len(ids) else list(range(1, len(ids) + 1))
+
+
+def write_json(dataset: Dataset, path: Path) -> None:
+    """The JSON file alone."""
+    ids = picture_ids(dataset)
+    with staged_file(path) as stage, stage.open("wb") as file:
+        file.write(b'{"images": ')
+        write_records(file, _picture_records(dataset, ids))
+        file.write(b',\n"categories": ')
+        write_records(file, category_records(dataset.categories))
+        file.write(b',\n"annotations": ')
+        objects = dataset.objects
+        write_records(file, iter(()) if objects is None else annotation_records(dataset, objects, ids))
+        file.write(b"}\n")
+
+
+def _picture_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
+    for index, name in enumerate(picture_names(dataset)):
+        height, width = dataset.pictures.size_hw(index)
+        yield {"id": ids[index], "file_name": name, "width": width, "height": height}
+
+
+def category_records(categories: Categories) -> Iterator[dict[str, Any]]:
+    """The records of ``categories``; what is as usual is left out."""
+    for label, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
+        record: dict[str, Any] = {"id": category_id, "name": name}
+        if categories.supercategories:
+            record["supercategory"] = categories.supercategories[label]
+        if not all(categories.is_thing):
+            record["isthing"] = int(categories.is_thing[label])
+        keypoints = categories.keypoints_of(name)
+        if keypoints is not None:
+            usual = KeypointNames(keypoints.names)
+            record["keypoints"] = keypoints.names
+            record["skeleton"] = [(a + 1, b + 1) for a, b in keypoints.skeleton]
+            if keypoints.sigmas != usual.sigmas:
+                record["sigmas"] = keypoints.sigmas
+            if keypoints.flip_pairs != usual.flip_pairs:
+                record["flip_pairs"] = [(a + 1, b + 1) for a, b in keypoints.flip_pairs]
+        yield record

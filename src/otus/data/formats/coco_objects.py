@@ -1,0 +1,436 @@
+"""The annotations of COCO's JSON files (labels, predictions, SA-1B) as columns.
+
+Shape shorthand: N objects, M pictures, K keypoints. Annotations are decoded some thousand at a time and kept only as
+numbers; faults that concern the whole file (unknown ids, the same id twice, run lengths of another size) are looked for
+at the end, all objects at once.
+
+Beside COCO's own fields an annotation may have ``score``, ``amodal_bbox``, ``amodal_segmentation``, ``corners`` (x, y of
+the 4 corners of an oriented box) and ``cuboid`` (7 numbers), which keep in COCO's format what no field of its own holds.
+Further fields of numbers or flags, or of equally many numbers, become named columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.data.dataset import Dataset
+from otus.data.formats._growing import Column, FileOutline, OutlineColumns, outline_problem
+from otus.data.formats._rle_kernels import total_pixels
+from otus.data.formats.contract import Report
+from otus.data.formats.json_stream import Batch
+from otus.errors import DataError
+from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
+
+_KINDS = {
+    "image_id": "unknown_picture",
+    "category_id": "unknown_category",
+    "id": "duplicate_id",
+    "size": "bad_outline",
+    "counts": "bad_outline",
+}
+
+Four = tuple[float, float, float, float]
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """One annotation or prediction."""
+
+    image_id: int
+    category_id: int
+    id: int | None = None
+    bbox: Four | None = None
+    area: float | None = None
+    iscrowd: bool | int = 0
+    segmentation: FileOutline = None
+    score: float | None = None
+    keypoints: list[float] | None = None
+    num_keypoints: int | None = None
+    amodal_bbox: Four | None = None
+    amodal_segmentation: FileOutline = None
+    corners: tuple[float, float, float, float, float, float, float, float] | None = None
+    cuboid: tuple[float, float, float, float, float, float, float] | None = None
+
+
+_WHOLE = ("index", "id", "image_id", "category_id", "iscrowd")
+_FIGURES = {"bbox": 4, "area": 1, "score": 1, "amodal_bbox": 4, "corners": 8, "cuboid": 7}
+
+
+@dataclass
+class ObjectColumns:
+    """Grows by batches of annotations and ends as :class:`Objects`.
+
+    Parameters
+    ----------
+    file, array
+        Where the annotations stand, for messages: ``array`` is the key of their array, empty for a file of predictions.
+    report
+        Gets the faults; the faulty annotations are left out.
+    predictions
+        Whether each must have a score; areas are then the boxes', whatever the file says.
+    """
+
+    file: Path
+    array: str
+    report: Report
+    predictions: bool = False
+    _count: int = 0
+    _whole: dict[str, Column] = field(default_factory=lambda: {name: Column(np.int64) for name in _WHOLE})
+    _optional: dict[str, Column] = field(default_factory=dict)
+    _extras: dict[str, Column] = field(default_factory=dict)
+    _extra_types: dict[str, set[type]] = field(default_factory=dict)
+    _outlines: dict[str, OutlineColumns] = field(default_factory=dict)
+    _keypoints: Column | None = None
+    _num_keypoints: int = 0
+
+    def extend(self, batch: Batch) -> None:
+        """Add the annotations of a batch that are sound by themselves."""
+        values = {name: list(map(attrgetter(attribute), batch.records)) for name, attribute in batch.attributes.items()}
+        indices, count = batch.indices, len(batch.records)
+        faulty = self._report_faults(values, indices, count)
+        if faulty:
+            kept = [k for k in range(count) if k not in faulty]
+            values = {name: [column[k] for k in kept] for name, column in values.items()}
+            indices, count = indices[kept], len(kept)
+        self._whole["index"].extend(indices)
+        for name, otherwise in (
+            ("id", indices + 1),
+            ("image_id", None),
+            ("category_id", None),
+            ("iscrowd", np.zeros(count)),
+        ):
+            self._whole[name].extend(_whole_numbers(values.get(name), otherwise))
+        for name, width in _FIGURES.items():
+            if name in values:
+                self._extend_figures(name, width, values[name])
+        for name in ("segmentation", "amodal_segmentation"):
+            if any(values.get(name, ())):
+                column = self._outlines.setdefault(name, OutlineColumns())
+                column.pad(self._count)
+                column.extend(values[name])
+        if any(values.get("keypoints", ())):
+            self._extend_keypoints(values["keypoints"])
+        for name in values.keys() - set(Annotation.__struct_fields__):
+            self._extend_extra(name, values[name])
+        self._count += count
+
+    def _fault(self, index: int, place: str, problem: str, kind: str) -> None:
+        where = f"{self.array}[{index}]{place}"
+        remedy = "correct the record or take it out"
+        self.report(DataError(problem, file=self.file, where=where, remedy=remedy, kind=kind))
+
+    def _report_faults(self, values: dict[str, list[Any]], indices: Int[np.ndarray, "b"], count: int) -> set[int]:
+        """The rows of a batch that cannot be, each reported."""
+        found: dict[int, tuple[str, str, str]] = {}
+        for name in ("segmentation", "amodal_segmentation"):
+            for k, outline in enumerate(values.get(name, ())):
+                problem = outline_problem(outline) if outline else None
+                if problem is not None:
+                    found[k] = (f".{name}{problem[0]}", problem[1], "bad_outline")
+        for k, keypoints in enumerate(values.get("keypoints", ())):
+            if keypoints and len(keypoints) % 3:
+                problem_text = f"expected x, y, visibility of each, got {len(keypoints)} numbers"
+                found[k] = (".keypoints", problem_text, "bad_keypoints")
+        if "bbox" not in values or None in values["bbox"]:
+            nothing = [None] * count
+            outlines = zip(*(values.get(name, nothing) for name in ("bbox", "segmentation", "keypoints")), strict=True)
+            for k, (box, outline, keypoints) in enumerate(outlines):
+                if box is None and not outline and not keypoints:
+                    found[k] = ("", "expected a bbox, a segmentation or keypoints", "no_box")
+        if self.predictions:
+            for k, score in enumerate(values.get("score", [None] * count)):
+                if score is None:
+                    found[k] = (".score", "a prediction needs a score", "no_score")
+        for k in sorted(found):
+            self._fault(int(indices[k]), *found[k])
+        return set(found)
+
+    def _extend_figures(self, name: str, width: int, values: list[Any]) -> None:
+        if None in values:
+            nothing = np.nan if width == 1 else (np.nan,) * width
+            values = [nothing if value is None else value for value in values]
+        numbers = values if width == 1 else chain.from_iterable(values)
+        column = self._optional.setdefault(name, Column(np.float64, *(() if width == 1 else (width,)), fill=np.nan))
+        column.pad(self._count)
+        column.extend(np.fromiter(numbers, np.float64, len(values) * width))
+
+    def _extend_keypoints(self, values: list[list[float] | None]) -> None:
+        longest = max((len(value) // 3 for value in values if value), default=0)
+        if longest > self._num_keypoints:  # the first keypoints, or a category with more of them
+            before, self._keypoints = self._keypoints, Column(np.float64, longest, 3)
+            if before is not None:
+                old = before.finish()
+                self._keypoints.extend(np.pad(old, ((0, 0), (0, longest - old.shape[1]), (0, 0))))
+            self._num_keypoints = longest
+        if self._keypoints is not None:
+            self._keypoints.pad(self._count)
+            block = np.zeros((len(values), 3 * self._num_keypoints))
+            for row, value in zip(block, values, strict=True):
+                if value:
+                    row[: len(value)] = value
+            self._keypoints.extend(block)
+
+    def _extend_extra(self, name: str, values: list[Any]) -> None:
+        numbers = [_as_numbers(value) for value in values]
+        first = next((one for one in numbers if one is not None), None)
+        if name not in self._extras:
+            if first is None:
+                return
+            self._extras[name] = Column(np.float64, *np.shape(first), fill=np.nan)
+        column = self._extras[name]
+        column.pad(self._count)
+        nothing = np.full(column.tail, np.nan)
+        column.extend([one if one is not None and np.shape(one) == column.tail else nothing for one in numbers])
+        types = self._extra_types.setdefault(name, set())
+        types.update(type(None if one is None else value) for one, value in zip(numbers, values, strict=True))
+
+    def finish(
+        self,
+        *,
+        picture_ids: Int[np.ndarray, "m"],
+        sizes_hw: Int[np.ndarray, "m 2"],
+        category_ids: Sequence[int],
+        refused: Int[np.ndarray, "r"] | None = None,
+    ) -> Objects:
+        """The objects, ordered by picture, and in the order of the file within one.
+
+        Parameters
+        ----------
+        picture_ids, sizes_hw
+            The pictures in their order.
+        category_ids
+            The categories in the order of their labels.
+        refused
+            Ids of pictures that were left out for a reason that is reported already: their objects go without a word.
+        """
+        whole = {name: column.finish() for name, column in self._whole.items()}
+        picture, known_picture = _places(whole["image_id"], picture_ids)
+        labels, known_category = _places(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
+        keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
+        keep = self._without(keep, whole["index"], ~known_picture, ".image_id", "no picture has this id")
+        keep = self._without(keep, whole["index"], ~known_category, ".category_id", "no category has this id")
+        keep = self._without(
+            keep, whole["index"], _repeated(whole["id"]), ".id", "an annotation before has the same id"
+        )
+        outlines: dict[str, Segmentations] = {}
+        for name, column in self._outlines.items():
+            column.pad(self._count)
+            outlines[name], made_for_hw = column.finish()
+            keep = self._without_wrong_sizes(keep, whole["index"], name, outlines[name], made_for_hw, sizes_hw[picture])
+        rows = np.flatnonzero(keep)
+        order = rows[np.argsort(picture[rows], kind="stable")]
+        self._outlines.clear()
+        # One column after another changes its order, so that only one at a time is there twice.
+        if not np.array_equal(order, np.arange(self._count)):
+            for name in list(outlines):
+                outlines[name] = outlines.pop(name).take(order)
+        figures: dict[str, np.ndarray] = {}
+        for name in list(self._optional):
+            figures[name] = self._finished(self._optional.pop(name), order)
+        keypoints = None if self._keypoints is None else self._finished(self._keypoints, order)
+        picture = picture[order]
+        xywh = figures.get("bbox", np.full((len(order), 4), np.nan))
+        areas = figures.get("area", np.full(len(order), np.nan))
+        if self.predictions:
+            areas[:] = np.nan
+        _complete(xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[picture], predictions=self.predictions)
+        return Objects.build(
+            picture=picture,
+            labels=labels[order],
+            boxes_xyxy=_xyxy(xywh),
+            ids=whole["id"][order],
+            areas=areas,
+            is_crowd=whole["iscrowd"][order] != 0,
+            segmentations=outlines.get("segmentation"),
+            scores=figures.get("score"),
+            keypoints=keypoints,
+            corners_xy=figures["corners"].reshape(-1, 4, 2) if "corners" in figures else None,
+            cuboids=figures.get("cuboid"),
+            amodal_boxes_xyxy=_xyxy(figures["amodal_bbox"]) if "amodal_bbox" in figures else None,
+            amodal_segmentations=outlines.get("amodal_segmentation"),
+            columns={name: self._typed(name, self._finished(column, order)) for name, column in self._extras.items()},
+        )
+
+    def _without(self, keep: np.ndarray, index: np.ndarray, faulty: np.ndarray, place: str, problem: str) -> np.ndarray:
+        for row in np.flatnonzero(keep & faulty):
+            self._fault(int(index[row]), place, problem, _KINDS[place.rsplit(".", 1)[-1]])
+        return keep & ~faulty
+
+    def _without_wrong_sizes(
+        self,
+        keep: Bool[np.ndarray, "n"],
+        index: Int[np.ndarray, "n"],
+        name: str,
+        outlines: Segmentations,
+        made_for_hw: Int[np.ndarray, "n 2"],
+        sizes_hw: Int[np.ndarray, "n 2"],
+    ) -> Bool[np.ndarray, "n"]:
+        is_rle = outlines.kinds == Outline.RLE
+        if not is_rle.any():
+            return keep
+        other = is_rle & (made_for_hw != sizes_hw).any(axis=1)
+        keep = self._without(keep, index, other, f".{name}.size", "the picture has another size")
+        pixels = total_pixels(outlines.counts_bytes, outlines.counts)
+        malformed = is_rle & (pixels != made_for_hw.astype(np.int64).prod(axis=1))
+        problem = "the run lengths are malformed or do not add up to the size"
+        return self._without(keep, index, malformed, f".{name}.counts", problem)
+
+    def _finished(self, column: Column, order: Int[np.ndarray, "n"]) -> np.ndarray:
+        column.pad(self._count)
+        return column.finish()[order]
+
+    def _typed(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Flags and whole numbers as such where every object has one."""
+        if self._extra_types[name] == {bool}:
+            return values.astype(bool)
+        return values.astype(np.int64) if self._extra_types[name] == {int} else values
+
+
+def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np.ndarray:
+    """A column of whole numbers; ``otherwise`` has those for records without."""
+    if values is None or None in values:
+        assert otherwise is not None
+        return (
+            otherwise if values is None else np.where([v is None for v in values], otherwise, [v or 0 for v in values])
+        )
+    return np.fromiter(values, np.int64, len(values))
+
+
+def _places(ids: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"]) -> tuple[np.ndarray, np.ndarray]:
+    """Where each id stands in a list of ids (0 for one that does not), and whether it does."""
+    if not len(among):
+        return np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=bool)
+    order = np.argsort(among, kind="stable")
+    place = order[np.minimum(np.searchsorted(among, ids, sorter=order), len(among) - 1)]
+    known = among[place] == ids
+    return np.where(known, place, 0), known
+
+
+def _repeated(ids: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """All but the first of equal ids."""
+    repeated = np.ones(len(ids), dtype=bool)
+    repeated[np.unique(ids, return_index=True)[1]] = False
+    return repeated
+
+
+def _xyxy(xywh: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    return boxes.convert(xywh, BoxFormat.XYWH, BoxFormat.XYXY)
+
+
+def _as_numbers(value: Any) -> np.ndarray | float | None:
+    """A number, a flag, or a list of as many numbers as its rows say; None for anything else."""
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, list) and value:
+        try:
+            array = np.array(value)
+        except ValueError:  # rows of different lengths
+            return None
+        return array.astype(np.float64) if array.dtype.kind in "bif" else None
+    return None
+
+
+def _complete(
+    xywh: Float[np.ndarray, "n 4"],
+    areas: Float[np.ndarray, "n"],
+    outlines: Segmentations | None,
+    keypoints: Float[np.ndarray, "n k 3"] | None,
+    sizes_hw: Int[np.ndarray, "n 2"],
+    *,
+    predictions: bool,
+) -> None:
+    """Fill in boxes and areas (NaN) that the file does not say.
+
+    A box is that around the outline, else around the keypoints. An area is the outline's, else the box's; of predictions
+    the box's first, as pycocotools' ``loadRes`` has it.
+    """
+    no_box, no_area = np.isnan(xywh[:, 0]), np.isnan(areas)
+    has_outline = np.zeros(len(xywh), dtype=bool) if outlines is None else outlines.kinds != Outline.NONE
+    measured = np.flatnonzero(has_outline & (no_box | (no_area & (not predictions))))
+    for row in measured.tolist() if outlines is not None else ():
+        assert outlines is not None
+        masks = outlines.masks([row], (int(sizes_hw[row, 0]), int(sizes_hw[row, 1])))
+        if masks is not None and no_area[row]:
+            areas[row] = masks.area()[0]
+        if masks is not None and no_box[row]:
+            points = np.concatenate([masks.boxes_xyxy().reshape(2, 2), *outlines.polygons(row)])
+            first = 2 if outlines.kinds[row] == Outline.POLYGONS else 0  # a polygon's box is that of its points
+            xywh[row] = _box_around(points[first:])
+    if keypoints is not None:
+        for row in np.flatnonzero(no_box & ~has_outline).tolist():
+            xywh[row] = _box_around(keypoints[row, :, :2])
+    rest = np.isnan(areas)
+    areas[rest] = xywh[rest, 2] * xywh[rest, 3]
+
+
+def _box_around(points_xy: Float[np.ndarray, "p 2"]) -> np.ndarray:
+    low, high = points_xy.min(axis=0), points_xy.max(axis=0)
+    return np.concatenate([low, high - low])
+
+
+def box_sizes(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 2"]:
+    """Width and height of boxes as a file had them: the number of at most 9 decimals that gives the right corner.
+
+    ``(x + w) - x`` is rarely ``w`` to the last bit.
+    """
+    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    size = high - low
+    short = np.round(size, 9)
+    return np.where(low + short == high, short, size)
+
+
+def annotation_records(dataset: Dataset, objects: Objects, picture_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """One record an object, with all that is known of it."""
+    category_ids, sizes = dataset.categories.ids, box_sizes(objects.boxes_xyxy)
+    amodal = None if objects.amodal_boxes_xyxy is None else _xywh(objects.amodal_boxes_xyxy)
+    said = {
+        "score": objects.scores,
+        "amodal_bbox": amodal,
+        "corners": None if objects.corners_xy is None else objects.corners_xy.reshape(-1, 8),
+        "cuboid": objects.cuboids,
+        **objects.columns,
+    }
+    figures = {name: values for name, values in said.items() if values is not None}
+    outlines = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
+    keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
+    for row in range(len(objects)):
+        picture, label = int(objects.picture[row]), int(objects.labels[row])
+        record: dict[str, Any] = {
+            "id": int(objects.ids[row]),
+            "image_id": picture_ids[picture],
+            "category_id": category_ids[label],
+            "bbox": [*objects.boxes_xyxy[row, :2].tolist(), *sizes[row].tolist()],
+            "area": float(objects.areas[row]),
+            "iscrowd": int(objects.is_crowd[row]),
+        }
+        for name, segmentations in outlines.items():
+            outline = (
+                None if segmentations is None else outline_record(segmentations, row, dataset.pictures.size_hw(picture))
+            )
+            if outline is not None:
+                record[name] = outline
+        for name, values in figures.items():
+            if not np.isnan(values[row]).any():
+                record[name] = values[row].tolist()
+        if objects.keypoints is not None and (label in keypoint_labels or objects.keypoints[row].any()):
+            record["keypoints"] = objects.keypoints[row].reshape(-1).tolist()
+            record["num_keypoints"] = int((objects.keypoints[row, :, 2] > 0).sum())
+        yield record
+
+
+def outline_record(outlines: Segmentations, row: int, size_hw: tuple[int, int]) -> Any:
+    """``segmentation`` as COCO writes it, None for an object without."""
+    counts = outlines.rle(row)
+    if counts is not None:
+        return {"size": list(size_hw), "counts": counts.decode("ascii")}
+    return [ring.reshape(-1).tolist() for ring in outlines.polygons(row)] or None
+
+
+def _xywh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    return np.concatenate([boxes_xyxy[:, :2], box_sizes(boxes_xyxy)], axis=1)
