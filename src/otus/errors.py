@@ -62,6 +62,14 @@ class CheckpointError(OtusError):
     """A file of weights does not fit the model, or is not a file of weights."""
 
 
+class FetchError(OtusError):
+    """A file could not be fetched, or is not the one that was expected; the message says where to put it by hand."""
+
+
+class TrainingError(OtusError):
+    """A training run cannot go on, e.g. because a loss is not finite."""
+
+
 class MissingExtraError(OtusError, ImportError):
     """An optional package is not installed; the message has the pip command that brings it."""
 

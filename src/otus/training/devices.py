@@ -1,0 +1,55 @@
+"""One process or many: Lightning Fabric set up for a run, and the two things that all processes must agree on."""
+
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import distributed, nn
+
+from otus.training.settings import TrainSettings
+
+T = TypeVar("T")
+
+
+def start_fabric(settings: TrainSettings) -> Fabric:
+    """Fabric with all processes started: by torchrun where its environment is there, else by running this command again.
+
+    Everything before this call runs in each process, so it must not write anything.
+    """
+    several = settings.devices * settings.num_nodes > 1
+    fabric = Fabric(
+        accelerator=settings.device,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        # A picture without masks gives the mask head no gradient, so which parameters are used differs.
+        strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
+        precision=settings.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def same_weights(fabric: Fabric, module: nn.Module) -> None:
+    """Give all processes the first one's parameters and buffers (statistics of norms differ where batches do)."""
+    if fabric.world_size > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            distributed.broadcast(tensor.data, src=0)
+
+
+def any_process(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is up in any process."""
+    if fabric.world_size == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=fabric.device)
+    distributed.all_reduce(flags)
+    return bool(flags)
+
+
+def gather(fabric: Fabric, value: T) -> list[T]:
+    """Everybody's value, by rank."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    distributed.all_gather_object(values, value)
+    return values

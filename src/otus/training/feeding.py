@@ -1,0 +1,155 @@
+"""From a data set to batches: in what order, how augmented, and loaded ahead by threads.
+
+Threads, not processes: decoding and the tensor operators release Python's lock, a run starts at once, nothing is pickled,
+and a killed run leaves no orphans. Shape shorthand: M pictures, S steps of an epoch, B pictures of a step.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from otus.data.dataset import Dataset
+from otus.data.tensors import TensorSample, sample_generator, to_tensors
+from otus.data.transforms import Transform
+from otus.errors import UsageError
+from otus.parts.preprocess import Preprocess
+from otus.training.randomness import order_rng, scale_rng
+from otus.training.settings import TrainSettings
+
+_BATCHES_AHEAD = 3
+
+
+def epoch_order(
+    count: int, *, batch_size: int, seed: int, epoch: int, groups: Int[np.ndarray, "m"] | None = None
+) -> Int[np.ndarray, "s b"]:
+    """Which pictures each step of an epoch takes: all of them, once, the last batch filled up from the first ones.
+
+    Parameters
+    ----------
+    count
+        M, the pictures there are.
+    groups
+        (M,) kinds of pictures that should share a batch.
+    """
+    rng = order_rng(seed, epoch)
+    order = rng.permutation(count)
+    if groups is not None:
+        order = order[np.argsort(groups[order], kind="stable")]
+    steps = -(-count // batch_size)
+    batches = np.resize(order, (steps, batch_size))
+    return batches[rng.permutation(steps)]
+
+
+class Place(NamedTuple):
+    """A picture's place in a run: number of the batch, epoch, index of the picture."""
+
+    batch: int
+    epoch: int
+    picture: int
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches of a run, as a function of their place in it.
+
+    Parameters
+    ----------
+    dataset
+        What is learned from.
+    preprocess
+        What the system expects.
+    settings
+        Batch size, seed, scales …
+    augment
+        What is done to a picture before ``preprocess``.
+    rank, world_size
+        Which of how many processes this is; each takes its part of every batch.
+    """
+
+    dataset: Dataset
+    preprocess: Preprocess
+    settings: TrainSettings
+    augment: Transform | None = None
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Passes through the network in one epoch, a multiple of ``settings.accumulate``."""
+        return -(-len(self.dataset) // self.pictures_per_step) * self.settings.accumulate
+
+    @property
+    def pictures_per_step(self) -> int:
+        """Pictures that a step of the optimizer learns from, over all devices."""
+        return self.settings.batch_size * self.settings.accumulate
+
+    def plan(self, first: int = 0) -> Iterator[list[Place]]:
+        """What this process loads for each batch, from batch number ``first`` on, without end."""
+        groups = _shapes(self.dataset) if self.settings.group_by_shape else None
+        epoch, skipped = divmod(first, self.batches_per_epoch)
+        while True:
+            order = epoch_order(
+                len(self.dataset),
+                batch_size=self.pictures_per_step,
+                seed=self.settings.seed,
+                epoch=epoch,
+                groups=groups,
+            )
+            parts = order.reshape(self.batches_per_epoch, self.world_size, -1)[:, self.rank]
+            for place in range(skipped, self.batches_per_epoch):
+                batch = epoch * self.batches_per_epoch + place
+                yield [Place(batch, epoch, int(picture)) for picture in parts[place]]
+            epoch, skipped = epoch + 1, 0
+
+    def load(self, place: Place) -> TensorSample:
+        """One picture, augmented and prepared."""
+        generator = sample_generator(self.settings.seed, place.epoch, place.picture)
+        tensors = to_tensors(self.dataset[place.picture], boxes=self.settings.boxes)
+        if self.augment is not None:
+            tensors = self.augment(tensors, generator=generator)
+        scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
+        return _scaled(self.preprocess, scale).sample(tensors)
+
+    def batches(self, first: int = 0) -> Generator[list[TensorSample]]:
+        """Loaded batches from number ``first`` on, without end; close it when done."""
+        if not self.settings.workers:
+            for places in self.plan(first):
+                yield [self.load(place) for place in places]
+        # One thread of arithmetic each: the cores belong to the network.
+        with ThreadPoolExecutor(self.settings.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: deque[list[Future[TensorSample]]] = deque()
+            try:
+                for places in self.plan(first):
+                    waiting.append([pool.submit(self.load, place) for place in places])
+                    if len(waiting) > _BATCHES_AHEAD:
+                        yield [loading.result() for loading in waiting.popleft()]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:
+    """0 for broad pictures, 1 for upright ones."""
+    sizes_hw = dataset.pictures.sizes_hw
+    return (sizes_hw[:, 0] > sizes_hw[:, 1]).astype(np.int64)
+
+
+def _scaled(preprocess: Preprocess, factor: float) -> Preprocess:
+    """The same preparation to pictures ``factor`` times as large."""
+    if factor == 1:
+        return preprocess
+    if preprocess.fixed_hw is not None:
+        height, width = preprocess.fixed_hw
+        return replace(preprocess, fixed_hw=(round(height * factor), round(width * factor)))
+    if preprocess.shorter_side is None or preprocess.longer_side is None:
+        raise UsageError("scales: expected a preprocess with a size to scale")
+    return replace(
+        preprocess,
+        shorter_side=round(preprocess.shorter_side * factor),
+        longer_side=round(preprocess.longer_side * factor),
+    )

@@ -1,0 +1,210 @@
+"""The training loop, to be read from top to bottom: :func:`fit`.
+
+Shape shorthand: a *batch* is one pass through the network, a *step* is one of the optimizer (``accumulate`` batches).
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from otus.data.tensors import TensorSample
+from otus.errors import TrainingError
+from otus.training.averaging import AveragedWeights
+from otus.training.budget import plan_steps
+from otus.training.devices import any_process, same_weights
+from otus.training.feeding import Feed
+from otus.training.interrupts import Interrupts
+from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate
+from otus.training.progress import TrainProgress
+from otus.training.randomness import model_generator
+from otus.training.resuming import pack, restore_state, unpack
+from otus.training.run_folder import RunFolder
+from otus.training.state import UNPLANNED, RunState, Validation
+
+_SAVE_EVERY_S = 600  # beside the end of each epoch
+_FIRST_PLAN = 10  # steps, enough to measure the speed
+
+
+Validate = Callable[[nn.Module], Validation]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended.
+
+    Parameters
+    ----------
+    system
+        The averaged weights of the last step.
+    history
+        A row for each epoch.
+    best_score, best_step
+        The best validation, None where there was none.
+    ended
+        ``done``, ``no better`` (patience) or ``interrupted`` (Ctrl-C; resume it).
+    """
+
+    system: nn.Module
+    history: list[dict[str, Any]]
+    best_score: float | None
+    best_step: int | None
+    ended: Literal["done", "no better", "interrupted"]
+
+
+class LossStep(nn.Module):
+    """The losses as a forward pass: Fabric sets the precision, and DDP joins the gradients, in ``forward`` alone."""
+
+    def __init__(self, system: nn.Module) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, samples: list[TensorSample], *, generator: torch.Generator) -> dict[str, Tensor]:
+        """``system.losses``."""
+        losses: dict[str, Tensor] = cast(Any, self.system).losses(samples, generator=generator)
+        return losses
+
+
+def fit(
+    system: nn.Module,
+    *,
+    feed: Feed,
+    fabric: Fabric,
+    validate: Validate | None = None,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    progress: TrainProgress | None = None,
+) -> TrainResult:
+    """Train a system.
+
+    Parameters
+    ----------
+    system
+        Anything with ``losses(samples, *, generator)``; changed in place.
+    feed
+        The batches of this process, and the settings of the run.
+    fabric
+        From :func:`~otus.training.devices.start_fabric`.
+    validate
+        Called with the averaged weights, in all processes, at the end of epochs and of the run.
+    folder
+        Where checkpoints and records go.
+    resume
+        Go on from the folder's last checkpoint.
+
+    Raises
+    ------
+    TrainingError
+        If a loss is not finite: nothing after it could be trusted.
+    """
+    settings = feed.settings
+    steps_per_epoch = feed.batches_per_epoch // settings.accumulate
+    system.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = AveragedWeights(system, decay=settings.average_decay)
+    bare_optimizer = make_optimizer(system, settings)
+    state = RunState(total_steps=UNPLANNED if settings.minutes else settings.epochs * steps_per_epoch)
+    if resume and folder is not None:
+        tensors, record = folder.read_last()
+        unpack(tensors, system=system, averaged=averaged.module, optimizer=bare_optimizer)
+        state = restore_state(record)
+    model, optimizer = fabric.setup(LossStep(system), bare_optimizer)
+    writes = folder if fabric.is_global_zero else None
+    progress = progress or TrainProgress(quiet=True)
+
+    def save_last() -> None:
+        if writes is not None:
+            writes.save_last(pack(system, averaged.module, bare_optimizer), state)
+
+    def plan() -> None:
+        if settings.minutes:
+            steps = plan_steps(
+                state,
+                steps_per_epoch=steps_per_epoch,
+                minutes=settings.minutes,
+                validate_every=settings.validate_every,
+            )
+            state.total_steps = fabric.broadcast(steps)
+
+    if state.step == 0:
+        save_last()
+    ended: Literal["done", "no better", "interrupted"] = "done"
+    batches = feed.batches(state.step * settings.accumulate)
+    clock = saved = time.monotonic()
+    with closing(batches), Interrupts() as interrupts, progress:
+        while state.step < state.total_steps:
+            model.train()
+            rate = learning_rate(state.step, total_steps=state.total_steps, settings=settings)
+            set_learning_rate(bare_optimizer, rate)
+            step_losses: dict[str, float] = {}
+            for part in range(settings.accumulate):
+                asked = time.monotonic()
+                samples = next(batches)
+                state.waited_s += time.monotonic() - asked
+                generator = model_generator(settings.seed, state.step * settings.accumulate + part, fabric.global_rank)
+                with fabric.no_backward_sync(model, enabled=part + 1 < settings.accumulate):
+                    losses = model(samples, generator=generator)
+                    total = torch.stack(list(losses.values())).sum()
+                    if any_process(fabric, not torch.isfinite(total)):
+                        raise _not_finite(losses, samples, state, folder)
+                    fabric.backward(total / settings.accumulate)
+                for name, loss in losses.items():
+                    step_losses[name] = step_losses.get(name, 0.0) + loss.item() / settings.accumulate
+            if settings.clip_norm:
+                fabric.clip_gradients(model, optimizer, max_norm=settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            averaged.update(system, step=state.step)
+
+            now = time.monotonic()
+            state.count_step(step_losses, seconds=now - clock)
+            clock = now
+            progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
+            if state.step == _FIRST_PLAN:
+                plan()
+
+            if state.step % steps_per_epoch == 0 or state.step == state.total_steps:
+                plan()
+                row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
+                if validate is not None and (
+                    state.step >= state.total_steps or row["epoch"] % settings.validate_every == 0
+                ):
+                    same_weights(fabric, averaged.module)
+                    found = validate(averaged.module)
+                    better = state.count_validation(row, found, seconds=time.monotonic() - clock)
+                    clock = time.monotonic()
+                    if writes is not None and better:
+                        writes.save_best(averaged.module.state_dict(), state, found)
+                    if settings.patience and state.validations_since_best >= settings.patience:
+                        ended = "no better"
+                save_last()
+                saved = clock
+                if writes is not None:
+                    writes.write_history(state.history)
+                progress.epoch(row, total_epochs=state.total_steps / steps_per_epoch)
+            elif time.monotonic() - saved > _SAVE_EVERY_S:
+                save_last()
+                saved = time.monotonic()
+            if ended == "no better":
+                break
+            if any_process(fabric, interrupts.asked):
+                ended = "interrupted"
+                save_last()
+                break
+    return TrainResult(averaged.module, state.history, state.best_score, state.best_step, ended)
+
+
+def _not_finite(
+    losses: Mapping[str, Tensor], samples: list[TensorSample], state: RunState, folder: RunFolder | None
+) -> TrainingError:
+    named = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
+    keys = ", ".join(str(sample["key"]) for sample in samples)
+    good = folder.last if folder is not None and folder.last.exists() else "none"
+    return TrainingError(
+        f"step {state.step}: the loss is not finite ({named}) for the pictures {keys}; last good checkpoint: {good}. "
+        "Try a lower learning rate, a longer warm-up, or --precision 32-true"
+    )

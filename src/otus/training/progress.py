@@ -1,0 +1,77 @@
+"""What a person sees of a run, on stderr."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from otus.training.state import UNPLANNED, RunState
+
+
+class TrainProgress:
+    """A bar for the run while the block runs, and a line for each epoch.
+
+    Parameters
+    ----------
+    quiet
+        Show nothing: in all processes but the first.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=None, figures="")
+
+    def __enter__(self) -> "TrainProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, pictures: int) -> None:
+        """Show where the run is; ``pictures`` are those of a step."""
+        if self._bar.disable:
+            return
+        step_s = state.seconds_of_steps / state.step
+        known = state.total_steps < UNPLANNED
+        parts = [f"loss {sum(losses.values()):.3f}"]
+        parts += [f"{name} {value:.3f}" for name, value in losses.items()] if len(losses) > 1 else []
+        parts += [f"{pictures / step_s:.1f} pictures/s", f"{state.waited_s / state.epoch_s:.0%} waiting"]
+        if known:
+            parts.append(f"{_duration((state.total_steps - state.step) * step_s)} left")
+        self._bar.update(
+            self._task,
+            description=f"epoch {(state.step - 1) // steps_per_epoch + 1}",
+            total=state.total_steps if known else None,
+            completed=state.step,
+            figures=" · ".join(parts),
+        )
+
+    def epoch(self, row: dict[str, Any], *, total_epochs: float) -> None:
+        """One line on an epoch that ended."""
+        shown = {"loss": "loss {:.4f}", "score": "score {:.4f}", "pictures_per_s": "{:.1f} pictures/s"}
+        parts = [text.format(row[name]) for name, text in shown.items() if row.get(name) is not None]
+        parts += [f"{row['waiting_share']:.0%} waiting", f"{_duration(row['hours'] * 3600)} so far"]
+        self.say(f"epoch {row['epoch']}/{total_epochs:.4g}: " + " · ".join(parts))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

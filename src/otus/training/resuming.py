@@ -1,0 +1,78 @@
+"""Everything a run needs to go on to the same weights, to the bit, in one file; and what may not have changed meanwhile.
+
+The file is a checkpoint like any other: its own tensors are the averaged weights. The weights that learn stand in the part
+``learning``, the optimizer's tensors in ``optimizer/<parameter>/<name>``, the counters in ``header.extra["run"]``. Random
+states need no place: see :mod:`otus.training.randomness`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from otus.errors import UsageError
+from otus.training.settings import NOT_PART_OF_THE_RESULT
+from otus.training.state import RunState
+from otus.zoo.checkpoint import checkpoint_part, load_into
+
+
+def pack(system: nn.Module, averaged: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """All tensors of a run by name."""
+    tensors = dict(averaged.state_dict())
+    if averaged is not system:
+        tensors |= {f"learning/{name}": tensor for name, tensor in system.state_dict().items()}
+    for name, parameter in system.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                tensors[f"optimizer/{name}/{key}"] = value
+    return tensors
+
+
+def unpack(tensors: Mapping[str, Tensor], *, system: nn.Module, averaged: nn.Module, optimizer: Optimizer) -> None:
+    """Put the tensors of :func:`pack` back.
+
+    Raises
+    ------
+    CheckpointError
+        If they are another system's.
+    """
+    load_into(averaged, checkpoint_part(tensors), source="checkpoint")
+    if averaged is not system:
+        load_into(system, checkpoint_part(tensors, "learning"), source="checkpoint")
+    own = dict(system.named_parameters())
+    for place, value in checkpoint_part(tensors, "optimizer").items():
+        name, key = place.rsplit("/", 1)
+        parameter = own[name]
+        # In the parameter's layout: the fused optimizers walk both memories in step.
+        like = torch.empty_like(parameter, dtype=value.dtype) if value.shape == parameter.shape else value.clone()
+        optimizer.state[parameter][key] = like.copy_(value)
+
+
+def restore_state(record: Mapping[str, Any]) -> RunState:
+    """The counters from ``header.extra["run"]``."""
+    return RunState(**record)
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare what a run was started with (settings, data …) with what it is resumed with.
+
+    Raises
+    ------
+    UsageError
+        Lists what differs, but for what does not change the result.
+    """
+    missing = "nothing"
+    names = [name for name in dict.fromkeys([*before, *now]) if name not in NOT_PART_OF_THE_RESULT]
+    changed = [
+        f"{name}: was {before.get(name, missing)}, is {now.get(name, missing)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise UsageError(
+            "a run can only be resumed as it was started; these differ: "
+            + "; ".join(changed)
+            + " (leave them out, or start a new run with --weights of this one)"
+        )

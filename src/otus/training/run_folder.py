@@ -1,0 +1,134 @@
+"""What a run writes: ``weights/best.safetensors``, ``weights/last.safetensors``, ``config.json``, ``run.json``,
+``metrics.csv``, ``metrics.jsonl``, ``curves.png``.
+
+All but the weights are for people and can be made again from ``weights/last.safetensors``.
+"""
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import otus
+from otus.data.formats.contract import staged_file
+from otus.errors import CheckpointError
+from otus.training.state import RunState, Validation
+from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+
+
+def new_run_folder(task: str, name: str, *, out: str | Path | None = None) -> Path:
+    """``<runs>/<task>/<name>``, with a number where that is taken; ``out``, else ``OTUS_RUNS``, else ``./runs``."""
+    parent = Path(out or os.environ.get("OTUS_RUNS") or "runs") / task
+    numbered = (parent / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
+    return next(folder for folder in numbered if not folder.exists())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Parameters
+    ----------
+    path
+        The folder; made when something is written.
+    header
+        What makes the tensors a model again; ``header.training`` says how they were trained.
+    """
+
+    path: Path
+    header: CheckpointHeader
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best validation."""
+        return self.path / "weights" / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Weights of the last step, and all that is needed to go on from there."""
+        return self.path / "weights" / "last.safetensors"
+
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        """A JSON file of the folder."""
+        with staged_file(self.path / name) as stage:
+            stage.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def save_last(self, tensors: Mapping[str, Tensor], state: RunState) -> None:
+        """Write all tensors of a run and its counters."""
+        save_checkpoint(self.last, tensors, self._header(state, extra={"run": state.to_json()}))
+
+    def save_best(self, weights: Mapping[str, Tensor], state: RunState, found: Validation) -> None:
+        """Write the weights of the best validation so far."""
+        save_checkpoint(self.best, weights, self._header(state, figures=dict(found.figures)))
+
+    def read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and counters that :meth:`save_last` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If there are none.
+        """
+        tensors, header = load_checkpoint(self.last)
+        if "run" not in header.extra:
+            raise CheckpointError(f"{self.last}: holds weights but no run to go on with; use --weights")
+        return tensors, header.extra["run"]
+
+    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """``metrics.csv``, ``metrics.jsonl`` and ``curves.png`` from a row for each epoch."""
+        columns = list(dict.fromkeys(name for row in history for name in row))
+        with staged_file(self.path / "metrics.csv") as stage, open(stage, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(history)
+        with staged_file(self.path / "metrics.jsonl") as stage:
+            stage.write_text("".join(json.dumps(row) + "\n" for row in history))
+        _draw_curves(self.path / "curves.png", history)
+
+    def _header(
+        self, state: RunState, *, figures: dict[str, float] | None = None, extra: dict[str, Any] | None = None
+    ) -> CheckpointHeader:
+        training = {**self.header.training, "steps": state.step, "hours": state.seconds / 3600}
+        if figures is not None:
+            training["figures"] = figures
+        return replace(self.header, training=training, extra=extra or {})
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for ``run.json``."""
+    return {
+        "otus": otus.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Losses on the left, validation on the right, by epoch."""
+    from matplotlib.figure import Figure  # a second to import, and never needed before the first epoch ended
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = dict.fromkeys(name for row in history for name in row)
+    for name in names:
+        axes = left if name.startswith("loss") else right if "/" in name and "/per_category" not in name else None
+        if axes is not None:
+            rows = [row for row in history if row.get(name) is not None]
+            axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)
+    for axes, title in ((left, "loss"), (right, "validation")):
+        axes.set(xlabel="epoch", title=title)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    with staged_file(path) as stage:
+        figure.savefig(stage, dpi=100)

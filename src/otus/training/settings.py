@@ -1,0 +1,100 @@
+"""What a training run is told: every option of the loop and its one default."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from otus.errors import UsageError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class TrainSettings:
+    """Options of :func:`otus.training.loop.fit`.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training pictures.
+    minutes
+        A budget of time in the place of ``epochs``: the number of steps is planned from the measured speed, after the first
+        steps and again at the end of each epoch, and the schedule follows the plan. What speed the machine had is part of
+        the result, so two such runs do not agree to the bit (a resumed one goes on with the plan of its checkpoint).
+    batch_size
+        Pictures in one pass through the network, over all devices.
+    accumulate
+        Passes whose gradients are added up for one step of the optimizer.
+    optimizer, learning_rate, momentum, weight_decay
+        Norms and biases do not decay. ``momentum`` is SGD's; AdamW keeps its usual 0.9 and 0.999.
+    trunk_learning_rate_share
+        What the trunk learns at, as a share of ``learning_rate``, where the system has one that is called ``trunk``.
+    schedule, drops_at
+        After the warm-up, a cosine down to 0, or tenfold drops at these shares of the run.
+    warm_up_steps
+        The learning rate rises linearly over so many steps (at most a tenth of the run).
+    clip_norm
+        Gradients of a larger norm are scaled down to it; 0 for never.
+    average_decay
+        Of the exponential moving average of the weights, which is what is validated and kept; 0 for none.
+    frozen_norms
+        Keep the statistics and factors of batch norms as they are.
+    scales
+        Factors of the picture's size, one drawn for each batch; (1,) for always the same size.
+    boxes
+        ``amodal`` learns whole objects as if nothing hid them, where the data say so.
+    group_by_shape
+        Put upright and broad pictures into batches of their own, so that less is padding.
+    patience
+        Stop after so many validations without a better score; 0 for never.
+    validate_every
+        Epochs from one validation to the next.
+    precision
+        ``bf16-mixed`` computes the convolutions in bfloat16, twice as fast on chips that have it.
+    seed
+        Everything random follows from it: weights, order, augmentation, samplers.
+    workers
+        Threads that load pictures. The result does not depend on it.
+    devices, num_nodes, device
+        How many devices on how many machines (set up as by torchrun), and of what kind.
+    """
+
+    epochs: Positive = 12
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Positive = 8
+    accumulate: Positive = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    trunk_learning_rate_share: Share = 1.0
+    schedule: Literal["cosine", "steps"] = "cosine"
+    drops_at: tuple[Share, ...] = (0.67, 0.92)
+    warm_up_steps: Annotated[int, Field(ge=0)] = 200
+    clip_norm: Annotated[float, Field(ge=0)] = 5.0
+    average_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    frozen_norms: bool = False
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    boxes: Literal["modal", "amodal"] = "modal"
+    group_by_shape: bool = True
+    patience: Annotated[int, Field(ge=0)] = 0
+    validate_every: Positive = 1
+    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "32-true"
+    seed: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] = 2
+    devices: Positive = 1
+    num_nodes: Positive = 1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        processes = self.devices * self.num_nodes
+        if self.batch_size % processes:
+            raise UsageError(f"batch_size: expected a multiple of the {processes} devices, got {self.batch_size}")
+        if not self.scales:
+            raise UsageError("scales: expected at least one factor, e.g. (1.0,)")
+
+
+NOT_PART_OF_THE_RESULT = frozenset({"workers"})
+"""Settings that may change when a run is resumed."""

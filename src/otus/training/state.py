@@ -1,0 +1,91 @@
+"""Where a run is: what its checkpoint holds beside weights and optimizer, as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+UNPLANNED = 10**9
+"""Steps of a run whose speed is not measured yet."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found: ``figures`` by name, and the one by which the best weights are chosen (more is better)."""
+
+    figures: Mapping[str, float]
+    score: float
+
+
+@dataclass
+class RunState:
+    """Counters of a run.
+
+    Parameters
+    ----------
+    total_steps
+        Steps of the optimizer that the run is planned to take.
+    step
+        Steps taken.
+    seconds, seconds_of_steps, seconds_of_validation
+        Time spent over all resumptions, what of it went into steps, and what the last validation took.
+    loss_sums, epoch_s, waited_s
+        Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for pictures.
+    best_score, best_step, validations_since_best
+        The best validation; None before the first.
+    history
+        A row for each epoch that ended.
+    """
+
+    total_steps: int
+    step: int = 0
+    seconds: float = 0.0
+    seconds_of_steps: float = 0.0
+    seconds_of_validation: float = 0.0
+    loss_sums: dict[str, float] = field(default_factory=dict)
+    epoch_s: float = 0.0
+    waited_s: float = 0.0
+    best_score: float | None = None
+    best_step: int | None = None
+    validations_since_best: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The counters by name."""
+        return asdict(self)
+
+    def count_step(self, losses: Mapping[str, float], *, seconds: float) -> None:
+        """A step was taken."""
+        self.step += 1
+        self.seconds += seconds
+        self.seconds_of_steps += seconds
+        self.epoch_s += seconds
+        for name, loss in losses.items():
+            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
+
+    def end_epoch(self, rate: float, *, steps_per_epoch: int, pictures: int) -> dict[str, Any]:
+        """The row of the epoch that ended with the last step, added to the history; ``pictures`` are those of a step."""
+        steps = self.step - (self.history[-1]["step"] if self.history else 0)
+        row = {
+            "epoch": -(-self.step // steps_per_epoch),
+            "step": self.step,
+            "learning_rate": rate,
+            "loss": sum(self.loss_sums.values()) / steps,
+            **{f"loss/{name}": total / steps for name, total in self.loss_sums.items()},
+            "pictures_per_s": steps * pictures / self.epoch_s,
+            "waiting_share": self.waited_s / self.epoch_s,
+            "hours": self.seconds / 3600,
+        }
+        self.history.append(row)
+        self.loss_sums, self.epoch_s, self.waited_s = {}, 0.0, 0.0
+        return row
+
+    def count_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
+        """Add a validation to the row of its epoch; whether it is the best so far."""
+        row |= {"score": found.score, **found.figures}
+        self.seconds += seconds
+        self.seconds_of_validation = seconds
+        if self.best_score is not None and not found.score > self.best_score:
+            self.validations_since_best += 1
+            return False
+        self.best_score, self.best_step, self.validations_since_best = found.score, self.step, 0
+        return True
