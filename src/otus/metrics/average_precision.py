@@ -3,7 +3,7 @@
 Each update judges the detections of some pictures and keeps a few numbers a detection; figures are made at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -82,8 +82,8 @@ class AveragePrecision(Generic[Result]):
             A picture was judged before, or predictions have no scores.
         """
         ids = np.asarray(picture_ids)
-        check_objects(truth, "truth", label_count=len(self.categories), picture_count=len(ids))
-        check_objects(predictions, "predictions", label_count=len(self.categories), picture_count=len(ids))
+        for side, objects in (("truth", truth), ("predictions", predictions)):
+            sound_objects(objects, side, label_count=len(self.categories), picture_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
         outcomes = self.protocol.judge(truth, predictions, self.categories, sizes_hw)
@@ -121,27 +121,42 @@ class AveragePrecision(Generic[Result]):
         return self.protocol.figures(Outcomes.merge(parts).in_order(order), self.categories)
 
 
-def check_objects(objects: Objects, side: str, *, label_count: int, picture_count: int) -> None:
-    """Raise a DataError that names the first record and field that cannot be; ``side`` is truth or predictions."""
+def sound_objects(
+    objects: Objects,
+    side: str,
+    *,
+    label_count: int,
+    picture_count: int,
+    report: Callable[[DataError], object] | None = None,
+) -> Objects:
+    """The objects without records that cannot be: a figure that is not finite, a negative size, an unknown label.
+
+    ``side`` is truth or predictions. Each faulty record goes to ``report`` as a DataError that names record and field;
+    without it the first is raised.
+    """
     boxes = objects.boxes_xyxy
-    faults: list[tuple[str, np.ndarray, str]] = [
-        ("boxes_xyxy", ~np.isfinite(boxes).all(axis=1), "finite numbers"),
-        ("boxes_xyxy", (boxes[:, 2:] < boxes[:, :2]).any(axis=1), "x1 <= x2 and y1 <= y2"),
-        ("labels", (objects.labels < 0) | (objects.labels >= label_count), f"0..{label_count - 1}"),
-        ("picture", (objects.picture < 0) | (objects.picture >= picture_count), f"0..{picture_count - 1}"),
-        ("areas", ~(np.isfinite(objects.areas) & (objects.areas >= 0)), "a finite number >= 0"),
+    expectations: list[tuple[str, np.ndarray, str]] = [
+        ("boxes_xyxy", np.isfinite(boxes).all(axis=1), "finite numbers"),
+        ("boxes_xyxy", np.greater_equal(boxes[:, 2:], boxes[:, :2]).all(axis=1), "x1 <= x2 and y1 <= y2"),
+        ("labels", (objects.labels >= 0) & (objects.labels < label_count), f"0..{label_count - 1}"),
+        ("picture", (objects.picture >= 0) & (objects.picture < picture_count), f"0..{picture_count - 1}"),
+        ("areas", np.isfinite(objects.areas) & (objects.areas >= 0), "a finite number >= 0"),
     ]
     if objects.scores is not None:
-        faults.append(("scores", ~np.isfinite(objects.scores), "a finite number"))
+        expectations.append(("scores", np.isfinite(objects.scores), "a finite number"))
     if objects.keypoints is not None:
-        faults.append(("keypoints", ~np.isfinite(objects.keypoints).all(axis=(1, 2)), "finite numbers"))
-    for field, faulty, expected in faults:
-        if faulty.any():
-            record = int(np.argmax(faulty))
-            came = np.asarray(getattr(objects, field)[record]).tolist()
-            raise DataError(
-                f"expected {expected}, got {came}",
+        expectations.append(("keypoints", np.isfinite(objects.keypoints).all(axis=(1, 2)), "finite numbers"))
+    sound = np.ones(len(objects), dtype=bool)
+    for field, as_expected, expected in expectations:
+        for record in np.flatnonzero(sound & ~as_expected).tolist():
+            fault = DataError(
+                f"expected {expected}, got {np.asarray(getattr(objects, field)[record]).tolist()}",
                 where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
                 remedy="drop or mend this record",
                 kind=f"bad_{field}",
             )
+            if report is None:
+                raise fault
+            report(fault)
+        sound &= as_expected
+    return objects if sound.all() else objects.take(sound)

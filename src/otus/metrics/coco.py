@@ -113,7 +113,7 @@ class CocoProtocol:
     def _outside(self, areas: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n a"]:
         low = np.array([one.low for one in self.area_ranges], dtype=np.float64)
         high = np.array([one.high for one in self.area_ranges], dtype=np.float64)
-        return (areas[:, None] < low) | (areas[:, None] > high)
+        return np.less(areas[:, None], low) | np.greater(areas[:, None], high)
 
     def _pairs(
         self,

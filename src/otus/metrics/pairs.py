@@ -135,7 +135,7 @@ def _oks(
 ) -> np.ndarray:
     points = predictions.keypoints[chosen, :, :2]  # type: ignore[index]
     keypoints = truth.keypoints[true]  # type: ignore[index]
-    labelled: Bool[np.ndarray, "p k"] = keypoints[:, :, 2] > 0
+    labelled: Bool[np.ndarray, "p k"] = np.greater(keypoints[:, :, 2], 0)
     none_labelled = ~labelled.any(axis=1)
     corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth)[true]
     low, high = (corner - size)[:, None], (corner + size * 2)[:, None]

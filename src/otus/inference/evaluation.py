@@ -1,0 +1,140 @@
+"""How good predictions for a data set are, as one report. Torch is not imported here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import Report, stop_at_first
+from otus.errors import UsageError
+from otus.metrics.average_precision import AveragePrecision, sound_objects
+from otus.metrics.coco import KINDS, CocoProtocol, CocoResult, Kind
+from otus.structures import Categories, Objects, Outline
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """The figures of predictions for a data set, with the protocol that they were made by.
+
+    Parameters
+    ----------
+    protocol
+        Its name, e.g. ``coco``.
+    data
+        The file or folder of the labels.
+    images
+        How many pictures were judged.
+    results
+        Result by what was compared: ``bbox``, ``segm``, ``keypoints``.
+    left_out
+        What could not be compared, and why.
+    """
+
+    protocol: str
+    data: str
+    images: int
+    results: Mapping[Kind, CocoResult]
+    left_out: Mapping[Kind, str]
+
+    def document(self) -> dict[str, Any]:
+        """What ``otus evaluate --json`` says; figures that are not defined are NaN."""
+        return {
+            "protocol": self.protocol,
+            "data": self.data,
+            "images": self.images,
+            **{
+                kind: {**result.figures, "per_category": dict(result.per_category)}
+                for kind, result in self.results.items()
+            },
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
+        }
+
+
+def evaluate_predictions(
+    dataset: Dataset,
+    predictions: Objects,
+    *,
+    protocol: str = "coco",
+    kinds: Sequence[Kind] | None = None,
+    max_dets: Sequence[int] | None = None,
+    report: Report = stop_at_first,
+) -> EvaluationReport:
+    """Judge predictions by the labels of a data set.
+
+    Parameters
+    ----------
+    dataset
+        With objects.
+    predictions
+        Objects with scores; ``picture`` and ``labels`` count as the data set's do.
+    protocol
+        ``coco``.
+    kinds
+        What to compare; without it everything that both sides have throughout.
+    max_dets
+        Limits on the detections of a picture and category; the protocol's own without it.
+    report
+        Gets each record that cannot be; the record is left out.
+
+    Raises
+    ------
+    UsageError
+        An unknown protocol, a data set without objects, or kinds that one side does not have.
+    DataError
+        Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or picture.
+    """
+    if protocol != "coco":
+        raise UsageError(f"protocol: expected coco, got {protocol!r}")
+    if dataset.objects is None:
+        raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
+    counts = {"label_count": len(dataset.categories), "picture_count": len(dataset)}
+    truth = sound_objects(dataset.objects, "truth", **counts, report=report)
+    predictions = sound_objects(predictions, "predictions", **counts, report=report)
+    left_out: dict[Kind, str] = {}
+    if kinds is None:
+        obstacles = {kind: _obstacle(kind, truth, predictions, dataset.categories) for kind in KINDS}
+        kinds = [kind for kind, obstacle in obstacles.items() if obstacle is None]
+        left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
+    results = {}
+    for kind in kinds:
+        metric = AveragePrecision(CocoProtocol(kind, max_dets=tuple(max_dets or ())), dataset.categories)
+        metric.update(
+            truth,
+            predictions,
+            picture_ids=np.array(dataset.pictures.ids),
+            sizes_hw=dataset.pictures.sizes_hw,
+        )
+        results[kind] = metric.compute()
+    return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out)
+
+
+def _obstacle(kind: Kind, truth: Objects, predictions: Objects, categories: Categories) -> str | None:
+    """Why a kind cannot be compared: None where it can, "" where neither side speaks of it."""
+    if kind == "bbox":
+        return None
+    if kind == "keypoints":
+        have = {
+            "labels": truth.keypoints is not None and categories.sigmas is not None,
+            "predictions": predictions.keypoints is not None or not len(predictions),
+        }
+        return None if all(have.values()) else _missing(have, "keypoints")
+    have = {"labels": _has_outlines(truth), "predictions": _has_outlines(predictions)}
+    if not all(have.values()):
+        return _missing(have, "outlines")
+    for side, objects in (("labels", truth), ("predictions", predictions)):
+        if objects.segmentations is not None:
+            without = int((objects.segmentations.kinds == Outline.NONE).sum())
+            if without:
+                return f"{without} of {len(objects)} {side} have no outline"
+    return None
+
+
+def _has_outlines(objects: Objects) -> bool:
+    return not len(objects) or (objects.segmentations is not None and bool(objects.segmentations.kinds.any()))
+
+
+def _missing(have: Mapping[str, bool], what: str) -> str:
+    without = [side for side, has in have.items() if not has]
+    return "" if len(without) == len(have) else f"the {without[0]} have no {what}"
