@@ -1,0 +1,291 @@
+"""Weights in one file: what Otus writes, and the safe reading of what others wrote.
+
+A checkpoint is one safetensors file whose metadata holds a JSON header under the key ``otus``. The model's tensors stand
+under their own names, anything else (optimizer, EMA, random states) under ``part/name``. Nothing of ours is ever
+unpickled; other people's pickles only by ``torch.load(weights_only=True)``.
+"""
+
+import argparse
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from otus.errors import CheckpointError
+from otus.structures import Categories
+from otus.zoo._aside import written_aside
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What makes tensors a model again.
+
+    Parameters
+    ----------
+    builder
+        The zoo's name of the system; None for one put together by hand, which is given when the file is loaded.
+    arguments
+        The builder's keyword arguments, as JSON.
+    categories
+        What its labels mean.
+    preprocess
+        Its `Preprocess` as JSON.
+    licence
+        Of the weights, e.g. ``Apache-2.0``.
+    training
+        What it was trained on and how: command, data, hours, figures.
+    extra
+        Anything else that JSON can hold, e.g. epoch and step for resuming.
+    """
+
+    builder: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    categories: Categories | None = None
+    preprocess: dict[str, Any] | None = None
+    licence: str | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """What stands in the file: the header, and the names of tensors that are the same tensor."""
+
+    version: int
+    header: CheckpointHeader
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], header: CheckpointHeader) -> None:
+    """Write a checkpoint; the file that stood there before stays whole until the new one is.
+
+    Parameters
+    ----------
+    path
+        Conventionally ``….safetensors``. Its folder is made if need be.
+    state
+        Tensors of any dtype, layout and device by name. One tensor under several names is stored once.
+    header
+        What to write beside them.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written (the disk is full), or the header holds what JSON cannot.
+    """
+    path = Path(path)
+    tensors, aliases = _storable(state)
+    try:
+        metadata = msgspec.json.encode(_Metadata(VERSION, header, aliases)).decode()
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the header holds what JSON cannot: {error}") from None
+    try:
+        with written_aside(path) as stage:
+            # Not save_file: it stages by itself, and what it leaves when killed has a name that nobody can tell.
+            stage.write_bytes(save(tensors, metadata={"otus": metadata}))
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written, what stood there is kept: {error}") from error
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CheckpointHeader]:
+    """Read a checkpoint of Otus: its tensors, on the CPU, and its header.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, made by a newer Otus, or not a checkpoint of Otus.
+    """
+    path = _existing(path)
+    state, metadata = _read_safetensors(path)
+    if "otus" not in metadata:
+        raise CheckpointError(
+            f"{path}: holds tensors but not the header of an Otus checkpoint; give it as weights to a model by name"
+        )
+    try:
+        version = msgspec.json.decode(metadata["otus"], type=dict[str, Any]).get("version")
+        if not isinstance(version, int) or version > VERSION:
+            raise CheckpointError(f"{path}: format {version}, this Otus reads up to {VERSION}: install a newer one")
+        known = msgspec.json.decode(metadata["otus"], type=_Metadata)
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{path}: the header is damaged: {error}") from None
+    missing = [name for name in known.aliases.values() if name not in state]
+    if missing:
+        raise CheckpointError(f"{path}: the header is damaged: it names a tensor {missing[0]!r} that is not there")
+    return state | {alias: state[name] for alias, name in known.aliases.items()}, known.header
+
+
+def checkpoint_part(state: Mapping[str, Tensor], name: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a part (``optimizer``, ``ema``) without its prefix; the model's own without a name.
+
+    Examples
+    --------
+    >>> state = {"conv.weight": torch.zeros(1), "ema/conv.weight": torch.ones(1)}
+    >>> list(checkpoint_part(state)), checkpoint_part(state, "ema")
+    (['conv.weight'], {'conv.weight': tensor([1.])})
+    """
+    if name is None:
+        return {key: tensor for key, tensor in state.items() if "/" not in key}
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str | Path, strict: bool = True) -> None:
+    """Load all tensors into a module, or none.
+
+    Counters of batch norms (``num_batches_tracked``) are loaded where both have them and never missed.
+
+    Parameters
+    ----------
+    module
+        Changed in place; values take its dtypes and devices.
+    state
+        Tensors by name.
+    source
+        What to call the state in an error: its file.
+    strict
+        Whether tensors of the module may not be missing in the state. Extra and mis-shaped ones are always an error.
+
+    Raises
+    ------
+    CheckpointError
+        Lists the first missing, extra and mis-shaped tensors. The module is as it was.
+    """
+    fits, misfits = _compare(module, state)
+    if not strict:
+        misfits.pop("missing")
+    if any(misfits.values()):
+        found = "; ".join(
+            f"{len(lines)} {kind}, e.g. {', '.join(lines[:3])}" for kind, lines in misfits.items() if lines
+        )
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__} (nothing was loaded; {len(fits)} tensors would fit): {found}"
+        )
+    module.load_state_dict(fits, strict=False)
+
+
+def matching(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """What of a state a module can take, for fine-tuning, and a line for each tensor of either that it cannot."""
+    fits, misfits = _compare(module, state)
+    return fits, [f"{kind}: {line}" for kind, lines in misfits.items() for line in lines]
+
+
+def read_foreign(path: str | Path) -> dict[str, Tensor]:
+    """Read other people's weights: safetensors, or a ``.pth``, ``.pt`` or ``.bin`` that holds nothing but tensors.
+
+    A state inside ``model``, ``state_dict`` or ``model_state_dict`` is taken out, the prefix ``module.`` of data-parallel
+    training removed.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing, damaged, not a file of weights, or a pickle with code in it, which is never run.
+    """
+    path = _existing(path)
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start[4:9] == b"\0\0\0\0{":  # the length of a JSON header, then the header
+        content: Any = _read_safetensors(path)[0]
+    elif start[:2] == b"PK" or start[:1] == b"\x80":
+        content = _read_pickle(path)
+    else:
+        raise CheckpointError(
+            f"{path}: is not a file of weights: expected safetensors or what torch.save writes, it "
+            + (f"begins with {start!r}" if start else "is empty")
+        )
+    for wrapper in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path}: expected tensors by name, got {type(content).__name__} without any")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: expected tensors by name, got {type(value).__name__} under {name!r}")
+    if all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Contiguous tensors that share no memory, and for each name left out the one that holds its tensor."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        same = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and same in first:
+            aliases[name] = first[same]
+            continue
+        first[same] = name
+        plain = tensor.detach().cpu().contiguous()
+        tensors[name] = plain.clone() if storage in storages else plain  # a part of a larger one: safetensors refuses
+        storages.add(storage)
+    return tensors, aliases
+
+
+def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """What fits, and lines on what is missing in the state, extra in it, or of another shape."""
+    own = module.state_dict()
+    fits: dict[str, Tensor] = {}
+    misfits: dict[str, list[str]] = {"missing": [], "extra": [], "of another shape": []}
+    for name, tensor in own.items():
+        if name not in state:
+            if not name.endswith("num_batches_tracked"):
+                misfits["missing"].append(f"{name} {tuple(tensor.shape)}")
+        elif state[name].shape != tensor.shape:
+            misfits["of another shape"].append(
+                f"{name}: expected {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
+            )
+        else:
+            fits[name] = state[name]
+    misfits["extra"] = [
+        f"{name} {tuple(tensor.shape)}"
+        for name, tensor in state.items()
+        if name not in own and not name.endswith("num_batches_tracked")
+    ]
+    return fits, misfits
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file of weights")
+    return path
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: is not a whole safetensors file: {error}") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        # A Namespace is what argparse makes, plain values; many training scripts store theirs.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the unpickler raise anything
+        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+        if forbidden:
+            raise CheckpointError(
+                f"{path}: refused, besides tensors it holds code or Python objects ({forbidden[1]}); none of it was run. "
+                "Ask for the weights as safetensors, or as a plain state dict"
+            ) from None
+        raise CheckpointError(
+            f"{path}: is damaged, or a pickle of more than tensors, which is never run ({type(error).__name__})"
+        ) from None

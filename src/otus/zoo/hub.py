@@ -1,0 +1,124 @@
+"""Fetching of weights, once, into the user's cache. Nothing here happens without being said on stderr."""
+
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from otus.errors import FetchError, UsageError
+from otus.zoo._aside import written_aside
+
+CHUNK_BYTES = 1 << 20
+TIMEOUT_S = 30.0
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: ``OTUS_CACHE``, else ``otus`` in ``XDG_CACHE_HOME``, else ``~/.cache/otus``."""
+    chosen = os.environ.get("OTUS_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "otus"
+
+
+def fetch(
+    url: str, *, sha256: str | None = None, cache_dir: str | Path | None = None, packaged: Sequence[str] = ()
+) -> Path:
+    """The file that a URL names, from the cache if it is there, else downloaded into it.
+
+    Parameters
+    ----------
+    url
+        http, https or file. A ``file:`` URL is answered by the file itself, not copied.
+    sha256
+        The hash of the content in hexadecimal digits, or its first eight or more (torchvision's file names carry them).
+        Checked at every call.
+    cache_dir
+        Another place than ``cache_folder()``.
+    packaged
+        Names of models that need no network, for the error to mention.
+
+    Raises
+    ------
+    FetchError
+        If there is no network, the server refuses, the transfer breaks off, the disk is full, or the hash is another one
+        (the file in the cache is then removed). Nothing half is left under the file's name.
+    UsageError
+        If the URL or the hash is none.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https", "file") or not Path(parts.path).name:
+        raise UsageError(f"{url}: expected the http, https or file URL of a file")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise UsageError(f"{url}: expected 8 to 64 hexadecimal digits of a sha256, got {sha256!r}")
+    if parts.scheme == "file":
+        path = Path(urllib.request.url2pathname(parts.path))
+        if not path.is_file():
+            raise FetchError(f"{url}: there is no such file")
+        _check(path, sha256, url=url)
+        return path
+    path = _place(parts, Path(cache_dir) if cache_dir else cache_folder())
+    if path.is_file():
+        _check(path, sha256, url=url, remove=True)
+        return path
+    by_hand = f"put the file at {path} by hand" + (
+        f", or use what is packaged: {', '.join(packaged)}" if packaged else ""
+    )
+    try:
+        with written_aside(path) as stage:
+            _download(url, path, stage)
+            _check(stage, sha256, url=url, remove=True)
+    except urllib.error.HTTPError as error:
+        raise FetchError(f"{url}: the server answers {error.code} {error.reason}; {by_hand}") from None
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise FetchError(f"{url}: could not be fetched ({reason}). Is there a network? Else {by_hand}") from None
+    except OSError as error:
+        raise FetchError(f"{url}: could not be written to {path}: {error}") from error
+    return path
+
+
+def _place(parts: urllib.parse.SplitResult, folder: Path) -> Path:
+    """One place for each URL, with the server's own names, inside the folder whatever the URL says."""
+    names = [parts.netloc, *parts.path.split("/")]
+    if parts.query:
+        names[-1] += f"?{parts.query}"
+    safe = [urllib.parse.quote(name, safe="@=+ ") for name in names if name not in ("", ".", "..")]
+    return folder.joinpath("weights", *safe)
+
+
+def _download(url: str, path: Path, stage: Path) -> None:
+    console = Console(stderr=True)
+    console.print(f"Fetching {url} into {path}", markup=False, highlight=False, soft_wrap=True)
+    request = urllib.request.Request(url, headers={"User-Agent": "otus"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer, open(stage, "wb") as file:
+        total = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
+        columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+            task = progress.add_task(path.name, total=total)
+            while chunk := answer.read(CHUNK_BYTES):
+                file.write(chunk)
+                progress.advance(task, len(chunk))
+        if total is not None and file.tell() != total:
+            raise ConnectionError(f"the transfer broke off after {file.tell()} of {total} bytes")
+
+
+def _check(path: Path, sha256: str | None, *, url: str, remove: bool = False) -> None:
+    if sha256 is None:
+        return
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(sha256.lower()):
+        if remove:
+            path.unlink(missing_ok=True)
+        raise FetchError(
+            f"{url}: its content has the sha256 {found}, expected {sha256}{'…' if len(sha256) < 64 else ''}"
+            + ("; it was removed, try again, or the server has another file by now" if remove else "")
+        )

@@ -1,0 +1,172 @@
+"""Fetching from a server on this machine that behaves in all the ways servers do."""
+
+import hashlib
+import http.server
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from otus.errors import FetchError, UsageError
+from otus.zoo.hub import cache_folder, fetch
+
+CONTENT = bytes(range(256)) * 20_000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.seen.append(self.path)
+        if self.path.startswith("/absent"):
+            self.send_error(404, "Not Found")
+            return
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", "/w.bin")
+            self.end_headers()
+            return
+        self.send_response(200)
+        if not self.path.startswith("/unsized"):
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT[: len(CONTENT) // 2] if self.path.startswith("/broken") else CONTENT)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.seen = []
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["w.bin", "unsized.bin", "moved.bin", "w.bin?version=2"])
+@pytest.mark.parametrize("digits", [None, 8, 64])
+def test_fetched_once_and_whole(server, tmp_path, capfd, name, digits):
+    sha256 = DIGEST[:digits] if digits else None
+    path = fetch(f"{server.url}/models/../{name}" if name == "w.bin" else f"{server.url}/{name}", cache_dir=tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert files_in(tmp_path) == [path]
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"Fetching {server.url}/" in err
+    assert str(path) in err.replace("\n", "")
+    requests = len(server.seen)
+    url = f"{server.url}/models/../{name}" if name == "w.bin" else f"{server.url}/{name}"
+    assert fetch(url, sha256=sha256, cache_dir=tmp_path) == path
+    assert len(server.seen) == requests
+    assert capfd.readouterr().err == ""
+
+
+def test_another_content_is_refused_and_removed(server, tmp_path):
+    wrong = "0123456789abcdef"
+    with pytest.raises(FetchError, match=f"{DIGEST}, expected {wrong}"):
+        fetch(f"{server.url}/w.bin", sha256=wrong, cache_dir=tmp_path)
+    assert files_in(tmp_path) == []
+    path = fetch(f"{server.url}/w.bin", sha256=DIGEST[:8].upper(), cache_dir=tmp_path)
+    path.write_bytes(b"put here by hand, and wrong")
+    with pytest.raises(FetchError, match="removed"):
+        fetch(f"{server.url}/w.bin", sha256=DIGEST, cache_dir=tmp_path)
+    assert fetch(f"{server.url}/w.bin", sha256=DIGEST, cache_dir=tmp_path).read_bytes() == CONTENT
+
+
+def test_a_broken_transfer_leaves_nothing(server, tmp_path):
+    with pytest.raises(FetchError, match=f"broke off after {len(CONTENT) // 2} of {len(CONTENT)} bytes"):
+        fetch(f"{server.url}/broken.bin", cache_dir=tmp_path)
+    assert files_in(tmp_path) == []
+
+
+def test_a_refusal_of_the_server_is_told(server, tmp_path):
+    with pytest.raises(FetchError, match=r"absent\.bin: the server answers 404 Not Found; put the file at"):
+        fetch(f"{server.url}/absent.bin", cache_dir=tmp_path)
+
+
+def test_without_network_the_error_says_what_to_do(tmp_path):
+    with socket.socket() as taken:  # bound, not listening: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/models/w.bin"
+        with pytest.raises(FetchError, match="Is there a network") as error:
+            fetch(url, cache_dir=tmp_path, packaged=("otus_small", "otus_tiny"))
+    place = tmp_path / "weights" / f"127.0.0.1%3A{url.split(':')[2].split('/')[0]}" / "models" / "w.bin"
+    for told in (url, str(place), "otus_small, otus_tiny"):
+        assert told in str(error.value)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(CONTENT)
+    assert fetch(url, cache_dir=tmp_path, sha256=DIGEST) == place
+
+
+def test_a_file_url_is_the_file_itself(tmp_path):
+    original = tmp_path / "my weights.bin"
+    original.write_bytes(CONTENT)
+    assert fetch(original.as_uri(), sha256=DIGEST[:8]) == original
+    with pytest.raises(FetchError, match="expected 00000000"):
+        fetch(original.as_uri(), sha256="00000000")
+    assert original.exists()
+    with pytest.raises(FetchError, match="no such file"):
+        fetch((tmp_path / "absent.bin").as_uri())
+
+
+@pytest.mark.parametrize("url", ["ftp://host/w.bin", "w.bin", "https://host", "https://host/", "javascript:1"])
+def test_what_is_not_the_url_of_a_file(url, tmp_path):
+    with pytest.raises(UsageError, match="http, https or file"):
+        fetch(url, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("sha256", ["", "1234567", "no hash at all", DIGEST + "0"])
+def test_what_is_not_a_hash(sha256, tmp_path):
+    with pytest.raises(UsageError, match="hexadecimal"):
+        fetch("https://host/w.bin", sha256=sha256, cache_dir=tmp_path)
+
+
+def test_a_url_cannot_leave_the_cache(server, tmp_path):
+    path = fetch(f"{server.url}/../..//%2e%2e/../w.bin", cache_dir=tmp_path / "cache")
+    assert path.resolve().is_relative_to(tmp_path / "cache")
+    assert files_in(tmp_path) == [path]
+
+
+def test_a_cache_that_cannot_be_written_is_told(server, tmp_path):
+    (tmp_path / "weights").write_text("a file where a folder should be")
+    with pytest.raises(FetchError, match="could not be written to"):
+        fetch(f"{server.url}/w.bin", cache_dir=tmp_path)
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("OTUS_CACHE", str(tmp_path / "a"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_folder() == tmp_path / "a"
+    monkeypatch.delenv("OTUS_CACHE")
+    assert cache_folder() == tmp_path / "b" / "otus"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "otus"
+
+
+def test_two_processes_at_once_end_with_one_whole_file(server, tmp_path):
+    program = (
+        "import sys; from otus.zoo.hub import fetch; sys.stdin.readline();"
+        f"print(fetch('{server.url}/w.bin', sha256='{DIGEST}', cache_dir=r'{tmp_path}'))"
+    )
+    pipe = subprocess.PIPE
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(2)
+    ]
+    answers = [process.communicate("go\n", timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], answers
+    [path] = files_in(tmp_path)
+    assert [out.strip() for out, _ in answers] == [str(path)] * 2
+    assert path.read_bytes() == CONTENT
