@@ -299,6 +299,15 @@ def test_frozen_stages_are_those_of_torchvision(name, trainable_layers, level):
     assert {key.rpartition(".")[0] for key in moved} == still_learning
 
 
+def test_frozen_stages_of_vgg_begin_at_the_picture():
+    trunk = torchvision_trunk("vgg11", levels=(4,))
+    freeze_stages(trunk, 0)
+    assert all(parameter.requires_grad for parameter in trunk.parameters())
+    freeze_stages(trunk, 1)
+    still = {name for name, parameter in trunk.named_parameters() if not parameter.requires_grad}
+    assert still == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize(
     ("name", "levels"), [("resnet18", (2, 5)), ("resnet50", (2, 5)), ("mobilenet_v3_large", (2, 5)), ("vgg11", (4,))]
