@@ -47,8 +47,8 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
 def freeze_stages(trunk: LayeredTrunk, level: int) -> None:
     """Stop all layers of stride up to 2**level from learning, and their norms' statistics from moving.
 
-    Level 0 stops nothing. Level 2 of a ResNet is the stem and ``layer1``, what detectors that start from ImageNet usually freeze (torchvision's
-    ``trainable_layers=3``).
+    Level 0 stops nothing. Level 2 of a ResNet is the stem and ``layer1``, what detectors that start from ImageNet usually
+    freeze (torchvision's ``trainable_layers=3``).
     """
     for name, stride in trunk.layer_strides.items():
         if level > 0 and stride <= 2**level:
