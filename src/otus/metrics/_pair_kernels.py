@@ -150,39 +150,3 @@ def box_pairs(
                 ious[p] = iou
                 p += 1
     return offsets, truths, ious
-
-
-@kernel
-def match_greedily(
-    offsets: Int[np.ndarray, "d_plus_1"],
-    truths: Int[np.ndarray, "p"],
-    similarities: Float[np.ndarray, "p"],
-    thresholds: Float[np.ndarray, "t"],
-    ignored: Bool[np.ndarray, "g a"],
-    crowd: Bool[np.ndarray, "g"],
-) -> Int[np.ndarray, "d a t"]:
-    """The true object that each detection takes at each threshold and area range, -1 for none.
-
-    See :func:`otus.metrics.matching.match_picture`, which is this for one picture, label, threshold and area range.
-    """
-    ranges = ignored.shape[1]
-    taken = np.zeros((len(ignored), ranges, len(thresholds)), np.bool_)
-    matched = np.full((len(offsets) - 1, ranges, len(thresholds)), -1, np.int32)
-    for d in range(len(offsets) - 1):
-        for a in range(ranges):
-            for t in range(len(thresholds)):
-                match = -1
-                for ignored_turn in (False, True):
-                    best = min(thresholds[t], 1 - 1e-10)
-                    for p in range(offsets[d], offsets[d + 1]):
-                        g = truths[p]
-                        if ignored[g, a] != ignored_turn or (taken[g, a, t] and not crowd[g]) or similarities[p] < best:
-                            continue
-                        best = similarities[p]
-                        match = g
-                    if match >= 0:
-                        break
-                if match >= 0:
-                    taken[match, a, t] = True
-                    matched[d, a, t] = match
-    return matched

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from otus.errors import UsageError
 from otus.metrics.mask_pairs import mask_pairs
-from otus.metrics.matching import Outcomes
+from otus.metrics.matching import Outcomes, judge_greedily
 from otus.metrics.pairs import Order, Pairs, box_pairs, keypoint_pairs
 from otus.metrics.precision_recall import Curves, interpolated_curves
 from otus.structures import Categories, Objects
@@ -95,19 +95,26 @@ class CocoProtocol:
         crowd = truth.is_crowd[true]
         ignored = self._outside(truth.areas[true]) | crowd[:, None]
         if self.kind == "keypoints" and truth.keypoints is not None:
-            ignored |= (truth.keypoints[true, :, 2] <= 0).all(axis=1)[:, None]
-        return Outcomes.judge(
+            ignored |= ~np.any(truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
+        ignored_unmatched = self._outside(predictions.areas[chosen])
+        rows, verdicts = judge_greedily(
             self._pairs(truth, predictions, order, categories, sizes_hw),
+            thresholds=np.array(self.iou_thresholds),
+            ignored=ignored,
+            crowd=crowd,
+            ignored_unmatched=ignored_unmatched,
+        )
+        true_labels = truth.labels[true]
+        positives = [np.bincount(true_labels[~column], minlength=len(categories)) for column in ignored.T]
+        return Outcomes(
             labels=predictions.labels[chosen],
             pictures=predictions.picture[chosen],
             ranks=order.ranks,
-            scores=predictions.scores[chosen].astype(np.float64),  # type: ignore[index]
-            ignored_unmatched=self._outside(predictions.areas[chosen]),
-            truth_labels=truth.labels[true],
-            ignored=ignored,
-            crowd=crowd,
-            thresholds=np.array(self.iou_thresholds),
-            label_count=len(categories),
+            scores=order.scores,
+            ignored_unmatched=ignored_unmatched,
+            rows=rows,
+            verdicts=verdicts,
+            positives=np.stack(positives, axis=1),
         )
 
     def _outside(self, areas: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n a"]:

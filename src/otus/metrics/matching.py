@@ -11,16 +11,16 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from otus.metrics import _pair_kernels as kernels
+from otus.metrics import _matching_kernels as kernels
 from otus.metrics.pairs import Pairs
 
 
 class Verdict(IntEnum):
     """What a detection is at one threshold and area range."""
 
-    FALSE = 0
-    TRUE = 1
-    IGNORED = 2
+    FALSE = kernels.FALSE
+    TRUE = kernels.TRUE
+    IGNORED = kernels.IGNORED
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,40 +57,6 @@ class Outcomes:
     positives: Int[np.ndarray, "k a"]
 
     @classmethod
-    def judge(
-        cls,
-        pairs: Pairs,
-        *,
-        labels: Int[np.ndarray, "d"],
-        pictures: Int[np.ndarray, "d"],
-        ranks: Int[np.ndarray, "d"],
-        scores: Float[np.ndarray, "d"],
-        ignored_unmatched: Bool[np.ndarray, "d a"],
-        truth_labels: Int[np.ndarray, "g"],
-        ignored: Bool[np.ndarray, "g a"],
-        crowd: Bool[np.ndarray, "g"],
-        thresholds: Float[np.ndarray, "t"],
-        label_count: int,
-    ) -> "Outcomes":
-        """Match every detection by :func:`match_picture`'s rule, at every area range and threshold.
-
-        ``ignored`` says which true objects do not count in which area range; ``crowd`` which may be taken many times.
-        """
-        candidates = np.flatnonzero(np.diff(pairs.offsets))
-        rows = np.full(len(labels), -1, dtype=np.int32)
-        rows[candidates] = np.arange(len(candidates), dtype=np.int32)
-        offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
-        matched = kernels.match_greedily(offsets, pairs.truths, pairs.similarities, thresholds, ignored, crowd)
-        area = np.arange(ignored.shape[1])[None, :, None]
-        is_ignored = (matched < 0) & ignored_unmatched[candidates][:, :, None]
-        if len(ignored):
-            is_ignored |= (matched >= 0) & ignored[matched, area]
-        verdicts = np.where(is_ignored, Verdict.IGNORED, matched >= 0).astype(np.uint8)
-        counts = [np.bincount(truth_labels[~column], minlength=label_count) for column in ignored.T]
-        positives = np.stack(counts, axis=1)
-        return cls(labels, pictures, ranks, scores, ignored_unmatched, rows, verdicts, positives)
-
-    @classmethod
     def merge(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
         """The outcomes of pictures that were judged apart; ``pictures`` must already count through all of them."""
         if len(parts) == 1:
@@ -109,6 +75,25 @@ class Outcomes:
         order = np.argsort(place, kind="stable")
         names = ("labels", "pictures", "ranks", "scores", "ignored_unmatched", "rows")
         return replace(self, **{name: getattr(self, name)[order] for name in names})
+
+
+def judge_greedily(
+    pairs: Pairs,
+    *,
+    thresholds: Float[np.ndarray, "t"],
+    ignored: Bool[np.ndarray, "g a"],
+    crowd: Bool[np.ndarray, "g"],
+    ignored_unmatched: Bool[np.ndarray, "d a"],
+) -> tuple[Int[np.ndarray, "d"], UInt8[np.ndarray, "c a t"]]:
+    """``rows`` and ``verdicts`` of :class:`Outcomes`: every detection matched by :func:`match_picture`'s rule.
+
+    ``ignored`` says which true objects do not count in which area range; ``crowd`` which may be taken many times.
+    """
+    rows, candidates = pairs.rows()
+    offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
+    unmatched = ignored_unmatched[candidates]
+    verdicts = kernels.judge_greedily(offsets, pairs.truths, pairs.similarities, thresholds, ignored, crowd, unmatched)
+    return rows, verdicts
 
 
 def match_picture(

@@ -32,6 +32,13 @@ class Pairs:
     truths: Int[np.ndarray, "p"]
     similarities: Float[np.ndarray, "p"]
 
+    def rows(self) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "c"]]:
+        """Numbers for the C detections that are in a pair: each one's, -1 for the others; and which they are."""
+        candidates = np.flatnonzero(np.diff(self.offsets))
+        rows = np.full(len(self.offsets) - 1, -1, dtype=np.int32)
+        rows[candidates] = np.arange(len(candidates), dtype=np.int32)
+        return rows, candidates
+
     def at_least(self, similarity: float) -> "Pairs":
         """Those that are at least so similar."""
         kept = self.similarities >= similarity
@@ -47,6 +54,8 @@ class Order:
     ----------
     detections
         (D,) indices of the detections that count, within label and picture by falling score.
+    scores
+        (D,).
     ranks
         (D,) place of each within its label and picture, from 0.
     truths
@@ -56,6 +65,7 @@ class Order:
     """
 
     detections: Int[np.ndarray, "d"]
+    scores: Float[np.ndarray, "d"]
     ranks: Int[np.ndarray, "d"]
     truths: Int[np.ndarray, "g"]
     spans: Int[np.ndarray, "d 2"]
@@ -70,7 +80,7 @@ class Order:
         spans = kernels.truths_of_detections(
             predictions.labels[detections], predictions.picture[detections], truth.labels[truths], truth.picture[truths]
         )
-        return cls(detections, ranks, truths, spans)
+        return cls(detections, scores[detections], ranks, truths, spans)
 
 
 def box_sizes_wh(objects: Objects) -> Float[np.ndarray, "n 2"]:
@@ -83,14 +93,19 @@ def box_sizes_wh(objects: Objects) -> Float[np.ndarray, "n 2"]:
     return boxes.written_sizes_wh(objects.boxes_xyxy.astype(np.float64, copy=False))
 
 
+def _box_areas(objects: Objects) -> Float[np.ndarray, "n"]:
+    width, height = box_sizes_wh(objects).T
+    return width * height
+
+
 def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: float) -> Pairs:
     """Pairs by IoU of boxes; against a crowd the union is the detection alone."""
     chosen, true = order.detections, order.truths
     pairs = kernels.box_pairs(
         predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
-        np.prod(box_sizes_wh(predictions)[chosen], axis=1),
+        _box_areas(predictions)[chosen],
         truth.boxes_xyxy[true].astype(np.float64, copy=False),
-        np.prod(box_sizes_wh(truth)[true], axis=1),
+        _box_areas(truth)[true],
         truth.is_crowd[true],
         order.spans,
         at_least,
@@ -136,14 +151,14 @@ def _oks(
     points = predictions.keypoints[chosen, :, :2]  # type: ignore[index]
     keypoints = truth.keypoints[true]  # type: ignore[index]
     labelled: Bool[np.ndarray, "p k"] = np.greater(keypoints[:, :, 2], 0)
-    none_labelled = ~labelled.any(axis=1)
+    none_labelled: Bool[np.ndarray, "p 1"] = ~np.any(labelled, axis=1, keepdims=True)
     corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth)[true]
     low, high = (corner - size)[:, None], (corner + size * 2)[:, None]
     outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
-    delta = np.where(none_labelled[:, None, None], outside, points - keypoints[:, :, :2])
+    delta = np.where(none_labelled[:, :, None], outside, points - keypoints[:, :, :2])
     squared = delta[:, :, 0] ** 2 + delta[:, :, 1] ** 2
     closeness = np.exp(-(squared / variances / (truth.areas[true] + np.spacing(1))[:, None] / 2))
-    labelled = labelled | none_labelled[:, None]
+    labelled = labelled | none_labelled
     counts = labelled.sum(axis=1)
     similarities = np.empty(len(true))
     for count in np.unique(counts):

@@ -1,0 +1,67 @@
+"""What the benchmarks share: several tools timed in one run, and what they were timed on."""
+
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def print_header(title: str, packages: tuple[str, ...] = ()) -> None:
+    """Date, hardware, commit, and the versions of the packages compared with."""
+    print(f"# {title}")
+    print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC, {_processor()}, {os.cpu_count()} cores, "
+          f"Python {platform.python_version()}, commit {_commit()}")  # fmt: skip
+    for package in packages:
+        try:
+            print(f"{package} {version(package)}", end="  ")
+        except PackageNotFoundError:
+            print(f"{package} (not installed)", end="  ")
+    print("\n" if packages else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def median_seconds(function: Callable[[], object], *, repeats: int = 5, warm_up: int = 1) -> float:
+    """The median wall time of a call, after some that do not count."""
+    for _ in range(warm_up):
+        function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def print_table(title: str, seconds: dict[str, float | None], *, ours: str = "otus") -> None:
+    """Medians and each one's ratio to ours; None for a tool that is not there."""
+    print(f"## {title}")
+    for name, value in seconds.items():
+        if value is None:
+            print(f"{name:20s} not installed")
+        else:
+            base = seconds[ours]
+            print(f"{name:20s} {value:9.3f} s" + (f"  {value / base:7.2f} x {ours}" if base else ""))
+    print()
