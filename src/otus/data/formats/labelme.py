@@ -1,0 +1,286 @@
+"""LabelMe: a JSON file of shapes a picture (github.com/wkentaro/labelme, the desktop program).
+
+A shape is a polygon, a rectangle, a circle, a mask (a PNG that fills a rectangle, its last row and column included), or a
+point. Shapes that share a ``group_id`` are one object: several polygons and masks are its parts, a rectangle beside them
+is its box, and points are its keypoints, named by their labels. The flags ``difficult``, ``truncated`` … become columns,
+``crowd`` says a crowd, and ``occluded`` of a point a hidden keypoint.
+
+``labels.txt`` (as ``labelme --labels`` takes it) gives the order of categories and keypoints; else categories are sorted
+and keypoints are in the order in which they appear. Lines are not objects and are reported; a circle becomes a polygon of
+64 points. Our additions, which LabelMe keeps: ``score`` of a shape, the flag ``oriented_box`` of a polygon that is one,
+and ``keypoint_names`` of each category beside the shapes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.contract import (
+    Layout,
+    Loss,
+    PictureMode,
+    Report,
+    place_pictures,
+    staged_folder,
+    stop_at_first,
+)
+from otus.data.formats.files import flat_names, read_text, relative_name, resolve_inside
+from otus.data.formats.labelme_shapes import (
+    LabelMeFile,
+    LabelMeObject,
+    decode,
+    decode_shape,
+    enclosing_box,
+    encode_mask,
+    gather,
+)
+from otus.data.formats.losses import losses_of
+from otus.data.pictures import MAX_PIXELS, picture_size_hw
+from otus.errors import DataError
+from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
+
+_LISTED = "labels.txt"
+
+
+def find(path: Path) -> list[Layout]:
+    """A folder of LabelMe files, or the folders directly in it, which are then splits."""
+    if _holds_labelme(path):
+        return [Layout("labelme", path)]
+    if not path.is_dir():
+        return []
+    return [Layout("labelme", path, folder.name) for folder in sorted(path.iterdir()) if _holds_labelme(folder)]
+
+
+def _holds_labelme(folder: Path) -> bool:
+    for file in sorted(folder.glob("*.json"))[:3]:
+        if file.is_file():
+            with file.open("rb") as content:
+                if b'"shapes"' in content.read(4000):
+                    return True
+    return False
+
+
+def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
+    """The pictures of the JSON files of a folder, and their objects.
+
+    Parameters
+    ----------
+    allow_outside
+        Follow an ``imagePath`` that leaves the folder of the data set.
+
+    Raises
+    ------
+    DataError, PictureError
+        Through ``report``, with the file and the shape.
+    """
+    folder = layout.source / (layout.split or "")
+    paths, sizes, contents, objects = [], [], [], []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            content = decode(file)
+            path = resolve_inside(
+                content.picture.replace("\\", "/"),
+                folder,
+                within=layout.source,
+                allow_outside=allow_outside,
+                file=file,
+                where="imagePath",
+            )
+            sizes.append(_size_hw(content, path, file))
+        except DataError as problem:
+            report(problem)
+            continue
+        objects.append(gather(content, sizes[-1], file, report))
+        contents.append(content)
+        paths.append(path)
+    categories = _categories(layout, contents, [one for here in objects for one in here])
+    return Dataset(
+        source=layout.source,
+        format="labelme",
+        split=layout.split,
+        pictures=Pictures(
+            root=layout.source,
+            files=tuple(relative_name(path, layout.source.absolute()) for path in paths),
+            sizes_hw=np.array(sizes, dtype=np.int64),
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=categories,
+        objects=_columns(objects, categories),
+    )
+
+
+def _size_hw(content: LabelMeFile, path: Path, file: Path) -> tuple[int, int]:
+    if content.height is None or content.width is None:
+        return picture_size_hw(path)
+    if content.height < 1 or content.width < 1 or content.height * content.width > MAX_PIXELS:
+        problem = f"expected the picture's size, got {content.width} x {content.height}"
+        raise DataError(problem, file=file, where="imageWidth, imageHeight", remedy="correct it or set both to null")
+    return content.height, content.width
+
+
+def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[LabelMeObject]) -> Categories:
+    """Names and keypoints: as ``labels.txt`` and ``keypoint_names`` say, else as they are found."""
+    used = {one.label for one in objects}
+    points = list(dict.fromkeys(name for one in objects for name in one.keypoints))
+    listed = _listed(layout)
+    if not listed and layout.split:
+        used |= _labels_of_other_splits(layout.source) - set(points)
+    names = [name for name in listed if name in used or (name[0] != "_" and name not in points)]
+    names += sorted(used - set(names))
+    schemes = {one.label: points for one in objects if one.keypoints}
+    for content in contents:
+        schemes.update(content.keypoint_names or {})
+    ordered = sorted(points, key=listed.index) if set(points) <= set(listed) else points
+    return Categories(
+        tuple(names),
+        keypoints=tuple(
+            (name, KeypointNames(tuple(ordered if schemes[name] is points else schemes[name])))
+            for name in names
+            if name in schemes
+        ),
+    )
+
+
+def _listed(layout: Layout) -> list[str]:
+    for folder in (layout.source / (layout.split or ""), layout.source):
+        if (folder / _LISTED).is_file():
+            return list(
+                dict.fromkeys(line.strip() for line in read_text(folder / _LISTED).splitlines() if line.strip())
+            )
+    return []
+
+
+def _labels_of_other_splits(source: Path) -> set[str]:
+    """So that labels mean the same in each split; what is wrong with a file is said where its split is read."""
+    labels: set[str] = set()
+    for file in source.glob("*/*.json"):
+        try:
+            shapes = [decode_shape(raw) for raw in decode(file).shapes]
+        except ValueError:
+            continue
+        labels.update(shape.label for shape in shapes if shape.shape_type in ("polygon", "rectangle", "circle", "mask"))
+    return labels
+
+
+def _columns(by_picture: list[list[LabelMeObject]], categories: Categories) -> Objects:
+    objects = [one for here in by_picture for one in here]
+    outlines = [one.outline for one in objects]
+    flags = sorted({name for one in objects for name in one.flags if name != "crowd"})
+    scores = np.array([one.score for one in objects])
+    more: dict[str, Any] = {}
+    if any(one.corners_xy is not None for one in objects):
+        more["corners_xy"] = np.array(
+            [np.full((4, 2), np.nan) if o.corners_xy is None else o.corners_xy for o in objects]
+        )
+    if any(outline is not None for outline in outlines):
+        more["segmentations"] = Segmentations.build(outlines)
+    if categories.keypoints:
+        more["keypoints"] = _keypoints(objects, categories)
+    return Objects.build(
+        picture=np.repeat(np.arange(len(by_picture)), [len(here) for here in by_picture]),
+        labels=[categories.index(one.label) for one in objects],
+        boxes_xyxy=np.array([one.box_xyxy for one in objects]),
+        areas=[one.area for one in objects],
+        is_crowd=[one.flags.get("crowd", False) for one in objects],
+        scores=None if np.isnan(scores).all() else scores,
+        columns={name: np.array([one.flags.get(name, False) for one in objects]) for name in flags},
+        **more,
+    )
+
+
+def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarray:
+    schemes = {name: scheme.names for name, scheme in categories.keypoints}
+    keypoints = np.zeros((len(objects), max(len(names) for names in schemes.values()), 3))
+    for row, one in enumerate(objects):
+        for place, name in enumerate(schemes.get(one.label, ())):
+            keypoints[row, place] = one.keypoints.get(name, (0, 0, 0))
+    return keypoints
+
+
+def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """Write a data set as LabelMe files beside their pictures, with ``labels.txt``.
+
+    Polygons stay polygons, run lengths become masks, so that holes and parts are kept. A box that is not that of its
+    outline is written as a rectangle in the same group.
+    """
+    objects = dataset.objects if dataset.objects is not None else Objects.empty()
+    flags = {
+        name: column for name, column in objects.columns.items() if column.ndim == 1 and np.isin(column, (0, 1)).all()
+    }
+    held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
+    losses = losses_of(dataset, can_hold=frozenset(held))
+    flags["crowd"] = objects.is_crowd
+    names = flat_names(dataset.pictures.files)
+    point_names = {name: list(scheme.names) for name, scheme in dataset.categories.keypoints}
+    bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
+    with staged_folder(folder) as stage:
+        place = stage / (dataset.split or "").replace("/", "_")
+        place.mkdir(exist_ok=True)
+        place_pictures(dataset, place, pictures, names=names)
+        (stage / _LISTED).write_text("".join(f"{name}\n" for name in dataset.categories), encoding="utf-8")
+        for index, name in enumerate(names):
+            height, width = dataset.pictures.size_hw(index)
+            shapes: list[dict[str, Any]] = []
+            for row in range(bounds[index], bounds[index + 1]):
+                shapes += _shapes(dataset, objects, row, {flag: bool(column[row]) for flag, column in flags.items()})
+            content = {
+                "version": "5.5.0",
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": name,
+                "imageData": None,
+                "imageHeight": height,
+                "imageWidth": width,
+                **({"keypoint_names": point_names} if point_names else {}),
+            }
+            text = msgspec.json.format(msgspec.json.encode(content), indent=2)
+            (place / name).with_suffix(".json").write_bytes(text)
+    return losses
+
+
+def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]) -> list[dict[str, Any]]:
+    """The shapes of one object; the first one carries its flags and its score."""
+    label = dataset.categories[int(objects.labels[row])]
+    size_hw = dataset.pictures.size_hw(int(objects.picture[row]))
+    shapes: list[dict[str, Any]] = []
+
+    def add(kind: str, points: np.ndarray, **more: Any) -> None:
+        shapes.append(
+            {"label": label, "points": points.tolist(), "group_id": None, "shape_type": kind, "flags": {}, **more}
+        )
+
+    rings: list[np.ndarray] = []
+    mask = None
+    if objects.segmentations is not None:
+        rings += objects.segmentations.polygons(row)
+        for ring in rings:
+            add("polygon", ring)
+        if (counts := objects.segmentations.rle(row)) is not None:
+            mask = Masks.from_rle([counts], size_hw).dense()[0]
+            if mask.any():
+                x, y = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+                crop = mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
+                add("mask", np.array([[x[0], y[0]], [x[-1], y[-1]]]), mask=encode_mask(crop))
+    if objects.corners_xy is not None and not np.isnan(objects.corners_xy[row]).any():
+        rings.append(objects.corners_xy[row])
+        add("polygon", rings[-1], flags={"oriented_box": True})
+    box = objects.boxes_xyxy[row]
+    if not shapes or np.abs(enclosing_box(rings, mask) - box).max() > 1e-9:
+        add("rectangle", box.reshape(2, 2))
+    shapes[0]["flags"] = {**shapes[0]["flags"], **flags}
+    if objects.scores is not None and not np.isnan(objects.scores[row]):
+        shapes[0]["score"] = float(objects.scores[row])
+    if objects.keypoints is not None:
+        scheme = dataset.categories.keypoints_of(label)
+        for place, (x, y, visibility) in enumerate(objects.keypoints[row]):
+            if visibility > 0:
+                hidden = {"flags": {"occluded": True}} if visibility == 1 else {}
+                name = scheme.names[place] if scheme else str(place)
+                add("point", np.array([[x, y]]), **{"label": name, **hidden})
+    if len(shapes) > 1:
+        for shape in shapes:
+            shape["group_id"] = row + 1
+    return shapes

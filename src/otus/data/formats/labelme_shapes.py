@@ -1,0 +1,202 @@
+"""The shapes of a LabelMe file, and the objects that they make up."""
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from otus.data.formats.contract import Report
+from otus.data.formats.files import polygon_area
+from otus.errors import DataError
+from otus.structures import Masks
+
+_POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "point": 1}
+_CIRCLE_SIDES = 64
+
+
+class Shape(msgspec.Struct):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str = "polygon"
+    group_id: int | None = None
+    flags: dict[str, bool] | None = None
+    mask: str | None = None
+    score: float | None = None
+
+
+class LabelMeFile(msgspec.Struct, rename={"picture": "imagePath", "height": "imageHeight", "width": "imageWidth"}):
+    shapes: list[msgspec.Raw]
+    picture: str
+    height: int | None = None
+    width: int | None = None
+    keypoint_names: dict[str, list[str]] | None = None
+
+
+@dataclass
+class LabelMeObject:
+    """One object; its box is the rectangle if there is one, else what encloses all else."""
+
+    label: str
+    box_xyxy: Float[np.ndarray, "4"]
+    area: float
+    outline: bytes | list[np.ndarray] | None
+    corners_xy: Float[np.ndarray, "4 2"] | None
+    keypoints: dict[str, tuple[float, float, float]]
+    flags: dict[str, bool]
+    score: float
+
+
+@dataclass
+class _Group:
+    """An object while its shapes are gathered."""
+
+    label: str | None = None
+    rings: list[np.ndarray] = field(default_factory=list)
+    masks: list[np.ndarray] = field(default_factory=list)
+    box: np.ndarray | None = None
+    corners: np.ndarray | None = None
+    keypoints: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    flags: dict[str, bool] = field(default_factory=dict)
+    score: float = np.nan
+
+
+def decode(file: Path) -> LabelMeFile:
+    """A file whose shapes are not looked at yet, so that one of them can be wrong without the others."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=LabelMeFile)
+    except (msgspec.MsgspecError, ValueError, RecursionError, OSError) as error:
+        raise DataError(f"expected a LabelMe file, but {error}", file=file, remedy="restore or remove it") from None
+
+
+def decode_shape(raw: msgspec.Raw) -> Shape:
+    """One shape; ValueError if it is not one."""
+    try:
+        return msgspec.json.decode(raw, type=Shape)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def gather(content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: Report) -> list[LabelMeObject]:
+    """The objects of a file: groups, and shapes that are in none."""
+    groups: dict[int | str, _Group] = {}
+    for index, raw in enumerate(content.shapes):
+        where = f"shapes[{index}]"
+        try:
+            shape = decode_shape(raw)
+            key = where if shape.group_id is None else shape.group_id
+            group = groups.get(key) or _Group()
+            _add(group, shape, size_hw)
+            groups[key] = group
+        except ValueError as error:
+            report(DataError(str(error), file=file, where=where, remedy="correct the shape, or draw it anew"))
+    found = []
+    for key, group in groups.items():
+        if group.label is None:
+            problem = "a point without a polygon, rectangle or mask of the same group_id"
+            where = key if isinstance(key, str) else f"group_id {key}"
+            report(DataError(problem, file=file, where=where, remedy="group it with its object"))
+        else:
+            found.append(_finish(group, group.label))
+    return found
+
+
+def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
+    """Put a shape to its object; ValueError, and nothing of the object changed, if the shape is wrong."""
+    kind = shape.shape_type
+    if kind not in ("polygon", *_POINTS):
+        raise ValueError(f"a {kind!r} is no object: expected a polygon, rectangle, circle, mask or point")
+    points = np.array(shape.points, dtype=np.float64).reshape(-1, 2)
+    if len(points) != _POINTS[kind] if kind in _POINTS else len(points) < 3:
+        raise ValueError(f"expected {_POINTS.get(kind, '3 or more')} points of a {kind}, got {points.tolist()}")
+    flags = dict(shape.flags or {})
+    if kind == "point":
+        group.keypoints[shape.label] = (*points[0].tolist(), 1.0 if flags.get("occluded") else 2.0)
+        return
+    if group.label not in (None, shape.label):
+        raise ValueError(f"expected {group.label!r} as others of group_id {shape.group_id}, got {shape.label!r}")
+    if shape.score is not None and not 0 <= shape.score <= 1:
+        raise ValueError(f"expected a score in 0..1, got {shape.score}")
+    if kind == "mask":
+        group.masks.append(_mask(shape, points, size_hw))
+    elif kind == "rectangle":
+        if group.box is not None:
+            raise ValueError(f"a second rectangle of group_id {shape.group_id}")
+        group.box = np.concatenate([points.min(axis=0), points.max(axis=0)])
+    elif kind == "circle":
+        angles = np.arange(_CIRCLE_SIDES) * (2 * np.pi / _CIRCLE_SIDES)
+        radius = float(np.linalg.norm(points[1] - points[0]))
+        group.rings.append(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    elif flags.pop("oriented_box", False) and len(points) == 4:
+        group.corners = points
+    else:
+        group.rings.append(points)
+    group.label = shape.label
+    group.flags.update(flags)
+    if shape.score is not None:
+        group.score = shape.score
+
+
+def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The mask in the picture's frame; ValueError if it does not fit its rectangle or the picture."""
+    (left, top), (right, bottom) = points.round().tolist()
+    if not (0 <= left <= right < size_hw[1] and 0 <= top <= bottom < size_hw[0]):
+        raise ValueError(
+            f"expected a rectangle inside the picture of {size_hw[1]} x {size_hw[0]}, got {points.tolist()}"
+        )
+    x1, y1, x2, y2 = int(left), int(top), int(right), int(bottom)
+    try:
+        with Image.open(BytesIO(base64.b64decode(shape.mask or "", validate=True)), formats=("PNG",)) as picture:
+            # The size is compared before anything is decoded: a few bytes can claim to be any size.
+            fits = picture.size == (x2 - x1 + 1, y2 - y1 + 1)
+            values = np.array(picture.convert("L") if fits else []) > 0
+            size = picture.size
+    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected a PNG in base64, but {error}") from None
+    if not fits:
+        raise ValueError(
+            f"expected a mask of {x2 - x1 + 1} x {y2 - y1 + 1} as its points say, got {size[0]} x {size[1]}"
+        )
+    mask = np.zeros(size_hw, dtype=bool)
+    mask[y1 : y2 + 1, x1 : x2 + 1] = values
+    return mask
+
+
+def encode_mask(mask: Bool[np.ndarray, "h w"]) -> str:
+    """A PNG in base64."""
+    file = BytesIO()
+    Image.fromarray(mask).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def enclosing_box(rings: list[np.ndarray], mask: Bool[np.ndarray, "h w"] | None) -> Float[np.ndarray, "4"]:
+    """The box around rings and the pixels of a mask, of which there is at least one."""
+    points = np.concatenate([*rings, *([] if mask is None else [_pixel_corners(mask)])])
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+
+
+def _pixel_corners(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "2 2"]:
+    return Masks.from_dense(mask[None]).boxes_xyxy().reshape(2, 2)
+
+
+def _finish(group: _Group, label: str) -> LabelMeObject:
+    mask = None
+    outline: bytes | list[np.ndarray] | None = group.rings or None
+    if group.masks:
+        drawn = Masks.from_polygons([group.rings] if group.rings else [], size_hw=group.masks[0].shape)
+        mask = np.logical_or.reduce([*group.masks, *drawn])
+        outline = Masks.from_dense(mask[None]).rle()[0]["counts"]  # type: ignore[assignment]
+    rings = group.rings if group.corners is None else [*group.rings, group.corners]
+    box = enclosing_box(rings, mask) if group.box is None else group.box
+    if mask is not None:
+        area = float(mask.sum())
+    elif rings:
+        area = sum(polygon_area(ring) for ring in group.rings or rings)
+    else:
+        area = float((box[2] - box[0]) * (box[3] - box[1]))
+    return LabelMeObject(label, box, area, outline, group.corners, group.keypoints, group.flags, group.score)

@@ -1,0 +1,256 @@
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats import labelme
+from otus.data.formats.contract import Layout
+from otus.errors import DataError
+from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
+
+TRIANGLE = [[1, 1], [5, 1], [5, 7]]
+
+
+def shape(label: str = "cat", kind: str = "polygon", points: object = TRIANGLE, **more: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
+
+
+def png(mask: np.ndarray) -> str:
+    file = BytesIO()
+    Image.fromarray(mask).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def make(folder: Path, *shapes: object, stem: str = "a", **more: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"version": "5.5.0", "shapes": shapes, "imagePath": f"{stem}.png", "imageHeight": 8, "imageWidth": 12}
+    (folder / f"{stem}.json").write_text(json.dumps({**content, **more}))
+    Image.new("RGB", (12, 8)).save(folder / f"{stem}.png")
+    return folder
+
+
+def read(folder: Path) -> Dataset:
+    (layout,) = labelme.find(folder)
+    return labelme.read(layout)
+
+
+def objects_of(dataset: Dataset) -> Objects:
+    assert dataset.objects is not None
+    return dataset.objects
+
+
+def test_polygons_rectangles_and_flags(tmp_path: Path) -> None:
+    shapes = shape(flags={"difficult": True}), shape("ant", "rectangle", [[9, 7], [2, 3.5]], flags={"crowd": True})
+    dataset = read(make(tmp_path, *shapes))
+    objects = objects_of(dataset)
+    assert dataset.pictures.files == ("a.png",)
+    assert dataset.pictures.size_hw(0) == (8, 12)
+    assert [dataset.categories[i] for i in objects.labels] == ["cat", "ant"]
+    assert objects.boxes_xyxy.tolist() == [[1, 1, 5, 7], [2, 3.5, 9, 7]]
+    assert objects.areas.tolist() == [12, 24.5]
+    assert objects.is_crowd.tolist() == [False, True]
+    assert objects.columns["difficult"].tolist() == [True, False]
+    assert objects.segmentations is not None
+    assert objects.segmentations.polygons(0)[0].tolist() == TRIANGLE
+    assert objects.segmentations.polygons(1) == []
+
+
+def test_a_group_is_one_object_with_parts_box_and_keypoints(tmp_path: Path) -> None:
+    shapes = (
+        shape(group_id=4),
+        shape(group_id=4, points=[[8, 1], [9, 1], [9, 2]]),
+        shape(group_id=4, kind="rectangle", points=[[0, 0], [10, 8]]),
+        shape("tail", "point", [[8.5, 1.5]], group_id=4),
+        shape("nose", "point", [[2, 2]], group_id=4, flags={"occluded": True}),
+        shape("dog"),
+    )
+    dataset = read(make(tmp_path, *shapes))
+    objects = objects_of(dataset)
+    assert objects.boxes_xyxy.tolist() == [[0, 0, 10, 8], [1, 1, 5, 7]]
+    assert objects.segmentations is not None
+    assert len(objects.segmentations.polygons(0)) == 2
+    names = dataset.categories.keypoints_of("cat")
+    assert names is not None
+    assert names.names == ("tail", "nose")
+    assert dataset.categories.keypoints_of("dog") is None
+    assert objects.keypoints is not None
+    assert objects.keypoints.tolist() == [[[8.5, 1.5, 2], [2, 2, 1]], [[0, 0, 0], [0, 0, 0]]]
+
+
+def test_masks_fill_their_rectangle_with_its_last_row_and_column(tmp_path: Path) -> None:
+    crop = np.ones((4, 5), dtype=bool)
+    crop[1:3, 2] = False
+    objects = objects_of(read(make(tmp_path, shape(kind="mask", points=[[2, 3], [6, 6]], mask=png(crop)))))
+    expected = np.zeros((8, 12), dtype=bool)
+    expected[3:7, 2:7] = crop
+    assert objects.segmentations is not None
+    masks = objects.segmentations.masks([0], (8, 12))
+    assert masks is not None
+    np.testing.assert_array_equal(masks.dense()[0], expected)
+    assert objects.boxes_xyxy.tolist() == [[2, 3, 7, 7]]
+    assert objects.areas.tolist() == [18]
+
+
+def test_order_of_labels_file_and_splits_agree(tmp_path: Path) -> None:
+    make(tmp_path / "train", shape("cat"))
+    make(tmp_path / "val", shape("ant"))
+    layouts = labelme.find(tmp_path)
+    assert [layout.split for layout in layouts] == ["train", "val"]
+    assert [labelme.read(layout).categories.names for layout in layouts] == [("ant", "cat")] * 2
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\nowl\ncat\nant\n")
+    assert [labelme.read(layout).categories.names for layout in layouts] == [("owl", "cat", "ant")] * 2
+
+
+def test_picture_path_and_size(tmp_path: Path) -> None:
+    make(tmp_path / "set" / "labels", shape(), imagePath="..\\images\\a.png", imageHeight=None, imageWidth=None)
+    (tmp_path / "set" / "images").mkdir()
+    Image.new("RGB", (30, 20)).save(tmp_path / "set" / "images" / "a.png")
+    dataset = read(tmp_path / "set")
+    assert dataset.pictures.files == ("images/a.png",)
+    assert dataset.pictures.size_hw(0) == (20, 30)
+    layout = Layout("labelme", tmp_path / "set" / "labels")
+    with pytest.raises(DataError, match=r"imagePath: .*outside"):
+        labelme.read(layout)
+    assert labelme.read(layout, allow_outside=True).pictures.path(0).resolve().is_file()
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (shape(points=[[1, 1], [2, 2]]), ["3 or more points"]),
+        (shape(points=[[1, 1], [2, "x"], [3, 3]]), ["points[1][1]", "str"]),
+        (shape(points=[1, 2, 3]), ["points[0]"]),
+        (shape(kind="rectangle"), ["expected 2 points of a rectangle"]),
+        (shape(kind="linestrip"), ["'linestrip' is no object"]),
+        ({"points": TRIANGLE}, ["label"]),
+        (shape(kind="mask", points=[[0, 0], [3, 3]], mask="@@"), ["PNG in base64"]),
+        (shape(kind="mask", points=[[0, 0], [3, 3]], mask=png(np.ones((2, 2), bool))), ["4 x 4", "got 2 x 2"]),
+        (shape(kind="mask", points=[[0, 0], [30, 3]], mask=png(np.ones((4, 31), bool))), ["inside the picture"]),
+        (shape(kind="mask", points=[[0, 0], [1e300, 3]], mask=""), ["inside the picture"]),
+        (shape(score=7), ["score in 0..1"]),
+        (shape(group_id="x"), ["group_id"]),
+        (shape("dog", group_id=1), ["'cat'", "'dog'", "group_id 1"]),
+        (7, ["object"]),
+    ],
+)
+def test_a_bad_shape_is_named_and_the_rest_is_read(tmp_path: Path, bad: object, words: list[str]) -> None:
+    make(tmp_path, shape("cat", group_id=1), bad, shape("dog"))
+    problems: list[DataError] = []
+    dataset = labelme.read(labelme.find(tmp_path)[0], report=problems.append)
+    assert len(problems) == 1
+    assert all(word in str(problems[0]) for word in [*words, "a.json", "shapes[1]"])
+    assert [dataset.categories[i] for i in objects_of(dataset).labels] == ["cat", "dog"]
+
+
+def test_a_point_alone_is_reported(tmp_path: Path) -> None:
+    problems: list[DataError] = []
+    make(tmp_path, shape("nose", "point", [[1, 1]], group_id=3), shape())
+    dataset = labelme.read(labelme.find(tmp_path)[0], report=problems.append)
+    assert ["group_id 3" in str(problem) for problem in problems] == [True]
+    assert len(objects_of(dataset)) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"shapes": 3, "imagePath": "a.png"}', '{"shapes": []}', '{"shapes": [NaN]}', "[" * 100_000]
+)
+def test_a_bad_file_is_named_and_the_rest_is_read(tmp_path: Path, text: str) -> None:
+    make(tmp_path, shape())
+    (tmp_path / "b.json").write_text(text)
+    problems: list[DataError] = []
+    dataset = labelme.read(Layout("labelme", tmp_path), report=problems.append)
+    assert ["b.json" in str(problem) for problem in problems] == [True]
+    assert dataset.pictures.files == ("a.png",)
+
+
+def test_bad_size(tmp_path: Path) -> None:
+    make(tmp_path, shape(), imageHeight=-8)
+    with pytest.raises(DataError, match="imageHeight"):
+        read(tmp_path)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 8), split=st.sampled_from([None, "train"]))
+def test_what_is_written_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, split: str | None
+) -> None:
+    root, rng = tmp_path_factory.mktemp("labelme"), np.random.default_rng(seed)
+    size_hw, files = (23, 37), ("one/x.png", "two/x.png")
+    for file in files:
+        (root / "source" / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (37, 23)).save(root / "source" / file)
+    outlines: list[bytes | list[np.ndarray] | None] = []
+    for _ in range(count):
+        rings = [rng.uniform(0, 22, (int(rng.integers(3, 7)), 2)) for _ in range(int(rng.integers(1, 3)))]
+        mask = rng.random((1, *size_hw)) < 0.3
+        outlines.append([None, rings, Masks.from_dense(mask).rle()[0]["counts"]][rng.integers(3)])  # type: ignore[arg-type]
+    corner = rng.uniform(0, 15, (count, 2))
+    keypoints = np.concatenate([rng.uniform(1, 20, (count, 3, 2)), rng.integers(0, 3, (count, 3, 1))], axis=2)
+    keypoints[keypoints[..., 2] == 0] = 0
+    names = KeypointNames(("left_eye", "right_eye", "beak"))
+    corners = rng.uniform(-2, 25, (count, 4, 2))
+    corners[rng.random(count) < 0.5] = np.nan
+    objects = Objects.build(
+        picture=np.sort(rng.integers(0, 2, count)),
+        labels=rng.integers(0, 2, count),
+        boxes_xyxy=np.concatenate([corner, corner + rng.uniform(0, 9, (count, 2))], axis=1),
+        is_crowd=rng.random(count) < 0.3,
+        scores=rng.random(count),
+        segmentations=Segmentations.build(outlines),
+        corners_xy=corners,
+        keypoints=keypoints,
+        columns={"difficult": rng.random(count) < 0.5},
+    )
+    dataset = Dataset(
+        root / "source",
+        "made",
+        Pictures(root / "source", files, np.tile(size_hw, (2, 1)), ids=files),
+        Categories(("zebra", "a cat"), keypoints=(("zebra", names), ("a cat", names))),
+        objects,
+        split=split,
+    )
+    assert labelme.write(dataset, root / "target") == []
+    back = read(root / "target")
+    assert (back.split, len(back), back.categories) == (split, 2, dataset.categories)
+    found = objects_of(back)
+    for name in ("picture", "labels", "is_crowd"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
+    np.testing.assert_allclose(found.boxes_xyxy, objects.boxes_xyxy, atol=1e-9, rtol=0)
+    if not count:
+        return
+    np.testing.assert_array_equal(found.columns["difficult"], objects.columns["difficult"])
+    np.testing.assert_array_equal(found.scores, objects.scores)
+    np.testing.assert_array_equal(found.keypoints, keypoints)
+    np.testing.assert_array_equal(
+        found.corners_xy if found.corners_xy is not None else np.full_like(corners, np.nan), corners
+    )
+    for row, outline in enumerate(outlines):
+        came = None if found.segmentations is None else found.segmentations.outline(row)
+        if isinstance(outline, list):
+            assert isinstance(came, list)
+            assert [ring.tolist() for ring in came] == [ring.tolist() for ring in outline]
+        else:
+            assert came == outline
+
+
+def test_what_labelme_cannot_hold_is_reported(tmp_path: Path) -> None:
+    make(tmp_path / "source", shape())
+    dataset = read(tmp_path / "source")
+    objects = Objects.build(
+        picture=[0],
+        labels=[0],
+        boxes_xyxy=[[1, 1, 5, 7]],
+        cuboids=np.ones((1, 7)),
+        columns={"predicted_iou": np.array([0.5])},
+    )
+    pictures = dataset.pictures
+    again = Dataset(dataset.source, "made", pictures, dataset.categories, objects)
+    losses = labelme.write(again, tmp_path / "target", pictures="none")
+    assert sorted(loss.kind for loss in losses) == ["cuboid", "predicted_iou"]
