@@ -1,5 +1,82 @@
-"""``otus doctor``."""
+"""``otus doctor``: what is wrong with a data set."""
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from otus.cli._common import emit_json, verb
+
+if TYPE_CHECKING:
+    from otus.data.doctor import Examination
+
+_EXAMPLES = 3
 
 
-def doctor() -> None:
-    """To be written."""
+@verb
+def doctor(
+    path: Annotated[Path, typer.Argument(help="A folder or annotation file.", show_default=False)],
+    format: Annotated[str | None, typer.Option(help="Examine this format alone, where there are several.")] = None,
+    split: Annotated[str | None, typer.Option(help="Examine this split alone.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="A kind of finding to leave out; may be given again.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Look for everything that is wrong with a data set; exit 1 if anything is.
+
+    Missing, unreadable or mis-sized pictures, boxes outside the picture or without area, masks that disagree with
+    boxes, unknown or unused categories, ids or objects given twice, the same photograph twice or in two splits.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from otus.data.doctor import examine_path
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bar:
+        task = bar.add_task("Looking at pictures", total=None)
+        examination = examine_path(
+            path,
+            format=format,
+            split=split,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    examination = examination.without(ignore or ())
+    if json:
+        emit_json(_document(path, examination))
+    else:
+        _tell(path, examination)
+    if examination.findings:
+        raise typer.Exit(1)
+
+
+def _document(path: Path, examination: "Examination") -> dict[str, object]:
+    layouts = examination.layouts
+    return {
+        "data": str(path),
+        "format": ", ".join(dict.fromkeys(layout.format for layout in layouts)),
+        "splits": list(dict.fromkeys(layout.split for layout in layouts if layout.split is not None)),
+        "layouts": [{"format": one.format, "split": one.split, "source": str(one.source)} for one in layouts],
+        "pictures": examination.picture_count,
+        "objects": examination.object_count,
+        "findings": [
+            {"kind": one.kind, "file": one.file, "where": one.where, "message": one.message}
+            for one in examination.findings
+        ],
+        "counts": examination.counts,
+    }
+
+
+def _tell(path: Path, examination: "Examination") -> None:
+    parts = [f"{layout.format} {layout.split or layout.source.name}" for layout in dict.fromkeys(examination.layouts)]
+    typer.echo(f"{path}: {', '.join(parts)}")
+    typer.echo(f"{examination.picture_count} pictures, {examination.object_count} objects")
+    if not examination.findings:
+        typer.echo("nothing is wrong")
+    for kind, count in examination.counts.items():
+        typer.echo(f"\n{kind:<28}{count:>8}")
+        for one in islice((one for one in examination.findings if one.kind == kind), _EXAMPLES):
+            typer.echo(f"    {': '.join(part for part in (one.file, one.where, one.message) if part)}")
+        if count > _EXAMPLES:
+            typer.echo(f"    and {count - _EXAMPLES} more (--json has all)")

@@ -80,7 +80,7 @@ def read_picture(
             pixels = _as_rgb(image)
             if turn is not None:
                 pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
-    _check_size(pixels.shape[:2], expected_size_hw, name)
+    check_size(pixels.shape[:2], expected_size_hw, name)
     return pixels
 
 
@@ -96,6 +96,31 @@ def picture_size_hw(path: str | Path) -> tuple[int, int]:
         width, height = image.size
         turn = _turn(image)
     return (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+
+
+def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
+    """A grey square of ``side`` pixels, whatever the picture's shape, and the picture's height and width.
+
+    The whole file is read, so one that is cut off is found; but a large JPEG is decoded at a fraction of its size.
+
+    Raises
+    ------
+    PictureError
+        As :func:`read_picture`.
+    """
+    name = str(path)
+    with _opened(path, name) as image:
+        _check_pixels(image.size, name, MAX_PIXELS)
+        width, height = image.size
+        turn = _turn(image)
+        with _decoding(image, name):
+            # Fractions of a size are whole pixels: from 8 times the side on, that rounding moves nothing visible.
+            image.draft("L", (8 * side, 8 * side))
+            grey = image if image.mode == "L" else Image.fromarray(_as_rgb(image)).convert("L")
+            small = grey.resize((side, side), Image.Resampling.BOX)
+            upright = small if turn is None else small.transpose(turn)
+            size_hw = (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+            return np.array(upright), size_hw
 
 
 def read_index_picture(
@@ -128,8 +153,29 @@ def read_index_picture(
             image.load()
             upright = image if turn is None else image.transpose(turn)
             values = np.array(upright).astype(np.uint8) // np.uint8(step)
-    _check_size(values.shape, expected_size_hw, name)
+    check_size(values.shape, expected_size_hw, name)
     return values
+
+
+def check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
+    """Nothing if a picture has the size (height, width) that its labels were made for, or if none is expected.
+
+    Raises
+    ------
+    PictureError
+        Otherwise, of the kind ``mis_sized_picture``.
+    """
+    if expected is None or tuple(actual) == tuple(expected):
+        return
+    transposed = tuple(actual) == (expected[1], expected[0])
+    raise PictureError(
+        f"expected {expected[1]} x {expected[0]} pixels as its labels say, got {actual[1]} x {actual[0]}",
+        file=name,
+        remedy="height and width are exchanged: were the labels made without the EXIF orientation?"
+        if transposed
+        else "scale the picture or correct the size that the labels give",
+        kind="mis_sized_picture",
+    )
 
 
 def write_index_picture(
@@ -278,20 +324,6 @@ def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
             remedy="cut it into tiles or scale it down, or pass a larger max_pixels if you trust the file",
             kind=_UNREADABLE,
         )
-
-
-def _check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
-    if expected is None or tuple(actual) == tuple(expected):
-        return
-    transposed = tuple(actual) == (expected[1], expected[0])
-    raise PictureError(
-        f"expected {expected[1]} x {expected[0]} pixels as its labels say, got {actual[1]} x {actual[0]}",
-        file=name,
-        remedy="height and width are exchanged: were the labels made without the EXIF orientation?"
-        if transposed
-        else "scale the picture or correct the size that the labels give",
-        kind="mis_sized_picture",
-    )
 
 
 def _as_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,0 +1,154 @@
+"""What is wrong with the labels of a data set, so far as it shows without looking at the pictures."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from pycocotools import mask as rle_codec
+
+from otus.data.dataset import Dataset
+from otus.structures import Objects, Outline
+
+BOX_SLACK_PX = 1.0
+"""A box may lie this far outside: formats of whole pixels round."""
+MASK_SLACK = (3.0, 0.05)
+"""Sides of a mask and its box may differ by so many pixels, or this share of the box's longer side if that is more."""
+VOC_MASK_SLACK = (10.0, 0.2)
+"""The same for Pascal VOC, whose masks leave out a border of about five pixels around each object, and thin parts."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: its kind, the file, the record or line in it, and what to read about it."""
+
+    kind: str
+    file: str
+    where: str | None
+    message: str
+
+
+def check_labels(dataset: Dataset) -> Iterator[Finding]:
+    """Ids given twice, boxes outside or without area, masks that are empty or disagree with boxes, objects given twice."""
+    yield from _ids(dataset)
+    if dataset.objects is not None and len(dataset.objects):
+        checks = (_boxes, _masks, _duplicate_annotations)
+        yield from chain.from_iterable(check(dataset, dataset.objects) for check in checks)
+
+
+def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
+    """The file and the record of an object, in the words of its format."""
+    picture = int(objects.picture[index])
+    if dataset.source.is_file():
+        return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.pictures.files[picture]})"
+    number = index - int(np.searchsorted(objects.picture, picture))
+    return str(_label_file(dataset, picture)), f"object[{number}]"
+
+
+def _label_file(dataset: Dataset, picture: int) -> Path:
+    """Where the labels of one picture stand, if that is known of the format; else the picture."""
+    path = dataset.pictures.path(picture)
+    parts = ["labels" if part == "images" else part for part in path.parts]
+    place = {
+        "voc": dataset.source / "Annotations" / f"{path.stem}.xml",
+        "yolo": Path(*parts).with_suffix(".txt"),
+        "labelme": path.with_suffix(".json"),
+    }.get(dataset.format, path)
+    return place if place.is_file() else path
+
+
+def _ids(dataset: Dataset) -> Iterator[Finding]:
+    source = str(dataset.source)
+    ids: list[tuple[str, Sequence[object]]] = [
+        ("picture", dataset.pictures.ids),
+        ("annotation", [] if dataset.objects is None else dataset.objects.ids.tolist()),
+    ]
+    for what, values in ids:
+        for value, count in Counter(values).items():
+            if count > 1:
+                message = f"{count} {what}s have the id {value!r} (give each its own)"
+                yield Finding(f"duplicate_{what}_id", source, f"{what} {value}", message)
+    for file, count in Counter(dataset.pictures.files).items():
+        if count > 1:
+            message = f"the picture is listed {count} times (merge its labels)"
+            yield Finding("duplicate_picture_id", source, file, message)
+
+
+def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
+    boxes = objects.boxes_xyxy
+    limits = dataset.pictures.sizes_hw[objects.picture][:, [1, 0]]
+    excess = np.concatenate([-boxes[:, :2], boxes[:, 2:] - limits], axis=1).max(axis=1, initial=-np.inf)
+    without_area = np.logical_not((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    for i in np.flatnonzero(without_area | ~(excess <= BOX_SLACK_PX)).tolist():
+        file, where = _place(dataset, objects, i)
+        said = f"box {_text(boxes[i])}"
+        if without_area[i]:
+            yield Finding("box_without_area", file, where, f"{said} has no area (remove or draw it anew)")
+        else:
+            width, height = limits[i]
+            message = f"{said} reaches {excess[i]:.1f} pixels out of the picture of {width} x {height} (clip it)"
+            yield Finding("box_outside", file, where, message)
+
+
+def _text(box_xyxy: Float[np.ndarray, "4"]) -> str:
+    return "[" + ", ".join(f"{side:.6g}" for side in box_xyxy) + "]"
+
+
+def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
+    outlines = objects.segmentations
+    if outlines is None:
+        return
+    slack_px, slack_share = VOC_MASK_SLACK if dataset.format == "voc" else MASK_SLACK
+    for i in np.flatnonzero(outlines.kinds != Outline.NONE).tolist():
+        size_hw = dataset.pictures.size_hw(int(objects.picture[i]))
+        extent = _extent(objects, i, size_hw)
+        if extent is None:
+            file, where = _place(dataset, objects, i)
+            yield Finding("empty_mask", file, where, "the mask has no pixel (remove or draw it anew)")
+            continue
+        box = objects.boxes_xyxy[i]
+        size_whwh = np.array([size_hw[1], size_hw[0]] * 2)
+        # A mask ends at the border of the picture; its box may have been written before or after that cut.
+        off = min(np.abs(extent - box).max(), np.abs(extent.clip(0, size_whwh) - box.clip(0, size_whwh)).max())
+        if off > max(slack_px, slack_share * (box[2:] - box[:2]).max()):
+            file, where = _place(dataset, objects, i)
+            message = f"the mask fills {_text(extent)}, the box is {_text(box)}: up to {off:.1f} pixels apart"
+            yield Finding("mask_disagrees", file, where, f"{message} (correct the one that is wrong)")
+
+
+def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.ndarray, "4"] | None:
+    """The tight box of an object's outline, None where it is empty."""
+    assert objects.segmentations is not None
+    outline = objects.segmentations.outline(index)
+    if isinstance(outline, bytes):
+        x, y, width, height = rle_codec.toBbox({"size": list(size_hw), "counts": outline})
+        return np.array([x, y, x + width, y + height]) if width > 0 and height > 0 else None
+    points = np.concatenate(outline) if outline else np.zeros((0, 2))
+    return np.concatenate([points.min(axis=0), points.max(axis=0)]) if len(points) else None
+
+
+def _duplicate_annotations(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
+    """Objects of one picture with the same category, box and outline."""
+    key = np.column_stack([objects.picture, objects.labels, objects.is_crowd, objects.boxes_xyxy.round(2)])
+    if objects.corners_xy is not None:
+        key = np.column_stack([key, objects.corners_xy.reshape(len(objects), -1).round(2)])
+    _, first, group = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    for i, j in enumerate(first[group.reshape(-1)].tolist()):
+        if i == j or not _same_outline(objects, i, j):
+            continue
+        file, where = _place(dataset, objects, i)
+        _, other = _place(dataset, objects, j)
+        what = f"the same {dataset.categories[int(objects.labels[i])]!r} and box as {other}"
+        yield Finding("duplicate_annotation", file, where, f"{what} (remove one)")
+
+
+def _same_outline(objects: Objects, i: int, j: int) -> bool:
+    if objects.segmentations is None:
+        return True
+    a, b = objects.segmentations.outline(i), objects.segmentations.outline(j)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(np.array_equal(p, q) for p, q in zip(a, b, strict=True))
+    return a == b

@@ -1,0 +1,291 @@
+"""Each kind of finding in a data set that has nothing else wrong; then the real ones, which are well."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
+from otus.data.doctor import Examination, examine
+from otus.data.formats import coco, voc
+from otus.data.pictures import write_index_picture, write_picture
+from otus.errors import DataError
+from otus.structures import Categories, Masks, Objects, Segmentations
+
+H, W = 60, 80
+BOXES = [[10.0, 10, 30, 40], [5, 5, 15, 15], [20, 20, 70, 50], [0, 0, W, H]]
+
+
+def photograph(seed: int, size_hw: tuple[int, int] = (H, W)) -> np.ndarray:
+    """Smooth colours, different for each seed."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return np.asarray(small.resize((size_hw[1], size_hw[0]), Image.Resampling.BICUBIC))
+
+
+def rectangle(box: list[float]) -> np.ndarray:
+    x1, y1, x2, y2 = box
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+
+
+def well(folder: Path, *, first_seed: int = 0, split: str | None = "train") -> Dataset:
+    """Four pictures with an object each, one of two categories, with polygons for boxes; nothing is wrong."""
+    names = tuple(f"{split}_{i}.png" for i in range(4))
+    for i, name in enumerate(names):
+        write_picture(folder / name, photograph(first_seed + i))
+    source = folder / f"{split}.json"
+    source.write_text("{}")
+    return Dataset(
+        source=source,
+        format="coco",
+        split=split,
+        pictures=Pictures(folder, names, np.full((4, 2), (H, W)), (1, 2, 3, 4)),
+        categories=Categories(("cat", "dog")),
+        objects=Objects.build(
+            picture=[0, 1, 2, 3],
+            labels=[0, 1, 0, 1],
+            boxes_xyxy=BOXES,
+            ids=[11, 12, 13, 14],
+            segmentations=Segmentations.build([[rectangle(box)] for box in BOXES]),
+        ),
+    )
+
+
+def change(dataset: Dataset, **columns: object) -> Dataset:
+    assert dataset.objects is not None
+    return replace(dataset, objects=replace(dataset.objects, **columns))
+
+
+def only(examination: Examination, kind: str, *, file: object, where: str | None, says: str) -> None:
+    assert examination.counts == {kind: 1}, examination.findings
+    (finding,) = examination.findings
+    assert (finding.file, finding.where) == (str(file), where)
+    assert says in finding.message
+
+
+def test_nothing_is_wrong(tmp_path):
+    seen = []
+    examination = examine([well(tmp_path)], progress=lambda done, total: seen.append((done, total)))
+    assert (examination.picture_count, examination.object_count, examination.findings) == (4, 4, ())
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert examine([]).findings == ()
+
+
+def test_pictures(tmp_path):
+    dataset = well(tmp_path)
+    paths = [dataset.pictures.path(i) for i in range(4)]
+    paths[0].unlink()
+    only(examine([dataset]), "missing_picture", file=paths[0], where=None, says="no such file")
+    for content in (b"", b"hello", paths[1].read_bytes()[:-200]):
+        paths[0].write_bytes(content)
+        only(examine([dataset]), "unreadable_picture", file=paths[0], where=None, says=" ")
+    write_picture(paths[0], photograph(0, (W, H)))
+    only(examine([dataset]), "mis_sized_picture", file=paths[0], where=None, says="got 60 x 80")
+
+
+def test_boxes(tmp_path):
+    dataset = change(well(tmp_path), segmentations=None)
+    for box, kind, says in (
+        ([10, 10, W + 5, 40], "box_outside", "reaches 5.0 pixels out of the picture of 80 x 60"),
+        ([-3.5, 10, 20, 40], "box_outside", "reaches 3.5 pixels"),
+        ([200, 200, 220, 220], "box_outside", "reaches 160.0 pixels"),
+        ([10, 10, 10, 40], "box_without_area", "[10, 10, 10, 40] has no area"),
+        ([10, 40, 20, 30], "box_without_area", "has no area"),
+        ([np.nan, 10, 20, 30], "box_without_area", "nan"),
+        ([0, 0, np.inf, 30], "box_outside", "inf"),
+    ):
+        broken = change(dataset, boxes_xyxy=np.array([*BOXES[:2], box, BOXES[3]]))
+        only(examine([broken]), kind, file=dataset.source, where="annotation 13 (train_2.png)", says=says)
+    rounded = change(dataset, boxes_xyxy=np.array([*BOXES[:3], [0, 0, W + 0.5, H]]))
+    assert examine([rounded]).findings == ()
+
+
+def test_masks(tmp_path):
+    dataset = well(tmp_path)
+    moved = [[rectangle(box)] for box in BOXES]
+    moved[0] = [rectangle([14, 10, 34, 40])]
+    expected = {"file": dataset.source, "where": "annotation 11 (train_0.png)"}
+    only(
+        examine([change(dataset, segmentations=Segmentations.build(moved))]),
+        "mask_disagrees",
+        says="the mask fills [14, 10, 34, 40], the box is [10, 10, 30, 40]: up to 4.0 pixels apart",
+        **expected,
+    )
+    dense = np.zeros((4, H, W), bool)
+    for mask, (x1, y1, x2, y2) in zip(dense, np.array(BOXES, dtype=int), strict=True):
+        mask[y1:y2, x1:x2] = True
+
+    def with_masks(dense: np.ndarray) -> Dataset:
+        counts = [one["counts"] for one in Masks.from_dense(dense).to_rle().rle()]
+        return change(dataset, segmentations=Segmentations.build(counts))
+
+    assert examine([with_masks(dense)]).findings == ()
+    dense[0] = np.roll(dense[0], 4, axis=1)
+    only(examine([with_masks(dense)]), "mask_disagrees", says="[14, 10, 34, 40]", **expected)
+    dense[0] = False
+    only(examine([with_masks(dense)]), "empty_mask", says="no pixel", **expected)
+
+
+def test_a_mask_may_reach_over_the_border(tmp_path):
+    dataset = well(tmp_path)
+    beyond = [[rectangle(box)] for box in BOXES]
+    beyond[3] = [rectangle([-20, -20, W + 20, H + 20])]
+    assert examine([change(dataset, segmentations=Segmentations.build(beyond))]).findings == ()
+
+
+def test_ids_and_duplicates(tmp_path):
+    dataset = well(tmp_path)
+    only(
+        examine([change(dataset, ids=np.array([11, 12, 12, 14]))]),
+        "duplicate_annotation_id", file=dataset.source, where="annotation 12", says="2 annotations have the id 12",
+    )  # fmt: skip
+    pictures = replace(dataset.pictures, ids=(1, 2, 3, 1))
+    only(
+        examine([replace(dataset, pictures=pictures)]),
+        "duplicate_picture_id", file=dataset.source, where="picture 1", says="2 pictures have the id 1",
+    )  # fmt: skip
+    twice = {
+        "picture": np.array([0, 1, 1, 3]),
+        "labels": np.array([0, 1, 1, 1]),
+        "boxes_xyxy": np.array([BOXES[0], BOXES[1], BOXES[1], BOXES[3]]),
+    }
+    outlines = [[rectangle(BOXES[0])], [rectangle(BOXES[1])], [rectangle(BOXES[1])], [rectangle(BOXES[3])]]
+    only(
+        examine([change(dataset, **twice, segmentations=Segmentations.build(outlines))]),
+        "duplicate_annotation", file=dataset.source, where="annotation 13 (train_1.png)", says="as annotation 12",
+    )  # fmt: skip
+    outlines[2] = [np.array([[5.0, 5], [15, 5], [15, 15]])]
+    assert examine([change(dataset, **twice, segmentations=Segmentations.build(outlines))]).findings == ()
+    twice["labels"] = np.array([0, 1, 0, 1])
+    assert examine([change(dataset, **twice, segmentations=None)]).findings == ()
+
+
+def test_unused_categories_of_all_splits_together(tmp_path):
+    train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
+    names = Categories(("cat", "dog", "owl", "bat"))
+    used = change(replace(val, categories=names), labels=np.array([0, 1, 2, 1]))
+    examination = examine([replace(train, categories=names), used])
+    only(examination, "unused_category", file=train.source, where="category 'bat'", says="no object")
+    assert examination.without(["unused_category"]).findings == ()
+
+
+def test_what_the_readers_report(tmp_path):
+    problem = DataError(
+        "expected a number, got 'x'", file="a.txt", where="line 3", remedy="correct it", kind="bad_line"
+    )
+    only(examine([well(tmp_path)], problems=[problem]), "bad_line", file="a.txt", where="line 3", says="(correct it)")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "resize", "says"),
+    [("png", False, "the same bytes"), ("bmp", False, "the same pixels"), ("png", True, "thumbnails agree to")],
+)
+@pytest.mark.parametrize("across", [False, True])
+def test_the_same_photograph(tmp_path, suffix, resize, says, across):
+    train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
+    first = train.pictures.path(1)
+    second = (val if across else train).pictures.path(3).with_suffix(f".{suffix}")
+    size_hw = (2 * H, 2 * W) if resize else (H, W)
+    write_picture(second, np.asarray(Image.open(first).resize(size_hw[::-1], Image.Resampling.BICUBIC)))
+    dataset = val if across else train
+    pictures = replace(
+        dataset.pictures,
+        files=(*dataset.pictures.files[:3], second.name),
+        sizes_hw=np.array([(H, W), (H, W), (H, W), size_hw]),
+    )
+    dataset = replace(dataset, pictures=pictures)
+    examination = examine([train, dataset] if across else [dataset, val])
+    if across:
+        only(examination, "shared_between_splits", file=second, where="train and val", says=says)
+    else:
+        only(examination, "same_photograph", file=second, where=None, says=says)
+    assert str(first) in examination.findings[0].message
+
+
+def test_one_file_in_two_splits(tmp_path):
+    train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
+    shared = replace(val.pictures, files=(train.pictures.files[0], *val.pictures.files[1:]))
+    only(
+        examine([train, replace(val, pictures=shared)]),
+        "shared_between_splits", file=train.pictures.path(0), where="train and val", says="each of these splits",
+    )  # fmt: skip
+    other_labels = replace(train, split="Segmentation/train")
+    both = Dataset(
+        source=tmp_path, format="coco", split="trainval", categories=train.categories,
+        pictures=Pictures(tmp_path, train.pictures.files + val.pictures.files, np.full((8, 2), (H, W)), tuple(range(8))),
+    )  # fmt: skip
+    assert examine([train, val, other_labels, both]).findings == ()
+
+
+def test_even_pictures_are_not_one_photograph(tmp_path):
+    dataset = well(tmp_path)
+    write_picture(dataset.pictures.path(0), np.full((H, W, 3), 255, np.uint8))
+    spot = np.full((H, W, 3), 255, np.uint8)
+    spot[3, 3] = 250
+    write_picture(dataset.pictures.path(1), spot)
+    assert examine([dataset]).findings == ()
+
+
+def test_maps(tmp_path):
+    dataset = well(tmp_path)
+    files = tuple(tmp_path / f"map_{i}.png" for i in range(4))
+    for i, file in enumerate(files):
+        write_index_picture(file, np.full((H, W), i % 2))
+    lookup = np.full(256, 255)
+    lookup[:3] = range(3)
+    semantic = SemanticFiles((*files[:3], None), Categories(("cat", "dog", "sky")), lookup)
+    plain = replace(dataset, objects=None)
+    declared = replace(plain, categories=Categories(()), semantic=semantic)
+    only(examine([declared]), "unused_category", file=dataset.source, where="category 'sky'", says="no object")
+    write_index_picture(files[0], np.full((H, W), 2))
+    assert examine([declared]).findings == ()
+    write_index_picture(files[1], np.zeros((H, W - 1), int))
+    values = np.zeros((H, W), int)
+    values[0] = 1
+    write_index_picture(files[2], values)
+    only(examine([declared]), "mis_sized_picture", file=files[1], where=None, says="got 79 x 60")
+    panoptic = PanopticFiles((files[0], None, None, None), ((), (), (), ()), Categories(()))
+    examination = examine([replace(plain, categories=Categories(()), panoptic=panoptic)])
+    only(examination, "wrong_map", file=dataset.pictures.path(0), where=None, says="segment")
+
+
+def test_the_label_file_of_a_picture_is_named(tmp_path):
+    dataset = well(tmp_path)
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "train_2.xml").touch()
+    assert dataset.objects is not None
+    boxes = np.array([*BOXES[:2], [5, 5, 5, 9], BOXES[3]])
+    broken = replace(change(dataset, segmentations=None, boxes_xyxy=boxes), format="voc", source=tmp_path)
+    only(
+        examine([broken]),
+        "box_without_area", file=tmp_path / "Annotations" / "train_2.xml", where="object[0]", says="no area",
+    )  # fmt: skip
+
+
+def test_real_sets_are_well(shared_data):
+    for reader, folder, pictures in ((coco, "coco", 404), (coco, "voc2012", 999), (voc, "voc2007", 4116)):
+        problems: list[DataError] = []
+        datasets = [reader.read(layout, report=problems.append) for layout in reader.find(shared_data / folder)]
+        examination = examine(datasets, problems=problems)
+        assert (examination.picture_count, examination.counts) == (pictures, {})
+
+
+def test_pictures_shared_by_the_two_voc_years(shared_data):
+    def read(year: str, split: str) -> Dataset:
+        layouts = {layout.split: layout for layout in voc.find(shared_data / year)}
+        return voc.read(layouts[split])
+
+    examination = examine([read("voc2007", "val"), replace(read("voc2012", "val"), split="train")])
+    listed = {
+        tuple(str(shared_data / name) for name in line.split())
+        for line in (shared_data / "duplicates.tsv").read_text().splitlines()[1:]
+    }
+    found = {
+        (finding.message.split(" as ")[1].split(" (")[0], finding.file)
+        for finding in examination.findings
+        if finding.kind == "shared_between_splits"
+    }
+    assert found <= listed
+    assert len(found) > 10
