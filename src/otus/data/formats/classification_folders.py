@@ -1,0 +1,81 @@
+"""Classification by folders: the name of a picture's folder is its category. Read only. ::
+
+    CATEGORY/*.jpg      or      SPLIT/CATEGORY/*.jpg
+
+The categories are the folders' names of all splits, sorted, so that labels mean the same in each.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.files import measured, relative_name
+from otus.data.pictures import PICTURE_SUFFIXES, picture_files
+from otus.errors import DataError
+from otus.structures import Categories
+
+SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
+# Folders of pictures that other layouts have and that are no categories.
+_PARTS = frozenset(
+    (
+        "images", "image", "imgs", "img", "image_2", "jpegimages", "photos", "masks", "mask", "labels", "label",
+        "annotations", "annotation", "segmentationclass", "segmentationobject",
+    )
+)  # fmt: skip
+
+
+def find(path: Path) -> list[Layout]:
+    """A folder of at least two folders of pictures, or folders of such folders called train, val …"""
+    if not path.is_dir():
+        return []
+    splits = [path / name for name in SPLITS if _categories(path / name)]
+    if splits:
+        return [Layout("classification_folders", path, folder.name) for folder in splits]
+    return [Layout("classification_folders", path)] if len(_categories(path)) >= 2 else []
+
+
+def _categories(folder: Path) -> list[str]:
+    """The names of the folders in it, if each may be a category: holds pictures, or nothing."""
+    if not folder.is_dir():
+        return []
+    parts = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith((".", "_")))
+    lowered = {part.name.lower() for part in parts}
+    if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") for name in lowered):
+        return []
+    content = [[one.suffix.lower() in PICTURE_SUFFIXES for one in part.iterdir()] for part in parts]
+    if not any(any(one) for one in content) or not all(any(one) or not one for one in content):
+        return []
+    return [part.name for part in parts]
+
+
+def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
+    """The pictures and ``picture_labels``; pictures that cannot be opened go to ``report`` and are left out."""
+    root = layout.source
+    folder = root / (layout.split or "")
+    parts = [root / name for name in SPLITS] if layout.split else [root]
+    names = sorted({name for part in parts for name in _categories(part)})
+    if not folder.is_dir() or not names:
+        raise DataError(
+            "expected a folder for each category, with pictures in it", file=folder, remedy="check the path"
+        )
+    paths, sizes = measured([path for name in names for path in _pictures(folder / name)], report)
+    label_of = {name: label for label, name in enumerate(names)}
+    return Dataset(
+        source=root,
+        format="classification_folders",
+        split=layout.split,
+        pictures=Pictures(
+            root=root,
+            files=tuple(relative_name(path, root) for path in paths),
+            sizes_hw=sizes,
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=Categories(tuple(names)),
+        picture_labels=np.array([label_of[path.relative_to(folder).parts[0]] for path in paths], dtype=np.int64),
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return picture_files(folder, recursive=True) if folder.is_dir() else []

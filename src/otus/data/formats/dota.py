@@ -1,0 +1,140 @@
+"""DOTA: a text file of oriented boxes a picture, as four corners in pixels. Read only.
+
+Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018. ::
+
+    images/NAME.png  labelTxt/NAME.txt      or both in one folder
+
+    imagesource:GoogleEarth                 the first two lines may be missing
+    gsd:0.1464
+    x1 y1 x2 y2 x3 y3 x4 y4 category difficult
+
+Categories are those of the first version of DOTA (15, 16 or 18) that has all names found, else these names, sorted.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.files import Line, label_lines, measured, numbers, read_text, relative_name
+from otus.data.pictures import PICTURE_SUFFIXES, picture_files
+from otus.errors import DataError
+from otus.structures import Categories, Objects
+
+NAMES = (
+    "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship", "tennis-court",
+    "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor", "swimming-pool", "helicopter",
+    "container-crane", "airport", "helipad",
+)  # fmt: skip
+_VERSIONS = (15, 16, 18)
+_HEADERS = ("imagesource:", "gsd:")
+
+
+def find(path: Path) -> list[Layout]:
+    """A folder with ``labelTxt``, folders with it (splits), or a folder of pictures and such texts."""
+    if _label_folder(path) is not None or _is_mixed(path):
+        return [Layout("dota", path)]
+    if not path.is_dir():
+        return []
+    folders = (folder for folder in sorted(path.iterdir()) if folder.is_dir())
+    return [Layout("dota", path, folder.name) for folder in folders if _label_folder(folder) is not None]
+
+
+def _label_folder(folder: Path) -> Path | None:
+    return next((one for one in sorted(folder.glob("labelTxt*")) if one.is_dir()), None)
+
+
+def _is_mixed(folder: Path) -> bool:
+    for file in sorted(folder.glob("*.txt"))[:3]:
+        if any(file.with_suffix(suffix).is_file() for suffix in PICTURE_SUFFIXES):
+            try:
+                lines = [line.split() for line in read_text(file).splitlines() if not line.startswith(_HEADERS)]
+            except DataError:
+                continue
+            if any(len(words) in (9, 10) and not _is_number(words[8]) for words in lines):
+                return True
+    return False
+
+
+def _is_number(word: str) -> bool:
+    return word.lstrip("-").replace(".", "", 1).isdecimal()
+
+
+def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
+    """The pictures, their oriented boxes (``corners_xy``) and the boxes around these; ``difficult`` is a column.
+
+    Raises
+    ------
+    DataError, PictureError
+        Through ``report``: lines that are none, labels without a picture, pictures that cannot be opened.
+    """
+    folder = layout.source / (layout.split or "")
+    label_folder = _label_folder(folder) or folder
+    picture_folder = next((one for one in (folder / "images", folder) if one.is_dir() and picture_files(one)), folder)
+    paths = picture_files(picture_folder)
+    known = {path.stem for path in paths}
+    for file in sorted(label_folder.glob("*.txt")):
+        if file.stem not in known and label_folder != folder:  # beside pictures may lie other texts
+            remedy = f"put it into {picture_folder} or remove the labels"
+            report(DataError("has no picture of that name", file=file, remedy=remedy, kind="missing_picture"))
+    paths, sizes = measured(paths, report)
+    lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report)
+    lines, values = numbers(lines, slice(0, 8), report)
+    corners = values.reshape(-1, 4, 2)
+    names = [line.words[8] for line in lines]
+    categories = Categories(_category_names(layout, set(names)))
+    label_of = {name: label for label, name in enumerate(categories)}
+    return Dataset(
+        source=layout.source,
+        format="dota",
+        split=layout.split,
+        pictures=Pictures(
+            root=layout.source,
+            files=tuple(relative_name(path, layout.source) for path in paths),
+            sizes_hw=sizes,
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=categories,
+        objects=Objects.build(
+            picture=[line.picture for line in lines],
+            labels=[label_of[name] for name in names],
+            boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
+            areas=_areas(corners),
+            corners_xy=corners,
+            columns={"difficult": np.array([line.words[9:] not in ([], ["0"]) for line in lines], dtype=bool)},
+        ),
+    )
+
+
+def _boxes(lines: list[Line], report: Report) -> list[Line]:
+    """The lines that say a box, as far as their words go."""
+    kept = []
+    for line in lines:
+        if line.number <= 2 and line.words[0].startswith(_HEADERS):
+            continue
+        if len(line.words) not in (9, 10):
+            report(
+                line.fault(f"expected 8 numbers, a category and difficult, got {len(line.words)} words", "correct it")
+            )
+        elif not all(word.isdecimal() for word in line.words[9:]):
+            report(line.fault(f"word 10: expected difficult, 0 or 1, got {line.words[9]!r}", "correct it"))
+        else:
+            kept.append(line)
+    return kept
+
+
+def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
+    for count in _VERSIONS:
+        if found <= set(NAMES[:count]):
+            return NAMES[:count]
+    if layout.split:  # names of the other splits too, so that labels mean the same in each
+        files = [file for folder in layout.source.iterdir() for file in (_label_folder(folder) or folder).glob("*.txt")]
+        found |= {line.words[8] for line in label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
+    return tuple(sorted(found))
+
+
+def _areas(corners: np.ndarray) -> np.ndarray:
+    """Areas of quadrilaterals: half the cross product of the diagonals."""
+    (a, b), (c, d) = (corners[:, 2] - corners[:, 0]).T, (corners[:, 3] - corners[:, 1]).T
+    return np.abs(a * d - b * c) / 2

@@ -1,0 +1,171 @@
+"""Semantic segmentation by index pictures: the value of each pixel is its category. Read only. ::
+
+    train/*.jpg  trainannot/*.png  train.txt  classes.txt       CamVid as SegNet has it; likewise val, test
+    images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
+
+A line of ``classes.txt`` is a name, or a value and a name; without values they count from 0. Values without a name are not
+judged, nor are those named unlabelled, void, ignore or ignored. Without ``classes.txt`` the values must be those of an
+object on background: 0 and 255 or 0 and 1, and 128 (or 255 beside 1) for pixels that are not judged.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from otus.data.dataset import Dataset, Pictures, SemanticFiles
+from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.files import measured, read_text, relative_name, resolve_inside
+from otus.data.pictures import picture_files, read_index_picture
+from otus.errors import DataError
+from otus.structures import IGNORE, Categories
+
+_LIST = "classes.txt"
+_SPLITS = ("train", "val", "test")
+_MASK_FOLDERS = ("masks", "annotations", "labels")
+_VOID = frozenset(("unlabelled", "unlabeled", "void", "ignore", "ignored"))
+_OBJECT_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
+_LOOKED_AT = 8
+
+
+def find(path: Path) -> list[Layout]:
+    """A folder with pictures and index pictures in one of the ways above."""
+    splits = [split for split in _SPLITS if (path / f"{split}annot").is_dir() and (path / split).is_dir()]
+    if splits:
+        return [Layout("index_png", path, split) for split in splits]
+    masks = _mask_folder(path)
+    if masks is None:
+        return []
+    if (path / _LIST).is_file() or _looks_like_objects(masks):
+        parts = [
+            one.name for one in sorted((path / "images").iterdir()) if one.is_dir() and (masks / one.name).is_dir()
+        ]
+        return [Layout("index_png", path, part) for part in parts] or [Layout("index_png", path)]
+    return []
+
+
+def _mask_folder(path: Path) -> Path | None:
+    if not (path / "images").is_dir():
+        return None
+    return next((path / one for one in _MASK_FOLDERS if any((path / one).glob("**/*.png"))), None)
+
+
+def _looks_like_objects(masks: Path) -> bool:
+    """Whether the first few hold the values of objects on background."""
+    try:
+        return _object_values(sorted(masks.glob("**/*.png"))[:_LOOKED_AT]) is not None
+    except DataError:
+        return False
+
+
+def _object_values(files: list[Path]) -> set[int] | None:
+    found: set[int] = set()
+    for file in files:
+        found |= set(np.flatnonzero(np.bincount(read_index_picture(file).ravel(), minlength=256)).tolist())
+        if not any(found <= values for values in _OBJECT_VALUES):
+            return None
+    return found
+
+
+def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
+    """The pictures and where their index pictures lie.
+
+    Raises
+    ------
+    DataError, PictureError
+        Through ``report``: pictures that cannot be opened or have no index picture. A ``classes.txt`` that makes no sense,
+        or index pictures of unknown values without it, are raised at once.
+    """
+    root = layout.source
+    folder, masks = _folders(layout)
+    wanted = _listed(root / f"{layout.split}.txt", folder, report) if layout.split else None
+    paths = [path for path in picture_files(folder) if wanted is None or path.stem in wanted]
+    files = {file.stem: file for file in picture_files(masks)}
+    for stem in sorted((wanted or set()) - {path.stem for path in paths}):
+        report(DataError("is listed but not there", file=folder / stem, remedy="restore it", kind="missing_picture"))
+    labelled = []
+    for path in paths:
+        if path.stem in files:
+            labelled.append(path)
+        else:
+            report(DataError(f"has no index picture in {masks}", file=path, remedy="add it or remove the picture"))
+    paths, sizes = measured(labelled, report)
+    categories, lookup = _meaning(root, [files[path.stem] for path in paths])
+    return Dataset(
+        source=root,
+        format="index_png",
+        split=layout.split,
+        pictures=Pictures(
+            root=root,
+            files=tuple(relative_name(path, root) for path in paths),
+            sizes_hw=sizes,
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=categories,
+        semantic=SemanticFiles(tuple(files[path.stem] for path in paths), categories, lookup),
+    )
+
+
+def _folders(layout: Layout) -> tuple[Path, Path]:
+    """Where the pictures and where the index pictures lie."""
+    root, split = layout.source, layout.split or ""
+    if split and (root / f"{split}annot").is_dir():
+        return root / split, root / f"{split}annot"
+    masks = _mask_folder(root)
+    if masks is None:
+        raise DataError(f"expected images and one of {_MASK_FOLDERS}", file=root, remedy="check the path")
+    return root / "images" / split, masks / split
+
+
+def _listed(file: Path, folder: Path, report: Report) -> set[str] | None:
+    """The stems that a list names: of the first word of each line, with or without folders and suffix."""
+    if not file.is_file():
+        return None
+    stems = set()
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        if words := line.split():
+            name = words[0].rsplit("/", 1)[-1]
+            where = f"line {number}"
+            try:
+                stems.add(resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where=where).stem)
+            except DataError as problem:
+                report(problem)
+    return stems
+
+
+def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"]]:
+    """The categories, and the label of each value."""
+    lookup = np.full(256, IGNORE)
+    if (root / _LIST).is_file():
+        names = _class_names(root / _LIST)
+        kept = [value for value in names if names[value].lower() not in _VOID]
+        lookup[kept] = np.arange(len(kept))
+        return Categories(tuple(names[value] for value in kept), ids=tuple(kept)), lookup
+    found = _object_values(files)
+    if found is None:
+        raise DataError(
+            f"the index pictures of {root} hold other values than those of one object on background",
+            file=root / _LIST,
+            remedy="write this file: a line 'value name' for each category",
+        )
+    lookup[0] = 0
+    lookup[1 if 1 in found else 255] = 1
+    return Categories(("background", "object")), lookup
+
+
+def _class_names(file: Path) -> dict[int, str]:
+    """The names by value, in the order of values."""
+    lines = [line.strip() for line in read_text(file).splitlines()]
+    numbered = [line for line in lines if line]
+    first_words = [line.split(maxsplit=1) for line in numbered]
+    if not all(len(words) == 2 and words[0].isdecimal() for words in first_words):
+        first_words = [[str(value), line] for value, line in enumerate(numbered)]
+    names: dict[int, str] = {}
+    for line, (value, name) in enumerate(first_words, start=1):
+        if len(value) > 3 or int(value) > 255 or int(value) in names or name in names.values():
+            problem = f"expected a new value 0..255 and a new name, got {value} {name!r}"
+            raise DataError(problem, file=file, where=f"line {line}", remedy="correct the line")
+        names[int(value)] = name
+    if not names:
+        raise DataError("names no categories", file=file, remedy="write a line 'value name' for each")
+    return dict(sorted(names.items()))

@@ -1,0 +1,118 @@
+"""KITTI's object labels: a text file a picture with boxes and cuboids. Read only.
+
+Geiger et al., Are we ready for Autonomous Driving? The KITTI Vision Benchmark Suite, CVPR 2012; the development kit's
+readme. ::
+
+    image_2/NAME.png  label_2/NAME.txt
+
+    type truncated occluded alpha  left top right bottom  height width length  x y z  rotation_y  [score]
+
+Boxes are 0-based pixels and taken as they are: the development kit measures right - left. Cuboids change their frame.
+KITTI's is the camera's (x right, y down, z forward, in metres; the location is the middle of the bottom face; rotation_y
+turns about y, 0 where the object points along x). Ours has z up and x forward, so that y points left, and gives the
+middle of the cuboid::
+
+    x, y, z = z_camera, -x_camera, -y_camera + height / 2        yaw = -rotation_y - pi / 2
+
+Regions ``DontCare`` are crowds of a category of that name with the column ``ignored``: nothing in them is to be judged.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.files import Line, label_lines, measured, numbers, relative_name
+from otus.data.pictures import picture_files
+from otus.structures import Categories, Objects
+
+IGNORED = "DontCare"
+NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc", IGNORED)
+
+
+def find(path: Path) -> list[Layout]:
+    """A folder with ``image_2`` and ``label_2``, or folders with both (``training``), which are then splits."""
+    if _holds_kitti(path):
+        return [Layout("kitti", path)]
+    if not path.is_dir():
+        return []
+    return [Layout("kitti", path, folder.name) for folder in sorted(path.iterdir()) if _holds_kitti(folder)]
+
+
+def _holds_kitti(folder: Path) -> bool:
+    return (folder / "image_2").is_dir() and (folder / "label_2").is_dir()
+
+
+def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
+    """The pictures, boxes and cuboids (see the head of this file for their frame).
+
+    ``truncated`` (0..1), ``occluded`` (0..3, 3 unknown), ``alpha`` (radians) and ``ignored`` are columns, where -1 and
+    -10 of regions to be ignored are 0.
+
+    Raises
+    ------
+    DataError, PictureError
+        Through ``report``.
+    """
+    folder = layout.source / (layout.split or "")
+    paths, sizes = measured(picture_files(folder / "image_2"), report)
+    lines = label_lines([folder / "label_2" / f"{path.stem}.txt" for path in paths], report)
+    lines, values = _checked(lines, report)
+    names = [line.words[0] for line in lines]
+    categories = Categories(NAMES if set(names) <= set(NAMES) else tuple(sorted(set(names) | set(NAMES))))
+    label_of = {name: label for label, name in enumerate(categories)}
+    ignored = np.array([name == IGNORED for name in names], dtype=bool)
+    scored = [len(line.words) == 16 for line in lines]
+    columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
+    return Dataset(
+        source=layout.source,
+        format="kitti",
+        split=layout.split,
+        pictures=Pictures(
+            root=layout.source,
+            files=tuple(relative_name(path, layout.source) for path in paths),
+            sizes_hw=sizes,
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=categories,
+        objects=Objects.build(
+            picture=[line.picture for line in lines],
+            labels=[label_of[name] for name in names],
+            boxes_xyxy=values[:, 3:7],
+            is_crowd=ignored,
+            scores=values[:, 14] if any(scored) else None,
+            cuboids=np.where(ignored[:, None], np.nan, _cuboids(values[:, 7:14])),
+            columns={**columns, "ignored": ignored},
+        ),
+    )
+
+
+def _checked(lines: list[Line], report: Report) -> tuple[list[Line], Float[np.ndarray, "n v"]]:
+    """The lines that make sense, and their numbers: 14, or 15 with a score."""
+    lengths = {len(line.words) for line in lines}
+    length = 16 if lengths == {16} else 15
+    kept = []
+    for line in lines:
+        if len(line.words) == length:
+            kept.append(line)
+        else:
+            problem = f"expected a type and {length - 1} numbers, got {len(line.words)} words"
+            report(line.fault(problem, "correct it; a score stands on all lines or on none"))
+    kept, values = numbers(kept, slice(1, None), report)
+    rows = values.reshape(len(kept), length - 1)
+    inverted = (rows[:, 5] < rows[:, 3]) | (rows[:, 6] < rows[:, 4])
+    for i in np.flatnonzero(inverted):
+        report(
+            kept[i].fault(f"expected left <= right and top <= bottom, got {rows[i, 3:7].tolist()}", "correct the box")
+        )
+    return [line for line, wrong in zip(kept, inverted, strict=True) if not wrong], rows[~inverted]
+
+
+def _cuboids(values: Float[np.ndarray, "n 7"]) -> Float[np.ndarray, "n 7"]:
+    """From KITTI's height, width, length, x, y, z, rotation_y to x, y, z, length, width, height, yaw with z up."""
+    height, width, length, x, y, z, rotation = values.T
+    yaw = -rotation - np.pi / 2
+    yaw = np.pi - (np.pi - yaw) % (2 * np.pi)  # into (-pi, pi]
+    return np.column_stack([z, -x, height / 2 - y, length, width, height, yaw])
