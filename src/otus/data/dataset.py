@@ -217,7 +217,7 @@ class Dataset:
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """The data set of some of its pictures, in that order."""
-        chosen = [int(i) for i in np.arange(len(self))[np.asarray(indices)]]
+        chosen = np.arange(len(self))[np.asarray(indices) if len(indices) else []].tolist()
         pictures = Pictures(
             root=self.pictures.root,
             files=tuple(self.pictures.files[i] for i in chosen),

@@ -32,7 +32,7 @@ from otus.errors import DataError, ShapeError
 from otus.structures import Categories, KeypointNames
 
 FORMAT = "coco"
-CAN_HOLD = KINDS - {"semantic", "panoptic", "picture_label", "picture_ids"}
+CAN_HOLD = KINDS - {"semantic", "panoptic", "picture_label"}
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
 _SNIFFED = 1 << 18
@@ -121,9 +121,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         Whether a ``file_name`` may lead outside the folder of the pictures.
     """
     file = layout.source
-    pictures: list[Picture] = []
-    categories: list[Category] = []
-    columns = ObjectColumns(file, "annotations", report)
+    pictures: list[tuple[int, Picture]] = []
+    categories: list[tuple[int, Category]] = []
+    columns = ObjectColumns(lambda index: (file, f"annotations[{index}]"), report)
     reader = RecordReader(
         file,
         {"images": Picture, "annotations": Annotation, "categories": Category},
@@ -132,35 +132,35 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     )
     for batch in reader:
         if batch.array == "images":
-            pictures += batch.records
+            pictures += zip(batch.indices.tolist(), batch.records, strict=True)
         elif batch.array == "categories":
-            categories += batch.records
+            categories += zip(batch.indices.tolist(), batch.records, strict=True)
         else:
             columns.extend(batch)
     for name in ("images", "categories"):
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
-    known, refused = _sound_pictures(file, pictures, report, allow_outside=allow_outside)
+    known, refused = sound_pictures(file, pictures, report, allow_outside=allow_outside)
     kinds = read_categories(file, categories, report)
     sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
     objects = columns.finish(
         picture_ids=np.array([one.id for one in known], dtype=np.int64),
         sizes_hw=sizes_hw,
         category_ids=kinds.ids,
-        refused=np.array(refused, dtype=np.int64),
+        refused=np.array(sorted(refused), dtype=np.int64),
     )
     names = tuple(one.file_name for one in known)
     found = Pictures(picture_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
     return Dataset(file, FORMAT, found, kinds, objects, split=layout.split)
 
 
-def _sound_pictures(
-    file: Path, pictures: list[Picture], report: Report, *, allow_outside: bool
-) -> tuple[list[Picture], list[int]]:
+def sound_pictures(
+    file: Path, pictures: list[tuple[int, Picture]], report: Report, *, allow_outside: bool
+) -> tuple[list[Picture], set[int]]:
     """The pictures without a fault, file names with forward slashes, and the ids of those left out."""
     known: dict[int, Picture] = {}
-    refused: list[int] = []
-    for index, one in enumerate(pictures):
+    refused: set[int] = set()
+    for index, one in pictures:
         where = f"images[{index}]"
         one.file_name = one.file_name.replace("\\", "/")
         if one.id in known:
@@ -173,12 +173,12 @@ def _sound_pictures(
         elif one.width <= 0 or one.height <= 0:
             size = f"{one.width} x {one.height}"
             report(DataError(f"expected a width and a height above 0, got {size}", file=file, where=where))
-            refused.append(one.id)
+            refused.add(one.id)
         elif not allow_outside and leaves_folder(one.file_name):
             remedy = "--allow-outside permits it"
             problem = f"{one.file_name!r} leads outside the folder of the pictures"
-            report(DataError(problem, file=file, where=f"{where}.file_name", remedy=remedy, kind="outside_path"))
-            refused.append(one.id)
+            report(DataError(problem, file=file, where=f"{where}.file_name", remedy=remedy, kind="path_outside"))
+            refused.add(one.id)
         else:
             known[one.id] = one
     return list(known.values()), refused
@@ -189,10 +189,10 @@ def leaves_folder(name: str) -> bool:
     return os.path.isabs(name) or name[1:2] == ":" or os.path.normpath(name).split("/", 1)[0] == ".."
 
 
-def read_categories(file: Path, records: list[Category], report: Report) -> Categories:
+def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
     """Categories from their records; faulty ones are reported and left out."""
     kept: dict[int, Category] = {}
-    for index, one in enumerate(records):
+    for index, one in records:
         if one.id in kept or any(one.name == other.name for other in kept.values()):
             problem = f"id {one.id} or name {one.name!r} is another category's"
             report(DataError(problem, file=file, where=f"categories[{index}]", kind="duplicate_id"))
@@ -284,13 +284,13 @@ def _picture_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any
         yield {"id": ids[index], "file_name": name, "width": width, "height": height}
 
 
-def category_records(categories: Categories) -> Iterator[dict[str, Any]]:
-    """The records of ``categories``; what is as usual is left out."""
+def category_records(categories: Categories, *, say_things: bool = False) -> Iterator[dict[str, Any]]:
+    """The records of ``categories``; what is as usual is left out, ``isthing`` only unless asked for."""
     for label, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
         record: dict[str, Any] = {"id": category_id, "name": name}
         if categories.supercategories:
             record["supercategory"] = categories.supercategories[label]
-        if not all(categories.is_thing):
+        if say_things or not all(categories.is_thing):
             record["isthing"] = int(categories.is_thing[label])
         keypoints = categories.keypoints_of(name)
         if keypoints is not None:

@@ -9,7 +9,7 @@ the 4 corners of an oriented box) and ``cuboid`` (7 numbers), which keep in COCO
 Further fields of numbers or flags, or of equally many numbers, become named columns.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
@@ -68,16 +68,15 @@ class ObjectColumns:
 
     Parameters
     ----------
-    file, array
-        Where the annotations stand, for messages: ``array`` is the key of their array, empty for a file of predictions.
+    place
+        The file and the record of an annotation by its index, for messages.
     report
         Gets the faults; the faulty annotations are left out.
     predictions
         Whether each must have a score; areas are then the boxes', whatever the file says.
     """
 
-    file: Path
-    array: str
+    place: Callable[[int], tuple[Path, str]]
     report: Report
     predictions: bool = False
     _count: int = 0
@@ -116,14 +115,15 @@ class ObjectColumns:
                 column.extend(values[name])
         if any(values.get("keypoints", ())):
             self._extend_keypoints(values["keypoints"])
-        for name in values.keys() - set(Annotation.__struct_fields__):
-            self._extend_extra(name, values[name])
+        for name in values:
+            if name not in Annotation.__struct_fields__:
+                self._extend_extra(name, values[name])
         self._count += count
 
     def _fault(self, index: int, place: str, problem: str, kind: str) -> None:
-        where = f"{self.array}[{index}]{place}"
+        file, record = self.place(index)
         remedy = "correct the record or take it out"
-        self.report(DataError(problem, file=self.file, where=where, remedy=remedy, kind=kind))
+        self.report(DataError(problem, file=file, where=record + place, remedy=remedy, kind=kind))
 
     def _report_faults(self, values: dict[str, list[Any]], indices: Int[np.ndarray, "b"], count: int) -> set[int]:
         """The rows of a batch that cannot be, each reported."""
@@ -327,7 +327,7 @@ def _as_numbers(value: Any) -> np.ndarray | float | None:
     """A number, a flag, or a list of as many numbers as its rows say; None for anything else."""
     if isinstance(value, bool | int | float):
         return float(value)
-    if isinstance(value, list) and value:
+    if isinstance(value, list | tuple) and value:
         try:
             array = np.array(value)
         except ValueError:  # rows of different lengths

@@ -35,7 +35,7 @@ def read_results(path: Path, dataset: Dataset, *, report: Report = stop_at_first
         Where ``report`` raises it: records without a finite score, unknown ids, ids that are not whole numbers, outlines
         of another size.
     """
-    columns = ObjectColumns(path, "annotations", report, predictions=True)
+    columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
     reader = RecordReader(
         path, {"annotations": Annotation}, report, records_key="annotations", open_ended="annotations"
     )

@@ -41,6 +41,7 @@ KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "stuff",
     "keypoint_names",
     "skeleton",
+    "polygons",
     "semantic",
     "panoptic",
     "picture_label",
@@ -57,7 +58,8 @@ def losses_of(dataset: Dataset, *, can_hold: frozenset[str]) -> list[Loss]:
         ``outline`` (as one polygon), ``holes`` and ``parts`` (of an outline; pixels hold both), names of columns
         (``difficult`` …) or ``columns`` for all. Of each picture: ``semantic``, ``panoptic``, ``picture_label``.
         Of the whole set, reported once: ``areas``, ``annotation_ids``, ``picture_ids``, ``category_ids``,
-        ``supercategories``, ``stuff``, ``keypoint_names``, ``skeleton``.
+        ``supercategories``, ``stuff``, ``keypoint_names``, ``skeleton``, ``polygons`` (their points; asked only of formats
+        of pixels, which say ``outline``, ``holes`` and ``parts``).
 
     Returns
     -------
@@ -124,7 +126,14 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
     else:
         stated, ordinary_ids = np.zeros(0, dtype=bool), True
     kept_keypoints = "keypoints" in can_hold
+    outlines = None if objects is None else objects.segmentations
+    polygons = outlines is not None and bool((outlines.kinds == Outline.POLYGONS).any())
+    as_pixels = {"outline", "holes", "parts"} <= can_hold
     facts = {
+        "polygons": (
+            polygons and as_pixels,
+            "the points of polygons (their pixels are kept)",
+        ),
         "areas": (stated.any(), "the stated areas of objects (they are computed anew)"),
         "annotation_ids": (not ordinary_ids, "the ids of annotations"),
         "picture_ids": (any(isinstance(one, int) for one in dataset.pictures.ids), "the ids of pictures"),

@@ -1,0 +1,202 @@
+"""COCO's panoptic format: a PNG a picture, whose pixels say the id of their segment, and a JSON that says what each is.
+
+https://cocodataset.org/#format-data, panoptic segmentation: id = R + 256 G + 256^2 B; the PNGs lie in a folder named as
+the JSON file, beside it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from otus.data.dataset import Dataset, PanopticFiles, Pictures
+from otus.data.formats.coco import (
+    Category,
+    Picture,
+    category_records,
+    json_files,
+    leaves_folder,
+    picture_folder,
+    picture_ids,
+    picture_names,
+    read_categories,
+    sniff,
+    sound_pictures,
+    split_of,
+)
+from otus.data.formats.contract import (
+    Layout,
+    Loss,
+    PictureMode,
+    Report,
+    place_pictures,
+    staged_folder,
+    stop_at_first,
+)
+from otus.data.formats.json_stream import RecordReader, write_records
+from otus.data.formats.losses import losses_of
+from otus.errors import DataError
+from otus.structures import Masks, PanopticMap, Segment
+
+FORMAT = "coco_panoptic"
+CAN_HOLD = frozenset({"panoptic", "picture_ids", "category_ids", "supercategories", "stuff"})
+
+
+class SegmentInfo(msgspec.Struct):
+    """A record of ``segments_info``; boxes and areas are those of the pixels."""
+
+    id: int
+    category_id: int
+    iscrowd: bool | int = 0
+
+
+class Annotation(msgspec.Struct):
+    """A record of ``annotations``: the map of one picture."""
+
+    image_id: int
+    file_name: str
+    segments_info: list[SegmentInfo]
+
+
+def find(path: Path) -> list[Layout]:
+    """The panoptic JSON files at a path."""
+    return [Layout(FORMAT, file, split_of(file)) for file in json_files(path) if b'"segments_info"' in sniff(file)]
+
+
+def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
+    """The data set of one JSON file; its maps are decoded when they are asked for.
+
+    Parameters
+    ----------
+    layout
+        ``source`` is the JSON file.
+    report
+        Gets each problem; the faulty record is left out.
+    allow_outside
+        Whether a ``file_name`` may lead outside its folder.
+    """
+    file = layout.source
+    records: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
+    types: dict[str, type[msgspec.Struct]] = {"images": Picture, "annotations": Annotation, "categories": Category}
+    for batch in RecordReader(file, types, report):
+        records[batch.array] += zip(batch.indices.tolist(), batch.records, strict=True)
+    pictures, refused = sound_pictures(file, records["images"], report, allow_outside=allow_outside)
+    categories = read_categories(file, records["categories"], report)
+    place = {one.id: index for index, one in enumerate(pictures)}
+    labels = {category_id: label for label, category_id in enumerate(categories.ids)}
+    files: list[Path | None] = [None] * len(pictures)
+    segments: list[tuple[Segment, ...]] = [()] * len(pictures)
+    maps = file.with_suffix("")
+    for index, one in records["annotations"]:
+        if one.image_id in refused:
+            continue
+        problem = _problem(one, place, labels, allow_outside=allow_outside)
+        if problem is None and files[place[one.image_id]] is not None:
+            problem = (".image_id", f"picture {one.image_id} has a map already")
+        if problem is not None:
+            where = f"annotations[{index}]{problem[0]}"
+            report(DataError(problem[1], file=file, where=where, remedy="correct the record or take it out"))
+            continue
+        files[place[one.image_id]] = (maps if maps.is_dir() else file.parent) / one.file_name
+        segments[place[one.image_id]] = tuple(
+            Segment(info.id, labels[info.category_id], bool(info.iscrowd)) for info in one.segments_info
+        )
+    names = tuple(one.file_name for one in pictures)
+    sizes_hw = np.array([(one.height, one.width) for one in pictures], dtype=np.int64).reshape(-1, 2)
+    return Dataset(
+        source=file,
+        format=FORMAT,
+        pictures=Pictures(picture_folder(file, names), names, sizes_hw, tuple(place)),
+        categories=categories,
+        split=layout.split,
+        panoptic=PanopticFiles(tuple(files), tuple(segments), categories),
+    )
+
+
+def _problem(
+    one: Annotation, pictures: dict[int, int], labels: dict[int, int], *, allow_outside: bool
+) -> tuple[str, str] | None:
+    if one.image_id not in pictures:
+        return ".image_id", f"no picture has the id {one.image_id}"
+    if not allow_outside and leaves_folder(one.file_name):
+        return ".file_name", f"{one.file_name!r} leads outside the folder of the maps"
+    seen: set[int] = set()
+    for index, info in enumerate(one.segments_info):
+        where = f".segments_info[{index}]"
+        if info.category_id not in labels:
+            return f"{where}.category_id", f"no category has the id {info.category_id}"
+        if info.id in seen or not 0 < info.id < 256**3:
+            return f"{where}.id", f"expected an id of its own from 1 to {256**3 - 1}, got {info.id}"
+        seen.add(info.id)
+    return None
+
+
+def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """``panoptic_<split>.json``, the maps in ``panoptic_<split>/`` and the pictures in ``images/``, in a new folder.
+
+    Raises
+    ------
+    DataError
+        If the data set has no panoptic maps: they cannot be made from objects that overlap.
+    """
+    panoptic = dataset.panoptic
+    if panoptic is None:
+        raise DataError(
+            "has no panoptic maps", file=dataset.source, remedy="choose another target, e.g. coco", kind="no_panoptic"
+        )
+    name = f"panoptic_{dataset.split}" if dataset.split else "panoptic"
+    ids = picture_ids(dataset)
+    names = picture_names(dataset)
+    with staged_folder(folder) as stage:
+        place_pictures(dataset, stage / "images", pictures, names=names)
+        (stage / name).mkdir()
+        with (stage / f"{name}.json").open("wb") as file:
+            file.write(b'{"images": ')
+            sizes = dataset.pictures.sizes_hw.tolist()
+            write_records(
+                file,
+                (
+                    {"id": ids[i], "file_name": names[i], "width": width, "height": height}
+                    for i, (height, width) in enumerate(sizes)
+                ),
+            )
+            file.write(b',\n"categories": ')
+            write_records(file, category_records(panoptic.categories, say_things=True))
+            file.write(b',\n"annotations": ')
+            write_records(file, _annotations(dataset, ids, names, stage / name))
+            file.write(b"}\n")
+    return losses_of(dataset, can_hold=CAN_HOLD)
+
+
+def _annotations(dataset: Dataset, ids: list[int], names: Any, maps: Path) -> Iterator[dict[str, Any]]:
+    for index in range(len(dataset)):
+        panoptic = dataset.panoptic_map(index)
+        if panoptic is None:
+            continue
+        file = Path(names[index]).with_suffix(".png")
+        (maps / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours_of(panoptic.ids)).save(maps / file)
+        info = list(_segment_records(panoptic))
+        yield {"image_id": ids[index], "file_name": file.as_posix(), "segments_info": info}
+
+
+def colours_of(ids: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture of a map of ids below 256^3."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
+
+
+def _segment_records(panoptic: PanopticMap) -> Iterator[dict[str, Any]]:
+    for segment in panoptic.segments:
+        masks = Masks.from_dense(panoptic.mask_of(segment.id)[None])
+        x1, y1, x2, y2 = masks.boxes_xyxy()[0].astype(int).tolist()
+        yield {
+            "id": segment.id,
+            "category_id": panoptic.categories.ids[segment.label],
+            "iscrowd": int(segment.is_crowd),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": int(masks.area()[0]),
+        }

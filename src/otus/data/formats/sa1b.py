@@ -1,0 +1,202 @@
+"""SA-1B, Segment Anything's data: one JSON a picture with masks without categories, and how sure they are.
+
+https://github.com/facebookresearch/segment-anything#dataset. What a mask says beside its pixels (``predicted_iou``,
+``stability_score``, ``crop_box``, ``point_coords``) are columns here.
+"""
+
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats._growing import FileOutline
+from otus.data.formats.coco import leaves_folder, picture_folder, picture_ids, sniff
+from otus.data.formats.coco_objects import ObjectColumns, box_sizes
+from otus.data.formats.contract import (
+    Layout,
+    Loss,
+    PictureMode,
+    Report,
+    place_pictures,
+    staged_folder,
+    stop_at_first,
+)
+from otus.data.formats.files import flat_names
+from otus.data.formats.json_stream import Batch
+from otus.data.formats.losses import losses_of
+from otus.errors import DataError
+from otus.structures import Categories
+
+FORMAT = "sa1b"
+CATEGORIES = Categories(("object",))
+COLUMNS = ("predicted_iou", "stability_score", "crop_box", "point_coords")
+CAN_HOLD = frozenset({"outline", "holes", "parts", "areas", "annotation_ids", "picture_ids", *COLUMNS})
+
+
+class Image(msgspec.Struct):
+    """What a file says of its picture."""
+
+    image_id: int
+    width: int
+    height: int
+    file_name: str
+
+
+class Mask(msgspec.Struct, gc=False):
+    """A record of ``annotations``; the ids of picture and category are filled in after reading."""
+
+    id: int
+    bbox: tuple[float, float, float, float] | None = None
+    area: float | None = None
+    segmentation: FileOutline = None
+    predicted_iou: float | None = None
+    stability_score: float | None = None
+    crop_box: tuple[float, float, float, float] | None = None
+    point_coords: list[tuple[float, float]] | None = None
+    image_id: int = 0
+    category_id: int = 0
+
+
+class Document(msgspec.Struct):
+    """One file."""
+
+    image: Image
+    annotations: list[Mask]
+
+
+def find(path: Path) -> list[Layout]:
+    """A folder of such files, or one of them."""
+    if path.is_dir():
+        first = next(iter(sorted(path.glob("*.json"))), None)
+        return [Layout(FORMAT, path)] if first is not None and _is_one(first) else []
+    return [Layout(FORMAT, path)] if path.suffix == ".json" and path.is_file() and _is_one(path) else []
+
+
+def _is_one(file: Path) -> bool:
+    text = sniff(file)
+    return b'"image"' in text and b'"annotations"' in text and b'"images"' not in text
+
+
+def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
+    """The data set of a folder of SA-1B files, of one category, ``object``.
+
+    Parameters
+    ----------
+    layout
+        ``source`` is the folder, or one file.
+    report
+        Gets each problem; the faulty record is left out.
+    allow_outside
+        Whether a ``file_name`` may lead outside the folder.
+    """
+    source = layout.source
+    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+    images: dict[int, Image] = {}
+    starts: list[int] = []
+    starting_files: list[Path] = []
+    count = 0
+
+    def place(index: int) -> tuple[Path, str]:
+        which = bisect_right(starts, index) - 1
+        return starting_files[which], f"annotations[{index - starts[which]}]"
+
+    columns = ObjectColumns(place, report)
+    attributes = {name: name for name in Mask.__struct_fields__}
+    decoder = msgspec.json.Decoder(Document)
+    for file in files:
+        document = _decoded(file, decoder, report)
+        if document is None:
+            continue
+        image = document.image
+        problem = _problem(image, images, allow_outside=allow_outside)
+        if problem is not None:
+            report(DataError(problem, file=file, where="image", remedy="correct the file or take it out"))
+            continue
+        images[image.image_id] = image
+        starts.append(count)
+        starting_files.append(file)
+        for one in document.annotations:
+            one.image_id = image.image_id
+        indices = np.arange(count, count + len(document.annotations))
+        columns.extend(Batch("annotations", indices, document.annotations, attributes))
+        count += len(document.annotations)
+    sizes_hw = np.array([(one.height, one.width) for one in images.values()], dtype=np.int64).reshape(-1, 2)
+    names = tuple(one.file_name for one in images.values())
+    objects = columns.finish(
+        picture_ids=np.array(list(images), dtype=np.int64), sizes_hw=sizes_hw, category_ids=CATEGORIES.ids
+    )
+    root = picture_folder(files[0], names) if files else source
+    return Dataset(source, FORMAT, Pictures(root, names, sizes_hw, tuple(images)), CATEGORIES, objects)
+
+
+def _decoded(file: Path, decoder: msgspec.json.Decoder[Document], report: Report) -> Document | None:
+    try:
+        return decoder.decode(file.read_bytes())
+    except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
+        problem, _, where = str(error).partition(" - at `$.")
+        kind = "unreadable_annotation" if isinstance(error, msgspec.ValidationError) else "broken_json"
+        remedy = "correct the file or take it out"
+        report(DataError(problem, file=file, where=where.rstrip("`") or None, remedy=remedy, kind=kind))
+        return None
+
+
+def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> str | None:
+    if image.image_id in seen:
+        return f"image_id {image.image_id} is another picture's"
+    if image.width <= 0 or image.height <= 0:
+        return f"expected a width and a height above 0, got {image.width} x {image.height}"
+    if not allow_outside and leaves_folder(image.file_name):
+        return f"file_name {image.file_name!r} leads outside the folder (--allow-outside permits it)"
+    return None
+
+
+def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """One JSON a picture beside the picture, in a new folder. Outlines of polygons become pixels."""
+    names = flat_names(dataset.pictures.files)
+    ids = picture_ids(dataset)
+    with staged_folder(folder) as stage:
+        place_pictures(dataset, stage, pictures, names=names)
+        encode = msgspec.json.Encoder().encode
+        records = _records(dataset)
+        for index, name in enumerate(names):
+            height, width = dataset.pictures.size_hw(index)
+            image = {"image_id": ids[index], "width": width, "height": height, "file_name": name}
+            document = {"image": image, "annotations": records.get(index, [])}
+            (stage / name).with_suffix(".json").write_bytes(encode(document))
+    losses = losses_of(dataset, can_hold=CAN_HOLD)
+    if dataset.objects is not None and dataset.categories.names != CATEGORIES.names:
+        for picture, label, object_id in zip(
+            dataset.objects.picture, dataset.objects.labels, dataset.objects.ids, strict=True
+        ):
+            file, name = dataset.pictures.files[picture], dataset.categories[int(label)]
+            losses.append(Loss("category", file, int(object_id), f"that it is a {name}"))
+    return losses
+
+
+def _records(dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
+    """The annotations of each picture that has some."""
+    records: dict[int, list[dict[str, Any]]] = {}
+    objects = dataset.objects
+    if objects is None:
+        return records
+    sizes = box_sizes(objects.boxes_xyxy)
+    for row in range(len(objects)):
+        picture = int(objects.picture[row])
+        record: dict[str, Any] = {
+            "id": int(objects.ids[row]),
+            "bbox": [*objects.boxes_xyxy[row, :2].tolist(), *sizes[row].tolist()],
+            "area": float(objects.areas[row]),
+        }
+        size_hw = dataset.pictures.size_hw(picture)
+        masks = None if objects.segmentations is None else objects.segmentations.masks([row], size_hw)
+        if masks is not None:
+            counts = masks.rle()[0]["counts"]
+            record["segmentation"] = {"size": list(size_hw), "counts": counts.decode("ascii")}  # type: ignore[attr-defined]
+        for name in COLUMNS:
+            if name in objects.columns and not np.isnan(objects.columns[name][row]).any():
+                record[name] = objects.columns[name][row].tolist()
+        records.setdefault(picture, []).append(record)
+    return records

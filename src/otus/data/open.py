@@ -1,0 +1,124 @@
+"""Which data set lies at a path, whatever its format."""
+
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+from otus.data.dataset import Dataset
+from otus.data.formats import (
+    classification_folders,
+    coco,
+    coco_panoptic,
+    dota,
+    index_png,
+    kitti,
+    labelme,
+    sa1b,
+    voc,
+    yolo,
+)
+from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.errors import DataError, UsageError
+
+# The more telling formats first: a folder of pictures in folders may be anything.
+FORMATS: tuple[ModuleType, ...] = (
+    coco,
+    coco_panoptic,
+    voc,
+    yolo,
+    labelme,
+    sa1b,
+    dota,
+    kitti,
+    index_png,
+    classification_folders,
+)
+
+_MAY_LEAD_OUTSIDE = (coco, coco_panoptic, yolo, labelme, sa1b)
+_UNDERSTOOD = """\
+COCO JSON (instances, keypoints, panoptic), Pascal VOC (Annotations/, JPEGImages/), YOLO (data.yaml, labels/), LabelMe and \
+SA-1B (one JSON a picture), DOTA (labelTxt/), KITTI (label_2/), pictures with index PNGs, one folder a category"""
+
+
+def format_name(module: ModuleType) -> str:
+    """What ``--format`` and ``Layout.format`` call a format: its module's name."""
+    return module.__name__.rpartition(".")[2]
+
+
+def find_layouts(path: str | Path) -> list[Layout]:
+    """Every data set at a path: a file, or a folder with its usual places. Nothing is read beyond the first bytes.
+
+    Raises
+    ------
+    DataError
+        If there is no such path, or a file is empty.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError("there is no such file or folder", file=path, remedy="check the path")
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError("the file is empty", file=path, remedy="copy or write it again", kind="broken_json")
+    found = [layout for module in FORMATS for layout in module.find(path)]
+    return found
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    split: str | None = None,
+    report: Report = stop_at_first,
+    allow_outside: bool = False,
+) -> Dataset:
+    """The data set at a path.
+
+    Parameters
+    ----------
+    path
+        An annotation file, or a folder.
+    format, split
+        Which one, where there are several. A data set without splits is taken whatever ``split`` says only if ``split``
+        is None; one of several splits is never taken for the whole.
+    report
+        Gets each problem of the labels; the default raises the first.
+    allow_outside
+        Whether paths in the files may lead outside their folder.
+
+    Raises
+    ------
+    UsageError
+        If there are several, or none of that format and split: the message lists those there are.
+    DataError
+        If there is nothing that is understood, or the labels have a fault.
+
+    Examples
+    --------
+    >>> otus.open_dataset("shared/data/voc2007", format="voc", split="val")  # doctest: +SKIP
+    """
+    names = [format_name(module) for module in FORMATS]
+    if format is not None and format not in names:
+        raise UsageError(f"unknown format {format!r}; there are: {', '.join(names)}")
+    layouts = find_layouts(path)
+    if not layouts:
+        raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
+    fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
+    if len(fitting) != 1:
+        raise UsageError(_choice(Path(path), layouts, fitting, format=format, split=split))
+    module = FORMATS[names.index(fitting[0].format)]
+    if module in _MAY_LEAD_OUTSIDE:
+        return module.read(fitting[0], report=report, allow_outside=allow_outside)
+    return module.read(fitting[0], report=report)
+
+
+def _choice(path: Path, layouts: list[Layout], fitting: list[Layout], *, format: str | None, split: str | None) -> str:
+    """What there is to choose from, and how."""
+    asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
+    shown = fitting or layouts
+    lines = [
+        f"  --format {one.format}" + (f" --split {one.split}" if one.split else "") + f"  ({one.source})"
+        for one in shown
+    ]
+    head = f"{path}: holds {len(shown)} data sets" if fitting else f"{path}: holds none of {asked}, but"
+    same = max(Counter((one.format, one.split) for one in shown).values())
+    remedy = "choose by --format and --split" + (", or give the file itself" if same > 1 else "")
+    return "\n".join([f"{head}; {remedy}:" if fitting else f"{head}:", *lines])

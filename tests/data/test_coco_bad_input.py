@@ -1,0 +1,152 @@
+"""Faulty COCO files: the message names file, record and field; collecting goes on with the rest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats import coco
+from otus.data.formats.coco_results import read_results
+from otus.data.formats.contract import Layout
+from otus.data.open import open_dataset
+from otus.errors import DataError
+from otus.structures import Categories
+
+GOOD = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}
+
+
+def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Path:
+    file = folder / "a.json"
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [GOOD, *annotations, {**GOOD, "id": 99}],
+        **changes,
+    }
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize("window", [1 << 19, 40])
+@pytest.mark.parametrize(
+    ("fault", "place", "says"),
+    [
+        ({"bbox": [0, float("nan"), 1, 1]}, "annotations[1].bbox[1]", "finite number, got nan"),
+        ({"bbox": [0, 0, 1]}, "annotations[1].bbox", "length 4"),
+        ({"bbox": None}, "annotations[1]", "a bbox, a segmentation or keypoints"),
+        ({"image_id": "1"}, "annotations[1].image_id", "got `str`"),
+        ({"category_id": "cat"}, "annotations[1].category_id", "got `str`"),
+        ({"image_id": 2}, "annotations[1].image_id", "no picture"),
+        ({"category_id": 2}, "annotations[1].category_id", "no category"),
+        ({"id": 1}, "annotations[1].id", "same id"),
+        ({"segmentation": [[0, 0, 1, 1]]}, "annotations[1].segmentation[0]", "3 points or more"),
+        ({"segmentation": {"size": [4, 6], "counts": [24]}}, "annotations[1].segmentation.size", "another size"),
+        ({"segmentation": {"size": [4, 5], "counts": [19]}}, "annotations[1].segmentation.counts", "add up to 4 x 5"),
+        ({"segmentation": {"size": [4, 5], "counts": "1"}}, "annotations[1].segmentation.counts", "add up"),
+        ({"segmentation": {"size": [4, 5], "counts": "\u007f~"}}, "annotations[1].segmentation.counts", "malformed"),
+        ({"keypoints": [1, 2]}, "annotations[1].keypoints", "visibility"),
+    ],
+)
+def test_a_faulty_record_is_named_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, fault: dict[str, Any], place: str, says: str
+) -> None:
+    monkeypatch.setattr("otus.data.formats.json_stream._WINDOW", window)
+    file = file_with(tmp_path, {**GOOD, "id": 2, **fault})
+    with pytest.raises(DataError, match=r"a\.json") as raised:
+        coco.read(Layout("coco", file))
+    assert raised.value.where == place
+    assert says in str(raised.value)
+    found: list[DataError] = []
+    dataset = coco.read(Layout("coco", file), report=found.append)
+    assert [one.where for one in found] == [place]
+    assert dataset.objects is not None
+    assert dataset.objects.ids.tolist() == [1, 99]
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"images": [{"id": "1", "file_name": "a.jpg", "width": 5, "height": 4}]}, "images[0].id"),
+        ({"images": [{"id": 1, "file_name": "a.jpg", "width": 0, "height": 4}]}, "images[0]"),
+        ({"images": [{"id": 1, "file_name": "../a.jpg", "width": 5, "height": 4}]}, "images[0].file_name"),
+        ({"images": [{"id": 1, "file_name": "C:\\a.jpg", "width": 5, "height": 4}]}, "images[0].file_name"),
+        ({"images": [{"id": 1, "file_name": "/a.jpg", "width": 5, "height": 4}]}, "images[0].file_name"),
+        ({"images": [{"id": 1, "file_name": n, "width": 5, "height": 4} for n in "ab"]}, "images[1]"),
+        ({"images": {}}, "images"),
+        ({"annotations": 3}, "annotations"),
+        ({"categories": [{"id": 1}]}, "categories[0]"),
+        ({"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]}, "categories[1]"),
+        (
+            {"categories": [{"id": 1, "name": "cat", "keypoints": ["nose"], "skeleton": [[1, 2]]}]},
+            "categories: cat",
+        ),
+    ],
+)
+def test_faults_of_pictures_and_categories_are_named(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
+    with pytest.raises(DataError) as raised:
+        coco.read(Layout("coco", file_with(tmp_path, **changes)))
+    assert raised.value.where == place
+
+
+def test_objects_of_a_refused_picture_go_without_a_word(tmp_path: Path) -> None:
+    file = file_with(tmp_path, images=[{"id": 1, "file_name": "../a.jpg", "width": 5, "height": 4}])
+    found: list[DataError] = []
+    dataset = coco.read(Layout("coco", file), report=found.append)
+    assert len(found) == 1
+    assert len(dataset) == 0
+    assert len(coco.read(Layout("coco", file), allow_outside=True)) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 30, 120, 200, 300])
+def test_a_file_that_was_cut_off_is_no_crash(tmp_path: Path, cut: int) -> None:
+    file = file_with(tmp_path)
+    file.write_text(file.read_text()[:-cut])
+    found: list[DataError] = []
+    coco.read(Layout("coco", file), report=found.append)
+    assert found
+    assert all("a.json" in str(one) for one in found)
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "nonsense", "[1, 2]", "{}", '{"images": [}', '{"images": [[], 3, "x"]}', "\x00" * 9]
+)
+def test_other_texts_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(DataError, match=r"a\.json"):
+        coco.read(Layout("coco", file))
+
+
+def test_an_empty_or_missing_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"")
+    with pytest.raises(DataError, match="empty"):
+        open_dataset(tmp_path / "a.json")
+    with pytest.raises(DataError, match="no such file"):
+        open_dataset(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("fault", "place", "says"),
+    [
+        ({"score": None}, "annotations[1].score", "needs a score"),
+        ({"score": float("nan")}, "annotations[1].score", "finite"),
+        ({"score": "0.5"}, "annotations[1].score", "float"),
+        ({"image_id": 3}, "annotations[1].image_id", "no picture"),
+        ({"image_id": 1.5}, "annotations[1].image_id", "int"),
+        ({"category_id": 3}, "annotations[1].category_id", "no category"),
+    ],
+)
+def test_faulty_predictions_are_named(tmp_path: Path, fault: dict[str, Any], place: str, says: str) -> None:
+    good = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "score": 0.5}
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps([good, {**good, **fault}, good]))
+    pictures = Pictures(tmp_path, ("a.jpg",), np.array([[4, 5]]), (1,))
+    dataset = Dataset(tmp_path, "coco", pictures, Categories(("cat",), ids=(1,)))
+    with pytest.raises(DataError) as raised:
+        read_results(file, dataset)
+    assert raised.value.where == place
+    assert says in str(raised.value)
+    assert len(read_results(file, dataset, report=lambda problem: None)) == 2

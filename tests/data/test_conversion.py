@@ -1,0 +1,130 @@
+"""Opening by path, and converting: faults are left out and named, losses counted, nothing half-written."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from otus.data.conversion import convert, losses_file
+from otus.data.open import find_layouts, open_dataset
+from otus.errors import DataError, UsageError
+
+
+def small(folder: Path) -> Path:
+    """Three pictures, one of which is none, with four objects."""
+    (folder / "images").mkdir(parents=True)
+    for name in "ab":
+        Image.new("RGB", (8, 6)).save(folder / f"images/{name}.jpg")
+    (folder / "images/c.jpg").write_bytes(b"no picture")
+    box = {"category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    content = {
+        "images": [{"id": i, "file_name": f"{n}.jpg", "width": 8, "height": 6} for i, n in enumerate("abc", 1)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, **box, "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]},
+            {
+                "id": 2,
+                "image_id": 2,
+                **box,
+                "iscrowd": 1,
+                "segmentation": {"size": [6, 8], "counts": [7, 4, 2, 4, 2, 4, 2, 4, 19]},
+            },
+            {"id": 3, "image_id": 3, **box},
+            {"id": 4, "image_id": 9, **box},
+        ],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_several_data_sets_are_listed(shared_data: Path) -> None:
+    layouts = Counter((one.format, one.split) for one in find_layouts(shared_data / "voc2012"))
+    assert layouts[("coco", "val")] == 2  # boxes and instances
+    assert layouts[("voc", "val")] == 1
+    with pytest.raises(UsageError, match="--format coco --split val") as raised:
+        open_dataset(shared_data / "voc2007")
+    assert "--format voc --split train" in str(raised.value)
+    with pytest.raises(UsageError, match="give the file itself"):
+        open_dataset(shared_data / "voc2012", format="coco", split="val")
+    with pytest.raises(UsageError, match="holds none of format 'yolo'"):
+        open_dataset(shared_data / "voc2007", format="yolo")
+    with pytest.raises(UsageError, match="unknown format 'vco'"):
+        open_dataset(shared_data / "voc2007", format="vco")
+
+
+def test_two_formats_of_one_set_agree(shared_data: Path) -> None:
+    as_coco = open_dataset(shared_data / "voc2007", format="coco", split="val")
+    as_voc = open_dataset(shared_data / "voc2007", format="voc", split="val")
+    assert len(as_coco) == len(as_voc) == 427
+    assert as_coco.objects is not None
+    assert as_voc.objects is not None
+    assert sorted(as_coco.pictures.files) == sorted(Path(name).name for name in as_voc.pictures.files)
+    assert len(as_coco.objects) == len(as_voc.objects)
+
+
+def test_a_place_without_labels_says_what_is_understood(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="understood are COCO JSON"):
+        open_dataset(tmp_path)
+
+
+def test_faults_are_left_out_and_the_rest_is_done(tmp_path: Path) -> None:
+    done = convert(small(tmp_path / "in"), tmp_path / "out", to="coco")
+    assert sorted((one.kind, one.file and one.file.name) for one in done.problems) == [
+        ("unknown_picture", "annotations.json"),
+        ("unreadable_picture", "c.jpg"),
+    ]
+    again = open_dataset(tmp_path / "out")
+    assert again.pictures.files == ("a.jpg", "b.jpg")
+    assert again.objects is not None
+    assert again.objects.ids.tolist() == [1, 2]
+    assert again[0].image.shape == (6, 8, 3)
+    assert not losses_file(tmp_path / "out").exists()
+
+
+def test_losses_are_returned_and_listed(tmp_path: Path) -> None:
+    done = convert(small(tmp_path / "in"), tmp_path / "out", to="yolo")
+    listed = json.loads(losses_file(tmp_path / "out").read_text())
+    assert len(listed) == len(done.losses)
+    assert {"kind": "crowd", "picture": "b.jpg", "object_id": 2, "message": "that it is a crowd"} in listed
+
+
+@pytest.mark.parametrize("target", ["coco", "voc", "yolo", "sa1b", "labelme"])
+def test_boxes_survive_every_pair_of_formats(tmp_path: Path, target: str) -> None:
+    source = small(tmp_path / "in")
+    first = convert(source, tmp_path / "first", to=target).dataset
+    convert(tmp_path / "first", tmp_path / "second", to="coco")
+    second = open_dataset(tmp_path / "second")
+    assert first.objects is not None
+    assert second.objects is not None
+    assert [Path(name).stem for name in second.pictures.files] == ["a", "b"]
+    np.testing.assert_allclose(second.objects.boxes_xyxy, first.objects.boxes_xyxy, atol=1e-4)
+
+
+def test_nothing_is_left_when_the_target_cannot_be_written(tmp_path: Path) -> None:
+    source = small(tmp_path / "in")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="no panoptic maps"):
+        convert(source, tmp_path / "out", to="coco_panoptic")
+    with pytest.raises(DataError, match="not empty"):
+        convert(source, source, to="coco")
+    with pytest.raises(UsageError, match="unknown target"):
+        convert(source, tmp_path / "out", to="cocoa")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_names_that_lead_outside_do_not_lead_outside_the_target(tmp_path: Path) -> None:
+    source = small(tmp_path / "in")
+    Image.new("RGB", (8, 6)).save(tmp_path / "far.jpg")
+    content = json.loads((source / "annotations.json").read_text())
+    content["images"][0]["file_name"] = "../../far.jpg"
+    content["annotations"] = content["annotations"][:2]
+    content["images"] = content["images"][:2]
+    (source / "annotations.json").write_text(json.dumps(content))
+    refused = convert(source, tmp_path / "one", to="coco")
+    assert [one.kind for one in refused.problems] == ["path_outside"]
+    done = convert(source, tmp_path / "two", to="coco", allow_outside=True)
+    assert list(done.problems) == []
+    assert sorted(path.name for path in (tmp_path / "two/images").iterdir()) == ["b.jpg", "far.jpg"]
