@@ -1,28 +1,23 @@
-"""From a data set to batches: in what order, how augmented, and loaded ahead by threads.
+"""From a data set to batches: in what order, how augmented, at what scale.
 
-Threads, not processes: decoding and the tensor operators release Python's lock, a run starts at once, nothing is pickled,
-and a killed run leaves no orphans. Shape shorthand: M pictures, S steps of an epoch, B pictures of a step.
+Shape shorthand: M pictures, S steps of an epoch, B pictures of a step.
 """
 
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset
+from otus.data.loading import load_ahead
 from otus.data.tensors import TensorSample, sample_generator, to_tensors
 from otus.data.transforms import Transform
 from otus.errors import UsageError
 from otus.parts.preprocess import Preprocess
 from otus.training.randomness import order_rng, scale_rng
 from otus.training.settings import TrainSettings
-
-_BATCHES_AHEAD = 3
 
 
 def epoch_order(
@@ -118,19 +113,7 @@ class Feed:
 
     def batches(self, first: int = 0) -> Generator[list[TensorSample]]:
         """Loaded batches from number ``first`` on, without end; close it when done."""
-        if not self.settings.workers:
-            for places in self.plan(first):
-                yield [self.load(place) for place in places]
-        # One thread of arithmetic each: the cores belong to the network.
-        with ThreadPoolExecutor(self.settings.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting: deque[list[Future[TensorSample]]] = deque()
-            try:
-                for places in self.plan(first):
-                    waiting.append([pool.submit(self.load, place) for place in places])
-                    if len(waiting) > _BATCHES_AHEAD:
-                        yield [loading.result() for loading in waiting.popleft()]
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return load_ahead(self.plan(first), self.load, workers=self.settings.workers)
 
 
 def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:

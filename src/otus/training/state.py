@@ -1,5 +1,6 @@
 """Where a run is: what its checkpoint holds beside weights and optimizer, as JSON."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -81,7 +82,8 @@ class RunState:
 
     def count_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
         """Add a validation to the row of its epoch; whether it is the best so far."""
-        row |= {"score": found.score, **found.figures}
+        row |= {"score": found.score}
+        row |= {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
         self.seconds += seconds
         self.seconds_of_validation = seconds
         if self.best_score is not None and not found.score > self.best_score:

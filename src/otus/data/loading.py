@@ -1,0 +1,46 @@
+"""Loading ahead by threads.
+
+Threads, not processes: decoding and the tensor operators release Python's lock, work starts at once, nothing is pickled, and
+a killed process leaves no orphans.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCHES_AHEAD = 3
+
+
+def load_ahead(
+    batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers: int
+) -> Generator[list[R], None, None]:
+    """``[load(one) for one in batch]`` for each batch, in order, a few batches ahead of what is asked for.
+
+    Parameters
+    ----------
+    batches
+        May be without end; close the generator when done.
+    workers
+        Threads; 0 loads in the caller's, when asked.
+    """
+    if workers == 0:
+        yield from ([load(one) for one in batch] for batch in batches)
+        return
+    # One thread of arithmetic each: the cores belong to the network.
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[list[Future[R]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append([pool.submit(load, one) for one in batch])
+            if len(waiting) > BATCHES_AHEAD:
+                yield [loading.result() for loading in waiting.popleft()]
+        while waiting:
+            yield [loading.result() for loading in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)

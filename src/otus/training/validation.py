@@ -1,0 +1,68 @@
+"""Validation while training: what ``otus evaluate`` would say of the weights so far, shared among the processes."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from otus.data.dataset import Dataset
+from otus.inference.evaluation import evaluate_predictions
+from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.parts.preprocess import Preprocess
+from otus.structures import Instances
+from otus.training.devices import gather
+from otus.training.state import Validation
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Judges systems that find objects on a data set kept aside.
+
+    The score by which weights are chosen is the AP of the finest answer that can be judged: keypoints, masks or boxes.
+
+    Parameters
+    ----------
+    dataset
+        With objects.
+    preprocess
+        As for the training.
+    fabric
+        Its processes share the batches; each ends with the figures of all.
+    batch_size, workers
+        Pictures together, and threads that load them.
+    """
+
+    dataset: Dataset
+    preprocess: Preprocess
+    fabric: Fabric
+    batch_size: int = 4
+    workers: int = 2
+
+    def __call__(self, system: nn.Module) -> Validation:
+        """The figures of a system, in the precision of the training."""
+        found = self.predict(system)
+        report = evaluate_predictions(self.dataset, as_objects(found, categories=self.dataset.categories))
+        figures = {
+            f"{kind}/{name}": float(value)
+            for kind, result in report.results.items()
+            for name, value in result.figures.items()
+        }
+        finest: Any = next(kind for kind in ("keypoints", "segm", "bbox") if kind in report.results)
+        score = figures[f"{finest}/AP"]
+        return Validation(figures, score=0.0 if math.isnan(score) else score)
+
+    def predict(self, system: nn.Module) -> dict[int, Instances]:
+        """What a system finds on all pictures, by index, in every process."""
+        with self.fabric.autocast():
+            mine = predict_dataset(
+                system,  # type: ignore[arg-type]
+                self.dataset,
+                preprocess=self.preprocess,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                part=self.fabric.global_rank,
+                parts=self.fabric.world_size,
+            )
+        return {index: instances for part in gather(self.fabric, mine) for index, instances in part.items()}

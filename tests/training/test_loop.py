@@ -1,0 +1,162 @@
+"""The loop: what it computes, and how it ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
+from torch import Tensor, nn
+
+from otus.data.dataset import Dataset
+from otus.data.tensors import TensorSample
+from otus.errors import TrainingError, UsageError
+from otus.training.feeding import Feed, epoch_order
+from otus.training.optimization import learning_rate
+from otus.training.randomness import model_generator
+from otus.training.settings import TrainSettings
+from otus.zoo.checkpoint import load_checkpoint
+
+SCRIPT = Path(__file__).parent / "tiny_run.py"
+
+
+def by_hand(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.Module:
+    """The same training in plain torch, without any of the loop's parts but the order and the numbers drawn."""
+    vectors = [p for p in system.parameters() if p.ndim == 1]
+    matrices = [p for p in system.parameters() if p.ndim > 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.02}, {"params": vectors, "weight_decay": 0}])
+    feed = Feed(dataset, PREPROCESS, settings, augment=AUGMENT)
+    steps_per_epoch = 12 // 4
+    for step in range(settings.epochs * steps_per_epoch):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, total_steps=settings.epochs * steps_per_epoch, settings=settings)
+        for part in range(2):
+            places = next(feed.plan(2 * step + part))
+            generator = model_generator(0, 2 * step + part, 0)
+            losses = system.losses([feed.load(place) for place in places], generator=generator)
+            (sum(losses.values()) / 2).backward()
+        torch.nn.utils.clip_grad_norm_(system.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    return system
+
+
+def test_the_loop_ends_in_the_weights_of_plain_torch(scenes: Dataset) -> None:
+    options = {"batch_size": 2, "accumulate": 2, "clip_norm": 0.5, "average_decay": 0.0, "epochs": 4}
+    ours = run(tiny_detector(), scenes, **options).system
+    settings = TrainSettings(**options, learning_rate=0.01, warm_up_steps=3)
+    theirs = by_hand(tiny_detector(), scenes, settings)
+    for (name, mine), (_, reference) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_average_follows_the_weights(scenes: Dataset) -> None:
+    system = tiny_detector()
+    start = [p.detach().clone() for p in system.parameters()]
+    averaged = run(system, scenes, average_decay=0.9, epochs=1).system
+    assert averaged is not system
+    for before, mine, last in zip(start, averaged.parameters(), system.parameters(), strict=True):
+        assert not torch.equal(mine, last)
+        assert (mine - last).norm() < (before - last).norm()
+
+
+def test_the_number_of_workers_changes_nothing(scenes: Dataset) -> None:
+    first, second = (run(tiny_detector(), scenes, workers=workers).system.state_dict() for workers in (0, 3))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_the_losses_run_in_the_precision_asked_for(scenes: Dataset, precision: str, dtype: torch.dtype) -> None:
+    system = tiny_detector()
+    run(system, scenes, precision=precision, epochs=1)
+    assert set(system.dtypes) == {dtype}
+    assert {p.dtype for p in system.parameters()} == {torch.float32}
+
+
+def test_an_epoch_has_every_picture_once_and_batches_of_one_shape() -> None:
+    groups = torch.tensor([0, 1, 1] * 10).numpy()
+    order = epoch_order(30, batch_size=5, seed=3, epoch=2, groups=groups)
+    assert sorted(order.flatten().tolist()) == list(range(30))
+    assert (groups[order].min(axis=1) == groups[order].max(axis=1)).all()
+    assert order.tolist() == epoch_order(30, batch_size=5, seed=3, epoch=2, groups=groups).tolist()
+    assert order.tolist() != epoch_order(30, batch_size=5, seed=3, epoch=3, groups=groups).tolist()
+    filled = epoch_order(3, batch_size=8, seed=0, epoch=0)
+    assert filled.shape == (1, 8)
+    assert set(filled[0]) == {0, 1, 2}
+
+
+def test_every_process_takes_its_part_of_each_batch(scenes: Dataset) -> None:
+    settings = TrainSettings(batch_size=4, accumulate=2)
+    whole = next(Feed(scenes, PREPROCESS, settings).plan())
+    parts = [next(Feed(scenes, PREPROCESS, settings, rank=rank, world_size=2).plan()) for rank in range(2)]
+    assert parts[0] + parts[1] == whole
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    settings = TrainSettings(learning_rate=1.0, warm_up_steps=4, schedule="cosine")
+    rates = [learning_rate(step, total_steps=100, settings=settings) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[52] == pytest.approx(0.5)
+    assert rates[-1] < 0.001
+    steps = TrainSettings(learning_rate=1.0, schedule="steps", drops_at=(0.5, 0.75), warm_up_steps=0)
+    assert [learning_rate(s, total_steps=4, settings=steps) for s in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+class Explodes(TinyDetector):
+    """Its loss is not finite from the fifth batch on."""
+
+    def losses(self, samples: list[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        losses = super().losses(samples, generator=generator)
+        return losses | {"class": losses["class"] / (len(self.dtypes) < 5)}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(scenes: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 4: .*class inf.* pictures (\d{3}\.png, ){3}\d{3}\.png.*last\.safe"):
+        run(Explodes(), scenes, tmp_path, epochs=3)
+    tensors, header = load_checkpoint(tmp_path / "weights/last.safetensors")
+    assert header.extra["run"]["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def test_patience_ends_a_run_that_gets_no_better(scenes: Dataset, tmp_path: Path) -> None:
+    result = run(tiny_detector(), scenes, tmp_path, validation=scenes, learning_rate=1e-9, patience=2, epochs=50)
+    assert result.ended == "no better"
+    assert len(result.history) < 10
+    assert result.best_step is not None
+
+
+def test_the_folder_of_a_run(scenes: Dataset, tmp_path: Path) -> None:
+    result = run(tiny_detector(), scenes, tmp_path, validation=scenes, epochs=3, validate_every=2)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history
+    assert ["score" in row for row in rows] == [False, True, True]
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[0].startswith("epoch,step,learning_rate,loss,loss/box")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    best = TinyDetector()
+    best.load_state_dict(load_checkpoint(tmp_path / "weights/best.safetensors")[0])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_few_pictures(scenes: Dataset, count: int) -> None:
+    assert len(run(tiny_detector(), scenes.select(range(count)), batch_size=8).history) == 3
+
+
+def test_no_objects(scenes: Dataset) -> None:
+    assert scenes.objects is not None
+    from dataclasses import replace
+
+    empty = replace(scenes, objects=scenes.objects.take(slice(0, 0)))
+    result = run(tiny_detector(), empty, validation=empty)
+    assert result.history[-1]["loss/box"] == 0
+    assert result.history[-1]["bbox/AP"] is None
+
+
+def test_a_budget_of_minutes_is_kept(scenes: Dataset) -> None:
+    result = run(tiny_detector(), scenes, minutes=0.05, validation=scenes)
+    assert 1 < result.history[-1]["hours"] * 3600 < 6
+    assert result.history[-1]["learning_rate"] < 0.005
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(UsageError, match="multiple of the 2 devices, got 3"):
+        TrainSettings(devices=2, batch_size=3)
