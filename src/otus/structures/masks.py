@@ -9,7 +9,7 @@ Shape shorthand: N objects, H x W the picture, h x w a small mask.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from pycocotools import mask as rle_codec
 
 from otus.errors import ShapeError
 from otus.structures.boxes import as_boxes
+
+_MAX_OUTLINE_PX = 4e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,7 @@ class Masks:
             flat = [np.asarray(ring, dtype=np.float64).reshape(-1).tolist() for ring in rings]
             if not flat:
                 raise ShapeError("masks: an object without a polygon; give at least one ring of three points")
+            _check_length(rings)
             counts.append(rle_codec.merge(rle_codec.frPyObjects(flat, height, width))["counts"])
         return cls(size_hw=(int(height), int(width)), _counts=tuple(counts))
 
@@ -189,6 +192,23 @@ class Masks:
             counts.append(rle_codec.encode(whole)["counts"])
         return Masks.from_rle(counts, size_hw)
 
+    def resized(self, size_hw: tuple[int, int]) -> "Masks":
+        """The masks of the same picture at another size.
+
+        Low-resolution ones keep their maps, only their boxes move; others become dense, each pixel the nearest's.
+        """
+        (height, width), (new_height, new_width) = self.size_hw, size_hw
+        if self._probabilities is not None and self._boxes_xyxy is not None:
+            boxes = self._boxes_xyxy
+            ratio_x, ratio_y = (
+                boxes.dtype.type(b) / boxes.dtype.type(a) for a, b in ((width, new_width), (height, new_height))
+            )
+            scaled = boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y])
+            return replace(self, size_hw=size_hw, _boxes_xyxy=scaled)
+        rows = np.arange(new_height) * height // new_height
+        columns = np.arange(new_width) * width // new_width
+        return Masks.from_dense(self.dense()[:, rows[:, None], columns])
+
     def area(self) -> Float[np.ndarray, "n"]:
         """Pixels of each mask."""
         if self._dense is not None:
@@ -236,6 +256,20 @@ def _erode(mask: Bool[np.ndarray, "h w"], steps: int) -> Bool[np.ndarray, "h w"]
     for axis in (0, 1):
         eroded = minimum_filter1d(eroded, size=2 * steps + 1, axis=axis, mode="constant", cval=0)
     return eroded[1:-1, 1:-1].astype(bool)
+
+
+def _check_length(rings: Sequence[np.ndarray]) -> None:
+    """The codec walks along outlines pixel by pixel, in memory that grows with them, and crashes where it gets none."""
+    for ring in rings:
+        points = np.asarray(ring, dtype=np.float64).reshape(-1, 2)
+        reach = float(np.abs(points).max(initial=0))
+        if 2 * reach * len(points) <= _MAX_OUTLINE_PX:  # so it cannot be longer
+            continue
+        if not reach <= _MAX_OUTLINE_PX:
+            raise ShapeError(f"masks: a polygon reaches to {reach:.6g} pixels; there are no such pictures")
+        length = float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+        if length > _MAX_OUTLINE_PX:
+            raise ShapeError(f"masks: a polygon is {length:.6g} pixels long; the limit is {_MAX_OUTLINE_PX:.6g}")
 
 
 def paste(

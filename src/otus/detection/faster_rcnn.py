@@ -1,0 +1,339 @@
+"""Faster R-CNN: the network that finds objects also proposes where to look.
+
+Shape shorthand: B pictures, A anchors of all maps, K anchors a location, P proposals.
+
+Paper: "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks" (Ren, He, Girshick, Sun, NeurIPS
+2015, arXiv:1506.01497): section 3 the region proposal network, four losses at once (section 3.2, "approximate joint
+training"). With a feature pyramid: Lin et al., CVPR 2017, arXiv:1612.03144, section 4. Version 2: "Benchmarking Detection
+Transfer Learning with Vision Transformers" (Li et al., arXiv:2111.11429).
+Reference: torchvision ``models.detection.faster_rcnn`` (BSD-3-Clause), whose layers' names and defaults are kept.
+
+Departures from the paper: objectness is one logit and not a softmax of two; anchors that cross the picture's border are
+learned from as well; gradients reach the maps by the features of regions, not by their coordinates; 1,000 proposals when
+predicting (the paper's 300 in the single-map form below).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_small_boxes
+
+from otus.detection.region_detector import Proposals, RegionDetector
+from otus.parts.anchors import Anchors
+from otus.parts.backbones import Trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.batching import Batch, Target
+from otus.parts.box_coding import BoxTransform
+from otus.parts.box_head import BoxHead
+from otus.parts.feature_pyramid import FeaturePyramid
+from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.matching import IoUMatcher
+from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.sampling import BalancedSampler
+from otus.parts.suppression import suppress
+from otus.structures import Categories
+
+ALL_SIZES = (32, 64, 128, 256, 512)
+PYRAMID_SIZES = tuple((size,) for size in ALL_SIZES)
+"""Sizes of the anchors on each level of a pyramid, P2 to P6."""
+
+
+class RegionProposalNetwork(nn.Module):
+    """A small network that slides over the maps: at each location, objectness and a transform for K anchors.
+
+    Parameters
+    ----------
+    channels
+        Channels of the maps.
+    anchors
+        The anchors of each map.
+    convolutions
+        3x3 convolutions before the two answers.
+    count, count_before_nms
+        Proposals a picture when predicting, and how many of each map compete for them.
+    training_count, training_count_before_nms
+        The same while learning.
+    nms_threshold, score_threshold
+        Proposals that overlap a better one of their map more than the first, or score below the second, go.
+    matcher, sampler
+        Which anchors are positive and negative, and how many of each are learned from.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchors: Anchors,
+        *,
+        convolutions: int = 1,
+        count: int = 1000,
+        count_before_nms: int = 1000,
+        training_count: int = 2000,
+        training_count_before_nms: int = 2000,
+        nms_threshold: float = 0.7,
+        score_threshold: float = 0.0,
+        matcher: IoUMatcher = IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),  # noqa: B008, frozen
+        sampler: BalancedSampler = BalancedSampler(count=256, positive_share=0.5),  # noqa: B008, frozen
+    ) -> None:
+        super().__init__()
+        layers = [Conv2dNormActivation(channels, channels, 3, norm_layer=None) for _ in range(convolutions)]
+        self.conv = nn.Sequential(*layers)
+        self.cls_logits = nn.Conv2d(channels, anchors.per_location, 1)
+        self.bbox_pred = nn.Conv2d(channels, anchors.per_location * 4, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.anchors = anchors
+        self.transform = BoxTransform()
+        self.count, self.training_count = count, training_count
+        self.count_before_nms, self.training_count_before_nms = count_before_nms, training_count_before_nms
+        self.nms_threshold = nms_threshold
+        self.score_threshold = score_threshold
+        self.matcher = matcher
+        self.sampler = sampler
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Float[Tensor, "b _"]], list[Float[Tensor, "b _ 4"]]]:
+        """For each map the logits of objectness and the transforms of its anchors, in their order; float32."""
+        logits, transforms = [], []
+        for x in maps:
+            x = self.conv(x)
+            logits.append(self.cls_logits(x).permute(0, 2, 3, 1).flatten(1).float())
+            moves = self.bbox_pred(x).unflatten(1, (-1, 4))
+            transforms.append(moves.permute(0, 3, 4, 1, 2).flatten(1, 3).float())
+        return logits, transforms
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """The best proposals of each picture and, given targets, the losses ``objectness`` and ``proposal_box``."""
+        logits, transforms = self(maps)
+        grids = [(x.shape[-2], x.shape[-1]) for x in maps]
+        anchors = self.anchors(grids, batch.padded_hw, maps[0].device)
+        proposals = self._select(logits, transforms, anchors, batch, learn=targets is not None)
+        if targets is None:
+            return proposals, {}
+        return proposals, self._losses(
+            torch.cat(logits, 1), torch.cat(transforms, 1), torch.cat(anchors), targets, generator
+        )
+
+    @torch.no_grad()
+    def _select(
+        self, logits: list[Tensor], transforms: list[Tensor], anchors: list[Tensor], batch: Batch, *, learn: bool
+    ) -> Proposals:
+        before_nms = self.training_count_before_nms if learn else self.count_before_nms
+        count = self.training_count if learn else self.count
+        best, boxes, origins = [], [], []
+        for of_map, moves, its_anchors in zip(logits, transforms, anchors, strict=True):
+            top, index = of_map.topk(min(before_nms, of_map.shape[1]), dim=1)
+            origin = its_anchors[index]
+            best.append(top)
+            boxes.append(self.transform.decode(moves.gather(1, index[..., None].expand(-1, -1, 4)), origin))
+            origins.append(origin)
+        level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
+        found: list[tuple[Tensor, ...]] = []
+        for scores, its_boxes, its_anchors, size_hw in zip(
+            torch.cat(best, 1).sigmoid(), torch.cat(boxes, 1), torch.cat(origins, 1), batch.sizes_hw, strict=True
+        ):
+            its_boxes = clip_boxes_to_image(its_boxes, size_hw)
+            kept = remove_small_boxes(its_boxes, 1e-3)
+            kept = kept[scores[kept] >= self.score_threshold]
+            kept = kept[suppress(its_boxes[kept], scores[kept], level[kept], iou_threshold=self.nms_threshold)][:count]
+            found.append((its_boxes[kept], scores[kept], level[kept], its_anchors[kept]))
+        return Proposals(*(list(column) for column in zip(*found, strict=True)))
+
+    def _losses(
+        self,
+        logits: Float[Tensor, "b a"],
+        transforms: Float[Tensor, "b a 4"],
+        anchors: Float[Tensor, "a 4"],
+        targets: Sequence[Target],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        chosen_logits, wanted, chosen_transforms, codes = [], [], [], []
+        for i, target in enumerate(targets):
+            matches = self.matcher(anchors, target.boxes, crowds=target.crowds)
+            positives, negatives = self.sampler(matches, generator=generator)
+            chosen_logits += [logits[i, positives], logits[i, negatives]]
+            wanted += [torch.ones_like(chosen_logits[-2]), torch.zeros_like(chosen_logits[-1])]
+            chosen_transforms.append(transforms[i, positives])
+            codes.append(self.transform.encode(target.boxes[matches[positives]], anchors[positives]))
+        objectness, truth = torch.cat(chosen_logits), torch.cat(wanted)
+        if len(objectness) == 0:  # the whole of every picture is a crowd
+            return {"objectness": zero_loss(self), "proposal_box": zero_loss(self)}
+        return {
+            "objectness": F.binary_cross_entropy_with_logits(objectness, truth),
+            "proposal_box": transform_loss(torch.cat(chosen_transforms), torch.cat(codes), count=len(objectness)),
+        }
+
+
+class TwoFullyConnected(nn.Module):
+    """The box head's usual network: two fully connected layers (fc6 and fc7, as VGG's are called)."""
+
+    def __init__(self, inputs: int, features: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(inputs, features)
+        self.fc7 = nn.Linear(features, features)
+
+    def forward(self, pieces: Float[Tensor, "r c s s"]) -> Float[Tensor, "r f"]:
+        """A vector for each region."""
+        return F.relu(self.fc7(F.relu(self.fc6(pieces.flatten(start_dim=1)))))
+
+
+def four_convolutions(channels: int, side: int, features: int) -> nn.Sequential:
+    """The box head's network of version 2: four convolutions with batch normalisation, one fully connected layer."""
+    convolutions = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(4)]
+    for module in nn.Sequential(*convolutions).modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    fully_connected = nn.Linear(channels * side**2, features)
+    return nn.Sequential(*convolutions, nn.Flatten(), fully_connected, nn.ReLU(inplace=True))
+
+
+def faster_rcnn(
+    region_features: SharedMaps,
+    proposer: RegionProposalNetwork,
+    categories: Categories,
+    *,
+    box_network: nn.Module | None = None,
+    box_features: int = 1024,
+    class_slots: Sequence[int] | None = None,
+) -> RegionDetector:
+    """Faster R-CNN of any trunk.
+
+    Parameters
+    ----------
+    region_features
+        The shared maps and how pieces are cut from them.
+    proposer
+        The region proposal network over the same maps.
+    box_network
+        Pieces in, vectors of ``box_features`` numbers out; two fully connected layers without it.
+    class_slots
+        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
+        :mod:`otus.parts.box_head`.
+
+    Examples
+    --------
+    >>> trunk = torchvision_trunk("resnet18", levels=(4,))
+    >>> maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    >>> proposer = RegionProposalNetwork(maps.out_channels, Anchors([[128, 256, 512]]), count=300)
+    >>> detector = faster_rcnn(maps, proposer, Categories(("cat", "dog")))
+    >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
+    (64, 96)
+    """
+    if box_network is None:
+        inputs = region_features.out_channels * region_features.pooling.side**2
+        box_network = TwoFullyConnected(inputs, box_features)
+    slots = tuple(class_slots) if class_slots is not None else tuple(range(1, len(categories) + 1))
+    return RegionDetector(
+        categories=categories,
+        region_features=region_features,
+        proposer=proposer,
+        box_head=BoxHead(box_network, features=box_features, class_slots=slots),
+    )
+
+
+def pyramid_maps(trunk: Trunk, *, norm_layer: type[nn.Module] | None = None) -> SharedMaps:
+    """A feature pyramid of 256 channels over a trunk, pieces of 7x7 cut by RoI align."""
+    pyramid = FeaturePyramid(trunk.channels, norm_layer=norm_layer)
+    return SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=pyramid)
+
+
+def faster_rcnn_vgg16(categories: Categories, *, frozen_level: int = 1) -> RegionDetector:
+    """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
+
+    ``frozen_level`` 1 keeps the layers before the second pooling as they are, as the paper does, when the trunk starts
+    from ImageNet; 0 trains all. Departure: no dropout between the fully connected layers.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(4,))
+    freeze_stages(trunk, frozen_level)
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    proposer = RegionProposalNetwork(
+        maps.out_channels,
+        Anchors([[128, 256, 512]]),
+        count=300,
+        count_before_nms=6000,
+        training_count_before_nms=12000,
+    )
+    return faster_rcnn(maps, proposer, categories, box_features=4096)
+
+
+def faster_rcnn_resnet50_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """ResNet-50 with a feature pyramid, its norms frozen.
+
+    Parameters
+    ----------
+    class_slots
+        See :func:`faster_rcnn`.
+    norm_eps
+        The eps of the frozen norms; as ImageNet's classifier without it.
+    frozen_level
+        Layers of the trunk up to this level do not learn: 2 is the stem and ``layer1``, 0 none.
+    """
+    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
+    freeze_norms(trunk, eps=norm_eps)
+    freeze_stages(trunk, frozen_level)
+    maps = pyramid_maps(trunk)
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES))
+    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+
+
+def faster_rcnn_resnet50_fpn_v2(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+) -> RegionDetector:
+    """Version 2: batch normalisation in pyramid and box head, two convolutions in the proposer, four in the box head."""
+    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
+    freeze_stages(trunk, frozen_level)
+    maps = pyramid_maps(trunk, norm_layer=nn.BatchNorm2d)
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES), convolutions=2)
+    network = four_convolutions(maps.out_channels, maps.pooling.side, 1024)
+    return faster_rcnn(maps, proposer, categories, box_network=network, class_slots=class_slots)
+
+
+def faster_rcnn_mobilenet_v3_large_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_level: int = 3,
+) -> RegionDetector:
+    """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
+    maps = _mobilenet_maps(norm_eps, frozen_level)
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors([ALL_SIZES] * 3), score_threshold=0.05)
+    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+
+
+def faster_rcnn_mobilenet_v3_large_320_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_level: int = 3,
+) -> RegionDetector:
+    """The same for small pictures (shorter side 320): 150 proposals."""
+    maps = _mobilenet_maps(norm_eps, frozen_level)
+    proposer = RegionProposalNetwork(
+        maps.out_channels, Anchors([ALL_SIZES] * 3), count=150, count_before_nms=150, score_threshold=0.05
+    )
+    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+
+
+def _mobilenet_maps(norm_eps: float | None, frozen_level: int) -> SharedMaps:
+    trunk = torchvision_trunk("mobilenet_v3_large", levels=("13", "16"))
+    freeze_norms(trunk, eps=norm_eps)
+    freeze_stages(trunk, frozen_level)
+    return pyramid_maps(trunk)

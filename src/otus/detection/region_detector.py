@@ -1,0 +1,259 @@
+"""The frame of every detector that looks at regions: where to look, what is there, what to say.
+
+Shape shorthand: B pictures, R regions of all pictures, N objects, S class slots, K keypoints.
+
+R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
+features, heads); the order of events is the same. One pass leaves a record, :class:`Stages`, and losses, predictions,
+explanations and timings are all read from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from otus.data.tensors import TensorSample
+from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.box_head import Assignment, BoxHead, Detections
+from otus.parts.modes import Stopwatch, predicting
+from otus.structures import Categories, Instances, Masks
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Regions of each picture that may hold an object, the likeliest first.
+
+    ``scores`` are in [0, 1]. ``levels`` and ``anchors`` say of which map and anchor each was made, where there are any.
+    """
+
+    boxes: list[Float[Tensor, "_ 4"]]
+    scores: list[Float[Tensor, "_"]]
+    levels: list[Int[Tensor, "_"]] | None = None
+    anchors: list[Float[Tensor, "_ 4"]] | None = None
+
+
+class Proposer(Protocol):
+    """Where to look. Losses are empty where nothing is learned, and where ``targets`` are None."""
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]: ...
+
+
+class RegionFeatures(Protocol):
+    """What each region looks like; ``prepare`` makes the maps that all regions share, if any."""
+
+    def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]: ...
+
+    def extract(self, maps: list[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]) -> Tensor: ...
+
+
+class MapHead(Protocol):
+    """A further answer for each object, read from the shared maps: its mask, its keypoints."""
+
+    def losses(
+        self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
+    ) -> dict[str, Tensor]: ...
+
+    def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Tensor]: ...
+
+
+@dataclass
+class Stages:
+    """The record of one pass over a batch, in the frame of the prepared pictures. Lists have one entry a picture.
+
+    A pass that learns leaves ``assignments`` and ``losses``, one that predicts what follows them.
+    """
+
+    batch: Batch
+    maps: list[Tensor]
+    proposals: Proposals
+    milliseconds: dict[str, float]
+    logits: Float[Tensor, "r s"]
+    transforms: Float[Tensor, "r s 4"]
+    assignments: list[Assignment] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    scores: list[Float[Tensor, "_ s"]] = field(default_factory=list)
+    candidates: list[Detections] = field(default_factory=list)
+    kept: list[Int[Tensor, "_"]] = field(default_factory=list)
+    detections: list[Detections] = field(default_factory=list)
+    masks: list[Float[Tensor, "_ h w"]] | None = None
+    keypoints: list[Float[Tensor, "_ k 4"]] | None = None
+
+
+class RegionDetector(nn.Module):
+    """A detector composed of a proposer, region features and heads.
+
+    Parameters
+    ----------
+    categories
+        What the labels mean.
+    proposer, region_features
+        Where to look, and what is there.
+    box_head
+        What to say of each region.
+    mask_head, keypoint_head
+        What else to say of each object.
+    divisor
+        Batches are padded to multiples of this, the coarsest stride of a usual trunk.
+    """
+
+    region_features: RegionFeatures
+    proposer: Proposer
+    box_head: BoxHead
+    mask_head: MapHead | None
+    keypoint_head: MapHead | None
+
+    def __init__(
+        self,
+        *,
+        categories: Categories,
+        proposer: Proposer,
+        region_features: RegionFeatures,
+        box_head: BoxHead,
+        mask_head: MapHead | None = None,
+        keypoint_head: MapHead | None = None,
+        divisor: int = 32,
+    ) -> None:
+        super().__init__()
+        self.categories = categories
+        self.region_features = region_features
+        self.proposer = proposer
+        self.box_head = box_head
+        self.mask_head = mask_head
+        self.keypoint_head = keypoint_head
+        self.divisor = divisor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return next(self.parameters()).device
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses of the proposer and of each head, to be added up.
+
+        Parameters
+        ----------
+        samples
+            Prepared pictures with boxes and labels; without objects, a picture teaches background. Crowds are no
+            objects, and regions in them are not learned from. Without masks or keypoints it adds none of that loss.
+        generator
+            Where the choice of regions takes its randomness from.
+        """
+        return self._run(samples, learn=True, generator=generator).losses
+
+    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
+        return instances(self.stages(samples), self.categories)
+
+    def stages(self, samples: Sequence[TensorSample]) -> Stages:
+        """The record of a pass that predicts."""
+        with predicting(self):
+            return self._run(samples, learn=False)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: ``boxes``, ``scores``, ``labels`` of all pictures, ``picture`` saying of which each is."""
+        found = self._run([{"image": image} for image in images], learn=False)
+        counts = torch.tensor([len(one) for one in found.detections], device=images.device)
+        answer = {"picture": torch.repeat_interleave(torch.arange(len(images), device=images.device), counts)}
+        for name in ("boxes", "scores", "labels"):
+            answer[name] = torch.cat([getattr(one, name) for one in found.detections])
+        for name in ("masks", "keypoints"):
+            if getattr(found, name) is not None:
+                answer[name] = torch.cat(getattr(found, name))
+        return answer
+
+    def _run(self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None) -> Stages:
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            batch = make_batch(samples, divisor=self.divisor, device=self.device)
+            targets = [self._target(sample) for sample in samples] if learn else None
+        with watch.time("maps"):
+            maps = self.region_features.prepare(batch.images)
+        with watch.time("proposals"):
+            proposals, losses = self.proposer.propose(maps, batch, targets, generator=generator)
+        with watch.time("regions"):
+            assignments = None
+            regions = proposals.boxes
+            if targets is not None:
+                assignments = self.box_head.assign(proposals.boxes, targets, generator=generator)
+                regions = [one.regions for one in assignments]
+            logits, transforms = self.box_head(self.region_features.extract(maps, batch, regions))
+        record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms, assignments, losses)
+        if targets is not None and assignments is not None:
+            self._learn(record, assignments, targets, watch)
+        else:
+            self._decide(record, watch)
+        return record
+
+    def _target(self, sample: TensorSample) -> Target:
+        return make_target(sample, category_count=len(self.categories), device=self.device)
+
+    def _learn(self, record: Stages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch) -> None:
+        with watch.time("losses"):
+            record.losses |= self.box_head.losses(record.logits, record.transforms, assignments, targets)
+            for head in (self.mask_head, self.keypoint_head):
+                if head is not None:
+                    record.losses |= head.losses(record.maps, assignments, targets)
+
+    def _decide(self, record: Stages, watch: Stopwatch) -> None:
+        with watch.time("decision"):
+            counts = [len(boxes) for boxes in record.proposals.boxes]
+            record.scores = list(record.logits.softmax(dim=1).split_with_sizes(counts))
+            for scores, transforms, regions, size_hw in zip(
+                record.scores,
+                record.transforms.split_with_sizes(counts),
+                record.proposals.boxes,
+                record.batch.sizes_hw,
+                strict=True,
+            ):
+                candidates = self.box_head.candidates(scores, transforms, regions, size_hw)
+                kept = self.box_head.keep(candidates)
+                record.candidates.append(candidates)
+                record.kept.append(kept)
+                record.detections.append(candidates[kept])
+        if self.mask_head is not None:
+            with watch.time("masks"):
+                record.masks = self.mask_head.predict(record.maps, record.detections)
+        if self.keypoint_head is not None:
+            with watch.time("keypoints"):
+                record.keypoints = self.keypoint_head.predict(record.maps, record.detections)
+
+
+def instances(record: Stages, categories: Categories) -> list[Instances]:
+    """The detections of a pass as numpy values, masks in the low-resolution form."""
+    found = []
+    for i, (detections, size_hw) in enumerate(zip(record.detections, record.batch.sizes_hw, strict=True)):
+        boxes = _numpy(detections.boxes)
+        points = None if record.keypoints is None else _numpy(record.keypoints[i])
+        masks = None
+        if record.masks is not None:
+            masks = Masks.from_probabilities(_numpy(record.masks[i]), boxes, size_hw)
+        found.append(
+            Instances(
+                boxes_xyxy=boxes,
+                labels=_numpy(detections.labels),
+                size_hw=size_hw,
+                categories=categories,
+                scores=_numpy(detections.scores),
+                masks=masks,
+                keypoints=None if points is None else points[..., :3],
+                keypoint_scores=None if points is None else points[..., 3],
+            )
+        )
+    return found
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

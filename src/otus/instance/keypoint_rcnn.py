@@ -1,0 +1,154 @@
+"""Keypoint R-CNN: a detector with one more head, which places the keypoints of each object.
+
+Shape shorthand: R regions of all pictures, N objects of one, K keypoints, M = 56 the side of a map.
+
+Paper: "Mask R-CNN" (arXiv:1703.06870), section 5: a map for each keypoint, in which one pixel is right, learned by
+cross-entropy over all pixels of the map.
+Reference: torchvision ``models.detection.keypoint_rcnn`` (BSD-3-Clause), whose layers' names are kept.
+
+The score of a keypoint is the value of its enlarged map at its place, a logit and not a probability, as the reference
+reports it. Every keypoint found is said to be visible.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from otus.detection.faster_rcnn import faster_rcnn_resnet50_fpn
+from otus.detection.region_detector import RegionDetector
+from otus.errors import ShapeError
+from otus.instance.mask_rcnn import shared_maps_of
+from otus.parts.batching import Target
+from otus.parts.box_head import Assignment, Detections
+from otus.parts.losses import zero_loss
+from otus.parts.region_features import RegionPooling
+from otus.structures import Categories
+
+VISIBLE = 2
+
+
+class KeypointHead(nn.Module):
+    """Eight convolutions on a piece of 14x14, enlarged four times, one map for each keypoint.
+
+    Parameters
+    ----------
+    channels
+        Channels of the shared maps.
+    keypoints
+        How many keypoints an object has.
+    pooling
+        How pieces are cut.
+    width, depth
+        Channels inside, and number of convolutions.
+    """
+
+    def __init__(
+        self, channels: int, keypoints: int, pooling: RegionPooling, *, width: int = 512, depth: int = 8
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            layers += [nn.Conv2d(channels if i == 0 else width, width, 3, padding=1), nn.ReLU(inplace=True)]
+        self.convs = nn.Sequential(*layers)
+        self.kps_score_lowres = nn.ConvTranspose2d(width, keypoints, 4, stride=2, padding=1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, pieces: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r k m m"]:
+        """The logits of every keypoint's map; float32."""
+        maps = self.kps_score_lowres(self.convs(pieces)).float()
+        return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    def losses(
+        self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """``keypoints``: cross-entropy over the map of each labelled keypoint of the positives that lies in its region."""
+        boxes, cells, counted = [], [], []
+        for assignment, target in zip(assignments, targets, strict=True):
+            regions, matches = assignment.positives()
+            boxes.append(regions if target.keypoints is not None else regions[:0])
+            if target.keypoints is not None:
+                self._check(target.keypoints)
+                cell, inside = cells_of_keypoints(target.keypoints[matches], regions, side=4 * self.pooling.side)
+                cells.append(cell.flatten())
+                counted.append(inside.flatten())
+        if not counted or not torch.cat(counted).any():
+            return {"keypoints": zero_loss(self)}
+        logits = self(self.pooling(maps, boxes)).flatten(0, 1).flatten(1)
+        chosen = torch.cat(counted)
+        return {"keypoints": F.cross_entropy(logits[chosen], torch.cat(cells)[chosen])}
+
+    def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ k 4"]]:
+        """x, y, visibility and score of the keypoints of each object."""
+        logits = self(self.pooling(maps, [one.boxes for one in detections]))
+        of_pictures = logits.split_with_sizes([len(one) for one in detections])
+        return [locate_keypoints(x, one.boxes) for x, one in zip(of_pictures, detections, strict=True)]
+
+    def _check(self, keypoints: Tensor) -> None:
+        expected = self.kps_score_lowres.out_channels
+        if keypoints.shape[1] != expected:
+            raise ShapeError(f"keypoints: this model has {expected} an object, the sample {keypoints.shape[1]}")
+
+
+def cells_of_keypoints(
+    keypoints: Float[Tensor, "r k 3"], regions: Float[Tensor, "r 4"], *, side: int
+) -> tuple[Int[Tensor, "r k"], Bool[Tensor, "r k"]]:
+    """The cell, row by row, of a map of ``side`` cells over each region, and whether the keypoint is labelled and inside."""
+    corner, size = regions[:, None, :2], (regions[:, 2:] - regions[:, :2])[:, None]
+    points = keypoints[..., :2]
+    place = ((points - corner) * (side / size)).floor().long()
+    place = torch.where(points == regions[:, None, 2:], side - 1, place)  # on the far border: the last cell
+    inside = ((place >= 0) & (place < side)).all(dim=-1) & (keypoints[..., 2] > 0)
+    return torch.where(inside, place[..., 1] * side + place[..., 0], 0), inside
+
+
+def locate_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 4"]:
+    """The highest place of each map, once it is enlarged to the pixels of its box by bicubic interpolation."""
+    found = logits.new_zeros((*logits.shape[:2], 4))
+    found[..., 2] = VISIBLE
+    sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
+    for i, (width, height) in enumerate(sizes.ceil().long().tolist()):
+        enlarged = F.interpolate(logits[i][:, None], (height, width), mode="bicubic", align_corners=False).flatten(1)
+        score, cell = enlarged.max(dim=1)
+        pixel = torch.stack([cell % width, cell // width], dim=1)
+        scale = sizes[i] / sizes.new_tensor([width, height])
+        found[i, :, :2] = (pixel + 0.5) * scale + boxes[i, :2]
+        found[i, :, 3] = score
+    return found
+
+
+def keypoint_rcnn(detector: RegionDetector, *, width: int = 512, depth: int = 8) -> RegionDetector:
+    """Give a detector with shared maps, such as a Faster R-CNN, a keypoint head. Returns the same detector.
+
+    Raises
+    ------
+    ShapeError
+        If none of the detector's categories has keypoints.
+    """
+    if not detector.categories.keypoints:
+        raise ShapeError(f"keypoints: none of the categories {', '.join(detector.categories)} has any")
+    maps = shared_maps_of(detector)
+    pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
+    keypoints = len(detector.categories.keypoints[0][1])
+    detector.keypoint_head = KeypointHead(maps.out_channels, keypoints, pooling, width=width, depth=depth)
+    return detector
+
+
+def keypoint_rcnn_resnet50_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """Keypoint R-CNN over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
+    return keypoint_rcnn(
+        faster_rcnn_resnet50_fpn(categories, class_slots=class_slots, norm_eps=norm_eps, frozen_level=frozen_level)
+    )

@@ -1,0 +1,144 @@
+"""Mask R-CNN: a detector with one more head, which draws the mask of each object.
+
+Shape shorthand: R regions of all pictures, N objects of one, S class slots, M = 28 the side of a mask.
+
+Paper: "Mask R-CNN" (He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv:1703.06870), section 3: one mask for each class,
+each pixel a yes or no of its own, so that classes do not compete; learned on the positives only.
+Reference: torchvision ``models.detection.mask_rcnn`` (BSD-3-Clause), whose layers' names are kept.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation, roi_align
+
+from otus.detection.faster_rcnn import faster_rcnn_resnet50_fpn, faster_rcnn_resnet50_fpn_v2
+from otus.detection.region_detector import RegionDetector
+from otus.errors import UsageError
+from otus.parts.batching import Target
+from otus.parts.box_head import Assignment, Detections
+from otus.parts.losses import zero_loss
+from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.structures import Categories
+
+
+class MaskHead(nn.Module):
+    """Four convolutions on a piece of 14x14, doubled in size, one map for each class.
+
+    Parameters
+    ----------
+    channels
+        Channels of the shared maps.
+    slots
+        Class slots of the box head; the map of slot 0, background, is never used.
+    pooling
+        How pieces are cut.
+    width
+        Channels inside.
+    norm_layer
+        Normalisation after each convolution; None as in the paper.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        slots: int,
+        pooling: RegionPooling,
+        *,
+        width: int = 256,
+        norm_layer: type[nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pooling = pooling
+        inputs = (channels, width, width, width)
+        self.convs = nn.Sequential(*(Conv2dNormActivation(c, width, 3, norm_layer=norm_layer) for c in inputs))
+        self.conv5_mask = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.mask_fcn_logits = nn.Conv2d(width, slots, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, pieces: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r s m m"]:
+        """The logits of every class's mask; float32."""
+        return self.mask_fcn_logits(F.relu(self.conv5_mask(self.convs(pieces)))).float()
+
+    def losses(
+        self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """``mask``: binary cross-entropy of each positive's map of its own class; pictures without masks add none."""
+        boxes, slots, truths = [], [], []
+        for assignment, target in zip(assignments, targets, strict=True):
+            regions, matches = assignment.positives()
+            if target.masks is None:
+                regions, matches = regions[:0], matches[:0]
+            boxes.append(regions)
+            if len(regions) and target.masks is not None:
+                slots.append(assignment.slots[assignment.matches >= 0])
+                truths.append(crop_masks(target.masks, matches, regions, side=2 * self.pooling.side))
+        if not truths:
+            return {"mask": zero_loss(self)}
+        logits = self(self.pooling(maps, boxes))
+        slot = torch.cat(slots)
+        of_class = logits[torch.arange(len(slot), device=slot.device), slot]
+        return {"mask": F.binary_cross_entropy_with_logits(of_class, torch.cat(truths))}
+
+    def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
+        """Probabilities of the masks, each filling its object's box."""
+        slot = torch.cat([one.slots for one in detections])
+        logits = self(self.pooling(maps, [one.boxes for one in detections]))
+        of_class = logits[torch.arange(len(slot), device=slot.device), slot].sigmoid()
+        return list(of_class.split_with_sizes([len(one) for one in detections]))
+
+
+def crop_masks(
+    masks: Tensor, matches: Tensor, regions: Float[Tensor, "r 4"], *, side: int
+) -> Float[Tensor, "r side side"]:
+    """What a head should draw for each region: its object's mask, cut to the region and scaled, in [0, 1]."""
+    needed, row = torch.unique(matches, return_inverse=True)
+    places = torch.cat([row[:, None].to(regions), regions], dim=1)
+    return roi_align(masks[needed, None].to(regions), places, side)[:, 0]
+
+
+def shared_maps_of(detector: RegionDetector) -> SharedMaps:
+    """The maps that a further head can read; UsageError where regions are crops that share nothing."""
+    if not isinstance(detector.region_features, SharedMaps):
+        raise UsageError(f"a mask or keypoint head needs shared maps, not {type(detector.region_features).__name__}")
+    return detector.region_features
+
+
+def mask_rcnn(
+    detector: RegionDetector, *, width: int = 256, norm_layer: type[nn.Module] | None = None
+) -> RegionDetector:
+    """Give a detector with shared maps, such as a Faster R-CNN, a mask head. Returns the same detector."""
+    maps = shared_maps_of(detector)
+    pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
+    detector.mask_head = MaskHead(
+        maps.out_channels, detector.box_head.slots, pooling, width=width, norm_layer=norm_layer
+    )
+    return detector
+
+
+def mask_rcnn_resnet50_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """Mask R-CNN over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
+    return mask_rcnn(
+        faster_rcnn_resnet50_fpn(categories, class_slots=class_slots, norm_eps=norm_eps, frozen_level=frozen_level)
+    )
+
+
+def mask_rcnn_resnet50_fpn_v2(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+) -> RegionDetector:
+    """Version 2: over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
+    detector = faster_rcnn_resnet50_fpn_v2(categories, class_slots=class_slots, frozen_level=frozen_level)
+    return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)

@@ -1,0 +1,86 @@
+"""Anchors: boxes of several sizes and shapes at every step of a map, which a dense head scores and moves.
+
+Paper: "Faster R-CNN" (Ren et al., NeurIPS 2015, arXiv:1506.01497), section 3.1.1.
+Reference: torchvision ``AnchorGenerator`` (BSD-3-Clause), whose rounding and strides are kept so that its weights fit:
+the corners of the K boxes of a location are rounded to whole pixels, and the distance between locations is the padded
+picture's side divided by the map's, rounded down (61 and not 64 where 800 pixels became 13 steps).
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Anchors:
+    """The anchors of one or several maps.
+
+    Parameters
+    ----------
+    sizes
+        For each map, the square roots of the anchors' areas in pixels of the picture.
+    aspect_ratios
+        Height / width, for every map and size.
+
+    Examples
+    --------
+    >>> anchors = Anchors([[8, 16]], aspect_ratios=[1.0])
+    >>> anchors.per_location, anchors([(1, 2)], (4, 8))[0][:2].tolist()
+    (2, [[-4.0, -4.0, 4.0, 4.0], [-8.0, -8.0, 8.0, 8.0]])
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[float]], *, aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0)) -> None:
+        self.sizes = tuple(tuple(of_map) for of_map in sizes)
+        self.aspect_ratios = tuple(aspect_ratios)
+        counts = {len(of_map) for of_map in self.sizes}
+        if len(counts) != 1:
+            raise ValueError(f"anchors: expected equally many sizes on every map, got {self.sizes}")
+        self.per_location = counts.pop() * len(self.aspect_ratios)
+
+    def __call__(
+        self,
+        grids_hw: Sequence[tuple[int, int]],
+        padded_hw: tuple[int, int],
+        device: torch.device | str = "cpu",
+    ) -> list[Float[Tensor, "a 4"]]:
+        """For each map its anchors xyxy, row by row, the K of one location together.
+
+        Parameters
+        ----------
+        grids_hw
+            Height and width of each map.
+        padded_hw
+            Height and width of the batch of pictures that the maps were made of.
+        """
+        if len(grids_hw) != len(self.sizes):
+            raise ValueError(f"anchors: sizes are given for {len(self.sizes)} maps, but there are {len(grids_hw)}")
+        device = torch.device(device)
+        return [
+            _grid(sizes, self.aspect_ratios, (int(grid[0]), int(grid[1])), padded_hw, device)
+            for sizes, grid in zip(self.sizes, grids_hw, strict=True)
+        ]
+
+
+@lru_cache(maxsize=64)
+def _grid(
+    sizes: tuple[float, ...],
+    aspect_ratios: tuple[float, ...],
+    grid_hw: tuple[int, int],
+    padded_hw: tuple[int, int],
+    device: torch.device,
+) -> Float[Tensor, "a 4"]:
+    with torch.inference_mode(False):  # what is kept must serve training too
+        size = torch.tensor(sizes, dtype=torch.float32, device=device)
+        root = torch.tensor(aspect_ratios, dtype=torch.float32, device=device).sqrt()
+        width, height = (1 / root[:, None] * size).flatten(), (root[:, None] * size).flatten()
+        at_origin = (torch.stack([-width, -height, width, height], dim=1) / 2).round()
+        step_y, step_x = (max(1, padded // steps) for padded, steps in zip(padded_hw, grid_hw, strict=True))
+        y, x = torch.meshgrid(
+            torch.arange(grid_hw[0], device=device) * step_y,
+            torch.arange(grid_hw[1], device=device) * step_x,
+            indexing="ij",
+        )
+        centres = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+        return (centres + at_origin).reshape(-1, 4)

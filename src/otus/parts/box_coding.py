@@ -1,0 +1,62 @@
+"""The transform that moves a region onto an object: how box regression says where.
+
+Paper: R-CNN (Girshick et al., CVPR 2014, arXiv:1311.2524), appendix C: dx and dy shift the centre in units of the region's
+size, dw and dh scale the size in log space.
+Departure, as in every implementation since Fast R-CNN: the four are multiplied by weights, about the inverse of their
+standard deviations, and dw, dh are cut at log(1000 / 16) before the exponential.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+LARGEST_LOG_SCALE = math.log(1000 / 16)
+
+
+class BoxTransform:
+    """Encode boxes relative to regions, and decode.
+
+    Parameters
+    ----------
+    weights
+        Multipliers of dx, dy, dw, dh.
+
+    Examples
+    --------
+    >>> transform = BoxTransform()
+    >>> region = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    >>> code = transform.encode(torch.tensor([[5.0, 0.0, 15.0, 10.0]]), region)
+    >>> code.tolist(), transform.decode(code, region).tolist()
+    ([[0.5, 0.0, 0.0, 0.0]], [[5.0, 0.0, 15.0, 10.0]])
+    """
+
+    def __init__(self, weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+        self.weights = weights
+
+    def encode(self, boxes: Float[Tensor, "*n 4"], regions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """The transforms that bring ``regions`` onto ``boxes``, both xyxy and of positive size."""
+        x, y, width, height = _centre_and_size(boxes)
+        region_x, region_y, region_width, region_height = _centre_and_size(regions)
+        wx, wy, ww, wh = self.weights
+        dx = wx * (x - region_x) / region_width
+        dy = wy * (y - region_y) / region_height
+        dw = ww * torch.log(width / region_width)
+        dh = wh * torch.log(height / region_height)
+        return torch.stack([dx, dy, dw, dh], dim=-1)
+
+    def decode(self, transforms: Float[Tensor, "*n 4"], regions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """The boxes xyxy where ``transforms`` bring ``regions``; leading axes broadcast."""
+        x, y, width, height = _centre_and_size(regions)
+        dx, dy, dw, dh = (part / weight for part, weight in zip(transforms.unbind(-1), self.weights, strict=True))
+        x, y = dx * width + x, dy * height + y
+        half_width = 0.5 * (dw.clamp(max=LARGEST_LOG_SCALE).exp() * width)
+        half_height = 0.5 * (dh.clamp(max=LARGEST_LOG_SCALE).exp() * height)
+        return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], dim=-1)
+
+
+def _centre_and_size(boxes: Float[Tensor, "*n 4"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    width, height = x2 - x1, y2 - y1
+    return x1 + 0.5 * width, y1 + 0.5 * height, width, height

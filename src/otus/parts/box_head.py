@@ -1,0 +1,183 @@
+"""What is there, and where exactly: the head that every region-based detector shares.
+
+Shape shorthand: R regions of all pictures, N objects, S class slots (background among them).
+
+Papers: R-CNN (arXiv:1311.2524, section 2.3 and appendix C): class scores and a transform for each class, regions assigned
+by IoU. Fast R-CNN (arXiv:1504.08083, section 2.3): both learned at once.
+Reference: torchvision ``RoIHeads`` (BSD-3-Clause).
+
+Slots: outside, labels run from 0 and know no background. Inside, slot 0 is background and each category has a slot of its
+own; by default label + 1. Weights trained on COCO by others have 91 slots, numbered by COCO's ids, of which ten belong to
+no category. These stay in the softmax, whose outputs would change without them, and are never reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+
+from otus.errors import ShapeError
+from otus.parts.batching import Target
+from otus.parts.box_coding import BoxTransform
+from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.matching import IoUMatcher
+from otus.parts.sampling import BalancedSampler
+from otus.parts.suppression import suppress
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The regions of one picture that a step learns from.
+
+    ``matches`` are indices of objects, -1 for background; ``slots`` the class slots to be answered.
+    """
+
+    regions: Float[Tensor, "r 4"]
+    matches: Int[Tensor, "r"]
+    slots: Int[Tensor, "r"]
+
+    def positives(self) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
+        """The regions that stand for an object, and which."""
+        chosen = self.matches >= 0
+        return self.regions[chosen], self.matches[chosen]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Objects of one picture as tensors. ``regions`` says of which proposal each was made."""
+
+    boxes: Float[Tensor, "n 4"]
+    scores: Float[Tensor, "n"]
+    labels: Int[Tensor, "n"]
+    slots: Int[Tensor, "n"]
+    regions: Int[Tensor, "n"]
+
+    def __getitem__(self, index: Tensor) -> "Detections":
+        return Detections(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class BoxHead(nn.Module):
+    """Class scores and a box for each class from a region's features; assignment, loss and decision.
+
+    Parameters
+    ----------
+    network
+        Features of R regions in, (R, ``features``) out.
+    features
+        Length of the vector that classes and boxes are read from.
+    class_slots
+        The slot of each label (see the top of this file).
+    matcher, sampler
+        Which proposals are positive and negative, and how many of each are learned from.
+    transform
+        The code of boxes.
+    score_threshold, nms_threshold, max_detections
+        What is reported: scores above the first, boxes of a category that overlap no more than the second, at most so
+        many of a picture. They may be set at any time.
+    """
+
+    slot_of_label: Tensor
+    label_of_slot: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        features: int,
+        class_slots: Sequence[int],
+        matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
+        sampler: BalancedSampler = BalancedSampler(count=512, positive_share=0.25),  # noqa: B008, frozen
+        transform: BoxTransform | None = None,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> None:
+        super().__init__()
+        if not class_slots or min(class_slots) < 1 or len(set(class_slots)) != len(class_slots):
+            raise ShapeError(f"class slots: expected different numbers from 1 on, one a category, got {class_slots}")
+        self.slots = max(class_slots) + 1
+        self.network = network
+        self.cls_score = nn.Linear(features, self.slots)
+        self.bbox_pred = nn.Linear(features, self.slots * 4)
+        label_of_slot = torch.full((self.slots,), -1)
+        label_of_slot[torch.tensor(class_slots)] = torch.arange(len(class_slots))
+        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
+        self.register_buffer("slot_of_label", torch.tensor(class_slots), persistent=False)
+        self.matcher = matcher
+        self.sampler = sampler
+        self.transform = transform or BoxTransform((10.0, 10.0, 5.0, 5.0))
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+
+    def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
+        """Class logits and, for each class, the transform of each region; float32."""
+        vectors = self.network(features).flatten(start_dim=1)
+        return self.cls_score(vectors).float(), self.bbox_pred(vectors).float().unflatten(1, (self.slots, 4))
+
+    def assign(
+        self,
+        proposals: Sequence[Float[Tensor, "_ 4"]],
+        targets: Sequence[Target],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> list[Assignment]:
+        """Draw regions to learn from among the proposals and, so that there are good ones, the objects' own boxes."""
+        assignments = []
+        for of_picture, target in zip(proposals, targets, strict=True):
+            regions = torch.cat([of_picture, target.boxes])
+            matches = self.matcher(regions, target.boxes, crowds=target.crowds)
+            positives, negatives = self.sampler(matches, generator=generator)
+            chosen = torch.cat([positives, negatives]).sort().values
+            slots = torch.zeros_like(matches)
+            slots[positives] = self.slot_of_label[target.labels[matches[positives]]]
+            assignments.append(Assignment(regions[chosen], matches[chosen], slots[chosen]))
+        return assignments
+
+    def losses(
+        self,
+        logits: Float[Tensor, "r s"],
+        transforms: Float[Tensor, "r s 4"],
+        assignments: Sequence[Assignment],
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        """``class``: cross-entropy over all regions; ``box``: transforms of the positives for their own class."""
+        if len(logits) == 0:
+            return {"class": zero_loss(self), "box": zero_loss(self)}
+        slots = torch.cat([assignment.slots for assignment in assignments])
+        positive = torch.where(slots > 0)[0]
+        codes = []
+        for assignment, target in zip(assignments, targets, strict=True):
+            regions, matches = assignment.positives()
+            codes.append(self.transform.encode(target.boxes[matches], regions))
+        predicted = transforms[positive, slots[positive]]
+        return {
+            "class": F.cross_entropy(logits, slots),
+            "box": transform_loss(predicted, torch.cat(codes), count=len(slots)),
+        }
+
+    def candidates(
+        self,
+        scores: Float[Tensor, "r s"],
+        transforms: Float[Tensor, "r s 4"],
+        regions: Float[Tensor, "r 4"],
+        size_hw: tuple[int, int],
+    ) -> Detections:
+        """What one picture's regions say before suppression: every pair of region and category above the threshold."""
+        reported = (scores > self.score_threshold) & (self.label_of_slot >= 0)
+        region, slot = torch.where(reported)
+        boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
+        found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], slot, region)
+        return found[remove_small_boxes(boxes, 1e-2)]
+
+    def keep(self, candidates: Detections) -> Int[Tensor, "kept"]:
+        """Indices of the candidates that stay, best first."""
+        kept = suppress(candidates.boxes, candidates.scores, candidates.labels, iou_threshold=self.nms_threshold)
+        return kept[: self.max_detections]

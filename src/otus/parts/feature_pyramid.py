@@ -1,0 +1,89 @@
+"""Feature pyramid: every level of a trunk enriched by the coarser ones, all with as many channels.
+
+Paper: "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017, arXiv:1612.03144), section 3.
+Reference: torchvision ``FeaturePyramidNetwork`` (BSD-3-Clause), whose names are kept so that its weights load.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
+
+
+class ExtraLevels(Protocol):
+    """Makes ``count`` coarser levels of the pyramid's and the trunk's, each of twice the stride."""
+
+    count: int
+
+    def __call__(self, pyramid: list[Tensor], trunk: list[Tensor]) -> list[Tensor]: ...
+
+
+class MaxPoolLevel(nn.Module):
+    """One more level on top, every second step of the coarsest (P6 of the paper, for large anchors only)."""
+
+    count: int = 1
+
+    def forward(self, pyramid: list[Tensor], trunk: list[Tensor]) -> list[Tensor]:
+        """The extra levels, given those of the pyramid and of the trunk."""
+        return [F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+
+
+class FeaturePyramid(nn.Module):
+    """A 1x1 convolution at each level, the coarser level enlarged and added, a 3x3 convolution on each sum.
+
+    Parameters
+    ----------
+    channels
+        Channels of the trunk's maps, fine to coarse.
+    out_channels
+        Channels of every level of the pyramid.
+    norm_layer
+        Normalisation after each convolution; None as in the paper.
+    extra_levels
+        What makes further levels on top; one by max pooling without it.
+
+    Examples
+    --------
+    >>> FeaturePyramid((64, 128), 32).strides_of((8, 16))
+    (8, 16, 32)
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        out_channels: int = 256,
+        *,
+        norm_layer: Callable[..., nn.Module] | None = None,
+        extra_levels: ExtraLevels | None = None,
+    ) -> None:
+        super().__init__()
+
+        def convolution(inputs: int, size: int) -> nn.Module:
+            return Conv2dNormActivation(inputs, out_channels, size, norm_layer=norm_layer, activation_layer=None)
+
+        self.inner_blocks = nn.ModuleList(convolution(inputs, 1) for inputs in channels)
+        self.layer_blocks = nn.ModuleList(convolution(out_channels, 3) for _ in channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.extra_levels: ExtraLevels = MaxPoolLevel() if extra_levels is None else extra_levels
+        self.out_channels = out_channels
+
+    def strides_of(self, strides: Sequence[int]) -> tuple[int, ...]:
+        """Strides of the pyramid's levels over a trunk with these strides."""
+        extra = (strides[-1] * 2 ** (i + 1) for i in range(self.extra_levels.count))
+        return (*strides, *extra)
+
+    def forward(self, maps: list[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b c _ _"]]:
+        """The levels of the pyramid, fine to coarse, the extra ones last."""
+        merged = [inner(x) for inner, x in zip(self.inner_blocks, maps, strict=True)]
+        for fine in range(len(merged) - 2, -1, -1):
+            coarse = F.interpolate(merged[fine + 1], size=merged[fine].shape[-2:], mode="nearest")
+            merged[fine] = merged[fine] + coarse
+        pyramid = [layer(x) for layer, x in zip(self.layer_blocks, merged, strict=True)]
+        return pyramid + self.extra_levels(pyramid, maps)

@@ -1,0 +1,71 @@
+"""Which object each region stands for while training: positive, negative or neutral by IoU.
+
+Shape shorthand: R regions (anchors or proposals), N objects.
+
+Papers: R-CNN (arXiv:1311.2524, section 2.3: positive, negative, and neutral ones left out); Faster R-CNN
+(arXiv:1506.01497, section 3.1.2: besides, the best anchors of each object are positive however little they overlap).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchvision.ops import box_area, box_iou
+
+NEGATIVE = -1
+NEUTRAL = -2
+
+
+@dataclass(frozen=True)
+class IoUMatcher:
+    """Match regions to objects.
+
+    Parameters
+    ----------
+    positive_iou
+        A region with at least this IoU with an object is positive, and stands for the one it overlaps most.
+    negative_iou
+        Below this IoU with every object it is negative; in between it is neutral and not learned from.
+    keep_best
+        Make the regions that overlap an object most (ties included) positive too, if they overlap it at all.
+    """
+
+    positive_iou: float
+    negative_iou: float
+    keep_best: bool = False
+
+    def __call__(
+        self,
+        regions: Float[Tensor, "r 4"],
+        boxes: Float[Tensor, "n 4"],
+        *,
+        crowds: Float[Tensor, "c 4"] | None = None,
+    ) -> Int[Tensor, "r"]:
+        """The index of the object of each region, or ``NEGATIVE`` (-1) or ``NEUTRAL`` (-2).
+
+        ``crowds`` are boxes of many objects at once, which are never matched: a negative region at least half inside one
+        is neutral, because nobody knows what it shows.
+        """
+        matches = torch.full((len(regions),), NEGATIVE, dtype=torch.int64, device=regions.device)
+        if len(boxes) and len(regions):
+            iou = box_iou(boxes, regions)
+            best, matches = iou.max(dim=0)
+            closest = matches.clone()
+            matches[best < self.positive_iou] = NEUTRAL
+            matches[best < self.negative_iou] = NEGATIVE
+            if self.keep_best:
+                of_objects = iou.max(dim=1, keepdim=True).values
+                chosen = ((iou == of_objects) & (of_objects > 0)).any(dim=0)
+                matches[chosen] = closest[chosen]
+        if crowds is not None and len(crowds):
+            matches[(matches == NEGATIVE) & (share_inside(regions, crowds) >= 0.5)] = NEUTRAL
+        return matches
+
+
+def share_inside(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> Float[Tensor, "r"]:
+    """The largest share of each region's area that lies in one of the boxes."""
+    top_left = torch.maximum(regions[:, None, :2], boxes[None, :, :2])
+    bottom_right = torch.minimum(regions[:, None, 2:], boxes[None, :, 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(dim=2).amax(dim=1)
+    return overlap / box_area(regions).clamp(min=torch.finfo(regions.dtype).tiny)
