@@ -1,5 +1,7 @@
 """``otus evaluate``: how good predictions are."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +44,7 @@ def evaluate(
         typed["max_dets"] = _numbers(max_dets)
     answer = evaluate_predictions(dataset, found, report=report, **typed)
     if skipped:
-        typer.echo(f"otus: left out {len(skipped)} faulty records, the first: {skipped[0]}", err=True)
+        typer.echo(f"otus: left out {_count(len(skipped), 'faulty record')}, the first: {skipped[0]}", err=True)
     if as_json:
         emit_json({**answer.document(), **({"skipped": len(skipped)} if skip_bad else {})})
     else:
@@ -60,20 +62,27 @@ def _print_table(report: "EvaluationReport") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(f"{report.data}: {report.images} pictures, protocol {report.protocol}", highlight=False)
+    def row(name: str, figures: Mapping[str, float]) -> list[str]:
+        values = [figures.get(column, math.nan) for column in ("AP", "AP50", "AP75")]
+        return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{report.data}: {_count(report.images, 'picture')}, protocol {report.protocol}")
     for kind, result in report.results.items():
         table = Table(title=f"{report.protocol} {kind}", title_justify="left")
         table.add_column("category")
-        names = ("AP", "AP50")
-        for name in names:
+        for name in ("AP", "AP50", "AP75"):
             table.add_column(name, justify="right")
         for category, figures in result.per_category.items():
-            if figures["AP"] == figures["AP"]:  # NaN: nothing to find
-                table.add_row(category, *(f"{figures[name]:.3f}" for name in names))
+            table.add_row(*row(category, figures))
         table.add_section()
-        table.add_row("all", *(f"{result.figures[name]:.3f}" for name in names))
+        table.add_row(*row("all", result.figures))
         console.print(table)
-        console.print(" ".join(f"{name} {value:.3f}" for name, value in result.figures.items()), highlight=False)
+        further = list(result.figures.items())[3:]
+        console.print("  ".join(f"{name} {value:.3f}" for name, value in further if not math.isnan(value)))
     for kind, reason in report.left_out.items():
-        console.print(f"{kind} left out: {reason}", highlight=False)
+        console.print(f"{kind} left out: {reason}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

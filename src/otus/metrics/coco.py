@@ -168,12 +168,18 @@ class CocoResult:
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50, AP75, APm, APl, AR, AR50,
     AR75, ARm, ARl. NaN where there is nothing to find."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """AP and AP50 by the category's name."""
+    """AP, AP50 and AP75 by the category's name; for keypoints of the categories that have some."""
 
     def __post_init__(self) -> None:
+        has_keypoints = {name for name, _ in self.categories.keypoints}
         per_category = {
-            name: {"AP": self.mean("precision", label=label), "AP50": self.mean("precision", iou=0.5, label=label)}
+            name: {
+                "AP": self.mean("precision", label=label),
+                "AP50": self.mean("precision", iou=0.5, label=label),
+                "AP75": self.mean("precision", iou=0.75, label=label),
+            }
             for label, name in enumerate(self.categories)
+            if self.protocol.kind != "keypoints" or name in has_keypoints
         }
         object.__setattr__(self, "figures", self._figures())
         object.__setattr__(self, "per_category", per_category)

@@ -1,0 +1,117 @@
+"""``otus evaluate`` from the outside: exit codes, what goes to which stream, and what a fresh process imports."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from otus.cli import app
+
+LABELS = {
+    "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0},
+        {"id": 2, "image_id": 7, "category_id": 3, "bbox": [20, 2, 10, 10], "area": 100, "iscrowd": 0},
+    ],
+    "categories": [{"id": 3, "name": "owl"}],
+}
+FOUND = [
+    {"image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 10], "score": 0.9},
+    {"image_id": 7, "category_id": 3, "bbox": [20, 20, 5, 5], "score": 0.8},
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    labels, found = tmp_path / "labels.json", tmp_path / "results.json"
+    labels.write_text(json.dumps(LABELS))
+    found.write_text(json.dumps(FOUND))
+    return labels, found
+
+
+def run(labels: Path, found: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["evaluate", "--data", str(labels), "--predictions", str(found), *options])
+
+
+def test_json_alone_on_stdout(files):
+    done = run(*files, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["protocol"] == "coco"
+    assert document["images"] == 1
+    assert document["bbox"]["AP"] == pytest.approx(51 / 101)
+    assert document["bbox"]["APl"] is None
+    assert document["bbox"]["per_category"]["owl"]["AP50"] == pytest.approx(51 / 101)
+
+
+def test_table_names_the_protocol(files):
+    done = run(*files)
+    assert done.exit_code == 0, done.stderr
+    for word in ("coco", "bbox", "owl", "AP50", "0.505", "1 picture"):
+        assert word in done.stdout
+
+
+def test_max_dets_are_honoured(files):
+    figures = json.loads(run(*files, "--max-dets", "1", "--json").stdout)["bbox"]
+    assert figures["AR1"] == pytest.approx(0.5)
+    assert "AR100" not in figures
+    done = run(*files, "--max-dets", "many")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--max-dets" in done.stderr
+
+
+def test_unknown_protocol_is_a_wrong_command(files):
+    done = run(*files, "--protocol", "pascal", "--json")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "pascal" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"image_id": 8}, ["results.json", "[1]", "image_id"]),
+        ({"category_id": 4}, ["results.json", "[1]", "category_id"]),
+        ({"score": float("nan")}, ["score"]),
+        ({"bbox": [1, 2, -3, 4]}, ["[1]"]),
+    ],
+)
+def test_a_faulty_record_is_named_or_left_out(files, record, words):
+    labels, found = files
+    found.write_text(json.dumps([FOUND[0], {**FOUND[1], **record}]))
+    done = run(labels, found, "--json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    done = run(labels, found, "--json", "--skip-bad")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["skipped"] == 1
+    assert "left out 1 faulty record" in done.stderr
+
+
+def test_missing_files_are_said(files, tmp_path):
+    for pair in ((tmp_path / "no.json", files[1]), (files[0], tmp_path / "no.json")):
+        done = run(*pair)
+        assert done.exit_code == 1
+        assert "no.json" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_fresh_process_answers_without_torch(files):
+    code = (
+        "import sys; from otus.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print([name for name in ('torch', 'matplotlib') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", "--data", files[0], "--predictions", files[1], "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+    assert json.loads(done.stdout)["protocol"] == "coco"

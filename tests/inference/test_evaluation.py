@@ -1,0 +1,93 @@
+"""The report of predictions for a data set."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from otus.data.dataset import Dataset, Pictures
+from otus.errors import DataError, UsageError
+from otus.inference.evaluation import evaluate_predictions
+from otus.structures import Categories, KeypointNames, Objects, Segmentations
+
+CATEGORIES = Categories(("owl", "mouse"), keypoints=(("owl", KeypointNames(("left_eye", "right_eye"))),))
+SQUARE = [np.array([[2.0, 2], [12, 2], [12, 12], [2, 12]])]
+
+
+def a_dataset(**changes) -> Dataset:
+    objects = Objects.build(
+        picture=[0, 1],
+        labels=[0, 1],
+        boxes_xyxy=[[2, 2, 12, 12], [5, 5, 9, 19]],
+        segmentations=Segmentations.build([SQUARE, SQUARE]),
+        keypoints=np.array([[[4, 4, 2], [10, 4, 2]], [[0, 0, 0], [0, 0, 0]]], dtype=float),
+    )
+    pictures = Pictures(Path("pictures"), ("b.png", "a.png"), np.array([[20, 20], [20, 20]]), (9, 3))
+    return Dataset(Path("labels.json"), "coco", pictures, CATEGORIES, replace(objects, **changes))
+
+
+def perfect(dataset: Dataset, **changes) -> Objects:
+    assert dataset.objects is not None
+    return replace(dataset.objects, **{"scores": np.array([0.9, 0.8]), **changes})
+
+
+def test_document_has_the_agreed_shape():
+    dataset = a_dataset()
+    document = evaluate_predictions(dataset, perfect(dataset)).document()
+    assert list(document) == ["protocol", "data", "images", "bbox", "segm", "keypoints"]
+    assert (document["protocol"], document["data"], document["images"]) == ("coco", "labels.json", 2)
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    assert list(document["bbox"]) == [*names, "per_category"]
+    assert document["bbox"]["AP"] == pytest.approx(1)
+    assert document["bbox"]["per_category"] == {
+        name: dict.fromkeys(("AP", "AP50", "AP75"), pytest.approx(1)) for name in ("owl", "mouse")
+    }
+    assert document["keypoints"]["AP"] == pytest.approx(1)
+    assert list(document["keypoints"]["per_category"]) == ["owl"]
+
+
+def test_what_one_side_lacks_is_left_out_and_said():
+    dataset = a_dataset()
+    report = evaluate_predictions(dataset, perfect(dataset, segmentations=None, keypoints=None))
+    assert list(report.results) == ["bbox"]
+    assert report.left_out == {
+        "segm": "the predictions have no outlines",
+        "keypoints": "the predictions have no keypoints",
+    }
+    partly = a_dataset(segmentations=Segmentations.build([SQUARE, None]), keypoints=None)
+    report = evaluate_predictions(partly, perfect(dataset))
+    assert list(report.results) == ["bbox"]
+    assert report.left_out["segm"] == "1 of 2 labels have no outline"
+    assert report.left_out["keypoints"] == "the labels have no keypoints"
+    with pytest.raises(DataError, match="expected an outline"):
+        evaluate_predictions(partly, perfect(dataset), kinds=["segm"])
+
+
+def test_no_predictions_give_0_for_all_that_the_labels_have():
+    nothing = replace(Objects.empty(), scores=np.zeros(0))
+    report = evaluate_predictions(a_dataset(), nothing)
+    assert {kind: result.figures["AP"] for kind, result in report.results.items()} == {
+        "bbox": 0,
+        "segm": 0,
+        "keypoints": 0,
+    }
+
+
+def test_faulty_records_are_reported_and_left_out():
+    dataset = a_dataset()
+    broken = perfect(dataset, scores=np.array([0.9, np.nan]))
+    with pytest.raises(DataError, match=r"predictions\[1\] \(id 2\)\.scores"):
+        evaluate_predictions(dataset, broken)
+    problems: list[DataError] = []
+    report = evaluate_predictions(dataset, broken, kinds=["bbox"], report=problems.append)
+    assert [problem.kind for problem in problems] == ["bad_scores"]
+    assert report.results["bbox"].figures["AP"] == pytest.approx(0.5)
+
+
+def test_wrong_calls_are_refused():
+    dataset = a_dataset()
+    with pytest.raises(UsageError, match="protocol"):
+        evaluate_predictions(dataset, perfect(dataset), protocol="pascal")
+    with pytest.raises(UsageError, match="no objects"):
+        evaluate_predictions(replace(dataset, objects=None), perfect(dataset))

@@ -1,0 +1,85 @@
+"""The compiled matching and curves against their readable twins."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otus.metrics.matching import Outcomes, Verdict, judge_greedily, match_picture
+from otus.metrics.pairs import Pairs
+from otus.metrics.precision_recall import curve, interpolate, interpolated_curves
+
+THRESHOLDS = np.array([0.3, 0.5, 0.7, 1.0])
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds, st.integers(0, 7), st.integers(0, 5))
+@settings(max_examples=150, deadline=None)
+def test_compiled_matching_follows_the_rule(seed, detections, objects):
+    rng = np.random.default_rng(seed)
+    similarities = rng.integers(0, 11, (detections, objects)) / 10  # coarse, so that many are equal
+    crowd = rng.random(objects) < 0.3
+    ignored = (rng.random((objects, 2)) < 0.3) | crowd[:, None]
+    unmatched = rng.random((detections, 2)) < 0.3
+    all_pairs = Pairs(
+        np.arange(detections + 1) * objects, np.tile(np.arange(objects), detections), similarities.reshape(-1)
+    )
+    rows, verdicts = judge_greedily(
+        all_pairs.at_least(THRESHOLDS[0]),
+        thresholds=THRESHOLDS,
+        ignored=ignored,
+        crowd=crowd,
+        ignored_unmatched=unmatched,
+    )
+    assert ((rows >= 0) == (similarities >= 0.3).any(axis=1)).all()
+    for a in range(2):
+        for t, threshold in enumerate(THRESHOLDS):
+            matched = match_picture(similarities, threshold, ignored=ignored[:, a], crowd=crowd)
+            for d, g in enumerate(matched):
+                does_not_count = unmatched[d, a] if g < 0 else ignored[g, a]
+                expected = Verdict.IGNORED if does_not_count else Verdict(int(g >= 0))
+                if rows[d] < 0:
+                    assert g < 0
+                else:
+                    assert verdicts[rows[d], a, t] == expected
+
+
+@given(seeds, st.integers(0, 30))
+@settings(max_examples=100, deadline=None)
+def test_compiled_curves_are_the_interpolated_ones(seed, detections):
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.integers(0, 3, detections))
+    scores = rng.integers(0, 6, detections) / 5
+    candidate = rng.random(detections) < 0.6
+    rows = np.where(candidate, np.cumsum(candidate) - 1, -1)
+    outcomes = Outcomes(
+        labels=labels,
+        pictures=np.zeros(detections, np.int64),
+        ranks=rng.integers(0, 4, detections),
+        scores=scores,
+        ignored_unmatched=rng.random((detections, 2)) < 0.2,
+        rows=rows,
+        verdicts=rng.integers(0, 3, (int(candidate.sum()), 2, 4), dtype=np.uint8),
+        positives=np.array([[detections, detections + 3], [0, detections], [detections + 1, 40]]),
+    )
+    recalls, max_dets = np.linspace(0, 1, 11), (1, 3)
+    result = interpolated_curves(outcomes, recall_thresholds=recalls, max_dets=max_dets)
+    for k in range(3):
+        for a in range(2):
+            for m, limit in enumerate(max_dets):
+                here = np.flatnonzero((labels == k) & (outcomes.ranks < limit))
+                here = here[np.argsort(-scores[here], kind="stable")]
+                for t in range(4):
+                    if outcomes.positives[k, a] == 0:
+                        assert (result.precision[t, :, k, a, m] == -1).all()
+                        continue
+                    verdict = np.array([
+                        outcomes.verdicts[rows[d], a, t] if rows[d] >= 0 else 2 * outcomes.ignored_unmatched[d, a]
+                        for d in here
+                    ])  # fmt: skip
+                    precision, recall = curve(verdict == 1, verdict == 0, outcomes.positives[k, a])
+                    expected = interpolate(precision, recall, recalls)
+                    np.testing.assert_array_equal(result.precision[t, :, k, a, m], expected)
+                    assert result.recall[t, k, a, m] == (recall[-1] if len(here) else 0)
+                    reached = np.searchsorted(recall, recalls, side="left")
+                    at = [scores[here[i]] if i < len(here) else 0 for i in reached]
+                    np.testing.assert_array_equal(result.scores[t, :, k, a, m], at)
