@@ -1,0 +1,42 @@
+"""Which picture of a data set somebody means."""
+
+import difflib
+from pathlib import Path
+
+from otus.data.dataset import Dataset
+from otus.errors import UsageError
+
+_NEAR_NAMES = 5
+
+
+def find_picture(dataset: Dataset, name: str) -> int:
+    """The index of the picture that a name or a path means: its key, else its file's name or stem, or its id.
+
+    Raises
+    ------
+    UsageError
+        If there is none, with the nearest names, or if there are several.
+    """
+    files = dataset.pictures.files
+    if name in files:
+        return files.index(name)
+    if Path(name).is_file():
+        path = Path(name).resolve()
+        same = [
+            i for i in range(len(files)) if files[i].endswith(path.name) and dataset.pictures.path(i).resolve() == path
+        ]
+        if same:
+            return same[0]
+    wanted = Path(name).name
+    meant = [
+        i for i, file in enumerate(files) if wanted in (Path(file).name, Path(file).stem, str(dataset.pictures.ids[i]))
+    ]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        several = ", ".join(files[i] for i in meant[:_NEAR_NAMES])
+        raise UsageError(f"{name}: {len(meant)} pictures of {dataset.source} are called so: {several} (give the path)")
+    near = difflib.get_close_matches(wanted, [Path(file).name for file in files], n=_NEAR_NAMES, cutoff=0.5)
+    known = ", ".join(near or [Path(file).name for file in files[:_NEAR_NAMES]])
+    hint = "near are" if near else "there are"
+    raise UsageError(f"{name}: not one of the {len(files)} pictures of {dataset.source}; {hint}: {known}")

@@ -1,0 +1,190 @@
+"""One picture's labels as each task of the field would answer: what the tasks ask, and how one answer follows from another.
+
+classification: what is in the picture; semantic segmentation: the category of every pixel; object detection: a box and a
+category for each object; instance segmentation: a mask for each; panoptic segmentation: semantic and instance at once.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from otus.data.sample import Sample
+from otus.structures import IGNORE, Categories, Instances, Masks, PanopticMap, Segment, SemanticMap
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What each task would answer for one picture; None where the labels do not say.
+
+    ``origins`` has, for each task, ``labelled``, or what its answer was derived from, or why there is none.
+    """
+
+    sample: Sample
+    classification: tuple[str, ...] | None
+    semantic: SemanticMap | None
+    detection: Instances | None
+    instance: Instances | None
+    panoptic: PanopticMap | None
+    origins: dict[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """The figures, ready for JSON: by task, where its answer came from, and what is in it."""
+        facts: dict[str, dict[str, Any]] = {task: {"origin": origin} for task, origin in self.origins.items()}
+        if self.classification is not None:
+            facts["classification"]["categories"] = list(self.classification)
+        if self.semantic is not None:
+            facts["semantic"]["pixels"] = _pixels(self.semantic)
+            facts["semantic"]["ignored_pixels"] = int((self.semantic.labels == IGNORE).sum())
+        for task, found in (("detection", self.detection), ("instance", self.instance)):
+            if found is not None:
+                names = _names(found)
+                facts[task] |= {"objects": len(found), "per_category": dict(Counter(names))}
+        if self.instance is not None and self.instance.masks is not None:
+            areas = self.instance.masks.area()
+            facts["instance"]["pixels"] = [
+                {"category": name, "pixels": int(area)} for name, area in zip(_names(self.instance), areas, strict=True)
+            ]
+        if self.panoptic is not None:
+            things, categories = self.panoptic.categories.is_thing, self.panoptic.categories
+            counts = Counter(self.panoptic.ids.ravel().tolist())
+            facts["panoptic"]["segments"] = [
+                {"category": categories[one.label], "thing": things[one.label], "pixels": counts[one.id]}
+                for one in self.panoptic.segments
+            ]
+        return facts
+
+
+def answers_for(sample: Sample, categories: Categories) -> Answers:
+    """What the labels of a picture answer to each task, derived from one another where they do not say it themselves.
+
+    ``categories`` are those of ``sample.label``.
+    """
+    origins: dict[str, str] = {}
+    found = sample.instances
+    if found is not None:
+        origins["detection"] = "labelled"
+    elif sample.panoptic is not None:
+        found, origins["detection"] = _objects_of(sample.panoptic), "derived: boxes around the panoptic map's objects"
+    else:
+        origins["detection"] = "not known: no objects are labelled"
+    outlined = found is not None and (found.masks is not None or len(found) == 0)
+    if outlined:
+        origins["instance"] = "labelled" if sample.instances is not None else "derived: the panoptic map's objects"
+    else:
+        origins["instance"] = "not known: " + ("boxes have no outlines" if found else "no objects are labelled")
+    semantic = _semantic(sample, found if outlined else None, origins)
+    panoptic = _panoptic(sample, found if outlined else None, origins)
+    return Answers(
+        sample=sample,
+        classification=_classification(sample, categories, found, semantic, origins),
+        semantic=semantic,
+        detection=None if found is None else replace(found, masks=None, amodal_masks=None, keypoints=None),
+        instance=found if outlined else None,
+        panoptic=panoptic,
+        origins={task: origins[task] for task in ("classification", "semantic", "detection", "instance", "panoptic")},
+    )
+
+
+def _names(found: Instances) -> list[str]:
+    categories = found.categories
+    return [str(label) if categories is None else categories[label] for label in found.labels.tolist()]
+
+
+def _pixels(semantic: SemanticMap) -> dict[str, int]:
+    labels, counts = np.unique(semantic.labels, return_counts=True)
+    present = zip(labels.tolist(), counts.tolist(), strict=True)
+    return {semantic.categories[label]: count for label, count in present if label != IGNORE}
+
+
+def _largest_first(found: Instances) -> Iterator[tuple[int, np.ndarray]]:
+    """Indices and dense masks in the order to paint them: a small object on a large one stays to be seen."""
+    if found.masks is not None:
+        for i in np.argsort(-found.masks.area(), kind="stable").tolist():
+            yield i, found.masks[i].dense()[0]
+
+
+def _objects_of(panoptic: PanopticMap) -> Instances:
+    things = [one for one in panoptic.segments if panoptic.categories.is_thing[one.label]]
+    dense = np.array([panoptic.mask_of(one.id) for one in things], dtype=bool).reshape(-1, *panoptic.size_hw)
+    masks = Masks.from_dense(dense)
+    return Instances(
+        masks.boxes_xyxy(),
+        np.array([one.label for one in things], dtype=np.int64),
+        panoptic.size_hw,
+        panoptic.categories,
+        masks=masks,
+        columns={"is_crowd": np.array([one.is_crowd for one in things], dtype=bool)},
+    )
+
+
+def _semantic(sample: Sample, found: Instances | None, origins: dict[str, str]) -> SemanticMap | None:
+    if sample.semantic is not None:
+        origins["semantic"] = "labelled"
+        return sample.semantic
+    if sample.panoptic is not None:
+        origins["semantic"] = "derived: the panoptic map, forgetting which object is which"
+        return sample.panoptic.semantic()
+    if found is None or found.categories is None:
+        origins["semantic"] = "not known: no pixels are labelled"
+        return None
+    if len(found.categories) > IGNORE:
+        origins["semantic"] = f"not known: {len(found.categories)} categories are too many for one map"
+        return None
+    origins["semantic"] = "derived: the objects' masks; what is not an object is not known"
+    labels = np.full(found.size_hw, IGNORE, dtype=np.int64)
+    for i, mask in _largest_first(found):
+        labels[mask] = found.labels[i]
+    return SemanticMap(labels, found.categories)
+
+
+def _panoptic(sample: Sample, found: Instances | None, origins: dict[str, str]) -> PanopticMap | None:
+    if sample.panoptic is not None:
+        origins["panoptic"] = "labelled"
+        return sample.panoptic
+    if found is None or found.categories is None:
+        origins["panoptic"] = "not known: needs the objects' masks"
+        return None
+    things, stuff = found.categories, sample.semantic
+    grounds = [] if stuff is None else [name for name in stuff.categories if name not in things.names]
+    categories = Categories((*things.names, *grounds), is_thing=(*things.is_thing, *(False for _ in grounds)))
+    ids = np.zeros(found.size_hw, dtype=np.int64)
+    segments = []
+    for number, name in enumerate(grounds, start=len(found) + 1):
+        assert stuff is not None
+        here = stuff.mask_of(name)
+        if here.any():
+            ids[here] = number
+            segments.append(Segment(number, categories.index(name)))
+    for i, mask in _largest_first(found):
+        ids[mask] = i + 1
+    objects = [
+        Segment(i + 1, int(found.labels[i]), bool(found.column("is_crowd", False)[i]))
+        for i in np.flatnonzero(np.isin(np.arange(len(found)) + 1, ids)).tolist()
+    ]
+    origins["panoptic"] = "derived: the objects' masks" + (
+        " over the semantic map" if grounds else "; stuff such as sky is not labelled"
+    )
+    return PanopticMap(ids, (*objects, *segments), categories)
+
+
+def _classification(
+    sample: Sample,
+    categories: Categories,
+    found: Instances | None,
+    semantic: SemanticMap | None,
+    origins: dict[str, str],
+) -> tuple[str, ...] | None:
+    if sample.label is not None:
+        origins["classification"] = "labelled"
+        return (categories[sample.label],)
+    if found is not None:
+        origins["classification"] = "derived: the categories of the objects"
+        return tuple(sorted(set(_names(found))))
+    if semantic is not None:
+        origins["classification"] = "derived: the categories of the pixels"
+        return tuple(_pixels(semantic))
+    origins["classification"] = "not known"
+    return None

@@ -1,0 +1,92 @@
+"""The five tasks' answers to one picture, side by side."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from otus.reports.drawing import Picture, draw, draw_panoptic, draw_semantic
+from otus.reports.lettering import legend, text_size
+from otus.reports.palette import colours_apart
+from otus.reports.panels import Panel, grid
+from otus.reports.taxonomy import Answers
+from otus.structures import IGNORE, Categories, Instances, Masks, PanopticMap, SemanticMap
+
+_LEAST_WIDTH = 480  # smaller pictures are enlarged before they are drawn on, so that lines and letters stay fine
+_GREATEST_WIDTH = 960
+
+
+def draw_answers(answers: Answers) -> Picture:
+    """The picture and the five answers to it as titled panels, two rows of three; one colour a category in all of them."""
+    sample = answers.sample
+    height, width = sample.size_hw
+    factor = max(1, -(-_LEAST_WIDTH // width))
+    size = (width * factor, height * factor)
+    image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS))
+    known = [one.categories for one in (answers.detection, answers.panoptic, answers.semantic) if one is not None]
+    names = dict.fromkeys(name for categories in known if categories is not None for name in categories)
+    names |= dict.fromkeys(answers.classification or ())
+    place = {name: label for label, name in enumerate(names)}
+    pictures: list[tuple[str, str, Picture | None]] = [
+        ("Image classification", "classification", _draw_names(image, answers.classification, place)),
+        ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, place, factor)),
+        ("Object detection", "detection", _draw_objects(image, answers.detection, factor)),
+        ("Instance segmentation", "instance", _draw_objects(image, answers.instance, factor)),
+        ("Panoptic segmentation", "panoptic", _draw_panoptic(image, answers.panoptic, factor)),
+    ]
+    panels = [Panel("Picture", f"{sample.key}, {width} × {height} pixels", image)]
+    for title, task, picture in pictures:
+        pale = (image // 4 + 190).astype(np.uint8)  # nothing to show
+        panels.append(Panel(title, answers.origins[task], pale if picture is None else picture))
+    return grid(panels, columns=3, width=min(size[0], _GREATEST_WIDTH))
+
+
+def _draw_names(image: Picture, names: tuple[str, ...] | None, place: dict[str, int]) -> Picture | None:
+    if names is None:
+        return None
+    size_hw = (image.shape[0], image.shape[1])
+    colours = colours_apart([place[name] for name in names], len(place))
+    entries = list(zip(names, colours.values(), strict=True))
+    return np.concatenate([image, legend(entries, size_hw[1], text_size(size_hw))])
+
+
+def _draw_semantic(image: Picture, semantic: SemanticMap | None, place: dict[str, int], factor: int) -> Picture | None:
+    if semantic is None:
+        return None
+    labels = _repeated(semantic.labels, factor)
+    if len(place) <= IGNORE:  # the categories of all panels, so that colours agree
+        lookup = np.arange(IGNORE + 1)
+        lookup[: len(semantic.categories)] = [place[name] for name in semantic.categories]
+        return draw_semantic(image, SemanticMap(lookup[labels], Categories(tuple(place))))
+    return draw_semantic(image, replace(semantic, labels=labels))
+
+
+def _draw_objects(image: Picture, found: Instances | None, factor: int) -> Picture | None:
+    return None if found is None else draw(image, _enlarged(found, factor))
+
+
+def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int) -> Picture | None:
+    if panoptic is None:
+        return None
+    return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)))
+
+
+def _enlarged(found: Instances, factor: int) -> Instances:
+    """The objects in a picture enlarged by a whole factor, what is drawn of them."""
+    if factor == 1:
+        return found
+    turned, whole, points = found.oriented_boxes_xywhr, found.amodal_boxes_xyxy, found.keypoints
+    return replace(
+        found,
+        size_hw=(found.size_hw[0] * factor, found.size_hw[1] * factor),
+        boxes_xyxy=found.boxes_xyxy * factor,
+        masks=None if found.masks is None else Masks.from_dense(_repeated(found.masks.dense(), factor)),
+        amodal_masks=None,
+        amodal_boxes_xyxy=None if whole is None else whole * factor,
+        keypoints=None if points is None else points * (factor, factor, 1),
+        oriented_boxes_xywhr=None if turned is None else turned * (factor, factor, factor, factor, 1),
+    )
+
+
+def _repeated(pixels: np.ndarray, factor: int) -> np.ndarray:
+    return pixels.repeat(factor, axis=-2).repeat(factor, axis=-1)

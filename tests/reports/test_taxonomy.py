@@ -1,0 +1,100 @@
+"""One answer follows from another as the tasks are defined, and says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from otus.data.sample import Sample
+from otus.data.scenes import EVERYTHING, THINGS, Scenes
+from otus.reports.taxonomy import answers_for
+from otus.reports.taxonomy_page import draw_answers
+from otus.structures import IGNORE, Categories, Instances
+
+TASKS = ["classification", "semantic", "detection", "instance", "panoptic"]
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    return Scenes(1, size_hw=(90, 120), seed=2).scene(4)
+
+
+def test_what_is_labelled_is_taken_as_it_is(sample: Sample) -> None:
+    answers = answers_for(replace(sample, label=2), THINGS)
+    assert list(answers.origins) == TASKS
+    assert set(answers.origins.values()) == {"labelled"}
+    assert answers.classification == (THINGS[2],)
+    assert answers.semantic is sample.semantic
+    assert answers.panoptic is sample.panoptic
+    assert answers.detection.masks is None
+    assert answers.instance.masks is sample.instances.masks
+
+
+def test_a_panoptic_map_answers_everything(sample: Sample) -> None:
+    answers = answers_for(replace(sample, instances=None, semantic=None), EVERYTHING)
+    np.testing.assert_array_equal(answers.semantic.labels, sample.semantic.labels)
+    np.testing.assert_array_equal(answers.detection.boxes_xyxy, sample.instances.boxes_xyxy)
+    np.testing.assert_array_equal(answers.instance.masks.dense(), sample.instances.masks.dense())
+    assert set(answers.classification) == {THINGS[label] for label in sample.instances.labels}
+    assert [answers.origins[task][:7] for task in TASKS] == ["derived"] * 4 + ["labelle"]
+
+
+def test_masks_answer_but_for_stuff(sample: Sample) -> None:
+    answers = answers_for(replace(sample, panoptic=None, semantic=None), THINGS)
+    visible = sample.instances.masks.dense().any(axis=0)
+    expected = np.where(visible, sample.semantic.labels, IGNORE)
+    np.testing.assert_array_equal(answers.semantic.labels, expected)
+    np.testing.assert_array_equal(answers.panoptic.ids, np.where(visible, sample.panoptic.ids, 0))
+
+
+def test_masks_and_a_semantic_map_make_a_panoptic_one(sample: Sample) -> None:
+    answers = answers_for(replace(sample, panoptic=None), THINGS)
+    np.testing.assert_array_equal(answers.panoptic.semantic().labels, sample.semantic.labels)
+    visible = sample.instances.masks.dense().any(axis=0)
+    np.testing.assert_array_equal(answers.panoptic.ids[visible], sample.panoptic.ids[visible])
+    assert "over the semantic map" in answers.origins["panoptic"]
+
+
+def test_of_overlapping_masks_the_smaller_is_on_top() -> None:
+    sample = Scenes(1, size_hw=(90, 120), seed=2).scene(4)
+    whole = replace(sample.instances, masks=sample.instances.amodal_masks)
+    answers = answers_for(Sample(sample.image, "x", instances=whole), THINGS)
+    smallest = int(np.argmin(whole.masks.area()))
+    assert (answers.panoptic.ids[whole.masks.dense()[smallest]] == smallest + 1).all()
+
+
+def test_what_cannot_be_known_says_why(sample: Sample) -> None:
+    boxes = replace(sample.instances, masks=None, amodal_masks=None)
+    answers = answers_for(Sample(sample.image, "x", instances=boxes), THINGS)
+    assert answers.detection is not None
+    assert answers.instance is answers.semantic is answers.panoptic is None
+    assert answers.origins["instance"] == "not known: boxes have no outlines"
+    nothing = answers_for(Sample(sample.image, "x"), THINGS)
+    assert all(origin.startswith("not known") for origin in nothing.origins.values())
+    alone = answers_for(replace(sample, instances=None, panoptic=None), EVERYTHING)
+    assert set(alone.classification) == {EVERYTHING[label] for label in np.unique(sample.semantic.labels)}
+    assert alone.panoptic is None
+    many = Categories(tuple(str(i) for i in range(300)))
+    lvis = answers_for(Sample(sample.image, "x", instances=replace(sample.instances, categories=many)), many)
+    assert "300 categories are too many" in lvis.origins["semantic"]
+    assert lvis.panoptic is not None
+
+
+def test_figures_add_up(sample: Sample) -> None:
+    facts = answers_for(sample, THINGS).document()
+    assert list(facts) == TASKS
+    pixels = 90 * 120
+    assert sum(facts["semantic"]["pixels"].values()) + facts["semantic"]["ignored_pixels"] == pixels
+    assert sum(one["pixels"] for one in facts["panoptic"]["segments"]) == pixels
+    assert facts["detection"]["objects"] == len(sample.instances) == sum(facts["detection"]["per_category"].values())
+    areas = [one["pixels"] for one in facts["instance"]["pixels"]]
+    assert areas == sample.instances.columns["areas"].tolist()
+
+
+def test_the_page_shows_six_panels_whatever_is_known(sample: Sample) -> None:
+    empty = Sample(sample.image, "x", instances=Instances.empty((90, 120), THINGS))
+    for one in (sample, replace(sample, panoptic=None), empty, Sample(sample.image, "x")):
+        page = draw_answers(answers_for(one, THINGS))
+        assert page.dtype == np.uint8
+        assert page.shape[1] == 3 * 480 + 4 * 20
+        assert page.shape[0] > 2 * 360
