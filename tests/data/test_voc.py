@@ -95,6 +95,17 @@ def test_masks_of_objects_by_number_or_by_box(tmp_path: Path) -> None:
     assert dataset.instances(0).columns["areas"].tolist() == [42.0, 42.0]
 
 
+def test_a_mask_partly_hidden_stays_with_its_number(tmp_path: Path) -> None:
+    # The first fills the picture but for the second; of the second one corner is left. Both boxes are nearly the same.
+    root = make_voc(tmp_path, {"a": xml(one(box=(1, 1, 12, 8)), one(box=(1, 1, 12, 7)))})
+    values = np.ones((8, 12))
+    values[:2, :2] = 2
+    write_index(root / "SegmentationObject/a.png", values)
+    masks = voc.read(Layout("voc", root)).instances(0).masks
+    assert masks is not None
+    np.testing.assert_array_equal(masks.dense(), [values == 1, values == 2])
+
+
 def test_a_mask_that_fits_no_box_is_reported(tmp_path: Path) -> None:
     root = make_voc(tmp_path, {"a": xml(one(box=(1, 1, 4, 4)))})
     values = np.zeros((8, 12))
@@ -200,7 +211,7 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
     dataset = random_dataset(tmp_path / "source", np.random.default_rng(0), 0)
     ring, low = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
     ring[2:12, 2:12], ring[5:8, 5:8] = True, False
-    low[10:18, 4:20] = True  # hides two rows of the ring
+    low[10:18, 4:20] = True  # larger, so two rows of the ring hide it
     masks = Masks.from_dense(np.stack([ring, low])).to_rle()
     objects = Objects.build(
         picture=[0, 0],
@@ -208,7 +219,7 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
         boxes_xyxy=masks.boxes_xyxy(),
         segmentations=Segmentations.build([one["counts"] for one in masks.rle()]),  # type: ignore[misc]
     )
-    values = np.where(low, 2, np.where(ring, 1, 0))
+    values = np.where(ring, 1, np.where(low, 2, 0))
     write_index(tmp_path / "class.png", values)
     dataset = replace(
         dataset,
@@ -220,12 +231,12 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
         ),
     )
     losses = voc.write(dataset, tmp_path / "target", pictures="link")
-    assert [(loss.kind, loss.object_id) for loss in losses] == [("overlap", 1)]
-    assert "16 of 91" in losses[0].message
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("overlap", 2)]
+    assert "16 of 128" in losses[0].message
     back = voc.read(voc.find(tmp_path / "target")[0])
     found = back.instances(0).masks
     assert found is not None
-    np.testing.assert_array_equal(found.dense(), [ring & ~low, low])
+    np.testing.assert_array_equal(found.dense(), [ring, low & ~ring])
     semantic = back.semantic_map(0)
     assert semantic is not None
     np.testing.assert_array_equal(semantic.labels, values)

@@ -290,6 +290,24 @@ def test_holes_parts_and_moved_boxes_are_reported_and_the_largest_ring_is_writte
     np.testing.assert_array_equal(found.dense(), expected)
 
 
+def test_what_most_objects_have_is_written(tmp_path: Path) -> None:
+    ring = np.array([[1.0, 1], [9, 1], [9, 9]])
+    points = np.array([[[3.0, 3, 2]], [[0, 0, 0]], [[0, 0, 0]]])
+    objects = Objects.build(
+        picture=[0, 0, 1],
+        labels=[0, 1, 2],
+        boxes_xyxy=[[1, 1, 9, 9]] * 3,
+        segmentations=Segmentations.build([[ring], [ring], None]),
+        keypoints=points,
+    )
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("keypoints", 1)]
+    back = objects_of(read_one(tmp_path / "target"))
+    assert back.segmentations is not None
+    assert back.segmentations.kinds.tolist() == [Outline.POLYGONS, Outline.POLYGONS, Outline.NONE]
+    np.testing.assert_allclose(back.boxes_xyxy, objects.boxes_xyxy, atol=1e-9)
+
+
 def test_real_oriented_boxes(shared_data: Path) -> None:
     layouts = yolo.find(shared_data / "dota8")
     assert [layout.split for layout in layouts] == ["train", "val"]

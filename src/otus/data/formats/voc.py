@@ -30,7 +30,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import flat_names, read_text, relative_name, resolve_inside
+from otus.data.formats.files import LARGEST, flat_names, read_text, relative_name, resolve_inside
 from otus.data.formats.losses import losses_of
 from otus.data.pictures import (
     picture_files,
@@ -238,7 +238,7 @@ def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> floa
         value = float(text or "")
     except ValueError:
         value = np.nan
-    if not np.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise DataError(
             f"expected a number, got {text!r}", file=file, where=f"{where}.{tag}", remedy="correct the field"
         )
@@ -318,35 +318,33 @@ def _with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]
 
 
 def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> list[int | None]:
-    """Which object each mask is: number k the k-th if their boxes fit, else the one whose box fits best.
+    """Which object each mask is: number k the k-th, if every mask fits its own box, else the one whose box fits best.
 
-    Boxes fit from an IoU of 0.5. A mask that fits none but lies in the box of its number is an object partly hidden.
+    A mask fits a box from an IoU of 0.5, and its own also if it lies in it: an object partly hidden.
     """
-    iou = pairwise_iou(mask_boxes, boxes)
     own = indices - 1
-    has_own = own < len(boxes)
-    fits = np.zeros(len(indices), dtype=bool)
-    fits[has_own] = iou[has_own, own[has_own]] >= _MIN_IOU
-    match: list[int | None] = [int(k) if fit else None for k, fit in zip(own, fits, strict=True)]
-    rows, free = np.flatnonzero(~fits), np.setdiff1d(np.arange(len(boxes)), own[fits])
-    for row, column in zip(*linear_sum_assignment(-iou[np.ix_(rows, free)]), strict=True):
-        if iou[rows[row], free[column]] >= _MIN_IOU:
-            match[rows[row]] = int(free[column])
-    for row in rows:
-        k = int(own[row])
-        if match[row] is None and has_own[row] and k not in match:
-            inner = np.concatenate(
-                [np.maximum(mask_boxes[row, :2], boxes[k, :2]), np.minimum(mask_boxes[row, 2:], boxes[k, 2:])]
-            )
-            if area(inner[None])[0] >= 0.9 * area(mask_boxes[row : row + 1])[0]:
-                match[row] = k
+    iou = pairwise_iou(mask_boxes, boxes)
+    if len(own) and own.max() < len(boxes):
+        inner = _cut(mask_boxes, boxes[own] + [-1, -1, 1, 1])
+        inside = area(inner) >= 0.9 * area(mask_boxes)
+        if (inside | (iou[np.arange(len(own)), own] >= _MIN_IOU)).all():
+            return [int(k) for k in own]
+    match: list[int | None] = [None] * len(indices)
+    for row, column in zip(*linear_sum_assignment(-iou), strict=True):
+        if iou[row, column] >= _MIN_IOU:
+            match[row] = int(column)
     return match
+
+
+def _cut(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """The part of each box that lies in its own frame."""
+    return np.concatenate([np.maximum(boxes[:, :2], frames[:, :2]), np.minimum(boxes[:, 2:], frames[:, 2:])], axis=1)
 
 
 def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
     """Write a data set as VOC, with ``labelmap.txt`` so that the categories come back in their order.
 
-    Masks of objects become one picture of objects, where a later one hides an earlier; pixels lost so are reported, as
+    Masks of objects become one picture of objects, where a smaller one hides a larger; pixels lost so are reported, as
     are objects beyond the 254 that such a picture can number.
     """
     holds_semantic = dataset.semantic is not None and _is_background_first(
@@ -420,12 +418,12 @@ def _write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[Lo
     if instances.masks is None:
         return
     values = np.zeros(instances.size_hw, dtype=np.int64)
-    masks = instances.masks[:254]
-    for number, mask in enumerate(masks, start=1):
-        values[mask] = number
+    areas = instances.masks.area()
+    for row in np.argsort(-areas[:254], kind="stable"):
+        values[instances.masks[row].dense()[0]] = row + 1
     write_index_picture(file, values, palette=_palette())
     left = np.bincount(values.ravel(), minlength=len(instances) + 1)[1:]
-    for row, pixels in enumerate(instances.masks.area()):
+    for row, pixels in enumerate(areas):
         if pixels > left[row]:
             lost = f"{int(pixels - left[row])} of {int(pixels)} pixels of its mask, hidden or beyond 254 objects"
             yield Loss("overlap", dataset.pictures.files[index], int(instances.columns["ids"][row]), lost)

@@ -296,8 +296,8 @@ def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndar
 def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
     """Write a data set as YOLO: ``images``, ``labels`` and ``data.yaml``.
 
-    A set of files has one kind of line: keypoints if there are some, else corners of oriented boxes, else polygons, else
-    boxes; objects that lack it are written as boxes (as their four corners among oriented ones). Of an outline of several
+    A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
+    objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
     parts or with holes the largest outer ring is written. All that is lost so is reported.
     """
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
@@ -314,12 +314,14 @@ def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> 
         place_pictures(dataset, stage / "images" / split, pictures, names=names)
         (stage / "images" / split).mkdir(parents=True, exist_ok=True)
         (stage / "labels" / split).mkdir(parents=True)
-        (stage / "data.yaml").write_text(_data_yaml(dataset, split, objects), encoding="utf-8")
+        (stage / "data.yaml").write_text(
+            _data_yaml(dataset, split, objects.keypoints if kind == "keypoints" else None), encoding="utf-8"
+        )
         bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
         for index, name in enumerate(names):
             height, width = dataset.pictures.size_hw(index)
             scale = np.array([width, height], dtype=np.float64)
-            lines = [_line(objects, row, rings[row], scale) for row in range(bounds[index], bounds[index + 1])]
+            lines = [_line(objects, row, rings[row], scale, kind) for row in range(bounds[index], bounds[index + 1])]
             (stage / "labels" / split / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
     return losses
 
@@ -330,11 +332,15 @@ def _split_name(split: str | None) -> str:
 
 
 def _kind(objects: Objects) -> str:
-    if objects.keypoints is not None and objects.keypoints.any():
-        return "keypoints"
-    if objects.corners_xy is not None and not np.isnan(objects.corners_xy).all():
-        return "corners"
-    return "outline"
+    """What most objects have; of equals the first."""
+    counts = {"keypoints": 0, "corners": 0, "outline": 0}
+    if objects.keypoints is not None:
+        counts["keypoints"] = int(objects.keypoints.any(axis=(1, 2)).sum())
+    if objects.corners_xy is not None:
+        counts["corners"] = int((~np.isnan(objects.corners_xy).any(axis=(1, 2))).sum())
+    if objects.segmentations is not None:
+        counts["outline"] = int(np.count_nonzero(objects.segmentations.kinds))
+    return max(counts, key=lambda kind: counts[kind]) if any(counts.values()) else "outline"
 
 
 def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.ndarray, "p 2"] | None:
@@ -363,11 +369,12 @@ def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | No
                 yield Loss("box", file, int(objects.ids[row]), lost)
 
 
-def _line(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray) -> str:
+def _line(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray, kind: str) -> str:
     if ring is None:
         box = convert(objects.boxes_xyxy[row : row + 1].astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH)[0]
         fractions = (box / np.tile(scale, 2)).tolist()
-        if objects.keypoints is not None and objects.keypoints.any():
+        if kind == "keypoints":
+            assert objects.keypoints is not None
             fractions += (objects.keypoints[row] / [*scale, 1.0]).ravel().tolist()
     else:
         fractions = (ring / scale).ravel().tolist()
@@ -376,10 +383,10 @@ def _line(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray
     return f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n"
 
 
-def _data_yaml(dataset: Dataset, split: str, objects: Objects) -> str:
+def _data_yaml(dataset: Dataset, split: str, keypoints: np.ndarray | None) -> str:
     content: dict[str, object] = {"path": ".", split: f"images/{split}", "names": dict(enumerate(dataset.categories))}
-    if objects.keypoints is not None and objects.keypoints.any():
-        content["kpt_shape"] = list(objects.keypoints.shape[1:])
+    if keypoints is not None:
+        content["kpt_shape"] = list(keypoints.shape[1:])
         if dataset.categories.keypoints:
             scheme = dataset.categories.keypoints[0][1]
             content["flip_idx"] = scheme.flip_order()
