@@ -4,6 +4,7 @@ The chief trick: a picture whose red and green are each pixel's own x and y. Whe
 where it came from. And object i is segment i + 1 of a scene's panoptic map, so the map says where its mask should be.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -35,6 +36,15 @@ from otus.errors import ShapeError
 SIZE_HW = (72, 96)
 SCENES = Scenes(10_000, size_hw=SIZE_HW, seed=1)
 RAMP = 256  # a power of two, so that dividing by it loses nothing
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads only get in one another's way on pictures this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def scene(index: int) -> TensorSample:
