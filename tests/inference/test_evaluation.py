@@ -85,8 +85,27 @@ def test_faulty_records_are_reported_and_left_out():
     assert report.results["bbox"].figures["AP"] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("protocol", ["voc07", "voc12"])
+def test_voc_counts_boxes_and_knows_difficult(protocol):
+    dataset = a_dataset(columns={"difficult": np.array([False, True])})
+    found = perfect(dataset).take(np.array([True, False]))
+    document = evaluate_predictions(dataset, found, protocol=protocol).document()
+    assert document["protocol"] == protocol
+    assert document["bbox"]["AP"] == document["bbox"]["AP50"] == pytest.approx(1)
+    assert document["bbox"]["per_category"]["owl"] == {"AP": pytest.approx(1), "AP50": pytest.approx(1)}
+    assert np.isnan(document["bbox"]["per_category"]["mouse"]["AP"])
+
+
+def test_file_names_as_ids_need_not_differ():
+    dataset = a_dataset()
+    dataset = replace(dataset, pictures=replace(dataset.pictures, ids=("1", "1")))
+    assert evaluate_predictions(dataset, perfect(dataset)).results["bbox"].figures["AP"] == pytest.approx(1)
+
+
 def test_wrong_calls_are_refused():
     dataset = a_dataset()
+    with pytest.raises(UsageError, match="max_dets"):
+        evaluate_predictions(dataset, perfect(dataset), protocol="voc12", max_dets=[10])
     with pytest.raises(UsageError, match="protocol"):
         evaluate_predictions(dataset, perfect(dataset), protocol="pascal")
     with pytest.raises(UsageError, match="no objects"):

@@ -1,7 +1,7 @@
 """``otus evaluate``: how good predictions are."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +22,7 @@ def evaluate(
         str | None, typer.Option("--format", help="Format of the data, where several are found.")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help="Rules to judge by: coco.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Rules to judge by: coco, voc07 or voc12.")] = None,
     max_dets: Annotated[
         str | None, typer.Option("--max-dets", help="Detections a picture and category that count, e.g. 1,10,100.")
     ] = None,
@@ -62,8 +62,8 @@ def _print_table(report: "EvaluationReport") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    def row(name: str, figures: Mapping[str, float]) -> list[str]:
-        values = [figures.get(column, math.nan) for column in ("AP", "AP50", "AP75")]
+    def row(name: str, figures: Mapping[str, float], columns: Iterable[str]) -> list[str]:
+        values = [figures[column] for column in columns]
         return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
 
     console = Console(highlight=False, soft_wrap=True)
@@ -71,15 +71,16 @@ def _print_table(report: "EvaluationReport") -> None:
     for kind, result in report.results.items():
         table = Table(title=f"{report.protocol} {kind}", title_justify="left")
         table.add_column("category")
-        for name in ("AP", "AP50", "AP75"):
+        columns = list(next(iter(result.per_category.values()), result.figures))
+        for name in columns:
             table.add_column(name, justify="right")
         for category, figures in result.per_category.items():
-            table.add_row(*row(category, figures))
+            table.add_row(*row(category, figures, columns))
         table.add_section()
-        table.add_row(*row("all", result.figures))
+        table.add_row(*row("all", result.figures, columns))
         console.print(table)
-        further = list(result.figures.items())[3:]
-        console.print("  ".join(f"{name} {value:.3f}" for name, value in further if not math.isnan(value)))
+        further = {name: value for name, value in result.figures.items() if name not in columns}
+        console.print("  ".join(f"{name} {value:.3f}" for name, value in further.items() if not math.isnan(value)))
     for kind, reason in report.left_out.items():
         console.print(f"{kind} left out: {reason}")
 

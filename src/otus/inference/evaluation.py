@@ -11,7 +11,12 @@ from otus.data.formats.contract import Report, stop_at_first
 from otus.errors import UsageError
 from otus.metrics.average_precision import AveragePrecision, sound_objects
 from otus.metrics.coco import KINDS, CocoProtocol, CocoResult, Kind
+from otus.metrics.voc import VocProtocol, VocResult
 from otus.structures import Categories, Objects, Outline
+
+_VOC = {"voc07": VocProtocol(2007), "voc12": VocProtocol(2012)}
+PROTOCOLS = ("coco", *_VOC)
+"""What :func:`evaluate_predictions` judges by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,7 @@ class EvaluationReport:
     protocol: str
     data: str
     images: int
-    results: Mapping[Kind, CocoResult]
+    results: Mapping[Kind, CocoResult | VocResult]
     left_out: Mapping[Kind, str]
 
     def document(self) -> dict[str, Any]:
@@ -70,7 +75,7 @@ def evaluate_predictions(
     predictions
         Objects with scores; ``picture`` and ``labels`` count as the data set's do.
     protocol
-        ``coco``.
+        One of :data:`PROTOCOLS`.
     kinds
         What to compare; without it everything that both sides have throughout.
     max_dets
@@ -85,25 +90,32 @@ def evaluate_predictions(
     DataError
         Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or picture.
     """
-    if protocol != "coco":
-        raise UsageError(f"protocol: expected coco, got {protocol!r}")
+    if protocol not in PROTOCOLS:
+        raise UsageError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if protocol in _VOC and (max_dets is not None or (kinds is not None and list(kinds) != ["bbox"])):
+        raise UsageError(f"protocol {protocol}: compares boxes (bbox) and has no limit on detections (max_dets)")
     if dataset.objects is None:
         raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
     counts = {"label_count": len(dataset.categories), "picture_count": len(dataset)}
     truth = sound_objects(dataset.objects, "truth", **counts, report=report)
     predictions = sound_objects(predictions, "predictions", **counts, report=report)
+    numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
+    picture_ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
     left_out: dict[Kind, str] = {}
-    if kinds is None:
+    if protocol in _VOC:
+        kinds = ["bbox"]
+    elif kinds is None:
         obstacles = {kind: _obstacle(kind, truth, predictions, dataset.categories) for kind in KINDS}
         kinds = [kind for kind, obstacle in obstacles.items() if obstacle is None]
         left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
     results = {}
     for kind in kinds:
-        metric = AveragePrecision(CocoProtocol(kind, max_dets=tuple(max_dets or ())), dataset.categories)
+        rules = _VOC[protocol] if protocol in _VOC else CocoProtocol(kind, max_dets=tuple(max_dets or ()))
+        metric: AveragePrecision[CocoResult | VocResult] = AveragePrecision(rules, dataset.categories)
         metric.update(
             truth,
             predictions,
-            picture_ids=np.array(dataset.pictures.ids),
+            picture_ids=picture_ids,
             sizes_hw=dataset.pictures.sizes_hw,
         )
         results[kind] = metric.compute()

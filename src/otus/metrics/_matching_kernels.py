@@ -42,3 +42,29 @@ def judge_greedily(
                 else:
                     verdicts[d, a, t] = IGNORED if ignored_unmatched[d, a] else FALSE
     return verdicts
+
+
+@kernel
+def judge_by_best_overlap(
+    offsets: Int[np.ndarray, "d_plus_1"],
+    truths: Int[np.ndarray, "p"],
+    similarities: Float[np.ndarray, "p"],
+    threshold: float,
+    ignored: Bool[np.ndarray, "g"],
+) -> UInt8[np.ndarray, "d 1 1"]:
+    """Verdicts by Pascal VOC's rule: a detection is about the object that it overlaps most, taken already or not."""
+    taken = np.zeros(len(ignored), np.bool_)
+    verdicts = np.full((len(offsets) - 1, 1, 1), FALSE, np.uint8)
+    for d in range(len(offsets) - 1):
+        match = -1
+        best = threshold
+        for p in range(offsets[d], offsets[d + 1]):
+            if similarities[p] > best or (match < 0 and similarities[p] == best):
+                best = similarities[p]
+                match = truths[p]
+        if match >= 0 and ignored[match]:
+            verdicts[d, 0, 0] = IGNORED
+        elif match >= 0 and not taken[match]:
+            taken[match] = True
+            verdicts[d, 0, 0] = TRUE
+    return verdicts
