@@ -11,7 +11,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import measured, relative_name
+from otus.data.formats.files import measured, relative_name, subfolders
 from otus.data.pictures import PICTURE_SUFFIXES, picture_files
 from otus.errors import DataError
 from otus.structures import Categories
@@ -28,8 +28,6 @@ _PARTS = frozenset(
 
 def find(path: Path) -> list[Layout]:
     """A folder of at least two folders of pictures, or folders of such folders called train, val …"""
-    if not path.is_dir():
-        return []
     splits = [path / name for name in SPLITS if _categories(path / name)]
     if splits:
         return [Layout("classification_folders", path, folder.name) for folder in splits]
@@ -38,13 +36,11 @@ def find(path: Path) -> list[Layout]:
 
 def _categories(folder: Path) -> list[str]:
     """The names of the folders in it, if each may be a category: holds pictures, or nothing."""
-    if not folder.is_dir():
-        return []
-    parts = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith((".", "_")))
+    parts = [part for part in subfolders(folder) if not part.name.startswith("_")]
     lowered = {part.name.lower() for part in parts}
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") for name in lowered):
         return []
-    content = [[one.suffix.lower() in PICTURE_SUFFIXES for one in part.iterdir()] for part in parts]
+    content = [[one.suffix.lower() in PICTURE_SUFFIXES for one in part.glob("*")] for part in parts]
     if not any(any(one) for one in content) or not all(any(one) or not one for one in content):
         return []
     return [part.name for part in parts]

@@ -3,17 +3,19 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short  # aliases can make a value endless to print
 from typing import Any
 
 import yaml
 
-from otus.data.formats.files import read_text, resolve_inside
+from otus.data.formats.files import read_text, resolve_inside, subfolders
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
 SPLITS = ("train", "val", "test")
 MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to name
 _MAX_KEYPOINTS = 1_000
+_MAX_BYTES = 2_000_000  # YAML is slow to read
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Description:
 def folders(root: Path) -> dict[str, list[Path]]:
     """Folders of pictures by split ('' for none), where label files lie in their twins."""
     if (root / "images").is_dir() and any((root / "labels").glob("**/*.txt")):
-        parts = [part for part in sorted((root / "images").iterdir()) if part.is_dir()]
+        parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
     splits = {name: root / name / "images" for name in (*SPLITS, "valid")}
     return {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
@@ -37,6 +39,8 @@ def folders(root: Path) -> dict[str, list[Path]]:
 
 def load(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
+    if os.path.isfile(file) and os.path.getsize(file) > _MAX_BYTES:
+        raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
     try:
         content = yaml.safe_load(read_text(file))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -61,7 +65,7 @@ def describe(source: Path, *, allow_outside: bool = False) -> Description:
 
     def resolved(value: object, folder: Path, where: str) -> Path:
         if not isinstance(value, str | None):
-            raise DataError(f"expected a path, got {value!r}", file=source, where=where, remedy="write a text")
+            raise DataError(f"expected a path, got {short(value)}", file=source, where=where, remedy="write a text")
         if value and value.startswith("../") and not os.path.exists(folder / value):
             value = value[3:]  # Roboflow's exports climb where they mean to stay
         return resolve_inside(
@@ -88,7 +92,7 @@ def _as_list(value: object, field: str, file: Path) -> list[Any]:
         return [value[index] for index in range(len(value))]
     if isinstance(value, list):
         return value
-    got = f"the keys {list(value)[:5]}" if isinstance(value, dict) else repr(value)
+    got = f"the keys {short(list(value))}" if isinstance(value, dict) else short(value)
     raise DataError(
         f"expected a list, or a mapping from 0, 1, 2 …, got {got}", file=file, where=field, remedy="number without gaps"
     )
@@ -97,14 +101,16 @@ def _as_list(value: object, field: str, file: Path) -> list[Any]:
 def _names(content: dict[str, Any], file: Path) -> Categories | None:
     count = content.get("nc")
     if count is not None and (not isinstance(count, int) or not 0 < count <= MAX_CATEGORIES):
-        raise DataError(f"expected the number of categories, got {count!r}", file=file, where="nc", remedy="correct it")
+        raise DataError(
+            f"expected the number of categories, got {short(count)}", file=file, where="nc", remedy="correct it"
+        )
     if content.get("names") is None:
         return None if count is None else Categories(tuple(str(index) for index in range(count)))
     names = _as_list(content["names"], "names", file)
     for index, name in enumerate(names):
         if not isinstance(name, str | int) or isinstance(name, bool):
             remedy = "put it in quotes: YAML takes yes, no, on and off for true and false"
-            raise DataError(f"expected a text, got {name!r}", file=file, where=f"names[{index}]", remedy=remedy)
+            raise DataError(f"expected a text, got {short(name)}", file=file, where=f"names[{index}]", remedy=remedy)
     if count is not None and count != len(names):
         raise DataError(
             f"expected nc: {len(names)}, one a name, got {count}", file=file, where="nc", remedy="correct one"
@@ -123,7 +129,7 @@ def _point_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
             return count, numbers_each
         case other:
             raise DataError(
-                f"expected [K, 2] or [K, 3], got {other!r}", file=file, where="kpt_shape", remedy="correct it"
+                f"expected [K, 2] or [K, 3], got {short(other)}", file=file, where="kpt_shape", remedy="correct it"
             )
 
 
@@ -131,13 +137,13 @@ def _keypoint_names(content: dict[str, Any], count: int, file: Path) -> Keypoint
     names = content.get("kpt_names") or [str(index) for index in range(count)]
     if isinstance(names, dict):  # Ultralytics writes one list for each category
         names = next(iter(names.values()))
-    if not isinstance(names, list) or len(names) != count:
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str | int) for name in names):
         raise DataError(
-            f"expected {count} names, got {names!r}", file=file, where="kpt_names", remedy="name each keypoint"
+            f"expected {count} names, got {short(names)}", file=file, where="kpt_names", remedy="name each keypoint"
         )
     order = content.get("flip_idx") or list(range(count))
     if not isinstance(order, list) or not _is_swap(order, count):
-        problem = f"expected the indices 0..{count - 1}, pairs exchanged, got {order!r}"
+        problem = f"expected the indices 0..{count - 1}, pairs exchanged, got {short(order)}"
         raise DataError(
             problem, file=file, where="flip_idx", remedy="say for each keypoint which takes its place mirrored"
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import Line, label_lines, measured, numbers, read_text, relative_name
+from otus.data.formats.files import Line, label_lines, measured, numbers, read_text, relative_name, subfolders
 from otus.data.pictures import PICTURE_SUFFIXES, picture_files
 from otus.errors import DataError
 from otus.structures import Categories, Objects
@@ -35,14 +35,11 @@ def find(path: Path) -> list[Layout]:
     """A folder with ``labelTxt``, folders with it (splits), or a folder of pictures and such texts."""
     if _label_folder(path) is not None or _is_mixed(path):
         return [Layout("dota", path)]
-    if not path.is_dir():
-        return []
-    folders = (folder for folder in sorted(path.iterdir()) if folder.is_dir())
-    return [Layout("dota", path, folder.name) for folder in folders if _label_folder(folder) is not None]
+    return [Layout("dota", path, folder.name) for folder in subfolders(path) if _label_folder(folder) is not None]
 
 
 def _label_folder(folder: Path) -> Path | None:
-    return next((one for one in sorted(folder.glob("labelTxt*")) if one.is_dir()), None)
+    return next((one for one in subfolders(folder) if one.name.startswith("labelTxt")), None)
 
 
 def _is_mixed(folder: Path) -> bool:
@@ -129,7 +126,9 @@ def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
         if found <= set(NAMES[:count]):
             return NAMES[:count]
     if layout.split:  # names of the other splits too, so that labels mean the same in each
-        files = [file for folder in layout.source.iterdir() for file in (_label_folder(folder) or folder).glob("*.txt")]
+        files = [
+            file for folder in subfolders(layout.source) for file in (_label_folder(folder) or folder).glob("*.txt")
+        ]
         found |= {line.words[8] for line in label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
     return tuple(sorted(found))
 

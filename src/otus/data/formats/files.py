@@ -4,14 +4,22 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
 from otus.data.formats.contract import Report
 from otus.data.pictures import picture_size_hw
 from otus.errors import DataError, PictureError
+
+LARGEST = 1e12
+"""No number of a data set is larger: products of such are still finite."""
+Figure = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+"""A number in a JSON file."""
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""A whole number in a JSON file that fits a column of int64."""
 
 
 class Line(NamedTuple):
@@ -37,6 +45,23 @@ def read_text(file: Path) -> str:
         raise DataError(f"expected text in UTF-8, but {error}", file=file, remedy="restore the file") from None
 
 
+def first_bytes(file: Path, count: int) -> bytes:
+    """The start of a file, nothing if it cannot be read: for recognising formats."""
+    try:
+        with file.open("rb") as content:
+            return content.read(count)
+    except OSError:
+        return b""
+
+
+def subfolders(path: Path) -> list[Path]:
+    """The folders in a folder, sorted; none where it is no folder or may not be read. Hidden ones are left out."""
+    try:
+        return sorted(one for one in path.iterdir() if not one.name.startswith(".") and one.is_dir())
+    except OSError:
+        return []
+
+
 def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
     """The lines that are not blank of label files, file i of picture i; a file that is not there has none."""
     lines: list[Line] = []
@@ -55,16 +80,16 @@ def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
 
 
 def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line], Float[np.ndarray, "v"]]:
-    """Some words of each line as numbers, one line's after the other's, and the lines where all are finite numbers."""
+    """Some words of each line as numbers, one line's after the other's, and the lines where all are usable numbers."""
     try:
         values = np.fromiter((float(word) for line in lines for word in line.words[words]), dtype=np.float64)
-        if np.isfinite(values).all():
+        if (np.abs(values) <= LARGEST).all():
             return lines, values
     except ValueError:
         pass
     kept = []
     for line in lines:
-        wrong = next((i for i in range(len(line.words))[words] if not _is_finite(line.words[i])), None)
+        wrong = next((i for i in range(len(line.words))[words] if not _is_usable(line.words[i])), None)
         if wrong is None:
             kept.append(line)
         else:
@@ -72,9 +97,9 @@ def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line]
     return kept, np.fromiter((float(word) for line in kept for word in line.words[words]), dtype=np.float64)
 
 
-def _is_finite(word: str) -> bool:
+def _is_usable(word: str) -> bool:
     try:
-        return bool(np.isfinite(float(word)))
+        return abs(float(word)) <= LARGEST
     except ValueError:
         return False
 

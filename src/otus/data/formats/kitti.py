@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import Line, label_lines, measured, numbers, relative_name
+from otus.data.formats.files import Line, label_lines, measured, numbers, relative_name, subfolders
 from otus.data.pictures import picture_files
 from otus.structures import Categories, Objects
 
@@ -36,9 +36,7 @@ def find(path: Path) -> list[Layout]:
     """A folder with ``image_2`` and ``label_2``, or folders with both (``training``), which are then splits."""
     if _holds_kitti(path):
         return [Layout("kitti", path)]
-    if not path.is_dir():
-        return []
-    return [Layout("kitti", path, folder.name) for folder in sorted(path.iterdir()) if _holds_kitti(folder)]
+    return [Layout("kitti", path, folder.name) for folder in subfolders(path) if _holds_kitti(folder)]
 
 
 def _holds_kitti(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import flat_names, read_text, relative_name, resolve_inside
+from otus.data.formats.files import first_bytes, flat_names, read_text, relative_name, resolve_inside, subfolders
 from otus.data.formats.labelme_shapes import (
     LabelMeFile,
     LabelMeObject,
@@ -49,18 +49,11 @@ def find(path: Path) -> list[Layout]:
     """A folder of LabelMe files, or the folders directly in it, which are then splits."""
     if _holds_labelme(path):
         return [Layout("labelme", path)]
-    if not path.is_dir():
-        return []
-    return [Layout("labelme", path, folder.name) for folder in sorted(path.iterdir()) if _holds_labelme(folder)]
+    return [Layout("labelme", path, folder.name) for folder in subfolders(path) if _holds_labelme(folder)]
 
 
 def _holds_labelme(folder: Path) -> bool:
-    for file in sorted(folder.glob("*.json"))[:3]:
-        if file.is_file():
-            with file.open("rb") as content:
-                if b'"shapes"' in content.read(4000):
-                    return True
-    return False
+    return any(b'"shapes"' in first_bytes(file, 4000) for file in sorted(folder.glob("*.json"))[:3])
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from otus.data.formats.contract import Report
-from otus.data.formats.files import polygon_area
+from otus.data.formats.files import Figure, Whole, polygon_area
 from otus.errors import DataError
 from otus.structures import Masks
 
@@ -22,9 +22,9 @@ _CIRCLE_SIDES = 64
 
 class Shape(msgspec.Struct):
     label: str
-    points: list[tuple[float, float]]
+    points: list[tuple[Figure, Figure]]
     shape_type: str = "polygon"
-    group_id: int | None = None
+    group_id: Whole | None = None
     flags: dict[str, bool] | None = None
     mask: str | None = None
     score: float | None = None
@@ -33,8 +33,8 @@ class Shape(msgspec.Struct):
 class LabelMeFile(msgspec.Struct, rename={"picture": "imagePath", "height": "imageHeight", "width": "imageWidth"}):
     shapes: list[msgspec.Raw]
     picture: str
-    height: int | None = None
-    width: int | None = None
+    height: Whole | None = None
+    width: Whole | None = None
     keypoint_names: dict[str, list[str]] | None = None
 
 

@@ -30,7 +30,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import LARGEST, flat_names, read_text, relative_name, resolve_inside
+from otus.data.formats.files import LARGEST, first_bytes, flat_names, read_text, relative_name, resolve_inside
 from otus.data.formats.losses import losses_of
 from otus.data.pictures import (
     picture_files,
@@ -77,10 +77,7 @@ def find(path: Path) -> list[Layout]:
 
 def _looks_like_voc(folder: Path) -> bool:
     first = next(folder.glob("*.xml"), None)
-    if first is None or not first.is_file():
-        return False
-    with first.open("rb") as file:
-        return b"<annotation" in file.read(2000)
+    return first is not None and b"<annotation" in first_bytes(first, 2000)
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
