@@ -47,6 +47,8 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
         ({"segmentation": {"size": [4, 5], "counts": [19]}}, "annotations[1].segmentation.counts", "add up to 4 x 5"),
         ({"segmentation": {"size": [4, 5], "counts": "1"}}, "annotations[1].segmentation.counts", "add up"),
         ({"segmentation": {"size": [4, 5], "counts": "\u007f~"}}, "annotations[1].segmentation.counts", "malformed"),
+        ({"segmentation": [[0, 0, 1e9, 1, 5, 5]]}, "annotations[1].segmentation[0][2]", "<= 1000000"),
+        ({"id": 2**70}, "annotations[1].id", "int"),
         ({"keypoints": [1, 2]}, "annotations[1].keypoints", "visibility"),
     ],
 )

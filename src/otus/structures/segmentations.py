@@ -131,28 +131,31 @@ class Segmentations:
         """The outlines of some objects, in that order."""
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         ring_counts = np.diff(self.rings)[chosen]
-        rings = _gather(np.arange(len(self.points) - 1), self.rings[chosen], ring_counts)
+        rings = gather(np.arange(len(self.points) - 1), self.rings[chosen], ring_counts)
         point_counts = np.diff(self.points)[rings]
         byte_counts = np.diff(self.counts)[chosen]
         return Segmentations(
             kinds=self.kinds[chosen],
-            rings=_offsets(ring_counts),
-            points=_offsets(point_counts),
-            points_xy=_gather(self.points_xy, self.points[rings], point_counts),
-            counts=_offsets(byte_counts),
-            counts_bytes=_gather(self.counts_bytes, self.counts[chosen], byte_counts),
+            rings=offsets_of(ring_counts),
+            points=offsets_of(point_counts),
+            points_xy=gather(self.points_xy, self.points[rings], point_counts),
+            counts=offsets_of(byte_counts),
+            counts_bytes=gather(self.counts_bytes, self.counts[chosen], byte_counts),
         )
 
 
-def _offsets(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n_plus_1"]:
+def offsets_of(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n_plus_1"]:
+    """Where stretches of these lengths begin when they lie one after another, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _gather(values: np.ndarray, starts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "n"]) -> np.ndarray:
-    """The stretches ``values[starts[i] : starts[i] + lengths[i]]``, one after another."""
-    ends = _offsets(lengths)
-    gathered = np.empty((int(ends[-1]), *values.shape[1:]), dtype=values.dtype)
-    step = 100_000  # bounds the memory of the row numbers
+def gather(
+    values: np.ndarray, starts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "n"], out: np.ndarray | None = None
+) -> np.ndarray:
+    """The stretches ``values[starts[i] : starts[i] + lengths[i]]`` one after another, into ``out`` if it is given."""
+    ends = offsets_of(lengths)
+    gathered = np.empty((int(ends[-1]), *values.shape[1:]), dtype=values.dtype) if out is None else out
+    step = 4096  # bounds the memory of the row numbers
     for first in range(0, len(starts), step):
         here = slice(first, first + step)
         low, high = ends[first], ends[min(first + step, len(starts))]

@@ -5,14 +5,15 @@ Shape shorthand: N objects, P points.
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from pycocotools import mask as rle_codec
 
 from otus.structures import Outline, Segmentations
+from otus.structures.segmentations import gather, offsets_of
 
 
 class Column:
@@ -40,6 +41,11 @@ class Column:
         if missing > 0:
             self.extend(np.full(missing, self._fill))
 
+    @property
+    def values(self) -> np.ndarray:
+        """The column (N, *tail) as it is now; the growing must go on only when nobody holds it any more."""
+        return self._values[: self._used].reshape(-1, *self.tail)
+
     def finish(self) -> np.ndarray:
         """The column (N, *tail); the growing ends."""
         values, self._values = self._values, np.empty(0)
@@ -54,7 +60,9 @@ class RunLengths(msgspec.Struct, gc=False):
     counts: str | list[int]
 
 
-FileOutline = list[list[float]] | RunLengths | None
+Coordinate = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
+"""Rasterising takes memory by the length of an outline: one from here to the moon must not get that far."""
+FileOutline = list[list[Coordinate]] | RunLengths | None
 
 
 def outline_problem(outline: FileOutline) -> tuple[str, str] | None:
@@ -80,12 +88,16 @@ def outline_problem(outline: FileOutline) -> tuple[str, str] | None:
 
 
 class OutlineColumns:
-    """The columns of :class:`Segmentations`, and the size (N, 2) that each run lengths were made for, -1 for others."""
+    """The columns of :class:`Segmentations`, and the size (N, 2) that each run lengths were made for, -1 for others.
+
+    x and y grow apart: so half of the points at a time is there twice when the objects change their order.
+    """
 
     def __init__(self) -> None:
         self._kinds = Column(np.uint8)
         self._ring_counts, self._point_counts, self._byte_counts = Column(np.int64), Column(np.int64), Column(np.int64)
-        self._points, self._bytes = Column(np.float64, 2), Column(np.uint8)
+        self._points = [Column(np.float64), Column(np.float64)]
+        self._bytes = Column(np.uint8)
         self._sizes_hw = Column(np.int32, 2, fill=-1)
 
     def pad(self, count: int) -> None:
@@ -116,24 +128,32 @@ class OutlineColumns:
         self._sizes_hw.extend(sizes_hw)
         lengths = np.fromiter(map(len, rings), np.int64, len(rings))
         self._point_counts.extend(lengths // 2)
-        self._points.extend(np.fromiter(chain.from_iterable(rings), np.float64, int(lengths.sum())))
+        points = np.fromiter(chain.from_iterable(rings), np.float64, int(lengths.sum()))
+        for axis, column in enumerate(self._points):
+            column.extend(points[axis::2])
         self._bytes.extend(np.frombuffer(b"".join(payload), dtype=np.uint8))
 
-    def finish(self) -> tuple[Segmentations, Int[np.ndarray, "n 2"]]:
-        """The outlines, and the sizes; the growing ends."""
-        segmentations = Segmentations(
-            kinds=self._kinds.finish(),
-            rings=_offsets(self._ring_counts.finish()),
-            points=_offsets(self._point_counts.finish()),
-            points_xy=self._points.finish(),
-            counts=_offsets(self._byte_counts.finish()),
-            counts_bytes=self._bytes.finish(),
+    def run_lengths(self) -> tuple[UInt8[np.ndarray, "n"], Int[np.ndarray, "n 2"], UInt8[np.ndarray, "b"], np.ndarray]:
+        """The kinds, the sizes that run lengths were made for, the run lengths, and where each object's begin (N + 1,)."""
+        return self._kinds.values, self._sizes_hw.values, self._bytes.values, offsets_of(self._byte_counts.values)
+
+    def finish(self, order: Int[np.ndarray, "m"]) -> Segmentations:
+        """The outlines of some of the objects, in that order; the growing ends."""
+        ring_counts, byte_counts = self._ring_counts.finish(), self._byte_counts.finish()
+        point_counts = self._point_counts.finish()
+        first_ring, first_byte, first_point = offsets_of(ring_counts), offsets_of(byte_counts), offsets_of(point_counts)
+        rings = gather(np.arange(len(point_counts)), first_ring[order], ring_counts[order])
+        points = np.empty((2, int(point_counts[rings].sum())))
+        for axis in (0, 1):
+            gather(self._points.pop(0).finish(), first_point[rings], point_counts[rings], out=points[axis])
+        return Segmentations(
+            kinds=self._kinds.finish()[order],
+            rings=offsets_of(ring_counts[order]),
+            points=offsets_of(point_counts[rings]),
+            points_xy=points.T,
+            counts=offsets_of(byte_counts[order]),
+            counts_bytes=gather(self._bytes.finish(), first_byte[order], byte_counts[order]),
         )
-        return segmentations, self._sizes_hw.finish()
-
-
-def _offsets(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n_plus_1"]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _compressed(outline: RunLengths) -> bytes:

@@ -25,7 +25,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import flat_names
+from otus.data.formats.files import Whole, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import KINDS, losses_of
 from otus.errors import DataError, ShapeError
@@ -43,16 +43,16 @@ _SAMPLE = 8
 class Picture(msgspec.Struct):
     """A record of ``images``."""
 
-    id: int
+    id: Whole
     file_name: str
-    width: int
-    height: int
+    width: Whole
+    height: Whole
 
 
 class Category(msgspec.Struct):
     """A record of ``categories``; ``sigmas`` and ``flip_pairs`` (from 1, as ``skeleton``) are ours."""
 
-    id: int
+    id: Whole
     name: str
     supercategory: str | None = None
     isthing: bool | int = True
@@ -238,7 +238,7 @@ def picture_folder(file: Path, names: tuple[str, ...]) -> Path:
             folders += [base / part, base / "images" / part]
     folders += [here / "JPEGImages", above / "images", above, above / "JPEGImages"]
     sample = names[:_SAMPLE]
-    counts = [sum((folder / name).is_file() for name in sample) if folder.is_dir() else -1 for folder in folders]
+    counts = [sum(os.path.isfile(folder / name) for name in sample) if folder.is_dir() else -1 for folder in folders]
     return folders[int(np.argmax(counts))] if max(counts, default=0) > 0 else next(f for f in folders if f.is_dir())
 
 

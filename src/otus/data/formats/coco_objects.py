@@ -24,6 +24,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats._growing import Column, FileOutline, OutlineColumns, outline_problem
 from otus.data.formats._rle_kernels import total_pixels
 from otus.data.formats.contract import Report
+from otus.data.formats.files import Figure, Whole
 from otus.data.formats.json_stream import Batch
 from otus.errors import DataError
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
@@ -36,26 +37,26 @@ _KINDS = {
     "counts": "bad_outline",
 }
 
-Four = tuple[float, float, float, float]
+Four = tuple[Figure, Figure, Figure, Figure]
 
 
 class Annotation(msgspec.Struct, gc=False):
     """One annotation or prediction."""
 
-    image_id: int
-    category_id: int
-    id: int | None = None
+    image_id: Whole
+    category_id: Whole
+    id: Whole | None = None
     bbox: Four | None = None
-    area: float | None = None
-    iscrowd: bool | int = 0
+    area: Figure | None = None
+    iscrowd: bool | Whole = 0
     segmentation: FileOutline = None
     score: float | None = None
-    keypoints: list[float] | None = None
-    num_keypoints: int | None = None
+    keypoints: list[Figure] | None = None
+    num_keypoints: Whole | None = None
     amodal_bbox: Four | None = None
     amodal_segmentation: FileOutline = None
-    corners: tuple[float, float, float, float, float, float, float, float] | None = None
-    cuboid: tuple[float, float, float, float, float, float, float] | None = None
+    corners: tuple[Figure, Figure, Figure, Figure, Figure, Figure, Figure, Figure] | None = None
+    cuboid: tuple[Figure, Figure, Figure, Figure, Figure, Figure, Figure] | None = None
 
 
 _WHOLE = ("index", "id", "image_id", "category_id", "iscrowd")
@@ -188,7 +189,7 @@ class ObjectColumns:
         nothing = np.full(column.tail, np.nan)
         column.extend([one if one is not None and np.shape(one) == column.tail else nothing for one in numbers])
         types = self._extra_types.setdefault(name, set())
-        types.update(type(None if one is None else value) for one, value in zip(numbers, values, strict=True))
+        types.update(type(value) for one, value in zip(numbers, values, strict=True) if one is not None)
 
     def finish(
         self,
@@ -209,6 +210,7 @@ class ObjectColumns:
         refused
             Ids of pictures that were left out for a reason that is reported already: their objects go without a word.
         """
+        sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no picture
         whole = {name: column.finish() for name, column in self._whole.items()}
         picture, known_picture = _places(whole["image_id"], picture_ids)
         labels, known_category = _places(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
@@ -218,18 +220,13 @@ class ObjectColumns:
         keep = self._without(
             keep, whole["index"], _repeated(whole["id"]), ".id", "an annotation before has the same id"
         )
-        outlines: dict[str, Segmentations] = {}
         for name, column in self._outlines.items():
             column.pad(self._count)
-            outlines[name], made_for_hw = column.finish()
-            keep = self._without_wrong_sizes(keep, whole["index"], name, outlines[name], made_for_hw, sizes_hw[picture])
+            keep = self._without_wrong_sizes(keep, whole["index"], name, column, sizes_hw[picture])
         rows = np.flatnonzero(keep)
         order = rows[np.argsort(picture[rows], kind="stable")]
-        self._outlines.clear()
         # One column after another changes its order, so that only one at a time is there twice.
-        if not np.array_equal(order, np.arange(self._count)):
-            for name in list(outlines):
-                outlines[name] = outlines.pop(name).take(order)
+        outlines = {name: self._outlines.pop(name).finish(order) for name in list(self._outlines)}
         figures: dict[str, np.ndarray] = {}
         for name in list(self._optional):
             figures[name] = self._finished(self._optional.pop(name), order)
@@ -267,16 +264,16 @@ class ObjectColumns:
         keep: Bool[np.ndarray, "n"],
         index: Int[np.ndarray, "n"],
         name: str,
-        outlines: Segmentations,
-        made_for_hw: Int[np.ndarray, "n 2"],
+        outlines: OutlineColumns,
         sizes_hw: Int[np.ndarray, "n 2"],
     ) -> Bool[np.ndarray, "n"]:
-        is_rle = outlines.kinds == Outline.RLE
+        kinds, made_for_hw, counts_bytes, offsets = outlines.run_lengths()
+        is_rle = kinds == Outline.RLE
         if not is_rle.any():
             return keep
         other = is_rle & (made_for_hw != sizes_hw).any(axis=1)
         keep = self._without(keep, index, other, f".{name}.size", "the picture has another size")
-        pixels = total_pixels(outlines.counts_bytes, outlines.counts)
+        pixels = total_pixels(counts_bytes, offsets)
         malformed = is_rle & (pixels != made_for_hw.astype(np.int64).prod(axis=1))
         problem = "the run lengths are malformed or do not add up to the size"
         return self._without(keep, index, malformed, f".{name}.counts", problem)
@@ -287,9 +284,10 @@ class ObjectColumns:
 
     def _typed(self, name: str, values: np.ndarray) -> np.ndarray:
         """Flags and whole numbers as such where every object has one."""
-        if self._extra_types[name] == {bool}:
-            return values.astype(bool)
-        return values.astype(np.int64) if self._extra_types[name] == {int} else values
+        types = self._extra_types[name]
+        if types not in ({bool}, {int}) or np.isnan(values).any():
+            return values
+        return values.astype(bool if types == {bool} else np.int64)
 
 
 def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np.ndarray:

@@ -37,6 +37,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
+from otus.data.formats.files import Whole
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import losses_of
 from otus.errors import DataError
@@ -49,15 +50,15 @@ CAN_HOLD = frozenset({"panoptic", "picture_ids", "category_ids", "supercategorie
 class SegmentInfo(msgspec.Struct):
     """A record of ``segments_info``; boxes and areas are those of the pixels."""
 
-    id: int
-    category_id: int
-    iscrowd: bool | int = 0
+    id: Whole
+    category_id: Whole
+    iscrowd: bool | Whole = 0
 
 
 class Annotation(msgspec.Struct):
     """A record of ``annotations``: the map of one picture."""
 
-    image_id: int
+    image_id: Whole
     file_name: str
     segments_info: list[SegmentInfo]
 

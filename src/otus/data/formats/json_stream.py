@@ -143,7 +143,9 @@ class RecordReader:
         known = {one.name: one for one in msgspec.structs.fields(declared)}
         if array != self.open_ended:
             return _Decoder(msgspec.json.Decoder(list[declared]), {name: name for name in known})  # type: ignore[valid-type]
-        names = dict.fromkeys([name for name, one in known.items() if one.required] + list(occurring))
+        # msgspec takes no others, and such names are debris of broken JSON.
+        occurring_names = [name for name in occurring if name.isprintable() and not set(name) & {'"', "\\"}]
+        names = dict.fromkeys([name for name, one in known.items() if one.required] + occurring_names)
         attributes = {name: name if name in known else f"extra_{k}" for k, name in enumerate(names)}
         fields = [
             (attribute, *((Any, None) if name not in known else _type_and_default(known[name])))

@@ -24,7 +24,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import flat_names
+from otus.data.formats.files import Figure, Whole, flat_names
 from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
 from otus.errors import DataError
@@ -39,18 +39,18 @@ CAN_HOLD = frozenset({"outline", "holes", "parts", "areas", "annotation_ids", "p
 class Image(msgspec.Struct):
     """What a file says of its picture."""
 
-    image_id: int
-    width: int
-    height: int
+    image_id: Whole
+    width: Whole
+    height: Whole
     file_name: str
 
 
 class Mask(msgspec.Struct, gc=False):
     """A record of ``annotations``; the ids of picture and category are filled in after reading."""
 
-    id: int
-    bbox: tuple[float, float, float, float] | None = None
-    area: float | None = None
+    id: Whole
+    bbox: tuple[Figure, Figure, Figure, Figure] | None = None
+    area: Figure | None = None
     segmentation: FileOutline = None
     predicted_iou: float | None = None
     stability_score: float | None = None
