@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.ndimage import label as label_components
 
 from otus._numba import kernel
 from otus.structures import Masks, Outline, Segmentations
@@ -33,6 +32,8 @@ def trace(mask: Bool[np.ndarray, "h w"]) -> list[Part]:
     >>> [part.outer.tolist() for part in trace(np.ones((2, 3), dtype=bool))]
     [[[0.0, 0.0], [3.0, 0.0], [3.0, 2.0], [0.0, 2.0]]]
     """
+    from scipy.ndimage import label as label_components  # a quarter of a second, which most commands need not pay
+
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return []
