@@ -282,3 +282,32 @@ def test_real_masks_of_objects(shared_data: Path) -> None:
     expected = sorted((one["category_id"] - 1, one["area"]) for one in truth["annotations"])
     found = sorted(zip(dataset.objects.labels[masked].tolist(), dataset.objects.areas[masked].tolist(), strict=True))
     assert found == expected
+
+
+def test_names_that_xml_cannot_hold(tmp_path: Path) -> None:
+    dataset = random_dataset(tmp_path / "source", np.random.default_rng(0), 3)
+    assert dataset.objects is not None
+    names = tuple(f"bell {chr(7)} {i}" for i in range(3))
+    with pytest.raises(DataError, match="cannot hold the category"):
+        voc.write(replace(dataset, categories=Categories(names)), tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_lists_of_both_kinds(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": xml(), "b": xml()}, {"train": "a\nb\n"})
+    (root / "ImageSets/Segmentation").mkdir()
+    for split in ("train", "val"):
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text("b\n")
+    layouts = voc.find(root)
+    assert [layout.split for layout in layouts] == ["train", "Segmentation/train", "val"]
+    assert [len(voc.read(layout)) for layout in layouts] == [2, 1, 1]
+    with pytest.raises(DataError, match=r"no list of 'test'"):
+        voc.read(Layout("voc", root, "test"))
+
+
+def test_lists_that_climb_are_refused(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "set", {"a": xml()}, {"train": "a\n../../b\n"})
+    (tmp_path / "b.xml").write_text(xml())
+    dataset, (problem,) = problems_of(Layout("voc", root, "train"))
+    assert problem.kind == "path_outside"
+    assert len(dataset) == 1

@@ -138,6 +138,18 @@ def test_paths_are_relative_to_the_yaml_and_stay_inside(tmp_path: Path, monkeypa
     (root / "list.txt").write_text("../../etc/passwd\n")
     with pytest.raises(DataError, match=r"list.txt: line 1: .*outside"):
         read_one(root)
+    (root / "list.txt").write_text("../../etc/passwd\nimages/train/a.png\n")
+    problems: list[DataError] = []
+    assert len(yolo.read(yolo.find(root)[0], report=problems.append)) == len(problems) == 1
+
+
+def test_yaml_that_grows_when_printed(tmp_path: Path) -> None:
+    laughs = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+    for field in ("names: [*a59]", "nc: *a59", "kpt_shape: *a59\nnc: 1", "kpt_shape: [1, 2]\nkpt_names: [*a59]\nnc: 1"):
+        root = make_yolo(tmp_path / str(hash(field)), {}, f"{laughs}train: images\n{field}\n")
+        with pytest.raises(DataError) as caught:
+            read_one(root)
+        assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from otus.data.dataset import Dataset, Pictures, SemanticFiles
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import measured, read_text, relative_name, resolve_inside
+from otus.data.formats.files import measured, read_text, relative_name, resolve_inside, subfolders
 from otus.data.pictures import picture_files, read_index_picture
 from otus.errors import DataError
 from otus.structures import IGNORE, Categories
@@ -37,9 +37,7 @@ def find(path: Path) -> list[Layout]:
     if masks is None:
         return []
     if (path / _LIST).is_file() or _looks_like_objects(masks):
-        parts = [
-            one.name for one in sorted((path / "images").iterdir()) if one.is_dir() and (masks / one.name).is_dir()
-        ]
+        parts = [one.name for one in subfolders(path / "images") if (masks / one.name).is_dir()]
         return [Layout("index_png", path, part) for part in parts] or [Layout("index_png", path)]
     return []
 

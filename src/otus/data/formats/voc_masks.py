@@ -1,0 +1,107 @@
+"""The pictures of objects of Pascal VOC: which object each value is, and how they are written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from scipy.optimize import linear_sum_assignment
+
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import Loss, Report
+from otus.data.pictures import read_index_picture, write_index_picture
+from otus.errors import DataError
+from otus.structures import IGNORE, Masks, Objects, Segmentations
+from otus.structures.boxes import area, pairwise_iou
+
+_MIN_IOU = 0.5
+
+
+def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]], report: Report) -> Objects:
+    """The objects with the masks that picture i of ``files`` shows of those of picture i, where there is one.
+
+    Masks that fit no box (see :func:`_match`) go to ``report``.
+    """
+    outlines: list[Any] = [None] * len(objects)
+    areas = objects.areas.copy()
+    bounds = np.searchsorted(objects.picture, np.arange(len(files) + 1))
+    for picture, file in enumerate(files):
+        if not file.is_file():
+            continue
+        try:
+            values = read_index_picture(file, expected_size_hw=sizes[picture])
+        except DataError as problem:
+            report(problem)
+            continue
+        indices = np.flatnonzero(np.bincount(values.ravel(), minlength=256)[1:IGNORE]) + 1
+        counts = [Masks.from_dense(values[None] == value).rle()[0]["counts"] for value in indices]
+        masks = Masks.from_rle(counts, values.shape)  # type: ignore[arg-type]
+        mask_areas = masks.area()
+        here = slice(bounds[picture], bounds[picture + 1])
+        for row, place in enumerate(_match(indices, masks.boxes_xyxy(), objects.boxes_xyxy[here])):
+            if place is None:
+                report(
+                    DataError(
+                        f"the mask of value {indices[row]} fits none of the {here.stop - here.start} boxes",
+                        file=file,
+                        where=f"value {indices[row]}",
+                        remedy="number the masks in the order of the XML's objects, or correct the boxes",
+                        kind="mask_without_box",
+                    )
+                )
+                continue
+            outlines[here.start + place] = counts[row]
+            areas[here.start + place] = mask_areas[row]
+    columns = {one: getattr(objects, one) for one in ("picture", "labels", "boxes_xyxy", "columns")}
+    return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(outlines))
+
+
+def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> list[int | None]:
+    """Which object each mask is: number k the k-th, if every mask fits its own box, else the one whose box fits best.
+
+    A mask fits a box from an IoU of 0.5, and its own also if it lies in it: an object partly hidden.
+    """
+    own = indices - 1
+    iou = pairwise_iou(mask_boxes, boxes)
+    if len(own) and own.max() < len(boxes):
+        inner = _cut(mask_boxes, boxes[own] + [-1, -1, 1, 1])
+        inside = area(inner) >= 0.9 * area(mask_boxes)
+        if (inside | (iou[np.arange(len(own)), own] >= _MIN_IOU)).all():
+            return [int(k) for k in own]
+    match: list[int | None] = [None] * len(indices)
+    for row, column in zip(*linear_sum_assignment(-iou), strict=True):
+        if iou[row, column] >= _MIN_IOU:
+            match[row] = int(column)
+    return match
+
+
+def _cut(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """The part of each box that lies in its own frame."""
+    return np.concatenate([np.maximum(boxes[:, :2], frames[:, :2]), np.minimum(boxes[:, 2:], frames[:, 2:])], axis=1)
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours (256, 3): the bits of the index spread over red, green and blue, highest bits first."""
+    index, colours = np.arange(256), np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[Loss]:
+    """Write the masks of one picture, smaller ones over larger; what is hidden or beyond 254 objects is lost."""
+    instances = dataset.instances(index)
+    if instances.masks is None:
+        return
+    values = np.zeros(instances.size_hw, dtype=np.int64)
+    areas = instances.masks.area()
+    for row in np.argsort(-areas[:254], kind="stable"):
+        values[instances.masks[row].dense()[0]] = row + 1
+    write_index_picture(file, values, palette=palette())
+    left = np.bincount(values.ravel(), minlength=len(instances) + 1)[1:]
+    for row, pixels in enumerate(areas):
+        if pixels > left[row]:
+            lost = f"{int(pixels - left[row])} of {int(pixels)} pixels of its mask, hidden or beyond 254 objects"
+            yield Loss("overlap", dataset.pictures.files[index], int(instances.columns["ids"][row]), lost)

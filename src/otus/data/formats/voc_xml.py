@@ -1,0 +1,133 @@
+"""The XML files of Pascal VOC: what one says, and how one is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+import numpy as np
+
+from otus.data.formats.contract import Report
+from otus.data.formats.files import LARGEST
+from otus.errors import DataError
+from otus.structures import BoxFormat, Instances
+from otus.structures.boxes import convert
+
+FLAGS = ("difficult", "truncated", "occluded")
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass
+class Record:
+    """What one XML file says; boxes 1-based inclusive."""
+
+    file: Path
+    picture: str | None = None
+    size_hw: tuple[int, int] | None = None
+    names: list[str] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+    flags: list[dict[str, bool]] = field(default_factory=list)
+
+
+def parse(file: Path) -> ElementTree.Element:
+    """The tree of an XML file; document types are refused, since entities can grow without bound."""
+    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise DataError("has a document type", file=file, remedy="VOC files have none: remove the line <!DOCTYPE …>")
+
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(file.read_bytes(), True)
+    except (expat.ExpatError, LookupError, ValueError, OSError) as error:
+        raise DataError(f"expected XML, but {error}", file=file, remedy="restore the file") from None
+    return builder.close()
+
+
+def read_xml(file: Path, report: Report) -> Record:
+    """The size and the objects of a file; objects that make no sense go to ``report``."""
+    root = parse(file)
+    if root.tag != "annotation":
+        raise DataError(f"expected <annotation>, got <{root.tag}>", file=file, remedy="leave this file out")
+    picture = (root.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
+    record = Record(file, picture=picture or None)
+    if (size := root.find("size")) is not None:
+        height, width = (_number(size, tag, file, "size") for tag in ("height", "width"))
+        if height >= 1 and width >= 1:  # labelling tools write 0 where they do not know
+            record.size_hw = int(height), int(width)
+    for index, node in enumerate(root.iterfind("object")):
+        where = f"object[{index}]"
+        try:
+            name = (node.findtext("name") or "").strip()
+            box = node.find("bndbox")
+            if not name or box is None:
+                missing = "bndbox" if name else "name"
+                raise DataError(f"has no <{missing}>", file=file, where=where, remedy="add it or remove the object")
+            sides = [_number(box, side, file, f"{where}.bndbox") for side in _SIDES]
+            # Right = left - 1 would be a box without area, which is doctor's to judge, not inverted.
+            if sides[2] < sides[0] - 1 or sides[3] < sides[1] - 1:
+                raise DataError(
+                    f"expected xmin <= xmax and ymin <= ymax, got {sides}",
+                    file=file,
+                    where=f"{where}.bndbox",
+                    remedy="exchange the sides or remove the object",
+                    kind="inverted_box",
+                )
+            flags = {
+                flag: _number(node, flag, file, where) > 0 for flag in FLAGS if (node.findtext(flag) or "").strip()
+            }
+        except DataError as problem:
+            report(problem)
+            continue
+        record.names.append(name)
+        record.boxes.append(sides)
+        record.flags.append(flags)
+    return record
+
+
+def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> float:
+    text = node.findtext(tag)
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = np.nan
+    if not abs(value) <= LARGEST:
+        raise DataError(
+            f"expected a number, got {text!r}", file=file, where=f"{where}.{tag}", remedy="correct the field"
+        )
+    return value
+
+
+def write_xml(file: Path, picture: str, instances: Instances, names: Sequence[str]) -> None:
+    """Write the objects of a picture, their names given, to the last decimal.
+
+    Raises
+    ------
+    DataError
+        If XML cannot hold a name.
+    """
+    height, width = instances.size_hw
+    root = ElementTree.Element("annotation")
+    _add(root, filename=picture)
+    _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+    flags = {flag: instances.columns[flag] > 0 for flag in FLAGS if flag in instances.columns}
+    boxes = convert(instances.boxes_xyxy.astype(np.float64), BoxFormat.XYXY, BoxFormat.VOC).tolist()
+    for row, (name, box) in enumerate(zip(names, boxes, strict=True)):
+        if not name or not name.isprintable() or name != name.strip():
+            raise DataError(f"VOC cannot hold the category {name!r}", remedy="rename it")
+        node = ElementTree.SubElement(root, "object")
+        _add(node, name=name)
+        _add(node, **{flag: int(values[row]) for flag, values in flags.items()})
+        _add(ElementTree.SubElement(node, "bndbox"), **dict(zip(_SIDES, box, strict=True)))
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(file, "utf-8")
+
+
+def _add(parent: ElementTree.Element, **fields: object) -> None:
+    for tag, value in fields.items():
+        ElementTree.SubElement(parent, tag).text = str(value)

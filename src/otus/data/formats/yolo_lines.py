@@ -1,0 +1,153 @@
+"""The lines of YOLO's label files as objects. See :mod:`otus.data.formats.yolo` for what a line may say."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.data.formats.contract import Report
+from otus.data.formats.files import Line, numbers
+from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
+from otus.structures.boxes import convert
+
+_FARTHEST = 2.0  # fractions beyond -1 and 2 are pixels that nobody divided
+
+
+def objects_of(
+    lines: list[Line],
+    sizes_hw: Int[np.ndarray, "m 2"],
+    categories: Categories,
+    point_shape: tuple[int, int] | None,
+    report: Report,
+) -> Objects:
+    """The objects that lines say; lines that make no sense go to ``report``.
+
+    ``point_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each.
+    """
+    with_points = None if point_shape is None else 4 + point_shape[0] * point_shape[1]
+    known = []
+    for line in lines:
+        if _form(len(line.words) - 1, with_points) is None:
+            expected = f"{with_points} numbers" if with_points else "4 numbers, or pairs of at least three points,"
+            report(line.fault(f"expected a category, {expected} and perhaps a confidence, got {len(line.words)} words"))
+        else:
+            known.append(line)
+    known, values = numbers(known, slice(None), report)
+    if faults := _faults(known, values, with_points, categories):
+        for index in sorted(faults):
+            report(known[index].fault(*faults[index]))
+        known, values = numbers([line for i, line in enumerate(known) if i not in faults], slice(None), report)
+    return _assemble(known, values, sizes_hw, point_shape)
+
+
+def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
+    """What the numbers behind the category are, and whether the last one is a confidence."""
+    if count in (4, 5):
+        return "box", count == 5
+    if with_points is not None:
+        return ("points", count > with_points) if count in (with_points, with_points + 1) else None
+    return ("polygon", count % 2 == 1) if count >= 6 else None
+
+
+class _Columns:
+    """The numbers of all lines, and what each line is."""
+
+    def __init__(self, lines: list[Line], values: np.ndarray, with_points: int | None) -> None:
+        forms = [_form(len(line.words) - 1, with_points) for line in lines]
+        counts = np.array([len(line.words) for line in lines], dtype=np.int64)
+        self.values = values
+        self.ends = np.cumsum(counts)
+        self.starts = self.ends - counts
+        self.labels = values[self.starts]
+        self.is_scored = np.array([bool(form and form[1]) for form in forms], dtype=bool)
+        self.is_polygon = np.array([bool(form and form[0] == "polygon") for form in forms], dtype=bool)
+        self.has_points = np.array([bool(form and form[0] == "points") for form in forms], dtype=bool)
+        self.coordinates = counts - 1 - self.is_scored
+
+    def gather(self, rows: np.ndarray, first: int, count: int) -> Float[np.ndarray, "n count"]:
+        return self.values[self.starts[rows][:, None] + np.arange(first, first + count)]
+
+
+def _faults(
+    lines: list[Line], values: np.ndarray, with_points: int | None, categories: Categories
+) -> dict[int, tuple[str, str]]:
+    """What is wrong with lines of numbers, and what to do, by index of the line."""
+    faults: dict[int, tuple[str, str]] = {}
+    columns = _Columns(lines, values, with_points)
+    labels = columns.labels
+    for i in np.flatnonzero((labels % 1 != 0) | (labels < 0) | (labels >= len(categories))):
+        faults[int(i)] = (
+            f"expected a category 0..{len(categories) - 1}, got {lines[i].words[0]}",
+            "correct the line or add the category to names",
+        )
+    in_line = np.ones(len(values), dtype=bool)
+    in_line[columns.starts] = False
+    far = in_line & ((values < 1 - _FARTHEST) | (values > _FARTHEST))
+    for i in np.unique(np.searchsorted(columns.ends, np.flatnonzero(far), side="right")):
+        faults[int(i)] = ("expected fractions of the picture, 0 to 1", "divide pixels by its width and height")
+    boxes = np.flatnonzero(~columns.is_polygon)
+    for i in boxes[(columns.gather(boxes, 3, 2) < 0).any(axis=1)]:
+        faults[int(i)] = ("width and height must not be negative", "correct the line")
+    scores = values[columns.ends - 1]
+    for i in np.flatnonzero(columns.is_scored & ((scores < 0) | (scores > 1))):
+        faults[int(i)] = (f"expected a confidence in 0..1, got {scores[i]}", "correct the line")
+    if columns.is_scored.any():
+        for i in np.flatnonzero(~columns.is_scored):
+            faults[int(i)] = ("has no confidence, other lines have", "add it to all lines or to none")
+    return faults
+
+
+def _assemble(
+    lines: list[Line], values: np.ndarray, sizes_hw: np.ndarray, point_shape: tuple[int, int] | None
+) -> Objects:
+    columns = _Columns(lines, values, None if point_shape is None else 4 + point_shape[0] * point_shape[1])
+    picture = np.array([line.picture for line in lines], dtype=np.int64)
+    size_wh = sizes_hw[picture][:, ::-1].astype(np.float64)
+    boxes = np.zeros((len(lines), 4))
+    rows = np.flatnonzero(~columns.is_polygon)
+    boxes[rows] = convert(columns.gather(rows, 1, 4) * np.tile(size_wh[rows], 2), BoxFormat.CXCYWH, BoxFormat.XYXY)
+
+    rows = np.flatnonzero(columns.is_polygon)
+    counts = columns.coordinates[rows]
+    ends = np.cumsum(counts)
+    inside = np.arange(counts.sum()) - np.repeat(ends - counts, counts) + np.repeat(columns.starts[rows] + 1, counts)
+    points = values[inside].reshape(-1, 2) * np.repeat(size_wh[rows], counts // 2, axis=0)
+    corners_xy = segmentations = None
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    if len(rows):
+        first = (ends - counts) // 2
+        boxes[rows] = np.concatenate([np.minimum.reduceat(points, first), np.maximum.reduceat(points, first)], axis=1)
+        following = np.concatenate([points[1:], points[:1]])
+        following[ends // 2 - 1] = points[first]
+        cross = points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0]
+        areas[rows] = np.abs(np.add.reduceat(cross, first)) / 2
+        if len(rows) == len(lines) and (counts == 8).all():
+            corners_xy = points.reshape(-1, 4, 2)
+        else:
+            segmentations = Segmentations(
+                kinds=np.where(columns.is_polygon, Outline.POLYGONS, Outline.NONE).astype(np.uint8),
+                rings=np.concatenate([[0], np.cumsum(columns.is_polygon)]),
+                points=np.concatenate([[0], ends // 2]),
+                points_xy=points,
+                counts=np.zeros(len(lines) + 1, dtype=np.int64),
+                counts_bytes=np.zeros(0, dtype=np.uint8),
+            )
+    return Objects.build(
+        picture=picture,
+        labels=columns.labels.astype(np.int64),
+        boxes_xyxy=boxes,
+        areas=areas,
+        scores=values[columns.ends - 1] if columns.is_scored.any() else None,
+        segmentations=segmentations,
+        corners_xy=corners_xy,
+        keypoints=None if point_shape is None else _keypoints(columns, point_shape, size_wh),
+    )
+
+
+def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndarray) -> Float[np.ndarray, "n k 3"]:
+    """Pixels and visibility; without visibility in the file, a point at 0, 0 is not labelled."""
+    count, numbers_each = point_shape
+    rows = np.flatnonzero(columns.has_points)
+    keypoints = np.zeros((len(size_wh), count, 3))
+    found = columns.gather(rows, 5, count * numbers_each).reshape(-1, count, numbers_each)
+    keypoints[rows, :, :2] = found[..., :2] * size_wh[rows][:, None]
+    keypoints[rows, :, 2] = found[..., 2] if numbers_each == 3 else 2.0 * found.any(axis=2)
+    return keypoints
