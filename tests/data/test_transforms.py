@@ -7,6 +7,7 @@ where it came from. And object i is segment i + 1 of a scene's panoptic map, so 
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torchvision.transforms.v2 import functional
 
 from otus.data import geometry
 from otus.data.mixing import CopyPaste, Mosaic
+from otus.data.open import open_dataset
 from otus.data.scenes import Scenes
 from otus.data.tensors import TensorSample, object_keys, sample_generator, to_tensors
 from otus.data.transforms import (
@@ -352,3 +354,20 @@ def test_pictures_without_objects_and_without_labels() -> None:
 def test_a_scale_that_cannot_be_is_refused() -> None:
     with pytest.raises(ShapeError, match="0 < low <= high, got 0 and 2"):
         ScaleJitter(0, 2)
+
+
+def test_real_pictures_with_crowds_and_keypoints(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "coco")
+    crowded = [i for i in range(len(dataset)) if dataset.instances(i).columns["is_crowd"].any()][:10]
+    chain = Compose([HorizontalFlip(1.0), ScaleJitter(1.0, 1.6), RandomCrop((256, 256))])
+    crowds = 0
+    for index in crowded:
+        before = to_tensors(dataset[index])
+        after = chain(before, generator=sample_generator(0, 0, index))
+        # Their boxes are up to a few pixels off their own polygons: no transform may add more than scale and rounding.
+        off = (geometry.tight_boxes(before["masks"]) - plain(before["boxes"])).abs().amax()
+        moved = (geometry.tight_boxes(after["masks"]) - plain(after["boxes"])).abs()
+        assert moved.amax() <= 1.6 * off + 1
+        assert (plain(after["boxes"])[:, 2:] > plain(after["boxes"])[:, :2]).all()
+        crowds += int(after["is_crowd"].sum())
+    assert crowds

@@ -1,6 +1,7 @@
 """What is drawn is where it should be, can be read, and leaves the rest of the picture alone."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from otus.data.open import open_dataset
 from otus.data.scenes import Scenes
 from otus.errors import ShapeError
 from otus.reports.drawing import draw, draw_panoptic, draw_semantic
@@ -197,3 +199,13 @@ def test_a_scene_with_everything_is_drawn_and_another_size_is_refused() -> None:
     assert (draw(sample.image, sample.instances) != sample.image).any()
     with pytest.raises(ShapeError, match=r"expected a picture uint8 \(240, 320, 3\), got uint8 \(120, 160, 3\)"):
         draw(GREY, sample.instances)
+
+
+def test_real_labels_are_drawn(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "coco")
+    for index in range(0, len(dataset), 80):
+        sample = dataset[index]
+        assert sample.instances is not None
+        drawn = draw(sample.image, sample.instances)
+        assert drawn.shape == sample.image.shape
+        assert (drawn != sample.image).any() == bool(len(sample.instances))

@@ -90,7 +90,7 @@ class CopyPaste:
         other = RandomCrop(size_hw, least_visible=self.least_visible)(self.draw(generator), generator=generator)
         if "masks" not in tensors or "masks" not in other:
             return tensors
-        outlined = other["masks"].as_subclass(Tensor).flatten(1).any(dim=1) & ~other["is_crowd"]
+        outlined = (geometry.occupancy(other)["masks"] > 0) & ~other["is_crowd"]
         chosen = outlined & (torch.rand(len(outlined), generator=generator) < self.share)
         if not chosen.any():
             return tensors

@@ -1,8 +1,8 @@
 """Random transforms of tensor samples: ``transform(tensors, generator=…) -> tensors``.
 
 Each draws its own parameters from the sample's generator (:func:`otus.data.tensors.sample_generator`), because
-``torchvision.transforms.v2`` draws from the global one, so that a sample comes out the same whatever worker makes it. A
-transform leaves what it is given unchanged and draws equally many numbers whatever they decide.
+``torchvision.transforms.v2`` draws from the global one, so that a sample comes out the same whatever worker makes it. What
+a transform is given stays as it was.
 """
 
 from collections.abc import Sequence
