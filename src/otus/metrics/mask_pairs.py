@@ -4,6 +4,8 @@ Polygons become pixels as in COCO's mask API, to the pixel; :class:`otus.structu
 readable reference.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,9 @@ from otus.metrics import _mask_kernels as kernels
 from otus.metrics import _pair_kernels as box_kernels
 from otus.metrics.pairs import Order, Pairs
 from otus.structures import Objects, Outline, Segmentations, boxes
+
+_AT_ONCE = 4096
+"""Detections whose pixels are in memory together, in each thread."""
 
 _PROBLEMS = {
     kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
@@ -38,24 +43,41 @@ def mask_pairs(
     sizes = np.asarray(sizes_hw, dtype=np.int64)
     # A detection whose category is not in its picture overlaps nothing: its outline is not looked at.
     looked_at = np.flatnonzero(order.spans[:, 1] > order.spans[:, 0])
-    found = _Intervals.of(predictions, order.detections[looked_at], sizes, "predictions")
     true = _Intervals.of(truth, order.truths, sizes, "truth")
+    true_boxes_area = boxes.area(true.boxes_xyxy)
     crowd = truth.is_crowd[order.truths]
-    offsets, truths, _ = box_kernels.box_pairs(
-        found.boxes_xyxy,
-        boxes.area(found.boxes_xyxy),
-        true.boxes_xyxy,
-        boxes.area(true.boxes_xyxy),
-        crowd,
-        order.spans[looked_at],
-        np.nextafter(0, 1) if at_least > 0 else 0.0,
-    )
-    ious = kernels.interval_ious(
-        offsets, truths, found.offsets, found.intervals, found.areas, true.offsets, true.intervals, true.areas, crowd
-    )
     counts = np.zeros(len(order.detections), dtype=np.int64)
-    counts[looked_at] = np.diff(offsets)
-    return Pairs(np.concatenate([[0], np.cumsum(counts)]), truths, ious).at_least(at_least)
+
+    def pairs_of(some: Int[np.ndarray, "s"]) -> tuple[Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+        found = _Intervals.of(predictions, order.detections[some], sizes, "predictions")
+        offsets, truths, _ = box_kernels.box_pairs(
+            found.boxes_xyxy,
+            boxes.area(found.boxes_xyxy),
+            true.boxes_xyxy,
+            true_boxes_area,
+            crowd,
+            order.spans[some],
+            np.nextafter(0, 1) if at_least > 0 else 0.0,
+        )
+        counts[some] = np.diff(offsets)
+        return truths, kernels.interval_ious(
+            offsets,
+            truths,
+            found.offsets,
+            found.intervals,
+            found.areas,
+            true.offsets,
+            true.intervals,
+            true.areas,
+            crowd,
+        )
+
+    parts = [looked_at[first : first + _AT_ONCE] for first in range(0, len(looked_at), _AT_ONCE)]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        truths, ious = zip(*pool.map(pairs_of, parts or [looked_at]), strict=True)
+    return Pairs(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(truths), np.concatenate(ious)).at_least(
+        at_least
+    )
 
 
 class _Intervals(NamedTuple):
