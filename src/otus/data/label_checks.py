@@ -1,5 +1,6 @@
 """What is wrong with the labels of a data set, so far as it shows without looking at the pictures."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def _label_file(dataset: Dataset, picture: int) -> Path:
         "yolo": Path(*parts).with_suffix(".txt"),
         "labelme": path.with_suffix(".json"),
     }.get(dataset.format, path)
-    return place if place.is_file() else path
+    return place if os.path.isfile(place) else path
 
 
 def _ids(dataset: Dataset) -> Iterator[Finding]:

@@ -247,7 +247,7 @@ def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Ima
         return
     if not isinstance(source, bytes):
         path = Path(source)
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises for names that are too long
             raise _why_not_a_file(path)
         if path.stat().st_size == 0:
             raise PictureError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
@@ -261,9 +261,9 @@ def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Ima
 
 
 def _why_not_a_file(path: Path) -> PictureError:
-    if path.is_dir():
+    if os.path.isdir(path):
         return PictureError("expected a picture, got a folder", file=path, remedy="name a file", kind=_UNREADABLE)
-    if path.exists():
+    if os.path.exists(path):
         return PictureError("is not a regular file", file=path, remedy="name a picture", kind=_UNREADABLE)
     return PictureError("there is no such file", file=path, remedy="check the path", kind="missing_picture")
 

@@ -1,5 +1,6 @@
 """Video, frame by frame: however long it is, only a few frames are in memory. Decoding and encoding are FFmpeg's (PyAV)."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -114,9 +115,9 @@ class Video:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise PictureError(
-                "expected a video, got a folder" if self.path.is_dir() else "there is no such video",
+                "expected a video, got a folder" if os.path.isdir(self.path) else "there is no such video",
                 file=self.path,
                 remedy="check the path",
                 kind="missing_picture",

@@ -1,0 +1,97 @@
+"""``otus doctor`` from the outside: exit codes, and what goes to which stream."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from otus.cli import app
+from otus.data.pictures import write_picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two splits of a picture each, well but for a picture of val, which is not there."""
+    rng = np.random.default_rng(0)
+    write_picture(tmp_path / "a.png", rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    for split, name in (("train", "a.png"), ("val", "b.png")):
+        document = {
+            "images": [{"id": 1, "file_name": name, "width": 40, "height": 30}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 10], "area": 100, "iscrowd": 0}
+            ],
+            "categories": [{"id": 3, "name": "owl"}],
+        }
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(document))
+    return tmp_path
+
+
+def run(path: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", str(path), *options])
+
+
+def test_json_alone_on_stdout(folder):
+    done = run(folder, "--json")
+    assert done.exit_code == 1
+    document = json.loads(done.stdout)
+    assert {key: document[key] for key in ("data", "format", "splits", "pictures", "objects", "counts")} == {
+        "data": str(folder),
+        "format": "coco",
+        "splits": ["train", "val"],
+        "pictures": 2,
+        "objects": 2,
+        "counts": {"missing_picture": 1},
+    }
+    (finding,) = document["findings"]
+    assert finding.keys() == {"kind", "file", "where", "message"}
+    assert (finding["kind"], finding["file"]) == ("missing_picture", str(folder / "b.png"))
+
+
+def test_table(folder):
+    done = run(folder)
+    assert done.exit_code == 1
+    assert "coco train, coco val" in done.stdout
+    assert any(line.split() == ["missing_picture", "1"] for line in done.stdout.splitlines())
+    assert f"{folder / 'b.png'}: there is no such file" in done.stdout
+
+
+def test_nothing_is_wrong(folder):
+    for options in (["--split", "train"], ["--ignore", "missing_picture"]):
+        done = run(folder, *options)
+        assert done.exit_code == 0, done.output
+        assert "nothing is wrong" in done.stdout
+        assert done.stderr == ""
+    assert json.loads(run(folder, "--split", "train", "--json").stdout)["findings"] == []
+
+
+def test_what_the_reader_cannot_read_is_a_finding(folder):
+    (folder / "instances_val.json").write_text(
+        (folder / "instances_train.json").read_text().replace("[1, 2,", "[1, NaN,")
+    )
+    document = json.loads(run(folder, "--json").stdout)
+    assert document["counts"] == {"not_finite": 1, "shared_between_splits": 1}
+    assert document["findings"][0]["file"] == str(folder / "instances_val.json")
+    assert "annotations[0]" in document["findings"][0]["where"]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--format", "voc"], 2, "--format coco"),
+        (["--split", "test"], 2, "--split train"),
+        (["--format", "x"], 2, "unknown format"),
+    ],
+)
+def test_wrong_commands(folder, options, code, said):
+    done = run(folder, *options)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert said in done.stderr
+
+
+def test_no_data_set(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        done = run(path)
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert str(path) in done.stderr
