@@ -15,7 +15,7 @@ from otus.structures import Categories, KeypointNames
 SPLITS = ("train", "val", "test")
 MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to name
 _MAX_KEYPOINTS = 1_000
-_MAX_BYTES = 2_000_000  # YAML is slow to read
+_MAX_BYTES = 2_000_000  # 20,000 names take seconds
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def load(file: Path) -> dict[str, Any]:
     if os.path.isfile(file) and os.path.getsize(file) > _MAX_BYTES:
         raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
     try:
-        content = yaml.safe_load(read_text(file))
+        content = yaml.safe_load(read_text(file))  # not the faster CSafeLoader: deep nesting overflows its stack
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
