@@ -85,6 +85,21 @@ def test_a_group_is_one_object_with_parts_box_and_keypoints(tmp_path: Path) -> N
     assert objects.keypoints.tolist() == [[[8.5, 1.5, 2], [2, 2, 1]], [[0, 0, 0], [0, 0, 0]]]
 
 
+def test_keypoint_names_of_the_file_come_first_and_none_is_dropped(tmp_path: Path) -> None:
+    shapes = (
+        shape(group_id=1),
+        shape("tail", "point", [[8, 1]], group_id=1),
+        shape("ear", "point", [[2, 2]], group_id=1),
+    )
+    dataset = read(make(tmp_path, *shapes, keypoint_names={"cat": ["nose", "ear"], "dog": []}))
+    names = dataset.categories.keypoints_of("cat")
+    assert names is not None
+    assert names.names == ("nose", "ear", "tail")
+    keypoints = objects_of(dataset).keypoints
+    assert keypoints is not None
+    assert keypoints.tolist() == [[[0, 0, 0], [2, 2, 2], [8, 1, 2]]]
+
+
 def test_masks_fill_their_rectangle_with_its_last_row_and_column(tmp_path: Path) -> None:
     crop = np.ones((4, 5), dtype=bool)
     crop[1:3, 2] = False

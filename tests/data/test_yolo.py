@@ -320,6 +320,15 @@ def test_what_most_objects_have_is_written(tmp_path: Path) -> None:
     np.testing.assert_allclose(back.boxes_xyxy, objects.boxes_xyxy, atol=1e-9)
 
 
+def test_confidences_of_some_are_reported(tmp_path: Path) -> None:
+    objects = Objects.build(
+        picture=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, scores=np.array([0.5, np.nan])
+    )
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("score", 1)]
+    assert objects_of(read_one(tmp_path / "target")).scores is None
+
+
 def test_real_oriented_boxes(shared_data: Path) -> None:
     layouts = yolo.find(shared_data / "dota8")
     assert [layout.split for layout in layouts] == ["train", "val"]

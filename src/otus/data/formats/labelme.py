@@ -123,17 +123,16 @@ def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[Label
         used |= _labels_of_other_splits(layout.source) - set(points)
     names = [name for name in listed if name in used or (name[0] != "_" and name not in points)]
     names += sorted(used - set(names))
-    schemes = {one.label: points for one in objects if one.keypoints}
-    for content in contents:
-        schemes.update(content.keypoint_names or {})
-    ordered = sorted(points, key=listed.index) if set(points) <= set(listed) else points
+    given = {name: own for content in contents for name, own in (content.keypoint_names or {}).items() if own}
+    shared = sorted(points, key=listed.index) if set(points) <= set(listed) else points
+    schemes = {name: list(dict.fromkeys(own)) for name, own in given.items()}
+    for one in objects:
+        if one.keypoints:
+            scheme = schemes.setdefault(one.label, list(shared))
+            scheme += [name for name in one.keypoints if name not in scheme]
     return Categories(
         tuple(names),
-        keypoints=tuple(
-            (name, KeypointNames(tuple(ordered if schemes[name] is points else schemes[name])))
-            for name in names
-            if name in schemes
-        ),
+        keypoints=tuple((name, KeypointNames(tuple(schemes[name]))) for name in names if name in schemes),
     )
 
 

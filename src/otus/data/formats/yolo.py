@@ -160,12 +160,16 @@ def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> 
 
     A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
     objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
-    parts or with holes the largest outer ring is written. All that is lost so is reported.
+    parts or with holes the largest outer ring is written. Confidences are written if all objects have one. All that is
+    lost so is reported.
     """
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     names = flat_names(dataset.pictures.files)
     kind = _kind(objects)
-    losses = losses_of(dataset, can_hold=frozenset({"score", "keypoint_names", kind}))
+    scores = objects.scores if objects.scores is not None and not np.isnan(objects.scores).any() else None
+    losses = losses_of(
+        dataset, can_hold=frozenset({"keypoint_names", kind} | ({"score"} if scores is not None else set()))
+    )
     split = _split_name(dataset.split)
     rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
     losses += _moved_boxes(dataset, objects, rings)
@@ -183,7 +187,12 @@ def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> 
         for index, name in enumerate(names):
             height, width = dataset.pictures.size_hw(index)
             scale = np.array([width, height], dtype=np.float64)
-            lines = [_line(objects, row, rings[row], scale, kind) for row in range(bounds[index], bounds[index + 1])]
+            lines = []
+            for row in range(bounds[index], bounds[index + 1]):
+                fractions = _fractions(objects, row, rings[row], scale, kind) + (
+                    [] if scores is None else [float(scores[row])]
+                )
+                lines.append(f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n")
             (stage / "labels" / split / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
     return losses
 
@@ -231,18 +240,15 @@ def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | No
                 yield Loss("box", file, int(objects.ids[row]), lost)
 
 
-def _line(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray, kind: str) -> str:
-    if ring is None:
-        box = convert(objects.boxes_xyxy[row : row + 1].astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH)[0]
-        fractions = (box / np.tile(scale, 2)).tolist()
-        if kind == "keypoints":
-            assert objects.keypoints is not None
-            fractions += (objects.keypoints[row] / [*scale, 1.0]).ravel().tolist()
-    else:
-        fractions = (ring / scale).ravel().tolist()
-    if objects.scores is not None:
-        fractions.append(float(objects.scores[row]))
-    return f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n"
+def _fractions(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray, kind: str) -> list[float]:
+    if ring is not None:
+        return (ring / scale).ravel().tolist()
+    box = convert(objects.boxes_xyxy[row : row + 1].astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH)[0]
+    fractions = (box / np.tile(scale, 2)).tolist()
+    if kind == "keypoints":
+        assert objects.keypoints is not None
+        fractions += (objects.keypoints[row] / [*scale, 1.0]).ravel().tolist()
+    return fractions
 
 
 def _data_yaml(dataset: Dataset, split: str, keypoints: np.ndarray | None) -> str:
