@@ -106,6 +106,8 @@ class Feed:
         """One picture, augmented and prepared."""
         generator = sample_generator(self.settings.seed, place.epoch, place.picture)
         tensors = to_tensors(self.dataset[place.picture], boxes=self.settings.boxes)
+        if "masks" in tensors and not _all_outlined(tensors):
+            del tensors["masks"]
         if self.augment is not None:
             tensors = self.augment(tensors, generator=generator)
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
@@ -120,6 +122,11 @@ def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:
     """0 for broad pictures, 1 for upright ones."""
     sizes_hw = dataset.pictures.sizes_hw
     return (sizes_hw[:, 0] > sizes_hw[:, 1]).astype(np.int64)
+
+
+def _all_outlined(tensors: TensorSample) -> bool:
+    """Whether every object has a mask: an empty one, of an object without an outline, would teach that nothing is there."""
+    return bool((tensors["masks"].flatten(1).any(dim=1) | tensors["is_crowd"]).all())
 
 
 def _scaled(preprocess: Preprocess, factor: float) -> Preprocess:

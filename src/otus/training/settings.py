@@ -1,8 +1,9 @@
 """What a training run is told: every option of the loop and its one default."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from otus.errors import UsageError
@@ -94,6 +95,21 @@ class TrainSettings:
             raise UsageError(f"batch_size: expected a multiple of the {processes} devices, got {self.batch_size}")
         if not self.scales:
             raise UsageError("scales: expected at least one factor, e.g. (1.0,)")
+
+
+def make_settings(options: Mapping[str, Any]) -> TrainSettings:
+    """Settings from options by name.
+
+    Raises
+    ------
+    UsageError
+        Lists the options that are none, or out of their range.
+    """
+    try:
+        return TrainSettings(**options)
+    except ValidationError as error:
+        faults = (f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors())
+        raise UsageError("; ".join(faults)) from None
 
 
 NOT_PART_OF_THE_RESULT = frozenset({"workers"})

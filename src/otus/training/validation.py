@@ -2,17 +2,20 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import nn
 
 from otus.data.dataset import Dataset
+from otus.data.pictures import write_picture
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.parts.preprocess import Preprocess
 from otus.structures import Instances
 from otus.training.devices import gather
+from otus.training.snapshots import draw_found
 from otus.training.state import Validation
 
 
@@ -32,6 +35,8 @@ class Validator:
         Its processes share the batches; each ends with the figures of all.
     batch_size, workers
         Pictures together, and threads that load them.
+    picture
+        Where to draw what was found on a few pictures.
     """
 
     dataset: Dataset
@@ -39,10 +44,13 @@ class Validator:
     fabric: Fabric
     batch_size: int = 4
     workers: int = 2
+    picture: Path | None = None
 
     def __call__(self, system: nn.Module) -> Validation:
         """The figures of a system, in the precision of the training."""
         found = self.predict(system)
+        if self.picture is not None and self.fabric.is_global_zero:
+            write_picture(self.picture, draw_found(self.dataset, found))
         report = evaluate_predictions(self.dataset, as_objects(found, categories=self.dataset.categories))
         figures = {
             f"{kind}/{name}": float(value)

@@ -1,0 +1,90 @@
+"""``otus train``: teach a model on pictures with labels."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otus.cli._common import fail, option_values, verb
+
+
+@verb
+def train(
+    model: Annotated[str | None, typer.Option(help="A name; see otus models.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Pictures with labels; several are joined by the names of categories.")
+    ] = None,
+    val: Annotated[str | None, typer.Option(help="What to validate on: a data set, or a share such as 0.1.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Start from: packaged, a name of weights, or a file.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="A budget of time instead of epochs.")] = None,
+    learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures in one pass, over all devices.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Passes for one step of the optimizer.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Pixels of the pictures' longer side.")] = None,
+    boxes: Annotated[str | None, typer.Option(help="modal, or amodal: whole objects as if nothing hid them.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better one.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that load pictures.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    num_nodes: Annotated[int | None, typer.Option(help="Machines, set up as by torchrun.")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="Of the data, where several are found.")] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the data to learn from, e.g. train.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Part of the data to validate on, e.g. val.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of runs; OTUS_RUNS or ./runs without it.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; the model's without it.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with; the rest as it was.")] = None,
+) -> None:
+    """Train a model; the weights, figures and curves go to runs/TASK/NAME."""
+    if resume is None and (model is None or not data):
+        fail("train needs --model and --data, or --resume", code=2)
+
+    from otus.training.run import resume_run
+    from otus.training.run import train as run
+    from otus.training.settings import make_settings
+
+    typed = option_values(
+        model=model,
+        data=data,
+        val=val if val is None or not _is_number(val) else float(val),
+        weights=weights,
+        image_size=image_size,
+        format=format_,
+        split=split,
+        val_split=val_split,
+    )
+    settings = option_values(
+        epochs=epochs,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        optimizer=optimizer,
+        boxes=boxes,
+        patience=patience,
+        precision=precision,
+        seed=seed,
+        workers=workers,
+        device=device,
+        devices=devices,
+        num_nodes=num_nodes,
+    )
+    if resume is None:
+        trained = run(**typed, settings=make_settings(settings), **option_values(out=out, name=name))
+    else:
+        trained = resume_run(resume, arguments=typed, settings=settings)
+    if trained.result.ended == "interrupted":
+        fail(f"stopped and saved; go on with: otus train --resume {trained.folder}", code=130)
+    score = trained.result.best_score
+    typer.echo(f"{trained.best}" + ("" if score is None else f"  AP {score:.3f}"))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

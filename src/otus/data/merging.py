@@ -1,0 +1,157 @@
+"""Several data sets as one: pictures one after the other, categories joined by name.
+
+Shape shorthand: M pictures, N objects.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.errors import DataError
+from otus.structures import Categories, Objects, Segmentations
+
+
+def merge(datasets: Sequence[Dataset]) -> Dataset:
+    """All pictures and objects of several data sets, with new ids.
+
+    What only some of them know (outlines, keypoints, further columns) is absent for the objects of the others. Semantic
+    and panoptic maps and labels of whole pictures are left out.
+
+    Raises
+    ------
+    DataError
+        If two of them have different keypoints for one category, or numbers of keypoints, or one has no objects at all.
+
+    Examples
+    --------
+    >>> both = merge([otus.open_dataset("mine"), otus.open_dataset("yours")])  # doctest: +SKIP
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    for dataset in datasets:
+        if dataset.objects is None:
+            raise DataError("has no objects to merge with others'", file=dataset.source, remedy="leave it out")
+    categories = merge_categories([dataset.categories for dataset in datasets])
+    root = Path(os.path.commonpath([dataset.pictures.root.absolute() for dataset in datasets]))
+    files = [
+        os.path.relpath(dataset.pictures.path(index).absolute(), root).replace(os.sep, "/")
+        for dataset in datasets
+        for index in range(len(dataset))
+    ]
+    return Dataset(
+        source=root,
+        format="merged",
+        pictures=Pictures(
+            root=root,
+            files=tuple(files),
+            sizes_hw=np.concatenate([dataset.pictures.sizes_hw for dataset in datasets]),
+            ids=tuple(range(1, len(files) + 1)),
+        ),
+        categories=categories,
+        objects=_merge_objects(datasets, categories),
+    )
+
+
+def merge_categories(several: Sequence[Categories]) -> Categories:
+    """Every name once, in the order in which they first come; ids count from 1.
+
+    Raises
+    ------
+    DataError
+        If a category has two sets of keypoints.
+    """
+    names = tuple(dict.fromkeys(name for categories in several for name in categories))
+    is_thing = {name: thing for one in reversed(several) for name, thing in zip(one, one.is_thing, strict=True)}
+    keypoints: dict[str, Any] = {}
+    for categories in several:
+        for name, points in categories.keypoints:
+            if keypoints.setdefault(name, points).names != points.names:
+                raise DataError(
+                    f"category {name!r}: two data sets have different keypoints, {', '.join(keypoints[name].names)} "
+                    f"and {', '.join(points.names)}",
+                    remedy="rename one of the categories",
+                )
+    return Categories(
+        names,
+        ids=tuple(range(1, len(names) + 1)),
+        is_thing=tuple(is_thing[name] for name in names),
+        keypoints=tuple(keypoints.items()),
+    )
+
+
+def with_categories(dataset: Dataset, categories: Categories) -> Dataset:
+    """The same data set, its labels counted by another list of categories that has all of its names.
+
+    Raises
+    ------
+    DataError
+        If objects are of a category that is not in the list.
+    """
+    if dataset.categories.names == categories.names or dataset.objects is None:
+        return dataset
+    used = [dataset.categories[label] for label in np.unique(dataset.objects.labels)]
+    unknown = [name for name in used if name not in categories.names]
+    if unknown:
+        raise DataError(
+            f"has objects of {', '.join(unknown)}, expected only {', '.join(categories)}",
+            file=dataset.source,
+            remedy="leave them out, or add a data set that teaches them",
+        )
+    lookup = _lookup(dataset.categories, categories)
+    objects = replace(dataset.objects, labels=lookup[dataset.objects.labels])
+    return replace(dataset, categories=categories, objects=objects)
+
+
+def _lookup(own: Categories, joined: Categories) -> np.ndarray:
+    return np.array([joined.names.index(name) if name in joined.names else -1 for name in own], dtype=np.int64)
+
+
+def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objects:
+    parts = [dataset.objects for dataset in datasets if dataset.objects is not None]
+    firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+    columns = dict.fromkeys(name for part in parts for name in part.columns)
+    merged: dict[str, Any] = {
+        "picture": np.concatenate([part.picture + first for part, first in zip(parts, firsts, strict=False)]),
+        "labels": np.concatenate(
+            [
+                _lookup(dataset.categories, categories)[part.labels]
+                for dataset, part in zip(datasets, parts, strict=True)
+            ]
+        ),
+        "ids": np.arange(1, sum(len(part) for part in parts) + 1),
+        "columns": {name: _join(parts, [part.columns.get(name) for part in parts]) for name in columns},
+    }
+    for one in fields(Objects):
+        if one.name not in merged:
+            merged[one.name] = _join(parts, [getattr(part, one.name) for part in parts])
+    return Objects(**merged)
+
+
+def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
+    """One column of all, filled up where a part has none: NaN, 0 or no outline. None where no part has it."""
+    known = next((value for value in values if value is not None), None)
+    if known is None:
+        return None
+    if isinstance(known, Segmentations):
+        return Segmentations.build(
+            None if value is None else value.outline(i)
+            for part, value in zip(parts, values, strict=True)
+            for i in range(len(part))
+        )
+    filled = [_unknown(known, len(part)) if value is None else value for part, value in zip(parts, values, strict=True)]
+    shapes = {value.shape[1:] for value in filled}
+    if len(shapes) > 1:
+        raise DataError(f"the data sets have columns of different shapes: {shapes} (keypoints of different numbers?)")
+    return np.concatenate(filled)
+
+
+def _unknown(like: np.ndarray, count: int) -> np.ndarray:
+    """Keypoints that nobody labelled are 0, as :class:`Objects` has them; other numbers with a point are NaN."""
+    is_keypoints = like.ndim == 3 and like.shape[1:] != (4, 2)
+    value = np.nan if like.dtype.kind == "f" and not is_keypoints else np.zeros((), like.dtype)
+    return np.full((count, *like.shape[1:]), value, dtype=like.dtype)

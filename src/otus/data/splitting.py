@@ -1,0 +1,67 @@
+"""Keeping some pictures aside, and finding out that one forgot to."""
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.errors import UsageError
+
+
+def split_off(dataset: Dataset, share: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Two data sets: most of the pictures, and a random share of them, at least one each.
+
+    Raises
+    ------
+    UsageError
+        If the share is not between 0 and 1, or there is but one picture.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"val: expected a data set or a share between 0 and 1, got {share}")
+    if len(dataset) < 2:
+        raise UsageError(f"{dataset.source}: expected at least two pictures to keep some aside, got {len(dataset)}")
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    count = min(max(1, round(len(dataset) * share)), len(dataset) - 1)
+    return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
+
+
+def shared_pictures(first: Dataset, second: Dataset) -> list[str]:
+    """Files of the second data set that are in the first as well, under whatever name, byte by byte the same."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for index in range(len(first)):
+        path = first.pictures.path(index)
+        by_size[_size(path)].append(path)
+    shared = []
+    for index, file in enumerate(second.pictures.files):
+        path = second.pictures.path(index)
+        candidates = by_size.get(_size(path), [])
+        if path in candidates or (candidates and _digest(path) in {_digest(one) for one in candidates}):
+            shared.append(file)
+    return shared
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A digest of what a data set says: names and sizes of its files, categories, and its objects."""
+    digest = hashlib.sha256()
+    for index, file in enumerate(dataset.pictures.files):
+        digest.update(f"{file} {_size(dataset.pictures.path(index))}\n".encode())
+    digest.update(repr((dataset.categories, dataset.split)).encode())
+    objects = dataset.objects
+    if objects is not None:
+        for array in (objects.picture, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+        outlines = objects.segmentations
+        if outlines is not None:
+            digest.update(outlines.counts_bytes.tobytes() + np.ascontiguousarray(outlines.points_xy).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes()).hexdigest() if path.exists() else str(path)
