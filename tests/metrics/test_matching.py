@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otus.metrics.matching import Outcomes, Verdict, judge_greedily, match_picture
-from otus.metrics.pairs import Pairs
+from otus.metrics.pairs import Order, Pairs
 from otus.metrics.precision_recall import curve, interpolate, interpolated_curves
+from otus.structures import Objects
 
 THRESHOLDS = np.array([0.3, 0.5, 0.7, 1.0])
 seeds = st.integers(0, 2**32 - 1)
@@ -41,6 +42,32 @@ def test_compiled_matching_follows_the_rule(seed, detections, objects):
                     assert g < 0
                 else:
                     assert verdicts[rows[d], a, t] == expected
+
+
+@given(seeds, st.integers(0, 40), st.integers(0, 20), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count):
+    rng = np.random.default_rng(seed)
+
+    def some(number: int, **others) -> Objects:
+        return Objects.build(
+            picture=rng.integers(0, 4, number),
+            labels=rng.integers(0, 3, number),
+            boxes_xyxy=np.zeros((number, 4)),
+            **others,
+        )
+
+    truth, found = some(objects), some(detections, scores=rng.integers(0, 9, detections) / 9)
+    whole = Order.of(truth, found, label_count=3, limit=5)
+    parts = whole.split(count)
+    for name in ("detections", "scores", "ranks", "truths"):
+        np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+    spans = [[part.truths[first:last].tolist() for first, last in part.spans] for part in parts]
+    expected = [whole.truths[first:last].tolist() for first, last in whole.spans]
+    assert [one for part in spans for one in part] == expected
+    for d, true in zip(whole.detections, expected, strict=True):
+        same = (truth.labels == found.labels[d]) & (truth.picture == found.picture[d])
+        assert true == np.flatnonzero(same).tolist()
 
 
 @given(seeds, st.integers(0, 30))

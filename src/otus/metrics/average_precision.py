@@ -4,6 +4,7 @@ Each update judges the detections of some pictures and keeps a few numbers a det
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -12,6 +13,8 @@ from jaxtyping import Int
 
 from otus.errors import DataError, UsageError
 from otus.metrics.matching import Outcomes
+from otus.metrics.pairs import Order
+from otus.metrics.precision_recall import WORKERS
 from otus.structures import Categories, Objects
 
 Result = TypeVar("Result", covariant=True)
@@ -20,10 +23,19 @@ Result = TypeVar("Result", covariant=True)
 class DetectionProtocol(Protocol[Result]):
     """The rules of one way of scoring: which detections are true, and which figures come of it."""
 
+    @property
+    def detection_limit(self) -> int | None:
+        """How many detections of a picture and label count at most."""
+
     def judge(
-        self, truth: Objects, predictions: Objects, categories: Categories, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Outcomes:
-        """What becomes of every detection of some pictures."""
+        """What becomes of the detections of ``order``."""
 
     def figures(self, outcomes: Outcomes, categories: Categories) -> Result:
         """The figures, of outcomes ordered by label, picture and rank."""
@@ -86,8 +98,13 @@ class AveragePrecision(Generic[Result]):
             sound_objects(objects, side, label_count=len(self.categories), picture_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
-        outcomes = self.protocol.judge(truth, predictions, self.categories, sizes_hw)
-        self._add(_Shard(ids, outcomes))
+        order = Order.of(truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            parts = pool.map(
+                lambda part: self.protocol.judge(truth, predictions, part, self.categories, sizes_hw),
+                order.split(WORKERS),
+            )
+            self._add(_Shard(ids, Outcomes.merge(list(parts))))
         return self
 
     def merge(self, other: "AveragePrecision[Result]") -> Self:

@@ -86,11 +86,20 @@ class CocoProtocol:
             if not values or list(values) != sorted(values) or not (values[0] >= 0 and values[-1] <= 1):
                 raise UsageError(f"{name}: expected rising numbers from 0 to 1, got {values}")
 
+    @property
+    def detection_limit(self) -> int:
+        """How many detections of a picture and label count at most."""
+        return self.max_dets[-1]
+
     def judge(
-        self, truth: Objects, predictions: Objects, categories: Categories, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Outcomes:
-        """Match the detections of some pictures to their objects."""
-        order = Order.of(truth, predictions, label_count=len(categories), limit=self.max_dets[-1])
+        """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
         chosen, true = order.detections, order.truths
         crowd = truth.is_crowd[true]
         ignored = self._outside(truth.areas[true]) | crowd[:, None]

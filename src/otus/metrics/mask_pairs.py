@@ -4,8 +4,6 @@ Polygons become pixels as in COCO's mask API, to the pixel; :class:`otus.structu
 readable reference.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +16,7 @@ from otus.metrics.pairs import Order, Pairs
 from otus.structures import Objects, Outline, Segmentations, boxes
 
 _AT_ONCE = 4096
-"""Detections whose pixels are in memory together, in each thread."""
+"""Detections whose pixels are in memory together."""
 
 _PROBLEMS = {
     kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
@@ -40,6 +38,9 @@ def mask_pairs(
     """
     if sizes_hw is None:
         raise UsageError("masks: the sizes of the pictures are needed (sizes_hw)")
+    for side, objects in (("truth", truth), ("predictions", predictions)):
+        if objects.segmentations is None and len(objects):
+            raise UsageError(f"masks: {side}: no outlines")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
     # A detection whose category is not in its picture overlaps nothing: its outline is not looked at.
     looked_at = np.flatnonzero(order.spans[:, 1] > order.spans[:, 0])
@@ -47,8 +48,9 @@ def mask_pairs(
     true_boxes_area = boxes.area(true.boxes_xyxy)
     crowd = truth.is_crowd[order.truths]
     counts = np.zeros(len(order.detections), dtype=np.int64)
-
-    def pairs_of(some: Int[np.ndarray, "s"]) -> tuple[Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+    all_truths, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    for first in range(0, len(looked_at), _AT_ONCE):
+        some = looked_at[first : first + _AT_ONCE]
         found = _Intervals.of(predictions, order.detections[some], sizes, "predictions")
         offsets, truths, _ = box_kernels.box_pairs(
             found.boxes_xyxy,
@@ -60,24 +62,15 @@ def mask_pairs(
             np.nextafter(0, 1) if at_least > 0 else 0.0,
         )
         counts[some] = np.diff(offsets)
-        return truths, kernels.interval_ious(
-            offsets,
-            truths,
-            found.offsets,
-            found.intervals,
-            found.areas,
-            true.offsets,
-            true.intervals,
-            true.areas,
-            crowd,
-        )
-
-    parts = [looked_at[first : first + _AT_ONCE] for first in range(0, len(looked_at), _AT_ONCE)]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        truths, ious = zip(*pool.map(pairs_of, parts or [looked_at]), strict=True)
-    return Pairs(np.concatenate([[0], np.cumsum(counts)]), np.concatenate(truths), np.concatenate(ious)).at_least(
-        at_least
-    )
+        all_truths.append(truths)
+        all_ious.append(
+            kernels.interval_ious(
+                offsets, truths, found.offsets, found.intervals, found.areas,
+                true.offsets, true.intervals, true.areas, crowd,
+            )
+        )  # fmt: skip
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Pairs(offsets, np.concatenate(all_truths), np.concatenate(all_ious)).at_least(at_least)
 
 
 class _Intervals(NamedTuple):
@@ -92,11 +85,7 @@ class _Intervals(NamedTuple):
     def of(
         cls, objects: Objects, chosen: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
     ) -> "_Intervals":
-        outlines = objects.segmentations
-        if not len(objects):
-            outlines = Segmentations.build([])
-        if outlines is None:
-            raise UsageError(f"masks: the {side} have no outlines")
+        outlines = objects.segmentations or Segmentations.build([])
         missing = outlines.kinds[chosen] == Outline.NONE
         if missing.any():
             record = int(chosen[np.argmax(missing)])

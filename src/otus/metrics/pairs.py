@@ -5,6 +5,7 @@ so their number grows with the detections, whatever the number of pictures, labe
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -71,16 +72,30 @@ class Order:
     spans: Int[np.ndarray, "d 2"]
 
     @classmethod
-    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int) -> "Order":
-        """At most ``limit`` detections of each label and picture, those of the highest scores."""
+    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "Order":
+        """At most ``limit`` detections of each label and picture, those of the highest scores; all where it is None."""
         assert predictions.scores is not None
         scores = predictions.scores.astype(np.float64, copy=False)
-        detections, ranks = kernels.rank_detections(predictions.labels, predictions.picture, scores, label_count, limit)
+        detections, ranks = kernels.rank_detections(
+            predictions.labels, predictions.picture, scores, label_count, len(scores) if limit is None else limit
+        )
         truths = kernels.order_by_label(truth.labels, label_count)
         spans = kernels.truths_of_detections(
             predictions.labels[detections], predictions.picture[detections], truth.labels[truths], truth.picture[truths]
         )
         return cls(detections, scores[detections], ranks, truths, spans)
+
+    def split(self, count: int) -> "list[Order]":
+        """About ``count`` parts of equal size, each with whole pictures of a label, and every true object in one."""
+        starts = np.flatnonzero(self.ranks == 0)
+        wanted = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
+        cuts = np.unique(starts[np.searchsorted(starts[1:], wanted)]) if len(starts) else starts
+        bounds = pairwise([0, *cuts.tolist(), len(self.ranks)])
+        true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.truths)])
+        return [
+            Order(self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.truths[g:h], self.spans[a:b] - g)
+            for (a, b), (g, h) in zip(bounds, true_bounds, strict=True)
+        ]
 
 
 def box_sizes_wh(objects: Objects) -> Float[np.ndarray, "n 2"]:

@@ -17,6 +17,9 @@ from jaxtyping import Bool, Float
 from otus.metrics import _curve_kernels as kernels
 from otus.metrics.matching import Outcomes
 
+WORKERS = min(os.cpu_count() or 1, 8)
+"""Threads; the kernels run without the GIL."""
+
 
 @dataclass(frozen=True, eq=False)
 class Curves:
@@ -55,10 +58,9 @@ def interpolated_curves(
         outcomes.positives, np.asarray(recall_thresholds, dtype=np.float64), np.array(max_dets, dtype=np.int64),
         precision, recall, scores,
     )  # fmt: skip
-    workers = min(os.cpu_count() or 1, 8)
-    cuts = np.searchsorted(starts, np.linspace(0, starts[-1], workers + 1)[1:-1])
+    cuts = np.searchsorted(starts, np.linspace(0, starts[-1], WORKERS + 1)[1:-1])
     bounds = [0, *cuts.tolist(), label_count]
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         parts = [pool.submit(kernels.interpolated_curves, a, b, *inputs) for a, b in pairwise(bounds)]
         for part in parts:
             part.result()

@@ -43,11 +43,19 @@ class VocProtocol:
         if not 0 < self.iou_threshold <= 1:
             raise UsageError(f"iou_threshold: expected a number over 0 and up to 1, got {self.iou_threshold}")
 
+    @property
+    def detection_limit(self) -> None:
+        """All detections count."""
+
     def judge(
-        self, truth: Objects, predictions: Objects, categories: Categories, sizes_hw: Int[np.ndarray, "m 2"] | None
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Outcomes:
-        """Match the detections of some pictures to their objects; ``sizes_hw`` is not needed."""
-        order = Order.of(truth, predictions, label_count=len(categories), limit=len(predictions))
+        """What becomes of the detections of ``order``; ``sizes_hw`` is not needed."""
         true = order.truths
         ignored = truth.is_crowd[true]
         if "difficult" in truth.columns:
