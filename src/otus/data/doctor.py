@@ -24,7 +24,7 @@ from otus.data.label_checks import Finding, check_labels
 from otus.data.lookalikes import SIDE, find_lookalikes
 from otus.data.open import find_layouts, open_dataset
 from otus.data.pictures import check_size, read_picture, read_thumbnail
-from otus.errors import DataError, OtusError
+from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
 
 Progress = Callable[[int, int], None]
@@ -77,18 +77,18 @@ def examine_path(
     layouts = [one for one in find_layouts(path) if format in (None, one.format) and split in (None, one.split)]
     if not layouts:
         open_dataset(path, format=format, split=split)  # says what there is instead
-    problems: list[DataError] = []
+    problems: list[OtusError] = []
     datasets: list[Dataset] = []
     for one in layouts:
         try:
             datasets.append(open_dataset(one.source, format=one.format, split=one.split, report=problems.append))
-        except DataError as error:  # nothing of this one can be read
+        except (DataError, ShapeError) as error:  # nothing of this one can be read
             problems.append(error)
     return examine(datasets, problems=problems, progress=progress)
 
 
 def examine(
-    datasets: Sequence[Dataset], *, problems: Sequence[DataError] = (), progress: Progress | None = None
+    datasets: Sequence[Dataset], *, problems: Sequence[OtusError] = (), progress: Progress | None = None
 ) -> Examination:
     """Look for everything that is wrong with data sets that belong together: the splits of one, or its formats.
 
@@ -101,7 +101,7 @@ def examine(
     progress
         Called with the number of pictures done and of all pictures.
     """
-    findings = [_of_error(problem) for problem in problems]
+    findings = [_of_error(problem, kind="unreadable_annotation") for problem in problems]
     for dataset in datasets:
         findings += check_labels(dataset)
     sizes: dict[Path, set[tuple[int, int]]] = {}

@@ -1,6 +1,7 @@
 """YOLO's ``data.yaml``: the categories, the keypoints, and where the pictures of each split lie."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short  # aliases can make a value endless to print
@@ -16,6 +17,7 @@ SPLITS = ("train", "val", "test")
 MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to name
 _MAX_KEYPOINTS = 1_000
 _MAX_BYTES = 2_000_000  # 20,000 names take seconds
+_DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ def load(file: Path) -> dict[str, Any]:
     if os.path.isfile(file) and os.path.getsize(file) > _MAX_BYTES:
         raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
     try:
-        content = yaml.safe_load(read_text(file))  # not the faster CSafeLoader: deep nesting overflows its stack
+        text = read_text(file)
+        if _DEEP.search(text):  # the time to parse it grows with the square of the depth
+            raise ValueError("brackets are nested too deep")
+        content = yaml.safe_load(text)  # not the faster CSafeLoader: deep nesting overflows its stack
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
