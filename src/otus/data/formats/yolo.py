@@ -189,9 +189,8 @@ def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> 
             scale = np.array([width, height], dtype=np.float64)
             lines = []
             for row in range(bounds[index], bounds[index + 1]):
-                fractions = _fractions(objects, row, rings[row], scale, kind) + (
-                    [] if scores is None else [float(scores[row])]
-                )
+                fractions = _fractions(objects, row, rings[row], scale, kind)
+                fractions += [] if scores is None else [float(scores[row])]
                 lines.append(f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n")
             (stage / "labels" / split / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
     return losses
