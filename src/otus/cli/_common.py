@@ -4,13 +4,14 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
@@ -42,6 +43,34 @@ def emit_json(document: Any) -> None:
     """Write the one JSON document of a command to stdout; a figure that is not defined (NaN) becomes null."""
     json.dump(_plain(document), sys.stdout, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
+
+
+def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
+    """The same for a document whose last member is a long list: each item is written as it comes."""
+    start = json.dumps(_plain(head), ensure_ascii=False, allow_nan=False)[:-1]
+    sys.stdout.write(f'{start}, "{key}": [')
+    for number, item in enumerate(items):
+        sys.stdout.write(("," if number else "") + "\n" + json.dumps(_plain(item), ensure_ascii=False, allow_nan=False))
+    sys.stdout.write("\n]}\n")
+
+
+def option_values(**options: Any) -> dict[str, Any]:
+    """The options that were typed; the others keep the default of the function that they are passed to."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def progress(items: Iterable[T], what: str) -> Iterator[T]:
+    """The items, counted on stderr while somebody watches."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        for item in items:
+            yield item
+            bar.advance(task)
 
 
 def _plain(value: Any) -> Any:

@@ -54,3 +54,36 @@ def taxonomy(
     for task, origin in answers.origins.items():
         typer.echo(f"{task}: {origin}")
     typer.echo(f"written to {path}")
+
+
+@app.command()
+@verb
+def detection(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture.")],
+    model: Annotated[str | None, typer.Option("--model", help="A name (see otus models) or a file of weights.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Of a name: which weights, or a file.")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="Show what is at least so certain.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML page; detection-<picture>.html without it.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """The stages of one picture: maps, anchors, proposals, scores before and after suppression, boxes and masks."""
+    from otus.cli._common import option_values
+    from otus.data.pictures import read_picture
+    from otus.inference.loading import load
+    from otus.reports.detection_stages import explain_detection
+
+    predictor = load(model, **option_values(weights=weights, device=device))
+    image = read_picture(picture)
+    stages = explain_detection(predictor, image, name=str(picture), **option_values(score_threshold=score_threshold))
+    path = out or Path(f"detection-{picture.stem}.html")
+    page = stages.page()
+    page.write(path)
+    if as_json:
+        emit_json({**stages.document(), "page": str(path)})
+        return
+    for section in page.sections:
+        typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
+    typer.echo(f"written to {path}")

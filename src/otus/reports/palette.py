@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 _PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 _DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
 _XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+_MOST = 256
 _DIFFERENT = 25.0  # in CIELAB
 _FIRST = (0, 114, 178)  # the blue of Okabe and Ito's palette
 
@@ -25,6 +26,8 @@ def category_colours(count: int) -> UInt8[np.ndarray, "c 3"]:
     Each colour is the one, of all strong ones, that differs most from those before it, to the eye that tells them apart
     worst: the usual one, one without red and one without green cones (distance in CIELAB).
     """
+    if count > _MOST:  # beyond, they repeat
+        return np.resize(category_colours(_MOST), (count, 3))
     colours, views = _candidates()
     chosen = [int(np.abs(colours - np.array(_FIRST)).sum(axis=1).argmin())]
     nearest = np.full(len(colours), np.inf)

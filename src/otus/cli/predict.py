@@ -1,0 +1,84 @@
+"""``otus predict``: see what is on pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from otus.cli._common import emit_json_stream, option_values, progress, verb
+
+
+@verb
+def predict(
+    source: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns or videos.")],
+    model: Annotated[str | None, typer.Option(help="A name (see otus models) or a file of weights.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Of a name: which weights, or a file.")] = None,
+    score_threshold: Annotated[float | None, typer.Option(help="Leave out what is less certain.")] = None,
+    nms_threshold: Annotated[float | None, typer.Option(help="Overlap (IoU) above which two boxes are one.")] = None,
+    categories: Annotated[str | None, typer.Option(help="Only these, e.g. person,dog.")] = None,
+    tiles: Annotated[int | None, typer.Option(help="Cut large pictures into tiles of this side, pixels.")] = None,
+    tile_overlap: Annotated[float | None, typer.Option(help="Share of a tile that its neighbour covers too.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures at a time.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Of a video, every how many frames.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or auto (bfloat16 where it is fast).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for overlays and predictions.json.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Find objects on pictures or videos; write them as overlays and JSON."""
+    from contextlib import nullcontext
+
+    from otus.errors import DataError, UsageError
+    from otus.inference.loading import load
+    from otus.inference.tiling import Tiles
+    from otus.reports.predictions import PredictionFolder, prediction_document
+
+    if tile_overlap is not None and tiles is None:
+        raise UsageError("--tile-overlap needs --tiles")
+    if out is None and not json:
+        out = Path("otus-predictions")
+    predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
+    bad: list[DataError] = []
+    predictions = predictor.stream(
+        source,
+        tiles=None if tiles is None else Tiles(tiles, **option_values(overlap=tile_overlap)),
+        categories=None if categories is None else [name.strip() for name in categories.split(",")],
+        report=bad.append,
+        **option_values(
+            score_threshold=score_threshold, nms_threshold=nms_threshold, batch_size=batch_size, stride=stride
+        ),
+    )
+    folder = None if out is None else PredictionFolder(out, categories=predictor.categories)
+
+    def documents() -> Iterator[dict[str, Any]]:
+        with folder or nullcontext():
+            for prediction in progress(predictions, "predicting"):
+                if folder is not None:
+                    folder.add(prediction)
+                yield prediction_document(prediction, predictor.categories)
+
+    if json:
+        emit_json_stream({"model": predictor.name}, "images", documents())
+    else:
+        for document in documents():
+            typer.echo(_line(document))
+        if folder is not None:
+            typer.echo(f"{len(folder.written)} overlays and predictions.json in {out}")
+    for error in bad:
+        typer.echo(f"otus: left out: {error}", err=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _line(document: dict[str, Any]) -> str:
+    """``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
+    from collections import Counter
+
+    counts = Counter(one["category"] for one in document["instances"])
+    found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+    frame = f" frame {document['frame']}" if "frame" in document else ""
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in document["milliseconds"].items())
+    return f"{document['file']}{frame} {document['width']}x{document['height']}: {found} ({parts} ms)"

@@ -1,0 +1,88 @@
+"""``otus.load``: a trained model by name or from a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from otus.errors import CheckpointError, UsageError
+from otus.inference.predictor import Predictor
+from otus.parts.preprocess import Preprocess
+from otus.structures import Categories
+from otus.zoo.checkpoint import load_into
+from otus.zoo.models import build_model, model_entry
+from otus.zoo.weights import packaged_names, read_weights, read_weights_file
+
+
+def load(
+    name_or_file: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    system: nn.Module | None = None,
+    categories: Categories | None = None,
+    preprocess: Preprocess | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+) -> Predictor:
+    """A trained model, ready to predict.
+
+    Parameters
+    ----------
+    name_or_file
+        A name of the zoo (``otus models`` lists them) or a checkpoint of Otus; without it the model in the package.
+    weights
+        Of a name: a file (ours or torchvision's), or the name of published weights; the best there is without it.
+    system, preprocess
+        Of a checkpoint of a model put together by hand: the same model, and how it wants pictures if the file does not say.
+    categories
+        What the labels mean, where the file does not say.
+    device, precision
+        See :class:`~otus.inference.predictor.Predictor`. The default gives the same figures on every machine;
+        ``precision="auto"`` is faster.
+
+    Raises
+    ------
+    UsageError
+        If there is no such name or file, or the model has no trained weights.
+    CheckpointError, FetchError
+        If the weights are damaged, another model's, or cannot be fetched. Nothing is half-loaded.
+
+    Examples
+    --------
+    >>> predictor = otus.load("mask_rcnn_resnet50_fpn", weights="maskrcnn.pth")  # doctest: +SKIP
+    >>> predictor.predict("street.jpg")[0].instances  # doctest: +SKIP
+    """
+    if name_or_file is None:
+        packaged = packaged_names()
+        if not packaged:
+            raise UsageError("no model comes in the package yet: name one (otus models), or a file of weights")
+        name_or_file = packaged[0]
+    if Path(name_or_file).is_file():
+        found = read_weights_file(Path(name_or_file))
+        name = str(found.builder or Path(name_or_file).stem)
+    elif str(name_or_file).endswith((".safetensors", ".pth", ".pt", ".bin")):
+        raise CheckpointError(f"{name_or_file}: there is no such file of weights")
+    else:
+        name = str(name_or_file)
+        model_entry(name)
+        found = read_weights(weights, model=name)
+    if system is None:
+        if found.builder is None:
+            raise CheckpointError(
+                f"{found.source}: does not say of which model it is: name the model and give the file as weights, "
+                "or pass the model as system=…"
+            )
+        categories = categories or found.categories or _numbered(found.arguments.get("class_slots"))
+        if categories is None:
+            raise UsageError(f"{found.source}: does not say its categories; pass categories=…")
+        system = build_model(found.builder, categories, found.arguments)
+    load_into(system, found.state, source=found.source)
+    preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
+    if preprocess is None:
+        raise UsageError(f"{found.source}: does not say how pictures are prepared; pass preprocess=…")
+    return Predictor(system, preprocess=preprocess, name=name, device=device, precision=precision)
+
+
+def _numbered(class_slots: Sequence[int] | None) -> Categories | None:
+    """Names for categories that nobody named."""
+    return None if class_slots is None else Categories(tuple(f"category {slot}" for slot in class_slots))

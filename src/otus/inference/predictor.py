@@ -1,0 +1,237 @@
+"""Any picture in, results out.
+
+A :class:`Predictor` joins what belongs together: a system, the :class:`~otus.parts.preprocess.Preprocess` that its weights
+were trained with, and the way back to the frame of the picture as it came.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from otus.data.sample import Sample
+from otus.data.sources import Source, SourcePicture, pictures_of
+from otus.data.tensors import TensorSample, to_tensors
+from otus.errors import DataError, UsageError
+from otus.inference.tiling import Tiles, merged, moved
+from otus.parts.preprocess import Preprocess
+from otus.parts.suppression import Decision
+from otus.structures import Categories, Instances
+
+SCORE_THRESHOLD = 0.5
+"""What is shown to people unless they say otherwise. Evaluation takes all that the system reports instead."""
+
+
+class Detector(Protocol):
+    """What a predictor needs of a system."""
+
+    categories: Categories
+    decision: Decision
+
+    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found on one picture, in its own pixels.
+
+    ``name``, ``frame`` and ``time_s`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
+    ``prepare``, ``network``, ``undo``, this picture's share of its batch.
+    """
+
+    name: str
+    image: np.ndarray
+    instances: Instances
+    milliseconds: dict[str, float]
+    frame: int | None = None
+    time_s: float | None = None
+
+
+class Predictor:
+    """A trained system, ready for pictures.
+
+    Parameters
+    ----------
+    system
+        What finds objects on prepared pictures.
+    preprocess
+        How its weights want pictures prepared.
+    name
+        What the model is called in documents.
+    device
+        ``cpu``, ``cuda``, ``mps`` or ``auto``: the best there is.
+    precision
+        ``float32``, ``bfloat16`` (trunk, pyramid and heads; boxes and scores stay float32), or ``auto``: bfloat16 on a CPU
+        that multiplies it in hardware.
+    """
+
+    def __init__(
+        self, system: nn.Module, *, preprocess: Preprocess, name: str, device: str = "auto", precision: str = "float32"
+    ) -> None:
+        self.device = choose_device(device)
+        self.system = system.to(self.device).eval()
+        self.preprocess = preprocess
+        self.name = name
+        self.precision = choose_precision(precision, self.device)
+
+    @property
+    def categories(self) -> Categories:
+        """What the labels mean."""
+        return self.system.categories  # type: ignore[return-value]
+
+    def predict(self, source: Source, **options: Any) -> list[Prediction]:
+        """What is on each picture of a source; options as of :meth:`stream`."""
+        return list(self.stream(source, **options))
+
+    def stream(
+        self,
+        source: Source,
+        *,
+        score_threshold: float = SCORE_THRESHOLD,
+        nms_threshold: float | None = None,
+        categories: Sequence[str] | None = None,
+        tiles: Tiles | None = None,
+        batch_size: int = 1,
+        stride: int = 1,
+        report: Callable[[DataError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions one after the other, as they are made: for folders and videos of any length.
+
+        Parameters
+        ----------
+        source
+            A picture's path, a folder, a pattern, a video, a PIL picture, an array uint8 (H, W, 3) RGB, or many of these.
+        score_threshold
+            Only what scores above it.
+        nms_threshold
+            Boxes of a category that overlap more are one object; the model's own without it.
+        categories
+            Only these.
+        tiles
+            Cut large pictures into overlapping tiles and merge what is found.
+        batch_size
+            Pictures that go through the network together.
+        stride
+            Of a video, every how many frames.
+        report
+            Gets the error of each file that cannot be read, which is then left out; else the first one is raised.
+
+        Raises
+        ------
+        PictureError
+            If a file is missing or not a picture.
+        UsageError
+            If an option is out of its range, or a category is none of the model's.
+        """
+        if not 0 <= score_threshold <= 1 or batch_size < 1:
+            raise UsageError(
+                f"expected 0 <= score_threshold <= 1 and batch_size >= 1, got {score_threshold}, {batch_size}"
+            )
+        wanted = None if categories is None else self._labels(categories)
+        pictures = pictures_of(source, stride=stride, report=report)
+        while batch := list(islice(pictures, batch_size)):
+            with self.deciding(score_threshold, nms_threshold):
+                found = [self._tiled(picture, tiles) for picture in batch] if tiles else self._whole(batch)
+            for prediction in found:
+                if wanted is None:
+                    yield prediction
+                else:
+                    chosen = np.isin(prediction.instances.labels, wanted)
+                    yield replace(prediction, instances=prediction.instances[chosen])
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision that the system runs in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def _labels(self, names: Sequence[str]) -> list[int]:
+        unknown = [name for name in names if name not in self.categories]
+        if unknown:
+            raise UsageError(f"categories: {', '.join(unknown)} not known to {self.name}: {', '.join(self.categories)}")
+        return [self.categories.index(name) for name in names]
+
+    @contextmanager
+    def deciding(self, score_threshold: float, nms_threshold: float | None = None) -> Iterator[None]:
+        """The system reports by these thresholds inside, by its own again afterwards."""
+        system: Any = self.system
+        own = system.decision
+        changes = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
+        system.decision = replace(own, **{name: value for name, value in changes.items() if value is not None})
+        try:
+            yield
+        finally:
+            system.decision = own
+
+    def _whole(self, batch: list[SourcePicture]) -> list[Prediction]:
+        clock = time.perf_counter()
+        samples = [self.preprocess.sample(to_tensors(Sample(one.image, one.name))) for one in batch]
+        prepared = time.perf_counter()
+        with self.autocast():
+            raw = self.system.predict(samples)
+        ran = time.perf_counter()
+        results = [self.preprocess.undo(one, p.image.shape[:2]) for one, p in zip(raw, batch, strict=True)]
+        undone = time.perf_counter()
+        parts = {"prepare": prepared - clock, "network": ran - prepared, "undo": undone - ran}
+        share = {name: seconds * 1e3 / len(batch) for name, seconds in parts.items()}
+        return [
+            Prediction(one.name, one.image, found, share, one.frame, one.time_s)
+            for one, found in zip(batch, results, strict=True)
+        ]
+
+    def _tiled(self, picture: SourcePicture, tiles: Tiles) -> Prediction:
+        size_hw = (picture.image.shape[0], picture.image.shape[1])
+        parts: list[Prediction] = []
+        instances = []
+        for rows, columns in tiles.windows(size_hw):
+            tile = replace(picture, image=np.ascontiguousarray(picture.image[rows, columns]))
+            parts += self._whole([tile])
+            instances.append(moved(parts[-1].instances, top=rows.start, left=columns.start, size_hw=size_hw))
+        total = {name: sum(part.milliseconds[name] for part in parts) for name in parts[0].milliseconds}
+        found = merged(instances, threshold=tiles.merge_threshold)
+        return Prediction(picture.name, picture.image, found, total, picture.frame, picture.time_s)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is the best there is.
+
+    Raises
+    ------
+    UsageError
+        If there is no such device here.
+    """
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+    }
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    if not available.get(name.split(":")[0], False):
+        here = ", ".join(kind for kind, there in available.items() if there)
+        raise UsageError(f"device: expected auto or one of those that are here ({here}), got {name!r}")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``float32`` or ``bfloat16``; ``auto`` is bfloat16 where a CPU has instructions for it.
+
+    Raises
+    ------
+    UsageError
+        If it is another word.
+    """
+    if name == "auto":
+        fast = (
+            device.type == "cpu"
+            and torch.backends.mkldnn.is_available()
+            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+        return "bfloat16" if fast else "float32"
+    if name not in ("float32", "bfloat16"):
+        raise UsageError(f"precision: expected auto, float32 or bfloat16, got {name!r}")
+    return name

@@ -1,0 +1,259 @@
+"""How a region-based detector came to its answer on one picture: every stage as facts and as a page.
+
+Facts and page are made of the one record of the pass (:class:`~otus.detection.region_detector.Stages`), and boxes are
+brought back to the picture's own pixels as ``predict`` does.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor
+
+from otus.data.sample import Sample
+from otus.data.tensors import to_tensors
+from otus.detection.region_detector import RegionDetector, Stages, instances
+from otus.errors import UsageError
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.reports.drawing import draw
+from otus.reports.page import Figure, Page, Section
+from otus.structures import Categories, Instances
+from otus.structures.boxes import as_boxes
+
+_ANYTHING = Categories(("proposal",))
+_SHOWN_PROPOSALS = (10, 100)
+_LISTED = 20
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionStages:
+    """The record of one pass, with the picture that it is about. Made by :func:`explain_detection`."""
+
+    model: str
+    name: str
+    image: UInt8[np.ndarray, "h w 3"]
+    record: Stages
+    found: Instances
+    system: RegionDetector
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Of the picture as it came."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
+        """Boxes of the prepared picture in the pixels of the picture as it came."""
+        prepared = self.record.batch.sizes_hw[0]
+        ratio = np.array(self.size_hw)[::-1] / np.array(prepared)[::-1]
+        return boxes.cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
+
+    def document(self) -> dict[str, Any]:
+        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        record, proposals = self.record, self.record.proposals
+        height, width = self.size_hw
+        prepared = record.batch.sizes_hw[0]
+        boxes = self.boxes(proposals.boxes[0])
+        return {
+            "model": self.model,
+            "file": self.name,
+            "width": width,
+            "height": height,
+            "prepared": {"width": prepared[1], "height": prepared[0]},
+            "milliseconds": dict(record.milliseconds),
+            "maps": [
+                {
+                    "stride": round(record.batch.padded_hw[0] / x.shape[-2]),
+                    "height": x.shape[-2],
+                    "width": x.shape[-1],
+                    "channels": x.shape[1],
+                }
+                for x in record.maps or []
+            ],
+            "anchors": self._anchor_facts(),
+            "proposals": [
+                {"box_xyxy": box.tolist(), "objectness": float(score), **self._level(i)}
+                for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
+            ],
+            "before_nms": list(self._candidates(kept=None)),
+            "detections": list(self._candidates(kept=record.kept[0])),
+        }
+
+    def page(self) -> Page:
+        """The stages as one HTML page."""
+        facts = self.document()
+        milliseconds = facts["milliseconds"]
+        took = ", ".join(f"{name} {value:.0f}" for name, value in milliseconds.items())
+        title = f"How {self.model} sees {self.name.rsplit('/', 1)[-1]}"
+        subtitle = (
+            f"{facts['width']} x {facts['height']} pixels, prepared as "
+            f"{facts['prepared']['width']} x {facts['prepared']['height']}; milliseconds: {took}"
+        )
+        return Page(title, subtitle, tuple(self._sections(facts)))
+
+    def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
+        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        if self.record.maps:
+            yield Section(
+                "1. Feature maps",
+                "The trunk runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
+                [
+                    Figure.of(
+                        _heat(x[0], self._covered(x)),
+                        f"{one['width']} x {one['height']}, stride {one['stride']}",
+                        width=220,
+                    )
+                    for x, one in zip(self.record.maps, facts["maps"], strict=True)
+                ],
+                facts["maps"],
+            )
+        if facts["anchors"]:
+            per_location = facts["anchors"]["per_location"]
+            yield Section(
+                "2. Anchors",
+                f"At every step of every map the proposer judges K = {per_location} boxes of fixed size and shape, "
+                f"{facts['anchors']['count']} in all. Shown are those of one step in the middle of each map.",
+                [Figure.of(image, caption) for image, caption in self._anchor_pictures()],
+            )
+        yield Section(
+            "3. Proposals",
+            f"The {len(facts['proposals'])} boxes that may hold something, whatever it is, by objectness; "
+            "the proposer has moved each from its anchor, and of those that overlap much kept the best.",
+            [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
+            [_row(one) for one in facts["proposals"][:_LISTED]],
+        )
+        threshold = self.system.decision.score_threshold
+        yield Section(
+            "4. Scores before suppression",
+            f"Each proposal is cut out of the maps, named and moved again. {len(facts['before_nms'])} pairs of proposal and "
+            f"category score above {threshold}.",
+            [Figure.of(draw(self.image, self._as_instances(facts["before_nms"]), labels=False), "before suppression")],
+            _counts(facts["before_nms"]),
+        )
+        yield Section(
+            "5. Detections",
+            f"Of boxes of one category that overlap by more than {self.system.decision.nms_threshold} (IoU) the best stays: "
+            f"{len(facts['detections'])}.",
+            [Figure.of(draw(self.image, self.found), "what predict answers")],
+            [_row(one) for one in facts["detections"]],
+        )
+
+    def _level(self, index: int) -> dict[str, int]:
+        levels = self.record.proposals.levels
+        return {} if levels is None else {"map": int(levels[0][index])}
+
+    def _candidates(self, *, kept: Tensor | None) -> Iterator[dict[str, Any]]:
+        """Detections before suppression, or the kept ones, best first, each with the proposal that it was made of."""
+        candidates = self.record.candidates[0]
+        chosen = candidates[candidates.scores.argsort(descending=True, stable=True) if kept is None else kept]
+        boxes, origins = self.boxes(chosen.boxes), self.boxes(self.record.proposals.boxes[0])
+        for box, label, score, region in zip(boxes, chosen.labels, chosen.scores, chosen.regions, strict=True):
+            yield {
+                "category": self.system.categories[int(label)],
+                "score": float(score),
+                "box_xyxy": box.tolist(),
+                "proposal": int(region),
+                "proposal_box_xyxy": origins[int(region)].tolist(),
+            }
+
+    def _as_instances(self, records: list[dict[str, Any]]) -> Instances:
+        categories = self.system.categories
+        return Instances(
+            as_boxes([one["box_xyxy"] for one in records]),
+            np.array([categories.index(one["category"]) for one in records], dtype=np.int64),
+            self.size_hw,
+            categories,
+            scores=np.array([one["score"] for one in records], dtype=np.float64),
+        )
+
+    def _proposal_figure(self, count: int) -> Figure:
+        boxes = self.boxes(self.record.proposals.boxes[0][:count])
+        shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
+        return Figure.of(draw(self.image, shown, labels=False), f"the {len(boxes)} with the highest objectness")
+
+    def _anchors(self) -> list[Tensor]:
+        """Of each map, if the proposer has anchors."""
+        anchors: Any = getattr(self.system.proposer, "anchors", None)
+        if anchors is None or self.record.maps is None:
+            return []
+        grids = [(x.shape[-2], x.shape[-1]) for x in self.record.maps]
+        return list(anchors(grids, self.record.batch.padded_hw))
+
+    def _anchor_facts(self) -> dict[str, Any] | None:
+        of_maps = self._anchors()
+        if not of_maps:
+            return None
+        proposer: Any = self.system.proposer
+        return {
+            "per_location": proposer.anchors.per_location,
+            "count": sum(len(anchors) for anchors in of_maps),
+            "count_by_map": [len(anchors) for anchors in of_maps],
+        }
+
+    def _anchor_pictures(self) -> Iterator[tuple[np.ndarray, str]]:
+        facts = self._anchor_facts()
+        assert facts is not None
+        for x, anchors in zip(self.record.maps or [], self._anchors(), strict=True):
+            height, width = x.shape[-2:]
+            first = (height // 2 * width + width // 2) * facts["per_location"]
+            boxes = self.boxes(anchors[first : first + facts["per_location"]])
+            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
+            yield draw(self.image, shown, labels=False), f"map of {width} x {height} steps"
+
+    def _covered(self, x: Tensor) -> tuple[int, int]:
+        """The part of a map that shows the picture, without padding."""
+        (height, width), (padded_h, padded_w) = self.record.batch.sizes_hw[0], self.record.batch.padded_hw
+        return max(1, round(x.shape[-2] * height / padded_h)), max(1, round(x.shape[-1] * width / padded_w))
+
+
+def explain_detection(
+    predictor: Predictor, image: UInt8[np.ndarray, "h w 3"], *, name: str, score_threshold: float = SCORE_THRESHOLD
+) -> DetectionStages:
+    """Run a region-based detector on one picture and keep all of its stages.
+
+    Raises
+    ------
+    UsageError
+        If the model is of another kind, whose stages are others.
+    """
+    system: Any = predictor.system
+    if not isinstance(system, RegionDetector):
+        raise UsageError(
+            f"{predictor.name} is not a region-based detector; explained are Faster, Mask and Keypoint R-CNN"
+        )
+    prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
+    with predictor.autocast(), predictor.deciding(score_threshold):
+        record = system.stages([prepared])
+    found = predictor.preprocess.undo(instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
+    return DetectionStages(predictor.name, name, image, record, found, system)
+
+
+def _heat(x: Float[Tensor, "c h w"], covered_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    strength = x.float().abs().mean(dim=0)[: covered_hw[0], : covered_hw[1]]
+    low, high = torch.aminmax(strength)
+    share = ((strength - low) / (high - low).clamp(min=1e-12)).cpu().numpy()
+    colours = (colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)
+    scale = 440 / colours.shape[1]
+    size_wh = (440, max(1, round(colours.shape[0] * scale)))
+    return np.asarray(Image.fromarray(colours).resize(size_wh, Image.Resampling.NEAREST))
+
+
+def _row(one: dict[str, Any]) -> dict[str, Any]:
+    """A line of a table: boxes by their corners in whole pixels."""
+    return {
+        name.removesuffix("_xyxy").replace("_", " "): " ".join(f"{v:.0f}" for v in value)
+        if name.endswith("_xyxy")
+        else value
+        for name, value in one.items()
+    }
+
+
+def _counts(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    counts = Counter(one["category"] for one in records)
+    best = {one["category"]: one["score"] for one in reversed(records)}
+    return [{"category": name, "boxes": count, "best score": best[name]} for name, count in counts.most_common()]

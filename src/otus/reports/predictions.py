@@ -1,0 +1,140 @@
+"""What ``otus predict`` leaves behind: pictures with what was found drawn on them, and the same as JSON."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from otus.data.formats.contract import staged_file
+from otus.data.pictures import write_picture
+from otus.data.video import Video, VideoWriter
+from otus.inference.predictor import Prediction
+from otus.reports.drawing import draw
+from otus.structures import BoxFormat, Categories, Instances
+from otus.structures.boxes import convert
+
+
+def instance_records(instances: Instances, categories: Categories) -> Iterator[dict[str, Any]]:
+    """Each object as the ``predict`` document has it: ``category``, ``score``, ``bbox`` (xywh), outline, keypoints."""
+    boxes = convert(instances.boxes_xyxy, BoxFormat.XYXY, BoxFormat.XYWH)
+    outlines = None if instances.masks is None else instances.masks.rle()
+    for i, label in enumerate(instances.labels):
+        record: dict[str, Any] = {"category": categories[int(label)]}
+        if instances.scores is not None:
+            record["score"] = float(instances.scores[i])
+        record["bbox"] = [float(value) for value in boxes[i]]
+        if outlines is not None:
+            size, counts = outlines[i]["size"], outlines[i]["counts"]
+            record["segmentation"] = {"size": size, "counts": counts.decode("ascii")}  # type: ignore[attr-defined]
+        if instances.keypoints is not None:
+            record["keypoints"] = [float(value) for value in instances.keypoints[i].reshape(-1)]
+        yield record
+
+
+def prediction_document(prediction: Prediction, categories: Categories) -> dict[str, Any]:
+    """One entry of ``images`` in the document of ``otus predict --json``."""
+    height, width = prediction.instances.size_hw
+    document: dict[str, Any] = {"file": prediction.name}
+    if prediction.frame is not None:
+        document |= {"frame": prediction.frame, "time_s": prediction.time_s}
+    return document | {
+        "width": width,
+        "height": height,
+        "seconds": sum(prediction.milliseconds.values()) / 1e3,
+        "milliseconds": prediction.milliseconds,
+        "instances": list(instance_records(prediction.instances, categories)),
+    }
+
+
+class PredictionFolder:
+    """A folder that fills with overlays and ``predictions.json`` as predictions come; one of them is in memory at a time.
+
+    A picture's overlay has its name, numbered where two of different folders share it; a video's frames make one video of
+    its name. ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in
+    which they came, and each record says its ``file_name`` and ``frame`` too.
+
+    Parameters
+    ----------
+    folder
+        Made if need be. What it held under the same names is replaced.
+    categories
+        The model's.
+    """
+
+    def __init__(self, folder: Path, *, categories: Categories) -> None:
+        self.folder = folder
+        self.categories = categories
+        self.written: list[Path] = []
+        self._names: Counter[str] = Counter()
+        self._count = 0
+        self._records = 0
+        self._video: tuple[str, VideoWriter, ExitStack] | None = None
+        self._stack = ExitStack()
+        self._json: BinaryIO
+
+    def __enter__(self) -> "PredictionFolder":
+        stage = self._stack.enter_context(staged_file(self.folder / "predictions.json"))
+        self._json = self._stack.enter_context(stage.open("wb"))
+        self._json.write(b"[")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._end_video(kind, error, trace)
+            self._json.write(b"\n]\n")
+        finally:
+            self._stack.__exit__(kind, error, trace)
+
+    def add(self, prediction: Prediction) -> None:
+        """Draw one prediction and write its records."""
+        self._count += 1
+        image = draw(prediction.image, prediction.instances)
+        if prediction.frame is None:
+            self._end_video()
+            target = self._target(prediction.name, suffix=".jpg")
+            write_picture(target, image)
+        else:
+            self._add_frame(prediction, image)
+        place = {"file_name": prediction.name}
+        if prediction.frame is not None:
+            place |= {"frame": prediction.frame}  # type: ignore[dict-item]
+        for record, label in zip(
+            instance_records(prediction.instances, self.categories), prediction.instances.labels, strict=True
+        ):
+            del record["category"]
+            whole = {"image_id": self._count, "category_id": self.categories.ids[int(label)], **record, **place}
+            self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
+            self._records += 1
+
+    def _add_frame(self, prediction: Prediction, image: np.ndarray) -> None:
+        if self._video is None or self._video[0] != prediction.name or prediction.frame == 0:
+            self._end_video()
+            stack = ExitStack()
+            rate = Video(prediction.name).frame_rate
+            writer = stack.enter_context(VideoWriter(self._target(prediction.name, suffix=".mp4"), frame_rate=rate))
+            self._video = (prediction.name, writer, stack)
+        self._video[1].add(image)
+
+    def _end_video(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        if self._video is not None:
+            stack, self._video = self._video[2], None
+            stack.__exit__(kind, error, trace)
+
+    def _target(self, name: str, *, suffix: str) -> Path:
+        stem = Path(name).stem
+        self._names[stem + suffix] += 1
+        number = self._names[stem + suffix]
+        self.written.append(self.folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"))
+        return self.written[-1]

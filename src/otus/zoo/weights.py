@@ -1,0 +1,136 @@
+"""Weights of whatever origin, as a model wants them: ours, torchvision's, from the package, a file or the network."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from otus.errors import CheckpointError, UsageError
+from otus.parts.preprocess import Preprocess
+from otus.structures import Categories
+from otus.zoo.checkpoint import checkpoint_part, load_checkpoint, read_foreign
+from otus.zoo.coco import COCO, COCO_IDS
+from otus.zoo.hub import fetch
+from otus.zoo.models import MODELS, model_entry
+from otus.zoo.torchvision_checkpoints import is_torchvision_detector, read_torchvision_detector
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """Tensors, and what is known of the model that they belong to.
+
+    Parameters
+    ----------
+    source
+        The file that they were read from.
+    state
+        Tensors by our names.
+    builder
+        The zoo's name of the model; None where the file does not say.
+    arguments
+        The builder's arguments that the tensors need.
+    categories, preprocess
+        What the labels mean, how pictures are prepared; None where the file does not say.
+    """
+
+    source: Path
+    state: Mapping[str, Tensor]
+    builder: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    categories: Categories | None = None
+    preprocess: Preprocess | None = None
+
+
+def packaged_file(model: str) -> Path | None:
+    """Where the weights of a model lie that came with the package; None where none did."""
+    path = Path(__file__).parent / "packaged" / f"{model}.safetensors"
+    return path if path.is_file() else None
+
+
+def packaged_names() -> list[str]:
+    """The models whose weights came with the package."""
+    return [name for name in MODELS if packaged_file(name)]
+
+
+def read_weights(weights: str | Path | None, *, model: str | None = None) -> FoundWeights:
+    """Weights by name or from a file.
+
+    Parameters
+    ----------
+    weights
+        A file, ``packaged``, or a name of published weights of ``model``; None for the best there is of ``model``.
+    model
+        The zoo's name of the model that they are for.
+
+    Raises
+    ------
+    UsageError
+        If it is neither a file nor a name, or the model has no trained weights; the message lists the names there are.
+    CheckpointError, FetchError
+        If the file is damaged or of another model, or cannot be fetched.
+    """
+    if weights is not None and Path(weights).is_file():
+        return read_weights_file(Path(weights), model=model)
+    entry = None if model is None else model_entry(model)
+    packaged = None if model is None else packaged_file(model)
+    names = [*(["packaged"] if packaged else []), *(entry.weights if entry else ())]
+    if weights is None:
+        if not names:
+            raise UsageError(
+                f"{model} has no trained weights: train it (otus train --model {model} --data …), or give a file by "
+                f"weights=…; trained and in the package: {', '.join(packaged_names()) or 'none yet'}"
+            )
+        weights = names[0]
+    if str(weights) not in names or entry is None:
+        of_model = f", and weights of {model} are: {', '.join(names) or 'none'}" if model else ""
+        raise UsageError(f"weights {str(weights)!r}: there is no such file{of_model}")
+    if weights == "packaged" and packaged is not None:
+        return read_weights_file(packaged, model=model)
+    published = entry.weights[str(weights)]
+    found = read_weights_file(fetch(published.url, sha256=published.sha256, packaged=packaged_names()), model=model)
+    return replace(found, categories=published.categories)
+
+
+def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
+    """Weights of one file: a checkpoint of Otus, or a torchvision detector's.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged, neither of them, or says that it belongs to another model.
+    """
+    if _is_ours(path):
+        state, header = load_checkpoint(path)
+        if model is not None and header.builder not in (model, None):
+            raise CheckpointError(f"{path}: these are weights of {header.builder}, expected weights of {model}")
+        return FoundWeights(
+            source=path,
+            state=checkpoint_part(state),
+            builder=header.builder,
+            arguments=header.arguments,
+            categories=header.categories,
+            preprocess=None if header.preprocess is None else Preprocess.from_dict(header.preprocess),
+        )
+    foreign = read_foreign(path)
+    if not is_torchvision_detector(foreign):
+        return FoundWeights(path, foreign, builder=model)
+    read = read_torchvision_detector(foreign, sha256=_sha256(path))
+    is_coco = read.arguments["class_slots"] == list(COCO_IDS)
+    return FoundWeights(path, read.state, model, read.arguments, COCO if is_coco else None)
+
+
+def _is_ours(path: Path) -> bool:
+    """By the header that safetensors has at its start."""
+    with path.open("rb") as file:
+        start = file.read(9)
+        if start[8:] != b"{":
+            return False
+        return b'"otus"' in file.read(min(int.from_bytes(start[:8], "little"), 1 << 27))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
