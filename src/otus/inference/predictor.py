@@ -172,7 +172,7 @@ class Predictor:
         samples = [self.preprocess.sample(to_tensors(Sample(one.image, one.name))) for one in batch]
         prepared = time.perf_counter()
         with self.autocast():
-            raw = self.system.predict(samples)
+            raw = self.system.predict(samples)  # type: ignore[operator]
         ran = time.perf_counter()
         results = [self.preprocess.undo(one, p.image.shape[:2]) for one, p in zip(raw, batch, strict=True)]
         undone = time.perf_counter()
@@ -207,7 +207,7 @@ def choose_device(name: str) -> torch.device:
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+        "mps": torch.backends.mps.is_available(),
     }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
@@ -226,12 +226,8 @@ def choose_precision(name: str, device: torch.device) -> str:
         If it is another word.
     """
     if name == "auto":
-        fast = (
-            device.type == "cpu"
-            and torch.backends.mkldnn.is_available()
-            and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        )
-        return "bfloat16" if fast else "float32"
+        multiplies_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if device.type == "cpu" and multiplies_bf16 else "float32"
     if name not in ("float32", "bfloat16"):
         raise UsageError(f"precision: expected auto, float32 or bfloat16, got {name!r}")
     return name
