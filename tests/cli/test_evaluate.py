@@ -54,6 +54,19 @@ def test_table_names_the_protocol(files):
         assert word in done.stdout
 
 
+@pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
+def test_published_lines_from_the_files(kind, shared_data):
+    folder = shared_data / "metric_fixtures" / "coco_fake100"
+    name = "person_keypoints" if kind == "keypoints" else "instances"
+    labels = folder / f"{name}_val2014_100.json"
+    done = run(labels, folder / f"{name}_val2014_fake{kind}100_results.json", "--json")
+    assert done.exit_code == 0, done.stderr
+    expected = json.loads((folder / "expected.json").read_text())
+    names = expected["keypoints_order" if kind == "keypoints" else "order"]
+    figures = json.loads(done.stdout)[kind]
+    assert [round(figures[name], 3) for name in names] == expected[kind]
+
+
 def test_max_dets_are_honoured(files):
     figures = json.loads(run(*files, "--max-dets", "1", "--json").stdout)["bbox"]
     assert figures["AR1"] == pytest.approx(0.5)

@@ -112,12 +112,7 @@ def evaluate_predictions(
     for kind in kinds:
         rules = _VOC[protocol] if protocol in _VOC else CocoProtocol(kind, max_dets=tuple(max_dets or ()))
         metric: AveragePrecision[CocoResult | VocResult] = AveragePrecision(rules, dataset.categories)
-        metric.update(
-            truth,
-            predictions,
-            picture_ids=picture_ids,
-            sizes_hw=dataset.pictures.sizes_hw,
-        )
+        metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
         results[kind] = metric.compute()
     return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out)
 
@@ -126,27 +121,20 @@ def _obstacle(kind: Kind, truth: Objects, predictions: Objects, categories: Cate
     """Why a kind cannot be compared: None where it can, "" where neither side speaks of it."""
     if kind == "bbox":
         return None
+    sides = {"labels": truth, "predictions": predictions}
     if kind == "keypoints":
-        have = {
-            "labels": truth.keypoints is not None and categories.sigmas is not None,
-            "predictions": predictions.keypoints is not None or not len(predictions),
-        }
-        return None if all(have.values()) else _missing(have, "keypoints")
-    have = {"labels": _has_outlines(truth), "predictions": _has_outlines(predictions)}
-    if not all(have.values()):
-        return _missing(have, "outlines")
-    for side, objects in (("labels", truth), ("predictions", predictions)):
-        if objects.segmentations is not None:
-            without = int((objects.segmentations.kinds == Outline.NONE).sum())
-            if without:
-                return f"{without} of {len(objects)} {side} have no outline"
+        having = {side: one.keypoints is not None and categories.sigmas is not None for side, one in sides.items()}
+    else:
+        having = {side: _outlined(one) > 0 for side, one in sides.items()}
+    if not any(having.values()):
+        return ""
+    for side, objects in sides.items():
+        if len(objects) and not having[side]:
+            return f"the {side} have no {'keypoints' if kind == 'keypoints' else 'outlines'}"
+        if kind == "segm" and _outlined(objects) < len(objects):
+            return f"{len(objects) - _outlined(objects)} of {len(objects)} {side} have no outline"
     return None
 
 
-def _has_outlines(objects: Objects) -> bool:
-    return not len(objects) or (objects.segmentations is not None and bool(objects.segmentations.kinds.any()))
-
-
-def _missing(have: Mapping[str, bool], what: str) -> str:
-    without = [side for side, has in have.items() if not has]
-    return "" if len(without) == len(have) else f"the {without[0]} have no {what}"
+def _outlined(objects: Objects) -> int:
+    return 0 if objects.segmentations is None else int((objects.segmentations.kinds != Outline.NONE).sum())

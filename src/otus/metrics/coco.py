@@ -226,7 +226,7 @@ class CocoResult:
         """
         values = getattr(self.curves, of)[..., area, limit]
         if iou is not None:
-            values = values[np.isclose(self.protocol.iou_thresholds, iou, rtol=0, atol=1e-9)]
+            values = values[np.abs(np.array(self.protocol.iou_thresholds) - iou) < 1e-9]
         if label is not None:
             values = values[..., label]
         defined = values[values > -1]

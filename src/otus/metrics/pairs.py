@@ -98,18 +98,18 @@ class Order:
         ]
 
 
-def box_sizes_wh(objects: Objects) -> Float[np.ndarray, "n 2"]:
-    """Widths and heights: the column ``box_sizes_wh`` where there is one, else what the corners were made of.
+def box_sizes_wh(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
+    """Widths and heights of some: the column ``box_sizes_wh`` where there is one, else what the corners were made of.
 
     With the numbers that a file of x, y, w, h had, IoUs equal those of tools that keep them to the last bit.
     """
     if "box_sizes_wh" in objects.columns:
-        return objects.columns["box_sizes_wh"].astype(np.float64, copy=False)
-    return boxes.written_sizes_wh(objects.boxes_xyxy.astype(np.float64, copy=False))
+        return objects.columns["box_sizes_wh"][chosen].astype(np.float64, copy=False)
+    return boxes.written_sizes_wh(objects.boxes_xyxy[chosen].astype(np.float64, copy=False))
 
 
-def _box_areas(objects: Objects) -> Float[np.ndarray, "n"]:
-    width, height = box_sizes_wh(objects).T
+def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    width, height = box_sizes_wh(objects, chosen).T
     return width * height
 
 
@@ -118,9 +118,9 @@ def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: f
     chosen, true = order.detections, order.truths
     pairs = kernels.box_pairs(
         predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
-        _box_areas(predictions)[chosen],
+        _box_areas(predictions, chosen),
         truth.boxes_xyxy[true].astype(np.float64, copy=False),
-        _box_areas(truth)[true],
+        _box_areas(truth, true),
         truth.is_crowd[true],
         order.spans,
         at_least,
@@ -167,7 +167,7 @@ def _oks(
     keypoints = truth.keypoints[true]  # type: ignore[index]
     labelled: Bool[np.ndarray, "p k"] = np.greater(keypoints[:, :, 2], 0)
     none_labelled: Bool[np.ndarray, "p 1"] = ~np.any(labelled, axis=1, keepdims=True)
-    corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth)[true]
+    corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth, true)
     low, high = (corner - size)[:, None], (corner + size * 2)[:, None]
     outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
     delta = np.where(none_labelled[:, :, None], outside, points - keypoints[:, :, :2])
