@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Pictures
@@ -17,7 +18,7 @@ def dataset(tmp_path: Path) -> Dataset:
     for file in FILES:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).touch()
-    pictures = Pictures(tmp_path, FILES, [[4, 4]] * 4, (7, 8, 9, 10))
+    pictures = Pictures(tmp_path, FILES, np.full((4, 2), 4), (7, 8, 9, 10))
     return Dataset(tmp_path, "coco", pictures, Categories(("owl",)))
 
 

@@ -114,7 +114,7 @@ def test_tags_lie_within_the_picture(boxes: list[tuple[float, ...]], size_hw: tu
     canvas = Image.new("RGB", size_hw[::-1])
     tags = Tags(ImageDraw.Draw(canvas), canvas.size, 14, np.array(boxes))
     for box in boxes:
-        left, top, right, bottom = tags.put(text, box, CAT)
+        left, top, right, bottom = tags.put(text, np.array(box), CAT)
         assert left >= 0
         assert top >= 0
         assert bottom <= size_hw[0]

@@ -73,14 +73,14 @@ _CROSS = np.array(
 _WING = -0.35  # how far from the middle the wings of a kite are, towards the nose
 
 SHAPES: dict[str, Shape] = {
-    "circle": Shape((_circle(),), (1, 1), turns=False),
+    "circle": Shape((_circle(),), (1.0, 1.0), turns=False),
     "ellipse": Shape((_circle(),), (0.45, 0.7)),
-    "ring": Shape((_circle(), _circle(0.55)), (1, 1), turns=False),
+    "ring": Shape((_circle(), _circle(0.55)), (1.0, 1.0), turns=False),
     "rectangle": Shape((np.array([(-1.0, -1), (1, -1), (1, 1), (-1, 1)]),), (0.4, 0.9)),
     "triangle": Shape((np.array([(0.0, -1), (1, 1), (-1, 1)]),), (0.8, 1.2)),
     "star": Shape((_star(),), (1.05, 1.05)),
-    "cross": Shape((_CROSS,), (1, 1)),
-    "heart": Shape((_heart(),), (1, 1.15)),
+    "cross": Shape((_CROSS,), (1.0, 1.0)),
+    "heart": Shape((_heart(),), (1.0, 1.15)),
     "kite": Shape(
         (np.array([(0, -1), (1, _WING), (0, 1), (-1, _WING)]),),
         (0.6, 0.75),

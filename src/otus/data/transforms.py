@@ -7,7 +7,7 @@ a transform is given stays as it was.
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from otus.data.tensors import TensorSample
 from otus.errors import ShapeError
 
 
+@runtime_checkable
 class Transform(Protocol):
     """Anything that turns a tensor sample into another."""
 

@@ -19,6 +19,7 @@ from otus.structures import IGNORE, Instances, PanopticMap, SemanticMap, oriente
 _SMOOTHED_UP_TO = 2400  # pixels of the longer side: above, jagged lines are not seen, and twice the size costs memory
 _SHADES = (0, 0.3, -0.25, 0.5, -0.4)  # towards white or black, of objects of one category one after another
 Picture = UInt8[np.ndarray, "h w 3"]
+Page = UInt8[np.ndarray, "rows columns 3"]
 
 
 def draw(image: Picture, result: Instances, *, labels: bool = True, opacity: float = 0.45) -> Picture:
@@ -62,7 +63,7 @@ def draw(image: Picture, result: Instances, *, labels: bool = True, opacity: flo
     return np.asarray(canvas.reduce(scale))
 
 
-def draw_semantic(image: Picture, semantic: SemanticMap, *, opacity: float = 0.6, names: bool = True) -> Picture:
+def draw_semantic(image: Picture, semantic: SemanticMap, *, opacity: float = 0.6, names: bool = True) -> Page:
     """The category of every pixel over the picture, with a legend below unless ``names`` is False.
 
     The result is higher than the picture by the legend. Pixels to be ignored stay as they are.
@@ -79,7 +80,7 @@ def draw_semantic(image: Picture, semantic: SemanticMap, *, opacity: float = 0.6
     return _with_legend(picture, entries) if names else picture
 
 
-def draw_panoptic(image: Picture, panoptic: PanopticMap, *, opacity: float = 0.6, names: bool = True) -> Picture:
+def draw_panoptic(image: Picture, panoptic: PanopticMap, *, opacity: float = 0.6, names: bool = True) -> Page:
     """The segments over the picture: colours by category, objects of one category in lighter and darker shades of it.
 
     The legend below counts the objects of each category; it is left out where ``names`` is False.
@@ -241,6 +242,6 @@ def _draw_borders(picture: Picture, values: np.ndarray) -> None:
     picture[border] = 255
 
 
-def _with_legend(picture: Picture, entries: list[tuple[str, np.ndarray]]) -> Picture:
+def _with_legend(picture: Picture, entries: list[tuple[str, np.ndarray]]) -> Page:
     size_hw = (picture.shape[0], picture.shape[1])
     return np.concatenate([picture, legend(entries, size_hw[1], text_size(size_hw))])

@@ -62,7 +62,7 @@ class Tags:
     def __post_init__(self) -> None:
         self._tags = np.zeros((0, 4))
 
-    def put(self, text: str, box_xyxy: Sequence[float], colour: UInt8[np.ndarray, "3"]) -> Rectangle:
+    def put(self, text: str, box_xyxy: Float[np.ndarray, "4"], colour: UInt8[np.ndarray, "3"]) -> Rectangle:
         """Write ``text`` on a ground of ``colour`` at a box, within the picture; returns where."""
         text, letters, margin = printable(text), self.letters, round(0.25 * self.letters)
         width = self._width(text, letters)
@@ -81,7 +81,7 @@ class Tags:
     def _width(self, text: str, letters: float) -> float:
         return self.canvas.textlength(text, font=font(letters))
 
-    def _places(self, box_xyxy: Sequence[float], width: float, height: float) -> list[Rectangle]:
+    def _places(self, box_xyxy: Float[np.ndarray, "4"], width: float, height: float) -> list[Rectangle]:
         """Where a tag may stand, best first: on top of the box, in its upper corners, down its left side, below it."""
         x1, y1, x2, y2 = box_xyxy
         rows = [y1 - height, y1, y2 - height, y2, *np.arange(y1 + height, y2 - 2 * height, height)]

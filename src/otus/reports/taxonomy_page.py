@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from otus.reports.drawing import Picture, draw, draw_panoptic, draw_semantic
+from otus.reports.drawing import Page, Picture, draw, draw_panoptic, draw_semantic
 from otus.reports.lettering import legend, text_size
 from otus.reports.palette import colours_apart
 from otus.reports.panels import Panel, grid
@@ -16,7 +16,7 @@ _LEAST_WIDTH = 480  # smaller pictures are enlarged before they are drawn on, so
 _GREATEST_WIDTH = 960
 
 
-def draw_answers(answers: Answers) -> Picture:
+def draw_answers(answers: Answers) -> Page:
     """The picture and the five answers to it as titled panels, two rows of three; one colour a category in all of them."""
     sample = answers.sample
     height, width = sample.size_hw
@@ -27,7 +27,7 @@ def draw_answers(answers: Answers) -> Picture:
     names = dict.fromkeys(name for categories in known if categories is not None for name in categories)
     names |= dict.fromkeys(answers.classification or ())
     place = {name: label for label, name in enumerate(names)}
-    pictures: list[tuple[str, str, Picture | None]] = [
+    pictures: list[tuple[str, str, Page | None]] = [
         ("Image classification", "classification", _draw_names(image, answers.classification, place)),
         ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, place, factor)),
         ("Object detection", "detection", _draw_objects(image, answers.detection, factor)),
@@ -41,7 +41,7 @@ def draw_answers(answers: Answers) -> Picture:
     return grid(panels, columns=3, width=min(size[0], _GREATEST_WIDTH))
 
 
-def _draw_names(image: Picture, names: tuple[str, ...] | None, place: dict[str, int]) -> Picture | None:
+def _draw_names(image: Picture, names: tuple[str, ...] | None, place: dict[str, int]) -> Page | None:
     if names is None:
         return None
     size_hw = (image.shape[0], image.shape[1])
@@ -50,7 +50,7 @@ def _draw_names(image: Picture, names: tuple[str, ...] | None, place: dict[str, 
     return np.concatenate([image, legend(entries, size_hw[1], text_size(size_hw))])
 
 
-def _draw_semantic(image: Picture, semantic: SemanticMap | None, place: dict[str, int], factor: int) -> Picture | None:
+def _draw_semantic(image: Picture, semantic: SemanticMap | None, place: dict[str, int], factor: int) -> Page | None:
     if semantic is None:
         return None
     labels = _repeated(semantic.labels, factor)
@@ -61,11 +61,11 @@ def _draw_semantic(image: Picture, semantic: SemanticMap | None, place: dict[str
     return draw_semantic(image, replace(semantic, labels=labels))
 
 
-def _draw_objects(image: Picture, found: Instances | None, factor: int) -> Picture | None:
+def _draw_objects(image: Picture, found: Instances | None, factor: int) -> Page | None:
     return None if found is None else draw(image, _enlarged(found, factor))
 
 
-def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int) -> Picture | None:
+def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int) -> Page | None:
     if panoptic is None:
         return None
     return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)))
