@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# On small tensors torch's threads cost more than they bring, most of all beside other work. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 

@@ -29,6 +29,7 @@ from otus.structures.boxes import as_boxes
 _ANYTHING = Categories(("proposal",))
 _SHOWN_PROPOSALS = (10, 100)
 _LISTED = 20
+_SIDE_BY_SIDE = 300  # CSS pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +119,7 @@ class DetectionStages:
                 "2. Anchors",
                 f"At every step of every map the proposer judges K = {per_location} boxes of fixed size and shape, "
                 f"{facts['anchors']['count']} in all. Shown are those of one step in the middle of each map.",
-                [Figure.of(image, caption) for image, caption in self._anchor_pictures()],
+                [Figure.of(image, caption, width=_SIDE_BY_SIDE) for image, caption in self._anchor_pictures()],
             )
         yield Section(
             "3. Proposals",
@@ -174,7 +175,8 @@ class DetectionStages:
     def _proposal_figure(self, count: int) -> Figure:
         boxes = self.boxes(self.record.proposals.boxes[0][:count])
         shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
-        return Figure.of(draw(self.image, shown, labels=False), f"the {len(boxes)} with the highest objectness")
+        image = draw(self.image, shown, labels=False)
+        return Figure.of(image, f"the {len(boxes)} with the highest objectness", width=2 * _SIDE_BY_SIDE)
 
     def _anchors(self) -> list[Tensor]:
         """Of each map, if the proposer has anchors."""
