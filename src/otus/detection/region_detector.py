@@ -20,6 +20,7 @@ from otus.data.tensors import TensorSample
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Assignment, BoxHead, Detections
 from otus.parts.modes import Stopwatch, predicting
+from otus.parts.suppression import Decision
 from otus.structures import Categories, Instances, Masks
 
 
@@ -103,6 +104,8 @@ class RegionDetector(nn.Module):
         What to say of each region.
     mask_head, keypoint_head
         What else to say of each object.
+    decision
+        Thresholds of what is reported.
     divisor
         Batches are padded to multiples of this, the coarsest stride of a usual trunk.
     """
@@ -122,6 +125,7 @@ class RegionDetector(nn.Module):
         box_head: BoxHead,
         mask_head: MapHead | None = None,
         keypoint_head: MapHead | None = None,
+        decision: Decision = Decision(),  # noqa: B008, frozen
         divisor: int = 32,
     ) -> None:
         super().__init__()
@@ -131,6 +135,7 @@ class RegionDetector(nn.Module):
         self.box_head = box_head
         self.mask_head = mask_head
         self.keypoint_head = keypoint_head
+        self.decision = decision
         self.divisor = divisor
 
     @property
@@ -218,8 +223,10 @@ class RegionDetector(nn.Module):
                 record.batch.sizes_hw,
                 strict=True,
             ):
-                candidates = self.box_head.candidates(scores, transforms, regions, size_hw)
-                kept = self.box_head.keep(candidates)
+                candidates = self.box_head.candidates(
+                    scores, transforms, regions, size_hw, score_threshold=self.decision.score_threshold
+                )
+                kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
                 record.candidates.append(candidates)
                 record.kept.append(kept)
                 record.detections.append(candidates[kept])

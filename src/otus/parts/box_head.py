@@ -26,7 +26,6 @@ from otus.parts.box_coding import BoxTransform
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import suppress
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Detections:
 
 
 class BoxHead(nn.Module):
-    """Class scores and a box for each class from a region's features; assignment, loss and decision.
+    """Class scores and a box for each class from a region's features; assignment and loss.
 
     Parameters
     ----------
@@ -78,9 +77,6 @@ class BoxHead(nn.Module):
         Which proposals are positive and negative, and how many of each are learned from.
     transform
         The code of boxes.
-    score_threshold, nms_threshold, max_detections
-        What is reported: scores above the first, boxes of a category that overlap no more than the second, at most so
-        many of a picture. They may be set at any time.
     """
 
     slot_of_label: Tensor
@@ -95,9 +91,6 @@ class BoxHead(nn.Module):
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
         sampler: BalancedSampler = BalancedSampler(count=512, positive_share=0.25),  # noqa: B008, frozen
         transform: BoxTransform | None = None,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        max_detections: int = 100,
     ) -> None:
         super().__init__()
         if not class_slots or min(class_slots) < 1 or len(set(class_slots)) != len(class_slots):
@@ -113,9 +106,6 @@ class BoxHead(nn.Module):
         self.matcher = matcher
         self.sampler = sampler
         self.transform = transform or BoxTransform((10.0, 10.0, 5.0, 5.0))
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
 
     def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
         """Class logits and, for each class, the transform of each region; float32."""
@@ -169,15 +159,12 @@ class BoxHead(nn.Module):
         transforms: Float[Tensor, "r s 4"],
         regions: Float[Tensor, "r 4"],
         size_hw: tuple[int, int],
+        *,
+        score_threshold: float,
     ) -> Detections:
         """What one picture's regions say before suppression: every pair of region and category above the threshold."""
-        reported = (scores > self.score_threshold) & (self.label_of_slot >= 0)
+        reported = (scores > score_threshold) & (self.label_of_slot >= 0)
         region, slot = torch.where(reported)
         boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
         found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], slot, region)
         return found[remove_small_boxes(boxes, 1e-2)]
-
-    def keep(self, candidates: Detections) -> Int[Tensor, "kept"]:
-        """Indices of the candidates that stay, best first."""
-        kept = suppress(candidates.boxes, candidates.scores, candidates.labels, iou_threshold=self.nms_threshold)
-        return kept[: self.max_detections]

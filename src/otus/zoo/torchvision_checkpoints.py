@@ -45,18 +45,12 @@ _OLD_MASK_KEY = re.compile(r"^mask_head\.convs\.mask_fcn(\d+)\.(weight|bias)$")
 class TorchvisionCheckpoint:
     """A translated checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.detection.region_detector.RegionDetector`; ``slots`` is how many class slots
-    its box head has, background included; ``norm_eps`` what its norms run with.
+    ``state`` has the keys of a :class:`~otus.detection.region_detector.RegionDetector`; ``arguments`` are what the builder
+    needs for it, as JSON: ``class_slots``, the slot of each label, and ``norm_eps`` where the trunk's norms are frozen.
     """
 
     state: dict[str, Tensor]
-    slots: int
-    norm_eps: float
-
-    @property
-    def class_slots(self) -> tuple[int, ...]:
-        """The slot of each label: COCO's 80 categories among 91, else all but the background."""
-        return COCO_IDS if self.slots == 91 else tuple(range(1, self.slots))
+    arguments: dict[str, Any]
 
 
 def is_torchvision_detector(state: Mapping[str, Any]) -> bool:
@@ -84,11 +78,11 @@ def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None
             "not a torchvision region-based detector: expected the tensor 'roi_heads.box_predictor.cls_score.weight', "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
-    return TorchvisionCheckpoint(
-        state={_translate(key): tensor for key, tensor in state.items()},
-        slots=state["roi_heads.box_predictor.cls_score.weight"].shape[0],
-        norm_eps=0.0 if sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS) else 1e-5,
-    )
+    slots = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
+    arguments: dict[str, Any] = {"class_slots": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
+    if "backbone.fpn.inner_blocks.0.1.weight" not in state:  # version 2 has live norms, in the pyramid too
+        arguments["norm_eps"] = 0.0 if sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS) else 1e-5
+    return TorchvisionCheckpoint({_translate(key): tensor for key, tensor in state.items()}, arguments)
 
 
 def _translate(key: str) -> str:

@@ -1,0 +1,173 @@
+"""The models by name: how each is built, whose weights there are, what was measured, and where it is described."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+
+from otus.detection import faster_rcnn
+from otus.errors import UsageError
+from otus.instance import keypoint_rcnn, mask_rcnn
+from otus.parts.preprocess import Preprocess
+from otus.structures import Categories
+from otus.zoo.coco import COCO, COCO_PERSON
+
+Task = Literal["classification", "semantic", "detection", "instance", "keypoints", "panoptic", "promptable"]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published file of weights.
+
+    Parameters
+    ----------
+    url, sha256
+        Where it lies, and its hash or at least the first eight digits of it.
+    categories
+        What their labels mean.
+    figures
+        What its authors measured, by name of the protocol and figure.
+    licence
+        Of the weights; the data they were trained on may have others.
+    """
+
+    url: str
+    sha256: str
+    categories: Categories
+    figures: Mapping[str, float]
+    licence: str = "BSD-3-Clause"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be built, trained, and perhaps loaded.
+
+    Parameters
+    ----------
+    builder
+        ``builder(categories, **arguments)`` makes it.
+    task
+        What it answers.
+    paper
+        Where it is described.
+    preprocess
+        How it wants pictures prepared.
+    weights
+        What can be fetched for it, the best first.
+    """
+
+    builder: Callable[..., nn.Module]
+    task: Task
+    paper: str
+    preprocess: Preprocess
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+
+
+_FASTER = "https://arxiv.org/abs/1506.01497"
+_MASK = "https://arxiv.org/abs/1703.06870"
+_V2 = "https://arxiv.org/abs/2111.11429"
+_USUAL = Preprocess(shorter_side=800, longer_side=1333)
+
+
+def _torchvision(file: str, figures: Mapping[str, float], categories: Categories = COCO) -> Weights:
+    """One of torchvision's files, whose names end in the first digits of their hash."""
+    return Weights(
+        url=f"https://download.pytorch.org/models/{file}.pth",
+        sha256=file.rsplit("-", 1)[1],
+        categories=categories,
+        figures={f"COCO val2017 {name}": value for name, value in figures.items()},
+    )
+
+
+MODELS: dict[str, ModelEntry] = {
+    "faster_rcnn_resnet50_fpn": ModelEntry(
+        faster_rcnn.faster_rcnn_resnet50_fpn,
+        "detection",
+        _FASTER,
+        _USUAL,
+        {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_coco-258fb6c6", {"bbox AP": 0.370})},
+    ),
+    "faster_rcnn_resnet50_fpn_v2": ModelEntry(
+        faster_rcnn.faster_rcnn_resnet50_fpn_v2,
+        "detection",
+        _V2,
+        _USUAL,
+        {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_v2_coco-dd69338a", {"bbox AP": 0.467})},
+    ),
+    "faster_rcnn_mobilenet_v3_large_fpn": ModelEntry(
+        faster_rcnn.faster_rcnn_mobilenet_v3_large_fpn,
+        "detection",
+        _FASTER,
+        _USUAL,
+        {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7", {"bbox AP": 0.328})},
+    ),
+    "faster_rcnn_mobilenet_v3_large_320_fpn": ModelEntry(
+        faster_rcnn.faster_rcnn_mobilenet_v3_large_320_fpn,
+        "detection",
+        _FASTER,
+        Preprocess(shorter_side=320, longer_side=640),
+        {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9", {"bbox AP": 0.228})},
+    ),
+    "faster_rcnn_vgg16": ModelEntry(
+        faster_rcnn.faster_rcnn_vgg16,
+        "detection",
+        _FASTER,
+        Preprocess(shorter_side=600, longer_side=1000),
+    ),
+    "mask_rcnn_resnet50_fpn": ModelEntry(
+        mask_rcnn.mask_rcnn_resnet50_fpn,
+        "instance",
+        _MASK,
+        _USUAL,
+        {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_coco-bf2d0c1e", {"bbox AP": 0.379, "segm AP": 0.346})},
+    ),
+    "mask_rcnn_resnet50_fpn_v2": ModelEntry(
+        mask_rcnn.mask_rcnn_resnet50_fpn_v2,
+        "instance",
+        _V2,
+        _USUAL,
+        {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_v2_coco-73cbd019", {"bbox AP": 0.474, "segm AP": 0.418})},
+    ),
+    "keypoint_rcnn_resnet50_fpn": ModelEntry(
+        keypoint_rcnn.keypoint_rcnn_resnet50_fpn,
+        "keypoints",
+        _MASK,
+        _USUAL,
+        {
+            "coco_v1": _torchvision(
+                "keypointrcnn_resnet50_fpn_coco-fc266e95", {"bbox AP": 0.546, "keypoints AP": 0.650}, COCO_PERSON
+            ),
+            "coco_legacy": _torchvision(
+                "keypointrcnn_resnet50_fpn_coco-9f466800", {"bbox AP": 0.506, "keypoints AP": 0.611}, COCO_PERSON
+            ),
+        },
+    ),
+}
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The entry of a name; UsageError with the names there are, nearest first, if it is none of them."""
+    if name in MODELS:
+        return MODELS[name]
+    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+    others = [known for known in MODELS if known not in near]
+    raise UsageError(f"model {name!r} is not one of: {', '.join([*near, *others])}")
+
+
+def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """A model by name with random weights.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model, or it does not take one of the arguments.
+    """
+    builder = model_entry(name).builder
+    known = [parameter for parameter in inspect.signature(builder).parameters if parameter != "categories"]
+    unknown = [argument for argument in arguments or {} if argument not in known]
+    if unknown:
+        raise UsageError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(known) or 'no arguments'}")
+    return builder(categories, **(arguments or {}))
