@@ -9,17 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tiny_run import TinyDetector, run, tiny_detector
+from tiny_run import TinyDetector, interrupt_at, run, tiny_detector
 
 from otus.data.dataset import Dataset
 from otus.errors import CheckpointError, UsageError
 from otus.training.interrupts import Interrupts
 from otus.training.resuming import refuse_changes
-from otus.training.state import RunState
 from otus.zoo.checkpoint import load_checkpoint
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
@@ -37,18 +35,6 @@ def same_tensors(first: Path, second: Path) -> None:
     assert set(ours) == set(theirs)
     different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
     assert not different
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Ctrl-C arrives while that step is counted."""
-    original = RunState.count_step
-
-    def counted(state: RunState, *arguments: Any, **options: Any) -> None:
-        original(state, *arguments, **options)
-        if state.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(RunState, "count_step", counted)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -4,11 +4,14 @@ Run as a script it trains one, so that tests can kill it: ``tiny_run.py FOLDER S
 """
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,12 +23,13 @@ from otus.data.tensors import TensorSample
 from otus.data.transforms import Compose, HorizontalFlip, Photometric
 from otus.parts.batching import make_batch
 from otus.parts.preprocess import Preprocess
-from otus.structures import Categories, Instances, Objects
+from otus.structures import Categories, Instances, Objects, Segmentations
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
 from otus.training.loop import TrainResult, fit
 from otus.training.run_folder import RunFolder
 from otus.training.settings import TrainSettings
+from otus.training.state import RunState
 from otus.training.validation import Validator
 from otus.zoo.checkpoint import CheckpointHeader
 
@@ -49,7 +53,8 @@ class TinyDetector(nn.Module):
     def features(self, samples: Sequence[TensorSample]) -> tuple[Tensor, list[tuple[int, int]]]:
         batch = make_batch(samples, divisor=8, device=self.head.weight.device)
         maps = self.trunk(batch.images)
-        self.dtypes.append(maps.dtype)
+        if torch.is_grad_enabled():
+            self.dtypes.append(maps.dtype)
         return maps.float().mean(dim=(2, 3)), list(batch.sizes_hw)
 
     def losses(self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -74,31 +79,29 @@ class TinyDetector(nn.Module):
         features, sizes = self.features(samples)
         answers = self.head(features)
         self.train(was_training)
-        return [
-            Instances(
-                _box(answer[:4], h, w),
-                [int(answer[4:].argmax())],
-                (h, w),
-                self.categories,
-                scores=[float(answer[4:].softmax(0).max())],
-            )
-            for answer, (h, w) in zip(answers, sizes, strict=True)
-        ]
+        return [self._found(answer, size_hw) for answer, size_hw in zip(answers, sizes, strict=True)]
 
-
-def _box(answer: Tensor, height: int, width: int) -> list[list[float]]:
-    corners = answer.clamp(0, 1).view(2, 2).sort(dim=0).values * torch.tensor([width, height])
-    return [corners.flatten().tolist()]
+    def _found(self, answer: Tensor, size_hw: tuple[int, int]) -> Instances:
+        """Boxes all over the picture, some of them right by chance; scores and labels depend on the weights."""
+        height, width = size_hw
+        side = torch.tensor([0.25, 0.4]).repeat(64)
+        x, y = ((torch.arange(128) // step % 8) * 0.1 for step in (2, 16))
+        boxes = torch.stack([x, y, x + side, y + side], dim=1) * torch.tensor([width, height, width, height])
+        labels = torch.arange(128) % len(self.categories)
+        scores = (answer[4:].softmax(0)[labels] + 0.1 * answer[:4].sigmoid()[torch.arange(128) % 4]).clamp(0, 1)
+        return Instances(boxes.numpy(), labels.numpy(), size_hw, self.categories, scores=scores.numpy())
 
 
 def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
     """Made-up scenes as a data set of files."""
-    files, objects = [], {"picture": [], "labels": [], "boxes_xyxy": []}
+    files, outlines = [], []
+    objects: dict[str, list[Any]] = {"picture": [], "labels": [], "boxes_xyxy": []}
     sizes = [(48, 64) if i % 3 else (64, 48) for i in range(count)]
     for i, size_hw in enumerate(sizes):
         sample = Scenes(count, size_hw=size_hw, seed=seed, max_objects=3)[i]
         files.append(f"{i:03d}.png")
         write_picture(folder / files[-1], sample.image)
+        outlines += [outline["counts"] for outline in sample.instances.masks.rle()]
         objects["picture"] += [i] * len(sample.instances)
         objects["labels"] += sample.instances.labels.tolist()
         objects["boxes_xyxy"] += sample.instances.boxes_xyxy.tolist()
@@ -107,7 +110,7 @@ def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
         format="scenes",
         pictures=Pictures(folder, tuple(files), sizes, tuple(range(count))),
         categories=THINGS,
-        objects=Objects.build(**objects),
+        objects=Objects.build(**objects, segmentations=Segmentations.build(outlines)),
     )
 
 
@@ -143,11 +146,27 @@ def run(
     )
 
 
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C arrives while that step is counted."""
+    original = RunState.count_step
+
+    def counted(state: RunState, *arguments: Any, **options: Any) -> None:
+        original(state, *arguments, **options)
+        if state.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunState, "count_step", counted)
+
+
 def main(folder: str, scenes: str, options: str) -> None:
-    """Train on 12 scenes as a process of its own; options as JSON."""
+    """Train on 12 scenes as a process of its own, perhaps one of several; options as JSON."""
     torch.set_num_threads(1)
     dataset = write_scenes(Path(scenes), 12)
-    result = run(tiny_detector(), dataset, Path(folder), validation=dataset, **json.loads(options))
+    system = tiny_detector()
+    result = run(system, dataset, Path(folder), validation=dataset.select(range(11)), **json.loads(options))
+    (Path(folder) / f"dtypes{os.environ.get('LOCAL_RANK', 0)}.json").write_text(
+        json.dumps(sorted({*map(str, system.dtypes)}))
+    )
     sys.exit(130 if result.ended == "interrupted" else 0)
 
 

@@ -39,8 +39,8 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with; the rest as it was.")] = None,
 ) -> None:
     """Train a model; the weights, figures and curves go to runs/TASK/NAME."""
-    if resume is None and (model is None or not data):
-        fail("train needs --model and --data, or --resume", code=2)
+    if resume is None and (not data or (model is None and weights is None)):
+        fail("train needs --data with --model or --weights, or --resume", code=2)
 
     from otus.training.run import resume_run
     from otus.training.run import train as run
@@ -73,7 +73,13 @@ def train(
         num_nodes=num_nodes,
     )
     if resume is None:
-        trained = run(**typed, settings=make_settings(settings), **option_values(out=out, name=name))
+        trained = run(
+            typed.pop("model", None),
+            typed.pop("data"),
+            **typed,
+            settings=make_settings(settings),
+            **option_values(out=out, name=name),
+        )
     else:
         trained = resume_run(resume, arguments=typed, settings=settings)
     if trained.result.ended == "interrupted":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 import otus
@@ -21,9 +20,10 @@ from otus.data.splitting import fingerprint, shared_pictures, split_off
 from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
 from otus.errors import DataError, UsageError
 from otus.parts.preprocess import Preprocess
+from otus.structures import Categories
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
-from otus.training.fine_tuning import read_weights, start_from
+from otus.training.fine_tuning import find_weights, start_from
 from otus.training.loop import TrainResult, fit
 from otus.training.progress import TrainProgress
 from otus.training.resuming import refuse_changes
@@ -33,6 +33,7 @@ from otus.training.snapshots import draw_batch
 from otus.training.validation import Validator
 from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
+from otus.zoo.weights import FoundWeights
 
 Data = str | Path | Dataset
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric()])
@@ -49,7 +50,7 @@ class TrainedModel:
 
 
 def train(
-    model: str | nn.Module,
+    model: str | nn.Module | None,
     data: Data | Sequence[Data],
     *,
     val: Data | float | None = None,
@@ -71,14 +72,15 @@ def train(
     Parameters
     ----------
     model
-        A name of the zoo, or a system put together by hand with ``categories``, ``losses`` and ``predict``.
+        A name of the zoo; None for the one that ``weights`` say; or a system put together by hand with ``categories``,
+        ``losses`` and ``predict``.
     data
         One or several data sets, or their folders or files; categories are joined by name.
     val
         What to validate on: a data set, or a share of the training pictures to keep aside. Without it ``val_split`` of
         ``data``, and without that nothing is validated.
     weights
-        What to start from: a file, or a name of published weights; random without it.
+        What to start from: a file, ``packaged``, or a name of published weights; random without it.
     settings
         Options of the loop.
     image_size
@@ -114,9 +116,12 @@ def train(
     say = TrainProgress(quiet=quiet or not fabric.is_global_zero)
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     train_set, val_set = _open(sources, val, format=format, split=split, val_split=val_split, seed=settings.seed)
-    system, preprocess, header = _prepare(model, train_set, preprocess, image_size=image_size, settings=settings)
-    categories = system.categories
-    train_set = with_categories(train_set, categories)  # type: ignore[arg-type]
+    found = None if weights is None else find_weights(weights, model=model if isinstance(model, str) else None)
+    system, preprocess, header = _prepare(
+        model, train_set.categories, preprocess, found, image_size=image_size, seed=settings.seed
+    )
+    categories: Categories = system.categories  # type: ignore[assignment]
+    train_set = with_categories(train_set, categories)
     config = {
         "model": header.builder or type(system).__name__,
         "data": [_place(source) for source in sources],
@@ -135,10 +140,12 @@ def train(
     config = json.loads(json.dumps(config))  # as it will be read again
     if resume is not None:
         refuse_changes(read_config(resume), config)
-    elif weights is not None:
-        _fine_tune(system, header, weights, settings=settings, say=say)
+    elif found is not None:
+        _fine_tune(system, header, found, say)
 
-    path = Path(resume) if resume is not None else _new_folder(fabric, model, header, out=out, name=name)
+    task = "detection" if header.builder is None else model_entry(header.builder).task
+    name = name or config["model"]
+    path = Path(resume) if resume is not None else fabric.broadcast(new_run_folder(task, name, out=out))
     header = dataclasses.replace(header, training=_record(config, train_set, val_set))
     folder = RunFolder(path, header)
     feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
@@ -146,14 +153,14 @@ def train(
         folder.write_json("config.json", config)
         folder.write_json("run.json", {**environment(), "command": sys.argv, **header.training})
         first = [feed.load(place) for place in next(feed.plan())]
-        write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))  # type: ignore[arg-type]
+        write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
     for line in _remarks(train_set, val_set):
         say.say(line)
     say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
     validator = None
     if val_set is not None:
         validator = Validator(
-            with_categories(val_set, categories),  # type: ignore[arg-type]
+            with_categories(val_set, categories),
             preprocess,
             fabric,
             workers=settings.workers,
@@ -232,26 +239,35 @@ def _open(
 
 
 def _prepare(
-    model: str | nn.Module,
-    train_set: Dataset,
+    model: str | nn.Module | None,
+    categories: Categories,
     preprocess: Preprocess | None,
+    found: FoundWeights | None,
     *,
     image_size: int | None,
-    settings: TrainSettings,
+    seed: int,
 ) -> tuple[nn.Module, Preprocess, CheckpointHeader]:
     """The system with random weights, how it wants pictures, and what its checkpoints say of it."""
-    if isinstance(model, str):
-        torch.manual_seed(settings.seed)
-        preprocess = preprocess or model_entry(model).preprocess
-        system = build_model(model, train_set.categories)
-    elif preprocess is None:
-        raise UsageError("preprocess: a system put together by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))")
+    if isinstance(model, nn.Module):
+        if preprocess is None:
+            raise UsageError(
+                "preprocess: a system put together by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))"
+            )
+        system, builder, arguments = model, None, {}
     else:
-        system = model
+        builder = model or (None if found is None else found.builder)
+        if builder is None:
+            raise UsageError("model: expected a name (see otus models), or weights that say theirs")
+        # The eps of the norms belongs to the weights, the slots of the classes to their categories.
+        arguments = {} if found is None else {k: v for k, v in found.arguments.items() if k != "class_slots"}
+        torch.manual_seed(seed)
+        system = build_model(builder, categories, arguments)
+        preprocess = preprocess or (found and found.preprocess) or model_entry(builder).preprocess
     if image_size is not None:
         preprocess = _resized(preprocess, image_size)
     header = CheckpointHeader(
-        builder=model if isinstance(model, str) else None,
+        builder=builder,
+        arguments=arguments,
         categories=system.categories,  # type: ignore[arg-type]
         preprocess=preprocess.to_dict(),
     )
@@ -266,24 +282,13 @@ def _resized(preprocess: Preprocess, image_size: int) -> Preprocess:
     return dataclasses.replace(preprocess, shorter_side=image_size, longer_side=image_size)
 
 
-def _fine_tune(
-    system: nn.Module, header: CheckpointHeader, weights: str | Path, *, settings: TrainSettings, say: TrainProgress
-) -> None:
+def _fine_tune(system: nn.Module, header: CheckpointHeader, found: FoundWeights, say: TrainProgress) -> None:
     builder = header.builder
-    start = read_weights(weights, model=builder)
-    left = start_from(system, start, build=None if builder is None else lambda other: build_model(builder, other))
-    say.say(f"starting from {start.source}" + (f"; not loaded ({len(left)}):" if left else ", all of it"))
+    build = None if builder is None else lambda other: build_model(builder, other, header.arguments)
+    left = start_from(system, found, build=build)
+    say.say(f"starting from {found.source}" + (f"; not loaded ({len(left)}):" if left else ", all of it"))
     for line in left:
         say.say(f"  {line}")
-
-
-def _new_folder(
-    fabric: Fabric, model: str | nn.Module, header: CheckpointHeader, *, out: str | Path | None, name: str | None
-) -> Path:
-    """The same in all processes."""
-    task = model_entry(model).task if isinstance(model, str) else "detection"
-    path: Path = fabric.broadcast(new_run_folder(task, name or header.builder or type(model).__name__, out=out))
-    return path
 
 
 def _place(source: Data | float | None) -> str | float | None:

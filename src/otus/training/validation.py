@@ -47,7 +47,7 @@ class Validator:
     picture: Path | None = None
 
     def __call__(self, system: nn.Module) -> Validation:
-        """The figures of a system, in the precision of the training."""
+        """The figures of a system in float32, which is what ``otus evaluate`` will say of its checkpoint."""
         found = self.predict(system)
         if self.picture is not None and self.fabric.is_global_zero:
             write_picture(self.picture, draw_found(self.dataset, found))
@@ -63,14 +63,13 @@ class Validator:
 
     def predict(self, system: nn.Module) -> dict[int, Instances]:
         """What a system finds on all pictures, by index, in every process."""
-        with self.fabric.autocast():
-            mine = predict_dataset(
-                system,  # type: ignore[arg-type]
-                self.dataset,
-                preprocess=self.preprocess,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                part=self.fabric.global_rank,
-                parts=self.fabric.world_size,
-            )
+        mine = predict_dataset(
+            system,  # type: ignore[arg-type]
+            self.dataset,
+            preprocess=self.preprocess,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            part=self.fabric.global_rank,
+            parts=self.fabric.world_size,
+        )
         return {index: instances for part in gather(self.fabric, mine) for index, instances in part.items()}

@@ -1,0 +1,62 @@
+"""Pictures kept aside."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.splitting import fingerprint, shared_pictures, split_off
+from otus.errors import UsageError
+from otus.structures import Categories, Objects
+
+
+def dataset(folder: Path, contents: dict[str, str]) -> Dataset:
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    count = len(contents)
+    return Dataset(
+        source=folder,
+        format="made",
+        pictures=Pictures(folder, tuple(contents), [[4, 4]] * count, tuple(range(count))),
+        categories=Categories(("cat",)),
+        objects=Objects.build(picture=range(count), labels=[0] * count, boxes_xyxy=[[0, 0, 1, 1]] * count),
+    )
+
+
+def test_the_parts_are_the_whole_and_share_nothing(tmp_path: Path) -> None:
+    whole = dataset(tmp_path, {f"{i}.jpg": str(i) for i in range(20)})
+    rest, aside = split_off(whole, 0.25, seed=1)
+    assert (len(rest), len(aside)) == (15, 5)
+    assert {*rest.pictures.files, *aside.pictures.files} == set(whole.pictures.files)
+    assert split_off(whole, 0.25, seed=1)[1].pictures.files == aside.pictures.files
+    assert split_off(whole, 0.25, seed=2)[1].pictures.files != aside.pictures.files
+    assert len(split_off(whole, 0.001)[1]) == 1
+    assert len(split_off(whole, 0.999)[0]) == 1
+
+
+def test_a_share_that_cannot_be(tmp_path: Path) -> None:
+    one = dataset(tmp_path, {"a.jpg": "a"})
+    for data, share in ((one, 0.5), (one, 0.0), (one, 2.0)):
+        with pytest.raises(UsageError):
+            split_off(data, share)
+
+
+def test_the_same_picture_is_found_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = dataset(tmp_path / "a", {"x.jpg": "one", "y.jpg": "two"})
+    second = dataset(tmp_path / "b", {"z.jpg": "two", "w.jpg": "ten", "x.jpg": "three"})
+    assert shared_pictures(first, second) == ["z.jpg"]
+    assert shared_pictures(first, first) == ["x.jpg", "y.jpg"]
+
+
+def test_the_fingerprint_changes_with_labels_and_files(tmp_path: Path) -> None:
+    one = dataset(tmp_path, {"a.jpg": "a", "b.jpg": "b"})
+    before = fingerprint(one)
+    assert one.objects is not None
+    assert fingerprint(one) == before
+    assert fingerprint(replace(one, objects=replace(one.objects, boxes_xyxy=one.objects.boxes_xyxy + 1))) != before
+    assert fingerprint(replace(one, categories=Categories(("dog",)))) != before
+    (tmp_path / "a.jpg").write_text("longer")
+    assert fingerprint(one) != before

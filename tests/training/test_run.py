@@ -1,0 +1,167 @@
+"""``otus.train`` and ``otus train``: from names to a folder of weights, and back."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import PREPROCESS, TinyDetector, interrupt_at, write_scenes
+from typer.testing import CliRunner
+
+import otus
+from otus.cli import app
+from otus.data.dataset import Dataset
+from otus.data.formats import coco
+from otus.data.pictures import read_picture
+from otus.errors import CheckpointError, DataError, UsageError
+from otus.structures import Categories
+from otus.training.fine_tuning import find_weights, start_from
+from otus.training.run import train
+from otus.training.settings import TrainSettings, make_settings
+from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from otus.zoo.models import MODELS, ModelEntry
+
+QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny model with a name."""
+    monkeypatch.setitem(MODELS, "tiny", ModelEntry(TinyDetector, "detection", "none", PREPROCESS))
+
+
+@pytest.fixture(scope="module")
+def coco_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve scenes to learn from, in COCO's format."""
+    folder = tmp_path_factory.mktemp("coco") / "data"
+    coco.write(write_scenes(tmp_path_factory.mktemp("made"), 12), folder, pictures="copy")
+    return folder
+
+
+def otus_train(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["train", "--device", "cpu", "--workers", "1", *map(str, arguments)])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_writes_a_folder_that_loads(tiny: None, coco_scenes: Path, tmp_path: Path) -> None:
+    code, out, err = otus_train(
+        "--model", "tiny", "--data", coco_scenes, "--val", 0.25, "--epochs", 2, "--out", tmp_path
+    )
+    folder = tmp_path / "detection" / "tiny"
+    assert code == 0
+    assert out.startswith(str(folder / "weights" / "best.safetensors"))
+    assert "9 pictures to learn from" in err
+    assert "epoch 2/2" in err
+    files = {"batch.jpg", "config.json", "curves.png", "metrics.csv", "metrics.jsonl", "run.json", "validation.jpg"}
+    assert {file.name for file in folder.iterdir()} == files | {"weights"}
+    assert read_picture(folder / "validation.jpg").std() > 10
+    record = json.loads((folder / "run.json").read_text())
+    assert record["pictures"] == 9
+    assert record["settings"]["seed"] == 0
+    header = load_checkpoint(folder / "weights/best.safetensors")[1]
+    assert header.builder == "tiny"
+    assert header.preprocess == json.loads(json.dumps(PREPROCESS.to_dict()))
+    assert header.training["figures"].keys() >= {"bbox/AP", "bbox/AP50"}
+    code, out, _ = otus_train("--model", "tiny", "--data", coco_scenes, "--epochs", 1, "--out", tmp_path)
+    assert code == 0
+    assert "tiny-2" in out
+
+
+def test_the_command_resumes_and_refuses_other_settings(
+    tiny: None, coco_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ("--model", "tiny", "--data", coco_scenes, "--epochs", 3, "--batch-size", 4, "--val", 0.25)
+    assert otus_train(*start, "--out", tmp_path / "whole")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        code, _, err = otus_train(*start, "--out", tmp_path / "parts")
+    folder = tmp_path / "parts" / "detection" / "tiny"
+    assert code == 130
+    assert f"otus train --resume {folder}" in err
+    code, _, err = otus_train("--resume", folder, "--epochs", 5, "--seed", 1)
+    assert code == 2
+    assert "epochs: was 3, is 5; seed: was 0, is 1" in err
+    assert otus_train("--resume", folder, "--workers", 0)[0] == 0
+    ours, theirs = (
+        load_checkpoint(tmp_path / run / "detection/tiny/weights/last.safetensors")[0] for run in ("parts", "whole")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_other_data_are_not_resumed(tiny: None, coco_scenes: Path, tmp_path: Path) -> None:
+    run = train("tiny", coco_scenes, settings=QUICK, out=tmp_path, quiet=True)
+    assert run.result.ended == "done"
+    other = write_scenes(tmp_path / "other", 12, seed=5)
+    with pytest.raises(UsageError, match="train_fingerprint: was"):
+        train("tiny", other, settings=QUICK, resume=run.folder, quiet=True)
+
+
+def test_data_of_several_folders_and_what_is_said_of_them(
+    tiny: None, scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = write_scenes(tmp_path / "other", 6, seed=5)
+    assert other.objects is not None
+    names = Categories(("unicorn", *reversed(other.categories.names)))
+    labels = len(names) - 1 - other.objects.labels
+    other = replace(other, categories=names, objects=replace(other.objects, labels=labels, segmentations=None))
+    run = train("tiny", [scenes, other], val=scenes, settings=QUICK, out=tmp_path)
+    said = capsys.readouterr().err
+    assert "18 pictures to learn from" in said
+    assert "no object to learn from of unicorn" in said
+    assert "all validation pictures are learned from too" in said
+    assert otus.load(run.best, device="cpu").categories.names == (*scenes.categories.names, "unicorn")
+
+
+def test_a_system_put_together_by_hand(scenes: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="preprocess"):
+        train(TinyDetector(), scenes, settings=QUICK, out=tmp_path, quiet=True)
+    run = train(TinyDetector(), scenes, preprocess=PREPROCESS, settings=QUICK, out=tmp_path, quiet=True)
+    assert otus.load(run.best, system=TinyDetector(), device="cpu").preprocess == PREPROCESS
+
+
+def test_what_cannot_be_trained(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+    assert otus_train("--data", tmp_path)[0] == 2
+    assert otus_train("--model", "tiny", "--data", tmp_path / "nowhere")[0] == 1
+    assert otus_train("--resume", tmp_path)[0] == 2
+    with pytest.raises(DataError, match="no pictures with objects"):
+        train("tiny", replace(scenes, objects=None), settings=QUICK, out=tmp_path, quiet=True)
+    with pytest.raises(UsageError, match=r"share between 0 and 1, got 1\.5"):
+        train("tiny", scenes, val=1.5, settings=QUICK, out=tmp_path, quiet=True)
+    with pytest.raises(UsageError, match=r"batch_size: .* got 0; optimizer: .* got 'adam'"):
+        make_settings({"batch_size": 0, "optimizer": "adam"})
+
+
+def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: Path) -> None:
+    one, same, other = (Categories(names) for names in (("a", "b"), ("a", "b"), ("c", "d")))
+    source = TinyDetector(one)
+    file = tmp_path / "one.safetensors"
+    save_checkpoint(file, source.state_dict(), CheckpointHeader(categories=one))
+    found = find_weights(file)
+
+    system = TinyDetector(same)
+    assert start_from(system, found, build=TinyDetector) == []
+    assert torch.equal(system.head.weight, source.head.weight)
+
+    system = TinyDetector(other)
+    before = system.head.weight.clone()
+    left = start_from(system, found, build=TinyDetector)
+    assert left == ["of other categories: head.weight (6, 8)", "of other categories: head.bias (6,)"]
+    assert torch.equal(system.head.weight, before)
+    assert torch.equal(system.trunk[0].weight, source.trunk[0].weight)
+
+    stranger = torch.nn.Linear(2, 2)
+    stranger.categories = one
+    with pytest.raises(CheckpointError, match="nothing of it fits Linear"):
+        start_from(stranger, found)
+
+
+def test_fine_tuning_takes_the_model_and_the_size_of_its_weights(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+    first = train("tiny", scenes, image_size=24, settings=QUICK, out=tmp_path, quiet=True)
+    second = train(
+        None, scenes, weights=first.best, settings=replace(QUICK, learning_rate=1e-12), out=tmp_path, quiet=True
+    )
+    assert otus.load(second.best, device="cpu").preprocess.longer_side == 24
+    ours, theirs = (load_checkpoint(run.best)[0] for run in (first, second))
+    torch.testing.assert_close(ours["head.weight"], theirs["head.weight"])
