@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -59,18 +60,25 @@ def option_values(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def progress(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, counted on stderr while somebody watches."""
+@contextmanager
+def counting(what: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while somebody watches; call what it gives with how many are done."""
     from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn(what), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        for item in items:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def progress(items: Iterable[T], what: str) -> Iterator[T]:
+    """The items, counted on stderr while somebody watches."""
+    with counting(what) as count:
+        for number, item in enumerate(items, start=1):
             yield item
-            bar.advance(task)
+            count(number)
 
 
 def _plain(value: Any) -> Any:

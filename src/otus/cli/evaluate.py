@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, fail, verb
+from otus.cli._common import counting, emit_json, fail, option_values, verb
 
 if TYPE_CHECKING:
+    from otus.data.dataset import Dataset
     from otus.errors import DataError
     from otus.inference.evaluation import EvaluationReport
+    from otus.structures import Objects
 
 
 @verb
 def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
-    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="COCO results: a JSON list of detections.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Or a model's name or file, to predict with.")] = None,
+    weights: Annotated[str | None, typer.Option("--weights", help="Of a name: which weights, or a file.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Of a model: cpu, cuda, mps or auto.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of a model: float32, bfloat16 or auto.")] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="Format of the data, where several are found.")
     ] = None,
@@ -37,8 +45,13 @@ def evaluate(
 
     skipped: list[DataError] = []
     report = skipped.append if skip_bad else stop_at_first
+    if (predictions is None) == (model is None):
+        fail("give --predictions FILE or --model NAME, one of them", code=2)
     dataset = open_dataset(data, format=format_, split=split, report=report)
-    found = read_results(predictions, dataset, report=report)
+    if predictions is not None:
+        found = read_results(predictions, dataset, report=report)
+    else:
+        found = _predict(dataset, model, **option_values(weights=weights, device=device, precision=precision))
     typed: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
     if max_dets is not None:
         typed["max_dets"] = _numbers(max_dets)
@@ -49,6 +62,20 @@ def evaluate(
         emit_json({**answer.document(), **({"skipped": len(skipped)} if skip_bad else {})})
     else:
         _print_table(answer)
+
+
+def _predict(dataset: "Dataset", model: str | None, **options: Any) -> "Objects":
+    """What a model says of the data set's pictures."""
+    from otus.inference.loading import load
+    from otus.inference.on_dataset import as_objects, predict_dataset
+
+    predictor = load(model, **options)
+    unknown = [name for name in dataset.categories if name not in predictor.categories]
+    if unknown:
+        typer.echo(f"otus: {predictor.name} does not know {', '.join(unknown)}", err=True)
+    with predictor.autocast(), counting("predicting", total=len(dataset)) as count:
+        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
+    return as_objects(found, categories=dataset.categories)
 
 
 def _numbers(text: str) -> list[int]:

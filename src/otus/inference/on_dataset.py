@@ -1,6 +1,6 @@
 """What a system finds on the pictures of a data set, as the evaluation wants it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -31,6 +31,7 @@ def predict_dataset(
     workers: int = 2,
     part: int = 0,
     parts: int = 1,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[int, Instances]:
     """What a system finds, by index of the picture, in the picture's own frame, masks at rest.
 
@@ -48,6 +49,8 @@ def predict_dataset(
         Threads that load them.
     part, parts
         Batches number ``part``, ``part + parts``, ``part + 2 * parts`` … only.
+    progress
+        Told after each batch how many pictures are done.
     """
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
 
@@ -59,6 +62,8 @@ def predict_dataset(
     for indices, samples in zip(mine, load_ahead(mine, load, workers=workers), strict=True):
         for index, instances in zip(indices, system.predict(samples), strict=True):
             found[index] = _at_rest(preprocess.undo(instances, dataset.pictures.size_hw(index)))
+        if progress is not None:
+            progress(len(found))
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +17,14 @@ from torch import nn
 
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
-from otus.data.tensors import TensorSample, to_tensors
+from otus.data.tensors import to_tensors
 from otus.errors import DataError, UsageError
 from otus.inference.tiling import Tiles, merged, moved
 from otus.parts.preprocess import Preprocess
-from otus.parts.suppression import Decision
 from otus.structures import Categories, Instances
 
 SCORE_THRESHOLD = 0.5
 """What is shown to people unless they say otherwise. Evaluation takes all that the system reports instead."""
-
-
-class Detector(Protocol):
-    """What a predictor needs of a system."""
-
-    categories: Categories
-    decision: Decision
-
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +49,7 @@ class Predictor:
     Parameters
     ----------
     system
-        What finds objects on prepared pictures.
+        A module with ``predict(samples)``, ``categories`` and ``decision`` that finds objects on prepared pictures.
     preprocess
         How its weights want pictures prepared.
     name
@@ -75,7 +65,7 @@ class Predictor:
         self, system: nn.Module, *, preprocess: Preprocess, name: str, device: str = "auto", precision: str = "float32"
     ) -> None:
         self.device = choose_device(device)
-        self.system = system.to(self.device).eval()
+        self.system: Any = system.to(self.device).eval()
         self.preprocess = preprocess
         self.name = name
         self.precision = choose_precision(precision, self.device)
@@ -83,7 +73,7 @@ class Predictor:
     @property
     def categories(self) -> Categories:
         """What the labels mean."""
-        return self.system.categories  # type: ignore[return-value]
+        return self.system.categories
 
     def predict(self, source: Source, **options: Any) -> list[Prediction]:
         """What is on each picture of a source; options as of :meth:`stream`."""
@@ -158,21 +148,20 @@ class Predictor:
     @contextmanager
     def deciding(self, score_threshold: float, nms_threshold: float | None = None) -> Iterator[None]:
         """The system reports by these thresholds inside, by its own again afterwards."""
-        system: Any = self.system
-        own = system.decision
+        own = self.system.decision
         changes = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
-        system.decision = replace(own, **{name: value for name, value in changes.items() if value is not None})
+        self.system.decision = replace(own, **{name: value for name, value in changes.items() if value is not None})
         try:
             yield
         finally:
-            system.decision = own
+            self.system.decision = own
 
     def _whole(self, batch: list[SourcePicture]) -> list[Prediction]:
         clock = time.perf_counter()
         samples = [self.preprocess.sample(to_tensors(Sample(one.image, one.name))) for one in batch]
         prepared = time.perf_counter()
         with self.autocast():
-            raw = self.system.predict(samples)  # type: ignore[operator]
+            raw = self.system.predict(samples)
         ran = time.perf_counter()
         results = [self.preprocess.undo(one, p.image.shape[:2]) for one, p in zip(raw, batch, strict=True)]
         undone = time.perf_counter()

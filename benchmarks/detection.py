@@ -1,0 +1,85 @@
+"""Detectors beside torchvision's: the same random weights, the same picture, one run.
+
+``python benchmarks/detection.py [--names a,b] [--repeats N]``. Pictures are 480x640. Random weights are scaled so that the
+reference finds many objects, since work after the network grows with them.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from _side_by_side import median_seconds, print_header, print_table
+from torch import nn
+
+import otus
+from otus.structures import Instances
+
+NAMES = {
+    "faster_rcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn",
+    "mask_rcnn_resnet50_fpn": "maskrcnn_resnet50_fpn",
+    "keypoint_rcnn_resnet50_fpn": "keypointrcnn_resnet50_fpn",
+    "faster_rcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn",
+}
+
+
+def reference_model(name: str) -> nn.Module:
+    """torchvision's model with random weights that find something."""
+    torch.manual_seed(0)
+    model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.05)
+    nn.init.normal_(model.rpn.head.bbox_pred.weight, std=1e-3)
+    nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.02)
+    return model
+
+
+def agreement(reference: dict[str, torch.Tensor], ours: Instances) -> str:
+    """How far ours is from the reference on what both found."""
+    boxes, scores = reference["boxes"].numpy(), reference["scores"].numpy()
+    assert ours.scores is not None
+    if len(boxes) != len(ours):
+        return f"{len(boxes)} and {len(ours)} objects"
+    far = np.abs(boxes - ours.boxes_xyxy).max(initial=0), np.abs(scores - ours.scores).max(initial=0)
+    return f"{len(boxes)} objects, boxes {far[0]:.1e} px, scores {far[1]:.1e} apart"
+
+
+def compare(name: str, *, repeats: int) -> None:
+    """Time and compare one model."""
+    image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    reference = reference_model(NAMES[name])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pth"
+        torch.save(reference.state_dict(), file)
+        exact = otus.load(name, weights=file)
+        fast = otus.load(name, weights=file, precision="auto")
+    with torch.inference_mode():
+        theirs = reference([tensor])[0]
+        base = median_seconds(lambda: reference([tensor]), repeats=repeats)
+    float32 = median_seconds(lambda: exact.predict(image, score_threshold=0.05), repeats=repeats)
+    default = median_seconds(lambda: fast.predict(image, score_threshold=0.05), repeats=repeats)
+    seconds = {"torchvision float32": base, "otus float32": float32, f"otus {fast.precision}": default}
+    print_table(name, seconds, ours="otus float32")
+    ours = exact.predict(image, score_threshold=0.05)[0].instances
+    print(f"float32 beside torchvision: {agreement(theirs, ours)}")
+    print(f"speed-up: float32 {base / float32:.2f}, default {base / default:.2f}\n", flush=True)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--names", default=",".join(NAMES))
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    print_header("Detectors beside torchvision, one picture of 480x640", ("torch", "torchvision"))
+    for name in arguments.names.split(","):
+        compare(name, repeats=arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Any source in, results in the source's own frame out."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import otus
+from otus.data.video import VideoWriter
+from otus.errors import CheckpointError, PictureError, UsageError
+from otus.inference.predictor import Predictor
+from otus.inference.tiling import Tiles
+from otus.parts.preprocess import Preprocess
+from otus.parts.suppression import Decision
+from otus.structures import Categories, Instances, Masks
+from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
+from otus.zoo.models import build_model
+
+COLOURS = Categories(("red", "blue"))
+
+
+class FindsColours(nn.Module):
+    """Not learned: one box around all red pixels, one around all blue ones, scored by their share of the box."""
+
+    def __init__(self):
+        super().__init__()
+        self.categories = COLOURS
+        self.decision = Decision()
+
+    def predict(self, samples):
+        return [self._one(sample["image"]) for sample in samples]
+
+    def _one(self, image):
+        boxes, labels, scores, masks = [], [], [], []
+        for label, channel in enumerate((0, 2)):
+            where = (image[channel] - image.sum(dim=0) / 2) > 0.25
+            rows, columns = torch.nonzero(where, as_tuple=True)
+            if not len(rows):
+                continue
+            box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+            score = float(where[box[1] : box[3], box[0] : box[2]].float().mean())
+            if score > self.decision.score_threshold:
+                boxes.append(box)
+                labels.append(label)
+                scores.append(score)
+                masks.append(where.numpy())
+        size_hw = (image.shape[1], image.shape[2])
+        dense = np.array(masks, dtype=bool).reshape(-1, *size_hw)
+        return Instances(
+            np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            labels,
+            size_hw,
+            COLOURS,
+            scores=np.array(scores),
+            masks=Masks.from_dense(dense),
+        )
+
+
+@pytest.fixture
+def predictor():
+    preprocess = Preprocess(fixed_hw=(64, 96), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return Predictor(FindsColours(), preprocess=preprocess, name="colours", device="cpu")
+
+
+def picture(size_hw=(128, 192), *, red=(20, 30, 60, 90), blue=None):
+    image = np.zeros((*size_hw, 3), np.uint8)
+    for colour, box in ((0, red), (2, blue)):
+        if box is not None:
+            x1, y1, x2, y2 = box
+            image[y1:y2, x1:x2, colour] = 255
+    return image
+
+
+def test_boxes_and_masks_come_back_in_the_pictures_frame(predictor):
+    (found,) = predictor.predict(picture())
+    np.testing.assert_allclose(found.instances.boxes_xyxy, [[20, 30, 60, 90]], atol=2)
+    assert found.instances.size_hw == (128, 192)
+    assert found.instances.masks.size_hw == (128, 192)
+    assert found.instances.masks.dense()[0, 60, 40]
+    assert not found.instances.masks.dense()[0, 100, 100]
+    assert set(found.milliseconds) == {"prepare", "network", "undo"}
+
+
+def test_every_kind_of_source(predictor, tmp_path):
+    image = picture()
+    folder = tmp_path / "photos" / "deep"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(image).save(folder / name)
+    (folder / "notes.txt").write_text("not a picture")
+    with VideoWriter(tmp_path / "film.mp4", frame_rate=5) as writer:
+        for _ in range(4):
+            writer.add(image)
+    sources = {
+        "array": (image, 1),
+        "PIL": (Image.fromarray(image), 1),
+        "path": (folder / "a.png", 1),
+        "text": (str(folder / "a.png"), 1),
+        "folder": (tmp_path / "photos", 2),
+        "pattern": (str(tmp_path / "photos" / "*" / "*.png"), 2),
+        "list": ([image, folder / "b.png", [folder]], 4),
+        "video": (tmp_path / "film.mp4", 4),
+    }
+    for kind, (source, count) in sources.items():
+        for batch_size in (1, 3):
+            found = predictor.predict(source, batch_size=batch_size)
+            assert len(found) == count, kind
+            assert all(len(one.instances) == 1 for one in found), kind
+    assert [one.frame for one in predictor.predict(tmp_path / "film.mp4", stride=2)] == [0, 2]
+
+
+def test_thresholds_and_categories(predictor):
+    image = picture(red=(0, 0, 40, 40), blue=(96, 64, 160, 120))
+    assert predictor.predict(image)[0].instances.labels.tolist() == [0, 1]
+    assert predictor.predict(image, categories=["blue"])[0].instances.labels.tolist() == [1]
+    own = predictor.system.decision
+    assert len(predictor.predict(image, score_threshold=1.0)[0].instances) == 0
+    assert predictor.system.decision == own
+    with pytest.raises(UsageError, match="green not known to colours: red, blue"):
+        predictor.predict(image, categories=["green"])
+    with pytest.raises(UsageError, match="score_threshold"):
+        predictor.predict(image, score_threshold=1.5)
+
+
+def test_tiles_find_what_is_small(predictor):
+    image = picture((600, 900), red=(400, 300, 430, 330), blue=(10, 10, 40, 40))
+    found = predictor.predict(image, tiles=Tiles(200, overlap=0.3), score_threshold=0.3)[0].instances
+    assert sorted(found.labels.tolist()) == [0, 1]
+    red = found[found.labels == 0]
+    np.testing.assert_allclose(red.boxes_xyxy, [[400, 300, 430, 330]], atol=4)
+    assert red.masks.dense()[0, 315, 415]
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1)])
+def test_tiny_and_thin_pictures(predictor, size_hw):
+    assert len(predictor.predict(picture(size_hw, red=None))[0].instances) == 0
+
+
+def test_unreadable_files_are_named_and_the_rest_is_done(predictor, tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no picture")
+    Image.fromarray(picture()).save(tmp_path / "good.png")
+    with pytest.raises(PictureError, match=r"empty\.jpg"):
+        predictor.predict(tmp_path)
+    bad = []
+    assert [one.name for one in predictor.predict(tmp_path, report=bad.append)] == [str(tmp_path / "good.png")]
+    assert [error.file.name for error in bad] == ["empty.jpg", "text.png"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small detector of random weights as our own file."""
+    torch.manual_seed(0)
+    categories = Categories(("cat", "dog"))
+    system = build_model("faster_rcnn_mobilenet_v3_large_320_fpn", categories)
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    preprocess = Preprocess(shorter_side=64, longer_side=96)
+    header = CheckpointHeader(
+        builder="faster_rcnn_mobilenet_v3_large_320_fpn", categories=categories, preprocess=preprocess.to_dict()
+    )
+    save_checkpoint(path, system.state_dict(), header)
+    return path
+
+
+def test_load_our_own_file(checkpoint):
+    loaded = otus.load(checkpoint, device="cpu")
+    assert tuple(loaded.categories) == ("cat", "dog")
+    assert loaded.preprocess.shorter_side == 64
+    twice = [loaded.predict(picture(), score_threshold=0.01)[0].instances for _ in range(2)]
+    np.testing.assert_array_equal(twice[0].boxes_xyxy, twice[1].boxes_xyxy)
+    by_name = otus.load("faster_rcnn_mobilenet_v3_large_320_fpn", weights=checkpoint)
+    np.testing.assert_array_equal(
+        by_name.predict(picture(), score_threshold=0.01)[0].instances.boxes_xyxy, twice[0].boxes_xyxy
+    )
+
+
+def test_weights_of_another_model_are_refused(checkpoint):
+    with pytest.raises(CheckpointError, match="weights of faster_rcnn_mobilenet_v3_large_320_fpn, expected"):
+        otus.load("mask_rcnn_resnet50_fpn", weights=checkpoint)
+
+
+def test_a_name_without_weights_never_predicts(monkeypatch):
+    with pytest.raises(UsageError, match="faster_rcnn_vgg16 has no trained weights: train it"):
+        otus.load("faster_rcnn_vgg16")
+    with pytest.raises(UsageError, match="not one of: mask_rcnn_resnet50_fpn"):
+        otus.load("mask_rcnn_resnet50_fnp")
+    with pytest.raises(CheckpointError, match="no such file"):
+        otus.load("nowhere.safetensors")
+
+
+def test_without_network_the_error_says_so(monkeypatch, tmp_path):
+    from otus.errors import FetchError
+
+    monkeypatch.setenv("OTUS_CACHE", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    with pytest.raises(FetchError, match="Is there a network"):
+        otus.load("mask_rcnn_resnet50_fpn")
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "otus", *map(str, arguments)], capture_output=True, text=True, timeout=200
+    )
+
+
+def test_the_command_writes_overlays_and_json(checkpoint, tmp_path):
+    Image.fromarray(picture()).save(tmp_path / "one.png")
+    with VideoWriter(tmp_path / "film.mp4", frame_rate=5) as writer:
+        for _ in range(3):
+            writer.add(picture())
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
+    out = tmp_path / "out"
+    inputs = [tmp_path / name for name in ("one.png", "film.mp4", "broken.jpg")]
+    done = run("predict", *inputs, "--model", checkpoint, "--score-threshold", 0.01, "--out", out, "--json")
+    assert done.returncode == 1, done.stderr
+    assert "broken.jpg" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["model"] == "faster_rcnn_mobilenet_v3_large_320_fpn"
+    assert [(one["file"].rsplit("/", 1)[1], one.get("frame")) for one in document["images"]] == [
+        ("one.png", None),
+        ("film.mp4", 0),
+        ("film.mp4", 1),
+        ("film.mp4", 2),
+    ]
+    results = json.loads((out / "predictions.json").read_text())
+    assert len(results) == sum(len(one["instances"]) for one in document["images"])
+    assert {name.name for name in out.iterdir()} == {"one.jpg", "film.mp4", "predictions.json"}
+    with Image.open(out / "one.jpg") as overlay:
+        assert overlay.size == (192, 128)
