@@ -1,0 +1,85 @@
+"""Targets and answers of the mask and keypoint heads against torchvision's, at their edges too."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torchvision.models.detection import roi_heads as reference
+
+from otus.detection.region_detector import RegionDetector
+from otus.errors import ShapeError, UsageError
+from otus.instance.keypoint_rcnn import KeypointHead, cells_of_keypoints, keypoint_rcnn, locate_keypoints
+from otus.instance.mask_rcnn import crop_masks, mask_rcnn
+from otus.parts.batching import Target
+from otus.parts.box_head import Assignment, BoxHead
+from otus.parts.region_features import RegionPooling
+from otus.structures import Categories
+
+
+def regions(count: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 40
+    return torch.cat([corner, corner + 0.5 + torch.rand(count, 2, generator=generator) * 50], dim=1)
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=30, deadline=None)
+def test_cells_of_keypoints_are_torchvisions(seed):
+    boxes = regions(6, seed)
+    generator = torch.Generator().manual_seed(seed)
+    keypoints = torch.rand(6, 5, 3, generator=generator) * 80
+    keypoints[..., 2] = torch.randint(0, 3, (6, 5), generator=generator)
+    keypoints[:, 0, :2] = boxes[:, 2:]  # on the far corner, which still belongs to the last cell
+    keypoints[:, 1, :2] = boxes[:, :2]
+    cells, inside = cells_of_keypoints(keypoints, boxes, side=56)
+    expected, valid = reference.keypoints_to_heatmap(keypoints, boxes, 56)
+    assert torch.equal(cells, expected)
+    assert torch.equal(inside, valid.bool())
+    labelled = keypoints[:, 0, 2] > 0
+    assert (cells[labelled, 0] == 56 * 56 - 1).all()
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=15, deadline=None)
+def test_places_of_keypoints_are_torchvisions(seed):
+    boxes = regions(5, seed)
+    logits = torch.randn(5, 3, 14, 14, generator=torch.Generator().manual_seed(seed))
+    found = locate_keypoints(logits, boxes)
+    points, scores = reference.heatmaps_to_keypoints(logits, boxes)
+    torch.testing.assert_close(found[..., :2], points[..., :2])
+    torch.testing.assert_close(found[..., 3], scores)
+    assert (found[..., 2] == 2).all()
+    assert locate_keypoints(logits[:0], boxes[:0]).shape == (0, 3, 4)
+
+
+def test_cut_masks_are_torchvisions():
+    masks = torch.rand(4, 90, 90) > 0.5
+    boxes, matches = regions(7, 1), torch.tensor([3, 0, 0, 2, 3, 0, 2])
+    expected = reference.project_masks_on_boxes(masks.byte(), boxes, matches, 28)
+    torch.testing.assert_close(crop_masks(masks, matches, boxes, side=28), expected)
+
+
+def test_keypoints_of_another_number_are_refused():
+    head = KeypointHead(4, 3, RegionPooling(14, strides=(4,)), width=4, depth=1)
+    box = torch.tensor([[0.0, 0, 9, 9]])
+    target = Target(box, torch.zeros(1, dtype=torch.int64), box[:0], keypoints=torch.ones(1, 17, 3))
+    assignment = Assignment(box, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="this model has 3 an object, the sample 17"):
+        head.losses([torch.zeros(1, 4, 8, 8)], [assignment], [target])
+
+
+def test_heads_need_shared_maps_and_categories_with_keypoints():
+    class Crops(nn.Module):
+        pass
+
+    detector = RegionDetector(
+        categories=Categories(("cat",)),
+        proposer=nn.Identity(),
+        region_features=Crops(),
+        box_head=BoxHead(nn.Identity(), features=4, class_slots=(1,)),
+    )
+    with pytest.raises(UsageError, match="shared maps, not Crops"):
+        mask_rcnn(detector)
+    with pytest.raises(ShapeError, match="none of the categories cat has any"):
+        keypoint_rcnn(detector)

@@ -1,0 +1,261 @@
+"""The blocks of region-based detectors against torchvision's own, against slow loops, and their properties."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.models.detection import _utils as reference
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from otus.errors import ShapeError
+from otus.parts.anchors import Anchors
+from otus.parts.batching import make_batch, make_target
+from otus.parts.box_coding import BoxTransform
+from otus.parts.box_head import BoxHead
+from otus.parts.feature_pyramid import FeaturePyramid
+from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.matching import NEGATIVE, NEUTRAL, IoUMatcher, share_inside
+from otus.parts.modes import predicting
+from otus.parts.region_features import RegionPooling
+from otus.parts.sampling import BalancedSampler
+from otus.parts.suppression import Decision, suppress
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def boxes(count: int, seed: int, *, side: float = 100.0, least: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * side
+    return torch.cat([corner, corner + least + torch.rand(count, 2, generator=generator) * side / 2], dim=1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (800, 1088), (32, 64)])
+def test_anchors_are_torchvisions(height, width):
+    grids = [(-(-height // stride), -(-width // stride)) for stride in (8, 16, 32, 64)]
+    sizes = ((16, 32), (64, 90), (128, 130), (256, 300))
+    images = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
+    expected = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 4)(images, [torch.zeros(1, 1, *grid) for grid in grids])[0]
+    anchors = Anchors(sizes)
+    assert anchors.per_location == 6
+    assert torch.equal(torch.cat(anchors(grids, (height, width))), expected)
+
+
+def test_anchors_made_while_predicting_serve_training():
+    anchors = Anchors([[8.0, 16.0]])
+    with torch.inference_mode():
+        anchors([(3, 5)], (24, 40))
+    (kept,) = anchors([(3, 5)], (24, 40))
+    offset = torch.zeros(len(kept), 4, requires_grad=True)
+    (kept * offset).sum().backward()
+    assert torch.equal(offset.grad, kept)
+
+
+def test_anchors_for_another_number_of_maps_are_refused():
+    with pytest.raises(ValueError, match="1 maps, but there are 2"):
+        Anchors([[8.0]])([(1, 1), (1, 1)], (8, 8))
+
+
+@given(seeds)
+@settings(max_examples=30, deadline=None)
+def test_transforms_are_torchvisions_and_invert(seed):
+    weights = (10.0, 10.0, 5.0, 5.0)
+    transform, oracle = BoxTransform(weights), reference.BoxCoder(weights)
+    regions, objects = boxes(20, seed), boxes(20, seed + 1)
+    codes = transform.encode(objects, regions)
+    torch.testing.assert_close(codes, oracle.encode_single(objects, regions))
+    torch.testing.assert_close(transform.decode(codes, regions), oracle.decode_single(codes, regions).reshape(-1, 4))
+    torch.testing.assert_close(transform.decode(codes, regions), objects, atol=1e-3, rtol=1e-4)
+
+
+def test_transforms_too_large_for_the_exponential_are_cut():
+    region = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
+    decoded = BoxTransform().decode(torch.full((1, 4), 1000.0), region)
+    assert decoded.isfinite().all()
+    torch.testing.assert_close(decoded[0, 2] - decoded[0, 0], torch.tensor(1000.0), rtol=1e-3, atol=0)
+
+
+@given(seeds, st.booleans(), st.sampled_from([(0.7, 0.3), (0.5, 0.5), (0.3, 0.1)]))
+@settings(max_examples=50, deadline=None)
+def test_matches_are_torchvisions(seed, keep_best, thresholds):
+    regions, objects = boxes(60, seed, side=40), boxes(4, seed + 1, side=40)
+    iou = box_iou(objects, regions)
+    found = IoUMatcher(*thresholds, keep_best=keep_best)(regions, objects)
+    expected = reference.Matcher(*thresholds, allow_low_quality_matches=keep_best)(iou)
+    touched = (iou > 0).any(dim=1).all()  # torchvision makes all regions positive for an object that none touches
+    if touched or not keep_best:
+        assert torch.equal(found, expected)
+
+
+def test_an_object_that_no_anchor_touches_makes_none_positive():
+    found = IoUMatcher(0.7, 0.3, keep_best=True)(boxes(5, 0), torch.tensor([[500.0, 500, 510, 510]]))
+    assert (found == NEGATIVE).all()
+
+
+def test_without_objects_all_is_negative_but_in_a_crowd():
+    regions = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [6, 0, 16, 10], [50, 50, 60, 60], [5, 5, 5, 5]])
+    crowd = torch.tensor([[0.0, 0, 10, 10]])
+    matcher = IoUMatcher(0.5, 0.5)
+    assert (matcher(regions, torch.zeros(0, 4)) == NEGATIVE).all()
+    found = matcher(regions, torch.zeros(0, 4), crowds=crowd)
+    assert found.tolist() == [NEUTRAL, NEUTRAL, NEGATIVE, NEGATIVE, NEGATIVE]
+    torch.testing.assert_close(share_inside(regions, crowd), torch.tensor([1.0, 0.6, 0.4, 0.0, 0.0]))
+
+
+def test_an_object_in_a_crowd_is_still_an_object():
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    assert IoUMatcher(0.5, 0.5)(box, box, crowds=box).tolist() == [0]
+
+
+@given(seeds, st.integers(0, 40), st.integers(0, 40), st.integers(0, 20))
+@settings(max_examples=50, deadline=None)
+def test_samples_have_the_share_of_positives_that_there_are(seed, positives, negatives, neutrals):
+    matches = torch.tensor([3] * positives + [NEGATIVE] * negatives + [NEUTRAL] * neutrals, dtype=torch.int64)
+    matches = matches[torch.randperm(len(matches), generator=torch.Generator().manual_seed(seed))]
+    sampler = BalancedSampler(count=16, positive_share=0.25)
+    chosen, rest = sampler(matches, generator=torch.Generator().manual_seed(seed))
+    assert len(chosen) == min(4, positives)
+    assert len(rest) == min(negatives, 16 - len(chosen))
+    assert (matches[chosen] >= 0).all()
+    assert (matches[rest] == NEGATIVE).all()
+    assert len(set(chosen.tolist() + rest.tolist())) == len(chosen) + len(rest)
+    again = sampler(matches, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(chosen, again[0])
+    assert torch.equal(rest, again[1])
+
+
+def slow_suppression(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
+    kept: list[int] = []
+    for i in scores.argsort(descending=True).tolist():
+        rivals = [k for k in kept if groups[k] == groups[i]]
+        if all(float(box_iou(boxes[i : i + 1], boxes[k : k + 1])) <= threshold for k in rivals):
+            kept.append(i)
+    return kept
+
+
+@given(seeds, st.integers(0, 30), st.sampled_from([0.3, 0.5, 0.7]))
+@settings(max_examples=30, deadline=None)
+def test_suppression_is_the_slow_one_and_idempotent(seed, count, threshold):
+    generator = torch.Generator().manual_seed(seed)
+    candidates, scores = boxes(count, seed, side=30), torch.rand(count, generator=generator)
+    groups = torch.randint(0, 3, (count,), generator=generator)
+    kept = suppress(candidates, scores, groups, iou_threshold=threshold)
+    assert kept.tolist() == slow_suppression(candidates, scores, groups, threshold)
+    again = suppress(candidates[kept], scores[kept], groups[kept], iou_threshold=threshold)
+    assert again.tolist() == list(range(len(kept)))
+    limited = Decision(nms_threshold=threshold, max_detections=3).keep(candidates, scores, groups)
+    assert torch.equal(limited, kept[:3])
+
+
+@pytest.mark.parametrize("norm_layer", [None, nn.BatchNorm2d])
+def test_the_pyramid_is_torchvisions(norm_layer):
+    oracle = FeaturePyramidNetwork([4, 8, 16], 6, extra_blocks=LastLevelMaxPool(), norm_layer=norm_layer).eval()
+    pyramid = FeaturePyramid((4, 8, 16), 6, norm_layer=norm_layer).eval()
+    pyramid.load_state_dict(oracle.state_dict())
+    maps = [torch.rand(2, c, h, w) for c, h, w in ((4, 13, 21), (8, 7, 11), (16, 4, 6))]
+    expected = oracle({str(i): x for i, x in enumerate(maps)}).values()
+    for found, one in zip(pyramid(maps), expected, strict=True):
+        torch.testing.assert_close(found, one)
+
+
+def test_aligned_regions_of_a_pyramid_are_torchvisions():
+    maps = [torch.rand(2, 5, 256 // stride, 256 // stride) for stride in (4, 8, 16, 32)]
+    regions = [boxes(40, 1, side=900), boxes(30, 3, side=30)]
+    oracle = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    expected = oracle({str(i): x for i, x in enumerate(maps)}, regions, [(256, 256)] * 2)
+    pooling = RegionPooling(7, strides=(4, 8, 16, 32))
+    assert len(pooling.levels(torch.cat(regions)).unique()) > 1
+    torch.testing.assert_close(pooling(maps, regions), expected)
+    assert pooling([x.bfloat16() for x in maps], regions).dtype == torch.float32
+
+
+def test_pooled_regions_take_the_maximum_of_whole_cells():
+    x = torch.arange(64.0).reshape(1, 1, 8, 8)
+    region = torch.tensor([[16.0, 32.0, 79.0, 95.0]])  # columns 1..5 and rows 2..6 of a map of stride 16
+    found = RegionPooling(2, strides=(16,), method="pool")([x], [region])
+    assert found.flatten().tolist() == [4 * 8 + 3, 4 * 8 + 5, 6 * 8 + 3, 6 * 8 + 5]
+
+
+@pytest.mark.parametrize("strides", [(16,), (4, 8)])
+def test_no_regions_give_no_pieces(strides):
+    maps = [torch.rand(2, 5, 8, 8) for _ in strides]
+    assert RegionPooling(7, strides=strides)(maps, [torch.zeros(0, 4)] * 2).shape == (0, 5, 7, 7)
+
+
+def test_the_box_loss_counts_every_sampled_region():
+    predicted, target = torch.tensor([[1.0, 0, 0, 0]]), torch.zeros(1, 4)
+    torch.testing.assert_close(transform_loss(predicted, target, count=4), torch.tensor((1 - 1 / 18) / 4))
+    assert float(transform_loss(predicted[:0], target[:0], count=0)) == 0
+
+
+def test_no_loss_has_a_gradient_of_zeros_for_every_parameter():
+    module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    zero_loss(module).backward()
+    assert all((parameter.grad == 0).all() for parameter in module.parameters())
+
+
+def test_pictures_of_different_sizes_make_one_batch():
+    samples = [{"image": torch.ones(3, 10, 33)}, {"image": torch.full((3, 40, 5), 2.0)}]
+    batch = make_batch(samples, divisor=32)
+    assert batch.padded_hw == (64, 64)
+    assert batch.sizes_hw == ((10, 33), (40, 5))
+    assert float(batch.images[0].sum()) == 3 * 10 * 33
+    assert (batch.images[1, :, :40, :5] == 2).all()
+
+
+@pytest.mark.parametrize("image", [torch.zeros(1, 4, 4), torch.zeros(3, 0, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)])
+def test_what_is_no_prepared_picture_is_refused(image):
+    with pytest.raises(ShapeError, match=r"image odd: expected float \(3, H, W\)"):
+        make_batch([{"image": image, "key": "odd"}], divisor=32)
+    with pytest.raises(ShapeError, match="at least one"):
+        make_batch([], divisor=32)
+
+
+def test_targets_leave_out_crowds_and_boxes_without_area():
+    sample = {
+        "boxes": torch.tensor([[0.0, 0, 4, 4], [1, 1, 1, 5], [2, 2, 9, 9]]),
+        "labels": torch.tensor([2, 0, 1]),
+        "is_crowd": torch.tensor([False, False, True]),
+        "masks": torch.ones(3, 10, 10, dtype=torch.bool),
+        "keypoints": torch.ones(3, 5, 2),
+        "visibility": torch.full((3, 5), 2),
+    }
+    target = make_target(sample, category_count=3, device=torch.device("cpu"))
+    assert target.labels.tolist() == [2]
+    assert target.crowds.tolist() == [[2, 2, 9, 9]]
+    assert target.masks.shape == (1, 10, 10)
+    assert target.keypoints[0, 0].tolist() == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"key": "a"}, "sample a: expected boxes and labels"),
+        ({"key": "b", "boxes": torch.ones(1, 4), "labels": torch.tensor([3])}, r"expected labels 0\.\.2, got 3\.\.3"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_said(sample, message):
+    with pytest.raises(ShapeError, match=message):
+        make_target(sample, category_count=3, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("slots", [(), (0, 1), (1, 1)])
+def test_class_slots_must_differ_and_leave_room_for_background(slots):
+    with pytest.raises(ShapeError, match="class slots"):
+        BoxHead(nn.Identity(), features=4, class_slots=slots)
+
+
+def test_predicting_restores_each_part_even_after_an_error():
+    module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    module.train()
+    module[1].eval()
+    with predicting(module):
+        assert not module[0].training
+        assert module(torch.zeros(1, 3)).is_inference()
+    with pytest.raises(RuntimeError, match="shapes"), predicting(module):
+        module(torch.zeros(2, 9))
+    assert module[0].training
+    assert not module[1].training

@@ -1,0 +1,68 @@
+import inspect
+import json
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import detection
+
+from otus.errors import UsageError
+from otus.parts.preprocess import Preprocess
+from otus.structures import Categories
+from otus.zoo.coco import COCO, COCO_IDS, COCO_PERSON
+from otus.zoo.models import MODELS, build_model, model_entry
+from otus.zoo.torchvision_checkpoints import MADE_WITHOUT_EPS
+
+
+def test_every_model_can_be_built_by_name_and_described():
+    for name, entry in MODELS.items():
+        assert next(iter(inspect.signature(entry.builder).parameters)) == "categories"
+        assert entry.paper.startswith("https://")
+        assert Preprocess.from_dict(json.loads(json.dumps(entry.preprocess.to_dict()))) == entry.preprocess
+        for weights in entry.weights.values():
+            assert f"-{weights.sha256}.pth" in weights.url
+            assert weights.figures
+            assert len(weights.categories) == (1 if name.startswith("keypoint") else 80)
+
+
+def test_hashes_of_checkpoints_made_without_eps_are_those_of_the_first_resnets():
+    first = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
+    hashes = [MODELS[f"{name}_resnet50_fpn"].weights["coco_v1"].sha256 for name in first]
+    assert sorted(hashes) == sorted(MADE_WITHOUT_EPS)
+
+
+def test_hashes_and_categories_are_torchvisions():
+    for entry in MODELS.values():
+        for weights in entry.weights.values():
+            name = weights.url.rsplit("/", 1)[1]
+            known = [
+                one.url
+                for enum in vars(detection).values()
+                if inspect.isclass(enum) and hasattr(enum, "DEFAULT")
+                for one in enum
+            ]
+            assert any(url.endswith(name) for url in known)
+    names = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    assert [names[id] for id in COCO_IDS] == list(COCO)
+    assert (
+        list(COCO_PERSON.keypoints[0][1].names)
+        == (detection.KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
+    )
+
+
+def test_an_unknown_name_or_argument_is_answered_with_those_there_are():
+    with pytest.raises(UsageError, match=r"'mask_rcnn_resnet5_fpn' is not one of: mask_rcnn_resnet50_fpn, "):
+        model_entry("mask_rcnn_resnet5_fpn")
+    with pytest.raises(UsageError, match="does not take depth; it takes class_slots, norm_eps, frozen_level"):
+        build_model("faster_rcnn_resnet50_fpn", COCO, {"depth": 3})
+
+
+def test_the_original_detector_learns_and_predicts():
+    model = build_model("faster_rcnn_vgg16", Categories(("cat",)))
+    sample = {"image": torch.rand(3, 64, 80), "boxes": torch.tensor([[4.0, 4, 60, 60]]), "labels": torch.tensor([0])}
+    assert all(value.isfinite() for value in model.losses([sample]).values())
+    assert model.predict([sample])[0].size_hw == (64, 80)
+    assert model.box_head.network.fc7.out_features == 4096
+    assert model.proposer.count == 300
+    convs = [m for m in model.region_features.trunk.modules() if isinstance(m, nn.Conv2d)]
+    assert [conv.weight.requires_grad for conv in convs] == [False] * 4 + [True] * 9
