@@ -127,6 +127,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(scenes: Dataset, tmp_path: Path
     assert all(tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point())
 
 
+class ExplodesBackwards(TinyDetector):
+    """Its losses are finite, its gradient is not: the slope of a root at 0."""
+
+    def losses(self, samples: list[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        losses = super().losses(samples, generator=generator)
+        return losses | {"root": (losses["box"] * 0).sqrt()}
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(scenes: Dataset) -> None:
+    system = ExplodesBackwards()
+    with pytest.raises(TrainingError, match="step 0: the gradient is not finite"):
+        run(system, scenes, clip_norm=0)
+    assert all(parameter.isfinite().all() for parameter in system.parameters())
+
+
 def test_patience_ends_a_run_that_gets_no_better(scenes: Dataset, tmp_path: Path) -> None:
     result = run(tiny_detector(), scenes, tmp_path, validation=scenes, learning_rate=1e-9, patience=2, epochs=50)
     assert result.ended == "no better"

@@ -64,9 +64,14 @@ def test_the_command_writes_a_folder_that_loads(tiny: None, coco_scenes: Path, t
     assert header.builder == "tiny"
     assert header.preprocess == json.loads(json.dumps(PREPROCESS.to_dict()))
     assert header.training["figures"].keys() >= {"bbox/AP", "bbox/AP50"}
-    code, out, _ = otus_train("--model", "tiny", "--data", coco_scenes, "--epochs", 1, "--out", tmp_path)
+    code, out, err = otus_train(
+        "--model", "tiny", "--data", coco_scenes, "--epochs", 1, "--lr", "find", "--out", tmp_path
+    )
     assert code == 0
+    assert "makes the loss fall fastest" in err
     assert "tiny-2" in out
+    config = json.loads((tmp_path / "detection" / "tiny-2" / "config.json").read_text())
+    assert f"learning rate: {config['learning_rate']:.2g} makes" in err
 
 
 def test_the_command_resumes_and_refuses_other_settings(
@@ -94,7 +99,7 @@ def test_other_data_are_not_resumed(tiny: None, coco_scenes: Path, tmp_path: Pat
     run = train("tiny", coco_scenes, settings=QUICK, out=tmp_path, quiet=True)
     assert run.result.ended == "done"
     other = write_scenes(tmp_path / "other", 12, seed=5)
-    with pytest.raises(UsageError, match="train_fingerprint: was"):
+    with pytest.raises(UsageError, match="data_digest: was"):
         train("tiny", other, settings=QUICK, resume=run.folder, quiet=True)
 
 

@@ -18,14 +18,14 @@ def train(
     weights: Annotated[str | None, typer.Option(help="Start from: packaged, a name of weights, or a file.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
     minutes: Annotated[float | None, typer.Option(help="A budget of time instead of epochs.")] = None,
-    learning_rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    rate: Annotated[str | None, typer.Option("--lr", help="Learning rate; find tries some first.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures in one pass, over all devices.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Passes for one step of the optimizer.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Pixels of the pictures' longer side.")] = None,
     boxes: Annotated[str | None, typer.Option(help="modal, or amodal: whole objects as if nothing hid them.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better one.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed or 16-mixed.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that load pictures.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
@@ -59,7 +59,7 @@ def train(
     settings = option_values(
         epochs=epochs,
         minutes=minutes,
-        learning_rate=learning_rate,
+        learning_rate=None if rate == "find" else rate,
         batch_size=batch_size,
         accumulate=accumulate,
         optimizer=optimizer,
@@ -78,6 +78,7 @@ def train(
             typed.pop("data"),
             **typed,
             settings=make_settings(settings),
+            find_rate=rate == "find",
             **option_values(out=out, name=name),
         )
     else:

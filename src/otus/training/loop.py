@@ -3,6 +3,7 @@
 Shape shorthand: a *batch* is one pass through the network, a *step* is one of the optimizer (``accumulate`` batches).
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -100,7 +101,7 @@ def fit(
     Raises
     ------
     TrainingError
-        If a loss is not finite: nothing after it could be trusted.
+        If a loss or a gradient is not finite: nothing after it could be trusted.
     """
     settings = feed.settings
     steps_per_epoch = feed.batches_per_epoch // settings.accumulate
@@ -149,13 +150,17 @@ def fit(
                 with fabric.no_backward_sync(model, enabled=part + 1 < settings.accumulate):
                     losses = model(samples, generator=generator)
                     total = torch.stack(list(losses.values())).sum()
+                    values = {name: loss.item() for name, loss in losses.items()}
                     if any_process(fabric, not torch.isfinite(total)):
-                        raise _not_finite(losses, samples, state, folder)
+                        raise _not_finite("loss", values, samples, state, folder)
                     fabric.backward(total / settings.accumulate)
-                for name, loss in losses.items():
-                    step_losses[name] = step_losses.get(name, 0.0) + loss.item() / settings.accumulate
-            if settings.clip_norm:
-                fabric.clip_gradients(model, optimizer, max_norm=settings.clip_norm)
+                for name, value in values.items():
+                    step_losses[name] = step_losses.get(name, 0.0) + value / settings.accumulate
+            norm = fabric.clip_gradients(
+                model, optimizer, max_norm=settings.clip_norm or math.inf, error_if_nonfinite=False
+            )
+            if norm is not None and not norm.isfinite():
+                raise _not_finite("gradient", step_losses, samples, state, folder)
             optimizer.step()
             optimizer.zero_grad()
             averaged.update(system, step=state.step)
@@ -184,7 +189,7 @@ def fit(
                 save_last()
                 saved = clock
                 if writes is not None:
-                    writes.write_history(state.history)
+                    writes.write_records(state)
                 progress.epoch(row, total_epochs=state.total_steps / steps_per_epoch)
             elif time.monotonic() - saved > _SAVE_EVERY_S:
                 save_last()
@@ -199,12 +204,12 @@ def fit(
 
 
 def _not_finite(
-    losses: Mapping[str, Tensor], samples: list[TensorSample], state: RunState, folder: RunFolder | None
+    what: str, losses: Mapping[str, float], samples: list[TensorSample], state: RunState, folder: RunFolder | None
 ) -> TrainingError:
-    named = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
+    named = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
     keys = ", ".join(str(sample["key"]) for sample in samples)
     good = folder.last if folder is not None and folder.last.exists() else "none"
     return TrainingError(
-        f"step {state.step}: the loss is not finite ({named}) for the pictures {keys}; last good checkpoint: {good}. "
-        "Try a lower learning rate, a longer warm-up, or --precision 32-true"
+        f"step {state.step}: the {what} is not finite (losses {named}) for the pictures {keys}; "
+        f"last good checkpoint: {good}. Try a lower learning rate, a longer warm-up, or precision 32-true"
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from otus.data.pictures import write_picture
 from otus.data.splitting import fingerprint, shared_pictures, split_off
 from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
 from otus.errors import DataError, UsageError
+from otus.parts.backbones import freeze_norms
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
 from otus.training.fine_tuning import find_weights, start_from
 from otus.training.loop import TrainResult, fit
+from otus.training.lr_finder import find_learning_rate
 from otus.training.progress import TrainProgress
 from otus.training.resuming import refuse_changes
-from otus.training.run_folder import RunFolder, environment, new_run_folder
+from otus.training.run_folder import RunFolder, new_run_folder
 from otus.training.settings import TrainSettings, make_settings
 from otus.training.snapshots import draw_batch
 from otus.training.validation import Validator
@@ -56,6 +58,7 @@ def train(
     val: Data | float | None = None,
     weights: str | Path | None = None,
     settings: TrainSettings = TrainSettings(),  # noqa: B008, frozen
+    find_rate: bool = False,
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
     augment: Transform | None = STANDARD_AUGMENTATION,
@@ -83,6 +86,8 @@ def train(
         What to start from: a file, ``packaged``, or a name of published weights; random without it.
     settings
         Options of the loop.
+    find_rate
+        Try learning rates on a copy first, and take the one at which the loss falls fastest.
     image_size
         Pixels of the pictures' longer side; the model's own size without it.
     preprocess
@@ -114,18 +119,34 @@ def train(
     """
     fabric = start_fabric(settings)
     say = TrainProgress(quiet=quiet or not fabric.is_global_zero)
+    before = None if resume is None else read_config(resume)
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     train_set, val_set = _open(sources, val, format=format, split=split, val_split=val_split, seed=settings.seed)
-    found = None if weights is None else find_weights(weights, model=model if isinstance(model, str) else None)
-    system, preprocess, header = _prepare(
-        model, train_set.categories, preprocess, found, image_size=image_size, seed=settings.seed
-    )
+    found = None
+    if weights is not None and before is None:
+        found = find_weights(weights, model=model if isinstance(model, str) else None)
+    system, header = _build(model, train_set.categories, found, before, seed=settings.seed)
+    preprocess = _preprocess(preprocess, header, found, image_size=image_size)
+    if found is not None:
+        _fine_tune(system, header, found, say)
+    if settings.frozen_norms:
+        freeze_norms(system)
     categories: Categories = system.categories  # type: ignore[assignment]
     train_set = with_categories(train_set, categories)
+    feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
+    if find_rate:
+        rate = find_learning_rate(system, feed=feed, fabric=fabric).suggestion
+        say.say(f"learning rate: {rate:.2g} makes the loss fall fastest")
+        settings = dataclasses.replace(settings, learning_rate=fabric.broadcast(rate))
+        feed = dataclasses.replace(feed, settings=settings)
+
     config = {
         "model": header.builder or type(system).__name__,
+        "arguments": header.arguments,
         "data": [_place(source) for source in sources],
+        "data_digest": fingerprint(train_set),
         "val": _place(val),
+        "val_digest": None if val_set is None else fingerprint(val_set),
         "weights": None if weights is None else str(Path(weights).absolute() if Path(weights).exists() else weights),
         "image_size": image_size,
         "preprocess": preprocess.to_dict(),
@@ -133,25 +154,19 @@ def train(
         "format": format,
         "split": split,
         "val_split": val_split,
-        "train_fingerprint": fingerprint(train_set),
-        "val_fingerprint": None if val_set is None else fingerprint(val_set),
+        "command": sys.argv,
         **dataclasses.asdict(settings),
     }
     config = json.loads(json.dumps(config))  # as it will be read again
-    if resume is not None:
-        refuse_changes(read_config(resume), config)
-    elif found is not None:
-        _fine_tune(system, header, found, say)
-
+    if before is not None:
+        refuse_changes(before, config)
+        config["command"] = before["command"]
     task = "detection" if header.builder is None else model_entry(header.builder).task
-    name = name or config["model"]
-    path = Path(resume) if resume is not None else fabric.broadcast(new_run_folder(task, name, out=out))
-    header = dataclasses.replace(header, training=_record(config, train_set, val_set))
-    folder = RunFolder(path, header)
-    feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
-    if fabric.is_global_zero and resume is None:
+    path = fabric.broadcast(Path(resume) if resume else new_run_folder(task, name or config["model"], out=out))
+    training = _record(config, train_set, val_set)
+    folder = RunFolder(path, dataclasses.replace(header, preprocess=preprocess.to_dict(), training=training))
+    if fabric.is_global_zero and before is None:
         folder.write_json("config.json", config)
-        folder.write_json("run.json", {**environment(), "command": sys.argv, **header.training})
         first = [feed.load(place) for place in next(feed.plan())]
         write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
     for line in _remarks(train_set, val_set):
@@ -159,15 +174,10 @@ def train(
     say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
     validator = None
     if val_set is not None:
-        validator = Validator(
-            with_categories(val_set, categories),
-            preprocess,
-            fabric,
-            workers=settings.workers,
-            picture=path / "validation.jpg",
-        )
+        aligned, picture = with_categories(val_set, categories), path / "validation.jpg"
+        validator = Validator(aligned, preprocess, fabric, workers=settings.workers, picture=picture)
     result = fit(
-        system, feed=feed, fabric=fabric, validate=validator, folder=folder, resume=resume is not None, progress=say
+        system, feed=feed, fabric=fabric, validate=validator, folder=folder, resume=before is not None, progress=say
     )
     return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
 
@@ -191,7 +201,8 @@ def resume_run(
     """
     before = read_config(folder)
     names = ("model", "data", "val", "weights", "image_size", "format", "split", "val_split")
-    again = {name: before[name] for name in names} | (arguments or {})
+    preprocess = Preprocess.from_dict(before["preprocess"])
+    again = {"preprocess": preprocess, **{name: before[name] for name in names}, **(arguments or {})}
     own = {field.name: before[field.name] for field in dataclasses.fields(TrainSettings)} | (settings or {})
     return train(**again, settings=make_settings(own), resume=folder)
 
@@ -238,43 +249,42 @@ def _open(
     return train_set, None
 
 
-def _prepare(
+def _build(
     model: str | nn.Module | None,
     categories: Categories,
-    preprocess: Preprocess | None,
     found: FoundWeights | None,
+    before: Mapping[str, Any] | None,
     *,
-    image_size: int | None,
     seed: int,
-) -> tuple[nn.Module, Preprocess, CheckpointHeader]:
-    """The system with random weights, how it wants pictures, and what its checkpoints say of it."""
+) -> tuple[nn.Module, CheckpointHeader]:
+    """The system with random weights, and what makes its tensors a model again."""
     if isinstance(model, nn.Module):
-        if preprocess is None:
-            raise UsageError(
-                "preprocess: a system put together by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))"
-            )
-        system, builder, arguments = model, None, {}
-    else:
-        builder = model or (None if found is None else found.builder)
-        if builder is None:
-            raise UsageError("model: expected a name (see otus models), or weights that say theirs")
-        # The eps of the norms belongs to the weights, the slots of the classes to their categories.
-        arguments = {} if found is None else {k: v for k, v in found.arguments.items() if k != "class_slots"}
-        torch.manual_seed(seed)
-        system = build_model(builder, categories, arguments)
-        preprocess = preprocess or (found and found.preprocess) or model_entry(builder).preprocess
-    if image_size is not None:
-        preprocess = _resized(preprocess, image_size)
-    header = CheckpointHeader(
-        builder=builder,
-        arguments=arguments,
-        categories=system.categories,  # type: ignore[arg-type]
-        preprocess=preprocess.to_dict(),
-    )
-    return system, preprocess, header
+        return model, CheckpointHeader(categories=model.categories)  # type: ignore[arg-type]
+    builder = model or (None if found is None else found.builder)
+    if builder is None:
+        raise UsageError("model: expected a name (see otus models), or weights that say theirs")
+    arguments: dict[str, Any] = {}
+    if before is not None:
+        arguments = before["arguments"]
+    elif found is not None:  # the eps of norms belongs to the weights, the slots of classes to other categories
+        arguments = {name: value for name, value in found.arguments.items() if name != "class_slots"}
+    torch.manual_seed(seed)
+    system = build_model(builder, categories, arguments)
+    return system, CheckpointHeader(builder=builder, arguments=arguments, categories=categories)
 
 
-def _resized(preprocess: Preprocess, image_size: int) -> Preprocess:
+def _preprocess(
+    given: Preprocess | None, header: CheckpointHeader, found: FoundWeights | None, *, image_size: int | None
+) -> Preprocess:
+    """How pictures are prepared: as said, else as the weights want it, else as the model does."""
+    preprocess = given or (None if found is None else found.preprocess)
+    if preprocess is None and header.builder is None:
+        raise UsageError("preprocess: a system put together by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))")
+    if preprocess is None and header.builder is not None:
+        preprocess = model_entry(header.builder).preprocess
+    assert preprocess is not None
+    if image_size is None:
+        return preprocess
     if image_size < 1:
         raise UsageError(f"image_size: expected pixels, got {image_size}")
     if preprocess.fixed_hw is not None:
@@ -283,9 +293,11 @@ def _resized(preprocess: Preprocess, image_size: int) -> Preprocess:
 
 
 def _fine_tune(system: nn.Module, header: CheckpointHeader, found: FoundWeights, say: TrainProgress) -> None:
-    builder = header.builder
-    build = None if builder is None else lambda other: build_model(builder, other, header.arguments)
-    left = start_from(system, found, build=build)
+    def build(categories: Categories) -> nn.Module:
+        assert header.builder is not None
+        return build_model(header.builder, categories, header.arguments)
+
+    left = start_from(system, found, build=None if header.builder is None else build)
     say.say(f"starting from {found.source}" + (f"; not loaded ({len(left)}):" if left else ", all of it"))
     for line in left:
         say.say(f"  {line}")
@@ -300,6 +312,7 @@ def _place(source: Data | float | None) -> str | float | None:
 def _record(config: dict[str, Any], train_set: Dataset, val_set: Dataset | None) -> dict[str, Any]:
     return {
         "otus": otus.__version__,
+        "command": config["command"],
         "data": config["data"],
         "pictures": len(train_set),
         "validated_on": config["val"] or config["val_split"],

@@ -5,6 +5,7 @@ All but the weights are for people and can be made again from ``weights/last.saf
 """
 
 import csv
+import importlib.util
 import json
 import os
 import platform
@@ -81,8 +82,11 @@ class RunFolder:
             raise CheckpointError(f"{self.last}: holds weights but no run to go on with; use --weights")
         return tensors, header.extra["run"]
 
-    def write_history(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """``metrics.csv``, ``metrics.jsonl`` and ``curves.png`` from a row for each epoch."""
+    def write_records(self, state: RunState) -> None:
+        """``run.json``, ``metrics.csv``, ``metrics.jsonl``, ``curves.png``, and events where tensorboard is installed."""
+        history = state.history
+        best = {"best_score": state.best_score, "best_step": state.best_step}
+        self.write_json("run.json", {**environment(), **self._header(state).training, **best})
         columns = list(dict.fromkeys(name for row in history for name in row))
         with staged_file(self.path / "metrics.csv") as stage, open(stage, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
@@ -91,6 +95,8 @@ class RunFolder:
         with staged_file(self.path / "metrics.jsonl") as stage:
             stage.write_text("".join(json.dumps(row) + "\n" for row in history))
         _draw_curves(self.path / "curves.png", history)
+        if importlib.util.find_spec("tensorboard") is not None:
+            _write_events(self.path, history[-1])
 
     def _header(
         self, state: RunState, *, figures: dict[str, float] | None = None, extra: dict[str, Any] | None = None
@@ -102,7 +108,7 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware, for ``run.json``."""
+    """Versions and hardware."""
     return {
         "otus": otus.__version__,
         "python": platform.python_version(),
@@ -112,6 +118,15 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _write_events(path: Path, row: Mapping[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(path) as writer:
+        for name, value in row.items():
+            if value is not None:
+                writer.add_scalar(name, value, row["step"])
 
 
 def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:

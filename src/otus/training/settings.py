@@ -82,7 +82,7 @@ class TrainSettings:
     group_by_shape: bool = True
     patience: Annotated[int, Field(ge=0)] = 0
     validate_every: Positive = 1
-    precision: Literal["bf16-mixed", "16-mixed", "32-true"] = "32-true"
+    precision: Literal["bf16-mixed", "32-true"] = "32-true"
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[int, Field(ge=0)] = 2
     devices: Positive = 1
@@ -112,5 +112,5 @@ def make_settings(options: Mapping[str, Any]) -> TrainSettings:
         raise UsageError("; ".join(faults)) from None
 
 
-NOT_PART_OF_THE_RESULT = frozenset({"workers"})
-"""Settings that may change when a run is resumed."""
+NOT_PART_OF_THE_RESULT = frozenset({"workers", "command"})
+"""What may change when a run is resumed."""
