@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_small_boxes
 
-from otus.detection.region_detector import Proposals, RegionDetector
+from otus.detection.region_detector import RegionDetector
+from otus.detection.region_stages import Proposals
 from otus.parts.anchors import Anchors
 from otus.parts.backbones import Trunk, freeze_norms, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, Target

@@ -3,38 +3,24 @@
 Shape shorthand: B pictures, R regions of all pictures, N objects, S class slots, K keypoints.
 
 R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
-features, heads); the order of events is the same. One pass leaves a record, :class:`Stages`, and losses, predictions,
-explanations and timings are all read from it.
+features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_stages.Stages`,
+and losses, predictions, explanations and timings are all read from it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.data.tensors import TensorSample
+from otus.detection.region_stages import Proposals, Stages, instances
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Assignment, BoxHead, Detections
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.suppression import Decision
-from otus.structures import Categories, Instances, Masks
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Regions of each picture that may hold an object, the likeliest first.
-
-    ``scores`` are in [0, 1]. ``levels`` and ``anchors`` say of which map and anchor each was made, where there are any.
-    """
-
-    boxes: list[Float[Tensor, "_ 4"]]
-    scores: list[Float[Tensor, "_"]]
-    levels: list[Int[Tensor, "_"]] | None = None
-    anchors: list[Float[Tensor, "_ 4"]] | None = None
+from otus.structures import Categories, Instances
 
 
 class Proposer(Protocol):
@@ -66,29 +52,6 @@ class MapHead(Protocol):
     ) -> dict[str, Tensor]: ...
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Tensor]: ...
-
-
-@dataclass
-class Stages:
-    """The record of one pass over a batch, in the frame of the prepared pictures. Lists have one entry a picture.
-
-    A pass that learns leaves ``assignments`` and ``losses``, one that predicts what follows them.
-    """
-
-    batch: Batch
-    maps: list[Tensor]
-    proposals: Proposals
-    milliseconds: dict[str, float]
-    logits: Float[Tensor, "r s"]
-    transforms: Float[Tensor, "r s 4"]
-    assignments: list[Assignment] | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    scores: list[Float[Tensor, "_ s"]] = field(default_factory=list)
-    candidates: list[Detections] = field(default_factory=list)
-    kept: list[Int[Tensor, "_"]] = field(default_factory=list)
-    detections: list[Detections] = field(default_factory=list)
-    masks: list[Float[Tensor, "_ h w"]] | None = None
-    keypoints: list[Float[Tensor, "_ k 4"]] | None = None
 
 
 class RegionDetector(nn.Module):
@@ -236,31 +199,3 @@ class RegionDetector(nn.Module):
         if self.keypoint_head is not None:
             with watch.time("keypoints"):
                 record.keypoints = self.keypoint_head.predict(record.maps, record.detections)
-
-
-def instances(record: Stages, categories: Categories) -> list[Instances]:
-    """The detections of a pass as numpy values, masks in the low-resolution form."""
-    found = []
-    for i, (detections, size_hw) in enumerate(zip(record.detections, record.batch.sizes_hw, strict=True)):
-        boxes = _numpy(detections.boxes)
-        points = None if record.keypoints is None else _numpy(record.keypoints[i])
-        masks = None
-        if record.masks is not None:
-            masks = Masks.from_probabilities(_numpy(record.masks[i]), boxes, size_hw)
-        found.append(
-            Instances(
-                boxes_xyxy=boxes,
-                labels=_numpy(detections.labels),
-                size_hw=size_hw,
-                categories=categories,
-                scores=_numpy(detections.scores),
-                masks=masks,
-                keypoints=None if points is None else points[..., :3],
-                keypoint_scores=None if points is None else points[..., 3],
-            )
-        )
-    return found
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()

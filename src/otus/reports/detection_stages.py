@@ -1,6 +1,6 @@
 """How a region-based detector came to its answer on one picture: every stage as facts and as a page.
 
-Facts and page are made of the one record of the pass (:class:`~otus.detection.region_detector.Stages`), and boxes are
+Facts and page are made of the one record of the pass (:class:`~otus.detection.region_stages.Stages`), and boxes are
 brought back to the picture's own pixels as ``predict`` does.
 """
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
-from otus.detection.region_detector import RegionDetector, Stages, instances
+from otus.detection.region_detector import RegionDetector
+from otus.detection.region_stages import Stages, instances
 from otus.errors import UsageError
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.reports.drawing import draw
