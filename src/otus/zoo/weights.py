@@ -12,7 +12,7 @@ from otus.errors import CheckpointError, UsageError
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.zoo.checkpoint import checkpoint_part, load_checkpoint, read_foreign
-from otus.zoo.coco import COCO, COCO_IDS
+from otus.zoo.coco import COCO
 from otus.zoo.hub import fetch
 from otus.zoo.models import MODELS, model_entry
 from otus.zoo.torchvision_checkpoints import is_torchvision_detector, read_torchvision_detector
@@ -118,8 +118,10 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
     if not is_torchvision_detector(foreign):
         return FoundWeights(path, foreign, builder=model)
     read = read_torchvision_detector(foreign, sha256=_sha256(path))
-    is_coco = read.arguments["class_slots"] == list(COCO_IDS)
-    return FoundWeights(path, read.state, model, read.arguments, COCO if is_coco else None)
+    published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
+    slots = read.arguments["class_slots"]
+    known = next((categories for categories in (*published, COCO) if list(categories.ids) == slots), None)
+    return FoundWeights(path, read.state, model, read.arguments, known)
 
 
 def _is_ours(path: Path) -> bool:
