@@ -4,10 +4,11 @@ Shape shorthand: M pictures, S steps of an epoch, B pictures of a step.
 """
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset
@@ -39,6 +40,30 @@ def epoch_order(
     steps = -(-count // batch_size)
     batches = np.resize(order, (steps, batch_size))
     return batches[rng.permutation(steps)]
+
+
+def target_tensors(dataset: Dataset, index: int, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
+    """A picture and what is to be learned from it.
+
+    Without masks if an object has none: an empty mask would teach that nothing is there.
+    """
+    tensors = to_tensors(dataset[index], boxes=boxes)
+    if "masks" in tensors and not (tensors["masks"].flatten(1).any(dim=1) | tensors["is_crowd"]).all():
+        del tensors["masks"]
+    return tensors
+
+
+@dataclass(frozen=True)
+class OtherPictures:
+    """Draws a picture at random, for the transforms that make one sample of several (:mod:`otus.data.mixing`)."""
+
+    dataset: Dataset = field(repr=False)
+    boxes: Literal["modal", "amodal"] = "modal"
+
+    def __call__(self, generator: torch.Generator) -> TensorSample:
+        """Any picture of the data set with its target."""
+        index = int(torch.randint(len(self.dataset), (), generator=generator))
+        return target_tensors(self.dataset, index, boxes=self.boxes)
 
 
 class Place(NamedTuple):
@@ -105,9 +130,7 @@ class Feed:
     def load(self, place: Place) -> TensorSample:
         """One picture, augmented and prepared."""
         generator = sample_generator(self.settings.seed, place.epoch, place.picture)
-        tensors = to_tensors(self.dataset[place.picture], boxes=self.settings.boxes)
-        if "masks" in tensors and not _all_outlined(tensors):
-            del tensors["masks"]
+        tensors = target_tensors(self.dataset, place.picture, boxes=self.settings.boxes)
         if self.augment is not None:
             tensors = self.augment(tensors, generator=generator)
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
@@ -122,11 +145,6 @@ def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:
     """0 for broad pictures, 1 for upright ones."""
     sizes_hw = dataset.pictures.sizes_hw
     return (sizes_hw[:, 0] > sizes_hw[:, 1]).astype(np.int64)
-
-
-def _all_outlined(tensors: TensorSample) -> bool:
-    """Whether every object has a mask: an empty one, of an object without an outline, would teach that nothing is there."""
-    return bool((tensors["masks"].flatten(1).any(dim=1) | tensors["is_crowd"]).all())
 
 
 def _scaled(preprocess: Preprocess, factor: float) -> Preprocess:
