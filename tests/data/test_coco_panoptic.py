@@ -16,7 +16,8 @@ from otus.errors import DataError
 def test_round_trip_of_real_maps(shared_data: Path, tmp_path: Path) -> None:
     (layout,) = [one for one in coco_panoptic.find(shared_data / "coco_panoptic") if one.split == "val"]
     first = coco_panoptic.read(layout).select(range(12))
-    assert coco_panoptic.write(first, tmp_path / "out", pictures="none") == []
+    losses = coco_panoptic.write(first, tmp_path / "out", pictures="none")
+    assert {loss.kind for loss in losses} == {"unread_field"}  # licences, dates
     second = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "out/panoptic_val.json"))
     assert second.categories == first.categories
     assert second.pictures.ids == first.pictures.ids

@@ -94,7 +94,7 @@ def test_losses_are_returned_and_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["coco", "voc", "yolo", "sa1b", "labelme"])
 def test_boxes_survive_every_pair_of_formats(tmp_path: Path, target: str) -> None:
     source = small(tmp_path / "in")
-    first = convert(source, tmp_path / "first", to=target).dataset
+    first = convert(source, tmp_path / "first", to=target).datasets[0]
     convert(tmp_path / "first", tmp_path / "second", to="coco")
     second = open_dataset(tmp_path / "second")
     assert first.objects is not None

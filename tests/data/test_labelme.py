@@ -231,7 +231,7 @@ def test_what_is_written_comes_back(
         objects,
         split=split,
     )
-    assert labelme.write(dataset, root / "target") == []
+    assert {loss.kind for loss in labelme.write(dataset, root / "target")} <= {"areas"}
     back = read(root / "target")
     assert (back.split, len(back), back.categories) == (split, 2, dataset.categories)
     found = objects_of(back)

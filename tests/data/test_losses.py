@@ -1,11 +1,13 @@
 """What a target cannot hold is found object by object."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Pictures, UnreadField
+from otus.data.formats.contract import Loss
 from otus.data.formats.losses import KINDS, losses_of
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
@@ -57,12 +59,26 @@ def test_a_format_that_holds_everything_loses_nothing() -> None:
 
 
 def test_a_format_of_boxes_loses_the_rest_object_by_object() -> None:
-    of_set = {"areas", "annotation_ids", "picture_ids", "category_ids", "supercategories", "stuff"}
+    of_set = {"annotation_ids", "picture_ids", "category_ids", "supercategories", "stuff"}
     assert found(frozenset()) == {
         ("crowd", 11), ("score", 11), ("keypoints", 10), ("corners", 12), ("cuboid", 11), ("amodal_box", 10),
         ("amodal_outline", 12), ("outline", 10), ("outline", 11), ("difficult", 11), ("predicted_iou", 12),
         *((kind, None) for kind in of_set),
     }  # fmt: skip
+
+
+def test_areas_are_lost_where_they_will_be_computed_otherwise() -> None:
+    for computed, lost in (([24, 2, 1], []), ([24.00001, 2, 1], []), ([24, 2.1, 1.5], ["areas"])):
+        losses = losses_of(everything(), can_hold=KINDS, areas=np.array(computed, dtype=float))
+        assert [loss.kind for loss in losses] == lost
+    assert "2 objects" in losses[0].message
+    assert "2 of object 11, which becomes 2.1" in losses[0].message
+
+
+def test_what_was_not_read_is_told_of_every_format() -> None:
+    dataset = replace(everything(), unread=(UnreadField("annotations[].caption", 12, "a cat"),))
+    (loss,) = losses_of(dataset, can_hold=KINDS)
+    assert loss == Loss("unread_field", "", None, "annotations[].caption: 12 values, e.g. a cat")
 
 
 def test_polygons_lose_holes_and_parts() -> None:

@@ -231,8 +231,8 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
         ),
     )
     losses = voc.write(dataset, tmp_path / "target", pictures="link")
-    assert [(loss.kind, loss.object_id) for loss in losses] == [("overlap", 2)]
-    assert "16 of 128" in losses[0].message
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("areas", None), ("overlap", 2)]
+    assert "16 of 128" in losses[1].message
     back = voc.read(voc.find(tmp_path / "target")[0])
     found = back.instances(0).masks
     assert found is not None

@@ -2,6 +2,8 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +13,8 @@ from otus.cli._common import emit_json, verb
 
 if TYPE_CHECKING:
     from otus.data.conversion import Conversion
+    from otus.data.dataset import Dataset
+    from otus.data.formats.contract import Loss
 
 _SHOWN = 3  # losses of each kind; all of them are in the file
 
@@ -26,7 +30,10 @@ def convert(
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Follow paths that leave SRC.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Convert labels to another format; what the target cannot hold is reported object by object."""
+    """Convert labels to another format, all splits of them unless one is chosen.
+
+    What the target cannot hold is reported object by object.
+    """
     from otus.data.conversion import convert as convert_dataset
     from otus.errors import UsageError
 
@@ -46,11 +53,12 @@ def convert(
 
 def _document(done: "Conversion", target: Path, to: str) -> dict[str, Any]:
     return {
-        "source": str(done.dataset.source),
-        "from": done.dataset.format,
+        "source": str(done.datasets[0].source),
+        "from": done.datasets[0].format,
         "to": to,
         "target": str(target),
-        **_counts(done),
+        **_counts(done.datasets),
+        "splits": {one.split: _counts([one]) for one in done.datasets if one.split},
         "losses": dict(Counter(loss.kind for loss in done.losses)),
         "lost": [
             {"kind": loss.kind, "picture": loss.picture, "object_id": loss.object_id, "message": loss.message}
@@ -60,23 +68,31 @@ def _document(done: "Conversion", target: Path, to: str) -> dict[str, Any]:
     }
 
 
-def _counts(done: "Conversion") -> dict[str, int]:
-    objects = done.dataset.objects
-    return {"images": len(done.dataset), "objects": 0 if objects is None else len(objects)}
+def _counts(datasets: "Sequence[Dataset]") -> dict[str, int]:
+    objects = [one.objects for one in datasets if one.objects is not None]
+    return {"images": sum(map(len, datasets)), "objects": sum(map(len, objects))}
 
 
 def _text(done: "Conversion", target: Path, to: str) -> str:
     from otus.data.conversion import losses_file
 
-    counts = _counts(done)
-    lines = [f"{target}: {counts['images']} pictures, {counts['objects']} objects, {done.dataset.format} to {to}"]
-    kinds = Counter(loss.kind for loss in done.losses)
+    counts = _counts(done.datasets)
+    lines = [f"{target}: {counts['images']} pictures, {counts['objects']} objects, {done.datasets[0].format} to {to}"]
+    splits = [f"{one.split} {len(one)}" for one in done.datasets if one.split]
+    if splits:
+        lines.append(f"splits: {', '.join(splits)}")
+    kinds = Counter(loss.kind for loss in done.losses).most_common()
     if kinds:
         lines.append(f"not held by {to} ({losses_file(target)} has all):")
-    for kind, count in kinds.items():
-        lines.append(f"  {kind}: {count}")
-        examples = [loss for loss in done.losses if loss.kind == kind][:_SHOWN]
-        for loss in examples:
-            whose = f"{loss.picture}, object {loss.object_id}: " if loss.object_id is not None else ""
-            lines.append(f"    {whose or (loss.picture and loss.picture + ': ')}{loss.message}")
+        lines += [f"  {kind:<20}{count:>8}" for kind, count in kinds]
+    for kind, count in kinds:
+        lines.append(f"{kind}:")
+        lines += [f"  {_told(loss)}" for loss in islice((one for one in done.losses if one.kind == kind), _SHOWN)]
+        if count > _SHOWN:
+            lines.append(f"  and {count - _SHOWN} more")
     return "\n".join(lines)
+
+
+def _told(loss: "Loss") -> str:
+    whose = f", object {loss.object_id}" if loss.object_id is not None else ""
+    return f"{loss.picture}{whose}: {loss.message}" if loss.picture else loss.message

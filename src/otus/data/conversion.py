@@ -1,7 +1,7 @@
 """From one format to another, with an account of what was lost and what was left out."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -9,7 +9,8 @@ import msgspec
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
 from otus.data.formats.contract import Loss, PictureMode, staged_file
-from otus.data.open import format_name, open_dataset
+from otus.data.merging import merge_categories, with_categories
+from otus.data.open import format_name, open_splits
 from otus.data.pictures import picture_size_hw
 from otus.errors import DataError, PictureError, UsageError
 
@@ -22,15 +23,15 @@ class Conversion:
 
     Parameters
     ----------
-    dataset
-        What was written.
+    datasets
+        What was written: one data set, or its splits.
     losses
         What the target format cannot hold, object by object.
     problems
         What was left out because the source is faulty.
     """
 
-    dataset: Dataset
+    datasets: Sequence[Dataset]
     losses: Sequence[Loss]
     problems: Sequence[DataError]
 
@@ -45,7 +46,7 @@ def convert(
     pictures: PictureMode = "copy",
     allow_outside: bool = False,
 ) -> Conversion:
-    """Write a data set in another format.
+    """Write a data set in another format, with all of its splits unless one is chosen.
 
     Faulty records and unreadable pictures are left out and returned as ``problems``. Losses, where there are
     some, are also written beside the new folder (:func:`losses_file`): inside, readers of one JSON a picture would stumble.
@@ -53,7 +54,7 @@ def convert(
     Parameters
     ----------
     source, format, split, allow_outside
-        As :func:`otus.data.open.open_dataset`.
+        As :func:`otus.data.open.open_splits`.
     target
         The new folder.
     to
@@ -64,31 +65,62 @@ def convert(
     Raises
     ------
     UsageError
-        If the target format is unknown, or the source holds several data sets.
+        If the target format is unknown, or the source holds several data sets that are not splits of one.
     DataError
-        If nothing can be read, or the target exists. Nothing is left at the target then.
+        If nothing can be read, or the target exists or cannot be written. Nothing is left at the target then.
     """
     if to not in WRITERS:
         raise UsageError(f"unknown target format {to!r}; there are: {', '.join(WRITERS)}")
     problems: list[DataError] = []
-    dataset = open_dataset(source, format=format, split=split, report=problems.append, allow_outside=allow_outside)
-    if not len(dataset) and problems:
+    datasets = open_splits(source, format=format, split=split, report=problems.append, allow_outside=allow_outside)
+    if problems and not any(map(len, datasets)):
         raise problems[0]
+    datasets, losses = _without_unions(datasets)
+    datasets, more = _with_common_categories(datasets)
+    losses += more
     if pictures != "none":
-        readable, unreadable = _readable(dataset)
-        problems += unreadable
-        dataset = dataset if not unreadable else dataset.select(readable)
-    losses = WRITERS[to].write(dataset, Path(target), pictures=pictures)
+        for index, dataset in enumerate(datasets):
+            readable, unreadable = _readable(dataset)
+            problems += unreadable
+            datasets[index] = dataset if not unreadable else dataset.select(readable)
+    losses += WRITERS[to].write(datasets, Path(target), pictures=pictures)
+    # What concerns the whole data set is said of each split.
+    of_set = dict.fromkeys(one for one in losses if not one.picture)
+    losses = [*of_set, *(one for one in losses if one.picture)]
     if losses:
         with staged_file(losses_file(target)) as stage:
             stage.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(one) for one in losses])))
-    return Conversion(dataset, losses, problems)
+    return Conversion(datasets, losses, problems)
 
 
 def losses_file(target: str | Path) -> Path:
     """Where the losses of a conversion to a folder are listed: ``<folder>.conversion_losses.json``."""
     target = Path(target)
     return target.with_name(f"{target.name}.conversion_losses.json")
+
+
+def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:
+    """The splits but for those that are others put together, as VOC's trainval is."""
+    pictures = [{dataset.pictures.path(i) for i in range(len(dataset))} for dataset in datasets]
+    kept: list[Dataset] = []
+    losses: list[Loss] = []
+    for dataset, here in zip(datasets, pictures, strict=True):
+        parts = [other for other in pictures if other < here]
+        if len(parts) > 1 and set().union(*parts) == here:
+            what = f"the split {dataset.split!r}: it is others of the splits put together"
+            losses.append(Loss("split", "", None, what))
+        else:
+            kept.append(dataset)
+    return kept, losses
+
+
+def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:
+    """The splits with one list of categories, and that they got new ids if their lists differed."""
+    if all(one.categories == datasets[0].categories for one in datasets):
+        return datasets, []
+    common = merge_categories([one.categories for one in datasets])
+    joined = [replace(with_categories(one, common), categories=common) for one in datasets]
+    return joined, [Loss("category_ids", "", None, "the ids of categories: the splits' lists differ and were joined")]
 
 
 def _readable(dataset: Dataset) -> tuple[list[int], list[PictureError]]:

@@ -90,6 +90,18 @@ class PanopticFiles:
     categories: Categories
 
 
+@dataclass(frozen=True)
+class UnreadField:
+    """Something that the source says and no column holds, e.g. the field ``annotations[].caption``.
+
+    ``count`` is how many values it has there, ``example`` the first of them as text.
+    """
+
+    field: str
+    count: int
+    example: str
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Pictures, categories and labels. ``dataset[i]`` is a :class:`Sample`; nothing is decoded before.
@@ -106,6 +118,8 @@ class Dataset:
         Maps of pixels, where the source has them.
     picture_labels
         (M,) the category of each picture, for classification.
+    unread
+        What else the source says.
     """
 
     source: Path
@@ -117,6 +131,7 @@ class Dataset:
     semantic: SemanticFiles | None = None
     panoptic: PanopticFiles | None = None
     picture_labels: Int[np.ndarray, "m"] | None = None
+    unread: tuple[UnreadField, ...] = ()
 
     def __post_init__(self) -> None:
         if self.objects is not None and len(self.objects):

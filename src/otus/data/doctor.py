@@ -22,7 +22,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats.contract import Layout
 from otus.data.label_checks import Finding, check_labels
 from otus.data.lookalikes import SIDE, find_lookalikes
-from otus.data.open import find_layouts, open_dataset
+from otus.data.open import choose_layouts, open_layout
 from otus.data.pictures import check_size, read_picture, read_thumbnail
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
@@ -74,14 +74,12 @@ def examine_path(
     DataError
         If there is none at all.
     """
-    layouts = [one for one in find_layouts(path) if format in (None, one.format) and split in (None, one.split)]
-    if not layouts:
-        open_dataset(path, format=format, split=split)  # says what there is instead
+    layouts = choose_layouts(path, format=format, split=split)
     problems: list[OtusError] = []
     datasets: list[Dataset] = []
     for one in layouts:
         try:
-            datasets.append(open_dataset(one.source, format=one.format, split=one.split, report=problems.append))
+            datasets.append(open_layout(one, report=problems.append))
         except (DataError, ShapeError) as error:  # nothing of this one can be read
             problems.append(error)
     return examine(datasets, problems=problems, progress=progress)

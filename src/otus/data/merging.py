@@ -67,6 +67,9 @@ def merge_categories(several: Sequence[Categories]) -> Categories:
     """
     names = tuple(dict.fromkeys(name for categories in several for name in categories))
     is_thing = {name: thing for one in reversed(several) for name, thing in zip(one, one.is_thing, strict=True)}
+    supercategories = {
+        name: group for one in reversed(several) for name, group in zip(one, one.supercategories, strict=False) if group
+    }
     keypoints: dict[str, Any] = {}
     for categories in several:
         for name, points in categories.keypoints:
@@ -81,6 +84,7 @@ def merge_categories(several: Sequence[Categories]) -> Categories:
         ids=tuple(range(1, len(names) + 1)),
         is_thing=tuple(is_thing[name] for name in names),
         keypoints=tuple(keypoints.items()),
+        supercategories=tuple(supercategories.get(name, "") for name in names) if supercategories else (),
     )
 
 

@@ -45,6 +45,9 @@ def format_name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
 
 
+_BY_NAME = {format_name(module): module for module in FORMATS}
+
+
 def find_layouts(path: str | Path) -> list[Layout]:
     """Every data set at a path: a file, or a folder with its usual places. Nothing is read beyond the first bytes.
 
@@ -95,30 +98,70 @@ def open_dataset(
     --------
     >>> otus.open_dataset("shared/data/voc2007", format="voc", split="val")  # doctest: +SKIP
     """
-    names = [format_name(module) for module in FORMATS]
-    if format is not None and format not in names:
-        raise UsageError(f"unknown format {format!r}; there are: {', '.join(names)}")
+    layouts = choose_layouts(path, format=format, split=split)
+    if len(layouts) > 1:
+        raise UsageError(_choice(Path(path), f"holds {len(layouts)} data sets", layouts))
+    return open_layout(layouts[0], report=report, allow_outside=allow_outside)
+
+
+def open_splits(
+    path: str | Path,
+    *,
+    format: str | None = None,
+    split: str | None = None,
+    report: Report = stop_at_first,
+    allow_outside: bool = False,
+) -> list[Dataset]:
+    """The same, but where there are several splits of one data set, all of them.
+
+    Raises
+    ------
+    UsageError
+        If what there is are not splits of one format: the message lists it.
+    """
+    layouts = choose_layouts(path, format=format, split=split)
+    splits = {one.split for one in layouts}
+    if len(layouts) > 1 and (len(splits) < len(layouts) or None in splits or len({one.format for one in layouts}) > 1):
+        raise UsageError(_choice(Path(path), f"holds {len(layouts)} data sets", layouts))
+    return [open_layout(one, report=report, allow_outside=allow_outside) for one in layouts]
+
+
+def choose_layouts(path: str | Path, *, format: str | None = None, split: str | None = None) -> list[Layout]:
+    """The data sets at a path of one format or split, or all, and at least one.
+
+    Raises
+    ------
+    UsageError
+        If none is of that format and split: the message lists those there are.
+    DataError
+        If there is nothing that is understood.
+    """
+    if format is not None and format not in _BY_NAME:
+        raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}")
     layouts = find_layouts(path)
     if not layouts:
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
-    if len(fitting) != 1:
-        raise UsageError(_choice(Path(path), layouts, fitting, format=format, split=split))
-    module = FORMATS[names.index(fitting[0].format)]
+    if not fitting:
+        asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
+        raise UsageError(_choice(Path(path), f"holds none of {asked}, but", layouts))
+    return fitting
+
+
+def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
+    """The data set that was recognised; parameters as of :func:`open_dataset`."""
+    module = _BY_NAME[layout.format]
     if module in _MAY_LEAD_OUTSIDE:
-        return module.read(fitting[0], report=report, allow_outside=allow_outside)
-    return module.read(fitting[0], report=report)
+        return module.read(layout, report=report, allow_outside=allow_outside)
+    return module.read(layout, report=report)
 
 
-def _choice(path: Path, layouts: list[Layout], fitting: list[Layout], *, format: str | None, split: str | None) -> str:
+def _choice(path: Path, what: str, layouts: list[Layout]) -> str:
     """What there is to choose from, and how."""
-    asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
-    shown = fitting or layouts
     lines = [
         f"  --format {one.format}" + (f" --split {one.split}" if one.split else "") + f"  ({one.source})"
-        for one in shown
+        for one in layouts
     ]
-    head = f"{path}: holds {len(shown)} data sets" if fitting else f"{path}: holds none of {asked}, but"
-    same = max(Counter((one.format, one.split) for one in shown).values())
+    same = max(Counter((one.format, one.split) for one in layouts).values())
     remedy = "choose by --format and --split" + (", or give the file itself" if same > 1 else "")
-    return "\n".join([f"{head}; {remedy}:" if fitting else f"{head}:", *lines])
+    return "\n".join([f"{path}: {what}; {remedy}:", *lines])

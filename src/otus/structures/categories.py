@@ -1,5 +1,6 @@
 """The categories of a data set or a model: what the numbers in ``labels`` mean."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,7 @@ class Categories(Sequence[str]):
         if not self.is_thing:
             object.__setattr__(self, "is_thing", (True,) * len(self.names))
         for field, values in (("names", self.names), ("ids", self.ids)):
-            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
             if twice:
                 raise ShapeError(f"categories: {field} must differ, but {', '.join(twice)} stands there more than once")
         for field, length in (("ids", len(self.ids)), ("is_thing", len(self.is_thing))):
@@ -110,8 +111,9 @@ class Categories(Sequence[str]):
                 raise ShapeError(f"categories: expected {len(self.names)} {field}, one a name, got {length}")
         if self.supercategories and len(self.supercategories) != len(self.names):
             raise ShapeError(f"categories: expected {len(self.names)} supercategories, got {len(self.supercategories)}")
+        known = set(self.names)
         for name, _ in self.keypoints:
-            if name not in self.names:
+            if name not in known:
                 raise ShapeError(f"categories: keypoints are given for {name!r}, which is not one of {self.names}")
 
     def __len__(self) -> int:

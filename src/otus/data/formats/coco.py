@@ -1,6 +1,7 @@
 """COCO's JSON of instances: boxes, polygons, run lengths, crowds, keypoints.
 
-https://cocodataset.org/#format-data. What further fields mean is said in :mod:`otus.data.formats.coco_objects`. Files of
+https://cocodataset.org/#format-data. What further fields of annotations mean is said in
+:mod:`otus.data.formats.coco_objects`; those of pictures (licence, date …) and of the file are counted, not kept. Files of
 any size are read without keeping them in memory.
 """
 
@@ -21,6 +22,9 @@ from otus.data.formats.contract import (
     PictureMode,
     Report,
     place_pictures,
+    split_losses,
+    split_word,
+    splits_of,
     staged_file,
     staged_folder,
     stop_at_first,
@@ -124,19 +128,18 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     pictures: list[tuple[int, Picture]] = []
     categories: list[tuple[int, Category]] = []
     columns = ObjectColumns(lambda index: (file, f"annotations[{index}]"), report)
-    reader = RecordReader(
-        file,
-        {"images": Picture, "annotations": Annotation, "categories": Category},
-        report,
-        open_ended="annotations",
-    )
+    unread = columns.unread
+    types: dict[str, type[msgspec.Struct]] = {"images": Picture, "annotations": Annotation, "categories": Category}
+    reader = RecordReader(file, types, report, open_ended=types.keys())
     for batch in reader:
         if batch.array == "images":
-            pictures += zip(batch.indices.tolist(), batch.records, strict=True)
+            pictures += unread.declared(batch, Picture)
         elif batch.array == "categories":
-            categories += zip(batch.indices.tolist(), batch.records, strict=True)
+            categories += unread.declared(batch, Category)
         else:
             columns.extend(batch)
+    for name, value in reader.others.items():
+        unread.note(name, [value])
     for name in ("images", "categories"):
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
@@ -151,7 +154,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     )
     names = tuple(one.file_name for one in known)
     found = Pictures(picture_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
-    return Dataset(file, FORMAT, found, kinds, objects, split=layout.split)
+    return Dataset(file, FORMAT, found, kinds, objects, split=layout.split, unread=unread.finish())
 
 
 def sound_pictures(
@@ -242,13 +245,21 @@ def picture_folder(file: Path, names: tuple[str, ...]) -> Path:
     return folders[int(np.argmax(counts))] if max(counts, default=0) > 0 else next(f for f in folders if f.is_dir())
 
 
-def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """``annotations.json`` (``instances_<split>.json`` where there is a split) and ``images/`` in a new folder."""
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """``annotations.json`` (``instances_<split>.json`` where there is a split) and ``images/`` in a new folder.
+
+    The pictures of several splits lie in ``images/<split>/``.
+    """
+    losses: list[Loss] = []
+    splits = splits_of(datasets)
     with staged_folder(folder) as stage:
-        place_pictures(dataset, stage / "images", pictures, names=picture_names(dataset))
-        name = f"instances_{dataset.split}.json" if dataset.split else "annotations.json"
-        write_json(dataset, stage / name)
-    return losses_of(dataset, can_hold=CAN_HOLD)
+        for dataset in splits:
+            place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
+            place_pictures(dataset, place, pictures, names=picture_names(dataset))
+            name = f"instances_{split_word(dataset)}.json" if dataset.split else "annotations.json"
+            write_json(dataset, stage / name)
+            losses += losses_of(dataset, can_hold=CAN_HOLD) + split_losses(dataset, split_of(Path(name)))
+    return losses
 
 
 def picture_names(dataset: Dataset) -> Sequence[str]:
@@ -269,7 +280,7 @@ def write_json(dataset: Dataset, path: Path) -> None:
     ids = picture_ids(dataset)
     with staged_file(path) as stage, stage.open("wb") as file:
         file.write(b'{"images": ')
-        write_records(file, _picture_records(dataset, ids))
+        write_records(file, picture_records(dataset, ids))
         file.write(b',\n"categories": ')
         write_records(file, category_records(dataset.categories))
         file.write(b',\n"annotations": ')
@@ -278,7 +289,8 @@ def write_json(dataset: Dataset, path: Path) -> None:
         file.write(b"}\n")
 
 
-def _picture_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
+def picture_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
+    """The records of ``images``."""
     for index, name in enumerate(picture_names(dataset)):
         height, width = dataset.pictures.size_hw(index)
         yield {"id": ids[index], "file_name": name, "width": width, "height": height}

@@ -26,6 +26,7 @@ from otus.data.formats._rle_kernels import total_pixels
 from otus.data.formats.contract import Report
 from otus.data.formats.files import Figure, Whole
 from otus.data.formats.json_stream import Batch
+from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
 
@@ -75,11 +76,14 @@ class ObjectColumns:
         Gets the faults; the faulty annotations are left out.
     predictions
         Whether each must have a score; areas are then the boxes', whatever the file says.
+    unread
+        Counts the values that no column holds: texts, objects, lists of another length than those before.
     """
 
     place: Callable[[int], tuple[Path, str]]
     report: Report
     predictions: bool = False
+    unread: UnreadFields = field(default_factory=UnreadFields)
     _count: int = 0
     _whole: dict[str, Column] = field(default_factory=lambda: {name: Column(np.int64) for name in _WHOLE})
     _optional: dict[str, Column] = field(default_factory=dict)
@@ -180,16 +184,18 @@ class ObjectColumns:
     def _extend_extra(self, name: str, values: list[Any]) -> None:
         numbers = [_as_numbers(value) for value in values]
         first = next((one for one in numbers if one is not None), None)
-        if name not in self._extras:
-            if first is None:
-                return
+        if name not in self._extras and first is not None:
             self._extras[name] = Column(np.float64, *np.shape(first), fill=np.nan)
-        column = self._extras[name]
+        column = self._extras.get(name)
+        fits = [column is not None and one is not None and np.shape(one) == column.tail for one in numbers]
+        self.unread.note(f"annotations[].{name}", (v for v, held in zip(values, fits, strict=True) if not held))
+        if column is None:
+            return
         column.pad(self._count)
         nothing = np.full(column.tail, np.nan)
-        column.extend([one if one is not None and np.shape(one) == column.tail else nothing for one in numbers])
+        column.extend([one if held else nothing for one, held in zip(numbers, fits, strict=True)])
         types = self._extra_types.setdefault(name, set())
-        types.update(type(value) for one, value in zip(numbers, values, strict=True) if one is not None)
+        types.update(type(value) for value, held in zip(values, fits, strict=True) if held)
 
     def finish(
         self,

@@ -4,7 +4,8 @@ https://cocodataset.org/#format-data, panoptic segmentation: id = R + 256 G + 25
 the JSON file, beside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from otus.data.formats.coco import (
     picture_folder,
     picture_ids,
     picture_names,
+    picture_records,
     read_categories,
     sniff,
     sound_pictures,
@@ -34,14 +36,18 @@ from otus.data.formats.contract import (
     PictureMode,
     Report,
     place_pictures,
+    split_losses,
+    split_word,
+    splits_of,
     staged_folder,
     stop_at_first,
 )
 from otus.data.formats.files import Whole
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import losses_of
+from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
-from otus.structures import Masks, PanopticMap, Segment
+from otus.structures import Masks, Objects, PanopticMap, Segment
 
 FORMAT = "coco_panoptic"
 CAN_HOLD = frozenset({"panoptic", "picture_ids", "category_ids", "supercategories", "stuff"})
@@ -83,8 +89,12 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     file = layout.source
     records: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
     types: dict[str, type[msgspec.Struct]] = {"images": Picture, "annotations": Annotation, "categories": Category}
-    for batch in RecordReader(file, types, report):
-        records[batch.array] += zip(batch.indices.tolist(), batch.records, strict=True)
+    unread = UnreadFields()
+    reader = RecordReader(file, types, report, open_ended=types.keys())
+    for batch in reader:
+        records[batch.array] += unread.declared(batch, types[batch.array])
+    for name, value in reader.others.items():
+        unread.note(name, [value])
     pictures, refused = sound_pictures(file, records["images"], report, allow_outside=allow_outside)
     categories = read_categories(file, records["categories"], report)
     place = {one.id: index for index, one in enumerate(pictures)}
@@ -115,6 +125,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         categories=categories,
         split=layout.split,
         panoptic=PanopticFiles(tuple(files), tuple(segments), categories),
+        unread=unread.finish(),
     )
 
 
@@ -136,44 +147,54 @@ def _problem(
     return None
 
 
-def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
     """``panoptic_<split>.json``, the maps in ``panoptic_<split>/`` and the pictures in ``images/``, in a new folder.
+
+    The pictures of several splits lie in ``images/<split>/``.
 
     Raises
     ------
     DataError
-        If the data set has no panoptic maps: they cannot be made from objects that overlap.
+        If a data set has no panoptic maps: they cannot be made from objects that overlap.
     """
-    panoptic = dataset.panoptic
-    if panoptic is None:
-        raise DataError(
-            "has no panoptic maps", file=dataset.source, remedy="choose another target, e.g. coco", kind="no_panoptic"
-        )
-    name = f"panoptic_{dataset.split}" if dataset.split else "panoptic"
-    ids = picture_ids(dataset)
-    names = picture_names(dataset)
+    losses: list[Loss] = []
+    splits = splits_of(datasets)
+    for dataset in splits:
+        if dataset.panoptic is None:
+            remedy = "choose another target, e.g. coco"
+            raise DataError("has no panoptic maps", file=dataset.source, remedy=remedy, kind="no_panoptic")
     with staged_folder(folder) as stage:
-        place_pictures(dataset, stage / "images", pictures, names=names)
-        (stage / name).mkdir()
-        with (stage / f"{name}.json").open("wb") as file:
-            file.write(b'{"images": ')
-            sizes = dataset.pictures.sizes_hw.tolist()
-            write_records(
-                file,
-                (
-                    {"id": ids[i], "file_name": names[i], "width": width, "height": height}
-                    for i, (height, width) in enumerate(sizes)
-                ),
-            )
-            file.write(b',\n"categories": ')
-            write_records(file, category_records(panoptic.categories, say_things=True))
-            file.write(b',\n"annotations": ')
-            write_records(file, _annotations(dataset, ids, names, stage / name))
-            file.write(b"}\n")
-    return losses_of(dataset, can_hold=CAN_HOLD)
+        for dataset in splits:
+            place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
+            place_pictures(dataset, place, pictures, names=picture_names(dataset))
+            name = f"panoptic_{split_word(dataset)}" if dataset.split else "panoptic"
+            _write_json(dataset, stage / f"{name}.json", stage / name)
+            losses += losses_of(replace(dataset, objects=None), can_hold=CAN_HOLD)
+            losses += _lost_objects(dataset) + split_losses(dataset, split_of(Path(name)))
+    return losses
 
 
-def _annotations(dataset: Dataset, ids: list[int], names: Any, maps: Path) -> Iterator[dict[str, Any]]:
+def _lost_objects(dataset: Dataset) -> list[Loss]:
+    objects = dataset.objects if dataset.objects is not None else Objects.empty()
+    pairs = zip(objects.picture.tolist(), objects.ids.tolist(), strict=True)
+    return [Loss("object", dataset.pictures.files[picture], one, "all that is said of it") for picture, one in pairs]
+
+
+def _write_json(dataset: Dataset, path: Path, maps: Path) -> None:
+    assert dataset.panoptic is not None
+    ids, names = picture_ids(dataset), picture_names(dataset)
+    maps.mkdir()
+    with path.open("wb") as file:
+        file.write(b'{"images": ')
+        write_records(file, picture_records(dataset, ids))
+        file.write(b',\n"categories": ')
+        write_records(file, category_records(dataset.panoptic.categories, say_things=True))
+        file.write(b',\n"annotations": ')
+        write_records(file, _annotations(dataset, ids, names, maps))
+        file.write(b"}\n")
+
+
+def _annotations(dataset: Dataset, ids: list[int], names: Sequence[str], maps: Path) -> Iterator[dict[str, Any]]:
     for index in range(len(dataset)):
         panoptic = dataset.panoptic_map(index)
         if panoptic is None:

@@ -37,7 +37,7 @@ def read_results(path: Path, dataset: Dataset, *, report: Report = stop_at_first
     """
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
     reader = RecordReader(
-        path, {"annotations": Annotation}, report, records_key="annotations", open_ended="annotations"
+        path, {"annotations": Annotation}, report, records_key="annotations", open_ended={"annotations"}
     )
     for batch in reader:
         columns.extend(batch)

@@ -5,7 +5,8 @@ A format is one module with some of:
 - ``find(path) -> list[Layout]``: the data sets of this format at a path, cheaply (names of files, the first bytes);
 - ``read(layout, *, report) -> Dataset``: ``report`` gets each problem as a :class:`~otus.errors.DataError`; the default
   raises the first one, ``otus doctor`` collects them; after reporting, the reader leaves the faulty record out and goes on;
-- ``write(dataset, folder, *, pictures) -> list[Loss]``: what the target could not hold comes back, object by object.
+- ``write(datasets, folder, *, pictures) -> list[Loss]``: one data set, or its splits (:func:`splits_of`); what the target
+  could not hold comes back, object by object.
 """
 
 import os
@@ -48,7 +49,7 @@ class Loss:
     """Something that a target format cannot hold.
 
     ``kind`` is a word to count by (``holes``, ``parts``, ``crowd``, ``keypoints``, ``score`` …), ``object_id`` the id of
-    the annotation, None for what concerns the whole picture.
+    the annotation, None for what concerns the whole picture; ``picture`` is empty for what concerns the whole data set.
     """
 
     kind: str
@@ -57,48 +58,107 @@ class Loss:
     message: str
 
 
+def splits_of(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
+    """What a writer got as a list: one data set, or splits that differ by name and have their categories in common.
+
+    Raises
+    ------
+    DataError
+        If the splits are not so.
+    """
+    splits = [datasets] if isinstance(datasets, Dataset) else list(datasets)
+    names = [one.split for one in splits]
+    if len(splits) > 1 and (None in names or len(set(names)) < len(names)):
+        raise DataError(f"expected splits of different names, got {names}", remedy="write them one by one")
+    if any(one.categories.names != splits[0].categories.names for one in splits):
+        raise DataError("the splits have different lists of categories", remedy="see otus.data.merging.with_categories")
+    return splits
+
+
+def split_word(dataset: Dataset) -> str:
+    """The name of a split as a part of file names, empty where there is none."""
+    return (dataset.split or "").replace("/", "_")
+
+
+def split_losses(dataset: Dataset, name: str | None) -> list[Loss]:
+    """The loss of a split's name where a reader of the target will call it otherwise."""
+    if dataset.split in (None, name):
+        return []
+    now = f"is called {name!r} now" if name else "stands nowhere"
+    return [Loss("split", "", None, f"the name of the split {dataset.split!r}, which {now}")]
+
+
+def stands_twice(dataset: Dataset, index: int) -> DataError:
+    """The error of a picture that stands in two splits, which the target cannot tell apart."""
+    remedy = "take it out of one, or convert the splits one by one"
+    return DataError("the picture stands in two splits", file=dataset.pictures.path(index), remedy=remedy)
+
+
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside ``folder`` that takes its name when the block ends without an error.
 
-    So nothing half-written is ever found under the final name. DataError if the name is taken by something not empty.
+    So nothing half-written is ever found under the final name. DataError if the name is taken by something not empty, or
+    if it cannot be written.
     """
     folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError("exists already and is not empty", file=folder, remedy="choose another target or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    stage.chmod(0o755)
-    try:
-        yield stage
-        if folder.exists():
-            folder.rmdir()
-        stage.rename(folder)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
-        raise
+    with _writing(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError("exists already and is not empty", file=folder, remedy="choose another target or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            stage.chmod(0o755)
+            yield stage
+            if folder.exists():
+                folder.rmdir()
+            stage.rename(folder)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
 
 
 @contextmanager
 def staged_file(path: str | Path) -> Iterator[Path]:
     """A path beside ``path`` that takes its name (and replaces what has it) when the block ends without an error."""
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
     stage = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield stage
+            stage.replace(path)
+        finally:
+            stage.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """A full disk, a folder without the right to write …: as an error that names the target."""
     try:
-        yield stage
-        stage.replace(path)
-    finally:
-        stage.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        what = error.strerror or str(error)
+        cause = f"{what}: {error.filename}" if error.filename else what
+        remedy = "choose another target or make room"
+        raise DataError(f"cannot be written, {cause}", file=target, remedy=remedy, kind="unwritable") from None
 
 
 def place_pictures(dataset: Dataset, folder: Path, mode: PictureMode, *, names: Sequence[str] | None = None) -> None:
-    """Copy or link a data set's pictures into ``folder``, under their own relative names or those given."""
+    """Copy or link a data set's pictures into ``folder``, under their own relative names or those given.
+
+    One that is there already is the same picture, of another split.
+    """
     if mode == "none":
         return
+    folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names or dataset.pictures.files):
         source, target = dataset.pictures.path(index), folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            continue
         if mode == "copy":
             shutil.copyfile(source, target)
             continue

@@ -9,12 +9,15 @@ from typing import Any
 
 import yaml
 
+from otus.data.dataset import UnreadField
 from otus.data.formats.files import read_text, resolve_inside, subfolders
+from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
 SPLITS = ("train", "val", "test")
 MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to name
+_KNOWN = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
 _MAX_KEYPOINTS = 1_000
 _MAX_BYTES = 2_000_000  # 20,000 names take seconds
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
@@ -28,6 +31,7 @@ class Description:
     splits: dict[str, list[Path]]
     categories: Categories | None = None
     point_shape: tuple[int, int] | None = None
+    unread: tuple[UnreadField, ...] = ()
 
 
 def folders(root: Path) -> dict[str, list[Path]]:
@@ -88,7 +92,11 @@ def describe(source: Path, *, allow_outside: bool = False) -> Description:
     if point_shape is not None and categories:
         scheme = _keypoint_names(content, point_shape[0], source)
         categories = Categories(categories.names, keypoints=tuple((name, scheme) for name in categories))
-    return Description(root, splits, categories, point_shape)
+    unread = UnreadFields()
+    for name, value in content.items():
+        if name not in _KNOWN:
+            unread.note(f"{source.name}: {name}", [value])
+    return Description(root, splits, categories, point_shape, unread.finish())
 
 
 def _as_list(value: object, field: str, file: Path) -> list[Any]:

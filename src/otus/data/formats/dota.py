@@ -18,6 +18,7 @@ import numpy as np
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import Line, label_lines, measured, numbers, read_text, relative_name, subfolders
+from otus.data.formats.unread import UnreadFields
 from otus.data.pictures import PICTURE_SUFFIXES, picture_files
 from otus.errors import DataError
 from otus.structures import Categories, Objects
@@ -76,7 +77,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             remedy = f"put it into {picture_folder} or remove the labels"
             report(DataError("has no picture of that name", file=file, remedy=remedy, kind="missing_picture"))
     paths, sizes = measured(paths, report)
-    lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report)
+    unread = UnreadFields()
+    lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report, unread)
     lines, values = numbers(lines, slice(0, 8), report)
     corners = values.reshape(-1, 4, 2)
     names = [line.words[8] for line in lines]
@@ -101,14 +103,17 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             corners_xy=corners,
             columns={"difficult": np.array([line.words[9:] not in ([], ["0"]) for line in lines], dtype=bool)},
         ),
+        unread=unread.finish(),
     )
 
 
-def _boxes(lines: list[Line], report: Report) -> list[Line]:
+def _boxes(lines: list[Line], report: Report, unread: UnreadFields) -> list[Line]:
     """The lines that say a box, as far as their words go."""
     kept = []
     for line in lines:
         if line.number <= 2 and line.words[0].startswith(_HEADERS):
+            name, _, value = " ".join(line.words).partition(":")
+            unread.note(name, [value])
             continue
         if len(line.words) not in (9, 10):
             report(

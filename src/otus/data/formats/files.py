@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
+from otus.data.dataset import Dataset
 from otus.data.formats.contract import Report
 from otus.data.pictures import picture_size_hw
 from otus.errors import DataError, PictureError
@@ -147,6 +148,18 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
             kind="path_outside",
         )
     return path
+
+
+def flat_names_of(splits: Sequence[Dataset]) -> list[list[str]]:
+    """Such names for each of several splits; a picture that stands in two of them has one name."""
+    if len(splits) == 1:
+        return [flat_names(splits[0].pictures.files)]
+    paths = [[os.path.abspath(one.pictures.path(i)) for i in range(len(one))] for one in splits]
+    different = list(dict.fromkeys(path for some in paths for path in some))
+    root = os.path.commonpath([os.path.dirname(path) for path in different]) if different else ""
+    names = flat_names([Path(os.path.relpath(path, root)).as_posix() for path in different])
+    name_of = dict(zip(different, names, strict=True))
+    return [[name_of[path] for path in some] for some in paths]
 
 
 def flat_names(files: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ arrays; msgspec decodes the records between. Nothing of the file is kept.
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -53,19 +53,23 @@ class RecordReader:
     report
         Gets every faulty record as a DataError that names it, e.g. ``annotations[317].bbox``.
     open_ended
-        The array whose records have, beside the required fields, exactly those that occur in the file: declared ones
-        with their type, others with any.
+        Arrays whose records have, beside the required fields, exactly those that occur in the file: declared ones with
+        their type, others with any.
     """
 
     path: Path
     arrays: Mapping[str, type[msgspec.Struct]]
     report: Report
     records_key: str = ""
-    open_ended: str = ""
+    open_ended: Set[str] = frozenset()
     found: set[str] = field(default_factory=set)
+    others: dict[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches in the order of the file; ``found`` then holds the keys of the arrays that were there."""
+        """Batches in the order of the file.
+
+        ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them.
+        """
         try:
             with self.path.open("rb") as file:
                 yield from self._batches(file)
@@ -87,7 +91,7 @@ class RecordReader:
             return
         level = 1 if first == b"[" else 2
         decoders = {key: self._decoder(key, ()) for key in self.arrays}
-        occurring: list[str] = []
+        occurring: dict[str, list[str]] = {key: [] for key in self.arrays}
         state = np.zeros(scanner.STATE_SIZE, dtype=np.int64)
         fields = np.zeros(scanner.MAX_FIELDS, dtype=np.uint64)
         key = self.records_key if level == 1 else ""
@@ -116,9 +120,9 @@ class RecordReader:
                         decoders[inside], inside, window[pending : position - 1], index, base + pending
                     )
                     inside, pending = None, position - 1
-                elif event == scanner.FIELD and inside is not None and inside == self.open_ended:
-                    occurring.append(string.decode("utf-8", "replace"))
-                    decoders[inside] = self._decoder(inside, occurring)
+                elif event == scanner.FIELD and inside is not None and inside in self.open_ended:
+                    occurring[inside].append(string.decode("utf-8", "replace"))
+                    decoders[inside] = self._decoder(inside, occurring[inside])
             comma = int(state[scanner.LAST_COMMA])
             if inside is None:
                 skeleton += window[pending:]
@@ -141,7 +145,7 @@ class RecordReader:
         """A decoder of records with the fields that occur."""
         declared = self.arrays[array]
         known = {one.name: one for one in msgspec.structs.fields(declared)}
-        if array != self.open_ended:
+        if array not in self.open_ended:
             return _Decoder(msgspec.json.Decoder(list[declared]), {name: name for name in known})  # type: ignore[valid-type]
         # msgspec takes no others, and such names are debris of broken JSON.
         occurring_names = [name for name in occurring if name.isprintable() and not set(name) & {'"', "\\"}]
@@ -227,7 +231,10 @@ class RecordReader:
             problem = f"broken JSON around the records: {error}"
             self.report(DataError(problem, file=self.path, remedy="write it again", kind="broken_json"))
             return
-        for key in self.arrays if isinstance(frame, dict) else ():
+        if not isinstance(frame, dict):
+            return
+        self.others = {key: value for key, value in frame.items() if key not in self.arrays}
+        for key in self.arrays:
             if key in frame and key not in self.found:
                 self.found.add(key)
                 problem = f"expected an array, got {type(frame[key]).__name__}"

@@ -11,6 +11,7 @@ and keypoints are in the order in which they appear. Lines are not objects and a
 and ``keypoint_names`` of each category beside the shapes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,21 @@ from otus.data.formats.contract import (
     PictureMode,
     Report,
     place_pictures,
+    split_losses,
+    split_word,
+    splits_of,
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import first_bytes, flat_names, read_text, relative_name, resolve_inside, subfolders
+from otus.data.formats.files import (
+    first_bytes,
+    flat_names,
+    polygon_area,
+    read_text,
+    relative_name,
+    resolve_inside,
+    subfolders,
+)
 from otus.data.formats.labelme_shapes import (
     LabelMeFile,
     LabelMeObject,
@@ -38,6 +50,7 @@ from otus.data.formats.labelme_shapes import (
     gather,
 )
 from otus.data.formats.losses import losses_of
+from otus.data.formats.unread import UnreadFields
 from otus.data.pictures import MAX_PIXELS, picture_size_hw
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
@@ -71,9 +84,10 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     """
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
+    unread = UnreadFields()
     for file in sorted(folder.glob("*.json")):
         try:
-            content = decode(file)
+            content = decode(file, unread)
             path = resolve_inside(
                 content.picture.replace("\\", "/"),
                 folder,
@@ -86,7 +100,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         except DataError as problem:
             report(problem)
             continue
-        objects.append(gather(content, sizes[-1], file, report))
+        objects.append(gather(content, sizes[-1], file, report, unread))
         contents.append(content)
         paths.append(path)
     categories = _categories(layout, contents, [one for here in objects for one in here])
@@ -102,6 +116,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         ),
         categories=categories,
         objects=_columns(objects, categories),
+        unread=unread.finish(),
     )
 
 
@@ -192,45 +207,69 @@ def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarr
     return keypoints
 
 
-def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """Write a data set as LabelMe files beside their pictures, with ``labels.txt``.
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """Write a data set as LabelMe files beside their pictures, with ``labels.txt``; each split in a folder of its own.
 
     Polygons stay polygons, run lengths become masks, so that holes and parts are kept. A box that is not that of its
     outline is written as a rectangle in the same group.
     """
+    losses: list[Loss] = []
+    splits = splits_of(datasets)
+    with staged_folder(folder) as stage:
+        (stage / _LISTED).write_text("".join(f"{name}\n" for name in splits[0].categories), encoding="utf-8")
+        for dataset in splits:
+            losses += _write_split(dataset, stage / split_word(dataset), pictures)
+            losses += split_losses(dataset, split_word(dataset))
+    return losses
+
+
+def _write_split(dataset: Dataset, folder: Path, pictures: PictureMode) -> list[Loss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = {
         name: column for name, column in objects.columns.items() if column.ndim == 1 and np.isin(column, (0, 1)).all()
     }
     held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
-    losses = losses_of(dataset, can_hold=frozenset(held))
+    losses = losses_of(dataset, can_hold=frozenset(held), areas=_areas(dataset, objects))
     flags["crowd"] = objects.is_crowd
     names = flat_names(dataset.pictures.files)
     point_names = {name: list(scheme.names) for name, scheme in dataset.categories.keypoints}
     bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
-    with staged_folder(folder) as stage:
-        place = stage / (dataset.split or "").replace("/", "_")
-        place.mkdir(exist_ok=True)
-        place_pictures(dataset, place, pictures, names=names)
-        (stage / _LISTED).write_text("".join(f"{name}\n" for name in dataset.categories), encoding="utf-8")
-        for index, name in enumerate(names):
-            height, width = dataset.pictures.size_hw(index)
-            shapes: list[dict[str, Any]] = []
-            for row in range(bounds[index], bounds[index + 1]):
-                shapes += _shapes(dataset, objects, row, {flag: bool(column[row]) for flag, column in flags.items()})
-            content = {
-                "version": "5.5.0",
-                "flags": {},
-                "shapes": shapes,
-                "imagePath": name,
-                "imageData": None,
-                "imageHeight": height,
-                "imageWidth": width,
-                **({"keypoint_names": point_names} if point_names else {}),
-            }
-            text = msgspec.json.format(msgspec.json.encode(content), indent=2)
-            (place / name).with_suffix(".json").write_bytes(text)
+    place_pictures(dataset, folder, pictures, names=names)
+    folder.mkdir(exist_ok=True)
+    for index, name in enumerate(names):
+        height, width = dataset.pictures.size_hw(index)
+        shapes: list[dict[str, Any]] = []
+        for row in range(bounds[index], bounds[index + 1]):
+            shapes += _shapes(dataset, objects, row, {flag: bool(column[row]) for flag, column in flags.items()})
+        content = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": name,
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+            **({"keypoint_names": point_names} if point_names else {}),
+        }
+        text = msgspec.json.format(msgspec.json.encode(content), indent=2)
+        (folder / name).with_suffix(".json").write_bytes(text)
     return losses
+
+
+def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
+    """Areas as they are read: of the polygons or the mask, else of the oriented box, else of the box."""
+    areas = np.prod(objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2], axis=1)
+    for row in range(len(objects)):
+        outlines = objects.segmentations
+        rings = [] if outlines is None else outlines.polygons(row)
+        if not rings and objects.corners_xy is not None and not np.isnan(objects.corners_xy[row]).any():
+            rings = [objects.corners_xy[row]]
+        if rings:
+            areas[row] = sum(polygon_area(ring) for ring in rings)
+        if outlines is not None and (counts := outlines.rle(row)) is not None:
+            size_hw = dataset.pictures.size_hw(int(objects.picture[row]))
+            areas[row] = Masks.from_rle([counts], size_hw).area()[0] or areas[row]
+    return areas
 
 
 def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from otus.data.formats.contract import Report
 from otus.data.formats.files import Figure, Whole, polygon_area
+from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import Masks
 
@@ -36,6 +37,10 @@ class LabelMeFile(msgspec.Struct, rename={"picture": "imagePath", "height": "ima
     height: Whole | None = None
     width: Whole | None = None
     keypoint_names: dict[str, list[str]] | None = None
+
+
+_KNOWN = frozenset(("version", *(one.encode_name for one in msgspec.structs.fields(LabelMeFile))))
+_KNOWN_OF_SHAPE = frozenset(Shape.__struct_fields__)
 
 
 @dataclass
@@ -66,10 +71,14 @@ class _Group:
     score: float = np.nan
 
 
-def decode(file: Path) -> LabelMeFile:
+def decode(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
     """A file whose shapes are not looked at yet, so that one of them can be wrong without the others."""
     try:
-        return msgspec.json.decode(file.read_bytes(), type=LabelMeFile)
+        text = file.read_bytes()
+        content = msgspec.json.decode(text, type=LabelMeFile)
+        if unread is not None:
+            unread.note_raw("", msgspec.json.decode(text, type=dict[str, msgspec.Raw]), known=_KNOWN)
+        return content
     except (msgspec.MsgspecError, ValueError, RecursionError, OSError) as error:
         raise DataError(f"expected a LabelMe file, but {error}", file=file, remedy="restore or remove it") from None
 
@@ -82,7 +91,9 @@ def decode_shape(raw: msgspec.Raw) -> Shape:
         raise ValueError(str(error)) from None
 
 
-def gather(content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: Report) -> list[LabelMeObject]:
+def gather(
+    content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: Report, unread: UnreadFields
+) -> list[LabelMeObject]:
     """The objects of a file: groups, and shapes that are in none."""
     groups: dict[int | str, _Group] = {}
     for index, raw in enumerate(content.shapes):
@@ -93,6 +104,7 @@ def gather(content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: R
             group = groups.get(key) or _Group()
             _add(group, shape, size_hw)
             groups[key] = group
+            unread.note_raw("shapes[].", msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), known=_KNOWN_OF_SHAPE)
         except ValueError as error:
             report(DataError(str(error), file=file, where=where, remedy="correct the shape, or draw it anew"))
     found = []

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Loss
@@ -28,12 +29,13 @@ _OF_OBJECTS: tuple[tuple[str, str, _Has], ...] = (
     ("outline", "its outline", lambda o: None if o.segmentations is None else o.segmentations.kinds != Outline.NONE),
 )
 
+_SAME_AREA = 1e-6
+
 # What a writer may say it can hold, beside names of columns.
 KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "holes",
     "parts",
     "columns",
-    "areas",
     "annotation_ids",
     "picture_ids",
     "category_ids",
@@ -48,7 +50,7 @@ KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
 }
 
 
-def losses_of(dataset: Dataset, *, can_hold: frozenset[str]) -> list[Loss]:
+def losses_of(dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.ndarray, "n"] | None = None) -> list[Loss]:
     """Everything of a data set that is not among what a format can hold, object by object.
 
     Parameters
@@ -57,23 +59,38 @@ def losses_of(dataset: Dataset, *, can_hold: frozenset[str]) -> list[Loss]:
         Of each object: ``crowd``, ``score``, ``keypoints``, ``corners``, ``cuboid``, ``amodal_box``, ``amodal_outline``,
         ``outline`` (as one polygon), ``holes`` and ``parts`` (of an outline; pixels hold both), names of columns
         (``difficult`` …) or ``columns`` for all. Of each picture: ``semantic``, ``panoptic``, ``picture_label``.
-        Of the whole set, reported once: ``areas``, ``annotation_ids``, ``picture_ids``, ``category_ids``,
-        ``supercategories``, ``stuff``, ``keypoint_names``, ``skeleton``, ``polygons`` (their points; asked only of formats
-        of pixels, which say ``outline``, ``holes`` and ``parts``).
+        Of the whole set, reported once: ``annotation_ids``, ``picture_ids``, ``category_ids``, ``supercategories``,
+        ``stuff``, ``keypoint_names``, ``skeleton``, ``polygons`` (their points; asked only of formats of pixels, which say
+        ``outline``, ``holes`` and ``parts``).
+    areas
+        What a reader of the format computes, for the loss ``areas`` where it differs; None if the format holds areas.
 
     Returns
     -------
     list
-        In the order of objects for each kind. A flag that is 0 and a figure that is NaN are no loss.
+        In the order of objects for each kind. A flag that is 0 and a figure that is NaN are no loss. What the reader of
+        the source left unread (``unread_field``) is lost in every format.
     """
     losses: list[Loss] = []
     if dataset.objects is not None:
         losses += _of_objects(dataset, dataset.objects, can_hold)
         if "outline" in can_hold and not {"holes", "parts"} <= can_hold:
             losses += _of_outlines(dataset, dataset.objects, can_hold)
+        if areas is not None:
+            losses += _of_areas(dataset.objects, areas)
     losses += _of_pictures(dataset, can_hold)
     losses += [Loss(kind, "", None, f"{what} of the whole data set") for kind, what in _of_set(dataset, can_hold)]
+    for one in dataset.unread:
+        losses.append(Loss("unread_field", "", None, f"{one.field}: {one.count} values, e.g. {one.example}"))
     return losses
+
+
+def _of_areas(objects: Objects, areas: Float[np.ndarray, "n"]) -> Iterator[Loss]:
+    differ = np.flatnonzero(~np.isclose(areas, objects.areas, rtol=_SAME_AREA, atol=_SAME_AREA))
+    if len(differ):
+        first = differ[0]
+        example = f"e.g. {objects.areas[first]:g} of object {objects.ids[first]}, which becomes {areas[first]:g}"
+        yield Loss("areas", "", None, f"the stated areas of {len(differ)} objects, which are computed anew; {example}")
 
 
 def _said(values: np.ndarray | None) -> np.ndarray | None:
@@ -119,12 +136,7 @@ def _of_pictures(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[Loss]:
 
 def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, str]]:
     categories, objects = dataset.categories, dataset.objects
-    if objects is not None and len(objects):
-        boxes = objects.boxes_xyxy
-        stated = np.abs(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - objects.areas) > 0.01 * objects.areas + 0.01
-        ordinary_ids = np.array_equal(np.sort(objects.ids), np.arange(1, len(objects) + 1))
-    else:
-        stated, ordinary_ids = np.zeros(0, dtype=bool), True
+    ordinary_ids = objects is None or np.array_equal(objects.ids, np.arange(1, len(objects) + 1))
     kept_keypoints = "keypoints" in can_hold
     outlines = None if objects is None else objects.segmentations
     polygons = outlines is not None and bool((outlines.kinds == Outline.POLYGONS).any())
@@ -134,7 +146,6 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
             polygons and as_pixels,
             "the points of polygons (their pixels are kept)",
         ),
-        "areas": (stated.any(), "the stated areas of objects (they are computed anew)"),
         "annotation_ids": (not ordinary_ids, "the ids of annotations"),
         "picture_ids": (any(isinstance(one, int) for one in dataset.pictures.ids), "the ids of pictures"),
         "category_ids": (categories.ids != tuple(range(len(categories))), "the ids of categories"),

@@ -5,6 +5,8 @@ https://github.com/facebookresearch/segment-anything#dataset. What a mask says b
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +23,23 @@ from otus.data.formats.contract import (
     PictureMode,
     Report,
     place_pictures,
+    split_losses,
+    splits_of,
     staged_folder,
+    stands_twice,
     stop_at_first,
 )
-from otus.data.formats.files import Figure, Whole, flat_names
+from otus.data.formats.files import Figure, Whole, flat_names_of
 from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
+from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import Categories
 
 FORMAT = "sa1b"
 CATEGORIES = Categories(("object",))
 COLUMNS = ("predicted_iou", "stability_score", "crop_box", "point_coords")
-CAN_HOLD = frozenset({"outline", "holes", "parts", "areas", "annotation_ids", "picture_ids", *COLUMNS})
+CAN_HOLD = frozenset({"outline", "holes", "parts", "annotation_ids", "picture_ids", *COLUMNS})
 
 
 class Image(msgspec.Struct):
@@ -65,6 +71,17 @@ class Document(msgspec.Struct):
 
     image: Image
     annotations: list[Mask]
+
+
+class Fields(msgspec.Struct):
+    """The same, with all that it says."""
+
+    image: dict[str, msgspec.Raw]
+    annotations: list[dict[str, msgspec.Raw]]
+
+
+_KNOWN = frozenset(Image.__struct_fields__)
+_KNOWN_OF_MASK = frozenset(Mask.__struct_fields__)
 
 
 def find(path: Path) -> list[Layout]:
@@ -107,7 +124,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     attributes = {name: name for name in Mask.__struct_fields__}
     decoder = msgspec.json.Decoder(Document)
     for file in files:
-        document = _decoded(file, decoder, report)
+        document = _decoded(file, decoder, report, columns.unread)
         if document is None:
             continue
         image = document.image
@@ -129,18 +146,27 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         picture_ids=np.array(list(images), dtype=np.int64), sizes_hw=sizes_hw, category_ids=CATEGORIES.ids
     )
     root = picture_folder(files[0], names) if files else source
-    return Dataset(source, FORMAT, Pictures(root, names, sizes_hw, tuple(images)), CATEGORIES, objects)
+    pictures = Pictures(root, names, sizes_hw, tuple(images))
+    return Dataset(source, FORMAT, pictures, CATEGORIES, objects, unread=columns.unread.finish())
 
 
-def _decoded(file: Path, decoder: msgspec.json.Decoder[Document], report: Report) -> Document | None:
+def _decoded(
+    file: Path, decoder: msgspec.json.Decoder[Document], report: Report, unread: UnreadFields
+) -> Document | None:
     try:
-        return decoder.decode(file.read_bytes())
+        text = file.read_bytes()
+        document = decoder.decode(text)
+        fields = msgspec.json.decode(text, type=Fields)
     except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
         problem, _, where = str(error).partition(" - at `$.")
         kind = "unreadable_annotation" if isinstance(error, msgspec.ValidationError) else "broken_json"
         remedy = "correct the file or take it out"
         report(DataError(problem, file=file, where=where.rstrip("`") or None, remedy=remedy, kind=kind))
         return None
+    unread.note_raw("image.", fields.image, known=_KNOWN)
+    for one in fields.annotations:
+        unread.note_raw("annotations[].", one, known=_KNOWN_OF_MASK)
+    return document
 
 
 def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> str | None:
@@ -153,20 +179,41 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
     return None
 
 
-def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """One JSON a picture beside the picture, in a new folder. Outlines of polygons become pixels."""
-    names = flat_names(dataset.pictures.files)
-    ids = picture_ids(dataset)
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """One JSON a picture beside the picture, in a new folder. Outlines of polygons become pixels.
+
+    Splits lie in one folder and are no longer told apart; if ids of their pictures meet, all get new ones.
+    """
+    losses: list[Loss] = []
+    splits = splits_of(datasets)
+    ids = [picture_ids(dataset) for dataset in splits]
+    count = sum(map(len, ids))
+    if len(set(chain.from_iterable(ids))) < count:
+        starts = np.cumsum([1, *map(len, ids)])
+        ids = [list(range(start, start + len(some))) for start, some in zip(starts.tolist(), ids, strict=False)]
+        losses.append(Loss("picture_ids", "", None, "the ids of pictures, which stand in several splits"))
     with staged_folder(folder) as stage:
-        place_pictures(dataset, stage, pictures, names=names)
-        encode = msgspec.json.Encoder().encode
-        records = _records(dataset)
-        for index, name in enumerate(names):
-            height, width = dataset.pictures.size_hw(index)
-            image = {"image_id": ids[index], "width": width, "height": height, "file_name": name}
-            document = {"image": image, "annotations": records.get(index, [])}
-            (stage / name).with_suffix(".json").write_bytes(encode(document))
-    losses = losses_of(dataset, can_hold=CAN_HOLD)
+        for dataset, own_ids, names in zip(splits, ids, flat_names_of(splits), strict=True):
+            place_pictures(dataset, stage, pictures, names=names)
+            _write_files(dataset, stage, own_ids, names)
+            losses += losses_of(dataset, can_hold=CAN_HOLD) + _lost_categories(dataset) + split_losses(dataset, None)
+    return losses
+
+
+def _write_files(dataset: Dataset, folder: Path, ids: list[int], names: list[str]) -> None:
+    encode = msgspec.json.Encoder().encode
+    records = _records(dataset)
+    for index, name in enumerate(names):
+        height, width = dataset.pictures.size_hw(index)
+        image = {"image_id": ids[index], "width": width, "height": height, "file_name": name}
+        file = (folder / name).with_suffix(".json")
+        if file.exists():
+            raise stands_twice(dataset, index)
+        file.write_bytes(encode({"image": image, "annotations": records.get(index, [])}))
+
+
+def _lost_categories(dataset: Dataset) -> list[Loss]:
+    losses: list[Loss] = []
     if dataset.objects is not None and dataset.categories.names != CATEGORIES.names:
         for picture, label, object_id in zip(
             dataset.objects.picture, dataset.objects.labels, dataset.objects.ids, strict=True

@@ -7,9 +7,10 @@ Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the de
 
 Pictures beside their XML files are read too. Boxes are 1-based inclusive, and decimals are kept. A list of categories is
 no part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else they are VOC's twenty if all names are of
-them, else the names found, sorted. ``part`` and ``pose`` are not read.
+them, else the names found, sorted. ``part``, ``pose`` and what else the files say is counted, not kept.
 """
 
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -22,17 +23,22 @@ from otus.data.formats.contract import (
     PictureMode,
     Report,
     place_pictures,
+    split_losses,
+    split_word,
+    splits_of,
     staged_folder,
+    stands_twice,
     stop_at_first,
 )
-from otus.data.formats.files import first_bytes, flat_names, read_text, relative_name, resolve_inside
+from otus.data.formats.files import first_bytes, flat_names_of, read_text, relative_name, resolve_inside
 from otus.data.formats.losses import losses_of
+from otus.data.formats.unread import UnreadFields
 from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
-from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, write_xml
+from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
 from otus.data.pictures import picture_files, picture_size_hw, write_index_picture
 from otus.errors import DataError
-from otus.structures import IGNORE, BoxFormat, Categories, Objects
-from otus.structures.boxes import convert
+from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects
+from otus.structures.boxes import area, convert
 
 NAMES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse",
@@ -87,12 +93,13 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
     records, kept, paths, sizes = [], [], [], []
+    unread = UnreadFields()
     for stem in stems:
         class_file = root / "SegmentationClass" / f"{stem}.png"
         try:
             record = Record(_inside(f"{stem}.xml", folder, root))
             if record.file.is_file():
-                record = read_xml(record.file, report)
+                record = read_xml(record.file, report, unread)
             elif stem not in pictures or not (has_classes and class_file.is_file()):
                 raise DataError(
                     "there is no such file", file=record.file, remedy="restore it or drop the picture from the list"
@@ -133,6 +140,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         categories=categories,
         objects=objects,
         semantic=semantic,
+        unread=unread.finish(),
     )
 
 
@@ -184,37 +192,64 @@ def _objects(records: list[Record], categories: Categories) -> Objects:
     )
 
 
-def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """Write a data set as VOC, with ``labelmap.txt`` so that the categories come back in their order.
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """Write a data set, or its splits, as VOC, with ``labelmap.txt`` so that the categories come back in their order.
 
     Masks of objects become one picture of objects, where a smaller one hides a larger; pixels lost so are reported, as
     are objects beyond the 254 that such a picture can number.
+
+    Raises
+    ------
+    DataError
+        If XML cannot hold the name of a category, or two splits say different things of one picture.
     """
-    holds_semantic = dataset.semantic is not None and _is_background_first(
-        dataset.semantic.categories, dataset.categories
-    )
-    can_hold = {*FLAGS, "outline", "holes", "parts"} | ({"semantic"} if holds_semantic else set())
-    losses = losses_of(dataset, can_hold=frozenset(can_hold))
-    names = flat_names(dataset.pictures.files)
+    losses: list[Loss] = []
+    splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         for part in ("JPEGImages", "Annotations"):
             (stage / part).mkdir()
-        place_pictures(dataset, stage / "JPEGImages", pictures, names=names)
-        (stage / "labelmap.txt").write_text(_label_map(dataset.categories), encoding="utf-8")
-        if dataset.split:
-            lists = stage / "ImageSets" / "Main"
-            lists.mkdir(parents=True)
-            text = "".join(f"{Path(name).stem}\n" for name in names)
-            (lists / f"{dataset.split.replace('/', '_')}.txt").write_text(text, encoding="utf-8")
-        for index, name in enumerate(names):
-            stem = Path(name).stem
-            instances = dataset.instances(index)
-            names_of_objects = [dataset.categories[label] for label in instances.labels.tolist()]
-            write_xml(stage / "Annotations" / f"{stem}.xml", name, instances, names_of_objects)
-            losses += write_object_masks(dataset, index, stage / "SegmentationObject" / f"{stem}.png")
-            if holds_semantic and (semantic := dataset.semantic_map(index)) is not None:
-                write_index_picture(stage / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
+        (stage / "labelmap.txt").write_text(_label_map(splits[0].categories), encoding="utf-8")
+        for dataset, names in zip(splits, flat_names_of(splits), strict=True):
+            place_pictures(dataset, stage / "JPEGImages", pictures, names=names)
+            losses += _write_split(dataset, stage, names) + split_losses(dataset, split_word(dataset))
     return losses
+
+
+def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]:
+    if dataset.split:
+        lists = folder / "ImageSets" / "Main"
+        lists.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{Path(name).stem}\n" for name in names)
+        (lists / f"{split_word(dataset)}.txt").write_text(text, encoding="utf-8")
+    holds_semantic = dataset.semantic is not None and _is_background_first(
+        dataset.semantic.categories, dataset.categories
+    )
+    losses: list[Loss] = []
+    areas = [np.zeros(0)]
+    for index, name in enumerate(names):
+        stem = Path(name).stem
+        instances = dataset.instances(index)
+        names_of_objects = [dataset.categories[label] for label in instances.labels.tolist()]
+        xml = xml_text(name, instances, names_of_objects)
+        file = folder / "Annotations" / f"{stem}.xml"
+        if file.exists() and file.read_bytes() != xml:
+            raise stands_twice(dataset, index)
+        file.write_bytes(xml)
+        losses += write_object_masks(dataset, index, folder / "SegmentationObject" / f"{stem}.png")
+        areas.append(_areas(instances))
+        if holds_semantic and (semantic := dataset.semantic_map(index)) is not None:
+            write_index_picture(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
+    held = {*FLAGS, "outline", "holes", "parts"} | ({"semantic"} if holds_semantic else set())
+    return losses_of(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
+
+
+def _areas(instances: Instances) -> np.ndarray:
+    """Areas as they are read: of the mask, else of the box."""
+    areas = area(instances.boxes_xyxy)
+    if instances.masks is None:
+        return areas
+    pixels = instances.masks.area()
+    return np.where(pixels > 0, pixels, areas)
 
 
 def _is_background_first(semantic: Categories, categories: Categories) -> bool:

@@ -1,6 +1,6 @@
 """The XML files of Pascal VOC: what one says, and how one is written."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,12 +10,16 @@ import numpy as np
 
 from otus.data.formats.contract import Report
 from otus.data.formats.files import LARGEST
+from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import BoxFormat, Instances
 from otus.structures.boxes import convert
 
 FLAGS = ("difficult", "truncated", "occluded")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+# Read, or said by the files themselves: where the picture lies, its channels, whether there are masks.
+_KNOWN = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
+_KNOWN_OF_OBJECT = frozenset(("name", "bndbox", *FLAGS))
 
 
 @dataclass
@@ -49,13 +53,14 @@ def parse(file: Path) -> ElementTree.Element:
     return builder.close()
 
 
-def read_xml(file: Path, report: Report) -> Record:
-    """The size and the objects of a file; objects that make no sense go to ``report``."""
+def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
+    """The size and the objects of a file; objects that make no sense go to ``report``, unknown elements to ``unread``."""
     root = parse(file)
     if root.tag != "annotation":
         raise DataError(f"expected <annotation>, got <{root.tag}>", file=file, remedy="leave this file out")
     picture = (root.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
     record = Record(file, picture=picture or None)
+    _note_unread(root, "", _KNOWN, unread)
     if (size := root.find("size")) is not None:
         height, width = (_number(size, tag, file, "size") for tag in ("height", "width"))
         if height >= 1 and width >= 1:  # labelling tools write 0 where they do not know
@@ -84,10 +89,17 @@ def read_xml(file: Path, report: Report) -> Record:
         except DataError as problem:
             report(problem)
             continue
+        _note_unread(node, "object/", _KNOWN_OF_OBJECT, unread)
         record.names.append(name)
         record.boxes.append(sides)
         record.flags.append(flags)
     return record
+
+
+def _note_unread(node: ElementTree.Element, prefix: str, known: Set[str], unread: UnreadFields) -> None:
+    for child in node:
+        if child.tag not in known:
+            unread.note(prefix + child.tag, [" ".join(" ".join(child.itertext()).split())])
 
 
 def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> float:
@@ -103,8 +115,8 @@ def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> floa
     return value
 
 
-def write_xml(file: Path, picture: str, instances: Instances, names: Sequence[str]) -> None:
-    """Write the objects of a picture, their names given, to the last decimal.
+def xml_text(picture: str, instances: Instances, names: Sequence[str]) -> bytes:
+    """The file of the objects of a picture, their names given, to the last decimal.
 
     Raises
     ------
@@ -125,7 +137,7 @@ def write_xml(file: Path, picture: str, instances: Instances, names: Sequence[st
         _add(node, **{flag: int(values[row]) for flag, values in flags.items()})
         _add(ElementTree.SubElement(node, "bndbox"), **dict(zip(_SIDES, box, strict=True)))
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(file, "utf-8")
+    return ElementTree.tostring(root, "utf-8", xml_declaration=True)
 
 
 def _add(parent: ElementTree.Element, **fields: object) -> None:

@@ -16,7 +16,7 @@ unless asked; lines are checked rather than clipped; an object of several parts 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,8 @@ from otus.data.formats.contract import (
     PictureMode,
     Report,
     place_pictures,
+    split_losses,
+    splits_of,
     staged_folder,
     stop_at_first,
 )
@@ -108,6 +110,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         ),
         categories=categories,
         objects=objects_of(lines, sizes, categories, about.point_shape, report),
+        unread=about.unread,
     )
 
 
@@ -155,44 +158,36 @@ def _unnamed(about: Description, lines: list[Line]) -> Categories:
     return Categories(tuple(str(index) for index in range(count)))
 
 
-def write(dataset: Dataset, folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """Write a data set as YOLO: ``images``, ``labels`` and ``data.yaml``.
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+    """Write a data set, or its splits, as YOLO: ``images``, ``labels`` and ``data.yaml``.
 
     A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
     objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
-    parts or with holes the largest outer ring is written. Confidences are written if all objects have one. All that is
-    lost so is reported.
+    parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one.
+    All that is lost so is reported.
+
+    Raises
+    ------
+    DataError
+        If two splits would have the same of the names that data.yaml knows: train, val and test.
     """
-    objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    names = flat_names(dataset.pictures.files)
-    kind = _kind(objects)
-    scores = objects.scores if objects.scores is not None and not np.isnan(objects.scores).any() else None
-    losses = losses_of(
-        dataset, can_hold=frozenset({"keypoint_names", kind} | ({"score"} if scores is not None else set()))
-    )
-    split = _split_name(dataset.split)
-    rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
-    losses += _moved_boxes(dataset, objects, rings)
-    if kind == "outline" and all(ring is not None and len(ring) == 4 for ring in rings):
-        # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
-        rings = [np.concatenate([ring, ring[:1]]) for ring in rings if ring is not None]
+    splits = splits_of(datasets)
+    names = [_split_name(one.split) for one in splits]
+    if len(set(names)) < len(names):
+        told = ", ".join(f"{one.split!r} as {name}" for one, name in zip(splits, names, strict=True))
+        raise DataError(f"YOLO knows {', '.join(SPLITS)}, and not {told}", remedy="choose some by --split")
+    several = [one.objects if one.objects is not None else Objects.empty() for one in splits]
+    kind = _kind(several)
+    num_keypoints = max(0 if one.keypoints is None else one.keypoints.shape[1] for one in several)
+    losses: list[Loss] = []
     with staged_folder(folder) as stage:
-        place_pictures(dataset, stage / "images" / split, pictures, names=names)
-        (stage / "images" / split).mkdir(parents=True, exist_ok=True)
-        (stage / "labels" / split).mkdir(parents=True)
-        (stage / "data.yaml").write_text(
-            _data_yaml(dataset, split, objects.keypoints if kind == "keypoints" else None), encoding="utf-8"
-        )
-        bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
-        for index, name in enumerate(names):
-            height, width = dataset.pictures.size_hw(index)
-            scale = np.array([width, height], dtype=np.float64)
-            lines = []
-            for row in range(bounds[index], bounds[index + 1]):
-                fractions = _fractions(objects, row, rings[row], scale, kind)
-                fractions += [] if scores is None else [float(scores[row])]
-                lines.append(f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n")
-            (stage / "labels" / split / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+        for dataset, objects, name in zip(splits, several, names, strict=True):
+            (stage / "images" / name).mkdir(parents=True)
+            place_pictures(dataset, stage / "images" / name, pictures, names=flat_names(dataset.pictures.files))
+            losses += _write_labels(dataset, objects, stage / "labels" / name, kind, num_keypoints)
+            losses += split_losses(dataset, name)
+        description = _data_yaml(splits[0].categories, names, num_keypoints if kind == "keypoints" else 0)
+        (stage / "data.yaml").write_text(description, encoding="utf-8")
     return losses
 
 
@@ -201,15 +196,45 @@ def _split_name(split: str | None) -> str:
     return next((name for name in SPLITS if (split or "").startswith(name)), "train")
 
 
-def _kind(objects: Objects) -> str:
-    """What most objects have; of equals the first."""
+def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, num_keypoints: int) -> list[Loss]:
+    scores = objects.scores if objects.scores is not None and not np.isnan(objects.scores).any() else None
+    rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
+    areas = np.prod(objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2], axis=1)
+    for row, ring in enumerate(rings):
+        if ring is not None:
+            areas[row] = polygon_area(ring)
+    held = frozenset({"keypoint_names", kind} | ({"score"} if scores is not None else set()))
+    losses = losses_of(dataset, can_hold=held, areas=areas)
+    losses += _moved_boxes(dataset, objects, rings)
+    if kind == "outline" and all(ring is not None and len(ring) == 4 for ring in rings):
+        # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
+        rings = [np.concatenate([ring, ring[:1]]) for ring in rings if ring is not None]
+    folder.mkdir(parents=True)
+    bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
+    for index, name in enumerate(flat_names(dataset.pictures.files)):
+        height, width = dataset.pictures.size_hw(index)
+        scale = np.array([width, height], dtype=np.float64)
+        lines = []
+        for row in range(bounds[index], bounds[index + 1]):
+            fractions = _fractions(objects, row, rings[row], scale)
+            if kind == "keypoints":
+                fractions += _keypoint_fractions(objects, row, scale, num_keypoints)
+            fractions += [] if scores is None else [float(scores[row])]
+            lines.append(f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n")
+        (folder / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+    return losses
+
+
+def _kind(several: list[Objects]) -> str:
+    """What most objects of all splits have; of equals the first."""
     counts = {"keypoints": 0, "corners": 0, "outline": 0}
-    if objects.keypoints is not None:
-        counts["keypoints"] = int(objects.keypoints.any(axis=(1, 2)).sum())
-    if objects.corners_xy is not None:
-        counts["corners"] = int((~np.isnan(objects.corners_xy).any(axis=(1, 2))).sum())
-    if objects.segmentations is not None:
-        counts["outline"] = int(np.count_nonzero(objects.segmentations.kinds))
+    for objects in several:
+        if objects.keypoints is not None:
+            counts["keypoints"] += int(objects.keypoints.any(axis=(1, 2)).sum())
+        if objects.corners_xy is not None:
+            counts["corners"] += int((~np.isnan(objects.corners_xy).any(axis=(1, 2))).sum())
+        if objects.segmentations is not None:
+            counts["outline"] += int(np.count_nonzero(objects.segmentations.kinds))
     return max(counts, key=lambda kind: counts[kind]) if any(counts.values()) else "outline"
 
 
@@ -239,23 +264,28 @@ def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | No
                 yield Loss("box", file, int(objects.ids[row]), lost)
 
 
-def _fractions(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray, kind: str) -> list[float]:
+def _fractions(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray) -> list[float]:
     if ring is not None:
         return (ring / scale).ravel().tolist()
     box = convert(objects.boxes_xyxy[row : row + 1].astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH)[0]
-    fractions = (box / np.tile(scale, 2)).tolist()
-    if kind == "keypoints":
-        assert objects.keypoints is not None
-        fractions += (objects.keypoints[row] / [*scale, 1.0]).ravel().tolist()
-    return fractions
+    return (box / np.tile(scale, 2)).tolist()
 
 
-def _data_yaml(dataset: Dataset, split: str, keypoints: np.ndarray | None) -> str:
-    content: dict[str, object] = {"path": ".", split: f"images/{split}", "names": dict(enumerate(dataset.categories))}
-    if keypoints is not None:
-        content["kpt_shape"] = list(keypoints.shape[1:])
-        if dataset.categories.keypoints:
-            scheme = dataset.categories.keypoints[0][1]
+def _keypoint_fractions(objects: Objects, row: int, scale: np.ndarray, count: int) -> list[float]:
+    """``count`` keypoints, those that an object does not have as zeros."""
+    own = np.zeros((count, 3))
+    if objects.keypoints is not None:
+        own[: objects.keypoints.shape[1]] = objects.keypoints[row] / [*scale, 1.0]
+    return own.ravel().tolist()
+
+
+def _data_yaml(categories: Categories, splits: list[str], num_keypoints: int) -> str:
+    content: dict[str, object] = {"path": ".", **{split: f"images/{split}" for split in splits}}
+    content["names"] = dict(enumerate(categories))
+    if num_keypoints:
+        content["kpt_shape"] = [num_keypoints, 3]
+        if categories.keypoints:
+            scheme = categories.keypoints[0][1]
             content["flip_idx"] = scheme.flip_order()
-            content["kpt_names"] = {label: list(scheme.names) for label in range(len(dataset.categories))}
+            content["kpt_names"] = {label: list(scheme.names) for label in range(len(categories))}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

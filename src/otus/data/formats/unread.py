@@ -1,0 +1,54 @@
+"""What a file says and no column holds: counted by field while it is read, so that a conversion can tell of it."""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+
+from otus.data.dataset import UnreadField
+from otus.data.formats.json_stream import Batch
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_LONGEST = 60
+
+
+@dataclass
+class UnreadFields:
+    """Counts values by field. What says nothing (null, an empty text, list or object) does not count."""
+
+    _counts: dict[str, int] = field(default_factory=dict)
+    _examples: dict[str, str] = field(default_factory=dict)
+
+    def note(self, name: str, values: Iterable[Any]) -> None:
+        """Count values of a field."""
+        said = [value for value in values if value not in _NOTHING]
+        if said:
+            self._counts[name] = self._counts.get(name, 0) + len(said)
+            self._examples.setdefault(name, _short(str(said[0])))
+
+    def note_raw(self, prefix: str, fields: Mapping[str, msgspec.Raw], *, known: Set[str]) -> None:
+        """Count those fields of a JSON object that are not known."""
+        for name, raw in fields.items():
+            if name not in known:
+                text = bytes(raw)
+                self.note(prefix + name, [msgspec.json.decode(text) if len(text) <= _LONGEST else text.decode()])
+
+    def declared(self, batch: Batch, record: type[Record]) -> list[tuple[int, Record]]:
+        """The records of a batch with the fields that their type declares, and their indices; the others are counted."""
+        known = [name for name in batch.attributes if name in record.__struct_fields__]
+        for name, attribute in batch.attributes.items():
+            if name not in known:
+                self.note(f"{batch.array}[].{name}", (getattr(one, attribute) for one in batch.records))
+        records = (record(**{name: getattr(one, name) for name in known}) for one in batch.records)
+        return list(zip(batch.indices.tolist(), records, strict=True))
+
+    def finish(self) -> tuple[UnreadField, ...]:
+        """All fields, in the order in which they first came."""
+        return tuple(UnreadField(name, count, self._examples[name]) for name, count in self._counts.items())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
