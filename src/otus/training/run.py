@@ -38,7 +38,7 @@ from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights
 
 Data = str | Path | Dataset
-STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric()])
+STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])  # turning the hue costs as much as all else
 
 
 @dataclass(frozen=True)
