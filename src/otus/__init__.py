@@ -9,6 +9,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "load": "otus.inference.loading",
+    "Predictor": "otus.inference.predictor",
     "train": "otus.training.run",
     "TrainSettings": "otus.training.settings",
     "open_dataset": "otus.data.open",

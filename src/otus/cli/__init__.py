@@ -6,7 +6,7 @@ needs when it runs. stdout carries the answer, stderr progress and logs; exit 0 
 
 import typer
 
-from otus.cli import convert, doctor, evaluate, explain, train
+from otus.cli import convert, doctor, evaluate, explain, models, predict, train
 
 app = typer.Typer(
     name="otus",
@@ -16,10 +16,12 @@ app = typer.Typer(
     add_completion=False,
 )
 
+app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
+app.command("models")(models.models)
 app.add_typer(explain.app, name="explain")
 
 
