@@ -59,7 +59,7 @@ def test_a_format_that_holds_everything_loses_nothing() -> None:
 
 
 def test_a_format_of_boxes_loses_the_rest_object_by_object() -> None:
-    of_set = {"annotation_ids", "picture_ids", "category_ids", "supercategories", "stuff"}
+    of_set = {"annotation_ids", "picture_ids", "category_ids", "supercategories", "stuff", "keypoint_names", "skeleton"}
     assert found(frozenset()) == {
         ("crowd", 11), ("score", 11), ("keypoints", 10), ("corners", 12), ("cuboid", 11), ("amodal_box", 10),
         ("amodal_outline", 12), ("outline", 10), ("outline", 11), ("difficult", 11), ("predicted_iou", 12),

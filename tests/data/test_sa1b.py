@@ -51,8 +51,10 @@ def test_masks_from_coco_keep_their_pixels_and_losses_are_told(shared_data: Path
     first = coco.read(Layout("coco", shared_data / "coco/annotations.json")).select(range(20))
     losses = sa1b.write(first, tmp_path / "out", pictures="none")
     assert first.objects is not None
-    kinds = {"category", "keypoints", "category_ids", "supercategories", "polygons", "unread_field"}
-    assert {loss.kind for loss in losses} == kinds
+    assert {loss.kind for loss in losses} == {
+        "category", "categories", "category_ids", "supercategories", "keypoints", "keypoint_names", "skeleton",
+        "polygons", "unread_field",
+    }  # fmt: skip
     assert sum(loss.kind == "category" for loss in losses) == len(first.objects)
     second = sa1b.read(Layout("sa1b", tmp_path / "out"))
     for index in range(20):

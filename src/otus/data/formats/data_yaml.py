@@ -90,8 +90,8 @@ def describe(source: Path, *, allow_outside: bool = False) -> Description:
     categories = _names(content, source)
     point_shape = _point_shape(content, source)
     if point_shape is not None and categories:
-        scheme = _keypoint_names(content, point_shape[0], source)
-        categories = Categories(categories.names, keypoints=tuple((name, scheme) for name in categories))
+        schemes = _keypoint_names(content, categories, point_shape[0], source)
+        categories = Categories(categories.names, keypoints=schemes)
     unread = UnreadFields()
     for name, value in content.items():
         if name not in _KNOWN:
@@ -146,14 +146,12 @@ def _point_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
             )
 
 
-def _keypoint_names(content: dict[str, Any], count: int, file: Path) -> KeypointNames:
-    names = content.get("kpt_names") or [str(index) for index in range(count)]
-    if isinstance(names, dict):  # Ultralytics writes one list for each category
-        names = next(iter(names.values()))
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str | int) for name in names):
-        raise DataError(
-            f"expected {count} names, got {short(names)}", file=file, where="kpt_names", remedy="name each keypoint"
-        )
+def _keypoint_names(
+    content: dict[str, Any], categories: Categories, count: int, file: Path
+) -> tuple[tuple[str, KeypointNames], ...]:
+    """The keypoints of each category; of those alone that ``kpt_names`` has, where it has some by label."""
+    given = content.get("kpt_names") or [str(index) for index in range(count)]
+    by_label = given if isinstance(given, dict) else dict.fromkeys(range(len(categories)), given)
     order = content.get("flip_idx") or list(range(count))
     if not isinstance(order, list) or not _is_swap(order, count):
         problem = f"expected the indices 0..{count - 1}, pairs exchanged, got {short(order)}"
@@ -161,7 +159,16 @@ def _keypoint_names(content: dict[str, Any], count: int, file: Path) -> Keypoint
             problem, file=file, where="flip_idx", remedy="say for each keypoint which takes its place mirrored"
         )
     pairs = tuple((i, j) for i, j in enumerate(order) if i < j)
-    return KeypointNames(tuple(str(name) for name in names), flip_pairs=pairs)
+    schemes = []
+    for label, names in by_label.items():
+        if not isinstance(label, int) or not 0 <= label < len(categories):
+            problem = f"expected labels 0..{len(categories) - 1}, got {short(label)}"
+            raise DataError(problem, file=file, where="kpt_names", remedy="correct the label")
+        if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str | int) for name in names):
+            problem = f"expected {count} names, got {short(names)}"
+            raise DataError(problem, file=file, where="kpt_names", remedy="name each keypoint")
+        schemes.append((categories[label], KeypointNames(tuple(str(name) for name in names), flip_pairs=pairs)))
+    return tuple(schemes)
 
 
 def _is_swap(order: list[Any], count: int) -> bool:

@@ -49,7 +49,7 @@ from otus.data.formats.labelme_shapes import (
     encode_mask,
     gather,
 )
-from otus.data.formats.losses import losses_of
+from otus.data.formats.losses import flags_of, losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.data.pictures import MAX_PIXELS, picture_size_hw
 from otus.errors import DataError
@@ -225,9 +225,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
 
 def _write_split(dataset: Dataset, folder: Path, pictures: PictureMode) -> list[Loss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    flags = {
-        name: column for name, column in objects.columns.items() if column.ndim == 1 and np.isin(column, (0, 1)).all()
-    }
+    flags = flags_of(objects)
     held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
     losses = losses_of(dataset, can_hold=frozenset(held), areas=_areas(dataset, objects))
     flags["crowd"] = objects.is_crowd

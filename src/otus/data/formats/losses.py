@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Loss
+from otus.data.formats.files import flat_names
 from otus.data.formats.outlines import parts_of
-from otus.structures import Objects, Outline
+from otus.structures import KeypointNames, Objects, Outline
 
 _Has = Callable[[Objects], Any]
 
@@ -43,6 +44,8 @@ KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "stuff",
     "keypoint_names",
     "skeleton",
+    "flip_pairs",
+    "sigmas",
     "polygons",
     "semantic",
     "panoptic",
@@ -60,8 +63,8 @@ def losses_of(dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.nda
         ``outline`` (as one polygon), ``holes`` and ``parts`` (of an outline; pixels hold both), names of columns
         (``difficult`` …) or ``columns`` for all. Of each picture: ``semantic``, ``panoptic``, ``picture_label``.
         Of the whole set, reported once: ``annotation_ids``, ``picture_ids``, ``category_ids``, ``supercategories``,
-        ``stuff``, ``keypoint_names``, ``skeleton``, ``polygons`` (their points; asked only of formats of pixels, which say
-        ``outline``, ``holes`` and ``parts``).
+        ``stuff``, ``keypoint_names``, ``skeleton``, ``flip_pairs``, ``sigmas``, ``polygons`` (their points; asked only of
+        formats of pixels, which say ``outline``, ``holes`` and ``parts``).
     areas
         What a reader of the format computes, for the loss ``areas`` where it differs; None if the format holds areas.
 
@@ -91,6 +94,15 @@ def _of_areas(objects: Objects, areas: Float[np.ndarray, "n"]) -> Iterator[Loss]
         first = differ[0]
         example = f"e.g. {objects.areas[first]:g} of object {objects.ids[first]}, which becomes {areas[first]:g}"
         yield Loss("areas", "", None, f"the stated areas of {len(differ)} objects, which are computed anew; {example}")
+
+
+def flags_of(objects: Objects) -> dict[str, Bool[np.ndarray, "n"]]:
+    """The columns that say yes or no of each object; of one that they do not speak of, no."""
+    flags = {}
+    for name, column in objects.columns.items():
+        if column.ndim == 1 and (np.isin(column, (0, 1)) | np.isnan(column.astype(np.float64))).all():
+            flags[name] = column == 1
+    return flags
 
 
 def _said(values: np.ndarray | None) -> np.ndarray | None:
@@ -136,8 +148,15 @@ def _of_pictures(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[Loss]:
 
 def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, str]]:
     categories, objects = dataset.categories, dataset.objects
-    ordinary_ids = objects is None or np.array_equal(objects.ids, np.arange(1, len(objects) + 1))
-    kept_keypoints = "keypoints" in can_hold
+    names = flat_names(dataset.pictures.files)
+    ordinary_ids = objects is None or (
+        np.array_equal(objects.ids, np.arange(1, len(objects) + 1)) and names == sorted(names)
+    )
+    schemes = [one for _, one in categories.keypoints]
+
+    def usual(one: KeypointNames) -> KeypointNames:
+        return KeypointNames(one.names)
+
     outlines = None if objects is None else objects.segmentations
     polygons = outlines is not None and bool((outlines.kinds == Outline.POLYGONS).any())
     as_pixels = {"outline", "holes", "parts"} <= can_hold
@@ -151,10 +170,9 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
         "category_ids": (categories.ids != tuple(range(len(categories))), "the ids of categories"),
         "supercategories": (any(categories.supercategories), "the supercategories"),
         "stuff": (not all(categories.is_thing), "which categories are stuff"),
-        "keypoint_names": (bool(categories.keypoints) and kept_keypoints, "the names of keypoints"),
-        "skeleton": (
-            any(k.skeleton for _, k in categories.keypoints) and kept_keypoints,
-            "the lines between keypoints",
-        ),
+        "keypoint_names": (bool(schemes), "the names of keypoints"),
+        "skeleton": (any(one.skeleton for one in schemes), "the lines between keypoints"),
+        "flip_pairs": (any(one.flip_pairs != usual(one).flip_pairs for one in schemes), "which keypoints are mirrored"),
+        "sigmas": (any(one.sigmas != usual(one).sigmas for one in schemes), "the tolerances of keypoints"),
     }
     return ((kind, what) for kind, (there, what) in facts.items() if there and kind not in can_hold)

@@ -34,7 +34,7 @@ from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
-from otus.structures import Categories
+from otus.structures import Categories, Objects
 
 FORMAT = "sa1b"
 CATEGORIES = Categories(("object",))
@@ -213,13 +213,13 @@ def _write_files(dataset: Dataset, folder: Path, ids: list[int], names: list[str
 
 
 def _lost_categories(dataset: Dataset) -> list[Loss]:
-    losses: list[Loss] = []
-    if dataset.objects is not None and dataset.categories.names != CATEGORIES.names:
-        for picture, label, object_id in zip(
-            dataset.objects.picture, dataset.objects.labels, dataset.objects.ids, strict=True
-        ):
-            file, name = dataset.pictures.files[picture], dataset.categories[int(label)]
-            losses.append(Loss("category", file, int(object_id), f"that it is a {name}"))
+    if dataset.categories.names == CATEGORIES.names:
+        return []
+    losses = [Loss("categories", "", None, f"the names of {len(dataset.categories)} categories")]
+    objects = dataset.objects if dataset.objects is not None else Objects.empty()
+    for picture, label, object_id in zip(objects.picture, objects.labels, objects.ids, strict=True):
+        name = dataset.categories[int(label)]
+        losses.append(Loss("category", dataset.pictures.files[picture], int(object_id), f"that it is a {name}"))
     return losses
 
 

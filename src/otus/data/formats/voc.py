@@ -31,7 +31,7 @@ from otus.data.formats.contract import (
     stop_at_first,
 )
 from otus.data.formats.files import first_bytes, flat_names_of, read_text, relative_name, resolve_inside
-from otus.data.formats.losses import losses_of
+from otus.data.formats.losses import flags_of, losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
 from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
@@ -224,13 +224,17 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]
     holds_semantic = dataset.semantic is not None and _is_background_first(
         dataset.semantic.categories, dataset.categories
     )
+    objects = dataset.objects if dataset.objects is not None else Objects.empty()
+    flags = {name: column for name, column in flags_of(objects).items() if name in FLAGS}
+    bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
     losses: list[Loss] = []
     areas = [np.zeros(0)]
     for index, name in enumerate(names):
         stem = Path(name).stem
         instances = dataset.instances(index)
         names_of_objects = [dataset.categories[label] for label in instances.labels.tolist()]
-        xml = xml_text(name, instances, names_of_objects)
+        here = slice(bounds[index], bounds[index + 1])
+        xml = xml_text(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
         file = folder / "Annotations" / f"{stem}.xml"
         if file.exists() and file.read_bytes() != xml:
             raise stands_twice(dataset, index)
@@ -239,7 +243,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]
         areas.append(_areas(instances))
         if holds_semantic and (semantic := dataset.semantic_map(index)) is not None:
             write_index_picture(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
-    held = {*FLAGS, "outline", "holes", "parts"} | ({"semantic"} if holds_semantic else set())
+    held = {*flags, "outline", "holes", "parts"} | ({"semantic"} if holds_semantic else set())
     return losses_of(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
 
 

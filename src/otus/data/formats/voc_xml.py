@@ -1,12 +1,13 @@
 """The XML files of Pascal VOC: what one says, and how one is written."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
+from jaxtyping import Bool
 
 from otus.data.formats.contract import Report
 from otus.data.formats.files import LARGEST
@@ -115,8 +116,10 @@ def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> floa
     return value
 
 
-def xml_text(picture: str, instances: Instances, names: Sequence[str]) -> bytes:
-    """The file of the objects of a picture, their names given, to the last decimal.
+def xml_text(
+    picture: str, instances: Instances, names: Sequence[str], flags: Mapping[str, Bool[np.ndarray, "n"]]
+) -> bytes:
+    """The file of the objects of a picture, their names and flags given, to the last decimal.
 
     Raises
     ------
@@ -127,7 +130,6 @@ def xml_text(picture: str, instances: Instances, names: Sequence[str]) -> bytes:
     root = ElementTree.Element("annotation")
     _add(root, filename=picture)
     _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
-    flags = {flag: instances.columns[flag] > 0 for flag in FLAGS if flag in instances.columns}
     boxes = convert(instances.boxes_xyxy.astype(np.float64), BoxFormat.XYXY, BoxFormat.VOC).tolist()
     for row, (name, box) in enumerate(zip(names, boxes, strict=True)):
         if not name or not name.isprintable() or name != name.strip():

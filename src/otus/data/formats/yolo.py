@@ -51,8 +51,10 @@ from otus.data.formats.outlines import parts_of
 from otus.data.formats.yolo_lines import objects_of
 from otus.data.pictures import picture_files
 from otus.errors import DataError
-from otus.structures import BoxFormat, Categories, Objects
+from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert
+
+_EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
 
 
 def find(path: Path) -> list[Layout]:
@@ -203,8 +205,13 @@ def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, n
     for row, ring in enumerate(rings):
         if ring is not None:
             areas[row] = polygon_area(ring)
-    held = frozenset({"keypoint_names", kind} | ({"score"} if scores is not None else set()))
-    losses = losses_of(dataset, can_hold=held, areas=areas)
+    held = {kind} | ({"score"} if scores is not None else set())
+    schemes = _keypoint_names(dataset.categories, num_keypoints) if kind == "keypoints" else {}
+    if len(schemes) == len(dataset.categories.keypoints):
+        held.add("keypoint_names")
+    if len({tuple(scheme.flip_order()) for scheme in schemes.values()}) == 1:
+        held.add("flip_pairs")
+    losses = losses_of(dataset, can_hold=frozenset(held), areas=areas)
     losses += _moved_boxes(dataset, objects, rings)
     if kind == "outline" and all(ring is not None and len(ring) == 4 for ring in rings):
         # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
@@ -254,14 +261,19 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
 
 
 def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | None]) -> Iterator[Loss]:
+    """Boxes that are not those of their outlines; one loss for all that move but little, as rounded numbers do."""
+    distances = np.zeros(len(objects))
     for row, ring in enumerate(rings):
         if ring is not None:
             box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])
-            distance = float(np.abs(box - objects.boxes_xyxy[row]).max())
-            if distance > 0.01:
-                file = dataset.pictures.files[objects.picture[row]]
-                lost = f"its box, which differs from that of its outline by {distance:.2f} pixels"
-                yield Loss("box", file, int(objects.ids[row]), lost)
+            distances[row] = np.abs(box - objects.boxes_xyxy[row]).max()
+    for row in np.flatnonzero(distances > _VISIBLE).tolist():
+        lost = f"its box, which differs from that of its outline by {distances[row]:.2f} pixels"
+        yield Loss("box", dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost)
+    slight = distances[(distances > _EQUAL) & (distances <= _VISIBLE)]
+    if len(slight):
+        lost = f"{len(slight)} boxes, which differ from those of their outlines by at most {slight.max():.1g} pixels"
+        yield Loss("box", "", None, lost)
 
 
 def _fractions(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray) -> list[float]:
@@ -279,13 +291,19 @@ def _keypoint_fractions(objects: Objects, row: int, scale: np.ndarray, count: in
     return own.ravel().tolist()
 
 
+def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:
+    """The keypoints by label, of those categories that have as many."""
+    schemes = {label: categories.keypoints_of(name) for label, name in enumerate(categories)}
+    return {label: scheme for label, scheme in schemes.items() if scheme is not None and len(scheme) == count}
+
+
 def _data_yaml(categories: Categories, splits: list[str], num_keypoints: int) -> str:
     content: dict[str, object] = {"path": ".", **{split: f"images/{split}" for split in splits}}
     content["names"] = dict(enumerate(categories))
     if num_keypoints:
         content["kpt_shape"] = [num_keypoints, 3]
-        if categories.keypoints:
-            scheme = categories.keypoints[0][1]
-            content["flip_idx"] = scheme.flip_order()
-            content["kpt_names"] = {label: list(scheme.names) for label in range(len(categories))}
+        schemes = _keypoint_names(categories, num_keypoints)
+        if schemes:
+            content["flip_idx"] = next(iter(schemes.values())).flip_order()
+            content["kpt_names"] = {label: list(scheme.names) for label, scheme in schemes.items()}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -109,7 +109,7 @@ def _assemble(
     counts = columns.coordinates[rows]
     ends = np.cumsum(counts)
     inside = np.arange(counts.sum()) - np.repeat(ends - counts, counts) + np.repeat(columns.starts[rows] + 1, counts)
-    points = values[inside].reshape(-1, 2) * np.repeat(size_wh[rows], counts // 2, axis=0)
+    points = _pixels(values[inside].reshape(-1, 2), np.repeat(size_wh[rows], counts // 2, axis=0))
     corners_xy = segmentations = None
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     if len(rows):
@@ -148,6 +148,16 @@ def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndar
     rows = np.flatnonzero(columns.has_points)
     keypoints = np.zeros((len(size_wh), count, 3))
     found = columns.gather(rows, 5, count * numbers_each).reshape(-1, count, numbers_each)
-    keypoints[rows, :, :2] = found[..., :2] * size_wh[rows][:, None]
+    keypoints[rows, :, :2] = _pixels(found[..., :2], size_wh[rows][:, None])
     keypoints[rows, :, 2] = found[..., 2] if numbers_each == 3 else 2.0 * found.any(axis=2)
     return keypoints
+
+
+def _pixels(fractions: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
+    """Fractions of the picture in pixels; a number of at most 9 decimals that was divided comes back to the last bit.
+
+    So a polygon keeps its pixels: those of COCO have points where the last bit decides on a pixel.
+    """
+    pixels = fractions * size_wh
+    short = np.round(pixels, 9)
+    return np.where(np.abs(short - pixels) <= 4 * np.spacing(np.abs(pixels)), short, pixels)

@@ -1,0 +1,193 @@
+"""Every pair of writable formats on real labels: what comes back is what went in, or a loss names it.
+
+A slice of each data set goes slice -> A -> B -> A through files. Each step is judged by itself: a difference between what
+was written and what is read must be among the losses of that step, of that object and of a kind that fits.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from otus.data.conversion import WRITERS
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import Loss
+from otus.data.open import choose_layouts, open_dataset, open_layout
+from otus.data.scene_files import write_scenes
+from otus.structures import Instances
+
+SLICES = {
+    "coco": ("coco", "coco", None),
+    "coco_person": ("coco_person", "coco", None),
+    "voc2007 of VOC": ("voc2007", "voc", "val"),
+    "voc2007 of COCO": ("voc2007/instances_val.json", "coco", None),
+    "voc2012 of VOC": ("voc2012", "voc", "val"),
+    "voc2012 of COCO": ("voc2012/instances_val.json", "coco", None),
+    "dota8": ("dota8", "yolo", "train"),
+    "coco_panoptic": ("coco_panoptic", "coco_panoptic", "val"),
+    "penn_fudan": ("penn_fudan/annotations.json", "coco", None),
+}
+FORMATS = tuple(WRITERS)
+# What is told of each object by itself, never of the whole data set in one line.
+OF_THE_OBJECT = {"category", "crowd", "mask", "oriented box", "amodal box", "cuboid", "score", "keypoints", "far box"}
+Place = tuple[str, int | None]  # the picture and the object, "" and None for the whole data set
+
+
+def slice_of(shared_data: Path, name: str, count: int, seed: int = 0) -> Dataset:
+    path, format_, split = SLICES[name]
+    dataset = open_dataset(shared_data / path, format=format_, split=split)
+    chosen = np.random.default_rng(seed).permutation(len(dataset))[:count]
+    return dataset.select(np.sort(chosen))
+
+
+def through(dataset: Dataset, target: str, folder: Path) -> Dataset:
+    """The data set as it is read after it was written; every difference is among the losses."""
+    losses = WRITERS[target].write(dataset, folder, pictures="link")
+    (layout,) = choose_layouts(folder)
+    assert layout.format == target
+    back = open_layout(layout)
+    told: dict[Place, set[str]] = defaultdict(set)
+    for loss in losses:
+        told[loss.picture, loss.object_id].add(loss.kind)
+    check(losses, dataset)
+    for kinds, place, what in differences(dataset, back):
+        named = told[place] | told[place[0], None] | (set() if what in OF_THE_OBJECT else told["", None])
+        assert kinds & named, f"{target}, {place}: {what}; told is only {sorted(named)}"
+    return back
+
+
+def check(losses: list[Loss], dataset: Dataset) -> None:
+    """Losses speak of pictures and objects that there are."""
+    files = set(dataset.pictures.files)
+    ids = set() if dataset.objects is None else set(dataset.objects.ids.tolist())
+    assert {loss.picture for loss in losses} <= files | {""}
+    assert {loss.object_id for loss in losses} <= ids | {None}
+
+
+Difference = tuple[set[str], Place, str]
+
+
+def differences(before: Dataset, after: Dataset) -> Iterator[Difference]:
+    """What is not the same, and the kinds of losses that would say so."""
+    whole = ("", None)
+    if before.split not in (None, after.split):
+        yield {"split"}, whole, f"split {before.split} is {after.split}"
+    if before.categories.names != after.categories.names:
+        yield {"categories"}, whole, "names of categories"
+    if before.categories.ids != after.categories.ids:
+        yield {"categories", "category_ids"}, whole, "ids of categories"
+    if before.categories.is_thing != after.categories.is_thing:
+        yield {"categories", "stuff"}, whole, "which categories are stuff"
+    if before.categories.supercategories != after.categories.supercategories:
+        yield {"categories", "supercategories"}, whole, "supercategories"
+    if before.categories.keypoints != after.categories.keypoints:
+        yield {"keypoint_names", "skeleton", "flip_pairs", "sigmas"}, whole, "keypoints of categories"
+    stems = {Path(file).stem: index for index, file in enumerate(after.pictures.files)}
+    assert len(stems) == len(after) == len(before)
+    for index, file in enumerate(before.pictures.files):
+        twin = stems[Path(file).stem]
+        if before.pictures.ids[index] != after.pictures.ids[twin] and isinstance(before.pictures.ids[index], int):
+            yield {"picture_ids"}, (file, None), "id of the picture"
+        assert before.pictures.size_hw(index) == after.pictures.size_hw(twin)
+        assert after.pictures.path(twin).samefile(before.pictures.path(index))
+        yield from of_maps(before, index, after, twin)
+        yield from of_objects(before.instances(index), after.instances(twin), file)
+
+
+def of_maps(before: Dataset, index: int, after: Dataset, twin: int) -> Iterator[Difference]:
+    place = (before.pictures.files[index], None)
+    old, new = before.semantic_map(index), after.semantic_map(twin)
+    if old is not None and (new is None or not np.array_equal(old.labels, new.labels)):
+        yield {"semantic"}, place, "semantic map"
+    was, now = before.panoptic_map(index), after.panoptic_map(twin)
+    if was is not None and (now is None or not np.array_equal(was.ids, now.ids) or was.segments != now.segments):
+        yield {"panoptic"}, place, "panoptic map"
+
+
+def of_objects(before: Instances, after: Instances, file: str) -> Iterator[Difference]:
+    if not len(before):
+        assert not len(after)
+        return
+    ids = before.columns["ids"].tolist()
+    if len(after) != len(before):
+        assert len(after) == 0
+        yield from (({"object"}, (file, one), "the object") for one in ids)
+        return
+    far = np.abs(before.boxes_xyxy - after.boxes_xyxy) > 0.01
+    names = [[instances.categories[label] for label in instances.labels] for instances in (before, after)]
+    columns = [
+        ({"category"}, "category", *map(np.array, names)),
+        ({"box"}, "box", before.boxes_xyxy, after.boxes_xyxy),
+        ({"box"}, "far box", np.zeros_like(far), far),
+        ({"annotation_ids"}, "id", before.columns["ids"], after.columns["ids"]),
+        ({"crowd"}, "crowd", before.columns["is_crowd"], after.columns["is_crowd"]),
+        ({"areas", "overlap"}, "area", before.columns["areas"], after.columns["areas"]),
+        ({"outline", "holes", "parts", "overlap"}, "mask", dense(before), dense(after)),
+        ({"corners"}, "oriented box", before.oriented_boxes_xywhr, after.oriented_boxes_xywhr),
+        ({"amodal_box"}, "amodal box", before.amodal_boxes_xyxy, after.amodal_boxes_xyxy),
+        ({"cuboid"}, "cuboid", before.cuboids, after.cuboids),
+        ({"score"}, "score", before.scores, after.scores),
+        ({"keypoints"}, "keypoints", labelled(before.keypoints), labelled(after.keypoints)),
+    ]
+    named = before.columns.keys() - {"ids", "areas", "is_crowd"}
+    columns += [({name}, name, before.columns[name], after.columns.get(name)) for name in named]
+    for kinds, what, old, new in columns:
+        for row in np.flatnonzero(differ(old, new)) if old is not None else ():
+            yield kinds, (file, ids[row]), what
+
+
+def dense(instances: Instances) -> np.ndarray | None:
+    return None if instances.masks is None else instances.masks.dense()
+
+
+def labelled(keypoints: np.ndarray | None) -> np.ndarray | None:
+    """Where a keypoint is that nobody labelled says nothing."""
+    return None if keypoints is None else keypoints * (keypoints[..., 2:] > 0)
+
+
+def differ(old: np.ndarray, new: np.ndarray | None) -> np.ndarray:
+    """Which rows are not the same; where a value says nothing (NaN, 0, no pixel) there is nothing to lose."""
+    if old.dtype.kind == "U":
+        assert new is not None
+        return old != new
+    old = old.reshape(len(old), -1)
+    if new is None or new.size != old.size:
+        return (old != 0).any(axis=1) & ~np.isnan(old.astype(float)).all(axis=1)
+    new = new.reshape(old.shape)
+    if old.dtype == bool:
+        return (old != new).any(axis=1)
+    return ~np.isclose(old, new, rtol=1e-6, atol=1e-6, equal_nan=True).all(axis=1)
+
+
+def all_pairs(dataset: Dataset, folder: Path) -> None:
+    targets = [target for target in FORMATS if target != "coco_panoptic" or dataset.panoptic is not None]
+    for first in targets:
+        as_first = through(dataset, first, folder / first)
+        for second in targets:
+            if second == "coco_panoptic" and as_first.panoptic is None:
+                continue
+            as_second = through(as_first, second, folder / f"{first} {second}")
+            if first != "coco_panoptic" or as_second.panoptic is not None:
+                through(as_second, first, folder / f"{first} {second} {first}")
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_what_is_not_named_comes_back(shared_data: Path, tmp_path: Path, name: str) -> None:
+    all_pairs(slice_of(shared_data, name, 8), tmp_path)
+
+
+def test_made_up_scenes_with_everything(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 4, split="train", seed=3)
+    dataset = open_dataset(tmp_path / "scenes", format="coco")
+    assert dataset.objects is not None
+    scores = np.random.default_rng(0).random(len(dataset.objects))
+    all_pairs(replace(dataset, objects=replace(dataset.objects, scores=scores)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLICES)
+def test_what_is_not_named_comes_back_of_more_pictures(shared_data: Path, tmp_path: Path, name: str) -> None:
+    all_pairs(slice_of(shared_data, name, 60, seed=1), tmp_path)
