@@ -15,7 +15,7 @@ import torch
 from tiny_run import TinyDetector, interrupt_at, run, tiny_detector
 
 from otus.data.dataset import Dataset
-from otus.errors import CheckpointError, UsageError
+from otus.errors import OtusError, UsageError
 from otus.training.interrupts import Interrupts
 from otus.training.resuming import refuse_changes
 from otus.zoo.checkpoint import load_checkpoint
@@ -90,7 +90,7 @@ def test_a_full_disk_keeps_the_checkpoint(scenes: Dataset, tmp_path: Path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device"):
+    with pytest.raises(OtusError, match="No space left on device"):
         run(tiny_detector(), scenes, tmp_path, epochs=2)
     assert (tmp_path / "weights/last.safetensors").read_bytes() == before
     assert [file.name for file in (tmp_path / "weights").iterdir()] == ["last.safetensors"]

@@ -13,12 +13,11 @@ from torch import nn
 
 import otus
 from otus.data.dataset import Dataset
-from otus.data.merging import merge, with_categories
-from otus.data.open import open_dataset
+from otus.data.merging import with_categories
 from otus.data.pictures import write_picture
-from otus.data.splitting import fingerprint, shared_pictures, split_off
+from otus.data.splitting import fingerprint
 from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
-from otus.errors import DataError, UsageError
+from otus.errors import UsageError
 from otus.parts.backbones import freeze_norms
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
@@ -27,6 +26,7 @@ from otus.training.feeding import Feed
 from otus.training.fine_tuning import find_weights, start_from
 from otus.training.loop import TrainResult, fit
 from otus.training.lr_finder import find_learning_rate
+from otus.training.material import Data, open_material, remarks
 from otus.training.progress import TrainProgress
 from otus.training.resuming import refuse_changes
 from otus.training.run_folder import RunFolder, new_run_folder
@@ -37,7 +37,6 @@ from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights
 
-Data = str | Path | Dataset
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])  # turning the hue costs as much as all else
 
 
@@ -121,7 +120,9 @@ def train(
     say = TrainProgress(quiet=quiet or not fabric.is_global_zero)
     before = None if resume is None else read_config(resume)
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
-    train_set, val_set = _open(sources, val, format=format, split=split, val_split=val_split, seed=settings.seed)
+    train_set, val_set = open_material(
+        sources, val, format=format, split=split, val_split=val_split, seed=settings.seed
+    )
     found = None
     if weights is not None and before is None:
         found = find_weights(weights, model=model if isinstance(model, str) else None)
@@ -169,7 +170,7 @@ def train(
         folder.write_json("config.json", config)
         first = [feed.load(place) for place in next(feed.plan())]
         write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
-    for line in _remarks(train_set, val_set):
+    for line in remarks(train_set, val_set):
         say.say(line)
     say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
     validator = None
@@ -219,34 +220,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not file.is_file():
         raise UsageError(f"resume: {folder} is not the folder of a run, there is no {file.name} in it")
     return json.loads(file.read_text())
-
-
-def _open(
-    sources: Sequence[Data],
-    val: Data | float | None,
-    *,
-    format: str | None,
-    split: str | None,
-    val_split: str | None,
-    seed: int,
-) -> tuple[Dataset, Dataset | None]:
-    """What to learn from, and what to validate on."""
-
-    def opened(source: Data, split: str | None) -> Dataset:
-        return source if isinstance(source, Dataset) else open_dataset(source, format=format, split=split)
-
-    several = [opened(source, split) for source in sources]
-    for dataset in several:
-        if dataset.objects is None or not len(dataset):
-            raise DataError("has no pictures with objects to learn from", file=dataset.source, remedy="choose another")
-    train_set = merge(several)
-    if isinstance(val, float | int):
-        return split_off(train_set, float(val), seed=seed)
-    if val is not None:
-        return train_set, opened(val, val_split)
-    if val_split is not None:
-        return train_set, merge([opened(source, val_split) for source in sources])
-    return train_set, None
 
 
 def _build(
@@ -320,20 +293,3 @@ def _record(config: dict[str, Any], train_set: Dataset, val_set: Dataset | None)
         "protocol": "coco",
         "settings": config,
     }
-
-
-def _remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
-    """What a person should know before believing the figures."""
-    assert train_set.objects is not None
-    counts = torch.bincount(torch.from_numpy(train_set.objects.labels), minlength=len(train_set.categories))
-    never = [name for name, count in zip(train_set.categories, counts.tolist(), strict=True) if not count]
-    remarks = []
-    if never:
-        remarks.append(f"note: no object to learn from of {', '.join(never)}")
-    if val_set is None:
-        return [*remarks, "note: nothing is validated; --val takes a data set or a share such as 0.1"]
-    shared = shared_pictures(train_set, val_set)
-    if shared:
-        what = "all" if len(shared) == len(val_set) else f"{len(shared)} of {len(val_set)}"
-        remarks.append(f"warning: {what} validation pictures are learned from too, e.g. {shared[0]}: figures flatter")
-    return remarks

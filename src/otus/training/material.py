@@ -1,0 +1,65 @@
+"""What a run learns from and is validated on: opened, joined, kept aside, and looked at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.data.merging import merge
+from otus.data.open import open_dataset
+from otus.data.splitting import shared_pictures, split_off
+from otus.errors import DataError
+
+Data = str | Path | Dataset
+
+
+def open_material(
+    sources: Sequence[Data],
+    val: Data | float | None,
+    *,
+    format: str | None,
+    split: str | None,
+    val_split: str | None,
+    seed: int,
+) -> tuple[Dataset, Dataset | None]:
+    """What to learn from, and what to validate on, if anything; arguments as of :func:`otus.training.run.train`.
+
+    Raises
+    ------
+    UsageError, DataError
+        As :func:`~otus.data.open.open_dataset`; or if there is nothing to learn from or to keep aside.
+    """
+
+    def opened(source: Data, split: str | None) -> Dataset:
+        return source if isinstance(source, Dataset) else open_dataset(source, format=format, split=split)
+
+    several = [opened(source, split) for source in sources]
+    for dataset in several:
+        if dataset.objects is None or not len(dataset):
+            raise DataError("has no pictures with objects to learn from", file=dataset.source, remedy="choose another")
+    train_set = merge(several)
+    if isinstance(val, float | int):
+        return split_off(train_set, float(val), seed=seed)
+    if val is not None:
+        return train_set, opened(val, val_split)
+    if val_split is not None:
+        return train_set, merge([opened(source, val_split) for source in sources])
+    return train_set, None
+
+
+def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
+    """What a person should know before believing the figures."""
+    assert train_set.objects is not None
+    counts = np.bincount(train_set.objects.labels, minlength=len(train_set.categories))
+    never = [name for name, count in zip(train_set.categories, counts, strict=True) if not count]
+    lines = []
+    if never:
+        lines.append(f"note: no object to learn from of {', '.join(never)}")
+    if val_set is None:
+        return [*lines, "note: nothing is validated; --val takes a data set or a share such as 0.1"]
+    shared = shared_pictures(train_set, val_set)
+    if shared:
+        what = "all" if len(shared) == len(val_set) else f"{len(shared)} of {len(val_set)}"
+        lines.append(f"warning: {what} validation pictures are learned from too, e.g. {shared[0]}: figures flatter")
+    return lines

