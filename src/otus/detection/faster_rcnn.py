@@ -206,6 +206,7 @@ def faster_rcnn(
     box_network: nn.Module | None = None,
     box_features: int = 1024,
     class_slots: Sequence[int] | None = None,
+    sampler: BalancedSampler = BalancedSampler(count=512, positive_share=0.25),  # noqa: B008, frozen
 ) -> RegionDetector:
     """Faster R-CNN of any trunk.
 
@@ -220,6 +221,8 @@ def faster_rcnn(
     class_slots
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
         :mod:`otus.parts.box_head`.
+    sampler
+        How many regions of a picture the box head learns from.
 
     Examples
     --------
@@ -238,7 +241,7 @@ def faster_rcnn(
         categories=categories,
         region_features=region_features,
         proposer=proposer,
-        box_head=BoxHead(box_network, features=box_features, class_slots=slots),
+        box_head=BoxHead(box_network, features=box_features, class_slots=slots, sampler=sampler),
     )
 
 

@@ -15,13 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, roi_align
 
-from otus.detection.faster_rcnn import faster_rcnn_resnet50_fpn, faster_rcnn_resnet50_fpn_v2
+from otus.detection.faster_rcnn import (
+    RegionProposalNetwork,
+    faster_rcnn,
+    faster_rcnn_resnet50_fpn,
+    faster_rcnn_resnet50_fpn_v2,
+)
 from otus.detection.region_detector import RegionDetector
 from otus.errors import UsageError
+from otus.parts.anchors import Anchors
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms
 from otus.parts.batching import Target
 from otus.parts.box_head import Assignment, Detections
+from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import zero_loss
 from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.sampling import BalancedSampler
 from otus.structures import Categories
 
 
@@ -142,3 +151,35 @@ def mask_rcnn_resnet50_fpn_v2(
     """Version 2: over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
     detector = faster_rcnn_resnet50_fpn_v2(categories, class_slots=class_slots, frozen_level=frozen_level)
     return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)
+
+
+def mask_rcnn_efficientnet_lite0_fpn(
+    categories: Categories, *, class_slots: Sequence[int] | None = None
+) -> RegionDetector:
+    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
+
+    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. The norms of the trunk are frozen,
+    so that it learns from batches of any size; published ImageNet weights run with the eps that they were trained with.
+    """
+    channels = 96
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
+    freeze_norms(trunk, eps=1e-3)
+    pyramid = FeaturePyramid(trunk.channels, channels)
+    pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
+    proposer = RegionProposalNetwork(
+        channels,
+        Anchors([(20, 30), (45, 65), (95, 135), (190, 270)]),
+        count=300,
+        count_before_nms=600,
+        training_count=600,
+        training_count_before_nms=1000,
+    )
+    detector = faster_rcnn(
+        SharedMaps(trunk, pooling, pyramid=pyramid),
+        proposer,
+        categories,
+        box_features=512,
+        class_slots=class_slots,
+        sampler=BalancedSampler(count=128, positive_share=0.25),
+    )
+    return mask_rcnn(detector, width=channels)

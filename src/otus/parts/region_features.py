@@ -38,15 +38,24 @@ class RegionPooling:
         ``align`` samples by bilinear interpolation; ``pool`` takes maxima of whole cells, as the original Fast R-CNN.
     samples
         Samples a bin and axis of ``align``.
+    canonical_size
+        Side of the boxes that are cut from level 4 (stride 16) upwards; the paper's suits pictures of 800 pixels.
     """
 
     def __init__(
-        self, side: int, *, strides: Sequence[int], method: Literal["align", "pool"] = "align", samples: int = 2
+        self,
+        side: int,
+        *,
+        strides: Sequence[int],
+        method: Literal["align", "pool"] = "align",
+        samples: int = 2,
+        canonical_size: float = CANONICAL_SIZE,
     ) -> None:
         self.side = side
         self.strides = tuple(strides)
         self.method = method
         self.samples = samples
+        self.canonical_size = canonical_size
 
     def __call__(
         self, maps: Sequence[Float[Tensor, "b c _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
@@ -63,10 +72,10 @@ class RegionPooling:
         return pieces
 
     def levels(self, boxes: Float[Tensor, "r 4"]) -> Int[Tensor, "r"]:
-        """The map of each box: one of 224 x 224 pixels goes to level 4 (stride 16), one of half the side a level finer."""
+        """The map of each box: one of the canonical size goes to level 4 (stride 16), one of half the side a level finer."""
         finest, coarsest = (int(math.log2(self.strides[i])) for i in (0, -1))
         size = box_area(boxes).sqrt()
-        level = torch.floor(CANONICAL_LEVEL + torch.log2(size / CANONICAL_SIZE) + 1e-6)
+        level = torch.floor(CANONICAL_LEVEL + torch.log2(size / self.canonical_size) + 1e-6)
         return level.clamp(min=finest, max=coarsest).to(torch.int64) - finest
 
     def _cut(self, x: Tensor, regions: Tensor, stride: int) -> Tensor:

@@ -117,6 +117,12 @@ MODELS: dict[str, ModelEntry] = {
         _FASTER,
         Preprocess(shorter_side=600, longer_side=1000),
     ),
+    "mask_rcnn_efficientnet_lite0_fpn": ModelEntry(
+        mask_rcnn.mask_rcnn_efficientnet_lite0_fpn,
+        "instance",
+        _MASK,
+        Preprocess(shorter_side=320, longer_side=320),
+    ),
     "mask_rcnn_resnet50_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_resnet50_fpn,
         "instance",
