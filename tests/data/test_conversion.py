@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from otus.data.conversion import convert, losses_file
+from otus.data.dataset import Dataset
 from otus.data.open import find_layouts, open_dataset
 from otus.errors import DataError, UsageError
 
@@ -128,3 +129,98 @@ def test_names_that_lead_outside_do_not_lead_outside_the_target(tmp_path: Path) 
     done = convert(source, tmp_path / "two", to="coco", allow_outside=True)
     assert list(done.problems) == []
     assert sorted(path.name for path in (tmp_path / "two/images").iterdir()) == ["b.jpg", "far.jpg"]
+
+
+def two_splits(shared_data: Path, folder: Path, *, shared: bool = False) -> Path:
+    """A small VOC tree: three pictures of train, two of val, and trainval; one picture of both if asked for."""
+    source = shared_data / "voc2007"
+    lists = {split: (source / f"ImageSets/Main/{split}.txt").read_text().split()[:3] for split in ("train", "val")}
+    lists["val"] = [*lists["val"][:2], *(lists["train"][:1] if shared else [])]
+    lists["trainval"] = list(dict.fromkeys(lists["train"] + lists["val"]))
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    for split, stems in lists.items():
+        (folder / f"ImageSets/Main/{split}.txt").write_text("\n".join(stems))
+    for stem in lists["trainval"]:
+        (folder / f"JPEGImages/{stem}.jpg").symlink_to((source / f"JPEGImages/{stem}.jpg").resolve())
+        (folder / f"Annotations/{stem}.xml").write_bytes((source / f"Annotations/{stem}.xml").read_bytes())
+    return folder
+
+
+def content(dataset: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
+    """The names and boxes of each picture, by its stem."""
+    found = {}
+    for index, file in enumerate(dataset.pictures.files):
+        instances = dataset.instances(index)
+        names = [dataset.categories[label] for label in instances.labels]
+        found[Path(file).stem] = list(zip(names, instances.boxes_xyxy.round(6).tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("target", ["coco", "voc", "yolo", "labelme"])
+def test_all_splits_are_converted_and_come_back(shared_data: Path, tmp_path: Path, target: str) -> None:
+    source = two_splits(shared_data, tmp_path / "in")
+    done = convert(source, tmp_path / "out", to=target)
+    assert not done.problems
+    assert [(one.split, len(one)) for one in done.datasets] == [("train", 3), ("val", 2)]
+    assert "'trainval': it is others" in next(loss.message for loss in done.losses if loss.kind == "split")
+    assert sum(loss.kind == "unread_field" and "object/pose" in loss.message for loss in done.losses) <= 2
+    back = convert(tmp_path / "out", tmp_path / "back", to="voc")
+    assert not back.problems
+    for split in ("train", "val"):
+        first, last = open_dataset(source, split=split), open_dataset(tmp_path / "back", split=split)
+        assert content(first) == content(last)
+        assert first.categories.names == last.categories.names
+        assert last[0].image.shape[:2] == last.pictures.size_hw(0)
+
+
+def test_one_split_is_chosen(shared_data: Path, tmp_path: Path) -> None:
+    done = convert(two_splits(shared_data, tmp_path / "in"), tmp_path / "out", to="yolo", split="trainval")
+    assert [(one.split, len(one)) for one in done.datasets] == [("trainval", 5)]
+    assert "'trainval', which is called 'train' now" in next(one.message for one in done.losses if one.kind == "split")
+
+
+def test_splits_that_cannot_be_told_apart_are_refused(shared_data: Path, tmp_path: Path) -> None:
+    source = two_splits(shared_data, tmp_path / "in", shared=True)
+    with pytest.raises(DataError, match="stands in two splits"):
+        convert(source, tmp_path / "out", to="sa1b")
+    assert not (tmp_path / "out").exists()
+    done = convert(source, tmp_path / "voc", to="voc")
+    assert [len(one) for one in done.datasets] == [3, 3]
+    assert len(list((tmp_path / "voc/JPEGImages").iterdir())) == 5
+    (source / "ImageSets/Main/val2.txt").write_bytes((source / "ImageSets/Main/val.txt").read_bytes())
+    with pytest.raises(DataError, match=r"YOLO knows train, val, test, and not .*'val2' as val"):
+        convert(source, tmp_path / "out", to="yolo")
+
+
+def test_equal_names_in_two_splits_and_categories_that_differ(tmp_path: Path) -> None:
+    for split, name in (("train", "cat"), ("val", "dog")):
+        folder = tmp_path / "in" / split
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 6), color=(len(split), 0, 0)).save(folder / "a.png")
+        document = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}],
+            "categories": [{"id": 7, "name": name, "supercategory": "animal"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 4, 4]}],
+        }
+        (folder / "_annotations.coco.json").write_text(json.dumps(document))
+    for target in ("coco", "voc", "yolo", "labelme", "sa1b"):
+        done = convert(tmp_path / "in", tmp_path / target, to=target)
+        assert "category_ids" in {loss.kind for loss in done.losses}
+        assert {one.categories.names for one in done.datasets} == {("cat", "dog")}
+        if target == "sa1b":
+            again = open_dataset(tmp_path / target)
+            assert sorted(sample.image[0, 0, 0] for sample in again) == [3, 5]
+            continue
+        for split, name, red in (("train", "cat", 5), ("val", "dog", 3)):
+            back = open_dataset(tmp_path / target, split=split)
+            assert back.objects is not None
+            assert back.categories.names == ("cat", "dog")
+            assert [back.categories[label] for label in back.objects.labels] == [name]
+            assert back[0].image[0, 0, 0] == red
+
+
+def test_maps_alone_are_refused_by_formats_of_objects(shared_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has only semantic maps, which coco cannot hold"):
+        convert(shared_data / "camvid", tmp_path / "out", to="coco", split="val")
+    assert not (tmp_path / "out").exists()

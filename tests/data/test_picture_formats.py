@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders, index_png
+from otus.data.open import open_dataset
+from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError
 
 
@@ -163,3 +165,25 @@ def test_real_objects_of_interactive_segmentation(shared_data: Path) -> None:
     np.testing.assert_array_equal(semantic.mask_of("object"), values == 255)
     np.testing.assert_array_equal(semantic.labels == 255, values == 128)
     assert index_png.find(shared_data / "penn_fudan") == []
+
+
+def test_davis_sequences(shared_data: Path) -> None:
+    dataset = open_dataset(shared_data / "davis")
+    assert (dataset.format, dataset.split, tuple(dataset.categories)) == ("index_png", None, ("background", "object"))
+    assert len({file.rsplit("/", 1)[0] for file in dataset.pictures.files}) == 4
+    assert len(set(dataset.pictures.ids)) == len(dataset) == 58
+    sample = dataset[dataset.pictures.files.index("JPEGImages/bmx-trees/00015.jpg")]
+    assert sample.semantic is not None
+    assert sample.semantic.labels.shape == sample.image.shape[:2]
+    assert set(np.unique(sample.semantic.labels)) == {0, 1}
+
+
+def test_index_pictures_without_a_picture_are_reported(tmp_path: Path) -> None:
+    for name in ("images/v/1.jpg", "images/v/2.jpg"):
+        write_picture(tmp_path / name, np.zeros((4, 5, 3), np.uint8))
+    for name in ("masks/v/1.png", "masks/v/3.png"):
+        write_index_picture(tmp_path / name, np.array([[0, 255]] * 3))
+    problems: list[DataError] = []
+    dataset = open_dataset(tmp_path, report=problems.append)
+    assert dataset.pictures.files == ("images/v/1.jpg",)
+    assert [one.file.name for one in problems if one.file] == ["2.jpg", "3.png"]

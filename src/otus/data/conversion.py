@@ -78,6 +78,7 @@ def convert(
     datasets, losses = _without_unions(datasets)
     datasets, more = _with_common_categories(datasets)
     losses += more
+    _refuse_maps_alone(datasets, to)
     if pictures != "none":
         for index, dataset in enumerate(datasets):
             readable, unreadable = _readable(dataset)
@@ -97,6 +98,23 @@ def losses_file(target: str | Path) -> Path:
     """Where the losses of a conversion to a folder are listed: ``<folder>.conversion_losses.json``."""
     target = Path(target)
     return target.with_name(f"{target.name}.conversion_losses.json")
+
+
+def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
+    """A target that could hold nothing of the labels is a mistake, not a conversion with losses."""
+    for one in datasets:
+        held = {"coco_panoptic": one.panoptic, "voc": one.semantic}.get(to)
+        if one.objects is None and held is None:
+            known = {
+                "semantic maps": one.semantic,
+                "panoptic maps": one.panoptic,
+                "pictures' labels": one.picture_labels,
+            }
+            has = " and ".join(name for name, value in known.items() if value is not None)
+            remedy = "convert to voc (semantic) or coco_panoptic" if one.picture_labels is None else "use it as it is"
+            raise DataError(
+                f"has only {has}, which {to} cannot hold", file=one.source, remedy=remedy, kind="no_objects"
+            )
 
 
 def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:

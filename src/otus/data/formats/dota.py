@@ -17,7 +17,16 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import Line, label_lines, measured, numbers, read_text, relative_name, subfolders
+from otus.data.formats.files import (
+    Line,
+    label_lines,
+    measured,
+    numbers,
+    read_text,
+    relative_name,
+    report_unpaired,
+    subfolders,
+)
 from otus.data.formats.unread import UnreadFields
 from otus.data.pictures import PICTURE_SUFFIXES, picture_files
 from otus.errors import DataError
@@ -71,11 +80,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     label_folder = _label_folder(folder) or folder
     picture_folder = next((one for one in (folder / "images", folder) if one.is_dir() and picture_files(one)), folder)
     paths = picture_files(picture_folder)
-    known = {path.stem for path in paths}
-    for file in sorted(label_folder.glob("*.txt")):
-        if file.stem not in known and label_folder != folder:  # beside pictures may lie other texts
-            remedy = f"put it into {picture_folder} or remove the labels"
-            report(DataError("has no picture of that name", file=file, remedy=remedy, kind="missing_picture"))
+    if label_folder != folder:  # beside pictures may lie other texts
+        report_unpaired(sorted(label_folder.glob("*.txt")), paths, report)
     paths, sizes = measured(paths, report)
     unread = UnreadFields()
     lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report, unread)

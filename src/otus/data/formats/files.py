@@ -80,6 +80,15 @@ def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
     return lines
 
 
+def report_unpaired(labels: Sequence[Path], pictures: Sequence[Path], report: Report) -> None:
+    """Report files of labels without a picture of the same name."""
+    known = {path.stem for path in pictures}
+    for file in labels:
+        if file.stem not in known:
+            remedy = "restore the picture or remove the labels"
+            report(DataError("has no picture of that name", file=file, remedy=remedy, kind="missing_picture"))
+
+
 def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line], Float[np.ndarray, "v"]]:
     """Some words of each line as numbers, one line's after the other's, and the lines where all are usable numbers."""
     try:

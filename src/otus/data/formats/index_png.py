@@ -2,6 +2,7 @@
 
     train/*.jpg  trainannot/*.png  train.txt  classes.txt       CamVid as SegNet has it; likewise val, test
     images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
+    JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
 A line of ``classes.txt`` is a name, or a value and a name; without values they count from 0. Values without a name are not
 judged, nor are those named unlabelled, void, ignore or ignored. Without ``classes.txt`` the values must be those of an
@@ -35,7 +36,8 @@ def find(path: Path) -> list[Layout]:
         return [Layout("index_png", path, split) for split in splits]
     masks = _mask_folder(path)
     if masks is None:
-        return []
+        is_sequences = any((path / "JPEGImages" / one.name).is_dir() for one in subfolders(path / "Annotations"))
+        return [Layout("index_png", path)] if is_sequences and _looks_like_objects(path / "Annotations") else []
     if (path / _LIST).is_file() or _looks_like_objects(masks):
         parts = [one.name for one in subfolders(path / "images") if (masks / one.name).is_dir()]
         return [Layout("index_png", path, part) for part in parts] or [Layout("index_png", path)]
@@ -51,7 +53,7 @@ def _mask_folder(path: Path) -> Path | None:
 def _looks_like_objects(masks: Path) -> bool:
     """Whether the first few hold the values of objects on background."""
     try:
-        return _object_values(sorted(masks.glob("**/*.png"))[:_LOOKED_AT]) is not None
+        return bool(_object_values(sorted(masks.glob("**/*.png"))[:_LOOKED_AT]))
     except DataError:
         return False
 
@@ -77,18 +79,25 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     root = layout.source
     folder, masks = _folders(layout)
     wanted = _listed(root / f"{layout.split}.txt", folder, report) if layout.split else None
-    paths = [path for path in picture_files(folder) if wanted is None or path.stem in wanted]
-    files = {file.stem: file for file in picture_files(masks)}
-    for stem in sorted((wanted or set()) - {path.stem for path in paths}):
-        report(DataError("is listed but not there", file=folder / stem, remedy="restore it", kind="missing_picture"))
-    labelled = []
-    for path in paths:
-        if path.stem in files:
-            labelled.append(path)
-        else:
-            report(DataError(f"has no index picture in {masks}", file=path, remedy="add it or remove the picture"))
-    paths, sizes = measured(labelled, report)
-    categories, lookup = _meaning(root, [files[path.stem] for path in paths])
+    is_sequences = masks.name == "Annotations"
+
+    def pictures_in(place: Path) -> dict[str, Path]:
+        paths = picture_files(place, recursive=is_sequences)
+        return {path.relative_to(place).with_suffix("").as_posix(): path for path in paths}
+
+    named = {name: path for name, path in pictures_in(folder).items() if wanted is None or name in wanted}
+    files = pictures_in(masks)
+    for name in sorted((wanted or set()) - named.keys()):
+        report(DataError("is listed but not there", file=folder / name, remedy="restore it", kind="missing_picture"))
+    for name in sorted(named.keys() - files.keys()):
+        problem = f"has no index picture in {masks}"
+        report(DataError(problem, file=named.pop(name), remedy="add it or remove the picture"))
+    for name in sorted(files.keys() - named.keys()) if wanted is None else ():
+        remedy = f"put it into {folder} or remove the labels"
+        report(DataError("has no picture of that name", file=files[name], remedy=remedy, kind="missing_picture"))
+    paths, sizes = measured(list(named.values()), report)
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+    categories, lookup = _meaning(root, [files[name] for name in names])
     return Dataset(
         source=root,
         format="index_png",
@@ -97,10 +106,10 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             root=root,
             files=tuple(relative_name(path, root) for path in paths),
             sizes_hw=sizes,
-            ids=tuple(path.stem for path in paths),
+            ids=tuple(names),
         ),
         categories=categories,
-        semantic=SemanticFiles(tuple(files[path.stem] for path in paths), categories, lookup),
+        semantic=SemanticFiles(tuple(files[name] for name in names), categories, lookup),
     )
 
 
@@ -110,6 +119,8 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
     if split and (root / f"{split}annot").is_dir():
         return root / split, root / f"{split}annot"
     masks = _mask_folder(root)
+    if masks is None and (root / "Annotations").is_dir():
+        return root / "JPEGImages", root / "Annotations"
     if masks is None:
         raise DataError(f"expected images and one of {_MASK_FOLDERS}", file=root, remedy="check the path")
     return root / "images" / split, masks / split

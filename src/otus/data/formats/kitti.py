@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import Line, label_lines, measured, numbers, relative_name, subfolders
+from otus.data.formats.files import Line, label_lines, measured, numbers, relative_name, report_unpaired, subfolders
 from otus.data.pictures import picture_files
 from otus.structures import Categories, Objects
 
@@ -55,7 +55,9 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         Through ``report``.
     """
     folder = layout.source / (layout.split or "")
-    paths, sizes = measured(picture_files(folder / "image_2"), report)
+    paths = picture_files(folder / "image_2")
+    report_unpaired(sorted((folder / "label_2").glob("*.txt")), paths, report)
+    paths, sizes = measured(paths, report)
     lines = label_lines([folder / "label_2" / f"{path.stem}.txt" for path in paths], report)
     lines, values = _checked(lines, report)
     names = [line.words[0] for line in lines]

@@ -6,6 +6,7 @@ https://github.com/facebookresearch/segment-anything#dataset. What a mask says b
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -182,30 +183,46 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
     """One JSON a picture beside the picture, in a new folder. Outlines of polygons become pixels.
 
-    Splits lie in one folder and are no longer told apart; if ids of their pictures meet, all get new ones.
+    Splits lie in one folder and are no longer told apart; if ids of their pictures or annotations meet, all get new ones.
     """
-    losses: list[Loss] = []
     splits = splits_of(datasets)
-    ids = [picture_ids(dataset) for dataset in splits]
-    count = sum(map(len, ids))
-    if len(set(chain.from_iterable(ids))) < count:
-        starts = np.cumsum([1, *map(len, ids)])
-        ids = [list(range(start, start + len(some))) for start, some in zip(starts.tolist(), ids, strict=False)]
-        losses.append(Loss("picture_ids", "", None, "the ids of pictures, which stand in several splits"))
+    written, losses = _with_ids_of_their_own(splits)
     with staged_folder(folder) as stage:
-        for dataset, own_ids, names in zip(splits, ids, flat_names_of(splits), strict=True):
+        for dataset, same, names in zip(splits, written, flat_names_of(splits), strict=True):
             place_pictures(dataset, stage, pictures, names=names)
-            _write_files(dataset, stage, own_ids, names)
+            _write_files(same, stage, names)
             losses += losses_of(dataset, can_hold=CAN_HOLD) + _lost_categories(dataset) + split_losses(dataset, None)
     return losses
 
 
-def _write_files(dataset: Dataset, folder: Path, ids: list[int], names: list[str]) -> None:
+def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:
+    """The splits with ids that differ over all of them."""
+    losses: list[Loss] = []
+    ids = [picture_ids(dataset) for dataset in splits]
+    objects = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
+    object_ids = [one.ids.tolist() for one in objects]
+    for kind, numbers in (("picture_ids", ids), ("annotation_ids", object_ids)):
+        if len(set(chain.from_iterable(numbers))) < sum(map(len, numbers)):
+            starts = np.cumsum([1, *map(len, numbers)]).tolist()
+            numbers[:] = [list(range(start, start + len(some))) for start, some in zip(starts, numbers, strict=False)]
+            losses.append(Loss(kind, "", None, f"the {kind.replace('_', ' ')}, as splits have the same"))
+    renumbered = [
+        replace(
+            dataset,
+            pictures=replace(dataset.pictures, ids=tuple(own_ids)),
+            objects=replace(own, ids=np.array(own_object_ids, dtype=np.int64)),
+        )
+        for dataset, own, own_ids, own_object_ids in zip(splits, objects, ids, object_ids, strict=True)
+    ]
+    return renumbered, losses
+
+
+def _write_files(dataset: Dataset, folder: Path, names: list[str]) -> None:
     encode = msgspec.json.Encoder().encode
     records = _records(dataset)
     for index, name in enumerate(names):
         height, width = dataset.pictures.size_hw(index)
-        image = {"image_id": ids[index], "width": width, "height": height, "file_name": name}
+        image = {"image_id": dataset.pictures.ids[index], "width": width, "height": height, "file_name": name}
         file = (folder / name).with_suffix(".json")
         if file.exists():
             raise stands_twice(dataset, index)

@@ -44,6 +44,7 @@ from otus.data.formats.files import (
     polygon_area,
     read_text,
     relative_name,
+    report_unpaired,
     resolve_inside,
 )
 from otus.data.formats.losses import losses_of
@@ -96,7 +97,12 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         raise DataError(f"says no pictures for {split or 'any split'!r}", file=layout.source, remedy=remedy)
     paths: list[Path] = []
     for entry in about.splits[split]:
-        paths += _pictures(entry, about.root, layout.source, allow_outside, report)
+        here = _pictures(entry, about.root, layout.source, allow_outside, report)
+        labels = _twin(entry / "any", about.root).parent
+        if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside pictures may lie other texts
+            files = [file for file in sorted(labels.glob("**/*.txt")) if file.name != "classes.txt"]
+            report_unpaired(files, here, report)
+        paths += here
     paths, sizes = measured(paths, report)
     lines = label_lines([_twin(path, about.root) for path in paths], report)
     categories = about.categories or _unnamed(about, lines)
