@@ -11,10 +11,13 @@ from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
 from otus.data.formats.contract import Loss, PictureMode, staged_file
 from otus.data.merging import merge_categories, with_categories
 from otus.data.open import format_name, open_splits
-from otus.data.pictures import picture_size_hw
+from otus.data.pictures import picture_size_hw, read_picture
 from otus.errors import DataError, PictureError, UsageError
 
 WRITERS = {format_name(module): module for module in (coco, voc, yolo, sa1b, labelme, coco_panoptic)}
+
+_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")
+_TAIL = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +152,8 @@ def _readable(dataset: Dataset) -> tuple[list[int], list[PictureError]]:
         path, expected = dataset.pictures.path(index), dataset.pictures.size_hw(index)
         try:
             size_hw = picture_size_hw(path)
+            if not _has_end(path):
+                read_picture(path)  # says whether it is cut off
         except PictureError as problem:
             problems.append(problem)
             continue
@@ -158,3 +163,11 @@ def _readable(dataset: Dataset) -> tuple[list[int], list[PictureError]]:
             continue
         readable.append(index)
     return readable, problems
+
+
+def _has_end(path: Path) -> bool:
+    """Whether a file ends as a whole JPEG or PNG does: much quicker to see than to decode it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL))
+        tail = file.read()
+    return any(end in tail for end in _ENDS)
