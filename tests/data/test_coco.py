@@ -236,3 +236,16 @@ def test_what_no_column_holds_is_counted(tmp_path: Path) -> None:
         "annotations[].crop_box": (1, "[0, 0, 5, 4]"),  # the first one had two numbers
         "annotations[].name": (1, "no number"),
     }
+
+
+@pytest.mark.parametrize("order", [("images", "categories", "annotations"), ("annotations", "images", "categories")])
+def test_a_large_file_is_recognised_whatever_its_order(tmp_path: Path, order: tuple[str, ...]) -> None:
+    image = {"file_name": "a.jpg", "width": 5, "height": 4, "note": "x" * 100}
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "note": "x" * 100}
+    content = {
+        "images": [{"id": i, **image} for i in range(3000)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": i, **box} for i in range(3000)],
+    }
+    (tmp_path / "large.json").write_text(json.dumps({key: content[key] for key in order}))
+    assert coco.find(tmp_path) == [Layout("coco", tmp_path / "large.json", None)]

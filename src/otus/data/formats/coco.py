@@ -108,8 +108,10 @@ def _is_instances(file: Path) -> bool:
         text = sniff(file)
     except OSError:
         return False
-    is_frame = b'"images"' in text and (b'"annotations"' in text or b'"categories"' in text)
-    return is_frame and b'"segments_info"' not in text
+    # In a large file the keys may lie between its beginning and its end; then the records there tell.
+    has_pictures = b'"images"' in text or (b'"file_name"' in text and b'"image"' not in text)
+    has_objects = any(key in text for key in (b'"annotations"', b'"categories"', b'"category_id"'))
+    return has_pictures and has_objects and b'"segments_info"' not in text
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
