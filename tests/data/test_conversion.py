@@ -224,3 +224,17 @@ def test_maps_alone_are_refused_by_formats_of_objects(shared_data: Path, tmp_pat
     with pytest.raises(DataError, match="has only semantic maps, which coco cannot hold"):
         convert(shared_data / "camvid", tmp_path / "out", to="coco", split="val")
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_one_object_become_class_masks_of_voc(shared_data: Path, tmp_path: Path) -> None:
+    done = convert(shared_data / "davis", tmp_path / "out", to="voc", pictures="link")
+    assert not done.losses
+    back, before = open_dataset(tmp_path / "out"), done.datasets[0]
+    assert back.semantic is not None
+    assert back.semantic.categories.names == ("background", "object")
+    for index, name in enumerate(before.pictures.files):
+        twin = back.pictures.ids.index(name.replace("/", "_").removesuffix(".jpg"))
+        old, new = before.semantic_map(index), back.semantic_map(twin)
+        assert old is not None
+        assert new is not None
+        np.testing.assert_array_equal(old.labels, new.labels)

@@ -106,15 +106,15 @@ def losses_file(target: str | Path) -> Path:
 def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
     """A target that could hold nothing of the labels is a mistake, not a conversion with losses."""
     for one in datasets:
-        held = {"coco_panoptic": one.panoptic, "voc": one.semantic}.get(to)
-        if one.objects is None and held is None:
+        held = (to == "coco_panoptic" and one.panoptic is not None) or (to == "voc" and voc.holds_semantic(one))
+        if one.objects is None and not held:
             known = {
                 "semantic maps": one.semantic,
                 "panoptic maps": one.panoptic,
                 "pictures' labels": one.picture_labels,
             }
             has = " and ".join(name for name, value in known.items() if value is not None)
-            remedy = "convert to voc (semantic) or coco_panoptic" if one.picture_labels is None else "use it as it is"
+            remedy = "choose another target" if one.panoptic is None else "coco_panoptic can"
             raise DataError(
                 f"has only {has}, which {to} cannot hold", file=one.source, remedy=remedy, kind="no_objects"
             )

@@ -201,14 +201,14 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
     Raises
     ------
     DataError
-        If XML cannot hold the name of a category, or two splits say different things of one picture.
+        If XML cannot hold the name of a category, or a picture stands in two splits that have labels of their own.
     """
     losses: list[Loss] = []
     splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         for part in ("JPEGImages", "Annotations"):
             (stage / part).mkdir()
-        (stage / "labelmap.txt").write_text(_label_map(splits[0].categories), encoding="utf-8")
+        (stage / "labelmap.txt").write_text(_label_map(_names(splits[0])), encoding="utf-8")
         for dataset, names in zip(splits, flat_names_of(splits), strict=True):
             place_pictures(dataset, stage / "JPEGImages", pictures, names=names)
             losses += _write_split(dataset, stage, names) + split_losses(dataset, split_word(dataset))
@@ -221,9 +221,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]
         lists.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{Path(name).stem}\n" for name in names)
         (lists / f"{split_word(dataset)}.txt").write_text(text, encoding="utf-8")
-    holds_semantic = dataset.semantic is not None and _is_background_first(
-        dataset.semantic.categories, dataset.categories
-    )
+    with_semantic = holds_semantic(dataset)
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = {name: column for name, column in flags_of(objects).items() if name in FLAGS}
     bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
@@ -236,14 +234,14 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]
         here = slice(bounds[index], bounds[index + 1])
         xml = xml_text(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
         file = folder / "Annotations" / f"{stem}.xml"
-        if file.exists() and file.read_bytes() != xml:
+        if file.exists() and dataset.format != "voc":  # whose splits share their files of labels
             raise stands_twice(dataset, index)
         file.write_bytes(xml)
         losses += write_object_masks(dataset, index, folder / "SegmentationObject" / f"{stem}.png")
         areas.append(_areas(instances))
-        if holds_semantic and (semantic := dataset.semantic_map(index)) is not None:
+        if with_semantic and (semantic := dataset.semantic_map(index)) is not None:
             write_index_picture(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
-    held = {*flags, "outline", "holes", "parts"} | ({"semantic"} if holds_semantic else set())
+    held = {*flags, "outline", "holes", "parts"} | ({"semantic"} if with_semantic else set())
     return losses_of(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
 
 
@@ -256,11 +254,19 @@ def _areas(instances: Instances) -> np.ndarray:
     return np.where(pixels > 0, pixels, areas)
 
 
-def _is_background_first(semantic: Categories, categories: Categories) -> bool:
-    return tuple(semantic) == ("background", *categories)
+def holds_semantic(dataset: Dataset) -> bool:
+    """Whether the semantic maps can be VOC's: background, and then the categories of objects."""
+    return dataset.semantic is not None and dataset.semantic.categories.names == ("background", *_names(dataset))
 
 
-def _label_map(categories: Categories) -> str:
-    rows = zip(("background", *categories), cycle(palette().tolist()), strict=False)
+def _names(dataset: Dataset) -> tuple[str, ...]:
+    """The categories of objects; of a set of maps alone those of the maps without the background."""
+    if dataset.objects is None and dataset.semantic is not None and dataset.semantic.categories[0] == "background":
+        return dataset.semantic.categories.names[1:]
+    return dataset.categories.names
+
+
+def _label_map(names: tuple[str, ...]) -> str:
+    rows = zip(("background", *names), cycle(palette().tolist()), strict=False)
     lines = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in rows]
     return "# label:color_rgb:parts:actions\n" + "".join(lines)
