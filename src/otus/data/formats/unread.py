@@ -33,8 +33,7 @@ class UnreadFields:
         """Count those fields of a JSON object that are not known."""
         for name, raw in fields.items():
             if name not in known:
-                text = bytes(raw)
-                self.note(prefix + name, [msgspec.json.decode(text) if len(text) <= _LONGEST else text.decode()])
+                self.note(prefix + name, [_value(bytes(raw))])
 
     def declared(self, batch: Batch, record: type[Record]) -> list[tuple[int, Record]]:
         """The records of a batch with the fields that their type declares, and their indices; the others are counted."""
@@ -48,6 +47,16 @@ class UnreadFields:
     def finish(self) -> tuple[UnreadField, ...]:
         """All fields, in the order in which they first came."""
         return tuple(UnreadField(name, count, self._examples[name]) for name, count in self._counts.items())
+
+
+def _value(text: bytes) -> Any:
+    """What a JSON text says; the text itself where it is long, or where a decoder that looks closer refuses it."""
+    try:
+        if len(text) <= _LONGEST:
+            return msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    return text.decode("utf-8", "replace")
 
 
 def _short(text: str) -> str:
