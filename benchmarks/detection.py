@@ -56,17 +56,24 @@ def compare(name: str, *, repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(reference.state_dict(), file)
-        exact = otus.load(name, weights=file)
-        fast = otus.load(name, weights=file, precision="auto")
+        exact, fused, fast = (otus.load(name, weights=file, precision=way) for way in ("exact", "float32", "auto"))
     with torch.inference_mode():
         theirs = reference([tensor])[0]
         base = median_seconds(lambda: reference([tensor]), repeats=repeats)
-    float32 = median_seconds(lambda: exact.predict(image, score_threshold=0.05), repeats=repeats)
+    plain = median_seconds(lambda: exact.predict(image, score_threshold=0.05), repeats=repeats)
+    float32 = median_seconds(lambda: fused.predict(image, score_threshold=0.05), repeats=repeats)
     default = median_seconds(lambda: fast.predict(image, score_threshold=0.05), repeats=repeats)
-    seconds = {"torchvision float32": base, "otus float32": float32, f"otus {fast.precision}": default}
+    seconds = {
+        "torchvision float32": base,
+        "otus exact": plain,
+        "otus float32": float32,
+        f"otus {fast.precision}": default,
+    }
     print_table(name, seconds, ours="otus float32")
-    ours = exact.predict(image, score_threshold=0.05)[0].instances
-    print(f"float32 beside torchvision: {agreement(theirs, ours)}")
+    for way in (exact, fused, fast):
+        print(
+            f"{way.precision} beside torchvision: {agreement(theirs, way.predict(image, score_threshold=0.05)[0].instances)}"
+        )
     print(f"speed-up: float32 {base / float32:.2f}, default {base / default:.2f}\n", flush=True)
 
 

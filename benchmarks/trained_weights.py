@@ -94,7 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(model.state_dict(), file)
-        for precision in ("float32", "auto"):
+        for precision in ("exact", "float32", "auto"):
             predictor = otus.load(
                 "faster_rcnn_mobilenet_v3_large_320_fpn",
                 weights=file,

@@ -25,7 +25,9 @@ def evaluate(
     model: Annotated[str | None, typer.Option("--model", help="Or a model's name or file, to predict with.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Of a name: which weights, or a file.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Of a model: cpu, cuda, mps or auto.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", help="Of a model: float32, bfloat16 or auto.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Of a model: exact, float32, bfloat16 or auto.")
+    ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="Format of the data, where several are found.")
     ] = None,

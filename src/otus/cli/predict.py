@@ -22,9 +22,7 @@ def predict(
     batch_size: Annotated[int | None, typer.Option(help="Pictures at a time.")] = None,
     stride: Annotated[int | None, typer.Option(help="Of a video, every how many frames.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or auto (bfloat16 where it is fast).")
-    ] = None,
+    precision: Annotated[str | None, typer.Option(help="exact, float32, bfloat16 or auto, the fastest.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for overlays and predictions.json.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:

@@ -22,7 +22,7 @@ def load(
     categories: Categories | None = None,
     preprocess: Preprocess | None = None,
     device: str = "auto",
-    precision: str = "float32",
+    precision: str = "exact",
 ) -> Predictor:
     """A trained model, ready to predict.
 
@@ -37,7 +37,7 @@ def load(
     categories
         What the labels mean, where the file does not say.
     device, precision
-        See :class:`~otus.inference.predictor.Predictor`. The default gives the same figures on every machine;
+        See :class:`~otus.inference.predictor.Predictor`. The default gives its reference's figures;
         ``precision="auto"`` is faster.
 
     Raises

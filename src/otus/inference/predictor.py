@@ -20,9 +20,11 @@ from otus.data.sources import Source, SourcePicture, pictures_of
 from otus.data.tensors import to_tensors
 from otus.errors import DataError, UsageError
 from otus.inference.tiling import Tiles, merged, moved
+from otus.parts.fusion import fused_for_inference
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Instances
 
+PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
 """What is shown to people unless they say otherwise. Evaluation takes all that the system reports instead."""
 
@@ -57,18 +59,23 @@ class Predictor:
     device
         ``cpu``, ``cuda``, ``mps`` or ``auto``: the best there is.
     precision
-        ``float32``, ``bfloat16`` (trunk, pyramid and heads; boxes and scores stay float32), or ``auto``: bfloat16 on a CPU
-        that multiplies it in hardware.
+        ``exact``: the system as it was trained, equal to its reference in every digit. On a CPU there is also ``float32``,
+        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fusion`), ``bfloat16``, in which trunk, pyramid
+        and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where the chip multiplies
+        it, else float32.
     """
 
     def __init__(
-        self, system: nn.Module, *, preprocess: Preprocess, name: str, device: str = "auto", precision: str = "float32"
+        self, system: nn.Module, *, preprocess: Preprocess, name: str, device: str = "auto", precision: str = "exact"
     ) -> None:
         self.device = choose_device(device)
-        self.system: Any = system.to(self.device).eval()
+        self.precision = choose_precision(precision, self.device)
+        system = system.to(self.device).eval()
+        if self.device.type == "cpu" and self.precision != "exact":
+            system = fused_for_inference(system, precision=self.precision)
+        self.system: Any = system
         self.preprocess = preprocess
         self.name = name
-        self.precision = choose_precision(precision, self.device)
 
     @property
     def categories(self) -> Categories:
@@ -207,7 +214,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """``float32`` or ``bfloat16``; ``auto`` is bfloat16 where a CPU has instructions for it.
+    """``exact``, ``float32`` or ``bfloat16``; ``auto`` is bfloat16 where a CPU has instructions for it, else float32.
 
     Raises
     ------
@@ -217,6 +224,6 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         multiplies_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bfloat16" if device.type == "cpu" and multiplies_bf16 else "float32"
-    if name not in ("float32", "bfloat16"):
-        raise UsageError(f"precision: expected auto, float32 or bfloat16, got {name!r}")
+    if name not in PRECISIONS:
+        raise UsageError(f"precision: expected auto, {', '.join(PRECISIONS)}, got {name!r}")
     return name

@@ -138,8 +138,8 @@ def _writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, DataError):
-            raise
+        if isinstance(error, DataError | ConnectionError | TimeoutError) or error.errno is None:
+            raise  # not of the file system
         what = error.strerror or str(error)
         cause = f"{what}: {error.filename}" if error.filename else what
         remedy = "choose another target or make room"
