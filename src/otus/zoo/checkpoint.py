@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from otus.errors import CheckpointError
+from otus.errors import CheckpointError, DataError
 from otus.structures import Categories
 from otus.zoo._aside import written_aside
 
@@ -93,7 +93,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], header: Check
         with written_aside(path) as stage:
             # Not save_file: it stages by itself, and what it leaves when killed has a name that nobody can tell.
             stage.write_bytes(save(tensors, metadata={"otus": metadata}))
-    except OSError as error:
+    except (OSError, DataError) as error:
         raise CheckpointError(f"{path}: could not be written, what stood there is kept: {error}") from error
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from otus.errors import FetchError, UsageError
+from otus.errors import DataError, FetchError, UsageError
 from otus.zoo._aside import written_aside
 
 CHUNK_BYTES = 1 << 20
@@ -80,7 +80,7 @@ def fetch(
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         raise FetchError(f"{url}: could not be fetched ({reason}). Is there a network? Else {by_hand}") from None
-    except OSError as error:
+    except (OSError, DataError) as error:
         raise FetchError(f"{url}: could not be written to {path}: {error}") from error
     return path
 
