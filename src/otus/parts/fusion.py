@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from otus.parts.backbones.norms import fuse_frozen_norms
+from otus.parts.backbones.trunk import LayeredTrunk
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -100,17 +101,20 @@ def _replace(module: nn.Module) -> None:
             setattr(module, name, FusedBlock(child))
         else:
             _replace(child)
-    if isinstance(module, nn.Sequential):
+    if isinstance(module, nn.Sequential | LayeredTrunk):
         _replace_in_sequence(module)
 
 
-def _replace_in_sequence(sequence: nn.Sequential) -> None:
+def _replace_in_sequence(sequence: nn.Sequential | LayeredTrunk) -> None:
     """Convolution, nothing (a norm that was folded), activation: one module and two that do nothing."""
+    asked_for = sequence.taps if isinstance(sequence, LayeredTrunk) else ()
     names = [name for name, child in sequence.named_children() if not isinstance(child, nn.Identity)]
     for name, following in zip(names, [*names[1:], ""], strict=True):
         conv = sequence.get_submodule(name)
         activation = sequence.get_submodule(following) if following else None
-        if type(conv) is nn.Conv2d and type(activation) in _ACTIVATIONS and conv.padding_mode == "zeros":
+        if type(conv) is not nn.Conv2d or type(activation) not in _ACTIVATIONS:
+            continue
+        if conv.padding_mode == "zeros" and name not in asked_for:
             setattr(sequence, name, FusedConvolution(conv, activation))
             setattr(sequence, following, nn.Identity())
 
