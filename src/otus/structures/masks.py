@@ -155,11 +155,14 @@ class Masks:
 
     def rle(self) -> list[dict[str, object]]:
         """N dicts ``{"size": [H, W], "counts": bytes}`` as pycocotools has them."""
-        if self._counts is None:
-            encode = rle_codec.encode
-            return [encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
         size = [int(self.size_hw[0]), int(self.size_hw[1])]
-        return [{"size": size, "counts": counts} for counts in self._counts]
+        if self._counts is not None:
+            return [{"size": size, "counts": counts} for counts in self._counts]
+        if self._probabilities is not None and self._boxes_xyxy is not None:
+            parts = _pasted_parts(self._probabilities, self._boxes_xyxy, self.size_hw)
+            counts = [_encode_part(part >= self.threshold, top, left, self.size_hw) for top, left, part in parts]
+            return [{"size": size, "counts": one} for one in counts]
+        return [rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
 
     def to_rle(self) -> "Masks":
         """The same masks at rest."""
@@ -185,12 +188,7 @@ class Masks:
             return Masks.from_probabilities(
                 self._probabilities, self._boxes_xyxy + shift, size_hw, threshold=self.threshold
             )
-        counts = []
-        for mask in self:
-            whole = np.zeros(size_hw, dtype=np.uint8, order="F")
-            whole[top : top + self.size_hw[0], left : left + self.size_hw[1]] = mask
-            counts.append(rle_codec.encode(whole)["counts"])
-        return Masks.from_rle(counts, size_hw)
+        return Masks.from_rle([_encode_part(mask, top, left, size_hw) for mask in self], size_hw)
 
     def resized(self, size_hw: tuple[int, int]) -> "Masks":
         """The masks of the same picture at another size.
@@ -280,24 +278,44 @@ def paste(
     As torchvision and Detectron do it: one ring of zeros around each map and its box enlarged to match, corners cut
     down to whole pixels, the last pixel included.
     """
+    pasted = np.zeros((len(probabilities), *size_hw), dtype=np.float32)
+    for whole, (top, left, part) in zip(pasted, _pasted_parts(probabilities, boxes_xyxy, size_hw), strict=True):
+        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return pasted
+
+
+def _pasted_parts(
+    probabilities: Float[np.ndarray, "n h w"], boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]
+) -> Iterator[tuple[int, int, Float[np.ndarray, "_ _"]]]:
+    """For each map the part of the picture that it fills: top, left, values."""
     height, width = size_hw
-    count, map_height, map_width = probabilities.shape
-    pasted = np.zeros((count, height, width), dtype=np.float32)
+    map_height, map_width = probabilities.shape[1:]
     padded = np.pad(probabilities.astype(np.float32), ((0, 0), (1, 1), (1, 1)))
     centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
     scale = np.array([(map_width + 2) / map_width, (map_height + 2) / map_height], dtype=boxes_xyxy.dtype)
     half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2 * scale
     enlarged: Int[np.ndarray, "n 4"] = np.trunc(np.concatenate([centre - half, centre + half], axis=1)).astype(np.int64)
-    for i, (x1, y1, x2, y2) in enumerate(enlarged):
-        box_height, box_width = max(int(y2 - y1) + 1, 1), max(int(x2 - x1) + 1, 1)
-        left, right = max(int(x1), 0), min(int(x1) + box_width, width)
-        top, bottom = max(int(y1), 0), min(int(y1) + box_height, height)
+    for values, (x1, y1, x2, y2) in zip(padded, enlarged.tolist(), strict=True):
+        box_height, box_width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+        left, right = max(x1, 0), min(x1 + box_width, width)
+        top, bottom = max(y1, 0), min(y1 + box_height, height)
         if left >= right or top >= bottom:
+            yield 0, 0, np.zeros((0, 0), dtype=np.float32)
             continue
-        rows = _bilinear_weights(box_height, map_height + 2, range(top - int(y1), bottom - int(y1)))
-        columns = _bilinear_weights(box_width, map_width + 2, range(left - int(x1), right - int(x1)))
-        pasted[i, top:bottom, left:right] = rows @ padded[i] @ columns.T
-    return pasted
+        rows = _bilinear_weights(box_height, map_height + 2, range(top - y1, bottom - y1))
+        columns = _bilinear_weights(box_width, map_width + 2, range(left - x1, right - x1))
+        yield top, left, rows @ values @ columns.T
+
+
+def _encode_part(part: Bool[np.ndarray, "_ _"], top: int, left: int, size_hw: tuple[int, int]) -> bytes:
+    """Compressed run lengths of a mask that is empty outside ``part``; the columns beside it are not looked at."""
+    height, width = size_hw
+    columns = np.zeros((height, part.shape[1]), dtype=np.int8)
+    columns[top : top + part.shape[0]] = part
+    turns = np.flatnonzero(np.diff(columns.ravel(order="F"), prepend=0, append=0)) + left * height
+    runs = np.diff(np.concatenate([[0], turns, [height * width]]))
+    record = {"size": [height, width], "counts": runs[: len(runs) - (runs[-1] == 0 and len(runs) > 1)].tolist()}
+    return rle_codec.frPyObjects(record, height, width)["counts"]
 
 
 def _bilinear_weights(output: int, source: int, wanted: range) -> Float[np.ndarray, "wanted source"]:
