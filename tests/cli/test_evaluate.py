@@ -128,3 +128,23 @@ def test_a_fresh_process_answers_without_torch(files):
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]"
     assert json.loads(done.stdout)["protocol"] == "coco"
+
+
+def test_nothing_found_is_an_answer(files):
+    files[1].write_text("[]")
+    done = run(*files, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["bbox"]["AP"] == document["bbox"]["AR100"] == 0
+
+
+def test_scipy_is_not_imported_for_boxes(files):
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from otus.cli import app
+done = CliRunner().invoke(app, ["evaluate", "--data", {str(files[0])!r}, "--predictions", {str(files[1])!r}])
+assert done.exit_code == 0, done.output
+assert not {{"scipy.optimize", "torch"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

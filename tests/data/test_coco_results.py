@@ -84,3 +84,11 @@ def test_an_object_with_annotations_and_an_empty_list_are_accepted(
     assert len(read_results(file, dataset)) == 5
     file.write_text("[]")
     assert len(read_results(file, dataset)) == 0
+
+
+def test_an_empty_list_is_predictions_too(labels: tuple[Dataset, COCO], tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text("[]")
+    objects = read_results(str(file), labels[0])
+    assert len(objects) == 0
+    assert objects.scores is not None

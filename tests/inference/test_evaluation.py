@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import otus
 from otus.data.dataset import Dataset, Pictures
+from otus.data.formats import coco
+from otus.data.formats.coco_results import write_results
 from otus.errors import DataError, UsageError
 from otus.inference.evaluation import evaluate_predictions
 from otus.structures import Categories, KeypointNames, Objects, Segmentations
@@ -110,3 +113,28 @@ def test_wrong_calls_are_refused():
         evaluate_predictions(dataset, perfect(dataset), protocol="pascal")
     with pytest.raises(UsageError, match="no objects"):
         evaluate_predictions(replace(dataset, objects=None), perfect(dataset))
+
+
+def test_evaluate_takes_files_and_values(tmp_path: Path):
+    dataset = a_dataset()
+    coco.write_json(dataset, tmp_path / "labels.json")
+    (tmp_path / "images").mkdir()
+    write_results(dataset, perfect(dataset), tmp_path / "found.json")
+    of_files = otus.evaluate(tmp_path / "labels.json", predictions=str(tmp_path / "found.json"))
+    of_values = otus.evaluate(dataset, predictions=perfect(dataset))
+    assert of_files.results.keys() == of_values.results.keys()
+    for kind, result in of_values.results.items():
+        assert of_files.results[kind].figures == pytest.approx(result.figures, nan_ok=True)
+    voc = otus.evaluate(tmp_path / "labels.json", predictions=tmp_path / "found.json", protocol="voc07")
+    assert voc.document()["protocol"] == "voc07"
+
+
+def test_evaluate_refuses_what_does_not_belong_together():
+    dataset = a_dataset()
+    for wrong in ({}, {"predictions": perfect(dataset), "model": "any"}):
+        with pytest.raises(UsageError, match="one of them"):
+            otus.evaluate(dataset, **wrong)
+    with pytest.raises(UsageError, match="weights, device: only of a model"):
+        otus.evaluate(dataset, predictions=perfect(dataset), weights="some", device="cpu")
+    with pytest.raises(UsageError, match="this one is open"):
+        otus.evaluate(dataset, predictions=perfect(dataset), split="val")

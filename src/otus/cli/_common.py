@@ -61,16 +61,16 @@ def option_values(**options: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def counting(what: str, *, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr while somebody watches; call what it gives with how many are done."""
+def counting(what: str) -> Iterator[Callable[..., None]]:
+    """A bar on stderr while somebody watches; call what it gives with how many are done, and of how many if known."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task(what, total=None)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
 
 
 def progress(items: Iterable[T], what: str) -> Iterator[T]:

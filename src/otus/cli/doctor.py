@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otus.cli._common import emit_json, verb
+from otus.cli._common import counting, emit_json, verb
 
 if TYPE_CHECKING:
     from otus.data.doctor import Examination
@@ -29,19 +29,10 @@ def doctor(
     Missing, unreadable or mis-sized pictures, boxes outside the picture or without area, masks that disagree with
     boxes, unknown or unused categories, ids or objects given twice, the same photograph twice or in two splits.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from otus.data.doctor import examine_path
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not Console(stderr=True).is_terminal) as bar:
-        task = bar.add_task("Looking at pictures", total=None)
-        examination = examine_path(
-            path,
-            format=format,
-            split=split,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with counting("looking at pictures") as count:
+        examination = examine_path(path, format=format, split=split, progress=count)
     examination = examination.without(ignore or ())
     if json:
         emit_json(_document(path, examination))

@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from otus.cli._common import counting, emit_json, fail, option_values, verb
 
 if TYPE_CHECKING:
-    from otus.data.dataset import Dataset
     from otus.errors import DataError
     from otus.inference.evaluation import EvaluationReport
-    from otus.structures import Objects
 
 
 @verb
@@ -40,44 +39,37 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out faulty records and count them.")] = False,
 ) -> None:
     """Judge predictions by the labels of a data set, and say by which protocol."""
-    from otus.data.formats.coco_results import read_results
     from otus.data.formats.contract import stop_at_first
-    from otus.data.open import open_dataset
-    from otus.inference.evaluation import evaluate_predictions
+    from otus.inference.evaluation import evaluate as judge
 
-    skipped: list[DataError] = []
-    report = skipped.append if skip_bad else stop_at_first
     if (predictions is None) == (model is None):
         fail("give --predictions FILE or --model NAME, one of them", code=2)
-    dataset = open_dataset(data, format=format_, split=split, report=report)
-    if predictions is not None:
-        found = read_results(predictions, dataset, report=report)
-    else:
-        found = _predict(dataset, model, **option_values(weights=weights, device=device, precision=precision))
-    typed: dict[str, Any] = {} if protocol is None else {"protocol": protocol}
-    if max_dets is not None:
-        typed["max_dets"] = _numbers(max_dets)
-    answer = evaluate_predictions(dataset, found, report=report, **typed)
+    skipped: list[DataError] = []
+    with nullcontext() if model is None else counting("predicting") as count:
+        answer = judge(
+            data,
+            predictions=predictions,
+            model=model,
+            report=skipped.append if skip_bad else stop_at_first,
+            progress=count,
+            **option_values(
+                weights=weights,
+                device=device,
+                precision=precision,
+                format=format_,
+                split=split,
+                protocol=protocol,
+                max_dets=None if max_dets is None else _numbers(max_dets),
+            ),
+        )
+    if answer.unknown_categories:
+        typer.echo(f"otus: {model} does not know {', '.join(answer.unknown_categories)}", err=True)
     if skipped:
         typer.echo(f"otus: left out {_count(len(skipped), 'faulty record')}, the first: {skipped[0]}", err=True)
     if as_json:
         emit_json({**answer.document(), **({"skipped": len(skipped)} if skip_bad else {})})
     else:
         _print_table(answer)
-
-
-def _predict(dataset: "Dataset", model: str | None, **options: Any) -> "Objects":
-    """What a model says of the data set's pictures."""
-    from otus.inference.loading import load
-    from otus.inference.on_dataset import as_objects, predict_dataset
-
-    predictor = load(model, **options)
-    unknown = [name for name in dataset.categories if name not in predictor.categories]
-    if unknown:
-        typer.echo(f"otus: {predictor.name} does not know {', '.join(unknown)}", err=True)
-    with predictor.autocast(), counting("predicting", total=len(dataset)) as count:
-        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
-    return as_objects(found, categories=dataset.categories)
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,18 +1,24 @@
 """How good predictions for a data set are, as one report. Torch is not imported here."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from otus.data.dataset import Dataset
+from otus.data.formats.coco_results import read_results
 from otus.data.formats.contract import Report, stop_at_first
+from otus.data.open import open_dataset
 from otus.errors import UsageError
 from otus.metrics.average_precision import AveragePrecision, sound_objects
 from otus.metrics.coco import KINDS, CocoProtocol, CocoResult, Kind
 from otus.metrics.voc import VocProtocol, VocResult
 from otus.structures import Categories, Objects, Outline
+
+if TYPE_CHECKING:
+    from otus.inference.predictor import Predictor
 
 _VOC = {"voc07": VocProtocol(2007), "voc12": VocProtocol(2012)}
 PROTOCOLS = ("coco", *_VOC)
@@ -35,6 +41,8 @@ class EvaluationReport:
         Result by what was compared: ``bbox``, ``segm``, ``keypoints``.
     left_out
         What could not be compared, and why.
+    unknown_categories
+        Those of the data that the model judged does not know.
     """
 
     protocol: str
@@ -42,6 +50,7 @@ class EvaluationReport:
     images: int
     results: Mapping[Kind, CocoResult | VocResult]
     left_out: Mapping[Kind, str]
+    unknown_categories: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """What ``otus evaluate --json`` says; figures that are not defined are NaN."""
@@ -54,7 +63,93 @@ class EvaluationReport:
                 for kind, result in self.results.items()
             },
             **({"left_out": dict(self.left_out)} if self.left_out else {}),
+            **({"unknown_categories": list(self.unknown_categories)} if self.unknown_categories else {}),
         }
+
+
+def evaluate(
+    data: str | Path | Dataset,
+    *,
+    predictions: str | Path | Objects | None = None,
+    model: "str | Path | Predictor | None" = None,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    format: str | None = None,
+    split: str | None = None,
+    protocol: str = "coco",
+    kinds: Sequence[Kind] | None = None,
+    max_dets: Sequence[int] | None = None,
+    report: Report = stop_at_first,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationReport:
+    """How good predictions, or those of a model, are by the labels of a data set.
+
+    Parameters
+    ----------
+    data
+        A folder, an annotation file, or a data set that is open; ``format`` and ``split`` choose where there are several.
+    predictions
+        COCO results, or objects with scores; this or ``model``.
+    model
+        A name or file for :func:`otus.load`, which ``weights``, ``device`` and ``precision`` are handed to; or a predictor.
+    protocol, kinds, max_dets
+        See :func:`evaluate_predictions`.
+    report
+        Gets each faulty record of labels and predictions; the default raises the first.
+    progress
+        Told while a model predicts how many pictures are done, and of how many.
+
+    Raises
+    ------
+    UsageError
+        Neither or both of ``predictions`` and ``model``, options that belong to neither, and as of the functions above.
+    DataError
+        Where ``report`` raises it.
+
+    Examples
+    --------
+    >>> otus.evaluate("coco", predictions="results.json").results["bbox"].figures["AP"]  # doctest: +SKIP
+    """
+    if (predictions is None) == (model is None):
+        raise UsageError("evaluate takes predictions or a model, one of them")
+    options = {"weights": weights, "device": device, "precision": precision}
+    typed = {name: value for name, value in options.items() if value is not None}
+    if typed and not isinstance(model, str | Path):
+        raise UsageError(f"{', '.join(typed)}: only of a model that is given by its name or file")
+    if isinstance(data, Dataset) and (format or split):
+        raise UsageError("format and split choose among the data sets of a path; this one is open")
+    dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
+    unknown: tuple[str, ...] = ()
+    if isinstance(predictions, Objects):
+        found = predictions
+    elif predictions is not None:
+        found = read_results(predictions, dataset, report=report)
+    else:
+        predictor = _predictor(model, typed)
+        unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
+        found = _predict(predictor, dataset, progress)
+    judged = evaluate_predictions(dataset, found, protocol=protocol, kinds=kinds, max_dets=max_dets, report=report)
+    return replace(judged, unknown_categories=unknown)
+
+
+def _predictor(model: "str | Path | Predictor | None", options: dict[str, Any]) -> "Predictor":
+    from otus.inference.loading import load
+
+    return load(model, **options) if model is None or isinstance(model, str | Path) else model
+
+
+def _predict(predictor: "Predictor", dataset: Dataset, progress: Callable[[int, int], None] | None) -> Objects:
+    """What a model says of the data set's pictures."""
+    from otus.inference.on_dataset import as_objects, predict_dataset
+
+    def count(done: int) -> None:
+        if progress is not None:
+            progress(done, len(dataset))
+
+    with predictor.autocast():
+        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
+    return as_objects(found, categories=dataset.categories)
 
 
 def evaluate_predictions(

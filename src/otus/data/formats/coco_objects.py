@@ -49,7 +49,7 @@ class Annotation(msgspec.Struct, gc=False):
     id: Whole | None = None
     bbox: Four | None = None
     area: Figure | None = None
-    iscrowd: bool | Whole = 0
+    iscrowd: bool | Whole | None = None
     segmentation: FileOutline = None
     score: float | None = None
     keypoints: list[Figure] | None = None
@@ -251,7 +251,7 @@ class ObjectColumns:
             areas=areas,
             is_crowd=whole["iscrowd"][order] != 0,
             segmentations=outlines.get("segmentation"),
-            scores=figures.get("score"),
+            scores=figures.get("score", np.zeros(len(order)) if self.predictions else None),  # a list may be empty
             keypoints=keypoints,
             corners_xy=figures["corners"].reshape(-1, 4, 2) if "corners" in figures else None,
             cuboids=figures.get("cuboid"),
@@ -378,20 +378,9 @@ def _box_around(points_xy: Float[np.ndarray, "p 2"]) -> np.ndarray:
     return np.concatenate([low, high - low])
 
 
-def box_sizes(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 2"]:
-    """Width and height of boxes as a file had them: the number of at most 9 decimals that gives the right corner.
-
-    ``(x + w) - x`` is rarely ``w`` to the last bit.
-    """
-    low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
-    size = high - low
-    short = np.round(size, 9)
-    return np.where(low + short == high, short, size)
-
-
 def annotation_records(dataset: Dataset, objects: Objects, picture_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
     """One record an object, with all that is known of it."""
-    category_ids, sizes = dataset.categories.ids, box_sizes(objects.boxes_xyxy)
+    category_ids, sizes = dataset.categories.ids, boxes.written_sizes_wh(objects.boxes_xyxy)
     amodal = None if objects.amodal_boxes_xyxy is None else _xywh(objects.amodal_boxes_xyxy)
     said = {
         "score": objects.scores,
@@ -437,4 +426,4 @@ def outline_record(outlines: Segmentations, row: int, size_hw: tuple[int, int]) 
 
 
 def _xywh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
-    return np.concatenate([boxes_xyxy[:, :2], box_sizes(boxes_xyxy)], axis=1)
+    return np.concatenate([boxes_xyxy[:, :2], boxes.written_sizes_wh(boxes_xyxy)], axis=1)

@@ -17,7 +17,7 @@ from otus.data.formats.json_stream import RecordReader, write_records
 from otus.structures import Objects
 
 
-def read_results(path: Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
+def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
     """Predictions for a data set, ordered by its pictures; ``ids`` number them as they stand in the file, from 1.
 
     Parameters
@@ -35,6 +35,7 @@ def read_results(path: Path, dataset: Dataset, *, report: Report = stop_at_first
         Where ``report`` raises it: records without a finite score, unknown ids, ids that are not whole numbers, outlines
         of another size.
     """
+    path = Path(path)
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
     reader = RecordReader(
         path, {"annotations": Annotation}, report, records_key="annotations", open_ended={"annotations"}
@@ -48,9 +49,9 @@ def read_results(path: Path, dataset: Dataset, *, report: Report = stop_at_first
     )
 
 
-def write_results(dataset: Dataset, predictions: Objects, path: Path) -> None:
+def write_results(dataset: Dataset, predictions: Objects, path: str | Path) -> None:
     """Predictions for a data set as a JSON array; the file appears when it is complete."""
-    with staged_file(path) as stage, stage.open("wb") as file:
+    with staged_file(Path(path)) as stage, stage.open("wb") as file:
         write_records(file, _records(dataset, predictions))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats._growing import FileOutline
 from otus.data.formats.coco import leaves_folder, picture_folder, picture_ids, sniff
-from otus.data.formats.coco_objects import ObjectColumns, box_sizes
+from otus.data.formats.coco_objects import ObjectColumns
 from otus.data.formats.contract import (
     Layout,
     Loss,
@@ -35,7 +35,7 @@ from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
-from otus.structures import Categories, Objects
+from otus.structures import Categories, Objects, boxes
 
 FORMAT = "sa1b"
 CATEGORIES = Categories(("object",))
@@ -246,7 +246,7 @@ def _records(dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
     objects = dataset.objects
     if objects is None:
         return records
-    sizes = box_sizes(objects.boxes_xyxy)
+    sizes = boxes.written_sizes_wh(objects.boxes_xyxy)
     for row in range(len(objects)):
         picture = int(objects.picture[row])
         record: dict[str, Any] = {

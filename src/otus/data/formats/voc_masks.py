@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from scipy.optimize import linear_sum_assignment
 
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Loss, Report
@@ -69,6 +68,8 @@ def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> li
         inside = area(inner) >= 0.9 * area(mask_boxes)
         if (inside | (iou[np.arange(len(own)), own] >= _MIN_IOU)).all():
             return [int(k) for k in own]
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only here
+
     match: list[int | None] = [None] * len(indices)
     for row, column in zip(*linear_sum_assignment(-iou), strict=True):
         if iou[row, column] >= _MIN_IOU:
