@@ -152,3 +152,26 @@ def test_faulty_predictions_are_named(tmp_path: Path, fault: dict[str, Any], pla
     assert raised.value.where == place
     assert says in str(raised.value)
     assert len(read_results(file, dataset, report=lambda problem: None)) == 2
+
+
+def test_a_file_cut_off_at_its_beginning_is_broken_not_unknown(tmp_path: Path) -> None:
+    file = tmp_path / "annotations.json"
+    file.write_text('{"images": [{"id": 1, "file_na')
+    for path in (file, tmp_path):
+        with pytest.raises(DataError, match=r"annotations\.json: broken JSON: .*truncated.*cut off"):
+            open_dataset(path)
+    file.write_text('{"something": "else"}')
+    with pytest.raises(DataError, match="found no data set here"):
+        open_dataset(file)
+
+
+def test_nothing_said_is_not_a_crowd(tmp_path: Path) -> None:
+    file = tmp_path / "annotations.json"
+    images = [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}]
+    one = {"image_id": 1, "category_id": 0, "bbox": [1, 1, 5, 5], "area": None, "iscrowd": None, "segmentation": None}
+    annotations = [one, {**one, "iscrowd": True}]
+    file.write_text(json.dumps({"images": images, "categories": [{"id": 0, "name": "a"}], "annotations": annotations}))
+    objects = open_dataset(file).objects
+    assert objects is not None
+    assert objects.is_crowd.tolist() == [False, True]
+    assert objects.areas.tolist() == [25, 25]

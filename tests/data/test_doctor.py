@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
-from otus.data.doctor import Examination, examine
+from otus.data.doctor import Examination, examine, examine_path
 from otus.data.formats import coco, voc
 from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError
@@ -289,3 +289,29 @@ def test_pictures_shared_by_the_two_voc_years(shared_data):
     }
     assert found <= listed
     assert len(found) > 10
+
+
+def test_masks_may_leave_out_a_border_but_not_leave_the_box(tmp_path):
+    dataset = well(tmp_path)
+
+    def moved(by: tuple[int, int, int, int]) -> Examination:
+        outlines = [[rectangle(box)] for box in BOXES]
+        outlines[0] = [rectangle(np.add(BOXES[0], by))]
+        return examine([change(dataset, segmentations=Segmentations.build(outlines))])
+
+    for inside in ((5, 5, -5, -5), (0, 0, -6, 0)):  # the border of Pascal VOC's masks, whatever format they are in now
+        assert moved(inside).findings == ()
+    for wrong in ((0, 0, 4, 0), (-4, 0, 0, 0), (7, 0, 0, 0), (0, 0, 0, -7)):
+        assert moved(wrong).counts == {"mask_disagrees": 1}
+
+
+def test_a_finding_of_yolo_names_the_label_file(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    write_picture(tmp_path / "images" / "a.png", photograph(0, (W, H)))
+    (tmp_path / "labels" / "a.txt").write_text("0 0.95 0.5 0.4 0.2\n")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
+    only(
+        examine_path(tmp_path),
+        "box_outside", file=tmp_path / "labels" / "a.txt", where="object[0]", says="pixels out",
+    )  # fmt: skip

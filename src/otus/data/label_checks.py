@@ -16,10 +16,10 @@ from otus.structures import Objects, Outline
 
 BOX_SLACK_PX = 1.0
 """A box may lie this far outside: formats of whole pixels round."""
-MASK_SLACK = (3.0, 0.05)
-"""Sides of a mask and its box may differ by so many pixels, or this share of the box's longer side if that is more."""
-VOC_MASK_SLACK = (10.0, 0.2)
-"""The same for Pascal VOC, whose masks leave out a border of about five pixels around each object, and thin parts."""
+OVERHANG = (3.0, 0.05)
+"""A mask may reach so many pixels out of its box, or this share of the box's longer side if that is more."""
+SHORTFALL = (6.0, 0.2)
+"""And may end so far inside: masks drawn as Pascal VOC's leave out a border of five pixels and thin parts."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
     """The file and the record of an object, in the words of its format."""
     picture = int(objects.picture[index])
-    if dataset.source.is_file():
+    if dataset.source.suffix == ".json":
         return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.pictures.files[picture]})"
     number = index - int(np.searchsorted(objects.picture, picture))
     return str(_label_file(dataset, picture)), f"object[{number}]"
@@ -102,7 +102,6 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     outlines = objects.segmentations
     if outlines is None:
         return
-    slack_px, slack_share = VOC_MASK_SLACK if dataset.format == "voc" else MASK_SLACK
     for i in np.flatnonzero(outlines.kinds != Outline.NONE).tolist():
         size_hw = dataset.pictures.size_hw(int(objects.picture[i]))
         extent = _extent(objects, i, size_hw)
@@ -113,11 +112,21 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
         box = objects.boxes_xyxy[i]
         size_whwh = np.array([size_hw[1], size_hw[0]] * 2)
         # A mask ends at the border of the picture; its box may have been written before or after that cut.
-        off = min(np.abs(extent - box).max(), np.abs(extent.clip(0, size_whwh) - box.clip(0, size_whwh)).max())
-        if off > max(slack_px, slack_share * (box[2:] - box[:2]).max()):
+        whole, cut = _apart(extent, box), _apart(extent.clip(0, size_whwh), box.clip(0, size_whwh))
+        off = min(whole, cut, key=np.max)
+        side = (box[2:] - box[:2]).max()
+        if any(
+            distance > max(px, share * side) for distance, (px, share) in zip(off, (OVERHANG, SHORTFALL), strict=True)
+        ):
             file, where = _place(dataset, objects, i)
-            message = f"the mask fills {_text(extent)}, the box is {_text(box)}: up to {off:.1f} pixels apart"
+            message = f"the mask fills {_text(extent)}, the box is {_text(box)}: up to {off.max():.1f} pixels apart"
             yield Finding("mask_disagrees", file, where, f"{message} (correct the one that is wrong)")
+
+
+def _apart(extent: Float[np.ndarray, "4"], box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
+    """How far an extent reaches out of a box, and how far the box beyond the extent, at the side where it is most."""
+    beyond = (extent - box) * (-1, -1, 1, 1)
+    return np.array([beyond.max(), -beyond.min()])
 
 
 def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.ndarray, "4"] | None:

@@ -4,6 +4,8 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
+
 from otus.data.dataset import Dataset
 from otus.data.formats import (
     classification_folders,
@@ -45,6 +47,7 @@ def format_name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
 
 
+_SMALL = 1 << 26  # bytes; larger ones are recognised by any part of them
 _BY_NAME = {format_name(module): module for module in FORMATS}
 
 
@@ -140,6 +143,7 @@ def choose_layouts(path: str | Path, *, format: str | None = None, split: str | 
         raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}")
     layouts = find_layouts(path)
     if not layouts:
+        _check_json(Path(path))
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
     if not fitting:
@@ -154,6 +158,20 @@ def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside
     if module in _MAY_LEAD_OUTSIDE:
         return module.read(layout, report=report, allow_outside=allow_outside)
     return module.read(layout, report=report)
+
+
+def _check_json(path: Path) -> None:
+    """Say of a JSON file that it is broken: one that was cut off early looks like no format."""
+    for file in coco.json_files(path):
+        if file.stat().st_size > _SMALL:
+            continue
+        try:
+            msgspec.json.decode(file.read_bytes())
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            remedy = "it may have been cut off; copy or write it again"
+            raise DataError(f"broken JSON: {error}", file=file, remedy=remedy, kind="broken_json") from None
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", file=file, remedy="check its rights") from None
 
 
 def _choice(path: Path, what: str, layouts: list[Layout]) -> str:
