@@ -7,6 +7,8 @@ import pytest
 
 from otus.data.sample import Sample
 from otus.data.scenes import EVERYTHING, THINGS, Scenes
+from otus.reports import taxonomy_page
+from otus.reports.drawing import draw, draw_semantic
 from otus.reports.taxonomy import answers_for
 from otus.reports.taxonomy_page import draw_answers
 from otus.structures import IGNORE, Categories, Instances
@@ -98,3 +100,32 @@ def test_the_page_shows_six_panels_whatever_is_known(sample: Sample) -> None:
         assert page.dtype == np.uint8
         assert page.shape[1] == 3 * 480 + 4 * 20
         assert page.shape[0] > 2 * 360
+
+
+def test_one_colour_a_category_on_all_panels(monkeypatch: pytest.MonkeyPatch, sample: Sample) -> None:
+    """Also where so many categories are known that some colours of the palette hardly differ."""
+    used: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name in ("draw", "draw_semantic", "draw_panoptic"):
+        original = getattr(taxonomy_page, name)
+
+        def spy(image, value, *, colours, name=name, original=original, **options):
+            used[name] = {category: tuple(rgb.tolist()) for category, rgb in colours.items()}
+            return original(image, value, colours=colours, **options)
+
+        monkeypatch.setattr(taxonomy_page, name, spy)
+    draw_answers(answers_for(sample, THINGS))
+    assert used["draw"] == used["draw_semantic"] == used["draw_panoptic"]
+    assert len(set(used["draw"].values())) == len(used["draw"]) > 3
+
+
+def test_given_colours_are_drawn(sample: Sample) -> None:
+    assert sample.instances is not None
+    assert sample.semantic is not None
+    names = {*sample.instances.categories, *sample.semantic.categories}
+    pink = dict.fromkeys(names, np.array([255, 0, 200], dtype=np.uint8))
+    boxes = replace(sample.instances, masks=None, amodal_masks=None)
+    for drawn in (
+        draw(sample.image, boxes, labels=False, colours=pink),
+        draw_semantic(sample.image, sample.semantic, opacity=1, names=False, colours=pink),
+    ):
+        assert (drawn == [255, 0, 200]).all(axis=2).sum() > 20

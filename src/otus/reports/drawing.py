@@ -5,7 +5,7 @@ What should not be drawn is left out of the value: ``draw(image, replace(found, 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from otus.errors import ShapeError
 from otus.reports.lettering import Tags, legend, line_width, text_size
 from otus.reports.palette import category_colours, colours_apart
-from otus.structures import IGNORE, Instances, PanopticMap, SemanticMap, oriented
+from otus.structures import IGNORE, Categories, Instances, PanopticMap, SemanticMap, oriented
 
 _SMOOTHED_UP_TO = 2400  # pixels of the longer side: above, jagged lines are not seen, and twice the size costs memory
 _SHADES = (0, 0.3, -0.25, 0.5, -0.4)  # towards white or black, of objects of one category one after another
@@ -22,7 +22,12 @@ Picture = UInt8[np.ndarray, "h w 3"]
 Page = UInt8[np.ndarray, "rows columns 3"]
 
 
-def draw(image: Picture, result: Instances, *, labels: bool = True, opacity: float = 0.45) -> Picture:
+Colours = Mapping[str, UInt8[np.ndarray, "3"]]  # by name of the category
+
+
+def draw(
+    image: Picture, result: Instances, *, labels: bool = True, opacity: float = 0.45, colours: Colours | None = None
+) -> Picture:
     """Objects on a copy of their picture.
 
     Masks are filled and outlined; boxes are drawn, oriented ones where an object has one; whole (amodal) boxes dashed where
@@ -35,23 +40,27 @@ def draw(image: Picture, result: Instances, *, labels: bool = True, opacity: flo
         Whether to write them.
     opacity
         Of masks, in [0, 1].
+    colours
+        Of the categories, in place of the usual ones: so that several pictures of one page agree.
     """
     _check(image, result.size_hw)
     order = np.argsort(-_areas(result), kind="stable")  # small objects on top of large ones
     result = result[order]
     picture = image.copy()
-    colours = category_colours(_count(result))[result.labels]
+    shades = category_colours(_count(result))[result.labels]
+    if colours is not None and result.categories is not None and len(result):
+        shades = np.array([colours[result.categories[label]] for label in result.labels.tolist()])
     if result.masks is not None:
-        for mask, colour in zip(result.masks, colours, strict=True):
+        for mask, colour in zip(result.masks, shades, strict=True):
             _fill(picture, mask, colour, opacity=opacity)
     scale = 2 if max(result.size_hw) <= _SMOOTHED_UP_TO else 1
     # Enlarged by repeating pixels and averaged back: what is not drawn on comes out as it was.
     canvas = Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
     pen = ImageDraw.Draw(canvas)
     width = line_width(result.size_hw) * scale
-    for i, colour in enumerate(colours):
+    for i, colour in enumerate(shades):
         _draw_boxes(pen, result, i, tuple(colour.tolist()), scale=scale, width=width)
-    for i, colour in enumerate(colours):
+    for i, colour in enumerate(shades):
         _draw_keypoints(pen, result, i, tuple(colour.tolist()), scale=scale, width=width)
     if labels:
         around = [_around(result, i) * scale for i in range(len(result))]
@@ -59,51 +68,65 @@ def draw(image: Picture, result: Instances, *, labels: bool = True, opacity: flo
         tags = Tags(pen, canvas.size, letters, np.array(around).reshape(-1, 4))
         scores = result.scores if result.scores is not None else np.zeros(len(result))
         for i in np.argsort(-scores, kind="stable"):
-            tags.put(_label(result, int(i)), around[i], colours[i])
+            tags.put(_label(result, int(i)), around[i], shades[i])
     return np.asarray(canvas.reduce(scale))
 
 
-def draw_semantic(image: Picture, semantic: SemanticMap, *, opacity: float = 0.6, names: bool = True) -> Page:
+def draw_semantic(
+    image: Picture, semantic: SemanticMap, *, opacity: float = 0.6, names: bool = True, colours: Colours | None = None
+) -> Page:
     """The category of every pixel over the picture, with a legend below unless ``names`` is False.
 
     The result is higher than the picture by the legend. Pixels to be ignored stay as they are.
+    ``colours`` as of :func:`draw`.
     """
     _check(image, semantic.size_hw)
     known = semantic.labels != IGNORE
     present = [int(label) for label in np.unique(semantic.labels[known])]
-    colours = colours_apart(present, len(semantic.categories))
+    shades = _colours_of(present, semantic.categories, colours)
     table = np.zeros((IGNORE + 1, 3))
-    table[present] = np.array(list(colours.values())).reshape(-1, 3)
+    table[present] = np.array(list(shades.values())).reshape(-1, 3)
     picture = _tinted(image, table[semantic.labels], known, opacity)
     _draw_borders(picture, semantic.labels)
-    entries = [(semantic.categories[label], colours[label]) for label in present]
+    entries = [(semantic.categories[label], shades[label]) for label in present]
     return _with_legend(picture, entries) if names else picture
 
 
-def draw_panoptic(image: Picture, panoptic: PanopticMap, *, opacity: float = 0.6, names: bool = True) -> Page:
+def draw_panoptic(
+    image: Picture, panoptic: PanopticMap, *, opacity: float = 0.6, names: bool = True, colours: Colours | None = None
+) -> Page:
     """The segments over the picture: colours by category, objects of one category in lighter and darker shades of it.
 
-    The legend below counts the objects of each category; it is left out where ``names`` is False.
+    The legend below counts the objects of each category; it is left out where ``names`` is False. ``colours`` as of
+    :func:`draw`.
     """
     _check(image, panoptic.size_hw)
     values, place = np.unique(panoptic.ids, return_inverse=True)
     segments = sorted((one for one in panoptic.segments if one.id in values), key=lambda one: one.id)
     counts = Counter(segment.label for segment in segments)
-    colours = colours_apart(sorted(counts), len(panoptic.categories))
+    shades = _colours_of(sorted(counts), panoptic.categories, colours)
     table = np.zeros((len(values), 3))
     numbers: Counter[int] = Counter()
     for segment in segments:
         shade = _SHADES[numbers[segment.label] % len(_SHADES)] if panoptic.categories.is_thing[segment.label] else 0
         numbers[segment.label] += 1
-        colour = colours[segment.label].astype(np.float64)
+        colour = shades[segment.label].astype(np.float64)
         table[np.searchsorted(values, segment.id)] = colour + abs(shade) * ((255 if shade > 0 else 0) - colour)
     picture = _tinted(image, table[place.reshape(panoptic.ids.shape)], panoptic.ids > 0, opacity)
     _draw_borders(picture, panoptic.ids)
     entries = []
-    for label, colour in colours.items():
+    for label, colour in shades.items():
         countable = panoptic.categories.is_thing[label] and counts[label] > 1
         entries.append((panoptic.categories[label] + (f" × {counts[label]}" if countable else ""), colour))
     return _with_legend(picture, entries) if names else picture
+
+
+def _colours_of(
+    labels: list[int], categories: Categories, colours: Colours | None
+) -> Mapping[int, UInt8[np.ndarray, "3"]]:
+    if colours is None:
+        return colours_apart(labels, len(categories))
+    return {label: colours[categories[label]] for label in labels}
 
 
 def _check(image: np.ndarray, size_hw: tuple[int, int]) -> None:

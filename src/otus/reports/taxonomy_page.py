@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from otus.reports.drawing import Page, Picture, draw, draw_panoptic, draw_semantic
+from otus.reports.drawing import Colours, Page, Picture, draw, draw_panoptic, draw_semantic
 from otus.reports.lettering import legend, text_size
 from otus.reports.palette import colours_apart
 from otus.reports.panels import Panel, grid
 from otus.reports.taxonomy import Answers
-from otus.structures import IGNORE, Categories, Instances, Masks, PanopticMap, SemanticMap
+from otus.structures import IGNORE, Instances, Masks, PanopticMap, SemanticMap
 
 _LEAST_WIDTH = 480  # smaller pictures are enlarged before they are drawn on, so that lines and letters stay fine
 _GREATEST_WIDTH = 960
@@ -23,16 +23,13 @@ def draw_answers(answers: Answers) -> Page:
     factor = max(1, -(-_LEAST_WIDTH // width))
     size = (width * factor, height * factor)
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS))
-    known = [one.categories for one in (answers.detection, answers.panoptic, answers.semantic) if one is not None]
-    names = dict.fromkeys(name for categories in known if categories is not None for name in categories)
-    names |= dict.fromkeys(answers.classification or ())
-    place = {name: label for label, name in enumerate(names)}
+    colours = _page_colours(answers)
     pictures: list[tuple[str, str, Page | None]] = [
-        ("Image classification", "classification", _draw_names(image, answers.classification, place)),
-        ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, place, factor)),
-        ("Object detection", "detection", _draw_objects(image, answers.detection, factor)),
-        ("Instance segmentation", "instance", _draw_objects(image, answers.instance, factor)),
-        ("Panoptic segmentation", "panoptic", _draw_panoptic(image, answers.panoptic, factor)),
+        ("Image classification", "classification", _draw_names(image, answers.classification, colours)),
+        ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, factor, colours)),
+        ("Object detection", "detection", _draw_objects(image, answers.detection, factor, colours)),
+        ("Instance segmentation", "instance", _draw_objects(image, answers.instance, factor, colours)),
+        ("Panoptic segmentation", "panoptic", _draw_panoptic(image, answers.panoptic, factor, colours)),
     ]
     panels = [Panel("Picture", f"{sample.key}, {width} × {height} pixels", image)]
     for title, task, picture in pictures:
@@ -41,34 +38,49 @@ def draw_answers(answers: Answers) -> Page:
     return grid(panels, columns=3, width=min(size[0], _GREATEST_WIDTH))
 
 
-def _draw_names(image: Picture, names: tuple[str, ...] | None, place: dict[str, int]) -> Page | None:
+def _page_colours(answers: Answers) -> Colours:
+    """One colour for each category that a panel shows, apart from one another, out of those of all categories."""
+    shown: dict[str, None] = dict.fromkeys(answers.classification or ())
+    known: dict[str, None] = {}
+    for one in (answers.detection, answers.panoptic, answers.semantic):
+        if one is None or one.categories is None:
+            continue
+        known |= dict.fromkeys(one.categories)
+        if isinstance(one, Instances):
+            present = one.labels
+        elif isinstance(one, SemanticMap):
+            present = one.labels[one.labels != IGNORE]
+        else:
+            present = np.array([segment.label for segment in one.segments], dtype=np.int64)
+        shown |= dict.fromkeys(one.categories[label] for label in np.unique(present).tolist())
+    place = {name: label for label, name in enumerate(known | shown)}
+    labels = sorted(place[name] for name in shown)
+    names = tuple(place)
+    return {names[label]: colour for label, colour in colours_apart(labels, len(place)).items()}
+
+
+def _draw_names(image: Picture, names: tuple[str, ...] | None, colours: Colours) -> Page | None:
     if names is None:
         return None
     size_hw = (image.shape[0], image.shape[1])
-    colours = colours_apart([place[name] for name in names], len(place))
-    entries = list(zip(names, colours.values(), strict=True))
+    entries = [(name, colours[name]) for name in names]
     return np.concatenate([image, legend(entries, size_hw[1], text_size(size_hw))])
 
 
-def _draw_semantic(image: Picture, semantic: SemanticMap | None, place: dict[str, int], factor: int) -> Page | None:
+def _draw_semantic(image: Picture, semantic: SemanticMap | None, factor: int, colours: Colours) -> Page | None:
     if semantic is None:
         return None
-    labels = _repeated(semantic.labels, factor)
-    if len(place) <= IGNORE:  # the categories of all panels, so that colours agree
-        lookup = np.arange(IGNORE + 1)
-        lookup[: len(semantic.categories)] = [place[name] for name in semantic.categories]
-        return draw_semantic(image, SemanticMap(lookup[labels], Categories(tuple(place))))
-    return draw_semantic(image, replace(semantic, labels=labels))
+    return draw_semantic(image, replace(semantic, labels=_repeated(semantic.labels, factor)), colours=colours)
 
 
-def _draw_objects(image: Picture, found: Instances | None, factor: int) -> Page | None:
-    return None if found is None else draw(image, _enlarged(found, factor))
+def _draw_objects(image: Picture, found: Instances | None, factor: int, colours: Colours) -> Page | None:
+    return None if found is None else draw(image, _enlarged(found, factor), colours=colours)
 
 
-def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int) -> Page | None:
+def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int, colours: Colours) -> Page | None:
     if panoptic is None:
         return None
-    return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)))
+    return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)), colours=colours)
 
 
 def _enlarged(found: Instances, factor: int) -> Instances:
