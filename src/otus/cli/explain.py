@@ -67,6 +67,9 @@ def detection(
         Path | None, typer.Option("--out", help="The HTML page; detection-<picture>.html without it.")
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="exact, float32, bfloat16 or auto, the fastest, as predict.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """The stages of one picture: maps, anchors, proposals, scores before and after suppression, boxes and masks."""
@@ -75,7 +78,7 @@ def detection(
     from otus.inference.loading import load
     from otus.reports.detection_stages import explain_detection
 
-    predictor = load(model, **option_values(weights=weights, device=device))
+    predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     image = read_picture(picture)
     stages = explain_detection(predictor, image, name=str(picture), **option_values(score_threshold=score_threshold))
     path = out or Path(f"detection-{picture.stem}.html")

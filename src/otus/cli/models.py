@@ -1,6 +1,6 @@
 """``otus models``: what there is by name, and whose weights."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,18 +10,30 @@ from otus.cli._common import emit_json, verb
 @verb
 def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
     """List the models: what each answers, whether trained weights are packaged or can be fetched, and their figures."""
-    from rich.console import Console
-    from rich.table import Table
-
     from otus.zoo.catalogue import catalogue
 
     rows = catalogue()
     if as_json:
         emit_json({"models": rows})
         return
-    table = Table("name", "task", "weights", "figures", "licence", box=None)
+    width = max(len(row["name"]) for row in rows)
     for row in rows:
-        where = "packaged" if row["packaged"] else "fetched when asked" if row["weights"] else "none: train it"
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in row["figures"].items())
-        table.add_row(row["name"], row["task"], where, figures, row["licence"])
-    Console().print(table)
+        typer.echo(f"{row['name']:<{width}}  {row['task']:<10}  {_weights(row)}")
+        for figures in _figures(row):
+            typer.echo(f"    {figures}")
+
+
+def _weights(row: dict[str, Any]) -> str:
+    if not row["trained"]:
+        return "none: train it"
+    licence = f", {row['licence']}" if row["licence"] else ""
+    return ("packaged" if row["packaged"] else "to be fetched") + licence
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    """``COCO val2017: bbox AP 0.379, segm AP 0.346``: figures on one data set in one line."""
+    by_data: dict[str, list[str]] = {}
+    for name, value in row["figures"].items():
+        words = name.split()
+        by_data.setdefault(" ".join(words[:-2]), []).append(f"{' '.join(words[-2:])} {value:.3f}")
+    return [f"{data}: {', '.join(figures)}" if data else ", ".join(figures) for data, figures in by_data.items()]

@@ -49,7 +49,9 @@ def predict(
             score_threshold=score_threshold, nms_threshold=nms_threshold, batch_size=batch_size, stride=stride
         ),
     )
-    folder = None if out is None else PredictionFolder(out, categories=predictor.categories)
+    folder = None
+    if out is not None:
+        folder = PredictionFolder(out, categories=predictor.categories, **option_values(stride=stride))
 
     def documents() -> Iterator[dict[str, Any]]:
         with folder or nullcontext():
@@ -64,7 +66,8 @@ def predict(
         for document in documents():
             typer.echo(_line(document))
         if folder is not None:
-            typer.echo(f"{len(folder.written)} overlays and predictions.json in {out}")
+            count = len(folder.written)
+            typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and predictions.json in {out}")
     for error in bad:
         typer.echo(f"otus: left out: {error}", err=True)
     if bad:

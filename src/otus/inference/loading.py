@@ -10,8 +10,9 @@ from otus.inference.predictor import Predictor
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.zoo.checkpoint import load_into
+from otus.zoo.coco import COCO
 from otus.zoo.models import build_model, model_entry
-from otus.zoo.weights import packaged_names, read_weights, read_weights_file
+from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file
 
 
 def load(
@@ -74,13 +75,23 @@ def load(
             )
         categories = categories or found.categories or _numbered(found.arguments.get("class_slots"))
         if categories is None:
+            _refuse_another_model(found)
             raise UsageError(f"{found.source}: does not say its categories; pass categories=…")
         system = build_model(found.builder, categories, found.arguments)
-    load_into(system, found.state, source=found.source)
+    load_into(system, found.state, source=found.source, model=name)
     preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
     if preprocess is None:
         raise UsageError(f"{found.source}: does not say how pictures are prepared; pass preprocess=…")
     return Predictor(system, preprocess=preprocess, name=name, device=device, precision=precision)
+
+
+def _refuse_another_model(found: FoundWeights) -> None:
+    """CheckpointError where the names of the tensors alone tell, whatever the number of categories."""
+    builder = str(found.builder)
+    published = next(iter(model_entry(builder).weights.values()), None)
+    usual = build_model(builder, COCO if published is None else published.categories, found.arguments)
+    if found.state.keys() - usual.state_dict().keys():
+        load_into(usual, found.state, source=found.source, model=builder)
 
 
 def _numbered(class_slots: Sequence[int] | None) -> Categories | None:

@@ -126,10 +126,12 @@ class Predictor:
         UsageError
             If an option is out of its range, or a category is none of the model's.
         """
-        if not 0 <= score_threshold <= 1 or batch_size < 1:
-            raise UsageError(
-                f"expected 0 <= score_threshold <= 1 and batch_size >= 1, got {score_threshold}, {batch_size}"
-            )
+        for name, threshold in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
+            if threshold is not None and not 0 <= threshold <= 1:
+                raise UsageError(f"{name}: expected 0 to 1, got {threshold}")
+        for name, number in (("batch_size", batch_size), ("stride", stride)):
+            if number < 1:
+                raise UsageError(f"{name}: expected 1 or more, got {number}")
         wanted = None if categories is None else self._labels(categories)
         pictures = pictures_of(source, stride=stride, report=report)
         while batch := list(islice(pictures, batch_size)):

@@ -6,11 +6,10 @@ brought back to the picture's own pixels as ``predict`` does.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from PIL import Image
@@ -22,13 +21,17 @@ from otus.detection.region_detector import RegionDetector
 from otus.detection.region_stages import Stages, instances
 from otus.errors import UsageError
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.parts.box_head import Detections
+from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
+from otus.reports.predictions import instance_records
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
 
 _ANYTHING = Categories(("proposal",))
 _SHOWN_PROPOSALS = (10, 100)
+_SHOWN_MASKS = 6
 _LISTED = 20
 _SIDE_BY_SIDE = 300  # CSS pixels
 
@@ -43,6 +46,7 @@ class DetectionStages:
     record: Stages
     found: Instances
     system: RegionDetector
+    decision: Decision
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -57,7 +61,7 @@ class DetectionStages:
 
     def document(self) -> dict[str, Any]:
         """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
-        record, proposals = self.record, self.record.proposals
+        record, proposals, candidates = self.record, self.record.proposals, self.record.candidates[0]
         height, width = self.size_hw
         prepared = record.batch.sizes_hw[0]
         boxes = self.boxes(proposals.boxes[0])
@@ -82,8 +86,12 @@ class DetectionStages:
                 {"box_xyxy": box.tolist(), "objectness": float(score), **self._level(i)}
                 for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
             ],
-            "before_nms": list(self._candidates(kept=None)),
-            "detections": list(self._candidates(kept=record.kept[0])),
+            "score_threshold": self.decision.score_threshold,
+            "nms_threshold": self.decision.nms_threshold,
+            "before_nms": list(self._with_proposals(candidates, self.boxes(candidates.boxes))),
+            "detections": list(self._with_proposals(record.detections[0], self.found.boxes_xyxy)),
+            "masks": list(self._mask_facts()),
+            "keypoints": list(self._keypoint_facts()),
         }
 
     def page(self) -> Page:
@@ -129,39 +137,82 @@ class DetectionStages:
             [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
             [_row(one) for one in facts["proposals"][:_LISTED]],
         )
-        threshold = self.system.decision.score_threshold
         yield Section(
             "4. Scores before suppression",
             f"Each proposal is cut out of the maps, named and moved again. {len(facts['before_nms'])} pairs of proposal and "
-            f"category score above {threshold}.",
-            [Figure.of(draw(self.image, self._as_instances(facts["before_nms"]), labels=False), "before suppression")],
+            f"category score above {facts['score_threshold']}.",
+            [Figure.of(draw(self._faded, self._as_instances(facts["before_nms"]), labels=False), "before suppression")],
             _counts(facts["before_nms"]),
         )
         yield Section(
             "5. Detections",
-            f"Of boxes of one category that overlap by more than {self.system.decision.nms_threshold} (IoU) the best stays: "
-            f"{len(facts['detections'])}.",
-            [Figure.of(draw(self.image, self.found), "what predict answers")],
+            f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
+            f"of a picture at most {self.decision.max_detections}: {len(facts['detections'])}.",
+            [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
             [_row(one) for one in facts["detections"]],
         )
+        if self.found.masks is not None:
+            yield Section(
+                "6. Masks",
+                "For each detection the mask head draws a small map of probabilities; enlarged into its box, the object is "
+                f"where it is at least {self.found.masks.threshold}. Shown are those of the best {len(facts['masks'])}.",
+                [
+                    *(
+                        Figure.of(_coloured(one["probabilities"], 0, 1), _told(one), width=160)
+                        for one in facts["masks"]
+                    ),
+                    Figure.of(draw(self.image, replace(self.found, keypoints=None), labels=False), "all masks, pasted"),
+                ],
+            )
+        if self.found.keypoints is not None:
+            yield Section(
+                "6. Keypoints",
+                "For each detection the keypoint head makes a map for each keypoint; the keypoint is at its highest place. "
+                "Scores are the values there, logits.",
+                [Figure.of(draw(self.image, replace(self.found, masks=None), labels=False), "the keypoints of all")],
+                facts["keypoints"][:_LISTED],
+            )
+
+    @property
+    def _faded(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture so pale that many thin lines are seen on it."""
+        return (self.image * 0.4 + 150).astype(np.uint8)
 
     def _level(self, index: int) -> dict[str, int]:
         levels = self.record.proposals.levels
         return {} if levels is None else {"map": int(levels[0][index])}
 
-    def _candidates(self, *, kept: Tensor | None) -> Iterator[dict[str, Any]]:
-        """Detections before suppression, or the kept ones, best first, each with the proposal that it was made of."""
-        candidates = self.record.candidates[0]
-        chosen = candidates[candidates.scores.argsort(descending=True, stable=True) if kept is None else kept]
-        boxes, origins = self.boxes(chosen.boxes), self.boxes(self.record.proposals.boxes[0])
-        for box, label, score, region in zip(boxes, chosen.labels, chosen.scores, chosen.regions, strict=True):
+    def _with_proposals(self, detections: Detections, boxes: Float[np.ndarray, "n 4"]) -> Iterator[dict[str, Any]]:
+        """Detections, best first, each with the proposal that it was made of."""
+        origins = self.boxes(self.record.proposals.boxes[0])
+        for i in detections.scores.argsort(descending=True, stable=True).tolist():
+            region = int(detections.regions[i])
             yield {
-                "category": self.system.categories[int(label)],
-                "score": float(score),
-                "box_xyxy": box.tolist(),
-                "proposal": int(region),
-                "proposal_box_xyxy": origins[int(region)].tolist(),
+                "category": self.system.categories[int(detections.labels[i])],
+                "score": float(detections.scores[i]),
+                "box_xyxy": boxes[i].tolist(),
+                "proposal": region,
+                "proposal_box_xyxy": origins[region].tolist(),
             }
+
+    def _mask_facts(self) -> Iterator[dict[str, Any]]:
+        """Of the best detections: the small map of probabilities, and the mask that it becomes in the picture."""
+        if self.record.masks is not None:
+            shown = self.found[:_SHOWN_MASKS]
+            records = instance_records(shown, self.system.categories)
+            for i, (one, probabilities) in enumerate(zip(records, self.record.masks[0], strict=False)):
+                outline = {"probabilities": probabilities.cpu().numpy(), "segmentation": one["segmentation"]}
+                yield {"detection": i, "category": one["category"], "score": one["score"], **outline}
+
+    def _keypoint_facts(self) -> Iterator[dict[str, Any]]:
+        """Of each detection, every keypoint: where it is, and the logit at its place."""
+        points, scores = self.found.keypoints, self.found.keypoint_scores
+        if points is not None and scores is not None:
+            categories = self.system.categories
+            for i, label in enumerate(self.found.labels):
+                names = dict(categories.keypoints)[categories[int(label)]].names
+                for name, (x, y, _), score in zip(names, points[i].tolist(), scores[i].tolist(), strict=True):
+                    yield {"detection": i, "keypoint": name, "x": x, "y": y, "score": score}
 
     def _as_instances(self, records: list[dict[str, Any]]) -> Instances:
         categories = self.system.categories
@@ -176,7 +227,7 @@ class DetectionStages:
     def _proposal_figure(self, count: int) -> Figure:
         boxes = self.boxes(self.record.proposals.boxes[0][:count])
         shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
-        image = draw(self.image, shown, labels=False)
+        image = draw(self._faded, shown, labels=False)
         return Figure.of(image, f"the {len(boxes)} with the highest objectness", width=2 * _SIDE_BY_SIDE)
 
     def _anchors(self) -> list[Tensor]:
@@ -206,7 +257,7 @@ class DetectionStages:
             first = (height // 2 * width + width // 2) * facts["per_location"]
             boxes = self.boxes(anchors[first : first + facts["per_location"]])
             shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
-            yield draw(self.image, shown, labels=False), f"map of {width} x {height} steps"
+            yield draw(self._faded, shown, labels=False), f"map of {width} x {height} steps"
 
     def _covered(self, x: Tensor) -> tuple[int, int]:
         """The part of a map that shows the picture, without padding."""
@@ -232,18 +283,26 @@ def explain_detection(
     prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
     with predictor.autocast(), predictor.deciding(score_threshold):
         record = system.stages([prepared])
+        decision = system.decision
     found = predictor.preprocess.undo(instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
-    return DetectionStages(predictor.name, name, image, record, found, system)
+    return DetectionStages(predictor.name, name, image, record, found, system, decision)
 
 
-def _heat(x: Float[Tensor, "c h w"], covered_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    strength = x.float().abs().mean(dim=0)[: covered_hw[0], : covered_hw[1]]
-    low, high = torch.aminmax(strength)
-    share = ((strength - low) / (high - low).clamp(min=1e-12)).cpu().numpy()
+def _heat(x: Float[Tensor, "c h w"], covered_hw: tuple[int, int]) -> UInt8[np.ndarray, "rows columns 3"]:
+    strength = x.float().abs().mean(dim=0)[: covered_hw[0], : covered_hw[1]].cpu().numpy()
+    return _coloured(strength, strength.min(), strength.max())
+
+
+def _coloured(values: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "rows columns 3"]:
+    """From dark (``low``) to bright (``high``), each cell a square."""
+    share = (values - low) / max(high - low, 1e-12)
     colours = (colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)
-    scale = 440 / colours.shape[1]
-    size_wh = (440, max(1, round(colours.shape[0] * scale)))
+    size_wh = (440, max(1, round(440 * values.shape[0] / values.shape[1])))
     return np.asarray(Image.fromarray(colours).resize(size_wh, Image.Resampling.NEAREST))
+
+
+def _told(one: dict[str, Any]) -> str:
+    return f"{one['category']} {one['score']:.2f}"
 
 
 def _row(one: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ figure { margin: 0; max-width: 100%; } img { display: block; max-width: 100%; bo
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; }
+.rows { max-height: 24rem; overflow: auto; width: fit-content; max-width: 100%; padding-right: 1rem; }
 </style></head><body>
 <h1>{{ page.title }}</h1><p class="quiet">{{ page.subtitle }}</p>
 {% for section in page.sections %}
@@ -37,11 +38,11 @@ td.number, th.number { text-align: right; }
 <figure style="width: {{ figure.width }}px">
 <img src="{{ figure.source }}" width="{{ figure.width }}" alt="{{ figure.caption }}">
 <figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
-{% if section.rows %}<table><thead><tr>
+{% if section.rows %}<div class="rows"><table><thead><tr>
 {% for name in section.rows[0] %}<th class="{{ kind(section.rows[0][name]) }}">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in section.rows %}<tr>{% for value in row.values() %}<td class="{{ kind(value) }}">{{ show(value) }}</td>
-{% endfor %}</tr>{% endfor %}</tbody></table>{% endif %}
+{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endif %}
 </section>{% endfor %}
 </body></html>
 """

@@ -64,11 +64,14 @@ class PredictionFolder:
         Made if need be. What it held under the same names is replaced.
     categories
         The model's.
+    stride
+        Of videos, every how many frames come; what is written keeps their pace.
     """
 
-    def __init__(self, folder: Path, *, categories: Categories) -> None:
+    def __init__(self, folder: Path, *, categories: Categories, stride: int = 1) -> None:
         self.folder = folder
         self.categories = categories
+        self.stride = stride
         self.written: list[Path] = []
         self._names: Counter[str] = Counter()
         self._count = 0
@@ -117,7 +120,7 @@ class PredictionFolder:
         if self._video is None or self._video[0] != prediction.name or prediction.frame == 0:
             self._end_video()
             stack = ExitStack()
-            rate = Video(prediction.name).frame_rate
+            rate = Video(prediction.name).frame_rate / self.stride
             writer = stack.enter_context(VideoWriter(self._target(prediction.name, suffix=".mp4"), frame_rate=rate))
             self._video = (prediction.name, writer, stack)
         self._video[1].add(image)

@@ -139,7 +139,14 @@ def checkpoint_part(state: Mapping[str, Tensor], name: str | None = None) -> dic
     return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str | Path, strict: bool = True) -> None:
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    model: str | None = None,
+    strict: bool = True,
+) -> None:
     """Load all tensors into a module, or none.
 
     Counters of batch norms (``num_batches_tracked``) are loaded where both have them and never missed.
@@ -152,6 +159,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str | P
         Tensors by name.
     source
         What to call the state in an error: its file.
+    model
+        What to call the module in an error; its class without it.
     strict
         Whether tensors of the module may not be missing in the state. Extra and mis-shaped ones are always an error.
 
@@ -168,7 +177,8 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], *, source: str | P
             f"{len(lines)} {kind}, e.g. {', '.join(lines[:3])}" for kind, lines in misfits.items() if lines
         )
         raise CheckpointError(
-            f"{source} does not fit {type(module).__name__} (nothing was loaded; {len(fits)} tensors would fit): {found}"
+            f"{source} does not fit {model or type(module).__name__} "
+            f"(nothing was loaded; {len(fits)} tensors would fit): {found}"
         )
     module.load_state_dict(fits, strict=False)
 

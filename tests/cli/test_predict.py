@@ -1,0 +1,240 @@
+"""``otus predict`` from the outside: what people get wrong, and what they are told."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import coco as reference
+from typer.testing import CliRunner, Result
+
+import otus
+from otus.cli import app
+from otus.data.video import Video, VideoWriter
+from otus.detection.region_detector import RegionDetector
+from otus.errors import CheckpointError
+from otus.zoo.coco import COCO
+from otus.zoo.models import build_model
+
+NAME = "faster_rcnn_mobilenet_v3_large_320_fpn"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def refused(done: Result, code: int, pattern: str) -> None:
+    """The command ended as it should: its own message, nothing as an answer."""
+    assert done.exit_code == code, done.stderr or done.exception
+    assert isinstance(done.exception, SystemExit)
+    assert re.search(pattern, done.stderr), done.stderr
+    assert done.stdout == ""
+
+
+def scene(size_hw: tuple[int, int] = (90, 120), *, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (*size_hw, 3), dtype=np.uint8)
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """Weights in torchvision's names, as people have them; they find a few categories everywhere."""
+    torch.manual_seed(0)
+    system = build_model(NAME, COCO, {"class_slots": COCO.ids})
+    assert isinstance(system, RegionDetector)
+    torch.nn.init.normal_(system.box_head.cls_score.bias, std=2)
+    names = {
+        "region_features.trunk.": "backbone.body.",
+        "region_features.pyramid.": "backbone.fpn.",
+        "proposer.": "rpn.head.",
+        "box_head.network.": "roi_heads.box_head.",
+        "box_head.": "roi_heads.box_predictor.",
+    }
+    theirs = {}
+    for name, tensor in system.state_dict().items():
+        ours = next(prefix for prefix in names if name.startswith(prefix))
+        theirs[names[ours] + name.removeprefix(ours)] = tensor
+    path = tmp_path_factory.mktemp("weights") / "good.pth"
+    torch.save(theirs, path)
+    return path
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(scene()).save(path)
+    return path
+
+
+def bad_weights(kind: str, good: Path, folder: Path) -> Path:
+    path = folder / f"{kind}.pth"
+    content = torch.load(good)
+    if kind == "missing":
+        for name in list(content)[:5]:
+            del content[name]
+    elif kind == "extra":
+        content |= {"head.one": torch.zeros(2), "head.two": torch.zeros(2, 3)}
+    elif kind == "shape":
+        content["rpn.head.cls_logits.weight"] = torch.zeros(3, 3, 1, 1)
+    elif kind == "another":
+        content = {f"layer1.{i}.weight": torch.zeros(2) for i in range(9)}
+    elif kind == "code":
+        content = {"model": content, "epoch": Code()}
+    if kind in ("text", "empty", "half"):
+        half = good.read_bytes()[:100_000]
+        path.write_bytes({"text": b"not a checkpoint at all", "empty": b"", "half": half}[kind])
+    else:
+        torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "pattern"),
+    [
+        ("missing", rf"does not fit {NAME} \(nothing was loaded.*5 missing, e\.g\. \S+ \(\d.*\), \S+ \(\d"),
+        ("extra", rf"does not fit {NAME}.*2 extra, e\.g\. head\.one \(2,\), head\.two \(2, 3\)"),
+        ("shape", r"1 of another shape, e\.g\. \S+cls_logits\.weight: expected \(15, 256, 1, 1\), got \(3, 3, 1, 1\)"),
+        ("another", rf"does not fit {NAME}.*missing, e\.g\. .*9 extra, e\.g\. layer1\.0\.weight \(2,\)"),
+        ("code", r"holds code or Python objects \(\w+\.mkdir\); none of it was run"),
+        ("text", "is not a file of weights: expected safetensors or what torch.save writes"),
+        ("empty", "is not a file of weights.*empty"),
+        ("half", "is damaged"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(good, tmp_path, picture, monkeypatch, kind, pattern):
+    monkeypatch.chdir(tmp_path)
+    file = bad_weights(kind, good, tmp_path)
+    refused(run(picture, "--model", NAME, "--weights", file, "--out", "out"), 1, pattern)
+    assert not Path("out").exists()
+    assert not Path("ran").exists()
+
+
+def test_weights_of_another_model_of_the_same_kind(good, picture):
+    refused(
+        run(picture, "--model", "faster_rcnn_resnet50_fpn", "--weights", good), 1, "does not fit faster_rcnn_resnet50"
+    )
+    refused(run(picture, "--model", good), 1, "does not say of which model it is: name the model")
+    with pytest.raises(CheckpointError, match="does not fit mask_rcnn_resnet50_fpn"):
+        otus.load("mask_rcnn_resnet50_fpn", weights=good)
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--model", "faster_rcnn_vgg16"], "has no trained weights: train it"),
+        (["--model", "faster_rcnn_vgg"], "not one of: faster_rcnn_vgg16"),
+        (["--model", NAME, "--weights", "coco_v9"], "weights of .* are: coco_v1"),
+    ],
+)
+def test_names_without_weights_never_predict(picture, options, pattern):
+    refused(run(picture, *options), 2, pattern)
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--score-threshold", "1.5"], "score_threshold: expected 0 to 1, got 1.5"),
+        (["--nms-threshold", "-2"], "nms_threshold: expected 0 to 1, got -2"),
+        (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
+        (["--stride", "0"], "stride: expected 1 or more, got 0"),
+        (["--tiles", "0"], "tiles: expected a size >= 1"),
+        (["--tile-overlap", "0.1"], "--tile-overlap needs --tiles"),
+        (["--categories", "dog,unicorn"], "unicorn not known to .*: person, bicycle"),
+        (["--device", "tpu"], r"device: expected auto or one of .*\(cpu"),
+        (["--precision", "fp8"], "precision: expected auto, exact"),
+    ],
+)
+def test_wrong_options(good, picture, tmp_path, options, pattern):
+    refused(run(picture, "--model", NAME, "--weights", good, "--out", tmp_path / "out", *options), 2, pattern)
+
+
+def test_tiny_and_thin_pictures_and_nothing_on_them(good, tmp_path):
+    for name, size_hw in (("one", (1, 1)), ("wide", (1, 2000)), ("high", (2000, 1))):
+        Image.fromarray(scene(size_hw)).save(tmp_path / f"{name}.png")
+    out = tmp_path / "out"
+    some = run(tmp_path, "--model", NAME, "--weights", good, "--batch-size", 3, "--out", out, "--json")
+    assert some.exit_code == 0, some.stderr
+    assert [(one["width"], one["height"]) for one in json.loads(some.stdout)["images"]] == [
+        (1, 2000),
+        (1, 1),
+        (2000, 1),
+    ]
+    assert {path.name for path in out.iterdir()} == {"one.jpg", "wide.jpg", "high.jpg", "predictions.json"}
+    none = run(tmp_path / "one.png", "--model", NAME, "--weights", good, "--score-threshold", 1, "--out", out)
+    assert none.exit_code == 0
+    assert "one.png 1x1: nothing" in none.stdout
+    assert "1 overlay and" in none.stdout
+    assert json.loads((out / "predictions.json").read_text()) == []
+
+
+def test_documents_are_as_designed_and_cocos_reader_takes_them(good, picture, tmp_path):
+    out = tmp_path / "out"
+    done = run(picture, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["model"] == NAME
+    (image,) = document["images"]
+    assert image.keys() >= {"file", "width", "height", "seconds", "instances"}
+    assert image["instances"], "the weights find nothing"
+    results = json.loads((out / "predictions.json").read_text())
+    for one, result in zip(image["instances"], results, strict=True):
+        assert one.keys() == {"category", "score", "bbox"}
+        assert COCO.ids[COCO.index(one["category"])] == result["category_id"]
+        assert (one["score"], one["bbox"]) == (result["score"], result["bbox"])
+    truth = reference.COCO()
+    truth.dataset = {
+        "images": [{"id": 1}],
+        "annotations": [],
+        "categories": [{"id": category} for category in COCO.ids],
+    }
+    truth.createIndex()
+    assert len(truth.loadRes(results).getAnnIds()) == len(results)
+
+
+def test_a_video_cut_off_keeps_the_frames_before(good, picture, tmp_path):
+    with VideoWriter(tmp_path / "whole.mp4", frame_rate=10) as writer:
+        for i in range(24):
+            writer.add(scene(seed=i))
+    # The index is moved to the front, so that the cut is in a frame.
+    import av
+
+    with av.open(str(tmp_path / "whole.mp4")) as source:
+        target = av.open(str(tmp_path / "front.mp4"), "w", options={"movflags": "faststart"})
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+        target.close()
+    content = (tmp_path / "front.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: int(len(content) * 0.6)])
+    out = tmp_path / "out"
+    cut = tmp_path / "cut.mp4"
+    done = run(cut, picture, "--model", NAME, "--weights", good, "--batch-size", 4, "--out", out, "--json")
+    assert done.exit_code == 1
+    assert re.search(r"left out: .*cut\.mp4: frame \d+: .*(cut off|ends here)", done.stderr)
+    images = json.loads(done.stdout)["images"]
+    frames = [one["frame"] for one in images if "frame" in one]
+    assert 4 < len(frames) < 24
+    assert frames == list(range(len(frames)))
+    assert images[-1]["file"] == str(picture)
+    assert sum(1 for _ in Video(out / "cut.mp4")) == len(frames)
+
+
+def test_the_overlay_of_every_third_frame_keeps_the_pace(good, tmp_path):
+    with VideoWriter(tmp_path / "film.mp4", frame_rate=12) as writer:
+        for i in range(7):
+            writer.add(scene(seed=i))
+    out = tmp_path / "out"
+    done = run(tmp_path / "film.mp4", "--model", NAME, "--weights", good, "--stride", 3, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert [frame.time_s for frame in Video(out / "film.mp4")] == [0, 0.25, 0.5]

@@ -1,0 +1,73 @@
+"""What a person points at becomes pictures one after the other."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from otus.data.sources import files_of, is_video, pictures_of
+from otus.data.video import VideoWriter
+from otus.errors import PictureError
+
+IMAGE = np.full((6, 8, 3), 90, np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.png", "a.png", "deep/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(IMAGE).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_folders_in_depth_and_patterns_in_order(folder):
+    assert files_of(folder) == [folder / "a.png", folder / "b.png", folder / "deep" / "c.png"]
+    assert files_of(f"{folder}/*.png") == [folder / "a.png", folder / "b.png"]
+    assert files_of(f"{folder}/**/*.png") == [folder / "a.png", folder / "b.png", folder / "deep" / "c.png"]
+
+
+def test_a_name_with_the_letters_of_a_pattern_is_a_file(folder):
+    path = folder / "a[1].png"
+    Image.fromarray(IMAGE).save(path)
+    assert files_of(str(path)) == [path]
+
+
+def test_what_is_not_there(folder):
+    (folder / "empty").mkdir()
+    with pytest.raises(PictureError, match="holds no picture"):
+        files_of(folder / "empty")
+    with pytest.raises(PictureError, match="no file fits this pattern"):
+        files_of(f"{folder}/*.webp")
+    with pytest.raises(PictureError, match="no such file"):
+        list(pictures_of(folder / "x.png"))
+
+
+def test_names_of_what_has_none(folder):
+    found = list(pictures_of([IMAGE, folder / "a.png", Image.fromarray(IMAGE), [IMAGE]]))
+    assert [one.name for one in found] == ["picture 0", str(folder / "a.png"), "picture 2", "picture 3"]
+    assert all(np.array_equal(one.image, IMAGE) for one in found)
+
+
+def test_nothing_is_read_before_its_turn(folder):
+    pictures = pictures_of([folder / "a.png", folder / "missing.png"])
+    assert next(pictures).name.endswith("a.png")
+    with pytest.raises(PictureError, match=r"missing\.png"):
+        next(pictures)
+
+
+def test_frames_of_a_video_have_index_and_time(tmp_path):
+    path = tmp_path / "film.MP4"
+    with VideoWriter(path, frame_rate=4) as writer:
+        for _ in range(5):
+            writer.add(IMAGE)
+    assert is_video(path)
+    assert [(one.frame, one.time_s) for one in pictures_of(path, stride=2)] == [(0, 0.0), (2, 0.5), (4, 1.0)]
+
+
+def test_bad_files_are_reported_and_left_out(folder):
+    (folder / "a.png").write_bytes(b"")
+    (folder / "bad.mp4").write_bytes(b"no video")
+    reported = []
+    found = list(pictures_of([folder / "bad.mp4", folder], report=reported.append))
+    assert [one.name for one in found] == [str(folder / "b.png"), str(folder / "deep" / "c.png")]
+    assert [error.file.name for error in reported] == ["bad.mp4", "a.png"]
