@@ -86,6 +86,24 @@ def test_a_cut_video_gives_the_frames_before_the_cut(tmp_path, codec, share):
         assert len(got) == sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
 
 
+@pytest.mark.parametrize(("suffix", "pictures"), [(".avi", b"movi"), (".mkv", b"\x1f\x43\xb6\x75")])
+def test_containers_whose_cut_ffmpeg_does_not_tell(tmp_path, suffix, pictures):
+    path = write(tmp_path / f"a{suffix}", codec="mpeg4")
+    whole = [frame.image for frame in Video(path)]
+    assert len(whole) == 30
+    content = path.read_bytes()
+    start = content.index(pictures)
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(content[: start + int((len(content) - start) * 0.6)])
+    got = []
+    with pytest.raises(PictureError, match=r"frame \d+: .*cut off") as caught:
+        got.extend(frame for frame in Video(cut))
+    assert caught.value.where == f"frame {len(got)}"
+    assert 0 < len(got) < 30
+    for frame, expected in zip(got, whole, strict=False):
+        np.testing.assert_array_equal(frame.image, expected)
+
+
 def test_what_is_no_video(tmp_path):
     for name, content in (
         ("empty.mp4", b""),

@@ -105,6 +105,8 @@ class Video:
         # Other containers count wrongly, but these list every frame in their index.
         if problem is None and "mp4" in container.format.name and packets < stream.frames:
             problem = f"the file ends here, its index lists {stream.frames} frames"
+        if problem is None and (_stated_bytes(self.path) or 0) > container.size:
+            problem = "the file is cut off after this frame, by its header it is longer"
         if problem is not None:
             try:
                 held_back = stream.codec_context.decode(None)
@@ -226,6 +228,30 @@ def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
         yield from items
     except (av.FFmpegError, EOFError) as error:
         yield error
+
+
+def _stated_bytes(path: Path) -> int | None:
+    """The length that an AVI or Matroska file states at its start; FFmpeg takes the end of a shorter one for its end."""
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    if start[:4] == b"RIFF":
+        return 8 + int.from_bytes(start[4:8], "little")
+    if start[:4] != b"\x1a\x45\xdf\xa3":
+        return None
+    size, after = _ebml_number(start, 4)
+    segment = after + size
+    if start[segment : segment + 4] != b"\x18\x53\x80\x67":
+        return None
+    size, after = _ebml_number(start, segment + 4)
+    unknown = size + 1 == 1 << 7 * (after - segment - 4)  # all ones: written without going back
+    return None if unknown else after + size
+
+
+def _ebml_number(content: bytes, place: int) -> tuple[int, int]:
+    """A number of Matroska, whose zeros in front say how many bytes it has, and where it ends (RFC 8794, section 4)."""
+    first = content[place] if place < len(content) else 0
+    count = 9 - first.bit_length()
+    return int.from_bytes(content[place : place + count], "big") & (1 << 7 * count) - 1, place + count
 
 
 def _upright(frame: Any) -> UInt8[np.ndarray, "h w 3"]:

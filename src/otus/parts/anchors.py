@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from otus.errors import ShapeError
+
 
 class Anchors:
     """The anchors of one or several maps.
@@ -55,7 +57,7 @@ class Anchors:
             Height and width of the batch of pictures that the maps were made of.
         """
         if len(grids_hw) != len(self.sizes):
-            raise ValueError(f"anchors: sizes are given for {len(self.sizes)} maps, but there are {len(grids_hw)}")
+            raise ShapeError(f"anchors: sizes are given for {len(self.sizes)} maps, but there are {len(grids_hw)}")
         device = torch.device(device)
         return [
             _grid(sizes, self.aspect_ratios, (int(grid[0]), int(grid[1])), padded_hw, device)
