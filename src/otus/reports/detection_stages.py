@@ -7,6 +7,7 @@ brought back to the picture's own pixels as ``predict`` does.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,8 @@ class DetectionStages:
             "milliseconds": dict(record.milliseconds),
             "maps": [
                 {
-                    "stride": round(record.batch.padded_hw[0] / x.shape[-2]),
+                    # Odd sides are rounded up on the way, the stride itself is a power of two.
+                    "stride": 2 ** round(log2(record.batch.padded_hw[1] / x.shape[-1])),
                     "height": x.shape[-2],
                     "width": x.shape[-1],
                     "channels": x.shape[1],
@@ -205,13 +207,14 @@ class DetectionStages:
                 yield {"detection": i, "category": one["category"], "score": one["score"], **outline}
 
     def _keypoint_facts(self) -> Iterator[dict[str, Any]]:
-        """Of each detection, every keypoint: where it is, and the logit at its place."""
+        """Of each detection whose category has keypoints, every one: where it is, and the logit at its place."""
         points, scores = self.found.keypoints, self.found.keypoint_scores
         if points is not None and scores is not None:
             categories = self.system.categories
             for i, label in enumerate(self.found.labels):
-                names = dict(categories.keypoints)[categories[int(label)]].names
-                for name, (x, y, _), score in zip(names, points[i].tolist(), scores[i].tolist(), strict=True):
+                known = dict(categories.keypoints).get(categories[int(label)])
+                names = () if known is None else known.names
+                for name, (x, y, _), score in zip(names, points[i].tolist(), scores[i].tolist(), strict=False):
                     yield {"detection": i, "keypoint": name, "x": x, "y": y, "score": score}
 
     def _as_instances(self, records: list[dict[str, Any]]) -> Instances:

@@ -1,0 +1,62 @@
+"""Faster R-CNN over trunks of others, and on modal and amodal boxes."""
+
+import numpy as np
+import pytest
+import torch
+
+from otus.data.scenes import THINGS, Scenes
+from otus.data.tensors import to_tensors
+from otus.detection.faster_rcnn import RegionProposalNetwork, faster_rcnn
+from otus.detection.region_detector import RegionDetector
+from otus.errors import ShapeError
+from otus.inference.predictor import Predictor
+from otus.parts.anchors import Anchors
+from otus.parts.backbones import timm_trunk, torchvision_trunk
+from otus.parts.feature_pyramid import FeaturePyramid
+from otus.parts.preprocess import Preprocess
+from otus.parts.region_features import RegionPooling, SharedMaps
+
+
+def over_timm() -> RegionDetector:
+    pytest.importorskip("timm", reason="a trunk of timm")
+    trunk = timm_trunk("mobilenetv3_small_100", levels=(3, 4, 5))
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=FeaturePyramid(trunk.channels, 16))
+    proposer = RegionProposalNetwork(16, Anchors([[16], [32], [64], [128]]), count=50, training_count=50)
+    return faster_rcnn(maps, proposer, THINGS, box_features=32)
+
+
+def over_alexnet() -> RegionDetector:
+    trunk = torchvision_trunk("alexnet", levels=(4,))
+    maps = SharedMaps(trunk, RegionPooling(6, strides=trunk.strides, method="pool"))
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors([[32, 64, 128]]), count=50, training_count=50)
+    return faster_rcnn(maps, proposer, THINGS, box_features=32)
+
+
+@pytest.mark.parametrize("build", [over_timm, over_alexnet])
+def test_learns_and_predicts(build):
+    torch.manual_seed(0)
+    system = build()
+    scenes = Scenes(4, size_hw=(128, 160), seed=1)
+    losses = {}
+    for boxes in ("modal", "amodal"):
+        samples = [to_tensors(scenes.scene(i), boxes=boxes) for i in range(4)]
+        losses[boxes] = system.train().losses(samples, generator=torch.Generator().manual_seed(0))
+        assert all(torch.isfinite(loss) for loss in losses[boxes].values())
+    assert losses["modal"].keys() == losses["amodal"].keys()
+    assert losses["modal"]["proposal_box"] != losses["amodal"]["proposal_box"]
+    sum(losses["amodal"].values()).backward()
+    assert all(one.grad is not None for one in system.parameters() if one.requires_grad)
+    predictor = Predictor(system, preprocess=Preprocess(shorter_side=96, longer_side=128), name="x", device="cpu")
+    for size_hw in ((128, 160), (1, 1), (1, 2000)):
+        (found,) = predictor.predict(np.zeros((*size_hw, 3), np.uint8), score_threshold=0)
+        assert len(found.instances) > 0
+        assert found.instances.size_hw == size_hw
+
+
+def test_anchors_of_another_number_of_maps_are_an_error():
+    trunk = torchvision_trunk("alexnet", levels=(4,))
+    maps = SharedMaps(trunk, RegionPooling(6, strides=trunk.strides, method="pool"))
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors([[32], [64]]))
+    system = faster_rcnn(maps, proposer, THINGS, box_features=32)
+    with pytest.raises(ShapeError, match="given for 2 maps, but there are 1"):
+        system.predict([{"image": torch.zeros(3, 64, 64)}])
