@@ -232,3 +232,13 @@ def test_the_command_writes_overlays_and_json(checkpoint, tmp_path):
     assert {name.name for name in out.iterdir()} == {"one.jpg", "film.mp4", "predictions.json"}
     with Image.open(out / "one.jpg") as overlay:
         assert overlay.size == (192, 128)
+
+
+def test_a_run_without_pictures_keeps_what_an_earlier_one_wrote(tmp_path):
+    from otus.reports.predictions import PredictionFolder
+
+    (tmp_path / "predictions.json").write_text("[1]")
+    with PredictionFolder(tmp_path, categories=COLOURS):
+        pass
+    assert (tmp_path / "predictions.json").read_text() == "[1]"
+    assert len(list(tmp_path.iterdir())) == 1

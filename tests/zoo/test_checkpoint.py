@@ -419,3 +419,12 @@ def test_truncated_weights_are_refused(tmp_path):
                 read_foreign(path)
     with pytest.raises(CheckpointError, match="there is no such file"):
         read_foreign(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    module = torch.nn.Linear(2, 2)
+    before = module.weight.detach().clone()
+    state = {"weight": torch.tensor([[1.0, float("nan")], [0, 0]]), "bias": torch.zeros(2)}
+    with pytest.raises(CheckpointError, match=r"1 tensors hold numbers that are not finite, e\.g\. weight"):
+        load_into(module, state, source="file")
+    assert torch.equal(module.weight, before)

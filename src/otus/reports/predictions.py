@@ -81,22 +81,28 @@ class PredictionFolder:
         self._json: BinaryIO
 
     def __enter__(self) -> "PredictionFolder":
+        return self
+
+    def _open(self) -> None:
+        """With the first prediction, so that a run without any leaves what an earlier one wrote."""
         stage = self._stack.enter_context(staged_file(self.folder / "predictions.json"))
         self._json = self._stack.enter_context(stage.open("wb"))
         self._json.write(b"[")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             self._end_video(kind, error, trace)
-            self._json.write(b"\n]\n")
+            if self._count:
+                self._json.write(b"\n]\n")
         finally:
             self._stack.__exit__(kind, error, trace)
 
     def add(self, prediction: Prediction) -> None:
         """Draw one prediction and write its records."""
+        if self._count == 0:
+            self._open()
         self._count += 1
         image = draw(prediction.image, prediction.instances)
         if prediction.frame is None:

@@ -167,7 +167,7 @@ def load_into(
     Raises
     ------
     CheckpointError
-        Lists the first missing, extra and mis-shaped tensors. The module is as it was.
+        Lists the first missing, extra and mis-shaped tensors, or those that are not finite. The module is as it was.
     """
     fits, misfits = _compare(module, state)
     if not strict:
@@ -179,6 +179,12 @@ def load_into(
         raise CheckpointError(
             f"{source} does not fit {model or type(module).__name__} "
             f"(nothing was loaded; {len(fits)} tensors would fit): {found}"
+        )
+    broken = [name for name, tensor in fits.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{source}: {len(broken)} tensors hold numbers that are not finite, e.g. {', '.join(broken[:3])}: a training "
+            "that went wrong, or a damaged file; nothing was loaded"
         )
     module.load_state_dict(fits, strict=False)
 
