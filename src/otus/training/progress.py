@@ -1,5 +1,6 @@
 """What a person sees of a run, on stderr."""
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -9,9 +10,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from otus.training.state import UNPLANNED, RunState
 
+_LINE_EVERY_S = 60.0
+
 
 class TrainProgress:
-    """A bar for the run while the block runs, and a line for each epoch.
+    """A bar for the run while the block runs, or where nobody watches a line each minute; and a line for each epoch.
 
     Parameters
     ----------
@@ -31,6 +34,7 @@ class TrainProgress:
             disable=quiet or not self._console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=None, figures="")
+        self._next_line_s = time.monotonic() + _LINE_EVERY_S
 
     def __enter__(self) -> "TrainProgress":
         self._bar.start()
@@ -47,7 +51,7 @@ class TrainProgress:
 
     def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, pictures: int) -> None:
         """Show where the run is; ``pictures`` are those of a step."""
-        if self._bar.disable:
+        if self._console.quiet or (self._bar.disable and time.monotonic() < self._next_line_s):
             return
         step_s = state.seconds_of_steps / state.step
         known = state.total_steps < UNPLANNED
@@ -56,9 +60,14 @@ class TrainProgress:
         parts += [f"{pictures / step_s:.1f} pictures/s", f"{state.waited_s / state.epoch_s:.0%} waiting"]
         if known:
             parts.append(f"{_duration((state.total_steps - state.step) * step_s)} left")
+        epoch = f"epoch {(state.step - 1) // steps_per_epoch + 1}"
+        if self._bar.disable:
+            self._next_line_s = time.monotonic() + _LINE_EVERY_S
+            self.say(f"{epoch}, step {state.step}: " + " · ".join(parts))
+            return
         self._bar.update(
             self._task,
-            description=f"epoch {(state.step - 1) // steps_per_epoch + 1}",
+            description=epoch,
             total=state.total_steps if known else None,
             completed=state.step,
             figures=" · ".join(parts),
