@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from otus.data.video import Video, VideoWriter, read_frames
+from otus.data.video import Video, VideoWriter
 from otus.errors import PictureError, ShapeError, UsageError
 
 
@@ -41,7 +41,7 @@ def test_frames_are_those_that_were_written(tmp_path):
     np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(30) * 1001 / 30000, atol=1e-3)
     for frame in frames:
         assert np.abs(frame.image.astype(int) - scene(frame.index)).mean() < 6
-    assert [frame.index for frame in read_frames(video.path, stride=7)] == [0, 7, 14, 21, 28]
+    assert [frame.index for frame in Video(video.path).frames(stride=7)] == [0, 7, 14, 21, 28]
     np.testing.assert_array_equal(next(islice(video.frames(stride=7), 2, None)).image, frames[14].image)
     with pytest.raises(UsageError, match="stride"):
         next(video.frames(stride=0))

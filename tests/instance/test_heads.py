@@ -10,7 +10,7 @@ from torchvision.models.detection import roi_heads as reference
 from otus.detection.region_detector import RegionDetector
 from otus.errors import ShapeError, UsageError
 from otus.instance.keypoint_rcnn import KeypointHead, cells_of_keypoints, keypoint_rcnn, locate_keypoints
-from otus.instance.mask_rcnn import crop_masks, mask_rcnn
+from otus.instance.mask_rcnn import MaskHead, crop_masks, mask_rcnn
 from otus.parts.batching import Target
 from otus.parts.box_head import Assignment, BoxHead
 from otus.parts.region_features import RegionPooling
@@ -58,6 +58,25 @@ def test_cut_masks_are_torchvisions():
     boxes, matches = regions(7, 1), torch.tensor([3, 0, 0, 2, 3, 0, 2])
     expected = reference.project_masks_on_boxes(masks.byte(), boxes, matches, 28)
     torch.testing.assert_close(crop_masks(masks, matches, boxes, side=28), expected)
+
+
+def test_an_object_without_a_mask_adds_none_to_the_loss():
+    torch.manual_seed(0)
+    head = MaskHead(4, 3, RegionPooling(14, strides=(4,)), width=4)
+    maps = [torch.randn(1, 4, 12, 12)]
+    boxes = torch.tensor([[0.0, 0, 20, 20], [20, 20, 44, 44]])
+    masks = torch.zeros(2, 48, 48, dtype=torch.bool)
+    masks[0, 2:18, 2:18] = True
+
+    def loss(count: int, known: torch.Tensor) -> torch.Tensor:
+        labels, slots = torch.tensor([0, 1])[:count], torch.tensor([1, 2])[:count]
+        target = Target(boxes[:count], labels, boxes[:0], masks=known)
+        return head.losses(maps, [Assignment(boxes[:count], torch.arange(count), slots)], [target])["mask"]
+
+    with_its_neighbour = loss(2, masks)
+    assert with_its_neighbour > 0
+    torch.testing.assert_close(with_its_neighbour, loss(1, masks[:1]))
+    assert loss(2, torch.zeros_like(masks)) == 0
 
 
 def test_keypoints_of_another_number_are_refused():

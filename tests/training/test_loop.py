@@ -13,8 +13,7 @@ from otus.data.dataset import Dataset
 from otus.data.mixing import Mosaic
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError, UsageError
-from otus.structures import Segmentations
-from otus.training.feeding import Feed, OtherPictures, epoch_order, target_tensors
+from otus.training.feeding import Feed, OtherPictures, epoch_order
 from otus.training.optimization import learning_rate
 from otus.training.randomness import model_generator
 from otus.training.settings import TrainSettings
@@ -94,18 +93,6 @@ def test_an_epoch_has_every_picture_once_and_batches_of_one_shape() -> None:
     filled = epoch_order(3, batch_size=8, seed=0, epoch=0)
     assert filled.shape == (1, 8)
     assert set(filled[0]) == {0, 1, 2}
-
-
-def test_a_picture_with_an_object_without_outline_teaches_no_masks(scenes: Dataset) -> None:
-    assert scenes.objects is not None
-    assert scenes.objects.segmentations is not None
-    outlines = [scenes.objects.segmentations.outline(i) for i in range(len(scenes.objects))]
-    partly = replace(scenes, objects=replace(scenes.objects, segmentations=Segmentations.build([*outlines[:-1], None])))
-    last = len(scenes) - 1
-    assert (scenes.objects.picture == last).sum() > 1
-    assert "masks" in target_tensors(scenes, last)
-    assert "masks" not in target_tensors(partly, last)
-    assert "masks" in target_tensors(partly, 0)
 
 
 def test_pictures_are_mixed_the_same_way_each_time(scenes: Dataset) -> None:

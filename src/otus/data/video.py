@@ -142,11 +142,6 @@ class Video:
         return PictureError(problem, file=self.path, where=where, remedy=remedy, kind="unreadable_video")
 
 
-def read_frames(path: str | Path, *, stride: int = 1) -> Iterator[Frame]:
-    """The frames of a video file, as :meth:`Video.frames` gives them."""
-    return Video(path).frames(stride=stride)
-
-
 class VideoWriter:
     """Write frames to a video, H.264 where FFmpeg was built with it, else MPEG-4; yuv420p, which every player shows.
 

@@ -27,7 +27,7 @@ from otus.parts.anchors import Anchors
 from otus.parts.backbones import Trunk, freeze_norms, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, Target
 from otus.parts.box_coding import BoxTransform
-from otus.parts.box_head import BoxHead
+from otus.parts.box_head import REGIONS_TO_LEARN_FROM, BoxHead
 from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
@@ -206,7 +206,7 @@ def faster_rcnn(
     box_network: nn.Module | None = None,
     box_features: int = 1024,
     class_slots: Sequence[int] | None = None,
-    sampler: BalancedSampler = BalancedSampler(count=512, positive_share=0.25),  # noqa: B008, frozen
+    sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
 ) -> RegionDetector:
     """Faster R-CNN of any trunk.
 

@@ -79,16 +79,18 @@ class MaskHead(nn.Module):
     def losses(
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
-        """``mask``: binary cross-entropy of each positive's map of its own class; pictures without masks add none."""
+        """``mask``: binary cross-entropy of each positive's map of its own class; objects without a mask add none."""
         boxes, slots, truths = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
-            if target.masks is None:
-                regions, matches = regions[:0], matches[:0]
-            boxes.append(regions)
-            if len(regions) and target.masks is not None:
-                slots.append(assignment.slots[assignment.matches >= 0])
-                truths.append(crop_masks(target.masks, matches, regions, side=2 * self.pooling.side))
+            # A picture may have no masks, or have them of some objects only: an unknown one comes as an empty mask.
+            known = torch.zeros_like(matches, dtype=torch.bool)
+            if target.masks is not None:
+                known = target.masks.flatten(start_dim=1).any(dim=1)[matches]
+            boxes.append(regions[known])
+            if target.masks is not None and known.any():
+                slots.append(assignment.slots[assignment.matches >= 0][known])
+                truths.append(crop_masks(target.masks, matches[known], regions[known], side=2 * self.pooling.side))
         if not truths:
             return {"mask": zero_loss(self)}
         logits = self(self.pooling(maps, boxes))

@@ -27,6 +27,9 @@ from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
 from otus.parts.sampling import BalancedSampler
 
+REGIONS_TO_LEARN_FROM = BalancedSampler(count=512, positive_share=0.25)
+"""How many regions of a picture, and how many of them at most positive."""
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -89,7 +92,7 @@ class BoxHead(nn.Module):
         features: int,
         class_slots: Sequence[int],
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
-        sampler: BalancedSampler = BalancedSampler(count=512, positive_share=0.25),  # noqa: B008, frozen
+        sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
         transform: BoxTransform | None = None,
     ) -> None:
         super().__init__()

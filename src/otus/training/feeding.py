@@ -42,17 +42,6 @@ def epoch_order(
     return batches[rng.permutation(steps)]
 
 
-def target_tensors(dataset: Dataset, index: int, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
-    """A picture and what is to be learned from it.
-
-    Without masks if an object has none: an empty mask would teach that nothing is there.
-    """
-    tensors = to_tensors(dataset[index], boxes=boxes)
-    if "masks" in tensors and not (tensors["masks"].flatten(1).any(dim=1) | tensors["is_crowd"]).all():
-        del tensors["masks"]
-    return tensors
-
-
 @dataclass(frozen=True)
 class OtherPictures:
     """Draws a picture at random, for the transforms that make one sample of several (:mod:`otus.data.mixing`)."""
@@ -63,7 +52,7 @@ class OtherPictures:
     def __call__(self, generator: torch.Generator) -> TensorSample:
         """Any picture of the data set with its target."""
         index = int(torch.randint(len(self.dataset), (), generator=generator))
-        return target_tensors(self.dataset, index, boxes=self.boxes)
+        return to_tensors(self.dataset[index], boxes=self.boxes)
 
 
 class Place(NamedTuple):
@@ -130,7 +119,7 @@ class Feed:
     def load(self, place: Place) -> TensorSample:
         """One picture, augmented and prepared."""
         generator = sample_generator(self.settings.seed, place.epoch, place.picture)
-        tensors = target_tensors(self.dataset, place.picture, boxes=self.settings.boxes)
+        tensors = to_tensors(self.dataset[place.picture], boxes=self.settings.boxes)
         if self.augment is not None:
             tensors = self.augment(tensors, generator=generator)
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
