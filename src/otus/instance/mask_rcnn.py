@@ -24,7 +24,7 @@ from otus.detection.faster_rcnn import (
 from otus.detection.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.parts.anchors import Anchors
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
 from otus.parts.batching import Target
 from otus.parts.box_head import Assignment, Detections
 from otus.parts.feature_pyramid import FeaturePyramid
@@ -156,16 +156,18 @@ def mask_rcnn_resnet50_fpn_v2(
 
 
 def mask_rcnn_efficientnet_lite0_fpn(
-    categories: Categories, *, class_slots: Sequence[int] | None = None
+    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
 ) -> RegionDetector:
     """A small one for pictures of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
 
     Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. The norms of the trunk are frozen,
     so that it learns from batches of any size; published ImageNet weights run with the eps that they were trained with.
+    ``frozen_level`` as in :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`.
     """
     channels = 96
     trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
     freeze_norms(trunk, eps=1e-3)
+    freeze_stages(trunk, frozen_level)
     pyramid = FeaturePyramid(trunk.channels, channels)
     pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
     proposer = RegionProposalNetwork(
@@ -173,8 +175,8 @@ def mask_rcnn_efficientnet_lite0_fpn(
         Anchors([(20, 30), (45, 65), (95, 135), (190, 270)]),
         count=300,
         count_before_nms=600,
-        training_count=600,
-        training_count_before_nms=1000,
+        training_count=300,
+        training_count_before_nms=600,
     )
     detector = faster_rcnn(
         SharedMaps(trunk, pooling, pyramid=pyramid),

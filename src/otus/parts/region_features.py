@@ -10,13 +10,17 @@ guessed from the first batch.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torchvision.ops import box_area, roi_align, roi_pool
 
+from otus.parts import _region_kernels as kernels
 from otus.parts.backbones.trunk import Trunk
 from otus.parts.batching import Batch
 from otus.parts.feature_pyramid import FeaturePyramid
@@ -85,7 +89,41 @@ class RegionPooling:
         x = x.to(torch.float32, memory_format=torch.contiguous_format)
         if self.method == "pool":
             return roi_pool(x, regions, self.side, 1 / stride)
+        if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            pieces: Tensor = RoIAlignOnCPU.apply(x, regions, self.side, 1 / stride, self.samples)
+            return pieces
         return roi_align(x, regions, self.side, 1 / stride, sampling_ratio=self.samples)
+
+
+class RoIAlignOnCPU(torch.autograd.Function):
+    """torchvision's ``roi_align`` with a gradient of our own, which takes a tenth of the time: that operator's runs on one
+    core and strides over the channels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, regions: Tensor, side: int, scale: float, samples: int) -> Tensor:
+        """Pieces of float32 maps (B, C, H, W)."""
+        ctx.save_for_backward(regions)
+        ctx.numbers = (x.shape, scale, samples)
+        return roi_align(x, regions, side, scale, sampling_ratio=samples)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of the maps, channels last; each thread takes pictures of its own."""
+        (batch, channels, height, width), scale, samples = ctx.numbers
+        maps = np.zeros((batch, height, width, channels), dtype=np.float32)
+        pieces = gradient.permute(0, 2, 3, 1).contiguous().numpy()
+        regions = ctx.saved_tensors[0].numpy()
+        threads = torch.get_num_threads()
+        cuts = np.linspace(0, batch, threads + 1).astype(int)
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [
+                pool.submit(kernels.roi_align_gradient, a, b, regions, pieces, scale, samples, maps)
+                for a, b in zip(cuts, cuts[1:], strict=False)
+            ]
+            for part in parts:
+                part.result()
+        return torch.from_numpy(maps).permute(0, 3, 1, 2), None, None, None, None
 
 
 def with_picture(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:

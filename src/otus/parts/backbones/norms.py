@@ -1,8 +1,9 @@
 """What is done to the norms of a trunk: freeze them, freeze whole stages, fold them into convolutions.
 
 Folding: with frozen statistics a norm is y = a x + b for each channel, a = weight / sqrt(variance + eps) and
-b = bias - a mean, so the convolution before it can carry it: weights times a, bias times a plus b. FrozenBatchNorm2d is
-torchvision's (BSD-3-Clause), from maskrcnn-benchmark.
+b = bias - a mean, so the convolution before it can carry it: weights times a, bias times a plus b. While a trunk learns,
+this is done anew at each step (:class:`FoldingConvolution`), for weights are small and maps are large; for inference once
+(:func:`fuse_frozen_norms`). FrozenBatchNorm2d is torchvision's (BSD-3-Clause), from maskrcnn-benchmark.
 """
 
 import copy
@@ -10,7 +11,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from otus.parts.backbones.trunk import LayeredTrunk
@@ -18,8 +19,52 @@ from otus.parts.backbones.trunk import LayeredTrunk
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
+class FoldedNorm(FrozenBatchNorm2d):
+    """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn."""
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """The factor and the summand of each channel."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Nothing while learning."""
+        return x if self.training else super().forward(x)
+
+
+class FoldingConvolution(nn.Conv2d):
+    """A convolution that, while it learns, does the work of the frozen norm after it.
+
+    Its parameters are those of the convolution it was made of, and get the same gradients but for rounding.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
+        )  # type: ignore[arg-type]  # fmt: skip
+        self.weight, self.bias = conv.weight, conv.bias
+        self._norm = (norm,)  # in a tuple, so that it stays a module of its parent alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolved, and while learning normalised."""
+        if not self.training:
+            return super().forward(x)
+        scale, shift = self._norm[0].scale_and_shift()
+        weight = self.weight * scale[:, None, None, None]
+        bias = shift if self.bias is None else self.bias * scale + shift
+        if self.groups == 1 or x.device.type != "cpu":
+            return self._conv_forward(x, weight, bias)
+        # oneDNN's gradients of grouped convolutions take two to six times as long in bfloat16 as in float32.
+        with torch.autocast("cpu", enabled=False):
+            return self._conv_forward(x.float(), weight, bias)
+
+
 def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
     """Put a FrozenBatchNorm2d with the same numbers in the place of each BatchNorm2d inside a module.
+
+    A norm that is registered right after a convolution takes that one's output, as in all trunks and heads here and in
+    torchvision's; the convolution then folds it while learning.
 
     Small batches of large pictures give poor statistics, so detectors keep those of ImageNet.
 
@@ -31,11 +76,15 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
         The eps of all norms, of those that were frozen before as well; each keeps its own without it. torchvision's
         COCO_V1 checkpoints of ResNet-50 detectors were made with 0.0.
     """
-    for name, child in module.named_children():
+    children = list(module.named_children())
+    for (before, conv), (name, child) in pairwise([("", None), *children]):
         if type(child) is nn.BatchNorm2d:
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            follows = type(conv) is nn.Conv2d
+            frozen = (FoldedNorm if follows else FrozenBatchNorm2d)(child.num_features, eps=child.eps)
             frozen.load_state_dict(child.state_dict())
-            setattr(module, name, frozen.to(child.running_mean))
+            setattr(module, name, frozen.to(child.running_mean).train(child.training))
+            if follows:
+                setattr(module, before, FoldingConvolution(conv, frozen).train(conv.training))
         else:
             freeze_norms(child)
     if eps is not None:
@@ -62,8 +111,7 @@ def freeze_stages(trunk: LayeredTrunk, level: int) -> None:
 def fuse_frozen_norms(module: AnyModule) -> AnyModule:
     """Copy a module for fast inference: norms folded into the convolutions before them, channels last.
 
-    A norm is folded where it is registered right after the convolution whose output it takes, as in all trunks and heads
-    here and in torchvision's; any other is left as it is. The copy is in evaluation mode and must not be trained; its
+    A norm is folded where it is registered right after the convolution whose output it takes; any other is left as it is. The copy is in evaluation mode and must not be trained; its
     state dict is another one, so load weights before.
 
     Parameters
@@ -75,7 +123,8 @@ def fuse_frozen_norms(module: AnyModule) -> AnyModule:
     for parent in list(fused.modules()):
         for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
             # Subclasses of norms may hold an activation too, as timm's do.
-            if type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d):
+            norms = (nn.BatchNorm2d, FrozenBatchNorm2d, FoldedNorm)
+            if type(conv) in (nn.Conv2d, FoldingConvolution) and type(norm) in norms:
                 _fold(conv, norm)
                 setattr(parent, name, nn.Identity())
     return fused.to(memory_format=torch.channels_last)

@@ -39,7 +39,9 @@ NAME = "mask_rcnn_efficientnet_lite0_fpn"
 SETTINGS = TrainSettings(
     batch_size=8,
     learning_rate=4e-4,
-    scales=(0.8, 0.9, 1.0, 1.1),
+    trunk_learning_rate_share=0.5,
+    scales=(0.8, 0.9, 1.0, 1.1, 1.2),
+    validate_every=3,
     average_decay=0.998,
     precision="bf16-mixed",
 )
