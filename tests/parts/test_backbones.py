@@ -250,6 +250,35 @@ def test_timm_trunks_that_cannot_be():
         timm_trunk("resnet18", levels=(6,))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_folded_norm_gives_the_same_values_and_gradients(groups, bias):
+    learns, checks = (nn.Sequential(nn.Conv2d(4, 8, 3, groups=groups, bias=bias), nn.BatchNorm2d(8)) for _ in range(2))
+    shaken(learns)
+    checks.load_state_dict(learns.state_dict())
+    freeze_norms(learns, eps=1e-3)
+    checks[1] = FrozenBatchNorm2d(8, eps=1e-3)
+    checks[1].load_state_dict(learns[1].state_dict())
+    x = torch.randn(2, 4, 9, 7)
+    results = []
+    for layers in (learns, checks):
+        y = layers.train()(x)
+        (y**2).sum().backward()
+        results.append([y, *(parameter.grad for parameter in layers[0].parameters()), layers.eval()(x)])
+    torch.testing.assert_close(*results)
+    copied = copy.deepcopy(learns).train()
+    copied[1].running_mean += 1  # the copy folds its own norm
+    assert not torch.allclose(copied(x), learns.train()(x))
+
+
+def test_grouped_convolutions_learn_in_float32():
+    layers = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    freeze_norms(layers)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layers[:2](torch.zeros(1, 4, 5, 5)).dtype == torch.float32
+        assert layers(torch.zeros(1, 4, 5, 5)).dtype == torch.bfloat16
+
+
 def test_freeze_norms_keeps_the_numbers_and_stops_the_statistics():
     trunk = shaken(torchvision_trunk("mobilenet_v3_small", levels=(4, 5))).eval()
     images = torch.rand(2, 3, 64, 64)

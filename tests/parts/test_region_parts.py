@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import _utils as reference
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from otus.errors import ShapeError
@@ -20,7 +20,7 @@ from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import NEGATIVE, NEUTRAL, IoUMatcher, share_inside
 from otus.parts.modes import predicting
-from otus.parts.region_features import RegionPooling
+from otus.parts.region_features import RegionPooling, RoIAlignOnCPU
 from otus.parts.sampling import BalancedSampler
 from otus.parts.suppression import Decision, suppress
 
@@ -259,3 +259,17 @@ def test_predicting_restores_each_part_even_after_an_error():
         module(torch.zeros(2, 9))
     assert module[0].training
     assert not module[1].training
+
+
+@given(seed=seeds, samples=st.integers(1, 3), side=st.integers(1, 8))
+@settings(max_examples=25)
+def test_the_gradient_of_roi_align_is_torchvisions(seed, samples, side):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(3, 5, 6, 9, generator=generator).requires_grad_()
+    regions = torch.cat([torch.arange(12)[:, None] % 3, boxes(12, seed, side=60) - 10], dim=1)
+    wanted = torch.randn(12, 5, side, side, generator=generator)
+    pieces = RoIAlignOnCPU.apply(maps, regions, side, 1 / 8, samples)
+    expected = roi_align(maps, regions, side, 1 / 8, sampling_ratio=samples)
+    assert torch.equal(pieces, expected)
+    ours, theirs = (torch.autograd.grad(made, maps, wanted)[0] for made in (pieces, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

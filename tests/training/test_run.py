@@ -162,6 +162,15 @@ def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: P
         start_from(stranger, found)
 
 
+def test_a_model_without_weights_learns_in_all_its_layers(scenes: Dataset, tmp_path: Path) -> None:
+    name = "mask_rcnn_efficientnet_lite0_fpn"
+    run = train(name, scenes, image_size=32, settings=QUICK, out=tmp_path, quiet=True)
+    tensors, header = load_checkpoint(run.last)
+    assert header.arguments == {"frozen_norms": False, "frozen_level": 0}
+    learned = {key.removesuffix("/exp_avg") for key in tensors if key.endswith("/exp_avg")}
+    assert learned == {f"optimizer/{key}" for key, _ in otus.load(run.last, device="cpu").system.named_parameters()}
+
+
 def test_fine_tuning_takes_the_model_and_the_size_of_its_weights(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
     first = train("tiny", scenes, image_size=24, settings=QUICK, out=tmp_path, quiet=True)
     second = train(

@@ -275,9 +275,10 @@ def faster_rcnn_resnet50_fpn(
     *,
     class_slots: Sequence[int] | None = None,
     norm_eps: float | None = None,
+    frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """ResNet-50 with a feature pyramid, its norms frozen.
+    """ResNet-50 with a feature pyramid.
 
     Parameters
     ----------
@@ -285,11 +286,14 @@ def faster_rcnn_resnet50_fpn(
         See :func:`faster_rcnn`.
     norm_eps
         The eps of the frozen norms; as ImageNet's classifier without it.
+    frozen_norms
+        Keep the statistics and factors of the trunk's norms: for trunks that know something, and small batches.
     frozen_level
         Layers of the trunk up to this level do not learn: 2 is the stem and ``layer1``, 0 none.
     """
     trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
-    freeze_norms(trunk, eps=norm_eps)
+    if frozen_norms:
+        freeze_norms(trunk, eps=norm_eps)
     freeze_stages(trunk, frozen_level)
     maps = pyramid_maps(trunk)
     proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES))
@@ -313,10 +317,11 @@ def faster_rcnn_mobilenet_v3_large_fpn(
     *,
     class_slots: Sequence[int] | None = None,
     norm_eps: float | None = None,
+    frozen_norms: bool = True,
     frozen_level: int = 3,
 ) -> RegionDetector:
     """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
-    maps = _mobilenet_maps(norm_eps, frozen_level)
+    maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
     proposer = RegionProposalNetwork(maps.out_channels, Anchors([ALL_SIZES] * 3), score_threshold=0.05)
     return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
 
@@ -326,18 +331,20 @@ def faster_rcnn_mobilenet_v3_large_320_fpn(
     *,
     class_slots: Sequence[int] | None = None,
     norm_eps: float | None = None,
+    frozen_norms: bool = True,
     frozen_level: int = 3,
 ) -> RegionDetector:
     """The same for small pictures (shorter side 320): 150 proposals."""
-    maps = _mobilenet_maps(norm_eps, frozen_level)
+    maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
     proposer = RegionProposalNetwork(
         maps.out_channels, Anchors([ALL_SIZES] * 3), count=150, count_before_nms=150, score_threshold=0.05
     )
     return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
 
 
-def _mobilenet_maps(norm_eps: float | None, frozen_level: int) -> SharedMaps:
+def _mobilenet_maps(norm_eps: float | None, frozen_norms: bool, frozen_level: int) -> SharedMaps:
     trunk = torchvision_trunk("mobilenet_v3_large", levels=("13", "16"))
-    freeze_norms(trunk, eps=norm_eps)
+    if frozen_norms:
+        freeze_norms(trunk, eps=norm_eps)
     freeze_stages(trunk, frozen_level)
     return pyramid_maps(trunk)

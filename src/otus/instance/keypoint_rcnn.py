@@ -146,9 +146,16 @@ def keypoint_rcnn_resnet50_fpn(
     *,
     class_slots: Sequence[int] | None = None,
     norm_eps: float | None = None,
+    frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
     """Keypoint R-CNN over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
     return keypoint_rcnn(
-        faster_rcnn_resnet50_fpn(categories, class_slots=class_slots, norm_eps=norm_eps, frozen_level=frozen_level)
+        faster_rcnn_resnet50_fpn(
+            categories,
+            class_slots=class_slots,
+            norm_eps=norm_eps,
+            frozen_norms=frozen_norms,
+            frozen_level=frozen_level,
+        )
     )

@@ -139,11 +139,18 @@ def mask_rcnn_resnet50_fpn(
     *,
     class_slots: Sequence[int] | None = None,
     norm_eps: float | None = None,
+    frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
     """Mask R-CNN over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
     return mask_rcnn(
-        faster_rcnn_resnet50_fpn(categories, class_slots=class_slots, norm_eps=norm_eps, frozen_level=frozen_level)
+        faster_rcnn_resnet50_fpn(
+            categories,
+            class_slots=class_slots,
+            norm_eps=norm_eps,
+            frozen_norms=frozen_norms,
+            frozen_level=frozen_level,
+        )
     )
 
 
@@ -156,17 +163,21 @@ def mask_rcnn_resnet50_fpn_v2(
 
 
 def mask_rcnn_efficientnet_lite0_fpn(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
 ) -> RegionDetector:
     """A small one for pictures of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
 
-    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. The norms of the trunk are frozen,
-    so that it learns from batches of any size; published ImageNet weights run with the eps that they were trained with.
-    ``frozen_level`` as in :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`.
+    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Frozen norms run with the eps that
+    the ImageNet weights were trained with. Arguments as of :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`.
     """
     channels = 96
     trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
-    freeze_norms(trunk, eps=1e-3)
+    if frozen_norms:
+        freeze_norms(trunk, eps=1e-3)
     freeze_stages(trunk, frozen_level)
     pyramid = FeaturePyramid(trunk.channels, channels)
     pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)

@@ -1,6 +1,7 @@
 """A training run from names: ``otus.train`` and ``otus train``."""
 
 import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights
 
+_ALL_LEARNS = {"frozen_norms": False, "frozen_level": 0}
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])  # turning the hue costs as much as all else
 
 
@@ -241,6 +243,9 @@ def _build(
         arguments = before["arguments"]
     elif found is not None:  # the eps of norms belongs to the weights, the slots of classes to other categories
         arguments = {name: value for name, value in found.arguments.items() if name != "class_slots"}
+    else:  # what knows nothing yet must learn
+        known = inspect.signature(model_entry(builder).builder).parameters
+        arguments = {name: value for name, value in _ALL_LEARNS.items() if name in known}
     torch.manual_seed(seed)
     system = build_model(builder, categories, arguments)
     return system, CheckpointHeader(builder=builder, arguments=arguments, categories=categories)
