@@ -9,7 +9,9 @@ from otus._numba import kernel
 
 
 @kernel
-def _taps(start, size, side, samples, limit):  # type: ignore[no-untyped-def]
+def _taps(
+    start: float, size: float, side: int, samples: int, limit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """For each of ``side * samples`` positions on one axis: the cell below it, the one above, and their weights."""
     low = np.zeros(side * samples, np.int64)
     high = np.zeros(side * samples, np.int64)
@@ -20,7 +22,7 @@ def _taps(start, size, side, samples, limit):  # type: ignore[no-untyped-def]
         if place < -1.0 or place > limit:
             continue  # outside the map: no weight
         place = max(place, 0.0)
-        cell = min(int(math.floor(place)), limit - 1)
+        cell = min(math.floor(place), limit - 1)
         low[k] = cell
         high[k] = min(cell + 1, limit - 1)
         above = place - cell if cell < limit - 1 else 0.0

@@ -11,6 +11,7 @@ guessed from the first batch.
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -119,7 +120,7 @@ class RoIAlignOnCPU(torch.autograd.Function):
         with ThreadPoolExecutor(threads) as pool:
             parts = [
                 pool.submit(kernels.roi_align_gradient, a, b, regions, pieces, scale, samples, maps)
-                for a, b in zip(cuts, cuts[1:], strict=False)
+                for a, b in pairwise(cuts.tolist())
             ]
             for part in parts:
                 part.result()

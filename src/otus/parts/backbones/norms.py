@@ -111,8 +111,8 @@ def freeze_stages(trunk: LayeredTrunk, level: int) -> None:
 def fuse_frozen_norms(module: AnyModule) -> AnyModule:
     """Copy a module for fast inference: norms folded into the convolutions before them, channels last.
 
-    A norm is folded where it is registered right after the convolution whose output it takes; any other is left as it is. The copy is in evaluation mode and must not be trained; its
-    state dict is another one, so load weights before.
+    A norm is folded where it is registered right after the convolution whose output it takes; any other is left as it is.
+    The copy is in evaluation mode and must not be trained; its state dict is another one, so load weights before.
 
     Parameters
     ----------
