@@ -65,6 +65,19 @@ class Detections:
         return len(self.boxes)
 
 
+class TwoFullyConnected(nn.Module):
+    """The box head's usual network: two fully connected layers (fc6 and fc7, as AlexNet's and VGG's are called)."""
+
+    def __init__(self, inputs: int, features: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(inputs, features)
+        self.fc7 = nn.Linear(features, features)
+
+    def forward(self, pieces: Float[Tensor, "r *piece"]) -> Float[Tensor, "r f"]:
+        """A vector for each region."""
+        return F.relu(self.fc7(F.relu(self.fc6(pieces.flatten(start_dim=1)))))
+
+
 class BoxHead(nn.Module):
     """Class scores and a box for each class from a region's features; assignment and loss.
 
@@ -80,6 +93,8 @@ class BoxHead(nn.Module):
         Which proposals are positive and negative, and how many of each are learned from.
     transform
         The code of boxes.
+    moves
+        Whether regions are moved onto objects. Without, the head only names them: a region is the box that is reported.
     """
 
     slot_of_label: Tensor
@@ -94,6 +109,7 @@ class BoxHead(nn.Module):
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
         sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
         transform: BoxTransform | None = None,
+        moves: bool = True,
     ) -> None:
         super().__init__()
         if not class_slots or min(class_slots) < 1 or len(set(class_slots)) != len(class_slots):
@@ -101,7 +117,7 @@ class BoxHead(nn.Module):
         self.slots = max(class_slots) + 1
         self.network = network
         self.cls_score = nn.Linear(features, self.slots)
-        self.bbox_pred = nn.Linear(features, self.slots * 4)
+        self.bbox_pred = nn.Linear(features, self.slots * 4) if moves else None
         label_of_slot = torch.full((self.slots,), -1)
         label_of_slot[torch.tensor(class_slots)] = torch.arange(len(class_slots))
         self.register_buffer("label_of_slot", label_of_slot, persistent=False)
@@ -111,9 +127,12 @@ class BoxHead(nn.Module):
         self.transform = transform or BoxTransform((10.0, 10.0, 5.0, 5.0))
 
     def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
-        """Class logits and, for each class, the transform of each region; float32."""
+        """Class logits and, for each class, the transform of each region (zeros where nothing moves); float32."""
         vectors = self.network(features).flatten(start_dim=1)
-        return self.cls_score(vectors).float(), self.bbox_pred(vectors).float().unflatten(1, (self.slots, 4))
+        logits = self.cls_score(vectors).float()
+        if self.bbox_pred is None:
+            return logits, logits.new_zeros(()).expand(*logits.shape, 4)
+        return logits, self.bbox_pred(vectors).float().unflatten(1, (self.slots, 4))
 
     def assign(
         self,
@@ -143,8 +162,11 @@ class BoxHead(nn.Module):
     ) -> dict[str, Tensor]:
         """``class``: cross-entropy over all regions; ``box``: transforms of the positives for their own class."""
         if len(logits) == 0:
-            return {"class": zero_loss(self), "box": zero_loss(self)}
+            nothing = zero_loss(self) + logits.sum()  # what made the features waits for a gradient too
+            return {"class": nothing, "box": nothing} if self.bbox_pred is not None else {"class": nothing}
         slots = torch.cat([assignment.slots for assignment in assignments])
+        if self.bbox_pred is None:
+            return {"class": F.cross_entropy(logits, slots)}
         positive = torch.where(slots > 0)[0]
         codes = []
         for assignment, target in zip(assignments, targets, strict=True):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from otus.parts.backbones.norms import FoldingConvolution, fuse_frozen_norms
+from otus.parts.backbones.norms import fuse_frozen_norms, is_plain_convolution
 from otus.parts.backbones.trunk import LayeredTrunk
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -112,7 +112,7 @@ def _replace_in_sequence(sequence: nn.Sequential | LayeredTrunk) -> None:
     for name, following in zip(names, [*names[1:], ""], strict=True):
         conv = sequence.get_submodule(name)
         activation = sequence.get_submodule(following) if following else None
-        if type(conv) not in (nn.Conv2d, FoldingConvolution) or type(activation) not in _ACTIVATIONS:
+        if not is_plain_convolution(conv) or type(activation) not in _ACTIVATIONS:
             continue
         if conv.padding_mode == "zeros" and name not in asked_for:
             setattr(sequence, name, FusedConvolution(conv, activation))

@@ -21,6 +21,18 @@ def predicting(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+@contextmanager
+def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+    """Dropout inside draws from ``generator``, though PyTorch's knows the global one only; as ever without one."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 class Stopwatch:
     """Milliseconds by name of the part."""
 

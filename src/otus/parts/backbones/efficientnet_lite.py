@@ -37,11 +37,13 @@ class InvertedResidual(nn.Sequential):
     The input is added where the shape stays the same.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, widening: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int, stride: int, widening: int, dilation: int = 1
+    ) -> None:
         wide = in_channels * widening
         super().__init__(
             *(_conv_norm(in_channels, wide, kernel=1) if widening > 1 else ()),
-            *_conv_norm(wide, wide, kernel=kernel, stride=stride, groups=wide),
+            *_conv_norm(wide, wide, kernel=kernel, stride=stride, groups=wide, dilation=dilation),
             *_conv_norm(wide, out_channels, kernel=1)[:2],
         )
         self.adds_input = stride == 1 and in_channels == out_channels
@@ -54,7 +56,7 @@ class InvertedResidual(nn.Sequential):
 
 
 def efficientnet_lite0_trunk(
-    *, levels: Sequence[int | str] = (3, 4, 5), weights: Mapping[str, Tensor] | None = None
+    *, levels: Sequence[int | str] = (3, 4, 5), weights: Mapping[str, Tensor] | None = None, dilated: bool = False
 ) -> LayeredTrunk:
     """Build the trunk: a stem, seven stages and the head's 1x1 convolution.
 
@@ -66,6 +68,8 @@ def efficientnet_lite0_trunk(
     weights
         The state of an EfficientNet-Lite0 classifier in anybody's naming (timm's, TensorFlow's ports): tensors are taken
         in their order. Random without it.
+    dilated
+        Keep the last two stages at stride 16 by dilation; level 4 is then ``stage7``, of 320 channels.
 
     Raises
     ------
@@ -84,9 +88,15 @@ def efficientnet_lite0_trunk(
     for number, (count, kernel, stride, widening, out_channels) in enumerate(STAGES, start=1):
         blocks = []
         for index in range(count):
+            # What follows a stride that is left out looks as far as it did; what had the stride looks at its neighbours.
             blocks.append(
                 InvertedResidual(
-                    channels, out_channels, kernel=kernel, stride=1 if index else stride, widening=widening
+                    channels,
+                    out_channels,
+                    kernel=kernel,
+                    stride=1 if index or (dilated and number == 6) else stride,
+                    widening=widening,
+                    dilation=2 if dilated and (number == 7 or (number == 6 and index)) else 1,
                 )
             )
             channels = out_channels
@@ -122,10 +132,12 @@ def imagenet_efficientnet_lite0() -> dict[str, Tensor]:
 
 
 def _conv_norm(
-    in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, groups: int = 1
+    in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
 ) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU6]:
     return (
-        nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(
+            in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, groups=groups, bias=False
+        ),
         nn.BatchNorm2d(out_channels),
         nn.ReLU6(inplace=True),
     )

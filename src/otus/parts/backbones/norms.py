@@ -8,7 +8,7 @@ this is done anew at each step (:class:`FoldingConvolution`), for weights are sm
 
 import copy
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,8 @@ class FoldingConvolution(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
-        super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-            conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
-        )  # type: ignore[arg-type]  # fmt: skip
-        self.weight, self.bias = conv.weight, conv.bias
+        nn.Module.__init__(self)
+        self.__dict__.update(conv.__dict__)  # geometry and parameters, which keep their names
         self._norm = (norm,)  # in a tuple, so that it stays a module of its parent alone
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +55,11 @@ class FoldingConvolution(nn.Conv2d):
         # oneDNN's gradients of grouped convolutions take two to six times as long in bfloat16 as in float32.
         with torch.autocast("cpu", enabled=False):
             return self._conv_forward(x.float(), weight, bias)
+
+
+def is_plain_convolution(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer predicts as nn.Conv2d does; subclasses may pad in their own way, as timm's do."""
+    return type(layer) in (nn.Conv2d, FoldingConvolution)
 
 
 def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
@@ -77,16 +79,16 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
         COCO_V1 checkpoints of ResNet-50 detectors were made with 0.0.
     """
     children = list(module.named_children())
-    for (before, conv), (name, child) in pairwise([("", None), *children]):
-        if type(child) is nn.BatchNorm2d:
-            follows = type(conv) is nn.Conv2d
-            frozen = (FoldedNorm if follows else FrozenBatchNorm2d)(child.num_features, eps=child.eps)
-            frozen.load_state_dict(child.state_dict())
-            setattr(module, name, frozen.to(child.running_mean).train(child.training))
-            if follows:
-                setattr(module, before, FoldingConvolution(conv, frozen).train(conv.training))
-        else:
+    for (before, conv), (name, child) in pairwise([("", module), *children]):
+        if type(child) is not nn.BatchNorm2d:
             freeze_norms(child)
+            continue
+        norm = FoldedNorm if type(conv) is nn.Conv2d else FrozenBatchNorm2d
+        frozen = norm(child.num_features, eps=child.eps)
+        frozen.load_state_dict(child.state_dict())
+        setattr(module, name, frozen.to(child.running_mean).train(child.training))
+        if isinstance(conv, nn.Conv2d) and isinstance(frozen, FoldedNorm):
+            setattr(module, before, FoldingConvolution(conv, frozen))
     if eps is not None:
         for layer in module.modules():
             if isinstance(layer, FrozenBatchNorm2d):
@@ -124,7 +126,7 @@ def fuse_frozen_norms(module: AnyModule) -> AnyModule:
         for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
             # Subclasses of norms may hold an activation too, as timm's do.
             norms = (nn.BatchNorm2d, FrozenBatchNorm2d, FoldedNorm)
-            if type(conv) in (nn.Conv2d, FoldingConvolution) and type(norm) in norms:
+            if is_plain_convolution(conv) and type(norm) in norms:
                 _fold(conv, norm)
                 setattr(parent, name, nn.Identity())
     return fused.to(memory_format=torch.channels_last)
