@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from otus.errors import UsageError
 from otus.metrics.mask_pairs import mask_pairs
 from otus.metrics.matching import Outcomes, judge_greedily
-from otus.metrics.pairs import Order, Pairs, box_pairs, keypoint_pairs
+from otus.metrics.pairs import Comparison, Order, Pairs, box_pairs, keypoint_pairs
 from otus.metrics.precision_recall import Curves, interpolated_curves
 from otus.structures import Categories, Objects
 
@@ -61,6 +61,10 @@ class CocoProtocol:
         0.50, 0.55 … 0.95.
     recall_thresholds
         0, 0.01 … 1.
+    comparison
+        What is compared in place of the kind's own, e.g. :class:`otus.metrics.oriented.OrientedBoxes`.
+    named_ious
+        IoU thresholds of which AP is a figure of its own, with its name: AP50, AP75.
     """
 
     kind: Kind = "bbox"
@@ -68,6 +72,8 @@ class CocoProtocol:
     area_ranges: tuple[AreaRange, ...] = ()
     iou_thresholds: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
     recall_thresholds: tuple[float, ...] = tuple(np.linspace(0, 1, 101).tolist())
+    comparison: Comparison | None = None
+    named_ious: tuple[float, ...] = (0.5, 0.75)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -100,6 +106,8 @@ class CocoProtocol:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Outcomes:
         """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
+        if self.comparison is not None:
+            truth, predictions = self.comparison.view(truth, predictions)
         chosen, true = order.detections, order.truths
         crowd = truth.is_crowd[true]
         ignored = self._outside(truth.areas[true]) | crowd[:, None]
@@ -140,6 +148,8 @@ class CocoProtocol:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Pairs:
         at_least = min(self.iou_thresholds[0], 1 - 1e-10)
+        if self.comparison is not None:
+            return self.comparison.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
         match self.kind:
             case "bbox":
                 return box_pairs(truth, predictions, order, at_least=at_least)
@@ -184,8 +194,7 @@ class CocoResult:
         per_category = {
             name: {
                 "AP": self.mean("precision", label=label),
-                "AP50": self.mean("precision", iou=0.5, label=label),
-                "AP75": self.mean("precision", iou=0.75, label=label),
+                **{_named("AP", iou): self.mean("precision", iou=iou, label=label) for iou in self.protocol.named_ious},
             }
             for label, name in enumerate(self.categories)
             if self.protocol.kind != "keypoints" or name in has_keypoints
@@ -196,10 +205,12 @@ class CocoResult:
     def _figures(self) -> dict[str, float]:
         protocol, mean = self.protocol, self.mean
         further = list(enumerate(protocol.area_ranges))[1:]
-        figures = {"AP": mean("precision"), "AP50": mean("precision", iou=0.5), "AP75": mean("precision", iou=0.75)}
+        figures = {"AP": mean("precision")}
+        figures |= {_named("AP", iou): mean("precision", iou=iou) for iou in protocol.named_ious}
         figures |= {f"AP{one.name}": mean("precision", area=i) for i, one in further}
         if protocol.kind == "keypoints":
-            figures |= {"AR": mean("recall"), "AR50": mean("recall", iou=0.5), "AR75": mean("recall", iou=0.75)}
+            figures["AR"] = mean("recall")
+            figures |= {_named("AR", iou): mean("recall", iou=iou) for iou in protocol.named_ious}
         else:
             figures |= {f"AR{limit}": mean("recall", limit=i) for i, limit in enumerate(protocol.max_dets)}
         return figures | {f"AR{one.name}": mean("recall", area=i) for i, one in further}
@@ -231,3 +242,7 @@ class CocoResult:
             values = values[..., label]
         defined = values[values > -1]
         return float(np.mean(defined)) if defined.size else float("nan")
+
+
+def _named(figure: str, iou: float) -> str:
+    return f"{figure}{round(100 * iou)}"

@@ -6,6 +6,7 @@ so their number grows with the detections, whatever the number of pictures, labe
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -96,6 +97,30 @@ class Order:
             Order(self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.truths[g:h], self.spans[a:b] - g)
             for (a, b), (g, h) in zip(bounds, true_bounds, strict=True)
         ]
+
+
+class Comparison(Protocol):
+    """What a protocol compares in place of plain boxes, masks or keypoints: oriented boxes, cuboids …
+
+    A value: equal ones compare alike, so that figures made by them can be merged.
+    """
+
+    def view(self, truth: Objects, predictions: Objects) -> tuple[Objects, Objects]:
+        """Both sides as the protocol's rules are to see them: the same rows, whose ``areas`` fit what is compared.
+
+        DataError where an object has not what is compared.
+        """
+
+    def pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        *,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+        at_least: float,
+    ) -> Pairs:
+        """Pairs of viewed objects that are at least so similar."""
 
 
 def box_sizes_wh(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
