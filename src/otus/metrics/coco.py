@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from otus.errors import UsageError
 from otus.metrics.mask_pairs import mask_pairs
 from otus.metrics.matching import Outcomes, judge_greedily
-from otus.metrics.pairs import Comparison, Order, Pairs, box_pairs, keypoint_pairs
+from otus.metrics.pairs import Order, Pairs, Similarity, box_pairs, keypoint_pairs
 from otus.metrics.precision_recall import Curves, interpolated_curves
 from otus.structures import Categories, Objects
 
@@ -61,7 +61,7 @@ class CocoProtocol:
         0.50, 0.55 … 0.95.
     recall_thresholds
         0, 0.01 … 1.
-    comparison
+    similarity
         What is compared in place of the kind's own, e.g. :class:`otus.metrics.oriented.OrientedBoxes`.
     named_ious
         IoU thresholds of which AP is a figure of its own, with its name: AP50, AP75.
@@ -72,7 +72,7 @@ class CocoProtocol:
     area_ranges: tuple[AreaRange, ...] = ()
     iou_thresholds: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
     recall_thresholds: tuple[float, ...] = tuple(np.linspace(0, 1, 101).tolist())
-    comparison: Comparison | None = None
+    similarity: Similarity | None = None
     named_ious: tuple[float, ...] = (0.5, 0.75)
 
     def __post_init__(self) -> None:
@@ -106,8 +106,8 @@ class CocoProtocol:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Outcomes:
         """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
-        if self.comparison is not None:
-            truth, predictions = self.comparison.view(truth, predictions)
+        if self.similarity is not None:
+            truth, predictions = self.similarity.view(truth, predictions)
         chosen, true = order.detections, order.truths
         crowd = truth.is_crowd[true]
         ignored = self._outside(truth.areas[true]) | crowd[:, None]
@@ -148,8 +148,8 @@ class CocoProtocol:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Pairs:
         at_least = min(self.iou_thresholds[0], 1 - 1e-10)
-        if self.comparison is not None:
-            return self.comparison.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+        if self.similarity is not None:
+            return self.similarity.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
         match self.kind:
             case "bbox":
                 return box_pairs(truth, predictions, order, at_least=at_least)

@@ -99,7 +99,7 @@ class Order:
         ]
 
 
-class Comparison(Protocol):
+class Similarity(Protocol):
     """What a protocol compares in place of plain boxes, masks or keypoints: oriented boxes, cuboids …
 
     A value: equal ones compare alike, so that figures made by them can be merged.

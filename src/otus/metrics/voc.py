@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from otus.errors import UsageError
 from otus.metrics import _matching_kernels as kernels
 from otus.metrics.matching import Outcomes, Verdict
-from otus.metrics.pairs import Comparison, Order, box_pairs
+from otus.metrics.pairs import Order, Similarity, box_pairs
 from otus.metrics.precision_recall import envelope, interpolate
 from otus.structures import Categories, Objects
 
@@ -34,12 +34,12 @@ from otus.structures import Categories, Objects
 class VocProtocol:
     """The year says how the area is taken; the column ``difficult`` of the truth is honoured where there is one.
 
-    ``comparison`` is what is compared in place of boxes.
+    ``similarity`` is what is compared in place of boxes.
     """
 
     year: Literal[2007, 2012] = 2012
     iou_threshold: float = 0.5
-    comparison: Comparison | None = None
+    similarity: Similarity | None = None
 
     def __post_init__(self) -> None:
         if self.year not in (2007, 2012):
@@ -60,16 +60,16 @@ class VocProtocol:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Outcomes:
         """What becomes of the detections of ``order``; ``sizes_hw`` is not needed for boxes."""
-        if self.comparison is not None:
-            truth, predictions = self.comparison.view(truth, predictions)
+        if self.similarity is not None:
+            truth, predictions = self.similarity.view(truth, predictions)
         true = order.truths
         ignored = truth.is_crowd[true]
         if "difficult" in truth.columns:
             ignored = ignored | truth.columns["difficult"][true].astype(bool)
-        if self.comparison is None:
+        if self.similarity is None:
             pairs = box_pairs(truth, predictions, order, at_least=self.iou_threshold)
         else:
-            pairs = self.comparison.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=self.iou_threshold)
+            pairs = self.similarity.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=self.iou_threshold)
         rows, candidates = pairs.rows()
         offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
         positives = np.bincount(truth.labels[true[~ignored]], minlength=len(categories))
