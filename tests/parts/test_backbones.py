@@ -23,6 +23,7 @@ from otus.parts.backbones import (
     timm_trunk,
     torchvision_trunk,
 )
+from otus.parts.backbones.norms import FoldedNorm
 
 SMALL = (
     ("alexnet", (2, 3, 4, 5)),
@@ -252,7 +253,7 @@ def test_timm_trunks_that_cannot_be():
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_a_folded_norm_gives_the_same_values_and_gradients(groups, bias):
+def test_a_folded_norm_gives_the_same_values_and_gradients(monkeypatch, groups, bias):
     learns, checks = (nn.Sequential(nn.Conv2d(4, 8, 3, groups=groups, bias=bias), nn.BatchNorm2d(8)) for _ in range(2))
     shaken(learns)
     checks.load_state_dict(learns.state_dict())
@@ -260,6 +261,7 @@ def test_a_folded_norm_gives_the_same_values_and_gradients(groups, bias):
     checks[1] = FrozenBatchNorm2d(8, eps=1e-3)
     checks[1].load_state_dict(learns[1].state_dict())
     x = torch.randn(2, 4, 9, 7)
+    monkeypatch.setattr(FoldedNorm, "folds", lambda norm, x: norm.training)  # in float32 too, for small differences
     results = []
     for layers in (learns, checks):
         y = layers.train()(x)

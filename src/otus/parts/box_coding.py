@@ -1,4 +1,4 @@
-"""The transform that moves a region onto an object: how box regression says where.
+"""How box regression says where: the transform that moves a region onto an object, and distances to its edges.
 
 Paper: R-CNN (Girshick et al., CVPR 2014, arXiv:1311.2524), appendix C: dx and dy shift the centre in units of the region's
 size, dw and dh scale the size in log space.
@@ -11,6 +11,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 LARGEST_LOG_SCALE = math.log(1000 / 16)
 
@@ -54,6 +55,32 @@ class BoxTransform:
         half_width = 0.5 * (dw.clamp(max=LARGEST_LOG_SCALE).exp() * width)
         half_height = 0.5 * (dh.clamp(max=LARGEST_LOG_SCALE).exp() * height)
         return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], dim=-1)
+
+
+class EdgeDistances:
+    """How far the four edges are from a location, in units of the location's stride (FCOS, arXiv:1904.01355, equation 1).
+
+    A location is a square anchor of the stride's size around it. Departure, torchvision's: ReLU in the place of the paper's
+    exponential, and the stride in that of its learned scales.
+
+    Examples
+    --------
+    >>> code = EdgeDistances().encode(torch.tensor([[0.0, 0.0, 8.0, 16.0]]), torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
+    >>> code.tolist()
+    [[0.5, 0.5, 1.5, 3.5]]
+    """
+
+    def encode(self, boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """Distances to the left, top, right and bottom edge; negative where the location is outside."""
+        x, y, width, height = _centre_and_size(anchors)
+        x1, y1, x2, y2 = boxes.unbind(-1)
+        return torch.stack([(x - x1) / width, (y - y1) / height, (x2 - x) / width, (y2 - y) / height], dim=-1)
+
+    def decode(self, codes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """The boxes xyxy of predicted distances; negative ones are none."""
+        x, y, width, height = _centre_and_size(anchors)
+        left, top, right, bottom = F.relu(codes).unbind(-1)
+        return torch.stack([x - left * width, y - top * height, x + right * width, y + bottom * height], dim=-1)
 
 
 def _centre_and_size(boxes: Float[Tensor, "*n 4"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

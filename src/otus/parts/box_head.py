@@ -193,3 +193,33 @@ class BoxHead(nn.Module):
         boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
         found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], slot, region)
         return found[remove_small_boxes(boxes, 1e-2)]
+
+
+def fully_connected_head(
+    inputs: int,
+    category_count: int,
+    *,
+    features: int,
+    matcher: IoUMatcher,
+    sampler: BalancedSampler,
+    moves: bool = True,
+) -> BoxHead:
+    """The head of the first region-based detectors: two fully connected layers, then what a :class:`BoxHead` says.
+
+    Parameters
+    ----------
+    inputs
+        Numbers that come in for each region.
+    features
+        Numbers in each of the two layers; 4096 in AlexNet and VGG.
+    matcher, sampler, moves
+        See :class:`BoxHead`.
+    """
+    return BoxHead(
+        TwoFullyConnected(inputs, features),
+        features=features,
+        class_slots=tuple(range(1, category_count + 1)),
+        matcher=matcher,
+        sampler=sampler,
+        moves=moves,
+    )

@@ -31,6 +31,40 @@ class MaxPoolLevel(nn.Module):
         return [F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
 
 
+class ConvolutionLevels(nn.Module):
+    """P6 and P7 of RetinaNet (arXiv:1708.02002, footnote 2): 3x3 convolutions of stride 2, a ReLU before each but the first.
+
+    Parameters
+    ----------
+    in_channels
+        Of the map that the first is made of.
+    out_channels
+        Of the pyramid.
+    count
+        How many levels: P6, P7 …
+    from_trunk
+        Start from the trunk's coarsest map, as the paper, and not from the pyramid's, as most since.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, count: int = 2, from_trunk: bool = False) -> None:
+        super().__init__()
+        self.count = count
+        self.from_trunk = from_trunk
+        for i in range(count):
+            conv = nn.Conv2d(out_channels if i else in_channels, out_channels, 3, stride=2, padding=1)
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            self.add_module(f"p{6 + i}", conv)
+
+    def forward(self, pyramid: list[Tensor], trunk: list[Tensor]) -> list[Tensor]:
+        """The extra levels, given those of the pyramid and of the trunk."""
+        x = trunk[-1] if self.from_trunk else pyramid[-1]
+        levels: list[Tensor] = []
+        for conv in self.children():
+            levels.append(conv(F.relu(levels[-1]) if levels else x))
+        return levels
+
+
 class FeaturePyramid(nn.Module):
     """A 1x1 convolution at each level, the coarser level enlarged and added, a 3x3 convolution on each sum.
 

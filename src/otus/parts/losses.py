@@ -1,6 +1,7 @@
 """Losses that several systems share."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +14,29 @@ def transform_loss(
     Fast R-CNN (arXiv:1504.08083), equations 2 and 3; the bend at ``beta`` = 1/9 and not 1 is Detectron's.
     """
     return F.smooth_l1_loss(predicted, target, beta=beta, reduction="sum") / max(count, 1)
+
+
+def focal_loss(
+    logits: Float[Tensor, "n s"], slots: Int[Tensor, "n"], *, alpha: float = 0.25, gamma: float = 2.0
+) -> Float[Tensor, ""]:
+    """Cross-entropy of yes or no for each class slot, in which what is answered well already counts little; the sum.
+
+    "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 5: -alpha_t (1 - p_t)^gamma log(p_t). Computed as
+    if nothing were an object, then corrected for the few that are: one pass over the logits instead of five.
+
+    Parameters
+    ----------
+    slots
+        The right answer of each row; negative where it is "none of them".
+    """
+    object_rows = torch.where(slots >= 0)[0]
+    right = logits[object_rows, slots[object_rows]]
+
+    def of_wrong(x: Tensor) -> Tensor:
+        return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
+
+    of_right = alpha * (-right).sigmoid() ** gamma * F.softplus(-right)
+    return of_wrong(logits).sum() + (of_right - of_wrong(right)).sum()
 
 
 def zero_loss(module: nn.Module) -> Float[Tensor, ""]:

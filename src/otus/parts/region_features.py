@@ -157,6 +157,11 @@ class SharedMaps(nn.Module):
         """Channels of the maps."""
         return self.trunk.channels[-1] if self.pyramid is None else self.pyramid.out_channels
 
+    @property
+    def out_features(self) -> int:
+        """Numbers that a region's piece has."""
+        return self.out_channels * self.pooling.side**2
+
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
         """The maps that proposer and heads share, fine to coarse."""
         maps = self.trunk(images)

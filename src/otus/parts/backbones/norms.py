@@ -20,7 +20,14 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn."""
+    """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn in mixed precision.
+
+    In float32, layers run one by one, so that figures are the reference's to the last digits.
+    """
+
+    def folds(self, x: Tensor) -> bool:
+        """Whether the convolution does the work for this input."""
+        return self.training and torch.is_autocast_enabled(x.device.type)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The factor and the summand of each channel."""
@@ -28,12 +35,12 @@ class FoldedNorm(FrozenBatchNorm2d):
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Nothing while learning."""
-        return x if self.training else super().forward(x)
+        """Normalised, by this layer or the one before."""
+        return x if self.folds(x) else super().forward(x)
 
 
 class FoldingConvolution(nn.Conv2d):
-    """A convolution that, while it learns, does the work of the frozen norm after it.
+    """A convolution that does the work of the frozen norm after it where :meth:`FoldedNorm.folds`.
 
     Its parameters are those of the convolution it was made of, and get the same gradients but for rounding.
     """
@@ -44,10 +51,11 @@ class FoldingConvolution(nn.Conv2d):
         self._norm = (norm,)  # in a tuple, so that it stays a module of its parent alone
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolved, and while learning normalised."""
-        if not self.training:
+        """Convolved, and normalised if need be."""
+        (norm,) = self._norm
+        if not norm.folds(x):
             return super().forward(x)
-        scale, shift = self._norm[0].scale_and_shift()
+        scale, shift = norm.scale_and_shift()
         weight = self.weight * scale[:, None, None, None]
         bias = shift if self.bias is None else self.bias * scale + shift
         if self.groups == 1 or x.device.type != "cpu":
