@@ -1,0 +1,138 @@
+"""Classification: is the right category among the first answers?
+
+Top-1 and top-5 as ImageNet counts them (Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015,
+section 4), of all pictures and of each category. Departure: of equal scores the category with the lower label comes first,
+so that a figure does not depend on a sort.
+
+Shape shorthand: M pictures, K categories.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import DataError, ShapeError, UsageError
+from otus.metrics._ratios import mean_of_defined, ratio
+from otus.structures import Categories
+
+
+class ClassificationAccuracy:
+    """Top-k accuracy over any number of pictures. Memory is that of a few counts a category.
+
+    Parameters
+    ----------
+    categories
+        K.
+    top
+        How many first answers are looked at, for one figure each.
+
+    Examples
+    --------
+    >>> metric = ClassificationAccuracy(Categories(("owl", "mouse", "cat")), top=(1, 2))
+    >>> scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+    >>> metric.update(np.array([0, 1]), scores).compute().figures
+    {'top1': 0.5, 'top2': 1.0, 'mAcc': 0.5}
+    """
+
+    def __init__(self, categories: Categories, *, top: tuple[int, ...] = (1, 5)) -> None:
+        if not top or min(top) < 1 or sorted(set(top)) != list(top):
+            raise UsageError(f"top: expected rising numbers from 1 on, got {top}")
+        self.categories = categories
+        self.top = top
+        self._pictures = np.zeros(len(categories), dtype=np.int64)
+        self._hits = np.zeros((len(top), len(categories)), dtype=np.int64)
+
+    def update(self, labels: Int[np.ndarray, "m"], scores: Float[np.ndarray, "m k"]) -> Self:
+        """Judge the answers for M more pictures.
+
+        Parameters
+        ----------
+        labels
+            (M,) the true category of each.
+        scores
+            (M, K), any numbers that rise with confidence; -inf for a category that is no answer.
+
+        Raises
+        ------
+        ShapeError
+            Other shapes.
+        DataError
+            A label out of range, or a score that is NaN or inf.
+        """
+        labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+        count = len(self.categories)
+        if labels.ndim != 1 or scores.shape != (len(labels), count):
+            raise ShapeError(f"scores: expected shape ({len(labels)}, {count}) for these labels, got {scores.shape}")
+        for name, sound, values, expected in (
+            ("labels", (labels >= 0) & (labels < count), labels, f"0..{count - 1}"),
+            ("scores", ~(np.isnan(scores) | np.isposinf(scores)).any(axis=1), scores, "numbers"),
+        ):
+            for record in np.flatnonzero(~sound)[:1].tolist():
+                raise DataError(
+                    f"expected {expected}, got {values[record].tolist()}",
+                    where=f"{name}[{record}]",
+                    remedy="drop or mend this record",
+                    kind=f"bad_{name}",
+                )
+        right = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
+        earlier = np.arange(count) < labels[:, None]
+        before = np.greater(scores, right).sum(axis=1) + (np.equal(scores, right) & earlier).sum(axis=1)
+        answered = np.isfinite(right[:, 0])
+        self._pictures += np.bincount(labels, minlength=count)
+        for row, k in enumerate(self.top):
+            self._hits[row] += np.bincount(labels[answered & (before < k)], minlength=count)
+        return self
+
+    def merge(self, other: "ClassificationAccuracy") -> Self:
+        """Take over what another one has judged, of other pictures with the same categories."""
+        if other.categories != self.categories or other.top != self.top:
+            raise UsageError("only figures of the same categories and numbers of answers can be merged")
+        self._pictures += other._pictures
+        self._hits += other._hits
+        return self
+
+    def compute(self) -> "ClassificationResult":
+        """The figures of all pictures so far."""
+        return ClassificationResult(self.categories, self.top, self._pictures.copy(), self._hits.copy())
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationResult:
+    """Counts by category and the figures that come of them.
+
+    Parameters
+    ----------
+    categories, top
+        What was judged, and how many first answers were looked at.
+    pictures
+        (K,) pictures of each category.
+    hits
+        (len(top), K) those of them where it was among the first answers.
+    """
+
+    categories: Categories
+    top: tuple[int, ...]
+    pictures: Int[np.ndarray, "k"]
+    hits: Int[np.ndarray, "t k"]
+    figures: Mapping[str, float] = field(init=False)
+    """top1, top5, and mAcc: the mean over categories of the first of them."""
+    per_category: Mapping[str, Mapping[str, float]] = field(init=False)
+    """The same by the category's name, NaN where it has no pictures."""
+
+    def __post_init__(self) -> None:
+        by_category = {f"top{k}": ratio(hits, self.pictures) for k, hits in zip(self.top, self.hits, strict=True)}
+        total = int(self.pictures.sum())
+        figures = {
+            f"top{k}": int(hits.sum()) / total if total else float("nan")
+            for k, hits in zip(self.top, self.hits, strict=True)
+        }
+        figures["mAcc"] = mean_of_defined(by_category[f"top{self.top[0]}"])
+        per_category = {
+            category: {name: float(values[label]) for name, values in by_category.items()}
+            for label, category in enumerate(self.categories)
+        }
+        object.__setattr__(self, "figures", figures)
+        object.__setattr__(self, "per_category", per_category)

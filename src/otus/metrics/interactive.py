@@ -1,0 +1,137 @@
+"""Interactive segmentation: how many clicks until the mask is good, and how good it is after each.
+
+NoC@q is the mean number of clicks until the IoU is at least q, where an object that never gets there counts as the most
+clicks that were allowed, 20 (Xu et al., Deep Interactive Object Selection, CVPR 2016, section 5; Sofiiuk et al., Reviving
+Iterative Training with Mask Guidance, 2021).
+
+Shape shorthand: N objects, C clicks. A curve is the IoU after click 1, 2 … of one object.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import DataError, UsageError
+
+MAX_CLICKS = 20
+
+
+def iou_by_clicks(
+    curves: Sequence[Sequence[float]] | np.ndarray, *, max_clicks: int = MAX_CLICKS
+) -> Float[np.ndarray, "n c"]:
+    """Curves of any lengths as one array (N, ``max_clicks``): one that ends early stays at its last IoU.
+
+    Raises
+    ------
+    DataError
+        A curve without a click, or an IoU outside [0, 1].
+
+    >>> iou_by_clicks([[0.5, 0.9], [0.8]], max_clicks=3).tolist()
+    [[0.5, 0.9, 0.9], [0.8, 0.8, 0.8]]
+    """
+    if max_clicks < 1:
+        raise UsageError(f"max_clicks: expected a number from 1 on, got {max_clicks}")
+    filled = np.empty((len(curves), max_clicks))
+    for index, curve in enumerate(curves):
+        values = np.asarray(curve, dtype=np.float64).reshape(-1)
+        sound = (values >= 0) & (values <= 1)
+        if not len(values) or not sound.all():
+            got = f"{values[~sound][0]} after click {np.argmin(sound) + 1}" if len(values) else "no click"
+            raise DataError(
+                f"expected an IoU in 0..1 after each click, got {got}",
+                where=f"curves[{index}]",
+                remedy="drop or mend this curve",
+                kind="bad_iou",
+            )
+        cut = values[:max_clicks]
+        filled[index] = np.pad(cut, (0, max_clicks - len(cut)), mode="edge")
+    return filled
+
+
+def clicks_until(curves: Float[np.ndarray, "n c"], iou: float) -> Int[np.ndarray, "n"]:
+    """The first click of each curve after which its IoU is at least ``iou``, C + 1 where there is none.
+
+    >>> clicks_until(np.array([[0.5, 0.9, 0.8], [0.1, 0.2, 0.3]]), 0.85).tolist()
+    [2, 4]
+    """
+    reached = np.greater_equal(curves, iou)
+    return np.where(reached.any(axis=1), reached.argmax(axis=1), curves.shape[1]) + 1
+
+
+class InteractiveQuality:
+    """NoC and IoU by clicks over any number of objects. Memory is that of their curves.
+
+    Parameters
+    ----------
+    max_clicks
+        Clicks after which an object counts as given up.
+    targets
+        IoUs, for one NoC each.
+
+    Examples
+    --------
+    >>> result = InteractiveQuality().update([[0.6, 0.86, 0.93], [0.91]]).compute()
+    >>> result.figures["NoC@85"], result.figures["NoC@90"], round(result.figures["IoU@1"], 3)
+    (1.5, 2.0, 0.755)
+    """
+
+    def __init__(self, *, max_clicks: int = MAX_CLICKS, targets: tuple[float, ...] = (0.85, 0.9)) -> None:
+        if not targets or not all(0 < target <= 1 for target in targets):
+            raise UsageError(f"targets: expected IoUs over 0 and up to 1, got {targets}")
+        self.max_clicks = max_clicks
+        self.targets = targets
+        self._curves = [iou_by_clicks([], max_clicks=max_clicks)]
+
+    def update(self, curves: Sequence[Sequence[float]] | np.ndarray) -> Self:
+        """Judge the curves of more objects, of any lengths; see :func:`iou_by_clicks`."""
+        self._curves.append(iou_by_clicks(curves, max_clicks=self.max_clicks))
+        return self
+
+    def merge(self, other: "InteractiveQuality") -> Self:
+        """Take over what another one has judged, of other objects by the same rules."""
+        if other.max_clicks != self.max_clicks or other.targets != self.targets:
+            raise UsageError("only figures of the same targets and most clicks can be merged")
+        self._curves += other._curves
+        return self
+
+    def compute(self) -> "InteractiveResult":
+        """The figures of all objects so far."""
+        return InteractiveResult(np.concatenate(self._curves), self.targets)
+
+
+@dataclass(frozen=True, eq=False)
+class InteractiveResult:
+    """Curves and the figures that come of them.
+
+    Parameters
+    ----------
+    curves
+        (N, C) IoU after each click.
+    targets
+        IoUs to reach.
+    """
+
+    curves: Float[np.ndarray, "n c"]
+    targets: tuple[float, ...]
+    figures: Mapping[str, float] = field(init=False)
+    """For each target NoC@85 (mean clicks) and NoF@85 (share of the objects that never got there), and IoU@1, IoU@2 …: the
+    mean after so many clicks."""
+    per_category: Mapping[str, Mapping[str, float]] = field(default_factory=dict, init=False)
+    """None: objects to be clicked have no categories."""
+
+    def __post_init__(self) -> None:
+        most = self.curves.shape[1]
+        figures = {}
+        for target in self.targets:
+            clicks, percent = clicks_until(self.curves, target), round(100 * target)
+            figures[f"NoC@{percent}"] = _mean(np.minimum(clicks, most))
+            figures[f"NoF@{percent}"] = _mean(clicks > most)
+        figures |= {f"IoU@{i + 1}": _mean(self.curves[:, i]) for i in range(most)}
+        object.__setattr__(self, "figures", figures)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

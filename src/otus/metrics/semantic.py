@@ -1,0 +1,171 @@
+"""Semantic segmentation: how many pixels have the right category, and how well the borders between categories are drawn.
+
+From one confusion matrix over all pictures, as Long et al., Fully Convolutional Networks, CVPR 2015, section 5, define it
+(and mmsegmentation, torchmetrics and hotcoco compute it):
+
+- IoU of a category = pixels that both sides give it / pixels that either gives it; mIoU is the mean over categories, fwIoU
+  that weighted by the categories' true pixels;
+- accuracy of a category = its true pixels that are right; mAcc is the mean over categories, aAcc that of all pixels.
+
+Boundary F (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013; contours as Perazzi et
+al., DAVIS, CVPR 2016, draw them): of each picture and category, the harmonic mean of precision and recall of boundary
+pixels, of which those count as right that lie within ``tolerance`` of the picture's diagonal (rounded up to pixels) of the
+other side's; then the mean over the pictures where either side has the category, and over categories.
+
+- Pixels with the truth 255 are not judged; boundaries along them are given to both sides.
+- A prediction of 255 says nothing: the pixel is missed.
+- A category on neither side is NaN and left out of means, not 0.
+
+Shape shorthand: K categories.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import ShapeError, UsageError
+from otus.metrics._boundary_kernels import boundary_counts
+from otus.metrics._ratios import mean_of_defined, ratio
+from otus.structures import IGNORE, Categories, SemanticMap
+
+
+class SemanticQuality:
+    """IoU, accuracy and boundary F over any number of pictures. Memory is that of one confusion matrix.
+
+    Parameters
+    ----------
+    categories
+        K, of both sides.
+    tolerance
+        How far a boundary may be off, as a share of the picture's diagonal.
+
+    Examples
+    --------
+    >>> categories = Categories(("sky", "owl", "tree"))
+    >>> truth, found = SemanticMap(np.array([[0, 0, 1, 255]]), categories), SemanticMap(np.array([[0, 1, 1, 0]]), categories)
+    >>> figures = SemanticQuality(categories).update(truth, found).compute().figures
+    >>> figures["mIoU"], round(figures["aAcc"], 4)
+    (0.5, 0.6667)
+    """
+
+    def __init__(self, categories: Categories, *, tolerance: float = 0.008) -> None:
+        if not 0 <= tolerance < 1:
+            raise UsageError(f"tolerance: expected a share of the diagonal from 0 on and below 1, got {tolerance}")
+        self.categories = categories
+        self.tolerance = tolerance
+        self._confusion = np.zeros((len(categories), len(categories) + 1), dtype=np.int64)
+        self._boundary_sums = np.zeros(len(categories))
+        self._boundary_pictures = np.zeros(len(categories), dtype=np.int64)
+
+    def update(self, truth: SemanticMap, prediction: SemanticMap) -> Self:
+        """Judge one more picture.
+
+        Raises
+        ------
+        ShapeError
+            The maps differ in size.
+        UsageError
+            The maps are of other categories.
+        """
+        for side, one in (("truth", truth), ("prediction", prediction)):
+            if one.categories.names != self.categories.names:
+                raise UsageError(f"semantic map: the {side} is of other categories than this metric")
+        if truth.size_hw != prediction.size_hw:
+            raise ShapeError(f"semantic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
+        count = len(self.categories)
+        # Label K stands for none: not judged in the truth, nothing said in the prediction.
+        true = np.where(truth.labels == IGNORE, count, truth.labels).astype(np.int64)
+        found = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.int64)
+        pairs = np.bincount((true * (count + 1) + found).ravel(), minlength=(count + 1) ** 2)
+        confusion = pairs.reshape(count + 1, count + 1)[:count]
+        self._confusion += confusion
+        occurs = confusion.sum(axis=1) + confusion[:, :count].sum(axis=0) > 0
+        if occurs.any():
+            self._boundary_sums[occurs] += _boundary_f(true, found, count, self.tolerance)[occurs]
+            self._boundary_pictures += occurs
+        return self
+
+    def merge(self, other: "SemanticQuality") -> Self:
+        """Take over what another one has judged, of other pictures with the same categories and tolerance."""
+        if other.categories != self.categories or other.tolerance != self.tolerance:
+            raise UsageError("only figures of the same categories and tolerance can be merged")
+        self._confusion += other._confusion
+        self._boundary_sums += other._boundary_sums
+        self._boundary_pictures += other._boundary_pictures
+        return self
+
+    def compute(self) -> "SemanticResult":
+        """The figures of all pictures so far."""
+        boundary = ratio(self._boundary_sums, self._boundary_pictures)
+        return SemanticResult(self.categories, self._confusion.copy(), boundary)
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticResult:
+    """The confusion matrix and the figures that come of it.
+
+    Parameters
+    ----------
+    categories
+        K.
+    confusion
+        (K, K + 1) pixels by true and predicted category; the last column is of pixels of which nothing was said.
+    boundary_f
+        (K,).
+    """
+
+    categories: Categories
+    confusion: Int[np.ndarray, "k k_plus_1"]
+    boundary_f: Float[np.ndarray, "k"]
+    figures: Mapping[str, float] = field(init=False)
+    """mIoU, fwIoU, mAcc, aAcc and BF, the mean boundary F."""
+    per_category: Mapping[str, Mapping[str, float]] = field(init=False)
+    """IoU, Acc and BF by the category's name, NaN where they are not defined."""
+
+    def __post_init__(self) -> None:
+        count = len(self.categories)
+        right = np.diagonal(self.confusion).astype(np.float64)
+        true, found = self.confusion.sum(axis=1), self.confusion[:, :count].sum(axis=0)
+        iou, accuracy = ratio(right, true + found - right), ratio(right, true)
+        judged = int(true.sum())
+        figures = {
+            "mIoU": mean_of_defined(iou),
+            "fwIoU": float((true[true > 0] * iou[true > 0]).sum() / judged) if judged else float("nan"),
+            "mAcc": mean_of_defined(accuracy),
+            "aAcc": float(right.sum() / judged) if judged else float("nan"),
+            "BF": mean_of_defined(self.boundary_f),
+        }
+        per_category = {
+            name: {"IoU": float(iou[i]), "Acc": float(accuracy[i]), "BF": float(self.boundary_f[i])}
+            for i, name in enumerate(self.categories)
+        }
+        object.__setattr__(self, "figures", figures)
+        object.__setattr__(self, "per_category", per_category)
+
+
+def _boundary_f(
+    truth: Int[np.ndarray, "h w"], prediction: Int[np.ndarray, "h w"], count: int, tolerance: float
+) -> Float[np.ndarray, "k"]:
+    """F of each category in one picture: 1 where neither side has a boundary, 0 where only one has."""
+    radius = int(np.ceil(tolerance * float(np.hypot(*truth.shape))))
+    true, true_near, found, found_near = boundary_counts(truth, prediction, _disk(radius), count).astype(np.float64)
+    both = (true > 0) & (found > 0)
+    recall = np.divide(true_near, true, out=np.zeros(count), where=both)
+    precision = np.divide(found_near, found, out=np.zeros(count), where=both)
+    total = precision + recall
+    f = np.divide(2 * precision * recall, total, out=np.zeros(count), where=total > 0)
+    return np.where((true == 0) & (found == 0), 1.0, f)
+
+
+@lru_cache(maxsize=64)
+def _disk(radius: int) -> Int[np.ndarray, "o 2"]:
+    """The whole offsets (y, x) within a radius, the nearest first."""
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1)
+    squared = y**2 + x**2
+    order = np.argsort(squared, kind="stable")
+    order = order[squared[order] <= radius**2]
+    return np.ascontiguousarray(np.stack([y, x], axis=1)[order])
