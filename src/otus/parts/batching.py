@@ -55,7 +55,8 @@ class Target:
     """What a detector learns from one picture. Boxes are xyxy and have an area.
 
     ``crowds`` are the boxes of many objects at once: they are no objects to be found, and what lies in them is neither
-    right nor wrong. ``masks`` and ``keypoints`` (x, y, visibility) are None where they are not known.
+    right nor wrong. ``masks`` and ``keypoints`` (x, y, visibility) are None where they are not known; so are ``corners``
+    of oriented boxes, NaN where one object has none.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -63,6 +64,7 @@ class Target:
     crowds: Float[Tensor, "c 4"]
     masks: Bool[Tensor, "n h w"] | None = None
     keypoints: Float[Tensor, "n k 3"] | None = None
+    corners: Float[Tensor, "n 4 2"] | None = None
 
 
 def make_target(sample: TensorSample, *, category_count: int, device: torch.device) -> Target:
@@ -97,4 +99,5 @@ def make_target(sample: TensorSample, *, category_count: int, device: torch.devi
         crowds=boxes[has_area & crowd],
         masks=None if masks is None else masks.as_subclass(Tensor).to(device)[chosen],
         keypoints=keypoints,
+        corners=sample["corners"].as_subclass(Tensor).to(device)[chosen] if "corners" in sample else None,
     )

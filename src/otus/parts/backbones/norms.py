@@ -19,6 +19,21 @@ from otus.parts.backbones.trunk import LayeredTrunk
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
+class LenientBatchNorm(nn.BatchNorm2d):
+    """A batch norm that takes its running statistics where a channel has one value only, of which there are none.
+
+    Such are the coarsest maps of one small picture, which nn.BatchNorm2d refuses to learn from.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised."""
+        if self.training and x.numel() == self.num_features:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(x)
+
+
 class FoldedNorm(FrozenBatchNorm2d):
     """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn in mixed precision.
 
@@ -133,7 +148,7 @@ def fuse_frozen_norms(module: AnyModule) -> AnyModule:
     for parent in list(fused.modules()):
         for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
             # Subclasses of norms may hold an activation too, as timm's do.
-            norms = (nn.BatchNorm2d, FrozenBatchNorm2d, FoldedNorm)
+            norms = (nn.BatchNorm2d, LenientBatchNorm, FrozenBatchNorm2d, FoldedNorm)
             if is_plain_convolution(conv) and type(norm) in norms:
                 _fold(conv, norm)
                 setattr(parent, name, nn.Identity())
