@@ -34,6 +34,8 @@ def test_hashes_of_checkpoints_made_without_eps_are_those_of_the_first_resnets()
 def test_hashes_and_categories_are_torchvisions():
     for entry in MODELS.values():
         for weights in entry.weights.values():
+            if not weights.url.startswith("https://download.pytorch.org/"):
+                continue
             name = weights.url.rsplit("/", 1)[1]
             known = [
                 one.url
@@ -48,6 +50,17 @@ def test_hashes_and_categories_are_torchvisions():
         list(COCO_PERSON.keypoints[0][1].names)
         == (detection.KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
     )
+
+
+def test_official_detrs_have_their_published_figures():
+    entries = {name: entry.weights["coco"] for name, entry in MODELS.items() if name.startswith("detr_resnet")}
+    assert {name: round(100 * one.figures["COCO val2017 bbox AP"], 1) for name, one in entries.items()} == {
+        "detr_resnet50": 42.0,
+        "detr_resnet50_dc5": 43.3,
+        "detr_resnet101": 43.5,
+        "detr_resnet101_dc5": 44.9,
+    }
+    assert all(one.licence == "Apache-2.0" for one in entries.values())
 
 
 def test_an_unknown_name_or_argument_is_answered_with_those_there_are():

@@ -172,7 +172,8 @@ def train(
         folder.write_json("config.json", config)
         first = [feed.load(place) for place in next(feed.plan())]
         write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
-    for line in remarks(train_set, val_set):
+    of_system: Any = getattr(system, "remarks", None)  # what a system of this kind cannot learn from these data
+    for line in [*remarks(train_set, val_set), *(of_system(train_set) if of_system else ())]:
         say.say(line)
     say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
     validator = None

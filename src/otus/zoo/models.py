@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from otus.detection import faster_rcnn
+from otus.detection import detr, faster_rcnn
 from otus.errors import UsageError
 from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.preprocess import Preprocess
@@ -68,8 +68,10 @@ class ModelEntry:
 
 _FASTER = "https://arxiv.org/abs/1506.01497"
 _MASK = "https://arxiv.org/abs/1703.06870"
+_DETR = "https://arxiv.org/abs/2005.12872"
 _V2 = "https://arxiv.org/abs/2111.11429"
 _USUAL = Preprocess(shorter_side=800, longer_side=1333)
+_SMOOTHED = Preprocess(shorter_side=800, longer_side=1333, antialias=True)  # DETR's pictures are resized by Pillow
 
 
 def _torchvision(file: str, figures: Mapping[str, float], categories: Categories = COCO) -> Weights:
@@ -80,6 +82,13 @@ def _torchvision(file: str, figures: Mapping[str, float], categories: Categories
         categories=categories,
         figures={f"COCO val2017 {name}": value for name, value in figures.items()},
     )
+
+
+def _detr(file: str, bbox_ap: float) -> dict[str, Weights]:
+    """One of the official files of DETR, whose names end in the first digits of their hash."""
+    url = f"https://dl.fbaipublicfiles.com/detr/{file}.pth"
+    figures = {"COCO val2017 bbox AP": bbox_ap}
+    return {"coco": Weights(url, file.rsplit("-", 1)[1], COCO, figures, licence="Apache-2.0")}
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -150,6 +159,19 @@ MODELS: dict[str, ModelEntry] = {
                 "keypointrcnn_resnet50_fpn_coco-9f466800", {"bbox AP": 0.506, "keypoints AP": 0.611}, COCO_PERSON
             ),
         },
+    ),
+    "detr_resnet50": ModelEntry(detr.detr_resnet50, "detection", _DETR, _SMOOTHED, _detr("detr-r50-e632da11", 0.420)),
+    "detr_resnet50_dc5": ModelEntry(
+        detr.detr_resnet50_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r50-dc5-f0fb7ef5", 0.433)
+    ),
+    "detr_resnet101": ModelEntry(
+        detr.detr_resnet101, "detection", _DETR, _SMOOTHED, _detr("detr-r101-2c7b67e5", 0.435)
+    ),
+    "detr_resnet101_dc5": ModelEntry(
+        detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 0.449)
+    ),
+    "detr_efficientnet_lite0": ModelEntry(
+        detr.detr_efficientnet_lite0, "detection", _DETR, Preprocess(shorter_side=320, longer_side=320)
     ),
 }
 

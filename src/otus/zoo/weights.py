@@ -1,4 +1,4 @@
-"""Weights of whatever origin, as a model wants them: ours, torchvision's, from the package, a file or the network."""
+"""Weights of whatever origin, as a model wants them: ours, torchvision's, DETR's; packaged, in a file, or fetched."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,9 +13,14 @@ from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.zoo.checkpoint import checkpoint_part, load_checkpoint, read_foreign
 from otus.zoo.coco import COCO
+from otus.zoo.detr_checkpoints import DetrCheckpoint, is_detr, read_detr
 from otus.zoo.hub import fetch
 from otus.zoo.models import MODELS, model_entry
-from otus.zoo.torchvision_checkpoints import is_torchvision_detector, read_torchvision_detector
+from otus.zoo.torchvision_checkpoints import (
+    TorchvisionCheckpoint,
+    is_torchvision_detector,
+    read_torchvision_detector,
+)
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,12 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
 
 
 def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
-    """Weights of one file: a checkpoint of Otus, or a torchvision detector's.
+    """Weights of one file: a checkpoint of Otus, a torchvision detector's, or a DETR's.
 
     Raises
     ------
     CheckpointError
-        If it is damaged, neither of them, or says that it belongs to another model.
+        If it is damaged, none of them, or says that it belongs to another model.
     """
     if _is_ours(path):
         state, header = load_checkpoint(path)
@@ -115,9 +120,13 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
             preprocess=None if header.preprocess is None else Preprocess.from_dict(header.preprocess),
         )
     foreign = read_foreign(path)
-    if not is_torchvision_detector(foreign):
+    read: DetrCheckpoint | TorchvisionCheckpoint
+    if is_detr(foreign):
+        read = read_detr(foreign)
+    elif is_torchvision_detector(foreign):
+        read = read_torchvision_detector(foreign, sha256=_sha256(path))
+    else:
         return FoundWeights(path, foreign, builder=model)
-    read = read_torchvision_detector(foreign, sha256=_sha256(path))
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
     slots = read.arguments["class_slots"]
     known = next((categories for categories in (*published, COCO) if list(categories.ids) == slots), None)

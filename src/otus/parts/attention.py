@@ -1,0 +1,99 @@
+"""Attention: each query gathers from all values, as its likeness with their keys says.
+
+Shape shorthand: B pictures, Q queries, K keys, D width, H heads.
+
+Paper: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.2. Reference:
+``torch.nn.MultiheadAttention`` (BSD-3-Clause), which keeps the three projections in one matrix; they are initialised here
+as parts of such a matrix.
+"""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Attention of several heads.
+
+    Parameters
+    ----------
+    width
+        D of queries, keys, values and of the answer.
+    heads
+        H, each looks at D / H of the channels.
+    dropout
+        Share of the weights that a training step leaves out.
+    """
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        for layer in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "b q d"],
+        keys: Float[Tensor, "b k d"],
+        values: Float[Tensor, "b k d"],
+        *,
+        allowed: Bool[Tensor, "*b q k"] | None = None,
+    ) -> Float[Tensor, "b q d"]:
+        """What each query gathers; ``allowed`` says from where, everywhere without it. Leading axes broadcast."""
+        gathered = F.scaled_dot_product_attention(
+            self._split(self.query(queries)),
+            self._split(self.key(keys)),
+            self._split(self.value(values)),
+            attn_mask=None if allowed is None else allowed.unsqueeze(-3),
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(gathered.transpose(1, 2).flatten(start_dim=2))
+
+    def weights(
+        self,
+        queries: Float[Tensor, "b q d"],
+        keys: Float[Tensor, "b k d"],
+        *,
+        allowed: Bool[Tensor, "*b q k"] | None = None,
+    ) -> Float[Tensor, "b h q k"]:
+        """From where each query gathers, for each head; they add up to 1."""
+        likeness = self._split(self.query(queries)).float() @ self._split(self.key(keys)).float().transpose(2, 3)
+        likeness = likeness / (queries.shape[2] // self.heads) ** 0.5
+        if allowed is not None:
+            likeness = likeness.masked_fill(~allowed.unsqueeze(-3), float("-inf"))
+        return likeness.softmax(dim=3)
+
+    def _split(self, x: Tensor) -> Float[Tensor, "b h n d"]:
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+def perceptron(*widths: int) -> nn.Sequential:
+    """Linear layers with ReLU between them: ``perceptron(256, 256, 4)`` has two."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def feed_forward(width: int, inner: int, *, dropout: float = 0.0) -> nn.Sequential:
+    """A transformer's two layers that work on each vector alone; weights by Xavier, as in DETR."""
+    layers = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, width))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    return layers
+
+
+def float32(layers: nn.Module, x: Tensor) -> Tensor:
+    """Run layers in float32 though bfloat16 is asked for around them: what boxes are read from wants all digits."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layers(x.float())

@@ -1,0 +1,95 @@
+"""A set of answers and a set of objects: which answer stands for which object, and what it costs.
+
+Shape shorthand: Q queries, N objects of one picture, M = min(Q, N) pairs. Boxes are (centre x, centre y, width, height) in
+shares of the picture.
+
+Paper: DETR (Carion et al., ECCV 2020, arXiv:2005.12872), section 3.1: the assignment of least total cost ("Hungarian
+algorithm"; scipy's ``linear_sum_assignment``), and L1 and generalised IoU (Rezatofighi et al., CVPR 2019,
+arXiv:1902.09630) for boxes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
+
+from otus.parts.batching import Target
+
+
+@dataclass(frozen=True)
+class Match:
+    """The pairs of one picture. Objects beyond the number of queries are in no pair."""
+
+    queries: Int[Tensor, "m"]
+    objects: Int[Tensor, "m"]
+
+
+@dataclass(frozen=True)
+class HungarianMatcher:
+    """One query for each object, so that the sum of costs is least.
+
+    Parameters
+    ----------
+    class_weight, l1_weight, giou_weight
+        Of the three costs; the paper's.
+    """
+
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+
+    @torch.no_grad()
+    def __call__(
+        self, class_cost: Float[Tensor, "q n"], boxes: Float[Tensor, "q 4"], wanted: Float[Tensor, "n 4"]
+    ) -> Match:
+        """Match queries that say ``boxes`` to objects at ``wanted``; ``class_cost`` is lower the surer of its class.
+
+        Answers that are not finite are taken last, not an error here: the loss will say it.
+        """
+        from scipy.optimize import linear_sum_assignment  # slow to import, and only for learning
+
+        corners, wanted_corners = (box_convert(one, "cxcywh", "xyxy") for one in (boxes, wanted))
+        cost = (
+            self.class_weight * class_cost
+            + self.l1_weight * torch.cdist(boxes, wanted, p=1)
+            - self.giou_weight * generalized_box_iou(corners, wanted_corners)
+        )
+        pairs = linear_sum_assignment(cost.nan_to_num(1e8, 1e8, -1e8).cpu().numpy())
+        queries, objects = (torch.from_numpy(index).to(boxes.device) for index in pairs)
+        return Match(queries, objects)
+
+
+def shares_of_picture(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """Boxes xyxy in pixels as centre and size in shares of the picture."""
+    height, width = size_hw
+    return box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
+
+
+def pixels_of_picture(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """The other way round, cut to the picture."""
+    height, width = size_hw
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum((box_convert(boxes, "cxcywh", "xyxy") * limit).clamp(min=0), limit)
+
+
+def box_losses(
+    boxes: Float[Tensor, "b q 4"],
+    matches: Sequence[Match],
+    targets: Sequence[Target],
+    sizes_hw: Sequence[tuple[int, int]],
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """L1 and 1 - GIoU of all pairs, divided by the number of objects. Without objects both are 0, with a gradient."""
+    said = torch.cat([boxes[i, match.queries] for i, match in enumerate(matches)])
+    wanted = torch.cat(
+        [
+            shares_of_picture(target.boxes[match.objects], size_hw)
+            for target, match, size_hw in zip(targets, matches, sizes_hw, strict=True)
+        ]
+    )
+    count = max(1, sum(len(target.boxes) for target in targets))
+    corners, wanted_corners = (box_convert(one, "cxcywh", "xyxy") for one in (said, wanted))
+    l1 = (said - wanted).abs().sum() / count
+    return l1, generalized_box_iou_loss(corners, wanted_corners, reduction="sum") / count

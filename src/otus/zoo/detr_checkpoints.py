@@ -1,0 +1,126 @@
+"""Reader of DETR's checkpoints: the official ones, and those of transformers.
+
+Four namings are read: the official repository's (github.com/facebookresearch/detr, Apache-2.0), whose attention keeps three
+projections in one matrix; transformers' of the hub's files; those that transformers 5 makes of them; and in these a trunk
+that is transformers' own ResNet instead of timm's.
+
+Whether the last stage is dilated ("DC5") is not in the state: the model's name says it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from otus.errors import CheckpointError
+from otus.zoo.coco import COCO_IDS
+
+_COCO_CLASSES = 92
+"""COCO's ids with their gaps, 0, and "no object"."""
+
+_MARKS = ("class_embed.weight", "class_labels_classifier.weight")
+_RENAMES = tuple(
+    (re.compile(pattern), ours)
+    for pattern, ours in (
+        # The official repository.
+        (r"^backbone\.0\.body\.", "trunk."),
+        (r"^transformer\.(encoder|decoder)\.layers\.", r"head.\1."),
+        (r"^transformer\.decoder\.norm\.", "head.decoder_norm."),
+        (r"^input_proj\.", "head.input_projection."),
+        (r"^query_embed\.", "head.queries."),
+        (r"^class_embed\.", "head.class_embed."),
+        (r"^bbox_embed\.layers\.", "head.box_embed."),
+        (r"\.multihead_attn\.", ".cross_attention."),
+        (r"\.linear1\.", ".feed_forward.0."),
+        (r"\.linear2\.", ".feed_forward.3."),
+        # transformers.
+        (r"^model\.backbone\.(conv_encoder\.)?model\.", "trunk."),
+        (r"^model\.(encoder|decoder)\.layers\.", r"head.\1."),
+        (r"^model\.decoder\.layernorm\.", "head.decoder_norm."),
+        (r"^model\.input_projection\.", "head.input_projection."),
+        (r"^model\.query_position_embeddings\.", "head.queries."),
+        (r"^class_labels_classifier\.", "head.class_embed."),
+        (r"^bbox_predictor\.layers\.", "head.box_embed."),
+        (r"\.encoder_attn\.", ".cross_attention."),
+        (r"\.self_attn_layer_norm\.", ".norm1."),
+        (r"\.encoder_attn_layer_norm\.", ".norm2."),
+        (r"^(head\.encoder\.\d+)\.final_layer_norm\.", r"\1.norm2."),
+        (r"^(head\.decoder\.\d+)\.final_layer_norm\.", r"\1.norm3."),
+        (r"\.(mlp\.)?fc1\.", ".feed_forward.0."),
+        (r"\.(mlp\.)?fc2\.", ".feed_forward.3."),
+        # Both.
+        (r"\.self_attn\.", ".self_attention."),
+        (r"\.(out_proj|o_proj)\.", ".out."),
+        (r"\.q_proj\.", ".query."),
+        (r"\.k_proj\.", ".key."),
+        (r"\.v_proj\.", ".value."),
+        # A trunk by transformers' own ResNet.
+        (r"^trunk\.embedder\.embedder\.convolution\.", "trunk.conv1."),
+        (r"^trunk\.embedder\.embedder\.normalization\.", "trunk.bn1."),
+        (r"^(trunk\.encoder\.stages\.\d+)\.layers\.(\d+)\.shortcut\.convolution\.", r"\1.\2.downsample.0."),
+        (r"^(trunk\.encoder\.stages\.\d+)\.layers\.(\d+)\.shortcut\.normalization\.", r"\1.\2.downsample.1."),
+    )
+)
+_STAGE_LAYER = re.compile(r"^(trunk\.encoder\.stages\.\d+)\.layers\.(\d+)\.layer\.(\d)\.(convolution|normalization)\.")
+_STAGE = re.compile(r"^trunk\.encoder\.stages\.(\d+)\.")
+_PERCEPTRON = re.compile(r"^head\.box_embed\.(\d+)\.")
+_JOINT = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
+
+
+@dataclass(frozen=True)
+class DetrCheckpoint:
+    """A translated checkpoint.
+
+    ``state`` has the keys of a :class:`~otus.detection.set_detector.SetDetector`; ``arguments`` are what the builder needs
+    for it, as JSON: ``class_slots``, the slot of each label, and ``queries``.
+    """
+
+    state: dict[str, Tensor]
+    arguments: dict[str, Any]
+
+
+def is_detr(state: Mapping[str, Any]) -> bool:
+    """Whether the keys are those of a DETR for boxes."""
+    return any(mark in state for mark in _MARKS) and any(
+        key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight")
+    )
+
+
+def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
+    """Translate a state dict of DETR.
+
+    Raises
+    ------
+    CheckpointError
+        If it is the state of something else.
+    """
+    if not is_detr(state):
+        raise CheckpointError(
+            f"not a DETR for boxes: expected a tensor {' or '.join(map(repr, _MARKS))} and queries, "
+            f"got {len(state)} others such as {', '.join(list(state)[:3])}"
+        )
+    translated: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = _translate(key)
+        joint = _JOINT.match(name)
+        if joint is None:
+            translated[name] = tensor
+        else:
+            for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                translated[f"{joint[1]}.{part}.{joint[2]}"] = piece
+    classes, queries = translated["head.class_embed.weight"].shape[0], translated["head.queries.weight"].shape[0]
+    slots = COCO_IDS if classes == _COCO_CLASSES else range(classes - 1)
+    return DetrCheckpoint(translated, {"class_slots": list(slots), "queries": queries})
+
+
+def _translate(key: str) -> str:
+    for pattern, ours in _RENAMES:
+        key = pattern.sub(ours, key)
+    key = _STAGE_LAYER.sub(
+        lambda found: f"{found[1]}.{found[2]}.{'conv' if found[4] == 'convolution' else 'bn'}{int(found[3]) + 1}.",
+        key,
+    )
+    key = _STAGE.sub(lambda found: f"trunk.layer{int(found[1]) + 1}.", key)
+    return _PERCEPTRON.sub(lambda found: f"head.box_embed.{2 * int(found[1])}.", key)

@@ -1,0 +1,294 @@
+"""Whole DETRs against transformers': the same weights, the same answers and the same losses."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import otus
+from otus.data.tensors import TensorSample, bounding_boxes
+from otus.detection import detr
+from otus.detection.set_detector import SetDetector
+from otus.errors import CheckpointError
+from otus.parts.backbones import freeze_norms, torchvision_trunk
+from otus.parts.batching import make_batch
+from otus.parts.preprocess import Preprocess
+from otus.parts.set_matching import HungarianMatcher
+from otus.zoo.checkpoint import load_into
+from otus.zoo.coco import COCO, COCO_IDS
+from otus.zoo.detr_checkpoints import read_detr
+
+transformers = pytest.importorskip("transformers", reason="DETR is compared with transformers'")
+pytest.importorskip("timm", reason="transformers' DETR has its trunk from timm")
+
+NO_CATEGORY = sorted(set(range(91)) - set(COCO_IDS))
+TINY = {"d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_queries": 40,
+        "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_layers": 2, "decoder_layers": 3}  # fmt: skip
+
+
+def pictures(*sizes_hw: tuple[int, int]) -> list[Tensor]:
+    """Coloured rectangles on noise, normalised."""
+    generator = torch.Generator().manual_seed(3)
+    images = []
+    for height, width in sizes_hw:
+        image = torch.rand(3, height, width, generator=generator) * 0.2
+        for _ in range(12):
+            y, x = (int(torch.randint(side - 8, (), generator=generator)) for side in (height, width))
+            image[:, y : y + 40, x : x + 30] = torch.rand(3, 1, 1, generator=generator)
+        images.append((image - 0.45) / 0.22)
+    return images
+
+
+def padded(images: Sequence[Tensor]) -> dict[str, Tensor]:
+    """As transformers' own image processor batches."""
+    batch = make_batch([{"image": image} for image in images], divisor=1)
+    mask = torch.zeros(len(images), *batch.padded_hw)
+    for one, (height, width) in zip(mask, batch.sizes_hw, strict=True):
+        one[:height, :width] = 1
+    return {"pixel_values": batch.images, "pixel_mask": mask}
+
+
+def reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
+    """transformers' DETR of random weights, scaled so that it finds at least 20 objects of at least 5 categories."""
+    torch.manual_seed(0)
+    model = transformers.DetrForObjectDetection(transformers.DetrConfig(num_labels=91, **config)).eval()
+    for name, norm in model.model.backbone.named_modules():
+        if hasattr(norm, "running_var"):
+            last = name.endswith(("bn3", "layer.2.normalization"))
+            nn.init.uniform_(norm.weight, 0.1, 0.3) if last else nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.1)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    nn.init.normal_(model.model.query_position_embeddings.weight, std=3)
+    for name, parameter in model.model.named_parameters():
+        if "attn" in name and parameter.ndim == 2:
+            nn.init.xavier_uniform_(parameter, gain=2)
+    with torch.inference_mode():
+        features = model.model(**padded(images)).last_hidden_state.flatten(0, 1)
+        centre = features.mean(dim=0)
+        spread = float((features - centre).norm(dim=1).mean())
+        for layer, size in ((model.class_labels_classifier, 8.0), (model.bbox_predictor.layers[0], 3.0)):
+            nn.init.normal_(layer.weight, std=size / spread)
+            layer.bias.copy_(-(layer.weight @ centre))
+        nn.init.normal_(model.bbox_predictor.layers[2].weight, std=0.1)
+        model.class_labels_classifier.bias[NO_CATEGORY] = -1e4  # trained weights never name these
+        probabilities = model(**padded(images)).logits.softmax(-1)
+    score, slot = probabilities[..., :-1].max(-1)
+    found = slot[score > 0.5]
+    assert len(found) >= 20
+    assert len(found.unique()) >= 5
+    return model
+
+
+def official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights by the names of the official repository."""
+    renames = (
+        (r"^model\.backbone\.model\.", "backbone.0.body."),
+        (r"^model\.(encoder|decoder)\.", r"transformer.\1."),
+        (r"^model\.input_projection", "input_proj"),
+        (r"^model\.query_position_embeddings", "query_embed"),
+        (r"^class_labels_classifier", "class_embed"),
+        (r"^bbox_predictor", "bbox_embed"),
+        (r"decoder\.layernorm", "decoder.norm"),
+        (r"self_attn_layer_norm", "norm1"),
+        (r"encoder_attn_layer_norm", "norm2"),
+        (r"(encoder\.layers\.\d+)\.final_layer_norm", r"\1.norm2"),
+        (r"(decoder\.layers\.\d+)\.final_layer_norm", r"\1.norm3"),
+        (r"encoder_attn", "multihead_attn"),
+        (r"mlp\.fc", "linear"),
+        (r"o_proj", "out_proj"),
+    )
+    renamed = {}
+    for key, tensor in state.items():
+        for pattern, replacement in renames:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = tensor
+    for key in [key for key in renamed if ".q_proj." in key]:
+        parts = [renamed.pop(key.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        renamed[key.replace(".q_proj.", ".in_proj_")] = torch.cat(parts)
+    return renamed
+
+
+def of_the_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the names of transformers before 5, which the hub's files have."""
+    older = {}
+    for key, tensor in state.items():
+        key = key.replace("model.backbone.model.", "model.backbone.conv_encoder.model.")
+        older[key.replace(".mlp.fc", ".fc").replace("o_proj", "out_proj")] = tensor
+    return older
+
+
+def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
+    checkpoint = read_detr(state)
+    name, stage = ("resnet50", 4) if dilated else ("resnet18", 5)
+    trunk = torchvision_trunk(name, levels=(stage,), dilated=dilated)
+    freeze_norms(trunk)
+    head = detr.EncoderDecoder(
+        trunk.channels[0],
+        checkpoint.arguments["class_slots"],
+        queries=checkpoint.arguments["queries"],
+        width=32,
+        heads=4,
+        inner=64,
+        encoder_layers=2,
+        decoder_layers=3,
+    )
+    system = SetDetector(categories=COCO, trunk=trunk, head=head)
+    load_into(system, checkpoint.state, source="reference")
+    return system.eval()
+
+
+def assert_same_answers(system: SetDetector, model: nn.Module, images: Sequence[Tensor]) -> None:
+    with torch.inference_mode():
+        expected = model(**padded(images))
+    record = system.stages([{"image": image} for image in images])
+    torch.testing.assert_close(record.answers.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(record.answers.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
+    # What is reported of each query: its likeliest category, its box in the picture's own pixels.
+    probabilities = expected.logits.softmax(-1)[..., :-1]
+    for found, scores, boxes, image in zip(record.detections, probabilities, expected.pred_boxes, images, strict=True):
+        score, slot = scores.max(-1)
+        order = score.argsort(descending=True, stable=True)
+        np.testing.assert_allclose(found.scores, score[order], atol=1e-4)
+        sure = (scores.topk(2).values.diff().abs() > 1e-3)[order, 0] & (
+            score[order].diff(prepend=torch.ones(1)) < -1e-3
+        )
+        sure[:-1] &= sure[1:].clone()
+        assert sure.sum() > 5
+        np.testing.assert_array_equal(np.array(COCO_IDS)[found.labels[sure]], slot[order][sure])
+        x, y, w, h = (boxes[order] * torch.tensor([image.shape[2], image.shape[1]] * 2)).unbind(1)
+        corners = torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=1).clamp(min=0)
+        limit = torch.tensor([image.shape[2], image.shape[1]] * 2)
+        torch.testing.assert_close(found.boxes[sure], torch.minimum(corners, limit)[sure], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("naming", ["official", "hub", "transformers 5"])
+def test_tiny_detrs_give_transformers_answers(naming):
+    images = pictures((90, 128), (110, 75))
+    model = reference(images, backbone="resnet18", **TINY)
+    state = {"official": official, "hub": of_the_hub, "transformers 5": dict}[naming](model.state_dict())
+    system = tiny(state)
+    assert_same_answers(system, model, images)
+    assert_same_answers(system, model, images[:1])
+
+
+def test_a_dilated_trunk_gives_transformers_answers():
+    images = pictures((70, 100))
+    model = reference(images, backbone="resnet50", dilation=True, **TINY)
+    assert_same_answers(tiny(official(model.state_dict()), dilated=True), model, images)
+
+
+def test_a_trunk_by_transformers_own_resnet_is_read():
+    images = pictures((70, 100))
+    trunk = transformers.ResNetConfig(out_features=["stage4"])
+    small = {**TINY, "d_model": 256, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
+    model = reference(images, use_timm_backbone=False, backbone_config=trunk, **small)
+    state = read_detr(model.state_dict()).state
+    ours = detr.detr_resnet50(COCO, class_slots=COCO_IDS).trunk
+    load_into(ours, {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}, source="trunk")
+    with torch.inference_mode():
+        expected = model.model.backbone(**padded(images))[-1][0]
+        torch.testing.assert_close(ours.eval()(torch.stack(images))[0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_attention_is_transformers_and_adds_up_to_one():
+    images = pictures((90, 128), (110, 75))
+    model = reference(images, backbone="resnet18", attn_implementation="eager", **TINY)
+    with torch.inference_mode():
+        expected = model(**padded(images), output_attentions=True).cross_attentions[-1].mean(1)
+    found = tiny(model.state_dict()).stages([{"image": image} for image in images]).answers.attention()
+    torch.testing.assert_close(found.flatten(2), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.sum((2, 3)), torch.ones(2, 40))
+
+
+def samples(images: Sequence[Tensor], counts: Sequence[int]) -> list[TensorSample]:
+    generator = torch.Generator().manual_seed(5)
+    found: list[TensorSample] = []
+    for image, count in zip(images, counts, strict=True):
+        corner = torch.rand(count, 2, generator=generator) * 40
+        boxes = torch.cat([corner, corner + 8 + torch.rand(count, 2, generator=generator) * 25], dim=1)
+        labels = torch.randint(0, 80, (count,), generator=generator)
+        found.append({"image": image, "boxes": bounding_boxes(boxes, image.shape[1:]), "labels": labels})
+    return found
+
+
+@pytest.mark.parametrize("counts", [(4, 2), (3, 0), (0, 0), (60, 5)], ids=["few", "some", "none", "too many"])
+def test_losses_are_transformers_on_the_same_answers(counts):
+    images = pictures((90, 128), (110, 75))
+    model = reference(images, backbone="resnet18", **TINY)
+    system, learned = tiny(model.state_dict()), samples(images, counts)
+    found = system.losses(learned)
+    answers = system.stages(learned).answers
+    labels = []
+    for sample in learned:
+        height, width = sample["image"].shape[1:]
+        x1, y1, x2, y2 = (sample["boxes"].as_subclass(Tensor) / torch.tensor([width, height] * 2)).unbind(1)
+        boxes = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], dim=1)
+        labels.append({"class_labels": torch.tensor(COCO_IDS)[sample["labels"]], "boxes": boxes})
+    config = model.config
+    config.auxiliary_loss = True
+    total, parts, _ = model.loss_function(
+        answers.logits[-1], labels, "cpu", answers.boxes[-1], config, answers.logits, answers.boxes
+    )
+    torch.testing.assert_close(found["class"], parts["loss_ce"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["box"], 5 * parts["loss_bbox"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found["giou"], 2 * parts["loss_giou"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sum(found.values()), total, atol=1e-4, rtol=1e-5)
+
+
+def test_the_matching_is_transformers():
+    from transformers.loss.loss_for_object_detection import HungarianMatcher as Theirs
+
+    generator = torch.Generator().manual_seed(2)
+    logits, boxes = torch.randn(1, 30, 7, generator=generator), torch.rand(1, 30, 4, generator=generator) / 2
+    wanted, labels = torch.rand(9, 4, generator=generator) / 2, torch.randint(0, 6, (9,), generator=generator)
+    queries, objects = Theirs(1, 5, 2)(
+        {"logits": logits, "pred_boxes": boxes}, [{"class_labels": labels, "boxes": wanted}]
+    )[0]
+    match = HungarianMatcher()(-logits.softmax(-1)[0][:, labels], boxes[0], wanted)
+    assert match.queries.tolist() == queries.tolist()
+    assert match.objects.tolist() == objects.tolist()
+
+
+def test_official_files_load_by_name(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.DetrConfig(num_labels=91)
+    model = transformers.DetrForObjectDetection(config).eval()
+    torch.save({"model": official(model.state_dict())}, tmp_path / "detr-r50.pth")
+    predictor = otus.load("detr_resnet50", weights=tmp_path / "detr-r50.pth")
+    assert predictor.categories is COCO
+    image = pictures((64, 90))[0]
+    with torch.inference_mode():
+        expected = model(pixel_values=image[None])
+    record = predictor.system.stages([{"image": image}])
+    torch.testing.assert_close(record.answers.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(record.answers.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
+    assert predictor.preprocess == Preprocess(shorter_side=800, longer_side=1333, antialias=True)
+
+
+def test_the_state_of_something_else_is_refused():
+    with pytest.raises(CheckpointError, match=r"not a DETR for boxes.*got 1 others such as head"):
+        read_detr({"head.weight": torch.zeros(1)})
+
+
+PAPER_SIZES = {
+    "detr_resnet50": {"backbone": "resnet50"},
+    "detr_resnet50_dc5": {"backbone": "resnet50", "dilation": True},
+    "detr_resnet101": {"backbone": "resnet101"},
+    "detr_resnet101_dc5": {"backbone": "resnet101", "dilation": True},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER_SIZES)
+def test_paper_size_detrs_give_transformers_answers_and_losses(name):
+    images = pictures((480, 640), (500, 353))
+    model = reference(images, **PAPER_SIZES[name])
+    for naming in (official, of_the_hub, dict):
+        checkpoint = read_detr(naming(model.state_dict()))
+        system = getattr(detr, name)(COCO, **checkpoint.arguments)
+        load_into(system, checkpoint.state, source=name)
+        assert_same_answers(system.eval(), model, images)
