@@ -1,0 +1,302 @@
+"""``COCO`` in pycocotools' shape, what older code expects of a COCO file; and the annotations of such objects as columns.
+
+A small subset of ``pycocotools.coco.COCO``, by the same names. Departures: nothing is printed; results may be empty and are
+copied, not changed; a result of an unknown picture is named.
+"""
+
+# ruff: noqa: N802, N803 - pycocotools' names
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import Float, Int
+from pycocotools import mask as rle_codec
+
+from otus.errors import DataError
+from otus.structures import BoxFormat, Objects, Segmentations, boxes
+
+Record = dict[str, Any]
+
+
+class COCO:
+    """Pictures, categories and annotations of a COCO file, or of what ``dataset`` is set to before ``createIndex``.
+
+    Parameters
+    ----------
+    annotation_file
+        A JSON file, or what such a file says.
+
+    Examples
+    --------
+    >>> labels = {"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": []}
+    >>> truth = COCO(labels)
+    >>> found = truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 4, 5], "score": 0.9}])
+    >>> found.anns[1]["area"]
+    20
+    """
+
+    def __init__(self, annotation_file: str | Path | Mapping[str, Any] | None = None) -> None:
+        self.dataset: Record = {}
+        self.createIndex()
+        if annotation_file is not None:
+            self.dataset = _read(annotation_file, dict)
+            self.createIndex()
+
+    def createIndex(self) -> None:
+        """Look through ``dataset`` again: ``anns``, ``imgs``, ``cats`` by id, ``imgToAnns`` and ``catToImgs``."""
+        annotations: list[Record] = self.dataset.get("annotations", [])
+        self.anns: dict[int, Record] = {one["id"]: one for one in annotations}
+        self.imgs: dict[Any, Record] = {one["id"]: one for one in self.dataset.get("images", [])}
+        self.cats: dict[int, Record] = {one["id"]: one for one in self.dataset.get("categories", [])}
+        self.imgToAnns: dict[Any, list[Record]] = defaultdict(list)
+        self.catToImgs: dict[int, list[Any]] = defaultdict(list)
+        for one in annotations:
+            self.imgToAnns[one["image_id"]].append(one)
+            self.catToImgs[one["category_id"]].append(one["image_id"])
+
+    def getImgIds(self, imgIds: Any = (), catIds: Any = ()) -> list[Any]:
+        """Ids of the pictures, of some of them, of those that show all of some categories."""
+        shown = [set(self.catToImgs[category]) for category in _listed(catIds)]
+        return [one for one in _listed(imgIds) or self.imgs if all(one in some for some in shown)]
+
+    def getCatIds(self, catNms: Any = (), supNms: Any = (), catIds: Any = ()) -> list[int]:
+        """Ids of the categories with some names, supercategories or ids; of all without any."""
+        filters = {"name": catNms, "supercategory": supNms, "id": catIds}
+        wanted = {field: set(_listed(values)) for field, values in filters.items()}
+        return [
+            one["id"]
+            for one in self.dataset.get("categories", [])
+            if all(one.get(field) in values for field, values in wanted.items() if values)
+        ]
+
+    def getAnnIds(
+        self, imgIds: Any = (), catIds: Any = (), areaRng: Sequence[float] = (), iscrowd: bool | None = None
+    ) -> list[int]:
+        """Ids of the annotations of some pictures and categories, with an area between two numbers, crowds or others."""
+        pictures, categories = _listed(imgIds), set(_listed(catIds))
+        if pictures:
+            annotations = [one for picture in pictures for one in self.imgToAnns.get(picture, ())]
+        else:
+            annotations = self.dataset.get("annotations", [])
+        return [
+            one["id"]
+            for one in annotations
+            if (not categories or one["category_id"] in categories)
+            and (not len(areaRng) or areaRng[0] < one["area"] < areaRng[1])
+            and (iscrowd is None or one["iscrowd"] == iscrowd)
+        ]
+
+    def loadAnns(self, ids: Any = ()) -> list[Record]:
+        """The annotations with some ids."""
+        return [self.anns[one] for one in _listed(ids)]
+
+    def loadCats(self, ids: Any = ()) -> list[Record]:
+        """The categories with some ids."""
+        return [self.cats[one] for one in _listed(ids)]
+
+    def loadImgs(self, ids: Any = ()) -> list[Record]:
+        """The pictures with some ids."""
+        return [self.imgs[one] for one in _listed(ids)]
+
+    def loadRes(self, resFile: str | Path | Sequence[Mapping[str, Any]]) -> "COCO":
+        """Results for these pictures, from a JSON file or a list; boxes and areas that they do not say are filled in.
+
+        Raises
+        ------
+        DataError
+            A result of an unknown picture, or without a box, an outline and keypoints.
+        """
+        results = COCO()
+        records = [dict(one) for one in _read(resFile, list)]
+        for index, one in enumerate(records):
+            if one.get("image_id") not in self.imgs:
+                raise DataError(
+                    f"no picture has the id {one.get('image_id')!r}",
+                    where=f"[{index}].image_id",
+                    remedy="drop or mend this record",
+                    kind="unknown_picture",
+                )
+            box, area = _box_and_area(one, index)
+            one.update(id=index + 1, bbox=box, area=area, iscrowd=0)
+        results.dataset = {**self.dataset, "annotations": records}
+        results.createIndex()
+        return results
+
+    def annToRLE(self, ann: Mapping[str, Any]) -> Record:
+        """The outline of an annotation as compressed run lengths."""
+        outline = ann["segmentation"]
+        if isinstance(outline, dict) and not isinstance(outline["counts"], list):
+            return outline
+        picture = self.imgs[ann["image_id"]]
+        runs = rle_codec.frPyObjects(outline, picture["height"], picture["width"])
+        return rle_codec.merge(runs) if isinstance(runs, list) else runs
+
+    def annToMask(self, ann: Mapping[str, Any]) -> np.ndarray:
+        """The mask (H, W) of an annotation, uint8."""
+        return rle_codec.decode(self.annToRLE(ann))
+
+
+def _read(source: Any, kind: type) -> Any:
+    """What a file says, or the value itself; it must be of a kind."""
+    file = Path(source) if isinstance(source, str | Path) else None
+    try:
+        value = source if file is None else msgspec.json.decode(file.read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(f"cannot be read: {error}", file=file, remedy="check the path and the file") from error
+    if isinstance(value, Mapping if kind is dict else Sequence):
+        return value
+    raise DataError(
+        f"expected a JSON {'object' if kind is dict else 'array'}, got {type(value).__name__}",
+        file=file,
+        remedy="labels are an object with images, annotations and categories; results are an array",
+    )
+
+
+def _box_and_area(record: Record, index: int) -> tuple[Any, float]:
+    """As pycocotools' ``loadRes``: of the box, else of the outline, else around the keypoints."""
+    if record.get("bbox") is not None and len(record["bbox"]):
+        return record["bbox"], record["bbox"][2] * record["bbox"][3]
+    if record.get("segmentation"):
+        return rle_codec.toBbox(record["segmentation"]), float(rle_codec.area(record["segmentation"]))
+    if record.get("keypoints"):
+        x, y = record["keypoints"][0::3], record["keypoints"][1::3]
+        width, height = max(x) - min(x), max(y) - min(y)
+        return [min(x), min(y), width, height], width * height
+    raise DataError(
+        "expected a bbox, a segmentation or keypoints", where=f"[{index}]", remedy="drop or mend this record"
+    )
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+
+
+def objects_of(
+    coco: Any,
+    side: str,
+    *,
+    kind: str,
+    picture_ids: Sequence[Any],
+    category_ids: Sequence[int],
+    by_category: bool = True,
+) -> Objects:
+    """The annotations of some pictures and categories of a ``COCO``, pycocotools' or ours, bit for bit what they say.
+
+    Parameters
+    ----------
+    side
+        ``truth``, or ``predictions``, which have scores.
+    kind
+        ``bbox``, ``segm`` or ``keypoints``: what each must have.
+    picture_ids, category_ids
+        In the order of ``picture`` and ``labels``.
+    by_category
+        Without it all labels are 0, and objects come in the order of their categories.
+
+    Raises
+    ------
+    DataError
+        An annotation without a field that is needed, or an id that two of them have.
+    """
+    records: list[Record] = coco.loadAnns(coco.getAnnIds(imgIds=picture_ids)) if len(picture_ids) else []
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    records = [one for one in records if one["category_id"] in label_of]
+    labels = np.array([label_of[one["category_id"]] for one in records], dtype=np.int64)
+    if not by_category:
+        records = [records[i] for i in np.argsort(labels, kind="stable")]
+        labels = np.zeros(len(records), dtype=np.int64)
+    place = {picture: i for i, picture in enumerate(picture_ids)}
+    # Masks are compared by their own boxes.
+    xywh = np.zeros((len(records), 4)) if kind == "segm" else _numbers(records, "bbox", side, width=4)
+    others: dict[str, Any] = {"columns": {"box_sizes_wh": xywh[:, 2:]}}
+    if side == "predictions":
+        others["scores"] = _numbers(records, "score", side)
+    if kind == "segm":
+        others["segmentations"] = Segmentations.build(_outline(one, side) for one in records)
+    if kind == "keypoints":
+        width = len(records[0].get("keypoints", ())) if records else 0
+        others["keypoints"] = _numbers(records, "keypoints", side, width=width).reshape(len(records), width // 3, 3)
+    ids = np.array([one["id"] for one in records], dtype=np.int64)
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        raise DataError(
+            f"{counts.max()} annotations have the id {unique[np.argmax(counts)]}",
+            where=f"{side}.id",
+            remedy="give each an id of its own",
+            kind="duplicate_id",
+        )
+    return Objects.build(
+        picture=[place[one["image_id"]] for one in records],
+        labels=labels,
+        boxes_xyxy=boxes.convert(xywh, BoxFormat.XYWH, BoxFormat.XYXY),
+        ids=ids,
+        areas=_numbers(records, "area", side),
+        is_crowd=[bool(one.get("iscrowd", 0)) for one in records] if side == "truth" else None,
+        **others,
+    )
+
+
+def _numbers(records: Sequence[Record], field: str, side: str, *, width: int = 1) -> Float[np.ndarray, "n w"]:
+    """One field of all records, (N, width), or (N,) where it is one number."""
+    try:
+        values: Any = [one[field] for one in records]
+        if width > 1:
+            if any(len(value) != width for value in values):
+                raise ValueError
+            values = chain.from_iterable(values)
+        flat = np.fromiter(values, np.float64, width * len(records))
+    except (KeyError, TypeError, ValueError):
+        for one in records:
+            _check_numbers(one, field, side, width)
+        raise
+    return flat.reshape(-1, width) if width > 1 else flat
+
+
+def _check_numbers(record: Record, field: str, side: str, width: int) -> None:
+    value = record.get(field)
+    try:
+        if value is not None and np.asarray(value, dtype=np.float64).shape == (() if width == 1 else (width,)):
+            return
+    except (TypeError, ValueError):
+        pass
+    raise DataError(
+        f"expected {'a number' if width == 1 else f'{width} numbers'}, got {value!r}",
+        where=f"{side}: annotation {record.get('id')}.{field}",
+        remedy="drop or mend this annotation",
+        kind=f"bad_{field}",
+    ) from None
+
+
+def _outline(record: Record, side: str) -> bytes | list[np.ndarray]:
+    outline = record.get("segmentation")
+    if isinstance(outline, dict):
+        counts = outline["counts"]
+        if isinstance(counts, list):
+            counts = rle_codec.frPyObjects(outline, *outline["size"])["counts"]
+        return counts.encode() if isinstance(counts, str) else bytes(counts)
+    if isinstance(outline, list) and outline:
+        return [np.asarray(ring, dtype=np.float64).reshape(-1, 2) for ring in outline]
+    raise DataError(
+        f"expected polygons or run lengths, got {outline!r}",
+        where=f"{side}: annotation {record.get('id')}.segmentation",
+        remedy="drop or mend this annotation, or compare boxes",
+        kind="bad_outline",
+    )
+
+
+def sizes_hw_of(picture_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarray, "m 2"]:
+    """The pictures' sizes as one of several ``COCO`` says them; where none does, those of the run lengths."""
+    sizes = np.zeros((len(picture_ids), 2), dtype=np.int64)
+    for index, picture in enumerate(picture_ids):
+        for coco in cocos:
+            said = coco.imgs.get(picture, {})
+            if "height" in said and "width" in said:
+                sizes[index] = said["height"], said["width"]
+            elif not sizes[index].any():
+                outlines = (one.get("segmentation") for one in coco.imgToAnns.get(picture, ()))
+                sizes[index] = next((tuple(one["size"]) for one in outlines if isinstance(one, dict)), (0, 0))
+    return sizes
