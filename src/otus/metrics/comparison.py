@@ -66,6 +66,19 @@ class Comparison:
             predictions=replace(predictions, labels=np.zeros_like(predictions.labels)),
         )
 
+    def pairs(
+        self, *, at_least: float, masks: bool = False
+    ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+        """All pairs of a prediction and a true object of any category with so much IoU: their indices, and the IoU."""
+        blind = self.blind_to_categories()
+        order = Order.of(blind.truth, blind.predictions, label_count=1, limit=None)
+        if masks:
+            pairs = mask_pairs(blind.truth, blind.predictions, order, sizes_hw=self.sizes_hw, at_least=at_least)
+        else:
+            pairs = box_pairs(blind.truth, blind.predictions, order, at_least=at_least)
+        detections = np.repeat(order.detections, np.diff(pairs.offsets))
+        return detections, order.truths[pairs.truths], pairs.similarities
+
     def match(self, rules: Rules, *, masks: bool = False, at_least: float | None = None) -> "Matches":
         """What becomes of every detection by the rules.
 
