@@ -1,8 +1,10 @@
-"""The main job on made-up pictures: make a data set, examine it, convert it, judge predictions, look at it.
+"""The main job: objects found on photographs by the model in the package, and a look at how good predictions are.
 
-Run by ``make demo``; every step is the command that a person would type. What it writes is in ``demo-out/``.
+Run by ``make demo``; every step is the command that a person would type. The photographs are those that scikit-image carries
+in its wheel (public domain and CC0). What is written is in ``demo-out/``; open ``demo-out/photographs/index.html``.
 """
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -10,6 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import skimage.data
+from rich.console import Console
+from rich.table import Table
 
 from otus import open_dataset
 from otus.data.formats.coco_results import write_results
@@ -17,14 +22,28 @@ from otus.data.scene_files import write_scenes
 from otus.structures import Objects
 
 OUT = Path("demo-out")
-PICTURES = 60
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "motorcycle_left.png", "camera.png", "coffee.png")
+SCENES = 60
 
 
-def otus(*arguments: object) -> None:
-    """Type a command, show it, and stop where it fails."""
+def otus(*arguments: object, capture: bool = False) -> str:
+    """Type a command, show it, and stop where it fails; what it answers if ``capture``."""
     words = [str(one) for one in arguments]
     print(f"\n$ otus {shlex.join(words)}", flush=True)
-    subprocess.run([sys.executable, "-m", "otus", *words], check=True)
+    command = [sys.executable, "-m", "otus", *words]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if capture else None).stdout
+
+
+def show_found(document: dict) -> None:
+    """A table of what was found where."""
+    table = Table(title=f"found by {document['model']}", title_justify="left")
+    for name in ("picture", "category", "score", "x", "y", "width", "height"):
+        table.add_column(name, justify="left" if name in ("picture", "category") else "right")
+    for picture in document["images"]:
+        for one in picture["instances"] or [{"category": "nothing", "score": None, "bbox": []}]:
+            score = "" if one["score"] is None else f"{one['score']:.2f}"
+            table.add_row(Path(picture["file"]).name, one["category"], score, *(f"{v:.0f}" for v in one["bbox"]))
+    Console().print(table)
 
 
 def write_imperfect_predictions(data: Path, target: Path) -> None:
@@ -47,12 +66,17 @@ def write_imperfect_predictions(data: Path, target: Path) -> None:
 def main() -> None:
     """Run all steps in a fresh folder."""
     shutil.rmtree(OUT, ignore_errors=True)
-    print(f"making {PICTURES} pictures in {OUT}/scenes", flush=True)
-    write_scenes(OUT / "scenes", PICTURES)
+    folder = Path(skimage.data.__file__).parent
+    photographs = [folder / name for name in PHOTOGRAPHS]
+    found = otus("predict", *photographs, "--out", OUT / "photographs", "--page", "--json", capture=True)
+    show_found(json.loads(found))
+    print(f"overlays, predictions.json (COCO) and index.html in {OUT}/photographs", flush=True)
+
+    print(f"\nmaking {SCENES} pictures with labels in {OUT}/scenes", flush=True)
+    write_scenes(OUT / "scenes", SCENES)
     labels = OUT / "scenes" / "annotations.json"
-    otus("doctor", labels)
-    otus("convert", labels, OUT / "labelme", "--to", "labelme")
     write_imperfect_predictions(labels, OUT / "predictions.json")
+    otus("doctor", labels)
     otus("evaluate", "--data", labels, "--predictions", OUT / "predictions.json")
     otus("explain", "taxonomy", "000007.jpg", "--data", labels, "--out", OUT / "taxonomy.png")
 

@@ -238,3 +238,19 @@ def test_the_overlay_of_every_third_frame_keeps_the_pace(good, tmp_path):
     done = run(tmp_path / "film.mp4", "--model", NAME, "--weights", good, "--stride", 3, "--out", out)
     assert done.exit_code == 0, done.stderr
     assert [frame.time_s for frame in Video(out / "film.mp4")] == [0, 0.25, 0.5]
+
+
+def test_a_page_shows_the_overlays_and_lists_what_was_found_where(good, picture, tmp_path):
+    out = tmp_path / "out"
+    done = run(picture, "--model", NAME, "--weights", good, "--out", out, "--page", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["images"][0]["instances"]
+    assert found
+    html = (out / "index.html").read_text()
+    assert 'src="picture.jpg"' in html
+    assert (out / "picture.jpg").is_file()
+    rows = re.findall(r"<tr>(<td.*?)</tr>", html, flags=re.DOTALL)
+    cells = [[cell.strip() for cell in re.findall(r"<td[^>]*>([^<]*)</td>", row)] for row in rows]
+    expected = [[one["category"], f"{one['score']:.4g}", *(str(round(v)) for v in one["bbox"])] for one in found]
+    assert cells == [["picture.png", *row] for row in expected]
+    refused(run(picture, "--model", NAME, "--weights", good, "--json", "--page"), 2, "--page needs --out")

@@ -24,6 +24,7 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="exact, float32, bfloat16 or auto, the fastest.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for overlays and predictions.json.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="Write index.html there too: overlays and a table.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Find objects on pictures or videos; write them as overlays and JSON."""
@@ -36,6 +37,8 @@ def predict(
 
     if tile_overlap is not None and tiles is None:
         raise UsageError("--tile-overlap needs --tiles")
+    if page and json and out is None:
+        raise UsageError("--page needs --out, the folder to be written into")
     if out is None and not json:
         out = Path("otus-predictions")
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
@@ -51,7 +54,7 @@ def predict(
     )
     folder = None
     if out is not None:
-        folder = PredictionFolder(out, categories=predictor.categories, **option_values(stride=stride))
+        folder = PredictionFolder(out, categories=predictor.categories, page=page, **option_values(stride=stride))
 
     def documents() -> Iterator[dict[str, Any]]:
         with folder or nullcontext():
@@ -67,7 +70,8 @@ def predict(
             typer.echo(_line(document))
         if folder is not None:
             count = len(folder.written)
-            typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and predictions.json in {out}")
+            files = "predictions.json and index.html" if page else "predictions.json"
+            typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and {files} in {out}")
     for error in bad:
         typer.echo(f"otus: left out: {error}", err=True)
     if bad:
@@ -76,10 +80,9 @@ def predict(
 
 def _line(document: dict[str, Any]) -> str:
     """``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
-    from collections import Counter
+    from otus.reports.predictions import found_in_words
 
-    counts = Counter(one["category"] for one in document["instances"])
-    found = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+    found = found_in_words(document["instances"])
     frame = f" frame {document['frame']}" if "frame" in document else ""
     parts = ", ".join(f"{name} {value:.0f}" for name, value in document["milliseconds"].items())
     return f"{document['file']}{frame} {document['width']}x{document['height']}: {found} ({parts} ms)"

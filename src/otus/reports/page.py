@@ -36,7 +36,7 @@ td.number, th.number { text-align: right; }
 <section><h2>{{ section.title }}</h2>{% if section.text %}<p>{{ section.text }}</p>{% endif %}
 {% if section.figures %}<div class="figures">{% for figure in section.figures %}
 <figure style="width: {{ figure.width }}px">
-<img src="{{ figure.source }}" width="{{ figure.width }}" alt="{{ figure.caption }}">
+<img loading="lazy" src="{{ figure.source }}" width="{{ figure.width }}" alt="{{ figure.caption }}">
 <figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
 {% if section.rows %}<div class="rows"><table><thead><tr>
 {% for name in section.rows[0] %}<th class="{{ kind(section.rows[0][name]) }}">{{ name }}</th>{% endfor %}</tr></thead>

@@ -1,11 +1,13 @@
-"""What ``otus predict`` leaves behind: pictures with what was found drawn on them, and the same as JSON."""
+"""What ``otus predict`` leaves behind: pictures with what was found drawn on them, and the same as JSON and as a page."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -15,8 +17,11 @@ from otus.data.pictures import write_picture
 from otus.data.video import Video, VideoWriter
 from otus.inference.predictor import Prediction
 from otus.reports.drawing import draw
+from otus.reports.page import Figure, Page, Section
 from otus.structures import BoxFormat, Categories, Instances
 from otus.structures.boxes import convert
+
+_SHOWN_WIDTH = 560  # CSS pixels of an overlay on the page
 
 
 def instance_records(instances: Instances, categories: Categories) -> Iterator[dict[str, Any]]:
@@ -51,12 +56,19 @@ def prediction_document(prediction: Prediction, categories: Categories) -> dict[
     }
 
 
+def found_in_words(documents: Sequence[Mapping[str, Any]]) -> str:
+    """``3 person, 1 dog`` for the ``instances`` of a document, the most frequent first."""
+    counts = Counter(one["category"] for one in documents)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+
+
 class PredictionFolder:
     """A folder that fills with overlays and ``predictions.json`` as predictions come; one of them is in memory at a time.
 
     A picture's overlay has its name, numbered where two of different folders share it; a video's frames make one video of
     its name. ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in
-    which they came, and each record says its ``file_name`` and ``frame`` too.
+    which they came, and each record says its ``file_name`` and ``frame`` too. On request, ``index.html`` shows the overlays
+    of pictures and lists what was found where.
 
     Parameters
     ----------
@@ -66,12 +78,17 @@ class PredictionFolder:
         The model's.
     stride
         Of videos, every how many frames come; what is written keeps their pace.
+    page
+        Whether to write ``index.html``.
     """
 
-    def __init__(self, folder: Path, *, categories: Categories, stride: int = 1) -> None:
+    def __init__(self, folder: Path, *, categories: Categories, stride: int = 1, page: bool = False) -> None:
         self.folder = folder
         self.categories = categories
         self.stride = stride
+        self._page = page
+        self._figures: list[Figure] = []
+        self._rows: list[dict[str, object]] = []
         self.written: list[Path] = []
         self._names: Counter[str] = Counter()
         self._count = 0
@@ -96,6 +113,8 @@ class PredictionFolder:
             self._end_video(kind, error, trace)
             if self._count:
                 self._json.write(b"\n]\n")
+            if self._page and kind is None:
+                self._write_page()
         finally:
             self._stack.__exit__(kind, error, trace)
 
@@ -109,6 +128,8 @@ class PredictionFolder:
             self._end_video()
             target = self._target(prediction.name, suffix=".jpg")
             write_picture(target, image)
+            if self._page:
+                self._list(prediction, target)
         else:
             self._add_frame(prediction, image)
         place = {"file_name": prediction.name}
@@ -121,6 +142,25 @@ class PredictionFolder:
             whole = {"image_id": self._count, "category_id": self.categories.ids[int(label)], **record, **place}
             self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
             self._records += 1
+
+    def _list(self, prediction: Prediction, overlay: Path) -> None:
+        """Keep what the page will say of a picture; the overlay itself stays on disk."""
+        found = list(instance_records(replace(prediction.instances, masks=None, keypoints=None), self.categories))
+        caption = f"{Path(prediction.name).name}: {found_in_words(found)}"
+        width = min(_SHOWN_WIDTH, prediction.instances.size_hw[1])
+        self._figures.append(Figure(quote(overlay.name), caption, width))
+        for one in found:
+            x, y, w, h = (round(value) for value in one["bbox"])
+            place = {"x": x, "y": y, "width": w, "height": h}
+            what = {"category": one["category"], "score": one["score"]}
+            self._rows.append({"picture": Path(prediction.name).name, **what, **place})
+
+    def _write_page(self) -> None:
+        pictures = f"{len(self._figures)} {'picture' if len(self._figures) == 1 else 'pictures'}"
+        sections = [Section("Pictures", figures=self._figures)]
+        sections.append(Section("What was found where", "Boxes in pixels of the picture.", rows=self._rows))
+        page = Page("What was found", f"{len(self._rows)} objects on {pictures}", sections)
+        page.write(self.folder / "index.html")
 
     def _add_frame(self, prediction: Prediction, image: np.ndarray) -> None:
         if self._video is None or self._video[0] != prediction.name or prediction.frame == 0:
