@@ -242,7 +242,7 @@ def test_the_overlay_of_every_third_frame_keeps_the_pace(good, tmp_path):
 
 def test_a_page_shows_the_overlays_and_lists_what_was_found_where(good, picture, tmp_path):
     out = tmp_path / "out"
-    done = run(picture, "--model", NAME, "--weights", good, "--out", out, "--page", "--json")
+    done = run(picture, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--page", "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["images"][0]["instances"]
     assert found
