@@ -68,6 +68,8 @@ class Errors:
         (G,) true objects that are missed for good.
     truth_labels
         (G,).
+    background_iou
+        Up to which an overlap is none.
     """
 
     matches: Matches
@@ -76,6 +78,7 @@ class Errors:
     nearest_overlaps: Float[np.ndarray, "d"]
     missed: Bool[np.ndarray, "g"]
     truth_labels: Int[np.ndarray, "g"]
+    background_iou: float
 
     @property
     def counts(self) -> dict[Error, int]:
@@ -199,7 +202,8 @@ def find_errors(
     mendable = np.zeros(len(truth), dtype=bool)
     mendable[about[about >= 0]] = True
     missed = matches.counted & ~found & ~mendable
-    return Errors(matches, types, about, np.maximum(same_overlap, other_overlap), missed, truth.labels)
+    nearest = np.maximum(same_overlap, other_overlap)
+    return Errors(matches, types, about, nearest, missed, truth.labels, background_iou)
 
 
 def _neighbours(

@@ -1,0 +1,93 @@
+"""Labels that are probably wrong: errors planted in real labels come up, and by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from otus.data.open import open_dataset
+from otus.metrics.comparison import Comparison
+from otus.metrics.label_errors import count_by_picture, find_label_errors
+from otus.metrics.tide import find_errors
+from otus.structures import Categories, Objects
+
+
+def test_planted_errors_are_found(shared_data):
+    """VOC's labels with 40 objects forgotten, 40 misnamed and 40 imagined, judged by a detector that is mostly right."""
+    dataset = open_dataset(shared_data / "voc2007" / "instances_val.json")
+    labels, rng = dataset.objects, np.random.default_rng(0)
+    sides = np.tile(labels.boxes_xyxy[:, 2:] - labels.boxes_xyxy[:, :2], 2)
+    boxes = labels.boxes_xyxy + rng.normal(scale=0.05, size=sides.shape) * sides
+    boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])
+    seen = rng.random(len(labels)) < 0.9
+    scores = rng.uniform(0.3, 1, len(labels))
+    predictions = Objects.build(
+        picture=labels.picture[seen], labels=labels.labels[seen], boxes_xyxy=boxes[seen], scores=scores[seen]
+    )
+    order = rng.permutation(len(labels))
+    forgotten, misnamed = order[:40], order[40:80]
+    names = labels.labels.copy()
+    names[misnamed] = (names[misnamed] + 7) % len(dataset.categories)
+    kept = np.setdiff1d(np.arange(len(labels)), forgotten)
+    pictures = rng.integers(0, len(dataset), 40)
+    truth = Objects.build(
+        picture=np.concatenate([labels.picture[kept], pictures]),
+        labels=np.concatenate([names[kept], rng.integers(0, len(dataset.categories), 40)]),
+        boxes_xyxy=np.concatenate([labels.boxes_xyxy[kept], np.tile([2.0, 2, 14, 14], (40, 1))]),
+        ids=np.concatenate([kept, np.arange(100_000, 100_040)]),
+    )
+    comparison = Comparison(truth, predictions, dataset.categories, np.arange(len(dataset)))
+    suspects = find_label_errors(comparison, find_errors(comparison))
+    accused = {int(truth.ids[one.truth]) for one in suspects if one.kind == "wrong_category"}
+    imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "nobody_finds"}
+    alone = {one.detection for one in suspects if one.kind == "missing_label"}
+    origin = np.flatnonzero(seen)[np.argsort(labels.picture[seen], kind="stable")]
+    confident = set(np.flatnonzero(seen & (scores >= 0.5)).tolist())
+    assert len(accused & set(misnamed.tolist())) >= 0.8 * len(confident & set(misnamed.tolist())) > 10
+    assert len(imagined & set(range(100_000, 100_040))) > 25
+    forgotten_seen = confident & set(forgotten.tolist())
+    assert len({int(origin[one]) for one in alone} & forgotten_seen) > 0.5 * len(forgotten_seen) > 10
+    assert len(accused - set(misnamed.tolist())) < 10
+    assert [one.score for one in suspects if one.kind != "nobody_finds"] == sorted(
+        (one.score for one in suspects if one.kind != "nobody_finds"), reverse=True
+    )
+
+
+def a_comparison() -> Comparison:
+    """Picture 0: one right, one false. Picture 1: nothing at all. Picture 2: two unfound, a weak detection on one."""
+    truth = Objects.build(
+        picture=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
+    )
+    found = Objects.build(
+        picture=[0, 0, 2],
+        labels=[0, 0, 0],
+        boxes_xyxy=[[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]],
+        scores=np.array([0.9, 0.8, 0.3]),
+    )
+    return Comparison(truth, found, Categories(("owl",)), np.array([5, 6, 7]))
+
+
+def test_the_worst_pictures():
+    comparison = a_comparison()
+    counts = count_by_picture(comparison, find_errors(comparison))
+    assert (counts.right.tolist(), counts.false.tolist(), counts.unfound.tolist()) == ([1, 0, 0], [1, 0, 0], [0, 0, 2])
+    np.testing.assert_allclose(counts.f1, [2 / 3, np.nan, 0])
+    assert counts.worst(5) == [2, 0]
+    assert counts.worst(1) == [2]
+    weak = count_by_picture(comparison, find_errors(comparison), score_threshold=0.2)
+    assert weak.right.tolist() == [1, 0, 1]
+
+
+def test_by_hand():
+    comparison = a_comparison()
+    suspects = find_label_errors(comparison, find_errors(comparison))
+    assert [(one.kind, one.picture, one.detection, one.truth) for one in suspects] == [
+        ("missing_label", 0, 1, -1),
+        ("nobody_finds", 2, -1, 2),
+    ]
+    named = replace(comparison, categories=Categories(("owl", "cat")))
+    named = replace(named, predictions=replace(named.predictions, labels=np.array([1, 0, 0])))
+    suspects = find_label_errors(named, find_errors(named))
+    assert [one.kind for one in suspects] == ["wrong_category", "missing_label", "nobody_finds"]
+    assert suspects[0].score == pytest.approx(0.9)
+    assert suspects[0].truth == 0
