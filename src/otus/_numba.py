@@ -4,15 +4,36 @@ numba's ``cache=True`` raises at import where no folder is writable, and ``paral
 later: kernels here release the GIL (use threads) and are cached on disk where that is possible.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import TypeVar, cast, no_type_check
 
 import numba
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+_BLAS = "scipy.linalg.cython_blas"
 _warned = False
+
+
+def _spare_scipy() -> None:
+    """Import what numba needs before its first kernel, without scipy.linalg, which takes longer than all the rest.
+
+    numba imports it only to see whether it is there, and it is: scipy is one of our dependencies. A stand-in answers that
+    question; a function that is compiled with ``np.dot`` imports the real one after this.
+    """
+    if _BLAS in sys.modules:
+        return
+    sys.modules[_BLAS] = ModuleType(_BLAS)
+    try:
+        import numba.np.arraymath  # noqa: F401
+    finally:
+        del sys.modules[_BLAS]
+
+
+_spare_scipy()
 
 
 def kernel(function: Function) -> Function:

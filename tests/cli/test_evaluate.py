@@ -138,6 +138,17 @@ def test_nothing_found_is_an_answer(files):
     assert document["bbox"]["AP"] == document["bbox"]["AR100"] == 0
 
 
+def test_linear_algebra_compiles_beside_our_kernels():
+    """numba is told that there is a BLAS without importing it; who uses it gets the real one."""
+    code = """
+import otus._numba, numba, numpy as np, sys
+assert "scipy.linalg" not in sys.modules
+answer = numba.njit(lambda a: np.dot(a, a))(np.full((2, 2), 2.0))
+assert (answer == 8).all() and hasattr(sys.modules["scipy.linalg.cython_blas"], "__pyx_capi__")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_scipy_is_not_imported_for_boxes(files):
     code = f"""
 import sys
@@ -145,6 +156,6 @@ from typer.testing import CliRunner
 from otus.cli import app
 done = CliRunner().invoke(app, ["evaluate", "--data", {str(files[0])!r}, "--predictions", {str(files[1])!r}])
 assert done.exit_code == 0, done.output
-assert not {{"scipy.optimize", "torch"}} & set(sys.modules)
+assert not {{"scipy.optimize", "scipy.linalg", "torch"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
