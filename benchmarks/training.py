@@ -1,15 +1,19 @@
-"""Pictures a second of training Mask R-CNN: our loop beside torchvision's reference loop, same data, one run.
+"""Pictures a second of training: our loop beside torchvision's reference loop, same data, one run.
 
-``python benchmarks/training.py [--model mask_rcnn_resnet50_fpn] [--pictures 8] [--steps 4]``. Made-up scenes of 480x640. The
-reference is ``references/detection/engine.py`` of torchvision written out: a DataLoader with two workers, float32, SGD;
-its picture size is set to ours. The share of time spent waiting for pictures is shown beside ours.
+``python benchmarks/training.py [--models NAME …] [--pictures 16] [--steps 4] [--data FOLDER]``. Made-up scenes, or a COCO
+data set with masks. The reference is ``references/detection/engine.py`` of torchvision written out: a DataLoader with two
+workers, float32, SGD, its own detector of the same shape and picture size. Ours runs in float32 and in bfloat16; the
+packaged model as its recipe says (AdamW, augmentation, five scales, averaged weights). Beside it stands the share of time
+that it waited for pictures.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,33 +21,42 @@ import torchvision
 from _side_by_side import print_header
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from otus.data.dataset import Dataset as LabelledPictures
 from otus.data.open import open_dataset
 from otus.data.scene_files import write_scenes
-from otus.data.transforms import HorizontalFlip
+from otus.data.transforms import HorizontalFlip, Transform
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
 from otus.parts.preprocess import Preprocess
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
 from otus.training.loop import fit
 from otus.training.progress import TrainProgress
-from otus.training.settings import make_settings
+from otus.training.recipes import packaged_detector
+from otus.training.settings import TrainSettings
 from otus.training.state import RunState
-from otus.zoo.models import build_model
+from otus.zoo.models import build_model, model_entry
 
+PACKAGED = "mask_rcnn_efficientnet_lite0_fpn"
 REFERENCES = {
     "mask_rcnn_resnet50_fpn": "maskrcnn_resnet50_fpn",
     "faster_rcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn",
     "faster_rcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn",
 }
 SIZE_HW = (480, 640)
-BATCH_SIZE = 2
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class ReferencePictures(Dataset):
-    """The scenes as torchvision's reference scripts feed them."""
+    """A data set as torchvision's reference scripts feed it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.dataset = open_dataset(folder, format="coco")
+    def __init__(self, dataset: LabelledPictures) -> None:
+        self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -59,12 +72,49 @@ class ReferencePictures(Dataset):
         }
 
 
-def reference_rate(model: nn.Module, folder: Path, *, steps: int) -> float:
+class ReferencePyramid(nn.Module):
+    """The packaged model's trunk under torchvision's own pyramid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
+        freeze_norms(self.trunk)
+        freeze_stages(self.trunk, 2)
+        self.pyramid = FeaturePyramidNetwork(self.trunk.channels, channels, extra_blocks=LastLevelMaxPool())
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.pyramid(OrderedDict((str(i), one) for i, one in enumerate(self.trunk(x))))
+
+
+def reference_model(name: str, slots: int, *, size_hw: tuple[int, int]) -> nn.Module:
+    """torchvision's detector of the same shape, its random weights as they are."""
+    sizes = {"min_size": min(size_hw), "max_size": max(size_hw)}
+    if name != PACKAGED:
+        builder = getattr(torchvision.models.detection, REFERENCES[name])
+        return builder(weights=None, weights_backbone=None, num_classes=slots, **sizes)
+    channels, levels = 96, ["0", "1", "2"]
+    return MaskRCNN(
+        ReferencePyramid(channels),
+        rpn_anchor_generator=AnchorGenerator(((20, 30), (45, 65), (95, 135), (190, 270)), ((0.5, 1.0, 2.0),) * 4),
+        rpn_pre_nms_top_n_train=600,
+        rpn_post_nms_top_n_train=300,
+        box_roi_pool=MultiScaleRoIAlign(levels, 7, 2, canonical_scale=96),
+        box_head=TwoMLPHead(channels * 7**2, 512),
+        box_predictor=FastRCNNPredictor(512, slots),
+        box_batch_size_per_image=128,
+        mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2, canonical_scale=96),
+        mask_head=MaskRCNNHeads(channels, (channels,) * 4, 1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, slots),
+        **sizes,
+    )
+
+
+def reference_rate(model: nn.Module, dataset: LabelledPictures, *, batch_size: int, steps: int) -> float:
     """Pictures a second of torchvision's ``train_one_epoch``, the first step left out."""
-    pictures = ReferencePictures(folder)
     loader = DataLoader(
-        pictures,
-        batch_size=BATCH_SIZE,
+        ReferencePictures(dataset),
+        batch_size=batch_size,
         num_workers=2,
         shuffle=True,
         collate_fn=lambda batch: tuple(zip(*batch)),  # noqa: B905
@@ -81,7 +131,7 @@ def reference_rate(model: nn.Module, folder: Path, *, steps: int) -> float:
             optimizer.step()
             times.append(time.perf_counter() - clock)
             clock = time.perf_counter()
-    return BATCH_SIZE / statistics.median(times[1 : steps + 1])
+    return batch_size / statistics.median(times[1 : steps + 1])
 
 
 class StepTimes(TrainProgress):
@@ -97,46 +147,62 @@ class StepTimes(TrainProgress):
         self.waited_s = state.waited_s
 
 
-def our_rate(name: str, folder: Path, preprocess: Preprocess, *, steps: int, precision: str) -> tuple[float, float]:
+def our_rate(
+    name: str,
+    dataset: LabelledPictures,
+    preprocess: Preprocess,
+    settings: TrainSettings,
+    augment: Transform,
+    *,
+    steps: int,
+) -> tuple[float, float]:
     """Pictures a second of our loop, the first step left out; and the share of waiting."""
-    dataset = open_dataset(folder, format="coco")
-    dataset = dataset.select([i % len(dataset) for i in range((steps + 1) * BATCH_SIZE)])
-    options = {"batch_size": BATCH_SIZE, "optimizer": "sgd", "learning_rate": 1e-4, "precision": precision}
-    settings = make_settings({**options, "epochs": 1, "device": "cpu"})
+    dataset = dataset.select([i % len(dataset) for i in range((steps + 1) * settings.batch_size)])
     times = StepTimes()
-    feed = Feed(dataset, preprocess, settings, augment=HorizontalFlip())
+    feed = Feed(dataset, preprocess, settings, augment=augment)
     fit(build_model(name, dataset.categories), feed=feed, fabric=start_fabric(settings), progress=times)
     steps_s = [after - before for before, after in zip(times.ends, times.ends[1:], strict=False)]
-    return BATCH_SIZE / statistics.median(steps_s), times.waited_s / times.ends[-1]
+    return settings.batch_size / statistics.median(steps_s), times.waited_s / times.ends[-1]
+
+
+def compare(name: str, dataset: LabelledPictures, *, steps: int) -> None:
+    """Measure one model and print."""
+    once = {"epochs": 1, "device": "cpu", "minutes": None}
+    if name == PACKAGED:
+        settings = replace(packaged_detector.SETTINGS, **once)
+        augment: Transform = packaged_detector.AUGMENTATION
+        size_hw = (model_entry(name).preprocess.shorter_side, model_entry(name).preprocess.longer_side)
+    else:
+        settings = TrainSettings(batch_size=2, optimizer="sgd", learning_rate=1e-4, **once)
+        augment, size_hw = HorizontalFlip(), SIZE_HW
+    print(f"## {name}, {min(size_hw)} to {max(size_hw)} pixels, batches of {settings.batch_size}")
+    reference = reference_model(name, len(dataset.categories) + 1, size_hw=size_hw)
+    theirs = reference_rate(reference, dataset, batch_size=settings.batch_size, steps=steps)
+    print(f"{'torchvision, float32':24s} {theirs:7.2f} pictures/s", flush=True)
+    preprocess = Preprocess(shorter_side=min(size_hw), longer_side=max(size_hw))
+    for precision in PRECISIONS:
+        ours, waiting = our_rate(
+            name, dataset, preprocess, replace(settings, precision=precision), augment, steps=steps
+        )
+        ratio = f"{ours / theirs:5.2f} x torchvision, {waiting:.1%} waiting for pictures"
+        print(f"{'otus, ' + precision:24s} {ours:7.2f} pictures/s  {ratio}", flush=True)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mask_rcnn_resnet50_fpn", choices=REFERENCES)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--models", nargs="+", default=[PACKAGED, "mask_rcnn_resnet50_fpn"])
+    parser.add_argument("--data", type=Path, help="a COCO data set with masks; made-up scenes without it")
+    parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
     arguments = parser.parse_args()
-    print_header(f"Training {arguments.model}, pictures of {SIZE_HW[0]}x{SIZE_HW[1]}", ("torch", "torchvision"))
-    preprocess = Preprocess(shorter_side=min(SIZE_HW), longer_side=max(SIZE_HW))
+    print_header("Training", ("torch", "torchvision"))
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "scenes"
-        write_scenes(folder, arguments.pictures, size_hw=SIZE_HW)
-        categories = open_dataset(folder, format="coco").categories
-        builder = getattr(torchvision.models.detection, REFERENCES[arguments.model])
-        reference = builder(
-            weights=None,
-            weights_backbone=None,
-            num_classes=len(categories) + 1,
-            min_size=min(SIZE_HW),
-            max_size=max(SIZE_HW),
-        )
-        theirs = reference_rate(reference, folder, steps=arguments.steps)
-        print(f"{'torchvision, float32':24s} {theirs:7.2f} pictures/s")
-        for precision in ("32-true", "bf16-mixed"):
-            ours, waiting = our_rate(arguments.model, folder, preprocess, steps=arguments.steps, precision=precision)
-            ratio = f"{ours / theirs:5.2f} x torchvision, {waiting:.1%} waiting for pictures"
-            print(f"{'otus, ' + precision:24s} {ours:7.2f} pictures/s  {ratio}")
+        if arguments.data is None:
+            write_scenes(Path(work) / "scenes", arguments.pictures, size_hw=SIZE_HW)
+        dataset = open_dataset(arguments.data or Path(work) / "scenes", format="coco")
+        for name in arguments.models:
+            compare(name, dataset.select(range(min(arguments.pictures, len(dataset)))), steps=arguments.steps)
 
 
 if __name__ == "__main__":

