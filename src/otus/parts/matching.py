@@ -69,3 +69,12 @@ def share_inside(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> 
     bottom_right = torch.minimum(regions[:, None, 2:], boxes[None, :, 2:])
     overlap = (bottom_right - top_left).clamp(min=0).prod(dim=2).amax(dim=1)
     return overlap / box_area(regions).clamp(min=torch.finfo(regions.dtype).tiny)
+
+
+def iou_of_pairs(boxes: Float[Tensor, "*n 4"], others: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+    """IoU of each box with the one that stands at its place; leading axes broadcast."""
+    top_left = torch.maximum(boxes[..., :2], others[..., :2])
+    bottom_right = torch.minimum(boxes[..., 2:], others[..., 2:])
+    overlap = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1) + (others[..., 2:] - others[..., :2]).prod(dim=-1)
+    return overlap / (areas - overlap).clamp(min=torch.finfo(boxes.dtype).tiny)
