@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from otus.errors import UsageError
 from otus.metrics import _bootstrap_kernels as kernels
 from otus.metrics.comparison import Comparison, Matches
+from otus.metrics.matching import Verdict
 from otus.metrics.precision_recall import WORKERS
 from otus.metrics.rules import Rules
 
@@ -67,10 +68,14 @@ def resampled_average_precision(
     order = np.concatenate([matches.by_score(label) for label in range(labels)]) if labels else np.zeros(0, np.int64)
     starts = np.searchsorted(matches.labels, np.arange(labels + 1))
     figures = np.empty((len(weights), labels, matches.taken.shape[1]))
-    truth = comparison.truth
+    truth, verdicts = comparison.truth, matches.verdicts[order]
+    special, thresholds = np.nonzero(verdicts != Verdict.FALSE)
+    place = matches.labels[order][special] * verdicts.shape[1] + thresholds
+    by_place = np.argsort(place, kind="stable")
+    special_starts = np.searchsorted(place[by_place], np.arange(labels * verdicts.shape[1] + 1))
     inputs = (
-        weights, starts, matches.pictures[order], matches.verdicts[order], truth.labels[matches.counted],
-        truth.picture[matches.counted], matches.rules.recalls, figures,
+        weights, starts, matches.pictures[order], verdicts, special_starts, special[by_place],
+        truth.labels[matches.counted], truth.picture[matches.counted], matches.rules.recalls, figures,
     )  # fmt: skip
     bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
     with ThreadPoolExecutor(WORKERS) as pool:
