@@ -107,7 +107,7 @@ class CocoProtocol:
     ) -> Outcomes:
         """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
         if self.similarity is not None:
-            truth, predictions = self.similarity.view(truth, predictions)
+            truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
         chosen, true = order.detections, order.truths
         crowd = truth.is_crowd[true]
         ignored = self._outside(truth.areas[true]) | crowd[:, None]

@@ -73,6 +73,38 @@ def mask_pairs(
     return Pairs(offsets, np.concatenate(all_truths), np.concatenate(all_ious)).at_least(at_least)
 
 
+def mask_ious(
+    pairs: Pairs,
+    truth: Objects,
+    true_rows: Int[np.ndarray, "g"],
+    predictions: Objects,
+    found_rows: Int[np.ndarray, "d"],
+    *,
+    sizes_hw: Int[np.ndarray, "m 2"],
+) -> Float[np.ndarray, "p"]:
+    """The IoU of pairs that are known: detection i is prediction ``found_rows[i]``, true object j ``true_rows[j]``."""
+    sizes = np.asarray(sizes_hw, dtype=np.int64)
+    true = _Intervals.of(truth, true_rows, sizes, "truth")
+    crowd = truth.is_crowd[true_rows]
+    parts = [np.zeros(0)]
+    for first in range(0, len(found_rows), _AT_ONCE):
+        last = min(first + _AT_ONCE, len(found_rows))
+        found = _Intervals.of(predictions, found_rows[first:last], sizes, "predictions")
+        offsets = pairs.offsets[first : last + 1]
+        parts.append(
+            kernels.interval_ious(
+                offsets - offsets[0], pairs.truths[offsets[0] : offsets[-1]],
+                found.offsets, found.intervals, found.areas, true.offsets, true.intervals, true.areas, crowd,
+            )
+        )  # fmt: skip
+    return np.concatenate(parts)
+
+
+def mask_areas(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"], side: str) -> Float[np.ndarray, "n"]:
+    """Pixels of each object's mask; errors as of :func:`mask_pairs`, where ``side`` is truth or predictions."""
+    return _Intervals.of(objects, np.arange(len(objects)), np.asarray(sizes_hw, dtype=np.int64), side).areas
+
+
 class _Intervals(NamedTuple):
     """The pixels of N masks: those of mask i are ``intervals[offsets[i]:offsets[i + 1]]``, numbered down the columns."""
 

@@ -4,6 +4,7 @@ Shape shorthand: D detections, G true objects, P pairs, K keypoints. Only pairs 
 so their number grows with the detections, whatever the number of pictures, labels and thresholds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -105,7 +106,9 @@ class Similarity(Protocol):
     A value: equal ones compare alike, so that figures made by them can be merged.
     """
 
-    def view(self, truth: Objects, predictions: Objects) -> tuple[Objects, Objects]:
+    def view(
+        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> tuple[Objects, Objects]:
         """Both sides as the protocol's rules are to see them: the same rows, whose ``areas`` fit what is compared.
 
         DataError where an object has not what is compared.
@@ -171,17 +174,25 @@ def keypoint_pairs(
             f"keypoints: {truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
             f"{len(sigmas)} tolerances (sigmas); all must be as many"
         )
+    variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
+    return pairs_by(lambda true, chosen: _oks(truth, true, predictions, chosen, variances), order, at_least=at_least)
+
+
+def pairs_by(
+    similarity: Callable[[Int[np.ndarray, "p"], Int[np.ndarray, "p"]], Float[np.ndarray, "p"]],
+    order: Order,
+    *,
+    at_least: float,
+) -> Pairs:
+    """Pairs by a function of P true objects and P detections, which are indices, of the same picture and label."""
     counts = order.spans[:, 1] - order.spans[:, 0]
     detection = np.repeat(np.arange(len(counts)), counts)
     true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + order.spans[detection, 0]
     similarities = np.empty(len(detection))
-    variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
-    step = 50_000  # bounds the memory of the (pairs, K) intermediates
+    step = 50_000  # bounds the memory of what the function makes
     for first in range(0, len(detection), step):
         here = slice(first, first + step)
-        similarities[here] = _oks(
-            truth, order.truths[true[here]], predictions, order.detections[detection[here]], variances
-        )
+        similarities[here] = similarity(order.truths[true[here]], order.detections[detection[here]])
     return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).at_least(at_least)
 
 

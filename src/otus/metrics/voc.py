@@ -61,7 +61,7 @@ class VocProtocol:
     ) -> Outcomes:
         """What becomes of the detections of ``order``; ``sizes_hw`` is not needed for boxes."""
         if self.similarity is not None:
-            truth, predictions = self.similarity.view(truth, predictions)
+            truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
         true = order.truths
         ignored = truth.is_crowd[true]
         if "difficult" in truth.columns:

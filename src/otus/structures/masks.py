@@ -234,12 +234,16 @@ class Masks:
         """The bands of pixels within a distance of each mask's own contour.
 
         Cheng et al., Boundary IoU, CVPR 2021: the distance is ``dilation_ratio`` of the picture's diagonal, at least one
-        pixel; the picture's border counts as contour.
+        pixel; the picture's border counts as contour. What comes back is at rest.
         """
         height, width = self.size_hw
         distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
-        bands = [mask & ~_erode(mask, distance) for mask in self]
-        return Masks.from_dense(np.stack(bands)) if bands else Masks.empty(self.size_hw)
+        counts = []
+        for mask, box in zip(self, self.boxes_xyxy().astype(np.int64), strict=True):
+            left, top, right, bottom = box.tolist()
+            part = mask[top:bottom, left:right]  # outside it nothing is there to be eroded
+            counts.append(_encode_part(part & ~_erode(part, distance), top, left, self.size_hw))
+        return Masks(self.size_hw, _counts=tuple(counts))
 
     def boundary_iou(self, other: "Masks", *, dilation_ratio: float = 0.02) -> Float[np.ndarray, "n m"]:
         """IoU of the bands along the contours, which does not forgive large objects a coarse outline."""

@@ -90,22 +90,41 @@ def _rectangle_intersection(a: Float[np.ndarray, "p 5"], b: Float[np.ndarray, "p
     return np.clip(total, 0.0, np.minimum(a[:, 2] * a[:, 3], b[:, 2] * b[:, 3]))
 
 
+def oriented_intersections(
+    a_xywhr: Float[np.ndarray, "p 5"], b_xywhr: Float[np.ndarray, "p 5"]
+) -> Float[np.ndarray, "p"]:
+    """Areas that oriented boxes share, pair by pair; a box without area shares none."""
+    a, b = np.asarray(a_xywhr, dtype=np.float64), np.asarray(b_xywhr, dtype=np.float64)
+    result = np.zeros(len(a))
+    around_a, around_b = enclosing_boxes(a), enclosing_boxes(b)
+    solid = np.minimum(a[:, 2:4], b[:, 2:4]).min(axis=1, initial=np.inf) > 0
+    touching = (np.less(around_a[:, :2], around_b[:, 2:]) & np.less(around_b[:, :2], around_a[:, 2:])).all(axis=1)
+    chosen = np.flatnonzero(solid & touching)
+    step = 100_000  # bounds the memory of the intermediate (pairs, 4, 4, 2) arrays
+    for first in range(0, len(chosen), step):
+        some = chosen[first : first + step]
+        result[some] = _rectangle_intersection(a[some], b[some])
+    return result
+
+
+def cuboid_intersections(a: Float[np.ndarray, "p 7"], b: Float[np.ndarray, "p 7"]) -> Float[np.ndarray, "p"]:
+    """Volumes that cuboids with yaw share, pair by pair: the footprints' intersection times the overlap in height."""
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    top = np.minimum(a[:, 2] + a[:, 5] / 2, b[:, 2] + b[:, 5] / 2)
+    bottom = np.maximum(a[:, 2] - a[:, 5] / 2, b[:, 2] - b[:, 5] / 2)
+    return oriented_intersections(footprints(a), footprints(b)) * np.maximum(top - bottom, 0)
+
+
+def footprints(cuboids: Float[np.ndarray, "n 7"]) -> Float[np.ndarray, "n 5"]:
+    """Cuboids seen from above, as oriented boxes."""
+    return np.asarray(cuboids, dtype=np.float64)[:, [0, 1, 3, 4, 6]]
+
+
 def _pairs_that_may_touch(a_xywhr: np.ndarray, b_xywhr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = enclosing_boxes(a_xywhr), enclosing_boxes(b_xywhr)
-    solid = np.logical_and.outer(a_xywhr[:, 2:4].min(axis=1) > 0, b_xywhr[:, 2:4].min(axis=1) > 0)
     apart = (a[:, None, :2] >= b[None, :, 2:]).any(axis=2) | (b[None, :, :2] >= a[:, None, 2:]).any(axis=2)
-    rows, columns = np.nonzero(solid & ~apart)
+    rows, columns = np.nonzero(~apart)
     return rows, columns
-
-
-def _pairwise_rectangle_intersection(a_xywhr: np.ndarray, b_xywhr: np.ndarray) -> Float[np.ndarray, "n m"]:
-    result = np.zeros((len(a_xywhr), len(b_xywhr)))
-    rows, columns = _pairs_that_may_touch(a_xywhr, b_xywhr)
-    step = 100_000  # bounds the memory of the intermediate (pairs, 4, 4, 2) arrays
-    for first in range(0, len(rows), step):
-        i, j = rows[first : first + step], columns[first : first + step]
-        result[i, j] = _rectangle_intersection(a_xywhr[i], b_xywhr[j])
-    return result
 
 
 def _over_union(intersection: np.ndarray, sizes_a: np.ndarray, sizes_b: np.ndarray) -> Float[np.ndarray, "n m"]:
@@ -124,16 +143,17 @@ def pairwise_oriented_iou(
     """
     a = np.asarray(a_xywhr, dtype=np.float64).reshape(-1, 5)
     b = np.asarray(b_xywhr, dtype=np.float64).reshape(-1, 5)
-    return _over_union(_pairwise_rectangle_intersection(a, b), np.prod(a[:, 2:4], axis=1), np.prod(b[:, 2:4], axis=1))
+    intersection = np.zeros((len(a), len(b)))
+    rows, columns = _pairs_that_may_touch(a, b)
+    intersection[rows, columns] = oriented_intersections(a[rows], b[columns])
+    return _over_union(intersection, np.prod(a[:, 2:4], axis=1), np.prod(b[:, 2:4], axis=1))
 
 
 def pairwise_cuboid_iou(a: Float[np.ndarray, "n 7"], b: Float[np.ndarray, "m 7"]) -> Float[np.ndarray, "n m"]:
     """Exact volume IoU of cuboids with yaw: the footprints' intersection times the overlap in height."""
     a = np.asarray(a, dtype=np.float64).reshape(-1, 7)
     b = np.asarray(b, dtype=np.float64).reshape(-1, 7)
-    footprint = [0, 1, 3, 4, 6]
-    ground = _pairwise_rectangle_intersection(a[:, footprint], b[:, footprint])
-    top = np.minimum((a[:, 2] + a[:, 5] / 2)[:, None], (b[:, 2] + b[:, 5] / 2)[None, :])
-    bottom = np.maximum((a[:, 2] - a[:, 5] / 2)[:, None], (b[:, 2] - b[:, 5] / 2)[None, :])
-    overlap = ground * np.maximum(top - bottom, 0)
+    overlap = np.zeros((len(a), len(b)))
+    rows, columns = _pairs_that_may_touch(footprints(a), footprints(b))
+    overlap[rows, columns] = cuboid_intersections(a[rows], b[columns])
     return _over_union(overlap, np.prod(a[:, 3:6], axis=1), np.prod(b[:, 3:6], axis=1))
