@@ -44,3 +44,15 @@ def zero_loss(module: nn.Module) -> Float[Tensor, ""]:
     return (
         sum((parameter.sum() for parameter in module.parameters()), start=next(module.parameters()).new_zeros(())) * 0
     )
+
+
+def varifocal_loss(
+    logits: Float[Tensor, "*n s"], wanted: Float[Tensor, "*n s"], *, alpha: float = 0.75, gamma: float = 2.0
+) -> Float[Tensor, "*n s"]:
+    """Cross-entropy of yes or no with scores in [0, 1] to be learned, of each slot.
+
+    "VarifocalNet" (Zhang et al., CVPR 2021, arXiv:2008.13367), equation 2: where there is an object it counts by how good
+    the answer should be, elsewhere the less the surer it is that there is none.
+    """
+    weights = torch.where(wanted > 0, wanted, alpha * logits.detach().sigmoid() ** gamma)
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weights

@@ -1,0 +1,88 @@
+"""Deformable attention: each query looks at a few points of each map instead of at everything.
+
+Shape shorthand: B pictures, Q queries, D width, H heads, V maps, P points of each.
+
+Paper: "Deformable DETR" (Zhu et al., ICLR 2021, arXiv:2010.04159), section 4.1; points are told as offsets from a box's
+centre in halves of its size, as in its iterative refinement (appendix A.4). Official code:
+github.com/fundamentalvision/Deformable-DETR (Apache-2.0), whose CUDA kernel is ``grid_sample`` here.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DeformableAttention(nn.Module):
+    """Attention to a few points, whose places and weights the query itself says.
+
+    Parameters
+    ----------
+    width, heads
+        D and H.
+    maps, points
+        V and P.
+    """
+
+    def __init__(self, width: int, heads: int, *, maps: int, points: int) -> None:
+        super().__init__()
+        self.heads, self.maps, self.points = heads, maps, points
+        self.offsets = nn.Linear(width, heads * maps * points * 2)
+        self.scores = nn.Linear(width, heads * maps * points)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        # At first each head looks in a direction of its own, each point a step further.
+        angle = torch.arange(heads) * (2 * math.pi / heads)
+        direction = torch.stack([angle.cos(), angle.sin()], dim=1)
+        direction = direction / direction.abs().amax(dim=1, keepdim=True)
+        steps = direction[:, None, None] * torch.arange(1, points + 1)[:, None]
+        nn.init.zeros_(self.offsets.weight)
+        with torch.no_grad():
+            self.offsets.bias.copy_(steps.expand(heads, maps, points, 2).flatten())
+        nn.init.zeros_(self.scores.weight)
+        nn.init.zeros_(self.scores.bias)
+        for layer in (self.value, self.out):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def places(
+        self, queries: Float[Tensor, "b q d"], boxes: Float[Tensor, "b q 4"]
+    ) -> tuple[Float[Tensor, "b h q v p 2"], Float[Tensor, "b h q v p"]]:
+        """Where each head looks, x and y in the frame of the boxes (centre and size), and how much; float32."""
+        shape = (self.heads, self.maps, self.points)
+        offsets = self.offsets(queries).float().unflatten(2, (*shape, 2)).transpose(1, 2)
+        weights = self.scores(queries).float().unflatten(2, (self.heads, -1)).softmax(dim=3)
+        centre, size = boxes[:, None, :, None, None].split(2, dim=-1)
+        return centre + offsets / self.points * size / 2, weights.unflatten(3, shape[1:]).transpose(1, 2)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "b q d"],
+        boxes: Float[Tensor, "b q 4"],
+        maps: Sequence[Float[Tensor, "b d _ _"]],
+        extent: Float[Tensor, "b 2"],
+    ) -> Float[Tensor, "b q d"]:
+        """What each query gathers around its box.
+
+        Parameters
+        ----------
+        boxes
+            Centre and size in shares of each picture.
+        maps
+            Of the whole batch, 0 in its padding.
+        extent
+            Width and height of each picture in shares of the batch's.
+        """
+        places, weights = self.places(queries, boxes)
+        grids = 2 * places * extent[:, None, None, None, None] - 1
+        gathered = []
+        for i, x in enumerate(maps):
+            values = F.linear(x.flatten(2).transpose(1, 2), self.value.weight, self.value.bias).float()
+            values = values.transpose(1, 2).reshape(len(x) * self.heads, -1, *x.shape[-2:])
+            sampled = F.grid_sample(values, grids[:, :, :, i].flatten(0, 1), align_corners=False)
+            gathered.append((sampled * weights[:, :, :, i].flatten(0, 1)[:, None]).sum(dim=3))
+        total = torch.stack(gathered).sum(dim=0).unflatten(0, (len(queries), self.heads))
+        return self.out(total.flatten(1, 2).transpose(1, 2))
