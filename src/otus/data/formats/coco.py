@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records
+from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
 from otus.data.formats.contract import (
     Layout,
     Loss,
@@ -29,7 +29,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import Whole, flat_names
+from otus.data.formats.files import LARGEST, Whole, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import KINDS, losses_of
 from otus.errors import DataError, ShapeError
@@ -132,7 +132,8 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     columns = ObjectColumns(lambda index: (file, f"annotations[{index}]"), report)
     unread = columns.unread
     types: dict[str, type[msgspec.Struct]] = {"images": Picture, "annotations": Annotation, "categories": Category}
-    reader = RecordReader(file, types, report, open_ended=types.keys())
+    numbers = {"annotations": number_fields()}
+    reader = RecordReader(file, types, report, open_ended=types.keys(), number_fields=numbers, largest=LARGEST)
     for batch in reader:
         if batch.array == "images":
             pictures += unread.declared(batch, Picture)

@@ -9,7 +9,7 @@ the 4 corners of an oriented box) and ``cuboid`` (7 numbers), which keep in COCO
 Further fields of numbers or flags, or of equally many numbers, become named columns.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
@@ -25,7 +25,7 @@ from otus.data.formats._growing import Column, FileOutline, OutlineColumns, outl
 from otus.data.formats._rle_kernels import total_pixels
 from otus.data.formats.contract import Report
 from otus.data.formats.files import Figure, Whole
-from otus.data.formats.json_stream import Batch
+from otus.data.formats.json_stream import Batch, NumberField
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
@@ -64,6 +64,13 @@ _WHOLE = ("index", "id", "image_id", "category_id", "iscrowd")
 _FIGURES = {"bbox": 4, "area": 1, "score": 1, "amodal_bbox": 4, "corners": 8, "cuboid": 7}
 
 
+def number_fields(*, predictions: bool = False) -> dict[str, NumberField]:
+    """The fields of annotations that are nothing but boxes and figures, as most results are: they are read as columns."""
+    needed = {"image_id", "category_id", "bbox", *(("score",) if predictions else ())}
+    whole = {name: NumberField(1, True, name in needed) for name in _WHOLE if name != "index"}
+    return whole | {name: NumberField(width, False, name in needed) for name, width in _FIGURES.items()}
+
+
 @dataclass
 class ObjectColumns:
     """Grows by batches of annotations and ends as :class:`Objects`.
@@ -95,8 +102,11 @@ class ObjectColumns:
 
     def extend(self, batch: Batch) -> None:
         """Add the annotations of a batch that are sound by themselves."""
+        indices, count = batch.indices, len(batch.indices)
+        if batch.columns is not None:
+            self._extend_numbers(batch.columns, indices)
+            return
         values = {name: list(map(attrgetter(attribute), batch.records)) for name, attribute in batch.attributes.items()}
-        indices, count = batch.indices, len(batch.records)
         faulty = self._report_faults(values, indices, count)
         if faulty:
             kept = [k for k in range(count) if k not in faulty]
@@ -110,9 +120,9 @@ class ObjectColumns:
             ("iscrowd", np.zeros(count)),
         ):
             self._whole[name].extend(_whole_numbers(values.get(name), otherwise))
-        for name, width in _FIGURES.items():
+        for name in _FIGURES:
             if name in values:
-                self._extend_figures(name, width, values[name])
+                self._extend_figures(name, values[name])
         for name in ("segmentation", "amodal_segmentation"):
             if any(values.get(name, ())):
                 column = self._outlines.setdefault(name, OutlineColumns())
@@ -124,6 +134,24 @@ class ObjectColumns:
             if name not in Annotation.__struct_fields__:
                 self._extend_extra(name, values[name])
         self._count += count
+
+    def _extend_numbers(self, columns: Mapping[str, np.ndarray], indices: Int[np.ndarray, "b"]) -> None:
+        """Add annotations that have nothing but numbers, of each what it needs."""
+        self._whole["index"].extend(indices)
+        for name, otherwise in (("id", indices + 1), ("iscrowd", np.zeros(len(indices)))):
+            self._whole[name].extend(columns.get(name, otherwise))
+        for name in ("image_id", "category_id"):
+            self._whole[name].extend(columns[name])
+        for name in _FIGURES.keys() & columns.keys():
+            self._figure_column(name).extend(columns[name])
+        self._count += len(indices)
+
+    def _figure_column(self, name: str) -> Column:
+        """The column of a field, up to the annotations so far."""
+        width = _FIGURES[name]
+        column = self._optional.setdefault(name, Column(np.float64, *(() if width == 1 else (width,)), fill=np.nan))
+        column.pad(self._count)
+        return column
 
     def _fault(self, index: int, place: str, problem: str, kind: str) -> None:
         file, record = self.place(index)
@@ -156,14 +184,13 @@ class ObjectColumns:
             self._fault(int(indices[k]), *found[k])
         return set(found)
 
-    def _extend_figures(self, name: str, width: int, values: list[Any]) -> None:
+    def _extend_figures(self, name: str, values: list[Any]) -> None:
+        width = _FIGURES[name]
         if None in values:
             nothing = np.nan if width == 1 else (np.nan,) * width
             values = [nothing if value is None else value for value in values]
         numbers = values if width == 1 else chain.from_iterable(values)
-        column = self._optional.setdefault(name, Column(np.float64, *(() if width == 1 else (width,)), fill=np.nan))
-        column.pad(self._count)
-        column.extend(np.fromiter(numbers, np.float64, len(values) * width))
+        self._figure_column(name).extend(np.fromiter(numbers, np.float64, len(values) * width))
 
     def _extend_keypoints(self, values: list[list[float] | None]) -> None:
         longest = max((len(value) // 3 for value in values if value), default=0)

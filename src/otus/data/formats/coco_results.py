@@ -11,8 +11,9 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.data.formats.coco import picture_ids
-from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records
+from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
 from otus.data.formats.contract import Report, staged_file, stop_at_first
+from otus.data.formats.files import LARGEST
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.structures import Objects
 
@@ -38,7 +39,13 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     path = Path(path)
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
     reader = RecordReader(
-        path, {"annotations": Annotation}, report, records_key="annotations", open_ended={"annotations"}
+        path,
+        {"annotations": Annotation},
+        report,
+        records_key="annotations",
+        open_ended={"annotations"},
+        number_fields={"annotations": number_fields(predictions=True)},
+        largest=LARGEST,
     )
     for batch in reader:
         columns.extend(batch)

@@ -1,7 +1,7 @@
 """Lists of records in a JSON file of any size, some thousand records at a time, every problem with its place.
 
 The file is read in windows. A compiled scanner finds where the records of the outer arrays end, whatever the order of the
-arrays; msgspec decodes the records between. Nothing of the file is kept.
+arrays; msgspec decodes the records between, a compiled reader those of nothing but numbers. Nothing of the file is kept.
 """
 
 import json
@@ -15,10 +15,19 @@ import msgspec
 import numpy as np
 
 from otus.data.formats import _json_kernels as scanner
+from otus.data.formats import _number_kernels as numbers
 from otus.data.formats.contract import Report
 from otus.errors import DataError
 
 _WINDOW = 1 << 19  # its records stay in the processor's cache
+
+
+class NumberField(NamedTuple):
+    """A field with ``width`` numbers, 1 for one that stands alone; ``needed`` where no record can be without."""
+
+    width: int = 1
+    is_whole: bool = False
+    needed: bool = False
 
 
 class _Decoder(NamedTuple):
@@ -30,13 +39,15 @@ class _Decoder(NamedTuple):
 class Batch:
     """Some records of one array: ``records[k]`` is element ``indices[k]`` of it in the file.
 
-    ``attributes`` says, by name of a field, which attribute of the records has it.
+    ``attributes`` says, by name of a field, which attribute of the records has it. Where every record has the same fields
+    and they are :class:`NumberField`, there are ``columns`` by name in place of records: (N,) or (N, width).
     """
 
     array: str
     indices: np.ndarray
     records: list[Any]
     attributes: Mapping[str, str]
+    columns: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass
@@ -55,6 +66,10 @@ class RecordReader:
     open_ended
         Arrays whose records have, beside the required fields, exactly those that occur in the file: declared ones with
         their type, others with any.
+    number_fields
+        By array, the fields of numbers that may come as columns.
+    largest
+        No number of a column may be further from 0.
     """
 
     path: Path
@@ -62,6 +77,8 @@ class RecordReader:
     report: Report
     records_key: str = ""
     open_ended: Set[str] = frozenset()
+    number_fields: Mapping[str, Mapping[str, NumberField]] = field(default_factory=dict)
+    largest: float = math.inf
     found: set[str] = field(default_factory=set)
     others: dict[str, Any] = field(default_factory=dict)
 
@@ -160,6 +177,11 @@ class RecordReader:
         return _Decoder(msgspec.json.Decoder(list[record]), attributes)  # type: ignore[valid-type]
 
     def _decode(self, decoder: _Decoder, array: str, text: bytes, first: int, offset: int) -> Iterator[Batch]:
+        columns = self._columns(array, list(decoder.attributes), text)
+        if columns is not None:
+            count = len(next(iter(columns.values())))
+            yield Batch(array, np.arange(first, first + count), [], decoder.attributes, columns)
+            return
         faulty: list[int] = []
         try:
             records = decoder.json.decode(b"[" + text + b"]")
@@ -168,6 +190,32 @@ class RecordReader:
         if records:
             indices = np.arange(first, first + len(records) + len(faulty))
             yield Batch(array, np.setdiff1d(indices, faulty, assume_unique=True), records, decoder.attributes)
+
+    def _columns(self, array: str, names: list[str], text: bytes) -> dict[str, np.ndarray] | None:
+        """Records of nothing but numbers as columns; None where these are others, or something is wrong with them."""
+        known = self.number_fields.get(array, {})
+        needed = {name for name, one in known.items() if one.needed}
+        if not needed.issubset(names) or not known.keys() >= set(names):
+            return None
+        fields = [known[name] for name in names]
+        encoded = [name.encode() for name in names]
+        most = len(text) // sum(len(name) + 4 for name in encoded) + 1  # records of so many bytes
+        widths = np.array([one.width for one in fields])
+        is_whole = np.array([one.is_whole for one in fields])
+        whole = np.empty((most, int(widths[is_whole].sum())), dtype=np.int64)
+        figures = np.empty((most, int(widths[~is_whole].sum())))
+        count = numbers.number_columns(
+            np.frombuffer(text, dtype=np.uint8), np.frombuffer(b"".join(encoded), dtype=np.uint8),
+            np.cumsum([len(name) for name in encoded]), widths, is_whole, whole, figures, self.largest,
+        )  # fmt: skip
+        if count == numbers.REFUSED:
+            return None
+        columns, used = {}, {True: 0, False: 0}
+        for name, one in zip(names, fields, strict=True):
+            values, start = (whole if one.is_whole else figures)[:count], used[one.is_whole]
+            columns[name] = values[:, start] if one.width == 1 else values[:, start : start + one.width]
+            used[one.is_whole] += one.width
+        return columns
 
     def _decode_one_by_one(
         self, decoder: msgspec.json.Decoder[list[Any]], array: str, text: bytes, first: int, offset: int
