@@ -12,7 +12,7 @@ BIN := .venv/bin
 install: .venv/installed
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow --timeout 3600
@@ -30,7 +30,7 @@ package: .venv/installed
 	$(PYTHON) -m venv .venv-package
 	.venv-package/bin/pip install --quiet --disable-pip-version-check dist/*.whl
 	cd dist && ../.venv-package/bin/python -W error -c 'import otus; print("otus", otus.__version__, "imports cleanly")'
-	cd dist && ../.venv-package/bin/otus --help > /dev/null
+	cd dist && ../.venv-package/bin/otus predict ../docs/images/taxonomy.jpg --json > /dev/null
 	rm -rf .venv-package
 
 demo: .venv/installed
