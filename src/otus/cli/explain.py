@@ -90,3 +90,57 @@ def detection(
     for section in page.sections:
         typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
     typer.echo(f"written to {path}")
+
+
+@app.command()
+@verb
+def ap(
+    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
+    category: Annotated[str, typer.Option("--category", help="Whose AP to build.")],
+    iou: Annotated[float | None, typer.Option("--iou", help="That a detection needs; 0.5 without it.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", help="coco, voc07 or voc12, and settings, e.g. coco:max_dets=10; coco without it."),
+    ] = None,
+    show: Annotated[
+        int | None, typer.Option("--show", help="Detections shown with pictures; the rest summed up.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML page; ap-<category>.html without it.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Average precision built detection by detection: each one's verdict, its point on the curve, the area so far."""
+    from dataclasses import replace
+
+    from otus.cli._common import option_values
+    from otus.data.open import open_dataset
+    from otus.inference.comparing import compare_with_labels
+    from otus.metrics.rules import parse_rules
+    from otus.reports.ap_page import explain_average_precision
+
+    protocol = protocol or "coco"
+    rules = replace(parse_rules(protocol), iou_thresholds=(0.5 if iou is None else iou,))
+    dataset = open_dataset(data, format=format_, split=split)
+    built = explain_average_precision(
+        dataset,
+        compare_with_labels(dataset, predictions),
+        category=category,
+        protocol=protocol,
+        rules=rules,
+        **option_values(shown=show),
+    )
+    path = out or Path(f"ap-{category.replace('/', '-').replace(' ', '-')}.html")
+    built.page().write(path)
+    if as_json:
+        emit_json({**built.document(), "page": str(path)})
+        return
+    facts = built.document()
+    typer.echo(
+        f"{category}, protocol {protocol}, IoU {facts['iou']:g}: AP {facts['AP']:.4f}; {facts['true']} of "
+        f"{facts['objects']} objects found, {facts['false']} false detections, {facts['ignored']} that do not count"
+    )
+    typer.echo(f"written to {path}")

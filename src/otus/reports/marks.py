@@ -1,0 +1,55 @@
+"""Parts of pictures with named boxes on them, for pages that talk about single detections and objects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from otus.reports.drawing import draw
+from otus.structures import Categories, Instances
+from otus.structures.boxes import as_boxes
+
+TRUTH, RIGHT, WRONG, UNCOUNTED = (86, 180, 233), (0, 158, 115), (213, 94, 0), (140, 140, 140)
+"""Colours of true objects and of detections that are right, wrong, or do not count."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box, xyxy, with a few words in a colour."""
+
+    text: str
+    box_xyxy: Sequence[float] | Float[np.ndarray, "4"]
+    colour: tuple[int, int, int]
+
+
+def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the picture with the marks."""
+    names: dict[str, np.ndarray] = {}
+    for mark in marks:
+        text = mark.text
+        while text in names:  # each mark has its own name, and so its own colour
+            text += " "
+        names[text] = np.array(mark.colour, dtype=np.uint8)
+    size_hw = (image.shape[0], image.shape[1])
+    boxes = as_boxes([mark.box_xyxy for mark in marks])
+    return draw(image, Instances(boxes, np.arange(len(marks)), size_hw, Categories(tuple(names))), colours=names)
+
+
+def part_with_marks(
+    image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 260, margin: float = 0.35
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The part of the picture around the marks, ``side`` pixels wide or high, so that letters have one size."""
+    boxes = as_boxes([mark.box_xyxy for mark in marks])
+    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    limit = np.array([image.shape[1], image.shape[0]])
+    spare = np.maximum((high - low) * margin, 12)
+    left, top = np.clip(np.floor(low - spare), 0, limit - 1).astype(np.int64)
+    right, bottom = np.clip(np.ceil(high + spare), [left + 1, top + 1], limit).astype(np.int64)
+    scale = side / max(right - left, bottom - top)
+    size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
+    part = np.asarray(Image.fromarray(image[top:bottom, left:right]).resize(size, Image.Resampling.LANCZOS))
+    shift = np.array([left, top, left, top])
+    moved = [Mark(mark.text, (box - shift) * scale, mark.colour) for mark, box in zip(marks, boxes, strict=True)]
+    return marked(part, moved)
