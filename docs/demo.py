@@ -18,11 +18,15 @@ from rich.table import Table
 
 from otus import open_dataset
 from otus.data.formats.coco_results import write_results
+from otus.data.pictures import read_picture, write_picture
 from otus.data.scene_files import write_scenes
+from otus.reports.panels import Panel, grid
+from otus.reports.predictions import found_in_words
 from otus.structures import Objects
 
 OUT = Path("demo-out")
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "motorcycle_left.png", "camera.png", "coffee.png")
+SHOWN_TOGETHER = 2
 SCENES = 60
 
 
@@ -44,6 +48,15 @@ def show_found(document: dict) -> None:
             score = "" if one["score"] is None else f"{one['score']:.2f}"
             table.add_row(Path(picture["file"]).name, one["category"], score, *(f"{v:.0f}" for v in one["bbox"]))
     Console().print(table)
+
+
+def draw_together(folder: Path, document: dict, target: Path) -> None:
+    """The overlays of the first photographs side by side."""
+    panels = []
+    for picture in document["images"][:SHOWN_TOGETHER]:
+        name = Path(picture["file"]).stem
+        panels.append(Panel(name, found_in_words(picture["instances"]), read_picture(folder / f"{name}.jpg")))
+    write_picture(target, grid(panels, columns=len(panels)))
 
 
 def write_imperfect_predictions(data: Path, target: Path) -> None:
@@ -70,6 +83,7 @@ def main() -> None:
     photographs = [folder / name for name in PHOTOGRAPHS]
     found = otus("predict", *photographs, "--out", OUT / "photographs", "--page", "--json", capture=True)
     show_found(json.loads(found))
+    draw_together(OUT / "photographs", json.loads(found), OUT / "found.jpg")
     print(f"overlays, predictions.json (COCO) and index.html in {OUT}/photographs", flush=True)
 
     print(f"\nmaking {SCENES} pictures with labels in {OUT}/scenes", flush=True)
