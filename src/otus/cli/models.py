@@ -19,6 +19,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON docume
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         typer.echo(f"{row['name']:<{width}}  {row['task']:<10}  {_weights(row)}")
+        typer.echo(f"    {row['paper']}")
         for figures in _figures(row):
             typer.echo(f"    {figures}")
 
