@@ -24,10 +24,10 @@ from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_sm
 from otus.detection.region_detector import RegionDetector
 from otus.detection.region_stages import Proposals
 from otus.parts.anchors import Anchors
-from otus.parts.backbones import Trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, Target
 from otus.parts.box_coding import BoxTransform
-from otus.parts.box_head import REGIONS_TO_LEARN_FROM, BoxHead
+from otus.parts.box_head import REGIONS_TO_LEARN_FROM, BoxHead, TwoFullyConnected
 from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
@@ -175,19 +175,6 @@ class RegionProposalNetwork(nn.Module):
         }
 
 
-class TwoFullyConnected(nn.Module):
-    """The box head's usual network: two fully connected layers (fc6 and fc7, as VGG's are called)."""
-
-    def __init__(self, inputs: int, features: int) -> None:
-        super().__init__()
-        self.fc6 = nn.Linear(inputs, features)
-        self.fc7 = nn.Linear(features, features)
-
-    def forward(self, pieces: Float[Tensor, "r c s s"]) -> Float[Tensor, "r f"]:
-        """A vector for each region."""
-        return F.relu(self.fc7(F.relu(self.fc6(pieces.flatten(start_dim=1)))))
-
-
 def four_convolutions(channels: int, side: int, features: int) -> nn.Sequential:
     """The box head's network of version 2: four convolutions with batch normalisation, one fully connected layer."""
     convolutions = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(4)]
@@ -234,8 +221,7 @@ def faster_rcnn(
     (64, 96)
     """
     if box_network is None:
-        inputs = region_features.out_channels * region_features.pooling.side**2
-        box_network = TwoFullyConnected(inputs, box_features)
+        box_network = TwoFullyConnected(region_features.out_features, box_features)
     slots = tuple(class_slots) if class_slots is not None else tuple(range(1, len(categories) + 1))
     return RegionDetector(
         categories=categories,
@@ -251,11 +237,12 @@ def pyramid_maps(trunk: Trunk, *, norm_layer: type[nn.Module] | None = None) -> 
     return SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=pyramid)
 
 
-def faster_rcnn_vgg16(categories: Categories, *, frozen_level: int = 1) -> RegionDetector:
+def faster_rcnn_vgg16(categories: Categories, *, features: int = 4096, frozen_level: int = 1) -> RegionDetector:
     """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
-    ``frozen_level`` 1 keeps the layers before the second pooling as they are, as the paper does, when the trunk starts
-    from ImageNet; 0 trains all. Departure: no dropout between the fully connected layers.
+    ``features`` are the numbers in each fully connected layer. ``frozen_level`` 1 keeps the layers before the second pooling
+    as they are, as the paper does, when the trunk starts from ImageNet; 0 trains all. Departure: no dropout between the
+    fully connected layers.
     """
     trunk = torchvision_trunk("vgg16", levels=(4,))
     freeze_stages(trunk, frozen_level)
@@ -267,7 +254,32 @@ def faster_rcnn_vgg16(categories: Categories, *, frozen_level: int = 1) -> Regio
         count_before_nms=6000,
         training_count_before_nms=12000,
     )
-    return faster_rcnn(maps, proposer, categories, box_features=4096)
+    return faster_rcnn(maps, proposer, categories, box_features=features)
+
+
+def faster_rcnn_efficientnet_lite0(
+    categories: Categories, *, features: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+) -> RegionDetector:
+    """The same form, small, for pictures of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
+
+    The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
+    with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True)
+    if frozen_norms:
+        freeze_norms(trunk, eps=1e-3)
+    freeze_stages(trunk, frozen_level)
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    proposer = RegionProposalNetwork(
+        maps.out_channels,
+        Anchors([[48, 96, 192]]),
+        count=300,
+        count_before_nms=1500,
+        training_count=500,
+        training_count_before_nms=1500,
+    )
+    sampler = BalancedSampler(count=64, positive_share=0.25)
+    return faster_rcnn(maps, proposer, categories, box_features=features, sampler=sampler)
 
 
 def faster_rcnn_resnet50_fpn(

@@ -2,6 +2,7 @@
 
 from otus.structures.boxes import BoxFormat
 from otus.structures.categories import Categories, KeypointNames
+from otus.structures.classification import Classification
 from otus.structures.instances import Instances
 from otus.structures.maps import IGNORE, PanopticMap, Segment, SemanticMap
 from otus.structures.masks import Masks
@@ -12,6 +13,7 @@ __all__ = [
     "IGNORE",
     "BoxFormat",
     "Categories",
+    "Classification",
     "Instances",
     "KeypointNames",
     "Masks",

@@ -8,7 +8,21 @@ from typing import Any, Literal
 
 from torch import nn
 
-from otus.detection import detr, faster_rcnn
+from otus.classification import classifier
+from otus.detection import (
+    detr,
+    fast_rcnn,
+    faster_rcnn,
+    fcos,
+    oriented_fcos,
+    rcnn,
+    regression,
+    retinanet,
+    rpn_classifier,
+    sliding_window,
+    spp_net,
+    ssd,
+)
 from otus.errors import UsageError
 from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.preprocess import Preprocess
@@ -66,12 +80,28 @@ class ModelEntry:
     weights: Mapping[str, Weights] = field(default_factory=dict)
 
 
+_VGG = "https://arxiv.org/abs/1409.1556"
+_LITE = "https://arxiv.org/abs/1905.11946"
+_OVERFEAT = "https://arxiv.org/abs/1312.6229"
+_WINDOWS = "https://doi.org/10.1109/CVPR.2005.177"
+_RCNN = "https://arxiv.org/abs/1311.2524"
+_SPP = "https://arxiv.org/abs/1406.4729"
+_FAST = "https://arxiv.org/abs/1504.08083"
 _FASTER = "https://arxiv.org/abs/1506.01497"
 _MASK = "https://arxiv.org/abs/1703.06870"
 _DETR = "https://arxiv.org/abs/2005.12872"
 _V2 = "https://arxiv.org/abs/2111.11429"
 _USUAL = Preprocess(shorter_side=800, longer_side=1333)
+_OF_2015 = Preprocess(shorter_side=600, longer_side=1000)
+_SMALL = Preprocess(shorter_side=320, longer_side=320)
+_SQUARE = Preprocess(fixed_hw=(224, 224), antialias=True)
 _SMOOTHED = Preprocess(shorter_side=800, longer_side=1333, antialias=True)  # DETR's pictures are resized by Pillow
+_RETINANET = "https://arxiv.org/abs/1708.02002"
+_SSD = "https://arxiv.org/abs/1512.02325"
+_SSDLITE = "https://arxiv.org/abs/1801.04381"
+_FCOS = "https://arxiv.org/abs/1904.01355"
+_SSD300 = Preprocess(fixed_hw=(300, 300), mean=(0.48235, 0.45882, 0.40784), std=(1 / 255, 1 / 255, 1 / 255))
+_SSDLITE320 = Preprocess(fixed_hw=(320, 320), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 def _torchvision(file: str, figures: Mapping[str, float], categories: Categories = COCO) -> Weights:
@@ -92,6 +122,28 @@ def _detr(file: str, bbox_ap: float) -> dict[str, Weights]:
 
 
 MODELS: dict[str, ModelEntry] = {
+    "classifier_vgg16": ModelEntry(classifier.classifier_vgg16, "classification", _VGG, _SMALL),
+    "classifier_efficientnet_lite0": ModelEntry(
+        classifier.classifier_efficientnet_lite0, "classification", _LITE, _SMALL
+    ),
+    "regression_vgg16": ModelEntry(regression.regression_vgg16, "detection", _OVERFEAT, _SQUARE),
+    "regression_efficientnet_lite0": ModelEntry(
+        regression.regression_efficientnet_lite0, "detection", _OVERFEAT, _SQUARE
+    ),
+    "sliding_window_vgg16": ModelEntry(sliding_window.sliding_window_vgg16, "detection", _WINDOWS, _OF_2015),
+    "sliding_window_efficientnet_lite0": ModelEntry(
+        sliding_window.sliding_window_efficientnet_lite0, "detection", _WINDOWS, _SMALL
+    ),
+    "rcnn_vgg16": ModelEntry(rcnn.rcnn_vgg16, "detection", _RCNN, _OF_2015),
+    "rcnn_efficientnet_lite0": ModelEntry(rcnn.rcnn_efficientnet_lite0, "detection", _RCNN, _SMALL),
+    "spp_net_vgg16": ModelEntry(spp_net.spp_net_vgg16, "detection", _SPP, _OF_2015),
+    "spp_net_efficientnet_lite0": ModelEntry(spp_net.spp_net_efficientnet_lite0, "detection", _SPP, _SMALL),
+    "fast_rcnn_vgg16": ModelEntry(fast_rcnn.fast_rcnn_vgg16, "detection", _FAST, _OF_2015),
+    "fast_rcnn_efficientnet_lite0": ModelEntry(fast_rcnn.fast_rcnn_efficientnet_lite0, "detection", _FAST, _SMALL),
+    "faster_rcnn_vgg16": ModelEntry(faster_rcnn.faster_rcnn_vgg16, "detection", _FASTER, _OF_2015),
+    "faster_rcnn_efficientnet_lite0": ModelEntry(
+        faster_rcnn.faster_rcnn_efficientnet_lite0, "detection", _FASTER, _SMALL
+    ),
     "faster_rcnn_resnet50_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_resnet50_fpn,
         "detection",
@@ -119,12 +171,6 @@ MODELS: dict[str, ModelEntry] = {
         _FASTER,
         Preprocess(shorter_side=320, longer_side=640),
         {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9", {"bbox AP": 0.228})},
-    ),
-    "faster_rcnn_vgg16": ModelEntry(
-        faster_rcnn.faster_rcnn_vgg16,
-        "detection",
-        _FASTER,
-        Preprocess(shorter_side=600, longer_side=1000),
     ),
     "mask_rcnn_efficientnet_lite0_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_efficientnet_lite0_fpn,
@@ -159,6 +205,57 @@ MODELS: dict[str, ModelEntry] = {
                 "keypointrcnn_resnet50_fpn_coco-9f466800", {"bbox AP": 0.506, "keypoints AP": 0.611}, COCO_PERSON
             ),
         },
+    ),
+    "rpn_classifier_efficientnet_lite0_fpn": ModelEntry(
+        rpn_classifier.rpn_classifier_efficientnet_lite0_fpn, "detection", _FASTER, _SMALL
+    ),
+    "retinanet_resnet50_fpn": ModelEntry(
+        retinanet.retinanet_resnet50_fpn,
+        "detection",
+        _RETINANET,
+        _USUAL,
+        {"coco_v1": _torchvision("retinanet_resnet50_fpn_coco-eeacb38b", {"bbox AP": 0.364})},
+    ),
+    "retinanet_resnet50_fpn_v2": ModelEntry(
+        retinanet.retinanet_resnet50_fpn_v2,
+        "detection",
+        _RETINANET,
+        _USUAL,
+        {"coco_v1": _torchvision("retinanet_resnet50_fpn_v2_coco-5905b1c5", {"bbox AP": 0.415})},
+    ),
+    "retinanet_efficientnet_lite0_fpn": ModelEntry(
+        retinanet.retinanet_efficientnet_lite0_fpn, "detection", _RETINANET, _SMALL
+    ),
+    "ssd300_vgg16": ModelEntry(
+        ssd.ssd300_vgg16,
+        "detection",
+        _SSD,
+        _SSD300,
+        {"coco_v1": _torchvision("ssd300_vgg16_coco-b556d3b4", {"bbox AP": 0.251})},
+    ),
+    "ssdlite320_mobilenet_v3_large": ModelEntry(
+        ssd.ssdlite320_mobilenet_v3_large,
+        "detection",
+        _SSDLITE,
+        _SSDLITE320,
+        {"coco_v1": _torchvision("ssdlite320_mobilenet_v3_large_coco-a79551df", {"bbox AP": 0.213})},
+    ),
+    "ssd_efficientnet_lite0": ModelEntry(
+        ssd.ssd_efficientnet_lite0, "detection", _SSDLITE, Preprocess(fixed_hw=(320, 320))
+    ),
+    "fcos_resnet50_fpn": ModelEntry(
+        fcos.fcos_resnet50_fpn,
+        "detection",
+        _FCOS,
+        _USUAL,
+        {"coco_v1": _torchvision("fcos_resnet50_fpn_coco-99b0c9b7", {"bbox AP": 0.392})},
+    ),
+    "fcos_efficientnet_lite0_fpn": ModelEntry(fcos.fcos_efficientnet_lite0_fpn, "detection", _FCOS, _SMALL),
+    "oriented_fcos_efficientnet_lite0_fpn": ModelEntry(
+        oriented_fcos.oriented_fcos_efficientnet_lite0_fpn,
+        "detection",
+        _FCOS,
+        Preprocess(shorter_side=512, longer_side=512),
     ),
     "detr_resnet50": ModelEntry(detr.detr_resnet50, "detection", _DETR, _SMOOTHED, _detr("detr-r50-e632da11", 0.420)),
     "detr_resnet50_dc5": ModelEntry(

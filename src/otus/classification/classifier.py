@@ -1,0 +1,182 @@
+"""Image classification: what does the picture show? The ground on which the first detectors stand.
+
+Shape shorthand: B pictures, R crops of all pictures, C categories.
+
+Papers: "ImageNet Classification with Deep Convolutional Neural Networks" (AlexNet: Krizhevsky, Sutskever, Hinton, NeurIPS
+2012): convolutions, then two fully connected layers of 4096 and a softmax. "Very Deep Convolutional Networks for Large-Scale
+Image Recognition" (VGG: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556). EfficientNet's own head is one layer over the
+mean of the map (:mod:`otus.parts.backbones.efficientnet_lite`).
+
+A picture of a folder of categories is learned whole. A picture with objects is learned object by object: each box is a crop
+with a label, which is what the sliding window and R-CNN ask of the network later, so their trunks can start from this one.
+
+Departures: the whole picture is stretched to a square, and not cut to one; no dropout.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from otus.data.tensors import TensorSample
+from otus.errors import ShapeError
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.batching import Batch, make_batch, make_target
+from otus.parts.box_head import TwoFullyConnected
+from otus.parts.losses import zero_loss
+from otus.parts.modes import Stopwatch, predicting
+from otus.parts.region_crops import WarpedCrops
+from otus.structures import Categories, Classification
+
+
+@dataclass
+class ClassifierStages:
+    """The record of one pass: the crops of each picture that were looked at, and the logits of all, picture by picture.
+
+    ``labels`` and ``losses`` are of a pass that learns.
+    """
+
+    batch: Batch
+    crops: list[Float[Tensor, "_ 4"]]
+    logits: Float[Tensor, "r c"]
+    milliseconds: dict[str, float]
+    labels: list[Int[Tensor, "_"]] | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+    def scores(self) -> list[Float[Tensor, "_ c"]]:
+        """The probability of each category for the crops of each picture."""
+        return list(self.logits.softmax(dim=1).split_with_sizes([len(crops) for crops in self.crops]))
+
+
+class ImageClassifier(nn.Module):
+    """A trunk, a network over its last map, and a softmax over the categories.
+
+    Parameters
+    ----------
+    region_features
+        The trunk, and the size that pictures and crops are stretched to.
+    network
+        The trunk's map in, (R, ``features``) out.
+    features
+        Length of the vector that the categories are read from.
+    categories
+        What the labels mean.
+    """
+
+    def __init__(
+        self, region_features: WarpedCrops, network: nn.Module, *, features: int, categories: Categories
+    ) -> None:
+        super().__init__()
+        self.region_features = region_features
+        self.network = network
+        self.cls_score = nn.Linear(features, len(categories))
+        self.categories = categories
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return self.cls_score.weight.device
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """``class``: cross-entropy over whole pictures (where a sample has ``label``) and crops of objects (``boxes``).
+
+        ``generator`` is not needed: nothing is drawn.
+
+        Raises
+        ------
+        ShapeError
+            If a sample has neither, or a label that is none of the categories'.
+        """
+        return self._run(samples, [self._known(sample) for sample in samples]).losses
+
+    def predict(self, samples: Sequence[TensorSample]) -> list[Classification]:
+        """What each whole picture shows."""
+        scores = self.stages(samples).scores()
+        return [Classification(of_one[0].cpu().numpy(), self.categories) for of_one in scores]
+
+    def stages(self, samples: Sequence[TensorSample]) -> ClassifierStages:
+        """The record of a pass that predicts."""
+        with predicting(self):
+            return self._run(samples, None)
+
+    def judge(self, samples: Sequence[TensorSample]) -> ClassifierStages:
+        """The record of a pass that predicts, over everything that has a label, with ``labels`` and ``losses``."""
+        with predicting(self):
+            return self._run(samples, [self._known(sample) for sample in samples])
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: ``scores`` (B, C)."""
+        return {"scores": self._run([{"image": image} for image in images], None).logits.softmax(dim=1)}
+
+    def _run(self, samples: Sequence[TensorSample], known: list[tuple[Tensor, Tensor]] | None) -> ClassifierStages:
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            batch = make_batch(samples, divisor=1, device=self.device)
+            crops = [_whole(sample, self.device) for sample in samples] if known is None else [one for one, _ in known]
+        with watch.time("regions"):
+            pieces = self.region_features.extract([], batch, crops)
+            logits = self.cls_score(self.network(pieces)).float()
+        record = ClassifierStages(batch, crops, logits, watch.milliseconds)
+        if known is not None:
+            record.labels = [labels for _, labels in known]
+            nothing = zero_loss(self) + logits.sum()
+            record.losses = {"class": F.cross_entropy(logits, torch.cat(record.labels)) if len(logits) else nothing}
+        return record
+
+    def _known(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
+        """The crops of a picture whose label is known, and their labels."""
+        count = len(self.categories)
+        if "label" not in sample:
+            target = make_target(sample, category_count=count, device=self.device)
+            return target.boxes, target.labels
+        label = sample["label"].to(self.device).reshape(1)
+        if not 0 <= int(label) < count:
+            raise ShapeError(f"sample {sample.get('key', '')}: expected a label 0..{count - 1}, got {int(label)}")
+        return _whole(sample, self.device), label
+
+
+def _whole(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
+    height, width = sample["image"].shape[-2:]
+    return torch.tensor([[0.0, 0.0, width, height]], device=device)
+
+
+def classifier_vgg16(
+    categories: Categories, *, side: int = 224, features: int = 4096, frozen_level: int = 0
+) -> ImageClassifier:
+    """VGG-16 as in the paper.
+
+    Parameters
+    ----------
+    side
+        Pixels that pictures and crops are stretched to.
+    features
+        Numbers in each of the two fully connected layers.
+    frozen_level
+        Layers of the trunk up to this level do not learn.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(5,))
+    freeze_stages(trunk, frozen_level)
+    crops = WarpedCrops(trunk, side=side)
+    network = TwoFullyConnected(crops.out_features, features)
+    return ImageClassifier(crops, network, features=features, categories=categories)
+
+
+def classifier_efficientnet_lite0(
+    categories: Categories, *, side: int = 128, frozen_norms: bool = True, frozen_level: int = 2
+) -> ImageClassifier:
+    """EfficientNet-Lite0 with its own head: a convolution to 1280 channels, their means, one layer.
+
+    Arguments as of :func:`classifier_vgg16`. Frozen norms run with the eps that the ImageNet weights were trained with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=("head",))
+    if frozen_norms:
+        freeze_norms(trunk, eps=1e-3)
+    freeze_stages(trunk, frozen_level)
+    crops = WarpedCrops(trunk, side=side, chunk=128)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return ImageClassifier(crops, network, features=trunk.channels[-1], categories=categories)

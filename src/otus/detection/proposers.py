@@ -1,0 +1,123 @@
+"""Where to look, without learning it: every window, or the proposals that came with the picture.
+
+Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals a picture from Selective Search (Uijlings et al., IJCV
+2013), made on pictures of 500 pixels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from otus.detection.region_stages import Proposals
+from otus.parts.batching import Batch, Target
+from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from otus.parts.windows import sliding_windows
+
+Search = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, "p 4"]]
+"""A picture in, boxes xyxy that may hold something out, the likeliest first."""
+Windows = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
+
+
+class GivenProposals:
+    """The proposals that travel with a sample (``proposals``); for a sample without, those of a search on its picture.
+
+    Boxes that have no area inside the picture are left out. Scores only tell the order: 1 for the first, then falling.
+
+    Parameters
+    ----------
+    count
+        At most so many of a picture, the likeliest.
+    search
+        Selective Search without it.
+    longer_side
+        Larger pictures are searched at this many pixels.
+    mean, std
+        Of the preprocessing, to see the picture's own colours again.
+    """
+
+    def __init__(
+        self,
+        count: int = 2000,
+        *,
+        search: Search | None = None,
+        longer_side: int = 500,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        self.count = count
+        self.search = search or _selective_search
+        self.longer_side = longer_side
+        self.mean, self.std = mean, std
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """The first proposals of each picture; nothing is learned."""
+        found = []
+        for sample, size_hw in zip(batch.samples, batch.sizes_hw, strict=True):
+            boxes = sample.get("proposals")
+            if boxes is None:
+                boxes = self._searched(sample["image"].as_subclass(Tensor))
+            boxes = boxes.as_subclass(Tensor).to(batch.images.device, torch.float32).reshape(-1, 4)
+            boxes = clip_boxes_to_image(boxes, size_hw)
+            found.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)][: self.count])
+        return Proposals(found, [_falling(boxes) for boxes in found]), {}
+
+    def _searched(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+        mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
+        pixels = ((image * std[:, None, None] + mean[:, None, None]).clamp(0, 1) * 255).round().byte()
+        picture = pixels.permute(1, 2, 0).cpu().numpy()
+        height, width = picture.shape[:2]
+        scale = min(1.0, self.longer_side / max(height, width))
+        small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+        if scale < 1:
+            picture = np.asarray(Image.fromarray(picture).resize(small_wh, Image.Resampling.BILINEAR))
+        boxes = self.search(np.ascontiguousarray(picture)).reshape(-1, 4)
+        return torch.from_numpy(boxes * np.tile(np.array([width, height]) / small_wh, 2))
+
+
+class EveryWindow:
+    """Every window of the picture, at all places, sizes and shapes; all are as likely.
+
+    Parameters
+    ----------
+    windows
+        Which: from the picture's height and width to boxes xyxy; a ``functools.partial`` chooses scales, shapes and step.
+    """
+
+    def __init__(self, windows: Windows = sliding_windows) -> None:
+        self.windows = windows
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """The windows of each picture; nothing is learned."""
+        device = batch.images.device
+        found = [torch.from_numpy(self.windows(size_hw)).to(device, torch.float32) for size_hw in batch.sizes_hw]
+        return Proposals(found, [torch.ones_like(windows[:, 0]) for windows in found]), {}
+
+
+def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
+    count = len(boxes)
+    return torch.arange(count, 0, -1, device=boxes.device, dtype=torch.float32) / max(count, 1)
+
+
+def _selective_search(picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "p 4"]:
+    from otus.detection.selective_search import selective_search
+
+    return selective_search(picture).boxes_xyxy

@@ -1,0 +1,187 @@
+"""Detection as regression: one object a picture, its class and its box from one vector of numbers.
+
+Shape shorthand: B pictures, C categories, F numbers in the vector.
+
+The lecture's first detector: a classification network whose last vector (4096 numbers in AlexNet and VGG) is read twice, for
+class scores and for four numbers of a box; both losses added (a multi-task loss). As in "OverFeat" (Sermanet et al., ICLR
+2014, arXiv:1312.6229, section 4), where the box regressor reads the classifier's features.
+
+It cannot say "none" and cannot say "two": the number of answers is built in. A picture without objects teaches nothing, of
+several objects the largest is learned. What follows it (sliding window, R-CNN) makes detection a question of classifying
+parts of the picture instead.
+
+The box is the transform that brings the whole picture onto the object, so that pictures may have any size; the last map is
+brought to a grid of fixed size first, as the classification network's was.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_area, clip_boxes_to_image
+
+from otus.data.tensors import TensorSample
+from otus.detection.region_stages import Proposals, Stages, instances
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.batching import Target, make_batch, make_target
+from otus.parts.box_coding import BoxTransform
+from otus.parts.box_head import Detections, TwoFullyConnected
+from otus.parts.losses import transform_loss
+from otus.parts.modes import Stopwatch, predicting
+from otus.parts.region_features import RegionPooling
+from otus.parts.suppression import Decision
+from otus.structures import Categories, Instances
+
+
+class SingleObjectDetector(nn.Module):
+    """One class and one box for each picture.
+
+    Parameters
+    ----------
+    trunk
+        Pictures in, maps out, of which the last counts.
+    categories
+        What the labels mean. There is no background among them.
+    features
+        F, numbers in each of the two fully connected layers.
+    side
+        Cells of the grid, along a side, that the last map is brought to.
+    decision
+        What is reported: the one object, where its score is above the threshold.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        categories: Categories,
+        *,
+        features: int = 4096,
+        side: int = 7,
+        decision: Decision = Decision(),  # noqa: B008, frozen
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.categories = categories
+        self.decision = decision
+        self.pooling = RegionPooling(side, strides=trunk.strides[-1:])
+        self.network = TwoFullyConnected(trunk.channels[-1] * side**2, features)
+        self.cls_score = nn.Linear(features, len(categories))
+        self.bbox_pred = nn.Linear(features, 4)
+        self.transform = BoxTransform()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return self.cls_score.weight.device
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """``class`` and ``box`` of the largest object of each picture; pictures without objects add nothing.
+
+        ``generator`` is not needed: nothing is drawn.
+        """
+        return self._run(samples, learn=True).losses
+
+    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
+        """At most one object of each prepared picture, in its own frame."""
+        return instances(self.stages(samples), self.categories)
+
+    def stages(self, samples: Sequence[TensorSample]) -> Stages:
+        """The record of a pass that predicts. A picture's one proposal is the whole of it; there is no background."""
+        with predicting(self):
+            return self._run(samples, learn=False)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: ``boxes``, ``scores`` and ``labels``, one of each ``picture``."""
+        record = self._run([{"image": image} for image in images], learn=False)
+        scores, labels = record.logits.softmax(dim=1).max(dim=1)
+        boxes = torch.cat([self._boxes(record, i) for i in range(len(images))])
+        picture = torch.arange(len(images), device=images.device)
+        return {"picture": picture, "boxes": boxes, "scores": scores, "labels": labels}
+
+    def _run(self, samples: Sequence[TensorSample], *, learn: bool) -> Stages:
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            batch = make_batch(samples, divisor=1, device=self.device)
+            whole = [batch.images.new_tensor([[0, 0, width, height]]) for height, width in batch.sizes_hw]
+        with watch.time("maps"):
+            maps = self.trunk(batch.images)[-1:]
+        with watch.time("regions"):
+            vectors = self.network(self.pooling(maps, whole))
+            logits, transforms = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
+        proposals = Proposals(whole, [torch.ones_like(one[:, 0]) for one in whole])
+        record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms[:, None])
+        if learn:
+            with watch.time("losses"):
+                count = len(self.categories)
+                targets = [make_target(sample, category_count=count, device=self.device) for sample in samples]
+                record.losses = self._losses(logits, transforms, whole, targets)
+        else:
+            with watch.time("decision"):
+                self._decide(record)
+        return record
+
+    def _losses(
+        self,
+        logits: Float[Tensor, "b c"],
+        transforms: Float[Tensor, "b 4"],
+        whole: list[Float[Tensor, "1 4"]],
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        known = [i for i, target in enumerate(targets) if len(target.boxes)]
+        if not known:
+            nothing = (logits.sum() + transforms.sum()) * 0
+            return {"class": nothing, "box": nothing}
+        largest = [int(box_area(targets[i].boxes).argmax()) for i in known]
+        labels = torch.stack([targets[i].labels[j] for i, j in zip(known, largest, strict=True)])
+        boxes = torch.stack([targets[i].boxes[j] for i, j in zip(known, largest, strict=True)])
+        codes = self.transform.encode(boxes, torch.cat(whole)[known])
+        return {
+            "class": F.cross_entropy(logits[known], labels),
+            "box": transform_loss(transforms[known], codes, count=len(known)),
+        }
+
+    def _decide(self, record: Stages) -> None:
+        record.scores = list(record.logits.softmax(dim=1).split(1))
+        for i, scores in enumerate(record.scores):
+            score, label = scores.max(dim=1)
+            answer = Detections(self._boxes(record, i), score, label, label, torch.zeros_like(label))
+            record.candidates.append(answer[score > self.decision.score_threshold])
+            record.kept.append(torch.arange(len(record.candidates[-1]), device=score.device))
+            record.detections.append(record.candidates[-1])
+
+    def _boxes(self, record: Stages, index: int) -> Float[Tensor, "1 4"]:
+        boxes = self.transform.decode(record.transforms[index], record.proposals.boxes[index])
+        return clip_boxes_to_image(boxes, record.batch.sizes_hw[index])
+
+
+def regression_vgg16(categories: Categories, *, features: int = 4096, frozen_level: int = 1) -> SingleObjectDetector:
+    """VGG-16 and the classifier's two layers of 4096.
+
+    Parameters
+    ----------
+    features
+        Numbers in each fully connected layer.
+    frozen_level
+        Layers of the trunk up to this level do not learn; 0 for all learn.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(5,))
+    freeze_stages(trunk, frozen_level)
+    return SingleObjectDetector(trunk, categories, features=features)
+
+
+def regression_efficientnet_lite0(
+    categories: Categories, *, features: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+) -> SingleObjectDetector:
+    """A small one; arguments as of :func:`regression_vgg16`.
+
+    Frozen norms run with the eps that the ImageNet weights were trained with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(5,))
+    if frozen_norms:
+        freeze_norms(trunk, eps=1e-3)
+    freeze_stages(trunk, frozen_level)
+    return SingleObjectDetector(trunk, categories, features=features)

@@ -1,0 +1,39 @@
+"""What a whole picture shows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import ShapeError
+from otus.structures.categories import Categories
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """A score for each category: how likely the picture shows it.
+
+    Parameters
+    ----------
+    scores
+        (C,) in [0, 1].
+    categories
+        The C that they are of.
+
+    Examples
+    --------
+    >>> shown = Classification(np.array([0.2, 0.7, 0.1]), Categories(("cat", "dog", "owl")))
+    >>> [shown.categories[label] for label in shown.order()]
+    ['dog', 'cat', 'owl']
+    """
+
+    scores: Float[np.ndarray, "c"]
+    categories: Categories
+
+    def __post_init__(self) -> None:
+        if np.shape(self.scores) != (len(self.categories),):
+            raise ShapeError(f"scores: expected shape ({len(self.categories)},), got {np.shape(self.scores)}")
+
+    def order(self) -> Int[np.ndarray, "c"]:
+        """The labels, the likeliest first."""
+        return np.argsort(-np.asarray(self.scores), kind="stable")

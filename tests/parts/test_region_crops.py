@@ -1,0 +1,85 @@
+"""Crops against a slow loop; the trunk in chunks."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from otus.errors import UsageError
+from otus.parts.backbones import LayeredTrunk
+from otus.parts.batching import make_batch
+from otus.parts.region_crops import WarpedCrops, warp
+
+
+def slow_warp(image: np.ndarray, box: list[float], *, side: int, context: int) -> np.ndarray:
+    """Pixel by pixel: where each comes from, and the four pixels around that place; what is outside is 0."""
+    x1, y1, x2, y2 = box
+    crop = np.zeros((3, side, side))
+    for row in range(side):
+        for column in range(side):
+            x = x1 + (column + 0.5 - context) * (x2 - x1) / (side - 2 * context) - 0.5
+            y = y1 + (row + 0.5 - context) * (y2 - y1) / (side - 2 * context) - 0.5
+            for i in (math.floor(y), math.floor(y) + 1):
+                for j in (math.floor(x), math.floor(x) + 1):
+                    if 0 <= i < image.shape[1] and 0 <= j < image.shape[2]:
+                        crop[:, row, column] += (1 - abs(y - i)) * (1 - abs(x - j)) * image[:, i, j]
+    return crop
+
+
+@pytest.mark.parametrize(("side", "context"), [(9, 0), (12, 2), (7, 3)])
+def test_warp_equals_the_slow_loop(side, context):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(3, 13, 17)).astype(np.float32)
+    boxes = [[0, 0, 17, 13], [2.5, 3.25, 9, 7], [0, 0, 1, 13], [16, 12, 17, 13], [5, 1, 5.4, 12.9]]
+    crops = warp(torch.from_numpy(image), torch.tensor(boxes), side=side, context=context)
+    for box, crop in zip(boxes, crops, strict=True):
+        np.testing.assert_allclose(crop, slow_warp(image, box, side=side, context=context), atol=2e-5)
+
+
+def test_the_context_is_as_many_pixels_of_the_crop_as_asked_for():
+    """The paper's 16 pixels at 227: the region itself fills 195."""
+    image = torch.zeros(3, 100, 120)
+    image[:, 20:80, 30:90] = 1.0
+    crop = warp(image, torch.tensor([[30.0, 20.0, 90.0, 80.0]]), side=227, context=16)[0, 0]
+    inside = (crop > 0.5).nonzero()
+    assert inside.min(dim=0).values.tolist() == [16, 16]
+    assert inside.max(dim=0).values.tolist() == [227 - 17, 227 - 17]
+
+
+def crops_of(chunk: int) -> WarpedCrops:
+    torch.manual_seed(0)
+    layers = {"c1": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU())}
+    return WarpedCrops(LayeredTrunk(layers, levels=(1,)), side=10, context=1, chunk=chunk)
+
+
+def test_chunks_change_nothing_and_bound_what_is_in_the_trunk(monkeypatch):
+    batch = make_batch([{"image": torch.rand(3, 20, 30)}, {"image": torch.rand(3, 24, 18)}], divisor=1)
+    rng = torch.Generator().manual_seed(0)
+    boxes = [torch.rand(n, 2, generator=rng) * 8 for n in (7, 4)]
+    boxes = [torch.cat([one, one + 6], dim=1) for one in boxes]
+    whole, chunked = crops_of(100), crops_of(3)
+    seen = []
+    chunked.trunk.register_forward_hook(lambda module, given, maps: seen.append(len(given[0])))
+    pieces = chunked.extract([], batch, boxes)
+    torch.testing.assert_close(pieces, whole.extract([], batch, boxes))
+    assert pieces.shape == (11, *whole.piece_shape)
+    assert whole.out_features == 4 * 5 * 5
+    assert seen == [3, 3, 1, 3, 1]
+
+
+def test_without_regions_the_trunk_still_gets_its_gradient():
+    crops = crops_of(3)
+    batch = make_batch([{"image": torch.rand(3, 20, 30)}], divisor=1)
+    pieces = crops.extract([], batch, [torch.zeros(0, 4)])
+    assert pieces.shape == (0, *crops.piece_shape)
+    pieces.sum().backward()
+    assert all(float(one.grad.abs().sum()) == 0 for one in crops.parameters())
+
+
+def test_sizes_that_cannot_be():
+    trunk = crops_of(1).trunk
+    for wrong in ({"side": 10, "context": 5}, {"side": 0}, {"side": 10, "chunk": 0}):
+        with pytest.raises(UsageError, match="crops: expected"):
+            WarpedCrops(trunk, **wrong)
