@@ -21,6 +21,7 @@ from otus.zoo.torchvision_checkpoints import (
     is_torchvision_detector,
     read_torchvision_detector,
 )
+from otus.zoo.torchvision_dense_checkpoints import is_torchvision_dense_detector, read_torchvision_dense_detector
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
         read = read_detr(foreign)
     elif is_torchvision_detector(foreign):
         read = read_torchvision_detector(foreign, sha256=_sha256(path))
+    elif is_torchvision_dense_detector(foreign):
+        read = read_torchvision_dense_detector(foreign, sha256=_sha256(path))
     else:
         return FoundWeights(path, foreign, builder=model)
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]

@@ -1,0 +1,166 @@
+"""The frame of every dense detector: each location of the maps answers for itself, in one pass and without proposals.
+
+Shape shorthand: B pictures, A anchors of all maps, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
+
+RetinaNet, SSD, FCOS, the lecture's RPN that names classes and the oriented FCOS fill it with different parts: maps, head,
+anchors, assigner, coder, criterion, scores. One pass leaves a record, :class:`~otus.detection.dense_stages.DenseStages`,
+and losses, predictions, explanations and timings are all read from it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image
+
+from otus.data.tensors import TensorSample
+from otus.detection.dense_parts import AnchorMaker, Assigner, Coder, Criterion, DenseHead, Maps, Scores
+from otus.detection.dense_stages import DenseAssignment, DenseDetections, DenseStages, dense_instances
+from otus.errors import ShapeError
+from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.modes import Stopwatch, predicting
+from otus.parts.oriented_boxes import oriented_boxes
+from otus.parts.suppression import Decision
+from otus.structures import Categories, Instances
+
+
+class DenseDetector(nn.Module):
+    """A detector composed of maps, a head that answers at every location, and what its answers mean.
+
+    Parameters
+    ----------
+    categories
+        What the labels mean.
+    features, head, anchors
+        The maps, what is said of each anchor of them, and where the anchors are.
+    assigner, coder, criterion
+        Which anchor should speak for which object, how it says where that is, and what being wrong costs.
+    scores, decision
+        Which answers are looked at, and which of these are reported.
+    class_slots
+        Where each label stands among the head's classes; see :func:`~otus.detection.dense_parts.slots_of`.
+    oriented
+        Whether boxes are xywhr (:mod:`otus.parts.oriented_boxes`).
+    divisor
+        Batches are padded to multiples of this.
+    """
+
+    label_of_slot: Tensor
+    slot_of_label: Tensor
+
+    def __init__(
+        self,
+        *,
+        categories: Categories,
+        features: Maps,
+        head: DenseHead,
+        anchors: AnchorMaker,
+        assigner: Assigner,
+        coder: Coder,
+        criterion: Criterion,
+        scores: Scores,
+        class_slots: Sequence[int],
+        decision: Decision,
+        oriented: bool = False,
+        divisor: int = 32,
+    ) -> None:
+        super().__init__()
+        self.categories = categories
+        self.features, self.head, self.anchors = features, head, anchors
+        self.assigner, self.coder, self.criterion = assigner, coder, criterion
+        self.scores, self.decision = scores, decision
+        self.oriented, self.divisor = oriented, divisor
+        if len(class_slots) != len(categories) or scores.background in class_slots or min(class_slots) < 0:
+            raise ShapeError(f"class slots: expected one a category ({len(categories)}), got {tuple(class_slots)}")
+        label_of_slot = torch.full((max(class_slots) + 1,), -1)
+        label_of_slot[torch.tensor(class_slots)] = torch.arange(len(class_slots))
+        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
+        self.register_buffer("slot_of_label", torch.tensor(class_slots), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return self.slot_of_label.device
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses, to be added up; ``samples`` as of :meth:`~otus.detection.region_detector.RegionDetector.losses`."""
+        return self._run(samples, learn=True, generator=generator).losses
+
+    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
+        return dense_instances(self.stages(samples), self.categories)
+
+    def stages(self, samples: Sequence[TensorSample]) -> DenseStages:
+        """The record of a pass that predicts."""
+        with predicting(self):
+            return self._run(samples, learn=False)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: ``boxes``, ``scores``, ``labels`` of all pictures, ``picture`` saying of which each is."""
+        found = self._run([{"image": image} for image in images], learn=False).detections
+        counts = torch.tensor([len(one) for one in found], device=images.device)
+        answer = {"picture": torch.repeat_interleave(torch.arange(len(images), device=images.device), counts)}
+        return answer | {n: torch.cat([getattr(one, n) for one in found]) for n in ("boxes", "scores", "labels")}
+
+    def target(self, sample: TensorSample) -> Target:
+        """What is learned from a sample."""
+        return make_target(sample, category_count=len(self.categories), device=self.device)
+
+    def assign(self, anchors: Float[Tensor, "a 4"], target: Target) -> DenseAssignment:
+        """What each anchor should say of a picture."""
+        boxes = oriented_boxes(target) if self.oriented else target.boxes
+        matches = self.assigner(anchors, boxes, crowds=target.crowds)
+        positives = torch.where(matches >= 0)[0]
+        of_objects = matches[positives]
+        slots = matches.index_copy(0, positives, self.slot_of_label[target.labels[of_objects]])
+        return DenseAssignment(matches, slots, positives, boxes[of_objects])
+
+    def _run(
+        self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None
+    ) -> DenseStages:
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            batch = self._at_least(make_batch(samples, divisor=self.divisor, device=self.device))
+        with watch.time("maps"):
+            maps = self.features(batch.images)
+        with watch.time("head"):
+            answers = self.head(maps)
+        grids = [(x.shape[-2], x.shape[-1]) for x in maps]
+        anchors = self.anchors(grids, batch.padded_hw, self.device)
+        record = DenseStages(batch, maps, anchors, answers, watch.milliseconds)
+        if learn:
+            with watch.time("losses"):
+                everywhere = torch.cat(anchors)
+                record.assignments = [self.assign(everywhere, self.target(sample)) for sample in samples]
+                record.losses = self.criterion(
+                    answers.of_all_maps(), everywhere, record.assignments, self.coder, generator=generator
+                )
+        else:
+            with watch.time("decision"):
+                self._decide(record)
+        return record
+
+    def _at_least(self, batch: Batch) -> Batch:
+        height, width = (max(0, self.features.minimum_side - side) for side in batch.padded_hw)
+        return replace(batch, images=F.pad(batch.images, (0, width, 0, height))) if height or width else batch
+
+    def _decide(self, record: DenseStages) -> None:
+        everywhere, codes = torch.cat(record.anchors), torch.cat(record.answers.codes, 1)
+        reported = self.label_of_slot >= 0
+        for i, size_hw in enumerate(record.batch.sizes_hw):
+            scores, slots, index = self.scores.choose(
+                record.answers, i, reported, score_threshold=self.decision.score_threshold
+            )
+            boxes = self.coder.decode(codes[i, index], everywhere[index])
+            if not self.oriented:
+                boxes = clip_boxes_to_image(boxes, size_hw)
+            candidates = DenseDetections(boxes, scores, self.label_of_slot[slots], index)
+            kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
+            record.candidates.append(candidates)
+            record.kept.append(kept)
+            record.detections.append(candidates[kept])

@@ -1,0 +1,84 @@
+"""Which of a dense head's many answers are worth a box: the candidates of one picture, chosen before any is decoded.
+
+Shape shorthand: A anchors of a map, S class slots, N candidates.
+
+A picture has up to 200,000 anchors and 90 classes, nearly all of them background. Scores are therefore computed only
+where the logit can reach the threshold at all, and boxes only of what is chosen.
+Reference: ``postprocess_detections`` of torchvision's RetinaNet, FCOS and SSD (BSD-3-Clause), whose choice this is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from otus.parts.dense_head import Answers
+
+Chosen = tuple[Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
+"""Scores, class slots, and indices into the anchors of all maps."""
+
+
+@dataclass(frozen=True)
+class SigmoidScores:
+    """Each class a yes or no of its own; with a quality, the root of class times quality (as torchvision's FCOS).
+
+    Parameters
+    ----------
+    per_map
+        At most so many candidates of each map, the best.
+    """
+
+    per_map: int = 1000
+
+    @property
+    def background(self) -> int | None:
+        """No slot: where every class says no."""
+        return None
+
+    def choose(self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float) -> Chosen:
+        """Candidates of one picture whose slots are ``reported`` and whose scores are above the threshold."""
+        least = score_threshold if answers.quality is None else score_threshold**2
+        # A little below, so that rounding decides nothing here.
+        loose = float(torch.logit(torch.tensor(least, dtype=torch.float64))) - 1e-3
+        found: list[Chosen] = []
+        first = 0
+        for level, of_batch in enumerate(answers.logits):
+            logits = of_batch[picture]
+            index = torch.where(logits.flatten() > loose)[0]
+            scores = logits.flatten()[index].sigmoid()
+            anchors, slots = index.div(logits.shape[1], rounding_mode="floor"), index % logits.shape[1]
+            if answers.quality is not None:
+                scores = (scores * answers.quality[level][picture, anchors].sigmoid()).sqrt()
+            kept = torch.where((scores > score_threshold) & reported[slots])[0]
+            kept = kept[scores[kept].topk(min(self.per_map, len(kept))).indices]
+            found.append((scores[kept], slots[kept], anchors[kept] + first))
+            first += len(logits)
+        scores, slots, anchors = (torch.cat(column) for column in zip(*found, strict=True))
+        return scores, slots, anchors
+
+
+@dataclass(frozen=True)
+class SoftmaxScores:
+    """One class of all, background in slot 0 among them.
+
+    Parameters
+    ----------
+    per_category
+        At most so many candidates of each category, the best.
+    """
+
+    per_category: int = 400
+
+    @property
+    def background(self) -> int | None:
+        """Its slot."""
+        return 0
+
+    def choose(self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float) -> Chosen:
+        """Candidates of one picture whose slots are ``reported`` and whose scores are above the threshold."""
+        of_slots = torch.cat([logits[picture] for logits in answers.logits]).softmax(dim=1).T
+        slots = torch.where(reported)[0]
+        scores, anchors = of_slots[slots].topk(min(self.per_category, of_slots.shape[1]), dim=1)
+        row, column = torch.where(scores > score_threshold)
+        return scores[row, column], slots[row], anchors[row, column]
