@@ -144,3 +144,93 @@ def ap(
         f"{facts['objects']} objects found, {facts['false']} false detections, {facts['ignored']} that do not count"
     )
     typer.echo(f"written to {path}")
+
+
+@app.command()
+@verb
+def difference(
+    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
+    protocols: Annotated[
+        str,
+        typer.Option(
+            "--protocols",
+            help="Two of coco, voc07, voc12, each with settings if need be, e.g. coco,voc07 or coco,coco:max_dets=10.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML page; difference.html without it.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Why two protocols' numbers for the same predictions differ: one rule changed after the other."""
+    from otus.data.open import open_dataset
+    from otus.errors import UsageError
+    from otus.inference.comparing import compare_with_labels
+    from otus.metrics.rules import parse_rules
+    from otus.reports.difference import explain_difference
+
+    names = protocols.split(",")
+    if len(names) != 2:
+        raise UsageError(f"--protocols: expected two with a comma between, e.g. coco,voc07, got {protocols!r}")
+    a, b = names
+    rules = parse_rules(a), parse_rules(b)
+    dataset = open_dataset(data, format=format_, split=split)
+    explained = explain_difference(dataset, compare_with_labels(dataset, predictions), (a, b), rules)
+    path = out or Path("difference.html")
+    explained.page().write(path)
+    document = explained.document()
+    if as_json:
+        emit_json({**document, "page": str(path)})
+        return
+    typer.echo(f"{a}: {document['a']['AP']:.6f}")
+    for step in document["steps"]:
+        typer.echo(f"{step['change']:+.6f}  {step['rule']}: {step['from']} -> {step['to']}")
+    typer.echo(f"{b}: {document['b']['AP']:.6f}")
+    typer.echo(f"written to {path}")
+
+
+@app.command()
+@verb
+def errors(
+    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
+    iou: Annotated[float | None, typer.Option("--iou", help="That a detection needs; 0.5 without it.")] = None,
+    background_iou: Annotated[
+        float | None, typer.Option("--background-iou", help="Up to which a detection is on nothing; 0.1 without it.")
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option("--score-threshold", help="Of what confusion, pictures and label errors show.")
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Compare masks, not boxes.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML page; errors.html without it.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """What goes wrong and what it costs: types of errors, confusion, calibration, worst pictures, doubtful labels."""
+    from otus.cli._common import option_values
+    from otus.data.open import open_dataset
+    from otus.inference.comparing import compare_with_labels
+    from otus.reports.analysis import Analysis
+    from otus.reports.error_page import ErrorsExplained
+
+    dataset = open_dataset(data, format=format_, split=split)
+    options = option_values(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
+    explained = ErrorsExplained(dataset, Analysis(compare_with_labels(dataset, predictions), masks=masks, **options))
+    path = out or Path("errors.html")
+    explained.page().write(path)
+    facts = explained.document()
+    if as_json:
+        emit_json({**facts, "page": str(path)})
+        return
+    typer.echo(
+        f"protocol coco, {facts['kind']}: mAP {facts['AP']:.4f}; {facts['AP_at_iou']:.4f} at IoU {facts['iou']:g}"
+    )
+    for name, one in facts["errors"].items():
+        typer.echo(f"{name:<15} {one['count']:>7}   costs {one['cost']:.4f}")
+    typer.echo(f"{facts['label_errors']['count']} labels to look at; written to {path}")

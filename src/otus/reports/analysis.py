@@ -1,0 +1,127 @@
+"""Everything about predictions for a data set that plots and pages show, worked out once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from otus.metrics.calibration import Calibration, calibration
+from otus.metrics.comparison import Comparison, Matches
+from otus.metrics.confusion import Confusion, confusion_matrix
+from otus.metrics.label_errors import PictureCounts, Suspect, count_by_picture, find_label_errors
+from otus.metrics.matching import Verdict
+from otus.metrics.precision_recall import curve, interpolate
+from otus.metrics.rules import Rules
+from otus.metrics.thresholds import ScoreCurve, score_curve
+from otus.metrics.tide import Errors, find_errors
+from otus.reports import plots
+from otus.reports.plots import Canvas
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCORE_THRESHOLD = 0.5
+"""What counts as shown to people, in matrices and lists of pictures; curves and costs take all that was reported."""
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What is worked out when it is asked for. COCO's rules; all that needs one IoU threshold has ``iou``.
+
+    Parameters
+    ----------
+    comparison
+        Labels and predictions.
+    iou, background_iou
+        See :func:`otus.metrics.tide.find_errors`.
+    score_threshold
+        Of what is shown to people.
+    masks
+        Compare masks, not boxes.
+    """
+
+    comparison: Comparison
+    iou: float = 0.5
+    background_iou: float = 0.1
+    score_threshold: float = SCORE_THRESHOLD
+    masks: bool = False
+
+    @cached_property
+    def matches(self) -> Matches:
+        """At all of COCO's thresholds."""
+        return self.comparison.match(Rules(), masks=self.masks)
+
+    @cached_property
+    def average_precision(self) -> Float[np.ndarray, "k t"]:
+        """By category and threshold."""
+        return self.matches.average_precision()
+
+    @cached_property
+    def errors(self) -> Errors:
+        """TIDE's types."""
+        options = {"iou": self.iou, "background_iou": self.background_iou}
+        return find_errors(self.comparison, masks=self.masks, **options)
+
+    @cached_property
+    def confusion(self) -> Confusion:
+        """Of what is shown."""
+        return confusion_matrix(self.comparison, iou=self.iou, score_threshold=self.score_threshold, masks=self.masks)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Scores against precision; None where scores are no probabilities."""
+        scores = self.comparison.scores
+        return calibration(self.errors.matches) if ((scores >= 0) & (scores <= 1)).all() else None
+
+    @cached_property
+    def score_curve(self) -> ScoreCurve:
+        """All categories together."""
+        return score_curve(self.errors.matches)
+
+    @cached_property
+    def pictures(self) -> PictureCounts:
+        """What is right and wrong on each picture, of what is shown."""
+        return count_by_picture(self.comparison, self.errors, score_threshold=self.score_threshold)
+
+    @cached_property
+    def suspects(self) -> list[Suspect]:
+        """Labels that are probably wrong."""
+        return find_label_errors(self.comparison, self.errors, score_threshold=self.score_threshold)
+
+    def precision_at_recalls(self) -> tuple[Float[np.ndarray, "r"], dict[str, Float[np.ndarray, "r"]]]:
+        """COCO's 101 recalls, and interpolated precision there by the category's name."""
+        matches = self.errors.matches
+        curves = {}
+        for label in np.flatnonzero(matches.positives):
+            verdicts = matches.verdicts[matches.by_score(label), 0]
+            points = curve(verdicts == Verdict.TRUE, verdicts == Verdict.FALSE, int(matches.positives[label]))
+            curves[self.comparison.categories[int(label)]] = interpolate(*points, matches.rules.recalls)
+        return matches.rules.recalls, curves
+
+    def by_iou(self) -> list[float]:
+        """mAP at each of COCO's thresholds."""
+        rows = self.average_precision[self.matches.positives > 0]
+        return rows.mean(axis=0).tolist() if len(rows) else [float("nan")] * self.average_precision.shape[1]
+
+    def plots(self, canvas: Canvas) -> "dict[str, Figure]":
+        """All plots by name."""
+        names = list(self.comparison.categories)
+        drawn = {
+            "precision-recall": plots.precision_recall_plot(
+                *self.precision_at_recalls(), title=f"Precision by recall, IoU {self.iou:g}", canvas=canvas
+            ),
+            "ap-by-iou": plots.iou_threshold_plot(
+                self.matches.rules.iou_thresholds, {"mAP": self.by_iou()}, canvas=canvas
+            ),
+            "ap-by-category": plots.category_plot(
+                dict(zip(names, self.average_precision.mean(axis=1).tolist(), strict=True)), canvas=canvas
+            ),
+            "confusion": plots.confusion_plot(self.confusion, canvas=canvas),
+            "error-costs": plots.error_cost_plot(self.errors.costs(), self.errors.counts, canvas=canvas),
+            "thresholds": plots.threshold_plot(self.score_curve, canvas=canvas),
+        }
+        if self.calibration is not None:
+            drawn["calibration"] = plots.calibration_plot(self.calibration, canvas=canvas)
+        return drawn
