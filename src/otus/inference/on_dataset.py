@@ -8,10 +8,12 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.data.loading import load_ahead
+from otus.data.proposals import ProposedDataset
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample, to_tensors
+from otus.inference.proposals import with_proposals
 from otus.parts.preprocess import Preprocess
-from otus.structures import Categories, Instances, Objects, Segmentations
+from otus.structures import Categories, Instances, Objects, Segmentations, oriented
 
 
 class FindsInstances(Protocol):
@@ -54,8 +56,13 @@ def predict_dataset(
     """
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
 
+    dataset = with_proposals(dataset, system)  # type: ignore[arg-type]
+
     def load(index: int) -> TensorSample:
-        return preprocess.sample(to_tensors(Sample(dataset.image(index), dataset.pictures.files[index])))
+        image, columns = dataset.image(index), {}
+        if isinstance(dataset, ProposedDataset):
+            columns["proposals_xyxy"] = dataset.proposals.proposals(image).boxes_xyxy
+        return preprocess.sample(to_tensors(Sample(image, dataset.pictures.files[index], columns=columns)))
 
     found = {}
     mine = batches[part::parts]
@@ -84,6 +91,7 @@ def as_objects(found: Mapping[int, Instances], *, categories: Categories) -> Obj
     all_instances = [instances for _, instances in several]
     masks = [instances.masks for instances in all_instances]
     keypoints = [instances.keypoints for instances in all_instances]
+    turned = [instances.oriented_boxes_xywhr for instances in all_instances]
     return Objects.build(
         picture=np.repeat([index for index, _ in several], [len(instances) for instances in all_instances]),
         labels=np.concatenate([instances.labels for instances in all_instances]),
@@ -93,6 +101,9 @@ def as_objects(found: Mapping[int, Instances], *, categories: Categories) -> Obj
         if masks[0] is not None
         else None,
         keypoints=np.concatenate([k for k in keypoints if k is not None]) if keypoints[0] is not None else None,
+        corners_xy=np.concatenate([oriented.corners(t) for t in turned if t is not None])
+        if turned[0] is not None
+        else None,
     )
 
 

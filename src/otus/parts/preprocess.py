@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from otus.data.tensors import TensorSample
 from otus.errors import UsageError
-from otus.structures import Instances
+from otus.structures import Instances, oriented
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -126,6 +126,9 @@ class Preprocess:
             points = result.keypoints.copy()
             points[..., :2] *= of_box[:2].astype(points.dtype)
             changes["keypoints"] = points
+        if result.oriented_boxes_xywhr is not None:  # where the two ratios differ, the nearest rectangles
+            turned = oriented.from_corners(oriented.corners(result.oriented_boxes_xywhr) * of_box[:2])
+            changes["oriented_boxes_xywhr"] = turned.astype(result.oriented_boxes_xywhr.dtype)
         if result.masks is not None:
             changes["masks"] = result.masks.resized(size_hw)
         return replace(result, size_hw=size_hw, **changes)
