@@ -1,0 +1,39 @@
+"""Compiled inner loop of the recall of proposals.
+
+Shape shorthand: P proposals, G true objects, C numbers of proposals.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus._numba import kernel
+
+
+@kernel
+def best_overlaps(
+    proposals: Float[np.ndarray, "p 4"],
+    spans: Int[np.ndarray, "m 2"],
+    truths: Float[np.ndarray, "g 4"],
+    pictures: Int[np.ndarray, "g"],
+    counts: Int[np.ndarray, "c"],
+) -> Float[np.ndarray, "g c"]:
+    """The largest IoU (xyxy) of each object with the first ``counts`` (rising) proposals of its picture, 0 without any."""
+    best = np.zeros((len(truths), len(counts)))
+    for g in range(len(truths)):
+        first, last = spans[pictures[g]]
+        box = truths[g]
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        largest = 0.0
+        p = first
+        for c in range(len(counts)):
+            while p < last and p - first < counts[c]:
+                other = proposals[p]
+                width = min(box[2], other[2]) - max(box[0], other[0])
+                height = min(box[3], other[3]) - max(box[1], other[1])
+                if width > 0 and height > 0:
+                    shared = width * height
+                    union = area + (other[2] - other[0]) * (other[3] - other[1]) - shared
+                    largest = max(largest, shared / union)
+                p += 1
+            best[g, c] = largest
+    return best

@@ -1,0 +1,208 @@
+"""How good proposals are: which objects the best so many of a picture cover, whatever category a proposal is of.
+
+Shape shorthand: G true objects, T IoU thresholds, C numbers of proposals, K categories.
+
+Papers: recall by number of proposals and IoU, "What makes for effective detection proposals?" (Hosang et al., TPAMI 2016);
+average best overlap (ABO) of a category and its mean over categories (MABO), "Selective Search for Object Recognition"
+(Uijlings et al., IJCV 2013), section 5.1.
+An object counts as covered whatever else the proposal covers: nothing is matched one to one. Crowds, and objects marked
+``difficult``, need not be covered.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import UsageError
+from otus.metrics import _proposal_kernels as kernels
+from otus.metrics.average_precision import sound_objects
+from otus.structures import Categories, Objects
+
+COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""Over which the average recall is taken."""
+
+
+@dataclass(frozen=True)
+class ProposalProtocol:
+    """By how many proposals of a picture, the best, and at which IoUs objects are counted as covered."""
+
+    counts: tuple[int, ...] = (1, 10, 50, 100, 200, 300, 500, 1000, 2000)
+    iou_thresholds: tuple[float, ...] = (0.5, 0.7)
+
+    def __post_init__(self) -> None:
+        if not self.counts or self.counts[0] < 1 or list(self.counts) != sorted(set(self.counts)):
+            raise UsageError(f"counts: expected rising whole numbers from 1 on, got {self.counts}")
+        if not self.iou_thresholds or not all(0 < one <= 1 for one in self.iou_thresholds):
+            raise UsageError(f"iou_thresholds: expected numbers over 0 and up to 1, got {self.iou_thresholds}")
+
+
+@dataclass(frozen=True, eq=False)
+class ProposalResult:
+    """Figures by number of proposals; NaN where there is no object to cover.
+
+    Parameters
+    ----------
+    protocol, categories
+        What made it.
+    recall
+        (T, C) share of the objects that a proposal overlaps by so much.
+    average_recall
+        (C,) the mean of recall over IoU 0.5, 0.55 … 0.95.
+    abo
+        (K, C) mean over the objects of a category of their best overlap.
+    mabo
+        (C,) its mean over the categories that have objects.
+    objects
+        How many there were to cover.
+    proposals_per_picture
+        The mean.
+    """
+
+    protocol: ProposalProtocol
+    categories: Categories
+    recall: Float[np.ndarray, "t c"]
+    average_recall: Float[np.ndarray, "c"]
+    abo: Float[np.ndarray, "k c"]
+    mabo: Float[np.ndarray, "c"]
+    objects: int
+    proposals_per_picture: float
+    figures: Mapping[str, float] = field(init=False)
+    """``recall50@1000``, ``AR@1000``, ``MABO@1000`` … for each threshold and number."""
+    per_category: Mapping[str, Mapping[str, float]] = field(init=False)
+    """``ABO@1000`` … by the category's name."""
+
+    def __post_init__(self) -> None:
+        figures: dict[str, float] = {}
+        for c, count in enumerate(self.protocol.counts):
+            for threshold, of_threshold in zip(self.protocol.iou_thresholds, self.recall, strict=True):
+                figures[f"recall{round(100 * threshold, 2):g}@{count}"] = float(of_threshold[c])
+            figures[f"AR@{count}"] = float(self.average_recall[c])
+            figures[f"MABO@{count}"] = float(self.mabo[c])
+        per_category = {
+            name: {f"ABO@{count}": float(value) for count, value in zip(self.protocol.counts, of_category, strict=True)}
+            for name, of_category in zip(self.categories, self.abo, strict=True)
+        }
+        object.__setattr__(self, "figures", figures)
+        object.__setattr__(self, "per_category", per_category)
+
+    def document(self) -> dict[str, Any]:
+        """The figures as values of JSON."""
+        return {
+            **self.figures,
+            "objects": self.objects,
+            "proposals_per_picture": self.proposals_per_picture,
+            "per_category": {name: dict(figures) for name, figures in self.per_category.items()},
+        }
+
+
+class ProposalRecall:
+    """Recall, ABO and MABO over any number of pictures and shards; a few numbers are kept an object.
+
+    Examples
+    --------
+    >>> truth = Objects.build(picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
+    >>> found = Objects.build(
+    ...     picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
+    ... )
+    >>> metric = ProposalRecall(Categories(("owl",)), ProposalProtocol(counts=(1, 2)))
+    >>> result = metric.update(truth, found, picture_ids=[7]).compute()
+    >>> result.recall.tolist(), result.mabo.round(3).tolist()
+    ([[0.5, 1.0], [0.5, 1.0]], [0.4, 0.9])
+    """
+
+    def __init__(self, categories: Categories, protocol: ProposalProtocol = ProposalProtocol()) -> None:
+        self.categories = categories
+        self.protocol = protocol
+        self._picture_ids: list[np.ndarray] = []
+        self._labels: list[Int[np.ndarray, "g"]] = []
+        self._best: list[Float[np.ndarray, "g c"]] = []
+        self._proposals = 0
+
+    def update(
+        self, truth: Objects, proposals: Objects, *, picture_ids: Sequence[int] | Sequence[str] | np.ndarray
+    ) -> Self:
+        """Judge the proposals for M more pictures.
+
+        Parameters
+        ----------
+        truth, proposals
+            Objects whose ``picture`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal ones the
+            first; those without in their order. Their labels only have to be known.
+        picture_ids
+            M names or numbers.
+
+        Raises
+        ------
+        DataError
+            A record that cannot be: a box that is not finite, a negative size, an unknown label or picture.
+        UsageError
+            A picture was judged before.
+        """
+        ids = np.asarray(picture_ids)
+        sound_objects(truth, "truth", label_count=len(self.categories), picture_count=len(ids))
+        sound_objects(proposals, "proposals", label_count=len(self.categories), picture_count=len(ids))
+        self._add_ids([ids])
+        scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
+        order = np.lexsort((-scores, proposals.picture))
+        bounds = np.searchsorted(proposals.picture, np.arange(len(ids) + 1))
+        wanted = ~truth.is_crowd
+        if "difficult" in truth.columns:
+            wanted = wanted & ~truth.columns["difficult"].astype(bool)
+        best = kernels.best_overlaps(
+            proposals.boxes_xyxy[order].astype(np.float64, copy=False),
+            np.stack([bounds[:-1], bounds[1:]], axis=1),
+            truth.boxes_xyxy[wanted].astype(np.float64, copy=False),
+            truth.picture[wanted],
+            np.array(self.protocol.counts, dtype=np.int64),
+        )
+        self._labels.append(truth.labels[wanted])
+        self._best.append(best)
+        self._proposals += len(proposals)
+        return self
+
+    def merge(self, other: "ProposalRecall") -> Self:
+        """Take over what another one has judged, of other pictures by the same protocol."""
+        if other.protocol != self.protocol or other.categories != self.categories:
+            raise UsageError("only figures of one protocol and the same categories can be merged")
+        self._add_ids(other._picture_ids)
+        self._labels += other._labels
+        self._best += other._best
+        self._proposals += other._proposals
+        return self
+
+    def _add_ids(self, further: list[np.ndarray]) -> None:
+        ids, times = np.unique(np.concatenate([*self._picture_ids, *further, np.array([], int)]), return_counts=True)
+        if (times > 1).any():
+            raise UsageError(f"picture {ids[times > 1][0]} was judged before; every picture counts once")
+        self._picture_ids += further
+
+    def compute(self) -> ProposalResult:
+        """The figures of all pictures so far."""
+        if not self._picture_ids:
+            raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
+        best, labels = np.concatenate(self._best), np.concatenate(self._labels)
+        abo = np.full((len(self.categories), best.shape[1]), np.nan)
+        for label in np.unique(labels).tolist():
+            abo[label] = best[labels == label].mean(axis=0)
+        pictures = sum(len(ids) for ids in self._picture_ids)
+        return ProposalResult(
+            protocol=self.protocol,
+            categories=self.categories,
+            recall=_recall(best, self.protocol.iou_thresholds),
+            average_recall=_recall(best, COCO_THRESHOLDS).mean(axis=0),
+            abo=abo,
+            mabo=_mean(abo[np.isfinite(abo[:, 0])]),
+            objects=len(best),
+            proposals_per_picture=self._proposals / pictures if pictures else float("nan"),
+        )
+
+
+def _recall(best: Float[np.ndarray, "g c"], thresholds: Sequence[float] | np.ndarray) -> Float[np.ndarray, "t c"]:
+    return np.stack([_mean(best >= threshold) for threshold in thresholds])
+
+
+def _mean(rows: np.ndarray) -> Float[np.ndarray, "c"]:
+    return rows.mean(axis=0) if len(rows) else np.full(rows.shape[1], np.nan)
