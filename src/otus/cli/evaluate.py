@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from otus.inference.evaluation import EvaluationReport
 
 
+_PROTOCOL_HELP = """Rules to judge by: coco, voc07, voc12, boundary, oriented, cuboid, amodal, panoptic, semantic, \
+classification or interactive."""
+
+
 @verb
 def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", help="COCO results: a JSON list of detections.")
+        Path | None,
+        typer.Option("--predictions", help="COCO results or another file or folder, as the protocol reads it."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Or a model's name or file, to predict with.")] = None,
     weights: Annotated[str | None, typer.Option("--weights", help="Of a name: which weights, or a file.")] = None,
@@ -31,7 +36,7 @@ def evaluate(
         str | None, typer.Option("--format", help="Format of the data, where several are found.")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help="Rules to judge by: coco, voc07 or voc12.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help=_PROTOCOL_HELP)] = None,
     max_dets: Annotated[
         str | None, typer.Option("--max-dets", help="Detections a picture and category that count, e.g. 1,10,100.")
     ] = None,
@@ -64,6 +69,9 @@ def evaluate(
         )
     if answer.unknown_categories:
         typer.echo(f"otus: {model} does not know {', '.join(answer.unknown_categories)}", err=True)
+    if answer.without_prediction:
+        missed = _count(answer.without_prediction, "picture")
+        typer.echo(f"otus: {missed} without a prediction: counted as missed", err=True)
     if skipped:
         typer.echo(f"otus: left out {_count(len(skipped), 'faulty record')}, the first: {skipped[0]}", err=True)
     if as_json:
@@ -84,15 +92,21 @@ def _print_table(report: "EvaluationReport") -> None:
     from rich.table import Table
 
     def row(name: str, figures: Mapping[str, float], columns: Iterable[str]) -> list[str]:
-        values = [figures[column] for column in columns]
+        # The mean of a column is a figure of its name, or of its name with an m: mIoU.
+        values = [figures.get(column, figures.get(f"m{column}", math.nan)) for column in columns]
         return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{report.data}: {_count(report.images, 'picture')}, protocol {report.protocol}")
     for kind, result in report.results.items():
-        table = Table(title=f"{report.protocol} {kind}", title_justify="left")
+        title = kind if kind.startswith(report.protocol) else f"{report.protocol} {kind}"
+        if not result.per_category:
+            console.print(title)
+            console.print(_in_words(result.figures))
+            continue
+        table = Table(title=title, title_justify="left")
         table.add_column("category")
-        columns = list(next(iter(result.per_category.values()), result.figures))
+        columns = list(next(iter(result.per_category.values())))
         for name in columns:
             table.add_column(name, justify="right")
         for category, figures in result.per_category.items():
@@ -100,10 +114,14 @@ def _print_table(report: "EvaluationReport") -> None:
         table.add_section()
         table.add_row(*row("all", result.figures, columns))
         console.print(table)
-        further = {name: value for name, value in result.figures.items() if name not in columns}
-        console.print("  ".join(f"{name} {value:.3f}" for name, value in further.items() if not math.isnan(value)))
+        further = {name: value for name, value in result.figures.items() if name.removeprefix("m") not in columns}
+        console.print(_in_words(further))
     for kind, reason in report.left_out.items():
         console.print(f"{kind} left out: {reason}")
+
+
+def _in_words(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if not math.isnan(value))
 
 
 def _count(number: int, thing: str) -> str:

@@ -16,7 +16,16 @@ from jaxtyping import Int
 
 from otus.data.sample import Sample
 from otus.errors import ShapeError
-from otus.structures import Categories, Instances, Objects, PanopticMap, Segment, Segmentations, SemanticMap
+from otus.structures import (
+    IGNORE,
+    Categories,
+    Instances,
+    Objects,
+    PanopticMap,
+    Segment,
+    Segmentations,
+    SemanticMap,
+)
 from otus.structures import oriented as oriented_boxes
 
 
@@ -71,11 +80,14 @@ class SemanticFiles:
         What the labels mean (background is a category here, where the source has it).
     lookup
         (256,) the label of each value of the file, 255 for pixels to be ignored.
+    void_values
+        The values that the source says are of no category; others that ``lookup`` ignores are unknown to it.
     """
 
     files: tuple[Path | None, ...]
     categories: Categories
     lookup: Int[np.ndarray, "256"]
+    void_values: tuple[int, ...] = (IGNORE,)
 
 
 @dataclass(frozen=True, eq=False)

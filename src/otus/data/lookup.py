@@ -1,7 +1,8 @@
 """Which picture of a data set somebody means."""
 
 import difflib
-from pathlib import Path
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 from otus.data.dataset import Dataset
 from otus.errors import UsageError
@@ -40,3 +41,25 @@ def find_picture(dataset: Dataset, name: str) -> int:
     known = ", ".join(near or [Path(file).name for file in files[:_NEAR_NAMES]])
     hint = "near are" if near else "there are"
     raise UsageError(f"{name}: not one of the {len(files)} pictures of {dataset.source}; {hint}: {known}")
+
+
+def picture_namer(dataset: Dataset) -> Callable[[str], int | None]:
+    """A function that says which picture a name means, None where it means none or several; for many names.
+
+    A name is a picture's id, or its file as far as it is needed to tell it from others, with or without its suffix:
+    ``val/cats/1.jpg``, ``cats/1.jpg``, ``cats/1``, ``1`` …; folders before that do not matter.
+    """
+    meant: dict[str, int | None] = {}
+    for index, (file, own) in enumerate(zip(dataset.pictures.files, dataset.pictures.ids, strict=True)):
+        parts = PurePosixPath(file).parts
+        names = {"/".join(parts[first:]) for first in range(len(parts))}
+        names |= {name.removesuffix(PurePosixPath(file).suffix) for name in names} | {str(own)}
+        for name in names:
+            meant[name] = index if name not in meant else None
+
+    def find(name: str) -> int | None:
+        parts = PurePosixPath(name).parts
+        endings = ("/".join(parts[first:]) for first in range(len(parts)))
+        return next((meant[ending] for ending in endings if ending in meant), None)
+
+    return find

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.errors import UsageError
-from otus.metrics._required import having
+from otus.metrics.required import having
 from otus.metrics.coco import ALL, CocoProtocol
 from otus.metrics.oriented import over_union
 from otus.metrics.pairs import Order, Pairs, pairs_by

@@ -42,6 +42,11 @@ def from_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n 5"]
     return np.column_stack([points.mean(axis=1), width, height, angle])
 
 
+def areas_of_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n"]:
+    """Areas of quadrilaterals: half the cross product of the diagonals."""
+    return np.abs(_cross(points[:, 2] - points[:, 0], points[:, 3] - points[:, 1])) / 2
+
+
 def enclosing_boxes(boxes_xywhr: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, "n 4"]:
     """The axis-aligned ``xyxy`` boxes around oriented ones."""
     points = corners(boxes_xywhr)

@@ -47,7 +47,7 @@ from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
-from otus.structures import Masks, Objects, PanopticMap, Segment
+from otus.structures import Categories, Masks, Objects, PanopticMap, Segment
 
 FORMAT = "coco_panoptic"
 CAN_HOLD = frozenset({"panoptic", "picture_ids", "category_ids", "supercategories", "stuff"})
@@ -98,13 +98,68 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     pictures, refused = sound_pictures(file, records["images"], report, allow_outside=allow_outside)
     categories = read_categories(file, records["categories"], report)
     place = {one.id: index for index, one in enumerate(pictures)}
+    records["annotations"] = [one for one in records["annotations"] if one[1].image_id not in refused]
+    panoptic = _panoptic_files(file, records["annotations"], place, categories, report, allow_outside=allow_outside)
+    names = tuple(one.file_name for one in pictures)
+    sizes_hw = np.array([(one.height, one.width) for one in pictures], dtype=np.int64).reshape(-1, 2)
+    return Dataset(
+        source=file,
+        format=FORMAT,
+        pictures=Pictures(picture_folder(file, names), names, sizes_hw, tuple(place)),
+        categories=categories,
+        split=layout.split,
+        panoptic=panoptic,
+        unread=unread.finish(),
+    )
+
+
+def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> PanopticFiles:
+    """Predicted maps for a data set, of the same layout; only ``annotations`` are read.
+
+    Parameters
+    ----------
+    path
+        The JSON file, or a folder with one beside the maps.
+    dataset
+        The labels that they belong to, with panoptic maps: ids of pictures and categories are its own.
+    report
+        Gets each problem; the faulty map is left out.
+
+    Raises
+    ------
+    DataError
+        Where ``report`` raises it: unknown ids, a second map of a picture, two segments of one id. A folder without such
+        a file, or with several, is raised at once.
+    """
+    assert dataset.panoptic is not None
+    path = Path(path)
+    files = [one for one in json_files(path) if b'"segments_info"' in sniff(one)] if path.is_dir() else [path]
+    if len(files) != 1:
+        problem = f"expected one JSON file with segments_info, found {len(files)}"
+        raise DataError(problem, file=path, remedy="give the file itself")
+    annotations: list[tuple[int, Annotation]] = []
+    types: dict[str, type[msgspec.Struct]] = {"annotations": Annotation}
+    for batch in RecordReader(files[0], types, report, records_key="annotations", open_ended=types.keys()):
+        annotations += zip(batch.indices.tolist(), batch.records, strict=True)
+    place = {one: index for index, one in enumerate(picture_ids(dataset))}
+    return _panoptic_files(files[0], annotations, place, dataset.panoptic.categories, report, allow_outside=False)
+
+
+def _panoptic_files(
+    file: Path,
+    annotations: list[tuple[int, Annotation]],
+    place: dict[int, int],
+    categories: Categories,
+    report: Report,
+    *,
+    allow_outside: bool,
+) -> PanopticFiles:
+    """Where the maps lie and what their segments are, by index of the picture; ``place`` gives that of its id."""
     labels = {category_id: label for label, category_id in enumerate(categories.ids)}
-    files: list[Path | None] = [None] * len(pictures)
-    segments: list[tuple[Segment, ...]] = [()] * len(pictures)
+    files: list[Path | None] = [None] * len(place)
+    segments: list[tuple[Segment, ...]] = [()] * len(place)
     maps = file.with_suffix("")
-    for index, one in records["annotations"]:
-        if one.image_id in refused:
-            continue
+    for index, one in annotations:
         problem = _problem(one, place, labels, allow_outside=allow_outside)
         if problem is None and files[place[one.image_id]] is not None:
             problem = (".image_id", f"picture {one.image_id} has a map already")
@@ -116,17 +171,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         segments[place[one.image_id]] = tuple(
             Segment(info.id, labels[info.category_id], bool(info.iscrowd)) for info in one.segments_info
         )
-    names = tuple(one.file_name for one in pictures)
-    sizes_hw = np.array([(one.height, one.width) for one in pictures], dtype=np.int64).reshape(-1, 2)
-    return Dataset(
-        source=file,
-        format=FORMAT,
-        pictures=Pictures(picture_folder(file, names), names, sizes_hw, tuple(place)),
-        categories=categories,
-        split=layout.split,
-        panoptic=PanopticFiles(tuple(files), tuple(segments), categories),
-        unread=unread.finish(),
-    )
+    return PanopticFiles(tuple(files), tuple(segments), categories)
 
 
 def _problem(

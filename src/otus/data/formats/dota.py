@@ -31,6 +31,7 @@ from otus.data.formats.unread import UnreadFields
 from otus.data.pictures import PICTURE_SUFFIXES, picture_files
 from otus.errors import DataError
 from otus.structures import Categories, Objects
+from otus.structures.oriented import areas_of_corners
 
 NAMES = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship", "tennis-court",
@@ -105,7 +106,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             picture=[line.picture for line in lines],
             labels=[label_of[name] for name in names],
             boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
-            areas=_areas(corners),
+            areas=areas_of_corners(corners),
             corners_xy=corners,
             columns={"difficult": np.array([line.words[9:] not in ([], ["0"]) for line in lines], dtype=bool)},
         ),
@@ -142,9 +143,3 @@ def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
         ]
         found |= {line.words[8] for line in label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
     return tuple(sorted(found))
-
-
-def _areas(corners: np.ndarray) -> np.ndarray:
-    """Areas of quadrilaterals: half the cross product of the diagonals."""
-    (a, b), (c, d) = (corners[:, 2] - corners[:, 0]).T, (corners[:, 3] - corners[:, 1]).T
-    return np.abs(a * d - b * c) / 2

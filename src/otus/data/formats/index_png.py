@@ -97,7 +97,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         report(DataError("has no picture of that name", file=files[name], remedy=remedy, kind="missing_picture"))
     paths, sizes = measured(list(named.values()), report)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    categories, lookup = _meaning(root, [files[name] for name in names])
+    categories, lookup, void_values = _meaning(root, [files[name] for name in names])
     return Dataset(
         source=root,
         format="index_png",
@@ -109,7 +109,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             ids=tuple(names),
         ),
         categories=categories,
-        semantic=SemanticFiles(tuple(files[name] for name in names), categories, lookup),
+        semantic=SemanticFiles(tuple(files[name] for name in names), categories, lookup, void_values),
     )
 
 
@@ -142,14 +142,15 @@ def _listed(file: Path, folder: Path, report: Report) -> set[str] | None:
     return stems
 
 
-def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"]]:
-    """The categories, and the label of each value."""
+def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"], tuple[int, ...]]:
+    """The categories, the label of each value, and the values that are said to be of none."""
     lookup = np.full(256, IGNORE)
     if (root / _LIST).is_file():
         names = _class_names(root / _LIST)
         kept = [value for value in names if names[value].lower() not in _VOID]
         lookup[kept] = np.arange(len(kept))
-        return Categories(tuple(names[value] for value in kept), ids=tuple(kept)), lookup
+        void = {IGNORE, *names} - set(kept)
+        return Categories(tuple(names[value] for value in kept), ids=tuple(kept)), lookup, tuple(sorted(void))
     found = _object_values(files)
     if found is None:
         raise DataError(
@@ -159,7 +160,7 @@ def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray,
         )
     lookup[0] = 0
     lookup[1 if 1 in found else 255] = 1
-    return Categories(("background", "object")), lookup
+    return Categories(("background", "object")), lookup, (128, 255)
 
 
 def _class_names(file: Path) -> dict[int, str]:

@@ -59,13 +59,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     report_unpaired(sorted((folder / "label_2").glob("*.txt")), paths, report)
     paths, sizes = measured(paths, report)
     lines = label_lines([folder / "label_2" / f"{path.stem}.txt" for path in paths], report)
-    lines, values = _checked(lines, report)
-    names = [line.words[0] for line in lines]
-    categories = Categories(NAMES if set(names) <= set(NAMES) else tuple(sorted(set(names) | set(NAMES))))
-    label_of = {name: label for label, name in enumerate(categories)}
-    ignored = np.array([name == IGNORED for name in names], dtype=bool)
-    scored = [len(line.words) == 16 for line in lines]
-    columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
+    names = {line.words[0] for line in lines if len(line.words) in (15, 16)}
+    categories = Categories(NAMES if names <= set(NAMES) else tuple(sorted(names | set(NAMES))))
     return Dataset(
         source=layout.source,
         format="kitti",
@@ -77,15 +72,29 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=Objects.build(
-            picture=[line.picture for line in lines],
-            labels=[label_of[name] for name in names],
-            boxes_xyxy=values[:, 3:7],
-            is_crowd=ignored,
-            scores=values[:, 14] if any(scored) else None,
-            cuboids=np.where(ignored[:, None], np.nan, _cuboids(values[:, 7:14])),
-            columns={**columns, "ignored": ignored},
-        ),
+        objects=objects_of(lines, categories, report),
+    )
+
+
+def objects_of(lines: list[Line], categories: Categories, report: Report) -> Objects:
+    """The objects that lines say; lines that make no sense, or of other categories, go to ``report``."""
+    label_of = {name: label for label, name in enumerate(categories)}
+    known = [line for line in lines if line.words[0] in label_of]
+    for line in lines:
+        if line.words[0] not in label_of:
+            report(line.fault(f"{line.words[0]!r} is not one of the categories: {', '.join(categories)}", "correct it"))
+    lines, values = _checked(known, report)
+    names = [line.words[0] for line in lines]
+    ignored = np.array([name == IGNORED for name in names], dtype=bool)
+    columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
+    return Objects.build(
+        picture=[line.picture for line in lines],
+        labels=[label_of[name] for name in names],
+        boxes_xyxy=values[:, 3:7],
+        is_crowd=ignored,
+        scores=values[:, 14] if any(len(line.words) == 16 for line in lines) else None,
+        cuboids=np.where(ignored[:, None], np.nan, _cuboids(values[:, 7:14])),
+        columns={**columns, "ignored": ignored},
     )
 
 

@@ -1,0 +1,72 @@
+"""Predicted semantic maps: a folder of index PNGs, whose values mean what those of the labels mean. Read only. ::
+
+    NAME.png      named as its picture, in folders or not
+
+A value of void, such as 255, says nothing about its pixel.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset, SemanticFiles
+from otus.data.formats.contract import Report, stop_at_first
+from otus.data.lookup import picture_namer
+from otus.data.pictures import read_index_picture
+from otus.errors import DataError
+from otus.structures import IGNORE, SemanticMap
+
+
+def find_semantic_results(
+    folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first
+) -> tuple[Path | None, ...]:
+    """The predicted map of each picture of a data set, None where there is none.
+
+    Raises
+    ------
+    DataError
+        Where ``report`` raises it: a map of an unknown picture, a second map of one. A folder without PNGs is raised at
+        once.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("**/*.png")) if folder.is_dir() else []
+    if not paths:
+        remedy = "give a folder with one for each picture, named as it"
+        raise DataError("expected a folder of index PNGs, found none", file=folder, remedy=remedy)
+    name_of = picture_namer(dataset)
+    files: list[Path | None] = [None] * len(dataset)
+    for path in paths:
+        index = name_of(path.relative_to(folder).with_suffix("").as_posix())
+        if index is None:
+            remedy = "name it as its picture, or remove it"
+            report(DataError("no picture of the data has this name", file=path, remedy=remedy, kind="unknown_picture"))
+        elif files[index] is not None:
+            problem = f"{files[index]} is of the same picture"
+            report(DataError(problem, file=path, remedy="remove one of them", kind="duplicate_id"))
+        else:
+            files[index] = path
+    return tuple(files)
+
+
+def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[int, int]) -> SemanticMap:
+    """One predicted map.
+
+    Raises
+    ------
+    DataError, PictureError
+        If it cannot be read, has another size, or values that the labels do not know.
+    """
+    values = read_index_picture(path, expected_size_hw=size_hw)
+    occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    strange = occurring[(semantic.lookup[occurring] == IGNORE) & ~np.isin(occurring, semantic.void_values)]
+    if len(strange):
+        names = ", ".join(
+            f"{one} {name}" for one, name in zip(semantic.categories.ids, semantic.categories, strict=True)
+        )
+        raise DataError(
+            f"has the values {strange[:5].tolist()}, which are no categories of the labels ({names})",
+            file=path,
+            remedy=f"write the labels' values, and {IGNORE} where nothing is said",
+            kind="unknown_category",
+        )
+    return SemanticMap(semantic.lookup[values], semantic.categories)

@@ -1,0 +1,111 @@
+"""Predictions as a folder of text files: DOTA's, KITTI's and YOLO's. Read only. ::
+
+    Task1_CATEGORY.txt   picture score x1 y1 x2 y2 x3 y3 x4 y4                          DOTA, a file a category
+    NAME.txt             type -1 -1 alpha  left top right bottom  h w l  x y z  ry  score   KITTI, a file a picture
+    NAME.txt             number cx cy w h score, or number x1 y1 … x4 y4 score          YOLO, a file a picture, fractions
+
+A picture without a file, or without lines in it, has no predictions.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.data.formats import kitti
+from otus.data.formats.contract import Report, stop_at_first
+from otus.data.formats.files import Line, label_lines, numbers
+from otus.data.formats.yolo_lines import objects_of
+from otus.data.lookup import picture_namer
+from otus.errors import DataError
+from otus.structures import Objects
+from otus.structures.oriented import areas_of_corners
+
+_TASK = "Task1_"
+
+
+def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
+    """Predictions for a data set, ordered by its pictures.
+
+    Parameters
+    ----------
+    folder
+        The files; which of the three they are is told by their names and first words.
+    dataset
+        The labels that they belong to: names of pictures and categories are its own.
+    report
+        Gets each problem; the faulty file or line is left out.
+
+    Raises
+    ------
+    DataError
+        Where ``report`` raises it: files of unknown pictures or categories, lines that are none, missing scores. A folder
+        without text files is raised at once.
+    """
+    folder = Path(folder)
+    files = sorted(file for file in folder.glob("*.txt") if file.name != "classes.txt")
+    if not files:
+        remedy = "give COCO results (a JSON file), or a folder of DOTA's, KITTI's or YOLO's results"
+        raise DataError("holds no text files of predictions", file=folder, remedy=remedy)
+    if any(file.stem.startswith(_TASK) for file in files):
+        return _of_categories(files, dataset, report)
+    name_of = picture_namer(dataset)
+    of_picture: list[Path] = [folder / "none"] * len(dataset)
+    for file in files:
+        index = name_of(file.stem)
+        if index is None:
+            remedy = "name it as its picture, or remove it"
+            report(DataError("no picture of the data has this name", file=file, remedy=remedy, kind="unknown_picture"))
+        else:
+            of_picture[index] = file
+    lines = label_lines(of_picture, report)
+    if lines and not lines[0].words[0].replace(".", "", 1).isdecimal():
+        found = kitti.objects_of(lines, dataset.categories, report)
+    else:
+        found = objects_of(lines, dataset.pictures.sizes_hw, dataset.categories, None, report)
+    if found.scores is not None:
+        return found
+    if len(found):
+        raise DataError(
+            "a prediction needs a score, the last number of its line", file=folder, remedy="write it", kind="no_score"
+        )
+    return Objects.build(picture=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+
+
+def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objects:
+    """DOTA's task 1: a file a category."""
+    label_of = {name: label for label, name in enumerate(dataset.categories)}
+    known: list[Path] = []
+    for file in files:
+        if file.stem.removeprefix(_TASK) in label_of:
+            known.append(file)
+            continue
+        problem = f"{file.stem.removeprefix(_TASK)!r} is not one of the categories: {', '.join(label_of)}"
+        report(DataError(problem, file=file, remedy="rename or remove it", kind="unknown_category"))
+    name_of = picture_namer(dataset)
+    lines, pictures = [], []
+    for line in label_lines(known, report):  # whose ``picture`` is the number of its file
+        index = name_of(line.words[0])
+        if len(line.words) != 10:
+            report(line.fault(f"expected a picture, a score and 8 numbers, got {len(line.words)} words", "correct it"))
+        elif index is None:
+            report(line.fault(f"no picture of the data is called {line.words[0]!r}", "correct the line"))
+        else:
+            lines.append(line)
+            pictures.append(index)
+    place = {(line.file, line.number): index for line, index in zip(lines, pictures, strict=True)}
+    lines, values = numbers(lines, slice(1, None), report)
+    rows = values.reshape(-1, 9)
+    corners = rows[:, 1:].reshape(-1, 4, 2)
+    return Objects.build(
+        picture=[place[line.file, line.number] for line in lines],
+        labels=[label_of[_category(line)] for line in lines],
+        boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
+        areas=areas_of_corners(corners),
+        corners_xy=corners,
+        scores=rows[:, 0],
+    )
+
+
+def _category(line: Line) -> str:
+    return line.file.stem.removeprefix(_TASK)
