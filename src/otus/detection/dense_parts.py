@@ -80,6 +80,8 @@ class Scores(Protocol):
         self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float
     ) -> Chosen: ...
 
+    def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]: ...
+
 
 class PyramidMaps(nn.Module):
     """A trunk and the feature pyramid over it."""

@@ -336,8 +336,8 @@ def ssdlite320_mobilenet_v3_large(categories: Categories, *, class_slots: Sequen
     norm = partial(LenientBatchNorm, eps=1e-3, momentum=0.03)
     layers = list(models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True).features)
     last = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
-    widening, *rest = layers[last].block
-    stages = (nn.Sequential(*layers[:last], widening), nn.Sequential(nn.Sequential(*rest), *layers[last + 1 :]))
+    widest = layers[last].block  # its first layer widens; a slice keeps the names of the others
+    stages = (nn.Sequential(*layers[:last], widest[0]), nn.Sequential(widest[1:], *layers[last + 1 :]))
     _initialise(nn.ModuleList(stages), plain=False)
     maps = ExtendedMaps(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
     anchors = DefaultBoxes([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])

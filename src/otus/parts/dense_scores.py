@@ -57,6 +57,16 @@ class SigmoidScores:
         scores, slots, anchors = (torch.cat(column) for column in zip(*found, strict=True))
         return scores, slots, anchors
 
+    def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]:
+        """The scores of all anchors of each map."""
+        found = [logits[picture].sigmoid() for logits in answers.logits]
+        if answers.quality is None:
+            return found
+        return [
+            (scores * quality[picture].sigmoid()[:, None]).sqrt()
+            for scores, quality in zip(found, answers.quality, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
 class SoftmaxScores:
@@ -77,8 +87,12 @@ class SoftmaxScores:
 
     def choose(self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float) -> Chosen:
         """Candidates of one picture whose slots are ``reported`` and whose scores are above the threshold."""
-        of_slots = torch.cat([logits[picture] for logits in answers.logits]).softmax(dim=1).T
+        of_slots = torch.cat(self.everywhere(answers, picture)).T
         slots = torch.where(reported)[0]
         scores, anchors = of_slots[slots].topk(min(self.per_category, of_slots.shape[1]), dim=1)
         row, column = torch.where(scores > score_threshold)
         return scores[row, column], slots[row], anchors[row, column]
+
+    def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]:
+        """The scores of all anchors of each map."""
+        return [logits[picture].softmax(dim=1) for logits in answers.logits]

@@ -1,0 +1,300 @@
+"""Dense detectors beyond the contract: assigners against torchvision's and slow loops, oriented boxes, bad input."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.models.detection import _utils as reference
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou, sigmoid_focal_loss
+
+from otus.data.scenes import THINGS, Scenes
+from otus.data.tensors import to_tensors
+from otus.detection.fcos import LocationMatcher, centerness, fcos_efficientnet_lite0_fpn, locations_of
+from otus.detection.oriented_fcos import OrientedLocationMatcher
+from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
+from otus.detection.ssd import DefaultBoxes, DefaultBoxMatcher, ssd_efficientnet_lite0
+from otus.errors import ShapeError
+from otus.inference.predictor import Predictor
+from otus.parts.backbones.norms import LenientBatchNorm
+from otus.parts.batching import make_target
+from otus.parts.box_coding import EdgeDistances
+from otus.parts.dense_head import Answers
+from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
+from otus.parts.losses import focal_loss
+from otus.parts.matching import NEGATIVE, NEUTRAL
+from otus.parts.oriented_boxes import (
+    OrientedDecision,
+    OrientedTransform,
+    from_corners,
+    gaussian_distance,
+    oriented_boxes,
+    suppress_oriented,
+)
+from otus.parts.preprocess import Preprocess
+from otus.structures import Instances, oriented
+from otus.structures.oriented import pairwise_oriented_iou
+
+seeds = st.integers(0, 2**31 - 1)
+
+
+def boxes(count: int, seed: int, *, side: float = 100.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * side
+    return torch.cat([corner, corner + 4 + torch.rand(count, 2, generator=generator) * side / 2], dim=1)
+
+
+def turned(count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.rand(count, 2, generator=generator) * 60
+    size = 6 + torch.rand(count, 2, generator=generator) * 40
+    return torch.cat([place, size, (torch.rand(count, 1, generator=generator) - 0.5) * math.pi], dim=1)
+
+
+@given(seeds)
+def test_focal_loss_and_its_gradient_are_torchvisions(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(40, 7, generator=generator) * 6).requires_grad_()
+    slots = torch.randint(-2, 7, (40,), generator=generator)
+    truth = torch.zeros(40, 7)
+    truth[slots >= 0, slots[slots >= 0]] = 1
+    expected, found = sigmoid_focal_loss(logits, truth, reduction="sum"), focal_loss(logits, slots)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [None, [8, 16, 32]])
+def test_default_boxes_are_torchvisions(steps):
+    ratios, scales = [[2], [2, 3], [2, 3]], [0.1, 0.4, 0.8, 1.05]
+    grids = [(12, 20), (6, 10), (3, 5)]
+    images = ImageList(torch.zeros(1, 3, 96, 160), [(96, 160)])
+    expected = DefaultBoxGenerator(ratios, scales=scales, steps=steps)(images, [torch.zeros(1, 1, *g) for g in grids])
+    found = DefaultBoxes(ratios, scales, steps=steps)(grids, (96, 160))
+    torch.testing.assert_close(torch.cat(found), expected[0], rtol=0, atol=0)
+
+
+def test_default_boxes_lie_in_pictures_of_any_size_or_a_step_beside():
+    for size_hw, grid in (((300, 300), (10, 10)), ((512, 200), (16, 7)), ((40, 1000), (3, 30))):
+        (found,) = DefaultBoxes([[2]], [0.2, 0.4], steps=[32])([grid], size_hw)
+        centres = (found[:, :2] + found[:, 2:]) / 2
+        assert (centres > 0).all()
+        assert (centres < torch.tensor([size_hw[1] + 16, size_hw[0] + 16])).all()
+    with pytest.raises(ShapeError, match="made for 1 maps, but there are 2"):
+        DefaultBoxes([[2]], [0.2, 0.4])([(1, 1)] * 2, (4, 4))
+
+
+@given(seeds, st.integers(1, 6))
+def test_default_boxes_are_matched_as_torchvision_does(seed, count):
+    anchors, objects = boxes(80, seed), boxes(count, seed + 1)
+    expected = reference.SSDMatcher(0.5)(box_iou(objects, anchors))
+    reachable = box_iou(objects, anchors).amax(dim=1) > 0
+    if reachable.all() and len(set(box_iou(objects, anchors).argmax(dim=1).tolist())) == count:
+        assert torch.equal(DefaultBoxMatcher()(anchors, objects), expected)
+
+
+def test_an_object_that_no_default_box_meets_is_nobodys():
+    matches = DefaultBoxMatcher()(boxes(20, 0), torch.tensor([[500.0, 500.0, 510.0, 510.0]]))
+    assert (matches == NEGATIVE).all()
+
+
+def fcos_by_loops(locations: Tensor, objects: Tensor, radius: float = 1.5) -> list[int]:
+    sizes = (locations[:, 2] - locations[:, 0]).tolist()
+    answer = []
+    for (x1, y1, x2, y2), size in zip(locations.tolist(), sizes, strict=True):
+        x, y, best, area = (x1 + x2) / 2, (y1 + y2) / 2, -1, math.inf
+        for i, (left, top, right, bottom) in enumerate(objects.tolist()):
+            edges = (x - left, y - top, right - x, bottom - y)
+            near = max(abs(x - (left + right) / 2), abs(y - (top + bottom) / 2)) < radius * size
+            low = 0 if size == min(sizes) else 4 * size
+            high = math.inf if size == max(sizes) else 8 * size
+            if min(edges) > 0 and near and low < max(edges) < high and (right - left) * (bottom - top) < area:
+                best, area = i, (right - left) * (bottom - top)
+        answer.append(best)
+    return answer
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(0, 6))
+def test_locations_are_matched_as_a_slow_loop_does(seed, count):
+    locations = torch.cat(locations_of((4, 8, 16))([(16, 16), (8, 8), (4, 4)], (64, 64)))
+    objects = boxes(count, seed, side=50)
+    assert LocationMatcher()(locations, objects).tolist() == fcos_by_loops(locations, objects)
+    upright = torch.cat(
+        [(objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2], torch.zeros(count, 1)], 1
+    )
+    same = OrientedLocationMatcher()(locations, upright) == LocationMatcher()(locations, objects)
+    assert same.float().mean() > 0.99  # a location on an edge may fall on either side by rounding
+
+
+def test_locations_of_a_crowd_are_neutral():
+    locations = torch.tensor([[10.0, 10.0, 18.0, 18.0], [80.0, 80.0, 88.0, 88.0]])
+    crowd = torch.tensor([[0.0, 0.0, 40.0, 40.0]])
+    assert LocationMatcher()(locations, torch.zeros(0, 4), crowds=crowd).tolist() == [NEUTRAL, NEGATIVE]
+    assert DefaultBoxMatcher()(locations, torch.zeros(0, 4), crowds=crowd).tolist() == [NEUTRAL, NEGATIVE]
+
+
+@given(seeds)
+def test_distances_to_edges_are_torchvisions(seed):
+    anchors, objects = boxes(20, seed), boxes(20, seed + 1)
+    code = EdgeDistances().encode(objects, anchors)
+    torch.testing.assert_close(code, reference.BoxLinearCoder().encode(anchors, objects), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        EdgeDistances().decode(code, anchors), reference.BoxLinearCoder().decode(code.relu(), anchors)
+    )
+    assert (centerness(code.abs() + 0.1) <= 1).all()
+
+
+def test_candidates_are_those_of_a_full_search():
+    torch.manual_seed(0)
+    logits, quality = [torch.randn(2, n, 5) for n in (30, 10)], [torch.randn(2, n) for n in (30, 10)]
+    reported = torch.tensor([False, True, True, False, True])
+    for answers in (Answers(logits, []), Answers(logits, [], quality)):
+        scores, slots, anchors = SigmoidScores(per_map=12).choose(answers, 1, reported, score_threshold=0.4)
+        expected, first = [], 0
+        for i, x in enumerate(logits):
+            s = x[1].sigmoid()
+            if answers.quality is not None:
+                s = (s * quality[i][1].sigmoid()[:, None]).sqrt()
+            rows = [(float(s[a, c]), c, a + first) for a in range(len(s)) for c in (1, 2, 4) if s[a, c] > 0.4]
+            expected += sorted(rows, reverse=True)[:12]
+            first += len(s)
+        assert [(c, a) for _, c, a in expected] == list(zip(slots.tolist(), anchors.tolist(), strict=True))
+        torch.testing.assert_close(scores, torch.tensor([s for s, _, _ in expected]))
+    scores, slots, anchors = SoftmaxScores(per_category=3).choose(Answers(logits, []), 0, reported, score_threshold=0.3)
+    s = torch.cat([x[0] for x in logits]).softmax(dim=1)
+    expected = {(c, a) for c in (1, 2, 4) for a in s[:, c].topk(3).indices.tolist() if s[a, c] > 0.3}
+    assert set(zip(slots.tolist(), anchors.tolist(), strict=True)) == expected
+    torch.testing.assert_close(scores, s[anchors, slots])
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_the_ends_of_the_threshold(threshold):
+    answers = Answers([torch.zeros(1, 4, 2)], [])
+    for scores in (SigmoidScores(), SoftmaxScores()):
+        found = scores.choose(answers, 0, torch.ones(2, dtype=torch.bool), score_threshold=threshold)
+        assert len(found[0]) == (0 if threshold == 1 else 8)
+
+
+@given(seeds)
+def test_oriented_codes_invert_and_corners_agree_with_numpy(seed):
+    objects, anchors = turned(12, seed), boxes(12, seed + 1)
+    anchors[:, 2:] = anchors[:, :2] + 8
+    back = OrientedTransform().decode(OrientedTransform().encode(objects, anchors), anchors)
+    torch.testing.assert_close(back[:, :4], objects[:, :4], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close((2 * back[:, 4]).cos(), (2 * objects[:, 4]).cos(), rtol=1e-3, atol=1e-3)
+    points = torch.from_numpy(oriented.corners(objects.numpy()))
+    np.testing.assert_allclose(from_corners(points), oriented.from_corners(points.numpy()), atol=1e-6)
+
+
+@settings(max_examples=15)
+@given(seeds)
+def test_the_distance_of_gaussians_knows_the_same_box_by_any_writing(seed):
+    objects = turned(8, seed)
+    again = torch.stack(
+        [objects[:, 0], objects[:, 1], objects[:, 3], objects[:, 2], objects[:, 4] + math.pi / 2], dim=1
+    )
+    assert (gaussian_distance(objects, again) < 0.02).all()
+    # Against the integral of the root of the product of both densities, on a grid.
+    others = turned(8, seed + 1)
+    found = gaussian_distance(objects, others)
+    torch.testing.assert_close(found, gaussian_distance(others, objects), rtol=1e-3, atol=1e-3)
+    axis = torch.linspace(-80, 160, 241, dtype=torch.float64)
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).reshape(-1, 2)
+    a, b = density(objects[0].double(), points), density(others[0].double(), points)
+    expected = (1 - (a * b).sqrt().sum()).clamp(min=0).sqrt()
+    assert abs(float(found[0]) - float(expected)) < 0.02
+
+
+def density(box: Tensor, points: Tensor) -> Tensor:
+    cos, sin = box[4].cos(), box[4].sin()
+    turn = torch.stack([torch.stack([cos, -sin]), torch.stack([sin, cos])])
+    covariance = turn @ torch.diag(box[2:4] ** 2 / 12) @ turn.T
+    return torch.distributions.MultivariateNormal(box[:2], covariance).log_prob(points).exp()
+
+
+def test_gradients_of_oriented_boxes_are_finite_everywhere():
+    codes = torch.zeros(3, 6, requires_grad=True)
+    anchors = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(3, 4)
+    wanted = torch.tensor([[4.0, 4.0, 8.0, 8.0, 0.0], [4.0, 4.0, 900.0, 0.01, 1.0], [1e4, 0.0, 5.0, 5.0, 0.0]])
+    loss = gaussian_distance(OrientedTransform().decode(codes, anchors), wanted).sum()
+    loss.backward()
+    assert loss.isfinite()
+    assert codes.grad.isfinite().all()
+
+
+@settings(max_examples=20)
+@given(seeds, st.floats(0.05, 0.7))
+def test_oriented_suppression_is_a_slow_loops(seed, threshold):
+    objects = turned(14, seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores, labels = torch.rand(14, generator=generator), torch.randint(0, 2, (14,), generator=generator)
+    iou = pairwise_oriented_iou(objects.numpy(), objects.numpy())
+    kept: list[int] = []
+    for i in scores.argsort(descending=True).tolist():
+        if all(labels[i] != labels[j] or iou[i, j] <= threshold for j in kept):
+            kept.append(i)
+    assert suppress_oriented(objects, scores, labels, iou_threshold=threshold).tolist() == kept
+    decision = OrientedDecision(nms_threshold=threshold, max_detections=3)
+    assert replace(decision, score_threshold=0.9).keep(objects, scores, labels).tolist() == kept[:3]
+    assert suppress_oriented(objects[:0], scores[:0], labels[:0], iou_threshold=0.5).tolist() == []
+
+
+def test_objects_without_an_oriented_box_are_learned_upright():
+    sample = to_tensors(Scenes(1, size_hw=(120, 160), seed=2).scene(0))
+    sample["corners"][0] = torch.nan
+    target = make_target(sample, category_count=len(THINGS), device=torch.device("cpu"))
+    found = oriented_boxes(target)
+    x1, y1, x2, y2 = target.boxes[0].tolist()
+    torch.testing.assert_close(found[0], torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0]))
+    assert found.isfinite().all()
+    assert (oriented_boxes(replace(target, corners=None))[:, 4] == 0).all()
+
+
+def test_oriented_boxes_come_back_to_the_pictures_frame():
+    box = np.array([[40.0, 30.0, 20.0, 10.0, 0.5]])
+    made = Instances([[0, 0, 9, 9]], [0], size_hw=(60, 80), scores=[0.5], oriented_boxes_xywhr=box)
+    back = Preprocess(shorter_side=60, longer_side=80).undo(made, (120, 160))
+    np.testing.assert_allclose(back.oriented_boxes_xywhr, box * [[2, 2, 2, 2, 1]])
+
+
+def test_a_norm_of_one_value_takes_what_it_remembers():
+    norm = LenientBatchNorm(3)
+    norm(torch.randn(4, 3, 2, 2))
+    remembered = norm.running_mean.clone()
+    x = torch.randn(1, 3, 1, 1)
+    torch.testing.assert_close(norm(x), norm.eval()(x))
+    assert torch.equal(norm.running_mean, remembered)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "build", [retinanet_efficientnet_lite0_fpn, ssd_efficientnet_lite0, fcos_efficientnet_lite0_fpn]
+)
+def test_fast_copies_answer_alike(build, precision):
+    torch.manual_seed(0)
+    system = build(THINGS)
+    preprocess = Preprocess(fixed_hw=(96, 96))
+    image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    exact = Predictor(system, preprocess=preprocess, name="x", device="cpu")
+    fast = Predictor(system, preprocess=preprocess, name="x", device="cpu", precision=precision)
+    first, second = (one.predict(image, score_threshold=0.0)[0].instances for one in (exact, fast))
+    assert len(first) > 0
+    if precision == "float32":
+        np.testing.assert_allclose(first.scores[:20], second.scores[:20], atol=1e-4)
+    else:
+        np.testing.assert_allclose(first.scores[:20], second.scores[:20], atol=0.05)
+    assert second.boxes_xyxy.dtype == np.float32
+
+
+def test_class_slots_that_do_not_fit_are_an_error():
+    with pytest.raises(ShapeError, match="expected one a category"):
+        ssd_efficientnet_lite0(THINGS, class_slots=[0, *range(1, len(THINGS))])
+    with pytest.raises(ShapeError, match="expected one a category"):
+        retinanet_efficientnet_lite0_fpn(THINGS, class_slots=[0])
