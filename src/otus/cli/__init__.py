@@ -6,7 +6,7 @@ needs when it runs. stdout carries the answer, stderr progress and logs; exit 0 
 
 import typer
 
-from otus.cli import convert, doctor, evaluate, explain, models, predict, train
+from otus.cli import compare, convert, doctor, evaluate, explain, models, predict, train
 
 app = typer.Typer(
     name="otus",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 app.command("models")(models.models)

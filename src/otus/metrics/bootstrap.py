@@ -21,6 +21,8 @@ from otus.metrics.matching import Verdict
 from otus.metrics.precision_recall import WORKERS
 from otus.metrics.rules import Rules
 
+RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -91,9 +93,9 @@ def paired_bootstrap(
     rules: Rules,
     *,
     masks: bool = False,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
 ) -> list[Difference]:
     """The difference of each figure, AP (and AP50, AP75 where these thresholds are among the rules') and AP by category.
 

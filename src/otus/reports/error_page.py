@@ -25,8 +25,8 @@ _LISTED = 200  # suspects in the document
 
 _MEANING = {
     Error.CLASSIFICATION: "on an object of another category",
-    Error.LOCALISATION: "on an object of its category, but overlaps too little",
-    Error.BOTH: "on an object of another category, and overlaps too little",
+    Error.LOCALISATION: "on an object of their category that they overlap too little",
+    Error.BOTH: "on an object of another category that they overlap too little",
     Error.DUPLICATE: "on an object that a better one took",
     Error.BACKGROUND: "on nothing that is labelled",
     Error.MISSED: "objects that nothing comes near enough",
@@ -223,7 +223,7 @@ class ErrorsExplained:
         if suspects:
             yield Section(
                 "Labels to look at",
-                f"{len(suspects)} records where the label may be wrong rather than the detection; {len(looked_at)} are shown. "
+                f"{len(suspects)} records where it may be the label that is wrong; {len(looked_at)} are shown. "
                 "Blue: what is labelled; orange: what was detected.",
                 [self._suspect(one) for one in looked_at],
             )

@@ -26,25 +26,30 @@ class Mark:
 
 def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of the picture with the marks."""
-    names: dict[str, np.ndarray] = {}
+    colours: dict[str, tuple[int, int, int]] = {}
+    texts = []
     for mark in marks:
         text = mark.text
-        while text in names:  # each mark has its own name, and so its own colour
+        while colours.setdefault(text, mark.colour) != mark.colour:  # the same words in another colour
             text += " "
-        names[text] = np.array(mark.colour, dtype=np.uint8)
-    size_hw = (image.shape[0], image.shape[1])
+        texts.append(text)
+    names = tuple(colours)
+    labels = np.array([names.index(text) for text in texts], dtype=np.int64)
     boxes = as_boxes([mark.box_xyxy for mark in marks])
-    return draw(image, Instances(boxes, np.arange(len(marks)), size_hw, Categories(tuple(names))), colours=names)
+    shown = Instances(boxes, labels, (image.shape[0], image.shape[1]), Categories(names))
+    return draw(image, shown, colours={name: np.array(one, dtype=np.uint8) for name, one in colours.items()})
 
 
 def part_with_marks(
-    image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 260, margin: float = 0.35
+    image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The part of the picture around the marks, ``side`` pixels wide or high, so that letters have one size."""
+    """The part of the picture around the marks, ``side`` pixels wide or high, so that letters have one size; square where
+    the picture is large enough."""
     boxes = as_boxes([mark.box_xyxy for mark in marks])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     limit = np.array([image.shape[1], image.shape[0]])
     spare = np.maximum((high - low) * margin, 12)
+    spare = np.maximum(spare, ((high - low + 2 * spare).max() - (high - low)) / 2)
     left, top = np.clip(np.floor(low - spare), 0, limit - 1).astype(np.int64)
     right, bottom = np.clip(np.ceil(high + spare), [left + 1, top + 1], limit).astype(np.int64)
     scale = side / max(right - left, bottom - top)

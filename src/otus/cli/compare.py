@@ -1,0 +1,110 @@
+"""``otus compare``: which of several is better, and how sure that is."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from otus.cli._common import emit_json, option_values, verb
+
+if TYPE_CHECKING:
+    from otus.metrics.bootstrap import Difference
+
+
+@verb
+def compare(
+    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    predictions: Annotated[
+        str, typer.Option("--predictions", help="Two files of COCO results with a comma between: A.json,B.json.")
+    ],
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", help="coco, voc07 or voc12, and settings, e.g. coco:max_dets=10; coco without it."),
+    ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Compare masks, not boxes.")] = False,
+    resamples: Annotated[int | None, typer.Option(help="How often pictures are drawn anew.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of the intervals, e.g. 0.95.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Judge two models' predictions by the same labels: the difference of each figure, and whether it is more than luck."""
+    from otus.data.open import open_dataset
+    from otus.errors import UsageError
+    from otus.inference.comparing import compare_with_labels
+    from otus.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, paired_bootstrap
+    from otus.metrics.rules import parse_rules
+
+    files = predictions.split(",")
+    if len(files) != 2:
+        raise UsageError(f"--predictions: expected two files with a comma between, A.json,B.json, got {predictions!r}")
+    rules = parse_rules(protocol or "coco")
+    dataset = open_dataset(data, format=format_, split=split)
+    a, b = (compare_with_labels(dataset, Path(one)) for one in files)
+    draws = {"resamples": RESAMPLES, "confidence": CONFIDENCE, "seed": SEED}
+    draws |= option_values(resamples=resamples, confidence=confidence, seed=seed)
+    rows = paired_bootstrap(a, b, rules, masks=masks, **draws)  # type: ignore[arg-type]
+    document = {
+        "protocol": protocol or "coco",
+        "data": str(dataset.source),
+        "kind": "segm" if masks else "bbox",
+        "images": len(dataset),
+        "a": files[0],
+        "b": files[1],
+        **draws,
+        "figures": {row.name: _record(row) for row in rows if row.name not in dataset.categories},
+        "per_category": {row.name: _record(row) for row in rows if row.name in dataset.categories},
+    }
+    if as_json:
+        emit_json(document)
+    else:
+        _print_table(document)
+
+
+def _record(row: "Difference") -> dict[str, float]:
+    return {
+        "a": row.a,
+        "b": row.b,
+        "difference": row.difference,
+        "low": row.low,
+        "high": row.high,
+        "a_better": row.a_better,
+        "b_better": row.b_better,
+    }
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{document['data']}: {document['images']} pictures, protocol {document['protocol']} {document['kind']}"
+    )
+    console.print(f"A {document['a']}\nB {document['b']}")
+    table = Table()
+    names = ("", "A", "B", "B - A", f"{document['confidence']:.0%} interval", "A better", "B better")
+    for number, name in enumerate(names):
+        table.add_column(name, justify="right" if number else "left")
+    for part in ("per_category", "figures"):
+        for name, row in document[part].items():
+            if not math.isnan(row["a"]):
+                table.add_row(
+                    name, f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}",
+                    f"{row['low']:+.3f} … {row['high']:+.3f}", f"{row['a_better']:.0%}", f"{row['b_better']:.0%}",
+                )  # fmt: skip
+        table.add_section()
+    console.print(table)
+    first = next(iter(document["figures"].values()))
+    verdict = "nobody can say" if math.isnan(first["low"]) else _verdict(first["low"], first["high"])
+    console.print(f"By AP {verdict} (paired bootstrap over pictures, {document['resamples']} draws).")
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return "B is better"
+    return "A is better" if high < 0 else "the difference may be luck"
