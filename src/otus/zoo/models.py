@@ -10,6 +10,7 @@ from torch import nn
 
 from otus.classification import classifier
 from otus.detection import (
+    deformable_detr,
     detr,
     fast_rcnn,
     faster_rcnn,
@@ -22,6 +23,7 @@ from otus.detection import (
     sliding_window,
     spp_net,
     ssd,
+    yolo,
 )
 from otus.errors import UsageError
 from otus.instance import keypoint_rcnn, mask_rcnn
@@ -89,6 +91,8 @@ _SPP = "https://arxiv.org/abs/1406.4729"
 _FAST = "https://arxiv.org/abs/1504.08083"
 _FASTER = "https://arxiv.org/abs/1506.01497"
 _MASK = "https://arxiv.org/abs/1703.06870"
+_YOLO = "https://arxiv.org/abs/1506.02640"
+_DEFORMABLE = "https://arxiv.org/abs/2010.04159"
 _DETR = "https://arxiv.org/abs/2005.12872"
 _V2 = "https://arxiv.org/abs/2111.11429"
 _USUAL = Preprocess(shorter_side=800, longer_side=1333)
@@ -266,6 +270,16 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "detr_resnet101_dc5": ModelEntry(
         detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 0.449)
+    ),
+    "yolo": ModelEntry(yolo.yolo, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))),
+    "yolo_efficientnet_lite0": ModelEntry(
+        yolo.yolo_efficientnet_lite0, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))
+    ),
+    "deformable_detr_efficientnet_lite0": ModelEntry(
+        deformable_detr.deformable_detr_efficientnet_lite0,
+        "detection",
+        _DEFORMABLE,
+        Preprocess(shorter_side=320, longer_side=320),
     ),
     "detr_efficientnet_lite0": ModelEntry(
         detr.detr_efficientnet_lite0, "detection", _DETR, Preprocess(shorter_side=320, longer_side=320)
