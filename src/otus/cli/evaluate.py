@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from otus.inference.evaluation import EvaluationReport
 
 
-_PROTOCOL_HELP = """Rules to judge by: coco, voc07, voc12, boundary, oriented, cuboid, amodal, panoptic, semantic, \
-classification or interactive."""
+_PROTOCOL_HELP = """Rules to judge by: coco, voc07, voc12, boundary, oriented, cuboid, amodal, proposals, \
+panoptic, semantic, classification or interactive."""
 
 
 @verb
@@ -92,8 +92,7 @@ def _print_table(report: "EvaluationReport") -> None:
     from rich.table import Table
 
     def row(name: str, figures: Mapping[str, float], columns: Iterable[str]) -> list[str]:
-        # The mean of a column is a figure of its name, or of its name with an m: mIoU.
-        values = [figures.get(column, figures.get(f"m{column}", math.nan)) for column in columns]
+        values = [figures.get(column, math.nan) for column in columns]
         return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
 
     console = Console(highlight=False, soft_wrap=True)
@@ -112,10 +111,12 @@ def _print_table(report: "EvaluationReport") -> None:
         for category, figures in result.per_category.items():
             table.add_row(*row(category, figures, columns))
         table.add_section()
-        table.add_row(*row("all", result.figures, columns))
+        # The mean of a column is a figure of its name, or of its name with an m: mIoU, MABO.
+        means = {name if name in columns else name[1:]: value for name, value in result.figures.items()}
+        table.add_row(*row("all", means, columns))
         console.print(table)
-        further = {name: value for name, value in result.figures.items() if name.removeprefix("m") not in columns}
-        console.print(_in_words(further))
+        shown = {prefix + column for column in columns for prefix in ("", "m", "M")}
+        console.print(_in_words({name: value for name, value in result.figures.items() if name not in shown}))
     for kind, reason in report.left_out.items():
         console.print(f"{kind} left out: {reason}")
 

@@ -58,6 +58,7 @@ _NEEDS: Mapping[str, _Labels] = {
     "oriented": _of_objects("oriented boxes", "corners_xy"),
     "cuboid": _of_objects("cuboids", "cuboids"),
     "amodal": _of_objects("amodal boxes or masks", "amodal_boxes_xyxy", "amodal_segmentations"),
+    "proposals": _OBJECTS,
     "panoptic": _Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
     "semantic": _Labels("semantic maps", lambda dataset: dataset.semantic is not None),
     "classification": _Labels("categories of whole pictures", lambda dataset: dataset.picture_labels is not None),
@@ -259,7 +260,8 @@ def evaluate_predictions(
     kinds
         What ``coco`` is to compare; without it everything that both sides have throughout.
     max_dets
-        Limits on the detections of a picture and category; the protocol's own without it.
+        Limits on the detections of a picture and category, of ``proposals`` on those of a picture; the protocol's own
+        without it.
     report
         Gets each record that cannot be; the record is left out.
 
@@ -291,7 +293,9 @@ def evaluate_predictions(
         left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
     elif protocol == "amodal":
         left_out = _amodal_obstacles(truth, predictions)
-    results = {}
+    results: dict[str, Result] = {}
+    if protocol == "proposals":
+        results["proposals"] = _judge_proposals(truth, predictions, dataset.categories, picture_ids, max_dets)
     for name, rules in _rules(protocol, kinds or (), tuple(max_dets or ())).items():
         if name in left_out:
             continue
@@ -299,6 +303,19 @@ def evaluate_predictions(
         metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
         results[name] = metric.compute()
     return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out)
+
+
+def _judge_proposals(
+    truth: Objects,
+    proposals: Objects,
+    categories: Categories,
+    picture_ids: np.ndarray,
+    counts: Sequence[int] | None,
+) -> Result:
+    from otus.metrics.proposals import ProposalProtocol, ProposalRecall
+
+    rules = ProposalProtocol() if counts is None else ProposalProtocol(tuple(sorted(set(counts))))
+    return ProposalRecall(categories, rules).update(truth, proposals, picture_ids=picture_ids).compute()
 
 
 def _check(dataset: Dataset, protocol: str, *, kinds: Sequence[Kind] | None, max_dets: Sequence[int] | None) -> None:
