@@ -136,7 +136,8 @@ class DifferenceExplained:
         """A waterfall: where each rule takes the number."""
         canvas = Canvas()
         values = [step.average_precision for step in self.steps]
-        names = [self.names[0], *(_title(step.rule) for step in self.steps[1:]), self.names[1]]
+        a, b = (name if len(name) <= 24 else f"{name.partition(':')[0]}:…" for name in self.names)
+        names = [a, *(_title(step.rule) for step in self.steps[1:]), b]
         with canvas.style():
             figure, axes = canvas.axes("", xlabel="mAP", size=(8, 0.9 + 0.42 * len(names)))
             rows = range(len(names))

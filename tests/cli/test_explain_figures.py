@@ -1,0 +1,269 @@
+"""``otus explain ap|difference|errors`` and ``otus compare``: figures equal evaluate's, pages carry all that they show."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from otus import open_dataset
+from otus.cli import app
+from otus.data.formats.coco_results import write_results
+from otus.data.scene_files import write_scenes
+from otus.structures import Objects
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    done = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def answer(*arguments: object) -> dict:
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def predict_badly(labels: Path, target: Path, *, seed: int, noise: float) -> None:
+    """The labels a little off, some missed, misnamed, doubled or imagined."""
+    rng = np.random.default_rng(seed)
+    dataset = open_dataset(labels)
+    truth = dataset.objects
+    found = truth.take(np.sort(rng.choice(len(truth), int(1.2 * len(truth)))))
+    sides = np.tile(found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2], 2)
+    boxes = found.boxes_xyxy + rng.normal(scale=noise, size=sides.shape) * sides
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+    away = rng.random(len(found)) < 0.15
+    boxes[away] += 60
+    labels_said = np.where(
+        rng.random(len(found)) < 0.15, rng.integers(0, len(dataset.categories), len(found)), found.labels
+    )
+    scores = np.round(rng.random(len(found)), 3)
+    objects = Objects.build(picture=found.picture, labels=labels_said, boxes_xyxy=boxes, scores=scores)
+    write_results(dataset, objects, target)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 14)
+    labels = folder / "annotations.json"
+    for name, seed, noise in (("a", 0, 0.12), ("b", 1, 0.05)):
+        predict_badly(labels, folder / f"{name}.json", seed=seed, noise=noise)
+    return labels, folder / "a.json", folder / "b.json"
+
+
+def assert_self_contained(page: Path) -> str:
+    text = page.read_text()
+    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)', text))
+    assert "<link" not in text
+    assert "<script" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("protocol", "figure"), [("coco", "AP50"), ("voc07", "AP"), ("voc12", "AP"), ("coco:max_dets=100", "AP50")]
+)
+def test_ap_is_what_evaluate_says(protocol, figure, files, tmp_path):
+    labels, found, _ = files
+    sides = ("--data", labels, "--predictions", found)
+    judged = answer("evaluate", *sides, "--protocol", protocol.split(":")[0])["bbox"]["per_category"]
+    categories = [name for name, row in judged.items() if row[figure] is not None]
+    for category in categories[:3]:
+        page = tmp_path / "ap.html"
+        facts = answer("explain", "ap", *sides, "--category", category, "--protocol", protocol, "--out", page)
+        assert facts["AP"] == pytest.approx(judged[category][figure], abs=1e-12)
+        assert facts["detections"][-1]["area_so_far"] == facts["AP"]
+        true = 0
+        for counted, one in enumerate((one for one in facts["detections"] if one["verdict"] != "ignored"), start=1):
+            true += one["verdict"] == "true"
+            assert one["precision"] == pytest.approx(true / counted)
+            assert one["recall"] == pytest.approx(true / facts["objects"])
+        scores = [one["score"] for one in facts["detections"]]
+        assert scores == sorted(scores, reverse=True)
+        assert facts["true"] == true
+        text = assert_self_contained(page)
+        assert f"AP of {category}: {facts['AP']:.4f}" in text
+        for one in facts["detections"][: facts["shown"]]:
+            assert f"area {one['area_so_far']:.3f}" in text
+
+
+def test_ap_at_another_iou_is_evaluates(files, tmp_path):
+    labels, found, _ = files
+    sides = ("--data", labels, "--predictions", found)
+    judged = answer("evaluate", *sides)["bbox"]["per_category"]
+    category = next(name for name, row in judged.items() if row["AP75"])
+    facts = answer("explain", "ap", *sides, "--category", category, "--iou", 0.75, "--out", tmp_path / "a.html")
+    assert facts["AP"] == pytest.approx(judged[category]["AP75"], abs=1e-12)
+
+
+def test_words_for_iou_and_reasons(tmp_path):
+    """Perfect, pretty good, decent; a duplicate, one that overlaps too little, one on nothing, one on a crowd."""
+    write_scenes(tmp_path, 1)
+    document = json.loads((tmp_path / "annotations.json").read_text())
+    image = document["images"][0]["id"]
+    category = document["categories"][0]
+    boxes = [[10, 10, 40, 40], [60, 10, 40, 40], [110, 10, 40, 40], [10, 60, 40, 40]]
+    document["annotations"] = [
+        {"id": i, "image_id": image, "category_id": category["id"], "bbox": b, "area": 1600, "iscrowd": int(i == 3)}
+        for i, b in enumerate(boxes)
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps(document))
+    said = [
+        [10, 10, 40, 40], [60, 10, 40, 32], [110, 10, 40, 24], [10, 10, 40, 38], [110, 26, 40, 40], [120, 90, 20, 20],
+        [10, 60, 20, 20],
+    ]  # fmt: skip
+    results = [
+        {"image_id": image, "category_id": category["id"], "bbox": box, "score": 0.9 - 0.1 * i}
+        for i, box in enumerate(said)
+    ]
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    sides = ("--data", tmp_path / "labels.json", "--predictions", tmp_path / "found.json")
+    facts = answer("explain", "ap", *sides, "--category", category["name"], "--show", 2, "--out", tmp_path / "ap.html")
+    rows = facts["detections"]
+    assert [one["verdict"] for one in rows] == ["true"] * 3 + ["false"] * 3 + ["ignored"]
+    assert [one["word"] for one in rows[:3]] == ["almost perfect", "pretty good", "decent"]
+    assert "taken by a better one" in rows[3]["why"]
+    assert "overlaps too little" in rows[4]["why"]
+    assert rows[5]["why"] == f"no {category['name']} there"
+    assert "need not be found" in rows[6]["why"]
+    assert (facts["objects"], facts["objects_ignored"], facts["shown"]) == (3, 1, 2)
+    assert sum(group["false"] for group in facts["groups"]) == 3
+    text = (tmp_path / "ap.html").read_text()
+    assert "The first 2 in full; the other 5 are summed up below" in text
+
+
+def test_ap_of_a_category_that_nobody_has(files, tmp_path):
+    labels, found, _ = files
+    code, _, err = run("explain", "ap", "--data", labels, "--predictions", found, "--category", "unicorn")
+    assert code == 1
+    assert "unicorn" in err
+    empty = tmp_path / "none.json"
+    empty.write_text("[]")
+    document = json.loads(labels.read_text())
+    name = document["categories"][0]["name"]
+    sides = ("--data", labels, "--predictions", empty, "--category", name)
+    facts = answer("explain", "ap", *sides, "--out", tmp_path / "ap.html")
+    assert (facts["AP"], facts["detections"], facts["groups"]) == (0, [], [])
+    code, _, err = run("explain", "ap", *sides, "--protocol", "pascal")
+    assert (code, "coco, voc07, voc12" in err) == (2, True)
+
+
+def test_difference_adds_up(files, tmp_path):
+    labels, found, _ = files
+    sides = ("--data", labels, "--predictions", found)
+    page = tmp_path / "difference.html"
+    facts = answer("explain", "difference", *sides, "--protocols", "coco,voc07", "--out", page)
+    for side, protocol in (("a", "coco"), ("b", "voc07")):
+        judged = answer("evaluate", *sides, "--protocol", protocol)["bbox"]
+        assert facts[side]["AP"] == pytest.approx(judged["AP"], abs=1e-12)
+        for name, row in facts["per_category"].items():
+            if row[side] is not None:
+                assert row[side] == pytest.approx(judged["per_category"][name]["AP"], abs=1e-12)
+    assert sum(step["change"] for step in facts["steps"]) == pytest.approx(facts["difference"], abs=1e-15)
+    assert facts["difference"] == pytest.approx(facts["b"]["AP"] - facts["a"]["AP"], abs=1e-15)
+    assert [step["rule"] for step in facts["steps"]] == [
+        "max_dets", "matching", "difficult", "iou_thresholds", "interpolation"
+    ]  # fmt: skip
+    text = assert_self_contained(page)
+    for step in facts["steps"]:
+        assert f"{step['change']:+.6f}" in text
+
+
+def test_each_setting_is_a_term(files, tmp_path):
+    labels, found, _ = files
+    b = (
+        "coco:score_floor=0.3:score_decimals=1:inclusive_boxes=yes:max_dets=1:matching=best_overlap:crowd=counted:"
+        "difficult=dropped:area=medium:iou_thresholds=0.5:interpolation=area:average=with_objects_or_detections"
+    )
+    sides = ("--data", labels, "--predictions", found, "--out", tmp_path / "page.html")
+    facts = answer("explain", "difference", *sides, "--protocols", f"coco,{b}")
+    assert len(facts["steps"]) == 11
+    assert sum(abs(step["change"]) > 0 for step in facts["steps"]) >= 6
+    assert sum(step["change"] for step in facts["steps"]) == pytest.approx(facts["difference"], abs=1e-15)
+    limited = answer("evaluate", "--data", labels, "--predictions", found, "--max-dets", "1")["bbox"]["AP"]
+    facts = answer("explain", "difference", *sides, "--protocols", "coco,coco:max_dets=1")
+    assert facts["b"]["AP"] == pytest.approx(limited, abs=1e-12)
+    same = answer("explain", "difference", *sides, "--protocols", "coco,coco")
+    assert (same["difference"], same["steps"]) == (0, [])
+    code, _, err = run("explain", "difference", *sides, "--protocols", "coco")
+    assert (code, "two" in err) == (2, True)
+
+
+def test_errors_page_says_what_the_document_says(files, tmp_path):
+    labels, found, _ = files
+    sides = ("--data", labels, "--predictions", found)
+    page = tmp_path / "errors.html"
+    facts = answer("explain", "errors", *sides, "--out", page)
+    judged = answer("evaluate", *sides)["bbox"]
+    assert facts["AP"] == pytest.approx(judged["AP"], abs=1e-12)
+    assert facts["AP_at_iou"] == pytest.approx(judged["AP50"], abs=1e-12)
+    assert facts["AP_by_iou"]["0.75"] == pytest.approx(judged["AP75"], abs=1e-12)
+    for name, row in facts["per_category"].items():
+        if row["objects"]:
+            assert row["AP"] == pytest.approx(judged["per_category"][name]["AP"], abs=1e-12)
+    for name in ("classification", "localisation", "both", "duplicate", "background"):
+        assert sum(row[name] for row in facts["per_category"].values()) == facts["errors"][name]["count"]
+    text = assert_self_contained(page)
+    for name, one in facts["errors"].items():
+        assert name in text
+        assert f"{one['cost']:.4g}" in text
+    assert f"{facts['label_errors']['count']} records" in text
+    for one in facts["worst_pictures"]:
+        assert f"{one['file']}: {one['right']} right, {one['false']} false, {one['unfound']} not found" in text
+    counts = np.array(facts["confusion"]["counts"])
+    assert counts[:-1].sum() == facts["objects"]
+    assert facts["calibration"]["bins"][9]["to"] == 1
+
+
+def test_errors_of_nothing_are_a_page(files, tmp_path):
+    labels, _, _ = files
+    (tmp_path / "none.json").write_text("[]")
+    sides = ("--data", labels, "--predictions", tmp_path / "none.json", "--out", tmp_path / "errors.html")
+    facts = answer("explain", "errors", *sides)
+    assert facts["AP"] == 0
+    assert facts["best_threshold"] is None
+    assert facts["calibration"]["ECE"] is None
+    code, _, err = run("explain", "errors", *sides, "--iou", 0.05)
+    assert (code, "background" in err) == (2, True)
+
+
+def test_compare_says_whose_figures_are_higher(files):
+    labels, a, b = files
+    facts = answer("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200)
+    for side, path in (("a", a), ("b", b)):
+        judged = answer("evaluate", "--data", labels, "--predictions", path)["bbox"]
+        for name in ("AP", "AP50", "AP75"):
+            assert facts["figures"][name][side] == pytest.approx(judged[name], abs=1e-12)
+        for name, row in facts["per_category"].items():
+            if row[side] is not None:
+                assert row[side] == pytest.approx(judged["per_category"][name]["AP"], abs=1e-12)
+    row = facts["figures"]["AP"]
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["difference"] == pytest.approx(row["b"] - row["a"])
+    again = answer("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200)
+    assert again == facts
+    other = answer("compare", "--data", labels, "--predictions", f"{a},{b}", "--resamples", 200, "--seed", 1)
+    assert other["figures"]["AP"]["low"] != row["low"]
+    code, out, _ = run("compare", "--data", labels, "--predictions", f"{a},{a}", "--resamples", 20)
+    assert code == 0
+    assert "may be luck" in out
+
+
+@pytest.mark.parametrize(
+    ("predictions", "options", "code", "words"),
+    [
+        ("{a}", (), 2, "two files"),
+        ("{a},{a}no", (), 1, "no"),
+        ("{a},{b}", ("--protocol", "pascal"), 2, "voc07"),
+        ("{a},{b}", ("--confidence", "2"), 2, "confidence"),
+    ],
+)
+def test_wrong_comparisons_are_refused(predictions, options, code, words, files):
+    labels, a, b = files
+    got, out, err = run("compare", "--data", labels, "--predictions", predictions.format(a=a, b=b), *options)
+    assert (got, out) == (code, "")
+    assert words in err

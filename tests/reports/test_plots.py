@@ -1,0 +1,78 @@
+"""Plots in both themes and formats; a page's own turn with the reader's screen."""
+
+import base64
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from otus.metrics.comparison import Comparison
+from otus.reports.analysis import Analysis
+from otus.reports.plots import THEMES, Canvas, on_page, write_plot
+from otus.structures import Categories, Objects
+
+NAMES = {
+    "precision-recall", "ap-by-iou", "ap-by-category", "confusion", "error-costs", "thresholds", "calibration"
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def analysis() -> Analysis:
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 80, (60, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(10, 30, (60, 2))], axis=1)
+    picture, labels = rng.integers(0, 9, 60), rng.integers(0, 12, 60)
+    truth = Objects.build(picture=picture, labels=labels, boxes_xyxy=boxes)
+    said = np.where(rng.random(60) < 0.2, rng.integers(0, 12, 60), labels)
+    found = Objects.build(
+        picture=picture, labels=said, boxes_xyxy=boxes + rng.normal(scale=2, size=(60, 4)), scores=rng.random(60)
+    )
+    names = tuple(f"a category with a very long name {i}" for i in range(12))
+    return Analysis(Comparison(truth, found, Categories(names), np.arange(9)))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_all_plots_are_written(theme, analysis, tmp_path):
+    canvas = Canvas(theme)
+    plots = analysis.plots(canvas)
+    assert set(plots) == NAMES
+    for name, figure in plots.items():
+        write_plot(figure, tmp_path / f"{name}.png", canvas)
+        pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
+        assert (pixels[0, 0].mean() > 200) == (theme == "light")
+        assert pixels.std() > 5
+    write_plot(plots["error-costs"], tmp_path / "costs.svg", canvas)
+    text = (tmp_path / "costs.svg").read_text()
+    assert ElementTree.fromstring(text).tag.endswith("svg")
+    assert "classification" in text
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_a_plot_is_the_same_each_time(analysis, tmp_path):
+    for name in ("a", "b"):
+        write_plot(analysis.plots(Canvas())["thresholds"], tmp_path / f"{name}.svg", Canvas())
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_on_a_page_it_turns_with_the_screen(analysis):
+    figure = on_page(analysis.plots(Canvas())["error-costs"], "costs")
+    svg = base64.b64decode(figure.source.partition("base64,")[2]).decode()
+    assert "prefers-color-scheme: dark" in svg
+    ElementTree.fromstring(svg)
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path):
+    nothing = Objects.build(picture=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    for truth in (Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 9, 9]]), Objects.empty()):
+        plots = Analysis(Comparison(truth, nothing, Categories(("owl",)), np.arange(1))).plots(Canvas())
+    for name, figure in plots.items():
+        write_plot(figure, tmp_path / f"{name}.svg", Canvas())
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration(analysis):
+    comparison = analysis.comparison
+    logits = replace(comparison, predictions=replace(comparison.predictions, scores=comparison.scores * 9 - 3))
+    plots = Analysis(logits).plots(Canvas())
+    assert set(plots) == NAMES - {"calibration"}
