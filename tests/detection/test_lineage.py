@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from otus.data.proposals import Proposals
 from otus.detection.fast_rcnn import fast_rcnn
 from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.rcnn import rcnn, rcnn_vgg16
@@ -181,9 +182,9 @@ def test_at_most_the_first_proposals_are_looked_at():
 def test_a_sample_without_proposals_is_searched_in_the_pictures_own_colours():
     seen = []
 
-    def search(picture: np.ndarray) -> np.ndarray:
+    def search(picture: np.ndarray) -> Proposals:
         seen.append(picture)
-        return np.array([[0, 0, 50, 25]])
+        return Proposals([[0, 0, 50, 25]], [1.0])
 
     proposer = GivenProposals(search=search, longer_side=100, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
     colour = torch.tensor([0.2, 0.6, 1.0])

@@ -15,15 +15,19 @@ from otus.parts.region_crops import WarpedCrops, warp
 
 def slow_warp(image: np.ndarray, box: list[float], *, side: int, context: int) -> np.ndarray:
     """Pixel by pixel: where each comes from, and the four pixels around that place; what is outside is 0."""
+    height, width = image.shape[1:]
     x1, y1, x2, y2 = box
     crop = np.zeros((3, side, side))
     for row in range(side):
         for column in range(side):
-            x = x1 + (column + 0.5 - context) * (x2 - x1) / (side - 2 * context) - 0.5
-            y = y1 + (row + 0.5 - context) * (y2 - y1) / (side - 2 * context) - 0.5
+            x = x1 + (column + 0.5 - context) * (x2 - x1) / (side - 2 * context)
+            y = y1 + (row + 0.5 - context) * (y2 - y1) / (side - 2 * context)
+            if not (0 <= x <= width and 0 <= y <= height):
+                continue
+            x, y = min(max(x, 0.5), width - 0.5) - 0.5, min(max(y, 0.5), height - 0.5) - 0.5
             for i in (math.floor(y), math.floor(y) + 1):
                 for j in (math.floor(x), math.floor(x) + 1):
-                    if 0 <= i < image.shape[1] and 0 <= j < image.shape[2]:
+                    if i < height and j < width:
                         crop[:, row, column] += (1 - abs(y - i)) * (1 - abs(x - j)) * image[:, i, j]
     return crop
 

@@ -80,9 +80,9 @@ def predict(
 
 def _line(document: dict[str, Any]) -> str:
     """``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
-    from otus.reports.predictions import found_in_words
+    from otus.reports.predictions import document_in_words
 
-    found = found_in_words(document["instances"])
+    found = document_in_words(document)
     frame = f" frame {document['frame']}" if "frame" in document else ""
     parts = ", ".join(f"{name} {value:.0f}" for name, value in document["milliseconds"].items())
     return f"{document['file']}{frame} {document['width']}x{document['height']}: {found} ({parts} ms)"

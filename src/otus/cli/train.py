@@ -90,7 +90,8 @@ def train(
     if trained.result.ended == "interrupted":
         fail(f"stopped and saved; go on with: otus train --resume {trained.folder}", code=130)
     score = trained.result.best_score
-    typer.echo(f"{trained.best}" + ("" if score is None else f"  AP {score:.3f}"))
+    figure = "top-1 accuracy" if "classification/top1" in trained.result.history[-1] else "AP"
+    typer.echo(f"{trained.best}" + ("" if score is None else f"  {figure} {score:.3f}"))
 
 
 def _is_number(text: str) -> bool:

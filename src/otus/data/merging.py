@@ -96,19 +96,22 @@ def with_categories(dataset: Dataset, categories: Categories) -> Dataset:
     DataError
         If objects are of a category that is not in the list.
     """
-    if dataset.categories.names == categories.names or dataset.objects is None:
+    several = [dataset.picture_labels, None if dataset.objects is None else dataset.objects.labels]
+    labels = [one for one in several if one is not None]
+    if dataset.categories.names == categories.names or not labels:
         return dataset
-    used = [dataset.categories[label] for label in np.unique(dataset.objects.labels)]
+    used = [dataset.categories[label] for label in np.unique(np.concatenate(labels))]
     unknown = [name for name in used if name not in categories.names]
     if unknown:
         raise DataError(
-            f"has objects of {', '.join(unknown)}, expected only {', '.join(categories)}",
+            f"has objects or pictures of {', '.join(unknown)}, expected only {', '.join(categories)}",
             file=dataset.source,
             remedy="leave them out, or add a data set that teaches them",
         )
     lookup = _lookup(dataset.categories, categories)
-    objects = replace(dataset.objects, labels=lookup[dataset.objects.labels])
-    return replace(dataset, categories=categories, objects=objects)
+    objects = None if dataset.objects is None else replace(dataset.objects, labels=lookup[dataset.objects.labels])
+    of_pictures = None if dataset.picture_labels is None else lookup[dataset.picture_labels]
+    return replace(dataset, categories=categories, objects=objects, picture_labels=of_pictures)
 
 
 def _lookup(own: Categories, joined: Categories) -> np.ndarray:

@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
+from otus.data.proposals import Proposer as Search
 from otus.detection.region_stages import Proposals
+from otus.detection.selective_search import SelectiveSearch
 from otus.parts.batching import Batch, Target
 from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from otus.parts.windows import sliding_windows
 
-Search = Callable[[UInt8[np.ndarray, "h w 3"]], Float[np.ndarray, "p 4"]]
-"""A picture in, boxes xyxy that may hold something out, the likeliest first."""
 Windows = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
 
 
@@ -33,7 +33,7 @@ class GivenProposals:
     count
         At most so many of a picture, the likeliest.
     search
-        Selective Search without it.
+        From a picture to its proposals; Selective Search without it.
     longer_side
         Larger pictures are searched at this many pixels.
     mean, std
@@ -50,7 +50,7 @@ class GivenProposals:
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         self.count = count
-        self.search = search or _selective_search
+        self.search = search or SelectiveSearch()
         self.longer_side = longer_side
         self.mean, self.std = mean, std
 
@@ -82,7 +82,7 @@ class GivenProposals:
         small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         if scale < 1:
             picture = np.asarray(Image.fromarray(picture).resize(small_wh, Image.Resampling.BILINEAR))
-        boxes = self.search(np.ascontiguousarray(picture)).reshape(-1, 4)
+        boxes = self.search(np.ascontiguousarray(picture)).boxes_xyxy
         return torch.from_numpy(boxes * np.tile(np.array([width, height]) / small_wh, 2))
 
 
@@ -115,9 +115,3 @@ class EveryWindow:
 def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
     count = len(boxes)
     return torch.arange(count, 0, -1, device=boxes.device, dtype=torch.float32) / max(count, 1)
-
-
-def _selective_search(picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "p 4"]:
-    from otus.detection.selective_search import selective_search
-
-    return selective_search(picture).boxes_xyxy

@@ -22,7 +22,7 @@ from otus.errors import DataError, UsageError
 from otus.inference.tiling import Tiles, merged, moved
 from otus.parts.fusion import fused_for_inference
 from otus.parts.preprocess import Preprocess
-from otus.structures import Categories, Instances
+from otus.structures import Categories, Classification, Instances
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
@@ -34,7 +34,8 @@ class Prediction:
     """What was found on one picture, in its own pixels.
 
     ``name``, ``frame`` and ``time_s`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
-    ``prepare``, ``network``, ``undo``, this picture's share of its batch.
+    ``prepare``, ``network``, ``undo``, this picture's share of its batch. ``classification`` is what the whole picture
+    shows, of models that say that; they find no instances.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Prediction:
     milliseconds: dict[str, float]
     frame: int | None = None
     time_s: float | None = None
+    classification: Classification | None = None
 
 
 class Predictor:
@@ -157,7 +159,10 @@ class Predictor:
     @contextmanager
     def deciding(self, score_threshold: float, nms_threshold: float | None = None) -> Iterator[None]:
         """The system reports by these thresholds inside, by its own again afterwards."""
-        own = self.system.decision
+        own = getattr(self.system, "decision", None)
+        if own is None:  # a classifier says all that it thinks
+            yield
+            return
         changes = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
         self.system.decision = replace(own, **{name: value for name, value in changes.items() if value is not None})
         try:
@@ -172,14 +177,21 @@ class Predictor:
         with self.autocast():
             raw = self.system.predict(samples)
         ran = time.perf_counter()
-        results = [self.preprocess.undo(one, p.image.shape[:2]) for one, p in zip(raw, batch, strict=True)]
+        results = [self._undone(one, (p.image.shape[0], p.image.shape[1])) for one, p in zip(raw, batch, strict=True)]
         undone = time.perf_counter()
         parts = {"prepare": prepared - clock, "network": ran - prepared, "undo": undone - ran}
         share = {name: seconds * 1e3 / len(batch) for name, seconds in parts.items()}
         return [
-            Prediction(one.name, one.image, found, share, one.frame, one.time_s)
-            for one, found in zip(batch, results, strict=True)
+            Prediction(one.name, one.image, found, share, one.frame, one.time_s, shown)
+            for one, (found, shown) in zip(batch, results, strict=True)
         ]
+
+    def _undone(
+        self, result: Instances | Classification, size_hw: tuple[int, int]
+    ) -> tuple[Instances, Classification | None]:
+        if isinstance(result, Classification):
+            return Instances.empty(size_hw, self.categories, scores=np.zeros(0)), result
+        return self.preprocess.undo(result, size_hw), None
 
     def _tiled(self, picture: SourcePicture, tiles: Tiles) -> Prediction:
         size_hw = (picture.image.shape[0], picture.image.shape[1])

@@ -63,8 +63,8 @@ class WarpedCrops(nn.Module):
     ) -> Float[Tensor, "r c s s"]:
         """The trunk's last map of each crop."""
         pieces = [
-            self.trunk(warp(image, part, side=self.side, context=self.context))[-1].float()
-            for image, of_picture in zip(batch.images, boxes, strict=True)
+            self.trunk(warp(image[:, :height, :width], part, side=self.side, context=self.context))[-1].float()
+            for image, (height, width), of_picture in zip(batch.images, batch.sizes_hw, boxes, strict=True)
             for part in of_picture.split(self.chunk)
             if len(part)
         ]
@@ -76,7 +76,9 @@ class WarpedCrops(nn.Module):
 def warp(
     image: Float[Tensor, "3 h w"], boxes: Float[Tensor, "r 4"], *, side: int, context: int = 0
 ) -> Float[Tensor, "r 3 side side"]:
-    """Each box of a picture stretched to ``side - 2 * context`` pixels, with what is around it; bilinear, zeros outside.
+    """Each box of a picture stretched to ``side - 2 * context`` pixels, with what is around it.
+
+    Bilinear; 0 outside the picture, which is not mixed into its border.
 
     Examples
     --------
@@ -87,9 +89,11 @@ def warp(
     height, width = image.shape[-2:]
     steps = (torch.arange(side, device=image.device, dtype=torch.float32) + 0.5 - context) / (side - 2 * context)
     x1, y1, x2, y2 = boxes.float()[..., None].unbind(1)
-    # grid_sample counts from -1 at one border of the picture to 1 at the other.
-    x = (x1 + steps * (x2 - x1)) * (2 / width) - 1
-    y = (y1 + steps * (y2 - y1)) * (2 / height) - 1
+    x, y = x1 + steps * (x2 - x1), y1 + steps * (y2 - y1)
+    inside = ((y >= 0) & (y <= height))[:, None, :, None] & ((x >= 0) & (x <= width))[:, None, None, :]
     shape = (len(boxes), side, side)
-    grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=-1)
-    return F.grid_sample(image.float().expand(len(boxes), -1, -1, -1), grid, align_corners=False)
+    # grid_sample counts from -1 at one border of the picture to 1 at the other.
+    places = [(x * (2 / width) - 1)[:, None, :].expand(shape), (y * (2 / height) - 1)[:, :, None].expand(shape)]
+    pictures = image.float().expand(len(boxes), -1, -1, -1)
+    crops = F.grid_sample(pictures, torch.stack(places, dim=-1), padding_mode="border", align_corners=False)
+    return crops * inside

@@ -19,8 +19,9 @@ from otus.inference.predictor import Prediction
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
 from otus.structures import BoxFormat, Categories, Instances
-from otus.structures.boxes import convert
+from otus.structures.boxes import as_boxes, convert
 
+_SHOWN_CATEGORIES = 5
 _SHOWN_WIDTH = 560  # CSS pixels of an overlay on the page
 
 
@@ -52,8 +53,24 @@ def prediction_document(prediction: Prediction, categories: Categories) -> dict[
         "height": height,
         "seconds": sum(prediction.milliseconds.values()) / 1e3,
         "milliseconds": prediction.milliseconds,
-        "instances": list(instance_records(prediction.instances, categories)),
+        **_answer(prediction, categories),
     }
+
+
+def _answer(prediction: Prediction, categories: Categories) -> dict[str, list[dict[str, Any]]]:
+    """``instances``, or ``classification``: the likeliest categories of the picture as a whole."""
+    shown = prediction.classification
+    if shown is None:
+        return {"instances": list(instance_records(prediction.instances, categories))}
+    best = shown.order()[:_SHOWN_CATEGORIES].tolist()
+    return {"classification": [{"category": categories[i], "score": float(shown.scores[i])} for i in best]}
+
+
+def document_in_words(document: Mapping[str, Any]) -> str:
+    """What a document says is on the picture: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
+    if "classification" in document:
+        return ", ".join(f"{one['category']} {one['score']:.2f}" for one in document["classification"])
+    return found_in_words(document["instances"])
 
 
 def found_in_words(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -123,7 +140,7 @@ class PredictionFolder:
         if self._count == 0:
             self._open()
         self._count += 1
-        image = draw(prediction.image, prediction.instances)
+        image = draw(prediction.image, _drawn(prediction))
         if prediction.frame is None:
             self._end_video()
             target = self._target(prediction.name, suffix=".jpg")
@@ -135,17 +152,16 @@ class PredictionFolder:
         place = {"file_name": prediction.name}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
-        for record, label in zip(
-            instance_records(prediction.instances, self.categories), prediction.instances.labels, strict=True
-        ):
-            del record["category"]
-            whole = {"image_id": self._count, "category_id": self.categories.ids[int(label)], **record, **place}
+        answer = _answer(prediction, self.categories)
+        for record in (*answer.get("instances", ()), *answer.get("classification", ())):
+            label = self.categories.index(record.pop("category"))
+            whole = {"image_id": self._count, "category_id": self.categories.ids[label], **record, **place}
             self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
             self._records += 1
 
     def _list(self, prediction: Prediction, overlay: Path) -> None:
         """Keep what the page will say of a picture; the overlay itself stays on disk."""
-        found = list(instance_records(replace(prediction.instances, masks=None, keypoints=None), self.categories))
+        found = list(instance_records(replace(_drawn(prediction), masks=None, keypoints=None), self.categories))
         caption = f"{Path(prediction.name).name}: {found_in_words(found)}"
         width = min(_SHOWN_WIDTH, prediction.instances.size_hw[1])
         self._figures.append(Figure(quote(overlay.name), caption, width))
@@ -187,3 +203,14 @@ class PredictionFolder:
         number = self._names[stem + suffix]
         self.written.append(self.folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"))
         return self.written[-1]
+
+
+def _drawn(prediction: Prediction) -> Instances:
+    """The objects; of a picture that was classified, the likeliest category around the whole."""
+    shown = prediction.classification
+    if shown is None:
+        return prediction.instances
+    (height, width), best = prediction.instances.size_hw, shown.order()[:1]
+    return replace(
+        prediction.instances, boxes_xyxy=as_boxes([[0, 0, width, height]]), labels=best, scores=shown.scores[best]
+    )

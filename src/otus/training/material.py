@@ -36,8 +36,10 @@ def open_material(
 
     several = [opened(source, split) for source in sources]
     for dataset in several:
-        if dataset.objects is None or not len(dataset):
-            raise DataError("has no pictures with objects to learn from", file=dataset.source, remedy="choose another")
+        if (dataset.objects is None and dataset.picture_labels is None) or not len(dataset):
+            raise DataError(
+                "has no pictures with objects or categories to learn from", file=dataset.source, remedy="choose another"
+            )
     train_set = merge(several)
     if isinstance(val, float | int):
         return split_off(train_set, float(val), seed=seed)
@@ -50,12 +52,15 @@ def open_material(
 
 def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
     """What a person should know before believing the figures."""
-    assert train_set.objects is not None
-    counts = np.bincount(train_set.objects.labels, minlength=len(train_set.categories))
+    labels = train_set.picture_labels if train_set.objects is None else train_set.objects.labels
+    assert labels is not None
+    counts = np.bincount(labels, minlength=len(train_set.categories))
     never = [name for name, count in zip(train_set.categories, counts, strict=True) if not count]
     lines = []
     if never:
-        lines.append(f"note: no object to learn from of {', '.join(never)}")
+        lines.append(
+            f"note: no {'picture' if train_set.objects is None else 'object'} to learn from of {', '.join(never)}"
+        )
     if val_set is None:
         return [*lines, "note: nothing is validated; --val takes a data set or a share such as 0.1"]
     shared = shared_pictures(train_set, val_set)

@@ -1,12 +1,13 @@
 """What a person sees of a run, on stderr."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from otus.training.state import UNPLANNED, RunState
 
@@ -48,6 +49,23 @@ class TrainProgress:
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Call what it gives with how many are done and of how many; a bar, or where nobody watches a line each minute."""
+        next_line_s = time.monotonic() + _LINE_EVERY_S
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True, disable=self._bar.disable) as bar:
+            task = bar.add_task(what, total=None)
+
+            def count(done: int, total: int) -> None:
+                nonlocal next_line_s
+                bar.update(task, completed=done, total=total)
+                if self._bar.disable and time.monotonic() > next_line_s:
+                    next_line_s = time.monotonic() + _LINE_EVERY_S
+                    self.say(f"{what}: {done} of {total}")
+
+            yield count
 
     def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, pictures: int) -> None:
         """Show where the run is; ``pictures`` are those of a step."""

@@ -13,19 +13,21 @@ import torch
 from torch import nn
 
 import otus
+from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
 from otus.data.merging import with_categories
 from otus.data.pictures import write_picture
 from otus.data.splitting import fingerprint
 from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
 from otus.errors import UsageError
+from otus.inference.proposals import with_proposals
 from otus.parts.backbones import freeze_norms
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
 from otus.training.fine_tuning import find_weights, start_from
-from otus.training.loop import TrainResult, fit
+from otus.training.loop import TrainResult, Validate, fit
 from otus.training.lr_finder import find_learning_rate
 from otus.training.material import Data, open_material, remarks
 from otus.training.progress import TrainProgress
@@ -33,7 +35,7 @@ from otus.training.resuming import refuse_changes
 from otus.training.run_folder import RunFolder, new_run_folder
 from otus.training.settings import TrainSettings, make_settings
 from otus.training.snapshots import draw_batch
-from otus.training.validation import Validator
+from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights
@@ -136,6 +138,11 @@ def train(
         freeze_norms(system)
     categories: Categories = system.categories  # type: ignore[assignment]
     train_set = with_categories(train_set, categories)
+    with say.counting("proposals") as count:  # the first process finds what is missing, the others wait for it
+        if fabric.is_global_zero:
+            with_proposals(train_set, system, workers=1, report=count)
+        fabric.barrier()
+    train_set = with_proposals(train_set, system)
     feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
     if find_rate:
         rate = find_learning_rate(system, feed=feed, fabric=fabric).suggestion
@@ -176,10 +183,13 @@ def train(
     for line in [*remarks(train_set, val_set), *(of_system(train_set) if of_system else ())]:
         say.say(line)
     say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
-    validator = None
+    validator: Validate | None = None
     if val_set is not None:
         aligned, picture = with_categories(val_set, categories), path / "validation.jpg"
-        validator = Validator(aligned, preprocess, fabric, workers=settings.workers, picture=picture)
+        if isinstance(system, ImageClassifier):
+            validator = ClassificationValidator(aligned, preprocess, fabric, workers=settings.workers)
+        else:
+            validator = Validator(aligned, preprocess, fabric, workers=settings.workers, picture=picture)
     result = fit(
         system, feed=feed, fabric=fabric, validate=validator, folder=folder, resume=before is not None, progress=say
     )

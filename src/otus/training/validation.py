@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning_fabric import Fabric
 from torch import nn
 
+from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
+from otus.data.loading import load_ahead
 from otus.data.pictures import write_picture
+from otus.data.tensors import TensorSample, to_tensors
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.metrics.classification import ClassificationAccuracy
 from otus.parts.preprocess import Preprocess
 from otus.structures import Instances
 from otus.training.devices import gather
@@ -73,3 +78,37 @@ class Validator:
             parts=self.fabric.world_size,
         )
         return {index: instances for part in gather(self.fabric, mine) for index, instances in part.items()}
+
+
+@dataclass(frozen=True)
+class ClassificationValidator:
+    """Judges classifiers on whole pictures, or crop by crop where a data set has objects; the score is top-1 accuracy.
+
+    Parameters as of :class:`Validator`.
+    """
+
+    dataset: Dataset
+    preprocess: Preprocess
+    fabric: Fabric
+    batch_size: int = 8
+    workers: int = 2
+
+    def __call__(self, system: nn.Module) -> Validation:
+        """The figures of a classifier in float32."""
+        assert isinstance(system, ImageClassifier)
+        firsts = range(0, len(self.dataset), self.batch_size)[self.fabric.global_rank :: self.fabric.world_size]
+        batches = [range(first, min(first + self.batch_size, len(self.dataset))) for first in firsts]
+        labels, scores = [np.zeros(0, np.int64)], [np.zeros((0, len(system.categories)))]
+        for samples in load_ahead(batches, self._load, workers=self.workers):
+            record = system.judge(samples)
+            labels += [one.cpu().numpy() for one in record.labels or ()]
+            scores += [one.cpu().numpy() for one in record.scores()]
+        metric = ClassificationAccuracy(system.categories)
+        for part in gather(self.fabric, (np.concatenate(labels), np.concatenate(scores))):
+            metric.update(*part)
+        figures = {f"classification/{name}": float(value) for name, value in metric.compute().figures.items()}
+        score = figures["classification/top1"]
+        return Validation(figures, score=0.0 if math.isnan(score) else score)
+
+    def _load(self, index: int) -> TensorSample:
+        return self.preprocess.sample(to_tensors(self.dataset[index]))
