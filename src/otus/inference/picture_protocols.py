@@ -6,7 +6,7 @@ What has no answer counts as missed: a map that says nothing, no category, no cl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -21,7 +21,6 @@ from otus.metrics.semantic import SemanticQuality, SemanticResult
 from otus.structures import IGNORE, PanopticMap, SemanticMap
 
 Map = TypeVar("Map", SemanticMap, PanopticMap)
-Result = TypeVar("Result", covariant=True)
 PictureResult = SemanticResult | PanopticResult | ClassificationResult | InteractiveResult
 
 _AT_ONCE = 256
@@ -53,7 +52,8 @@ def judge_semantic(
         return SemanticMap(np.full(truth.size_hw, IGNORE), truth.categories)
 
     metric = SemanticQuality(dataset.semantic.categories)
-    return _judge_maps(dataset, metric, dataset.semantic_map, prediction_of, nothing, report)
+    counts = _judge_maps(dataset, metric.update, dataset.semantic_map, prediction_of, nothing, report)
+    return Judged(metric.compute(), *counts)
 
 
 def judge_panoptic(
@@ -69,23 +69,19 @@ def judge_panoptic(
         return PanopticMap(np.zeros(truth.size_hw, dtype=np.int64), (), truth.categories)
 
     metric = PanopticQuality(dataset.panoptic.categories)
-    return _judge_maps(dataset, metric, dataset.panoptic_map, prediction_of, nothing, report)
-
-
-class _MapMetric(Protocol[Map, Result]):
-    def update(self, truth: Map, prediction: Map) -> object: ...
-
-    def compute(self) -> Result: ...
+    counts = _judge_maps(dataset, metric.update, dataset.panoptic_map, prediction_of, nothing, report)
+    return Judged(metric.compute(), *counts)
 
 
 def _judge_maps(
     dataset: Dataset,
-    metric: "_MapMetric[Map, SemanticResult | PanopticResult]",
+    update: Callable[[Map, Map], object],
     truth_of: Callable[[int], Map | None],
     prediction_of: Callable[[int], Map | None],
     nothing: Callable[[Map], Map],
     report: Report,
-) -> Judged:
+) -> tuple[int, int]:
+    """How many pictures were judged, and how many of these without a prediction."""
     images = without_prediction = 0
     for index in range(len(dataset)):
         try:
@@ -93,7 +89,7 @@ def _judge_maps(
             if truth is None:
                 continue
             found = prediction_of(index)
-            metric.update(truth, nothing(truth) if found is None else found)
+            update(truth, nothing(truth) if found is None else found)
         except DataError as problem:
             report(problem)
         except ShapeError as error:
@@ -102,7 +98,7 @@ def _judge_maps(
         else:
             images += 1
             without_prediction += found is None
-    return Judged(metric.compute(), images, without_prediction)
+    return images, without_prediction
 
 
 def judge_classifications(dataset: Dataset, answers: Iterable[tuple[int, Float[np.ndarray, "k"]]]) -> Judged:
