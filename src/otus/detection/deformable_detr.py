@@ -27,7 +27,7 @@ from torchvision.ops import Conv2dNormActivation, box_convert
 
 from otus.detection.detr import GIOU_WEIGHT, L1_WEIGHT, EncoderLayer, inside_crowd
 from otus.detection.set_detector import SetAnswers, SetDetector, picture_on_map
-from otus.parts.attention import Attention, feed_forward, float32, perceptron
+from otus.parts.attention import Attention, ExactLinear, feed_forward, perceptron
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
 from otus.parts.batching import Batch, Target
 from otus.parts.deformable_attention import DeformableAttention
@@ -208,8 +208,8 @@ class DeformableHead(nn.Module):
             places = self.place_embed(sine_waves(boxes, content.shape[2] // 2))
             before, of_layer = x, boxes
             x = layer(x, places, boxes, maps, extent, allowed)
-            said = (_logit(boxes) + float32(moves, x)).sigmoid()
-            all_logits.append(float32(classes, x))
+            said = (_logit(boxes) + moves(x)).sigmoid()
+            all_logits.append(classes(x))
             all_boxes.append(said)
             boxes = said.detach()
         logits, said = torch.stack(all_logits), torch.stack(all_boxes)
@@ -252,8 +252,8 @@ class _Steps:
             sizes.append((_FIRST_STEPS * stride / side).expand(len(centres[-1]), -1))
         self.centres = torch.cat(centres) / extent[:, None]
         first = torch.cat([self.centres, torch.cat(sizes) / extent[:, None]], dim=2)
-        self.logits = float32(head.step_classes, self.features)
-        self.boxes = (_logit(first) + float32(head.step_boxes, self.features)).sigmoid()
+        self.logits = head.step_classes(self.features)
+        self.boxes = (_logit(first) + head.step_boxes(self.features)).sigmoid()
 
     def loss(self, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> Float[Tensor, ""]:
         """Of classes and boxes, all objects and steps together, divided by what all positives should score."""
@@ -315,9 +315,10 @@ def deformable_detr_efficientnet_lite0(
     return SetDetector(categories=categories, trunk=trunk, head=head, divisor=32)
 
 
-def _answer_layers(width: int, category_count: int) -> tuple[nn.Linear, nn.Sequential]:
+def _answer_layers(width: int, category_count: int) -> tuple[ExactLinear, nn.Sequential]:
     """Class logits that say "nothing" at first, and moves of boxes that are none at first."""
-    classes, boxes = nn.Linear(width, category_count), perceptron(width, width, width, 4)
+    classes = ExactLinear(width, category_count)
+    boxes = perceptron(width, width, width, 4, layer=ExactLinear)
     nn.init.constant_(classes.bias, _RARE)
     nn.init.zeros_(boxes[-1].weight)  # type: ignore[arg-type]
     nn.init.zeros_(boxes[-1].bias)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.detection.set_detector import SetAnswers, SetDetector, picture_on_map
-from otus.parts.attention import Attention, feed_forward, float32, perceptron
+from otus.parts.attention import Attention, ExactLinear, feed_forward, perceptron
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, Target
 from otus.parts.matching import share_inside
@@ -118,8 +118,8 @@ class EncoderDecoder(nn.Module):
         self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, dropout=dropout) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.no_object = max(class_slots) + 1
-        self.class_embed = nn.Linear(width, self.no_object + 1)
-        self.box_embed = perceptron(width, width, width, 4)
+        self.class_embed = ExactLinear(width, self.no_object + 1)
+        self.box_embed = perceptron(width, width, width, 4, layer=ExactLinear)
         self.slot_of_label: Tensor
         self.register_buffer("slot_of_label", torch.tensor(class_slots), persistent=False)
         self.matcher = matcher
@@ -164,8 +164,8 @@ class EncoderDecoder(nn.Module):
             return weights.mean(dim=1).unflatten(2, x.shape[-2:])
 
         return SetAnswers(
-            logits=float32(self.class_embed, features),
-            boxes=float32(self.box_embed, features).sigmoid(),
+            logits=self.class_embed(features),
+            boxes=self.box_embed(features).sigmoid(),
             features=said[-1],
             memory=memory.transpose(1, 2).unflatten(2, x.shape[-2:]),
             attention=attention,

@@ -76,11 +76,20 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-def perceptron(*widths: int) -> nn.Sequential:
+class ExactLinear(nn.Linear):
+    """A linear layer that computes in float32 though bfloat16 is asked for around it: scores and boxes want all digits."""
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        """float32 whatever came."""
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight, self.bias)
+
+
+def perceptron(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
     """Linear layers with ReLU between them: ``perceptron(256, 256, 4)`` has two."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [layer(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -91,9 +100,3 @@ def feed_forward(width: int, inner: int, *, dropout: float = 0.0) -> nn.Sequenti
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
     return layers
-
-
-def float32(layers: nn.Module, x: Tensor) -> Tensor:
-    """Run layers in float32 though bfloat16 is asked for around them: what boxes are read from wants all digits."""
-    with torch.autocast(x.device.type, enabled=False):
-        return layers(x.float())

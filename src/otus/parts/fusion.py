@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from otus.parts.attention import ExactLinear
 from otus.parts.backbones.norms import fuse_frozen_norms, is_plain_convolution
 from otus.parts.backbones.trunk import LayeredTrunk
 
@@ -88,7 +89,7 @@ def fused_for_inference(module: AnyModule, *, precision: str = "float32") -> Any
     fused = fuse_frozen_norms(module)
     if precision == "bfloat16":
         for layer in fused.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not isinstance(layer, ExactLinear):
                 layer.to(torch.bfloat16)
     if _operators_work():
         _replace(fused)

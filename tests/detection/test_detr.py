@@ -1,0 +1,189 @@
+"""DETR and its improved decoder: padding, crowds, more objects than queries, fused copies, the small ones by name."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.tensors import TensorSample, bounding_boxes
+from otus.detection.deformable_detr import DeformableHead, deformable_detr_efficientnet_lite0
+from otus.detection.detr import EncoderDecoder, detr_efficientnet_lite0
+from otus.detection.set_detector import SetDetector, picture_on_map
+from otus.parts.backbones import LayeredTrunk, freeze_norms, torchvision_trunk
+from otus.parts.batching import make_batch
+from otus.parts.fusion import fused_for_inference
+from otus.structures import Categories, Objects
+
+CATEGORIES = Categories(("cat", "dog", "owl"))
+
+
+def trunk() -> LayeredTrunk:
+    layers = {
+        f"c{i}": nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU())
+        for i, (a, b) in enumerate([(3, 8), (8, 16), (16, 16)])
+    }
+    return LayeredTrunk(layers, levels=(2, 3))
+
+
+def plain() -> SetDetector:
+    torch.manual_seed(0)
+    head = EncoderDecoder(
+        16, (0, 1, 2), width=16, heads=2, inner=32, encoder_layers=2, decoder_layers=2, queries=6, dropout=0.0
+    )
+    return SetDetector(categories=CATEGORIES, trunk=trunk(), head=head)
+
+
+def improved() -> SetDetector:
+    torch.manual_seed(0)
+    head = DeformableHead((16, 16), (4, 8), 3, width=16, heads=2, inner=32, layers=2, queries=6)
+    return SetDetector(categories=CATEGORIES, trunk=trunk(), head=head)
+
+
+@pytest.fixture(params=[plain, improved], ids=["plain", "improved"])
+def system(request: pytest.FixtureRequest) -> SetDetector:
+    return request.param()
+
+
+def sample(
+    boxes: list[list[float]], labels: list[int], *, size_hw: tuple[int, int] = (48, 64), **more: Tensor
+) -> TensorSample:
+    image = torch.rand(3, *size_hw, generator=torch.Generator().manual_seed(size_hw[0]))
+    array = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    return {
+        "image": image,
+        "boxes": bounding_boxes(array, size_hw),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        **more,
+    }
+
+
+def test_the_transformer_does_not_see_padding():
+    head = plain().eval().head
+    x = torch.randn(2, 16, 6, 8, generator=torch.Generator().manual_seed(1))
+    inside = torch.ones(2, 6, 8, dtype=torch.bool)
+    inside[0, 4:] = False
+    inside[0, :, 5:] = False
+    together, alone = head(x, inside), head(x[:1, :, :4, :5], inside[:1, :4, :5])
+    torch.testing.assert_close(together.logits[:, :1], alone.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.boxes[:, :1], alone.boxes, atol=1e-5, rtol=1e-4)
+    attention = together.attention()[0]
+    assert attention[:, 4:].abs().max() == attention[:, :, 5:].abs().max() == 0
+
+
+def test_which_steps_are_the_picture_is_what_scaling_a_mask_says():
+    batch = make_batch([sample([], [], size_hw=(37, 50)), sample([], [], size_hw=(64, 20))], divisor=1)
+    mask = torch.zeros(2, 64, 50)
+    for one, (height, width) in zip(mask, batch.sizes_hw, strict=True):
+        one[:height, :width] = 1
+    for map_hw in ((64, 50), (32, 25), (8, 7), (2, 2), (1, 1)):
+        expected = nn.functional.interpolate(mask[None], size=map_hw)[0].bool()
+        assert torch.equal(picture_on_map(batch, map_hw), expected)
+
+
+def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system):
+    generator = np.random.default_rng(0)
+    corner = generator.uniform(0, 40, (30, 2))
+    boxes = np.concatenate([corner, corner + generator.uniform(2, 8, (30, 2))], axis=1)
+    crowded = sample(boxes.tolist(), generator.integers(0, 3, 30).tolist())
+    found = system.train().losses([crowded], generator=torch.Generator().manual_seed(0))
+    assert all(value.isfinite() for value in found.values())
+    sum(found.values()).backward()
+    (match,) = system.match(system.stages([crowded]))
+    assert len(match.queries) == len(set(match.queries.tolist())) == len(set(match.objects.tolist())) == 6
+    objects = Objects.build(
+        picture=[0] * 30 + [1] * 6 + [2] * 8, labels=[0] * 44, boxes_xyxy=np.tile([0, 0, 5, 5], (44, 1))
+    )
+    pictures = Pictures(root=Path("."), files=("a", "b", "c"), sizes_hw=np.array([[64, 96]] * 3), ids=(1, 2, 3))
+    dataset = Dataset(source=Path("."), format="made", pictures=pictures, categories=CATEGORIES, objects=objects)
+    assert system.remarks(dataset) == [
+        "note: 2 pictures have more objects (at most 30) than the 6 queries; of these, 26 objects are not learned"
+    ]
+    few = replace(dataset, objects=objects.take(objects.picture == 1))
+    assert system.remarks(few) == system.remarks(replace(dataset, objects=None)) == []
+
+
+def test_a_crowd_over_everything_teaches_nothing(system):
+    crowded = sample([[0, 0, 64, 48]], [0], is_crowd=torch.tensor([True]))
+    found = system.train().losses([crowded], generator=torch.Generator().manual_seed(0))
+    assert all(float(value.detach()) == 0 for value in found.values())
+    empty = system.losses([sample([], [])], generator=torch.Generator().manual_seed(0))
+    assert float(empty["class"].detach()) > 0
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [sample([], []), sample([], [], size_hw=(20, 70))],
+        [sample([[5, 5, 5, 20]], [0])],
+        [sample([[63.99, 47.99, 64, 48]], [2]), sample([[0, 0, 64, 48]], [1])],
+        [sample([[0, 0, 1, 1]], [0], size_hw=(1, 1))],
+        [sample([[0, 0, 1, 300]], [1], size_hw=(300, 1)), sample([], [], size_hw=(1, 2))],
+    ],
+    ids=["no objects", "no area", "tiny and huge", "one pixel", "thin"],
+)
+def test_losses_are_finite_on_any_input(system, samples):
+    found = system.train().losses(samples, generator=torch.Generator().manual_seed(0))
+    assert all(value.isfinite() for value in found.values())
+    sum(found.values()).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in system.parameters())
+    assert [one.size_hw for one in system.predict(samples)] == [tuple(one["image"].shape[1:]) for one in samples]
+
+
+def test_nothing_is_suppressed_unless_asked_for(system):
+    (found,) = system.predict([sample([], [])])
+    assert len(found) == (6 if isinstance(system.head, EncoderDecoder) else 18)
+    assert (np.diff(found.scores) <= 0).all()
+    system.decision = replace(system.decision, nms_threshold=0.0)
+    (fewer,) = system.predict([sample([], [])])
+    assert 0 < len(fewer) < len(found)
+    system.decision = replace(system.decision, nms_threshold=1.0, max_detections=2)
+    assert len(system.predict([sample([], [])])[0]) == 2
+
+
+def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
+    system = improved()
+    learned = [sample([[5, 5, 30, 30]], [1]), sample([[10, 8, 60, 40], [2, 2, 9, 9]], [0, 2])]
+    batch = make_batch(learned, divisor=1)
+    targets = [system._target(one) for one in learned]
+    maps = system.trunk(batch.images)
+    with_noise, _ = system.head.answer(maps, batch, targets, generator=torch.Generator().manual_seed(0))
+    without, _ = system.head.answer(maps, batch, None)
+    torch.testing.assert_close(with_noise.logits, without.logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(with_noise.boxes, without.boxes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(with_noise.attention(), without.attention(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_fused_copies_answer_alike(precision):
+    torch.manual_seed(0)
+    backbone = torchvision_trunk("resnet18", levels=(4, 5))
+    freeze_norms(backbone)
+    for head in (
+        EncoderDecoder(512, (0, 1, 2), width=32, heads=4, inner=64, encoder_layers=1, decoder_layers=2, queries=9),
+        DeformableHead(backbone.channels, backbone.strides, 3, width=32, heads=4, inner=64, layers=2, queries=9),
+    ):
+        system = SetDetector(categories=CATEGORIES, trunk=backbone, head=head).eval()
+        fused = fused_for_inference(system, precision=precision)
+        pictures = [sample([], [], size_hw=(70, 90))]
+        exact = system.stages(pictures).answers
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            fast = fused.stages(pictures).answers
+        assert fast.boxes.dtype == fast.logits.dtype == torch.float32
+        tolerance = 1e-4 if precision == "float32" else 0.15
+        torch.testing.assert_close(fast.logits[-1], exact.logits[-1], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("build", [detr_efficientnet_lite0, deformable_detr_efficientnet_lite0])
+def test_the_small_ones(build: Callable[..., SetDetector]):
+    system = build(CATEGORIES, queries=20)
+    (found,) = system.predict([sample([], [], size_hw=(96, 128))])
+    assert found.size_hw == (96, 128)
+    assert system.head.capacity == 20
+    frozen = [name for name, parameter in system.named_parameters() if not parameter.requires_grad]
+    assert frozen
+    assert all(name.startswith(("trunk.stem", "trunk.stage1", "trunk.stage2")) for name in frozen)
