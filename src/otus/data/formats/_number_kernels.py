@@ -15,8 +15,6 @@ from jaxtyping import Float, Int, UInt8
 
 from otus._numba import kernel
 
-REFUSED = -1
-
 _LARGEST_EXPONENT = 40
 _POWERS_OF_TEN = np.array([10.0**k for k in range(23)])  # exact
 
@@ -47,13 +45,13 @@ def number_columns(
     whole: Int[np.ndarray, "n w"],
     figures: Float[np.ndarray, "n v"],
     largest: float,
-) -> int:
-    """Fill ``whole`` and ``figures`` from records with commas between; returns how many, or REFUSED.
+) -> tuple[int, int]:
+    """Fill ``whole`` and ``figures`` from records, as far as can be; returns how many, and the place after their last comma.
 
     Parameters
     ----------
     text
-        Records, each of which has every field once.
+        Records with a comma after each, each of which has every field once.
     names, name_ends
         The names of the fields one after another, and where each ends.
     widths, is_whole
@@ -62,73 +60,71 @@ def number_columns(
     largest
         No number may be further from 0.
     """
-    fields, size, row, position = len(widths), len(text), 0, 0
+    fields, size, row = len(widths), len(text), 0
     seen = np.zeros(fields, np.int64)
     whole_at, figure_at = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
     for f in range(1, fields):
         whole_at[f] = whole_at[f - 1] + (widths[f - 1] if is_whole[f - 1] else 0)
         figure_at[f] = figure_at[f - 1] + (0 if is_whole[f - 1] else widths[f - 1])
-    f = 0
+    f, start = 0, 0
     while True:
-        position = _skip_space(text, position)
+        position = _skip_space(text, start)
         if position >= size or text[position] != 123 or row == len(whole):  # {
-            return REFUSED
+            return row, start
         position += 1
         for count in range(fields):
             position = _skip_space(text, position)
             if position >= size or text[position] != 34:  # "
-                return REFUSED
+                return row, start
             f = _field(text, position + 1, names, name_ends, f if count else 0)
             if f < 0 or seen[f] != row:
-                return REFUSED
+                return row, start
             seen[f] = row + 1
             position += 2 + name_ends[f] - (name_ends[f - 1] if f else 0)
             position = _skip_space(text, position)
             if position >= size or text[position] != 58:  # colon
-                return REFUSED
+                return row, start
             position = _skip_space(text, position + 1)
             if widths[f] > 1:
                 if position >= size or text[position] != 91:  # [
-                    return REFUSED
+                    return row, start
                 position += 1
             for k in range(widths[f]):
                 if k:
                     position = _skip_space(text, position)
                     if position >= size or text[position] != 44:  # comma
-                        return REFUSED
+                        return row, start
                     position += 1
                 position = _skip_space(text, position)
                 mantissa, exponent, negative, after = _number(text, position)
                 if after < 0:
-                    return REFUSED
+                    return row, start
                 if is_whole[f]:
                     if _is_fraction(text, position, after) or mantissa > np.uint64(1) << np.uint64(62):
-                        return REFUSED
+                        return row, start
                     value = np.int64(mantissa)
                     whole[row, whole_at[f] + k] = -value if negative else value
                 else:
                     figure = _float(mantissa, exponent)
                     if not figure <= largest:
-                        return REFUSED
+                        return row, start
                     figures[row, figure_at[f] + k] = -figure if negative else figure
                 position = after
             if widths[f] > 1:
                 position = _skip_space(text, position)
                 if position >= size or text[position] != 93:  # ]
-                    return REFUSED
+                    return row, start
                 position += 1
             position = _skip_space(text, position)
             if position >= size or text[position] != (44 if count < fields - 1 else 125):  # comma or }
-                return REFUSED
+                return row, start
             position += 1
             f = (f + 1) % fields
-        row += 1
         position = _skip_space(text, position)
-        if position == size:
-            return row
-        if text[position] != 44:
-            return REFUSED
-        position += 1
+        if position >= size or text[position] != 44:
+            return row, start
+        row += 1
+        start = position + 1
 
 
 @kernel
@@ -162,16 +158,16 @@ def _field(
 
 
 @kernel
-def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[int, int, bool, int]:
+def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[np.uint64, int, bool, int]:
     """Digits, power of ten, sign, and the place after a number of JSON: -1 where there is none, or one too long."""
     size = len(text)
-    negative = position < size and text[position] == 45
+    negative = position < size and bool(text[position] == 45)
     if negative:
         position += 1
     mantissa, digits, start = np.uint64(0), 0, position
     while position < size and 48 <= text[position] <= 57:
         mantissa = mantissa * np.uint64(10) + np.uint64(text[position] - 48)
-        digits += digits > 0 or mantissa > 0
+        digits += int(digits > 0 or mantissa > 0)
         position += 1
     if position == start or (text[start] == 48 and position > start + 1):
         return mantissa, 0, negative, -1
@@ -181,7 +177,7 @@ def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[int, int, bool
         start = position
         while position < size and 48 <= text[position] <= 57:
             mantissa = mantissa * np.uint64(10) + np.uint64(text[position] - 48)
-            digits += digits > 0 or mantissa > 0
+            digits += int(digits > 0 or mantissa > 0)
             position += 1
         exponent = start - position
         if exponent == 0:
@@ -193,7 +189,7 @@ def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[int, int, bool
             position += 1
         start, power = position, 0
         while position < size and 48 <= text[position] <= 57 and power < 1000:
-            power = 10 * power + np.int64(text[position] - 48)
+            power = 10 * power + int(text[position]) - 48
             position += 1
         if position == start:
             return mantissa, 0, negative, -1
@@ -211,7 +207,7 @@ def _is_fraction(text: UInt8[np.ndarray, "b"], start: int, end: int) -> bool:
 
 
 @kernel
-def _float(mantissa: int, exponent: int) -> float:
+def _float(mantissa: np.uint64, exponent: int) -> float:
     """The double nearest to mantissa x 10^exponent, NaN where this cannot say it."""
     if mantissa == np.uint64(0):
         return 0.0
@@ -242,11 +238,11 @@ def _float(mantissa: int, exponent: int) -> float:
         significand -= np.uint64(1)
     significand = (significand + (significand & np.uint64(1))) >> np.uint64(1)
     power = ((217706 * exponent) >> 16) + 63 - zeros + top - 52  # 217706 / 2^16 = log2(10)
-    return math.ldexp(np.float64(significand), power)
+    return math.ldexp(float(significand), int(power))
 
 
 @kernel
-def _leading_zeros(value: int) -> int:
+def _leading_zeros(value: np.uint64) -> int:
     zeros = 0
     for step in (32, 16, 8, 4, 2, 1):
         if value >> np.uint64(64 - step) == np.uint64(0):
@@ -256,7 +252,7 @@ def _leading_zeros(value: int) -> int:
 
 
 @kernel
-def _multiply(a: int, b: int) -> tuple[int, int]:
+def _multiply(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
     """The upper and the lower 64 bits of a product."""
     half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
     a_high, a_low, b_high, b_low = a >> half, a & mask, b >> half, b & mask

@@ -15,19 +15,11 @@ import msgspec
 import numpy as np
 
 from otus.data.formats import _json_kernels as scanner
-from otus.data.formats import _number_kernels as numbers
 from otus.data.formats.contract import Report
+from otus.data.formats.number_fields import NumberField, NumberRecords, read_number_records
 from otus.errors import DataError
 
 _WINDOW = 1 << 19  # its records stay in the processor's cache
-
-
-class NumberField(NamedTuple):
-    """A field with ``width`` numbers, 1 for one that stands alone; ``needed`` where no record can be without."""
-
-    width: int = 1
-    is_whole: bool = False
-    needed: bool = False
 
 
 class _Decoder(NamedTuple):
@@ -118,6 +110,14 @@ class RecordReader:
         base = 0  # where the window starts in the file
         while True:
             state[scanner.LAST_COMMA], state[scanner.COMMAS] = -1, 0
+            if inside is not None:  # records of the fields that the scanner found need not be scanned
+                numbers = self._numbers(decoders[inside], inside, window, pending)
+                if numbers.count:
+                    indices = np.arange(index, index + numbers.count)
+                    yield Batch(inside, indices, [], decoders[inside].attributes, numbers.columns)
+                    index += numbers.count
+                    position = pending = numbers.end
+                    state[[scanner.DEPTH, scanner.IN_STRING, scanner.ESCAPED, scanner.AFTER_COLON]] = level, 0, 0, 0
             text = np.frombuffer(window, dtype=np.uint8)
             event = -1
             while event != scanner.END:
@@ -177,10 +177,10 @@ class RecordReader:
         return _Decoder(msgspec.json.Decoder(list[record]), attributes)  # type: ignore[valid-type]
 
     def _decode(self, decoder: _Decoder, array: str, text: bytes, first: int, offset: int) -> Iterator[Batch]:
-        columns = self._columns(array, list(decoder.attributes), text)
-        if columns is not None:
-            count = len(next(iter(columns.values())))
-            yield Batch(array, np.arange(first, first + count), [], decoder.attributes, columns)
+        numbers = self._numbers(decoder, array, text + b",", 0)
+        if numbers.end > len(text):
+            indices = np.arange(first, first + numbers.count)
+            yield Batch(array, indices, [], decoder.attributes, numbers.columns)
             return
         faulty: list[int] = []
         try:
@@ -191,31 +191,9 @@ class RecordReader:
             indices = np.arange(first, first + len(records) + len(faulty))
             yield Batch(array, np.setdiff1d(indices, faulty, assume_unique=True), records, decoder.attributes)
 
-    def _columns(self, array: str, names: list[str], text: bytes) -> dict[str, np.ndarray] | None:
-        """Records of nothing but numbers as columns; None where these are others, or something is wrong with them."""
+    def _numbers(self, decoder: _Decoder, array: str, text: bytes, start: int) -> NumberRecords:
         known = self.number_fields.get(array, {})
-        needed = {name for name, one in known.items() if one.needed}
-        if not needed.issubset(names) or not known.keys() >= set(names):
-            return None
-        fields = [known[name] for name in names]
-        encoded = [name.encode() for name in names]
-        most = len(text) // sum(len(name) + 4 for name in encoded) + 1  # records of so many bytes
-        widths = np.array([one.width for one in fields])
-        is_whole = np.array([one.is_whole for one in fields])
-        whole = np.empty((most, int(widths[is_whole].sum())), dtype=np.int64)
-        figures = np.empty((most, int(widths[~is_whole].sum())))
-        count = numbers.number_columns(
-            np.frombuffer(text, dtype=np.uint8), np.frombuffer(b"".join(encoded), dtype=np.uint8),
-            np.cumsum([len(name) for name in encoded]), widths, is_whole, whole, figures, self.largest,
-        )  # fmt: skip
-        if count == numbers.REFUSED:
-            return None
-        columns, used = {}, {True: 0, False: 0}
-        for name, one in zip(names, fields, strict=True):
-            values, start = (whole if one.is_whole else figures)[:count], used[one.is_whole]
-            columns[name] = values[:, start] if one.width == 1 else values[:, start : start + one.width]
-            used[one.is_whole] += one.width
-        return columns
+        return read_number_records(text, start, list(decoder.attributes), known, largest=self.largest)
 
     def _decode_one_by_one(
         self, decoder: msgspec.json.Decoder[list[Any]], array: str, text: bytes, first: int, offset: int
