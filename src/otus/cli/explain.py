@@ -70,17 +70,29 @@ def detection(
     precision: Annotated[
         str | None, typer.Option("--precision", help="exact, float32, bfloat16 or auto, the fastest, as predict.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Labels that have the picture, to show which anchors of a dense detector match."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """The stages of one picture: maps, anchors, proposals, scores before and after suppression, boxes and masks."""
     from otus.cli._common import option_values
     from otus.data.pictures import read_picture
+    from otus.detection.dense_detector import DenseDetector
     from otus.inference.loading import load
-    from otus.reports.detection_stages import explain_detection
+    from otus.reports.dense_stages import DenseExplanation, explain_dense, labels_of
+    from otus.reports.detection_stages import DetectionStages, explain_detection
 
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     image = read_picture(picture)
-    stages = explain_detection(predictor, image, name=str(picture), **option_values(score_threshold=score_threshold))
+    options = {"name": str(picture), **option_values(score_threshold=score_threshold)}
+    stages: DenseExplanation | DetectionStages
+    if isinstance(predictor.system, DenseDetector):
+        truth = None if data is None else labels_of(data, picture, predictor.categories)
+        stages = explain_dense(predictor, image, truth=truth, **options)
+    else:
+        stages = explain_detection(predictor, image, **options)
     path = out or Path(f"detection-{picture.stem}.html")
     page = stages.page()
     page.write(path)

@@ -4,7 +4,6 @@ Facts and page are made of the one record of the pass (:class:`~otus.detection.r
 brought back to the picture's own pixels as ``predict`` does.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2
@@ -12,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib import colormaps
-from PIL import Image
 from torch import Tensor
 
 from otus.data.sample import Sample
@@ -27,6 +24,7 @@ from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
 from otus.reports.predictions import instance_records
+from otus.reports.stage_pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
 
@@ -116,7 +114,7 @@ class DetectionStages:
                 "The trunk runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
                 [
                     Figure.of(
-                        _heat(x[0], self._covered(x)),
+                        heat(x[0], self._covered(x)),
                         f"{one['width']} x {one['height']}, stride {one['stride']}",
                         width=220,
                     )
@@ -137,21 +135,21 @@ class DetectionStages:
             f"The {len(facts['proposals'])} boxes that may hold something, whatever it is, by objectness; "
             "the proposer has moved each from its anchor, and of those that overlap much kept the best.",
             [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
-            [_row(one) for one in facts["proposals"][:_LISTED]],
+            [table_row(one) for one in facts["proposals"][:_LISTED]],
         )
         yield Section(
             "4. Scores before suppression",
             f"Each proposal is cut out of the maps, named and moved again. {len(facts['before_nms'])} pairs of proposal and "
             f"category score above {facts['score_threshold']}.",
             [Figure.of(draw(self._faded, self._as_instances(facts["before_nms"]), labels=False), "before suppression")],
-            _counts(facts["before_nms"]),
+            counts_by_category(facts["before_nms"]),
         )
         yield Section(
             "5. Detections",
             f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
             f"of a picture at most {self.decision.max_detections}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
-            [_row(one) for one in facts["detections"]],
+            [table_row(one) for one in facts["detections"]],
         )
         if self.found.masks is not None:
             yield Section(
@@ -159,10 +157,7 @@ class DetectionStages:
                 "For each detection the mask head draws a small map of probabilities; enlarged into its box, the object is "
                 f"where it is at least {self.found.masks.threshold}. Shown are those of the best {len(facts['masks'])}.",
                 [
-                    *(
-                        Figure.of(_coloured(one["probabilities"], 0, 1), _told(one), width=160)
-                        for one in facts["masks"]
-                    ),
+                    *(Figure.of(coloured(one["probabilities"], 0, 1), _told(one), width=160) for one in facts["masks"]),
                     Figure.of(draw(self.image, replace(self.found, keypoints=None), labels=False), "all masks, pasted"),
                 ],
             )
@@ -178,7 +173,7 @@ class DetectionStages:
     @property
     def _faded(self) -> UInt8[np.ndarray, "h w 3"]:
         """The picture so pale that many thin lines are seen on it."""
-        return (self.image * 0.4 + 150).astype(np.uint8)
+        return faded(self.image)
 
     def _level(self, index: int) -> dict[str, int]:
         levels = self.record.proposals.levels
@@ -264,8 +259,8 @@ class DetectionStages:
 
     def _covered(self, x: Tensor) -> tuple[int, int]:
         """The part of a map that shows the picture, without padding."""
-        (height, width), (padded_h, padded_w) = self.record.batch.sizes_hw[0], self.record.batch.padded_hw
-        return max(1, round(x.shape[-2] * height / padded_h)), max(1, round(x.shape[-1] * width / padded_w))
+        batch = self.record.batch
+        return covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
 
 
 def explain_detection(
@@ -291,34 +286,5 @@ def explain_detection(
     return DetectionStages(predictor.name, name, image, record, found, system, decision)
 
 
-def _heat(x: Float[Tensor, "c h w"], covered_hw: tuple[int, int]) -> UInt8[np.ndarray, "rows columns 3"]:
-    strength = x.float().abs().mean(dim=0)[: covered_hw[0], : covered_hw[1]].cpu().numpy()
-    return _coloured(strength, strength.min(), strength.max())
-
-
-def _coloured(values: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8[np.ndarray, "rows columns 3"]:
-    """From dark (``low``) to bright (``high``), each cell a square."""
-    share = (values - low) / max(high - low, 1e-12)
-    colours = (colormaps["viridis"](share)[..., :3] * 255).astype(np.uint8)
-    size_wh = (440, max(1, round(440 * values.shape[0] / values.shape[1])))
-    return np.asarray(Image.fromarray(colours).resize(size_wh, Image.Resampling.NEAREST))
-
-
 def _told(one: dict[str, Any]) -> str:
     return f"{one['category']} {one['score']:.2f}"
-
-
-def _row(one: dict[str, Any]) -> dict[str, Any]:
-    """A line of a table: boxes by their corners in whole pixels."""
-    return {
-        name.removesuffix("_xyxy").replace("_", " "): " ".join(f"{v:.0f}" for v in value)
-        if name.endswith("_xyxy")
-        else value
-        for name, value in one.items()
-    }
-
-
-def _counts(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    counts = Counter(one["category"] for one in records)
-    best = {one["category"]: one["score"] for one in reversed(records)}
-    return [{"category": name, "boxes": count, "best score": best[name]} for name, count in counts.most_common()]

@@ -1,0 +1,317 @@
+"""How a dense detector came to its answer on one picture: every stage as facts and as a page.
+
+Facts and page are made of the one record of the pass (:class:`~otus.detection.dense_stages.DenseStages`). Which anchors
+match is a question of training: it is answered for labels where there are some, else for what was found, as if it were so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from otus.data.lookup import find_picture
+from otus.data.open import open_dataset
+from otus.data.sample import Sample
+from otus.data.tensors import to_tensors
+from otus.detection.dense_detector import DenseDetector
+from otus.detection.dense_stages import DenseAssignment, DenseStages, dense_instances
+from otus.errors import UsageError
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.parts.matching import NEGATIVE, NEUTRAL
+from otus.parts.suppression import Decision
+from otus.reports.drawing import draw
+from otus.reports.page import Figure, Page, Section
+from otus.reports.stage_pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
+from otus.structures import Categories, Instances
+
+_ANYTHING = Categories(("anchor",))
+_SIDE_BY_SIDE = 300  # CSS pixels
+_DRAWN_ANCHORS = 60
+"""Of each object at most so many anchors are drawn, from all over its list."""
+
+
+@dataclass(frozen=True, eq=False)
+class DenseExplanation:
+    """The record of one pass, with the picture that it is about. Made by :func:`explain_dense`.
+
+    ``truth`` are the objects that anchors are matched with, ``before`` what stands before suppression, both as ``found`` in
+    the picture's own pixels. ``labelled`` says whether ``truth`` are labels.
+    """
+
+    model: str
+    name: str
+    image: UInt8[np.ndarray, "h w 3"]
+    record: DenseStages
+    before: Instances
+    found: Instances
+    truth: Instances
+    labelled: bool
+    assignment: DenseAssignment
+    system: DenseDetector
+    decision: Decision
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Of the picture as it came."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
+        """Boxes of the prepared picture in the pixels of the picture as it came."""
+        ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
+        return boxes.cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
+
+    def map_of(self, anchors: Tensor) -> Tensor:
+        """Of which map each anchor is."""
+        ends = torch.tensor([len(of_map) for of_map in self.record.anchors], device=anchors.device).cumsum(0)
+        return torch.searchsorted(ends, anchors, right=True)
+
+    def document(self) -> dict[str, Any]:
+        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        record = self.record
+        height, width = self.size_hw
+        prepared = record.batch.sizes_hw[0]
+        return {
+            "model": self.model,
+            "file": self.name,
+            "width": width,
+            "height": height,
+            "prepared": {"width": prepared[1], "height": prepared[0]},
+            "milliseconds": dict(record.milliseconds),
+            "maps": list(self._map_facts()),
+            "truth": "labels" if self.labelled else "detections",
+            "matching": self._matching_facts(),
+            "score_threshold": self.decision.score_threshold,
+            "nms_threshold": self.decision.nms_threshold,
+            "max_detections": self.decision.max_detections,
+            "before_nms": list(self._with_anchors(self.before, record.candidates[0].anchors)),
+            "detections": list(self._with_anchors(self.found, record.detections[0].anchors)),
+        }
+
+    def page(self) -> Page:
+        """The stages as one HTML page."""
+        facts = self.document()
+        took = ", ".join(f"{name} {value:.0f}" for name, value in facts["milliseconds"].items())
+        title = f"How {self.model} sees {self.name.rsplit('/', 1)[-1]}"
+        subtitle = (
+            f"{facts['width']} x {facts['height']} pixels, prepared as "
+            f"{facts['prepared']['width']} x {facts['prepared']['height']}; milliseconds: {took}"
+        )
+        return Page(title, subtitle, tuple(self._sections(facts)))
+
+    def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
+        maps, matching = facts["maps"], facts["matching"]
+        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        yield Section(
+            "1. Feature maps",
+            "The trunk runs once, and every location of every map answers for itself. Shown is the mean strength of all "
+            "channels.",
+            [
+                Figure.of(heat(x[0], self._covered(x)), _size(one), width=220)
+                for x, one in zip(self.record.maps, maps, strict=True)
+            ],
+            [{name: one[name] for name in ("width", "height", "channels", "anchors")} for one in maps],
+        )
+        yield Section(
+            "2. Anchors",
+            f"{sum(one['anchors'] for one in maps)} boxes in all, of fixed size and shape, which the head names and moves. "
+            "Shown are those of one step in the middle of each map.",
+            [
+                Figure.of(image, _size(one), width=_SIDE_BY_SIDE)
+                for image, one in zip(self._middle(), maps, strict=True)
+            ],
+        )
+        told = "the labels" if self.labelled else "what was found, as if it were the truth"
+        yield Section(
+            "3. Which anchors match",
+            f"By {told}: {matching['positive']} anchors stand for an object, {matching['negative']} for background, "
+            f"{matching['neutral']} for neither. In training the first learn name and place, the second to say nothing.",
+            list(self._matched_figures(facts)),
+            [table_row(one) for one in matching["objects"]],
+        )
+        yield Section(
+            "4. Scores of each map",
+            "At each location the best score of all its anchors and categories, from 0 (dark) to 1 (bright), before any "
+            f"threshold. {sum(one['above_threshold'] for one in maps)} pairs of anchor and category score above "
+            f"{facts['score_threshold']}.",
+            [
+                Figure.of(coloured(image, 0, 1), f"{_size(one)}, best {one['best_score']:.2f}", width=220)
+                for image, one in zip(self._best(), maps, strict=True)
+            ],
+            [{"map": _size(one), "best": one["best_score"], "above": one["above_threshold"]} for one in maps],
+        )
+        yield Section(
+            "5. Candidates before suppression",
+            f"The best of them are moved to where they say the object is: {len(facts['before_nms'])} boxes.",
+            [Figure.of(draw(faded(self.image), self.before, labels=False), "before suppression")],
+            counts_by_category(facts["before_nms"]),
+        )
+        yield Section(
+            "6. Detections",
+            f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
+            f"of a picture at most {facts['max_detections']}: {len(facts['detections'])}.",
+            [Figure.of(draw(self.image, self.found), "the boxes that stay")],
+            [table_row(one) for one in facts["detections"]],
+        )
+
+    def _map_facts(self) -> Iterator[dict[str, Any]]:
+        reported = self.system.label_of_slot >= 0
+        every = self.system.scores.everywhere(self.record.answers, 0)
+        for x, anchors, scores in zip(self.record.maps, self.record.anchors, every, strict=True):
+            named = scores[:, reported]
+            yield {
+                "height": x.shape[-2],
+                "width": x.shape[-1],
+                "channels": x.shape[1],
+                "anchors": len(anchors),
+                "best_score": float(named.max()),
+                "above_threshold": int((named > self.decision.score_threshold).sum()),
+            }
+
+    def _matching_facts(self) -> dict[str, Any]:
+        one, maps = self.assignment, len(self.record.maps)
+        objects = []
+        levels = self.map_of(one.positives)
+        matches = one.matches[one.positives]
+        for i, label in enumerate(self.truth.labels):
+            of_object = levels[matches == i]
+            objects.append(
+                {
+                    "category": self.system.categories[int(label)],
+                    "box_xyxy": self.truth.boxes_xyxy[i].tolist(),
+                    "anchors": len(of_object),
+                    **{f"map {level}": int((of_object == level).sum()) for level in range(maps)},
+                }
+            )
+        return {
+            "positive": len(one.positives),
+            "negative": int((one.matches == NEGATIVE).sum()),
+            "neutral": int((one.matches == NEUTRAL).sum()),
+            "objects": objects,
+            "anchors": [
+                {"object": int(match), "map": int(level), "anchor": int(anchor)}
+                for match, level, anchor in zip(matches, levels, one.positives, strict=True)
+            ],
+        }
+
+    def _matched_figures(self, facts: dict[str, Any]) -> Iterator[Figure]:
+        """All objects, and for each map that speaks for some the anchors that do, coloured as their categories."""
+        everywhere = self.boxes(torch.cat(self.record.anchors))
+        yield Figure.of(draw(self.image, self.truth), "the objects", width=_SIDE_BY_SIDE)
+        for level, one in enumerate(facts["maps"]):
+            chosen = [pair for pair in facts["matching"]["anchors"] if pair["map"] == level]
+            if chosen:
+                shown = chosen[:: -(-len(chosen) // _DRAWN_ANCHORS)]
+                boxes = everywhere[[pair["anchor"] for pair in shown]]
+                labels = self.truth.labels[[pair["object"] for pair in shown]]
+                matched = Instances(boxes, labels, self.size_hw, self.system.categories)
+                picture = draw(faded(self.image), matched, labels=False)
+                yield Figure.of(
+                    picture, f"{_size(one)}: {len(chosen)} anchors, {len(shown)} drawn", width=_SIDE_BY_SIDE
+                )
+
+    def _with_anchors(self, instances: Instances, anchors: Tensor) -> Iterator[dict[str, Any]]:
+        """Objects, best first, each with the anchor that it was made of."""
+        origins, levels = self.boxes(torch.cat(self.record.anchors)[anchors]), self.map_of(anchors)
+        assert instances.scores is not None
+        turned = instances.oriented_boxes_xywhr
+        for i in np.argsort(-instances.scores, kind="stable"):
+            yield {
+                "category": self.system.categories[int(instances.labels[i])],
+                "score": float(instances.scores[i]),
+                "box_xyxy": instances.boxes_xyxy[i].tolist(),
+                **({} if turned is None else {"oriented_box_xywhr": turned[i].tolist()}),
+                "map": int(levels[i]),
+                "anchor": int(anchors[i]),
+                "anchor_box_xyxy": origins[i].tolist(),
+            }
+
+    def _best(self) -> Iterator[Float[np.ndarray, "h w"]]:
+        """Of each map the best score at each location, the part that shows the picture."""
+        reported = self.system.label_of_slot >= 0
+        every = self.system.scores.everywhere(self.record.answers, 0)
+        for x, scores in zip(self.record.maps, every, strict=True):
+            rows, columns = self._covered(x)
+            best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)
+            yield best[:rows, :columns].cpu().numpy()
+
+    def _middle(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        for x, anchors in zip(self.record.maps, self.record.anchors, strict=True):
+            rows, columns = self._covered(x)
+            each = len(anchors) // (x.shape[-2] * x.shape[-1])
+            first = (rows // 2 * x.shape[-1] + columns // 2) * each
+            boxes = self.boxes(anchors[first : first + each])
+            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
+            yield draw(faded(self.image), shown, labels=False)
+
+    def _covered(self, x: Tensor) -> tuple[int, int]:
+        batch = self.record.batch
+        return covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
+
+
+def explain_dense(
+    predictor: Predictor,
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    name: str,
+    score_threshold: float = SCORE_THRESHOLD,
+    truth: Instances | None = None,
+) -> DenseExplanation:
+    """Run a dense detector on one picture and keep all of its stages.
+
+    Parameters
+    ----------
+    predictor
+        Of a :class:`~otus.detection.dense_detector.DenseDetector`.
+    score_threshold
+        What is shown is at least so certain.
+    truth
+        The picture's labels, with the model's categories, to match anchors with; what is found without it.
+    """
+    system: DenseDetector = predictor.system
+    size_hw = (image.shape[0], image.shape[1])
+    prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
+    with predictor.autocast(), predictor.deciding(score_threshold):
+        record = system.stages([prepared])
+        decision = system.decision
+    found, before = (
+        predictor.preprocess.undo(dense_instances(one, system.categories)[0], size_hw)
+        for one in (record, replace(record, detections=record.candidates))
+    )
+    objects = _with_area(found if truth is None else truth)
+    sample = predictor.preprocess.sample(to_tensors(Sample(image, name, instances=objects)))
+    assignment = system.assign(torch.cat(record.anchors), system.target(sample))
+    return DenseExplanation(
+        predictor.name, name, image, record, before, found, objects, truth is not None, assignment, system, decision
+    )
+
+
+def labels_of(data: Path, picture: Path, categories: Categories) -> Instances:
+    """The labels of a picture in a data set, those of a model's categories by their names.
+
+    Raises
+    ------
+    DataError, UsageError
+        If the data cannot be read, or has no such picture or no objects.
+    """
+    dataset = open_dataset(data)
+    sample = dataset[find_picture(dataset, picture.name)]
+    if sample.instances is None:
+        raise UsageError(f"{data}: has no objects, with which anchors could be matched")
+    labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
+    known = sample.instances[labels[sample.instances.labels] >= 0]
+    return replace(known, labels=labels[known.labels], categories=categories)
+
+
+def _with_area(objects: Instances) -> Instances:
+    """What can be matched: no crowds, no boxes without area, which targets leave out."""
+    sizes = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
+    return objects[(sizes > 0).all(axis=1) & ~objects.column("is_crowd", False).astype(bool)]
+
+
+def _size(one: dict[str, Any]) -> str:
+    return f"{one['width']} x {one['height']} steps"
