@@ -152,6 +152,8 @@ def sound_objects(
     without it the first is raised.
     """
     boxes = objects.boxes_xyxy
+    if _all_sound(objects, label_count=label_count, picture_count=picture_count):
+        return objects
     expectations: list[tuple[str, np.ndarray, str]] = [
         ("boxes_xyxy", np.isfinite(boxes).all(axis=1), "finite numbers"),
         ("boxes_xyxy", np.greater_equal(boxes[:, 2:], boxes[:, :2]).all(axis=1), "x1 <= x2 and y1 <= y2"),
@@ -177,3 +179,19 @@ def sound_objects(
             report(fault)
         sound &= as_expected
     return objects if sound.all() else objects.take(sound)
+
+
+def _all_sound(objects: Objects, *, label_count: int, picture_count: int) -> bool:
+    """Whether no record is faulty, by looking at whole columns: where all is well, as it mostly is, that is enough."""
+    if not len(objects):
+        return True
+    boxes, labels, picture = objects.boxes_xyxy, objects.labels, objects.picture
+    numbers = [column for column in (boxes, objects.areas, objects.scores, objects.keypoints) if column is not None]
+    return bool(
+        all(np.isfinite(column).all() for column in numbers)
+        and (boxes[:, 2] >= boxes[:, 0]).all()
+        and (boxes[:, 3] >= boxes[:, 1]).all()
+        and objects.areas.min() >= 0
+        and (labels.min() >= 0 and labels.max() < label_count)
+        and (picture[0] >= 0 and picture[-1] < picture_count)
+    )
