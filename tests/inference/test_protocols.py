@@ -256,6 +256,8 @@ def test_wrong_commands(tmp_path):
         )
     with pytest.raises(UsageError, match="judges predictions from files"):
         otus.evaluate(a_dataset(), predictions=Objects.empty(), protocol="interactive")
+    with pytest.raises(UsageError, match="not yet those of a model"):
+        otus.evaluate(a_dataset(), model="any", protocol="interactive")
     with pytest.raises(DataError, match="there is no such file or folder"):
         otus.evaluate(a_dataset(), predictions=tmp_path / "none", protocol="interactive")
 
@@ -278,6 +280,43 @@ def test_classification_and_what_was_not_answered(tmp_path):
     assert said["classification"]["per_category"]["mouse"] == {"top1": 0, "top5": 1}
     (tmp_path / "found.json").write_text("[]")
     assert document(tmp_path / "data", tmp_path / "found.json", "classification")["classification"]["top1"] == 0
+
+
+def test_a_classifier_is_judged_by_what_it_says(tmp_path):
+    from otus.inference.predictor import Prediction
+    from otus.structures import Classification, Instances
+
+    class Guesses:
+        """A predictor that says owl of bright pictures and nothing of mice, which it does not know."""
+
+        name, categories = "guesses", Categories(("cat", "owl"))
+
+        def stream(self, paths):
+            for path in paths:
+                image = np.array(Image.open(path))
+                scores = np.array([0.4, 0.6] if image.mean() > 100 else [0.7, 0.3])
+                yield Prediction(
+                    str(path),
+                    image,
+                    Instances.empty((8, 8)),
+                    {},
+                    classification=Classification(scores, self.categories),
+                )
+
+    for name, brightness in (("owl", 200), ("cat", 20), ("mouse", 20)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (brightness,) * 3).save(tmp_path / name / "1.png")
+    report = otus.evaluate(tmp_path, model=Guesses())  # the only protocol that such a data set has labels for
+    assert report.protocol == "classification"
+    assert report.unknown_categories == ("mouse",)
+    figures = report.results["classification"].per_category
+    assert {name: one["top1"] for name, one in figures.items()} == {"cat": 1, "mouse": 0, "owl": 1}
+
+
+def test_without_a_protocol_the_first_that_the_data_has_labels_for(shared_data):
+    data = shared_data / "coco_panoptic"
+    report = otus.evaluate(data, split="val", predictions=data / "panoptic_val2017.json")
+    assert report.protocol == "panoptic"
 
 
 def test_clicks_on_real_objects(shared_data, tmp_path):

@@ -1,6 +1,6 @@
 """How good predictions for a data set are, as one report. Torch is not imported here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,9 +16,10 @@ from otus.metrics.average_precision import AveragePrecision, DetectionProtocol, 
 from otus.metrics.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.required import having
 from otus.metrics.voc import VocProtocol
-from otus.structures import Categories, Objects, Outline
+from otus.structures import Categories, Classification, Objects, Outline
 
 if TYPE_CHECKING:
+    from otus.inference.picture_protocols import Judged
     from otus.inference.predictor import Predictor
 
 
@@ -95,6 +96,8 @@ class EvaluationReport:
         Those of the data that the model judged does not know.
     without_prediction
         How many pictures had no map, category or click, and counted as missed.
+    judged
+        The data set and the objects that were judged, for who looks closer; None where whole pictures were.
     """
 
     protocol: str
@@ -104,6 +107,7 @@ class EvaluationReport:
     left_out: Mapping[str, str] = field(default_factory=dict)
     unknown_categories: tuple[str, ...] = ()
     without_prediction: int = 0
+    judged: tuple[Dataset, Objects] | None = None
 
     def document(self) -> dict[str, Any]:
         """What ``otus evaluate --json`` says; figures that are not defined are NaN."""
@@ -131,7 +135,7 @@ def evaluate(
     precision: str | None = None,
     format: str | None = None,
     split: str | None = None,
-    protocol: str = "coco",
+    protocol: str | None = None,
     kinds: Sequence[Kind] | None = None,
     max_dets: Sequence[int] | None = None,
     report: Report = stop_at_first,
@@ -150,7 +154,7 @@ def evaluate(
     model
         A name or file for :func:`otus.load`, which ``weights``, ``device`` and ``precision`` are handed to; or a predictor.
     protocol
-        One of :data:`PROTOCOLS`.
+        One of :data:`PROTOCOLS`; without it the first of them that the data set has labels for.
     kinds, max_dets
         See :func:`evaluate_predictions`.
     report
@@ -178,12 +182,19 @@ def evaluate(
     if isinstance(data, Dataset) and (format or split):
         raise UsageError("format and split choose among the data sets of a path; this one is open")
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
+    protocol = protocol or next(iter(_offered(dataset)), PROTOCOLS[0])
     _check(dataset, protocol, kinds=kinds, max_dets=max_dets)
-    if protocol not in OBJECT_PROTOCOLS:
-        if isinstance(predictions, Objects) or predictions is None:
-            raise UsageError(f"protocol {protocol}: judges predictions from files; give their path as predictions")
-        return _judge_files(dataset, predictions, protocol, report)
     unknown: tuple[str, ...] = ()
+    if protocol not in OBJECT_PROTOCOLS:
+        if isinstance(predictions, Objects):
+            raise UsageError(f"protocol {protocol}: judges predictions from files; give their path as predictions")
+        if predictions is not None:
+            return _judge_files(dataset, predictions, protocol, report)
+        if protocol != "classification":
+            raise UsageError(f"protocol {protocol}: judges predictions from files, not yet those of a model")
+        predictor = _predictor(model, typed)
+        unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
+        return replace(_judge_classifier(dataset, predictor, progress), unknown_categories=unknown)
     if isinstance(predictions, Objects):
         found = predictions
     elif predictions is not None:
@@ -193,7 +204,7 @@ def evaluate(
         unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
         found = _predict(predictor, dataset, progress)
     judged = evaluate_predictions(dataset, found, protocol=protocol, kinds=kinds, max_dets=max_dets, report=report)
-    return replace(judged, unknown_categories=unknown)
+    return replace(judged, unknown_categories=unknown, judged=(dataset, found))
 
 
 def _read_objects(path: str | Path, dataset: Dataset, report: Report) -> Objects:
@@ -209,7 +220,28 @@ def _judge_files(dataset: Dataset, path: str | Path, protocol: str, report: Repo
 
     if not Path(path).exists():
         raise DataError("there is no such file or folder", file=path, remedy="check the path")
-    judged = judge_file(dataset, path, protocol, report=report)
+    return _report_of(dataset, protocol, judge_file(dataset, path, protocol, report=report))
+
+
+def _judge_classifier(
+    dataset: Dataset, predictor: "Predictor", progress: Callable[[int, int], None] | None
+) -> EvaluationReport:
+    from otus.inference.picture_protocols import answers_of, judge_classifications
+
+    def shown() -> Iterator[Classification]:
+        paths = [dataset.pictures.path(index) for index in range(len(dataset))]
+        for done, prediction in enumerate(predictor.stream(paths) if paths else (), start=1):
+            if prediction.classification is None:
+                raise UsageError(f"{predictor.name}: does not say what whole pictures show; evaluate it on objects")
+            if progress is not None:
+                progress(done, len(dataset))
+            yield prediction.classification
+
+    answers = answers_of(shown(), dataset.categories)
+    return _report_of(dataset, "classification", judge_classifications(dataset, answers))
+
+
+def _report_of(dataset: Dataset, protocol: str, judged: "Judged") -> EvaluationReport:
     return EvaluationReport(
         protocol,
         str(dataset.source),
@@ -305,6 +337,11 @@ def evaluate_predictions(
     return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out)
 
 
+def _offered(dataset: Dataset) -> list[str]:
+    """The protocols that a data set has labels for."""
+    return [name for name, labels in _NEEDS.items() if labels.in_dataset(dataset)]
+
+
 def _judge_proposals(
     truth: Objects,
     proposals: Objects,
@@ -327,7 +364,7 @@ def _check(dataset: Dataset, protocol: str, *, kinds: Sequence[Kind] | None, max
     if max_dets is not None and (protocol not in OBJECT_PROTOCOLS or protocol.startswith("voc")):
         raise UsageError(f"max_dets: the protocol {protocol} has no limit on detections")
     if not _NEEDS[protocol].in_dataset(dataset):
-        offered = ", ".join(name for name, labels in _NEEDS.items() if labels.in_dataset(dataset))
+        offered = ", ".join(_offered(dataset))
         raise UsageError(
             f"{dataset.source}: this data set has no {_NEEDS[protocol].what}, which the protocol {protocol} needs; "
             f"it has labels for: {offered or 'none'}"

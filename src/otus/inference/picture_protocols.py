@@ -3,7 +3,7 @@
 What has no answer counts as missed: a map that says nothing, no category, no click that did any good.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ from otus.metrics.classification import ClassificationAccuracy, ClassificationRe
 from otus.metrics.interactive import InteractiveQuality, InteractiveResult
 from otus.metrics.panoptic import PanopticQuality, PanopticResult
 from otus.metrics.semantic import SemanticQuality, SemanticResult
-from otus.structures import IGNORE, PanopticMap, SemanticMap
+from otus.structures import IGNORE, Categories, Classification, PanopticMap, SemanticMap
 
 Map = TypeVar("Map", SemanticMap, PanopticMap)
 PictureResult = SemanticResult | PanopticResult | ClassificationResult | InteractiveResult
@@ -121,6 +121,13 @@ def judge_classifications(dataset: Dataset, answers: Iterable[tuple[int, Float[n
         some = labels[missed[first : first + _AT_ONCE]]
         metric.update(some, np.full((len(some), len(dataset.categories)), -np.inf))
     return Judged(metric.compute(), len(dataset), len(missed))
+
+
+def answers_of(shown: Iterable[Classification], categories: Categories) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
+    """What a model says of picture after picture, as scores of a data set's categories; those it does not know are -inf."""
+    for index, one in enumerate(shown):
+        said = dict(zip(one.categories, np.asarray(one.scores, dtype=np.float64).tolist(), strict=True))
+        yield index, np.array([said.get(name, -np.inf) for name in categories])
 
 
 def judge_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> Judged:
