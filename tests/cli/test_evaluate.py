@@ -82,27 +82,78 @@ def test_unknown_protocol_is_a_wrong_command(files):
     assert "pascal" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("record", "words"),
-    [
-        ({"image_id": 8}, ["results.json", "[1]", "image_id"]),
-        ({"category_id": 4}, ["results.json", "[1]", "category_id"]),
-        ({"score": float("nan")}, ["score"]),
-        ({"bbox": [1, 2, -3, 4]}, ["[1]"]),
-    ],
-)
-def test_a_faulty_record_is_named_or_left_out(files, record, words):
+OUTLINE = {"size": [30, 40], "counts": "i:k05a06"}
+FAULTS = {
+    "unknown picture": ({"image_id": 8}, "unknown_picture", "image_id"),
+    "unknown category": ({"category_id": 4}, "unknown_category", "category_id"),
+    "a text for an id": ({"image_id": "7"}, "unreadable_annotation", "image_id"),
+    "score not a number": ({"score": float("nan")}, "not_finite", "score"),
+    "score without end": ({"score": float("inf")}, "not_finite", "score"),
+    "no score": ({"score": None}, "no_score", "score"),
+    "box not a number": ({"bbox": [1, 2, float("nan"), 4]}, "not_finite", "bbox[2]"),
+    "box without end": ({"bbox": [float("-inf"), 2, 3, 4]}, "not_finite", "bbox[0]"),
+    "box of three": ({"bbox": [1, 2, 3]}, "unreadable_annotation", "bbox"),
+    "negative width": ({"bbox": [1, 2, -3, 4]}, "bad_boxes_xyxy", "boxes_xyxy"),
+    "nothing to compare": ({"bbox": None}, "no_box", "bbox"),
+    "mask of another size": ({"segmentation": {**OUTLINE, "size": [40, 30]}}, "bad_outline", "segmentation.size"),
+    "mask that ends early": ({"segmentation": {**OUTLINE, "counts": "i:k0"}}, "bad_outline", "segmentation.counts"),
+    "polygon of two points": ({"segmentation": [[1, 2, 3, 4]]}, "bad_outline", "segmentation[0]"),
+    "half a keypoint": ({"keypoints": [1, 2, 2, 5]}, "bad_keypoints", "keypoints"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_prediction_is_named_or_left_out(name, files):
     labels, found = files
+    record, kind, field = FAULTS[name]
     found.write_text(json.dumps([FOUND[0], {**FOUND[1], **record}]))
     done = run(labels, found, "--json")
     assert (done.exit_code, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in done.stderr
+    assert "[1]" in done.stderr
+    assert field in done.stderr
     done = run(labels, found, "--json", "--skip-bad")
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["skipped"] == 1
-    assert "left out 1 faulty record" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["skipped"] == {kind: 1}
+    assert document["bbox"]["AP"] == pytest.approx(51 / 101)
+    assert f"left out 1 faulty record (1 {kind})" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "field"),
+    [
+        ({"id": 1}, "duplicate_id", "annotations[1].id"),
+        ({"image_id": 8}, "unknown_picture", "annotations[1].image_id"),
+        ({"bbox": [20, 2, -10, 10]}, "bad_boxes_xyxy", "(id 2).boxes_xyxy"),
+        ({"area": -5}, "bad_areas", "(id 2).areas"),
+    ],
+)
+def test_a_faulty_label_is_named_or_left_out(record, kind, field, files):
+    labels, found = files
+    annotations = LABELS["annotations"]
+    labels.write_text(json.dumps({**LABELS, "annotations": [annotations[0], {**annotations[1], **record}]}))
+    done = run(labels, found, "--json")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert field in done.stderr
+    done = run(labels, found, "--json", "--skip-bad")
+    assert json.loads(done.stdout)["skipped"] == {kind: 1}
+    assert json.loads(done.stdout)["bbox"]["AP"] == pytest.approx(1)
+
+
+def test_faults_of_several_kinds_are_counted(files):
+    labels, found = files
+    bad = [{**FOUND[1], **record} for record, _, _ in list(FAULTS.values())[:4]]
+    found.write_text(json.dumps([*bad, FOUND[0]]))
+    done = run(labels, found, "--skip-bad")
+    assert "4 faulty records (1 " in done.stderr
+    document = json.loads(run(labels, found, "--skip-bad", "--json").stdout)
+    assert document["skipped"] == {
+        "unknown_picture": 1, "unknown_category": 1, "unreadable_annotation": 1, "not_finite": 1
+    }  # fmt: skip
+    found.write_text(json.dumps(FOUND))
+    assert json.loads(run(labels, found, "--skip-bad", "--json").stdout)["skipped"] == {}
+    assert "skipped" not in json.loads(run(labels, found, "--json").stdout)
 
 
 def test_missing_files_are_said(files, tmp_path):

@@ -1,6 +1,7 @@
 """``otus evaluate``: how good predictions are."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -72,10 +73,12 @@ def evaluate(
     if answer.without_prediction:
         missed = _count(answer.without_prediction, "picture")
         typer.echo(f"otus: {missed} without a prediction: counted as missed", err=True)
+    skipped_kinds = Counter(one.kind for one in skipped)
     if skipped:
-        typer.echo(f"otus: left out {_count(len(skipped), 'faulty record')}, the first: {skipped[0]}", err=True)
+        kinds = ", ".join(f"{number} {kind}" for kind, number in skipped_kinds.most_common())
+        typer.echo(f"otus: left out {_count(len(skipped), 'faulty record')} ({kinds}), the first: {skipped[0]}", err=True)
     if as_json:
-        emit_json({**answer.document(), **({"skipped": len(skipped)} if skip_bad else {})})
+        emit_json({**answer.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {})})
     else:
         _print_table(answer)
 
