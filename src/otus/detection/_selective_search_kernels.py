@@ -20,19 +20,18 @@ _NUMBER_BITS = 36  # of an entry in the heap; a similarity of at most 4 has 27
 
 @kernel
 def texture_bins(
-    along_x: Float[np.ndarray, "c h w"], along_y: Float[np.ndarray, "c h w"], ranges: Float[np.ndarray, "c"]
+    along_x: Float[np.ndarray, "c h w"], along_y: Float[np.ndarray, "c h w"], per_unit: float
 ) -> Int[np.ndarray, "c4 h w"]:
-    """The bin of each pixel's derivative along 0, 45, 90 and 135 degrees, negative where it falls.
+    """The bin of each pixel's derivative along 0, 45, 90 and 135 degrees, ``per_unit`` of them; negative where it falls.
 
     Of the 8 directions of a pixel, one of two opposite ones is always 0 (bin 0): a sign tells which.
     """
     channels, height, width = along_x.shape
     bins = np.empty((channels * 4, height, width), np.int8)
     root = np.float32(np.sqrt(0.5))
-    half = np.float32(TEXTURE_BINS)
+    scale = np.float32(per_unit)
     most = np.float32(TEXTURE_BINS - 1)
     for c in range(channels):
-        scale = half / ranges[c] if ranges[c] > 0 else np.float32(0)
         for y in range(height):
             dx, dy = along_x[c, y], along_y[c, y]
             for x in range(width):
@@ -311,24 +310,35 @@ def group(
 
 
 @kernel
-def first_of_each(boxes: Int[np.ndarray, "n 4"]) -> Int[np.ndarray, "kept"]:
-    """Indices of the boxes that did not come before."""
-    bits = 4
-    while (1 << bits) < 2 * len(boxes):
-        bits += 1
-    table = np.full(1 << bits, -1, np.int64)
+def distinct(boxes: Int[np.ndarray, "n 4"], same_iou: float) -> Int[np.ndarray, "kept"]:
+    """Indices of the boxes (xyxy) whose IoU with every kept one before is below ``same_iou``.
+
+    Boxes that overlap so much have areas of a ratio of ``same_iou`` at least: kept ones are listed by the logarithm of
+    their area, and only the lists next to a box's own are looked through.
+    """
+    step = -np.log(min(same_iou, 0.98)) * 1.000001
+    lists = np.full(int(np.log(2.0**62) / step) + 3, -1, np.int64)
+    following = np.empty(len(boxes), np.int64)
+    areas = np.empty(len(boxes), np.int64)
     kept = np.empty(len(boxes), np.int64)
     count = 0
     for i in range(len(boxes)):
-        key = np.int64(0)
-        for k in range(4):
-            key = (key ^ boxes[i, k]) * 0x9E3779B97F4A7C1
-            key ^= key >> 29
-        place = key & (len(table) - 1)
-        while table[place] >= 0 and not np.array_equal(boxes[table[place]], boxes[i]):
-            place = (place + 1) & (len(table) - 1)
-        if table[place] < 0:
-            table[place] = i
+        x1, y1, x2, y2 = boxes[i]
+        areas[i] = (x2 - x1) * (y2 - y1)
+        own = 1 + int(np.log(np.float64(max(areas[i], 1))) / step)
+        is_new = True
+        for near in range(own - 1, own + 2):
+            j = lists[near]
+            while j >= 0 and is_new:
+                width = min(x2, boxes[j, 2]) - max(x1, boxes[j, 0])
+                height = min(y2, boxes[j, 3]) - max(y1, boxes[j, 1])
+                if width > 0 and height > 0:
+                    shared = width * height
+                    is_new = shared < same_iou * (areas[i] + areas[j] - shared)
+                j = following[j]
+        if is_new:
+            following[i] = lists[own]
+            lists[own] = i
             kept[count] = i
             count += 1
     return kept[:count]

@@ -6,8 +6,9 @@ Paper: "Selective Search for Object Recognition" (Uijlings, van de Sande, Gevers
 section 3.1, similarities and colour spaces in 3.2, the order of the proposals in 3.3, the presets in section 5. The first
 regions are those of Felzenszwalb and Huttenlocher (:mod:`otus.parts.oversegmentation`), sigma 0.8.
 Departures: every channel is spread over 0..255, hue too, which the paper leaves open; textures are plain derivatives of a
-Gaussian along x and y, turned to the eight directions, whose bins reach to the picture's largest; similarities are whole
-numbers, 2^24 for 1. OpenCV's presets of the same names have other scales: 150, 300 (fast) and 150 to 600 (quality).
+Gaussian along x and y, turned to the eight directions, whose bins reach to 30 a pixel; similarities are whole numbers, 2^24
+for 1; a box that nearly coincides with one before it (IoU 0.9) is left out, the paper leaves out equal ones only. OpenCV's
+presets of the same names have other scales: 150, 300 (fast) and 150 to 600 (quality).
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,10 @@ from otus.parts.oversegmentation import PixelGraph, derivatives
 
 VERSION = 1
 """Counted up when the same parameters give other proposals: what was kept on disk is then found anew."""
+
+
+STEEPEST = 30.0
+"""The derivative, per pixel, that the last bin of a texture begins near; steeper ones are in it too."""
 
 
 class Similarity(Flag):
@@ -100,6 +105,8 @@ class SelectiveSearch:
         ``fast``, ``quality``, or strategies of one's own.
     seed
         Of the order of the proposals.
+    same_iou
+        A box that overlaps one before it by so much is left out as the same; 1 for equal boxes only, as in the paper.
     workers
         Threads.
 
@@ -114,11 +121,14 @@ class SelectiveSearch:
 
     mode: Mode | Strategies = "fast"
     seed: int = 0
+    same_iou: float = 0.9
     workers: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.mode, Strategies) and self.mode not in MODES:
             raise UsageError(f"mode: expected {' or '.join(MODES)}, got {self.mode!r}")
+        if not 0 < self.same_iou <= 1:
+            raise UsageError(f"same_iou: expected a number over 0 and up to 1, got {self.same_iou}")
         if self.workers < 1:
             raise UsageError(f"workers: expected a number >= 1, got {self.workers}")
 
@@ -137,10 +147,11 @@ class SelectiveSearch:
             "scales": list(self.strategies.scales),
             "similarities": [similarity.value for similarity in self.strategies.similarities],
             "seed": self.seed,
+            "same_iou": self.same_iou,
         }
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The boxes of all regions that were made on the way, each box once.
+        """The boxes of all regions that were made on the way, without those that nearly coincide with one before.
 
         Those of regions made late, hence large, come early on the whole: a region's place, counted from the last one made,
         times a random number is what they are ordered by. The scores say that order: 1 / (1 + place x random number).
@@ -160,7 +171,7 @@ class SelectiveSearch:
         place = np.concatenate(places)
         order = np.argsort(place, kind="stable")
         boxes = np.concatenate(hierarchies)[order]
-        kept = kernels.first_of_each(boxes)
+        kept = kernels.distinct(boxes, self.same_iou)
         return Proposals(boxes[kept], 1 / (1 + place[order[kept]]))
 
     def _hierarchies(
@@ -180,18 +191,18 @@ def selective_search(
     *,
     mode: Mode | Strategies = SelectiveSearch.mode,
     seed: int = SelectiveSearch.seed,
+    same_iou: float = SelectiveSearch.same_iou,
     workers: int = SelectiveSearch.workers,
 ) -> Proposals:
     """The proposals of a picture, see :class:`SelectiveSearch`."""
-    return SelectiveSearch(mode, seed, workers)(image)
+    return SelectiveSearch(mode, seed, same_iou, workers)(image)
 
 
 def pixel_bins(planes: Float[np.ndarray, "c h w"]) -> tuple[UInt8[np.ndarray, "c h w"], Int[np.ndarray, "c4 h w"]]:
     """The bins of colour of every pixel, and of texture: signed, four directions a channel, see the kernel."""
     colours = np.clip(planes * np.float32(kernels.COLOUR_BINS / 256), 0, kernels.COLOUR_BINS - 1).astype(np.uint8)
     along_x, along_y = derivatives(planes, sigma=1.0)
-    largest = np.maximum(abs(along_x).max(axis=(1, 2)), abs(along_y).max(axis=(1, 2)))
-    return colours, kernels.texture_bins(along_x, along_y, largest)
+    return colours, kernels.texture_bins(along_x, along_y, kernels.TEXTURE_BINS / STEEPEST)
 
 
 def describe(
