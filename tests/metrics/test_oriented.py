@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from otus.errors import DataError, UsageError
 from otus.metrics.average_precision import AveragePrecision
+from otus.metrics.coco import CocoProtocol
 from otus.metrics.oriented import OrientedBoxes, oriented_protocols
 from otus.metrics.pairs import Order
 from otus.structures import Categories, Objects, oriented
@@ -178,6 +179,24 @@ def test_what_must_hold(seed, name):
     assert score(turned, name).figures["AP"] == pytest.approx(plain.figures["AP"])
     perfect = SimpleNamespace(pictures=3, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(20)))
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
+
+
+def test_shards_merge_and_other_comparisons_do_not():
+    scene = a_scene(2)
+    whole = score(scene).figures
+    parts = []
+    for pictures in ([0, 3], [1, 2, 4, 5]):
+        place = np.full(6, -1)
+        place[pictures] = range(len(pictures))
+        sides = []
+        for objects in (scene.truth, scene.predictions):
+            here = place[objects.picture] >= 0
+            sides.append(replace(objects.take(here), picture=place[objects.picture[here]]))
+        metric = AveragePrecision(oriented_protocols()["oriented"], CATEGORIES)
+        parts.append(metric.update(*sides, picture_ids=pictures))
+    assert parts[0].merge(parts[1]).compute().figures == whole
+    with pytest.raises(UsageError, match="one protocol"):
+        parts[0].merge(AveragePrecision(CocoProtocol(), CATEGORIES))
 
 
 def turn(objects: Objects, angle: float) -> Objects:
