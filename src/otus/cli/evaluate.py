@@ -99,6 +99,8 @@ def _print_table(report: "EvaluationReport") -> None:
         return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # a file is as wide as the table
+        console.width = 200
     console.print(f"{report.data}: {_count(report.images, 'picture')}, protocol {report.protocol}")
     for kind, result in report.results.items():
         title = kind if kind.startswith(report.protocol) else f"{report.protocol} {kind}"
