@@ -5,6 +5,7 @@ reference finds many objects, since work after the network grows with them.
 """
 
 import argparse
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from _side_by_side import median_seconds, print_header, print_table
 from torch import nn
 
 import otus
+from otus.data.sample import Sample
+from otus.data.tensors import to_tensors
+from otus.detection.dense_detector import DenseDetector
+from otus.inference.predictor import Predictor
+from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
 from otus.structures import Instances
 
 NAMES = {
@@ -22,20 +28,76 @@ NAMES = {
     "mask_rcnn_resnet50_fpn": "maskrcnn_resnet50_fpn",
     "keypoint_rcnn_resnet50_fpn": "keypointrcnn_resnet50_fpn",
     "faster_rcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "retinanet_resnet50_fpn": "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2": "retinanet_resnet50_fpn_v2",
+    "fcos_resnet50_fpn": "fcos_resnet50_fpn",
+    "ssd300_vgg16": "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large",
 }
 
 
-def reference_model(name: str) -> nn.Module:
+def reference_model(name: str, image: torch.Tensor) -> nn.Module:
     """torchvision's model with random weights that find something."""
     torch.manual_seed(0)
     model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    if not hasattr(model, "rpn"):
+        return scaled_dense(model, image)
     nn.init.normal_(model.rpn.head.cls_logits.weight, std=0.05)
     nn.init.normal_(model.rpn.head.bbox_pred.weight, std=1e-3)
     nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.02)
     return model
+
+
+@torch.inference_mode()
+def scaled_dense(model: nn.Module, image: torch.Tensor) -> nn.Module:
+    """A dense model whose answers are spread so that about one of a hundred pairs of anchor and class is worth a look."""
+    maps = list(model.backbone(model.transform([image])[0].tensors).values())
+    for head, spread in ((model.head.classification_head, 1.5), (model.head.regression_head, 0.5)):
+        if hasattr(head, "module_list"):
+            last = [one if isinstance(one, nn.Conv2d) else one[1] for one in head.module_list]
+        else:
+            last = [getattr(head, n) for n in ("cls_logits", "bbox_reg", "bbox_ctrness") if hasattr(head, n)]
+        outputs: dict[nn.Module, list[torch.Tensor]] = {layer: [] for layer in last}
+
+        def keep(layer: nn.Module, _: object, out: torch.Tensor, outputs: dict = outputs) -> None:
+            outputs[layer].append(out.flatten())
+
+        hooks = [layer.register_forward_hook(keep) for layer in last]
+        head(maps)
+        for hook in hooks:
+            hook.remove()
+        for layer, found in outputs.items():
+            layer.weight *= spread / torch.cat(found).std()
+            layer.bias.zero_()
+    if not hasattr(model.head.classification_head, "module_list"):
+        model.head.classification_head.cls_logits.bias -= 6.4
+        if hasattr(model.head.regression_head, "bbox_ctrness"):  # boxes need a size, and the threshold is 0.2
+            model.head.regression_head.bbox_reg.bias += 2.0
+            model.head.classification_head.cls_logits.bias += 2.0
+    return model
+
+
+def share_of_decision(predictor: Predictor, image: np.ndarray, *, candidates: int = 10_000) -> str:
+    """What choosing, decoding and suppressing that many boxes in 80 classes takes of the whole of a dense detector."""
+    system = predictor.system
+    own = system.scores
+    if isinstance(own, SigmoidScores):
+        system.scores = SigmoidScores(per_map=candidates // len(system.stages([_prepared(predictor, image)]).maps))
+    else:
+        system.scores = SoftmaxScores(per_category=candidates // len(system.categories))
+    with predictor.autocast(), predictor.deciding(0.05 if isinstance(own, SigmoidScores) else 0.0):
+        records = [system.stages([_prepared(predictor, image)]) for _ in range(4)][1:]
+    system.scores = own
+    shares = [record.milliseconds["decision"] / sum(record.milliseconds.values()) for record in records]
+    count = len(records[-1].candidates[0])
+    return f"{predictor.precision}: {count} boxes decided in {100 * statistics.median(shares):.0f} % of the whole"
+
+
+def _prepared(predictor: Predictor, image: np.ndarray) -> dict[str, object]:
+    return predictor.preprocess.sample(to_tensors(Sample(image, "benchmark")))
 
 
 def agreement(reference: dict[str, torch.Tensor], ours: Instances) -> str:
@@ -52,7 +114,7 @@ def compare(name: str, *, repeats: int) -> None:
     """Time and compare one model."""
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-    reference = reference_model(NAMES[name])
+    reference = reference_model(NAMES[name], tensor)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(reference.state_dict(), file)
@@ -74,6 +136,9 @@ def compare(name: str, *, repeats: int) -> None:
         print(
             f"{way.precision} beside torchvision: {agreement(theirs, way.predict(image, score_threshold=0.05)[0].instances)}"
         )
+    if isinstance(exact.system, DenseDetector):
+        for way in (fused, fast):
+            print(share_of_decision(way, image))
     print(f"speed-up: float32 {base / float32:.2f}, default {base / default:.2f}\n", flush=True)
 
 
