@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,17 @@ def evaluate(
     max_dets: Annotated[
         str | None, typer.Option("--max-dets", help="Detections a picture and category that count, e.g. 1,10,100.")
     ] = None,
+    choose_thresholds: Annotated[
+        bool,
+        typer.Option("--choose-thresholds", help="Find the best score threshold of each category, for otus predict."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File for the thresholds; without it they go into the model's own file."),
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", help="Folder for curves, confusion, costs of errors.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out faulty records and count them.")] = False,
 ) -> None:
@@ -50,6 +61,8 @@ def evaluate(
 
     if (predictions is None) == (model is None):
         fail("give --predictions FILE or --model NAME, one of them", code=2)
+    if out is not None and not choose_thresholds:
+        fail("--out is the file for the thresholds of --choose-thresholds", code=2)
     skipped: list[DataError] = []
     with nullcontext() if model is None else counting("predicting") as count:
         answer = judge(
@@ -76,11 +89,72 @@ def evaluate(
     skipped_kinds = Counter(one.kind for one in skipped)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in skipped_kinds.most_common())
-        typer.echo(f"otus: left out {_count(len(skipped), 'faulty record')} ({kinds}), the first: {skipped[0]}", err=True)
+        typer.echo(
+            f"otus: left out {_count(len(skipped), 'faulty record')} ({kinds}), the first: {skipped[0]}", err=True
+        )
+    further = _look_closer(answer, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights)
     if as_json:
-        emit_json({**answer.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {})})
+        emit_json({**answer.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **further})
     else:
         _print_table(answer)
+        _print_further(further)
+
+
+def _look_closer(
+    answer: "EvaluationReport",
+    *,
+    plots: Path | None,
+    choose: bool,
+    out: Path | None,
+    model: str | None,
+    weights: str | None,
+) -> dict[str, Any]:
+    """What ``--plots`` and ``--choose-thresholds`` ask for, done; the members that they add to the document."""
+    if plots is None and not choose:
+        return {}
+    from otus.errors import UsageError
+    from otus.inference.comparing import compare_with_labels
+    from otus.inference.thresholds import choose_thresholds
+
+    if answer.judged is None:
+        raise UsageError(f"protocol {answer.protocol}: --plots and --choose-thresholds are for objects in boxes")
+    dataset, found = answer.judged
+    comparison = compare_with_labels(dataset, found, report=lambda fault: None)  # told already
+    further: dict[str, Any] = {}
+    if choose:
+        chosen = choose_thresholds(comparison, data=answer.data)
+        own = next((path for path in (weights, model) if path is not None and Path(path).is_file()), None)
+        if out is None and own is not None and Path(own).suffix == ".safetensors":
+            written = chosen.write_into(own)
+        else:
+            written = chosen.write(out or f"{Path(model or 'predictions').stem}-thresholds.json")
+        further["score_thresholds"] = {**chosen.document(), "written": str(written)}
+    if plots is not None:
+        from otus.reports.analysis import Analysis
+
+        further["plots"] = [str(path) for path in Analysis(comparison).write_plots(plots)]
+    return further
+
+
+def _print_further(further: Mapping[str, Any]) -> None:
+    if "score_thresholds" in further:
+        from rich.console import Console
+        from rich.table import Table
+
+        chosen = further["score_thresholds"]
+        table = Table(title=f"score thresholds with {chosen['chosen_by']}", title_justify="left")
+        for name in ("category", "threshold", "precision", "recall", "F1", "objects"):
+            table.add_column(name, justify="left" if name == "category" else "right")
+        for category, cut in chosen["per_category"].items():
+            shares = [f"{cut[name]:.3f}" for name in ("threshold", "precision", "recall", "f1")]
+            table.add_row(category, *shares, str(cut["objects"]))
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(table)
+        if chosen["without"]:
+            console.print(f"without a threshold, nothing right was found of them: {', '.join(chosen['without'])}")
+        console.print(f"thresholds written to {chosen['written']}")
+    if "plots" in further:
+        typer.echo(f"{_count(len(further['plots']), 'plot')} in {Path(further['plots'][0]).parent}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -15,6 +15,10 @@ def predict(
     model: Annotated[str | None, typer.Option(help="A name (see otus models) or a file of weights.")] = None,
     weights: Annotated[str | None, typer.Option(help="Of a name: which weights, or a file.")] = None,
     score_threshold: Annotated[float | None, typer.Option(help="Leave out what is less certain.")] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option("--thresholds", help="Thresholds by category, from otus evaluate --choose-thresholds."),
+    ] = None,
     nms_threshold: Annotated[float | None, typer.Option(help="Overlap (IoU) above which two boxes are one.")] = None,
     categories: Annotated[str | None, typer.Option(help="Only these, e.g. person,dog.")] = None,
     tiles: Annotated[int | None, typer.Option(help="Cut large pictures into tiles of this side, pixels.")] = None,
@@ -32,11 +36,14 @@ def predict(
 
     from otus.errors import DataError, UsageError
     from otus.inference.loading import load
+    from otus.inference.thresholds import read_thresholds
     from otus.inference.tiling import Tiles
     from otus.reports.predictions import PredictionFolder, prediction_document
 
     if tile_overlap is not None and tiles is None:
         raise UsageError("--tile-overlap needs --tiles")
+    if thresholds is not None and score_threshold is not None:
+        raise UsageError("--thresholds and --score-threshold: give one of them")
     if page and json and out is None:
         raise UsageError("--page needs --out, the folder to be written into")
     if out is None and not json:
@@ -49,7 +56,10 @@ def predict(
         categories=None if categories is None else [name.strip() for name in categories.split(",")],
         report=bad.append,
         **option_values(
-            score_threshold=score_threshold, nms_threshold=nms_threshold, batch_size=batch_size, stride=stride
+            score_threshold=score_threshold if thresholds is None else read_thresholds(thresholds),
+            nms_threshold=nms_threshold,
+            batch_size=batch_size,
+            stride=stride,
         ),
     )
     folder = None

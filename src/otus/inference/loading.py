@@ -82,7 +82,14 @@ def load(
     preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
     if preprocess is None:
         raise UsageError(f"{found.source}: does not say how pictures are prepared; pass preprocess=…")
-    return Predictor(system, preprocess=preprocess, name=name, device=device, precision=precision)
+    return Predictor(
+        system,
+        preprocess=preprocess,
+        name=name,
+        device=device,
+        precision=precision,
+        score_thresholds=found.score_thresholds,
+    )
 
 
 def _refuse_another_model(found: FoundWeights) -> None:

@@ -5,7 +5,7 @@ were trained with, and the way back to the frame of the picture as it came.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from otus.data.sample import Sample
@@ -26,7 +27,8 @@ from otus.structures import Categories, Classification, Instances
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
-"""What is shown to people unless they say otherwise. Evaluation takes all that the system reports instead."""
+"""What is shown to people unless they say otherwise, or thresholds were chosen for the model. Evaluation takes all that the
+system reports instead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +67,19 @@ class Predictor:
         a fused copy whose figures differ by rounding (see :mod:`otus.parts.fusion`), ``bfloat16``, in which trunk, pyramid
         and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where the chip multiplies
         it, else float32.
+    score_thresholds
+        The thresholds that were chosen for it, by the category's name; :data:`SCORE_THRESHOLD` for all others.
     """
 
     def __init__(
-        self, system: nn.Module, *, preprocess: Preprocess, name: str, device: str = "auto", precision: str = "exact"
+        self,
+        system: nn.Module,
+        *,
+        preprocess: Preprocess,
+        name: str,
+        device: str = "auto",
+        precision: str = "exact",
+        score_thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -78,6 +89,8 @@ class Predictor:
         self.system: Any = system
         self.preprocess = preprocess
         self.name = name
+        chosen = (score_thresholds or {}).items()
+        self.score_thresholds = {name: value for name, value in chosen if name in self.categories}
 
     @property
     def categories(self) -> Categories:
@@ -92,7 +105,7 @@ class Predictor:
         self,
         source: Source,
         *,
-        score_threshold: float = SCORE_THRESHOLD,
+        score_threshold: float | Mapping[str, float] | None = None,
         nms_threshold: float | None = None,
         categories: Sequence[str] | None = None,
         tiles: Tiles | None = None,
@@ -107,7 +120,7 @@ class Predictor:
         source
             A picture's path, a folder, a pattern, a video, a PIL picture, an array uint8 (H, W, 3) RGB, or many of these.
         score_threshold
-            Only what scores above it.
+            Only what scores above it: one for all, or by the category's name; the model's own without it.
         nms_threshold
             Boxes of a category that overlap more are one object; the model's own without it.
         categories
@@ -128,23 +141,25 @@ class Predictor:
         UsageError
             If an option is out of its range, or a category is none of the model's.
         """
-        for name, threshold in (("score_threshold", score_threshold), ("nms_threshold", nms_threshold)):
-            if threshold is not None and not 0 <= threshold <= 1:
-                raise UsageError(f"{name}: expected 0 to 1, got {threshold}")
+        thresholds = self._by_label(self.score_thresholds if score_threshold is None else score_threshold)
+        for name, values in (("score_threshold", thresholds), ("nms_threshold", np.array(nms_threshold or 0.0))):
+            if not ((values >= 0) & (values <= 1)).all():
+                raise UsageError(f"{name}: expected 0 to 1, got {values.min() if values.min() < 0 else values.max():g}")
         for name, number in (("batch_size", batch_size), ("stride", stride)):
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
         wanted = None if categories is None else self._labels(categories)
         pictures = pictures_of(source, stride=stride, report=report)
         while batch := list(islice(pictures, batch_size)):
-            with self.deciding(score_threshold, nms_threshold):
+            with self.deciding(float(thresholds.min(initial=1)), nms_threshold):
                 found = [self._tiled(picture, tiles) for picture in batch] if tiles else self._whole(batch)
             for prediction in found:
-                if wanted is None:
-                    yield prediction
-                else:
-                    chosen = np.isin(prediction.instances.labels, wanted)
-                    yield replace(prediction, instances=prediction.instances[chosen])
+                labels, scores = prediction.instances.labels, prediction.instances.scores
+                chosen = np.ones(len(labels), dtype=bool) if wanted is None else np.isin(labels, wanted)
+                # Boxes of other categories suppress nothing, so what one category leaves out can be left out at the end.
+                if scores is not None and (thresholds != thresholds[:1]).any():
+                    chosen &= scores > thresholds[labels]
+                yield prediction if chosen.all() else replace(prediction, instances=prediction.instances[chosen])
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision that the system runs in."""
@@ -155,6 +170,12 @@ class Predictor:
         if unknown:
             raise UsageError(f"categories: {', '.join(unknown)} not known to {self.name}: {', '.join(self.categories)}")
         return [self.categories.index(name) for name in names]
+
+    def _by_label(self, score_threshold: float | Mapping[str, float]) -> Float[np.ndarray, "k"]:
+        if not isinstance(score_threshold, Mapping):
+            return np.full(len(self.categories), score_threshold, dtype=np.float64)
+        self._labels(list(score_threshold))
+        return np.array([score_threshold.get(name, SCORE_THRESHOLD) for name in self.categories])
 
     @contextmanager
     def deciding(self, score_threshold: float, nms_threshold: float | None = None) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,3 +126,15 @@ class Analysis:
         if self.calibration is not None:
             drawn["calibration"] = plots.calibration_plot(self.calibration, canvas=canvas)
         return drawn
+
+    def write_plots(self, folder: str | Path) -> list[Path]:
+        """All plots on light and dark ground, as PNG and SVG: ``confusion.png``, ``confusion-dark.svg`` …"""
+        written = []
+        for theme in plots.THEMES:
+            canvas = Canvas(theme)
+            for name, figure in self.plots(canvas).items():
+                for suffix in ("png", "svg"):
+                    path = Path(folder) / f"{name}{'' if theme == 'light' else f'-{theme}'}.{suffix}"
+                    plots.write_plot(figure, path, canvas)
+                    written.append(path)
+        return written

@@ -25,17 +25,18 @@ from otus.reports.page import Figure as PageFigure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 Theme = Literal["light", "dark"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 _COLOURS: dict[Theme, dict[str, str]] = {
-    "light": {"ground": "#ffffff", "ink": "#1a1a1a", "quiet": "#8a8a8a", "line": "#dddddd", "map": "Blues"},
-    "dark": {"ground": "#16181b", "ink": "#eeeeee", "quiet": "#9a9a9a", "line": "#3a3d42", "map": "Blues_r"},
+    "light": {"ground": "#ffffff", "ink": "#1a1a1a", "quiet": "#8a8a8a", "line": "#dddddd", "full": "#00588f"},
+    "dark": {"ground": "#16181b", "ink": "#eeeeee", "quiet": "#9a9a9a", "line": "#3a3d42", "full": "#8fd0f5"},
 }
 # Okabe and Ito's colours, told apart by people who see few; the black of theirs is left out.
-_CYCLE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b8a800")
+_CYCLE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#7f5aa8")
 _TURNED = "@media (prefers-color-scheme: dark) { svg { filter: invert(1) hue-rotate(180deg); } }"
 _NAMED = 7  # curves that get a colour and a name; the others are thin lines
 _ROWS = 25  # categories that a bar chart or a matrix shows
@@ -82,9 +83,12 @@ class Canvas:
         return _COLOURS[self.theme]["quiet"]
 
     @property
-    def map(self) -> str:
-        """matplotlib's name of the colours from nothing to much."""
-        return _COLOURS[self.theme]["map"]
+    def shades(self) -> "Colormap":
+        """Colours from nothing, the ground, to all."""
+        from matplotlib.colors import LinearSegmentedColormap
+
+        colours = _COLOURS[self.theme]
+        return LinearSegmentedColormap.from_list("shares", [colours["ground"], colours["full"]])
 
     def axes(self, title: str, *, size: tuple[float, float] | None = None, **labels: str) -> "tuple[Figure, Axes]":
         """An empty plot."""
@@ -187,8 +191,6 @@ def confusion_plot(
     canvas: Canvas = Canvas(),
 ) -> "Figure":
     """Shares of each true category, with background; of many categories those that are confused most."""
-    from matplotlib import colormaps
-
     shown = _most_confused(confusion)
     counts = confusion.counts[np.ix_(shown, shown)]
     whole = confusion.counts[shown].sum(axis=1, keepdims=True)
@@ -201,11 +203,11 @@ def confusion_plot(
         title += f": {len(shown) - 1} of {len(confusion.categories)} categories"
     side = 2.2 + 0.34 * len(shown)
     figure, axes = canvas.axes(title, xlabel="predicted", ylabel="true", size=(max(side, 4), max(side - 0.3, 3.6)))
-    axes.imshow(shares, cmap=canvas.map, vmin=0, vmax=1)
+    axes.imshow(shares, cmap=canvas.shades, vmin=0, vmax=1)
     axes.set_xticks(range(len(shown)), names, rotation=90)
     axes.set_yticks(range(len(shown)), names)
     axes.grid(False)
-    colours = colormaps[canvas.map]
+    colours = canvas.shades
     for (row, column), count in np.ndenumerate(counts):
         if count:
             dark = np.dot(colours(shares[row, column])[:3], (0.299, 0.587, 0.114)) < 0.5
@@ -257,7 +259,7 @@ def calibration_plot(
     upper.bar(
         result.edges[:-1], np.nan_to_num(result.precision), width, align="edge", edgecolor=canvas.quiet, alpha=0.85
     )
-    upper.plot([0, 1], [0, 1], color=canvas.quiet, linestyle="--", linewidth=1)
+    upper.plot([0, 1], [0, 1], color=_ink(canvas), linestyle="--", linewidth=1)
     upper.plot(
         result.confidence, result.precision, "o", color=_ink(canvas), markersize=4, label="mean score of the bin"
     )

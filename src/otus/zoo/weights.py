@@ -40,6 +40,8 @@ class FoundWeights:
         The builder's arguments that the tensors need.
     categories, preprocess
         What the labels mean, how pictures are prepared; None where the file does not say.
+    score_thresholds
+        By the category's name, where some were chosen (``otus evaluate --choose-thresholds``).
     """
 
     source: Path
@@ -48,6 +50,7 @@ class FoundWeights:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     categories: Categories | None = None
     preprocess: Preprocess | None = None
+    score_thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 def packaged_file(model: str) -> Path | None:
@@ -119,6 +122,7 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
             arguments=header.arguments,
             categories=header.categories,
             preprocess=None if header.preprocess is None else Preprocess.from_dict(header.preprocess),
+            score_thresholds=header.extra.get("score_thresholds", {}).get("thresholds", {}),
         )
     foreign = read_foreign(path)
     read: DetrCheckpoint | TorchvisionCheckpoint
