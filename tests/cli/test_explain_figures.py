@@ -49,7 +49,7 @@ def predict_badly(labels: Path, target: Path, *, seed: int, noise: float) -> Non
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> tuple[Path, Path, Path]:
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, 14)
+    write_scenes(folder, 10)
     labels = folder / "annotations.json"
     for name, seed, noise in (("a", 0, 0.12), ("b", 1, 0.05)):
         predict_badly(labels, folder / f"{name}.json", seed=seed, noise=noise)
@@ -64,15 +64,13 @@ def assert_self_contained(page: Path) -> str:
     return text
 
 
-@pytest.mark.parametrize(
-    ("protocol", "figure"), [("coco", "AP50"), ("voc07", "AP"), ("voc12", "AP"), ("coco:max_dets=100", "AP50")]
-)
+@pytest.mark.parametrize(("protocol", "figure"), [("coco:max_dets=100", "AP50"), ("voc07", "AP"), ("voc12", "AP")])
 def test_ap_is_what_evaluate_says(protocol, figure, files, tmp_path):
     labels, found, _ = files
     sides = ("--data", labels, "--predictions", found)
     judged = answer("evaluate", *sides, "--protocol", protocol.split(":")[0])["bbox"]["per_category"]
     categories = [name for name, row in judged.items() if row[figure] is not None]
-    for category in categories[:3]:
+    for category in categories[:2]:
         page = tmp_path / "ap.html"
         facts = answer("explain", "ap", *sides, "--category", category, "--protocol", protocol, "--out", page)
         assert facts["AP"] == pytest.approx(judged[category][figure], abs=1e-12)
@@ -229,6 +227,19 @@ def test_errors_of_nothing_are_a_page(files, tmp_path):
     assert facts["calibration"]["ECE"] is None
     code, _, err = run("explain", "errors", *sides, "--iou", 0.05)
     assert (code, "background" in err) == (2, True)
+
+
+def test_pages_are_made_without_pictures(files, tmp_path):
+    labels, found, _ = files
+    alone = tmp_path / "labels.json"
+    alone.write_bytes(labels.read_bytes())
+    sides = ("--data", alone, "--predictions", found)
+    category = json.loads(labels.read_text())["categories"][0]["name"]
+    for verb in (("ap", "--category", category), ("errors",)):
+        page = tmp_path / "page.html"
+        code, _, err = run("explain", *verb, *sides, "--out", page)
+        assert code == 0, err
+        assert "(cannot be read)" in page.read_text()
 
 
 def test_compare_says_whose_figures_are_higher(files):

@@ -15,7 +15,7 @@ from otus.metrics.comparison import Comparison, Matches
 from otus.metrics.matching import Verdict
 from otus.metrics.precision_recall import curve, envelope
 from otus.metrics.rules import Rules
-from otus.reports.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, part_with_marks
+from otus.reports.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, part_with_marks, picture_or_ground
 from otus.reports.page import Figure, Page, Section
 from otus.reports.plots import Canvas, on_page
 
@@ -287,14 +287,14 @@ class ApConstruction:
 
     def _pictures(self, count: int) -> Iterator[Figure]:
         for one, row in zip(self.detections[:count], self._order, strict=False):
-            image = self.dataset.image(int(self.matches.pictures[row]))
+            image, name = picture_or_ground(self.dataset, int(self.matches.pictures[row]))
             marks = [Mark(f"{one['score']:.2f}", one["box_xyxy"], _COLOURS[one["verdict"]])]
             if one["object"] is not None:
                 marks.insert(0, Mark(f"IoU {one['iou']:.2f}", one["object"]["box_xyxy"], TRUTH))
             word = f", {one['word']}" if one["word"] and one["verdict"] == "true" else ""
             caption = (
                 f"{one['rank']}. {one['verdict']}{word}: {one['why']}. Precision {one['precision']:.3f}, recall "
-                f"{one['recall']:.3f}, area {one['area_so_far']:.3f}"
+                f"{one['recall']:.3f}, area {one['area_so_far']:.3f}. {name}"
             )
             yield Figure.of(part_with_marks(image, marks), caption, width=215)
 

@@ -14,7 +14,7 @@ from otus.metrics.matching import Verdict
 from otus.metrics.thresholds import by_nms_iou
 from otus.metrics.tide import WRONG, Error
 from otus.reports.analysis import Analysis
-from otus.reports.marks import RIGHT, TRUTH, Mark, marked, part_with_marks
+from otus.reports.marks import RIGHT, TRUTH, Mark, marked, part_with_marks, picture_or_ground
 from otus.reports.marks import WRONG as RED
 from otus.reports.page import Figure, Page, Section
 from otus.reports.plots import Canvas, on_page
@@ -235,8 +235,8 @@ class ErrorsExplained:
             index, picture = int(errors.matches.detections[row]), int(errors.matches.pictures[row])
             text = f"{names[int(found.labels[index])]} {errors.matches.scores[row]:.2f}"
             marks = [*self._objects_near(picture, found.boxes_xyxy[index]), Mark(text, found.boxes_xyxy[index], RED)]
-            image = self.dataset.image(picture)
-            yield Figure.of(part_with_marks(image, marks), self.dataset.pictures.files[picture], width=260)
+            image, name = picture_or_ground(self.dataset, picture)
+            yield Figure.of(part_with_marks(image, marks), name, width=260)
 
     def _objects_near(self, picture: int, box: np.ndarray) -> list[Mark]:
         truth, names = self._comparison.truth, self.dataset.categories
@@ -259,12 +259,13 @@ class ErrorsExplained:
         ]
         for row in shown:
             if matches.verdicts[row, 0] != Verdict.IGNORED:
-                colour = RIGHT if matches.verdicts[row, 0] == Verdict.TRUE else RED
-                text = f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
-                marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], colour))
+                right = matches.verdicts[row, 0] == Verdict.TRUE
+                text = "" if right else f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
+                marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else RED))
         one = self._of_picture(index)
-        caption = f"{one['file']}: {one['right']} right, {one['false']} false, {one['unfound']} not found"
-        return Figure.of(marked(self.dataset.image(index), marks), caption, width=340)
+        image, name = picture_or_ground(self.dataset, index)
+        caption = f"{name}: {one['right']} right, {one['false']} false, {one['unfound']} not found"
+        return Figure.of(marked(image, marks), caption, width=340)
 
     def _suspect(self, one: Suspect) -> Figure:
         record = self._of_suspect(one)
@@ -274,8 +275,8 @@ class ErrorsExplained:
         if "detection" in record:
             text = f"{record['detection']['category']} {one.score:.2f}"
             marks.append(Mark(text, record["detection"]["box_xyxy"], RED))
-        image = part_with_marks(self.dataset.image(one.picture), marks, margin=0.8)
-        return Figure.of(image, f"{_SUSPICION[one.kind]}: {record['file']}", width=260)
+        image, name = picture_or_ground(self.dataset, one.picture)
+        return Figure.of(part_with_marks(image, marks, margin=0.8), f"{_SUSPICION[one.kind]}: {name}", width=260)
 
 
 def _mixed(suspects: list[Suspect]) -> list[Suspect]:

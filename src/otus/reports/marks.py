@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from otus.data.dataset import Dataset
+from otus.errors import PictureError
 from otus.reports.drawing import draw
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
@@ -17,15 +19,33 @@ TRUTH, RIGHT, WRONG, UNCOUNTED = (86, 180, 233), (0, 158, 115), (213, 94, 0), (1
 
 @dataclass(frozen=True)
 class Mark:
-    """A box, xyxy, with a few words in a colour."""
+    """A box, xyxy, with a few words, or none, in a colour."""
 
     text: str
     box_xyxy: Sequence[float] | Float[np.ndarray, "4"]
     colour: tuple[int, int, int]
 
 
+def picture_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """A picture and its name for a caption; grey ground where it cannot be read, and the name says so: figures need no
+    pictures, so a page can be made without them."""
+    name = dataset.pictures.files[index]
+    try:
+        return dataset.image(index), name
+    except PictureError:
+        return np.full((*dataset.pictures.size_hw(index), 3), 190, dtype=np.uint8), f"{name} (cannot be read)"
+
+
 def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the picture with the marks."""
+    """A copy of the picture with the marks; those without words are below."""
+    for labels in (False, True):
+        image = _drawn(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
+    return image
+
+
+def _drawn(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: bool) -> UInt8[np.ndarray, "h w 3"]:
+    if not marks:
+        return image
     colours: dict[str, tuple[int, int, int]] = {}
     texts = []
     for mark in marks:
@@ -34,10 +54,11 @@ def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np
             text += " "
         texts.append(text)
     names = tuple(colours)
-    labels = np.array([names.index(text) for text in texts], dtype=np.int64)
+    kinds = np.array([names.index(text) for text in texts], dtype=np.int64)
     boxes = as_boxes([mark.box_xyxy for mark in marks])
-    shown = Instances(boxes, labels, (image.shape[0], image.shape[1]), Categories(names))
-    return draw(image, shown, colours={name: np.array(one, dtype=np.uint8) for name, one in colours.items()})
+    shown = Instances(boxes, kinds, (image.shape[0], image.shape[1]), Categories(names))
+    of_names = {name: np.array(one, dtype=np.uint8) for name, one in colours.items()}
+    return draw(image, shown, labels=labels, colours=of_names)
 
 
 def part_with_marks(
