@@ -16,8 +16,10 @@ from torchvision import tv_tensors
 from otus.data.proposals import Proposals
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample, bounding_boxes, to_tensors
+from otus.detection.deformable_detr import DeformableHead
 from otus.detection.dense_detector import DenseDetector
 from otus.detection.dense_parts import PyramidMaps
+from otus.detection.detr import EncoderDecoder
 from otus.detection.fast_rcnn import fast_rcnn
 from otus.detection.faster_rcnn import RegionProposalNetwork, faster_rcnn
 from otus.detection.fcos import fcos, locations_of
@@ -28,9 +30,11 @@ from otus.detection.region_detector import RegionDetector
 from otus.detection.regression import SingleObjectDetector
 from otus.detection.retinanet import retinanet, three_an_octave
 from otus.detection.rpn_classifier import rpn_classifier
+from otus.detection.set_detector import SetDetector
 from otus.detection.sliding_window import sliding_window
 from otus.detection.spp_net import SpatialPyramid, spp_net
 from otus.detection.ssd import DefaultBoxes, ExtendedMaps, ssd
+from otus.detection.yolo import YOLO
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn
 from otus.parts.anchors import Anchors
@@ -107,7 +111,7 @@ def roi_pooling_detector() -> RegionDetector:
 
 
 def levels() -> PyramidMaps:
-    trunk = tiny_trunk((2, 3, 4))
+    trunk = tiny_trunk((3, 4))
     extra = ConvolutionLevels(64, 64, count=1)
     return PyramidMaps(trunk, FeaturePyramid(trunk.channels, 64, extra_levels=extra))
 
@@ -125,12 +129,37 @@ def default_box_detector() -> DenseDetector:
     return ssd(maps, maps.channels, boxes, CATEGORIES, norm=LenientBatchNorm)
 
 
-SYSTEMS: dict[str, Callable[[], RegionDetector | SingleObjectDetector | DenseDetector]] = {
-    "rpn_classifier": lambda: telling(rpn_classifier(levels(), Anchors([[12], [24], [48], [96]]), CATEGORIES)),
-    "retinanet": lambda: telling(retinanet(levels(), Anchors(three_an_octave(8, 16, 32, 64)), CATEGORIES)),
+def grid_detector() -> YOLO:
+    network = nn.Sequential(nn.Conv2d(32, 16, 1), nn.ReLU())
+    sizes = {"channels": 16, "hidden": 64, "dropout": 0.0, "side": 5}
+    system = YOLO(categories=CATEGORIES, trunk=tiny_trunk((3,)), convolutions=network, **sizes)
+    nn.init.normal_(system.connected[3].weight, std=0.2)  # it would say nothing at first
+    return system
+
+
+def set_detector() -> SetDetector:
+    sizes = {"width": 32, "heads": 4, "inner": 64, "encoder_layers": 1, "decoder_layers": 2, "queries": 12}
+    head = EncoderDecoder(32, (0, 1), **sizes, dropout=0.0)
+    return SetDetector(categories=CATEGORIES, trunk=tiny_trunk((3,)), head=head)
+
+
+def deformable_set_detector() -> SetDetector:
+    trunk = tiny_trunk((2, 3, 4))
+    head = DeformableHead(trunk.channels, trunk.strides, 2, width=32, heads=4, inner=64, layers=2, queries=12)
+    return SetDetector(categories=CATEGORIES, trunk=trunk, head=head, divisor=16)
+
+
+SYSTEMS: dict[str, Callable[[], RegionDetector | SingleObjectDetector | DenseDetector | YOLO | SetDetector]] = {
+    "yolo": grid_detector,
+    "detr": set_detector,
+    "deformable_detr": deformable_set_detector,
+    "rpn_classifier": lambda: telling(rpn_classifier(levels(), Anchors([[20], [40], [80]]), CATEGORIES)),
+    "retinanet": lambda: telling(
+        retinanet(levels(), Anchors(three_an_octave(16, 32, 64)), CATEGORIES, head_norm="group", box_loss="giou")
+    ),
     "ssd": default_box_detector,
-    "fcos": lambda: telling(fcos(levels(), locations_of((4, 8, 16, 32)), CATEGORIES)),
-    "oriented_fcos": lambda: telling(oriented_fcos(levels(), locations_of((4, 8, 16, 32)), CATEGORIES)),
+    "fcos": lambda: telling(fcos(levels(), locations_of((8, 16, 32)), CATEGORIES)),
+    "oriented_fcos": lambda: telling(oriented_fcos(levels(), locations_of((8, 16, 32)), CATEGORIES)),
     "regression": lambda: SingleObjectDetector(tiny_trunk((3,)), CATEGORIES, features=32),
     "sliding_window": sliding_detector,
     "rcnn": crop_detector,
@@ -250,7 +279,7 @@ def test_a_crowd_teaches_neither_object_nor_background(system):
         assert system.assigner(regions, none, crowds=torch.tensor([[0.0, 0.0, 64.0, 64.0]])).tolist() == [-2, -1]
         return
     assert float(found["class"].detach()) == 0
-    if isinstance(system, SingleObjectDetector):  # it knows no background
+    if not isinstance(system, RegionDetector):  # it knows no background, or is tested beside its parts
         return
     matcher = getattr(system.proposer, "matcher", system.box_head.matcher)
     inside = matcher(
@@ -315,9 +344,10 @@ def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
         if isinstance(system, DenseDetector):
             assert int(candidates.anchors.max()) < sum(map(len, record.anchors))
             continue
-        regions = record.proposals.boxes[i]
-        assert len(record.scores[i]) == len(regions) >= int(candidates.regions.max()) + 1
-    step = "head" if isinstance(system, DenseDetector) else "regions"
+        if isinstance(system, RegionDetector):
+            regions = record.proposals.boxes[i]
+            assert len(record.scores[i]) == len(regions) >= int(candidates.regions.max()) + 1
+    step = {DenseDetector: "head", SetDetector: "answers", YOLO: "grid"}.get(type(system), "regions")
     assert set(record.milliseconds) >= {"batch", "maps", step, "decision"}
 
 
@@ -340,9 +370,10 @@ def test_under_autocast_boxes_and_losses_stay_float32(system):
 
 
 def test_a_tiny_set_is_overfitted(system):
-    samples, steps = pictures()[:1], 250
+    samples = pictures()[:1]
+    steps, rate = (160, 1e-3) if isinstance(system, SetDetector) else (250, 3e-3)
     optimizer = torch.optim.AdamW(system.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     for step in range(steps):
         optimizer.zero_grad()
         found = system.train().losses(samples, generator=torch.Generator().manual_seed(step))
@@ -355,8 +386,9 @@ def test_a_tiny_set_is_overfitted(system):
     sure, truth = sure[np.argsort(sure.labels)], samples[0]
     if isinstance(system, SingleObjectDetector):  # the largest alone
         truth = picture(64, 96, [[50, 20, 90, 60]], [1])
-    elif (
-        isinstance(system, DenseDetector) or system.box_head.matcher.negative_iou < system.box_head.matcher.positive_iou
+    elif isinstance(system, DenseDetector) or (
+        isinstance(system, RegionDetector)
+        and system.box_head.matcher.negative_iou < system.box_head.matcher.positive_iou
     ):
         # Neutral regions are not learned from: some beside an object may be named too. The best of each category counts.
         sure = one[[int(np.flatnonzero(one.labels == label)[0]) for label in (0, 1)]]

@@ -72,25 +72,33 @@ def detection(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Labels that have the picture, to show which anchors of a dense detector match."),
+        typer.Option("--data", help="Labels that have the picture: which anchors, cells or queries learn them."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """The stages of one picture: maps, anchors, proposals, scores before and after suppression, boxes and masks."""
+    """The stages of one picture: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
     from otus.cli._common import option_values
     from otus.data.pictures import read_picture
     from otus.detection.dense_detector import DenseDetector
+    from otus.detection.set_detector import SetDetector
+    from otus.detection.yolo import YOLO
     from otus.inference.loading import load
     from otus.reports.dense_stages import DenseExplanation, explain_dense, labels_of
     from otus.reports.detection_stages import DetectionStages, explain_detection
+    from otus.reports.detr_stages import SetExplanation, explain_set
+    from otus.reports.yolo_stages import YoloExplanation, explain_yolo
 
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     image = read_picture(picture)
     options = {"name": str(picture), **option_values(score_threshold=score_threshold)}
-    stages: DenseExplanation | DetectionStages
+    truth = None if data is None else labels_of(data, picture, predictor.categories)
+    stages: DenseExplanation | DetectionStages | SetExplanation | YoloExplanation
     if isinstance(predictor.system, DenseDetector):
-        truth = None if data is None else labels_of(data, picture, predictor.categories)
         stages = explain_dense(predictor, image, truth=truth, **options)
+    elif isinstance(predictor.system, SetDetector):
+        stages = explain_set(predictor, image, truth=truth, **options)
+    elif isinstance(predictor.system, YOLO):
+        stages = explain_yolo(predictor, image, truth=truth, **options)
     else:
         stages = explain_detection(predictor, image, **options)
     path = out or Path(f"detection-{picture.stem}.html")

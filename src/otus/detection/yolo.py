@@ -227,7 +227,7 @@ class YOLO(nn.Module):
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             batch = make_batch(samples, divisor=1, device=self.device)
-            targets = [self._target(sample) for sample in samples] if learn else None
+            targets = [self.target(sample) for sample in samples] if learn else None
         with watch.time("maps"):
             maps = self.trunk(batch.images)
         with watch.time("grid"):
@@ -248,16 +248,18 @@ class YOLO(nn.Module):
                 self._decide(record)
         return record
 
-    def _target(self, sample: TensorSample) -> Target:
+    def target(self, sample: TensorSample) -> Target:
+        """What is learned from a sample."""
         return make_target(sample, category_count=len(self.categories), device=self.device)
 
-    def _split(self, output: Float[Tensor, "b s s o"]) -> tuple[Float[Tensor, "b s s k 5"], Float[Tensor, "b s s c"]]:
+    def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
+        """The numbers of the boxes (dx, dy, dh, dw, confidence) and the class scores of an answer."""
         of_boxes, classes = output.split([5 * self.boxes, len(self.categories)], dim=-1)
         return of_boxes.unflatten(-1, (self.boxes, 5)), classes
 
     def _shares(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
         """Centre and size of each box in shares of the batch's height and width."""
-        dx, dy, dh, dw, _ = self._split(output)[0].unbind(-1)
+        dx, dy, dh, dw, _ = self.split(output)[0].unbind(-1)
         steps = torch.arange(self.side, device=output.device)
         x, y = (dx + steps[:, None]) / self.side, (dy + steps[:, None, None]) / self.side
         return torch.stack([x, y, dw.square(), dh.square()], dim=-1)
@@ -279,7 +281,7 @@ class YOLO(nn.Module):
     def _losses(
         self, output: Float[Tensor, "b s s o"], assignment: GridAssignment, crowds: Float[Tensor, "b s s"]
     ) -> dict[str, Float[Tensor, ""]]:
-        of_boxes, classes = self._split(output)
+        of_boxes, classes = self.split(output)
         cell = (assignment.picture, assignment.row, assignment.column)
         with torch.no_grad():
             index, iou = self.responsible(output, assignment)
@@ -300,7 +302,7 @@ class YOLO(nn.Module):
         }
 
     def _decide(self, record: YoloStages) -> None:
-        of_boxes, classes = self._split(record.output)
+        of_boxes, classes = self.split(record.output)
         confidence = of_boxes[..., 4].clamp(0, 1)
         scores = (confidence[..., None] * classes.clamp(0, 1)[..., None, :]).flatten(1, 3)
         for boxes, of_picture, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
