@@ -104,7 +104,8 @@ def with_categories(dataset: Dataset, categories: Categories) -> Dataset:
     unknown = [name for name in used if name not in categories.names]
     if unknown:
         raise DataError(
-            f"has objects or pictures of {', '.join(unknown)}, expected only {', '.join(categories)}",
+            f"has {'pictures' if dataset.objects is None else 'objects'} of {', '.join(unknown)}, "
+            f"expected only {', '.join(categories)}",
             file=dataset.source,
             remedy="leave them out, or add a data set that teaches them",
         )
