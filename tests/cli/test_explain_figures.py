@@ -189,6 +189,11 @@ def test_each_setting_is_a_term(files, tmp_path):
     assert (same["difference"], same["steps"]) == (0, [])
     code, _, err = run("explain", "difference", *sides, "--protocols", "coco")
     assert (code, "two" in err) == (2, True)
+    document = json.loads(labels.read_text())
+    (tmp_path / "bare.json").write_text(json.dumps({**document, "annotations": []}))
+    bare = ("--data", tmp_path / "bare.json", "--predictions", found, "--out", tmp_path / "page.html")
+    facts = answer("explain", "difference", *bare, "--protocols", "coco,voc07")
+    assert (facts["a"]["AP"], facts["difference"]) == (None, None)
 
 
 def test_errors_page_says_what_the_document_says(files, tmp_path):

@@ -22,6 +22,7 @@ from otus.metrics.precision_recall import WORKERS
 from otus.metrics.rules import Rules
 
 RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,12 @@ def paired_bootstrap(
         change = both[1] - both[0]
         change = change[~np.isnan(change)]
         if not len(change):
-            answer.append(Difference(name, *at_all, *[float("nan")] * 4))
+            answer.append(Difference(name, at_all[0], at_all[1], low=_NAN, high=_NAN, a_better=_NAN, b_better=_NAN))
             continue
         tail = (1 - confidence) / 2
         low, high = np.quantile(change, [tail, 1 - tail])
-        better = [float((change < 0).mean()), float((change > 0).mean())]
-        answer.append(Difference(name, *at_all, float(low), float(high), *better))
+        a_better, b_better = float((change < 0).mean()), float((change > 0).mean())
+        answer.append(Difference(name, at_all[0], at_all[1], float(low), float(high), a_better, b_better))
     return answer
 
 

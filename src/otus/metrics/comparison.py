@@ -191,7 +191,7 @@ class Matches:
     def average_precision(self) -> Float[np.ndarray, "k t"]:
         """AP of each category at each threshold, NaN where there is nothing to find."""
         figures = np.full((len(self.positives), self.taken.shape[1]), np.nan)
-        for label in np.flatnonzero(self.positives):
+        for label in np.flatnonzero(self.positives).tolist():
             verdicts = self.verdicts[self.by_score(label)]
             for t, column in enumerate(verdicts.T):
                 true, false = column == Verdict.TRUE, column == Verdict.FALSE

@@ -17,6 +17,8 @@ from otus.metrics.matching import Verdict
 from otus.metrics.pairs import Order, box_pairs
 from otus.metrics.rules import Rules
 
+_NAN = float("nan")
+
 
 @dataclass(frozen=True, eq=False)
 class ScoreCurve:
@@ -68,13 +70,13 @@ def best_cut(matches: Matches, label: int) -> Cut:
     """
     curve, objects = score_curve(matches, label=label), int(matches.positives[label])
     if not objects or not len(curve.scores) or not curve.f1.max() > 0:
-        return Cut(*[float("nan")] * 4, objects)
+        return Cut(_NAN, _NAN, _NAN, _NAN, objects)
     best = int(curve.f1.argmax())
     following = curve.scores[best + 1] if best + 1 < len(curve.scores) else min(0.0, curve.scores[best])
     threshold = float(curve.scores[best] + following) / 2
     if not following <= threshold < curve.scores[best]:  # they are neighbours, or the score is 0
         threshold = float(np.nextafter(curve.scores[best], -np.inf))
-    return Cut(threshold, *(float(one[best]) for one in (curve.precision, curve.recall, curve.f1)), objects)
+    return Cut(threshold, float(curve.precision[best]), float(curve.recall[best]), float(curve.f1[best]), objects)
 
 
 def suppressed(comparison: Comparison, iou: float) -> Bool[np.ndarray, "n"]:
@@ -116,7 +118,7 @@ def by_nms_iou(comparison: Comparison, ious: tuple[float, ...], *, iou: float = 
         left = replace(comparison, predictions=comparison.predictions.take(kept))
         matches = left.match(Rules(iou_thresholds=(iou,)))
         curve = score_curve(matches)
-        best = [float("nan")] * 4
+        best = [_NAN] * 4
         if len(curve.scores) and not np.isnan(curve.f1).any():
             columns = (curve.precision, curve.recall, curve.f1, curve.scores)
             best = [float(column[curve.f1.argmax()]) for column in columns]

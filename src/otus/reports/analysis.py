@@ -62,8 +62,7 @@ class Analysis:
     @cached_property
     def errors(self) -> Errors:
         """TIDE's types."""
-        options = {"iou": self.iou, "background_iou": self.background_iou}
-        return find_errors(self.comparison, masks=self.masks, **options)
+        return find_errors(self.comparison, iou=self.iou, background_iou=self.background_iou, masks=self.masks)
 
     @cached_property
     def confusion(self) -> Confusion:
@@ -95,10 +94,10 @@ class Analysis:
         """COCO's 101 recalls, and interpolated precision there by the category's name."""
         matches = self.errors.matches
         curves = {}
-        for label in np.flatnonzero(matches.positives):
+        for label in np.flatnonzero(matches.positives).tolist():
             verdicts = matches.verdicts[matches.by_score(label), 0]
             points = curve(verdicts == Verdict.TRUE, verdicts == Verdict.FALSE, int(matches.positives[label]))
-            curves[self.comparison.categories[int(label)]] = interpolate(*points, matches.rules.recalls)
+            curves[self.comparison.categories[label]] = interpolate(*points, matches.rules.recalls)
         return matches.rules.recalls, curves
 
     def by_iou(self) -> list[float]:

@@ -135,9 +135,9 @@ class DifferenceExplained:
     def _plot(self) -> "Plot":
         """A waterfall: where each rule takes the number."""
         canvas = Canvas()
-        values = [step.average_precision for step in self.steps]
-        a, b = (name if len(name) <= 24 else f"{name.partition(':')[0]}:…" for name in self.names)
-        names = [a, *(_title(step.rule) for step in self.steps[1:]), b]
+        values = np.nan_to_num([step.average_precision for step in self.steps]).tolist()
+        short = [name if len(name) <= 24 else f"{name.partition(':')[0]}:…" for name in self.names]
+        names = [short[0], *(_title(step.rule) for step in self.steps[1:]), short[1]]
         with canvas.style():
             figure, axes = canvas.axes("", xlabel="mAP", size=(8, 0.9 + 0.42 * len(names)))
             rows = range(len(names))

@@ -181,14 +181,14 @@ class ErrorsExplained:
             if examples:
                 title = f"{one.name.capitalize()}: {facts['errors'][one.name.lower()]['count']}"
                 yield Section(title, f"Detections {_MEANING[one]}; the most confident.", examples)
+        by_category: dict[str, dict[str, Any]] = facts["per_category"]
+        rows = [{"category": name, **row} for name, row in by_category.items() if row["objects"]]
+        rows.sort(key=lambda row: row["AP"])
         yield Section(
             "By category",
             "Errors of each type, and AP; the lowest first.",
             [drawn["precision-recall"], drawn["ap-by-category"]],
-            sorted(
-                ({"category": name, **row} for name, row in facts["per_category"].items() if row["objects"]),
-                key=lambda row: row["AP"],
-            ),
+            rows,
         )
         pairs = self.analysis.confusion.confused()[:15]
         yield Section(

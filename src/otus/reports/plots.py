@@ -55,10 +55,12 @@ class Canvas:
         from matplotlib.rcsetup import cycler
 
         colours = _COLOURS[self.theme]
-        ink = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
         return rc_context(
             {
-                **dict.fromkeys(ink, colours["ink"]),
+                "text.color": colours["ink"],
+                "axes.labelcolor": colours["ink"],
+                "xtick.color": colours["ink"],
+                "ytick.color": colours["ink"],
                 "figure.facecolor": colours["ground"],
                 "axes.facecolor": colours["ground"],
                 "savefig.facecolor": colours["ground"],
