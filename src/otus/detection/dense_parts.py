@@ -44,7 +44,12 @@ class Assigner(Protocol):
     """For which object each anchor should speak, or NEGATIVE or NEUTRAL."""
 
     def __call__(
-        self, anchors: Float[Tensor, "a 4"], boxes: Float[Tensor, "n d"], *, crowds: Float[Tensor, "c 4"] | None = None
+        self,
+        anchors: Float[Tensor, "a 4"],
+        boxes: Float[Tensor, "n d"],
+        /,
+        *,
+        crowds: Float[Tensor, "c 4"] | None = None,
     ) -> Int[Tensor, "a"]: ...
 
 
