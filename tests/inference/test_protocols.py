@@ -15,7 +15,8 @@ from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
 from otus.data.formats import coco
 from otus.data.formats.coco_results import write_results
 from otus.errors import DataError, UsageError
-from otus.inference.evaluation import OBJECT_PROTOCOLS, PROTOCOLS, evaluate_predictions
+from otus.inference.evaluation import evaluate_predictions
+from otus.inference.protocols import OBJECT_PROTOCOLS, PROTOCOLS
 from otus.structures import Categories, Objects, Segmentations
 
 
@@ -212,7 +213,13 @@ def test_amodal_from_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("protocol", "field", "value"),
-    [("oriented", "corners_xy", np.nan), ("cuboid", "cuboids", np.inf), ("boundary", "segmentations", None)],
+    [
+        ("oriented", "corners_xy", np.nan),
+        ("cuboid", "cuboids", np.inf),
+        ("boundary", "segmentations", None),
+        ("amodal", "amodal_boxes_xyxy", [9.0, 9, 2, 12]),
+        ("amodal", "amodal_boxes_xyxy", [np.inf, 9, 12, 12]),
+    ],
 )
 def test_records_without_what_is_compared_are_named_or_left_out(protocol, field, value):
     dataset = a_dataset()
@@ -229,7 +236,7 @@ def test_records_without_what_is_compared_are_named_or_left_out(protocol, field,
     problems: list[DataError] = []
     report = evaluate_predictions(dataset, found, protocol=protocol, report=problems.append)
     assert [one.kind for one in problems] == [f"bad_{field}"]
-    assert report.results[protocol].figures["AP50"] == pytest.approx(0.5)
+    assert next(iter(report.results.values())).figures["AP50"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,0 +1,144 @@
+"""Predicted objects judged by those of a data set: what each protocol compares, and what of it can be compared."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import Report
+from otus.inference.protocols import outlined
+from otus.metrics.average_precision import AveragePrecision, DetectionProtocol, sound_objects
+from otus.metrics.coco import KINDS, CocoProtocol, Kind
+from otus.metrics.required import having
+from otus.metrics.voc import VocProtocol
+from otus.structures import Categories, Objects
+
+_COMPARED = {
+    "boundary": ("segmentations",),
+    "oriented": ("corners_xy",),
+    "cuboid": ("cuboids",),
+    "amodal": ("amodal_boxes_xyxy",),
+}
+
+
+class Result(Protocol):
+    """Figures by name, in all and by category."""
+
+    @property
+    def figures(self) -> Mapping[str, float]: ...
+
+    @property
+    def per_category(self) -> Mapping[str, Mapping[str, float]]: ...
+
+
+def judge_objects(
+    dataset: Dataset,
+    predictions: Objects,
+    protocol: str,
+    *,
+    kinds: Sequence[Kind] | None,
+    max_dets: Sequence[int] | None,
+    report: Report,
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """The results by what was compared, and what could not be compared, and why.
+
+    Parameters as of :func:`otus.inference.evaluation.evaluate_predictions`, which has checked them.
+    """
+    assert dataset.objects is not None
+    counts = {"label_count": len(dataset.categories), "picture_count": len(dataset)}
+    truth = sound_objects(dataset.objects, "truth", **counts, report=report)
+    predictions = sound_objects(predictions, "predictions", **counts, report=report)
+    numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
+    picture_ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
+    for compared in _COMPARED.get(protocol, ()):
+        truth = having(truth, compared, "truth", report=report)
+        predictions = having(predictions, compared, "predictions", report=report)
+    left_out: dict[str, str] = {}
+    if protocol == "coco" and kinds is None:
+        obstacles = {kind: _obstacle(kind, truth, predictions, dataset.categories) for kind in KINDS}
+        kinds = [kind for kind, obstacle in obstacles.items() if obstacle is None]
+        left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
+    elif protocol == "amodal":
+        left_out = _amodal_obstacles(truth, predictions)
+    results: dict[str, Result] = {}
+    if protocol == "proposals":
+        results["proposals"] = _judge_proposals(truth, predictions, dataset.categories, picture_ids, max_dets)
+    for name, rules in _rules(protocol, kinds or (), tuple(max_dets or ())).items():
+        if name in left_out:
+            continue
+        metric: AveragePrecision[Result] = AveragePrecision(rules, dataset.categories)
+        metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
+        results[name] = metric.compute()
+    return results, left_out
+
+
+def _judge_proposals(
+    truth: Objects,
+    proposals: Objects,
+    categories: Categories,
+    picture_ids: np.ndarray,
+    counts: Sequence[int] | None,
+) -> Result:
+    from otus.metrics.proposals import ProposalProtocol, ProposalRecall
+
+    rules = ProposalProtocol() if counts is None else ProposalProtocol(tuple(sorted(set(counts))))
+    return ProposalRecall(categories, rules).update(truth, proposals, picture_ids=picture_ids).compute()
+
+
+def _rules(protocol: str, kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
+    """What a protocol judges by, under the names of its results."""
+    match protocol:
+        case "voc07":
+            return {"bbox": VocProtocol(2007)}
+        case "voc12":
+            return {"bbox": VocProtocol(2012)}
+        case "boundary":
+            from otus.metrics.boundary import boundary_protocols
+
+            return boundary_protocols(max_dets=max_dets)
+        case "oriented":
+            from otus.metrics.oriented import oriented_protocols
+
+            return oriented_protocols(max_dets=max_dets)
+        case "cuboid":
+            from otus.metrics.cuboid import cuboid_protocols
+
+            return cuboid_protocols(max_dets=max_dets)
+        case "amodal":
+            from otus.metrics.amodal import amodal_protocols
+
+            return amodal_protocols(max_dets=max_dets)
+        case _:
+            return {kind: CocoProtocol(kind, max_dets=max_dets) for kind in kinds}
+
+
+def _obstacle(kind: Kind, truth: Objects, predictions: Objects, categories: Categories) -> str | None:
+    """Why a kind cannot be compared: None where it can, "" where neither side speaks of it."""
+    if kind == "bbox":
+        return None
+    sides = {"labels": truth, "predictions": predictions}
+    if kind == "keypoints":
+        speaking = {side: one.keypoints is not None and categories.sigmas is not None for side, one in sides.items()}
+    else:
+        speaking = {side: outlined(one) > 0 for side, one in sides.items()}
+    if not any(speaking.values()):
+        return ""
+    for side, objects in sides.items():
+        if len(objects) and not speaking[side]:
+            return f"the {side} have no {'keypoints' if kind == 'keypoints' else 'outlines'}"
+        if kind == "segm" and outlined(objects) < len(objects):
+            return f"{len(objects) - outlined(objects)} of {len(objects)} {side} have no outline"
+    return None
+
+
+def _amodal_obstacles(truth: Objects, predictions: Objects) -> dict[str, str]:
+    """Why amodal boxes or masks cannot be compared."""
+    obstacles = {}
+    if truth.amodal_boxes_xyxy is None:
+        obstacles["amodal_bbox"] = "the labels have no amodal boxes"
+    if truth.amodal_segmentations is None:
+        obstacles["amodal_segm"] = "the labels have no amodal masks"
+    elif len(predictions) and not outlined(predictions):
+        obstacles["amodal_segm"] = "the predictions have no outlines"
+    return obstacles
