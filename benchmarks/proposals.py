@@ -1,0 +1,152 @@
+"""Selective Search beside OpenCV's (opencv-contrib), one thread each, in one run: time, time by pixels, recall and MABO.
+
+    python benchmarks/proposals.py [--data ../shared/data/voc2007] [--pictures 100] [--modes fast,quality] [--repeats 3]
+                                   [--plot proposals.png]
+
+Times are of pictures of 500 x 375, made of those of the data set, and of growing sizes; figures are of the pictures as they
+are, by the best 500, 1,000 and 2,000 proposals. The PyPI package selective-search is timed too where it is installed.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from _side_by_side import median_seconds, print_header, print_table
+from PIL import Image
+
+from otus.data.dataset import Dataset
+from otus.data.open import open_dataset
+from otus.detection.selective_search import SelectiveSearch
+from otus.metrics.proposals import ProposalProtocol, ProposalRecall, ProposalResult
+from otus.structures import Objects
+
+Search = Callable[[np.ndarray], np.ndarray]
+COUNTS = (500, 1000, 2000)
+MEGAPIXELS = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+def ours(mode: Any) -> Search:
+    """Ours with one thread."""
+    search = SelectiveSearch(mode)
+    return lambda image: search(image).boxes_xyxy
+
+
+def opencv(mode: str) -> Search | None:
+    """OpenCV's with one thread, None where it is not installed."""
+    try:
+        import cv2
+
+        create = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation
+    except (ImportError, AttributeError):
+        return None
+    cv2.setNumThreads(1)
+
+    def run(image: np.ndarray) -> np.ndarray:
+        search = create()
+        search.setBaseImage(np.ascontiguousarray(image[..., ::-1]))
+        if mode == "fast":
+            search.switchToSelectiveSearchFast()
+        else:
+            search.switchToSelectiveSearchQuality()
+        boxes = search.process().astype(np.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        return boxes
+
+    return run
+
+
+def package(mode: str) -> Search | None:
+    """The PyPI package selective-search, None where it is not installed."""
+    try:
+        from selective_search import selective_search
+    except ImportError:
+        return None
+    return lambda image: np.array(selective_search(image, mode=mode, random_sort=True), dtype=np.float64)
+
+
+def resized(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """The picture at another size."""
+    return np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BICUBIC))
+
+
+def figures(dataset: Dataset, chosen: np.ndarray, search: Search) -> tuple[ProposalResult, float]:
+    """Recall and MABO on some pictures, and the seconds a picture."""
+    assert dataset.objects is not None
+    part = dataset.select(chosen)
+    assert part.objects is not None
+    metric = ProposalRecall(dataset.categories, ProposalProtocol(COUNTS))
+    boxes, seconds = [], 0.0
+    for index in range(len(part)):
+        image = part.image(index)
+        start = time.perf_counter()
+        boxes.append(search(image))
+        seconds += time.perf_counter() - start
+    counts = [len(one) for one in boxes]
+    found = Objects.build(
+        picture=np.repeat(np.arange(len(part)), counts),
+        labels=np.zeros(sum(counts), dtype=np.int64),
+        boxes_xyxy=np.concatenate(boxes),
+        scores=np.concatenate([-np.arange(count, dtype=np.float64) for count in counts]),
+    )
+    return metric.update(part.objects, found, picture_ids=range(len(part))).compute(), seconds / len(part)
+
+
+def main() -> None:
+    """Time everybody, judge everybody, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "voc2007")
+    parser.add_argument("--pictures", type=int, default=100, help="to judge by, evenly from the part val")
+    parser.add_argument("--modes", default="fast,quality")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--plot", type=Path, help="a PNG of recall and MABO")
+    options = parser.parse_args()
+    print_header("selective search", ("opencv-contrib-python-headless", "selective-search", "numba"))
+    if not options.data.is_dir():
+        print(f"there are no pictures at {options.data}")
+        return
+    dataset = open_dataset(options.data, format="coco", split="val")
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).round().astype(np.int64))
+    results: dict[str, ProposalResult] = {}
+    for mode in options.modes.split(","):
+        tools = {"otus": ours(mode), "opencv": opencv(mode), "selective-search": package(mode)}
+        timed = [resized(dataset.image(int(index)), (375, 500)) for index in chosen[:: max(1, len(chosen) // 5)][:5]]
+        seconds: dict[str, float | None] = {}
+        for name, search in tools.items():
+            repeats = options.repeats if name != "selective-search" else 1
+            seconds[name] = None
+            if search is not None:
+                times = [median_seconds(lambda s=search, i=image: s(i), repeats=repeats) for image in timed]
+                counts = [len(search(image)) for image in timed]
+                seconds[name] = float(np.mean(times))
+                print(f"{mode} {name}: {np.mean(counts):.0f} proposals a picture of 500 x 375")
+        print_table(f"{mode}, 500 x 375, mean of {len(timed)} pictures' medians", seconds)
+        print(f"## {mode} by size")
+        for size in MEGAPIXELS:
+            side = (size * 1e6 / 12) ** 0.5
+            image = resized(dataset.image(0), (round(3 * side), round(4 * side)))
+            took = median_seconds(lambda s=tools["otus"], i=image: s(i), repeats=options.repeats)
+            print(f"{size:4.1f} megapixels  {took:7.3f} s  {took / size:6.3f} s a megapixel")
+        print(f"\n## {mode}, {len(chosen)} pictures of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
+        for name in ("otus", "opencv"):
+            if tools[name] is None:
+                continue
+            result, took = figures(dataset, chosen, tools[name])
+            results[f"{name} {mode}"] = result
+            row = [(*result.recall[:, c], result.mabo[c]) for c in range(len(COUNTS))]
+            cells = [f"{count}: " + " ".join(f"{v:.3f}" for v in one) for count, one in zip(COUNTS, row, strict=True)]
+            print(f"{name:8s} {'  '.join(cells)}  ({result.proposals_per_picture:.0f} a picture, {took:.3f} s)")
+        print(flush=True)
+    if options.plot:
+        from otus.reports.proposals import proposal_plot
+
+        proposal_plot(results).savefig(options.plot, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
