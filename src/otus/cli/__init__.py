@@ -6,7 +6,7 @@ needs when it runs. stdout carries the answer, stderr progress and logs; exit 0 
 
 import typer
 
-from otus.cli import compare, convert, doctor, evaluate, explain, models, predict, train
+from otus.cli import benchmark, compare, convert, doctor, evaluate, explain, models, predict, propose, train
 
 app = typer.Typer(
     name="otus",
@@ -20,10 +20,12 @@ app.command("predict")(predict.predict)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("propose")(propose.propose)
 app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 app.command("models")(models.models)
 app.add_typer(explain.app, name="explain")
+app.add_typer(benchmark.app, name="benchmark")
 
 
 def main() -> None:

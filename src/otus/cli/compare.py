@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, option_values, verb
+from otus.cli._common import emit_json, fail, option_values, verb
 
 if TYPE_CHECKING:
     from otus.metrics.bootstrap import Difference
@@ -16,8 +16,22 @@ if TYPE_CHECKING:
 def compare(
     data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
     predictions: Annotated[
-        str, typer.Option("--predictions", help="Two files of COCO results with a comma between: A.json,B.json.")
-    ],
+        str | None, typer.Option("--predictions", help="Two files of COCO results with a comma between: A.json,B.json.")
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option("--models", help="Or models with commas between: names, files of weights, or NAME=FILE."),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(help="Minutes to train each model that has no file.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Of models: other pictures to judge on.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Of models: the part of the data to judge on.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Of models: judge on so many pictures only, taken evenly.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Of models: pictures in a step of training.")] = None,
+    device: Annotated[str | None, typer.Option(help="Of models: cpu, cuda, mps or auto.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of models, predicting: exact, float32, bfloat16, auto.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Of models: the folder of the comparison, gone on with.")] = None,
     protocol: Annotated[
         str | None,
         typer.Option("--protocol", help="coco, voc07 or voc12, and settings, e.g. coco:max_dets=10; coco without it."),
@@ -32,7 +46,32 @@ def compare(
     split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Judge two models' predictions by the same labels: the difference of each figure, and whether it is more than luck."""
+    """Train or load models, judge and time them on the same pictures; or judge the predictions of two by the same labels:
+    the difference of each figure, and whether it is more than luck.
+    """
+    of_models = option_values(val=val, val_split=val_split, limit=limit, precision=precision, out=out)
+    training = option_values(batch_size=batch_size, device=device)
+    of_predictions = option_values(protocol=protocol, masks=masks or None, resamples=resamples, confidence=confidence)
+    if (predictions is None) == (models is None):
+        fail("give --models A,B,C or --predictions A.json,B.json, one of them", code=2)
+    foreign = of_predictions if predictions is None else of_models | training | option_values(budget=budget)
+    if foreign:
+        names = ", ".join("--" + name.replace("_", "-") for name in foreign)
+        fail(f"{names}: not with {'--models' if predictions is None else '--predictions'}", code=2)
+    if models is not None:
+        from otus.cli._compare_models import compare_models
+
+        compare_models(
+            models.split(","),
+            data,
+            budget=budget,
+            training=training | option_values(seed=seed),
+            as_json=as_json,
+            **of_models,
+            **option_values(format=format_, split=split),
+        )
+        return
+    assert predictions is not None
     from otus.data.open import open_dataset
     from otus.errors import UsageError
     from otus.inference.comparing import compare_with_labels

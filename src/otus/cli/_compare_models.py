@@ -1,0 +1,59 @@
+"""The part of ``otus compare`` that trains, judges and times models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from otus.cli._common import counting, emit_json
+
+
+def compare_models(
+    models: Sequence[str], data: Path, *, budget: float | None, training: dict[str, Any], as_json: bool, **options: Any
+) -> None:
+    """Run the comparison, write its folder, and print its table.
+
+    Parameters
+    ----------
+    models, data, options
+        See :func:`otus.training.comparison.compare`.
+    budget
+        Minutes of training.
+    training
+        Settings of it that were typed.
+    """
+    import dataclasses
+
+    from otus.training.comparison import TRAINING, compare
+    from otus.training.settings import make_settings
+
+    settings = make_settings(dataclasses.asdict(TRAINING) | training)
+    with counting("predicting") as count:
+        comparison = compare(
+            [one.strip() for one in models],
+            data,
+            budget_minutes=budget,
+            settings=settings,
+            say=lambda text: typer.echo(f"otus: {text}", err=True),
+            progress=count,
+            **options,
+        )
+    if as_json:
+        emit_json(comparison.document())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # a file is as wide as the table
+        console.width = 200
+    rows = comparison.table()
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in ("model", "start") else "right")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(f"{comparison.data}: {len(comparison.pictures)} pictures, protocol coco bbox; seconds are medians")
+    console.print(table)
+    console.print(f"written to {comparison.folder}: compare.md, compare.csv, index.html, run.json")

@@ -1,0 +1,103 @@
+"""``otus benchmark …``: what things cost on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from otus.cli._common import counting, emit_json, option_values, verb
+
+app = typer.Typer(help="What things cost on this machine.", no_args_is_help=True)
+
+
+@app.callback()
+def benchmark() -> None:
+    """What things cost on this machine."""
+
+
+@app.command()
+@verb
+def lineage(
+    pictures: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PICTURES]...", help="Three or more; those of scikit-image's wheel without it."),
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="A small trunk in the place of VGG-16.")] = False,
+    proposals: Annotated[int | None, typer.Option(help="At most so many of a picture.")] = None,
+    precision: Annotated[str | None, typer.Option(help="exact, float32, bfloat16 or auto, the fastest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps each timing; a second run goes on.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same pictures: seconds with and without finding proposals."""
+    from otus.data.sources import pictures_of
+    from otus.inference.lineage import measure_lineage
+
+    named = [(one.name, one.image) for one in pictures_of(pictures or _photographs())]
+    with counting("timing") as count:
+        said = ""
+
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal said
+            count(done, total)
+            if what != said:
+                said = what
+                typer.echo(f"otus: {what}", err=True)
+
+        table = measure_lineage(
+            named, small=small, report=report, **option_values(proposals=proposals, precision=precision, folder=out)
+        )
+    document = table.document()
+    if as_json:
+        emit_json(document)
+    else:
+        _print(document)
+
+
+def _photographs() -> list[str]:
+    from importlib.util import find_spec
+
+    from otus.errors import UsageError
+
+    spec = find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise UsageError("benchmark lineage: name three or more pictures, or pip install scikit-image for its own")
+    folder = Path(spec.origin).parent / "data"
+    return [str(folder / name) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
+
+
+def _print(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # a file is as wide as the table
+        console.width = 200
+    pictures = len(document["pictures"])
+    console.print(
+        f"{document['trunk']}, random weights, {document['precision']}, {document['threads']} threads; "
+        f"means over {pictures} pictures; published: VGG-16 on a GPU of 2015"
+    )
+    table = Table()
+    columns = {
+        "system": "system",
+        "proposals": "proposals",
+        "with_proposals_s": "s, with proposals",
+        "with_proposals_published_s": "published",
+        "with_proposals_speedup": "x faster",
+        "with_proposals_published_speedup": "published",
+        "without_s": "s, without",
+        "without_published_s": "published",
+        "without_speedup": "x faster",
+        "without_published_speedup": "published",
+    }
+    for number, title in enumerate(columns.values()):
+        table.add_column(title, justify="right" if number else "left")
+    for row in document["rows"]:
+        table.add_row(*_cells(row, list(columns)))
+    console.print(table)
+
+
+def _cells(row: dict[str, Any], names: Sequence[str]) -> list[str]:
+    values = [row[name] for name in names]
+    return ["" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]

