@@ -177,8 +177,22 @@ def test_what_must_hold(seed, name):
     assert all(np.isnan(value) or 0 <= value <= 1 for value in plain.figures.values())
     turned = SimpleNamespace(pictures=3, truth=turn(scene.truth, 0.7), predictions=turn(scene.predictions, 0.7))
     assert score(turned, name).figures["AP"] == pytest.approx(plain.figures["AP"])
+    risen = replace(scene.predictions, scores=1 / (1 + np.exp(-5 * scene.predictions.scores)))
+    assert score(SimpleNamespace(**{**vars(scene), "predictions": risen}), name).figures == pytest.approx(
+        plain.figures, nan_ok=True
+    )
     perfect = SimpleNamespace(pictures=3, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(20)))
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
+    far = np.array([900.0, 900, 20, 10, 0.5])
+    found = scene.predictions
+    more = as_objects(
+        np.append(found.picture, 0),
+        np.append(found.labels, seed % 3),
+        np.concatenate([oriented.from_corners(found.corners_xy), far[None]]),
+        scores=np.append(found.scores, (seed % 100) / 100),
+    )
+    figures = score(SimpleNamespace(**{**vars(scene), "predictions": more}), name).figures
+    assert figures["AP"] <= plain.figures["AP"] + 1e-9
 
 
 def test_shards_merge_and_other_comparisons_do_not():
