@@ -80,7 +80,7 @@ class SetExplanation(Explained):
         yield Section(
             "2. Queries",
             f"{len(queries)} queries answer at once, each with a class or none and a box, after {facts['layers']} layers of "
-            f"looking at one another and at the picture. There are no anchors. {len(detections)} answers score above "
+            f"looking at one another and at the picture. {len(detections)} answers score above "
             f"{facts['score_threshold']}.",
             [Figure.of(draw(faded(self.image), everyone, labels=False), "the boxes of all queries")],
         )
@@ -102,7 +102,7 @@ class SetExplanation(Explained):
                 [table_row(one) for one in facts["matching"]["pairs"]],
             )
         suppressed = (
-            "Nothing is suppressed: a set holds each object once."
+            "Nothing is suppressed: each object was taught to one query alone."
             if self.decision.nms_threshold >= 1
             else f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays."
         )

@@ -124,5 +124,6 @@ def overlaid(image: Picture, values: Float[np.ndarray, "h w"]) -> Picture:
     size_wh = (image.shape[1], image.shape[0])
     smooth = Image.fromarray(share.astype(np.float32)).resize(size_wh, Image.Resampling.BILINEAR)
     strength = np.clip(np.asarray(smooth), 0, 1)[..., None]
-    colours = colormaps["inferno"](strength[..., 0])[..., :3] * 255
-    return (image * (0.35 + 0.15 * strength) + colours * (0.65 * strength**0.7)).clip(0, 255).astype(np.uint8)
+    colours = colormaps["inferno"](0.25 + 0.75 * strength[..., 0])[..., :3] * 255
+    opacity = 0.9 * strength**0.6
+    return (0.6 * image * (1 - opacity) + colours * opacity).clip(0, 255).astype(np.uint8)

@@ -82,7 +82,9 @@ class YoloExplanation(Explained):
             f"{count} boxes of five (dx, dy, dh, dw, confidence) and {len(self.system.categories)} class scores.",
             [
                 Figure.of(self._with_grid(self.image), f"{side} x {side} cells", width=_BROAD),
-                Figure.of(heat(x[0], covered), f"the map before: {x.shape[-1]} x {x.shape[-2]}", width=_BROAD),
+                Figure.of(
+                    self._shaped(heat(x[0], covered)), f"the map before: {x.shape[-1]} x {x.shape[-2]}", width=_BROAD
+                ),
             ],
         )
         confidences = np.array([one["confidences"] for one in cells]).max(axis=1).reshape(side, side)
@@ -93,7 +95,9 @@ class YoloExplanation(Explained):
             f"an object: {len(cells) * count} in all. The best is sure by {max(best['confidences']):.2f}.",
             [
                 Figure.of(self._all_boxes(cells), "boxes by confidence", width=_BROAD),
-                Figure.of(coloured(confidences, 0, 1), "the best confidence of each cell, 0 to 1", width=_BROAD),
+                Figure.of(
+                    self._shaped(coloured(confidences, 0, 1)), "the best confidence of each cell, 0 to 1", width=_BROAD
+                ),
             ],
         )
         yield Section(
@@ -139,7 +143,7 @@ class YoloExplanation(Explained):
                     "category": self.system.categories[int(one.labels[i])],
                     "row": row,
                     "column": column,
-                    "box": box,
+                    "box_of_cell": box,
                     "iou": float(iou[i]),
                     "confidence": cell["confidences"][box],
                     "box_xyxy": cell["boxes_xyxy"][box],
@@ -158,7 +162,7 @@ class YoloExplanation(Explained):
                 "box_xyxy": instances.boxes_xyxy[i].tolist(),
                 "row": cell // self.system.side,
                 "column": cell % self.system.side,
-                "box": box,
+                "box_of_cell": box,
             }
 
     def _named(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,6 +171,12 @@ class YoloExplanation(Explained):
             {"category": one["category"], "cells": one["boxes"], "best score": one["best score"]}
             for one in counts_by_category([one | {"score": one["class_score"]} for one in ordered])
         ]
+
+    def _shaped(self, cells: Picture) -> Picture:
+        """Cells as broad and high as they are on the picture, which is prepared as a square."""
+        height, width = self.size_hw
+        size_wh = (cells.shape[1], max(1, round(cells.shape[1] * height / width)))
+        return np.asarray(Image.fromarray(cells).resize(size_wh, Image.Resampling.NEAREST))
 
     def _edges(self, cell: dict[str, Any]) -> tuple[float, float, float, float]:
         height, width = self.size_hw
