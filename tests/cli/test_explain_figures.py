@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +150,8 @@ def test_ap_of_a_category_that_nobody_has(files, tmp_path):
     assert (facts["AP"], facts["detections"], facts["groups"]) == (0, [], [])
     code, _, err = run("explain", "ap", *sides, "--protocol", "pascal")
     assert (code, "coco, voc07, voc12" in err) == (2, True)
+    code, _, err = run("explain", "ap", *sides, "--show", -1)
+    assert (code, "0 or more" in err) == (2, True)
 
 
 def test_difference_adds_up(files, tmp_path):
@@ -245,6 +249,19 @@ def test_pages_are_made_without_pictures(files, tmp_path):
         code, _, err = run("explain", *verb, *sides, "--out", page)
         assert code == 0, err
         assert "(cannot be read)" in page.read_text()
+
+
+def test_a_fresh_process_answers_without_torch(files, tmp_path):
+    labels, found, _ = files
+    code = (
+        "import sys; from otus.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    sides = ("--data", labels, "--predictions", found, "--out", tmp_path / "page.html")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "explain", "errors", *map(str, sides)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_compare_says_whose_figures_are_higher(files):

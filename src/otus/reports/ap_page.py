@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from otus.data.dataset import Dataset
+from otus.errors import UsageError
 from otus.metrics.comparison import Comparison, Matches
 from otus.metrics.matching import Verdict
 from otus.metrics.precision_recall import curve, envelope
@@ -323,7 +324,11 @@ def explain_average_precision(
     ------
     ShapeError
         If the category is none of the data set's.
+    UsageError
+        If ``shown`` is negative.
     """
+    if shown < 0:
+        raise UsageError(f"shown: expected 0 or more detections, got {shown}")
     label = dataset.categories.index(category)
     alone = comparison.only(label)
     matches = alone.match(rules, at_least=np.nextafter(0, 1))
