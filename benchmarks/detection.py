@@ -22,6 +22,7 @@ from otus.detection.dense_detector import DenseDetector
 from otus.inference.predictor import Predictor
 from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
 from otus.structures import Instances
+from otus.zoo.coco import COCO_IDS
 
 NAMES = {
     "faster_rcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn",
@@ -72,6 +73,9 @@ def scaled_dense(model: nn.Module, image: torch.Tensor) -> nn.Module:
         for layer, found in outputs.items():
             layer.weight *= spread / torch.cat(found).std()
             layer.bias.zero_()
+            if head is model.head.classification_head:  # trained weights never name what is no category
+                of_anchors = layer.bias.unflatten(0, (-1, 91))
+                of_anchors[:, [slot for slot in range(1, 91) if slot not in COCO_IDS]] = -1e4
     if not hasattr(model.head.classification_head, "module_list"):
         model.head.classification_head.cls_logits.bias -= 6.4
         if hasattr(model.head.regression_head, "bbox_ctrness"):  # boxes need a size, and the threshold is 0.2
