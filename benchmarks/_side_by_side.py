@@ -55,13 +55,13 @@ def median_seconds(function: Callable[[], object], *, repeats: int = 5, warm_up:
     return statistics.median(times)
 
 
-def print_table(title: str, seconds: dict[str, float | None], *, ours: str = "otus") -> None:
-    """Medians and each one's ratio to ours; None for a tool that is not there."""
+def print_table(title: str, values: dict[str, float | None], *, ours: str = "otus", unit: str = "s") -> None:
+    """Medians (seconds, or another unit) and each one's ratio to ours; None for a tool that is not there."""
     print(f"## {title}")
-    for name, value in seconds.items():
+    for name, value in values.items():
         if value is None:
-            print(f"{name:20s} not installed")
+            print(f"{name:24s} not installed")
         else:
-            base = seconds[ours]
-            print(f"{name:20s} {value:9.3f} s" + (f"  {value / base:7.2f} x {ours}" if base else ""))
+            base = values[ours]
+            print(f"{name:24s} {value:9.3f} {unit}" + (f"  {value / base:7.2f} x {ours}" if base else ""))
     print()

@@ -2,13 +2,18 @@
 
     python benchmarks/evaluation.py [--pictures 5000] [--kind bbox|segm] [--repeats 5] [--skip pycocotools]
 
-`evaluation` starts from what each tool has loaded (arrays here, its own objects there); `files` starts from two JSON files.
+`evaluation` starts from what each tool has loaded (arrays here, its own objects there), `files` from two JSON files; memory
+is the peak of a process that does the latter. `otus COCOeval` is our drop-in door with its own COCO. Last come the command
+as a person types it, its first call after an install, when the kernels are compiled, and the time by the number of
+detections.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -89,64 +94,150 @@ def _quietly(function: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _pycocotools_like(name: str) -> tuple[Any, Any] | None:
-    """The COCO and COCOeval of a tool in pycocotools' shape."""
-    try:
-        if name == "hotcoco":
-            from hotcoco import COCO, COCOeval
-        elif name == "faster-coco-eval":
-            from faster_coco_eval import COCO
-            from faster_coco_eval import COCOeval_faster as COCOeval
-        elif name == "vernier":
-            from pycocotools.coco import COCO
-            from vernier import COCOeval
-        else:
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        return None
+def _pycocotools_like(name: str) -> tuple[Any, Any]:
+    """The COCO and COCOeval of a tool in pycocotools' shape; ImportError where it is not installed."""
+    if name == "hotcoco":
+        from hotcoco import COCO, COCOeval
+    elif name == "faster-coco-eval":
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+    elif name == "vernier":
+        from pycocotools.coco import COCO
+        from vernier import COCOeval
+    elif name == "otus COCOeval":
+        from otus.metrics.cocoapi import COCO
+        from otus.metrics.cocoeval import COCOeval
+    else:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
     return COCO, COCOeval
 
 
-def _peer(name: str, kind: str, labels: Path, found: Path, repeats: int) -> tuple[float | None, float | None]:
-    tool = _pycocotools_like(name)
-    if tool is None:
-        return None, None
-    coco, evaluator = tool
+def _steps(name: str, kind: Any, labels: Path, found: Path) -> tuple[Callable[[], Any], Callable[..., float]]:
+    """How a tool loads two files, and how it makes AP of what it loaded."""
+    if name == "otus":
+        from otus.data.formats.coco_results import read_results
+        from otus.data.open import open_dataset
+        from otus.inference.evaluation import evaluate_predictions
 
-    def judge(truth: Any, results: Any) -> None:
-        evaluation = evaluator(truth, results, kind)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        def load() -> tuple[Any, Any]:
+            dataset = open_dataset(labels)
+            return dataset, read_results(found, dataset)
 
-    def load() -> tuple[Any, Any]:
+        def judge(*loaded: Any) -> float:
+            return evaluate_predictions(*loaded, kinds=[kind]).results[kind].figures["AP"]
+
+        return load, judge
+    coco, evaluator = _pycocotools_like(name)
+
+    def load_theirs() -> tuple[Any, Any]:
         truth = coco(str(labels))
         return truth, truth.loadRes(str(found))
 
-    truth, results = _quietly(load)()
+    def judge_theirs(*loaded: Any) -> float:
+        evaluation = evaluator(*loaded, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return float(evaluation.stats[0])
+
+    return load_theirs, judge_theirs
+
+
+def _measure(name: str, kind: str, labels: Path, found: Path, repeats: int) -> tuple[float, float, float] | None:
+    """Seconds of the evaluation, of loading and evaluation, and AP."""
+    try:
+        load, judge = _steps(name, kind, labels, found)
+    except ImportError:
+        return None
+    loaded: list[Any] = []
+    figures: list[Any] = []
+
+    def load_again() -> None:
+        loaded[:] = load()
+
+    def judge_again() -> None:
+        figures[:] = [judge(*loaded)]
+
+    # The kernels' first call is measured elsewhere; pycocotools has none, and its half minute need not come again.
     slow = name == "pycocotools"
     counts = {"repeats": 1 if slow else repeats, "warm_up": 0 if slow else 1}
-    return (
-        median_seconds(_quietly(lambda: judge(truth, results)), **counts),
-        median_seconds(_quietly(lambda: judge(*load())), **counts),
-    )
+    loading = median_seconds(_quietly(load_again), **counts)
+    judging = median_seconds(_quietly(judge_again), **counts)
+    return judging, loading + judging, figures[0]
 
 
-def _ours(kind: Any, labels: Path, found: Path, repeats: int) -> tuple[float, float]:
-    from otus.data.formats.coco_results import read_results
-    from otus.data.open import open_dataset
-    from otus.inference.evaluation import evaluate_predictions
+def _peak(name: str, kind: str, labels: Path, found: Path) -> float | None:
+    """Megabytes at most in a process of its own."""
+    arguments = [sys.executable, __file__, "--peak-of", name, "--kind", kind, "--files", str(labels), str(found)]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    return float(run.stdout) if run.returncode == 0 else None
 
-    def load() -> tuple[Any, Any]:
-        dataset = open_dataset(labels)
-        return dataset, read_results(found, dataset)
 
-    loaded = load()
-    return (
-        median_seconds(lambda: evaluate_predictions(*loaded, kinds=[kind]), repeats=repeats),
-        median_seconds(lambda: evaluate_predictions(*load(), kinds=[kind]), repeats=repeats),
-    )
+def _print_peak(name: str, kind: str, labels: Path, found: Path) -> None:
+    load, judge = _steps(name, kind, labels, found)
+    _quietly(lambda: judge(*load()))()
+    print(_peak_megabytes())
+
+
+def _peak_megabytes() -> float:
+    try:  # what getrusage says includes the process that this one was forked from
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+
+
+def _by_detections(kind: Any, labels: Path, found: Path, repeats: int) -> dict[str, float | None]:
+    """Seconds of our evaluation of the same pictures once, twice, 4 and 8 times."""
+    from otus.metrics.average_precision import AveragePrecision
+    from otus.metrics.coco import CocoProtocol
+    from otus.structures import Objects, Segmentations
+
+    load, _ = _steps("otus", kind, labels, found)
+    dataset, predictions = load()
+
+    def tiled(objects: Objects, times: int) -> Objects:
+        rows = np.tile(np.arange(len(objects)), times)
+        shift = np.repeat(np.arange(times) * len(dataset), len(objects))
+        many: dict[str, Any] = {
+            name: None if (column := getattr(objects, name)) is None else column[rows]
+            for name in ("labels", "boxes_xyxy", "ids", "areas", "is_crowd", "scores")
+        }
+        outlines: Segmentations | None = objects.segmentations
+        return Objects.build(
+            picture=objects.picture[rows] + shift,
+            segmentations=None if outlines is None else outlines.take(rows),
+            **many,
+        )
+
+    seconds: dict[str, float | None] = {}
+    for times in (1, 2, 4, 8):
+        sides = tiled(dataset.objects, times), tiled(predictions, times)
+        sizes_hw = np.tile(dataset.pictures.sizes_hw, (times, 1))
+        ids = np.arange(len(sizes_hw))
+
+        def judge(sides: Any = sides, ids: Any = ids, sizes_hw: Any = sizes_hw) -> object:
+            metric = AveragePrecision(CocoProtocol(kind), dataset.categories)
+            return metric.update(*sides, picture_ids=ids, sizes_hw=sizes_hw).compute()
+
+        seconds[f"{len(sides[1]):,} detections"] = median_seconds(judge, repeats=min(repeats, 3))
+    return seconds
+
+
+def _command_seconds(labels: Path, found: Path, repeats: int) -> dict[str, float | None]:
+    """The whole command: as it is, and in an environment that has never run a kernel, once and again."""
+    command = [sys.executable, "-m", "otus", "evaluate", "--data", str(labels), "--predictions", str(found), "--json"]
+    usual = median_seconds(lambda: subprocess.run(command, check=True, capture_output=True), repeats=repeats)
+    with tempfile.TemporaryDirectory() as cache:
+        fresh = {**os.environ, "NUMBA_CACHE_DIR": cache}
+        first, second = (
+            median_seconds(
+                lambda: subprocess.run(command, check=True, capture_output=True, env=fresh), repeats=1, warm_up=0
+            )
+            for _ in range(2)
+        )
+    return {"otus": usual, "first in a fresh install": first, "second there": second}
 
 
 def main() -> None:
@@ -156,37 +247,35 @@ def main() -> None:
     parser.add_argument("--kind", choices=("bbox", "segm"), default="bbox")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip", default="", help="tools to leave out, with commas between")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    parser.add_argument("--files", nargs=2, type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    if chosen.peak_of:
+        _print_peak(chosen.peak_of, chosen.kind, *chosen.files)
+        return
     pictures = chosen.pictures or (1000 if chosen.kind == "segm" else 5000)
     peers = ("hotcoco", "vernier", "faster-coco-eval", "pycocotools")
+    tools = [tool for tool in ("otus", "otus COCOeval", *peers) if tool not in chosen.skip.split(",")]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     print_header(f"average precision ({chosen.kind})", peers)
     document, results = made_up(pictures, masks=chosen.kind == "segm")
     print(
-        f"{pictures} pictures, {len(document['annotations'])} objects, {len(results)} detections, {CATEGORIES} categories"
+        f"{pictures} pictures, {len(document['annotations'])} objects, {len(results)} detections, {CATEGORIES} categories\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         labels, found = Path(folder, "labels.json"), Path(folder, "results.json")
         labels.write_text(json.dumps(document))
         found.write_text(json.dumps(results))
-        times = {"otus": _ours(chosen.kind, labels, found, chosen.repeats)}
-        for peer in peers:
-            if peer not in chosen.skip.split(","):
-                times[peer] = _peer(peer, chosen.kind, labels, found, chosen.repeats)
-        print_table("evaluation, loaded before", {name: time[0] for name, time in times.items()})
-        print_table("evaluation from files", {name: time[1] for name, time in times.items()})
-        command = [
-            sys.executable,
-            "-m",
-            "otus",
-            "evaluate",
-            "--data",
-            str(labels),
-            "--predictions",
-            str(found),
-            "--json",
-        ]
-        run = median_seconds(lambda: subprocess.run(command, check=True, capture_output=True), repeats=chosen.repeats)
-        print_table("the whole command", {"otus": run})
+        del document, results
+        measured = {tool: _measure(tool, chosen.kind, labels, found, chosen.repeats) for tool in tools}
+        for place, title in enumerate(("evaluation, loaded before", "evaluation from files")):
+            print_table(title, {tool: one and one[place] for tool, one in measured.items()})
+        peaks = {tool: _peak(tool, chosen.kind, labels, found) for tool in tools}
+        print_table("peak memory of a process from files", peaks, unit="MB")
+        print_table("the whole command", _command_seconds(labels, found, chosen.repeats))
+        by_detections = _by_detections(chosen.kind, labels, found, chosen.repeats)
+        print_table("evaluation by detections", by_detections, ours=next(iter(by_detections)))
+    print("AP: " + ", ".join(f"{tool} {one[2]:.12f}" for tool, one in measured.items() if one))
 
 
 if __name__ == "__main__":
