@@ -192,7 +192,8 @@ def sound_pictures(
 
 def leaves_folder(name: str) -> bool:
     """Whether a path with forward slashes is absolute or climbs out of the folder that it is relative to."""
-    return os.path.isabs(name) or name[1:2] == ":" or os.path.normpath(name).split("/", 1)[0] == ".."
+    climbs = ".." in name and os.path.normpath(name).split("/", 1)[0] == ".."
+    return climbs or os.path.isabs(name) or name[1:2] == ":"
 
 
 def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
