@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otus.errors import UsageError
-from otus.parts.windows import sliding_windows
+from otus.parts.windows import SlidingWindows, sliding_windows
 from otus.structures.boxes import pairwise_iou
 
 sides = st.integers(1, 400)
@@ -67,3 +67,15 @@ def test_what_is_no_positive_number_is_named(change, field):
         sliding_windows((10, 10), **change)
     with pytest.raises(UsageError, match="size_hw"):
         sliding_windows((0, 10))
+
+
+def test_as_proposals_the_largest_come_first():
+    image = np.zeros((60, 80, 3), np.uint8)
+    found = SlidingWindows(scales=(0.3, 0.6))(image)
+    assert {tuple(box) for box in found.boxes_xyxy.tolist()} == {
+        tuple(box) for box in sliding_windows((60, 80), scales=(0.3, 0.6)).astype(np.float32).tolist()
+    }
+    sides = found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]
+    np.testing.assert_allclose(found.scores, sides.prod(axis=1) / (60 * 80), rtol=1e-5)
+    assert (np.diff(found.scores) <= 0).all()
+    assert SlidingWindows(stride=0.5).parameters != SlidingWindows().parameters

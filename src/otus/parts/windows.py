@@ -10,19 +10,27 @@ window of a row ends at the border, so the steps are evenly a little shorter tha
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from otus.data.proposals import Proposals
 from otus.errors import UsageError
+from otus.structures.boxes import area
+
+SCALES = (0.9, 0.6, 0.4, 0.27, 0.18)
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+STRIDE = 0.25
 
 
 def sliding_windows(
     size_hw: tuple[int, int],
     *,
-    scales: Sequence[float] = (0.9, 0.6, 0.4, 0.27, 0.18),
-    aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    stride: float = 0.25,
+    scales: Sequence[float] = SCALES,
+    aspect_ratios: Sequence[float] = ASPECT_RATIOS,
+    stride: float = STRIDE,
 ) -> Float[np.ndarray, "w 4"]:
     """The windows xyxy of a picture, scale by scale as given, each once and wholly inside the picture.
 
@@ -76,3 +84,30 @@ def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps
     free = length - side
     steps = math.ceil(free / max(stride * side, 1.0))
     return np.linspace(0, free, steps + 1)
+
+
+@dataclass(frozen=True)
+class SlidingWindows:
+    """The windows of a picture as proposals, those of large scales first; the fields are those of :func:`sliding_windows`.
+
+    No window is likelier than another: the score is its share of the picture, so that the best so many cover it all.
+    """
+
+    scales: Sequence[float] = SCALES
+    aspect_ratios: Sequence[float] = ASPECT_RATIOS
+    stride: float = STRIDE
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the windows of a picture depend on."""
+        return {"method": "sliding-window", "version": 1, **asdict(self)}
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
+        """The windows, the largest first."""
+        height, width = image.shape[:2]
+        windows = sliding_windows(
+            (height, width), scales=self.scales, aspect_ratios=self.aspect_ratios, stride=self.stride
+        )
+        shares = area(windows) / (height * width)
+        order = np.argsort(-shares, kind="stable")
+        return Proposals(windows[order], shares[order])

@@ -1,0 +1,91 @@
+"""``otus propose``: boxes where objects may be, before anybody says what they are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from otus.cli._common import emit_json, option_values, verb
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from otus.data.proposals import Proposals
+
+RPN = "rpn"
+
+
+@verb
+def propose(
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture.")],
+    method: Annotated[
+        str, typer.Option("--method", help="selective-search, sliding-window, or rpn: those of a detector.")
+    ] = "selective-search",
+    mode: Annotated[str | None, typer.Option("--mode", help="Of selective search: fast or quality.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of selective search: of the order.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Of selective search: threads.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Of rpn: a detector's name or file.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Of rpn: which weights of a name, or a file.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Of rpn: cpu, cuda, mps or auto.")] = None,
+    count: Annotated[int | None, typer.Option("--count", help="At most so many, the likeliest.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A PNG to draw the likeliest on.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Propose boxes where objects may be, the likeliest first."""
+    import time
+
+    from otus.data.pictures import read_picture
+    from otus.errors import UsageError
+    from otus.inference.proposal_methods import make_proposer
+
+    if count is not None and count < 1:
+        raise UsageError(f"--count: expected a number from 1 on, got {count}")
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"--out: expected a file that ends in .png, got {out}")
+    of_search = option_values(mode=mode, seed=seed, workers=workers)
+    of_detector = option_values(weights=weights, device=device) | ({} if model is None else {"model": model})
+    if method == RPN:
+        if of_search:
+            raise UsageError(f"--{', --'.join(of_search)}: only of --method selective-search")
+        proposer = _detector(**of_detector)
+    else:
+        if of_detector:
+            raise UsageError(f"--{', --'.join(of_detector)}: only of --method {RPN}")
+        proposer = make_proposer(method, **of_search)
+    image = read_picture(picture)
+    start = time.perf_counter()
+    found = proposer(image)
+    seconds = time.perf_counter() - start
+    found = found.best(count)
+    if out is not None:
+        _draw(image, found, out)
+    if as_json:
+        pairs = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), strict=True)
+        proposals = [{"box_xyxy": box, "score": score} for box, score in pairs]
+        emit_json({"method": method, "count": len(found), "seconds": seconds, "proposals": proposals})
+        return
+    typer.echo(f"{picture}: {len(found)} proposals by {method} in {seconds:.2f} s")
+    for box, score in zip(found.boxes_xyxy[:10].tolist(), found.scores[:10].tolist(), strict=True):
+        typer.echo(f"  {', '.join(f'{side:.0f}' for side in box)}  {score:.3f}")
+    if len(found) > 10:
+        typer.echo(f"  and {len(found) - 10} more (--json lists them)")
+    if out is not None:
+        typer.echo(f"written to {out}")
+
+
+def _detector(**options: str) -> "Callable[[np.ndarray], Proposals]":
+    """The proposals of a detector's region proposal network; torch is imported here."""
+    from otus.inference.loading import load
+    from otus.inference.region_proposals import LearnedProposals
+
+    return LearnedProposals(load(options.pop("model", None), **options, precision="auto"))
+
+
+def _draw(image: "np.ndarray", found: "Proposals", out: Path) -> None:
+    from otus.data.pictures import write_picture
+    from otus.reports.proposals import draw_proposals
+
+    write_picture(out, draw_proposals(image, found))

@@ -1,0 +1,57 @@
+"""Proposals to look at: the likeliest on their picture, and how much of a data set's objects so many of them cover."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from otus.data.proposals import Proposals
+from otus.metrics.proposals import ProposalResult
+from otus.reports.drawing import draw
+from otus.reports.plots import Canvas
+from otus.structures import Categories, Instances
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIRST, _LAST = np.array([255, 214, 10]), np.array([20, 60, 140])
+
+
+def draw_proposals(
+    image: UInt8[np.ndarray, "h w 3"], proposals: Proposals, *, count: int = 40
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The first ``count`` on a copy of the picture, from yellow, the likeliest, to blue."""
+    shown = proposals.best(count)
+    names = tuple(str(rank + 1) for rank in range(len(shown)))
+    shares = np.linspace(0, 1, len(names))
+    colours = {
+        name: (_FIRST + share * (_LAST - _FIRST)).astype(np.uint8) for name, share in zip(names, shares, strict=True)
+    }
+    size_hw = (image.shape[0], image.shape[1])
+    boxes = Instances(shown.boxes_xyxy, np.arange(len(shown)), size_hw, Categories(names))
+    return draw(image, boxes, labels=False, colours=colours)
+
+
+def proposal_plot(results: Mapping[str, ProposalResult], *, canvas: Canvas | None = None) -> "Figure":
+    """Recall at each IoU and MABO by number of proposals, a line for each method."""
+    canvas = canvas or Canvas()
+    with canvas.style():
+        from matplotlib.figure import Figure
+
+        thresholds = next(iter(results.values())).protocol.iou_thresholds
+        figure = Figure(
+            figsize=(canvas.size[0] * 0.62 * (len(thresholds) + 1), canvas.size[1] * 0.9), layout="constrained"
+        )
+        plots = figure.subplots(1, len(thresholds) + 1, squeeze=False)[0]
+        titles = [f"Recall at IoU {threshold:g}" for threshold in thresholds] + ["MABO"]
+        for number, (plot, title) in enumerate(zip(plots, titles, strict=True)):
+            for name, result in results.items():
+                values = result.mabo if number == len(thresholds) else result.recall[number]
+                plot.plot(result.protocol.counts, values, marker="o", markersize=3, label=name)
+            plot.set(title=title, xlabel="proposals a picture, at most", xscale="log", ylim=(0, 1.03))
+            plot.grid(True, linewidth=0.6)
+            plot.set_axisbelow(True)
+        if len(results) > 1:
+            plots[0].legend(loc="upper left")
+    return figure
