@@ -80,25 +80,29 @@ def detection(
     from otus.cli._common import option_values
     from otus.data.pictures import read_picture
     from otus.detection.dense_detector import DenseDetector
+    from otus.detection.regression import SingleObjectDetector
     from otus.detection.set_detector import SetDetector
     from otus.detection.yolo import YOLO
     from otus.inference.loading import load
     from otus.reports.dense_stages import DenseExplanation, explain_dense, labels_of
     from otus.reports.detection_stages import DetectionStages, explain_detection
     from otus.reports.detr_stages import SetExplanation, explain_set
+    from otus.reports.regression_stages import RegressionExplanation, explain_regression
     from otus.reports.yolo_stages import YoloExplanation, explain_yolo
 
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     image = read_picture(picture)
     options = {"name": str(picture), **option_values(score_threshold=score_threshold)}
     truth = None if data is None else labels_of(data, picture, predictor.categories)
-    stages: DenseExplanation | DetectionStages | SetExplanation | YoloExplanation
+    stages: DenseExplanation | DetectionStages | RegressionExplanation | SetExplanation | YoloExplanation
     if isinstance(predictor.system, DenseDetector):
         stages = explain_dense(predictor, image, truth=truth, **options)
     elif isinstance(predictor.system, SetDetector):
         stages = explain_set(predictor, image, truth=truth, **options)
     elif isinstance(predictor.system, YOLO):
         stages = explain_yolo(predictor, image, truth=truth, **options)
+    elif isinstance(predictor.system, SingleObjectDetector):
+        stages = explain_regression(predictor, image, truth=truth, **options)
     else:
         stages = explain_detection(predictor, image, **options)
     path = out or Path(f"detection-{picture.stem}.html")

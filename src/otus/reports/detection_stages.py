@@ -10,16 +10,19 @@ from math import log2
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
+from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.region_detector import RegionDetector
 from otus.detection.region_stages import Stages, instances
 from otus.errors import UsageError
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.box_head import Detections
+from otus.parts.region_crops import WarpedCrops, warp
 from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
@@ -31,6 +34,7 @@ from otus.structures.boxes import as_boxes
 _ANYTHING = Categories(("proposal",))
 _SHOWN_PROPOSALS = (10, 100)
 _SHOWN_MASKS = 6
+_SHOWN_CROPS = 6
 _LISTED = 20
 _SIDE_BY_SIDE = 300  # CSS pixels
 
@@ -86,6 +90,7 @@ class DetectionStages:
                 {"box_xyxy": box.tolist(), "objectness": float(score), **self._level(i)}
                 for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
             ],
+            "crops": self._crop_facts(),
             "score_threshold": self.decision.score_threshold,
             "nms_threshold": self.decision.nms_threshold,
             "before_nms": list(self._with_proposals(candidates, self.boxes(candidates.boxes))),
@@ -132,16 +137,20 @@ class DetectionStages:
             )
         yield Section(
             "3. Proposals",
-            f"The {len(facts['proposals'])} boxes that may hold something, whatever it is, by objectness; "
-            "the proposer has moved each from its anchor, and of those that overlap much kept the best.",
+            self._about_proposals(len(facts["proposals"])),
             [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
             [table_row(one) for one in facts["proposals"][:_LISTED]],
         )
         yield Section(
             "4. Scores before suppression",
-            f"Each proposal is cut out of the maps, named and moved again. {len(facts['before_nms'])} pairs of proposal and "
-            f"category score above {facts['score_threshold']}.",
-            [Figure.of(draw(self._faded, self._as_instances(facts["before_nms"]), labels=False), "before suppression")],
+            f"{self._about_regions(facts['crops'])} {len(facts['before_nms'])} pairs of proposal and category score above "
+            f"{facts['score_threshold']}.",
+            [
+                *self._crop_figures(facts),
+                Figure.of(
+                    draw(self._faded, self._as_instances(facts["before_nms"]), labels=False), "before suppression"
+                ),
+            ],
             counts_by_category(facts["before_nms"]),
         )
         yield Section(
@@ -226,7 +235,58 @@ class DetectionStages:
         boxes = self.boxes(self.record.proposals.boxes[0][:count])
         shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
         image = draw(self._faded, shown, labels=False)
-        return Figure.of(image, f"the {len(boxes)} with the highest objectness", width=2 * _SIDE_BY_SIDE)
+        which = (
+            f"the first {len(boxes)}"
+            if self._anchor_facts() is None
+            else f"the {len(boxes)} with the highest objectness"
+        )
+        return Figure.of(image, which, width=2 * _SIDE_BY_SIDE)
+
+    def _about_proposals(self, count: int) -> str:
+        proposer = self.system.proposer
+        if isinstance(proposer, EveryWindow):
+            return f"Nobody says where to look, so every window of the picture is looked at: {count} of them."
+        if isinstance(proposer, GivenProposals):
+            method = str(dict(proposer.search.parameters).get("method", "a search")).replace("-", " ")
+            return (
+                f"The {count} boxes that may hold something, whatever it is, found before the network runs ({method})."
+            )
+        return (
+            f"The {count} boxes that may hold something, whatever it is, by objectness; the proposer has moved each from "
+            "its anchor, and of those that overlap much kept the best."
+        )
+
+    def _crop_facts(self) -> dict[str, int] | None:
+        """How many crops this picture needs, and how large they are; None where regions share maps."""
+        features = self.system.region_features
+        if not isinstance(features, WarpedCrops):
+            return None
+        return {"count": len(self.record.proposals.boxes[0]), "side": features.side, "context": features.context}
+
+    def _about_regions(self, crops: dict[str, int] | None) -> str:
+        moved = "named" if self.system.box_head.bbox_pred is None else "named and moved"
+        if crops is None:
+            return f"Each proposal is cut out of the maps, {moved}{' again' if self._anchor_facts() else ''}."
+        return (
+            f"This picture needs {crops['count']} crops: each is stretched to {crops['side']} x {crops['side']} pixels, "
+            f"goes through the whole network, and is {moved}."
+        )
+
+    def _crop_figures(self, facts: dict[str, Any]) -> list[Figure]:
+        """The crops of the best detections as the network saw them."""
+        crops = facts["crops"]
+        if crops is None:
+            return []
+        best = (
+            list(dict.fromkeys(one["proposal"] for one in facts["before_nms"]))[:_SHOWN_CROPS] or [0][: crops["count"]]
+        )
+        boxes = torch.from_numpy(self.boxes(self.record.proposals.boxes[0][best]))
+        pixels = torch.from_numpy(self.image).permute(2, 0, 1).float()
+        seen = warp(pixels, boxes, side=crops["side"], context=crops["context"]).round().clamp(0, 255).byte()
+        return [
+            Figure.of(np.ascontiguousarray(one.permute(1, 2, 0).numpy()), f"crop of proposal {index}", width=160)
+            for index, one in zip(best, seen, strict=True)
+        ]
 
     def _anchors(self) -> list[Tensor]:
         """Of each map, if the proposer has anchors."""
@@ -276,7 +336,7 @@ def explain_detection(
     system: Any = predictor.system
     if not isinstance(system, RegionDetector):
         raise UsageError(
-            f"{predictor.name} is not a region-based detector; explained are Faster, Mask and Keypoint R-CNN"
+            f"{predictor.name} is not a region-based detector; explained are the sliding window and R-CNN to Mask R-CNN"
         )
     prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
     with predictor.autocast(), predictor.deciding(score_threshold):

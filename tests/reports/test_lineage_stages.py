@@ -1,0 +1,135 @@
+"""Explanations from regression to Fast R-CNN: what they say is what predict answers, and what a picture costs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from otus.cli import app
+from otus.data.pictures import write_picture
+from otus.data.proposals import Proposals
+from otus.data.scenes import THINGS, Scenes
+from otus.detection.fast_rcnn import fast_rcnn
+from otus.detection.proposers import EveryWindow, GivenProposals
+from otus.detection.rcnn import rcnn
+from otus.detection.regression import SingleObjectDetector
+from otus.detection.sliding_window import sliding_window
+from otus.inference.predictor import Predictor
+from otus.parts.backbones import LayeredTrunk
+from otus.parts.preprocess import Preprocess
+from otus.parts.region_crops import WarpedCrops
+from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.windows import sliding_windows
+from otus.reports.detection_stages import explain_detection
+from otus.reports.regression_stages import explain_regression
+from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
+from otus.zoo.models import MODELS, ModelEntry
+
+SCENE = Scenes(1, size_hw=(90, 120), seed=3)[0]
+PREPROCESS = Preprocess(shorter_side=60, longer_side=80)
+
+
+def trunk() -> LayeredTrunk:
+    layers = {
+        "c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
+        "c2": nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
+    }
+    return LayeredTrunk(layers, levels=(2,))
+
+
+class Windows:
+    """Stands for a search."""
+
+    parameters = {"method": "selective-search"}  # noqa: RUF012
+
+    def __call__(self, image: np.ndarray) -> Proposals:
+        boxes = sliding_windows(image.shape[:2], scales=(0.6, 0.4), stride=0.5)
+        return Proposals(boxes, np.linspace(1, 0, len(boxes)))
+
+
+def predictor_of(kind: str) -> Predictor:
+    torch.manual_seed(0)
+    given = GivenProposals(30, search=Windows())
+    crops = WarpedCrops(trunk(), side=16, context=2)
+    one = trunk()
+    shared = SharedMaps(one, RegionPooling(4, strides=one.strides, method="pool"))
+    system = {
+        "regression": lambda: SingleObjectDetector(trunk(), THINGS, features=16),
+        "sliding_window": lambda: sliding_window(crops, THINGS, proposer=EveryWindow(), features=16),
+        "rcnn": lambda: rcnn(crops, THINGS, proposer=given, features=16),
+        "fast_rcnn": lambda: fast_rcnn(shared, THINGS, proposer=given, features=16),
+    }[kind]()
+    head = system if kind == "regression" else system.box_head
+    nn.init.normal_(head.cls_score.weight, std=2.0)
+    if kind != "regression":
+        nn.init.constant_(head.cls_score.bias[:1], -100.0)  # it never says background
+    return Predictor(system, preprocess=PREPROCESS, name=kind, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["sliding_window", "rcnn", "fast_rcnn"])
+def test_regions_are_explained_and_crops_are_counted(kind):
+    predictor = predictor_of(kind)
+    stages = explain_detection(predictor, SCENE.image, name="a.jpg", score_threshold=0.1)
+    document = json.loads(json.dumps(stages.document()))
+    (found,) = predictor.predict(SCENE.image, score_threshold=0.1)
+    assert [one["score"] for one in document["detections"]] == pytest.approx(found.instances.scores.tolist())
+    assert len(found.instances) > 0
+    count = len(document["proposals"])
+    page = stages.page().html()
+    if kind == "fast_rcnn":
+        assert document["crops"] is None
+        assert "cut out of the maps, named and moved." in page
+        assert "selective search" in page
+        return
+    side = predictor.system.region_features.side
+    assert document["crops"] == {"count": count, "side": side, "context": 2}
+    assert f"This picture needs {count} crops" in page
+    assert count == (len(sliding_windows((60, 80))) if kind == "sliding_window" else 30)
+    assert page.count("crop of proposal") >= 1
+    assert ("every window" in page) == (kind == "sliding_window")
+    assert "Feature maps" not in page
+
+
+def test_regression_is_shown_to_miss_what_is_more_than_one():
+    predictor = predictor_of("regression")
+    stages = explain_regression(predictor, SCENE.image, name="photos/a.jpg", score_threshold=0.0, truth=SCENE.instances)
+    document = json.loads(json.dumps(stages.document()))
+    (found,) = predictor.predict(SCENE.image, score_threshold=0.0)
+    assert len(document["detections"]) == 1
+    assert document["detections"][0]["box_xyxy"] == pytest.approx(found.instances.boxes_xyxy[0].tolist())
+    assert sum(one["score"] for one in document["scores"]) == pytest.approx(1, abs=1e-5)
+    assert len(document["objects"]) == len(SCENE.instances) > 1
+    missed = sum(not one["found"] for one in document["objects"])
+    assert missed >= len(SCENE.instances) - 1
+    page = stages.page().html()
+    assert f"{len(SCENE.instances)} objects are labelled, {missed} of them are not found" in page
+    assert len(document["parts"]) == 4
+    for part in document["parts"]:
+        x1, y1, x2, y2 = (int(value) for value in part["part_xyxy"])
+        (alone,) = predictor.predict(np.ascontiguousarray(SCENE.image[y1:y2, x1:x2]), score_threshold=0.0)
+        expected = alone.instances.boxes_xyxy[0] + np.array([x1, y1, x1, y1])
+        assert part["answers"][0]["box_xyxy"] == pytest.approx(expected.tolist())
+
+
+def test_the_command_explains_regression(tmp_path, monkeypatch):
+    entry = ModelEntry(lambda categories: predictor_of("regression").system, "detection", "none", PREPROCESS)
+    monkeypatch.setitem(MODELS, "tiny_regression", entry)
+    weights, picture = tmp_path / "tiny.safetensors", tmp_path / "a.png"
+    header = CheckpointHeader(builder="tiny_regression", categories=THINGS, preprocess=PREPROCESS.to_dict())
+    save_checkpoint(weights, predictor_of("regression").system.state_dict(), header)
+    write_picture(picture, SCENE.image)
+    command = ["explain", "detection", picture, "--model", weights, "--precision", "exact", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path / "page.html"), "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["numbers"] == {"vector": 16, "scores": len(THINGS), "box": 4}
+    assert (tmp_path / "page.html").is_file()
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (3, 200)])
+def test_small_pictures_are_not_cut(size_hw):
+    stages = explain_regression(predictor_of("regression"), np.zeros((*size_hw, 3), np.uint8), name="dot")
+    assert len(stages.document()["parts"]) == 1
+    stages.page().html()
