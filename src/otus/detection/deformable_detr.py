@@ -349,6 +349,5 @@ def _drawn(where: Tensor, weights: Tensor, like: Tensor) -> Float[Tensor, "b q h
     seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).transpose(1, 2).flatten(2)
     amount = (weights * seen / weights.shape[1]).transpose(1, 2).flatten(2)
-    return (
-        amount.new_zeros(*place.shape[:2], height * width).scatter_add_(2, place, amount).unflatten(2, (height, width))
-    )
+    drawn = amount.new_zeros(*place.shape[:2], height * width).scatter_add_(2, place, amount)
+    return torch.unflatten(drawn, 2, (height, width))

@@ -161,7 +161,7 @@ class EncoderDecoder(nn.Module):
             with predicting(last):
                 asking = last.gather_among_queries(before, queries) + queries
                 weights = last.cross_attention.weights(asking, placed_memory, allowed=allowed)
-            return weights.mean(dim=1).unflatten(2, x.shape[-2:])
+            return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
 
         return SetAnswers(
             logits=self.class_embed(features),

@@ -73,7 +73,7 @@ class Attention(nn.Module):
         return likeness.softmax(dim=3)
 
     def _split(self, x: Tensor) -> Float[Tensor, "b h n d"]:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2)
 
 
 class ExactLinear(nn.Linear):

@@ -55,8 +55,9 @@ class DeformableAttention(nn.Module):
         shape = (self.heads, self.maps, self.points)
         offsets = self.offsets(queries).float().unflatten(2, (*shape, 2)).transpose(1, 2)
         weights = self.scores(queries).float().unflatten(2, (self.heads, -1)).softmax(dim=3)
-        centre, size = boxes[:, None, :, None, None].split(2, dim=-1)
-        return centre + offsets / self.points * size / 2, weights.unflatten(3, shape[1:]).transpose(1, 2)
+        boxes = boxes[:, None, :, None, None]
+        around = boxes[..., :2] + offsets / self.points * boxes[..., 2:] / 2
+        return around, weights.unflatten(3, shape[1:]).transpose(1, 2)
 
     def forward(
         self,
@@ -84,5 +85,5 @@ class DeformableAttention(nn.Module):
             values = values.transpose(1, 2).reshape(len(x) * self.heads, -1, *x.shape[-2:])
             sampled = F.grid_sample(values, grids[:, :, :, i].flatten(0, 1), align_corners=False)
             gathered.append((sampled * weights[:, :, :, i].flatten(0, 1)[:, None]).sum(dim=3))
-        total = torch.stack(gathered).sum(dim=0).unflatten(0, (len(queries), self.heads))
+        total = torch.unflatten(torch.stack(gathered).sum(dim=0), 0, (len(queries), self.heads))
         return self.out(total.flatten(1, 2).transpose(1, 2))

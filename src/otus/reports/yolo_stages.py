@@ -186,7 +186,7 @@ class YoloExplanation(Explained):
 
     def _with_grid(self, picture: Picture) -> Picture:
         canvas = Image.fromarray(picture)
-        pen, width = ImageDraw.Draw(canvas), max(1, line_width(self.size_hw) // 2)
+        pen, width = ImageDraw.Draw(canvas), max(1, int(line_width(self.size_hw)) // 2)
         height_px, width_px = self.size_hw
         for i in range(1, self.system.side):
             x, y = width_px * i / self.system.side, height_px * i / self.system.side

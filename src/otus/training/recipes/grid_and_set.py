@@ -18,7 +18,7 @@ DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,12 +62,14 @@ def main(
     data = open_dataset(voc2007, format="voc", split="train")
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
     start = imagenet_start(model, data.categories, out / f"{model}-start.safetensors", seed=seed)
+    changes: dict[str, Any] = {"minutes": minutes, "seed": seed, "precision": fastest_precision()}
+    settings = replace(SETTINGS[model], **changes)
     trained = train(
         model,
         data,
         val=open_dataset(voc2007, format="voc", split="val"),
         weights=start,
-        settings=replace(SETTINGS[model], minutes=minutes, seed=seed, precision=fastest_precision()),
+        settings=settings,
         augment=augmentation(model),
         out=out,
         name=model,
