@@ -1,6 +1,6 @@
 """One process or many: Lightning Fabric set up for a run, and the two things that all processes must agree on."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -31,7 +31,7 @@ def start_fabric(settings: TrainSettings) -> Fabric:
     return fabric
 
 
-def fastest_precision(device: str = TrainSettings().device) -> str:
+def fastest_precision(device: str = TrainSettings().device) -> Literal["bf16-mixed", "32-true"]:
     """``bf16-mixed`` where the chip multiplies it, else ``32-true``; what ``otus train`` asks for."""
     return "bf16-mixed" if choose_precision("auto", choose_device(device)) == "bfloat16" else "32-true"
 
