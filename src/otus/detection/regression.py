@@ -145,7 +145,7 @@ class SingleObjectDetector(nn.Module):
         }
 
     def _decide(self, record: Stages) -> None:
-        record.scores = list(record.logits.softmax(dim=1).split(1))
+        record.scores = list(torch.split(record.logits.softmax(dim=1), 1))
         for i, scores in enumerate(record.scores):
             score, label = scores.max(dim=1)
             answer = Detections(self._boxes(record, i), score, label, label, torch.zeros_like(label))

@@ -70,7 +70,7 @@ class LineageTable:
     def rows(self) -> list[dict[str, Any]]:
         """Means over the pictures: seconds with and without finding proposals, how many times faster than R-CNN that is, and
         the published figures beside them."""
-        rows = []
+        rows: list[dict[str, Any]] = []
         for system in SYSTEMS:
             own = [one for one in self.timings if one.system == system]
             without = mean(one.network_s for one in own)
@@ -225,5 +225,5 @@ def _counting_crops(system: RegionDetector, what: str, report: Report, *, total:
 
 def _digest(image: np.ndarray, conditions: list[Any]) -> str:
     digest = hashlib.sha256(json.dumps([*conditions, image.shape]).encode())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()[:12]

@@ -65,7 +65,7 @@ class WarpedCrops(nn.Module):
         pieces = [
             self.trunk(warp(image[:, :height, :width], part, side=self.side, context=self.context))[-1].float()
             for image, (height, width), of_picture in zip(batch.images, batch.sizes_hw, boxes, strict=True)
-            for part in of_picture.split(self.chunk)
+            for part in torch.split(of_picture, self.chunk)
             if len(part)
         ]
         if not pieces:  # one crop that nobody looks at, so that the trunk gets its gradient of zeros

