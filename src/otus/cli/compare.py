@@ -121,6 +121,8 @@ def _print_table(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # a file is as wide as the table
+        console.width = 200
     console.print(
         f"{document['data']}: {document['images']} pictures, protocol {document['protocol']} {document['kind']}"
     )

@@ -129,9 +129,10 @@ def precision_recall_plot(
     names = sorted(means, key=lambda name: -means[name])
     half = _NAMED // 2
     named = names if len(names) <= _NAMED else [*names[: half + 1], *names[-half:]]
+    faint = 0.6 if len(names) <= _ROWS else 0.3
     for name in names:
         if name not in named:
-            axes.plot(recalls, precision[name], color=canvas.quiet, linewidth=0.5, alpha=0.6)
+            axes.plot(recalls, precision[name], color=canvas.quiet, linewidth=0.5, alpha=faint)
     for name in named:
         axes.plot(recalls, precision[name], linewidth=1.4, label=f"{_short(name)} {means[name]:.3f}")
     if len(names) > 1:
