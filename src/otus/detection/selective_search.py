@@ -7,7 +7,7 @@ section 3.1, similarities and colour spaces in 3.2, the order of the proposals i
 regions are those of Felzenszwalb and Huttenlocher (:mod:`otus.parts.oversegmentation`), sigma 0.8.
 Departures: every channel is spread over 0..255, hue too, which the paper leaves open; textures are plain derivatives of a
 Gaussian along x and y, turned to the eight directions, whose bins reach to 30 a pixel; similarities are whole numbers, 2^24
-for 1; a box that nearly coincides with one before it (IoU 0.9) is left out, the paper leaves out equal ones only. OpenCV's
+for 1; a box that nearly coincides with one before it (IoU 0.85) is left out, the paper leaves out equal ones only. OpenCV's
 presets of the same names have other scales: 150, 300 (fast) and 150 to 600 (quality).
 """
 
@@ -121,7 +121,7 @@ class SelectiveSearch:
 
     mode: Mode | Strategies = "fast"
     seed: int = 0
-    same_iou: float = 0.9
+    same_iou: float = 0.85
     workers: int = 1
 
     def __post_init__(self) -> None:
