@@ -255,7 +255,7 @@ class YOLO(nn.Module):
     def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
         """The numbers of the boxes (dx, dy, dh, dw, confidence) and the class scores of an answer."""
         of_boxes, classes = torch.split(output, [5 * self.boxes, len(self.categories)], dim=-1)
-        return of_boxes.unflatten(-1, (self.boxes, 5)), classes
+        return torch.unflatten(of_boxes, -1, (self.boxes, 5)), classes
 
     def _shares(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
         """Centre and size of each box in shares of the batch's height and width."""
