@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,7 +76,7 @@ def propose(
         typer.echo(f"written to {out}")
 
 
-def _detector(**options: str) -> "Callable[[np.ndarray], Proposals]":
+def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
     """The proposals of a detector's region proposal network; torch is imported here."""
     from otus.inference.loading import load
     from otus.inference.region_proposals import LearnedProposals

@@ -210,5 +210,5 @@ class ProposedDataset(Dataset):
 
 def _pixels_key(image: UInt8[np.ndarray, "h w 3"]) -> str:
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()

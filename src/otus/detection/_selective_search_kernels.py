@@ -142,7 +142,7 @@ def _shared(a: Int[np.ndarray, "bins"], b: Int[np.ndarray, "bins"], first: int, 
     total = np.int32(0)
     for i in range(first, last):
         total += min(a[i], b[i])
-    return np.int64(total)
+    return int(total)
 
 
 @kernel

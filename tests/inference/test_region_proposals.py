@@ -1,0 +1,42 @@
+"""The proposals of a detector, in the frame of the picture that came."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from otus.data.sample import Sample
+from otus.data.tensors import to_tensors
+from otus.detection.region_detector import RegionDetector
+from otus.errors import UsageError
+from otus.inference.predictor import Predictor
+from otus.inference.region_proposals import LearnedProposals
+from otus.parts.preprocess import Preprocess
+from otus.structures import Categories
+from otus.zoo.models import build_model
+
+PREPROCESS = Preprocess(shorter_side=64, longer_side=96)
+
+
+def test_they_are_those_of_the_pass_brought_back_the_likeliest_first():
+    torch.manual_seed(0)
+    system = build_model("faster_rcnn_mobilenet_v3_large_320_fpn", Categories(("owl",)))
+    assert isinstance(system, RegionDetector)
+    predictor = Predictor(system, preprocess=PREPROCESS, name="mine", device="cpu")
+    image = np.random.default_rng(0).integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    found = LearnedProposals(predictor)(image)
+    assert len(found) > 0
+    assert (np.diff(found.scores) <= 0).all()
+    assert (found.boxes_xyxy >= 0).all()
+    assert (found.boxes_xyxy <= (40, 32, 40, 32)).all()
+    record = system.stages([PREPROCESS.sample(to_tensors(Sample(image, "picture")))])
+    expected = record.proposals.boxes[0][record.proposals.scores[0].argsort(descending=True, stable=True)].numpy() / 2
+    np.testing.assert_allclose(found.boxes_xyxy, expected, atol=1e-4)
+
+
+def test_a_model_that_proposes_nothing_says_so():
+    class Other(nn.Module):
+        categories = Categories(("owl",))
+
+    with pytest.raises(UsageError, match="mine learns no proposals"):
+        LearnedProposals(Predictor(Other(), preprocess=PREPROCESS, name="mine", device="cpu"))
