@@ -31,6 +31,7 @@ from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import zero_loss
 from otus.parts.region_features import RegionPooling, SharedMaps
 from otus.parts.sampling import BalancedSampler
+from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 
@@ -197,4 +198,5 @@ def mask_rcnn_efficientnet_lite0_fpn(
         class_slots=class_slots,
         sampler=BalancedSampler(count=128, positive_share=0.25),
     )
+    detector.decision = Decision(score_threshold=0.02, nms_threshold=0.45)
     return mask_rcnn(detector, width=channels)

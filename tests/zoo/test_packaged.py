@@ -1,0 +1,44 @@
+"""What comes in the package: that it is there, says what it is, and finds things on real photographs."""
+
+from pathlib import Path
+
+import pytest
+
+import otus
+from otus.data.open import open_dataset
+from otus.zoo.checkpoint import load_checkpoint
+from otus.zoo.weights import packaged_file, packaged_names
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_packaged_weights_are_small_and_have_a_card(name):
+    file = packaged_file(name)
+    assert file.stat().st_size <= 20e6
+    tensors, header = load_checkpoint(file)
+    assert header.builder == name
+    assert {str(tensor.dtype) for tensor in tensors.values() if tensor.is_floating_point()} == {"torch.float16"}
+    card = file.with_suffix(".md").read_text()
+    assert header.licence in card
+    for figure, value in header.training["figures"].items():
+        assert f"- {figure}: {value:.3f}" in card
+
+
+def test_without_a_name_the_packaged_model_answers():
+    data = pytest.importorskip("skimage.data", reason="its photographs")
+    predictor = otus.load()
+    assert predictor.name == packaged_names()[0]
+    for image, category in ((data.astronaut(), "person"), (data.chelsea(), "cat")):
+        found = predictor.predict(image)[0].instances
+        best = found.labels[found.scores.argmax()]
+        assert predictor.categories[int(best)] == category
+        assert found.masks.area()[found.scores.argmax()] > 0.1 * image.shape[0] * image.shape[1]
+
+
+@pytest.mark.slow
+def test_the_card_tells_the_truth(shared_data: Path):
+    file = packaged_file(packaged_names()[0])
+    report = otus.evaluate(
+        open_dataset(shared_data / "voc2007", format="voc", split="val"), model=file, precision="auto", protocol="voc07"
+    )
+    said = load_checkpoint(file)[1].training["figures"]["VOC 2007 val bbox mAP@0.5 (voc07)"]
+    assert report.results["bbox"].figures["AP"] == pytest.approx(said, abs=0.003)  # bfloat16 differs by chip
