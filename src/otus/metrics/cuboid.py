@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.errors import UsageError
-from otus.metrics.required import having
 from otus.metrics.coco import ALL, CocoProtocol
 from otus.metrics.oriented import over_union
 from otus.metrics.pairs import Order, Pairs, pairs_by
+from otus.metrics.required import having
 from otus.structures import Objects, oriented
 
 Seen = Literal["in space", "from above"]

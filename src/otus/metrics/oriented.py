@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from otus.metrics.required import having
 from otus.metrics.coco import CocoProtocol
 from otus.metrics.pairs import Order, Pairs, pairs_by
+from otus.metrics.required import having
 from otus.metrics.voc import VocProtocol
 from otus.structures import Objects, oriented
 
