@@ -1,7 +1,7 @@
 """The main job: objects found on photographs by the model in the package, and a look at how good predictions are.
 
 Run by ``make demo``; every step is the command that a person would type. The photographs are those that scikit-image carries
-in its wheel (public domain and CC0). What is written is in ``demo-out/``; open ``demo-out/photographs/index.html``.
+in its wheel. What is written is in ``demo-out/``; open ``demo-out/photographs/index.html``.
 """
 
 import json
