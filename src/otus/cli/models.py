@@ -1,10 +1,13 @@
 """``otus models``: what there is by name, and whose weights."""
 
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
 
 from otus.cli._common import emit_json, verb
+
+_WIDTH = 74  # of a line under a name, so that it stays whole in a terminal of 80
 
 
 @verb
@@ -20,21 +23,28 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON docume
     for row in rows:
         typer.echo(f"{row['name']:<{width}}  {row['task']:<10}  {_weights(row)}")
         typer.echo(f"    {row['paper']}")
-        for figures in _figures(row):
-            typer.echo(f"    {figures}")
+        for line in [*_licence(row), *_figures(row)]:
+            typer.echo(f"    {line}")
 
 
 def _weights(row: dict[str, Any]) -> str:
     if not row["trained"]:
         return "none: train it"
-    licence = f", {row['licence']}" if row["licence"] else ""
-    return ("packaged" if row["packaged"] else "to be fetched") + licence
+    return "packaged" if row["packaged"] else "to be fetched"
+
+
+def _licence(row: dict[str, Any]) -> list[str]:
+    return wrap(f"licence: {row['licence']}", _WIDTH) if row["licence"] else []
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
-    """``COCO val2017: bbox AP 0.379, segm AP 0.346``: figures on one data set in one line."""
-    by_data: dict[str, list[str]] = {}
+    """``COCO val2017: bbox AP 0.379, segm AP 0.346``: figures on one data set in one line, or as many as it takes."""
+    lines: list[str] = []
     for name, value in row["figures"].items():
-        words = name.split()
-        by_data.setdefault(" ".join(words[:-2]), []).append(f"{' '.join(words[-2:])} {value:.3f}")
-    return [f"{data}: {', '.join(figures)}" if data else ", ".join(figures) for data, figures in by_data.items()]
+        *data, kind, figure = name.split()
+        start, said = " ".join([*data[:-1], *(f"{one}:" for one in data[-1:])]), f"{kind} {figure} {value:.3f}"
+        if lines and lines[-1].startswith(start) and len(lines[-1]) + 2 + len(said) <= _WIDTH:
+            lines[-1] += f", {said}"
+        else:
+            lines.append(f"{start} {said}".strip())
+    return lines

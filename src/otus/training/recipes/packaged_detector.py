@@ -170,7 +170,7 @@ def judge(weights: Path, *, voc2007: Path, voc2012: Path) -> tuple[dict[str, flo
             by_category[f"{name} {kind}"] = {one: values["AP50"] for one, values in result.per_category.items()}
         if file is None:
             voc: Any = evaluate_predictions(dataset, objects, protocol="voc07").results["bbox"]
-            figures[f"{name} bbox mAP@0.5 (voc07)"] = float(next(iter(voc.figures.values())))
+            figures[f"{name} bbox AP50-voc07"] = float(next(iter(voc.figures.values())))
     return figures, by_category
 
 
