@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from otus.data.proposals import Proposals
+from otus.data.proposals import Proposals, SearchedSmall
 from otus.detection.fast_rcnn import fast_rcnn
 from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.rcnn import rcnn, rcnn_vgg16
@@ -186,7 +186,8 @@ def test_a_sample_without_proposals_is_searched_in_the_pictures_own_colours():
         seen.append(picture)
         return Proposals([[0, 0, 50, 25]], [1.0])
 
-    proposer = GivenProposals(search=search, longer_side=100, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
+    small = SearchedSmall(search, longer_side=100)
+    proposer = GivenProposals(search=small, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
     colour = torch.tensor([0.2, 0.6, 1.0])
     image = ((colour - torch.tensor(proposer.mean)) / torch.tensor(proposer.std))[:, None, None].expand(3, 80, 200)
     proposals, losses = proposer.propose([], make_batch([{"image": image}], divisor=1), None)

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import staged_file
@@ -69,6 +70,30 @@ class Proposer(Protocol):
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
         """The proposals of a picture."""
+
+
+@dataclass(frozen=True)
+class SearchedSmall:
+    """A proposer that sees large pictures at ``longer_side`` pixels; the boxes are those of the picture as it came."""
+
+    proposer: Proposer
+    longer_side: int = 500
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of the proposer, and the size."""
+        return {**self.proposer.parameters, "longer_side": self.longer_side}
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
+        """The proposals of a picture."""
+        height, width = image.shape[:2]
+        scale = self.longer_side / max(height, width)
+        if scale >= 1:
+            return self.proposer(image)
+        small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = Image.fromarray(image).resize(small_wh, Image.Resampling.BILINEAR)
+        found = self.proposer(np.asarray(small))
+        return replace(found, boxes_xyxy=found.boxes_xyxy * np.tile(np.array([width, height]) / small_wh, 2))
 
 
 @dataclass(frozen=True)

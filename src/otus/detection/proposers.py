@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from otus.data.proposals import Proposer as Search
+from otus.data.proposals import SearchedSmall
 from otus.detection.region_stages import Proposals
 from otus.detection.selective_search import SelectiveSearch
 from otus.parts.batching import Batch, Target
@@ -33,9 +33,7 @@ class GivenProposals:
     count
         At most so many of a picture, the likeliest.
     search
-        From a picture to its proposals; Selective Search without it.
-    longer_side
-        Larger pictures are searched at this many pixels.
+        From a picture to its proposals; without it Selective Search, on pictures of at most 500 pixels.
     mean, std
         Of the preprocessing, to see the picture's own colours again.
     """
@@ -45,13 +43,11 @@ class GivenProposals:
         count: int = 2000,
         *,
         search: Search | None = None,
-        longer_side: int = 500,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         self.count = count
-        self.search = search or SelectiveSearch()
-        self.longer_side = longer_side
+        self.search = search or SearchedSmall(SelectiveSearch())
         self.mean, self.std = mean, std
 
     def propose(
@@ -76,14 +72,7 @@ class GivenProposals:
     def _searched(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
         mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
         pixels = ((image * std[:, None, None] + mean[:, None, None]).clamp(0, 1) * 255).round().byte()
-        picture = pixels.permute(1, 2, 0).cpu().numpy()
-        height, width = picture.shape[:2]
-        scale = min(1.0, self.longer_side / max(height, width))
-        small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if scale < 1:
-            picture = np.asarray(Image.fromarray(picture).resize(small_wh, Image.Resampling.BILINEAR))
-        boxes = self.search(np.ascontiguousarray(picture)).boxes_xyxy
-        return torch.from_numpy(boxes * np.tile(np.array([width, height]) / small_wh, 2))
+        return torch.from_numpy(self.search(pixels.permute(1, 2, 0).contiguous().cpu().numpy()).boxes_xyxy)
 
 
 class EveryWindow:

