@@ -85,6 +85,20 @@ def test_the_losses_run_in_the_precision_asked_for(scenes: Dataset, precision: s
     assert {p.dtype for p in system.parameters()} == {torch.float32}
 
 
+def test_mixed_precision_leaves_the_samples_as_they_are(scenes: Dataset) -> None:
+    seen: list[torch.dtype] = []
+
+    class Watching(TinyDetector):
+        def losses(
+            self, samples: list[TensorSample], *, generator: torch.Generator | None = None
+        ) -> dict[str, Tensor]:
+            seen.extend(sample[name].dtype for sample in samples for name in ("image", "boxes"))
+            return super().losses(samples, generator=generator)
+
+    run(Watching(), scenes, precision="bf16-mixed", epochs=1)
+    assert set(seen) == {torch.float32}  # in bfloat16 a box at 301 pixels would be one at 302
+
+
 def test_an_epoch_has_every_picture_once_and_batches_of_one_shape() -> None:
     groups = torch.tensor([0, 1, 1] * 10).numpy()
     order = epoch_order(30, batch_size=5, seed=3, epoch=2, groups=groups)

@@ -106,6 +106,7 @@ def rcnn_efficientnet_lite0(
 ) -> RegionDetector:
     """A small one for pictures of about 320 pixels; arguments as of :func:`rcnn_vgg16`.
 
+    It learns from 32 regions of a picture: in the same time twice the pictures teach more than twice the regions of each.
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
     trunk = efficientnet_lite0_trunk(levels=(5,))
@@ -113,4 +114,5 @@ def rcnn_efficientnet_lite0(
         freeze_norms(trunk, eps=1e-3)
     freeze_stages(trunk, frozen_level)
     crops = WarpedCrops(trunk, side=side, context=context, chunk=128)
-    return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features)
+    sampler = BalancedSampler(count=32, positive_share=0.25)
+    return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features, sampler=sampler)

@@ -97,6 +97,7 @@ def sliding_window_efficientnet_lite0(
 ) -> RegionDetector:
     """A small one for pictures of about 320 pixels; arguments as of :func:`sliding_window_vgg16`.
 
+    It learns from 32 windows of a picture, as R-CNN's does from its regions.
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
     trunk = efficientnet_lite0_trunk(levels=(5,))
@@ -108,4 +109,5 @@ def sliding_window_efficientnet_lite0(
         categories,
         proposer=EveryWindow(partial(sliding_windows, stride=stride)),
         features=features,
+        sampler=BalancedSampler(count=32, positive_share=0.25),
     )

@@ -4,6 +4,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
 
@@ -13,19 +14,30 @@ from otus.training.settings import TrainSettings
 T = TypeVar("T")
 
 
+class ExactInputs(MixedPrecision):
+    """Mixed precision in the network alone: Fabric's own would round the samples too, a box at 301 pixels to 302."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The samples as they are; autocast rounds what goes into a convolution."""
+        return data
+
+
 def start_fabric(settings: TrainSettings) -> Fabric:
     """Fabric with all processes started: by torchrun where its environment is there, else by running this command again.
 
     Everything before this call runs in each process, so it must not write anything.
     """
     several = settings.devices * settings.num_nodes > 1
+    mixed = settings.precision == "bf16-mixed"
+    device = choose_device(settings.device).type
     fabric = Fabric(
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         # A picture without masks gives the mask head no gradient, so which parameters are used differs.
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
-        precision=settings.precision,
+        precision=None if mixed else settings.precision,
+        plugins=[ExactInputs("bf16-mixed", device=device)] if mixed else None,
     )
     fabric.launch()
     return fabric

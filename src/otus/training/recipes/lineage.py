@@ -15,17 +15,21 @@ Cost: six times ``--minutes`` and the predicting; R-CNN and the sliding window r
 of the papers; what is reached stands in the table and ``run.json`` of the folder.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otus.training.comparison import TRAINING, compare
+from otus.training.comparison import compare
+from otus.training.devices import fastest_precision
+from otus.training.settings import TrainSettings
 
 MODELS = tuple(
     f"{system}_efficientnet_lite0"
     for system in ("regression", "sliding_window", "rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 )
+SETTINGS = TrainSettings(batch_size=8, learning_rate=4e-4, trunk_learning_rate_share=0.5, average_decay=0.998)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,7 +49,7 @@ def run(
         split="train",
         val_split="val",
         budget_minutes=minutes,
-        settings=TRAINING,
+        settings=replace(SETTINGS, precision=fastest_precision()),
         limit=limit,
         out=out,
         say=lambda text: typer.echo(text, err=True),
