@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from otus.data.tensors import TensorSample
 from otus.errors import ShapeError
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, make_batch, make_target
 from otus.parts.box_head import TwoFullyConnected
 from otus.parts.losses import zero_loss
@@ -173,10 +173,7 @@ def classifier_efficientnet_lite0(
 
     Arguments as of :func:`classifier_vgg16`. Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=("head",))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=("head",), frozen_norms=frozen_norms, frozen_level=frozen_level)
     crops = WarpedCrops(trunk, side=side, chunk=128)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return ImageClassifier(crops, network, features=trunk.channels[-1], categories=categories)

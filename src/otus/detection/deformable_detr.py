@@ -28,7 +28,7 @@ from torchvision.ops import Conv2dNormActivation, box_convert
 from otus.detection.detr import GIOU_WEIGHT, L1_WEIGHT, EncoderLayer, inside_crowd
 from otus.detection.set_detector import SetAnswers, SetDetector, picture_on_map
 from otus.parts.attention import Attention, ExactLinear, feed_forward, perceptron
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
+from otus.parts.backbones import efficientnet_lite0_trunk
 from otus.parts.batching import Batch, Target
 from otus.parts.deformable_attention import DeformableAttention
 from otus.parts.denoising import Denoising, NoisyQueries
@@ -308,9 +308,7 @@ def deformable_detr_efficientnet_lite0(
 
     ``queries`` is the most objects of a picture; ``frozen_level`` as in :func:`~otus.detection.detr.detr_resnet50`.
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
-    freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=True, frozen_level=frozen_level)
     head = DeformableHead(trunk.channels, trunk.strides, len(categories), queries=queries)
     return SetDetector(categories=categories, trunk=trunk, head=head, divisor=32)
 

@@ -280,9 +280,7 @@ def detr_efficientnet_lite0(
     frozen_level: int = 2,
 ) -> SetDetector:
     """A small one for pictures of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout."""
-    trunk = efficientnet_lite0_trunk(levels=(5,))
-    freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=True, frozen_level=frozen_level)
     slots = class_slots if class_slots is not None else range(len(categories))
     head = EncoderDecoder(
         trunk.channels[-1],

@@ -10,7 +10,7 @@ positives; no dropout between the fully connected layers, which are not factored
 
 from otus.detection.proposers import GivenProposals
 from otus.detection.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
 from otus.parts.region_features import RegionPooling, SharedMaps
@@ -101,9 +101,6 @@ def fast_rcnn_efficientnet_lite0(
     The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
     with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True)
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
     maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
     return fast_rcnn(maps, categories, proposer=GivenProposals(proposals), features=features)

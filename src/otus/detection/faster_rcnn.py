@@ -265,10 +265,7 @@ def faster_rcnn_efficientnet_lite0(
     The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
     with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True)
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
     maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
     proposer = RegionProposalNetwork(
         maps.out_channels,

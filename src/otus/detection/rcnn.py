@@ -13,7 +13,7 @@ without dropout between the fully connected layers.
 
 from otus.detection.proposers import GivenProposals
 from otus.detection.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
 from otus.parts.region_crops import WarpedCrops
@@ -109,10 +109,7 @@ def rcnn_efficientnet_lite0(
     It learns from 32 regions of a picture: in the same time twice the pictures teach more than twice the regions of each.
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     crops = WarpedCrops(trunk, side=side, context=context, chunk=128)
     sampler = BalancedSampler(count=32, positive_share=0.25)
     return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features, sampler=sampler)

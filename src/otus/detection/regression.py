@@ -24,7 +24,7 @@ from torchvision.ops import box_area, clip_boxes_to_image
 
 from otus.data.tensors import TensorSample
 from otus.detection.region_stages import Proposals, Stages, instances
-from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.batching import Target, make_batch, make_target
 from otus.parts.box_coding import BoxTransform
 from otus.parts.box_head import Detections, TwoFullyConnected
@@ -180,8 +180,5 @@ def regression_efficientnet_lite0(
 
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     return SingleObjectDetector(trunk, categories, features=features)

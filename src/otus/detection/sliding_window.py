@@ -13,7 +13,7 @@ from functools import partial
 
 from otus.detection.proposers import EveryWindow
 from otus.detection.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
 from otus.parts.region_crops import WarpedCrops
@@ -100,10 +100,7 @@ def sliding_window_efficientnet_lite0(
     It learns from 32 windows of a picture, as R-CNN's does from its regions.
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     return sliding_window(
         WarpedCrops(trunk, side=side, chunk=128),
         categories,

@@ -24,7 +24,7 @@ from torchvision.ops import roi_pool
 from otus.detection.proposers import GivenProposals
 from otus.detection.region_detector import RegionDetector
 from otus.errors import UsageError
-from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
@@ -166,8 +166,5 @@ def spp_net_efficientnet_lite0(
     The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
     with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True)
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
     return spp_net(SpatialPyramid(trunk), categories, proposer=GivenProposals(proposals), features=features)

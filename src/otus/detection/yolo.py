@@ -32,7 +32,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
-from otus.parts.backbones import LayeredTrunk, Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages
+from otus.parts.backbones import LayeredTrunk, Trunk, efficientnet_lite0_trunk
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Detections
 from otus.parts.detections import as_instances
@@ -341,9 +341,7 @@ def yolo_efficientnet_lite0(categories: Categories, *, side: int = 7, boxes: int
     ``frozen_level``: layers of the trunk up to this level do not learn, 0 none; its norms are frozen, so that batches of
     any size teach.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,))
-    freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=True, frozen_level=frozen_level)
     return YOLO(
         categories=categories,
         trunk=trunk,

@@ -24,7 +24,7 @@ from otus.detection.faster_rcnn import (
 from otus.detection.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.parts.anchors import Anchors
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
+from otus.parts.backbones import efficientnet_lite0_trunk
 from otus.parts.batching import Target
 from otus.parts.box_head import Assignment, Detections
 from otus.parts.feature_pyramid import FeaturePyramid
@@ -176,10 +176,7 @@ def mask_rcnn_efficientnet_lite0_fpn(
     the ImageNet weights were trained with. Arguments as of :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`.
     """
     channels = 96
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     pyramid = FeaturePyramid(trunk.channels, channels)
     pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
     proposer = RegionProposalNetwork(

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.errors import CheckpointError, MissingExtraError
+from otus.parts.backbones.norms import freeze_norms, freeze_stages
 from otus.parts.backbones.trunk import LayeredTrunk
 
 # Blocks, kernel, stride of the first block, widening inside a block, channels.
@@ -29,6 +30,8 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
+
+_TENSORFLOW_EPS = 1e-3
 
 
 class InvertedResidual(nn.Sequential):
@@ -56,7 +59,12 @@ class InvertedResidual(nn.Sequential):
 
 
 def efficientnet_lite0_trunk(
-    *, levels: Sequence[int | str] = (3, 4, 5), weights: Mapping[str, Tensor] | None = None, dilated: bool = False
+    *,
+    levels: Sequence[int | str] = (3, 4, 5),
+    weights: Mapping[str, Tensor] | None = None,
+    dilated: bool = False,
+    frozen_norms: bool = False,
+    frozen_level: int = 0,
 ) -> LayeredTrunk:
     """Build the trunk: a stem, seven stages and the head's 1x1 convolution.
 
@@ -70,6 +78,11 @@ def efficientnet_lite0_trunk(
         in their order. Random without it.
     dilated
         Keep the last two stages at stride 16 by dilation; level 4 is then ``stage7``, of 320 channels.
+    frozen_norms
+        Keep the norms as they are, with the eps that the ImageNet weights were trained with
+        (:func:`~otus.parts.backbones.norms.freeze_norms`).
+    frozen_level
+        Layers up to this level do not learn (:func:`~otus.parts.backbones.norms.freeze_stages`); 0 for all learn.
 
     Raises
     ------
@@ -109,6 +122,9 @@ def efficientnet_lite0_trunk(
         _initialise(trunk)
     else:
         _load_in_order(trunk, weights)
+    if frozen_norms:
+        freeze_norms(trunk, eps=_TENSORFLOW_EPS)
+    freeze_stages(trunk, frozen_level)
     return trunk
 
 
