@@ -21,6 +21,7 @@ import numpy as np
 from torch import nn
 
 from otus.data.dataset import Dataset
+from otus.data.formats.coco_results import write_results
 from otus.data.formats.contract import staged_file
 from otus.data.open import open_dataset
 from otus.data.pictures import write_picture
@@ -34,7 +35,7 @@ from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
-from otus.structures import Instances
+from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
 from otus.training.run import resume_run, train
 from otus.training.run_folder import environment
@@ -180,7 +181,7 @@ class Comparison:
         return Page("Comparison", subtitle, sections)
 
     def write(self) -> None:
-        """``compare.md``, ``compare.csv``, ``index.html`` and ``run.json`` in the folder."""
+        """``compare.md``, ``compare.csv``, ``index.html`` and ``run.json`` in the folder (``predictions`` lie there already)."""
         run = {**environment(), **self.document(), "settings": self.settings, "pictures": list(self.pictures)}
         for name, text in (
             ("compare.md", self.markdown()),
@@ -228,7 +229,8 @@ def compare(
     precision
         Of predicting, see :class:`~otus.inference.predictor.Predictor`.
     out
-        The folder of the comparison; what is finished there is not computed again.
+        The folder of the comparison; what is finished there is not computed again. What each model found is kept in
+        ``predictions`` as COCO results, for ``otus compare --predictions`` and ``otus explain errors``.
     say, progress
         Told what is being done, and how many pictures of how many are predicted.
 
@@ -249,13 +251,13 @@ def compare(
     trained = [one for one in contenders if one.weights is None and budget_minutes is not None]
     if trained and val is None and val_split is None:
         raise UsageError("compare: models that are trained need other pictures to be judged on: give val or val_split")
-    judged_on = open_dataset(
-        data if val is None else val, format=format, split=val_split if val or val_split else split
-    )
-    if judged_on.objects is None:
-        raise UsageError(f"{judged_on.source}: has no objects to judge detectors by")
-    if limit is not None and limit < len(judged_on):
-        judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
+    whole = open_dataset(data if val is None else val, format=format, split=val_split if val or val_split else split)
+    if whole.objects is None:
+        raise UsageError(f"{whole.source}: has no objects to judge detectors by")
+    chosen = np.arange(len(whole))
+    if limit is not None and limit < len(whole):
+        chosen = np.linspace(0, len(whole) - 1, limit).round().astype(int)
+    judged_on = whole.select(chosen)
     learned = open_dataset(data, format=format, split=split) if trained else None
     folder = Path(out)
     common = {
@@ -282,7 +284,10 @@ def compare(
             weights = read_weights(None, model=one.model).source
         predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
         say(f"{one.model}: predicting {len(judged_on)} pictures")
-        row = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
+        row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
+        results = folder / "predictions" / f"{kept.stem}.json"
+        results.parent.mkdir(parents=True, exist_ok=True)
+        write_results(whole, dataclasses.replace(found, picture=chosen[found.picture]), results)
         if history:
             row = dataclasses.replace(
                 row, start=start, minutes=budget_minutes, epochs=_epochs(history, learned, settings)
@@ -290,8 +295,8 @@ def compare(
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(_plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(row)
-    whole = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
-    comparison = Comparison(str(judged_on.source), judged_on.pictures.files, rows, folder, whole)
+    said = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
+    comparison = Comparison(str(whole.source), judged_on.pictures.files, rows, folder, said)
     comparison.write()
     return comparison
 
@@ -330,7 +335,9 @@ def _judge(
     *,
     weights: str,
     progress: Callable[[int, int], None] | None,
-) -> Row:
+) -> tuple[Row, Objects]:
+    """The figures, and what was found."""
+
     def count(done: int) -> None:
         if progress is not None:
             progress(done, len(dataset))
@@ -338,14 +345,11 @@ def _judge(
     seconds, memory_mb = time_prediction(predictor, dataset)
     with predictor.autocast():
         found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
-    figures = (
-        evaluate_predictions(dataset, as_objects(found, categories=dataset.categories), kinds=["bbox"])
-        .results["bbox"]
-        .figures
-    )
+    objects = as_objects(found, categories=dataset.categories)
+    figures = evaluate_predictions(dataset, objects, kinds=["bbox"]).results["bbox"].figures
     _draw(dataset, found, folder / "pictures", slug=_slug(predictor.name, weights))
     system: nn.Module = predictor.system
-    return Row(
+    row = Row(
         model=predictor.name,
         weights=weights,
         start=None,
@@ -355,6 +359,7 @@ def _judge(
         parameters=sum(one.numel() for one in system.parameters()),
         memory_mb=memory_mb,
     )
+    return row, objects
 
 
 def time_prediction(
