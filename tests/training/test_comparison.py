@@ -81,13 +81,6 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     again = otus.evaluate(data / "val", predictions=results)
     assert again.results["bbox"].figures["AP"] == pytest.approx(other["AP"], nan_ok=True)
 
-
-def test_predictions_of_a_part_of_the_pictures_name_those(data: Path, tmp_path: Path) -> None:
-    trained = train("other", data / "train", settings=QUICK, out=tmp_path, quiet=True)
-    compare([f"other={trained.last}"], data / "val", limit=2, precision="exact", out=tmp_path / "table")
-    (results,) = tmp_path.glob("table/predictions/other-*.json")
-    assert {one["image_id"] for one in json.loads(results.read_text())} == {0, 3}  # the first and the last
-
     def never(*arguments, **options):
         raise AssertionError("computed again")
 
@@ -99,6 +92,13 @@ def test_predictions_of_a_part_of_the_pictures_name_those(data: Path, tmp_path: 
     assert "tiny: kept from before" in stderr
     code, shown, _ = otus_compare(data / "train", *arguments)
     assert "4 pictures, protocol coco bbox" in shown
+
+
+def test_predictions_of_a_part_of_the_pictures_name_those(data: Path, tmp_path: Path) -> None:
+    trained = train("other", data / "train", settings=QUICK, out=tmp_path, quiet=True)
+    compare([f"other={trained.last}"], data / "val", limit=2, precision="exact", out=tmp_path / "table")
+    (results,) = tmp_path.glob("table/predictions/other-*.json")
+    assert {one["image_id"] for one in json.loads(results.read_text())} == {0, 3}  # the first and the last
 
 
 def test_a_training_that_was_stopped_is_gone_on_with(

@@ -181,7 +181,7 @@ class Comparison:
         return Page("Comparison", subtitle, sections)
 
     def write(self) -> None:
-        """``compare.md``, ``compare.csv``, ``index.html`` and ``run.json`` in the folder (``predictions`` lie there already)."""
+        """``compare.md``, ``compare.csv``, ``index.html``, ``run.json`` in the folder, where ``predictions`` lie already."""
         run = {**environment(), **self.document(), "settings": self.settings, "pictures": list(self.pictures)}
         for name, text in (
             ("compare.md", self.markdown()),
