@@ -27,6 +27,7 @@ from otus.data.tensors import TensorSample, object_keys, sample_generator, to_te
 from otus.data.transforms import (
     Compose,
     HorizontalFlip,
+    MovedBorders,
     Photometric,
     RandomCrop,
     ResizeLongSide,
@@ -108,7 +109,13 @@ def assert_whole(tensors: TensorSample, *, shrunk: bool) -> None:
 
 CUTS = st.lists(
     st.sampled_from(
-        [HorizontalFlip(1.0), RandomCrop((40, 60)), RandomCrop((72, 50)), RandomCrop((110, 130), least_visible=0.0)]
+        [
+            HorizontalFlip(1.0),
+            MovedBorders(0.3),
+            RandomCrop((40, 60)),
+            RandomCrop((72, 50)),
+            RandomCrop((110, 130), least_visible=0.0),
+        ]
     ),
     max_size=4,
 )
@@ -149,7 +156,7 @@ def test_boxes_proposals_and_corners_that_agree_go_on_agreeing(
     left, top, right, bottom = plain(before["boxes"]).unbind(1)
     corners = torch.stack([left, top, right, top, right, bottom, left, bottom], dim=1).reshape(-1, 4, 2)
     before["corners"] = tv_tensors.KeyPoints(corners, canvas_size=SIZE_HW)
-    steps = [replace(cut, least_visible=0.0) if isinstance(cut, RandomCrop) else cut for cut in cuts]
+    steps = [replace(cut, least_visible=0.0) if isinstance(cut, RandomCrop | MovedBorders) else cut for cut in cuts]
     generator = partial(sample_generator, seed, 0, index)
     after = Compose([*([resize] if resize else []), *steps])(before, generator=generator())
     assert torch.equal(after["boxes"], after["proposals"])
@@ -296,12 +303,27 @@ def test_copy_paste_hides_what_it_covers_and_nothing_else(index: int) -> None:
     assert (after["image"] != before["image"]).any(0)[cover].float().mean() > 0.9
 
 
+def test_moved_borders_change_scale_and_shape_within_their_share() -> None:
+    sizes = [
+        geometry.size_hw(MovedBorders(0.2)(scene(0), generator=sample_generator(0, 0, index))) for index in range(200)
+    ]
+    heights, widths = np.array(sizes).T / np.array(SIZE_HW)[:, None]
+    for sides in (heights, widths):
+        assert 0.6 <= sides.min() < 0.7
+        assert 1.3 < sides.max() <= 1.4
+    assert abs(np.corrcoef(heights, widths)[0, 1]) < 0.3  # each side on its own
+    assert_equal(MovedBorders(0.0)(scene(0), generator=sample_generator(0, 0, 0)), scene(0))
+    with pytest.raises(ShapeError, match=r"\[0, 0\.5\)"):
+        MovedBorders(0.5)
+
+
 EVERYTHING = Compose(
     [
         Mosaic(draw, (80, 80), probability=0.5),
         CopyPaste(draw),
         HorizontalFlip(),
         ScaleJitter(),
+        MovedBorders(),
         RandomCrop((64, 64)),
         Photometric(),
     ]

@@ -110,6 +110,32 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
+class MovedBorders:
+    """Each border of the picture moved in or out by up to ``share`` of the side; what comes in has the value ``fill``.
+
+    Scale, place and shape of objects change at once, also for systems that bring every picture to one size afterwards: the
+    augmentation of YOLO (arXiv:1506.02640, section 2.2). Objects go as in :class:`RandomCrop`.
+    """
+
+    share: float = 0.2
+    _: KW_ONLY
+    least_visible: float = geometry.LEAST_VISIBLE
+    fill: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 0.5:
+            raise ShapeError(f"moved borders: expected a share of [0, 0.5), got {self.share}")
+
+    def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
+        height, width = geometry.size_hw(tensors)
+        top, bottom, left, right = (
+            round(uniform(-self.share, self.share, generator) * side) for side in (height, height, width, width)
+        )
+        to_hw = (max(1, height - top - bottom), max(1, width - left - right))
+        return geometry.crop(tensors, top=top, left=left, to_hw=to_hw, least_visible=self.least_visible, fill=self.fill)
+
+
+@dataclass(frozen=True)
 class Photometric:
     """Brightness, contrast and saturation by factors of 1 - x to 1 + x, hue by up to ``hue`` of a whole turn."""
 
