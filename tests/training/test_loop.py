@@ -13,7 +13,7 @@ from otus.data.dataset import Dataset
 from otus.data.mixing import Mosaic
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError, UsageError
-from otus.training.budget import validation_is_due
+from otus.training.budget import plan_steps, validation_is_due
 from otus.training.feeding import Feed, OtherPictures, epoch_order
 from otus.training.optimization import learning_rate
 from otus.training.randomness import model_generator
@@ -89,9 +89,7 @@ def test_mixed_precision_leaves_the_samples_as_they_are(scenes: Dataset) -> None
     seen: list[torch.dtype] = []
 
     class Watching(TinyDetector):
-        def losses(
-            self, samples: list[TensorSample], *, generator: torch.Generator | None = None
-        ) -> dict[str, Tensor]:
+        def losses(self, samples: list[TensorSample], *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
             seen.extend(sample[name].dtype for sample in samples for name in ("image", "boxes"))
             return super().losses(samples, generator=generator)
 
@@ -198,6 +196,17 @@ def test_no_objects(scenes: Dataset) -> None:
     result = run(tiny_detector(), empty, validation=empty)
     assert result.history[-1]["loss/box"] == 0
     assert result.history[-1]["bbox/AP"] is None
+
+
+def test_the_plan_of_a_budget_is_the_same_on_the_way() -> None:
+    """At an even speed the schedule is never stretched, not even for less than an epoch."""
+    planned = set()
+    for step in (10, 400, 800):
+        state = RunState(total_steps=1, step=step, seconds=step * 1.0, seconds_of_steps=step * 1.0)
+        planned.add(plan_steps(state, steps_per_epoch=400, minutes=15, validate_every=None))
+    assert planned == {900}
+    state.seconds_of_validation = 60.0  # room is left for the last one
+    assert 800 < plan_steps(state, steps_per_epoch=400, minutes=15, validate_every=3) <= 840
 
 
 def test_a_budget_of_minutes_is_kept(scenes: Dataset) -> None:

@@ -17,9 +17,9 @@ def validation_is_due(state: RunState, *, epoch: int, settings: TrainSettings) -
 
 
 def plan_steps(state: RunState, *, steps_per_epoch: int, minutes: float, validate_every: int | None) -> int:
-    """Total steps that fit into the budget at the speed measured so far.
+    """Total steps that fit into the budget at the speed measured so far; time for a last validation is left.
 
-    Whole epochs where at least one more fits. The first plan does not know yet what a validation takes.
+    The first plan does not know yet what a validation takes.
     """
     left_s = minutes * 60 - state.seconds - state.seconds_of_validation
     step_s = state.seconds_of_steps / state.step
@@ -28,8 +28,4 @@ def plan_steps(state: RunState, *, steps_per_epoch: int, minutes: float, validat
         epoch_s += min(epoch_s * _VALIDATING_SHARE, state.seconds_of_validation)
     else:
         epoch_s += state.seconds_of_validation / validate_every
-    done = state.step % steps_per_epoch
-    steps = int(max(0.0, left_s) / epoch_s * steps_per_epoch)
-    if done + steps >= steps_per_epoch:
-        steps = (done + steps) // steps_per_epoch * steps_per_epoch - done
-    return state.step + steps
+    return state.step + int(max(0.0, left_s) / epoch_s * steps_per_epoch)
