@@ -30,16 +30,13 @@ from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
 from otus.parts.losses import focal_loss
 from otus.parts.matching import NEGATIVE, NEUTRAL
 from otus.parts.oriented_boxes import (
-    OrientedDecision,
     OrientedTransform,
     from_corners,
     gaussian_distance,
     oriented_boxes,
-    suppress_oriented,
 )
 from otus.parts.preprocess import Preprocess
 from otus.structures import Instances, oriented
-from otus.structures.oriented import pairwise_oriented_iou
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -227,23 +224,6 @@ def test_gradients_of_oriented_boxes_are_finite_everywhere():
     loss.backward()
     assert loss.isfinite()
     assert codes.grad.isfinite().all()
-
-
-@settings(max_examples=20)
-@given(seeds, st.floats(0.05, 0.7))
-def test_oriented_suppression_is_a_slow_loops(seed, threshold):
-    objects = turned(14, seed)
-    generator = torch.Generator().manual_seed(seed)
-    scores, labels = torch.rand(14, generator=generator), torch.randint(0, 2, (14,), generator=generator)
-    iou = pairwise_oriented_iou(objects.numpy(), objects.numpy())
-    kept: list[int] = []
-    for i in scores.argsort(descending=True).tolist():
-        if all(labels[i] != labels[j] or iou[i, j] <= threshold for j in kept):
-            kept.append(i)
-    assert suppress_oriented(objects, scores, labels, iou_threshold=threshold).tolist() == kept
-    decision = OrientedDecision(nms_threshold=threshold, max_detections=3)
-    assert replace(decision, score_threshold=0.9).keep(objects, scores, labels).tolist() == kept[:3]
-    assert suppress_oriented(objects[:0], scores[:0], labels[:0], iou_threshold=0.5).tolist() == []
 
 
 def test_objects_without_an_oriented_box_are_learned_upright():

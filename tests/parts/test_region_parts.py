@@ -22,7 +22,6 @@ from otus.parts.matching import NEGATIVE, NEUTRAL, IoUMatcher, share_inside
 from otus.parts.modes import predicting
 from otus.parts.region_features import RegionPooling, RoIAlignOnCPU
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision, suppress
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -125,29 +124,6 @@ def test_samples_have_the_share_of_positives_that_there_are(seed, positives, neg
     again = sampler(matches, generator=torch.Generator().manual_seed(seed))
     assert torch.equal(chosen, again[0])
     assert torch.equal(rest, again[1])
-
-
-def slow_suppression(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
-    kept: list[int] = []
-    for i in scores.argsort(descending=True).tolist():
-        rivals = [k for k in kept if groups[k] == groups[i]]
-        if all(float(box_iou(boxes[i : i + 1], boxes[k : k + 1])) <= threshold for k in rivals):
-            kept.append(i)
-    return kept
-
-
-@given(seeds, st.integers(0, 30), st.sampled_from([0.3, 0.5, 0.7]))
-@settings(max_examples=30, deadline=None)
-def test_suppression_is_the_slow_one_and_idempotent(seed, count, threshold):
-    generator = torch.Generator().manual_seed(seed)
-    candidates, scores = boxes(count, seed, side=30), torch.rand(count, generator=generator)
-    groups = torch.randint(0, 3, (count,), generator=generator)
-    kept = suppress(candidates, scores, groups, iou_threshold=threshold)
-    assert kept.tolist() == slow_suppression(candidates, scores, groups, threshold)
-    again = suppress(candidates[kept], scores[kept], groups[kept], iou_threshold=threshold)
-    assert again.tolist() == list(range(len(kept)))
-    limited = Decision(nms_threshold=threshold, max_detections=3).keep(candidates, scores, groups)
-    assert torch.equal(limited, kept[:3])
 
 
 @pytest.mark.parametrize("norm_layer", [None, nn.BatchNorm2d])

@@ -146,7 +146,8 @@ class RegionProposalNetwork(nn.Module):
             its_boxes = clip_boxes_to_image(its_boxes, size_hw)
             kept = remove_small_boxes(its_boxes, 1e-3)
             kept = kept[scores[kept] >= self.score_threshold]
-            kept = kept[suppress(its_boxes[kept], scores[kept], level[kept], iou_threshold=self.nms_threshold)][:count]
+            boxes_of_levels = its_boxes[kept], scores[kept], level[kept]
+            kept = kept[suppress(*boxes_of_levels, iou_threshold=self.nms_threshold, limit=count)]
             found.append((its_boxes[kept], scores[kept], level[kept], its_anchors[kept]))
         return Proposals(*(list(column) for column in zip(*found, strict=True)))
 

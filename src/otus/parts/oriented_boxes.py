@@ -13,14 +13,14 @@ Intersection-over-Union" (Llerena et al., arXiv:2106.06072), equations 4 to 7 an
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from otus.parts import _suppression_kernels as kernels
 from otus.parts.batching import Target
 from otus.parts.suppression import Decision
-from otus.structures.oriented import enclosing_boxes, pairwise_oriented_iou
+from otus.structures.oriented import corners, enclosing_boxes
 
 _LARGEST_LOG_SIZE = math.log(1000 / 8)
 _TINY = 1e-7
@@ -112,24 +112,26 @@ class OrientedDecision(Decision):
         self, boxes: Float[Tensor, "n 5"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
     ) -> Int[Tensor, "kept"]:
         """Indices of the boxes that stay among those above the score threshold, best first."""
-        return suppress_oriented(boxes, scores, labels, iou_threshold=self.nms_threshold)[: self.max_detections]
+        return suppress_oriented(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
 
 
 def suppress_oriented(
-    boxes: Float[Tensor, "n 5"], scores: Float[Tensor, "n"], groups: Int[Tensor, "n"], *, iou_threshold: float
+    boxes: Float[Tensor, "n 5"],
+    scores: Float[Tensor, "n"],
+    groups: Int[Tensor, "n"],
+    *,
+    iou_threshold: float,
+    limit: int | None = None,
 ) -> Int[Tensor, "kept"]:
-    """As :func:`~otus.parts.suppression.suppress`, for oriented boxes; only those whose upright boxes meet are compared."""
-    order = scores.argsort(descending=True, stable=True)
-    boxes_xywhr, group = boxes[order].detach().cpu().double().numpy(), groups[order].cpu().numpy()
-    around = enclosing_boxes(boxes_xywhr)
-    alive = np.ones(len(order), dtype=bool)
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        later = np.flatnonzero(alive[i + 1 :]) + i + 1
-        meet = (around[later, :2] < around[i, 2:]).all(axis=1) & (around[later, 2:] > around[i, :2]).all(axis=1)
-        later = later[meet & (group[later] == group[i])]
-        if len(later):
-            iou = pairwise_oriented_iou(boxes_xywhr[i : i + 1], boxes_xywhr[later])[0]
-            alive[later[iou > iou_threshold]] = False
-    return order[torch.from_numpy(np.flatnonzero(alive)).to(order.device)]
+    """As :func:`~otus.parts.suppression.suppress`, for oriented boxes, by their exact IoU."""
+    boxes_xywhr = boxes.detach().cpu().double().numpy()
+    kept = kernels.keep_greedily(
+        scores.detach().argsort(descending=True, stable=True).cpu().numpy(),
+        groups.contiguous().cpu().numpy(),
+        enclosing_boxes(boxes_xywhr),
+        boxes_xywhr[:, 2:4].prod(axis=1),
+        corners(boxes_xywhr),
+        float(iou_threshold),
+        len(boxes) if limit is None else limit,
+    )
+    return torch.from_numpy(kept).to(boxes.device)

@@ -5,9 +5,16 @@ Reference: torchvision ``batched_nms`` (BSD-3-Clause), whose CPU operator knows 
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, box_area
+
+from otus.parts import _suppression_kernels as kernels
+
+_FEW = 1000
+"""Up to so many boxes torchvision moves the groups apart and suppresses once, which rounds; above, it is exact."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,16 @@ class Decision:
         self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
     ) -> Int[Tensor, "kept"]:
         """Indices of the boxes that stay among those above the score threshold, best first."""
-        return suppress(boxes, scores, labels, iou_threshold=self.nms_threshold)[: self.max_detections]
+        return suppress(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
 
 
 def suppress(
-    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], groups: Int[Tensor, "n"], *, iou_threshold: float
+    boxes: Float[Tensor, "n 4"],
+    scores: Float[Tensor, "n"],
+    groups: Int[Tensor, "n"],
+    *,
+    iou_threshold: float,
+    limit: int | None = None,
 ) -> Int[Tensor, "kept"]:
     """Indices of the boxes that stay, highest score first.
 
@@ -48,5 +60,25 @@ def suppress(
         Boxes of different groups (categories, levels of a pyramid) do not suppress one another.
     iou_threshold
         A box with more IoU than this with a kept box of its group goes.
+    limit
+        The best of those that stay; all without it.
+
+    Notes
+    -----
+    torchvision goes through all boxes anew for each group and to the end. Many boxes on a CPU are therefore compared here,
+    until the limit is reached; of equal scores the first comes first, which torchvision leaves open.
     """
-    return batched_nms(boxes.float(), scores.float(), groups, iou_threshold)
+    boxes, scores = boxes.detach().float(), scores.detach().float()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced or boxes.device.type != "cpu" or len(boxes) <= _FEW:
+        return batched_nms(boxes, scores, groups, iou_threshold)[:limit]
+    kept = kernels.keep_greedily(
+        scores.argsort(descending=True, stable=True).numpy(),
+        groups.contiguous().numpy(),
+        boxes.contiguous().numpy(),
+        box_area(boxes).numpy(),
+        np.empty((0, 4, 2)),
+        float(iou_threshold),
+        len(boxes) if limit is None else limit,
+    )
+    return torch.from_numpy(kept)

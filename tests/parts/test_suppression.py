@@ -1,0 +1,131 @@
+"""Suppression: what stays is torchvision's and a slow loop's, few boxes or many, upright or oriented."""
+
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
+
+from otus.parts import suppression
+from otus.parts.oriented_boxes import OrientedDecision, suppress_oriented
+from otus.parts.suppression import Decision, suppress
+from otus.structures.oriented import pairwise_oriented_iou
+
+seeds = st.integers(0, 2**31 - 1)
+thresholds = st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0])
+
+
+def crowd(count: int, seed: int, *, groups: int, ties: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes that overlap a lot; with ``ties``, some of no area, and many equal ones, scores and IoU among them."""
+    generator = torch.Generator().manual_seed(seed)
+    corner, size = torch.rand(2, count, 2, generator=generator) * 40
+    scores = torch.randperm(count, generator=generator) / max(1, count)
+    if ties:
+        corner, size, scores = corner.floor(), (size / 4).floor(), (scores * 20).floor()
+    return torch.cat([corner, corner + size], 1), scores, torch.randint(0, groups, (count,), generator=generator) - 1
+
+
+def slow_suppression(similarity: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> list[int]:
+    kept: list[int] = []
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if all(groups[k] != groups[i] or not float(similarity[k, i]) > threshold for k in kept):
+            kept.append(i)
+    return kept
+
+
+@given(seeds, st.integers(0, 40), thresholds, st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
+    boxes, scores, groups = crowd(count, seed, groups=3, ties=ties)
+    with patch.object(suppression, "_FEW", 0):  # what is compiled is asked, few as they are
+        kept = suppress(boxes, scores, groups, iou_threshold=threshold)
+    assert kept.tolist() == slow_suppression(box_iou(boxes, boxes), scores, groups, threshold)
+    again = suppress(boxes[kept], scores[kept], groups[kept], iou_threshold=threshold)
+    assert again.tolist() == list(range(len(kept)))
+    limited = Decision(nms_threshold=threshold, max_detections=3).keep(boxes, scores, groups)
+    assert torch.equal(limited, kept[:3])
+
+
+def torchvisions(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """What torchvision keeps; equal scores, whose order it leaves open, by index."""
+    kept = batched_nms(boxes, scores, groups, threshold).sort().values
+    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+@given(seeds, st.integers(1, 2000), st.sampled_from([1, 5, 80, 1000]), thresholds, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_what_stays_is_torchvisions(seed, count, groups, threshold, ties):
+    boxes, scores, group = crowd(count, seed, groups=groups, ties=ties)
+    kept = suppress(boxes, scores, group, iou_threshold=threshold)
+    assert torch.equal(kept, torchvisions(boxes, scores, group, threshold))
+    assert torch.equal(suppress(boxes, scores, group, iou_threshold=threshold, limit=7), kept[:7])
+
+
+def test_what_is_no_number_stays_as_in_torchvision():
+    boxes, scores, groups = crowd(1500, 0, groups=4, ties=False)
+    boxes[::7, 1], boxes[1::7, 2], boxes[2::7, 3] = torch.nan, torch.inf, -5.0
+    boxes[3::7] = 1e-30 * boxes[3::7]  # areas underflow
+    scores[::11], scores[1::11] = torch.nan, torch.inf
+    assert torch.equal(suppress(boxes, scores, groups, iou_threshold=0.4), torchvisions(boxes, scores, groups, 0.4))
+
+
+def test_any_kind_of_tensor_may_come():
+    boxes, scores, groups = crowd(1500, 1, groups=600, ties=False)
+    expected = suppress(boxes, scores, groups, iou_threshold=0.5)
+    apart = torch.stack([boxes.double(), torch.zeros(1500, 4)], 2)[..., 0].requires_grad_()
+    assert not apart.is_contiguous()
+    turned = torch.stack([groups * 2**40, groups], 1)[:, 0]
+    assert torch.equal(suppress(apart, scores.double(), turned, iou_threshold=0.5), expected)
+    coarse = scores.bfloat16()
+    assert torch.equal(
+        suppress(boxes, coarse, groups, iou_threshold=0.5), torchvisions(boxes, coarse.float(), groups, 0.5)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.create_unbacked_symint:FutureWarning")  # torchvision's own use of torch
+def test_what_is_traced_keeps_torchvisions_operator():
+    boxes, scores, groups = crowd(1500, 2, groups=1, ties=False)
+    expected = suppress(boxes, scores, groups, iou_threshold=0.5, limit=20)
+    with patch.object(suppression, "kernels", None):
+        traced = torch.compile(suppress, backend="eager")
+        assert torch.equal(traced(boxes, scores, groups, iou_threshold=0.5, limit=20), expected)
+
+
+def turned(count: int, seed: int, *, ties: bool = False) -> Tensor:
+    """Oriented boxes; with ``ties``, many that lie on one another, share edges or have no area."""
+    generator = torch.Generator().manual_seed(seed)
+    centre, size = torch.rand(2, count, 2, generator=generator) * 40 + 1
+    angle = (torch.rand(count, 1, generator=generator) - 0.5) * torch.pi
+    if ties:
+        centre, size, angle = (centre / 8).floor() * 4, (size / 16).floor() * 4, (angle * 2).floor() * torch.pi / 4
+    return torch.cat([centre, size, angle], dim=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.integers(0, 30), st.floats(0.05, 0.7), st.booleans())
+def test_what_stays_of_oriented_boxes_is_a_slow_loops(seed, count, threshold, ties):
+    boxes, (_, scores, groups) = turned(count, seed, ties=ties), crowd(count, seed, groups=2, ties=ties)
+    iou = torch.from_numpy(pairwise_oriented_iou(boxes.numpy(), boxes.numpy()))
+    kept = slow_suppression(iou, scores, groups, threshold)
+    assert suppress_oriented(boxes, scores, groups, iou_threshold=threshold).tolist() == kept
+    decision = OrientedDecision(nms_threshold=threshold, max_detections=3)
+    assert decision.keep(boxes, scores, groups).tolist() == kept[:3]
+
+
+def test_upright_boxes_are_suppressed_alike_when_they_may_turn():
+    boxes, scores, groups = crowd(300, 3, groups=3, ties=False)
+    upright = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], torch.zeros(300, 1)], 1)
+    far = upright + torch.tensor([1e5, 1e5, 0, 0, 0])
+    kept = suppress(boxes, scores, groups, iou_threshold=0.2)
+    assert torch.equal(suppress_oriented(upright, scores, groups, iou_threshold=0.2), kept)
+    on_their_side = far.double() @ torch.eye(5).double()[:, [0, 1, 3, 2, 4]]
+    on_their_side[:, 4] += np.pi / 2
+    iou = [pairwise_oriented_iou(one.numpy(), one.numpy()) for one in (far.double(), on_their_side)]
+    np.testing.assert_allclose(*iou, atol=1e-8)
+    assert suppress_oriented(on_their_side, scores, groups, iou_threshold=0.2).tolist() == slow_suppression(
+        torch.from_numpy(iou[0]), scores, groups, 0.2
+    )
