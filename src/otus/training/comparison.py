@@ -4,7 +4,9 @@ A row that is finished is kept on disk under what it depends on, and not compute
 """
 
 import csv
+import ctypes
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -403,6 +405,11 @@ def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
 def _memory() -> Iterator[Callable[[], float | None]]:
     """What the block needs at most beyond what was held before, in MB; None where the system does not tell (Linux does)."""
     status, held = Path("/proc/self/status"), None
+    try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's: what a training before this left free would hide what is needed now
+    except (OSError, AttributeError):
+        pass
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
         held = _kilobytes(status, "VmRSS")
