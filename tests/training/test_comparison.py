@@ -116,12 +116,24 @@ def test_a_training_that_was_stopped_is_gone_on_with(
     assert code == 0, stderr
 
 
+def test_without_other_pictures_a_share_is_kept_aside(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "table"
+    code, _, stderr = otus_compare(data / "train", "--models", "tiny", "--budget", 0.02, "--out", out)
+    assert code == 0, stderr
+    assert "0.2 of the pictures is kept aside" in stderr
+    judged = json.loads((out / "run.json").read_text())["pictures"]
+    assert len(judged) == 2
+    (config,) = out.glob("runs/detection/*/config.json")
+    assert json.loads(config.read_text())["val"] == 0.2  # the training left them out too
+    (results,) = out.glob("predictions/*.json")
+    files = otus.open_dataset(data / "train").pictures.files
+    assert {files[one["image_id"]] for one in json.loads(results.read_text())} <= set(judged)
+
+
 def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
     options = {"out": tmp_path, "settings": QUICK}
     with pytest.raises(UsageError, match="tiny has no trained weights"):
         compare(["tiny"], data / "val", **options)
-    with pytest.raises(UsageError, match="need other pictures to be judged on"):
-        compare(["tiny"], data / "train", budget_minutes=1, **options)
     with pytest.raises(UsageError, match="answers classification and finds no boxes"):
         compare(["classifier_vgg16"], data / "val", **options)
     with pytest.raises(UsageError, match="there is no file nowhere"):

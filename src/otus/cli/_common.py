@@ -60,6 +60,14 @@ def option_values(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def path_or_share(text: str | None) -> str | float | None:
+    """What ``--val`` says: a share where it is a number, else a data set."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
 @contextmanager
 def counting(what: str) -> Iterator[Callable[..., None]]:
     """A bar on stderr while somebody watches; call what it gives with how many are done, and of how many if known."""

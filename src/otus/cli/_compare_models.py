@@ -26,9 +26,11 @@ def compare_models(
     import dataclasses
 
     from otus.training.comparison import TRAINING, compare
+    from otus.training.devices import fastest_precision
     from otus.training.settings import make_settings
 
-    settings = make_settings(dataclasses.asdict(TRAINING) | training)
+    fastest = fastest_precision(training.get("device", TRAINING.device))
+    settings = make_settings(dataclasses.asdict(TRAINING) | {"precision": fastest} | training)
     with counting("predicting") as count:
         comparison = compare(
             [one.strip() for one in models],

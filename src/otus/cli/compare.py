@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, fail, option_values, verb
+from otus.cli._common import emit_json, fail, option_values, path_or_share, verb
 
 if TYPE_CHECKING:
     from otus.metrics.bootstrap import Difference
@@ -23,7 +23,12 @@ def compare(
         typer.Option("--models", help="Or models with commas between: names, files of weights, or NAME=FILE."),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Minutes to train each model that has no file.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Of models: other pictures to judge on.")] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            help="Of models: other pictures to judge on, or the share of these to keep aside; 0.2 with --budget."
+        ),
+    ] = None,
     val_split: Annotated[str | None, typer.Option(help="Of models: the part of the data to judge on.")] = None,
     limit: Annotated[int | None, typer.Option(help="Of models: judge on so many pictures only, taken evenly.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Of models: pictures in a step of training.")] = None,
@@ -49,7 +54,7 @@ def compare(
     """Train or load models, judge and time them on the same pictures; or judge the predictions of two by the same labels:
     the difference of each figure, and whether it is more than luck.
     """
-    of_models = option_values(val=val, val_split=val_split, limit=limit, precision=precision, out=out)
+    of_models = option_values(val=path_or_share(val), val_split=val_split, limit=limit, precision=precision, out=out)
     training = option_values(batch_size=batch_size, device=device)
     of_predictions = option_values(protocol=protocol, masks=masks or None, resamples=resamples, confidence=confidence)
     if (predictions is None) == (models is None):

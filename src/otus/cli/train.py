@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from otus.cli._common import fail, option_values, verb
+from otus.cli._common import fail, option_values, path_or_share, verb
 
 
 @verb
@@ -51,7 +51,7 @@ def train(
     typed = option_values(
         model=model,
         data=data,
-        val=val if val is None or not _is_number(val) else float(val),
+        val=path_or_share(val),
         weights=weights,
         image_size=image_size,
         format=format_,
@@ -92,11 +92,3 @@ def train(
     score = trained.result.best_score
     figure = "top-1 accuracy" if "classification/top1" in trained.result.history[-1] else "AP"
     typer.echo(f"{trained.best}" + ("" if score is None else f"  {figure} {score:.3f}"))
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

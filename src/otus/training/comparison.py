@@ -39,6 +39,7 @@ from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
+from otus.training.material import open_material
 from otus.training.run import resume_run, train
 from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings
@@ -47,6 +48,8 @@ from otus.zoo.weights import read_weights, read_weights_file
 
 TRAINING = TrainSettings(batch_size=4)
 """How models are trained unless somebody says otherwise."""
+KEPT_ASIDE = 0.2
+"""Share of the pictures that is judged on where nothing else is named."""
 _TIMED_PICTURES = 8
 _SHOWN_PICTURES = 4
 _AFTER = frozenset({"decision", "undo"})
@@ -199,7 +202,7 @@ def compare(
     models: Sequence[str],
     data: str | Path,
     *,
-    val: str | Path | None = None,
+    val: str | Path | float | None = None,
     budget_minutes: float | None = None,
     settings: TrainSettings = TRAINING,
     limit: int | None = None,
@@ -221,7 +224,8 @@ def compare(
     data
         What is learned from; what is judged on too where nothing is trained and ``val`` and ``val_split`` are not given.
     val, val_split
-        What is judged on: another path, or a part of the data. Nothing is chosen by it: the last weights are judged.
+        What is judged on: another path, a share of the data that is not learned from, or a part of it by name. Without
+        them, where something is trained, a fifth is kept aside. Nothing is chosen by it: the last weights are judged.
     budget_minutes
         Of training, for each. A trunk starts from ImageNet where that is at hand.
     settings
@@ -239,7 +243,7 @@ def compare(
     Raises
     ------
     UsageError
-        If a model has no weights and there is no budget, or nothing to judge on.
+        If a model has no weights and there is no budget, or nothing to judge by.
     KeyboardInterrupt
         If a training is stopped; the same command goes on with it.
     """
@@ -252,22 +256,24 @@ def compare(
             raise UsageError(f"models: {one.model} answers {task} and finds no boxes to compare")
     trained = [one for one in contenders if one.weights is None and budget_minutes is not None]
     if trained and val is None and val_split is None:
-        raise UsageError("compare: models that are trained need other pictures to be judged on: give val or val_split")
-    whole = open_dataset(data if val is None else val, format=format, split=val_split if val or val_split else split)
-    if whole.objects is None:
+        val = KEPT_ASIDE
+        say(f"a share of {val:g} of the pictures is kept aside to judge on; --val and --val-split name others")
+    learned, judged_on, whole = _material(
+        data, val, format=format, split=split, val_split=val_split, learns=bool(trained), seed=settings.seed
+    )
+    if judged_on.objects is None:
         raise UsageError(f"{whole.source}: has no objects to judge detectors by")
-    chosen = np.arange(len(whole))
-    if limit is not None and limit < len(whole):
-        chosen = np.linspace(0, len(whole) - 1, limit).round().astype(int)
-    judged_on = whole.select(chosen)
-    learned = open_dataset(data, format=format, split=split) if trained else None
+    if limit is not None and limit < len(judged_on):
+        judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
+    place = {file: index for index, file in enumerate(whole.pictures.files)}
+    place_in_whole = np.array([place[file] for file in judged_on.pictures.files], dtype=int)
     folder = Path(out)
     common = {
         "precision": precision,
         "judged_on": fingerprint(judged_on),
         "learned": None if learned is None else fingerprint(learned),
     }
-    training = {"data": data, "format": format, "split": split}
+    training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
     rows = []
     for one in contenders:
         own = dataclasses.replace(settings, minutes=budget_minutes) if one in trained else None
@@ -289,7 +295,7 @@ def compare(
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
         results = folder / "predictions" / f"{kept.stem}.json"
         results.parent.mkdir(parents=True, exist_ok=True)
-        write_results(whole, dataclasses.replace(found, picture=chosen[found.picture]), results)
+        write_results(whole, dataclasses.replace(found, picture=place_in_whole[found.picture]), results)
         if history:
             row = dataclasses.replace(
                 row, start=start, minutes=budget_minutes, epochs=_epochs(history, learned, settings)
@@ -301,6 +307,26 @@ def compare(
     comparison = Comparison(str(whole.source), judged_on.pictures.files, rows, folder, said)
     comparison.write()
     return comparison
+
+
+def _material(
+    data: str | Path,
+    val: str | Path | float | None,
+    *,
+    format: str | None,
+    split: str | None,
+    val_split: str | None,
+    learns: bool,
+    seed: int,
+) -> tuple[Dataset | None, Dataset, Dataset]:
+    """What is learned from, what is judged on, and the data set as it lies on disk that this is all or a part of."""
+    if isinstance(val, float):  # as the training keeps it aside
+        learned, judged_on = open_material([data], val, format=format, split=split, val_split=None, seed=seed)
+        assert judged_on is not None
+        return learned, judged_on, open_dataset(data, format=format, split=split)
+    named = val is not None or val_split is not None
+    whole = open_dataset(data if val is None else val, format=format, split=val_split if named else split)
+    return open_dataset(data, format=format, split=split) if learns else None, whole, whole
 
 
 def _read_row(path: Path) -> Row:
