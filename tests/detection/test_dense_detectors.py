@@ -164,11 +164,15 @@ def test_candidates_are_those_of_a_full_search():
             first += len(s)
         assert [(c, a) for _, c, a in expected] == list(zip(slots.tolist(), anchors.tolist(), strict=True))
         torch.testing.assert_close(scores, torch.tensor([s for s, _, _ in expected]))
-    scores, slots, anchors = SoftmaxScores(per_category=3).choose(Answers(logits, []), 0, reported, score_threshold=0.3)
     s = torch.cat([x[0] for x in logits]).softmax(dim=1)
-    expected = {(c, a) for c in (1, 2, 4) for a in s[:, c].topk(3).indices.tolist() if s[a, c] > 0.3}
-    assert set(zip(slots.tolist(), anchors.tolist(), strict=True)) == expected
-    torch.testing.assert_close(scores, s[anchors, slots])
+    most = max(int((s[:, c] > 0.3).sum()) for c in (1, 2, 4))
+    for limit in (1, 3, most, 100):  # all categories have too many, some, one, none
+        chosen = SoftmaxScores(per_category=limit).choose(Answers(logits, []), 0, reported, score_threshold=0.3)
+        scores, slots, anchors = chosen
+        best = {c: s[:, c].topk(min(limit, len(s))).indices.tolist() for c in (1, 2, 4)}
+        expected = sorted((c, a) for c in best for a in best[c] if s[a, c] > 0.3)
+        assert list(zip(slots.tolist(), anchors.tolist(), strict=True)) == expected
+        torch.testing.assert_close(scores, s[anchors, slots])
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])

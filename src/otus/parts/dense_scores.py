@@ -87,11 +87,15 @@ class SoftmaxScores:
 
     def choose(self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float) -> Chosen:
         """Candidates of one picture whose slots are ``reported`` and whose scores are above the threshold."""
-        of_slots = torch.cat(self.everywhere(answers, picture)).T
         slots = torch.where(reported)[0]
-        scores, anchors = of_slots[slots].topk(min(self.per_category, of_slots.shape[1]), dim=1)
-        row, column = torch.where(scores > score_threshold)
-        return scores[row, column], slots[row], anchors[row, column]
+        scores = torch.cat(self.everywhere(answers, picture)).T[slots]
+        chosen = scores > score_threshold
+        # The best are sought only of categories that have too many.
+        crowded = torch.where(chosen.sum(dim=1) > self.per_category)[0]
+        best = scores[crowded].topk(min(self.per_category, scores.shape[1]), dim=1).indices
+        chosen = chosen.index_copy(0, crowded, torch.zeros_like(chosen[crowded]).scatter(1, best, True))
+        row, anchors = torch.where(chosen)
+        return scores[row, anchors], slots[row], anchors
 
     def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]:
         """The scores of all anchors of each map."""
