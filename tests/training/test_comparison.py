@@ -56,8 +56,9 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     assert [row["model"] for row in document["rows"]] == ["tiny", "other"]
     assert document["images"] == 4
     tiny, other = document["rows"]
-    assert (tiny["start"], tiny["minutes"]) == ("random", 0.02)
-    assert (other["start"], other["weights"]) == (None, str(trained.last))
+    assert tiny["start"] == "random"
+    assert 0 < tiny["minutes"] < 0.1
+    assert (other["start"], other["weights"], other["epochs"]) == ("random", str(trained.last), 1.0)
     judged = otus.evaluate(data / "val", model=otus.load("other", weights=trained.last, device="cpu"))
     assert other["AP"] == pytest.approx(judged.results["bbox"].figures["AP"], nan_ok=True)
     assert other["parameters"] == sum(one.numel() for one in TinyDetector().parameters())

@@ -94,7 +94,7 @@ class Row:
     Parameters
     ----------
     model, weights, start
-        Which, from which file, and what its training started from (None where it was not trained here).
+        Which, from which file, and what its training started from: ImageNet, a file's name or nothing (``random``).
     AP, AP50
         Of boxes, by COCO's protocol.
     seconds
@@ -102,7 +102,7 @@ class Row:
     parameters, memory_mb
         Numbers that it has, and what it needs beside them while predicting (None where it cannot be measured).
     minutes, epochs
-        Of training here.
+        Of training. These and ``start`` are None where the weights do not say it.
     """
 
     model: str
@@ -283,23 +283,21 @@ def compare(
             rows.append(_read_row(kept))
             say(f"{one.model}: kept from before ({kept})")
             continue
-        start, history = None, None
+        start = None
         weights: str | Path | None = one.weights
         if own is not None and learned is not None:
             say(f"{one.model}: training for {budget_minutes:g} minutes")
-            weights, start, history = _train(one.model, learned, own, training, folder, name=kept.stem)
+            weights, start = _train(one.model, learned, own, training, folder, name=kept.stem)
         elif weights is None:
             weights = read_weights(None, model=one.model).source
+        training_record = read_weights_file(Path(weights), model=one.model).training
         predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
         say(f"{one.model}: predicting {len(judged_on)} pictures")
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
         results = folder / "predictions" / f"{kept.stem}.json"
         results.parent.mkdir(parents=True, exist_ok=True)
         write_results(whole, dataclasses.replace(found, picture=place_in_whole[found.picture]), results)
-        if history:
-            row = dataclasses.replace(
-                row, start=start, minutes=budget_minutes, epochs=_epochs(history, learned, settings)
-            )
+        row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(_plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(row)
@@ -337,7 +335,7 @@ def _read_row(path: Path) -> Row:
 
 def _train(
     model: str, learned: Dataset, settings: TrainSettings, training: dict[str, Any], folder: Path, *, name: str
-) -> tuple[Path, str, list[dict[str, Any]]]:
+) -> tuple[Path, str]:
     """The last weights of a run in the folder, begun or gone on with."""
     run = folder / "runs" / model_entry(model).task / name
     first = imagenet_start(model, learned.categories, folder / "start" / f"{model}.safetensors", seed=settings.seed)
@@ -347,13 +345,17 @@ def _train(
         done = train(model, **training, weights=first, settings=settings, out=folder / "runs", name=name)
     if done.result.ended == "interrupted":
         raise KeyboardInterrupt
-    return done.last, "random" if first is None else "ImageNet", done.result.history
+    return done.last, "random" if first is None else "ImageNet"
 
 
-def _epochs(history: list[dict[str, Any]], learned: Dataset | None, settings: TrainSettings) -> float:
-    assert learned is not None
-    steps_per_epoch = -(-len(learned) // (settings.batch_size * settings.accumulate))
-    return float(history[-1]["step"] / steps_per_epoch)
+def _told(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:
+    """``start``, ``minutes`` and ``epochs`` of a row, from what weights say of their training."""
+    if not {"settings", "steps", "hours", "pictures"} <= record.keys():
+        return {}
+    settings = record["settings"]
+    began = Path(settings["weights"]).name if settings["weights"] else "random"
+    epochs = record["steps"] * settings["batch_size"] * settings["accumulate"] / record["pictures"]
+    return {"start": start or began, "minutes": record["hours"] * 60, "epochs": epochs}
 
 
 def _judge(

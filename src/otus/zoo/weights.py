@@ -42,6 +42,8 @@ class FoundWeights:
         What the labels mean, how pictures are prepared; None where the file does not say.
     score_thresholds
         By the category's name, where some were chosen (``otus evaluate --choose-thresholds``).
+    training
+        How they were trained, where the file says it (:class:`~otus.zoo.checkpoint.CheckpointHeader`).
     """
 
     source: Path
@@ -51,6 +53,7 @@ class FoundWeights:
     categories: Categories | None = None
     preprocess: Preprocess | None = None
     score_thresholds: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def packaged_file(model: str) -> Path | None:
@@ -123,6 +126,7 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
             categories=header.categories,
             preprocess=None if header.preprocess is None else Preprocess.from_dict(header.preprocess),
             score_thresholds=header.extra.get("score_thresholds", {}).get("thresholds", {}),
+            training=header.training,
         )
     foreign = read_foreign(path)
     read: DetrCheckpoint | TorchvisionCheckpoint
