@@ -18,9 +18,10 @@ from torchvision.ops import clip_boxes_to_image
 
 from otus.data.tensors import TensorSample
 from otus.detection.dense_parts import AnchorMaker, Assigner, Coder, Criterion, DenseHead, Maps, Scores
-from otus.detection.dense_stages import DenseAssignment, DenseDetections, DenseStages, dense_instances
+from otus.detection.dense_stages import DenseAssignment, DenseDetections, DenseStages
 from otus.errors import ShapeError
 from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.detections import as_instances
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.oriented_boxes import oriented_boxes
 from otus.parts.suppression import Decision
@@ -93,7 +94,8 @@ class DenseDetector(nn.Module):
 
     def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
         """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
-        return dense_instances(self.stages(samples), self.categories)
+        record = self.stages(samples)
+        return as_instances(record.detections, record.batch.sizes_hw, self.categories)
 
     def stages(self, samples: Sequence[TensorSample]) -> DenseStages:
         """The record of a pass that predicts."""

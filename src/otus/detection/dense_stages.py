@@ -5,14 +5,11 @@ Shape shorthand: A anchors of all maps, D numbers of a box (4: xyxy, 5: xywhr), 
 
 from dataclasses import dataclass, field
 
-import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from otus.parts.batching import Batch
 from otus.parts.dense_head import Answers
-from otus.structures import Categories, Instances, oriented
-from otus.structures.boxes import as_boxes
 
 
 @dataclass(frozen=True)
@@ -63,25 +60,3 @@ class DenseStages:
     candidates: list[DenseDetections] = field(default_factory=list)
     kept: list[Int[Tensor, "_"]] = field(default_factory=list)
     detections: list[DenseDetections] = field(default_factory=list)
-
-
-def dense_instances(record: DenseStages, categories: Categories) -> list[Instances]:
-    """The detections of a pass as numpy values; oriented boxes with the boxes around them, inside the picture."""
-    found = []
-    for detections, size_hw in zip(record.detections, record.batch.sizes_hw, strict=True):
-        boxes = detections.boxes.cpu().numpy()
-        turned = None
-        if boxes.shape[1] == 5:
-            turned, limit = boxes, np.array([size_hw[1], size_hw[0]] * 2)
-            boxes = as_boxes(oriented.enclosing_boxes(turned).clip(0, limit).astype(np.float32))
-        found.append(
-            Instances(
-                boxes_xyxy=boxes,
-                labels=detections.labels.cpu().numpy(),
-                size_hw=size_hw,
-                categories=categories,
-                scores=detections.scores.cpu().numpy(),
-                oriented_boxes_xywhr=turned,
-            )
-        )
-    return found

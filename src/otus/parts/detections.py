@@ -1,22 +1,51 @@
 """Detections as a batch leaves them, and as numpy values."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from otus.parts.box_head import Detections
-from otus.structures import Categories, Instances
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from otus.structures import Categories, Instances, oriented
+from otus.structures.boxes import as_boxes
+
+
+class Found(Protocol):
+    """Objects of one picture as tensors; boxes xyxy or xywhr."""
+
+    @property
+    def boxes(self) -> Float[Tensor, "n _"]: ...
+
+    @property
+    def scores(self) -> Float[Tensor, "n"]: ...
+
+    @property
+    def labels(self) -> Int[Tensor, "n"]: ...
 
 
 def as_instances(
-    detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], categories: Categories
+    detections: Sequence[Found], sizes_hw: Sequence[tuple[int, int]], categories: Categories
 ) -> list[Instances]:
-    """The detections of each picture as numpy values, in its own frame."""
-    return [
-        Instances(
-            boxes_xyxy=found.boxes.cpu().numpy(),
-            labels=found.labels.cpu().numpy(),
-            size_hw=size_hw,
-            categories=categories,
-            scores=found.scores.cpu().numpy(),
+    """The detections of each picture as numpy values, in its own frame.
+
+    Oriented boxes come with the boxes around them, inside the picture.
+    """
+    values = []
+    for found, size_hw in zip(detections, sizes_hw, strict=True):
+        boxes = found.boxes.cpu().numpy()
+        turned = None
+        if boxes.shape[1] == 5:
+            turned, limit = boxes, np.array([size_hw[1], size_hw[0]] * 2)
+            boxes = as_boxes(oriented.enclosing_boxes(turned).clip(0, limit).astype(np.float32))
+        values.append(
+            Instances(
+                boxes_xyxy=boxes,
+                labels=found.labels.cpu().numpy(),
+                size_hw=size_hw,
+                categories=categories,
+                scores=found.scores.cpu().numpy(),
+                oriented_boxes_xywhr=turned,
+            )
         )
-        for found, size_hw in zip(detections, sizes_hw, strict=True)
-    ]
+    return values

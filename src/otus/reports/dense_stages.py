@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from otus.data.lookup import find_picture
 from otus.data.open import open_dataset
-from otus.data.sample import Sample
-from otus.data.tensors import to_tensors
 from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_stages import DenseAssignment, DenseStages, dense_instances
+from otus.detection.dense_stages import DenseAssignment, DenseStages
 from otus.errors import UsageError
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.matching import NEGATIVE, NEUTRAL
-from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
+from otus.reports.explained import Explained, Picture, prepared_target, run, with_area
 from otus.reports.page import Figure, Page, Section
 from otus.reports.stage_pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
 from otus.structures import Categories, Instances
@@ -36,34 +34,15 @@ _DRAWN_ANCHORS = 60
 
 
 @dataclass(frozen=True, eq=False)
-class DenseExplanation:
+class DenseExplanation(Explained):
     """The record of one pass, with the picture that it is about. Made by :func:`explain_dense`.
 
-    ``truth`` are the objects that anchors are matched with, ``before`` what stands before suppression, both as ``found`` in
-    the picture's own pixels. ``labelled`` says whether ``truth`` are labels.
+    ``objects`` are those that ``assignment`` is about: the labels, or what was found.
     """
 
-    model: str
-    name: str
-    image: UInt8[np.ndarray, "h w 3"]
     record: DenseStages
-    before: Instances
-    found: Instances
-    truth: Instances
-    labelled: bool
+    objects: Instances
     assignment: DenseAssignment
-    system: DenseDetector
-    decision: Decision
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Of the picture as it came."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the prepared picture in the pixels of the picture as it came."""
-        ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
-        return boxes.cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
 
     def map_of(self, anchors: Tensor) -> Tensor:
         """Of which map each anchor is."""
@@ -73,21 +52,10 @@ class DenseExplanation:
     def document(self) -> dict[str, Any]:
         """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
         record = self.record
-        height, width = self.size_hw
-        prepared = record.batch.sizes_hw[0]
-        return {
-            "model": self.model,
-            "file": self.name,
-            "width": width,
-            "height": height,
-            "prepared": {"width": prepared[1], "height": prepared[0]},
-            "milliseconds": dict(record.milliseconds),
+        return self.facts() | {
             "maps": list(self._map_facts()),
-            "truth": "labels" if self.labelled else "detections",
+            "truth": "detections" if self.truth is None else "labels",
             "matching": self._matching_facts(),
-            "score_threshold": self.decision.score_threshold,
-            "nms_threshold": self.decision.nms_threshold,
-            "max_detections": self.decision.max_detections,
             "before_nms": list(self._with_anchors(self.before, record.candidates[0].anchors)),
             "detections": list(self._with_anchors(self.found, record.detections[0].anchors)),
         }
@@ -95,13 +63,7 @@ class DenseExplanation:
     def page(self) -> Page:
         """The stages as one HTML page."""
         facts = self.document()
-        took = ", ".join(f"{name} {value:.0f}" for name, value in facts["milliseconds"].items())
-        title = f"How {self.model} sees {self.name.rsplit('/', 1)[-1]}"
-        subtitle = (
-            f"{facts['width']} x {facts['height']} pixels, prepared as "
-            f"{facts['prepared']['width']} x {facts['prepared']['height']}; milliseconds: {took}"
-        )
-        return Page(title, subtitle, tuple(self._sections(facts)))
+        return self.page_of(facts, self._sections(facts))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         maps, matching = facts["maps"], facts["matching"]
@@ -125,7 +87,7 @@ class DenseExplanation:
                 for image, one in zip(self._middle(), maps, strict=True)
             ],
         )
-        told = "the labels" if self.labelled else "what was found, as if it were the truth"
+        told = "what was found, as if it were the truth" if self.truth is None else "the labels"
         yield Section(
             "3. Which anchors match",
             f"By {told}: {matching['positive']} anchors stand for an object, {matching['negative']} for background, "
@@ -177,12 +139,12 @@ class DenseExplanation:
         objects = []
         levels = self.map_of(one.positives)
         matches = one.matches[one.positives]
-        for i, label in enumerate(self.truth.labels):
+        for i, label in enumerate(self.objects.labels):
             of_object = levels[matches == i]
             objects.append(
                 {
                     "category": self.system.categories[int(label)],
-                    "box_xyxy": self.truth.boxes_xyxy[i].tolist(),
+                    "box_xyxy": self.objects.boxes_xyxy[i].tolist(),
                     "anchors": len(of_object),
                     **{f"map {level}": int((of_object == level).sum()) for level in range(maps)},
                 }
@@ -201,13 +163,13 @@ class DenseExplanation:
     def _matched_figures(self, facts: dict[str, Any]) -> Iterator[Figure]:
         """All objects, and for each map that speaks for some the anchors that do, coloured as their categories."""
         everywhere = self.boxes(torch.cat(self.record.anchors))
-        yield Figure.of(draw(self.image, self.truth), "the objects", width=_SIDE_BY_SIDE)
+        yield Figure.of(draw(self.image, self.objects), "the objects", width=_SIDE_BY_SIDE)
         for level, one in enumerate(facts["maps"]):
             chosen = [pair for pair in facts["matching"]["anchors"] if pair["map"] == level]
             if chosen:
                 shown = chosen[:: -(-len(chosen) // _DRAWN_ANCHORS)]
                 boxes = everywhere[[pair["anchor"] for pair in shown]]
-                labels = self.truth.labels[[pair["object"] for pair in shown]]
+                labels = self.objects.labels[[pair["object"] for pair in shown]]
                 matched = Instances(boxes, labels, self.size_hw, self.system.categories)
                 picture = draw(faded(self.image), matched, labels=False)
                 yield Figure.of(
@@ -239,7 +201,7 @@ class DenseExplanation:
             best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)
             yield best[:rows, :columns].cpu().numpy()
 
-    def _middle(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    def _middle(self) -> Iterator[Picture]:
         for x, anchors in zip(self.record.maps, self.record.anchors, strict=True):
             rows, columns = self._covered(x)
             each = len(anchors) // (x.shape[-2] * x.shape[-1])
@@ -255,7 +217,7 @@ class DenseExplanation:
 
 def explain_dense(
     predictor: Predictor,
-    image: UInt8[np.ndarray, "h w 3"],
+    image: Picture,
     *,
     name: str,
     score_threshold: float = SCORE_THRESHOLD,
@@ -270,24 +232,14 @@ def explain_dense(
     score_threshold
         What is shown is at least so certain.
     truth
-        The picture's labels, with the model's categories, to match anchors with; what is found without it.
+        The picture's labels, with the model's categories, to match anchors with; what is found is taken for them without.
     """
     system: DenseDetector = predictor.system
-    size_hw = (image.shape[0], image.shape[1])
-    prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
-    with predictor.autocast(), predictor.deciding(score_threshold):
-        record = system.stages([prepared])
-        decision = system.decision
-    found, before = (
-        predictor.preprocess.undo(dense_instances(one, system.categories)[0], size_hw)
-        for one in (record, replace(record, detections=record.candidates))
-    )
-    objects = _with_area(found if truth is None else truth)
-    sample = predictor.preprocess.sample(to_tensors(Sample(image, name, instances=objects)))
-    assignment = system.assign(torch.cat(record.anchors), system.target(sample))
-    return DenseExplanation(
-        predictor.name, name, image, record, before, found, objects, truth is not None, assignment, system, decision
-    )
+    fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
+    objects = with_area(fields["found"] if truth is None else truth)
+    target = system.target(prepared_target(predictor, image, name, objects))
+    assignment = system.assign(torch.cat(fields["record"].anchors), target)
+    return DenseExplanation(**fields, objects=objects, assignment=assignment)
 
 
 def labels_of(data: Path, picture: Path, categories: Categories) -> Instances:
@@ -305,12 +257,6 @@ def labels_of(data: Path, picture: Path, categories: Categories) -> Instances:
     labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
     known = sample.instances[labels[sample.instances.labels] >= 0]
     return replace(known, labels=labels[known.labels], categories=categories)
-
-
-def _with_area(objects: Instances) -> Instances:
-    """What can be matched: no crowds, no boxes without area, which targets leave out."""
-    sizes = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
-    return objects[(sizes > 0).all(axis=1) & ~objects.column("is_crowd", False).astype(bool)]
 
 
 def _size(one: dict[str, Any]) -> str:

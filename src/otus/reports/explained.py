@@ -14,8 +14,7 @@ from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
 from otus.inference.predictor import Predictor
 from otus.parts.batching import Batch
-from otus.parts.box_head import Detections
-from otus.parts.detections import as_instances
+from otus.parts.detections import Found, as_instances
 from otus.parts.suppression import Decision
 from otus.reports.page import Page, Section
 from otus.structures import Categories, Instances
@@ -89,7 +88,7 @@ def run(
         record = system.stages([prepared])
         decision = system.decision
 
-    def undone(detections: list[Detections]) -> Instances:
+    def undone(detections: list[Found]) -> Instances:
         batch: Batch = record.batch
         categories: Categories = system.categories
         return predictor.preprocess.undo(as_instances(detections, batch.sizes_hw, categories)[0], size_hw)
