@@ -10,7 +10,7 @@ from PIL import Image
 
 from otus.metrics.comparison import Comparison
 from otus.reports.analysis import Analysis
-from otus.reports.plots import THEMES, Canvas, on_page, write_plot
+from otus.reports.plots import THEMES, Canvas, cost_plot, on_page, write_plot
 from otus.structures import Categories, Objects
 
 NAMES = {
@@ -48,6 +48,15 @@ def test_all_plots_are_written(theme, analysis, tmp_path):
     assert ElementTree.fromstring(text).tag.endswith("svg")
     assert "classification" in text
     assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_costs_stand_at_their_place_and_what_is_not_known_is_left_out():
+    axes = cost_plot({"a": (0.01, 0.2), "b": (1.0, 0.4), "c": (1.0, float("nan"))}).axes[0]
+    assert [tuple(float(one[0]) for one in line.get_data()) for line in axes.lines] == [(0.01, 0.2), (1.0, 0.4)]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim() == pytest.approx((0, 0.46))
+    assert not cost_plot({}).axes[0].lines
 
 
 def test_a_plot_is_the_same_each_time(analysis, tmp_path):

@@ -65,6 +65,7 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     assert all(set(row["seconds"]) == {"proposals", "network", "after"} for row in document["rows"])
 
     assert {"compare.md", "compare.csv", "index.html", "run.json"} <= {file.name for file in out.iterdir()}
+    assert read_picture(out / "compare.png").std() > 5
     lines = (out / "compare.md").read_text().splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| tiny | ")

@@ -58,4 +58,4 @@ def compare_models(
         table.add_row(*row.values())
     console.print(f"{comparison.data}: {len(comparison.pictures)} pictures, protocol coco bbox; seconds are medians")
     console.print(table)
-    console.print(f"written to {comparison.folder}: compare.md, compare.csv, index.html, run.json")
+    console.print(f"written to {comparison.folder}: compare.md, compare.csv, compare.png, index.html, run.json")

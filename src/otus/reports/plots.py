@@ -306,6 +306,27 @@ def threshold_plot(
     return figure
 
 
+@_in_style
+def cost_plot(
+    models: Mapping[str, tuple[float, float]],
+    *,
+    quality: str = "AP50",
+    canvas: Canvas = Canvas(),
+) -> "Figure":
+    """What each model costs, seconds a picture, and what it is worth; above and to the left is better."""
+    figure, axes = canvas.axes(
+        f"{quality} by seconds a picture", xlabel="seconds a picture", ylabel=quality, size=(8.4, 4.8)
+    )
+    known = {name: point for name, point in models.items() if not np.isnan(point).any()}
+    axes.set_xscale("log")
+    for name, (seconds, value) in known.items():
+        axes.plot(seconds, value, "o", markersize=8)
+        axes.annotate(name, (seconds, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+    axes.set_ylim(0, 1.15 * max([0.1, *(value for _, value in known.values())]))
+    axes.margins(x=0.15)
+    return figure
+
+
 def on_page(figure: "Figure", caption: str = "", *, width: int | None = None) -> PageFigure:
     """A figure on light ground as a page carries it: letters and lines turn light where the reader's screen is dark."""
     buffer = io.StringIO()

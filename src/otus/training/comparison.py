@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -37,6 +37,7 @@ from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
+from otus.reports.plots import Canvas, cost_plot, on_page, write_plot
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
 from otus.training.material import open_material
@@ -45,6 +46,9 @@ from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings
 from otus.zoo.models import model_entry
 from otus.zoo.weights import read_weights, read_weights_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as PlotFigure
 
 TRAINING = TrainSettings(batch_size=4)
 """How models are trained unless somebody says otherwise."""
@@ -175,9 +179,14 @@ class Comparison:
         writer.writerows(rows)
         return text.getvalue()
 
+    def plot(self) -> "PlotFigure":
+        """AP50 by seconds a picture."""
+        return cost_plot({row.model: (sum(row.seconds.values()), row.AP50) for row in self.rows})
+
     def page(self) -> Page:
         """The table, and what each model found on a few of the pictures."""
-        sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", rows=self.table())]
+        figures = [on_page(self.plot())]
+        sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
         for row in self.rows:
             shown = sorted((self.folder / "pictures").glob(f"{_slug(row.model, row.weights)}-*.jpg"))
             figures = [Figure(f"pictures/{path.name}", _caption(path), 320) for path in shown]
@@ -186,7 +195,7 @@ class Comparison:
         return Page("Comparison", subtitle, sections)
 
     def write(self) -> None:
-        """``compare.md``, ``compare.csv``, ``index.html``, ``run.json`` in the folder, where ``predictions`` lie already."""
+        """``compare.md``, ``compare.csv``, ``compare.png``, ``index.html`` and ``run.json`` in the folder."""
         run = {**environment(), **self.document(), "settings": self.settings, "pictures": list(self.pictures)}
         for name, text in (
             ("compare.md", self.markdown()),
@@ -195,6 +204,7 @@ class Comparison:
         ):
             with staged_file(self.folder / name) as stage:
                 stage.write_text(text, encoding="utf-8")
+        write_plot(self.plot(), self.folder / "compare.png", Canvas())
         self.page().write(self.folder / "index.html")
 
 
