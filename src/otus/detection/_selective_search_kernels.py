@@ -310,35 +310,69 @@ def group(
 
 
 @kernel
+def _level(length: int, bits: int) -> int:
+    level = 0
+    while length >> bits:
+        length >>= bits
+        level += 1
+    return level
+
+
+@kernel
+def _list_of(level_x: int, level_y: int, column: int, row: int, lists: int) -> int:
+    key = (((level_x * 64 + level_y) * 0x2545F4914F6CDD + column) * 0x2545F4914F6CDD + row) * 0x2545F4914F6CDD
+    return (key >> 20) & (lists - 1)
+
+
+@kernel
 def distinct(boxes: Int[np.ndarray, "n 4"], same_iou: float) -> Int[np.ndarray, "kept"]:
     """Indices of the boxes (xyxy) whose IoU with every kept one before is below ``same_iou``.
 
-    Boxes that overlap so much have areas of a ratio of ``same_iou`` at least: kept ones are listed by the logarithm of
-    their area, and only the lists next to a box's own are looked through.
+    Boxes that overlap so much have sides of a ratio of ``same_iou`` at least, and share as much of either's sides. Kept
+    ones are listed by the levels of their sides (octaves, wider ones for a low ``same_iou``) and by where their first
+    corner is in a grid of cells as long as the level's longest side. Only the lists where such a box can be are looked
+    through: a few, whatever the number of boxes.
     """
-    step = -np.log(min(same_iou, 0.98)) * 1.000001
-    lists = np.full(int(np.log(2.0**62) / step) + 3, -1, np.int64)
-    following = np.empty(len(boxes), np.int64)
-    areas = np.empty(len(boxes), np.int64)
+    lists = 64
+    while lists < 2 * len(boxes):
+        lists *= 2
+    newest = np.full(lists, -1, np.int32)
+    following = np.empty(len(boxes), np.int32)
     kept = np.empty(len(boxes), np.int64)
     count = 0
+    longest = boxes.max() if len(boxes) else 0
+    ratio = same_iou * 0.999999
+    bits = 1
+    while ratio * (1 << bits) < 1 and bits < 8:
+        bits += 1
     for i in range(len(boxes)):
         x1, y1, x2, y2 = boxes[i]
-        areas[i] = (x2 - x1) * (y2 - y1)
-        own = 1 + int(np.log(np.float64(max(areas[i], 1))) / step)
+        width, height = x2 - x1, y2 - y1
+        area = width * height
+        least_x, least_y = int(width * ratio), int(height * ratio)
+        most_x, most_y = int(min(width / ratio, longest)) + 1, int(min(height / ratio, longest)) + 1
         is_new = True
-        for near in range(own - 1, own + 2):
-            j = lists[near]
-            while j >= 0 and is_new:
-                width = min(x2, boxes[j, 2]) - max(x1, boxes[j, 0])
-                height = min(y2, boxes[j, 3]) - max(y1, boxes[j, 1])
-                if width > 0 and height > 0:
-                    shared = width * height
-                    is_new = shared < same_iou * (areas[i] + areas[j] - shared)
-                j = following[j]
+        for level_x in range(_level(least_x, bits), _level(most_x, bits) + 1):
+            cell_x = bits * (level_x + 1)  # as a shift
+            for level_y in range(_level(least_y, bits), _level(most_y, bits) + 1):
+                cell_y = bits * (level_y + 1)
+                for column in range(max(x2 - most_x, 0) >> cell_x, ((x2 - least_x) >> cell_x) + 1):
+                    for row in range(max(y2 - most_y, 0) >> cell_y, ((y2 - least_y) >> cell_y) + 1):
+                        j = newest[_list_of(level_x, level_y, column, row, lists)]
+                        while j >= 0 and is_new:
+                            shared_x = min(x2, boxes[j, 2]) - max(x1, boxes[j, 0])
+                            shared_y = min(y2, boxes[j, 3]) - max(y1, boxes[j, 1])
+                            if shared_x > 0 and shared_y > 0:
+                                shared = shared_x * shared_y
+                                other_area = (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1])
+                                is_new = shared < same_iou * (area + other_area - shared)
+                            j = following[j]
         if is_new:
-            following[i] = lists[own]
-            lists[own] = i
+            level_x, level_y = _level(width, bits), _level(height, bits)
+            column, row = x1 >> bits * (level_x + 1), y1 >> bits * (level_y + 1)
+            own = _list_of(level_x, level_y, column, row, lists)
+            following[i] = newest[own]
+            newest[own] = i
             kept[count] = i
             count += 1
     return kept[:count]

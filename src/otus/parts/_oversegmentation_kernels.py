@@ -70,10 +70,10 @@ def edge_weights(planes: Float[np.ndarray, "c h w"], per_unit: float) -> Int[np.
 
 
 @kernel
-def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> Int[np.ndarray, "e"]:
-    """The edges inside the picture by rising weight, equal ones in their order (counting sort).
+def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "65535"]]:
+    """The edges inside the picture by rising weight, equal ones in their order (counting sort), and each weight's end.
 
-    Edge e is the ``e % 4``-th of pixel ``e // 4``.
+    Edge e is the ``e % 4``-th of pixel ``e // 4``; those of weight w end before the w-th end.
     """
     flat = weights.reshape(4, -1)
     start = np.zeros(65537, np.int64)
@@ -88,61 +88,71 @@ def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> Int[np.ndarray, "e"]:
             if weight != OUTSIDE:
                 order[start[weight]] = 4 * p + d
                 start[weight] += 1
-    return order
+    return order, start[:65535]
 
 
 @kernel
-def _find(parent: Int[np.ndarray, "p"], node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
+def _find(above: Int[np.ndarray, "p"], node: int) -> int:
+    up = above[node]
+    while up >= 0:
+        upper = above[up]
+        if upper < 0:
+            return up
+        above[node] = upper
+        node, up = upper, above[upper]
     return node
 
 
 @kernel
 def segment(
-    weights: Int[np.ndarray, "4 h w"], order: Int[np.ndarray, "e"], scale: float, min_size: int
+    order: Int[np.ndarray, "e"], ends: Int[np.ndarray, "65535"], size_hw: tuple[int, int], scale: float, min_size: int
 ) -> tuple[Int[np.ndarray, "h w"], int]:
-    """Labels from 0 in the order of the regions' first pixels, and how many; ``scale`` is in steps of the weights."""
-    _, height, width = weights.shape
-    flat = weights.reshape(4, -1)
+    """Labels from 0 in the order of the regions' first pixels, and how many; ``scale`` is in steps of the weights.
+
+    Edges come from all over the picture, so what is looked up for each costs most once it is larger than the caches. It is
+    six bytes a pixel: the pixel above in the region's tree, or less the region's size at its root, and there the largest
+    weight inside.
+    """
+    height, width = size_hw
     count = height * width
-    parent = np.arange(count).astype(np.int32)
-    sizes = np.ones(count, np.int32)
-    limits = np.full(count, scale, np.float64)
+    above = np.full(count, -1, np.int32)
+    internal = np.zeros(count, np.uint16)
     offsets = np.empty(4, np.int64)
     for d in range(4):
         offsets[d] = STEPS[d][0] * width + STEPS[d][1]
     left_over = np.empty(len(order), np.int32)
     left_count = 0
-    for edge in order:
-        p, d = edge >> 2, edge & 3
-        a, b = _find(parent, p), _find(parent, p + offsets[d])
-        if a == b:
-            continue
-        weight = np.float64(flat[d, p])
-        if weight <= limits[a] and weight <= limits[b]:
-            if sizes[a] < sizes[b]:
-                a, b = b, a
-            parent[b] = a
-            sizes[a] += sizes[b]
-            limits[a] = weight + scale / sizes[a]
-        else:
-            left_over[left_count] = edge
-            left_count += 1
+    first = 0
+    for weight in range(len(ends)):
+        for edge in order[first : ends[weight]]:
+            p = np.int64(edge >> 2)
+            a, b = _find(above, p), _find(above, p + offsets[edge & 3])
+            if a == b:
+                continue
+            size_a, size_b = -above[a], -above[b]
+            if weight <= internal[a] + scale / size_a and weight <= internal[b] + scale / size_b:
+                if size_a < size_b:
+                    a, b = b, a
+                above[a] = -(size_a + size_b)
+                above[b] = a
+                internal[a] = weight
+            else:
+                left_over[left_count] = edge
+                left_count += 1
+        first = ends[weight]
     for edge in left_over[:left_count]:
-        p, d = edge >> 2, edge & 3
-        a, b = _find(parent, p), _find(parent, p + offsets[d])
-        if a != b and (sizes[a] < min_size or sizes[b] < min_size):
-            if sizes[a] < sizes[b]:
+        p = np.int64(edge >> 2)
+        a, b = _find(above, p), _find(above, p + offsets[edge & 3])
+        if a != b and (-above[a] < min_size or -above[b] < min_size):
+            if above[a] > above[b]:
                 a, b = b, a
-            parent[b] = a
-            sizes[a] += sizes[b]
+            above[a] += above[b]
+            above[b] = a
     label_of = np.full(count, -1, np.int32)
     labels = np.empty(count, np.int32)
     regions = 0
     for p in range(count):
-        root = _find(parent, p)
+        root = _find(above, p)
         if label_of[root] < 0:
             label_of[root] = regions
             regions += 1

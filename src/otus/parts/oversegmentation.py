@@ -78,14 +78,15 @@ class PixelGraph:
         return kernels.edge_weights(smooth(self.planes, self.sigma), STEPS_PER_UNIT)
 
     @cached_property
-    def _order(self) -> Int[np.ndarray, "e"]:
+    def _sorted(self) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "weights"]]:
         return kernels.sort_edges(self.weights)
 
     def regions(self, *, scale: float, min_size: int) -> Int[np.ndarray, "h w"]:
         """The region of every pixel, see :func:`oversegment`."""
         if not scale >= 0 or min_size < 0:
             raise UsageError(f"scale, min_size: expected numbers >= 0, got {scale} and {min_size}")
-        labels, _ = kernels.segment(self.weights, self._order, float(scale * STEPS_PER_UNIT), int(min_size))
+        size_hw = self.planes.shape[1:]
+        labels, _ = kernels.segment(*self._sorted, size_hw, float(scale * STEPS_PER_UNIT), int(min_size))
         return labels
 
 
