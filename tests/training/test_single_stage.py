@@ -1,4 +1,4 @@
-"""YOLO and the set detectors in the one loop: small ones by name, from the first step to a file that loads."""
+"""Single-stage detectors in the one loop: small ones by name, from the first step to a file that loads."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 from tiny_run import write_scenes
 
 import otus
-from otus.training.recipes import grid_and_set
+from otus.training.recipes import single_stage
 from otus.training.run import train
 from otus.training.settings import TrainSettings
 from otus.zoo.checkpoint import load_checkpoint
@@ -17,12 +17,12 @@ from otus.zoo.models import MODELS
 QUICK = TrainSettings(epochs=1, batch_size=2, device="cpu", workers=1)
 
 
-@pytest.mark.parametrize("model", grid_and_set.SETTINGS)
+@pytest.mark.parametrize("model", single_stage.SETTINGS)
 def test_a_run_by_name_leaves_a_file_that_loads(model: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     scenes = write_scenes(tmp_path / "scenes", 4)
-    settings = replace(grid_and_set.SETTINGS[model], epochs=1, batch_size=2, device="cpu", workers=1)
+    settings = replace(single_stage.SETTINGS[model], epochs=1, batch_size=2, device="cpu", workers=1)
     run = train(
-        model, scenes, val=0.5, settings=settings, augment=grid_and_set.augmentation(model), image_size=64, out=tmp_path
+        model, scenes, val=0.5, settings=settings, augment=single_stage.augmentation(model), image_size=64, out=tmp_path
     )
     figures = load_checkpoint(run.best)[1].training["figures"]
     assert "bbox/AP50" in figures
