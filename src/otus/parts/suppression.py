@@ -69,7 +69,7 @@ def suppress(
     until the limit is reached; of equal scores the first comes first, which torchvision leaves open.
     """
     boxes, scores = boxes.detach().float(), scores.detach().float()
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or boxes.device.type != "cpu" or len(boxes) <= _FEW:
         return batched_nms(boxes, scores, groups, iou_threshold)[:limit]
     kept = kernels.keep_greedily(
