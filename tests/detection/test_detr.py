@@ -103,6 +103,10 @@ def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system
     assert system.remarks(dataset) == [
         "note: 2 pictures have more objects (at most 30) than the 6 queries; of these, 26 objects are not learned"
     ]
+    flat = objects.boxes_xyxy.copy()
+    flat[30:, 2] = 0  # without area they are none to learn
+    (line,) = system.remarks(replace(dataset, objects=replace(objects, boxes_xyxy=flat)))
+    assert line.startswith("note: 1 picture has more objects (at most 30)")
     few = replace(dataset, objects=objects.take(objects.picture == 1))
     assert system.remarks(few) == system.remarks(replace(dataset, objects=None)) == []
 

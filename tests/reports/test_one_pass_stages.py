@@ -1,6 +1,8 @@
 """Explanations of YOLO and of set detectors: what predict answers, and every figure of the page in its document."""
 
+import base64
 import html
+import io
 import json
 import re
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from otus.detection.deformable_detr import DeformableHead
@@ -25,7 +28,7 @@ from otus.structures import Categories, Instances
 CATEGORIES = Categories(("cat", "dog", "owl"))
 
 
-def predictor_of(kind: str) -> Predictor:
+def predictor_of(kind: str, *, precision: str = "exact") -> Predictor:
     torch.manual_seed(0)
     channels = [(3, 8), (8, 16), (16, 16)]
     trunk = LayeredTrunk({f"c{i}": nn.Conv2d(a, b, 3, 2, 1) for i, (a, b) in enumerate(channels)}, levels=(2, 3))
@@ -49,7 +52,7 @@ def predictor_of(kind: str) -> Predictor:
                 nn.init.normal_(layer.weight, std=1.0)
                 nn.init.zeros_(layer.bias)
         system = SetDetector(categories=CATEGORIES, trunk=trunk, head=head)
-    return Predictor(system, preprocess=preprocess, name="tiny", device="cpu")
+    return Predictor(system, preprocess=preprocess, name="tiny", device="cpu", precision=precision)
 
 
 def picture() -> np.ndarray:
@@ -133,6 +136,25 @@ def test_queries_are_matched_as_in_training_and_look_at_the_picture(kind):
     assert (stages.attention >= 0).all()
     assert (stages.attention.sum(axis=(1, 2)) <= 1 + 1e-5).all()
     assert explain_set(predictor, picture(), name="x").document()["matching"] is None
+
+
+@pytest.mark.parametrize("kind", EXPLAIN)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_precision_is_explained(kind, precision):
+    predictor = predictor_of(kind, precision=precision)
+    stages = EXPLAIN[kind](predictor, picture(), name="x", score_threshold=0.25, truth=labels())
+    found = predictor.predict(picture(), score_threshold=0.25)[0].instances
+    assert [one["score"] for one in stages.document()["detections"]] == found.scores.tolist()
+    stages.page()
+
+
+@pytest.mark.parametrize("kind", EXPLAIN)
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1)])
+def test_a_strip_is_explained_on_a_page_of_reasonable_height(kind, size_hw):
+    page = EXPLAIN[kind](predictor_of(kind), np.full((*size_hw, 3), 90, np.uint8), name="x").page()
+    for figure in (one for section in page.sections for one in section.figures):
+        with Image.open(io.BytesIO(base64.b64decode(figure.source.split(",")[1]))) as carried:
+            assert figure.width * carried.height / carried.width <= 2000
 
 
 def figures_of(value: object) -> set[str]:

@@ -169,13 +169,16 @@ class SetDetector(nn.Module):
         """What a person should know before learning from a data set: pictures with more objects than queries."""
         if dataset.objects is None:
             return []
-        counts = np.bincount(dataset.objects.picture[~dataset.objects.is_crowd], minlength=1)
-        crowded = counts > self.head.capacity
-        if not crowded.any():
+        boxes = dataset.objects.boxes_xyxy
+        known = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        counts = np.bincount(dataset.objects.picture[known], minlength=1)
+        crowded = counts[counts > self.head.capacity]
+        if not len(crowded):
             return []
+        which = "1 picture has" if len(crowded) == 1 else f"{len(crowded)} pictures have"
         return [
-            f"note: {crowded.sum()} pictures have more objects (at most {counts.max()}) than the {self.head.capacity} "
-            f"queries; of these, {(counts[crowded] - self.head.capacity).sum()} objects are not learned"
+            f"note: {which} more objects (at most {counts.max()}) than the {self.head.capacity} queries; "
+            f"of these, {(crowded - self.head.capacity).sum()} objects are not learned"
         ]
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:

@@ -336,7 +336,8 @@ def explain_detection(
     system: Any = predictor.system
     if not isinstance(system, RegionDetector):
         raise UsageError(
-            f"{predictor.name} is not a region-based detector; explained are the sliding window and R-CNN to Mask R-CNN"
+            f"{predictor.name} is not a region-based detector, nor another one whose stages can be explained: those are of "
+            "models whose task is detection, instance or keypoints (otus models lists them)"
         )
     prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
     with predictor.autocast(), predictor.deciding(score_threshold):

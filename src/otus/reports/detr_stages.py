@@ -212,7 +212,8 @@ def explain_set(
     """
     fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
     record: SetStages = fields["record"]
-    attention = record.answers.attention()[0].float()
+    with predictor.autocast():  # the weights are in its precision
+        attention = record.answers.attention()[0].float()
     rows, columns = covered_part(
         (attention.shape[1], attention.shape[2]), record.batch.sizes_hw[0], record.batch.padded_hw
     )

@@ -14,6 +14,8 @@ from PIL import Image
 
 from otus.data.formats.contract import staged_file
 
+_HIGHEST = 2000
+"""CSS pixels of a figure: a picture of 1 x 2000 shown broadly would be higher than any screen."""
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ page.title }}</title>
@@ -50,7 +52,7 @@ td.number, th.number { text-align: right; }
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption. ``width`` is how broad it is shown, CSS pixels."""
+    """A picture with its caption. ``width`` is how broad it is shown, CSS pixels; less where it would be too high."""
 
     source: str
     caption: str
@@ -59,10 +61,12 @@ class Figure:
     @classmethod
     def of(cls, image: UInt8[np.ndarray, "h w 3"], caption: str, *, width: int | None = None) -> "Figure":
         """From uint8 (H, W, 3) RGB, carried by the page itself."""
+        height, own_width = image.shape[:2]
+        width = min(width or own_width, max(1, _HIGHEST * own_width // height))
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG", quality=90)
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
-        return cls(f"data:image/jpeg;base64,{data}", caption, width or image.shape[1])
+        return cls(f"data:image/jpeg;base64,{data}", caption, width)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from otus.structures import Instances
 
 _BROAD = 460  # CSS pixels
 _LISTED = 20
+_HIGHEST = 4  # times as high as broad: what is higher is shown narrower
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +176,8 @@ class YoloExplanation(Explained):
     def _shaped(self, cells: Picture) -> Picture:
         """Cells as broad and high as they are on the picture, which is prepared as a square."""
         height, width = self.size_hw
-        size_wh = (cells.shape[1], max(1, round(cells.shape[1] * height / width)))
+        scale = cells.shape[1] / width if height <= _HIGHEST * width else _HIGHEST * cells.shape[1] / height
+        size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         return np.asarray(Image.fromarray(cells).resize(size_wh, Image.Resampling.NEAREST))
 
     def _edges(self, cell: dict[str, Any]) -> tuple[float, float, float, float]:
