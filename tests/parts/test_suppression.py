@@ -62,7 +62,8 @@ def test_what_stays_is_torchvisions(seed, count, groups, threshold, ties):
     boxes, scores, group = crowd(count, seed, groups=groups, ties=ties)
     kept = suppress(boxes, scores, group, iou_threshold=threshold)
     assert torch.equal(kept, torchvisions(boxes, scores, group, threshold))
-    assert torch.equal(suppress(boxes, scores, group, iou_threshold=threshold, limit=7), kept[:7])
+    for limit in (0, 1, 7, 100):
+        assert torch.equal(suppress(boxes, scores, group, iou_threshold=threshold, limit=limit), kept[:limit])
 
 
 def test_what_is_no_number_stays_as_in_torchvision():
@@ -70,7 +71,9 @@ def test_what_is_no_number_stays_as_in_torchvision():
     boxes[::7, 1], boxes[1::7, 2], boxes[2::7, 3] = torch.nan, torch.inf, -5.0
     boxes[3::7] = 1e-30 * boxes[3::7]  # areas underflow
     scores[::11], scores[1::11] = torch.nan, torch.inf
-    assert torch.equal(suppress(boxes, scores, groups, iou_threshold=0.4), torchvisions(boxes, scores, groups, 0.4))
+    expected = torchvisions(boxes, scores, groups, 0.4)
+    for limit in (5, 100, None):
+        assert torch.equal(suppress(boxes, scores, groups, iou_threshold=0.4, limit=limit), expected[:limit])
 
 
 def test_any_kind_of_tensor_may_come():
