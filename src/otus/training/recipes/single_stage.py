@@ -17,8 +17,8 @@ Then one table of all, with those of :mod:`otus.training.recipes.lineage`, by th
 
     otus compare --data VOC2007 --format voc --split val --models RUN/weights/last.safetensors,RUN/weights/last.safetensors
 
-Cost: ``--minutes`` each, on two cores with bfloat16. Aim: mAP@0.5 on ``val`` of at least 0.30 for the improved DETR, and twice
-that of plain DETR in the same time. What was measured stands in each run's ``run.json``.
+Cost: ``--minutes`` each, on two cores with bfloat16. Aim: mAP@0.5 on ``val`` of at least 0.30 for the improved DETR, and
+twice that of plain DETR in the same time. What was measured stands in each run's ``run.json``.
 
 Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
 of the picture's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
