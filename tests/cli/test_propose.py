@@ -79,7 +79,7 @@ def test_a_fresh_process_answers_without_torch(picture):
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["--method", "guess"], 2, "sliding-window"),
+        (["--method", "guess"], 2, "selective-search, sliding-window, rpn, got 'guess'"),
         (["--mode", "slow"], 2, "fast or quality"),
         (["--method", "sliding-window", "--mode", "fast"], 2, "mode"),
         (["--method", "rpn", "--mode", "fast"], 2, "--mode"),

@@ -105,6 +105,13 @@ def test_the_command_measures_all_and_goes_on_where_it_stopped(
     assert "published" in shown.stdout
     assert "faster_rcnn" in shown.stdout
     assert len(calls) == 18
+    half, other = sorted((tmp_path / "kept").glob("rcnn-*.json"))[:2]
+    half.write_bytes(half.read_bytes()[:20])
+    other.write_text('{"another": "file"}')
+    again = CliRunner().invoke(app, [*command, "--json"])
+    assert again.exit_code == 0, again.stderr
+    assert len(calls) == 18 + 3  # a warm-up, and the two that cannot be believed
+    assert len(json.loads(again.stdout)["timings"]) == 12
 
 
 def test_ratios_are_over_rcnn() -> None:

@@ -320,6 +320,24 @@ def test_a_classifier_is_judged_by_what_it_says(tmp_path):
     assert {name: one["top1"] for name, one in figures.items()} == {"cat": 1, "mouse": 0, "owl": 1}
 
 
+def test_a_classifier_says_nothing_of_objects(monkeypatch):
+    from otus.inference.on_dataset import predict_dataset
+    from otus.parts.preprocess import Preprocess
+    from otus.structures import Classification
+
+    class Guesses:
+        categories = Categories(("owl", "mouse"))
+
+        def predict(self, samples):
+            return [Classification(np.array([0.4, 0.6]), self.categories) for _ in samples]
+
+    dataset = a_dataset()
+    image = np.zeros((20, 20, 3), np.uint8)
+    monkeypatch.setattr(type(dataset), "image", lambda self, index: image)
+    with pytest.raises(UsageError, match="not where objects are"):
+        predict_dataset(Guesses(), dataset, preprocess=Preprocess())
+
+
 def test_without_a_protocol_the_first_that_the_data_has_labels_for(shared_data):
     data = shared_data / "coco_panoptic"
     report = otus.evaluate(data, split="val", predictions=data / "panoptic_val2017.json")

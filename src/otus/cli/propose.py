@@ -39,8 +39,10 @@ def propose(
 
     from otus.data.pictures import read_picture
     from otus.errors import UsageError
-    from otus.inference.proposal_methods import make_proposer
+    from otus.inference.proposal_methods import METHODS, make_proposer
 
+    if method not in (*METHODS, RPN):
+        raise UsageError(f"--method: expected one of {', '.join((*METHODS, RPN))}, got {method!r}")
     if count is not None and count < 1:
         raise UsageError(f"--count: expected a number from 1 on, got {count}")
     if out is not None and out.suffix.lower() != ".png":

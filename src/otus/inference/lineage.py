@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -151,9 +152,9 @@ def measure_lineage(
             own = None if system == "faster_rcnn" else boxes
             conditions = [system, trunk, precision, torch.get_num_threads(), proposals]
             kept = Path(folder) / f"{system}-{_digest(image, conditions)}.json"
-            if kept.is_file():
-                timing = Timing(**json.loads(kept.read_text()))
-                timings.append(dataclasses.replace(timing, picture=name))
+            before = _read(kept)
+            if before is not None:
+                timings.append(dataclasses.replace(before, picture=name))
                 continue
             if predictor is None:
                 report(f"{system}: building", number, len(pictures))
@@ -221,6 +222,14 @@ def _counting_crops(system: RegionDetector, what: str, report: Report, *, total:
         yield
     finally:
         hook.remove()
+
+
+def _read(path: Path) -> Timing | None:
+    """A timing that was kept; None where there is none, or one that is cut off: it is taken anew."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Timing)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _digest(image: np.ndarray, conditions: list[Any]) -> str:

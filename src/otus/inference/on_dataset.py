@@ -11,9 +11,10 @@ from otus.data.loading import load_ahead
 from otus.data.proposals import ProposedDataset
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample, to_tensors
+from otus.errors import UsageError
 from otus.inference.proposals import with_proposals
 from otus.parts.preprocess import Preprocess
-from otus.structures import Categories, Instances, Objects, Segmentations, oriented
+from otus.structures import Categories, Classification, Instances, Objects, Segmentations, oriented
 
 
 class FindsInstances(Protocol):
@@ -21,7 +22,7 @@ class FindsInstances(Protocol):
 
     categories: Categories
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]: ...
+    def predict(self, samples: Sequence[TensorSample]) -> Sequence[Instances | Classification]: ...
 
 
 def predict_dataset(
@@ -53,6 +54,11 @@ def predict_dataset(
         Batches number ``part``, ``part + parts``, ``part + 2 * parts`` … only.
     progress
         Told after each batch how many pictures are done.
+
+    Raises
+    ------
+    UsageError
+        If the system answers for whole pictures, not with objects.
     """
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
 
@@ -68,6 +74,11 @@ def predict_dataset(
     mine = batches[part::parts]
     for indices, samples in zip(mine, load_ahead(mine, load, workers=workers), strict=True):
         for index, instances in zip(indices, system.predict(samples), strict=True):
+            if isinstance(instances, Classification):
+                raise UsageError(
+                    "model: says what whole pictures show, not where objects are; evaluate it on pictures with a category "
+                    "each, such as a folder of folders"
+                )
             found[index] = _at_rest(preprocess.undo(instances, dataset.pictures.size_hw(index)))
         if progress is not None:
             progress(len(found))
