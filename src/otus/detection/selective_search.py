@@ -8,7 +8,9 @@ regions are those of Felzenszwalb and Huttenlocher (:mod:`otus.parts.oversegment
 Departures: every channel is spread over 0..255, hue too, which the paper leaves open; textures are plain derivatives of a
 Gaussian along x and y, turned to the eight directions, whose bins reach to 30 a pixel; similarities are whole numbers, 2^24
 for 1; a box that nearly coincides with one before it (IoU 0.85) is left out, the paper leaves out equal ones only. OpenCV's
-presets of the same names have other scales: 150, 300 (fast) and 150 to 600 (quality).
+presets of the same names have other scales: 150, 300 (fast) and 150 to 600 (quality), and another order: of its first
+500 boxes by ``quality`` 45 in a hundred are smaller than 32 x 32, of ours 18. So it finds more of the small objects by few
+proposals (recall at IoU 0.5), and places the others less well (at 0.7).
 """
 
 from collections.abc import Iterator, Mapping
