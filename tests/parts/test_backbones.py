@@ -23,6 +23,7 @@ from otus.parts.backbones import (
     timm_trunk,
     torchvision_trunk,
 )
+from otus.parts.backbones.depthwise import DepthwiseOnCPU, depthwise_pays
 from otus.parts.backbones.norms import FoldedNorm
 
 SMALL = (
@@ -252,13 +253,15 @@ def test_timm_trunks_that_cannot_be():
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("groups", [1, 4])
-def test_a_folded_norm_gives_the_same_values_and_gradients(monkeypatch, groups, bias):
-    learns, checks = (nn.Sequential(nn.Conv2d(4, 8, 3, groups=groups, bias=bias), nn.BatchNorm2d(8)) for _ in range(2))
+@pytest.mark.parametrize(("groups", "channels"), [(1, 8), (4, 8), (4, 4)])
+def test_a_folded_norm_gives_the_same_values_and_gradients(monkeypatch, groups, channels, bias):
+    learns, checks = (
+        nn.Sequential(nn.Conv2d(4, channels, 3, groups=groups, bias=bias), nn.BatchNorm2d(channels)) for _ in range(2)
+    )
     shaken(learns)
     checks.load_state_dict(learns.state_dict())
     freeze_norms(learns, eps=1e-3)
-    checks[1] = FrozenBatchNorm2d(8, eps=1e-3)
+    checks[1] = FrozenBatchNorm2d(channels, eps=1e-3)
     checks[1].load_state_dict(learns[1].state_dict())
     x = torch.randn(2, 4, 9, 7)
     monkeypatch.setattr(FoldedNorm, "folds", lambda norm, x: norm.training)  # in float32 too, for small differences
@@ -364,3 +367,46 @@ def test_fusing_leaves_norms_that_hold_an_activation():
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert_same_maps(fuse_frozen_norms(model)(images), model(images))
+
+
+@given(
+    channels=st.sampled_from([2, 63, 64, 65, 130]),
+    kernel=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 2),
+    dilation=st.integers(1, 2),
+    size=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_gradient_of_depthwise_convolutions_is_torchs(channels, kernel, stride, dilation, size):
+    count, height, width = size
+    padding = dilation * (kernel - 1) // 2
+    torch.manual_seed(channels + kernel)
+    inputs = [
+        torch.randn(count, channels, height, width),
+        torch.randn(channels, 1, kernel, kernel),
+        torch.randn(channels),
+    ]
+    mine, theirs = ([one.clone().requires_grad_() for one in inputs] for _ in range(2))
+    got = DepthwiseOnCPU.apply(mine[0].to(memory_format=torch.channels_last), *mine[1:], stride, padding, dilation)
+    wanted = nn.functional.conv2d(*theirs, stride, padding, dilation, groups=channels)
+    torch.testing.assert_close(got, wanted)
+    gradient = torch.randn_like(wanted)
+    got.backward(gradient)
+    wanted.backward(gradient)
+    for name, one, other in zip(("maps", "weight", "bias"), mine, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_depthwise_pays_on_small_maps_and_with_dilation_only():
+    def pays(side: int, channels: int = 8, groups: int = 8, **options: object) -> bool:
+        conv = nn.Conv2d(8, channels, 3, groups=groups, padding=1, **options)
+        return depthwise_pays(conv, torch.zeros(1, 8, side, side))
+
+    assert pays(8)
+    assert not pays(9)
+    assert pays(40, dilation=2)
+    assert not pays(8, groups=1)
+    assert not pays(8, groups=4)
+    assert not pays(8, channels=16)
+    assert not pays(8, stride=(1, 2))
+    assert not pays(8, padding_mode="reflect")

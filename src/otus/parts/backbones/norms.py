@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from otus.parts.backbones.depthwise import DepthwiseOnCPU, depthwise_pays
 from otus.parts.backbones.trunk import LayeredTrunk
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -77,6 +78,11 @@ class FoldingConvolution(nn.Conv2d):
             return self._conv_forward(x, weight, bias)
         # oneDNN's gradients of grouped convolutions take two to six times as long in bfloat16 as in float32.
         with torch.autocast("cpu", enabled=False):
+            if depthwise_pays(self, x):
+                maps: Tensor = DepthwiseOnCPU.apply(
+                    x.float(), weight, bias, self.stride[0], self.padding[0], self.dilation[0]
+                )
+                return maps
             return self._conv_forward(x.float(), weight, bias)
 
 
