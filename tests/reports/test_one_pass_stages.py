@@ -157,6 +157,13 @@ def test_a_strip_is_explained_on_a_page_of_reasonable_height(kind, size_hw):
             assert figure.width * carried.height / carried.width <= 2000
 
 
+@pytest.mark.parametrize("truth", [None, labels()])
+def test_sections_are_counted_without_a_gap(truth):
+    page = explain_set(predictor_of("detr"), picture(), name="x", truth=truth).page()
+    numbers = [section.title.split(".")[0] for section in page.sections[1:]]
+    assert numbers == [str(i) for i in range(1, 5 if truth is None else 6)]
+
+
 def figures_of(value: object) -> set[str]:
     """Every number of a document, as pages print them."""
     if isinstance(value, dict):

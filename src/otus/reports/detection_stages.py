@@ -25,7 +25,7 @@ from otus.parts.box_head import Detections
 from otus.parts.region_crops import WarpedCrops, warp
 from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
-from otus.reports.page import Figure, Page, Section
+from otus.reports.page import Figure, Page, Section, numbered
 from otus.reports.predictions import instance_records
 from otus.reports.stage_pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
 from otus.structures import Categories, Instances
@@ -109,13 +109,13 @@ class DetectionStages:
             f"{facts['width']} x {facts['height']} pixels, prepared as "
             f"{facts['prepared']['width']} x {facts['prepared']['height']}; milliseconds: {took}"
         )
-        return Page(title, subtitle, tuple(self._sections(facts)))
+        return Page(title, subtitle, tuple(numbered(self._sections(facts))))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The picture", "", [Figure.of(self.image, self.name)])
         if self.record.maps:
             yield Section(
-                "1. Feature maps",
+                "Feature maps",
                 "The trunk runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
                 [
                     Figure.of(
@@ -130,19 +130,19 @@ class DetectionStages:
         if facts["anchors"]:
             per_location = facts["anchors"]["per_location"]
             yield Section(
-                "2. Anchors",
+                "Anchors",
                 f"At every step of every map the proposer judges K = {per_location} boxes of fixed size and shape, "
                 f"{facts['anchors']['count']} in all. Shown are those of one step in the middle of each map.",
                 [Figure.of(image, caption, width=_SIDE_BY_SIDE) for image, caption in self._anchor_pictures()],
             )
         yield Section(
-            "3. Proposals",
+            "Proposals",
             self._about_proposals(len(facts["proposals"])),
             [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
             [table_row(one) for one in facts["proposals"][:_LISTED]],
         )
         yield Section(
-            "4. Scores before suppression",
+            "Scores before suppression",
             f"{self._about_regions(facts['crops'])} {len(facts['before_nms'])} pairs of proposal and category score above "
             f"{facts['score_threshold']}.",
             [
@@ -154,7 +154,7 @@ class DetectionStages:
             counts_by_category(facts["before_nms"]),
         )
         yield Section(
-            "5. Detections",
+            "Detections",
             f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
             f"of a picture at most {self.decision.max_detections}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
@@ -162,7 +162,7 @@ class DetectionStages:
         )
         if self.found.masks is not None:
             yield Section(
-                "6. Masks",
+                "Masks",
                 "For each detection the mask head draws a small map of probabilities; enlarged into its box, the object is "
                 f"where it is at least {self.found.masks.threshold}. Shown are those of the best {len(facts['masks'])}.",
                 [
@@ -172,7 +172,7 @@ class DetectionStages:
             )
         if self.found.keypoints is not None:
             yield Section(
-                "6. Keypoints",
+                "Keypoints",
                 "For each detection the keypoint head makes a map for each keypoint; the keypoint is at its highest place. "
                 "Scores are the values there, logits.",
                 [Figure.of(draw(self.image, replace(self.found, masks=None), labels=False), "the keypoints of all")],

@@ -12,7 +12,7 @@ from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.set_matching import Match, pixels_of_picture
 from otus.reports.drawing import draw
 from otus.reports.explained import Explained, Picture, overlaid, prepared_target, run
-from otus.reports.page import Figure, Page, Section
+from otus.reports.page import Figure, Page, Section, numbered
 from otus.reports.stage_pieces import counts_by_category, covered_part, faded, heat, table_row
 from otus.structures import Categories, Instances
 from otus.structures.boxes import pairwise_iou
@@ -49,14 +49,14 @@ class SetExplanation(Explained):
     def page(self) -> Page:
         """The stages as one HTML page."""
         facts = self.document()
-        return self.page_of(facts, self._sections(facts))
+        return self.page_of(facts, numbered(self._sections(facts)))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         queries, detections = facts["queries"], facts["detections"]
         batch = self.record.batch
         yield Section("The picture", "", [Figure.of(self.image, self.name)])
         yield Section(
-            "1. Feature maps",
+            "Feature maps",
             "The trunk runs once; the encoder lets every step look at others. Shown is the mean strength of all channels.",
             [
                 *(
@@ -78,7 +78,7 @@ class SetExplanation(Explained):
             _QUERY,
         )
         yield Section(
-            "2. Queries",
+            "Queries",
             f"{len(queries)} queries answer at once, each with a class or none and a box, after {facts['layers']} layers of "
             f"looking at one another and at the picture. {len(detections)} answers score above "
             f"{facts['score_threshold']}.",
@@ -86,7 +86,7 @@ class SetExplanation(Explained):
         )
         shown = detections[:_SHOWN]
         yield Section(
-            "3. Where each query looked",
+            "Where each query looked",
             "Attention of the last layer to the picture, the mean of its heads: bright where the query gathered most. Shown "
             f"are the best {len(shown)}, each with the box that it says.",
             [Figure.of(self._looking(i, one), _told(one), width=_SIDE_BY_SIDE) for i, one in enumerate(shown)],
@@ -94,7 +94,7 @@ class SetExplanation(Explained):
         )
         if facts["matching"] is not None:
             yield Section(
-                "4. The matching",
+                "The matching",
                 f"In training each of the {facts['matching']['objects']} labelled objects would teach one query, so that "
                 f"class, distance and overlap cost least in all; the other {facts['matching']['unmatched_queries']} would "
                 f"learn to say nothing. {facts['matching']['unmatched_objects']} objects have no query.",
@@ -107,7 +107,7 @@ class SetExplanation(Explained):
             else f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays."
         )
         yield Section(
-            "5. Detections",
+            "Detections",
             f"{suppressed} Of a picture at most {facts['max_detections']} are reported: {len(detections)}.",
             [Figure.of(draw(self.image, self.found), "what is reported")],
             counts_by_category(detections),

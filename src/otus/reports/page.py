@@ -2,8 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -77,6 +77,12 @@ class Section:
     text: str = ""
     figures: Sequence[Figure] = ()
     rows: Sequence[Mapping[str, object]] = ()
+
+
+def numbered(sections: Iterable[Section]) -> Iterator[Section]:
+    """The sections with their numbers, of which the first has none."""
+    for number, section in enumerate(sections):
+        yield replace(section, title=f"{number}. {section.title}") if number else section
 
 
 @dataclass(frozen=True)
