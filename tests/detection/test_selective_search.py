@@ -203,6 +203,8 @@ def test_bad_arguments_are_named():
         SelectiveSearch(workers=0)
     with pytest.raises(UsageError, match="same_iou"):
         SelectiveSearch(same_iou=0)
+    with pytest.raises(UsageError, match="seed"):
+        SelectiveSearch(seed=-1)
     for image in (np.zeros((0, 5, 3), np.uint8), np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3))):
         with pytest.raises(ShapeError, match="image"):
             selective_search(image)

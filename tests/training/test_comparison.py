@@ -140,6 +140,10 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
         compare(["classifier_vgg16"], data / "val", **options)
     with pytest.raises(UsageError, match="there is no file nowhere"):
         Contender.parse("tiny=nowhere")
+    with pytest.raises(UsageError, match=r"there is no file runs/tiny\.safetensors"):
+        Contender.parse("runs/tiny.safetensors")
+    with pytest.raises(UsageError, match="at least one name or file"):
+        compare([""], data / "val", **options)
     with pytest.raises(UsageError, match="'tinny' is not one of: tiny"):
         Contender.parse("tinny")
     assert otus_compare(data, "--models", "tiny", "--predictions", "a,b")[0] == 2

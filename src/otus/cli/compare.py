@@ -20,7 +20,9 @@ def compare(
     ] = None,
     models: Annotated[
         str | None,
-        typer.Option("--models", help="Or models with commas between: names, files of weights, or NAME=FILE."),
+        typer.Option(
+            "--models", help="Or models with commas between: names (see otus models), files of weights, or NAME=FILE."
+        ),
     ] = None,
     budget: Annotated[float | None, typer.Option(help="Minutes to train each model that has no file.")] = None,
     val: Annotated[

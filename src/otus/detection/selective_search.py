@@ -131,6 +131,8 @@ class SelectiveSearch:
             raise UsageError(f"mode: expected {' or '.join(MODES)}, got {self.mode!r}")
         if not 0 < self.same_iou <= 1:
             raise UsageError(f"same_iou: expected a number over 0 and up to 1, got {self.same_iou}")
+        if self.seed < 0:
+            raise UsageError(f"seed: expected a number >= 0, got {self.seed}")
         if self.workers < 1:
             raise UsageError(f"workers: expected a number >= 1, got {self.workers}")
 

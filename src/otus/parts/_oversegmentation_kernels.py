@@ -92,7 +92,7 @@ def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> tuple[Int[np.ndarray, "e"],
 
 
 @kernel
-def _find(above: Int[np.ndarray, "p"], node: int) -> int:
+def _find(above: Int[np.ndarray, "p"], node: np.int64) -> np.int64:
     up = above[node]
     while up >= 0:
         upper = above[up]
@@ -151,10 +151,10 @@ def segment(
     label_of = np.full(count, -1, np.int32)
     labels = np.empty(count, np.int32)
     regions = 0
-    for p in range(count):
-        root = _find(above, p)
+    for pixel in range(count):
+        root = _find(above, np.int64(pixel))
         if label_of[root] < 0:
             label_of[root] = regions
             regions += 1
-        labels[p] = label_of[root]
+        labels[pixel] = label_of[root]
     return labels.reshape(height, width), regions

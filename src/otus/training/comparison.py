@@ -87,6 +87,8 @@ class Contender:
             if builder is None:
                 raise UsageError(f"models: {text} does not say of which model it is: write NAME={text}")
             return cls(builder, Path(text))
+        if "/" in text or Path(text).suffix:
+            raise UsageError(f"models: there is no file {text}")
         model_entry(text)
         return cls(text)
 
@@ -257,7 +259,7 @@ def compare(
     KeyboardInterrupt
         If a training is stopped; the same command goes on with it.
     """
-    contenders = [Contender.parse(text) for text in models]
+    contenders = [Contender.parse(text) for text in models if text]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
     for one in contenders:
