@@ -148,8 +148,7 @@ class Comparison:
         return [
             {
                 "model": row.model,
-                "AP": f"{row.AP:.3f}",
-                "AP50": f"{row.AP50:.3f}",
+                **{name: _figure(getattr(row, name)) for name in ("AP", "AP50")},
                 **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
                 "s a picture": f"{sum(row.seconds.values()):.3f}",
                 "parameters": f"{row.parameters / 1e6:.1f} M",
@@ -187,7 +186,8 @@ class Comparison:
 
     def page(self) -> Page:
         """The table, and what each model found on a few of the pictures."""
-        figures = [on_page(self.plot())]
+        known = any(not math.isnan(row.AP50) for row in self.rows)
+        figures = [on_page(self.plot())] if known else []
         sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
         for row in self.rows:
             shown = sorted((self.folder / "pictures").glob(f"{_slug(row.model, row.weights)}-*.jpg"))
@@ -474,6 +474,11 @@ def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slu
 
 def _slug(model: str, weights: str) -> str:
     return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
+
+
+def _figure(value: float) -> str:
+    """Nothing where it is not defined: no objects were there to be found."""
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _caption(path: Path) -> str:
