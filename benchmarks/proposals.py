@@ -7,8 +7,8 @@ Times are of pictures of 500 x 375, made of those of the data set, and of growin
 are, by the best 500, 1,000 and 2,000 proposals. A random number orders proposals, ours and OpenCV's: what several seeds
 differ by is chance (0.01 to 0.02 of recall on 100 pictures).
 
-The PyPI package selective-search, where it is installed, is timed with ``fast`` on one picture, which takes it about half a
-minute; its ``quality`` has ten times as many strategies. Version 1.1 hands masks of bool to scipy.ndimage.find_objects,
+The PyPI package selective-search, where it is installed, is timed with ``fast`` on one picture, which takes it long; its
+``quality`` has ten times as many strategies. Version 1.1 hands masks of bool to scipy.ndimage.find_objects,
 which NumPy 2.4 refuses: here they go on as whole numbers, which answers the same.
 """
 

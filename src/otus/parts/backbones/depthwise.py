@@ -2,8 +2,8 @@
 
 Shape shorthand: B maps of C channels, H x W in, h x w out, K x K the kernel.
 
-oneDNN takes up to five times as long over maps of 3x3 and 6x6 steps, which crops of regions leave, and three times as long
-with dilation. Here channels lie last, so that the innermost loop runs over neighbours in memory, and each thread has
+oneDNN takes longer over maps of 3x3 steps, which crops of regions leave, and with dilation (1.2 to 1.7 times on two cores,
+``benchmarks/depthwise.py``; over others it is faster). Here channels lie last, so that the innermost loop runs over neighbours in memory, and each thread has
 channels of its own. Both gradients are those of :func:`torch.nn.functional.conv2d` but for the order of additions.
 """
 
@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from otus.parts.backbones import _depthwise_kernels as kernels
 
-_SMALL = 64
-"""Steps of a map up to which oneDNN is slower; measured."""
+_SMALL, _LARGE_KERNEL = 16, 5
+"""Up to so many steps of a map, and from this side of a kernel on, oneDNN is slower."""
 
 
 def depthwise_pays(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> bool:
@@ -27,7 +27,8 @@ def depthwise_pays(conv: nn.Conv2d, x: Float[Tensor, "b c h w"]) -> bool:
     alike = all(values[0] == values[1] for values in (conv.kernel_size, conv.stride, conv.dilation))
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
     zeros = conv.padding_mode == "zeros" and isinstance(conv.padding, tuple) and conv.padding[0] == conv.padding[1]
-    pays = conv.dilation[0] > 1 or x.shape[2] * x.shape[3] <= _SMALL
+    small = x.shape[2] * x.shape[3] <= _SMALL and conv.kernel_size[0] >= _LARGE_KERNEL
+    pays = conv.dilation[0] > 1 or small
     return alike and depthwise and zeros and pays and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
