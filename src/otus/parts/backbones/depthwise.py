@@ -3,7 +3,9 @@
 Shape shorthand: B maps of C channels, H x W in, h x w out, K x K the kernel.
 
 oneDNN takes longer over maps of 3x3 steps, which crops of regions leave, and with dilation (1.2 to 1.7 times on two cores,
-``benchmarks/depthwise.py``; over others it is faster). Here channels lie last, so that the innermost loop runs over neighbours in memory, and each thread has
+``benchmarks/depthwise.py``; over others it is faster).
+
+Here channels lie last, so that the innermost loop runs over neighbours in memory, and each thread has
 channels of its own. Both gradients are those of :func:`torch.nn.functional.conv2d` but for the order of additions.
 """
 
