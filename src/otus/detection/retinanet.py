@@ -146,10 +146,7 @@ def efficientnet_lite0_levels(*, frozen_norms: bool, frozen_level: int, channels
 
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     extra = ConvolutionLevels(channels, channels, count=1)
     return PyramidMaps(trunk, FeaturePyramid(trunk.channels, channels, extra_levels=extra))
 

@@ -30,7 +30,7 @@ from otus.detection.dense_detector import DenseDetector
 from otus.detection.dense_parts import Coder, Maps, slots_of
 from otus.detection.dense_stages import DenseAssignment
 from otus.errors import ShapeError
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
+from otus.parts.backbones import efficientnet_lite0_trunk
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.box_coding import BoxTransform
 from otus.parts.dense_head import Answers, by_anchor
@@ -365,10 +365,7 @@ def ssd_efficientnet_lite0(
 
     Arguments as of :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`.
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
-    if frozen_norms:
-        freeze_norms(trunk, eps=1e-3)
-    freeze_stages(trunk, frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     maps = ExtendedMaps(trunk, trunk.channels, (256, 256, 128), LenientBatchNorm)
     anchors = DefaultBoxes([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])
     return ssd(maps, maps.channels, anchors, categories, class_slots=class_slots, norm=LenientBatchNorm)
