@@ -1,7 +1,7 @@
 """Selective Search beside OpenCV's (opencv-contrib), one thread each, in one run: time, time by pixels, recall and MABO.
 
     python benchmarks/proposals.py [--data ../shared/data/voc2007] [--pictures 100] [--modes fast,quality] [--repeats 3]
-                                   [--seeds 0,1,2] [--plot proposals.png]
+                                   [--seeds 0,1,2] [--parts times,figures] [--plot proposals.png]
 
 Times are of pictures of 500 x 375, made of those of the data set, and of growing sizes; figures are of the pictures as they
 are, by the best 500, 1,000 and 2,000 proposals. A random number orders proposals, ours and OpenCV's: what several seeds
@@ -111,6 +111,57 @@ def figures(dataset: Dataset, chosen: np.ndarray, search: Search) -> tuple[Propo
     return metric.update(part.objects, found, picture_ids=range(len(part))).compute(), seconds / len(part)
 
 
+def print_times(
+    mode: str, tools: dict[str, Search | None], dataset: Dataset, chosen: np.ndarray, *, repeats: int
+) -> None:
+    """Seconds for pictures of 500 x 375, and by size."""
+    timed = [resized(dataset.image(int(index)), (375, 500)) for index in chosen[:: max(1, len(chosen) // 5)][:5]]
+    seconds: dict[str, float | None] = dict.fromkeys(tools)
+    for name, search in tools.items():
+        if search is None:
+            continue
+        images, times_each = (timed, repeats) if name != "selective-search" else (timed[:1], 1)
+        counts: list[int] = []
+        times = [
+            median_seconds(
+                lambda s=search, i=image, c=counts: c.append(len(s(i))), repeats=times_each, warm_up=times_each > 1
+            )
+            for image in images
+        ]
+        seconds[name] = float(np.mean(times))
+        print(f"{mode} {name}: {np.mean(counts):.0f} proposals a picture of 500 x 375, {len(images)} timed")
+    print_table(f"{mode}, 500 x 375, mean of the pictures' medians", seconds)
+    print(f"## {mode} by size, seconds a megapixel")
+    for size in MEGAPIXELS:
+        side = (size * 1e6 / 12) ** 0.5
+        image = resized(dataset.image(0), (round(3 * side), round(4 * side)))
+        cells = [f"{size:4.1f} megapixels"]
+        for name in ("otus", "opencv"):
+            search = tools[name]
+            if search is not None:
+                times_each = repeats if name == "otus" else 1
+                took = median_seconds(lambda s=search, i=image: s(i), repeats=times_each, warm_up=0)
+                cells.append(f"{name} {took / size:7.3f}")
+        print("  ".join(cells), flush=True)
+
+
+def print_figures(
+    mode: str, tools: dict[str, Search | None], dataset: Dataset, chosen: np.ndarray
+) -> dict[str, ProposalResult]:
+    """Recall and MABO on the pictures as they are."""
+    results = {}
+    print(f"\n## {mode}, {len(chosen)} pictures of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
+    for name, search in tools.items():
+        if search is None:
+            continue
+        result, took = figures(dataset, chosen, search)
+        results[name] = result
+        row = [(*result.recall[:, c], result.mabo[c]) for c in range(len(COUNTS))]
+        cells = [f"{count}: " + " ".join(f"{v:.3f}" for v in one) for count, one in zip(COUNTS, row, strict=True)]
+        print(f"{name:12s} {'  '.join(cells)}  ({result.proposals_per_picture:.0f} a picture, {took:.3f} s)")
+    return results
+
+
 def main() -> None:
     """Time everybody, judge everybody, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -119,6 +170,7 @@ def main() -> None:
     parser.add_argument("--modes", default="fast,quality")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", default="0", help="of our order of the proposals")
+    parser.add_argument("--parts", default="times,figures", help="times need an idle machine, figures much time")
     parser.add_argument("--plot", type=Path, help="a PNG of recall and MABO")
     options = parser.parse_args()
     print_header("selective search", ("opencv-contrib-python-headless", "selective-search", "numba"))
@@ -132,44 +184,12 @@ def main() -> None:
         tools = {"otus": ours(mode), "opencv": opencv(mode)}
         if mode == "fast":
             tools["selective-search"] = package_fast()
-        timed = [resized(dataset.image(int(index)), (375, 500)) for index in chosen[:: max(1, len(chosen) // 5)][:5]]
-        seconds: dict[str, float | None] = dict.fromkeys(tools)
-        for name, search in tools.items():
-            if search is None:
-                continue
-            images, repeats = (timed, options.repeats) if name != "selective-search" else (timed[:1], 1)
-            counts: list[int] = []
-            times = [
-                median_seconds(
-                    lambda s=search, i=image, c=counts: c.append(len(s(i))), repeats=repeats, warm_up=repeats > 1
-                )
-                for image in images
-            ]
-            seconds[name] = float(np.mean(times))
-            print(f"{mode} {name}: {np.mean(counts):.0f} proposals a picture of 500 x 375, {len(images)} timed")
-        print_table(f"{mode}, 500 x 375, mean of the pictures' medians", seconds)
-        print(f"## {mode} by size, seconds a megapixel")
-        for size in MEGAPIXELS:
-            side = (size * 1e6 / 12) ** 0.5
-            image = resized(dataset.image(0), (round(3 * side), round(4 * side)))
-            cells = [f"{size:4.1f} megapixels"]
-            for name in ("otus", "opencv"):
-                search = tools[name]
-                if search is not None:
-                    repeats = options.repeats if name == "otus" else 1
-                    took = median_seconds(lambda s=search, i=image: s(i), repeats=repeats, warm_up=0)
-                    cells.append(f"{name} {took / size:7.3f}")
-            print("  ".join(cells), flush=True)
-        print(f"\n## {mode}, {len(chosen)} pictures of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
-        judged = {f"otus, seed {seed}": ours(mode, int(seed)) for seed in options.seeds.split(",")}
-        for name, search in (judged | {"opencv": tools["opencv"]}).items():
-            if search is None:
-                continue
-            result, took = figures(dataset, chosen, search)
-            results[f"{name} {mode}"] = result
-            row = [(*result.recall[:, c], result.mabo[c]) for c in range(len(COUNTS))]
-            cells = [f"{count}: " + " ".join(f"{v:.3f}" for v in one) for count, one in zip(COUNTS, row, strict=True)]
-            print(f"{name:12s} {'  '.join(cells)}  ({result.proposals_per_picture:.0f} a picture, {took:.3f} s)")
+        if "times" in options.parts:
+            print_times(mode, tools, dataset, chosen, repeats=options.repeats)
+        if "figures" in options.parts:
+            judged = {f"otus, seed {seed}": ours(mode, int(seed)) for seed in options.seeds.split(",")}
+            judged["opencv"] = tools["opencv"]
+            results |= {f"{name} {mode}": one for name, one in print_figures(mode, judged, dataset, chosen).items()}
         print(flush=True)
     if options.plot:
         from otus.reports.proposals import proposal_plot
