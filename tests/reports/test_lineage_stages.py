@@ -1,6 +1,7 @@
 """Explanations from regression to Fast R-CNN: what they say is what predict answers, and what a picture costs."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from otus.cli import app
 from otus.data.pictures import write_picture
 from otus.data.proposals import Proposals
+from otus.data.scene_files import write_scenes
 from otus.data.scenes import THINGS, Scenes
 from otus.detection.fast_rcnn import fast_rcnn
 from otus.detection.proposers import EveryWindow, GivenProposals
@@ -78,6 +80,7 @@ def test_regions_are_explained_and_crops_are_counted(kind):
     assert [one["score"] for one in document["detections"]] == pytest.approx(found.instances.scores.tolist())
     assert len(found.instances) > 0
     count = len(document["proposals"])
+    assert [one["rank"] for one in document["proposals"]] == list(range(1, count + 1))  # nobody learned a score
     page = stages.page().html()
     if kind == "fast_rcnn":
         assert document["crops"] is None
@@ -105,7 +108,7 @@ def test_regression_is_shown_to_miss_what_is_more_than_one():
     missed = sum(not one["found"] for one in document["objects"])
     assert missed >= len(SCENE.instances) - 1
     page = stages.page().html()
-    assert f"{len(SCENE.instances)} objects are labelled, {missed} of them are not found" in page
+    assert f"labelled: {len(SCENE.instances)}; not found by this one answer: {missed}." in page
     assert len(document["parts"]) == 4
     for part in document["parts"]:
         x1, y1, x2, y2 = (int(value) for value in part["part_xyxy"])
@@ -114,18 +117,33 @@ def test_regression_is_shown_to_miss_what_is_more_than_one():
         assert part["answers"][0]["box_xyxy"] == pytest.approx(expected.tolist())
 
 
-def test_the_command_explains_regression(tmp_path, monkeypatch):
-    entry = ModelEntry(lambda categories: predictor_of("regression").system, "detection", "none", PREPROCESS)
-    monkeypatch.setitem(MODELS, "tiny_regression", entry)
-    weights, picture = tmp_path / "tiny.safetensors", tmp_path / "a.png"
-    header = CheckpointHeader(builder="tiny_regression", categories=THINGS, preprocess=PREPROCESS.to_dict())
-    save_checkpoint(weights, predictor_of("regression").system.state_dict(), header)
+def saved(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command that explains a picture with a model of that kind."""
+    entry = ModelEntry(lambda categories: predictor_of(kind).system, "detection", "none", PREPROCESS)
+    monkeypatch.setitem(MODELS, f"tiny_{kind}", entry)
+    weights, picture = folder / "tiny.safetensors", folder / "a.png"
+    header = CheckpointHeader(builder=f"tiny_{kind}", categories=THINGS, preprocess=PREPROCESS.to_dict())
+    save_checkpoint(weights, predictor_of(kind).system.state_dict(), header)
     write_picture(picture, SCENE.image)
     command = ["explain", "detection", picture, "--model", weights, "--precision", "exact", "--device", "cpu"]
-    result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path / "page.html"), "--json"])
+    return [*map(str, command), "--out", str(folder / "page.html"), "--json"]
+
+
+def test_the_command_explains_regression(tmp_path, monkeypatch):
+    result = CliRunner().invoke(app, saved("regression", tmp_path, monkeypatch))
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["numbers"] == {"vector": 16, "scores": len(THINGS), "box": 4}
     assert (tmp_path / "page.html").is_file()
+
+
+def test_labels_are_refused_where_they_would_not_be_drawn(tmp_path, monkeypatch):
+    write_scenes(tmp_path / "data", 1, size_hw=(60, 80))
+    command = saved("fast_rcnn", tmp_path, monkeypatch)
+    command[2] = str(next((tmp_path / "data").rglob("000000.jpg")))
+    result = CliRunner().invoke(app, [*command, "--data", str(tmp_path / "data")])
+    assert result.exit_code == 2, result.stderr
+    assert "--data" in result.stderr
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (3, 200)])

@@ -83,6 +83,7 @@ def detection(
     from otus.detection.regression import SingleObjectDetector
     from otus.detection.set_detector import SetDetector
     from otus.detection.yolo import YOLO
+    from otus.errors import UsageError
     from otus.inference.loading import load
     from otus.reports.dense_stages import DenseExplanation, explain_dense, labels_of
     from otus.reports.detection_stages import DetectionStages, explain_detection
@@ -103,6 +104,10 @@ def detection(
         stages = explain_yolo(predictor, image, truth=truth, **options)
     elif isinstance(predictor.system, SingleObjectDetector):
         stages = explain_regression(predictor, image, truth=truth, **options)
+    elif data is not None:
+        raise UsageError(
+            f"--data: {predictor.name} decides by regions, which are not drawn beside labels: leave it out"
+        )
     else:
         stages = explain_detection(predictor, image, **options)
     path = out or Path(f"detection-{picture.stem}.html")

@@ -22,9 +22,9 @@ import msgspec
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
 from otus.data.formats.contract import staged_file
+from otus.data.proposals import SearchedSmall
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
 from otus.detection.region_detector import RegionDetector
@@ -173,17 +173,12 @@ def _search(picture: Picture, count: int, report: Report, *, place: tuple[int, i
     """Proposals of a picture in its own pixels, and the seconds that they took; found anew each time, for it is quick."""
     name, image = picture
     report(f"selective search: {name}", *place)
-    height, width = image.shape[:2]
-    scale = min(1.0, SEARCHED_SIDE / max(height, width))
-    small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(image).resize(small_wh, Image.Resampling.BILINEAR)) if scale < 1 else image
-    search = SelectiveSearch()
+    search = SearchedSmall(SelectiveSearch(), SEARCHED_SIDE)
     if place[0] == 0:
-        search(small)  # kernels are compiled or loaded
+        search(image)  # kernels are compiled or loaded
     start = time.perf_counter()
-    boxes = search(small).best(count).boxes_xyxy
-    seconds = time.perf_counter() - start
-    return boxes * np.tile(np.array([width, height]) / small_wh, 2), seconds
+    boxes = search(image).best(count).boxes_xyxy
+    return boxes, time.perf_counter() - start
 
 
 def _predictor(model: str, proposals: int, precision: str) -> Predictor:

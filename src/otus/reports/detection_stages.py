@@ -67,7 +67,7 @@ class DetectionStages:
         record, proposals, candidates = self.record, self.record.proposals, self.record.candidates[0]
         height, width = self.size_hw
         prepared = record.batch.sizes_hw[0]
-        boxes = self.boxes(proposals.boxes[0])
+        boxes, anchors = self.boxes(proposals.boxes[0]), self._anchor_facts()
         return {
             "model": self.model,
             "file": self.name,
@@ -85,9 +85,13 @@ class DetectionStages:
                 }
                 for x in record.maps or []
             ],
-            "anchors": self._anchor_facts(),
+            "anchors": anchors,
             "proposals": [
-                {"box_xyxy": box.tolist(), "objectness": float(score), **self._level(i)}
+                {
+                    "box_xyxy": box.tolist(),
+                    **({"objectness": float(score)} if anchors else {"rank": i + 1}),
+                    **self._level(i),
+                }
                 for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
             ],
             "crops": self._crop_facts(),

@@ -172,10 +172,13 @@ class PredictionFolder:
             self._rows.append({"picture": Path(prediction.name).name, **what, **place})
 
     def _write_page(self) -> None:
-        pictures = f"{len(self._figures)} {'picture' if len(self._figures) == 1 else 'pictures'}"
+        objects, pictures = (
+            f"{count} {thing}{'' if count == 1 else 's'}"
+            for count, thing in ((len(self._rows), "object"), (len(self._figures), "picture"))
+        )
         sections = [Section("Pictures", figures=self._figures)]
         sections.append(Section("What was found where", "Boxes in pixels of the picture.", rows=self._rows))
-        page = Page("What was found", f"{len(self._rows)} objects on {pictures}", sections)
+        page = Page("What was found", f"{objects} on {pictures}", sections)
         page.write(self.folder / "index.html")
 
     def _add_frame(self, prediction: Prediction, image: np.ndarray) -> None:

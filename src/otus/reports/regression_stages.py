@@ -80,7 +80,7 @@ class RegressionExplanation(Explained):
             missed = sum(not one["found"] for one in facts["objects"])
             yield Section(
                 "4. What the labels say",
-                f"{len(facts['objects'])} objects are labelled, {missed} of them are not found by this one answer.",
+                f"Objects that are labelled: {len(facts['objects'])}; not found by this one answer: {missed}.",
                 [Figure.of(draw(self.image, self.truth), "labels")] if self.truth is not None else [],
                 [table_row(one) for one in facts["objects"]],
             )

@@ -3,21 +3,18 @@
 A row that is finished is kept on disk under what it depends on, and not computed again.
 """
 
-import csv
 import ctypes
 import dataclasses
 import gc
 import hashlib
-import io
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -35,9 +32,8 @@ from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of
 from otus.reports.drawing import draw
-from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, cost_plot, on_page, write_plot
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
 from otus.training.material import open_material
@@ -46,9 +42,6 @@ from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings
 from otus.zoo.models import model_entry
 from otus.zoo.weights import read_weights, read_weights_file
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as PlotFigure
 
 TRAINING = TrainSettings(batch_size=4)
 """How models are trained unless somebody says otherwise."""
@@ -91,123 +84,6 @@ class Contender:
             raise UsageError(f"models: there is no file {text}")
         model_entry(text)
         return cls(text)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a comparison says of one model.
-
-    Parameters
-    ----------
-    model, weights, start
-        Which, from which file, and what its training started from: ImageNet, a file's name or nothing (``random``).
-    AP, AP50
-        Of boxes, by COCO's protocol.
-    seconds
-        A picture, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
-    parameters, memory_mb
-        Numbers that it has, and what it needs beside them while predicting (None where it cannot be measured).
-    minutes, epochs
-        Of training. These and ``start`` are None where the weights do not say it.
-    """
-
-    model: str
-    weights: str
-    start: str | None
-    AP: float
-    AP50: float
-    seconds: Mapping[str, float]
-    parameters: int
-    memory_mb: float | None
-    minutes: float | None = None
-    epochs: float | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The rows, where they lie, and what they have in common."""
-
-    data: str
-    pictures: Sequence[str]
-    rows: Sequence[Row]
-    folder: Path
-    settings: Mapping[str, Any]
-
-    def document(self) -> dict[str, Any]:
-        """What ``otus compare --json`` says."""
-        return {
-            "data": self.data,
-            "protocol": "coco",
-            "images": len(self.pictures),
-            "rows": [asdict(row) for row in self.rows],
-            "folder": str(self.folder),
-        }
-
-    def table(self) -> list[dict[str, str]]:
-        """The rows as words, for people."""
-        return [
-            {
-                "model": row.model,
-                **{name: _figure(getattr(row, name)) for name in ("AP", "AP50")},
-                **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
-                "s a picture": f"{sum(row.seconds.values()):.3f}",
-                "parameters": f"{row.parameters / 1e6:.1f} M",
-                "memory": "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
-                "trained": "" if row.minutes is None else f"{row.minutes:.0f} min, {row.epochs:.3g} epochs",
-                "start": row.start or "",
-            }
-            for row in self.rows
-        ]
-
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        table = self.table()
-        names = list(table[0])
-        lines = [names, ["---" if name in ("model", "start") else "---:" for name in names]]
-        lines += [[row[name] for name in names] for row in table]
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-    def csv(self) -> str:
-        """The figures themselves, comma-separated."""
-        rows = []
-        for row in self.rows:
-            flat = asdict(row)
-            seconds = flat.pop("seconds")
-            rows.append(flat | {f"seconds/{part}": value for part, value in seconds.items()})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-    def plot(self) -> "PlotFigure":
-        """AP50 by seconds a picture."""
-        return cost_plot({row.model: (sum(row.seconds.values()), row.AP50) for row in self.rows})
-
-    def page(self) -> Page:
-        """The table, and what each model found on a few of the pictures."""
-        known = any(not math.isnan(row.AP50) for row in self.rows)
-        figures = [on_page(self.plot())] if known else []
-        sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
-        for row in self.rows:
-            shown = sorted((self.folder / "pictures").glob(f"{_slug(row.model, row.weights)}-*.jpg"))
-            figures = [Figure(f"pictures/{path.name}", _caption(path), 320) for path in shown]
-            sections.append(Section(row.model, f"What scores at least {SCORE_THRESHOLD}.", figures))
-        subtitle = f"{len(self.pictures)} pictures of {self.data}"
-        return Page("Comparison", subtitle, sections)
-
-    def write(self) -> None:
-        """``compare.md``, ``compare.csv``, ``compare.png``, ``index.html`` and ``run.json`` in the folder."""
-        run = {**environment(), **self.document(), "settings": self.settings, "pictures": list(self.pictures)}
-        for name, text in (
-            ("compare.md", self.markdown()),
-            ("compare.csv", self.csv()),
-            ("run.json", json.dumps(_plain(run), indent=2, ensure_ascii=False, default=str) + "\n"),
-        ):
-            with staged_file(self.folder / name) as stage:
-                stage.write_text(text, encoding="utf-8")
-        write_plot(self.plot(), self.folder / "compare.png", Canvas())
-        self.page().write(self.folder / "index.html")
 
 
 def compare(
@@ -292,7 +168,7 @@ def compare(
         key = {"model": one.model, "weights": _file_key(one), "settings": own and dataclasses.asdict(own), **common}
         kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
         if kept.is_file():
-            rows.append(_read_row(kept))
+            rows.append(read_row(kept))
             say(f"{one.model}: kept from before ({kept})")
             continue
         start = None
@@ -311,10 +187,11 @@ def compare(
         write_results(whole, dataclasses.replace(found, picture=place_in_whole[found.picture]), results)
         row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
-            stage.write_text(json.dumps(_plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
+            stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(row)
     said = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
-    comparison = Comparison(str(whole.source), judged_on.pictures.files, rows, folder, said)
+    record = {**environment(), "settings": said}
+    comparison = Comparison(str(whole.source), judged_on.pictures.files, rows, folder, record)
     comparison.write()
     return comparison
 
@@ -337,12 +214,6 @@ def _material(
     named = val is not None or val_split is not None
     whole = open_dataset(data if val is None else val, format=format, split=val_split if named else split)
     return open_dataset(data, format=format, split=split) if learns else None, whole, whole
-
-
-def _read_row(path: Path) -> Row:
-    values = json.loads(path.read_text())["row"]
-    undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}
-    return Row(**values | undefined)
 
 
 def _train(
@@ -389,7 +260,7 @@ def _judge(
         found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
     objects = as_objects(found, categories=dataset.categories)
     figures = evaluate_predictions(dataset, objects, kinds=["bbox"]).results["bbox"].figures
-    _draw(dataset, found, folder / "pictures", slug=_slug(predictor.name, weights))
+    _draw(dataset, found, folder / "pictures", slug=slug_of(predictor.name, weights))
     system: nn.Module = predictor.system
     row = Row(
         model=predictor.name,
@@ -472,19 +343,6 @@ def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slu
         write_picture(folder / f"{slug}-{stem}.jpg", draw(dataset.image(index), sure))
 
 
-def _slug(model: str, weights: str) -> str:
-    return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
-
-
-def _figure(value: float) -> str:
-    """Nothing where it is not defined: no objects were there to be found."""
-    return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def _caption(path: Path) -> str:
-    return path.stem.split("-", 2)[-1]
-
-
 def _file_key(contender: Contender) -> str | None:
     if contender.weights is None:
         return None
@@ -494,12 +352,3 @@ def _file_key(contender: Contender) -> str | None:
 
 def _digest(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:10]
-
-
-def _plain(value: Any) -> Any:
-    """Fit for JSON: a figure that is not defined (NaN) becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

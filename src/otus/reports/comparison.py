@@ -1,0 +1,166 @@
+"""The table of several models: as words, Markdown, CSV, a plot and a page with pictures."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otus.data.formats.contract import staged_file
+from otus.inference.predictor import SCORE_THRESHOLD
+from otus.reports.page import Figure, Page, Section
+from otus.reports.plots import Canvas, cost_plot, on_page, write_plot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as PlotFigure
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a comparison says of one model.
+
+    Parameters
+    ----------
+    model, weights, start
+        Which, from which file, and what its training started from: ImageNet, a file's name or nothing (``random``).
+    AP, AP50
+        Of boxes, by COCO's protocol.
+    seconds
+        A picture, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
+    parameters, memory_mb
+        Numbers that it has, and what it needs beside them while predicting (None where it cannot be measured).
+    minutes, epochs
+        Of training. These and ``start`` are None where the weights do not say it.
+    """
+
+    model: str
+    weights: str
+    start: str | None
+    AP: float
+    AP50: float
+    seconds: Mapping[str, float]
+    parameters: int
+    memory_mb: float | None
+    minutes: float | None = None
+    epochs: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows, where they lie, and what they have in common: ``record`` says of which machine, versions and settings."""
+
+    data: str
+    pictures: Sequence[str]
+    rows: Sequence[Row]
+    folder: Path
+    record: Mapping[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """What ``otus compare --json`` says."""
+        return {
+            "data": self.data,
+            "protocol": "coco",
+            "images": len(self.pictures),
+            "rows": [asdict(row) for row in self.rows],
+            "folder": str(self.folder),
+        }
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows as words, for people."""
+        return [
+            {
+                "model": row.model,
+                **{name: _figure(getattr(row, name)) for name in ("AP", "AP50")},
+                **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
+                "s a picture": f"{sum(row.seconds.values()):.3f}",
+                "parameters": f"{row.parameters / 1e6:.1f} M",
+                "memory": "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
+                "trained": "" if row.minutes is None else f"{row.minutes:.0f} min, {row.epochs:.3g} epochs",
+                "start": row.start or "",
+            }
+            for row in self.rows
+        ]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        table = self.table()
+        names = list(table[0])
+        lines = [names, ["---" if name in ("model", "start") else "---:" for name in names]]
+        lines += [[row[name] for name in names] for row in table]
+        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+    def csv(self) -> str:
+        """The figures themselves, comma-separated."""
+        rows = []
+        for row in self.rows:
+            flat = asdict(row)
+            seconds = flat.pop("seconds")
+            rows.append(flat | {f"seconds/{part}": value for part, value in seconds.items()})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def plot(self) -> "PlotFigure":
+        """AP50 by seconds a picture."""
+        return cost_plot({row.model: (sum(row.seconds.values()), row.AP50) for row in self.rows})
+
+    def page(self) -> Page:
+        """The table, and what each model found on a few of the pictures."""
+        known = any(not math.isnan(row.AP50) for row in self.rows)
+        figures = [on_page(self.plot())] if known else []
+        sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
+        for row in self.rows:
+            shown = sorted((self.folder / "pictures").glob(f"{slug_of(row.model, row.weights)}-*.jpg"))
+            figures = [Figure(f"pictures/{path.name}", _caption(path), 320) for path in shown]
+            sections.append(Section(row.model, f"What scores at least {SCORE_THRESHOLD}.", figures))
+        subtitle = f"{len(self.pictures)} pictures of {self.data}"
+        return Page("Comparison", subtitle, sections)
+
+    def write(self) -> None:
+        """``compare.md``, ``compare.csv``, ``compare.png``, ``index.html`` and ``run.json`` in the folder."""
+        run = {**self.record, **self.document(), "pictures": list(self.pictures)}
+        for name, text in (
+            ("compare.md", self.markdown()),
+            ("compare.csv", self.csv()),
+            ("run.json", json.dumps(plain(run), indent=2, ensure_ascii=False, default=str) + "\n"),
+        ):
+            with staged_file(self.folder / name) as stage:
+                stage.write_text(text, encoding="utf-8")
+        write_plot(self.plot(), self.folder / "compare.png", Canvas())
+        self.page().write(self.folder / "index.html")
+
+
+def read_row(path: Path) -> Row:
+    """A row that is kept on disk."""
+    values = json.loads(path.read_text())["row"]
+    undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}
+    return Row(**values | undefined)
+
+
+def slug_of(model: str, weights: str) -> str:
+    """What a row's pictures are named after."""
+    return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
+
+
+def plain(value: Any) -> Any:
+    """Fit for JSON: a figure that is not defined (NaN) becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _figure(value: float) -> str:
+    """Nothing where it is not defined: no objects were there to be found."""
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _caption(path: Path) -> str:
+    return path.stem.split("-", 2)[-1]
