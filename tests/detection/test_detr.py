@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert, box_iou
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection.deformable_detr import DeformableHead, deformable_detr_efficientnet_lite0
+from otus.detection.deformable_detr import DeformableHead, _Steps, deformable_detr_efficientnet_lite0
 from otus.detection.detr import EncoderDecoder, detr_efficientnet_lite0
 from otus.detection.set_detector import SetDetector, picture_on_map
 from otus.parts.backbones import LayeredTrunk, freeze_norms, torchvision_trunk
@@ -160,6 +161,27 @@ def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
     torch.testing.assert_close(with_noise.logits, without.logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(with_noise.boxes, without.boxes, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(with_noise.attention(), without.attention(), atol=1e-5, rtol=1e-4)
+
+
+def test_queries_of_the_improved_decoder_are_steps_whose_boxes_differ():
+    system = improved()
+    batch = make_batch([sample([], [], size_hw=(48, 64)), sample([], [], size_hw=(32, 48))], divisor=32)
+    maps, inside = system.head._encode(system.trunk(batch.images), batch)
+    steps = _Steps(system.head, maps, inside, batch)
+    steps.logits = torch.randn(steps.logits.shape, generator=torch.Generator().manual_seed(0))
+    count = steps.logits.shape[1]
+    for picture, chosen in enumerate(steps.surest(count, distinct_iou=0.3)):
+        scores = steps.logits[picture, chosen].amax(dim=1)
+        overlaps = box_iou(*[box_convert(steps.boxes[picture, chosen], "cxcywh", "xyxy")] * 2).tril(-1)
+        real = int(steps.inside[picture].sum())
+        differ = overlaps.amax(dim=1) <= 0.3
+        first = int(differ[:real].logical_not().float().argmax())  # the first that is much like a surer one
+        assert 3 < first < real
+        assert scores[:first].tolist() == sorted(scores[:first].tolist(), reverse=True)
+        assert scores[first:real].tolist() == sorted(scores[first:real].tolist(), reverse=True)
+        likes = overlaps[first:real, :first]
+        assert (likes.amax(dim=1) > 0.3).all()  # none is left out that could have been among them
+        assert steps.inside[picture, chosen[:real]].all()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -11,6 +11,8 @@ facebookresearch/detr issue 125). Here every part of the answer has a short way 
   4.2; from it too that scores learn the IoU of their box (section 4.3);
 - each object teaches several steps of the maps, the one-to-many supervision of Co-DETR (Zong et al., ICCV 2023,
   arXiv:2211.12860): :mod:`otus.parts.task_alignment`;
+- so several of the surest steps show the same object, and queries that hardly differ are long in learning which of them
+  is to speak: queries are made of steps whose boxes differ (DDQ, Zhang et al., CVPR 2023, arXiv:2303.12776, section 3.2);
 - queries made of objects with noise: DN-DETR and DINO, :mod:`otus.parts.denoising`.
 
 As DETR it reports a set: each object is taught to one query of each layer, and nothing is suppressed afterwards. Departures
@@ -21,7 +23,7 @@ official weights are read.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, box_convert
 
@@ -38,6 +40,7 @@ from otus.parts.matching import iou_of_pairs
 from otus.parts.modes import predicting
 from otus.parts.position_encodings import sine_grid, sine_waves
 from otus.parts.set_matching import HungarianMatcher, Match, box_losses, shares_of_picture
+from otus.parts.suppression import suppress
 from otus.parts.task_alignment import TaskAlignedAssigner
 from otus.structures import Categories
 
@@ -88,6 +91,8 @@ class DeformableHead(nn.Module):
         C.
     width, heads, points, inner, layers, queries
         Sizes of the transformer; ``queries`` steps of the maps, the surest, become queries.
+    distinct_iou
+        A step whose box overlaps that of a surer one by more becomes a query only where there are too few others.
     matcher, assigner, denoising
         Which query and which steps are taught which object, and the queries made of objects.
     """
@@ -104,12 +109,13 @@ class DeformableHead(nn.Module):
         inner: int = 512,
         layers: int = 3,
         queries: int = 100,
+        distinct_iou: float = 0.6,
         matcher: HungarianMatcher = HungarianMatcher(2.0, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
         assigner: TaskAlignedAssigner = TaskAlignedAssigner(),  # noqa: B008, frozen
         denoising: Denoising = Denoising(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
-        self.capacity, self.category_count = queries, category_count
+        self.capacity, self.category_count, self.distinct_iou = queries, category_count, distinct_iou
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Conv2d(inputs, width, 1), nn.GroupNorm(8, width)) for inputs in channels
         )
@@ -141,8 +147,7 @@ class DeformableHead(nn.Module):
         of those before, ``steps`` of the maps and ``denoising``."""
         maps, inside = self._encode(maps, batch)
         steps = _Steps(self, maps, inside, batch)
-        surest = steps.logits.amax(dim=2).masked_fill(~steps.inside, float("-inf"))
-        index = surest.topk(min(self.capacity, surest.shape[1]), dim=1).indices[..., None]
+        index = steps.surest(self.capacity, distinct_iou=self.distinct_iou)[..., None]
         content = self.first_content(steps.features.gather(1, index.expand(-1, -1, steps.features.shape[2])).detach())
         boxes = steps.boxes.gather(1, index.expand(-1, -1, 4)).detach()
         noisy = None
@@ -254,6 +259,20 @@ class _Steps:
         first = torch.cat([self.centres, torch.cat(sizes) / extent[:, None]], dim=2)
         self.logits = head.step_classes(self.features)
         self.boxes = (_logit(first) + head.step_boxes(self.features)).sigmoid()
+
+    def surest(self, count: int, *, distinct_iou: float) -> Int[Tensor, "b q"]:
+        """At most so many steps of each picture: first those whose boxes differ, then the others, the surest first."""
+        chosen = []
+        for logits, boxes, inside in zip(self.logits.amax(dim=2), self.boxes, self.inside, strict=True):
+            score = (logits.float().sigmoid() * inside).detach()
+            corners = box_convert(boxes, "cxcywh", "xyxy")
+            distinct = suppress(
+                corners, score, torch.zeros_like(score, dtype=torch.int64), iou_threshold=distinct_iou, limit=count
+            )
+            rank = score.clone()
+            rank[distinct] += inside[distinct]
+            chosen.append(rank.topk(min(count, len(rank))).indices)
+        return torch.stack(chosen)
 
     def loss(self, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> Float[Tensor, ""]:
         """Of classes and boxes, all objects and steps together, divided by what all positives should score."""
