@@ -50,8 +50,11 @@ def proposal_plot(results: Mapping[str, ProposalResult], *, canvas: Canvas | Non
                 values = result.mabo if number == len(thresholds) else result.recall[number]
                 plot.plot(result.protocol.counts, values, marker="o", markersize=3, label=name)
             plot.set(title=title, xlabel="proposals a picture, at most", xscale="log", ylim=(0, 1.03))
+            counts = sorted({count for result in results.values() for count in result.protocol.counts})
+            plot.set_xticks(counts, [str(count) for count in counts])
+            plot.minorticks_off()
             plot.grid(True, linewidth=0.6)
             plot.set_axisbelow(True)
         if len(results) > 1:
-            plots[0].legend(loc="upper left")
+            plots[0].legend(loc="lower right")
     return figure
