@@ -39,12 +39,13 @@ app = typer.Typer(no_args_is_help=True)
 def run(
     voc2007: Path,
     minutes: Annotated[float, typer.Option(help="Of training, for each.")] = 60,
+    also: Annotated[str, typer.Option(help="Files of weights to be judged too, with commas between.")] = "",
     limit: Annotated[int | None, typer.Option(help="Judge on so many pictures.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the table.")] = Path("lineage"),
 ) -> None:
     """Train, judge and time all, and print the table."""
     table = compare(
-        MODELS,
+        [*MODELS, *also.split(",")],
         voc2007,
         format="voc",
         split="train",
