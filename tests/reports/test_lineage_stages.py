@@ -132,6 +132,8 @@ def saved(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
 def test_the_command_explains_regression(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, saved("regression", tmp_path, monkeypatch))
     assert result.exit_code == 0, result.stderr
+    words = CliRunner().invoke(app, [*saved("regression", tmp_path, monkeypatch)[:-1], "--score-threshold", "1"])
+    assert "nothing scores above 1: a lower --score-threshold" in words.stdout
     assert json.loads(result.stdout)["numbers"] == {"vector": 16, "scores": len(THINGS), "box": 4}
     assert (tmp_path / "page.html").is_file()
 

@@ -85,6 +85,7 @@ def detection(
     from otus.detection.yolo import YOLO
     from otus.errors import UsageError
     from otus.inference.loading import load
+    from otus.inference.predictor import SCORE_THRESHOLD
     from otus.reports.dense_stages import DenseExplanation, explain_dense, labels_of
     from otus.reports.detection_stages import DetectionStages, explain_detection
     from otus.reports.detr_stages import SetExplanation, explain_set
@@ -111,13 +112,16 @@ def detection(
     else:
         stages = explain_detection(predictor, image, **options)
     path = out or Path(f"detection-{picture.stem}.html")
-    page = stages.page()
+    page, document = stages.page(), stages.document()
     page.write(path)
     if as_json:
-        emit_json({**stages.document(), "page": str(path)})
+        emit_json({**document, "page": str(path)})
         return
     for section in page.sections:
         typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
+    if not document["detections"]:
+        least = SCORE_THRESHOLD if score_threshold is None else score_threshold
+        typer.echo(f"nothing scores above {least:g}: a lower --score-threshold shows what comes near")
     typer.echo(f"written to {path}")
 
 
