@@ -39,8 +39,6 @@ SYSTEMS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 PUBLISHED_WITH = {"rcnn": 49.0, "spp_net": 4.3, "fast_rcnn": 2.3, "faster_rcnn": 0.2}
 PUBLISHED_WITHOUT = {"rcnn": 47.0, "spp_net": 2.3, "fast_rcnn": 0.32}
 PROPOSALS = 2000
-SEARCHED_SIDE = 500
-"""Pixels of the longer side at which pictures are searched, as the papers' pictures were."""
 _TWENTY = Categories(tuple(f"category {i}" for i in range(1, 21)))  # as many as VOC has
 _LEAST_PICTURES = 3
 
@@ -173,7 +171,7 @@ def _search(picture: Picture, count: int, report: Report, *, place: tuple[int, i
     """Proposals of a picture in its own pixels, and the seconds that they took; found anew each time, for it is quick."""
     name, image = picture
     report(f"selective search: {name}", *place)
-    search = SearchedSmall(SelectiveSearch(), SEARCHED_SIDE)
+    search = SearchedSmall(SelectiveSearch())
     if place[0] == 0:
         search(image)  # kernels are compiled or loaded
     start = time.perf_counter()
