@@ -52,11 +52,21 @@ def test_all_plots_are_written(theme, analysis, tmp_path):
 
 def test_costs_stand_at_their_place_and_what_is_not_known_is_left_out():
     axes = cost_plot({"a": (0.01, 0.2), "b": (1.0, 0.4), "c": (1.0, float("nan"))}).axes[0]
-    assert [tuple(float(one[0]) for one in line.get_data()) for line in axes.lines] == [(0.01, 0.2), (1.0, 0.4)]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[0.01, 0.2], [1.0, 0.4]]]
     assert [text.get_text() for text in axes.texts] == ["a", "b"]
     assert axes.get_xscale() == "log"
     assert axes.get_ylim() == pytest.approx((0, 0.46))
     assert not cost_plot({}).axes[0].lines
+
+
+def test_names_of_models_that_cost_alike_do_not_cover_one_another():
+    models = {f"a model of some length {i}": (0.02 + 0.001 * i, 0.1 + 0.01 * i) for i in range(4)}
+    figure = cost_plot(models | {"far to the right, and long of name": (1.0, 0.4)})
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
 
 
 def test_a_plot_is_the_same_each_time(analysis, tmp_path):

@@ -39,6 +39,16 @@ _COLOURS: dict[Theme, dict[str, str]] = {
 _CYCLE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#7f5aa8")
 _TURNED = "@media (prefers-color-scheme: dark) { svg { filter: invert(1) hue-rotate(180deg); } }"
 _NAMED = 7  # curves that get a colour and a name; the others are thin lines
+_BESIDE = (  # where a point's name can stand: offset in points, and which side of the name is there
+    ((0, 6), "center", "bottom"),
+    ((0, -6), "center", "top"),
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+    ((5, -3), "left", "top"),
+    ((-5, -3), "right", "top"),
+    ((5, 3), "left", "bottom"),
+    ((-5, 3), "right", "bottom"),
+)
 _ROWS = 25  # categories that a bar chart or a matrix shows
 
 
@@ -318,13 +328,34 @@ def cost_plot(
         f"{quality} by seconds a picture", xlabel="seconds a picture", ylabel=quality, size=(8.4, 4.8)
     )
     known = {name: point for name, point in models.items() if not np.isnan(point).any()}
-    axes.set_xscale("log")
-    for name, (seconds, value) in known.items():
-        axes.plot(seconds, value, "o", markersize=8)
-        axes.annotate(name, (seconds, value), xytext=(0, 7), textcoords="offset points", ha="center", fontsize="small")
+    if known:
+        axes.plot(*zip(*known.values(), strict=True), "o", color=_CYCLE[5], markersize=7)
+        axes.set_xscale("log")
     axes.set_ylim(0, 1.15 * max([0.1, *(value for _, value in known.values())]))
     axes.margins(x=0.15)
+    _name_points(axes, known)
     return figure
+
+
+def _name_points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> None:
+    """Each name beside its point, where it covers least."""
+    from matplotlib.transforms import Bbox
+
+    axes.get_figure().draw_without_rendering()  # type: ignore[union-attr]  # settles where the points are
+    places = [axes.transData.transform(point) for point in points.values()]
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in places]
+    left, right = axes.bbox.x0, axes.bbox.x1
+    for name, point in points.items():
+        labels = [
+            axes.annotate(name, point, xytext=offset, textcoords="offset points", ha=ha, va=va, fontsize="small")
+            for offset, ha, va in _BESIDE
+        ]
+        boxes = [label.get_window_extent() for label in labels]
+        covers = [box.count_overlaps(taken) + (box.x0 < left or box.x1 > right) for box in boxes]
+        best = covers.index(min(covers))
+        taken.append(boxes[best])
+        for label in labels[:best] + labels[best + 1 :]:
+            label.remove()
 
 
 def on_page(figure: "Figure", caption: str = "", *, width: int | None = None) -> PageFigure:
