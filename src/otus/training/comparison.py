@@ -27,7 +27,7 @@ from otus.data.pictures import write_picture
 from otus.data.sample import Sample
 from otus.data.splitting import fingerprint
 from otus.data.tensors import TensorSample, to_tensors
-from otus.errors import UsageError
+from otus.errors import MissingExtraError, UsageError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
@@ -175,7 +175,7 @@ def compare(
         weights: str | Path | None = one.weights
         if own is not None and learned is not None:
             say(f"{one.model}: training for {budget_minutes:g} minutes")
-            weights, start = _train(one.model, learned, own, training, folder, name=kept.stem)
+            weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
         elif weights is None:
             weights = read_weights(None, model=one.model).source
         training_record = read_weights_file(Path(weights), model=one.model).training
@@ -217,11 +217,22 @@ def _material(
 
 
 def _train(
-    model: str, learned: Dataset, settings: TrainSettings, training: dict[str, Any], folder: Path, *, name: str
+    model: str,
+    learned: Dataset,
+    settings: TrainSettings,
+    training: dict[str, Any],
+    folder: Path,
+    *,
+    name: str,
+    say: Say,
 ) -> tuple[Path, str]:
     """The last weights of a run in the folder, begun or gone on with."""
     run = folder / "runs" / model_entry(model).task / name
-    first = imagenet_start(model, learned.categories, folder / "start" / f"{model}.safetensors", seed=settings.seed)
+    try:
+        first = imagenet_start(model, learned.categories, folder / "start" / f"{model}.safetensors", seed=settings.seed)
+    except MissingExtraError as error:
+        first = None
+        say(f"{model}: starts from random weights ({error})")
     if (run / "config.json").is_file():
         done = resume_run(run)
     else:

