@@ -219,7 +219,7 @@ def test_the_small_one_has_the_grid_at_its_own_size():
     system = yolo_efficientnet_lite0(CATEGORIES, side=7, boxes=3)
     shapes = []
     system.convolutions.register_forward_hook(lambda _, inputs, output: shapes.append(output.shape[-2:]))
-    record = system.stages([{"image": torch.rand(3, 448, 448)}])
+    record = system.stages([{"image": torch.rand(3, 224, 224)}])
     assert shapes == [(7, 7)]
     assert record.output.shape == (1, 7, 7, 5 * 3 + 3)
     assert record.boxes.shape == (1, 7, 7, 3, 4)

@@ -24,7 +24,7 @@ from torchvision.ops import generalized_box_iou_loss
 from otus.detection.dense_detector import DenseDetector
 from otus.detection.dense_parts import Coder, PyramidMaps, slots_of
 from otus.detection.dense_stages import DenseAssignment
-from otus.detection.retinanet import efficientnet_lite0_levels, resnet50_levels
+from otus.detection.retinanet import SMALL_DEPTH, efficientnet_lite0_levels, resnet50_levels
 from otus.parts.anchors import Anchors
 from otus.parts.box_coding import EdgeDistances
 from otus.parts.dense_head import Answers, TowerHead
@@ -134,7 +134,12 @@ def locations_of(strides: Sequence[int]) -> Anchors:
 
 
 def fcos(
-    features: PyramidMaps, locations: Anchors, categories: Categories, *, class_slots: Sequence[int] | None = None
+    features: PyramidMaps,
+    locations: Anchors,
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    depth: int = 4,
 ) -> DenseDetector:
     """FCOS of any trunk whose pyramid's channels are a multiple of 32.
 
@@ -146,12 +151,14 @@ def fcos(
         Of each level; see :func:`locations_of`.
     class_slots
         Where each label stands among the head's classes; 0, 1, 2 … without it.
+    depth
+        Convolutions of each tower of the head.
     """
     slots = slots_of(categories, class_slots, background=False)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=tower_head(features, slots),
+        head=tower_head(features, slots, depth=depth),
         anchors=locations,
         assigner=LocationMatcher(),
         coder=EdgeDistances(),
@@ -162,7 +169,7 @@ def fcos(
     )
 
 
-def tower_head(features: PyramidMaps, slots: Sequence[int], *, numbers: int = 4) -> TowerHead:
+def tower_head(features: PyramidMaps, slots: Sequence[int], *, numbers: int = 4, depth: int = 4) -> TowerHead:
     """The head: group normalisation, and centre-ness beside the boxes."""
     return TowerHead(
         features.pyramid.out_channels,
@@ -170,6 +177,7 @@ def tower_head(features: PyramidMaps, slots: Sequence[int], *, numbers: int = 4)
         slots=max(slots) + 1,
         numbers=numbers,
         quality=True,
+        depth=depth,
         norm_layer=partial(nn.GroupNorm, 32),
         bias=True,
     )
@@ -195,6 +203,6 @@ def fcos_efficientnet_lite0_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels: four levels of 96 channels."""
+    """A small one for pictures of about 320 pixels: four levels of 96 channels, towers of SMALL_DEPTH."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots)
+    return fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)

@@ -38,6 +38,9 @@ from otus.parts.matching import NEUTRAL, IoUMatcher
 from otus.parts.suppression import Decision
 from otus.structures import Categories
 
+SMALL_DEPTH = 1
+"""Convolutions of a tower of the small detectors: less to compute and less to learn before the answers mean anything. After
+three minutes of VOC 2007 a RetinaNet with one had AP50 0.11 on half of ``val``, with the paper's four 0.05."""
 DECISION = Decision(score_threshold=0.05, nms_threshold=0.5, max_detections=300)
 
 
@@ -82,6 +85,7 @@ def retinanet(
     categories: Categories,
     *,
     class_slots: Sequence[int] | None = None,
+    depth: int = 4,
     head_norm: Literal["none", "group"] = "none",
     box_loss: Literal["l1", "giou"] = "l1",
 ) -> DenseDetector:
@@ -95,8 +99,8 @@ def retinanet(
         Of each level.
     class_slots
         Where each label stands among the head's classes; 0, 1, 2 … without it.
-    head_norm
-        Normalisation after each convolution of the head; ``group`` in 32 groups.
+    depth, head_norm
+        Convolutions of each tower of the head, and the normalisation after each; ``group`` in 32 groups.
     box_loss
         See :class:`FocalAndBoxLoss`.
 
@@ -117,6 +121,7 @@ def retinanet(
             channels,
             per_location=anchors.per_location,
             slots=max(slots) + 1,
+            depth=depth,
             norm_layer=partial(nn.GroupNorm, 32) if head_norm == "group" else None,
         ),
         anchors=anchors,
@@ -180,7 +185,17 @@ def retinanet_efficientnet_lite0_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, norms in the head, GIoU."""
+    """A small one for pictures of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, norms in the head, GIoU.
+
+    Towers of :data:`SMALL_DEPTH`.
+    """
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    anchors = Anchors(three_an_octave(24, 48, 96, 192))
-    return retinanet(maps, anchors, categories, class_slots=class_slots, head_norm="group", box_loss="giou")
+    return retinanet(
+        maps,
+        Anchors(three_an_octave(24, 48, 96, 192)),
+        categories,
+        class_slots=class_slots,
+        depth=SMALL_DEPTH,
+        head_norm="group",
+        box_loss="giou",
+    )

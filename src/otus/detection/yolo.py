@@ -219,9 +219,8 @@ class YOLO(nn.Module):
         iou = iou_of_pairs(box_convert(boxes, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
         best, index = iou.max(dim=1)
         nearest = (boxes - wanted).square().sum(dim=2).argmin(dim=1)
-        return torch.where(best > 0, index, nearest), iou.gather(1, torch.where(best > 0, index, nearest)[:, None])[
-            :, 0
-        ]
+        index = torch.where(best > 0, index, nearest)
+        return index, iou.gather(1, index[:, None])[:, 0]
 
     def _run(self, samples: Sequence[TensorSample], *, learn: bool) -> YoloStages:
         watch = Stopwatch(self.device)
@@ -336,7 +335,7 @@ def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
 
 
 def yolo_efficientnet_lite0(categories: Categories, *, side: int = 7, boxes: int = 2, frozen_level: int = 2) -> YOLO:
-    """A small one over EfficientNet-Lite0, for pictures of 448 x 448; two convolutions, 1024 hidden numbers.
+    """A small one over EfficientNet-Lite0, for pictures of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
 
     ``frozen_level``: layers of the trunk up to this level do not learn, 0 none; its norms are frozen, so that batches of
     any size teach.
@@ -345,7 +344,7 @@ def yolo_efficientnet_lite0(categories: Categories, *, side: int = 7, boxes: int
     return YOLO(
         categories=categories,
         trunk=trunk,
-        convolutions=nn.Sequential(_convolve(trunk.channels[-1], 256, 3, 2), _convolve(256, 256, 3)),
+        convolutions=nn.Sequential(_convolve(trunk.channels[-1], 256, 3), _convolve(256, 256, 3)),
         channels=256,
         hidden=1024,
         side=side,

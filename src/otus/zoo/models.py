@@ -272,9 +272,7 @@ MODELS: dict[str, ModelEntry] = {
         detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 0.449)
     ),
     "yolo": ModelEntry(yolo.yolo, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))),
-    "yolo_efficientnet_lite0": ModelEntry(
-        yolo.yolo_efficientnet_lite0, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))
-    ),
+    "yolo_efficientnet_lite0": ModelEntry(yolo.yolo_efficientnet_lite0, "detection", _YOLO, _SQUARE),
     "deformable_detr_efficientnet_lite0": ModelEntry(
         deformable_detr.deformable_detr_efficientnet_lite0,
         "detection",
