@@ -20,7 +20,7 @@ from otus.training.fine_tuning import find_weights, start_from
 from otus.training.run import train
 from otus.training.settings import TrainSettings, make_settings
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
-from otus.zoo.models import MODELS, ModelEntry
+from otus.zoo.models import MODELS, ModelEntry, build_model
 
 QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 
@@ -160,6 +160,35 @@ def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: P
     stranger.categories = one
     with pytest.raises(CheckpointError, match="nothing of it fits Linear"):
         start_from(stranger, found)
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "pyramid"),
+    [
+        ("retinanet_efficientnet_lite0_fpn", "features.", "features."),
+        ("ssd_efficientnet_lite0", "features.", None),
+        ("deformable_detr_efficientnet_lite0", "", None),
+        ("fast_rcnn_efficientnet_lite0", "region_features.", None),
+        ("mask_rcnn_efficientnet_lite0_fpn", "region_features.", "region_features."),
+    ],
+)
+def test_trunk_and_pyramid_go_from_one_system_to_another(model: str, place: str, pyramid: str | None) -> None:
+    found = find_weights("packaged", model=model)
+    system = build_model(model, Categories(("a",)))
+    left = start_from(system, found, build=lambda categories: build_model(model, categories))
+    own = system.state_dict()
+    for theirs, tensor in found.state.items():
+        name = theirs.removeprefix("region_features.")
+        if name.startswith("trunk."):
+            assert torch.equal(own[place + name], tensor.float())
+        elif name.startswith("pyramid.") and pyramid is not None:
+            assert torch.equal(own[pyramid + name], tensor.float())
+    assert not any(line.startswith("missing") and "trunk." in line for line in left)
+
+
+def test_weights_of_another_system_do_not_say_the_size_of_pictures(scenes: Dataset, tmp_path: Path) -> None:
+    run = train("yolo_efficientnet_lite0", scenes, weights="packaged", settings=QUICK, out=tmp_path, quiet=True)
+    assert otus.load(run.last, device="cpu").preprocess.fixed_hw == (224, 224)
 
 
 def test_a_model_without_weights_learns_in_all_its_layers(scenes: Dataset, tmp_path: Path) -> None:

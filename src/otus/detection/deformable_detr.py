@@ -321,13 +321,13 @@ def set_losses(
 
 
 def deformable_detr_efficientnet_lite0(
-    categories: Categories, *, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, queries: int = 100, frozen_norms: bool = True, frozen_level: int = 2
 ) -> SetDetector:
     """A small one for pictures of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
 
     ``queries`` is the most objects of a picture; ``frozen_level`` as in :func:`~otus.detection.detr.detr_resnet50`.
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=True, frozen_level=frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     head = DeformableHead(trunk.channels, trunk.strides, len(categories), queries=queries)
     return SetDetector(categories=categories, trunk=trunk, head=head, divisor=32)
 

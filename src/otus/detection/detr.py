@@ -277,10 +277,11 @@ def detr_efficientnet_lite0(
     *,
     class_slots: Sequence[int] | None = None,
     queries: int = 50,
+    frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> SetDetector:
     """A small one for pictures of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout."""
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=True, frozen_level=frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     slots = class_slots if class_slots is not None else range(len(categories))
     head = EncoderDecoder(
         trunk.channels[-1],

@@ -334,13 +334,15 @@ def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
     )
 
 
-def yolo_efficientnet_lite0(categories: Categories, *, side: int = 7, boxes: int = 2, frozen_level: int = 2) -> YOLO:
+def yolo_efficientnet_lite0(
+    categories: Categories, *, side: int = 7, boxes: int = 2, frozen_norms: bool = True, frozen_level: int = 2
+) -> YOLO:
     """A small one over EfficientNet-Lite0, for pictures of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
 
-    ``frozen_level``: layers of the trunk up to this level do not learn, 0 none; its norms are frozen, so that batches of
-    any size teach.
+    ``frozen_level``: layers of the trunk up to this level do not learn, 0 none; while ``frozen_norms``, batches of any size
+    teach.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=True, frozen_level=frozen_level)
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     return YOLO(
         categories=categories,
         trunk=trunk,

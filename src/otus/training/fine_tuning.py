@@ -1,9 +1,10 @@
 """Starting from weights that were trained on something else: whatever fits is taken, heads of other categories are not."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from otus.errors import CheckpointError
 from otus.structures import Categories
@@ -35,15 +36,16 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
 def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[str]:
     """Load every tensor that fits; a line for each of either side that does not.
 
-    Where the categories differ, all tensors that depend on the categories stay as they are, also those whose shape happens
-    to fit: with ``build`` they are found by building the system for one category more.
+    A trunk and a pyramid serve every system: they are found wherever in theirs the others keep them. Where the categories
+    differ, all tensors that depend on the categories stay as they are, also those whose shape happens to fit: with
+    ``build`` they are found by building the system for one category more.
 
     Raises
     ------
     CheckpointError
         If nothing fits: these are the weights of something else.
     """
-    fits, left = matching(system, weights.state)
+    fits, left = matching(system, _named_as_in(system, weights.state))
     own: Categories = system.categories  # type: ignore[assignment]
     if build is not None and (weights.categories is None or weights.categories.names != own.names):
         heads = _of_categories(system, build, own)
@@ -56,6 +58,25 @@ def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None 
         )
     system.load_state_dict(fits, strict=False)
     return left
+
+
+def _named_as_in(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with its trunk and pyramid where the system has them: ``features.trunk`` for ``region_features.trunk``."""
+    places = {}
+    for part in ("trunk", "pyramid"):
+        theirs, own = _places_of(part, state), _places_of(part, system.state_dict())
+        if len(theirs) == len(own) == 1:
+            places[theirs.pop()] = own.pop()
+    named = {}
+    for name, tensor in state.items():
+        place = next((place for place in places if name.startswith(place)), "")
+        named[places.get(place, "") + name.removeprefix(place)] = tensor
+    return named
+
+
+def _places_of(part: str, names: Iterable[str]) -> set[str]:
+    """What the names of a part's tensors begin with."""
+    return {match[0] for name in names if (match := re.match(rf"(.*?\.)??{part}\.", name))}
 
 
 def _of_categories(system: nn.Module, build: Build, own: Categories) -> set[str]:

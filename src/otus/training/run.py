@@ -249,14 +249,13 @@ def _build(
     builder = model or (None if found is None else found.builder)
     if builder is None:
         raise UsageError("model: expected a name (see otus models), or weights that say theirs")
-    arguments: dict[str, Any] = {}
     if before is not None:
-        arguments = before["arguments"]
-    elif found is not None:  # the eps of norms belongs to the weights, the slots of classes to other categories
-        arguments = {name: value for name, value in found.arguments.items() if name != "class_slots"}
-    else:  # what knows nothing yet must learn
-        known = inspect.signature(model_entry(builder).builder).parameters
-        arguments = {name: value for name, value in _ALL_LEARNS.items() if name in known}
+        arguments: dict[str, Any] = before["arguments"]
+    else:
+        # The eps of norms belongs to the weights, slots of classes to other categories; what knows nothing yet must learn.
+        wanted = _ALL_LEARNS if found is None else found.arguments
+        known = inspect.signature(model_entry(builder).builder).parameters.keys() - {"class_slots"}
+        arguments = {name: value for name, value in wanted.items() if name in known}
     torch.manual_seed(seed)
     system = build_model(builder, categories, arguments)
     return system, CheckpointHeader(builder=builder, arguments=arguments, categories=categories)
@@ -265,13 +264,17 @@ def _build(
 def _preprocess(
     given: Preprocess | None, header: CheckpointHeader, found: FoundWeights | None, *, image_size: int | None
 ) -> Preprocess:
-    """How pictures are prepared: as said, else as the weights want it, else as the model does."""
-    preprocess = given or (None if found is None else found.preprocess)
-    if preprocess is None and header.builder is None:
+    """How pictures are prepared: as said, else as the weights want it, else as the model does.
+
+    Weights of another model say what its trunk is used to, mean and deviation, and not of which size pictures are.
+    """
+    learned = None if found is None else found.preprocess
+    own = None if header.builder is None else model_entry(header.builder).preprocess
+    if learned is not None and own is not None and found is not None and found.builder != header.builder:
+        learned = dataclasses.replace(own, mean=learned.mean, std=learned.std)
+    preprocess = given or learned or own
+    if preprocess is None:
         raise UsageError("preprocess: a system put together by hand needs one, e.g. Preprocess(fixed_hw=(224, 224))")
-    if preprocess is None and header.builder is not None:
-        preprocess = model_entry(header.builder).preprocess
-    assert preprocess is not None
     if image_size is None:
         return preprocess
     if image_size < 1:
