@@ -71,6 +71,7 @@ def main(
     voc2007: Path,
     model: Annotated[str, typer.Argument(help="One of: " + ", ".join(SETTINGS))],
     minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 180,
+    weights: Annotated[str | None, typer.Option(help="Start from these, or packaged, instead of ImageNet's.")] = None,
     seed: int = 0,
 ) -> None:
     """Train one of them; the run's folder is named after it, in ``OTUS_RUNS``, else ~/otus-runs."""
@@ -78,7 +79,7 @@ def main(
         raise UsageError(f"model: expected one of {', '.join(SETTINGS)}, got {model!r}")
     data = open_dataset(voc2007, format="voc", split="train")
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
-    start = imagenet_start(model, data.categories, out / f"{model}-start.safetensors", seed=seed)
+    start = weights or imagenet_start(model, data.categories, out / f"{model}-start.safetensors", seed=seed)
     changes: dict[str, Any] = {"minutes": minutes, "seed": seed, "precision": fastest_precision()}
     settings = replace(SETTINGS[model], **changes)
     trained = train(
