@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from otus.data.open import open_dataset
 from otus.detection.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
 from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
 from otus.detection.ssd import ssd_efficientnet_lite0
@@ -170,8 +171,8 @@ def test_labels_are_found_by_the_pictures_name(tmp_path):
     }
     (tmp_path / "labels.json").write_text(json.dumps(coco))
     Image.fromarray(picture()).save(tmp_path / "one.jpg")
-    found = labels_of(tmp_path / "labels.json", tmp_path / "one.jpg", CATEGORIES)
+    found = labels_of(open_dataset(tmp_path / "labels.json"), tmp_path / "one.jpg", CATEGORIES)
     assert found.labels.tolist() == [1]
     assert found.boxes_xyxy.tolist() == [[10, 10, 30, 40]]
     with pytest.raises(UsageError, match=r"two\.jpg"):
-        labels_of(tmp_path / "labels.json", tmp_path / "two.jpg", CATEGORIES)
+        labels_of(open_dataset(tmp_path / "labels.json"), tmp_path / "two.jpg", CATEGORIES)

@@ -74,10 +74,15 @@ def detection(
         Path | None,
         typer.Option("--data", help="Labels that have the picture: which anchors, cells or queries learn them."),
     ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """The stages of one picture: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
     from otus.cli._common import option_values
+    from otus.data.open import open_dataset
     from otus.data.pictures import read_picture
     from otus.detection.dense_detector import DenseDetector
     from otus.detection.regression import SingleObjectDetector
@@ -95,7 +100,9 @@ def detection(
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     image = read_picture(picture)
     options = {"name": str(picture), **option_values(score_threshold=score_threshold)}
-    truth = None if data is None else labels_of(data, picture, predictor.categories)
+    truth = None
+    if data is not None:
+        truth = labels_of(open_dataset(data, format=format_, split=split), picture, predictor.categories)
     stages: DenseExplanation | DetectionStages | RegressionExplanation | SetExplanation | YoloExplanation
     if isinstance(predictor.system, DenseDetector):
         stages = explain_dense(predictor, image, truth=truth, **options)

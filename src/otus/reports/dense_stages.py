@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from otus.data.dataset import Dataset
 from otus.data.lookup import find_picture
-from otus.data.open import open_dataset
 from otus.detection.dense_detector import DenseDetector
 from otus.detection.dense_stages import DenseAssignment, DenseStages
 from otus.errors import UsageError
@@ -242,18 +242,17 @@ def explain_dense(
     return DenseExplanation(**fields, objects=objects, assignment=assignment)
 
 
-def labels_of(data: Path, picture: Path, categories: Categories) -> Instances:
+def labels_of(dataset: Dataset, picture: Path, categories: Categories) -> Instances:
     """The labels of a picture in a data set, those of a model's categories by their names.
 
     Raises
     ------
     DataError, UsageError
-        If the data cannot be read, or has no such picture or no objects.
+        If the data has no such picture or no objects.
     """
-    dataset = open_dataset(data)
     sample = dataset[find_picture(dataset, picture.name)]
     if sample.instances is None:
-        raise UsageError(f"{data}: has no objects, with which anchors could be matched")
+        raise UsageError(f"{dataset.source}: has no objects, with which anchors could be matched")
     labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
     known = sample.instances[labels[sample.instances.labels] >= 0]
     return replace(known, labels=labels[known.labels], categories=categories)
