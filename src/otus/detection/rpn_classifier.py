@@ -7,9 +7,8 @@ arXiv:1506.01497, section 3.1) says object or not of each of K anchors; asked fo
 it is a detector. Nothing else is changed: a 3x3 convolution and two 1x1 ones over all levels of a pyramid, positive from
 IoU 0.7, negative below 0.3, 256 anchors of a picture to learn from, half of them positive if there are so many.
 
-It shows what RetinaNet and SSD answer: of 20,000 anchors 256 drawn at random seldom hold the hard negatives. Departures
-from the proposer: one softmax over classes, and the loss of boxes weighs as much as that of classes although only the
-positives have one.
+It shows what RetinaNet and SSD answer: of 20,000 anchors 256 drawn at random seldom hold the hard negatives. Departure from
+the proposer: one softmax over classes.
 """
 
 from collections.abc import Sequence
@@ -76,19 +75,16 @@ class SampledLoss:
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Divided by what was drawn in the batch: all of it for ``class``, the positives for ``box``."""
-        of_classes, of_boxes, drawn, positive = [], [], 0, 0
+        """Both divided by what was drawn in the batch."""
+        of_classes, of_boxes, drawn = [], [], 0
         for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
             positives, negatives = self.sampler(one.matches, generator=generator)
             chosen = torch.cat([positives, negatives])
             of_classes.append(F.cross_entropy(logits[chosen], one.slots[chosen].clamp(min=0), reduction="sum"))
             boxes = one.boxes[torch.searchsorted(one.positives, positives)]
             of_boxes.append(transform_loss(codes[positives], coder.encode(boxes, anchors[positives]), count=1))
-            drawn, positive = drawn + len(chosen), positive + len(positives)
-        return {
-            "class": torch.stack(of_classes).sum() / max(1, drawn),
-            "box": torch.stack(of_boxes).sum() / max(1, positive),
-        }
+            drawn += len(chosen)
+        return {name: torch.stack(of).sum() / max(1, drawn) for name, of in (("class", of_classes), ("box", of_boxes))}
 
 
 def rpn_classifier(
