@@ -268,9 +268,9 @@ def _preprocess(
 
     Weights of another model say what its trunk is used to, mean and deviation, and not of which size pictures are.
     """
-    learned = None if found is None else found.preprocess
+    learned, source = (None, None) if found is None else (found.preprocess, found.builder)
     own = None if header.builder is None else model_entry(header.builder).preprocess
-    if learned is not None and own is not None and found is not None and found.builder != header.builder:
+    if learned is not None and own is not None and source not in (None, header.builder):
         learned = dataclasses.replace(own, mean=learned.mean, std=learned.std)
     preprocess = given or learned or own
     if preprocess is None:
