@@ -22,7 +22,7 @@ were not run yet.
 Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
 of the picture's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
 dense ones use SGD over ResNet and VGG; over this trunk one rate of AdamW serves all but YOLO, whose fully connected layer
-adds up 12,544 numbers and learns at a quarter of it (after three minutes AP50 0.083 on half of ``val``, at the others' 0.037).
+adds up 12,544 numbers and learns at a quarter of it (after three minutes AP50 0.083 on half of ``val``, at theirs 0.037).
 DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the trunk
 (arXiv:2005.12872, appendix A.4); here crops are left to the scales, and clipping is that of a small batch.
 """
