@@ -16,13 +16,12 @@ Then one table of all, with those of :mod:`otus.training.recipes.lineage`, by th
 ``val``: its ``--also`` takes the files of weights.
 
 Cost: ``--minutes`` each, on two cores with bfloat16. Figures, after 15 minutes each, mAP@0.5 on all of ``val`` by VOC 2007's
-rules: improved DETR 0.315, RetinaNet 0.145 (with towers that began smaller), YOLO 0.050, DETR 0.037; the others
-were not run yet.
+rules: FCOS 0.466, RetinaNet 0.449, SSD 0.347, improved DETR 0.315, RPN 0.270, YOLO 0.197, DETR 0.037 (docs/lineage.md).
 
 Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
 of the picture's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
 dense ones use SGD over ResNet and VGG; over this trunk one rate of AdamW serves all but YOLO, whose fully connected layer
-adds up 12,544 numbers and learns at a quarter of it (after three minutes AP50 0.083 on half of ``val``, at theirs 0.037).
+adds up 12,544 numbers and learns at a quarter of it (after three minutes AP50 0.083 on half of ``val``, not 0.037).
 DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the trunk
 (arXiv:2005.12872, appendix A.4); here crops are left to the scales, and clipping is that of a small batch.
 """
