@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 from torchvision.models.detection import _utils as reference
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -16,15 +17,17 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from otus.data.scenes import THINGS, Scenes
 from otus.data.tensors import to_tensors
+from otus.detection.dense_stages import DenseAssignment
 from otus.detection.fcos import LocationMatcher, centerness, fcos_efficientnet_lite0_fpn, locations_of
 from otus.detection.oriented_fcos import OrientedLocationMatcher
 from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
+from otus.detection.rpn_classifier import SampledLoss
 from otus.detection.ssd import DefaultBoxes, DefaultBoxMatcher, ssd_efficientnet_lite0
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.batching import make_target
-from otus.parts.box_coding import EdgeDistances
+from otus.parts.box_coding import BoxTransform, EdgeDistances
 from otus.parts.dense_head import Answers
 from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
 from otus.parts.losses import focal_loss
@@ -36,6 +39,7 @@ from otus.parts.oriented_boxes import (
     oriented_boxes,
 )
 from otus.parts.preprocess import Preprocess
+from otus.parts.sampling import BalancedSampler
 from otus.structures import Instances, oriented
 
 seeds = st.integers(0, 2**31 - 1)
@@ -65,6 +69,27 @@ def test_focal_loss_and_its_gradient_are_torchvisions(seed):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@given(seeds)
+def test_losses_of_the_proposer_that_names_are_divided_as_torchvisions_proposer_does(seed):
+    """``RegionProposalNetwork.compute_loss`` divides both by all that were drawn; there are more classes than two here."""
+    generator = torch.Generator().manual_seed(seed)
+    anchors, objects = boxes(30, seed), boxes(2, seed + 1)
+    matches = torch.randint(NEUTRAL, 2, (30,), generator=generator)
+    positives, known = torch.where(matches >= 0)[0], matches != NEUTRAL
+    slots = torch.where(matches >= 0, matches + 1, matches)
+    logits, codes = torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    found = SampledLoss(BalancedSampler(count=100, positive_share=1.0))(
+        Answers([logits[None]], [codes[None]]),
+        anchors,
+        [DenseAssignment(matches, slots, positives, objects[matches[positives]])],
+        BoxTransform(),
+    )
+    wanted = reference.BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(objects[matches[positives]], anchors[positives])
+    wrong = functional.smooth_l1_loss(codes[positives], wanted, beta=1 / 9, reduction="sum")
+    torch.testing.assert_close(found["class"], functional.cross_entropy(logits[known], slots[known].clamp(min=0)))
+    torch.testing.assert_close(found["box"], wrong / known.sum())
 
 
 @pytest.mark.parametrize("steps", [None, [8, 16, 32]])

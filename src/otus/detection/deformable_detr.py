@@ -325,7 +325,8 @@ def deformable_detr_efficientnet_lite0(
 ) -> SetDetector:
     """A small one for pictures of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
 
-    ``queries`` is the most objects of a picture; ``frozen_level`` as in :func:`~otus.detection.detr.detr_resnet50`.
+    ``queries`` is the most objects of a picture; ``frozen_norms`` and ``frozen_level`` are the trunk's
+    (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
     """
     trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     head = DeformableHead(trunk.channels, trunk.strides, len(categories), queries=queries)

@@ -280,7 +280,10 @@ def detr_efficientnet_lite0(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> SetDetector:
-    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout."""
+    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout.
+
+    ``frozen_norms`` and ``frozen_level`` are the trunk's (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
+    """
     trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     slots = class_slots if class_slots is not None else range(len(categories))
     head = EncoderDecoder(

@@ -203,6 +203,6 @@ def fcos_efficientnet_lite0_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels: four levels of 96 channels, towers of SMALL_DEPTH."""
+    """A small one for pictures of about 320 pixels: four levels of 96 channels, low towers."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
     return fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)

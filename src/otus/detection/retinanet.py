@@ -39,8 +39,8 @@ from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 SMALL_DEPTH = 1
-"""Convolutions of a tower of the small detectors: less to compute and less to learn before the answers mean anything. After
-three minutes of VOC 2007 a RetinaNet with one had AP50 0.11 on half of ``val``, with the paper's four 0.05."""
+"""Convolutions of a tower of the small detectors: less to compute, and less to learn before the answers mean anything
+(docs/lineage.md)."""
 DECISION = Decision(score_threshold=0.05, nms_threshold=0.5, max_detections=300)
 
 
@@ -185,10 +185,7 @@ def retinanet_efficientnet_lite0_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, norms in the head, GIoU.
-
-    Towers of :data:`SMALL_DEPTH`.
-    """
+    """A small one for pictures of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, low towers, norms."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
     return retinanet(
         maps,

@@ -84,7 +84,8 @@ class SampledLoss:
             boxes = one.boxes[torch.searchsorted(one.positives, positives)]
             of_boxes.append(transform_loss(codes[positives], coder.encode(boxes, anchors[positives]), count=1))
             drawn += len(chosen)
-        return {name: torch.stack(of).sum() / max(1, drawn) for name, of in (("class", of_classes), ("box", of_boxes))}
+        count = max(1, drawn)
+        return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
 
 
 def rpn_classifier(

@@ -12,16 +12,16 @@ from. Each is one command, resumable by ``otus train --resume RUN``::
     python -m otus.training.recipes.single_stage VOC2007 detr_efficientnet_lite0
     python -m otus.training.recipes.single_stage VOC2007 deformable_detr_efficientnet_lite0
 
-Then one table of all, with those of :mod:`otus.training.recipes.lineage`, by their last weights, so that none is chosen by
-``val``: its ``--also`` takes the files of weights.
+Then one table of all, with those of :mod:`otus.training.recipes.lineage`, by their last weights: its ``--also`` takes the
+files of weights. What was chosen with an eye on ``val`` is in docs/lineage.md.
 
 Cost: ``--minutes`` each, on two cores with bfloat16. Figures, after 15 minutes each, mAP@0.5 on all of ``val`` by VOC 2007's
 rules: FCOS 0.466, RetinaNet 0.449, SSD 0.347, improved DETR 0.315, RPN 0.270, YOLO 0.197, DETR 0.037 (docs/lineage.md).
 
 Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
 of the picture's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
-dense ones use SGD over ResNet and VGG; over this trunk one rate of AdamW serves all but YOLO, whose fully connected layer
-adds up 12,544 numbers and learns at a quarter of it (after three minutes AP50 0.083 on half of ``val``, not 0.037).
+dense ones use SGD over ResNet and VGG; over this trunk one rate of AdamW serves all but YOLO, which hardly learned at it
+(docs/lineage.md) and has a quarter.
 DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the trunk
 (arXiv:2005.12872, appendix A.4); here crops are left to the scales, and clipping is that of a small batch.
 """
