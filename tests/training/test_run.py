@@ -191,6 +191,19 @@ def test_weights_of_another_system_do_not_say_the_size_of_pictures(scenes: Datas
     assert otus.load(run.last, device="cpu").preprocess.fixed_hw == (224, 224)
 
 
+def test_a_model_learns_at_its_own_rate_where_no_other_is_said(
+    scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = ModelEntry(TinyDetector, "detection", "none", PREPROCESS, learning_rate=3e-5)
+    monkeypatch.setitem(MODELS, "slow", entry)
+
+    for settings, rate in ((QUICK, 3e-5), (replace(QUICK, learning_rate=1e-3), 1e-3)):
+        run = train("slow", scenes, settings=replace(settings, epochs=2, warm_up_steps=0), out=tmp_path, quiet=True)
+        assert rate / 2 < run.result.history[0]["learning_rate"] < rate  # on its way down the cosine
+        assert json.loads((run.folder / "config.json").read_text())["learning_rate"] == rate
+    assert make_settings({}).peak_rate == ModelEntry(TinyDetector, "detection", "none", PREPROCESS).learning_rate
+
+
 def test_a_model_without_weights_learns_in_all_its_layers(scenes: Dataset, tmp_path: Path) -> None:
     name = "mask_rcnn_efficientnet_lite0_fpn"
     run = train(name, scenes, image_size=32, settings=QUICK, out=tmp_path, quiet=True)

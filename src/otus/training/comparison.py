@@ -39,7 +39,7 @@ from otus.training.imagenet import imagenet_start
 from otus.training.material import open_material
 from otus.training.run import resume_run, train
 from otus.training.run_folder import environment
-from otus.training.settings import TrainSettings
+from otus.training.settings import TrainSettings, at_own_rate
 from otus.zoo.models import model_entry
 from otus.zoo.weights import read_weights, read_weights_file
 
@@ -164,7 +164,7 @@ def compare(
     training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
     rows = []
     for one in contenders:
-        own = dataclasses.replace(settings, minutes=budget_minutes) if one in trained else None
+        own = dataclasses.replace(at_own_rate(settings, one.model), minutes=budget_minutes) if one in trained else None
         key = {"model": one.model, "weights": _file_key(one), "settings": own and dataclasses.asdict(own), **common}
         kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
         if kept.is_file():

@@ -45,19 +45,19 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
     ]
     # Fused: one pass over the memory of each parameter instead of ten, on CPUs too.
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=settings.learning_rate, momentum=settings.momentum, fused=True)
-    return torch.optim.AdamW(parameters, lr=settings.learning_rate, fused=True)
+        return torch.optim.SGD(parameters, lr=settings.peak_rate, momentum=settings.momentum, fused=True)
+    return torch.optim.AdamW(parameters, lr=settings.peak_rate, fused=True)
 
 
 def learning_rate(step: int, *, total_steps: int, settings: TrainSettings) -> float:
     """What step number ``step`` (from 0) of a run of ``total_steps`` learns at."""
     warm_up = min(settings.warm_up_steps, total_steps // 10)
     if step < warm_up:
-        return settings.learning_rate * (step + 1) / (warm_up + 1)
+        return settings.peak_rate * (step + 1) / (warm_up + 1)
     done = min(1.0, (step - warm_up) / max(1, total_steps - warm_up))
     if settings.schedule == "cosine":
-        return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
-    return settings.learning_rate * 0.1 ** bisect_right(sorted(settings.drops_at), step / max(1, total_steps))
+        return settings.peak_rate * (1 + math.cos(math.pi * done)) / 2
+    return settings.peak_rate * 0.1 ** bisect_right(sorted(settings.drops_at), step / max(1, total_steps))
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

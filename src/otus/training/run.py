@@ -33,7 +33,7 @@ from otus.training.material import Data, open_material, remarks
 from otus.training.progress import TrainProgress
 from otus.training.resuming import refuse_changes
 from otus.training.run_folder import RunFolder, new_run_folder
-from otus.training.settings import TrainSettings, make_settings
+from otus.training.settings import TrainSettings, at_own_rate, make_settings
 from otus.training.snapshots import draw_batch
 from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
@@ -131,6 +131,7 @@ def train(
     if weights is not None and before is None:
         found = find_weights(weights, model=model if isinstance(model, str) else None)
     system, header = _build(model, train_set.categories, found, before, seed=settings.seed)
+    settings = at_own_rate(settings, header.builder)
     preprocess = _preprocess(preprocess, header, found, image_size=image_size)
     if found is not None:
         _fine_tune(system, header, found, say)

@@ -1,5 +1,6 @@
 """What a training run is told: every option of the loop and its one default."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -7,6 +8,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from otus.errors import UsageError
+from otus.zoo.models import LEARNING_RATE, model_entry
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -29,7 +31,8 @@ class TrainSettings:
     accumulate
         Passes whose gradients are added up for one step of the optimizer.
     optimizer, learning_rate, momentum, weight_decay
-        Norms and biases do not decay. ``momentum`` is SGD's; AdamW keeps its usual 0.9 and 0.999.
+        Without a rate the model's own (:func:`at_own_rate`). Norms and biases do not decay. ``momentum`` is SGD's; AdamW
+        keeps its usual 0.9 and 0.999.
     trunk_learning_rate_share
         What the trunk learns at, as a share of ``learning_rate``, where the system has one that is called ``trunk``.
     schedule, drops_at
@@ -68,7 +71,7 @@ class TrainSettings:
     batch_size: Positive = 8
     accumulate: Positive = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
     momentum: Share = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
     trunk_learning_rate_share: Share = 1.0
@@ -97,6 +100,11 @@ class TrainSettings:
         if not self.scales:
             raise UsageError("scales: expected at least one factor, e.g. (1.0,)")
 
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate after the warm-up."""
+        return LEARNING_RATE if self.learning_rate is None else self.learning_rate
+
 
 def make_settings(options: Mapping[str, Any]) -> TrainSettings:
     """Settings from options by name.
@@ -111,6 +119,15 @@ def make_settings(options: Mapping[str, Any]) -> TrainSettings:
     except ValidationError as error:
         faults = (f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors())
         raise UsageError("; ".join(faults)) from None
+
+
+def at_own_rate(settings: TrainSettings, model: str | None) -> TrainSettings:
+    """Settings with a learning rate: the one they have, else that of the zoo's model."""
+    if settings.learning_rate is not None:
+        return settings
+    return dataclasses.replace(
+        settings, learning_rate=LEARNING_RATE if model is None else model_entry(model).learning_rate
+    )
 
 
 NOT_PART_OF_THE_RESULT = frozenset({"workers", "command"})

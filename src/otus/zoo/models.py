@@ -57,6 +57,10 @@ class Weights:
     licence: str = "BSD-3-Clause"
 
 
+LEARNING_RATE = 4e-4
+"""Of AdamW, which serves nearly all (docs/lineage.md)."""
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """A model that can be built, trained, and perhaps loaded.
@@ -73,6 +77,8 @@ class ModelEntry:
         How it wants pictures prepared.
     weights
         What can be fetched for it, the best first.
+    learning_rate
+        Of AdamW, at which it learns where nobody says another.
     """
 
     builder: Callable[..., nn.Module]
@@ -80,6 +86,7 @@ class ModelEntry:
     paper: str
     preprocess: Preprocess
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    learning_rate: float = LEARNING_RATE
 
 
 _VGG = "https://arxiv.org/abs/1409.1556"
@@ -272,7 +279,9 @@ MODELS: dict[str, ModelEntry] = {
         detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 0.449)
     ),
     "yolo": ModelEntry(yolo.yolo, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))),
-    "yolo_efficientnet_lite0": ModelEntry(yolo.yolo_efficientnet_lite0, "detection", _YOLO, _SQUARE),
+    "yolo_efficientnet_lite0": ModelEntry(
+        yolo.yolo_efficientnet_lite0, "detection", _YOLO, _SQUARE, learning_rate=1e-4
+    ),
     "deformable_detr_efficientnet_lite0": ModelEntry(
         deformable_detr.deformable_detr_efficientnet_lite0,
         "detection",
@@ -280,7 +289,11 @@ MODELS: dict[str, ModelEntry] = {
         Preprocess(shorter_side=320, longer_side=320),
     ),
     "detr_efficientnet_lite0": ModelEntry(
-        detr.detr_efficientnet_lite0, "detection", _DETR, Preprocess(shorter_side=320, longer_side=320)
+        detr.detr_efficientnet_lite0,
+        "detection",
+        _DETR,
+        Preprocess(shorter_side=320, longer_side=320),
+        learning_rate=3e-4,
     ),
 }
 

@@ -30,7 +30,7 @@ MODELS = tuple(
     f"{system}_efficientnet_lite0"
     for system in ("regression", "sliding_window", "rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 )
-SETTINGS = TrainSettings(batch_size=8, learning_rate=4e-4, trunk_learning_rate_share=0.5, average_decay=0.998)
+SETTINGS = TrainSettings(batch_size=8, trunk_learning_rate_share=0.5, average_decay=0.998)
 
 app = typer.Typer(no_args_is_help=True)
 

