@@ -38,7 +38,7 @@ from otus.detection.yolo import YOLO
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn
 from otus.parts.anchors import Anchors
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredTrunk, Trunk
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.preprocess import Preprocess
@@ -300,6 +300,20 @@ def test_any_size_is_predicted_and_learned_from(system, size_hw):
     assert all(value.isfinite() for value in losses(system, [picture(*size_hw, [], [])]).values())
 
 
+def test_no_trunk_pads_pictures_unknown_to_its_system(system):
+    """Where the map lies on the picture is reckoned from the batch's size."""
+    if isinstance(system, SingleObjectDetector):
+        return  # it reckons nothing from its map
+    seen = []
+    for trunk in (module for module in system.modules() if isinstance(module, Trunk)):
+        trunk.register_forward_pre_hook(lambda trunk, given: seen.append((trunk.least_side, given[0].shape[-2:])))
+    samples = [picture(9, 70, [[1, 1, 8, 60]], [0])]
+    losses(system, samples)
+    system.predict(samples)
+    assert len(seen) >= 2
+    assert all(side <= min(size_hw) for side, size_hw in seen)
+
+
 def test_a_picture_of_one_pixel_goes_through_preprocessing(system):
     preprocess = Preprocess(shorter_side=64, longer_side=96)
     sample = to_tensors(Sample(np.zeros((1, 1, 3), dtype=np.uint8), "dot"))
@@ -371,7 +385,7 @@ def test_under_autocast_boxes_and_losses_stay_float32(system):
 
 def test_a_tiny_set_is_overfitted(system):
     samples = pictures()[:1]
-    steps, rate = (160, 1e-3) if isinstance(system, SetDetector) else (250, 3e-3)
+    steps, rate = 250, 1e-3 if isinstance(system, SetDetector) else 3e-3
     if getattr(system, "keypoint_head", None) is not None:
         steps = 400  # where a third head pulls at one small map, learning takes longer
     optimizer = torch.optim.AdamW(system.parameters())

@@ -18,11 +18,12 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 from otus.data.scenes import THINGS, Scenes
 from otus.data.tensors import to_tensors
 from otus.detection.dense_stages import DenseAssignment
+from otus.detection.detr import detr_efficientnet_lite0
 from otus.detection.fcos import LocationMatcher, centerness, fcos_efficientnet_lite0_fpn, locations_of
 from otus.detection.oriented_fcos import OrientedLocationMatcher
 from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
 from otus.detection.rpn_classifier import SampledLoss
-from otus.detection.ssd import DefaultBoxes, DefaultBoxMatcher, ssd_efficientnet_lite0
+from otus.detection.ssd import DefaultBoxes, DefaultBoxMatcher, VGGMaps, ssd_efficientnet_lite0
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
 from otus.parts.backbones.norms import LenientBatchNorm
@@ -40,7 +41,7 @@ from otus.parts.oriented_boxes import (
 )
 from otus.parts.preprocess import Preprocess
 from otus.parts.sampling import BalancedSampler
-from otus.structures import Instances, oriented
+from otus.structures import Categories, Instances, oriented
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -303,7 +304,20 @@ def test_fast_copies_answer_alike(build, precision):
 
 
 def test_class_slots_that_do_not_fit_are_an_error():
-    with pytest.raises(ShapeError, match="expected one a category"):
+    with pytest.raises(ShapeError, match="expected different numbers from 1 on"):
         ssd_efficientnet_lite0(THINGS, class_slots=[0, *range(1, len(THINGS))])
-    with pytest.raises(ShapeError, match="expected one a category"):
-        retinanet_efficientnet_lite0_fpn(THINGS, class_slots=[0])
+    for build in (retinanet_efficientnet_lite0_fpn, detr_efficientnet_lite0):
+        with pytest.raises(ShapeError, match="expected one for each category"):
+            build(THINGS, class_slots=[0])
+        with pytest.raises(ShapeError, match="expected different numbers from 0 on"):
+            build(THINGS, class_slots=[0] * len(THINGS))
+        with pytest.raises(ShapeError, match=r"expected one for each category \(0\)"):
+            build(Categories(()))
+
+
+def test_ssd_takes_the_smallest_pictures():
+    maps = VGGMaps().to("meta")
+    steps = [x.shape[-1] for x in maps(torch.empty(1, 3, maps.least_side, maps.least_side, device="meta"))]
+    assert steps == [34, 17, 9, 5, 3, 1]
+    with pytest.raises(RuntimeError, match="Kernel size"):  # so it is the smallest
+        maps(torch.empty(1, 3, maps.least_side, maps.least_side - 1, device="meta"))

@@ -154,7 +154,7 @@ def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
     system = improved()
     learned = [sample([[5, 5, 30, 30]], [1]), sample([[10, 8, 60, 40], [2, 2, 9, 9]], [0, 2])]
     batch = make_batch(learned, divisor=1)
-    targets = [system._target(one) for one in learned]
+    targets = [system.target(one) for one in learned]
     maps = system.trunk(batch.images)
     with_noise, _ = system.head.answer(maps, batch, targets, generator=torch.Generator().manual_seed(0))
     without, _ = system.head.answer(maps, batch, None)

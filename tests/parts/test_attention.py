@@ -61,7 +61,7 @@ def test_deformable_attention_is_a_loop_over_points():
             for head in range(2):
                 gathered = torch.zeros(4)
                 for level, x in enumerate(maps):
-                    values = torch.einsum("oc,chw->ohw", layer.value.weight, x[b]) + layer.value.bias[:, None, None]
+                    values = torch.einsum("oc,chw->ohw", layer.value.weight, x[b])
                     for point in range(3):
                         place = boxes[b, q, :2] + offsets[head, level, point] / 3 * boxes[b, q, 2:] / 2
                         u, v = (place * extent[b] * torch.tensor([x.shape[3], x.shape[2]]) - 0.5).tolist()
@@ -70,6 +70,17 @@ def test_deformable_attention_is_a_loop_over_points():
                 heads.append(gathered)
             expected[b, q] = layer.out(torch.cat(heads))
     torch.testing.assert_close(layer(queries, boxes, maps, extent), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_says_as_little_as_what_lies_outside_the_map():
+    torch.manual_seed(0)
+    layer = DeformableAttention(8, 2, maps=1, points=3)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x, queries, boxes = torch.randn(1, 8, 6, 4), torch.randn(1, 4, 8), torch.rand(1, 4, 4) * 0.6 + 0.4
+    padded = torch.nn.functional.pad(x, (0, 4, 0, 2))
+    alone, in_batch = layer(queries, boxes, [x], torch.ones(1, 2)), torch.tensor([[0.5, 0.75]])
+    torch.testing.assert_close(layer(queries, boxes, [padded], in_batch), alone, atol=1e-5, rtol=1e-4)
 
 
 def test_deformable_attention_begins_by_looking_around():

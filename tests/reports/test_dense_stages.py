@@ -11,13 +11,17 @@ from PIL import Image
 from torch import nn
 
 from otus.data.open import open_dataset
+from otus.data.sample import Sample
+from otus.data.tensors import to_tensors
 from otus.detection.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
 from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
 from otus.detection.ssd import ssd_efficientnet_lite0
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
+from otus.parts.matching import share_inside
 from otus.parts.preprocess import Preprocess
-from otus.reports.dense_stages import explain_dense, labels_of
+from otus.reports.dense_stages import explain_dense
+from otus.reports.explained import labels_of
 from otus.structures import Categories, Instances
 from otus.structures.boxes import pairwise_iou
 
@@ -173,8 +177,56 @@ def test_labels_are_found_by_the_pictures_name(tmp_path):
     }
     (tmp_path / "labels.json").write_text(json.dumps(coco))
     Image.fromarray(picture()).save(tmp_path / "one.jpg")
-    found = labels_of(open_dataset(tmp_path / "labels.json"), tmp_path / "one.jpg", CATEGORIES)
+    dataset, said = open_dataset(tmp_path / "labels.json"), []
+    found = labels_of(dataset, str(tmp_path / "one.jpg"), CATEGORIES, say=said.append)
     assert found.labels.tolist() == [1]
     assert found.boxes_xyxy.tolist() == [[10, 10, 30, 40]]
+    assert said == ["left out: 1 of 2 labels are of categories that the model does not know"]
     with pytest.raises(UsageError, match=r"two\.jpg"):
-        labels_of(open_dataset(tmp_path / "labels.json"), tmp_path / "two.jpg", CATEGORIES)
+        labels_of(dataset, str(tmp_path / "two.jpg"), CATEGORIES)
+    with pytest.raises(UsageError, match=r"categories \(horse\), but dog, bird"):
+        labels_of(dataset, str(tmp_path / "one.jpg"), Categories(("horse",)))
+
+
+def test_of_two_pictures_with_one_name_the_path_says_which(tmp_path):
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}/x.jpg", "height": 150, "width": 210} for i in (1, 2)],
+        "categories": [{"id": 7, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 2, "category_id": 7, "bbox": [10, 10, 20, 30], "area": 600, "iscrowd": 0}
+        ],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(coco))
+    for folder in ("1", "2"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(picture()).save(tmp_path / folder / "x.jpg")
+    dataset = open_dataset(tmp_path / "labels.json")
+    assert [len(labels_of(dataset, str(tmp_path / one / "x.jpg"), CATEGORIES)) for one in ("1", "2")] == [0, 1]
+
+
+def test_anchors_inside_a_crowd_are_nobodys_as_in_training():
+    predictor = predictor_of("retinanet")
+    matching = explain_dense(predictor, picture(), name="x.jpg", truth=LABELS).document()["matching"]
+    sample = predictor.preprocess.sample(to_tensors(Sample(picture(), "x.jpg", instances=LABELS)))
+    record = predictor.system.stages([sample])
+    (crowd,) = predictor.system.target(sample).crowds
+    inside = share_inside(torch.cat(record.anchors), crowd[None]) >= 0.5
+    assert matching["neutral"] >= int(inside.sum()) - matching["positive"] > 100
+    assert matching["negative"] <= int((~inside).sum())
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "ssd", "oriented"])
+def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kind):
+    predictor = predictor_of(kind)
+    everything = predictor.predict(picture(), score_threshold=0.3)[0].instances
+    own = {"cat": 0.3, "dog": float(np.median(everything.scores))}
+    predictor.score_thresholds = own
+    found = predictor.predict(picture())[0].instances
+    assert found.scores.min() > 0.3
+    assert found.scores[found.labels == 1].min() > own["dog"]
+    assert 0 < (found.labels == 1).sum() < (everything.labels == 1).sum()
+    document = explain_dense(predictor, picture(), name="x.jpg").document()
+    assert [one["score"] for one in document["detections"]] == found.scores.tolist()
+    assert document["score_thresholds"] == own
+    with pytest.raises(UsageError, match="score_threshold: expected 0 to 1, got -1"):
+        explain_dense(predictor, picture(), name="x.jpg", score_threshold=-1.0)

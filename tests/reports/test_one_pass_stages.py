@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from otus.detection.deformable_detr import DeformableHead
 from otus.detection.detr import EncoderDecoder
 from otus.detection.set_detector import SetDetector
 from otus.detection.yolo import YOLO
-from otus.inference.predictor import Predictor
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.preprocess import Preprocess
 from otus.reports.detr_stages import explain_set
@@ -136,6 +137,29 @@ def test_queries_are_matched_as_in_training_and_look_at_the_picture(kind):
     assert (stages.attention >= 0).all()
     assert (stages.attention.sum(axis=(1, 2)) <= 1 + 1e-5).all()
     assert explain_set(predictor, picture(), name="x").document()["matching"] is None
+
+
+def test_queries_inside_a_crowd_would_not_learn_to_say_nothing():
+    predictor, everything = predictor_of("detr"), Instances([[0, 0, 120, 90]], [0], (90, 120), CATEGORIES)
+    crowd = replace(everything, columns={"is_crowd": np.array([True])})
+    stages = explain_set(predictor, picture(), name="x", score_threshold=0.25, truth=crowd)
+    matching = stages.document()["matching"]
+    assert (matching["objects"], matching["unmatched_queries"], matching["queries_in_crowds"]) == (0, 0, 8)
+    assert "8 that answer inside a box of many objects and learn nothing" in stages.page().html()
+
+
+@pytest.mark.parametrize("kind", EXPLAIN)
+def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kind):
+    predictor = predictor_of(kind)
+    everything = predictor.predict(picture(), score_threshold=0.0)[0].instances
+    cats = everything.scores[everything.labels == 0]
+    predictor.score_thresholds = {"cat": float(np.median(cats)), "dog": 0.3}
+    found = predictor.predict(picture())[0].instances
+    assert (found.labels == 0).sum() == len(cats) // 2
+    assert (found.scores > np.array([np.median(cats), 0.3, SCORE_THRESHOLD])[found.labels]).all()
+    stages = EXPLAIN[kind](predictor, picture(), name="x")
+    assert [one["score"] for one in stages.document()["detections"]] == found.scores.tolist()
+    stages.page()
 
 
 @pytest.mark.parametrize("kind", EXPLAIN)

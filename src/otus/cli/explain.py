@@ -1,5 +1,6 @@
 """``otus explain …``: see how a system, or a number, came about."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +31,9 @@ def taxonomy(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """One picture's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
-    from PIL import Image
-
     from otus.data.lookup import find_picture
     from otus.data.open import open_dataset
+    from otus.data.pictures import write_picture
     from otus.errors import UsageError
     from otus.reports.taxonomy import answers_for
     from otus.reports.taxonomy_page import draw_answers
@@ -44,8 +44,7 @@ def taxonomy(
     if path.suffix.lower() != ".png":
         raise UsageError(f"--out: expected a file that ends in .png, got {path}")
     answers = answers_for(sample, dataset.categories)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw_answers(answers)).save(path)
+    write_picture(path, draw_answers(answers))
     if as_json:
         height, width = sample.size_hw
         document = {"file": sample.key, "width": width, "height": height, "picture": str(path)}
@@ -90,19 +89,23 @@ def detection(
     from otus.detection.yolo import YOLO
     from otus.errors import UsageError
     from otus.inference.loading import load
-    from otus.inference.predictor import SCORE_THRESHOLD
-    from otus.reports.dense_stages import DenseExplanation, explain_dense, labels_of
+    from otus.reports.dense_stages import DenseExplanation, explain_dense
     from otus.reports.detection_stages import DetectionStages, explain_detection
     from otus.reports.detr_stages import SetExplanation, explain_set
+    from otus.reports.explained import labels_of
     from otus.reports.regression_stages import RegressionExplanation, explain_regression
+    from otus.reports.stage_pieces import threshold_told
     from otus.reports.yolo_stages import YoloExplanation, explain_yolo
 
+    if data is None and (format_ is not None or split is not None):
+        raise UsageError("--format and --split are of the labels: give --data too")
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     image = read_picture(picture)
     options = {"name": str(picture), **option_values(score_threshold=score_threshold)}
     truth = None
     if data is not None:
-        truth = labels_of(open_dataset(data, format=format_, split=split), picture, predictor.categories)
+        dataset = open_dataset(data, format=format_, split=split)
+        truth = labels_of(dataset, str(picture), predictor.categories, say=partial(typer.echo, err=True))
     stages: DenseExplanation | DetectionStages | RegressionExplanation | SetExplanation | YoloExplanation
     if isinstance(predictor.system, DenseDetector):
         stages = explain_dense(predictor, image, truth=truth, **options)
@@ -127,8 +130,8 @@ def detection(
     for section in page.sections:
         typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
     if not document["detections"]:
-        least = SCORE_THRESHOLD if score_threshold is None else score_threshold
-        typer.echo(f"nothing scores above {least:g}: a lower --score-threshold shows what comes near")
+        told = threshold_told(document)
+        typer.echo(f"nothing scores above {told}: a lower --score-threshold shows what comes near")
     typer.echo(f"written to {path}")
 
 

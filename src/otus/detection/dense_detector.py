@@ -8,20 +8,18 @@ and losses, predictions, explanations and timings are all read from it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image
 
 from otus.data.tensors import TensorSample
 from otus.detection.dense_parts import AnchorMaker, Assigner, Coder, Criterion, DenseHead, Maps, Scores
 from otus.detection.dense_stages import DenseAssignment, DenseDetections, DenseStages
-from otus.errors import ShapeError
-from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.detections import as_instances
+from otus.parts.batching import Target, make_batch, make_target
+from otus.parts.class_slots import slot_tables, slots_of
+from otus.parts.detections import as_instances, as_tensors
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.oriented_boxes import oriented_boxes
 from otus.parts.suppression import Decision
@@ -42,7 +40,7 @@ class DenseDetector(nn.Module):
     scores, decision
         Which answers are looked at, and which of these are reported.
     class_slots
-        Where each label stands among the head's classes; see :func:`~otus.detection.dense_parts.slots_of`.
+        Where each label stands among the head's classes; see :func:`~otus.parts.class_slots.slots_of`.
     oriented
         Whether boxes are xywhr (:mod:`otus.parts.oriented_boxes`).
     divisor
@@ -74,12 +72,11 @@ class DenseDetector(nn.Module):
         self.assigner, self.coder, self.criterion = assigner, coder, criterion
         self.scores, self.decision = scores, decision
         self.oriented, self.divisor = oriented, divisor
-        if len(class_slots) != len(categories) or scores.background in class_slots or min(class_slots) < 0:
-            raise ShapeError(f"class slots: expected one a category ({len(categories)}), got {tuple(class_slots)}")
-        label_of_slot = torch.full((max(class_slots) + 1,), -1)
-        label_of_slot[torch.tensor(class_slots)] = torch.arange(len(class_slots))
+        background = scores.background is not None
+        slots = slots_of(categories, class_slots, background=background)
+        label_of_slot, slot_of_label = slot_tables(slots, background=background)
         self.register_buffer("label_of_slot", label_of_slot, persistent=False)
-        self.register_buffer("slot_of_label", torch.tensor(class_slots), persistent=False)
+        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -103,11 +100,8 @@ class DenseDetector(nn.Module):
             return self._run(samples, learn=False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``boxes``, ``scores``, ``labels`` of all pictures, ``picture`` saying of which each is."""
-        found = self._run([{"image": image} for image in images], learn=False).detections
-        counts = torch.tensor([len(one) for one in found], device=images.device)
-        answer = {"picture": torch.repeat_interleave(torch.arange(len(images), device=images.device), counts)}
-        return answer | {n: torch.cat([getattr(one, n) for one in found]) for n in ("boxes", "scores", "labels")}
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
+        return as_tensors(self._run([{"image": image} for image in images], learn=False).detections)
 
     def target(self, sample: TensorSample) -> Target:
         """What is learned from a sample."""
@@ -127,7 +121,8 @@ class DenseDetector(nn.Module):
     ) -> DenseStages:
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = self._at_least(make_batch(samples, divisor=self.divisor, device=self.device))
+            side = self.features.least_side
+            batch = make_batch(samples, divisor=self.divisor, least_side=side, device=self.device)
         with watch.time("maps"):
             maps = self.features(batch.images)
         with watch.time("head"):
@@ -146,10 +141,6 @@ class DenseDetector(nn.Module):
             with watch.time("decision"):
                 self._decide(record)
         return record
-
-    def _at_least(self, batch: Batch) -> Batch:
-        height, width = (max(0, self.features.minimum_side - side) for side in batch.padded_hw)
-        return replace(batch, images=F.pad(batch.images, (0, width, 0, height))) if height or width else batch
 
     def _decide(self, record: DenseStages) -> None:
         everywhere, codes = torch.cat(record.anchors), torch.cat(record.answers.codes, 1)

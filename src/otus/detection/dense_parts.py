@@ -15,13 +15,13 @@ from otus.parts.backbones import Trunk
 from otus.parts.dense_head import Answers
 from otus.parts.dense_scores import Chosen
 from otus.parts.feature_pyramid import FeaturePyramid
-from otus.structures import Categories
 
 
 class Maps(Protocol):
-    """Pictures in, maps out, fine to coarse; smaller pictures are padded to ``minimum_side``."""
+    """Pictures in, maps out, fine to coarse; smaller pictures are padded to ``least_side``."""
 
-    minimum_side: int
+    @property
+    def least_side(self) -> int: ...
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]: ...
 
@@ -95,18 +95,12 @@ class PyramidMaps(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.pyramid = pyramid
-        self.minimum_side = trunk.minimum_side
+
+    @property
+    def least_side(self) -> int:
+        """The trunk's."""
+        return self.trunk.least_side
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """The levels of the pyramid, fine to coarse."""
         return self.pyramid(self.trunk(images))
-
-
-def slots_of(categories: Categories, class_slots: Sequence[int] | None, *, background: bool) -> tuple[int, ...]:
-    """The class slots given, else one a label: from 0 on, or from 1 on where slot 0 is background.
-
-    Weights trained on COCO by others have 91 slots, numbered by COCO's ids; those of no category are never reported.
-    """
-    if class_slots is not None:
-        return tuple(class_slots)
-    return tuple(range(int(background), len(categories) + int(background)))

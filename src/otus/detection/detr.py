@@ -21,6 +21,7 @@ from otus.detection.set_detector import SetAnswers, SetDetector, picture_on_map
 from otus.parts.attention import Attention, ExactLinear, feed_forward, perceptron
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, Target
+from otus.parts.class_slots import slot_tables, slots_of
 from otus.parts.matching import share_inside
 from otus.parts.modes import predicting
 from otus.parts.position_encodings import sine_grid
@@ -117,11 +118,12 @@ class EncoderDecoder(nn.Module):
         self.queries = nn.Embedding(queries, width)
         self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, dropout=dropout) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
-        self.no_object = max(class_slots) + 1
+        label_of_slot, slot_of_label = slot_tables(class_slots, background=False)
+        self.no_object = len(label_of_slot)
         self.class_embed = ExactLinear(width, self.no_object + 1)
         self.box_embed = perceptron(width, width, width, 4, layer=ExactLinear)
         self.slot_of_label: Tensor
-        self.register_buffer("slot_of_label", torch.tensor(class_slots), persistent=False)
+        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
         self.matcher = matcher
 
     @property
@@ -285,10 +287,10 @@ def detr_efficientnet_lite0(
     ``frozen_norms`` and ``frozen_level`` are the trunk's (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
     """
     trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    slots = class_slots if class_slots is not None else range(len(categories))
+    slots = slots_of(categories, class_slots, background=False)
     head = EncoderDecoder(
         trunk.channels[-1],
-        tuple(slots),
+        slots,
         width=128,
         inner=512,
         encoder_layers=3,
@@ -311,6 +313,6 @@ def _over_resnet(
     trunk = torchvision_trunk(name, levels=(4,) if dilated else (5,), dilated=dilated)
     freeze_norms(trunk)
     freeze_stages(trunk, frozen_level)
-    slots = class_slots if class_slots is not None else range(len(categories))
-    head = EncoderDecoder(trunk.channels[-1], tuple(slots), queries=queries)
+    slots = slots_of(categories, class_slots, background=False)
+    head = EncoderDecoder(trunk.channels[-1], slots, queries=queries)
     return SetDetector(categories=categories, trunk=trunk, head=head)

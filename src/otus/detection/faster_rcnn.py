@@ -28,6 +28,7 @@ from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, 
 from otus.parts.batching import Batch, Target
 from otus.parts.box_coding import BoxTransform
 from otus.parts.box_head import REGIONS_TO_LEARN_FROM, BoxHead, TwoFullyConnected
+from otus.parts.class_slots import slots_of
 from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
@@ -223,7 +224,7 @@ def faster_rcnn(
     """
     if box_network is None:
         box_network = TwoFullyConnected(region_features.out_features, box_features)
-    slots = tuple(class_slots) if class_slots is not None else tuple(range(1, len(categories) + 1))
+    slots = slots_of(categories, class_slots, background=True)
     return RegionDetector(
         categories=categories,
         region_features=region_features,

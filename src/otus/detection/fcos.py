@@ -8,7 +8,8 @@ and centre-ness beside the boxes: the journal version (arXiv:2006.09214, section
 Reference: torchvision ``models.detection.fcos`` (BSD-3-Clause), whose layers' names and defaults are kept.
 
 Departures, torchvision's: locations lie at multiples of the stride, not at centres of cells; "in the centre" is a square of
-1.5 strides around the middle; ReLU in the place of the exponential; the score is the root of class times centre-ness.
+1.5 strides around the middle, as in the authors' code; ReLU in the place of the exponential; the score is the root of class
+times centre-ness; the loss of boxes is not weighted by centre-ness; a size on the border of two levels belongs to neither.
 """
 
 from collections.abc import Sequence
@@ -22,11 +23,12 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import Coder, PyramidMaps, slots_of
+from otus.detection.dense_parts import Coder, PyramidMaps
 from otus.detection.dense_stages import DenseAssignment
 from otus.detection.retinanet import SMALL_DEPTH, efficientnet_lite0_levels, resnet50_levels
 from otus.parts.anchors import Anchors
 from otus.parts.box_coding import EdgeDistances
+from otus.parts.class_slots import slots_of
 from otus.parts.dense_head import Answers, TowerHead
 from otus.parts.dense_scores import SigmoidScores
 from otus.parts.losses import focal_loss

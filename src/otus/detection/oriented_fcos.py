@@ -19,10 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import PyramidMaps, slots_of
+from otus.detection.dense_parts import PyramidMaps
 from otus.detection.fcos import FcosLoss, LocationMatcher, locations_of, tower_head
-from otus.detection.retinanet import efficientnet_lite0_levels
+from otus.detection.retinanet import SMALL_DEPTH, efficientnet_lite0_levels
 from otus.parts.anchors import Anchors
+from otus.parts.class_slots import slots_of
 from otus.parts.dense_scores import SigmoidScores
 from otus.parts.oriented_boxes import OrientedDecision, OrientedTransform, gaussian_distance, in_frame_of
 from otus.structures import Categories
@@ -60,14 +61,19 @@ class OrientedFcosLoss(FcosLoss):
 
 
 def oriented_fcos(
-    features: PyramidMaps, locations: Anchors, categories: Categories, *, class_slots: Sequence[int] | None = None
+    features: PyramidMaps,
+    locations: Anchors,
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    depth: int = 4,
 ) -> DenseDetector:
     """Oriented FCOS of any trunk; arguments as of :func:`~otus.detection.fcos.fcos`."""
     slots = slots_of(categories, class_slots, background=False)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=tower_head(features, slots, numbers=6),
+        head=tower_head(features, slots, numbers=6, depth=depth),
         anchors=locations,
         assigner=OrientedLocationMatcher(),
         coder=OrientedTransform(),
@@ -88,4 +94,4 @@ def oriented_fcos_efficientnet_lite0_fpn(
 ) -> DenseDetector:
     """A small one over EfficientNet-Lite0: four levels of 96 channels."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return oriented_fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots)
+    return oriented_fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)

@@ -18,6 +18,7 @@ from otus.data.tensors import TensorSample
 from otus.detection.region_stages import Proposals, Stages, instances
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Assignment, BoxHead, Detections
+from otus.parts.detections import as_tensors
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.suppression import Decision
 from otus.structures import Categories, Instances
@@ -37,7 +38,13 @@ class Proposer(Protocol):
 
 
 class RegionFeatures(Protocol):
-    """What each region looks like; ``prepare`` makes the maps that all regions share, if any."""
+    """What each region looks like; ``prepare`` makes the maps that all regions share, if any.
+
+    Smaller pictures are padded to ``least_side``.
+    """
+
+    @property
+    def least_side(self) -> int: ...
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]: ...
 
@@ -131,12 +138,9 @@ class RegionDetector(nn.Module):
             return self._run(samples, learn=False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``boxes``, ``scores``, ``labels`` of all pictures, ``picture`` saying of which each is."""
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`, and ``masks`` and ``keypoints`` if any."""
         found = self._run([{"image": image} for image in images], learn=False)
-        counts = torch.tensor([len(one) for one in found.detections], device=images.device)
-        answer = {"picture": torch.repeat_interleave(torch.arange(len(images), device=images.device), counts)}
-        for name in ("boxes", "scores", "labels"):
-            answer[name] = torch.cat([getattr(one, name) for one in found.detections])
+        answer = as_tensors(found.detections)
         for name in ("masks", "keypoints"):
             if getattr(found, name) is not None:
                 answer[name] = torch.cat(getattr(found, name))
@@ -145,7 +149,8 @@ class RegionDetector(nn.Module):
     def _run(self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None) -> Stages:
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=self.divisor, device=self.device)
+            side = self.region_features.least_side
+            batch = make_batch(samples, divisor=self.divisor, least_side=side, device=self.device)
             targets = [self._target(sample) for sample in samples] if learn else None
         with watch.time("maps"):
             maps = self.region_features.prepare(batch.images)

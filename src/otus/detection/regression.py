@@ -149,9 +149,11 @@ class SingleObjectDetector(nn.Module):
         for i, scores in enumerate(record.scores):
             score, label = scores.max(dim=1)
             answer = Detections(self._boxes(record, i), score, label, label, torch.zeros_like(label))
-            record.candidates.append(answer[score > self.decision.score_threshold])
-            record.kept.append(torch.arange(len(record.candidates[-1]), device=score.device))
-            record.detections.append(record.candidates[-1])
+            candidates = answer[score > self.decision.score_threshold]
+            kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
+            record.candidates.append(candidates)
+            record.kept.append(kept)
+            record.detections.append(candidates[kept])
 
     def _boxes(self, record: Stages, index: int) -> Float[Tensor, "1 4"]:
         boxes = self.transform.decode(record.transforms[index], record.proposals.boxes[index])

@@ -25,11 +25,12 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import Coder, PyramidMaps, slots_of
+from otus.detection.dense_parts import Coder, PyramidMaps
 from otus.detection.dense_stages import DenseAssignment
 from otus.parts.anchors import Anchors
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
 from otus.parts.box_coding import BoxTransform
+from otus.parts.class_slots import slots_of
 from otus.parts.dense_head import Answers, TowerHead
 from otus.parts.dense_scores import SigmoidScores
 from otus.parts.feature_pyramid import ConvolutionLevels, FeaturePyramid

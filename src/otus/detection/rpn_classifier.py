@@ -21,11 +21,12 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import Coder, PyramidMaps, slots_of
+from otus.detection.dense_parts import Coder, PyramidMaps
 from otus.detection.dense_stages import DenseAssignment
 from otus.detection.retinanet import efficientnet_lite0_levels
 from otus.parts.anchors import Anchors
 from otus.parts.box_coding import BoxTransform
+from otus.parts.class_slots import slots_of
 from otus.parts.dense_head import Answers, by_anchor
 from otus.parts.dense_scores import SoftmaxScores
 from otus.parts.losses import transform_loss

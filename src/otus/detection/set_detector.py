@@ -22,7 +22,7 @@ from otus.data.tensors import TensorSample
 from otus.parts.backbones import Trunk
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Detections
-from otus.parts.detections import as_instances
+from otus.parts.detections import as_instances, as_tensors
 from otus.parts.modes import Stopwatch, drawing_from, predicting
 from otus.parts.set_matching import Match, pixels_of_picture
 from otus.parts.suppression import Decision
@@ -162,7 +162,7 @@ class SetDetector(nn.Module):
 
     def match(self, record: SetStages) -> list[Match]:
         """Which query of a recorded pass would have been taught which object, by the labels of its samples."""
-        targets = [self._target(sample) for sample in record.batch.samples]
+        targets = [self.target(sample) for sample in record.batch.samples]
         return self.head.match(record.answers, targets, record.batch.sizes_hw)
 
     def remarks(self, dataset: Dataset) -> list[str]:
@@ -182,21 +182,16 @@ class SetDetector(nn.Module):
         ]
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``boxes``, ``scores``, ``labels`` of all pictures, ``picture`` saying of which each is."""
-        found = self._run([{"image": image} for image in images], learn=False).detections
-        counts = torch.tensor([len(one) for one in found], device=images.device)
-        answer = {"picture": torch.repeat_interleave(torch.arange(len(images), device=images.device), counts)}
-        return answer | {
-            name: torch.cat([getattr(one, name) for one in found]) for name in ("boxes", "scores", "labels")
-        }
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
+        return as_tensors(self._run([{"image": image} for image in images], learn=False).detections)
 
     def _run(
         self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None
     ) -> SetStages:
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=self.divisor, device=self.device)
-            targets = [self._target(sample) for sample in samples] if learn else None
+            batch = make_batch(samples, divisor=self.divisor, least_side=self.trunk.least_side, device=self.device)
+            targets = [self.target(sample) for sample in samples] if learn else None
         with watch.time("maps"):
             maps = self.trunk(batch.images)
         with watch.time("answers"):
@@ -207,7 +202,8 @@ class SetDetector(nn.Module):
                 self._decide(record)
         return record
 
-    def _target(self, sample: TensorSample) -> Target:
+    def target(self, sample: TensorSample) -> Target:
+        """What is learned from a sample."""
         return make_target(sample, category_count=len(self.categories), device=self.device)
 
     def _decide(self, record: SetStages) -> None:
@@ -216,9 +212,7 @@ class SetDetector(nn.Module):
         ):
             query, label, score = self.head.candidates(logits, score_threshold=self.decision.score_threshold)
             found = Detections(pixels_of_picture(boxes[query], size_hw), score, label, label, query)
-            kept = score.argsort(descending=True, stable=True)[: self.decision.max_detections]
-            if self.decision.nms_threshold < 1:
-                kept = self.decision.keep(found.boxes, score, label)
+            kept = self.decision.keep(found.boxes, score, label)
             record.candidates.append(found)
             record.kept.append(kept)
             record.detections.append(found[kept])

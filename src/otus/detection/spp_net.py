@@ -59,6 +59,11 @@ class SpatialPyramid(nn.Module):
         """F, numbers of a region."""
         return self.trunk.channels[-1] * sum(level**2 for level in self.levels)
 
+    @property
+    def least_side(self) -> int:
+        """The trunk's."""
+        return self.trunk.least_side
+
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
         """The map that all regions share."""
         return self.trunk(images)[-1:]

@@ -27,12 +27,13 @@ from torchvision import models
 from torchvision.ops import Conv2dNormActivation, box_iou
 
 from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import Coder, Maps, slots_of
+from otus.detection.dense_parts import Coder, Maps
 from otus.detection.dense_stages import DenseAssignment
 from otus.errors import ShapeError
-from otus.parts.backbones import efficientnet_lite0_trunk
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.box_coding import BoxTransform
+from otus.parts.class_slots import slots_of
 from otus.parts.dense_head import Answers, by_anchor
 from otus.parts.dense_scores import SoftmaxScores
 from otus.parts.matching import NEGATIVE, IoUMatcher
@@ -191,7 +192,7 @@ class VGGMaps(nn.Module):
     """VGG-16 to conv4_3, its fully connected layers as dilated convolutions, four smaller maps on top (figure 2)."""
 
     channels = (512, 1024, 512, 256, 256, 256)
-    minimum_side = 258  # below, the 3x3 convolutions of the last maps find nothing
+    least_side = 268  # below, the 3x3 convolutions of the last maps find nothing
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,9 +245,9 @@ class ExtendedMaps(nn.Module):
         After each convolution.
     """
 
-    minimum_side = 32
-
-    def __init__(self, trunk: nn.Module, channels: Sequence[int], extra_channels: Sequence[int], norm: Norm) -> None:
+    def __init__(
+        self, trunk: "Trunk | _MobileNetStages", channels: Sequence[int], extra_channels: Sequence[int], norm: Norm
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.channels = (*channels, *extra_channels)
@@ -261,6 +262,11 @@ class ExtendedMaps(nn.Module):
         )
         _initialise(self.extra, plain=False)
 
+    @property
+    def least_side(self) -> int:
+        """The trunk's."""
+        return self.trunk.least_side
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Fine to coarse."""
         maps = list(self.trunk(images))
@@ -271,6 +277,8 @@ class ExtendedMaps(nn.Module):
 
 class _MobileNetStages(nn.Sequential):
     """MobileNetV3-Large up to the widening of its first block of stride 32, and the rest; both maps are returned."""
+
+    least_side = 32
 
     def forward(self, images: Tensor) -> list[Tensor]:
         first, second = self

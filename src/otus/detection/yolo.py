@@ -15,7 +15,8 @@ Nor have the K base boxes of a cell set shapes: they grow apart because the one 
 A cell has one set of class scores, so it learns one object: the largest whose centre it holds. The others are counted
 (:meth:`YOLO.remarks`, :class:`GridAssignment`); darknet keeps one of them by chance.
 
-Departures: losses are means over the pictures of a batch; cells inside a crowd are not taught that they are empty; maps that
+Departures: losses are means over the pictures of a batch; confidences and class scores are cut to [0, 1] before they are
+multiplied; cells inside a crowd are not taught that they are empty; maps that
 are not S x S are averaged to it before the fully connected layers, so that pictures of any size pass. The grid always spans
 the whole batch: prepare pictures by ``Preprocess(fixed_hw=…)``.
 """
@@ -35,7 +36,7 @@ from otus.data.tensors import TensorSample
 from otus.parts.backbones import LayeredTrunk, Trunk, efficientnet_lite0_trunk
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Detections
-from otus.parts.detections import as_instances
+from otus.parts.detections import as_instances, as_tensors
 from otus.parts.matching import iou_of_pairs
 from otus.parts.modes import Stopwatch, drawing_from, predicting
 from otus.parts.suppression import Decision
@@ -164,11 +165,8 @@ class YOLO(nn.Module):
             return self._run(samples, learn=False)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``boxes``, ``scores``, ``labels`` of all pictures, ``picture`` saying of which each is."""
-        found = self._run([{"image": image} for image in images], learn=False).detections
-        counts = torch.tensor([len(one) for one in found], device=images.device)
-        answer = {"picture": torch.repeat_interleave(torch.arange(len(images), device=images.device), counts)}
-        return answer | {n: torch.cat([getattr(one, n) for one in found]) for n in ("boxes", "scores", "labels")}
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
+        return as_tensors(self._run([{"image": image} for image in images], learn=False).detections)
 
     def remarks(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: objects that share a cell."""
@@ -225,7 +223,7 @@ class YOLO(nn.Module):
     def _run(self, samples: Sequence[TensorSample], *, learn: bool) -> YoloStages:
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=1, device=self.device)
+            batch = make_batch(samples, divisor=1, least_side=self.trunk.least_side, device=self.device)
             targets = [self.target(sample) for sample in samples] if learn else None
         with watch.time("maps"):
             maps = self.trunk(batch.images)

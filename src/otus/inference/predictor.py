@@ -141,25 +141,26 @@ class Predictor:
         UsageError
             If an option is out of its range, or a category is none of the model's.
         """
-        thresholds = self._by_label(self.score_thresholds if score_threshold is None else score_threshold)
-        for name, values in (("score_threshold", thresholds), ("nms_threshold", np.array(nms_threshold or 0.0))):
-            if not ((values >= 0) & (values <= 1)).all():
-                raise UsageError(f"{name}: expected 0 to 1, got {values.min() if values.min() < 0 else values.max():g}")
+        self.thresholds(score_threshold)  # what is wrong is said now, not with the first picture
+        if not 0 <= (nms_threshold or 0.0) <= 1:
+            raise UsageError(f"nms_threshold: expected 0 to 1, got {nms_threshold:g}")
         for name, number in (("batch_size", batch_size), ("stride", stride)):
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
         wanted = None if categories is None else self._labels(categories)
         pictures = pictures_of(source, stride=stride, report=report)
-        while batch := list(islice(pictures, batch_size)):
-            with self.deciding(float(thresholds.min(initial=1)), nms_threshold):
-                found = [self._tiled(picture, tiles) for picture in batch] if tiles else self._whole(batch)
-            for prediction in found:
-                labels, scores = prediction.instances.labels, prediction.instances.scores
-                chosen = np.ones(len(labels), dtype=bool) if wanted is None else np.isin(labels, wanted)
-                # Boxes of other categories suppress nothing, so what one category leaves out can be left out at the end.
-                if scores is not None and (thresholds != thresholds[:1]).any():
-                    chosen &= scores > thresholds[labels]
-                yield prediction if chosen.all() else replace(prediction, instances=prediction.instances[chosen])
+
+        def predictions() -> Iterator[Prediction]:
+            while batch := list(islice(pictures, batch_size)):
+                with self.deciding(score_threshold, nms_threshold):
+                    found = [self._tiled(picture, tiles) for picture in batch] if tiles else self._whole(batch)
+                for one in found:
+                    if wanted is None:
+                        yield one
+                    else:
+                        yield replace(one, instances=one.instances[np.isin(one.instances.labels, wanted)])
+
+        return predictions()
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision that the system runs in."""
@@ -171,21 +172,42 @@ class Predictor:
             raise UsageError(f"categories: {', '.join(unknown)} not known to {self.name}: {', '.join(self.categories)}")
         return [self.categories.index(name) for name in names]
 
-    def _by_label(self, score_threshold: float | Mapping[str, float]) -> Float[np.ndarray, "k"]:
-        if not isinstance(score_threshold, Mapping):
-            return np.full(len(self.categories), score_threshold, dtype=np.float64)
-        self._labels(list(score_threshold))
-        return np.array([score_threshold.get(name, SCORE_THRESHOLD) for name in self.categories])
+    def thresholds(self, score_threshold: float | Mapping[str, float] | None = None) -> Float[np.ndarray, "k"]:
+        """The score threshold of each label: one for all, or by the category's name; the model's own without any.
+
+        Raises
+        ------
+        UsageError
+            If one is not between 0 and 1, or of no category of the model.
+        """
+        wanted = self.score_thresholds if score_threshold is None else score_threshold
+        if isinstance(wanted, Mapping):
+            self._labels(list(wanted))
+            values = np.array([wanted.get(name, SCORE_THRESHOLD) for name in self.categories], dtype=np.float64)
+        else:
+            values = np.full(len(self.categories), wanted, dtype=np.float64)
+        wrong = values[~((values >= 0) & (values <= 1))]
+        if len(wrong):
+            raise UsageError(f"score_threshold: expected 0 to 1, got {wrong[0]:g}")
+        return values
 
     @contextmanager
-    def deciding(self, score_threshold: float, nms_threshold: float | None = None) -> Iterator[None]:
+    def deciding(
+        self, score_threshold: float | Mapping[str, float] | None = None, nms_threshold: float | None = None
+    ) -> Iterator[None]:
         """The system reports by these thresholds inside, by its own again afterwards."""
         own = getattr(self.system, "decision", None)
         if own is None:  # a classifier says all that it thinks
             yield
             return
-        changes = {"score_threshold": score_threshold, "nms_threshold": nms_threshold}
-        self.system.decision = replace(own, **{name: value for name, value in changes.items() if value is not None})
+        values = self.thresholds(score_threshold)
+        least = float(values.min(initial=1))
+        self.system.decision = replace(
+            own,
+            score_threshold=least,
+            score_thresholds=tuple(values.tolist()) if (values > least).any() else (),
+            nms_threshold=own.nms_threshold if nms_threshold is None else nms_threshold,
+        )
         try:
             yield
         finally:

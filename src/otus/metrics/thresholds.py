@@ -66,7 +66,8 @@ def score_curve(matches: Matches, *, label: int | None = None) -> ScoreCurve:
 def best_cut(matches: Matches, label: int) -> Cut:
     """The threshold of a category with the highest F1, of equals the highest.
 
-    It lies half way between the lowest score that is reported and the next one, so that rounding moves nothing over it.
+    It lies half way between the lowest score that is reported and the next one, so that rounding moves nothing over it,
+    not even rounding to single precision.
     """
     curve, objects = score_curve(matches, label=label), int(matches.positives[label])
     if not objects or not len(curve.scores) or not curve.f1.max() > 0:
@@ -76,6 +77,11 @@ def best_cut(matches: Matches, label: int) -> Cut:
     threshold = float(curve.scores[best] + following) / 2
     if not following <= threshold < curve.scores[best]:  # they are neighbours, or the score is 0
         threshold = float(np.nextafter(curve.scores[best], -np.inf))
+    single = np.float32(threshold)
+    if float(single) > threshold:
+        single = np.nextafter(single, np.float32(-np.inf))
+    if following <= float(single):  # else the scores are not of single precision, as a model's are
+        threshold = float(single)
     return Cut(threshold, float(curve.precision[best]), float(curve.recall[best]), float(curve.f1[best]), objects)
 
 

@@ -31,8 +31,10 @@ class Batch:
         return self.images.shape[-2], self.images.shape[-1]
 
 
-def make_batch(samples: Sequence[TensorSample], *, divisor: int, device: torch.device | None = None) -> Batch:
-    """Put prepared pictures into one batch whose sides are multiples of ``divisor``."""
+def make_batch(
+    samples: Sequence[TensorSample], *, divisor: int, least_side: int = 1, device: torch.device | None = None
+) -> Batch:
+    """Put prepared pictures into one batch whose sides are multiples of ``divisor`` and at least ``least_side``."""
     if not samples:
         raise ShapeError("a batch needs at least one sample")
     images = [sample["image"] for sample in samples]
@@ -42,7 +44,7 @@ def make_batch(samples: Sequence[TensorSample], *, divisor: int, device: torch.d
                 f"image {sample.get('key', '')}: expected float (3, H, W), got {image.dtype} {tuple(image.shape)}"
             )
     sizes = tuple((image.shape[1], image.shape[2]) for image in images)
-    height, width = (-(-max(sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
+    height, width = (-(-max(least_side, *sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
     first = images[0].as_subclass(Tensor)
     padded = first.new_zeros((len(images), 3, height, width), device=device)
     for row, image, (h, w) in zip(padded, images, sizes, strict=True):

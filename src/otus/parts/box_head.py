@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from otus.errors import ShapeError
 from otus.parts.batching import Target
 from otus.parts.box_coding import BoxTransform
+from otus.parts.class_slots import slot_tables
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
 from otus.parts.sampling import BalancedSampler
@@ -112,16 +112,13 @@ class BoxHead(nn.Module):
         moves: bool = True,
     ) -> None:
         super().__init__()
-        if not class_slots or min(class_slots) < 1 or len(set(class_slots)) != len(class_slots):
-            raise ShapeError(f"class slots: expected different numbers from 1 on, one a category, got {class_slots}")
-        self.slots = max(class_slots) + 1
+        label_of_slot, slot_of_label = slot_tables(class_slots, background=True)
+        self.slots = len(label_of_slot)
         self.network = network
         self.cls_score = nn.Linear(features, self.slots)
         self.bbox_pred = nn.Linear(features, self.slots * 4) if moves else None
-        label_of_slot = torch.full((self.slots,), -1)
-        label_of_slot[torch.tensor(class_slots)] = torch.arange(len(class_slots))
         self.register_buffer("label_of_slot", label_of_slot, persistent=False)
-        self.register_buffer("slot_of_label", torch.tensor(class_slots), persistent=False)
+        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
         self.matcher = matcher
         self.sampler = sampler
         self.transform = transform or BoxTransform((10.0, 10.0, 5.0, 5.0))

@@ -5,6 +5,9 @@ Shape shorthand: B pictures, Q queries, D width, H heads, V maps, P points of ea
 Paper: "Deformable DETR" (Zhu et al., ICLR 2021, arXiv:2010.04159), section 4.1; points are told as offsets from a box's
 centre in halves of its size, as in its iterative refinement (appendix A.4). Official code:
 github.com/fundamentalvision/Deformable-DETR (Apache-2.0), whose CUDA kernel is ``grid_sample`` here.
+
+Departure: values have no bias. The weights of a query add up to 1, so it could only add to the last layer's; without it a
+step of zeros, in the padding, says as little as what lies outside the map.
 """
 
 import math
@@ -32,7 +35,7 @@ class DeformableAttention(nn.Module):
         self.heads, self.maps, self.points = heads, maps, points
         self.offsets = nn.Linear(width, heads * maps * points * 2)
         self.scores = nn.Linear(width, heads * maps * points)
-        self.value = nn.Linear(width, width)
+        self.value = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
         # At first each head looks in a direction of its own, each point a step further.
         angle = torch.arange(heads) * (2 * math.pi / heads)
@@ -46,7 +49,7 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.scores.bias)
         for layer in (self.value, self.out):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.out.bias)
 
     def places(
         self, queries: Float[Tensor, "b q d"], boxes: Float[Tensor, "b q 4"]
@@ -81,7 +84,7 @@ class DeformableAttention(nn.Module):
         grids = 2 * places * extent[:, None, None, None, None] - 1
         gathered = []
         for i, x in enumerate(maps):
-            values = F.linear(x.flatten(2).transpose(1, 2), self.value.weight, self.value.bias).float()
+            values = self.value(x.flatten(2).transpose(1, 2)).float()
             values = values.transpose(1, 2).reshape(len(x) * self.heads, -1, *x.shape[-2:])
             sampled = F.grid_sample(values, grids[:, :, :, i].flatten(0, 1), align_corners=False)
             gathered.append((sampled * weights[:, :, :, i].flatten(0, 1)[:, None]).sum(dim=3))

@@ -91,7 +91,7 @@ class Denoising:
             used[i, ..., :count] = True
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, device=device)
+            return torch.rand(shape, generator=generator).to(device)  # the generator is a CPU's
 
         drawn = (uniform(*shape) * category_count).long().clamp(max=category_count - 1)
         labels = torch.where(uniform(*shape) < self.label_noise, drawn, labels)

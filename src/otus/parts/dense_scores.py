@@ -2,8 +2,8 @@
 
 Shape shorthand: A anchors of a map, S class slots, N candidates.
 
-A picture has up to 200,000 anchors and 90 classes, nearly all of them background. Scores are therefore computed only
-where the logit can reach the threshold at all, and boxes only of what is chosen.
+A picture has up to 200,000 anchors and 90 classes, nearly all of them background. Boxes are therefore made only of what is
+chosen, and scores, where a class's logit alone decides, only where it can reach the threshold at all.
 Reference: ``postprocess_detections`` of torchvision's RetinaNet, FCOS and SSD (BSD-3-Clause), whose choice this is.
 """
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,6 +23,15 @@ class Found(Protocol):
 
     @property
     def labels(self) -> Int[Tensor, "n"]: ...
+
+
+def as_tensors(detections: Sequence[Found]) -> dict[str, Tensor]:
+    """``boxes``, ``scores``, ``labels`` of all pictures, and ``picture`` saying of which each is: what export sees."""
+    counts = torch.tensor([len(one.labels) for one in detections], device=detections[0].labels.device)
+    answer = {"picture": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)}
+    return answer | {
+        name: torch.cat([getattr(one, name) for one in detections]) for name in ("boxes", "scores", "labels")
+    }
 
 
 def as_instances(

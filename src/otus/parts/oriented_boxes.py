@@ -108,10 +108,7 @@ def _covariance(boxes: Float[Tensor, "n 5"]) -> tuple[Tensor, Tensor, Tensor]:
 class OrientedDecision(Decision):
     """A :class:`~otus.parts.suppression.Decision` about oriented boxes, by their exact IoU."""
 
-    def keep(
-        self, boxes: Float[Tensor, "n 5"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
-    ) -> Int[Tensor, "kept"]:
-        """Indices of the boxes that stay among those above the score threshold, best first."""
+    def _suppressed(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Int[Tensor, "kept"]:
         return suppress_oriented(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
 
 

@@ -36,6 +36,8 @@ class WarpedCrops(nn.Module):
         it does depend on the number that is learned from.)
     """
 
+    least_side = 1  # of the picture; crops have a size of their own
+
     def __init__(self, trunk: Trunk, *, side: int, context: int = 0, chunk: int = 32) -> None:
         super().__init__()
         if side < 1 or not 0 <= 2 * context < side or chunk < 1:

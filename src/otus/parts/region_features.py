@@ -162,6 +162,11 @@ class SharedMaps(nn.Module):
         """Numbers that a region's piece has."""
         return self.out_channels * self.pooling.side**2
 
+    @property
+    def least_side(self) -> int:
+        """The trunk's."""
+        return self.trunk.least_side
+
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
         """The maps that proposer and heads share, fine to coarse."""
         maps = self.trunk(images)

@@ -5,8 +5,7 @@ match is a question of training: it is answered for labels where there are some,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from otus.data.dataset import Dataset
-from otus.data.lookup import find_picture
 from otus.detection.dense_detector import DenseDetector
 from otus.detection.dense_stages import DenseAssignment, DenseStages
-from otus.errors import UsageError
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.inference.predictor import Predictor
 from otus.parts.matching import NEGATIVE, NEUTRAL
 from otus.reports.drawing import draw
 from otus.reports.explained import Explained, Picture, prepared_target, run, with_area
@@ -99,7 +95,7 @@ class DenseExplanation(Explained):
             "4. Scores of each map",
             "At each location the best score of all its anchors and categories, from 0 (dark) to 1 (bright), before any "
             f"threshold. {sum(one['above_threshold'] for one in maps)} pairs of anchor and category score above "
-            f"{facts['score_threshold']}.",
+            f"{facts['score_threshold']:g}.",
             [
                 Figure.of(coloured(image, 0, 1), f"{_size(one)}, best {one['best_score']:.2f}", width=220)
                 for image, one in zip(self._best(), maps, strict=True)
@@ -220,7 +216,7 @@ def explain_dense(
     image: Picture,
     *,
     name: str,
-    score_threshold: float = SCORE_THRESHOLD,
+    score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> DenseExplanation:
     """Run a dense detector on one picture and keep all of its stages.
@@ -230,32 +226,16 @@ def explain_dense(
     predictor
         Of a :class:`~otus.detection.dense_detector.DenseDetector`.
     score_threshold
-        What is shown is at least so certain.
+        What is shown scores above it; the model's own without it, as ``predict`` does.
     truth
         The picture's labels, with the model's categories, to match anchors with; what is found is taken for them without.
     """
     system: DenseDetector = predictor.system
     fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
-    objects = with_area(fields["found"] if truth is None else truth)
-    target = system.target(prepared_target(predictor, image, name, objects))
+    labelled = fields["found"] if truth is None else truth
+    target = system.target(prepared_target(predictor, image, name, labelled))
     assignment = system.assign(torch.cat(fields["record"].anchors), target)
-    return DenseExplanation(**fields, objects=objects, assignment=assignment)
-
-
-def labels_of(dataset: Dataset, picture: Path, categories: Categories) -> Instances:
-    """The labels of a picture in a data set, those of a model's categories by their names.
-
-    Raises
-    ------
-    DataError, UsageError
-        If the data has no such picture or no objects.
-    """
-    sample = dataset[find_picture(dataset, picture.name)]
-    if sample.instances is None:
-        raise UsageError(f"{dataset.source}: has no objects, with which anchors could be matched")
-    labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
-    known = sample.instances[labels[sample.instances.labels] >= 0]
-    return replace(known, labels=labels[known.labels], categories=categories)
+    return DenseExplanation(**fields, objects=with_area(labelled), assignment=assignment)
 
 
 def _size(one: dict[str, Any]) -> str:

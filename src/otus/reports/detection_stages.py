@@ -20,14 +20,22 @@ from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.region_detector import RegionDetector
 from otus.detection.region_stages import Stages, instances
 from otus.errors import UsageError
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.inference.predictor import Predictor
 from otus.parts.box_head import Detections
 from otus.parts.region_crops import WarpedCrops, warp
 from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.reports.predictions import instance_records
-from otus.reports.stage_pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
+from otus.reports.stage_pieces import (
+    coloured,
+    counts_by_category,
+    covered_part,
+    faded,
+    heat,
+    table_row,
+    threshold_facts,
+)
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
 
@@ -95,7 +103,7 @@ class DetectionStages:
                 for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
             ],
             "crops": self._crop_facts(),
-            "score_threshold": self.decision.score_threshold,
+            **threshold_facts(self.decision, self.system.categories),
             "nms_threshold": self.decision.nms_threshold,
             "before_nms": list(self._with_proposals(candidates, self.boxes(candidates.boxes))),
             "detections": list(self._with_proposals(record.detections[0], self.found.boxes_xyxy)),
@@ -148,7 +156,7 @@ class DetectionStages:
         yield Section(
             "Scores before suppression",
             f"{self._about_regions(facts['crops'])} {len(facts['before_nms'])} pairs of proposal and category score above "
-            f"{facts['score_threshold']}.",
+            f"{facts['score_threshold']:g}.",
             [
                 *self._crop_figures(facts),
                 Figure.of(
@@ -328,7 +336,7 @@ class DetectionStages:
 
 
 def explain_detection(
-    predictor: Predictor, image: UInt8[np.ndarray, "h w 3"], *, name: str, score_threshold: float = SCORE_THRESHOLD
+    predictor: Predictor, image: UInt8[np.ndarray, "h w 3"], *, name: str, score_threshold: float | None = None
 ) -> DetectionStages:
     """Run a region-based detector on one picture and keep all of its stages.
 

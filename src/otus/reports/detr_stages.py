@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from otus.detection.detr import inside_crowd
 from otus.detection.set_detector import SetStages
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.inference.predictor import Predictor
 from otus.parts.set_matching import Match, pixels_of_picture
 from otus.reports.drawing import draw
 from otus.reports.explained import Explained, Picture, overlaid, prepared_target, run
 from otus.reports.page import Figure, Page, Section, numbered
-from otus.reports.stage_pieces import counts_by_category, covered_part, faded, heat, table_row
+from otus.reports.stage_pieces import counts_by_category, covered_part, faded, heat, table_row, threshold_told
 from otus.structures import Categories, Instances
 from otus.structures.boxes import pairwise_iou
 
@@ -27,11 +28,13 @@ class SetExplanation(Explained):
     """The record of one pass, with the picture that it is about. Made by :func:`explain_set`.
 
     ``attention`` is (Q, h, w), the part of the map that shows the picture; ``match`` pairs queries with ``truth``.
+    ``queries_in_crowds`` are those that would learn nothing, since they answer inside a box of many objects.
     """
 
     record: SetStages
     attention: np.ndarray
     match: Match | None
+    queries_in_crowds: int
 
     def document(self) -> dict[str, Any]:
         """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
@@ -81,7 +84,7 @@ class SetExplanation(Explained):
             "Queries",
             f"{len(queries)} queries answer at once, each with a class or none and a box, after {facts['layers']} layers of "
             f"looking at one another and at the picture. {len(detections)} answers score above "
-            f"{facts['score_threshold']}.",
+            f"{threshold_told(facts)}.",
             [Figure.of(draw(faded(self.image), everyone, labels=False), "the boxes of all queries")],
         )
         shown = detections[:_SHOWN]
@@ -97,7 +100,8 @@ class SetExplanation(Explained):
                 "The matching",
                 f"In training each of the {facts['matching']['objects']} labelled objects would teach one query, so that "
                 f"class, distance and overlap cost least in all; the other {facts['matching']['unmatched_queries']} would "
-                f"learn to say nothing. {facts['matching']['unmatched_objects']} objects have no query.",
+                f"learn to say nothing{_spared(facts['matching']['queries_in_crowds'])}. "
+                f"{facts['matching']['unmatched_objects']} objects have no query.",
                 [Figure.of(self._matched(facts), "labels, and the queries that learn them")],
                 [table_row(one) for one in facts["matching"]["pairs"]],
             )
@@ -169,7 +173,8 @@ class SetExplanation(Explained):
         return {
             "objects": len(self.truth),
             "unmatched_objects": len(self.truth) - len(pairs),
-            "unmatched_queries": len(boxes) - len(pairs),
+            "unmatched_queries": len(boxes) - len(pairs) - self.queries_in_crowds,
+            "queries_in_crowds": self.queries_in_crowds,
             "pairs": pairs,
         }
 
@@ -196,7 +201,7 @@ def explain_set(
     image: Picture,
     *,
     name: str,
-    score_threshold: float = SCORE_THRESHOLD,
+    score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> SetExplanation:
     """Run a set detector on one picture and keep all of its stages.
@@ -206,7 +211,7 @@ def explain_set(
     predictor
         Of a :class:`~otus.detection.set_detector.SetDetector`.
     score_threshold
-        What is shown is at least so certain.
+        What is shown scores above it; the model's own without it, as ``predict`` does.
     truth
         The picture's labels, with the model's categories, to match queries with.
     """
@@ -217,11 +222,20 @@ def explain_set(
     rows, columns = covered_part(
         (attention.shape[1], attention.shape[2]), record.batch.sizes_hw[0], record.batch.padded_hw
     )
-    match = None
-    if fields["truth"] is not None:
-        labelled = prepared_target(predictor, image, name, fields["truth"])
+    match, in_crowds = None, 0
+    if truth is not None:
+        labelled = prepared_target(predictor, image, name, truth)
         (match,) = predictor.system.match(replace(record, batch=replace(record.batch, samples=[labelled])))
-    return SetExplanation(**fields, attention=attention[:, :rows, :columns].cpu().numpy(), match=match)
+        size_hw = record.batch.sizes_hw[0]
+        inside = inside_crowd(record.answers.boxes[-1, 0], predictor.system.target(labelled), size_hw)
+        inside[match.queries] = False
+        in_crowds = int(inside.sum())
+    attention = attention[:, :rows, :columns]
+    return SetExplanation(**fields, attention=attention.cpu().numpy(), match=match, queries_in_crowds=in_crowds)
+
+
+def _spared(queries: int) -> str:
+    return f", but for {queries} that answer inside a box of many objects and learn nothing" if queries else ""
 
 
 def _told(one: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What the explanations of one-pass detectors share: the picture, the record of its pass, and the way back to its pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,13 +10,17 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from otus.data.dataset import Dataset
+from otus.data.lookup import find_picture
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
+from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.batching import Batch
 from otus.parts.detections import Found, as_instances
 from otus.parts.suppression import Decision
 from otus.reports.page import Page, Section
+from otus.reports.stage_pieces import threshold_facts
 from otus.structures import Categories, Instances
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -60,7 +64,7 @@ class Explained:
             "height": height,
             "prepared": {"width": prepared[1], "height": prepared[0]},
             "milliseconds": dict(self.record.milliseconds),
-            "score_threshold": self.decision.score_threshold,
+            **threshold_facts(self.decision, self.system.categories),
             "nms_threshold": self.decision.nms_threshold,
             "max_detections": self.decision.max_detections,
         }
@@ -78,7 +82,7 @@ class Explained:
 
 
 def run(
-    predictor: Predictor, image: Picture, *, name: str, score_threshold: float, truth: Instances | None
+    predictor: Predictor, image: Picture, *, name: str, score_threshold: float | None, truth: Instances | None
 ) -> dict[str, Any]:
     """The fields of an :class:`Explained`: one pass of a one-pass detector by the threshold."""
     system: Any = predictor.system
@@ -113,8 +117,33 @@ def with_area(objects: Instances) -> Instances:
 
 
 def prepared_target(predictor: Predictor, image: Picture, name: str, objects: Instances) -> Any:
-    """A tensor sample of the picture with these objects, prepared as the model wants it."""
+    """A tensor sample of the picture with these objects, crowds among them, prepared as the model wants it."""
     return predictor.preprocess.sample(to_tensors(Sample(image, name, instances=replace(objects, scores=None))))
+
+
+def labels_of(
+    dataset: Dataset, picture: str, categories: Categories, *, say: Callable[[str], None] = lambda text: None
+) -> Instances:
+    """The labels of a picture in a data set, those of a model's categories by their names; told how many are of others.
+
+    Raises
+    ------
+    DataError, UsageError
+        If the data has no such picture, no objects, or none of the categories.
+    """
+    sample = dataset[find_picture(dataset, picture)]
+    if sample.instances is None:
+        raise UsageError(f"{dataset.source}: has no objects to explain by; leave the labels out, or name others")
+    if not set(dataset.categories) & set(categories):
+        raise UsageError(
+            f"{dataset.source}: has none of the model's categories ({', '.join(categories)}), but "
+            f"{', '.join(dataset.categories)}: rename them, or take another model"
+        )
+    labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
+    known = sample.instances[labels[sample.instances.labels] >= 0]
+    if others := len(sample.instances) - len(known):
+        say(f"left out: {others} of {len(sample.instances)} labels are of categories that the model does not know")
+    return replace(known, labels=labels[known.labels], categories=categories)
 
 
 def overlaid(image: Picture, values: Float[np.ndarray, "h w"]) -> Picture:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from otus.detection.region_stages import Stages
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.inference.predictor import Predictor
 from otus.reports.drawing import draw
 from otus.reports.explained import Explained, Picture, run
 from otus.reports.page import Figure, Page, Section
@@ -134,7 +134,7 @@ def explain_regression(
     image: Picture,
     *,
     name: str,
-    score_threshold: float = SCORE_THRESHOLD,
+    score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> RegressionExplanation:
     """Run detection as regression on one picture and on its four quarters, and keep all of it.

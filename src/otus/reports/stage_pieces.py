@@ -10,6 +10,9 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from otus.parts.suppression import Decision
+from otus.structures import Categories
+
 SHOWN_WIDTH = 440
 
 
@@ -38,6 +41,22 @@ def coloured(values: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8
 def faded(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """The picture so pale that many thin lines are seen on it."""
     return (image * 0.4 + 150).astype(np.uint8)
+
+
+def threshold_facts(decision: Decision, categories: Categories) -> dict[str, Any]:
+    """By what score a system decided; by category where these differ."""
+    of_labels = dict(zip(categories, decision.score_thresholds, strict=False))
+    return {"score_threshold": decision.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
+
+
+def threshold_told(facts: Mapping[str, Any]) -> str:
+    """The end of "scores above ...", from :func:`threshold_facts`."""
+    values = facts.get("score_thresholds", {}).values()
+    return (
+        f"its category's threshold, {min(values):.2f} to {max(values):.2f}"
+        if values
+        else f"{facts['score_threshold']:g}"
+    )
 
 
 def table_row(one: Mapping[str, Any]) -> dict[str, Any]:

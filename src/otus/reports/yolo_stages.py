@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from otus.detection.yolo import GridAssignment, YoloStages
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.inference.predictor import Predictor
 from otus.reports.drawing import draw
 from otus.reports.explained import Explained, Picture, prepared_target, run
 from otus.reports.lettering import line_width
@@ -104,7 +104,7 @@ class YoloExplanation(Explained):
         yield Section(
             "3. The class map",
             "Each cell names the category that its object would have, if it had one; the stronger the colour, the surer. "
-            "What is reported is this times the confidence.",
+            "What is reported is this times the confidence, both cut to 0 to 1.",
             [Figure.of(self._class_map(cells), "the likeliest category of each cell", width=_BROAD)],
             self._named(cells),
         )
@@ -120,7 +120,7 @@ class YoloExplanation(Explained):
         )
         yield Section(
             "5. Scores before suppression",
-            f"{len(facts['before_nms'])} pairs of box and category score above {facts['score_threshold']}.",
+            f"{len(facts['before_nms'])} pairs of box and category score above {facts['score_threshold']:g}.",
             [Figure.of(draw(faded(self.image), self.before, labels=False), "before suppression", width=_BROAD)],
             counts_by_category(facts["before_nms"]),
         )
@@ -240,7 +240,7 @@ def explain_yolo(
     image: Picture,
     *,
     name: str,
-    score_threshold: float = SCORE_THRESHOLD,
+    score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> YoloExplanation:
     """Run YOLO on one picture and keep all of its stages.
@@ -250,7 +250,7 @@ def explain_yolo(
     predictor
         Of a :class:`~otus.detection.yolo.YOLO`.
     score_threshold
-        What is shown is at least so certain.
+        What is shown scores above it; the model's own without it, as ``predict`` does.
     truth
         The picture's labels, with the model's categories; what is found is taken for them without.
     """

@@ -37,7 +37,7 @@ from otus.reports.drawing import draw
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
 from otus.training.material import open_material
-from otus.training.run import resume_run, train
+from otus.training.run import read_config, resume_run, train
 from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings, at_own_rate
 from otus.zoo.models import model_entry
@@ -228,18 +228,19 @@ def _train(
 ) -> tuple[Path, str]:
     """The last weights of a run in the folder, begun or gone on with."""
     run = folder / "runs" / model_entry(model).task / name
-    try:
-        first = imagenet_start(model, learned.categories, folder / "start" / f"{model}.safetensors", seed=settings.seed)
-    except MissingExtraError as error:
-        first = None
-        say(f"{model}: starts from random weights ({error})")
     if (run / "config.json").is_file():
         done = resume_run(run)
     else:
+        start = folder / "start" / f"{model}.safetensors"
+        try:
+            first = imagenet_start(model, learned.categories, start, seed=settings.seed)
+        except MissingExtraError as error:
+            first = None
+            say(f"{model}: starts from random weights ({error})")
         done = train(model, **training, weights=first, settings=settings, out=folder / "runs", name=name)
     if done.result.ended == "interrupted":
         raise KeyboardInterrupt
-    return done.last, "random" if first is None else "ImageNet"
+    return done.last, "random" if read_config(run)["weights"] is None else "ImageNet"
 
 
 def _told(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:

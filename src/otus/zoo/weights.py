@@ -92,8 +92,8 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
     if weights is None:
         if not names:
             raise UsageError(
-                f"{model} has no trained weights: train it (otus train --model {model} --data …), or give a file by "
-                f"weights=…; trained and in the package: {', '.join(packaged_names()) or 'none yet'}"
+                f"{model} has no trained weights: train it (otus train --model {model} --data …), or give a file as "
+                f"weights; trained and in the package: {', '.join(packaged_names()) or 'none yet'}"
             )
         weights = names[0]
     if str(weights) not in names or entry is None:

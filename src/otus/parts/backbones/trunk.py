@@ -20,9 +20,8 @@ from otus.errors import CheckpointError, UsageError
 class Trunk(nn.Module):
     """Base of the trunks: pads what is too small, then calls ``maps``.
 
-    A picture with a side shorter than ``minimum_side`` is padded by zeros on the right and at the bottom, so that a trunk
-    answers for any picture from 1x1 on. While training it is padded to twice that side: batch normalisation refuses a
-    map of one value.
+    A picture with a side shorter than ``least_side`` is padded by zeros on the right and at the bottom, so that a trunk
+    answers for any picture from 1x1 on. Who must know of which size of picture the maps are pads to it beforehand.
 
     Attributes
     ----------
@@ -38,10 +37,15 @@ class Trunk(nn.Module):
     strides: tuple[int, ...]
     minimum_side: int
 
+    @property
+    def least_side(self) -> int:
+        """``minimum_side``, twice that while training: batch normalisation refuses a map of one value."""
+        return self.minimum_side * (2 if self.training else 1)
+
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """One map (B, channels[i], about H / strides[i], about W / strides[i]) a level, fine to coarse."""
         height, width = images.shape[-2:]
-        side = self.minimum_side * (2 if self.training else 1)
+        side = self.least_side
         if height < side or width < side:
             images = F.pad(images, (0, max(0, side - width), 0, max(0, side - height)))
         return self.maps(images)
