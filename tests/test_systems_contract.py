@@ -356,11 +356,11 @@ def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
         np.testing.assert_array_equal(candidates[kept].boxes, one.boxes_xyxy if turned is None else turned)
         assert (candidates.scores > system.decision.score_threshold).all()
         if isinstance(system, DenseDetector):
-            assert int(candidates.anchors.max()) < sum(map(len, record.anchors))
+            assert int(candidates.origins.max()) < sum(map(len, record.anchors))
             continue
         if isinstance(system, RegionDetector):
             regions = record.proposals.boxes[i]
-            assert len(record.scores[i]) == len(regions) >= int(candidates.regions.max()) + 1
+            assert len(record.scores[i]) == len(regions) >= int(candidates.origins.max()) + 1
     step = {DenseDetector: "head", SetDetector: "answers", YOLO: "grid"}.get(type(system), "regions")
     assert set(record.milliseconds) >= {"batch", "maps", step, "decision"}
 

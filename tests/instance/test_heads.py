@@ -62,7 +62,7 @@ def test_cut_masks_are_torchvisions():
 
 def test_an_object_without_a_mask_adds_none_to_the_loss():
     torch.manual_seed(0)
-    head = MaskHead(4, 3, RegionPooling(14, strides=(4,)), width=4)
+    head = MaskHead(4, (1, 2), RegionPooling(14, strides=(4,)), width=4)
     maps = [torch.randn(1, 4, 12, 12)]
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 20, 44, 44]])
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)

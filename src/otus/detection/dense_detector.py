@@ -16,10 +16,10 @@ from torchvision.ops import clip_boxes_to_image
 
 from otus.data.tensors import TensorSample
 from otus.detection.dense_parts import AnchorMaker, Assigner, Coder, Criterion, DenseHead, Maps, Scores
-from otus.detection.dense_stages import DenseAssignment, DenseDetections, DenseStages
+from otus.detection.dense_stages import DenseAssignment, DenseStages
 from otus.parts.batching import Target, make_batch, make_target
 from otus.parts.class_slots import slot_tables, slots_of
-from otus.parts.detections import as_instances, as_tensors
+from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.oriented_boxes import oriented_boxes
 from otus.parts.suppression import Decision
@@ -152,7 +152,7 @@ class DenseDetector(nn.Module):
             boxes = self.coder.decode(codes[i, index], everywhere[index])
             if not self.oriented:
                 boxes = clip_boxes_to_image(boxes, size_hw)
-            candidates = DenseDetections(boxes, scores, self.label_of_slot[slots], index)
+            candidates = Detections(boxes, scores, self.label_of_slot[slots], index)
             kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
             record.candidates.append(candidates)
             record.kept.append(kept)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from otus.parts.batching import Batch
 from otus.parts.dense_head import Answers
+from otus.parts.detections import Detections
 
 
 @dataclass(frozen=True)
@@ -24,22 +25,6 @@ class DenseAssignment:
     slots: Int[Tensor, "a"]
     positives: Int[Tensor, "p"]
     boxes: Float[Tensor, "p d"]
-
-
-@dataclass(frozen=True)
-class DenseDetections:
-    """Objects of one picture as tensors. ``anchors`` says of which anchor each was made."""
-
-    boxes: Float[Tensor, "n d"]
-    scores: Float[Tensor, "n"]
-    labels: Int[Tensor, "n"]
-    anchors: Int[Tensor, "n"]
-
-    def __getitem__(self, index: Tensor) -> "DenseDetections":
-        return DenseDetections(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 @dataclass
@@ -57,6 +42,6 @@ class DenseStages:
     milliseconds: dict[str, float]
     assignments: list[DenseAssignment] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
-    candidates: list[DenseDetections] = field(default_factory=list)
+    candidates: list[Detections] = field(default_factory=list)
     kept: list[Int[Tensor, "_"]] = field(default_factory=list)
-    detections: list[DenseDetections] = field(default_factory=list)
+    detections: list[Detections] = field(default_factory=list)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from otus.data.tensors import TensorSample
 from otus.detection.region_stages import Proposals, Stages, instances
 from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.box_head import Assignment, BoxHead, Detections
-from otus.parts.detections import as_tensors
+from otus.parts.box_head import Assignment, BoxHead
+from otus.parts.detections import Detections, as_tensors
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.suppression import Decision
 from otus.structures import Categories, Instances

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from otus.parts.batching import Batch
-from otus.parts.box_head import Assignment, Detections
+from otus.parts.box_head import Assignment
+from otus.parts.detections import Detections
 from otus.structures import Categories, Instances, Masks
 
 

@@ -27,7 +27,8 @@ from otus.detection.region_stages import Proposals, Stages, instances
 from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.batching import Target, make_batch, make_target
 from otus.parts.box_coding import BoxTransform
-from otus.parts.box_head import Detections, TwoFullyConnected
+from otus.parts.box_head import TwoFullyConnected
+from otus.parts.detections import Detections
 from otus.parts.losses import transform_loss
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.region_features import RegionPooling
@@ -148,7 +149,7 @@ class SingleObjectDetector(nn.Module):
         record.scores = list(torch.split(record.logits.softmax(dim=1), 1))
         for i, scores in enumerate(record.scores):
             score, label = scores.max(dim=1)
-            answer = Detections(self._boxes(record, i), score, label, label, torch.zeros_like(label))
+            answer = Detections(self._boxes(record, i), score, label, torch.zeros_like(label))
             candidates = answer[score > self.decision.score_threshold]
             kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
             record.candidates.append(candidates)

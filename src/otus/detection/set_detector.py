@@ -21,8 +21,7 @@ from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.parts.backbones import Trunk
 from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.box_head import Detections
-from otus.parts.detections import as_instances, as_tensors
+from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.modes import Stopwatch, drawing_from, predicting
 from otus.parts.set_matching import Match, pixels_of_picture
 from otus.parts.suppression import Decision
@@ -79,7 +78,7 @@ class SetStages:
     """The record of one pass over a batch, in the frame of the prepared pictures. Lists have one entry a picture.
 
     A pass that learns leaves ``losses``, one that predicts what follows them. ``candidates`` are all pairs of query and
-    category above the threshold (``Detections.regions`` names the query), ``kept`` the indices of those reported.
+    category above the threshold (``Detections.origins`` names the query), ``kept`` the indices of those reported.
     """
 
     batch: Batch
@@ -211,7 +210,7 @@ class SetDetector(nn.Module):
             record.answers.logits[-1], record.answers.boxes[-1], record.batch.sizes_hw, strict=True
         ):
             query, label, score = self.head.candidates(logits, score_threshold=self.decision.score_threshold)
-            found = Detections(pixels_of_picture(boxes[query], size_hw), score, label, label, query)
+            found = Detections(pixels_of_picture(boxes[query], size_hw), score, label, query)
             kept = self.decision.keep(found.boxes, score, label)
             record.candidates.append(found)
             record.kept.append(kept)

@@ -35,8 +35,7 @@ from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.parts.backbones import LayeredTrunk, Trunk, efficientnet_lite0_trunk
 from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.box_head import Detections
-from otus.parts.detections import as_instances, as_tensors
+from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.matching import iou_of_pairs
 from otus.parts.modes import Stopwatch, drawing_from, predicting
 from otus.parts.suppression import Decision
@@ -73,7 +72,7 @@ class GridAssignment:
 class YoloStages:
     """The record of one pass over a batch; lists have one entry a picture.
 
-    ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.regions`` counts boxes
+    ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.origins`` counts boxes
     through rows, columns and the K of a cell. A pass that learns leaves ``assignment`` and ``losses``.
     """
 
@@ -305,7 +304,7 @@ class YOLO(nn.Module):
         for boxes, of_picture, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
             region, label = torch.where(of_picture > self.decision.score_threshold)
             clipped = clip_boxes_to_image(boxes[region], size_hw)
-            found = Detections(clipped, of_picture[region, label], label, label, region)
+            found = Detections(clipped, of_picture[region, label], label, region)
             found = found[remove_small_boxes(clipped, 1e-2)]
             kept = self.decision.keep(found.boxes, found.scores, found.labels)
             record.candidates.append(found)

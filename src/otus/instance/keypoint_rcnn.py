@@ -22,7 +22,8 @@ from otus.detection.region_detector import RegionDetector
 from otus.errors import ShapeError
 from otus.instance.mask_rcnn import shared_maps_of
 from otus.parts.batching import Target
-from otus.parts.box_head import Assignment, Detections
+from otus.parts.box_head import Assignment
+from otus.parts.detections import Detections
 from otus.parts.losses import zero_loss
 from otus.parts.region_features import RegionPooling
 from otus.structures import Categories

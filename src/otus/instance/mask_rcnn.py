@@ -26,7 +26,9 @@ from otus.errors import UsageError
 from otus.parts.anchors import Anchors
 from otus.parts.backbones import efficientnet_lite0_trunk
 from otus.parts.batching import Target
-from otus.parts.box_head import Assignment, Detections
+from otus.parts.box_head import Assignment
+from otus.parts.class_slots import slot_tables
+from otus.parts.detections import Detections
 from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import zero_loss
 from otus.parts.region_features import RegionPooling, SharedMaps
@@ -42,8 +44,8 @@ class MaskHead(nn.Module):
     ----------
     channels
         Channels of the shared maps.
-    slots
-        Class slots of the box head; the map of slot 0, background, is never used.
+    class_slots
+        Of the box head, where each label stands among the maps; that of slot 0, background, is never used.
     pooling
         How pieces are cut.
     width
@@ -52,21 +54,25 @@ class MaskHead(nn.Module):
         Normalisation after each convolution; None as in the paper.
     """
 
+    slot_of_label: Tensor
+
     def __init__(
         self,
         channels: int,
-        slots: int,
+        class_slots: Sequence[int],
         pooling: RegionPooling,
         *,
         width: int = 256,
         norm_layer: type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        label_of_slot, slot_of_label = slot_tables(class_slots, background=True)
+        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
         self.pooling = pooling
         inputs = (channels, width, width, width)
         self.convs = nn.Sequential(*(Conv2dNormActivation(c, width, 3, norm_layer=norm_layer) for c in inputs))
         self.conv5_mask = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.mask_fcn_logits = nn.Conv2d(width, slots, 1)
+        self.mask_fcn_logits = nn.Conv2d(width, len(label_of_slot), 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -101,7 +107,7 @@ class MaskHead(nn.Module):
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Probabilities of the masks, each filling its object's box."""
-        slot = torch.cat([one.slots for one in detections])
+        slot = self.slot_of_label[torch.cat([one.labels for one in detections])]
         logits = self(self.pooling(maps, [one.boxes for one in detections]))
         of_class = logits[torch.arange(len(slot), device=slot.device), slot].sigmoid()
         return list(of_class.split_with_sizes([len(one) for one in detections]))
@@ -130,7 +136,7 @@ def mask_rcnn(
     maps = shared_maps_of(detector)
     pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
     detector.mask_head = MaskHead(
-        maps.out_channels, detector.box_head.slots, pooling, width=width, norm_layer=norm_layer
+        maps.out_channels, detector.box_head.slot_of_label.tolist(), pooling, width=width, norm_layer=norm_layer
     )
     return detector
 

@@ -23,6 +23,7 @@ from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 from otus.parts.batching import Target
 from otus.parts.box_coding import BoxTransform
 from otus.parts.class_slots import slot_tables
+from otus.parts.detections import Detections
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
 from otus.parts.sampling import BalancedSampler
@@ -46,23 +47,6 @@ class Assignment:
         """The regions that stand for an object, and which."""
         chosen = self.matches >= 0
         return self.regions[chosen], self.matches[chosen]
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Objects of one picture as tensors. ``regions`` says of which proposal each was made."""
-
-    boxes: Float[Tensor, "n 4"]
-    scores: Float[Tensor, "n"]
-    labels: Int[Tensor, "n"]
-    slots: Int[Tensor, "n"]
-    regions: Int[Tensor, "n"]
-
-    def __getitem__(self, index: Tensor) -> "Detections":
-        return Detections(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 class TwoFullyConnected(nn.Module):
@@ -188,7 +172,7 @@ class BoxHead(nn.Module):
         reported = (scores > score_threshold) & (self.label_of_slot >= 0)
         region, slot = torch.where(reported)
         boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
-        found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], slot, region)
+        found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], region)
         return found[remove_small_boxes(boxes, 1e-2)]
 
 

@@ -1,7 +1,7 @@
 """Detections as a batch leaves them, and as numpy values."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,22 +12,28 @@ from otus.structures import Categories, Instances, oriented
 from otus.structures.boxes import as_boxes
 
 
-class Found(Protocol):
-    """Objects of one picture as tensors; boxes xyxy or xywhr."""
+@dataclass(frozen=True)
+class Detections:
+    """Objects of one picture as tensors; boxes xyxy or xywhr.
 
-    @property
-    def boxes(self) -> Float[Tensor, "n _"]: ...
+    ``origins`` says of which region, anchor, box of a cell or query each was made.
+    """
 
-    @property
-    def scores(self) -> Float[Tensor, "n"]: ...
+    boxes: Float[Tensor, "n _"]
+    scores: Float[Tensor, "n"]
+    labels: Int[Tensor, "n"]
+    origins: Int[Tensor, "n"]
 
-    @property
-    def labels(self) -> Int[Tensor, "n"]: ...
+    def __getitem__(self, index: Tensor) -> "Detections":
+        return Detections(self.boxes[index], self.scores[index], self.labels[index], self.origins[index])
+
+    def __len__(self) -> int:
+        return len(self.boxes)
 
 
-def as_tensors(detections: Sequence[Found]) -> dict[str, Tensor]:
+def as_tensors(detections: Sequence[Detections]) -> dict[str, Tensor]:
     """``boxes``, ``scores``, ``labels`` of all pictures, and ``picture`` saying of which each is: what export sees."""
-    counts = torch.tensor([len(one.labels) for one in detections], device=detections[0].labels.device)
+    counts = torch.tensor([len(one) for one in detections], device=detections[0].labels.device)
     answer = {"picture": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)}
     return answer | {
         name: torch.cat([getattr(one, name) for one in detections]) for name in ("boxes", "scores", "labels")
@@ -35,7 +41,7 @@ def as_tensors(detections: Sequence[Found]) -> dict[str, Tensor]:
 
 
 def as_instances(
-    detections: Sequence[Found], sizes_hw: Sequence[tuple[int, int]], categories: Categories
+    detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], categories: Categories
 ) -> list[Instances]:
     """The detections of each picture as numpy values, in its own frame.
 

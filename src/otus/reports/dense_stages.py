@@ -52,8 +52,8 @@ class DenseExplanation(Explained):
             "maps": list(self._map_facts()),
             "truth": "detections" if self.truth is None else "labels",
             "matching": self._matching_facts(),
-            "before_nms": list(self._with_anchors(self.before, record.candidates[0].anchors)),
-            "detections": list(self._with_anchors(self.found, record.detections[0].anchors)),
+            "before_nms": list(self._with_anchors(self.before, record.candidates[0].origins)),
+            "detections": list(self._with_anchors(self.found, record.detections[0].origins)),
         }
 
     def page(self) -> Page:

@@ -21,7 +21,7 @@ from otus.detection.region_detector import RegionDetector
 from otus.detection.region_stages import Stages, instances
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
-from otus.parts.box_head import Detections
+from otus.parts.detections import Detections
 from otus.parts.region_crops import WarpedCrops, warp
 from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
@@ -204,7 +204,7 @@ class DetectionStages:
         """Detections, best first, each with the proposal that it was made of."""
         origins = self.boxes(self.record.proposals.boxes[0])
         for i in detections.scores.argsort(descending=True, stable=True).tolist():
-            region = int(detections.regions[i])
+            region = int(detections.origins[i])
             yield {
                 "category": self.system.categories[int(detections.labels[i])],
                 "score": float(detections.scores[i]),

@@ -140,13 +140,13 @@ class SetExplanation(Explained):
 
     def _detections(self) -> Iterator[dict[str, Any]]:
         assert self.found.scores is not None
-        regions = self.record.detections[0].regions
+        queries = self.record.detections[0].origins
         for i in range(len(self.found)):
             yield {
                 "category": self.system.categories[int(self.found.labels[i])],
                 "score": float(self.found.scores[i]),
                 "box_xyxy": self.found.boxes_xyxy[i].tolist(),
-                "query": int(regions[i]),
+                "query": int(queries[i]),
             }
 
     def _matching(self, boxes: np.ndarray) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from otus.data.tensors import to_tensors
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.batching import Batch
-from otus.parts.detections import Found, as_instances
+from otus.parts.detections import Detections, as_instances
 from otus.parts.suppression import Decision
 from otus.reports.page import Page, Section
 from otus.reports.stage_pieces import threshold_facts
@@ -92,7 +92,7 @@ def run(
         record = system.stages([prepared])
         decision = system.decision
 
-    def undone(detections: list[Found]) -> Instances:
+    def undone(detections: list[Detections]) -> Instances:
         batch: Batch = record.batch
         categories: Categories = system.categories
         return predictor.preprocess.undo(as_instances(detections, batch.sizes_hw, categories)[0], size_hw)

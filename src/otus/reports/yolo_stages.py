@@ -62,8 +62,8 @@ class YoloExplanation(Explained):
             "truth": "detections" if self.truth is None else "labels",
             "responsible": self._responsible(cells),
             "objects_lost": self.assignment.lost[0],
-            "before_nms": list(self._with_cells(self.before, record.candidates[0].regions)),
-            "detections": list(self._with_cells(self.found, record.detections[0].regions)),
+            "before_nms": list(self._with_cells(self.before, record.candidates[0].origins)),
+            "detections": list(self._with_cells(self.found, record.detections[0].origins)),
         }
 
     def page(self) -> Page:
