@@ -13,7 +13,7 @@ from otus.detection.fast_rcnn import fast_rcnn
 from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.rcnn import rcnn, rcnn_vgg16
 from otus.detection.region_detector import RegionDetector
-from otus.detection.spp_net import PAPER_LEVELS, SpatialPyramid, map_cells, spp_net
+from otus.detection.spp_net import PAPER_LEVELS, SpatialPyramid, map_cells, spp_net, spp_net_vgg16
 from otus.errors import UsageError
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.batching import make_batch
@@ -97,6 +97,29 @@ def test_the_cells_of_a_box_lie_on_the_map():
     assert (cells[:, :2] <= cells[:, 2:]).all()
     assert cells.min() >= 0
     assert cells.max() <= 3
+
+
+def test_the_cells_of_vgg_see_half_a_stride_further():
+    """By the gradient of a cell, through VGG-16's strides and paddings with one channel and means for maxima."""
+    layers = []
+    for layer in spp_net_vgg16(CATEGORIES, features=4).region_features.trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            layers.append(nn.Conv2d(1, 1, 3, stride=layer.stride, padding=layer.padding, bias=False))
+            nn.init.ones_(layers[-1].weight)
+        elif isinstance(layer, nn.MaxPool2d):
+            layers.append(nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding))
+    image = torch.ones(1, 1, 512, 512, requires_grad=True)
+    nn.Sequential(*layers)(image)[0, 0, 16, 16].backward()
+    weight = image.grad[0, 0].sum(dim=0)
+    centre = float((weight * (torch.arange(512) + 0.5)).sum() / weight.sum())
+    features = spp_net_vgg16(CATEGORIES, features=4).region_features
+    assert centre == pytest.approx(16 * 16 + features.offset)
+    # A box of four cells' width is seen by the four whose centres lie in it, alike from both sides.
+    maps = [torch.arange(32.0).expand(1, 512, 32, 32).contiguous()]
+    batch = make_batch([{"image": torch.zeros(3, 512, 512)}], divisor=1)
+    found = [features.extract(maps, batch, [torch.tensor([[left, 0.0, left + 64, 64]])])[0] for left in (0.0, 192.0)]
+    assert [float(one[-1]) for one in found] == [3, 15]
+    assert [float(one[0]) for one in found] == [0, 12]
 
 
 def of_crops() -> RegionDetector:

@@ -14,7 +14,7 @@ from otus.instance.mask_rcnn import MaskHead, crop_masks, mask_rcnn
 from otus.parts.batching import Target
 from otus.parts.box_head import Assignment, BoxHead
 from otus.parts.region_features import RegionPooling
-from otus.structures import Categories
+from otus.structures import Categories, KeypointNames
 
 
 def regions(count: int, seed: int) -> torch.Tensor:
@@ -101,4 +101,8 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
     with pytest.raises(UsageError, match="shared maps, not Crops"):
         mask_rcnn(detector)
     with pytest.raises(ShapeError, match="none of the categories cat has any"):
+        keypoint_rcnn(detector)
+    points = (("cat", KeypointNames(("nose",))), ("dog", KeypointNames(("nose", "tail"))))
+    detector.categories = Categories(("cat", "dog"), keypoints=points)
+    with pytest.raises(ShapeError, match="equally many of all categories that have some, got cat 1, dog 2"):
         keypoint_rcnn(detector)

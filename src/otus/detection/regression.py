@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_area, clip_boxes_to_image
+from torchvision.ops import box_area, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.tensors import TensorSample
 from otus.detection.region_stages import Proposals, Stages, instances
@@ -150,7 +150,8 @@ class SingleObjectDetector(nn.Module):
         for i, scores in enumerate(record.scores):
             score, label = scores.max(dim=1)
             answer = Detections(self._boxes(record, i), score, label, torch.zeros_like(label))
-            candidates = answer[score > self.decision.score_threshold]
+            sure = answer[score > self.decision.score_threshold]
+            candidates = sure[remove_small_boxes(sure.boxes, 1e-2)]
             kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
             record.candidates.append(candidates)
             record.kept.append(kept)

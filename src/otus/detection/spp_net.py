@@ -45,14 +45,18 @@ class SpatialPyramid(nn.Module):
         Pictures in, maps out, of which the last counts.
     levels
         Bins of each grid along a side.
+    offset
+        Pixels of the picture that the first cell of the map sees around: 0 where convolutions are padded by half their size;
+        where they or the pools are not, appendix A asks for one.
     """
 
-    def __init__(self, trunk: Trunk, *, levels: Sequence[int] = PAPER_LEVELS) -> None:
+    def __init__(self, trunk: Trunk, *, levels: Sequence[int] = PAPER_LEVELS, offset: float = 0.0) -> None:
         super().__init__()
         if not levels or min(levels) < 1:
             raise UsageError(f"levels: expected at least one number of bins from 1 on, got {tuple(levels)}")
         self.trunk = trunk
         self.levels = tuple(levels)
+        self.offset = offset
 
     @property
     def out_features(self) -> int:
@@ -75,7 +79,9 @@ class SpatialPyramid(nn.Module):
         # The CPU operator knows float32 with channels first only.
         x = maps[-1].to(torch.float32, memory_format=torch.contiguous_format)
         regions = with_picture(boxes)
-        cells = map_cells(regions[:, 1:], stride=self.trunk.strides[-1], map_hw=(x.shape[-2], x.shape[-1]))
+        cells = map_cells(
+            regions[:, 1:] - self.offset, stride=self.trunk.strides[-1], map_hw=(x.shape[-2], x.shape[-1])
+        )
         windows = torch.cat([regions[:, :1], cells.to(regions.dtype)], dim=1)
         # roi_pool counts the last row and column of a window in, and cuts it into bins from floor to ceiling.
         return torch.cat([roi_pool(x, windows, level).flatten(start_dim=1) for level in self.levels], dim=1)
@@ -97,7 +103,7 @@ def map_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[int, in
     last = (boxes[:, 2:] / stride).ceil().long() - 1
     nearest = ((boxes[:, :2] + boxes[:, 2:]) / (2 * stride)).round().long()
     first, last = torch.where(first <= last, first, nearest), torch.where(first <= last, last, nearest)
-    return torch.cat([torch.minimum(first, limit), torch.minimum(last, limit)], dim=1)
+    return torch.cat([first, last], dim=1).clamp(min=0).minimum(limit.repeat(2))
 
 
 def spp_net(
@@ -155,7 +161,8 @@ def spp_net_vgg16(
     """
     trunk = torchvision_trunk("vgg16", levels=(4,))
     freeze_stages(trunk, frozen_level)
-    return spp_net(SpatialPyramid(trunk), categories, proposer=GivenProposals(proposals), features=features)
+    pyramid = SpatialPyramid(trunk, offset=8.0)  # four pools of 2x2 without padding: half a stride
+    return spp_net(pyramid, categories, proposer=GivenProposals(proposals), features=features)
 
 
 def spp_net_efficientnet_lite0(

@@ -131,13 +131,17 @@ def keypoint_rcnn(detector: RegionDetector, *, width: int = 512, depth: int = 8)
     Raises
     ------
     ShapeError
-        If none of the detector's categories has keypoints.
+        If none of the detector's categories has keypoints, or some have more than others: there is one map for each.
     """
-    if not detector.categories.keypoints:
+    counts = {name: len(points) for name, points in detector.categories.keypoints}
+    if not counts:
         raise ShapeError(f"keypoints: none of the categories {', '.join(detector.categories)} has any")
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {told}")
     maps = shared_maps_of(detector)
     pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
-    keypoints = len(detector.categories.keypoints[0][1])
+    keypoints = next(iter(counts.values()))
     detector.keypoint_head = KeypointHead(maps.out_channels, keypoints, pooling, width=width, depth=depth)
     return detector
 

@@ -28,7 +28,7 @@ class WarpedCrops(nn.Module):
     trunk
         Crops in, maps out, of which the last counts.
     side
-        Height and width of a crop.
+        Height and width of a crop, at least twice what the trunk needs.
     context
         Pixels of a crop, on each of its sides, that show what is around the region.
     chunk
@@ -44,6 +44,8 @@ class WarpedCrops(nn.Module):
             raise UsageError(
                 f"crops: expected 0 <= 2 * context < side and chunk >= 1, got {side=}, {context=}, {chunk=}"
             )
+        if side < 2 * trunk.minimum_side:  # it would be padded while learning alone (Trunk.least_side)
+            raise UsageError(f"crops: expected a side of {2 * trunk.minimum_side} pixels or more, got {side}")
         self.trunk = trunk
         self.side = side
         self.context = context

@@ -312,7 +312,7 @@ def threshold_plot(
             ha="left" if right else "right",
         )
     axes.set(ylim=(0, 1.03))
-    axes.legend(loc="best")
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -133,7 +133,7 @@ def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Losses on the left, validation on the right, by epoch."""
     from matplotlib.figure import Figure  # a second to import, and never needed before the first epoch ended
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     names = dict.fromkeys(name for row in history for name in row)
     for name in names:
@@ -144,6 +144,6 @@ def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     for axes, title in ((left, "loss"), (right, "validation")):
         axes.set(xlabel="epoch", title=title)
         if axes.lines:
-            axes.legend(fontsize="small")
+            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside: to find a free place is slow
     with staged_file(path) as stage:
         figure.savefig(stage, dpi=100)
