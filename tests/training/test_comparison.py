@@ -146,6 +146,10 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
         Contender.parse("runs/tiny.safetensors")
     with pytest.raises(UsageError, match="at least one name or file"):
         compare([""], data / "val", **options)
+    with pytest.raises(UsageError, match="budget: expected minutes, more than 0, got 0"):
+        compare(["tiny"], data / "val", budget_minutes=0, **options)
+    with pytest.raises(UsageError, match="limit: expected at least one picture, got 0"):
+        compare(["tiny"], data / "val", limit=0, **options)
     with pytest.raises(UsageError, match="'tinny' is not one of: tiny"):
         Contender.parse("tinny")
     assert otus_compare(data, "--models", "tiny", "--predictions", "a,b")[0] == 2

@@ -15,8 +15,9 @@ from otus.data.tensors import TensorSample
 from otus.errors import TrainingError, UsageError
 from otus.training.budget import plan_steps, validation_is_due
 from otus.training.feeding import Feed, OtherPictures, epoch_order
-from otus.training.optimization import learning_rate
+from otus.training.optimization import learning_rate, make_optimizer
 from otus.training.randomness import model_generator
+from otus.training.resuming import pack, unpack
 from otus.training.settings import TrainSettings
 from otus.training.state import RunState, Validation
 from otus.zoo.checkpoint import load_checkpoint
@@ -124,6 +125,27 @@ def test_every_process_takes_its_part_of_each_batch(scenes: Dataset) -> None:
     whole = next(Feed(scenes, PREPROCESS, settings).plan())
     parts = [next(Feed(scenes, PREPROCESS, settings, rank=rank, world_size=2).plan()) for rank in range(2)]
     assert parts[0] + parts[1] == whole
+
+
+def test_of_equal_validations_the_last_is_kept_and_patience_counts_them() -> None:
+    state, kept = RunState(total_steps=9), []
+    for step, score in enumerate((0.0, 0.0, 0.5, 0.4, 0.5), start=1):
+        state.step = step
+        kept.append(state.count_validation({}, Validation({}, score), seconds=1.0))
+    assert kept == [True, True, True, False, True]
+    assert (state.best_score, state.best_step, state.validations_since_best) == (0.5, 5, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # "meta" stands for a GPU, and keeps no values
+def test_the_optimizers_tensors_go_to_where_the_weights_are() -> None:
+    system = tiny_detector()
+    optimizer = make_optimizer(system, TrainSettings())
+    sum(parameter.sum() for parameter in system.parameters()).backward()
+    optimizer.step()
+    tensors, elsewhere = pack(system, system, optimizer), tiny_detector().to("meta")
+    resumed = make_optimizer(elsewhere, TrainSettings())
+    unpack(tensors, system=elsewhere, averaged=elsewhere, optimizer=resumed)
+    assert {value.device.type for state in resumed.state.values() for value in state.values()} == {"meta"}
 
 
 def test_learning_rate_rises_then_falls() -> None:

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import PREPROCESS, TinyDetector, interrupt_at, write_scenes
@@ -101,6 +102,38 @@ def test_other_data_are_not_resumed(tiny: None, coco_scenes: Path, tmp_path: Pat
     other = write_scenes(tmp_path / "other", 12, seed=5)
     with pytest.raises(UsageError, match="data_digest: was"):
         train("tiny", other, settings=QUICK, resume=run.folder, quiet=True)
+
+
+def test_a_run_that_had_not_begun_is_begun_by_resuming_it(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+    first = train("tiny", scenes, settings=QUICK, out=tmp_path, quiet=True)
+    run = train("tiny", scenes, weights=first.last, settings=QUICK, out=tmp_path, name="one", quiet=True)
+    expected = load_checkpoint(run.last)[0]
+    config = json.loads((run.folder / "config.json").read_text())
+    for file in (run.folder / "weights").iterdir():  # as if it had been stopped before its first checkpoint
+        file.unlink()
+    del config["boxes"]  # and begun when there was no such setting
+    (run.folder / "config.json").write_text(json.dumps(config))
+    again = train("tiny", scenes, weights=first.last, settings=QUICK, resume=run.folder, quiet=True)
+    assert again.folder == run.folder
+    ours = load_checkpoint(again.last)[0]
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+    (run.folder / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json is damaged"):
+        train("tiny", scenes, settings=QUICK, resume=run.folder, quiet=True)
+
+
+def test_what_cannot_be_validated_by_is_said_before_training(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+    nothing = scenes.select(np.zeros(0, dtype=np.int64))
+    labelled = replace(scenes, objects=None, picture_labels=np.zeros(len(scenes), dtype=np.int64))
+    unknown = replace(scenes, categories=Categories(tuple(f"new {name}" for name in scenes.categories)))
+    for val, message in (
+        (nothing, "no pictures with objects or categories to validate by"),
+        (labelled, "has no objects to validate by"),
+        (unknown, "new "),
+    ):
+        with pytest.raises((DataError, UsageError), match=message):
+            train("tiny", scenes, val=val, settings=QUICK, out=tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_data_of_several_folders_and_what_is_said_of_them(

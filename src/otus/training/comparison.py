@@ -31,7 +31,7 @@ from otus.errors import MissingExtraError, UsageError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device
 from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of
 from otus.reports.drawing import draw
 from otus.structures import Instances, Objects
@@ -135,6 +135,10 @@ def compare(
     KeyboardInterrupt
         If a training is stopped; the same command goes on with it.
     """
+    if budget_minutes is not None and not budget_minutes > 0:
+        raise UsageError(f"budget: expected minutes, more than 0, got {budget_minutes:g}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: expected at least one picture, got {limit}")
     contenders = [Contender.parse(text) for text in models if text]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
@@ -149,14 +153,15 @@ def compare(
     learned, judged_on, whole = _material(
         data, val, format=format, split=split, val_split=val_split, learns=bool(trained), seed=settings.seed
     )
-    if judged_on.objects is None:
-        raise UsageError(f"{whole.source}: has no objects to judge detectors by")
+    if judged_on.objects is None or not len(judged_on):
+        raise UsageError(f"{whole.source}: has no pictures with objects to judge detectors by")
     if limit is not None and limit < len(judged_on):
         judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
     place = {file: index for index, file in enumerate(whole.pictures.files)}
     place_in_whole = np.array([place[file] for file in judged_on.pictures.files], dtype=int)
     folder = Path(out)
     common = {
+        "device": str(choose_device(settings.device)),
         "precision": precision,
         "judged_on": fingerprint(judged_on),
         "learned": None if learned is None else fingerprint(learned),
@@ -165,20 +170,21 @@ def compare(
     rows = []
     for one in contenders:
         own = dataclasses.replace(at_own_rate(settings, one.model), minutes=budget_minutes) if one in trained else None
-        key = {"model": one.model, "weights": _file_key(one), "settings": own and dataclasses.asdict(own), **common}
+        weights = one.weights
+        if weights is None and own is None:
+            weights = read_weights(None, model=one.model).source
+        key = {"model": one.model, "weights": _file_key(weights), "settings": own and dataclasses.asdict(own), **common}
         kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
         if kept.is_file():
             rows.append(read_row(kept))
             say(f"{one.model}: kept from before ({kept})")
             continue
         start = None
-        weights: str | Path | None = one.weights
         if own is not None and learned is not None:
             say(f"{one.model}: training for {budget_minutes:g} minutes")
             weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
-        elif weights is None:
-            weights = read_weights(None, model=one.model).source
-        training_record = read_weights_file(Path(weights), model=one.model).training
+        assert weights is not None
+        training_record = read_weights_file(weights, model=one.model).training
         predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
         say(f"{one.model}: predicting {len(judged_on)} pictures")
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
@@ -355,10 +361,10 @@ def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slu
         write_picture(folder / f"{slug}-{stem}.jpg", draw(dataset.image(index), sure))
 
 
-def _file_key(contender: Contender) -> str | None:
-    if contender.weights is None:
+def _file_key(weights: Path | None) -> str | None:
+    if weights is None:
         return None
-    with contender.weights.open("rb") as file:
+    with weights.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

@@ -28,26 +28,30 @@ def open_material(
     Raises
     ------
     UsageError, DataError
-        As :func:`~otus.data.open.open_dataset`; or if there is nothing to learn from or to keep aside.
+        As :func:`~otus.data.open.open_dataset`; or if there is nothing to learn from, to keep aside or to validate by.
     """
 
     def opened(source: Data, split: str | None) -> Dataset:
         return source if isinstance(source, Dataset) else open_dataset(source, format=format, split=split)
 
     several = [opened(source, split) for source in sources]
-    for dataset in several:
-        if (dataset.objects is None and dataset.picture_labels is None) or not len(dataset):
-            raise DataError(
-                "has no pictures with objects or categories to learn from", file=dataset.source, remedy="choose another"
-            )
+    _refuse_bare(several, "to learn from")
     train_set = merge(several)
     if isinstance(val, float | int):
         return split_off(train_set, float(val), seed=seed)
-    if val is not None:
-        return train_set, opened(val, val_split)
-    if val_split is not None:
-        return train_set, merge([opened(source, val_split) for source in sources])
-    return train_set, None
+    if val is None and val_split is None:
+        return train_set, None
+    kept_aside = [opened(source, val_split) for source in (sources if val is None else [val])]
+    _refuse_bare(kept_aside, "to validate by")
+    return train_set, merge(kept_aside)
+
+
+def _refuse_bare(datasets: Sequence[Dataset], purpose: str) -> None:
+    for dataset in datasets:
+        if (dataset.objects is None and dataset.picture_labels is None) or not len(dataset):
+            raise DataError(
+                f"has no pictures with objects or categories {purpose}", file=dataset.source, remedy="choose another"
+            )
 
 
 def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
@@ -63,6 +67,8 @@ def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
         )
     if val_set is None:
         return [*lines, "note: nothing is validated; --val takes a data set or a share such as 0.1"]
+    if val_set.objects is not None and val_set.objects.is_crowd.all():
+        lines.append("warning: there is no object on the validation pictures: no figure can be told")
     shared = shared_pictures(train_set, val_set)
     if shared:
         what = "all" if len(shared) == len(val_set) else f"{len(shared)} of {len(val_set)}"

@@ -45,9 +45,9 @@ def unpack(tensors: Mapping[str, Tensor], *, system: nn.Module, averaged: nn.Mod
     for place, value in checkpoint_part(tensors, "optimizer").items():
         name, key = place.rsplit("/", 1)
         parameter = own[name]
-        # In the parameter's layout: the fused optimizers walk both memories in step.
-        like = torch.empty_like(parameter, dtype=value.dtype) if value.shape == parameter.shape else value.clone()
-        optimizer.state[parameter][key] = like.copy_(value)
+        # In the parameter's layout: the fused optimizers walk both memories in step; and where it is, counters too.
+        like = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
+        optimizer.state[parameter][key] = like.to(parameter.device).copy_(value)
 
 
 def restore_state(record: Mapping[str, Any]) -> RunState:

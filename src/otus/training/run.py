@@ -19,7 +19,7 @@ from otus.data.merging import with_categories
 from otus.data.pictures import write_picture
 from otus.data.splitting import fingerprint
 from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
-from otus.errors import UsageError
+from otus.errors import DataError, UsageError
 from otus.inference.proposals import with_proposals
 from otus.parts.backbones import freeze_norms
 from otus.parts.preprocess import Preprocess
@@ -123,12 +123,13 @@ def train(
     fabric = start_fabric(settings)
     say = TrainProgress(quiet=quiet or not fabric.is_global_zero)
     before = None if resume is None else read_config(resume)
+    goes_on = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()  # else it had not begun
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     train_set, val_set = open_material(
         sources, val, format=format, split=split, val_split=val_split, seed=settings.seed
     )
     found = None
-    if weights is not None and before is None:
+    if weights is not None and not goes_on:
         found = find_weights(weights, model=model if isinstance(model, str) else None)
     system, header = _build(model, train_set.categories, found, before, seed=settings.seed)
     settings = at_own_rate(settings, header.builder)
@@ -139,6 +140,10 @@ def train(
         freeze_norms(system)
     categories: Categories = system.categories  # type: ignore[assignment]
     train_set = with_categories(train_set, categories)
+    if val_set is not None:
+        if val_set.objects is None and not isinstance(system, ImageClassifier):
+            raise DataError("has no objects to validate by", file=val_set.source, remedy="choose another")
+        val_set = with_categories(val_set, categories)
     with say.counting("proposals") as count:  # the first process finds what is missing, the others wait for it
         if fabric.is_global_zero:
             with_proposals(train_set, system, workers=1, report=count)
@@ -186,14 +191,12 @@ def train(
     say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
     validator: Validate | None = None
     if val_set is not None:
-        aligned, picture = with_categories(val_set, categories), path / "validation.jpg"
         if isinstance(system, ImageClassifier):
-            validator = ClassificationValidator(aligned, preprocess, fabric, workers=settings.workers)
+            validator = ClassificationValidator(val_set, preprocess, fabric, workers=settings.workers)
         else:
-            validator = Validator(aligned, preprocess, fabric, workers=settings.workers, picture=picture)
-    result = fit(
-        system, feed=feed, fabric=fabric, validate=validator, folder=folder, resume=before is not None, progress=say
-    )
+            picture = path / "validation.jpg"
+            validator = Validator(val_set, preprocess, fabric, workers=settings.workers, picture=picture)
+    result = fit(system, feed=feed, fabric=fabric, validate=validator, folder=folder, resume=goes_on, progress=say)
     return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
 
 
@@ -233,7 +236,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise UsageError(f"resume: {folder} is not the folder of a run, there is no {file.name} in it")
-    return json.loads(file.read_text())
+    try:
+        # What is not in it was not there to be said when the run began.
+        return {**dataclasses.asdict(TrainSettings()), **json.loads(file.read_text())}
+    except (ValueError, TypeError):
+        raise UsageError(f"resume: {file} is damaged, start a new run with --weights of this one") from None
 
 
 def _build(

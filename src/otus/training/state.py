@@ -32,7 +32,7 @@ class RunState:
     loss_sums, epoch_s, waited_s
         Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for pictures.
     best_score, best_step, validations_since_best
-        The best validation; None before the first.
+        The best validation; None before the first. Validations since one that was better than all before it.
     history
         A row for each epoch that ended.
     """
@@ -82,14 +82,15 @@ class RunState:
         return row
 
     def count_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
-        """Add a validation to the row of its epoch; whether it is the best so far."""
+        """Add a validation to the row of its epoch; whether it is the best so far, of equals the last."""
         row |= {"score": found.score}
         row |= {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
         self.seconds += seconds
         self.seconds_of_validation = seconds
         self.validated_at_s = self.seconds
-        if self.best_score is not None and not found.score > self.best_score:
-            self.validations_since_best += 1
+        better = self.best_score is None or found.score > self.best_score
+        self.validations_since_best = 0 if better else self.validations_since_best + 1
+        if not better and found.score != self.best_score:
             return False
-        self.best_score, self.best_step, self.validations_since_best = found.score, self.step, 0
+        self.best_score, self.best_step = found.score, self.step
         return True

