@@ -48,6 +48,7 @@ SETTINGS = TrainSettings(
     average_decay=0.998,
     precision="bf16-mixed",
 )
+LARGER = (0.9, 1.0, 1.15, 1.3, 1.45)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def train(
     model: Annotated[str, typer.Option(help="One of: " + ", ".join(MODELS))] = "mask_rcnn_efficientnet_lite0_fpn",
     minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 360,
     weights: Annotated[str | None, typer.Option(help="Start from these, or packaged, instead of ImageNet's.")] = None,
+    larger: Annotated[bool, typer.Option("--larger", help="Larger pictures, for weights that know the rest.")] = False,
     rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
 ) -> None:
@@ -118,7 +120,8 @@ def train(
     data = [open_dataset(folder, format="voc", split="train") for folder in (voc2007, voc2012)]
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
     start = weights or imagenet_start(model, data[0].categories, out / "imagenet-start.safetensors")
-    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate)
+    scales = LARGER if larger else SETTINGS.scales
+    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate, scales=scales)
     trained = train_model(
         model,
         data,
