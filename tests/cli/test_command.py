@@ -60,3 +60,17 @@ def test_public_names_are_there():
         assert getattr(otus, name) is not None
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = otus.no_such_name
+
+
+@pytest.mark.parametrize("option", ["--out", "--name"])
+def test_a_resumed_run_has_its_folder(option, tmp_path):
+    done = otus("train", "--resume", tmp_path, option, "other")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--out and --name are of a new run" in done.stderr
+
+
+def test_what_is_said_of_a_run_stands_as_it_is(capsys):
+    from otus.training.progress import TrainProgress
+
+    TrainProgress().say("left out: [/bold] of pa[old]th :owl:")
+    assert capsys.readouterr().err == "left out: [/bold] of pa[old]th :owl:\n"

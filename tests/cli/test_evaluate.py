@@ -125,7 +125,7 @@ def test_a_faulty_prediction_is_named_or_left_out(name, files):
     [
         ({"id": 1}, "duplicate_id", "annotations[1].id"),
         ({"image_id": 8}, "unknown_picture", "annotations[1].image_id"),
-        ({"bbox": [20, 2, -10, 10]}, "bad_boxes_xyxy", "(id 2).boxes_xyxy"),
+        ({"bbox": [20, 2, -10, 10]}, "inverted_box", "annotations[1].bbox"),
         ({"area": -5}, "bad_areas", "(id 2).areas"),
     ],
 )
@@ -210,3 +210,66 @@ assert done.exit_code == 0, done.output
 assert not {{"scipy.optimize", "scipy.linalg", "torch"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_of_pictures_go_before_numbers(files):
+    labels, found = files
+    labels.write_text(
+        json.dumps({**LABELS, "images": [*LABELS["images"], {**LABELS["images"][0], "id": 1, "file_name": "b.png"}]})
+    )
+    found.write_text(json.dumps([{**one, "image_id": 1, "file_name": "photos/a.png"} for one in FOUND]))
+    done = run(labels, found, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["bbox"]["AP"] == pytest.approx(51 / 101)
+    found.write_text(json.dumps([{**FOUND[0], "file_name": "photos/c.png"}]))
+    done = run(labels, found)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "'photos/c.png' does not name one picture of the data" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["[/bold] owl", "[red]", ":owl:"])
+def test_names_with_brackets_and_colons_stand_as_they_are(name, tmp_path):
+    folder = tmp_path / name.replace("/", "")
+    folder.mkdir()
+    labels, found = folder / "labels.json", folder / "results.json"
+    labels.write_text(json.dumps({**LABELS, "categories": [{"id": 3, "name": name}]}))
+    found.write_text(json.dumps(FOUND))
+    done = run(labels, found, "--choose-thresholds", "--out", str(folder / "thresholds.json"))
+    assert done.exit_code == 0, done.stderr or done.exception
+    assert done.stdout.count(name) >= 2
+    assert f"thresholds written to {folder}" in done.stdout
+    compared = ["compare", "--data", str(labels), "--predictions", f"{found},{found}", "--resamples", "20"]
+    done = CliRunner().invoke(app, compared)
+    assert done.exit_code == 0, done.stderr or done.exception
+    assert done.stdout.startswith(f"{labels}: ")
+    assert f"\n│ {name} " in done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_figures_are_said_though_plots_cannot_be_written(files, tmp_path, options):
+    (tmp_path / "taken").write_text("a file, so no folder can be there")
+    done = run(*files, "--plots", str(tmp_path / "taken" / "plots"), *options)
+    assert done.exit_code == 1
+    assert "cannot be written" in done.stderr
+    if options:
+        assert json.loads(done.stdout)["bbox"]["AP"] == pytest.approx(51 / 101)
+    else:
+        assert "0.505" in done.stdout
+
+
+def test_weights_beside_a_file_are_refused_and_stay(files, tmp_path):
+    model, weights = tmp_path / "m.safetensors", tmp_path / "w.safetensors"
+    model.write_bytes(b"model")
+    weights.write_bytes(b"weights")
+    command = ["evaluate", "--data", str(files[0]), "--model", str(model), "--weights", str(weights)]
+    done = CliRunner().invoke(app, [*command, "--choose-thresholds"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{model} is a file of weights itself; leave out {weights}" in done.stderr
+    assert weights.read_bytes() == b"weights"
+
+
+def test_a_split_that_is_not_there_is_said_with_those_that_are(files, tmp_path):
+    files[0].rename(tmp_path / "val.json")
+    done = run(tmp_path / "val.json", files[1], "--split", "train")
+    assert done.exit_code == 2
+    assert "holds none of split 'train'; choose by --format and --split:\n  --format coco --split val" in done.stderr

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +256,63 @@ def test_a_page_shows_the_overlays_and_lists_what_was_found_where(good, picture,
     expected = [[one["category"], f"{one['score']:.4g}", *(str(round(v)) for v in one["bbox"])] for one in found]
     assert cells == [["picture.png", *row] for row in expected]
     refused(run(picture, "--model", NAME, "--weights", good, "--json", "--page"), 2, "--page needs --out")
+
+
+def test_photographs_are_never_replaced(good, tmp_path):
+    folder = tmp_path / "same"
+    folder.mkdir()
+    Image.fromarray(scene()).save(folder / "owl.jpg")
+    before = (folder / "owl.jpg").read_bytes()
+    options = ("--model", NAME, "--weights", good, "--out", folder)
+    refused(run(folder, *options), 2, r"--out: .*same holds pictures to predict on, .*owl\.jpg; name another folder")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"owl.jpg": before}
+
+
+def test_a_second_run_sees_what_the_first_saw(good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(scene()).save("owl.png")
+    files = []
+    for _ in range(2):
+        done = run(".", "--model", NAME, "--weights", good)
+        assert done.exit_code == 0, done.stderr
+        files.append(re.findall(r"^(\S+) \d+x\d+:", done.stdout, flags=re.MULTILINE))
+    assert files == [["owl.png"], ["owl.png"]]
+
+
+def test_json_is_whole_whatever_is_not_there(good, picture, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = ("--model", NAME, "--weights", good, "--json")
+    done = run(tmp_path / "nomatch*.jpg", *options)
+    assert (done.exit_code, json.loads(done.stdout)) == (1, {"model": NAME, "images": []})
+    assert "nomatch*.jpg: no file fits this pattern" in done.stderr
+    done = run(picture, tmp_path / "empty", picture, *options)
+    assert done.exit_code == 1
+    assert [one["file"] for one in json.loads(done.stdout)["images"]] == [str(picture)] * 2
+    assert "empty: holds no picture" in done.stderr
+
+
+def test_json_is_closed_when_the_work_breaks_off(good, picture, tmp_path):
+    (tmp_path / "taken").write_text("a file, so no folder can be there")
+    out = tmp_path / "taken" / "out"
+    done = run(picture, "--model", NAME, "--weights", good, "--json", "--out", out)
+    assert done.exit_code == 1
+    assert "cannot be written" in done.stderr
+    assert json.loads(done.stdout) == {"model": NAME, "images": []}
+
+
+def test_weights_beside_a_file_are_refused(good, picture, tmp_path):
+    refused(run(picture, "--model", good, "--weights", good), 2, r"weights: .*good\.pth is a file of weights itself")
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are text there")
+def test_names_that_are_no_text_are_spelt_out(good, picture, tmp_path):
+    picture.rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    command = [sys.executable, "-m", "otus", "predict", tmp_path, "--model", NAME, "--weights", good]
+    said = []
+    for options in (["--json"], ["--out", tmp_path / "out", "--page"]):
+        done = subprocess.run([*command, *options], capture_output=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.decode("utf-8"))
+    assert json.loads(said[0])["images"][0]["file"].endswith("caf\\udce9.png")
+    assert "caf\\udce9.png" in said[1]
+    assert b"caf\xe9.jpg" in os.listdir(os.fsencode(tmp_path / "out"))

@@ -142,6 +142,25 @@ def test_every_field_has_its_place(tmp_path: Path) -> None:
     assert keypoints.skeleton == ((0, 1),)
 
 
+def test_a_box_around_keypoints_is_around_those_that_are_labelled(tmp_path: Path) -> None:
+    keypoints = {
+        1: [20, 20, 2, 30, 25, 1, 0, 0, 0],  # the third is not labelled
+        2: [20, 20, 2, 30, 25, 2],  # of a category with two
+        3: [20, 20, 0, 30, 25, 0],
+    }
+    annotations = [{"id": k, "image_id": 1, "category_id": 1, "keypoints": v} for k, v in keypoints.items()]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}],
+        "categories": [{"id": 1, "name": "person"}],
+        "annotations": annotations,
+    }
+    objects = read(saved(tmp_path, content)).objects
+    assert objects is not None
+    assert objects.boxes_xyxy.tolist() == [[20, 20, 30, 25]] * 3
+    assert objects.keypoints is not None
+    assert objects.keypoints[1].tolist() == [[20, 20, 2], [30, 25, 2], [0, 0, 0]]
+
+
 def test_everything_survives_a_second_trip(tmp_path: Path) -> None:
     first = read(saved(tmp_path, document()))
     second = read(written(first, tmp_path / "out"))

@@ -42,6 +42,9 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
         ({"image_id": 2}, "annotations[1].image_id", "no picture"),
         ({"category_id": 2}, "annotations[1].category_id", "no category"),
         ({"id": 1}, "annotations[1].id", "same id"),
+        ({"bbox": [3, 0, -2, 2]}, "annotations[1].bbox", "0 or more, got [-2.0, 2.0]"),
+        ({"bbox": [0, 3, 2, -2], "iscrowd": None}, "annotations[1].bbox", "0 or more, got [2.0, -2.0]"),
+        ({"amodal_bbox": [3, 0, -2, 2]}, "annotations[1].amodal_bbox", "0 or more"),
         ({"segmentation": [[0, 0, 1, 1]]}, "annotations[1].segmentation[0]", "3 points or more"),
         ({"segmentation": {"size": [4, 6], "counts": [24]}}, "annotations[1].segmentation.size", "another size"),
         ({"segmentation": {"size": [4, 5], "counts": [19]}}, "annotations[1].segmentation.counts", "add up to 4 x 5"),
@@ -73,6 +76,7 @@ def test_a_faulty_record_is_named_and_left_out(
     [
         ({"images": [{"id": "1", "file_name": "a.jpg", "width": 5, "height": 4}]}, "images[0].id"),
         ({"images": [{"id": 1, "file_name": "a.jpg", "width": 0, "height": 4}]}, "images[0]"),
+        ({"images": [{"id": 1, "file_name": "a.jpg", "width": 5, "height": 4.5}]}, "images[0]"),
         ({"images": [{"id": 1, "file_name": "../a.jpg", "width": 5, "height": 4}]}, "images[0].file_name"),
         ({"images": [{"id": 1, "file_name": "C:\\a.jpg", "width": 5, "height": 4}]}, "images[0].file_name"),
         ({"images": [{"id": 1, "file_name": "/a.jpg", "width": 5, "height": 4}]}, "images[0].file_name"),
@@ -91,6 +95,37 @@ def test_faults_of_pictures_and_categories_are_named(tmp_path: Path, changes: di
     with pytest.raises(DataError) as raised:
         coco.read(Layout("coco", file_with(tmp_path, **changes)))
     assert raised.value.where == place
+
+
+@pytest.mark.parametrize("fault", [{"height": "4"}, {"height": None}, {"file_name": 7}, {"width": 4.5}])
+def test_objects_of_a_faulty_picture_go_without_a_word(tmp_path: Path, fault: dict[str, Any]) -> None:
+    good = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}
+    file = file_with(tmp_path, images=[{**good, **fault}])
+    found: list[DataError] = []
+    assert len(coco.read(Layout("coco", file), report=found.append)) == 0
+    assert [str(one.where)[:9] for one in found] == ["images[0]"]
+    file = file_with(tmp_path, images=[{**good, **fault}, good])  # but not if another has the id
+    dataset = coco.read(Layout("coco", file), report=lambda problem: None)
+    assert dataset.objects is not None
+    assert dataset.objects.ids.tolist() == [1, 99]
+
+
+def test_sizes_as_pandas_writes_them(tmp_path: Path) -> None:
+    file = file_with(tmp_path, images=[{"id": 1, "file_name": "a.jpg", "width": 5.0, "height": 4.0}])
+    assert coco.read(Layout("coco", file)).pictures.size_hw(0) == (4, 5)
+
+
+def test_invented_ids_are_nobody_elses(tmp_path: Path) -> None:
+    one = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2]}
+    for more in ({}, {"note": "x"}):  # read as columns, and record by record
+        ids = [[2, None, None], [None, None, 1], [None, None, None], [None, 2**63 - 1, -5]]
+        expected = [[2, 4, 5], [2, 3, 1], [1, 2, 3]]
+        for given, wanted in zip(ids, [*expected, None], strict=True):
+            annotations = [{**one, **more, **({} if own is None else {"id": own})} for own in given]
+            dataset = coco.read(Layout("coco", file_with(tmp_path, annotations=annotations)))
+            assert dataset.objects is not None
+            assert len(dataset.objects) == 3
+            assert wanted is None or dataset.objects.ids.tolist() == wanted
 
 
 def test_objects_of_a_refused_picture_go_without_a_word(tmp_path: Path) -> None:

@@ -78,3 +78,31 @@ def test_faults_are_named(tmp_path: Path, annotation: dict[str, Any], place: str
     with pytest.raises(DataError) as raised:
         coco_panoptic.read(Layout("coco_panoptic", tmp_path / "p.json"))
     assert raised.value.where == place
+
+
+def test_pictures_that_differ_by_their_suffix_keep_their_maps(tmp_path: Path) -> None:
+    images = [{"id": k, "file_name": f"a.{suffix}", "width": 2, "height": 1} for k, suffix in ((3, "jpg"), (4, "png"))]
+    annotations = [
+        {"image_id": k, "file_name": f"{k}.png", "segments_info": [{"id": k, "category_id": 2}]} for k in (3, 4)
+    ]
+    (tmp_path / "panoptic_val.json").write_text(json.dumps(document(images=images, annotations=annotations)))
+    (tmp_path / "panoptic_val").mkdir()
+    for k in (3, 4):
+        ids = np.array([[k, 0]])
+        Image.fromarray(coco_panoptic.colours_of(ids)).save(tmp_path / f"panoptic_val/{k}.png")
+    dataset = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "panoptic_val.json"))
+    assert coco_panoptic.write(dataset, tmp_path / "out", pictures="none") == []
+    back = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "out/panoptic.json"))
+    assert back.pictures.files == ("a.jpg", "a.png")
+    for index, k in enumerate((3, 4)):
+        found = back.panoptic_map(index)
+        assert found is not None
+        assert found.ids.tolist() == [[k, 0]]
+
+
+def test_a_picture_that_cannot_be_decoded_is_one_problem(tmp_path: Path) -> None:
+    images = [{"id": 3, "file_name": "a.jpg", "width": "2", "height": 1}]
+    (tmp_path / "p.json").write_text(json.dumps(document(images=images)))
+    found: list[DataError] = []
+    coco_panoptic.read(Layout("coco_panoptic", tmp_path / "p.json"), report=found.append)
+    assert [one.where for one in found] == ["images[0].width"]

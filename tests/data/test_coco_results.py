@@ -92,3 +92,30 @@ def test_an_empty_list_is_predictions_too(labels: tuple[Dataset, COCO], tmp_path
     objects = read_results(str(file), labels[0])
     assert len(objects) == 0
     assert objects.scores is not None
+
+
+def test_keypoints_of_two_categories_have_the_boxes_of_load_res(tmp_path: Path) -> None:
+    file, results = tmp_path / "instances.json", tmp_path / "results.json"
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}],
+        "categories": [
+            {"id": 1, "name": "p", "keypoints": ["a", "b", "c"]},
+            {"id": 2, "name": "q", "keypoints": ["a", "b"]},
+        ],
+        "annotations": [],
+    }
+    file.write_text(json.dumps(content))
+    points = {2: [20, 20, 2, 30, 25, 2], 1: [20, 20, 2, 30, 25, 2, 5, 6, 0]}
+    results.write_text(
+        json.dumps([{"image_id": 1, "category_id": k, "keypoints": v, "score": 0.5} for k, v in points.items()])
+    )
+    expected = [one["bbox"] for one in COCO(file).loadRes(str(results)).dataset["annotations"]]
+    boxes = read_results(results, coco.read(Layout("coco", file))).boxes_xyxy
+    assert [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in boxes.tolist()] == expected
+
+
+def test_predictions_of_negative_size_are_taken_as_load_res_does(labels: tuple[Dataset, COCO], tmp_path: Path) -> None:
+    dataset, theirs = labels
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps([{**one, "bbox": [5, 5, -2, 3]} for one in predictions(theirs, "bbox")[:2]]))
+    assert len(read_results(file, dataset)) == 2

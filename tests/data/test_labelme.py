@@ -269,3 +269,24 @@ def test_what_labelme_cannot_hold_is_reported(tmp_path: Path) -> None:
     again = Dataset(dataset.source, "made", pictures, dataset.categories, objects)
     losses = labelme.write(again, tmp_path / "target", pictures="none")
     assert sorted(loss.kind for loss in losses) == ["cuboid", "predicted_iou"]
+
+
+def test_a_mark_of_utf8_is_no_fault(tmp_path: Path) -> None:
+    file = make(tmp_path, shape()) / "a.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(objects_of(read(tmp_path))) == 1
+
+
+def test_scores_that_are_no_confidences_are_reported_and_left_out(tmp_path: Path) -> None:
+    dataset = read(make(tmp_path / "source", shape()))
+    scores = np.array([0.5, 1.5, np.nan, -1, 1])
+    objects = Objects.build(picture=[0] * 5, labels=[0] * 5, boxes_xyxy=[[-90, 1, 50, 7]] * 5, scores=scores)
+    again = Dataset(dataset.source, "made", dataset.pictures, dataset.categories, objects)
+    losses = labelme.write(again, tmp_path / "target")
+    assert [(loss.kind, loss.picture, loss.object_id) for loss in losses] == [
+        ("score", "a.png", 2),
+        ("score", "a.png", 4),
+    ]
+    back = objects_of(read(tmp_path / "target"))
+    np.testing.assert_array_equal(back.scores, [0.5, np.nan, np.nan, np.nan, 1])
+    np.testing.assert_array_equal(back.boxes_xyxy, objects.boxes_xyxy)

@@ -187,3 +187,13 @@ def test_index_pictures_without_a_picture_are_reported(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, report=problems.append)
     assert dataset.pictures.files == ("images/v/1.jpg",)
     assert [one.file.name for one in problems if one.file] == ["2.jpg", "3.png"]
+
+
+def test_lists_of_names_with_spaces(tmp_path: Path) -> None:
+    for stem in ("my", "my photo", "b"):
+        picture(tmp_path / f"val/{stem}.png", np.zeros((2, 3)))
+        picture(tmp_path / f"valannot/{stem}.png", VALUES)
+    (tmp_path / "classes.txt").write_text("x\ny\n")
+    for lines in ("my photo.png\nb.png\n", "/val/my photo.png /valannot/my photo.png\n/val/b.png valannot/b.png\n"):
+        (tmp_path / "val.txt").write_text(lines)
+        assert index_png.read(index_png.find(tmp_path)[0]).pictures.ids == ("b", "my photo")

@@ -84,3 +84,11 @@ def test_faults_name_their_file(tmp_path: Path) -> None:
 def test_faults_of_pictures(tmp_path: Path, image: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"sa_\d\.json: image"):
         sa1b.read(Layout("sa1b", folder_with(tmp_path, MASK, **image)))
+
+
+def test_a_mark_of_utf8_is_no_fault(tmp_path: Path) -> None:
+    file = folder_with(tmp_path, MASK) / "sa_1.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    objects = sa1b.read(sa1b.find(tmp_path)[0]).objects
+    assert objects is not None
+    assert len(objects) == 2

@@ -71,3 +71,12 @@ def test_bad_files_are_reported_and_left_out(folder):
     found = list(pictures_of([folder / "bad.mp4", folder], report=reported.append))
     assert [one.name for one in found] == [str(folder / "b.png"), str(folder / "deep" / "c.png")]
     assert [error.file.name for error in reported] == ["bad.mp4", "a.png"]
+
+
+def test_folders_and_patterns_without_a_picture_are_reported_and_left_out(folder):
+    (folder / "empty").mkdir()
+    reported = []
+    sources = [folder / "a.png", folder / "empty", f"{folder}/*.webp", folder / "b.png"]
+    found = list(pictures_of(sources, report=reported.append))
+    assert [one.name for one in found] == [str(folder / "a.png"), str(folder / "b.png")]
+    assert [error.file.name for error in reported] == ["empty", "*.webp"]

@@ -311,3 +311,26 @@ def test_lists_that_climb_are_refused(tmp_path: Path) -> None:
     dataset, (problem,) = problems_of(Layout("voc", root, "train"))
     assert problem.kind == "path_outside"
     assert len(dataset) == 1
+
+
+def test_names_with_spaces_are_read_whole_and_flags_dropped(tmp_path: Path) -> None:
+    texts = {stem: xml(name=f"{stem}.png") for stem in ("my", "my photo", "my photo 1", "b")}
+    root = make_voc(tmp_path, texts, {"train": "my photo\nmy photo 1 \nb -1\nmy  1\n"})
+    assert voc.read(Layout("voc", root, "train")).pictures.ids == ("my photo", "my photo 1", "b", "my")
+
+
+def test_a_split_whose_name_ends_in_that_of_another_is_one(tmp_path: Path) -> None:
+    splits = {"train": "a\n", "extra_train": "b c\n", "cat_train": "a -1\nb c  1\n", "dog_train": ""}
+    root = make_voc(tmp_path, {"a": xml(), "b c": xml()}, splits)
+    assert [layout.split for layout in voc.find(root)] == ["extra_train", "train"]
+    assert voc.read(Layout("voc", root, "extra_train")).pictures.ids == ("b c",)
+
+
+def test_categories_that_begin_with_a_number_sign(tmp_path: Path) -> None:
+    dataset = random_dataset(tmp_path / "source", np.random.default_rng(0), 12)
+    names = ("#1", "# two: parts", "dog")
+    voc.write(replace(dataset, categories=Categories(names)), tmp_path / "target")
+    label_map = tmp_path / "target/labelmap.txt"
+    assert voc.read(voc.find(tmp_path / "target")[0]).categories.names == names
+    label_map.write_text(label_map.read_text().replace("background", "# a comment\nbackground"))
+    assert voc.read(voc.find(tmp_path / "target")[0]).categories.names == names

@@ -119,6 +119,18 @@ def test_lists_of_pictures_and_mappings_of_names(tmp_path: Path) -> None:
     assert len(objects_of(dataset)) == 1
 
 
+def test_lists_of_pictures_without_names(tmp_path: Path) -> None:
+    labels = {"a": "1 0.5 0.5 0.2 0.4\n", "b": "4 0.5 0.5 0.2 0.4\n"}
+    root = make_yolo(tmp_path, labels, "train: train.txt\nval: val.txt\nnames:\n")
+    for stem, split in (("a", "train"), ("b", "val")):
+        (root / f"{split}.txt").write_text(f"images/train/{stem}.png\n../outside.png\n")
+    for layout in yolo.find(root):
+        problems: list[DataError] = []
+        dataset = yolo.read(layout, report=problems.append)
+        assert (len(dataset), len(problems)) == (1, 1)
+        assert dataset.categories.names == ("0", "1", "2", "3", "4")
+
+
 def test_paths_are_relative_to_the_yaml_and_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_yolo(tmp_path / "set", {"a": ""})
     monkeypatch.chdir("/")
@@ -205,6 +217,26 @@ def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path: Path, line: str, wor
         assert objects_of(dataset).picture.tolist() == [0, 1]
     with pytest.raises(DataError):
         read_one(root)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "good", "words"),
+    [
+        ("0 .1 .1 .2 .1 .2 .2 .3", "0 .1 .1 .2 .1 .2 .2", ["7 numbers", "as with a confidence"]),
+        ("0 .1 .1 .2 .2 .9", "0 .1 .1 .2 .2", ["5 numbers"]),
+        ("0 .1 .1 .2 .2", "0 .1 .1 .2 .2 .9", ["no confidence"]),
+        ("0 .1 .1 .2 .1 .2 .2 1.5", "0 .1 .1 .2 .1 .2 .2", ["0..1"]),  # faulty already, so no reason to blame others
+    ],
+)
+def test_of_lines_with_and_without_a_confidence_the_rarer_are_blamed(
+    tmp_path: Path, damaged: str, good: str, words: list[str]
+) -> None:
+    root = make_yolo(tmp_path, {"a": f"{good}\n{good}\n{damaged}\n", "b": good})
+    problems: list[DataError] = []
+    dataset = yolo.read(yolo.find(root)[0], report=problems.append)
+    assert len(problems) == 1
+    assert all(word in str(problems[0]) for word in ["a.txt: line 3", *words])
+    assert objects_of(dataset).picture.tolist() == [0, 0, 1]
 
 
 def test_unreadable_pictures_and_labels_are_left_out(tmp_path: Path) -> None:
@@ -329,6 +361,50 @@ def test_confidences_of_some_are_reported(tmp_path: Path) -> None:
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     assert [(loss.kind, loss.object_id) for loss in losses] == [("score", 1)]
     assert objects_of(read_one(tmp_path / "target")).scores is None
+
+
+def test_what_no_line_can_say_is_left_out_and_reported(tmp_path: Path) -> None:
+    boxes = [[-80, 0, 120, 20], [1, 1, 9, 9], [80, 1, 90, 9], [-37, 0, 30, 23], [9, 1, 5, 9]]
+    scores = np.array([0.5, 1, 0, 0.2, 0.3])
+    objects = Objects.build(picture=[0, 0, 0, 1, 1], labels=[0] * 5, boxes_xyxy=boxes, scores=scores)
+    losses = yolo.write(made(tmp_path / "boxes", objects), tmp_path / "of boxes")
+    assert [(loss.kind, loss.picture, loss.object_id) for loss in losses if loss.kind != "areas"] == [
+        ("object", "one/x.png", 1), ("object", "one/x.png", 3), ("object", "two/x.png", 5)
+    ]  # fmt: skip
+    back = objects_of(read_one(tmp_path / "of boxes"))
+    np.testing.assert_allclose(back.boxes_xyxy, [boxes[1], boxes[3]], atol=1e-9)
+    assert back.scores is not None
+    assert back.scores.tolist() == [1, 0.2]
+
+
+def test_polygons_of_four_points_are_closed_whatever_is_left_out(tmp_path: Path) -> None:
+    square, far = np.array([[1.0, 1], [9, 1], [9, 9], [1, 9]]), np.array([[1.0, 1], [900, 1], [9, 9]])
+    boxes = [[*ring.min(axis=0), *ring.max(axis=0)] for ring in (square, far)]
+    rings = Segmentations.build([[square], [far]])
+    objects = Objects.build(picture=[0, 0], labels=[0, 1], boxes_xyxy=boxes, segmentations=rings)
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    assert ("object", 2) in [(loss.kind, loss.object_id) for loss in losses]
+    back = objects_of(read_one(tmp_path / "target"))
+    assert back.corners_xy is None
+    assert back.segmentations is not None
+    np.testing.assert_allclose(back.segmentations.polygons(0)[0][:4], square)
+
+
+def test_keypoints_far_outside_are_left_out_with_their_object(tmp_path: Path) -> None:
+    keypoints = np.array([[[3.0, 3, 2]], [[300, 3, 2]]])
+    objects = Objects.build(picture=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, keypoints=keypoints)
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("object", 2)]
+    assert objects_of(read_one(tmp_path / "target")).labels.tolist() == [0]
+
+
+def test_scores_that_are_no_confidences_are_reported(tmp_path: Path) -> None:
+    scores = np.array([0.5, 1.5])
+    objects = Objects.build(picture=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, scores=scores)
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("score", 1), ("score", 2)]
+    back = objects_of(read_one(tmp_path / "target"))
+    assert (len(back), back.scores) == (2, None)
 
 
 def test_real_oriented_boxes(shared_data: Path) -> None:

@@ -11,13 +11,20 @@ from PIL import Image
 from torch import nn
 
 import otus
+from otus.data.dataset import Dataset, Pictures
+from otus.data.proposals import Proposals
 from otus.data.video import VideoWriter
+from otus.detection.fast_rcnn import fast_rcnn
+from otus.detection.proposers import GivenProposals
 from otus.errors import CheckpointError, PictureError, UsageError
-from otus.inference.predictor import Predictor
+from otus.inference.on_dataset import predict_dataset
+from otus.inference.predictor import Predictor, choose_device
 from otus.inference.tiling import Tiles
+from otus.parts.backbones import LayeredTrunk
 from otus.parts.preprocess import Preprocess
+from otus.parts.region_features import RegionPooling, SharedMaps
 from otus.parts.suppression import Decision
-from otus.structures import Categories, Instances, Masks
+from otus.structures import Categories, Classification, Instances, Masks
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import build_model
 
@@ -200,6 +207,68 @@ def test_without_network_the_error_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     with pytest.raises(FetchError, match="Is there a network"):
         otus.load("mask_rcnn_resnet50_fpn")
+
+
+def test_weights_beside_a_file_are_refused(checkpoint):
+    with pytest.raises(
+        UsageError, match=r"mine\.safetensors is a file of weights itself; leave out other\.safetensors"
+    ):
+        otus.load(checkpoint, weights="other.safetensors")
+
+
+@pytest.mark.parametrize("name", ["cpu:3x", "tpu", "cpu:"])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(UsageError, match=rf"device: expected auto or one of .*, got '{name}'"):
+        choose_device(name)
+
+
+class SaysColours(nn.Module):
+    """Of whole pictures."""
+
+    categories = COLOURS
+
+    def predict(self, samples):
+        return [Classification(np.array([0.7, 0.3]), COLOURS) for _ in samples]
+
+
+@pytest.mark.parametrize(
+    "option", [{"tiles": Tiles(20)}, {"categories": ["red"]}, {"score_threshold": 0.2}, {"nms_threshold": 0.3}]
+)
+def test_options_of_objects_are_refused_where_whole_pictures_are_named(option):
+    predictor = Predictor(SaysColours(), preprocess=Preprocess(fixed_hw=(8, 8)), name="says", device="cpu")
+    (found,) = predictor.predict(picture())
+    assert found.classification.scores.tolist() == [0.7, 0.3]
+    (name,) = option
+    with pytest.raises(UsageError, match=f"{name}: says says what whole pictures show"):
+        predictor.predict(picture(), **option)
+
+
+class HalvesOfItsPicture:
+    """A search whose proposals tell by their places how large the picture was that it saw."""
+
+    parameters = {"method": "halves"}  # noqa: RUF012
+
+    def __call__(self, image):
+        height, width = image.shape[:2]
+        boxes = [[0, 0, width // 2 + 7, height], [width // 2 - 7, 0, width, height], [3, 3, width - 3, height // 2]]
+        return Proposals(np.array(boxes, dtype=np.float32), np.array([1.0, 0.9, 0.8]))
+
+
+def test_given_proposals_are_those_of_the_picture_as_it_came_as_in_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTUS_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    trunk = LayeredTrunk({"c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())}, levels=(1,))
+    maps = SharedMaps(trunk, RegionPooling(4, strides=trunk.strides, method="pool"))
+    system = fast_rcnn(maps, COLOURS, proposer=GivenProposals(2, search=HalvesOfItsPicture()), features=8)
+    nn.init.normal_(system.box_head.cls_score.weight, std=2.0)
+    predictor = Predictor(system, preprocess=Preprocess(shorter_side=32, longer_side=48), name="fast", device="cpu")
+    Image.fromarray(picture()).save(tmp_path / "a.png")
+    dataset = Dataset(tmp_path, "coco", Pictures(tmp_path, ("a.png",), np.array([[128, 192]]), (1,)), COLOURS)
+    evaluated = predict_dataset(system, dataset, preprocess=predictor.preprocess)[0]
+    (found,) = predictor.predict(tmp_path / "a.png", score_threshold=system.decision.score_threshold)
+    assert len(evaluated) > 0
+    np.testing.assert_array_equal(found.instances.boxes_xyxy, evaluated.boxes_xyxy)
+    np.testing.assert_array_equal(found.instances.scores, evaluated.scores)
 
 
 def run(*arguments):

@@ -49,6 +49,7 @@ class Windows:
 
     def __call__(self, image: np.ndarray) -> Proposals:
         boxes = sliding_windows(image.shape[:2], scales=(0.6, 0.4), stride=0.5)
+        boxes[:, :2] += 5  # which tells how large the picture was that it saw
         return Proposals(boxes, np.linspace(1, 0, len(boxes)))
 
 
@@ -80,6 +81,9 @@ def test_regions_are_explained_and_crops_are_counted(kind):
     assert [one["score"] for one in document["detections"]] == pytest.approx(found.instances.scores.tolist())
     assert len(found.instances) > 0
     count = len(document["proposals"])
+    if kind != "sliding_window":  # they are of the picture as it came, as in training
+        expected = Windows()(SCENE.image).best(30).boxes_xyxy
+        np.testing.assert_allclose([one["box_xyxy"] for one in document["proposals"]], expected, atol=1e-4)
     assert [one["rank"] for one in document["proposals"]] == list(range(1, count + 1))  # nobody learned a score
     page = stages.page().html()
     if kind == "fast_rcnn":

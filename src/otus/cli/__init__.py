@@ -4,6 +4,9 @@ Nothing here imports torch, numpy or pydantic at the top, so that ``otus --help`
 needs when it runs. stdout carries the answer, stderr progress and logs; exit 0 done, 1 the work failed, 2 wrong command.
 """
 
+import io
+import sys
+
 import typer
 
 from otus.cli import benchmark, compare, convert, doctor, evaluate, explain, models, predict, propose, train
@@ -30,4 +33,6 @@ app.add_typer(benchmark.app, name="benchmark")
 
 def main() -> None:
     """Entry point of the command ``otus``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -6,9 +6,12 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,9 +53,22 @@ def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> No
     """The same for a document whose last member is a long list: each item is written as it comes."""
     start = json.dumps(_plain(head), ensure_ascii=False, allow_nan=False)[:-1]
     sys.stdout.write(f'{start}, "{key}": [')
-    for number, item in enumerate(items):
-        sys.stdout.write(("," if number else "") + "\n" + json.dumps(_plain(item), ensure_ascii=False, allow_nan=False))
-    sys.stdout.write("\n]}\n")
+    try:
+        for number, item in enumerate(items):
+            text = json.dumps(_plain(item), ensure_ascii=False, allow_nan=False)
+            sys.stdout.write(("," if number else "") + "\n" + text)
+    finally:  # what goes wrong on the way is told by the exit code; what was found before can be read
+        sys.stdout.write("\n]}\n")
+
+
+def answer_console() -> "Console":
+    """What prints the tables of an answer: names stand there as they are, also with [brackets] and :colons:."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    if not console.is_terminal:  # a file is as wide as the table
+        console.width = 200
+    return console
 
 
 def option_values(**options: Any) -> dict[str, Any]:
@@ -91,11 +107,13 @@ def progress(items: Iterable[T], what: str) -> Iterator[T]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {_plain(str(key)): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if hasattr(value, "tolist"):  # numpy, which this module must not import
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, str):  # bytes of a file's name that are no UTF-8 are spelt out
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value

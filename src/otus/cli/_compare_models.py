@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from otus.cli._common import counting, emit_json
+from otus.cli._common import answer_console, counting, emit_json
 
 
 def compare_models(
@@ -44,12 +44,9 @@ def compare_models(
     if as_json:
         emit_json(comparison.document())
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a file is as wide as the table
-        console.width = 200
+    console = answer_console()
     rows = comparison.table()
     table = Table()
     for name in rows[0]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import counting, emit_json, option_values, verb
+from otus.cli._common import answer_console, counting, emit_json, option_values, verb
 
 app = typer.Typer(help="What things cost on this machine.", no_args_is_help=True)
 
@@ -67,12 +67,9 @@ def _photographs() -> list[str]:
 
 
 def _print(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a file is as wide as the table
-        console.width = 200
+    console = answer_console()
     pictures = len(document["pictures"])
     console.print(
         f"{document['trunk']}, random weights, {document['precision']}, {document['threads']} threads; "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, fail, option_values, path_or_share, verb
+from otus.cli._common import answer_console, emit_json, fail, option_values, path_or_share, verb
 
 if TYPE_CHECKING:
     from otus.metrics.bootstrap import Difference
@@ -124,12 +124,9 @@ def _record(row: "Difference") -> dict[str, float]:
 
 
 def _print_table(document: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a file is as wide as the table
-        console.width = 200
+    console = answer_console()
     console.print(
         f"{document['data']}: {document['images']} pictures, protocol {document['protocol']} {document['kind']}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import counting, emit_json, fail, option_values, verb
+from otus.cli._common import answer_console, counting, emit_json, fail, option_values, verb
 
 if TYPE_CHECKING:
     from otus.errors import DataError
@@ -92,35 +92,37 @@ def evaluate(
         typer.echo(
             f"otus: left out {_count(len(skipped), 'faulty record')} ({kinds}), the first: {skipped[0]}", err=True
         )
-    further = _look_closer(answer, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights)
-    if as_json:
-        emit_json({**answer.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **further})
-    else:
-        _print_table(answer)
-        _print_further(further)
+    if answer.judged is None and (plots is not None or choose_thresholds):
+        fail(f"protocol {answer.protocol}: --plots and --choose-thresholds are for objects in boxes", code=2)
+    further: dict[str, Any] = {}
+    try:
+        if plots is not None or choose_thresholds:
+            _look_closer(answer, further, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights)
+    finally:  # what cannot be written must not cost the figures, which may have taken hours
+        if as_json:
+            emit_json({**answer.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **further})
+        else:
+            _print_table(answer)
+            _print_further(further)
 
 
 def _look_closer(
     answer: "EvaluationReport",
+    further: dict[str, Any],
     *,
     plots: Path | None,
     choose: bool,
     out: Path | None,
     model: str | None,
     weights: str | None,
-) -> dict[str, Any]:
-    """What ``--plots`` and ``--choose-thresholds`` ask for, done; the members that they add to the document."""
-    if plots is None and not choose:
-        return {}
-    from otus.errors import UsageError
+) -> None:
+    """What ``--plots`` and ``--choose-thresholds`` ask for, done; the members that they add to the document, as they are."""
     from otus.inference.comparing import compare_with_labels
     from otus.inference.thresholds import choose_thresholds
 
-    if answer.judged is None:
-        raise UsageError(f"protocol {answer.protocol}: --plots and --choose-thresholds are for objects in boxes")
+    assert answer.judged is not None
     dataset, found = answer.judged
     comparison = compare_with_labels(dataset, found, report=lambda fault: None)  # told already
-    further: dict[str, Any] = {}
     if choose:
         chosen = choose_thresholds(comparison, data=answer.data)
         own = next((path for path in (weights, model) if path is not None and Path(path).is_file()), None)
@@ -133,12 +135,10 @@ def _look_closer(
         from otus.reports.analysis import Analysis
 
         further["plots"] = [str(path) for path in Analysis(comparison).write_plots(plots)]
-    return further
 
 
 def _print_further(further: Mapping[str, Any]) -> None:
     if "score_thresholds" in further:
-        from rich.console import Console
         from rich.table import Table
 
         chosen = further["score_thresholds"]
@@ -148,7 +148,7 @@ def _print_further(further: Mapping[str, Any]) -> None:
         for category, cut in chosen["per_category"].items():
             shares = [f"{cut[name]:.3f}" for name in ("threshold", "precision", "recall", "f1")]
             table.add_row(category, *shares, str(cut["objects"]))
-        console = Console(highlight=False, soft_wrap=True)
+        console = answer_console()
         console.print(table)
         if chosen["without"]:
             console.print(f"without a threshold, nothing right was found of them: {', '.join(chosen['without'])}")
@@ -165,16 +165,13 @@ def _numbers(text: str) -> list[int]:
 
 
 def _print_table(report: "EvaluationReport") -> None:
-    from rich.console import Console
     from rich.table import Table
 
     def row(name: str, figures: Mapping[str, float], columns: Iterable[str]) -> list[str]:
         values = [figures.get(column, math.nan) for column in columns]
         return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a file is as wide as the table
-        console.width = 200
+    console = answer_console()
     console.print(f"{report.data}: {_count(report.images, 'picture')}, protocol {report.protocol}")
     for kind, result in report.results.items():
         title = kind if kind.startswith(report.protocol) else f"{report.protocol} {kind}"

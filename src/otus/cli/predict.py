@@ -1,6 +1,7 @@
 """``otus predict``: see what is on pictures."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,7 @@ def predict(
     folder = None
     if out is not None:
         folder = PredictionFolder(out, categories=predictor.categories, page=page, **option_values(stride=stride))
+        folder.refuse_sources(_files(source))
 
     def documents() -> Iterator[dict[str, Any]]:
         with folder or nullcontext():
@@ -78,7 +80,7 @@ def predict(
     else:
         for document in documents():
             typer.echo(_line(document))
-        if folder is not None:
+        if folder is not None and folder.written:
             count = len(folder.written)
             files = "predictions.json and index.html" if page else "predictions.json"
             typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and {files} in {out}")
@@ -86,6 +88,16 @@ def predict(
         typer.echo(f"otus: left out: {error}", err=True)
     if bad:
         raise typer.Exit(1)
+
+
+def _files(sources: list[str]) -> Iterator[Path]:
+    """Those that there are; what is said of others is said when their turn comes."""
+    from otus.data.sources import files_of
+    from otus.errors import DataError
+
+    for one in sources:
+        with suppress(DataError):
+            yield from files_of(one)
 
 
 def _line(document: dict[str, Any]) -> str:

@@ -42,6 +42,8 @@ def train(
     """Train a model; the weights, figures and curves go to runs/TASK/NAME."""
     if resume is None and (not data or (model is None and weights is None)):
         fail("train needs --data with --model or --weights, or --resume", code=2)
+    if resume is not None and (out is not None or name is not None):
+        fail("--out and --name are of a new run; one that is resumed stays in its folder", code=2)
 
     from otus.training.devices import fastest_precision
     from otus.training.run import resume_run

@@ -148,7 +148,7 @@ def choose_layouts(path: str | Path, *, format: str | None = None, split: str | 
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
     if not fitting:
         asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
-        raise UsageError(_choice(Path(path), f"holds none of {asked}, but", layouts))
+        raise UsageError(_choice(Path(path), f"holds none of {asked}", layouts))
     return fitting
 
 

@@ -38,6 +38,16 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES_SIDES = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+# Folders that commands make where they are run, in the data's own folder too: its pictures of what was found are no data.
+# A folder of such a name may be somebody's own, so it counts only with what the command leaves in it; "runs" is anybody's
+# word, so there the configuration of a run must be ours too.
+_OWN_OUTPUT = {
+    "otus-predictions": "predictions.json",
+    "otus-compare": "rows/*.json",
+    "otus-lineage": "*.json",
+    "runs": "*/*/config.json",
+}
+_OF_A_RUN = b'"data_digest"'
 _held = threading.Lock()
 
 PictureSource = str | Path | bytes | Image.Image | np.ndarray
@@ -214,6 +224,8 @@ def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     """The files with a picture's suffix in a folder, sorted; hidden ones (macOS leaves ``._x.jpg``) are left out.
 
+    So are those in folders inside it that are Otus' own output (:func:`is_own_output`).
+
     Raises
     ------
     DataError
@@ -225,12 +237,20 @@ def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
+        folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
         found += [
             Path(parent, name)
             for name in names
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
         ]
     return sorted(found)
+
+
+def is_own_output(folder: Path) -> bool:
+    """Whether a folder is what a command of Otus wrote because nobody named another."""
+    pattern = _OWN_OUTPUT.get(folder.name)
+    files = () if pattern is None else (file for file in folder.glob(pattern) if file.is_file())
+    return any(folder.name != "runs" or _OF_A_RUN in file.read_bytes() for file in files)
 
 
 def _name(source: str | Path | bytes | Image.Image) -> str:

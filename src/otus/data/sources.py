@@ -39,7 +39,7 @@ def is_video(source: object) -> bool:
 
 
 def files_of(source: str | Path) -> list[Path]:
-    """The pictures and videos that a path, folder (searched in depth) or pattern names.
+    """The pictures and videos that a path, folder (searched in depth, but for what Otus wrote) or pattern names.
 
     Raises
     ------
@@ -70,9 +70,10 @@ def pictures_of(
     stride
         Of a video, every how many frames.
     report
-        Gets the error of each file that cannot be read, which is then left out; without it the first one is raised.
+        Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out;
+        without it the first one is raised.
     """
-    for number, one in enumerate(_flat(source)):
+    for number, one in enumerate(_flat(source, report)):
         if not isinstance(one, Path):
             yield SourcePicture(f"picture {number}", read_picture(one))
             continue
@@ -88,11 +89,18 @@ def pictures_of(
             report(error)
 
 
-def _flat(source: Source) -> Iterator[Path | Image.Image | np.ndarray]:
+def _flat(source: Source, report: Callable[[DataError], None] | None) -> Iterator[Path | Image.Image | np.ndarray]:
     if isinstance(source, str | Path):
-        yield from files_of(source)
+        files: list[Path] = []
+        try:
+            files = files_of(source)
+        except DataError as error:
+            if report is None:
+                raise
+            report(error)
+        yield from files
     elif isinstance(source, Image.Image | np.ndarray):
         yield source
     else:
         for one in source:
-            yield from _flat(one)
+            yield from _flat(one, report)

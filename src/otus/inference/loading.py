@@ -44,7 +44,7 @@ def load(
     Raises
     ------
     UsageError
-        If there is no such name or file, or the model has no trained weights.
+        If there is no such name or file, the model has no trained weights, or weights are given beside a file.
     CheckpointError, FetchError
         If the weights are damaged, another model's, or cannot be fetched. Nothing is half-loaded.
 
@@ -59,6 +59,10 @@ def load(
             raise UsageError("no model comes in the package yet: name one (otus models), or a file of weights")
         name_or_file = packaged[0]
     if Path(name_or_file).is_file():
+        if weights is not None:
+            raise UsageError(
+                f"weights: {name_or_file} is a file of weights itself; leave out {weights}, or name the model"
+            )
         found = read_weights_file(Path(name_or_file))
         name = str(found.builder or Path(name_or_file).stem)
     elif str(name_or_file).endswith((".safetensors", ".pth", ".pt", ".bin")):

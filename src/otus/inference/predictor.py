@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import nn
 
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
-from otus.data.tensors import to_tensors
+from otus.data.tensors import TensorSample, to_tensors
+from otus.detection.proposers import GivenProposals
 from otus.errors import DataError, UsageError
 from otus.inference.tiling import Tiles, merged, moved
 from otus.parts.fusion import fused_for_inference
@@ -36,8 +37,8 @@ class Prediction:
     """What was found on one picture, in its own pixels.
 
     ``name``, ``frame`` and ``time_s`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
-    ``prepare``, ``network``, ``undo``, this picture's share of its batch. ``classification`` is what the whole picture
-    shows, of models that say that; they find no instances.
+    ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``, this picture's share
+    of its batch. ``classification`` is what the whole picture shows, of models that say that; they find no instances.
     """
 
     name: str
@@ -139,8 +140,15 @@ class Predictor:
         PictureError
             If a file is missing or not a picture.
         UsageError
-            If an option is out of its range, or a category is none of the model's.
+            If an option is out of its range, a category is none of the model's, or a model of whole pictures is asked for
+            objects: by tiles, thresholds or categories.
         """
+        names = ("tiles", "score_threshold", "nms_threshold", "categories")
+        values = (tiles, score_threshold, nms_threshold, categories)
+        typed = [name for name, value in zip(names, values, strict=True) if value is not None]
+        if typed and not hasattr(self.system, "decision"):
+            what = "says what whole pictures show, not where objects are"
+            raise UsageError(f"{', '.join(typed)}: {self.name} {what}; leave them out")
         self.thresholds(score_threshold)  # what is wrong is said now, not with the first picture
         if not 0 <= (nms_threshold or 0.0) <= 1:
             raise UsageError(f"nms_threshold: expected 0 to 1, got {nms_threshold:g}")
@@ -213,9 +221,19 @@ class Predictor:
         finally:
             self.system.decision = own
 
+    def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
+        """A picture as the system wants it, with the proposals that it looks at if it does not find its own.
+
+        They are those of the picture as it came, as in training and evaluation: of the prepared one they would be others.
+        """
+        proposer, columns = getattr(self.system, "proposer", None), {}
+        if isinstance(proposer, GivenProposals):
+            columns["proposals_xyxy"] = proposer.search(image).best(proposer.count).boxes_xyxy
+        return self.preprocess.sample(to_tensors(Sample(image, key, columns=columns)))
+
     def _whole(self, batch: list[SourcePicture]) -> list[Prediction]:
         clock = time.perf_counter()
-        samples = [self.preprocess.sample(to_tensors(Sample(one.image, one.name))) for one in batch]
+        samples = [self.prepared(one.image, one.name) for one in batch]
         prepared = time.perf_counter()
         with self.autocast():
             raw = self.system.predict(samples)
@@ -264,10 +282,13 @@ def choose_device(name: str) -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    if not available.get(name.split(":")[0], False):
-        here = ", ".join(kind for kind, there in available.items() if there)
-        raise UsageError(f"device: expected auto or one of those that are here ({here}), got {name!r}")
-    return torch.device(name)
+    try:
+        if available.get(name.split(":")[0], False):
+            return torch.device(name)
+    except RuntimeError:  # what follows the colon is no number
+        pass
+    here = ", ".join(kind for kind, there in available.items() if there)
+    raise UsageError(f"device: expected auto or one of those that are here ({here}), got {name!r}")
 
 
 def choose_precision(name: str, device: torch.device) -> str:

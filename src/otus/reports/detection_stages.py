@@ -4,6 +4,7 @@ Facts and page are made of the one record of the pass (:class:`~otus.detection.r
 brought back to the picture's own pixels as ``predict`` does.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2
@@ -14,8 +15,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from otus.data.sample import Sample
-from otus.data.tensors import to_tensors
 from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.region_detector import RegionDetector
 from otus.detection.region_stages import Stages, instances
@@ -351,10 +350,13 @@ def explain_detection(
             f"{predictor.name} is not a region-based detector, nor another one whose stages can be explained: those are of "
             "models whose task is detection, instance or keypoints (otus models lists them)"
         )
-    prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
+    start = time.perf_counter()
+    prepared = predictor.prepared(image, name)
+    prepare_ms = (time.perf_counter() - start) * 1e3
     with predictor.autocast(), predictor.deciding(score_threshold):
         record = system.stages([prepared])
         decision = system.decision
+    record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}  # where given proposals take their time
     found = predictor.preprocess.undo(instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
     return DetectionStages(predictor.name, name, image, record, found, system, decision)
 

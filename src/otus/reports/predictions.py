@@ -1,7 +1,8 @@
 """What ``otus predict`` leaves behind: pictures with what was found drawn on them, and the same as JSON and as a page."""
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 
 from otus.data.formats.contract import staged_file
 from otus.data.pictures import write_picture
+from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
+from otus.errors import UsageError
 from otus.inference.predictor import Prediction
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section
@@ -82,15 +85,15 @@ def found_in_words(documents: Sequence[Mapping[str, Any]]) -> str:
 class PredictionFolder:
     """A folder that fills with overlays and ``predictions.json`` as predictions come; one of them is in memory at a time.
 
-    A picture's overlay has its name, numbered where two of different folders share it; a video's frames make one video of
-    its name. ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in
-    which they came, and each record says its ``file_name`` and ``frame`` too. On request, ``index.html`` shows the overlays
-    of pictures and lists what was found where.
+    A picture's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name.
+    ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in which they
+    came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again. On request,
+    ``index.html`` shows the overlays of pictures and lists what was found where.
 
     Parameters
     ----------
     folder
-        Made if need be. What it held under the same names is replaced.
+        Made if need be. What it held under the same names is replaced; see :meth:`refuse_sources`.
     categories
         The model's.
     stride
@@ -107,7 +110,7 @@ class PredictionFolder:
         self._figures: list[Figure] = []
         self._rows: list[dict[str, object]] = []
         self.written: list[Path] = []
-        self._names: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
         self._count = 0
         self._records = 0
         self._video: tuple[str, VideoWriter, ExitStack] | None = None
@@ -116,6 +119,34 @@ class PredictionFolder:
 
     def __enter__(self) -> "PredictionFolder":
         return self
+
+    def refuse_sources(self, files: Iterable[Path]) -> None:
+        """Say before anything is written that the folder is one of photographs, and what would be lost there.
+
+        Parameters
+        ----------
+        files
+            Pictures and videos that are to be predicted on.
+
+        Raises
+        ------
+        UsageError
+            If one of them lies in the folder, and what is written would replace something there: it may be a photograph too.
+        """
+        files = list(files)
+        here = os.path.realpath(self.folder)
+        if here not in {os.path.realpath(parent) for parent in {file.parent for file in files}}:
+            return
+        asked: Counter[str] = Counter()
+        names = [_free_name(file, ".mp4" if is_video(file) else ".jpg", asked) for file in files]
+        names += ["index.html"] if self._page else []
+        lost = [name for name in names if os.path.lexists(self.folder / name)]
+        if lost:
+            several = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]
+            raise UsageError(
+                f"--out: {self.folder} holds pictures to predict on, and what is there would be replaced: {several}; "
+                "name another folder"
+            )
 
     def _open(self) -> None:
         """With the first prediction, so that a run without any leaves what an earlier one wrote."""
@@ -149,12 +180,12 @@ class PredictionFolder:
                 self._list(prediction, target)
         else:
             self._add_frame(prediction, image)
-        place = {"file_name": prediction.name}
+        place = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
         answer = _answer(prediction, self.categories)
         for record in (*answer.get("instances", ()), *answer.get("classification", ())):
-            label = self.categories.index(record.pop("category"))
+            label = self.categories.index(record["category"])
             whole = {"image_id": self._count, "category_id": self.categories.ids[label], **record, **place}
             self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
             self._records += 1
@@ -162,14 +193,14 @@ class PredictionFolder:
     def _list(self, prediction: Prediction, overlay: Path) -> None:
         """Keep what the page will say of a picture; the overlay itself stays on disk."""
         found = list(instance_records(replace(_drawn(prediction), masks=None, keypoints=None), self.categories))
-        caption = f"{Path(prediction.name).name}: {found_in_words(found)}"
+        name = _as_utf8(Path(prediction.name).name)
         width = min(_SHOWN_WIDTH, prediction.instances.size_hw[1])
-        self._figures.append(Figure(quote(overlay.name), caption, width))
+        self._figures.append(Figure(quote(os.fsencode(overlay.name)), f"{name}: {found_in_words(found)}", width))
         for one in found:
             x, y, w, h = (round(value) for value in one["bbox"])
             place = {"x": x, "y": y, "width": w, "height": h}
             what = {"category": one["category"], "score": one["score"]}
-            self._rows.append({"picture": Path(prediction.name).name, **what, **place})
+            self._rows.append({"picture": name, **what, **place})
 
     def _write_page(self) -> None:
         objects, pictures = (
@@ -201,11 +232,23 @@ class PredictionFolder:
             stack.__exit__(kind, error, trace)
 
     def _target(self, name: str, *, suffix: str) -> Path:
-        stem = Path(name).stem
-        self._names[stem + suffix] += 1
-        number = self._names[stem + suffix]
-        self.written.append(self.folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}"))
+        self.written.append(self.folder / _free_name(Path(name), suffix, self._asked))
         return self.written[-1]
+
+
+def _free_name(file: Path, suffix: str, asked: Counter[str]) -> str:
+    """A name for what is drawn of a file that none before has. ``asked`` counts by name, without case, as some disks do."""
+    first = name = file.stem + suffix
+    while asked[name.casefold()]:
+        asked[first.casefold()] += 1
+        name = f"{file.stem}-{asked[first.casefold()]}{suffix}"
+    asked[name.casefold()] += 1
+    return name
+
+
+def _as_utf8(name: str) -> str:
+    """A file's name as text: bytes in it that are no UTF-8 are spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _drawn(prediction: Prediction) -> Instances:

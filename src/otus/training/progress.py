@@ -24,7 +24,7 @@ class TrainProgress:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)  # names stand as they are
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),

@@ -12,7 +12,7 @@ import numpy as np
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import measured, relative_name, subfolders
-from otus.data.pictures import PICTURE_SUFFIXES, picture_files
+from otus.data.pictures import PICTURE_SUFFIXES, is_own_output, picture_files
 from otus.errors import DataError
 from otus.structures import Categories
 
@@ -36,7 +36,7 @@ def find(path: Path) -> list[Layout]:
 
 def _categories(folder: Path) -> list[str]:
     """The names of the folders in it, if each may be a category: holds pictures, or nothing."""
-    parts = [part for part in subfolders(folder) if not part.name.startswith("_")]
+    parts = [part for part in subfolders(folder) if not part.name.startswith("_") and not is_own_output(part)]
     lowered = {part.name.lower() for part in parts}
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") for name in lowered):
         return []

@@ -29,7 +29,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import LARGEST, Whole, flat_names
+from otus.data.formats.files import LARGEST, Figure, Whole, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import KINDS, losses_of
 from otus.errors import DataError, ShapeError
@@ -49,8 +49,8 @@ class Picture(msgspec.Struct):
 
     id: Whole
     file_name: str
-    width: Whole
-    height: Whole
+    width: Whole | Figure  # pandas writes 60.0
+    height: Whole | Figure
 
 
 class Category(msgspec.Struct):
@@ -146,7 +146,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name in ("images", "categories"):
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
-    known, refused = sound_pictures(file, pictures, report, allow_outside=allow_outside)
+    known, refused = sound_pictures(file, pictures, report, reader.faulty_ids["images"], allow_outside=allow_outside)
     kinds = read_categories(file, categories, report)
     sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
     objects = columns.finish(
@@ -161,11 +161,14 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
 
 def sound_pictures(
-    file: Path, pictures: list[tuple[int, Picture]], report: Report, *, allow_outside: bool
+    file: Path, pictures: list[tuple[int, Picture]], report: Report, faulty_ids: set[int], *, allow_outside: bool
 ) -> tuple[list[Picture], set[int]]:
-    """The pictures without a fault, file names with forward slashes, and the ids of those left out."""
+    """The pictures without a fault, file names with forward slashes, and the ids of those left out.
+
+    ``faulty_ids`` are those of records that could not even be decoded.
+    """
     known: dict[int, Picture] = {}
-    refused: set[int] = set()
+    refused = set(faulty_ids)
     for index, one in pictures:
         where = f"images[{index}]"
         one.file_name = one.file_name.replace("\\", "/")
@@ -176,9 +179,9 @@ def sound_pictures(
                     f"id {one.id} is another picture's", file=file, where=where, remedy=remedy, kind="duplicate_id"
                 )
             )
-        elif one.width <= 0 or one.height <= 0:
+        elif one.width <= 0 or one.height <= 0 or one.width % 1 or one.height % 1:
             size = f"{one.width} x {one.height}"
-            report(DataError(f"expected a width and a height above 0, got {size}", file=file, where=where))
+            report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
             refused.add(one.id)
         elif not allow_outside and leaves_folder(one.file_name):
             remedy = "--allow-outside permits it"
@@ -187,7 +190,7 @@ def sound_pictures(
             refused.add(one.id)
         else:
             known[one.id] = one
-    return list(known.values()), refused
+    return list(known.values()), refused - known.keys()
 
 
 def leaves_folder(name: str) -> bool:

@@ -62,6 +62,7 @@ class Annotation(msgspec.Struct, gc=False):
 
 
 _WHOLE = ("index", "id", "image_id", "category_id", "iscrowd")
+_NO_ID = np.iinfo(np.int64).min
 _FIGURES = {"bbox": 4, "area": 1, "score": 1, "amodal_bbox": 4, "corners": 8, "cuboid": 7}
 
 
@@ -115,7 +116,7 @@ class ObjectColumns:
             indices, count = indices[kept], len(kept)
         self._whole["index"].extend(indices)
         for name, otherwise in (
-            ("id", indices + 1),
+            ("id", np.full(count, _NO_ID)),
             ("image_id", None),
             ("category_id", None),
             ("iscrowd", np.zeros(count)),
@@ -139,7 +140,7 @@ class ObjectColumns:
     def _extend_numbers(self, columns: Mapping[str, np.ndarray], indices: Int[np.ndarray, "b"]) -> None:
         """Add annotations that have nothing but numbers, of each what it needs."""
         self._whole["index"].extend(indices)
-        for name, otherwise in (("id", indices + 1), ("iscrowd", np.zeros(len(indices)))):
+        for name, otherwise in (("id", np.full(len(indices), _NO_ID)), ("iscrowd", np.zeros(len(indices)))):
             self._whole[name].extend(columns.get(name, otherwise))
         for name in ("image_id", "category_id"):
             self._whole[name].extend(columns[name])
@@ -194,16 +195,18 @@ class ObjectColumns:
         self._figure_column(name).extend(np.fromiter(numbers, np.float64, len(values) * width))
 
     def _extend_keypoints(self, values: list[list[float] | None]) -> None:
+        """Add keypoints; those that a record does not have are NaN until its box is known."""
         longest = max((len(value) // 3 for value in values if value), default=0)
         if longest > self._num_keypoints:  # the first keypoints, or a category with more of them
-            before, self._keypoints = self._keypoints, Column(np.float64, longest, 3)
+            before, self._keypoints = self._keypoints, Column(np.float64, longest, 3, fill=np.nan)
             if before is not None:
                 old = before.finish()
-                self._keypoints.extend(np.pad(old, ((0, 0), (0, longest - old.shape[1]), (0, 0))))
+                more = ((0, 0), (0, longest - old.shape[1]), (0, 0))
+                self._keypoints.extend(np.pad(old, more, constant_values=np.nan))
             self._num_keypoints = longest
         if self._keypoints is not None:
             self._keypoints.pad(self._count)
-            block = np.zeros((len(values), 3 * self._num_keypoints))
+            block = np.full((len(values), 3 * self._num_keypoints), np.nan)
             for row, value in zip(block, values, strict=True):
                 if value:
                     row[: len(value)] = value
@@ -248,12 +251,16 @@ class ObjectColumns:
         whole = {name: column.finish() for name, column in self._whole.items()}
         picture, known_picture = _places(whole["image_id"], picture_ids)
         labels, known_category = _places(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
+        missing = whole["id"] == _NO_ID  # they are numbered as they stand in the file, behind the largest that it says
+        whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
         keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
         keep = self._without(keep, whole["index"], ~known_picture, ".image_id", "no picture has this id")
         keep = self._without(keep, whole["index"], ~known_category, ".category_id", "no category has this id")
         keep = self._without(
             keep, whole["index"], _repeated(whole["id"]), ".id", "an annotation before has the same id"
         )
+        if not self.predictions:  # pycocotools takes any
+            keep = self._without_inverted_boxes(keep, whole["index"])
         for name, column in self._outlines.items():
             column.pad(self._count)
             keep = self._without_wrong_sizes(keep, whole["index"], name, column, sizes_hw[picture])
@@ -271,6 +278,8 @@ class ObjectColumns:
         if self.predictions:
             areas[:] = np.nan
         _complete(xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[picture], predictions=self.predictions)
+        if keypoints is not None:
+            keypoints[np.isnan(keypoints)] = 0
         return Objects.build(
             picture=picture,
             labels=labels[order],
@@ -292,6 +301,18 @@ class ObjectColumns:
         for row in np.flatnonzero(keep & faulty):
             self._fault(int(index[row]), place, problem, _KINDS[place.rsplit(".", 1)[-1]])
         return keep & ~faulty
+
+    def _without_inverted_boxes(self, keep: np.ndarray, index: np.ndarray) -> np.ndarray:
+        for name in ("bbox", "amodal_bbox"):
+            if (column := self._optional.get(name)) is not None:
+                column.pad(self._count)
+                sizes = column.values[:, 2:]
+                inverted = (sizes < 0).any(axis=1)
+                for row in np.flatnonzero(keep & inverted):
+                    problem = f"expected a width and a height of 0 or more, got {sizes[row].tolist()}"
+                    self._fault(int(index[row]), f".{name}", problem, "inverted_box")
+                keep = keep & ~inverted
+        return keep
 
     def _without_wrong_sizes(
         self,
@@ -379,8 +400,8 @@ def _complete(
 ) -> None:
     """Fill in boxes and areas (NaN) that the file does not say.
 
-    A box is that around the outline, else around the keypoints. An area is the outline's, else the box's; of predictions
-    the box's first, as pycocotools' ``loadRes`` has it.
+    A box is that around the outline, else around the keypoints that are labelled, if some are. An area is the outline's,
+    else the box's. Predictions are as pycocotools' ``loadRes`` has them: the box's area first, the box around all keypoints.
     """
     no_box, no_area = np.isnan(xywh[:, 0]), np.isnan(areas)
     has_outline = np.zeros(len(xywh), dtype=bool) if outlines is None else outlines.kinds != Outline.NONE
@@ -396,7 +417,9 @@ def _complete(
             xywh[row] = _box_around(points[first:])
     if keypoints is not None:
         for row in np.flatnonzero(no_box & ~has_outline).tolist():
-            xywh[row] = _box_around(keypoints[row, :, :2])
+            own = keypoints[row, ~np.isnan(keypoints[row, :, 0])]
+            labelled = own[own[:, 2] > 0]
+            xywh[row] = _box_around((own if predictions or not len(labelled) else labelled)[:, :2])
     rest = np.isnan(areas)
     areas[rest] = xywh[rest, 2] * xywh[rest, 3]
 

@@ -42,7 +42,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import Whole
+from otus.data.formats.files import Whole, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
@@ -95,7 +95,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         records[batch.array] += unread.declared(batch, types[batch.array])
     for name, value in reader.others.items():
         unread.note(name, [value])
-    pictures, refused = sound_pictures(file, records["images"], report, allow_outside=allow_outside)
+    pictures, refused = sound_pictures(
+        file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
+    )
     categories = read_categories(file, records["categories"], report)
     place = {one.id: index for index, one in enumerate(pictures)}
     records["annotations"] = [one for one in records["annotations"] if one[1].image_id not in refused]
@@ -228,6 +230,8 @@ def _lost_objects(dataset: Dataset) -> list[Loss]:
 def _write_json(dataset: Dataset, path: Path, maps: Path) -> None:
     assert dataset.panoptic is not None
     ids, names = picture_ids(dataset), picture_names(dataset)
+    if len({Path(name).with_suffix("").as_posix().casefold() for name in names}) < len(names):
+        names = flat_names(names)  # a.jpg beside a.png: their maps must not be called alike
     maps.mkdir()
     with path.open("wb") as file:
         file.write(b'{"images": ')

@@ -1,9 +1,13 @@
 """Predictions as COCO's results: a list of ``{image_id, category_id, bbox, score, segmentation?, keypoints?}``.
 
 https://cocodataset.org/#format-results. Boxes and areas that are not said follow pycocotools' ``COCO.loadRes``.
+
+A record may say the ``file_name`` of its picture, and then the name of its ``category`` too, as those of ``otus predict``
+do: their ids count what it was shown and are the model's, no data set's, so the names say what is meant.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,12 @@ from otus.data.formats.coco import picture_ids
 from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
 from otus.data.formats.contract import Report, staged_file, stop_at_first
 from otus.data.formats.files import LARGEST
-from otus.data.formats.json_stream import RecordReader, write_records
+from otus.data.formats.json_stream import Batch, RecordReader, write_records
+from otus.data.lookup import picture_namer
+from otus.errors import DataError
 from otus.structures import Objects
+
+Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
 
 
 def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
@@ -26,15 +34,16 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     path
         A JSON array of predictions, or an object whose ``annotations`` are some.
     dataset
-        The labels that they belong to: ``image_id`` and ``category_id`` are its pictures' and categories' ids.
+        The labels that they belong to: ``image_id`` and ``category_id`` are its pictures' and categories' ids; but a
+        ``file_name`` goes before ``image_id``, and beside one the name of a ``category`` before ``category_id``.
     report
         Gets each problem; the faulty prediction is left out.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: records without a finite score, unknown ids, ids that are not whole numbers, outlines
-        of another size.
+        Where ``report`` raises it: records without a finite score, unknown ids or names, ids that are not whole numbers,
+        outlines of another size.
     """
     path = Path(path)
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
@@ -47,13 +56,51 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
         number_fields={"annotations": number_fields(predictions=True)},
         largest=LARGEST,
     )
+    finders: Finders | None = None
     for batch in reader:
+        if batch.columns is None and "file_name" in batch.attributes:
+            finders = finders or _finders(dataset)
+            batch = _joined_by_name(batch, finders, columns.place, report)
         columns.extend(batch)
     return columns.finish(
         picture_ids=np.array(picture_ids(dataset), dtype=np.int64),
         sizes_hw=dataset.pictures.sizes_hw,
         category_ids=dataset.categories.ids,
     )
+
+
+def _finders(dataset: Dataset) -> Finders:
+    """By the field that has a name: the field of the id that it goes before, and what finds the id."""
+    ids, find = picture_ids(dataset), picture_namer(dataset)
+
+    def find_picture(name: str) -> int | None:
+        index = find(name)
+        return None if index is None else ids[index]
+
+    categories = dict(zip(dataset.categories, dataset.categories.ids, strict=True))
+    return {"file_name": ("image_id", find_picture), "category": ("category_id", categories.get)}
+
+
+def _joined_by_name(batch: Batch, finders: Finders, place: Callable[[int], tuple[Path, str]], report: Report) -> Batch:
+    """The records with the ids of what their names mean; those with a name of nothing in the data are left out."""
+    kept = []
+    for k, record in enumerate(batch.records):
+        is_named = isinstance(getattr(record, batch.attributes["file_name"]), str)
+        for field, (id_field, find) in finders.items() if is_named else ():
+            name = getattr(record, batch.attributes.get(field, field), None)
+            found = find(name) if isinstance(name, str) else getattr(record, id_field)
+            if found is None:
+                file, where = place(int(batch.indices[k]))
+                what = id_field.removesuffix("_id").replace("image", "picture")
+                problem = f"{name!r} does not name one {what} of the data"
+                remedy = f"correct the record, or take the name out where {id_field} is an id of the data"
+                kind = f"unknown_{what}"
+                report(DataError(problem, file=file, where=f"{where}.{field}", remedy=remedy, kind=kind))
+                break
+            setattr(record, id_field, found)
+        else:
+            kept.append(k)
+    return replace(batch, indices=batch.indices[kept], records=[batch.records[k] for k in kept])
 
 
 def write_results(dataset: Dataset, predictions: Objects, path: str | Path) -> None:

@@ -1,6 +1,7 @@
 """What the formats of one label file a picture share: lines of numbers, sizes of pictures, flat names, safe paths."""
 
 import os
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,11 @@ def read_text(file: Path) -> str:
         raise DataError("there is no such file", file=file, remedy="check the path") from None
     except (OSError, ValueError) as error:
         raise DataError(f"expected text in UTF-8, but {error}", file=file, remedy="restore the file") from None
+
+
+def read_json_bytes(file: Path) -> bytes:
+    """A JSON file, without the mark that some editors put before UTF-8."""
+    return file.read_bytes().removeprefix(BOM_UTF8)
 
 
 def first_bytes(file: Path, count: int) -> bytes:

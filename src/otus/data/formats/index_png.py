@@ -9,6 +9,7 @@ judged, nor are those named unlabelled, void, ignore or ignored. Without ``class
 object on background: 0 and 255 or 0 and 1, and 128 (or 255 beside 1) for pixels that are not judged.
 """
 
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -78,14 +79,16 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """
     root = layout.source
     folder, masks = _folders(layout)
-    wanted = _listed(root / f"{layout.split}.txt", folder, report) if layout.split else None
     is_sequences = masks.name == "Annotations"
 
     def pictures_in(place: Path) -> dict[str, Path]:
         paths = picture_files(place, recursive=is_sequences)
         return {path.relative_to(place).with_suffix("").as_posix(): path for path in paths}
 
-    named = {name: path for name, path in pictures_in(folder).items() if wanted is None or name in wanted}
+    named = pictures_in(folder)
+    wanted = _listed(root / f"{layout.split}.txt", folder, named.keys(), report) if layout.split else None
+    if wanted is not None:
+        named = {name: path for name, path in named.items() if name in wanted}
     files = pictures_in(masks)
     for name in sorted((wanted or set()) - named.keys()):
         report(DataError("is listed but not there", file=folder / name, remedy="restore it", kind="missing_picture"))
@@ -126,14 +129,16 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
     return root / "images" / split, masks / split
 
 
-def _listed(file: Path, folder: Path, report: Report) -> set[str] | None:
-    """The stems that a list names: of the first word of each line, with or without folders and suffix."""
+def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[str] | None:
+    """The stems that a list names, with or without folders and suffix: by each line if it is known, else its first word."""
     if not file.is_file():
         return None
     stems = set()
     for number, line in enumerate(read_text(file).splitlines(), start=1):
-        if words := line.split():
-            name = words[0].rsplit("/", 1)[-1]
+        if whole := line.strip():
+            name = whole.rsplit("/", 1)[-1]  # of "picture labels", as CamVid has it, the labels: they are called alike
+            if not {name, Path(name).stem} & known:
+                name = whole.split()[0].rsplit("/", 1)[-1]
             where = f"line {number}"
             try:
                 stems.add(resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where=where).stem)

@@ -6,7 +6,9 @@ arrays; msgspec decodes the records between, a compiled reader those of nothing 
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -16,10 +18,15 @@ import numpy as np
 
 from otus.data.formats import _json_kernels as scanner
 from otus.data.formats.contract import Report
+from otus.data.formats.files import Whole
 from otus.data.formats.number_fields import NumberField, NumberRecords, read_number_records
 from otus.errors import DataError
 
 _WINDOW = 1 << 19  # its records stay in the processor's cache
+
+
+class _Identified(msgspec.Struct):
+    id: Whole
 
 
 class _Decoder(NamedTuple):
@@ -73,11 +80,13 @@ class RecordReader:
     largest: float = math.inf
     found: set[str] = field(default_factory=set)
     others: dict[str, Any] = field(default_factory=dict)
+    faulty_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches in the order of the file.
 
-        ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them.
+        ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them, and
+        ``faulty_ids`` by array the ids of faulty records, as far as they have one.
         """
         try:
             with self.path.open("rb") as file:
@@ -207,6 +216,8 @@ class RecordReader:
                 records += decoder.decode(b"[" + one + b"]") if one.strip() else _raise_empty()
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 faulty.append(index)
+                with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+                    self.faulty_ids[array].add(msgspec.json.decode(one, type=_Identified).id)
                 self.report(self._explain(error, f"{array}[{index}]", one, offset + start + 1))
         return records, faulty
 

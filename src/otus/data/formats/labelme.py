@@ -228,6 +228,10 @@ def _write_split(dataset: Dataset, folder: Path, pictures: PictureMode) -> list[
     flags = flags_of(objects)
     held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
     losses = losses_of(dataset, can_hold=frozenset(held), areas=_areas(dataset, objects))
+    scores = np.full(len(objects), np.nan) if objects.scores is None else objects.scores
+    for row in np.flatnonzero((scores < 0) | (scores > 1)).tolist():
+        lost = f"its confidence, which is not in 0..1: {scores[row]:g}"
+        losses.append(Loss("score", dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost))
     flags["crowd"] = objects.is_crowd
     names = flat_names(dataset.pictures.files)
     point_names = {name: list(scheme.names) for name, scheme in dataset.categories.keypoints}
@@ -300,7 +304,7 @@ def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]
     if not shapes or np.abs(enclosing_box(rings, mask) - box).max() > 1e-9:
         add("rectangle", box.reshape(2, 2))
     shapes[0]["flags"] = {**shapes[0]["flags"], **flags}
-    if objects.scores is not None and not np.isnan(objects.scores[row]):
+    if objects.scores is not None and 0 <= objects.scores[row] <= 1:
         shapes[0]["score"] = float(objects.scores[row])
     if objects.keypoints is not None:
         scheme = dataset.categories.keypoints_of(label)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from otus.data.formats.contract import Report
-from otus.data.formats.files import Figure, Whole, polygon_area
+from otus.data.formats.files import Figure, Whole, polygon_area, read_json_bytes
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import Masks
@@ -74,7 +74,7 @@ class _Group:
 def decode(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
     """A file whose shapes are not looked at yet, so that one of them can be wrong without the others."""
     try:
-        text = file.read_bytes()
+        text = read_json_bytes(file)
         content = msgspec.json.decode(text, type=LabelMeFile)
         if unread is not None:
             unread.note_raw("", msgspec.json.decode(text, type=dict[str, msgspec.Raw]), known=_KNOWN)

@@ -30,7 +30,7 @@ from otus.data.formats.contract import (
     stands_twice,
     stop_at_first,
 )
-from otus.data.formats.files import Figure, Whole, flat_names_of
+from otus.data.formats.files import Figure, Whole, flat_names_of, read_json_bytes
 from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
@@ -155,7 +155,7 @@ def _decoded(
     file: Path, decoder: msgspec.json.Decoder[Document], report: Report, unread: UnreadFields
 ) -> Document | None:
     try:
-        text = file.read_bytes()
+        text = read_json_bytes(file)
         document = decoder.decode(text)
         fields = msgspec.json.decode(text, type=Fields)
     except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:

@@ -10,6 +10,7 @@ no part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else t
 them, else the names found, sorted. ``part``, ``pose`` and what else the files say is counted, not kept.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -45,6 +46,9 @@ NAMES = (
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+_FLAG = re.compile(r"\s+(?:-1|0|1)$")  # behind the names in the list of a category: shows none, difficult ones, some
+_LOOKED_AT = 8
+
 
 def find(path: Path) -> list[Layout]:
     """The data sets at a folder: one for each list in ImageSets, else one for all XML files."""
@@ -69,9 +73,16 @@ def _split_lists(folder: Path) -> dict[str, Path]:
     for kind in ("Main", "Segmentation"):
         files = {file.stem: file for file in sorted(folder.glob(f"ImageSets/{kind}/*.txt"))}
         for stem, file in files.items():
-            if not any(stem.endswith(f"_{other}") for other in files):
+            # The name is not enough: extra_train beside train is a split of its own.
+            if not (any(stem.endswith(f"_{other}") for other in files) and _is_of_one_category(file)):
                 lists[f"{kind}/{stem}" if stem in lists else stem] = file
     return lists
+
+
+def _is_of_one_category(file: Path) -> bool:
+    """Whether the first lines of a list have the flags of a category."""
+    lines = first_bytes(file, 4000).decode(errors="replace").splitlines()[:_LOOKED_AT]
+    return all(_FLAG.search(line.rstrip()) for line in lines if line.strip())
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
@@ -89,7 +100,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     folder = root / "Annotations" if (root / "Annotations").is_dir() else root
     picture_folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else folder
     pictures = {path.stem: path for path in picture_files(picture_folder)}
-    stems = _listed(root, layout.split) if layout.split else sorted(file.stem for file in folder.glob("*.xml"))
+    labelled = sorted(file.stem for file in folder.glob("*.xml"))
+    stems = _listed(root, layout.split, {*labelled, *pictures}) if layout.split else labelled
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
     records, kept, paths, sizes = [], [], [], []
@@ -148,18 +160,22 @@ def _inside(name: str, folder: Path, file: Path) -> Path:
     return resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where="name of a picture")
 
 
-def _listed(root: Path, split: str) -> list[str]:
+def _listed(root: Path, split: str, known: set[str]) -> list[str]:
+    """The stems that a list names, which may have spaces; a flag behind one that is not known so is dropped."""
     lists = _split_lists(root)
     if split not in lists:
         raise DataError(f"there is no list of {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}")
-    return [line.split()[0] for line in read_text(lists[split]).splitlines() if line.strip()]
+    lines = map(str.strip, read_text(lists[split]).splitlines())
+    return [line if line in known else _FLAG.sub("", line) for line in lines if line]
 
 
 def _category_names(root: Path, folder: Path, records: list[Record]) -> tuple[str, ...]:
     label_map = root / "labelmap.txt"
     found = {name for record in records for name in record.names}
     if label_map.is_file():
-        lines = [line for line in read_text(label_map).splitlines() if line.strip() and not line.startswith("#")]
+        lines = [line for line in read_text(label_map).splitlines() if line.strip()]
+        # The first may be a header; below it a category may begin with #, and only a line of other form is a comment.
+        lines = [line for i, line in enumerate(lines) if not line.startswith("#") or (i > 0 and line.count(":") >= 3)]
         names = [line.rsplit(":", 3)[0] for line in lines]
         if names[:1] == ["background"]:
             del names[0]

@@ -49,7 +49,7 @@ from otus.data.formats.files import (
 )
 from otus.data.formats.losses import losses_of
 from otus.data.formats.outlines import parts_of
-from otus.data.formats.yolo_lines import objects_of
+from otus.data.formats.yolo_lines import can_hold, objects_of
 from otus.data.pictures import picture_files
 from otus.errors import DataError
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
@@ -105,7 +105,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         paths += here
     paths, sizes = measured(paths, report)
     lines = label_lines([_twin(path, about.root) for path in paths], report)
-    categories = about.categories or _unnamed(about, lines)
+    categories = about.categories or _unnamed(about, lines, layout.source, allow_outside)
     return Dataset(
         source=layout.source,
         format="yolo",
@@ -151,7 +151,7 @@ def _twin(picture: Path, root: Path) -> Path:
     return root.joinpath(*folders)
 
 
-def _unnamed(about: Description, lines: list[Line]) -> Categories:
+def _unnamed(about: Description, lines: list[Line], source: Path, allow_outside: bool) -> Categories:
     for folder in (about.root, about.root / "labels"):
         if (folder / "classes.txt").is_file():
             return Categories(
@@ -159,7 +159,8 @@ def _unnamed(about: Description, lines: list[Line]) -> Categories:
             )
     # All splits count, so that their labels mean the same; what is wrong with a line is said where it is read.
     entries = [entry for split in about.splits.values() for entry in split]
-    others = [_twin(path, about.root) for entry in entries for path in picture_files(entry, recursive=True)]
+    listed = [_pictures(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
+    others = [_twin(path, about.root) for paths in listed for path in paths]
     words = {line.words[0] for line in (*lines, *label_lines(others, lambda _: None))}
     indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
     count = max((index for index in indices if index < MAX_CATEGORIES), default=-1) + 1
@@ -171,8 +172,8 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
 
     A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
     objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
-    parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one.
-    All that is lost so is reported.
+    parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one, from
+    0 to 1. Objects farther beyond the picture than a line may say are left out. All that is lost so is reported.
 
     Raises
     ------
@@ -205,7 +206,9 @@ def _split_name(split: str | None) -> str:
 
 
 def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, num_keypoints: int) -> list[Loss]:
-    scores = objects.scores if objects.scores is not None and not np.isnan(objects.scores).any() else None
+    scores = objects.scores
+    if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
+        scores = None
     rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
     areas = np.prod(objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2], axis=1)
     for row, ring in enumerate(rings):
@@ -219,21 +222,25 @@ def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, n
         held.add("flip_pairs")
     losses = losses_of(dataset, can_hold=frozenset(held), areas=areas)
     losses += _moved_boxes(dataset, objects, rings)
-    if kind == "outline" and all(ring is not None and len(ring) == 4 for ring in rings):
+    fractions = _fractions(dataset, objects, rings)
+    if kind == "keypoints":
+        keypoints = _keypoint_fractions(dataset, objects, num_keypoints)
+        fractions = [np.concatenate(both) for both in zip(fractions, keypoints, strict=True)]
+    written = can_hold(fractions, np.array([ring is None for ring in rings], dtype=bool))
+    for row in np.flatnonzero(~written).tolist():
+        lost = "all of it, which is too far beyond the picture for a line, or has its sides exchanged"
+        losses.append(Loss("object", dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost))
+    if kind == "outline" and all(len(one) == 8 for one, kept in zip(fractions, written, strict=True) if kept):
         # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
-        rings = [np.concatenate([ring, ring[:1]]) for ring in rings if ring is not None]
+        fractions = [np.concatenate([one, one[:2]]) for one in fractions]
     folder.mkdir(parents=True)
     bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
     for index, name in enumerate(flat_names(dataset.pictures.files)):
-        height, width = dataset.pictures.size_hw(index)
-        scale = np.array([width, height], dtype=np.float64)
         lines = []
         for row in range(bounds[index], bounds[index + 1]):
-            fractions = _fractions(objects, row, rings[row], scale)
-            if kind == "keypoints":
-                fractions += _keypoint_fractions(objects, row, scale, num_keypoints)
-            fractions += [] if scores is None else [float(scores[row])]
-            lines.append(f"{objects.labels[row]} {' '.join(map(repr, fractions))}\n")
+            if written[row]:
+                numbers = fractions[row].tolist() + ([] if scores is None else [float(scores[row])])
+                lines.append(f"{objects.labels[row]} {' '.join(map(repr, numbers))}\n")
         (folder / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
     return losses
 
@@ -282,19 +289,26 @@ def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | No
         yield Loss("box", "", None, lost)
 
 
-def _fractions(objects: Objects, row: int, ring: np.ndarray | None, scale: np.ndarray) -> list[float]:
-    if ring is not None:
-        return (ring / scale).ravel().tolist()
-    box = convert(objects.boxes_xyxy[row : row + 1].astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH)[0]
-    return (box / np.tile(scale, 2)).tolist()
+def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
+    """The width and the height of each object's picture."""
+    return dataset.pictures.sizes_hw[objects.picture][:, ::-1].astype(np.float64)
 
 
-def _keypoint_fractions(objects: Objects, row: int, scale: np.ndarray, count: int) -> list[float]:
-    """``count`` keypoints, those that an object does not have as zeros."""
-    own = np.zeros((count, 3))
+def _fractions(dataset: Dataset, objects: Objects, rings: list[np.ndarray | None]) -> list[np.ndarray]:
+    """The ring or the box of each object."""
+    sizes = _sizes_wh(dataset, objects)
+    boxes = convert(objects.boxes_xyxy.astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH) / np.tile(sizes, 2)
+    rows = zip(rings, boxes, sizes, strict=True)
+    return [box if ring is None else (ring / size).ravel() for ring, box, size in rows]
+
+
+def _keypoint_fractions(dataset: Dataset, objects: Objects, count: int) -> Float[np.ndarray, "n c"]:
+    """``count`` keypoints of each object, those that it does not have as zeros."""
+    found = np.zeros((len(objects), count, 3))
     if objects.keypoints is not None:
-        own[: objects.keypoints.shape[1]] = objects.keypoints[row] / [*scale, 1.0]
-    return own.ravel().tolist()
+        found[:, : objects.keypoints.shape[1]] = objects.keypoints
+        found[..., :2] /= _sizes_wh(dataset, objects)[:, None]
+    return found.reshape(len(objects), -1)
 
 
 def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:

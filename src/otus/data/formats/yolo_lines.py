@@ -1,7 +1,7 @@
 """The lines of YOLO's label files as objects. See :mod:`otus.data.formats.yolo` for what a line may say."""
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from otus.data.formats.contract import Report
 from otus.data.formats.files import Line, numbers
@@ -36,6 +36,17 @@ def objects_of(
             report(known[index].fault(*faults[index]))
         known, values = numbers([line for i, line in enumerate(known) if i not in faults], slice(None), report)
     return _assemble(known, values, sizes_hw, point_shape)
+
+
+def can_hold(fractions: list[np.ndarray], is_box: Bool[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Of which objects :func:`objects_of` takes the numbers: those of a ring, or of a box and perhaps keypoints."""
+    if not fractions:
+        return np.ones(0, dtype=bool)
+    values = np.concatenate(fractions)
+    starts = np.cumsum([0, *map(len, fractions[:-1])])
+    low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    inverted = is_box & (np.minimum(values[starts + 2], values[starts + 3]) < 0)
+    return (low >= 1 - _FARTHEST) & (high <= _FARTHEST) & ~inverted
 
 
 def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
@@ -89,8 +100,15 @@ def _faults(
     scores = values[columns.ends - 1]
     for i in np.flatnonzero(columns.is_scored & ((scores < 0) | (scores > 1))):
         faults[int(i)] = (f"expected a confidence in 0..1, got {scores[i]}", "correct the line")
-    if columns.is_scored.any():
-        for i in np.flatnonzero(~columns.is_scored):
+    sound = np.ones(len(lines), dtype=bool)
+    sound[list(faults)] = False
+    scored, plain = sound & columns.is_scored, sound & ~columns.is_scored
+    if scored.any() and scored.sum() < plain.sum():  # of lines of two kinds the rarer ones are wrong
+        for i in np.flatnonzero(scored):
+            problem = f"has {len(lines[i].words) - 1} numbers, as with a confidence, which most lines do not have"
+            faults[int(i)] = (problem, "take the confidence off, or add the number that is missing")
+    elif scored.any():
+        for i in np.flatnonzero(plain):
             faults[int(i)] = ("has no confidence, other lines have", "add it to all lines or to none")
     return faults
 

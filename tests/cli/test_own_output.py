@@ -1,0 +1,48 @@
+"""Commands that are run in the data's own folder leave it readable, by what they really write there."""
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from typer.testing import CliRunner
+
+import otus
+from otus.cli import app
+from otus.data.pictures import is_own_output
+from otus.inference.lineage import measure_lineage
+from otus.training.comparison import compare
+
+
+def test_a_run_beside_the_categories_is_no_category(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OTUS_RUNS", raising=False)
+    for name in ("cat", "owl"):
+        Path(name).mkdir()
+        for number in range(2):
+            Image.fromarray(np.full((40, 40, 3), 90 * number, np.uint8)).save(f"{name}/{number}.png")
+    command = [
+        "train",
+        "--model",
+        "classifier_efficientnet_lite0",
+        "--data",
+        ".",
+        "--epochs",
+        "1",
+        "--image-size",
+        "32",
+    ]
+    done = CliRunner().invoke(app, [*command, "--batch-size", "4", "--device", "cpu"])
+    assert done.exit_code == 0, done.stderr or done.exception
+    assert list(Path("runs").rglob("*.jpg"))
+    dataset = otus.open_dataset(".")
+    assert (dataset.categories.names, len(dataset)) == (("cat", "owl"), 4)
+
+
+def test_the_folders_of_comparisons_and_timings_are_known(tmp_path):
+    for function, name, file in ((compare, "out", "rows/a.json"), (measure_lineage, "folder", "a.json")):
+        folder = tmp_path / inspect.signature(function).parameters[name].default
+        (folder / file).parent.mkdir(parents=True)
+        assert not is_own_output(folder)
+        (folder / file).touch()
+        assert is_own_output(folder)
