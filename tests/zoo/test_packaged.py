@@ -34,9 +34,22 @@ def test_without_a_name_the_packaged_model_answers():
         assert found.masks.area()[found.scores.argmax()] > 0.1 * image.shape[0] * image.shape[1]
 
 
+def test_the_second_answers_faster_with_boxes_alone():
+    data = pytest.importorskip("skimage.data", reason="its photographs")
+    predictor = otus.load("fcos_efficientnet_lite0_fpn")
+    assert sum(one.numel() for one in predictor.system.parameters()) < 0.6 * sum(
+        one.numel() for one in otus.load().system.parameters()
+    )
+    for image, category in ((data.astronaut(), "person"), (data.chelsea(), "cat")):
+        found = predictor.predict(image)[0].instances
+        assert predictor.categories[int(found.labels[found.scores.argmax()])] == category
+        assert found.masks is None
+
+
 @pytest.mark.slow
-def test_the_card_tells_the_truth(shared_data: Path):
-    file = packaged_file(packaged_names()[0])
+@pytest.mark.parametrize("name", packaged_names())
+def test_the_card_tells_the_truth(shared_data: Path, name: str):
+    file = packaged_file(name)
     report = otus.evaluate(
         open_dataset(shared_data / "voc2007", format="voc", split="val"), model=file, precision="auto", protocol="voc07"
     )

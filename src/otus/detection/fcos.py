@@ -207,4 +207,6 @@ def fcos_efficientnet_lite0_fpn(
 ) -> DenseDetector:
     """A small one for pictures of about 320 pixels: four levels of 96 channels, low towers."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)
+    detector = fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)
+    detector.decision = Decision(score_threshold=0.05, nms_threshold=0.55)
+    return detector
