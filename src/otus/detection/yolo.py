@@ -16,9 +16,9 @@ A cell has one set of class scores, so it learns one object: the largest whose c
 (:meth:`YOLO.remarks`, :class:`GridAssignment`); darknet keeps one of them by chance.
 
 Departures: losses are means over the pictures of a batch; confidences and class scores are cut to [0, 1] before they are
-multiplied; cells inside a crowd are not taught that they are empty; maps that
-are not S x S are averaged to it before the fully connected layers, so that pictures of any size pass. The grid always spans
-the whole batch: prepare pictures by ``Preprocess(fixed_hw=…)``.
+multiplied; cells inside a crowd are not taught that they are empty; maps that are not S x S are averaged to it before the
+fully connected layers, so that pictures of any size pass. The grid always spans the whole batch: prepare pictures by
+``Preprocess(fixed_hw=…)``.
 """
 
 from collections.abc import Sequence

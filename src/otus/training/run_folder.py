@@ -144,8 +144,7 @@ def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     for axes, title in ((left, "loss"), (right, "validation")):
         axes.set(xlabel="epoch", title=title)
         if axes.lines:
-            axes.legend(
-                fontsize="small", loc="upper left", bbox_to_anchor=(1, 1)
-            )  # beside: to find a free place is slow
+            # Beside the curves: to find a free place among many is slow.
+            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     with staged_file(path) as stage:
         figure.savefig(stage, dpi=100)
