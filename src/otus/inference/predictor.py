@@ -56,8 +56,8 @@ class Predictor:
     Parameters
     ----------
     system
-        A module with ``predict(samples)`` and ``categories`` that finds objects on prepared pictures, and reports them by its
-        ``decision`` (:class:`~otus.parts.suppression.Decision`), whose thresholds are changed for each call.
+        A module with ``predict(samples)`` and ``categories`` that finds objects on prepared pictures, and reports them by
+        its ``decision`` (:class:`~otus.parts.suppression.Decision`), whose thresholds are changed for each call.
     preprocess
         How its weights want pictures prepared.
     name
