@@ -34,7 +34,7 @@ def test_without_a_name_the_packaged_model_answers():
         assert found.masks.area()[found.scores.argmax()] > 0.1 * image.shape[0] * image.shape[1]
 
 
-def test_the_second_answers_faster_with_boxes_alone():
+def test_the_second_is_smaller_and_answers_with_boxes_alone():
     data = pytest.importorskip("skimage.data", reason="its photographs")
     predictor = otus.load("fcos_efficientnet_lite0_fpn")
     assert sum(one.numel() for one in predictor.system.parameters()) < 0.6 * sum(

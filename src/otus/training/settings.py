@@ -123,11 +123,10 @@ def make_settings(options: Mapping[str, Any]) -> TrainSettings:
 
 def at_own_rate(settings: TrainSettings, model: str | None) -> TrainSettings:
     """Settings with a learning rate: the one they have, else that of the zoo's model."""
-    if settings.learning_rate is not None:
-        return settings
-    return dataclasses.replace(
-        settings, learning_rate=LEARNING_RATE if model is None else model_entry(model).learning_rate
+    own = (
+        model_entry(model).learning_rate if settings.learning_rate is None and model is not None else settings.peak_rate
     )
+    return dataclasses.replace(settings, learning_rate=own)
 
 
 NOT_PART_OF_THE_RESULT = frozenset({"workers", "command"})

