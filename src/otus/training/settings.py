@@ -123,10 +123,9 @@ def make_settings(options: Mapping[str, Any]) -> TrainSettings:
 
 def at_own_rate(settings: TrainSettings, model: str | None) -> TrainSettings:
     """Settings with a learning rate: the one they have, else that of the zoo's model."""
-    own = (
-        model_entry(model).learning_rate if settings.learning_rate is None and model is not None else settings.peak_rate
-    )
-    return dataclasses.replace(settings, learning_rate=own)
+    if settings.learning_rate is None and model is not None:
+        return dataclasses.replace(settings, learning_rate=model_entry(model).learning_rate)
+    return dataclasses.replace(settings, learning_rate=settings.peak_rate)
 
 
 NOT_PART_OF_THE_RESULT = frozenset({"workers", "command"})
