@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.conversion import WRITERS
-from otus.data.dataset import Dataset
+from otus.data.conversion import WRITERS, convert
+from otus.data.dataset import Dataset, PanopticFiles
+from otus.data.doctor import examine_path
 from otus.data.formats.contract import Loss
-from otus.data.open import choose_layouts, open_dataset, open_layout
+from otus.data.open import choose_layouts, open_dataset, open_layout, open_splits
+from otus.data.pictures import write_picture
 from otus.data.scene_files import write_scenes
-from otus.structures import Instances
+from otus.errors import DataError
+from otus.structures import Instances, Segment
 
 SLICES = {
     "coco": ("coco", "coco", None),
@@ -185,6 +188,36 @@ def test_made_up_scenes_with_everything(tmp_path: Path) -> None:
     assert dataset.objects is not None
     scores = np.random.default_rng(0).random(len(dataset.objects))
     all_pairs(replace(dataset, objects=replace(dataset.objects, scores=scores)), tmp_path)
+
+
+@pytest.mark.parametrize("pictures", [[2], []], ids=["a picture without objects", "no picture"])
+@pytest.mark.parametrize("first", FORMATS)
+def test_one_split_is_empty(tmp_path: Path, first: str, pictures: list[int]) -> None:
+    write_scenes(tmp_path / "scenes", 3, split="train", seed=3)
+    scenes = open_dataset(tmp_path / "scenes", format="coco")
+    assert scenes.objects is not None
+    train, val = scenes.select([0, 1]), replace(scenes, objects=scenes.objects.take([])).select(pictures)
+    splits = [train, replace(val, split="val")]
+    if first == "coco_panoptic":
+        write_picture(tmp_path / "map.png", np.full((*train.pictures.size_hw(0), 3), (7, 0, 0), np.uint8))
+        of_train = PanopticFiles((tmp_path / "map.png", None), ((Segment(7, 0),), ()), train.categories)
+        of_val = PanopticFiles((None,) * len(val), ((),) * len(val), train.categories)
+        splits = [replace(one, panoptic=maps) for one, maps in zip(splits, (of_train, of_val), strict=True)]
+    WRITERS[first].write(splits, tmp_path / first)
+    objects = 0 if first == "coco_panoptic" else len(train.objects)
+    examine_path(tmp_path / first)
+    for second in FORMATS:
+        target = tmp_path / f"{first} {second}"
+        if (first == "coco_panoptic") != (second == "coco_panoptic"):
+            with pytest.raises(DataError, match="panoptic maps"):
+                convert(tmp_path / first, target, to=second)
+            continue
+        done = convert(tmp_path / first, target, to=second)
+        assert not done.problems
+        back = open_splits(target)
+        assert sum(map(len, back)) == 2 + len(pictures)
+        assert sum(len(one.objects or ()) for one in back) == objects
+        examine_path(target)
 
 
 @pytest.mark.slow

@@ -19,8 +19,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, PanopticFiles, Pictures
-from otus.data.doctor import examine
+from otus.data.doctor import examine, examine_path
 from otus.data.formats import (
     classification_folders,
     coco,
@@ -364,6 +365,43 @@ def hurt(folder: Path, work: Callable[[], None], *, seed: int, seconds: float) -
         for path in broken:
             path.write_bytes(whole[path])
     assert not crashes, "\n".join([*crashes.values(), *crashes])
+
+
+def without_objects(folder: Path) -> None:
+    """Take all objects out of the label files of a set, of whatever format."""
+    for file in sorted(folder.rglob("*")):
+        if file.parent.name == "SegmentationObject":
+            file.unlink()
+        elif file.suffix == ".xml":
+            file.write_bytes(re.sub(rb"<object>.*?</object>", b"", file.read_bytes(), flags=re.DOTALL))
+        elif file.suffix == ".json":
+            document = json.loads(file.read_bytes())
+            document.update({name: [] for name in ("annotations", "shapes") if name in document})
+            file.write_text(json.dumps(document))
+        elif file.suffix == ".txt" and any(part.startswith("label") for part in file.relative_to(folder).parent.parts):
+            lines = file.read_text().splitlines(keepends=True)
+            file.write_text("".join(line for line in lines if line.startswith(("imagesource:", "gsd:"))))
+
+
+MAPS_ALONE = (coco_panoptic, index_png, classification_folders)
+
+
+@pytest.mark.parametrize(("module", "make"), FORMATS, ids=[make.__name__.removeprefix("made_") for _, make in FORMATS])
+def test_no_objects_anywhere(tmp_path, module, make):
+    folder = tmp_path / "set"
+    make(folder)
+    without_objects(folder)
+    layouts = module.find(folder)
+    datasets = [module.read(layout) for layout in layouts]
+    assert layouts
+    assert not any(len(one.objects) for one in datasets if one.objects is not None)
+    examine(datasets)
+    for target in WRITERS:
+        if module not in MAPS_ALONE and target != "coco_panoptic":
+            done = convert(folder, tmp_path / target, to=target)
+            assert sum(map(len, done.datasets)) == sum(map(len, datasets))
+            assert not done.problems
+            examine_path(tmp_path / target)
 
 
 # Twelve sorts of files: some 20 seconds with the rest of the suite, a minute in the slow tier.

@@ -186,8 +186,13 @@ def test_perfect_objects_give_1_no_predictions_0_and_no_labels_nothing(protocol)
         json.dumps(perfect.document())
     for kind, result in evaluate_predictions(dataset, nothing, protocol=protocol).results.items():
         assert result.figures["AP70" if kind.endswith("r40") else main] == 0
-    unlabelled = evaluate_predictions(replace(dataset, objects=Objects.empty()), nothing, protocol=protocol)
-    assert all(np.isnan(list(one.figures.values())).all() for one in unlabelled.results.values())
+    # Without any columns, and with every column that objects may have, none of them with a row.
+    for no_objects in (Objects.empty(), dataset.objects.take([])):
+        no_predictions = replace(no_objects, scores=np.zeros(0))
+        unlabelled = evaluate_predictions(replace(dataset, objects=no_objects), no_predictions, protocol=protocol)
+        assert all(np.isnan(list(one.figures.values())).all() for one in unlabelled.results.values())
+        for kind, result in evaluate_predictions(dataset, no_predictions, protocol=protocol).results.items():
+            assert result.figures["AP70" if kind.endswith("r40") else main] == 0
 
 
 def test_amodal_says_what_cannot_be_compared():

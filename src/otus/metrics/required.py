@@ -1,5 +1,6 @@
 """Records that have what a protocol compares."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -32,7 +33,7 @@ def having(objects: Objects, field: str, side: str, *, report: Callable[[DataErr
     if field == "segmentations":
         numbers = np.where(objects.segmentations.kinds != Outline.NONE, 0.0, np.nan)[:, None]  # type: ignore[union-attr]
     else:
-        numbers = values.reshape(len(objects), -1)
+        numbers = values.reshape(len(objects), math.prod(values.shape[1:]))
     finite: Bool[np.ndarray, "n"] = np.isfinite(numbers).all(axis=1)
     sized: Bool[np.ndarray, "n"] = np.greater_equal(_sizes(field, numbers), 0).all(axis=1)
     needless: Bool[np.ndarray, "n"] = np.isnan(numbers).all(axis=1) if field in _OPTIONAL else objects.is_crowd

@@ -111,7 +111,13 @@ def _is_instances(file: Path) -> bool:
     # In a large file the keys may lie between its beginning and its end; then the records there tell.
     has_pictures = b'"images"' in text or (b'"file_name"' in text and b'"image"' not in text)
     has_objects = any(key in text for key in (b'"annotations"', b'"categories"', b'"category_id"'))
-    return has_pictures and has_objects and b'"segments_info"' not in text
+    return has_pictures and has_objects and not is_panoptic(file, text)
+
+
+def is_panoptic(file: Path, text: bytes) -> bool:
+    """Whether a file, of which ``text`` is a part, is of panoptic maps; one that has none says so by its name alone."""
+    is_called_so = file.stem.startswith("panoptic") and b'"images"' in text and b'"bbox"' not in text
+    return b'"segments_info"' in text or is_called_so
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:

@@ -19,6 +19,7 @@ from otus.data.formats.coco import (
     Category,
     Picture,
     category_records,
+    is_panoptic,
     json_files,
     leaves_folder,
     picture_folder,
@@ -71,7 +72,7 @@ class Annotation(msgspec.Struct):
 
 def find(path: Path) -> list[Layout]:
     """The panoptic JSON files at a path."""
-    return [Layout(FORMAT, file, split_of(file)) for file in json_files(path) if b'"segments_info"' in sniff(file)]
+    return [Layout(FORMAT, file, split_of(file)) for file in json_files(path) if is_panoptic(file, sniff(file))]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -135,7 +136,9 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     """
     assert dataset.panoptic is not None
     path = Path(path)
-    files = [one for one in json_files(path) if b'"segments_info"' in sniff(one)] if path.is_dir() else [path]
+    files = json_files(path) if path.is_dir() else [path]
+    if len(files) > 1:
+        files = [one for one in files if b'"segments_info"' in sniff(one)]
     if len(files) != 1:
         problem = f"expected one JSON file with segments_info, found {len(files)}"
         raise DataError(problem, file=path, remedy="give the file itself")

@@ -115,7 +115,7 @@ def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) ->
         for name, column in objects.columns.items():
             if name not in can_hold:
                 said = (column != 0) & ~np.isnan(column.astype(np.float64))
-                found.append((name, f"the column {name!r}", said.reshape(len(objects), -1).any(axis=1)))
+                found.append((name, f"the column {name!r}", said.any(axis=tuple(range(1, said.ndim)))))
     for kind, what, has in found:
         for i in np.flatnonzero(has) if has is not None else ():
             yield Loss(kind, dataset.pictures.files[objects.picture[i]], int(objects.ids[i]), what)

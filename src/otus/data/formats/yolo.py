@@ -308,7 +308,7 @@ def _keypoint_fractions(dataset: Dataset, objects: Objects, count: int) -> Float
     if objects.keypoints is not None:
         found[:, : objects.keypoints.shape[1]] = objects.keypoints
         found[..., :2] /= _sizes_wh(dataset, objects)[:, None]
-    return found.reshape(len(objects), -1)
+    return found.reshape(len(objects), 3 * count)
 
 
 def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:
