@@ -32,6 +32,7 @@ from otus.data.open import open_dataset
 from otus.data.scene_files import write_scenes
 from otus.data.transforms import HorizontalFlip, Transform
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
+from otus.parts.precision import runs_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
@@ -49,7 +50,7 @@ REFERENCES = {
     "faster_rcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_320_fpn",
 }
 SIZE_HW = (480, 640)
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed") if runs_bfloat16() else ("32-true",)
 
 
 class ReferencePictures(Dataset):

@@ -1,4 +1,4 @@
-"""What the tests share: where the real pictures lie."""
+"""What the tests share: where the real pictures lie, and what this machine cannot run."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,15 @@ SHARED_DATA = Path(os.environ.get("OTUS_SHARED_DATA", Path(__file__).parents[2] 
 
 settings.register_profile("otus", deadline=None, max_examples=60)  # two busy cores keep no deadline
 settings.load_profile("otus")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests of bfloat16 where the processor does not compute in it."""
+    if item.get_closest_marker("bfloat16") is not None:
+        from otus.parts.precision import runs_bfloat16
+
+        if not runs_bfloat16():
+            pytest.skip("convolutions in bfloat16 need AVX-512 (or its use was switched off)")
 
 
 @pytest.fixture(scope="session")

@@ -283,7 +283,7 @@ def test_a_norm_of_one_value_takes_what_it_remembers():
     assert torch.equal(norm.running_mean, remembered)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 @pytest.mark.parametrize(
     "build", [retinanet_efficientnet_lite0_fpn, ssd_efficientnet_lite0, fcos_efficientnet_lite0_fpn]
 )

@@ -184,7 +184,7 @@ def test_queries_of_the_improved_decoder_are_steps_whose_boxes_differ():
         assert steps.inside[picture, chosen[:real]].all()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_fused_copies_answer_alike(precision):
     torch.manual_seed(0)
     backbone = torchvision_trunk("resnet18", levels=(4, 5))

@@ -47,6 +47,7 @@ def test_maps_differ_by_rounding_only(name):
         assert torch.equal(tensor, before[key]), key
 
 
+@pytest.mark.bfloat16
 def test_bfloat16_stays_near():
     trunk = with_live_norms(TRUNKS["resnet18"]())
     fused = fused_for_inference(trunk, precision="bfloat16")

@@ -156,7 +156,7 @@ def test_tiny_and_thin_pictures(size_hw):
     assert "5. Detections" in stages.page().html()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_fast_copies_are_explained_as_they_predict(precision):
     predictor = predictor_of("boxes", precision=precision)
     stages = explain_detection(predictor, picture(), name="x.jpg", score_threshold=0.4)

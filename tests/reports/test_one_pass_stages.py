@@ -163,7 +163,7 @@ def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kin
 
 
 @pytest.mark.parametrize("kind", EXPLAIN)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_every_precision_is_explained(kind, precision):
     predictor = predictor_of(kind, precision=precision)
     stages = EXPLAIN[kind](predictor, picture(), name="x", score_threshold=0.25, truth=labels())

@@ -11,13 +11,15 @@ import pytest
 import torch
 from tiny_run import PREPROCESS, TinyDetector, write_scenes
 
+from otus.parts.precision import runs_bfloat16
 from otus.training.devices import start_fabric
 from otus.training.settings import TrainSettings
 from otus.training.validation import Validator
 from otus.zoo.checkpoint import checkpoint_part, load_checkpoint
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
-OPTIONS = {"epochs": 2, "devices": 2, "precision": "bf16-mixed", "batch_size": 4, "accumulate": 2}
+PRECISION, DTYPE = ("bf16-mixed", "torch.bfloat16") if runs_bfloat16() else ("32-true", "torch.float32")
+OPTIONS = {"epochs": 2, "devices": 2, "precision": PRECISION, "batch_size": 4, "accumulate": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def start(command: list[object], **environment: str) -> subprocess.Popen:
 
 
 def check(folder: Path, scenes: Path) -> None:
-    assert {(folder / f"dtypes{rank}.json").read_text() for rank in (0, 1)} == {'["torch.bfloat16"]'}
+    assert {(folder / f"dtypes{rank}.json").read_text() for rank in (0, 1)} == {json.dumps([DTYPE])}
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     system = TinyDetector().to(memory_format=torch.channels_last)
     system.load_state_dict(checkpoint_part(load_checkpoint(folder / "weights/last.safetensors")[0]))

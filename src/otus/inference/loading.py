@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from otus.errors import CheckpointError, UsageError
-from otus.inference.predictor import Predictor
+from otus.inference.predictor import Predictor, choose_device, choose_precision
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.zoo.checkpoint import load_into
@@ -44,7 +44,8 @@ def load(
     Raises
     ------
     UsageError
-        If there is no such name or file, the model has no trained weights, or weights are given beside a file.
+        If there is no such name, file, device or precision, the model has no trained weights, or weights are given beside a
+        file.
     CheckpointError, FetchError
         If the weights are damaged, another model's, or cannot be fetched. Nothing is half-loaded.
 
@@ -53,6 +54,7 @@ def load(
     >>> predictor = otus.load("mask_rcnn_resnet50_fpn", weights="maskrcnn.pth")  # doctest: +SKIP
     >>> predictor.predict("street.jpg")[0].instances  # doctest: +SKIP
     """
+    choose_precision(precision, choose_device(device))  # what is wrong with them is said before anything is read
     if name_or_file is None:
         packaged = packaged_names()
         if not packaged:

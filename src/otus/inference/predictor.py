@@ -23,6 +23,7 @@ from otus.detection.proposers import GivenProposals
 from otus.errors import DataError, UsageError
 from otus.inference.tiling import Tiles, merged, moved
 from otus.parts.fusion import fused_for_inference
+from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Classification, Instances
 
@@ -298,11 +299,12 @@ def choose_precision(name: str, device: torch.device) -> str:
     Raises
     ------
     UsageError
-        If it is another word.
+        If it is another word, or bfloat16 where the device cannot compute in it.
     """
     if name == "auto":
-        multiplies_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if device.type == "cpu" and multiplies_bf16 else "float32"
+        return "bfloat16" if multiplies_bfloat16(device) else "float32"
     if name not in PRECISIONS:
         raise UsageError(f"precision: expected auto, {', '.join(PRECISIONS)}, got {name!r}")
+    if name == "bfloat16":
+        check_bfloat16(device, asked_for=name, instead="float32, or auto, the fastest here")
     return name

@@ -31,7 +31,7 @@ from otus.errors import MissingExtraError, UsageError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
-from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
 from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of
 from otus.reports.drawing import draw
 from otus.structures import Instances, Objects
@@ -139,6 +139,8 @@ def compare(
         raise UsageError(f"budget: expected minutes, more than 0, got {budget_minutes:g}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least one picture, got {limit}")
+    device = choose_device(settings.device)
+    choose_precision(precision, device)  # what is wrong with it is said before anything is trained
     contenders = [Contender.parse(text) for text in models if text]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
@@ -161,7 +163,7 @@ def compare(
     place_in_whole = np.array([place[file] for file in judged_on.pictures.files], dtype=int)
     folder = Path(out)
     common = {
-        "device": str(choose_device(settings.device)),
+        "device": str(device),
         "precision": precision,
         "judged_on": fingerprint(judged_on),
         "learned": None if learned is None else fingerprint(learned),

@@ -8,7 +8,8 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed, nn
 
-from otus.inference.predictor import choose_device, choose_precision
+from otus.inference.predictor import choose_device
+from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.training.settings import TrainSettings
 
 T = TypeVar("T")
@@ -26,10 +27,17 @@ def start_fabric(settings: TrainSettings) -> Fabric:
     """Fabric with all processes started: by torchrun where its environment is there, else by running this command again.
 
     Everything before this call runs in each process, so it must not write anything.
+
+    Raises
+    ------
+    UsageError
+        If the device is not here, or does not compute in the precision asked for.
     """
     several = settings.devices * settings.num_nodes > 1
     mixed = settings.precision == "bf16-mixed"
     device = choose_device(settings.device).type
+    if mixed:
+        check_bfloat16(device, asked_for=settings.precision, instead="32-true")
     fabric = Fabric(
         accelerator=settings.device,
         devices=settings.devices,
@@ -45,7 +53,7 @@ def start_fabric(settings: TrainSettings) -> Fabric:
 
 def fastest_precision(device: str = TrainSettings().device) -> Literal["bf16-mixed", "32-true"]:
     """``bf16-mixed`` where the chip multiplies it, else ``32-true``; what ``otus train`` asks for."""
-    return "bf16-mixed" if choose_precision("auto", choose_device(device)) == "bfloat16" else "32-true"
+    return "bf16-mixed" if multiplies_bfloat16(choose_device(device)) else "32-true"
 
 
 def same_weights(fabric: Fabric, module: nn.Module) -> None:

@@ -20,8 +20,10 @@ from otus.data.pictures import write_picture
 from otus.data.splitting import fingerprint
 from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
 from otus.errors import DataError, UsageError
+from otus.inference.predictor import choose_device
 from otus.inference.proposals import with_proposals
 from otus.parts.backbones import freeze_norms
+from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.training.devices import start_fabric
@@ -215,9 +217,12 @@ def resume_run(
     Raises
     ------
     UsageError
-        If they are not, or the data are not; the message lists what differs.
+        If they are not, or the data are not, and the message lists what differs; or if its precision does not run here.
     """
     before = read_config(folder)
+    if before["precision"] == "bf16-mixed":
+        instead = "a new run with --weights of this one and --precision 32-true"
+        check_bfloat16(choose_device(before["device"]), asked_for=f"{folder} in {before['precision']}", instead=instead)
     names = ("model", "data", "val", "weights", "image_size", "format", "split", "val_split")
     preprocess = Preprocess.from_dict(before["preprocess"])
     again = {"preprocess": preprocess, **{name: before[name] for name in names}, **(arguments or {})}

@@ -57,7 +57,8 @@ class TrainSettings:
         Epochs from one validation to the next. Without it every epoch, and within a budget of ``minutes`` as often as takes
         a tenth of the time.
     precision
-        ``bf16-mixed`` computes the convolutions in bfloat16, twice as fast on chips that have it.
+        ``bf16-mixed`` computes the convolutions in bfloat16, twice as fast on chips that have it; refused where it does not
+        run.
     seed
         Everything random follows from it: weights, order, augmentation, samplers.
     workers

@@ -38,6 +38,7 @@ from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.parts.preprocess import Preprocess
+from otus.training.devices import fastest_precision
 from otus.training.imagenet import imagenet_start
 from otus.training.run import train as train_model
 from otus.training.settings import TrainSettings
@@ -50,7 +51,6 @@ SETTINGS = TrainSettings(
     scales=(0.8, 0.9, 1.0, 1.1, 1.2),
     validate_every=3,
     average_decay=0.998,
-    precision="bf16-mixed",
 )
 LARGER = (0.9, 1.0, 1.15, 1.3, 1.45)
 
@@ -128,7 +128,8 @@ def train(
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
     start = weights or imagenet_start(model, data[0].categories, out / "imagenet-start.safetensors")
     scales = LARGER if larger else SETTINGS.scales
-    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate, scales=scales)
+    precision = fastest_precision()
+    settings = replace(SETTINGS, minutes=minutes, learning_rate=rate, scales=scales, precision=precision)
     trained = train_model(
         model,
         data,
