@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,18 @@ def test_without_the_weights_of_imagenet_a_comparison_says_so(
     )
     assert table.rows[0].start == "random"
     assert any("random weights" in text and "otus[train]" in text for text in said)
+
+
+def test_without_masks_a_model_is_compared_without_its_mask_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS, "masks", ModelEntry(TinyDetector, "instance", "none", PREPROCESS, boxes_only="tiny"))
+    made = write_scenes(tmp_path / "made", 6)
+    assert made.objects is not None
+    coco.write(replace(made, objects=replace(made.objects, segmentations=None)), tmp_path / "data", pictures="copy")
+    code, stdout, stderr = otus_compare(
+        tmp_path / "data", "--models", "masks", "--budget", 0.01, "--out", tmp_path / "table", "--json"
+    )
+    assert code == 0, stderr
+    assert [row["model"] for row in json.loads(stdout)["rows"]] == ["tiny"]
+    assert "no object has masks to learn from: tiny in the place of masks" in stderr

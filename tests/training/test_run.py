@@ -16,8 +16,9 @@ from otus.data.dataset import Dataset
 from otus.data.formats import coco
 from otus.data.pictures import read_picture
 from otus.errors import CheckpointError, DataError, UsageError
-from otus.structures import Categories
+from otus.structures import Categories, Segmentations
 from otus.training.fine_tuning import find_weights, start_from
+from otus.training.material import trainable_model
 from otus.training.run import train
 from otus.training.settings import TrainSettings, make_settings
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
@@ -254,3 +255,66 @@ def test_fine_tuning_takes_the_model_and_the_size_of_its_weights(tiny: None, sce
     assert otus.load(second.best, device="cpu").preprocess.longer_side == 24
     ours, theirs = (load_checkpoint(run.best)[0] for run in (first, second))
     torch.testing.assert_close(ours["head.weight"], theirs["head.weight"])
+
+
+def without_masks(dataset: Dataset) -> Dataset:
+    assert dataset.objects is not None
+    return replace(dataset, objects=replace(dataset.objects, segmentations=None))
+
+
+def test_without_masks_there_is_no_mask_head(
+    scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = without_masks(scenes)
+    run = train(None, boxes, val=scenes, weights="packaged", image_size=64, settings=QUICK, out=tmp_path)
+    said = capsys.readouterr().err
+    assert "no object has masks to learn from: faster_rcnn_efficientnet_lite0_fpn in the place of mask_rcnn_" in said
+    assert "the validation images have masks, the training images none" in said
+    assert "mask_head" not in said
+    assert run.folder == tmp_path / "detection" / "faster_rcnn_efficientnet_lite0_fpn"
+    tensors, header = load_checkpoint(run.best)
+    assert header.builder == "faster_rcnn_efficientnet_lite0_fpn"
+    assert not [name for name in tensors if "mask" in name]
+    assert not [name for name in header.training["figures"] if "segm" in name]
+    predictor = otus.load(run.best, device="cpu")
+    assert predictor.name == header.builder
+    assert predictor.predict(scenes.image(0), score_threshold=0.0)[0].instances.masks is None
+
+
+def test_masks_or_keypoints_of_some_objects_are_enough(scenes: Dataset) -> None:
+    objects = scenes.objects
+    assert objects is not None
+    assert objects.segmentations is not None
+    outlines = objects.segmentations
+    one = Segmentations.build(outlines.outline(i) if i == 3 else None for i in range(len(objects)))
+    crowds = replace(objects, segmentations=one, is_crowd=np.arange(len(objects)) == 3)
+    whole = replace(objects, segmentations=None, amodal_segmentations=outlines)
+    for some, boxes, name in (
+        (replace(objects, segmentations=one), "modal", "mask_rcnn_resnet50_fpn"),
+        (crowds, "modal", "faster_rcnn_resnet50_fpn"),
+        (whole, "modal", "faster_rcnn_resnet50_fpn"),
+        (whole, "amodal", "mask_rcnn_resnet50_fpn"),
+    ):
+        assert trainable_model("mask_rcnn_resnet50_fpn", replace(scenes, objects=some), boxes=boxes)[0] == name
+    keypoints = np.zeros((len(objects), 2, 3))
+    hidden = replace(scenes, objects=replace(objects, keypoints=keypoints))
+    assert trainable_model("keypoint_rcnn_resnet50_fpn", hidden)[0] == "faster_rcnn_resnet50_fpn"
+    assert trainable_model("keypoint_rcnn_resnet50_fpn", scenes)[0] == "faster_rcnn_resnet50_fpn"
+    keypoints[4, 1, 2] = 1
+    assert trainable_model("keypoint_rcnn_resnet50_fpn", hidden) == ("keypoint_rcnn_resnet50_fpn", [])
+    assert trainable_model("fcos_efficientnet_lite0_fpn", without_masks(scenes)) == ("fcos_efficientnet_lite0_fpn", [])
+
+
+def test_a_mask_head_that_nothing_teaches_is_said(scenes: Dataset) -> None:
+    system = build_model("mask_rcnn_efficientnet_lite0_fpn", scenes.categories)
+    assert system.remarks(scenes) == []
+    assert "no object has a mask" in system.remarks(without_masks(scenes))[0]
+    objects = scenes.objects
+    assert objects is not None
+    assert objects.segmentations is not None
+    label = objects.labels[0]
+    some = Segmentations.build(
+        None if objects.labels[i] == label else objects.segmentations.outline(i) for i in range(len(objects))
+    )
+    said = system.remarks(replace(scenes, objects=replace(objects, segmentations=some)))
+    assert f"no mask to learn from of {scenes.categories[label]}" in said[0]

@@ -34,7 +34,7 @@ from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
 from otus.parts.region_features import RegionPooling, SharedMaps
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import suppress
+from otus.parts.suppression import Decision, suppress
 from otus.structures import Categories
 
 ALL_SIZES = (32, 64, 128, 256, 512)
@@ -321,6 +321,42 @@ def faster_rcnn_resnet50_fpn_v2(
     proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES), convolutions=2)
     network = four_convolutions(maps.out_channels, maps.pooling.side, 1024)
     return faster_rcnn(maps, proposer, categories, box_network=network, class_slots=class_slots)
+
+
+def faster_rcnn_efficientnet_lite0_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """A small one for images of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
+
+    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Frozen norms run with the eps that
+    the ImageNet weights were trained with. Arguments as of :func:`faster_rcnn_resnet50_fpn`.
+    """
+    channels = 96
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    pyramid = FeaturePyramid(trunk.channels, channels)
+    pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
+    proposer = RegionProposalNetwork(
+        channels,
+        Anchors([(20, 30), (45, 65), (95, 135), (190, 270)]),
+        count=300,
+        count_before_nms=600,
+        training_count=300,
+        training_count_before_nms=600,
+    )
+    detector = faster_rcnn(
+        SharedMaps(trunk, pooling, pyramid=pyramid),
+        proposer,
+        categories,
+        box_features=512,
+        class_slots=class_slots,
+        sampler=BalancedSampler(count=128, positive_share=0.25),
+    )
+    detector.decision = Decision(score_threshold=0.02, nms_threshold=0.45)
+    return detector
 
 
 def faster_rcnn_mobilenet_v3_large_fpn(

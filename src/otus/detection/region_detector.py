@@ -10,10 +10,12 @@ and losses, predictions, explanations and timings are all read from it.
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.detection.region_stages import Proposals, Stages, instances
 from otus.parts.batching import Batch, Target, make_batch, make_target
@@ -127,6 +129,26 @@ class RegionDetector(nn.Module):
             Where the choice of regions takes its randomness from.
         """
         return self._run(samples, learn=True, generator=generator).losses
+
+    def remarks(self, dataset: Dataset) -> list[str]:
+        """What a person should know before learning from a data set: masks and keypoints that nothing teaches."""
+        objects = dataset.objects
+        if objects is None:
+            return []
+        lines = []
+        if self.keypoint_head is not None and not objects.has_keypoints.any():
+            lines.append("warning: no object has keypoints: the keypoint head learns nothing, leave it out")
+        if self.mask_head is not None:
+            known = objects.has_mask
+            whole = objects.amodal_segmentations
+            known = known if whole is None else known | (whole.kinds > 0)
+            never = np.setdiff1d(objects.labels[~objects.is_crowd], objects.labels[known])
+            names = ", ".join(dataset.categories[label] for label in never)
+            if not known.any():
+                lines.append("warning: no object has a mask: the mask head learns nothing, leave it out")
+            elif names:
+                lines.append(f"warning: no mask to learn from of {names}: what the model draws for them means nothing")
+        return lines
 
     def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
         """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""

@@ -16,24 +16,18 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, roi_align
 
 from otus.detection.faster_rcnn import (
-    RegionProposalNetwork,
-    faster_rcnn,
+    faster_rcnn_efficientnet_lite0_fpn,
     faster_rcnn_resnet50_fpn,
     faster_rcnn_resnet50_fpn_v2,
 )
 from otus.detection.region_detector import RegionDetector
 from otus.errors import UsageError
-from otus.parts.anchors import Anchors
-from otus.parts.backbones import efficientnet_lite0_trunk
 from otus.parts.batching import Target
 from otus.parts.box_head import Assignment
 from otus.parts.class_slots import slot_tables
 from otus.parts.detections import Detections
-from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import zero_loss
 from otus.parts.region_features import RegionPooling, SharedMaps
-from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 
@@ -176,30 +170,8 @@ def mask_rcnn_efficientnet_lite0_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
-
-    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Frozen norms run with the eps that
-    the ImageNet weights were trained with. Arguments as of :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`.
-    """
-    channels = 96
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    pyramid = FeaturePyramid(trunk.channels, channels)
-    pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
-    proposer = RegionProposalNetwork(
-        channels,
-        Anchors([(20, 30), (45, 65), (95, 135), (190, 270)]),
-        count=300,
-        count_before_nms=600,
-        training_count=300,
-        training_count_before_nms=600,
+    """Small: over :func:`~otus.detection.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as there."""
+    detector = faster_rcnn_efficientnet_lite0_fpn(
+        categories, class_slots=class_slots, frozen_norms=frozen_norms, frozen_level=frozen_level
     )
-    detector = faster_rcnn(
-        SharedMaps(trunk, pooling, pyramid=pyramid),
-        proposer,
-        categories,
-        box_features=512,
-        class_slots=class_slots,
-        sampler=BalancedSampler(count=128, positive_share=0.25),
-    )
-    detector.decision = Decision(score_threshold=0.02, nms_threshold=0.45)
-    return mask_rcnn(detector, width=channels)
+    return mask_rcnn(detector, width=shared_maps_of(detector).out_channels)

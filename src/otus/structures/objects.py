@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.errors import ShapeError
-from otus.structures.segmentations import Segmentations
+from otus.structures.segmentations import Outline, Segmentations
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +111,20 @@ class Objects:
 
     def __len__(self) -> int:
         return len(self.picture)
+
+    @property
+    def has_mask(self) -> Bool[np.ndarray, "n"]:
+        """(N,) which objects, crowds apart, have an outline."""
+        if self.segmentations is None:
+            return np.zeros(len(self), dtype=bool)
+        return (self.segmentations.kinds != Outline.NONE) & ~self.is_crowd
+
+    @property
+    def has_keypoints(self) -> Bool[np.ndarray, "n"]:
+        """(N,) which objects, crowds apart, have a labelled keypoint."""
+        if self.keypoints is None:
+            return np.zeros(len(self), dtype=bool)
+        return (self.keypoints[..., 2] > 0).any(axis=1) & ~self.is_crowd
 
     def take(self, index: Any) -> "Objects":
         """Some objects, by an index array that keeps the order of pictures or by a bool array."""

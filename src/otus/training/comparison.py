@@ -36,7 +36,7 @@ from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of
 from otus.reports.drawing import draw
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
-from otus.training.material import open_material
+from otus.training.material import open_material, trainable_model
 from otus.training.run import read_config, resume_run, train
 from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings, at_own_rate
@@ -155,6 +155,12 @@ def compare(
     learned, judged_on, whole = _material(
         data, val, format=format, split=split, val_split=val_split, learns=bool(trained), seed=settings.seed
     )
+    if learned is not None:  # without heads that they have no labels for
+        names = {one.model: trainable_model(one.model, learned, boxes=settings.boxes) for one in trained}
+        for line in dict.fromkeys(line for _, lines in names.values() for line in lines):
+            say(line)
+        fitting = {one: dataclasses.replace(one, model=names[one.model][0]) for one in trained}
+        contenders, trained = [fitting.get(one, one) for one in contenders], list(fitting.values())
     if judged_on.objects is None or not len(judged_on):
         raise UsageError(f"{whole.source}: has no pictures with objects to judge detectors by")
     if limit is not None and limit < len(judged_on):

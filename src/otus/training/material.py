@@ -10,6 +10,7 @@ from otus.data.merging import merge
 from otus.data.open import open_dataset
 from otus.data.splitting import shared_pictures, split_off
 from otus.errors import DataError
+from otus.zoo.models import model_entry
 
 Data = str | Path | Dataset
 
@@ -54,6 +55,27 @@ def _refuse_bare(datasets: Sequence[Dataset], purpose: str) -> None:
             )
 
 
+def trainable_model(model: str, train_set: Dataset, *, boxes: str = "modal") -> tuple[str, list[str]]:
+    """The name of the model to train, and a line to say where it is not ``model``: its mask or keypoint head is left out
+    where no object has a mask or a labelled keypoint.
+
+    Parameters
+    ----------
+    model
+        A name of the zoo.
+    boxes
+        As of :class:`~otus.training.settings.TrainSettings`: with ``amodal`` the masks of whole objects count too.
+    """
+    entry, objects = model_entry(model), train_set.objects
+    if entry.boxes_only is None or objects is None:
+        return model, []
+    what, known = ("keypoints", objects.has_keypoints) if entry.task == "keypoints" else ("masks", objects.has_mask)
+    whole = objects.amodal_segmentations if what == "masks" and boxes == "amodal" else None
+    if known.any() or (whole is not None and whole.kinds.any()):
+        return model, []
+    return entry.boxes_only, [f"note: no object has {what} to learn from: {entry.boxes_only} in the place of {model}"]
+
+
 def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
     """What a person should know before believing the figures."""
     labels = train_set.picture_labels if train_set.objects is None else train_set.objects.labels
@@ -69,6 +91,14 @@ def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
         return [*lines, "note: nothing is validated; --val takes a data set or a share such as 0.1"]
     if val_set.objects is not None and val_set.objects.is_crowd.all():
         lines.append("warning: there is no object on the validation pictures: no figure can be told")
+    if train_set.objects is not None and val_set.objects is not None:
+        learned, judged = train_set.objects, val_set.objects
+        for what, taught, asked in (
+            ("masks", learned.has_mask, judged.has_mask),
+            ("keypoints", learned.has_keypoints, judged.has_keypoints),
+        ):
+            if asked.any() and not taught.any():
+                lines.append(f"note: the validation images have {what}, the training images none: they are not judged")
     shared = shared_pictures(train_set, val_set)
     if shared:
         what = "all" if len(shared) == len(val_set) else f"{len(shared)} of {len(val_set)}"

@@ -31,7 +31,7 @@ from otus.training.feeding import Feed
 from otus.training.fine_tuning import find_weights, start_from
 from otus.training.loop import TrainResult, Validate, fit
 from otus.training.lr_finder import find_learning_rate
-from otus.training.material import Data, open_material, remarks
+from otus.training.material import Data, open_material, remarks, trainable_model
 from otus.training.progress import TrainProgress
 from otus.training.resuming import refuse_changes
 from otus.training.run_folder import RunFolder, new_run_folder
@@ -40,7 +40,7 @@ from otus.training.snapshots import draw_batch
 from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
-from otus.zoo.weights import FoundWeights
+from otus.zoo.weights import FoundWeights, without_head
 
 _ALL_LEARNS = {"frozen_norms": False, "frozen_level": 0}
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])  # turning the hue costs as much as all else
@@ -133,6 +133,13 @@ def train(
     found = None
     if weights is not None and not goes_on:
         found = find_weights(weights, model=model if isinstance(model, str) else None)
+    name_of_model = found.builder if model is None and found is not None else model
+    if before is None and isinstance(name_of_model, str):
+        model, lines = trainable_model(name_of_model, train_set, boxes=settings.boxes)
+        for line in lines:
+            say.say(line)
+    if found is not None and isinstance(model, str):
+        found = without_head(found, model)
     system, header = _build(model, train_set.categories, found, before, seed=settings.seed)
     settings = at_own_rate(settings, header.builder)
     preprocess = _preprocess(preprocess, header, found, image_size=image_size)

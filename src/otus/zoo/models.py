@@ -79,6 +79,8 @@ class ModelEntry:
         What can be fetched for it, the best first.
     learning_rate
         Of AdamW, at which it learns where nobody says another.
+    boxes_only
+        The name of the same detector without its mask or keypoint head.
     """
 
     builder: Callable[..., nn.Module]
@@ -87,6 +89,7 @@ class ModelEntry:
     preprocess: Preprocess
     weights: Mapping[str, Weights] = field(default_factory=dict)
     learning_rate: float = LEARNING_RATE
+    boxes_only: str | None = None
 
 
 _VGG = "https://arxiv.org/abs/1409.1556"
@@ -155,6 +158,9 @@ MODELS: dict[str, ModelEntry] = {
     "faster_rcnn_efficientnet_lite0": ModelEntry(
         faster_rcnn.faster_rcnn_efficientnet_lite0, "detection", _FASTER, _SMALL
     ),
+    "faster_rcnn_efficientnet_lite0_fpn": ModelEntry(
+        faster_rcnn.faster_rcnn_efficientnet_lite0_fpn, "detection", _FASTER, _SMALL
+    ),
     "faster_rcnn_resnet50_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_resnet50_fpn,
         "detection",
@@ -187,7 +193,8 @@ MODELS: dict[str, ModelEntry] = {
         mask_rcnn.mask_rcnn_efficientnet_lite0_fpn,
         "instance",
         _MASK,
-        Preprocess(shorter_side=320, longer_side=320),
+        _SMALL,
+        boxes_only="faster_rcnn_efficientnet_lite0_fpn",
     ),
     "mask_rcnn_resnet50_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_resnet50_fpn,
@@ -195,6 +202,7 @@ MODELS: dict[str, ModelEntry] = {
         _MASK,
         _USUAL,
         {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_coco-bf2d0c1e", {"bbox AP": 0.379, "segm AP": 0.346})},
+        boxes_only="faster_rcnn_resnet50_fpn",
     ),
     "mask_rcnn_resnet50_fpn_v2": ModelEntry(
         mask_rcnn.mask_rcnn_resnet50_fpn_v2,
@@ -202,6 +210,7 @@ MODELS: dict[str, ModelEntry] = {
         _V2,
         _USUAL,
         {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_v2_coco-73cbd019", {"bbox AP": 0.474, "segm AP": 0.418})},
+        boxes_only="faster_rcnn_resnet50_fpn_v2",
     ),
     "keypoint_rcnn_resnet50_fpn": ModelEntry(
         keypoint_rcnn.keypoint_rcnn_resnet50_fpn,
@@ -216,6 +225,7 @@ MODELS: dict[str, ModelEntry] = {
                 "keypointrcnn_resnet50_fpn_coco-9f466800", {"bbox AP": 0.506, "keypoints AP": 0.611}, COCO_PERSON
             ),
         },
+        boxes_only="faster_rcnn_resnet50_fpn",
     ),
     "rpn_classifier_efficientnet_lite0_fpn": ModelEntry(
         rpn_classifier.rpn_classifier_efficientnet_lite0_fpn, "detection", _FASTER, _SMALL

@@ -23,6 +23,9 @@ from otus.zoo.torchvision_checkpoints import (
 )
 from otus.zoo.torchvision_dense_checkpoints import is_torchvision_dense_detector, read_torchvision_dense_detector
 
+_FURTHER_HEADS = ("mask_head.", "keypoint_head.")
+_LAST_BIASES = ("mask_head.mask_fcn_logits.bias", "keypoint_head.kps_score_lowres.bias")
+
 
 @dataclass(frozen=True)
 class FoundWeights:
@@ -109,6 +112,8 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
 def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
     """Weights of one file: a checkpoint of Otus, a torchvision detector's, or a DETR's.
 
+    A mask or keypoint head that a run of ours trained without a single mask or keypoint is left out.
+
     Raises
     ------
     CheckpointError
@@ -118,7 +123,7 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
         state, header = load_checkpoint(path)
         if model is not None and header.builder not in (model, None):
             raise CheckpointError(f"{path}: these are weights of {header.builder}, expected weights of {model}")
-        return FoundWeights(
+        found = FoundWeights(
             source=path,
             state=checkpoint_part(state),
             builder=header.builder,
@@ -128,6 +133,7 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
             score_thresholds=header.extra.get("score_thresholds", {}).get("thresholds", {}),
             training=header.training,
         )
+        return without_head(found, MODELS[found.builder].boxes_only) if _untrained_head(found) else found
     foreign = read_foreign(path)
     read: DetrCheckpoint | TorchvisionCheckpoint
     if is_detr(foreign):
@@ -142,6 +148,24 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
     slots = read.arguments["class_slots"]
     known = next((categories for categories in (*published, COCO) if list(categories.ids) == slots), None)
     return FoundWeights(path, read.state, model, read.arguments, known)
+
+
+def without_head(found: FoundWeights, model: str | None) -> FoundWeights:
+    """Weights of a model whose ``boxes_only`` is ``model`` as weights of that one: without mask or keypoint head."""
+    if model is None or found.builder not in MODELS or MODELS[found.builder].boxes_only != model:
+        return found
+    state = {name: tensor for name, tensor in found.state.items() if not name.startswith(_FURTHER_HEADS)}
+    return replace(found, builder=model, state=state)
+
+
+def _untrained_head(found: FoundWeights) -> bool:
+    """Whether a training run left a mask or keypoint head that it never had a label for.
+
+    The bias of the head's last layer starts from 0, weight decay leaves it alone, and the first mask or keypoint moves it.
+    """
+    last = [found.state[name] for name in _LAST_BIASES if name in found.state]
+    trained = found.builder in MODELS and bool(found.training.get("steps"))
+    return trained and bool(last) and not any(bias.any() for bias in last)
 
 
 def _is_ours(path: Path) -> bool:
