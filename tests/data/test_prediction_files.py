@@ -103,7 +103,7 @@ def test_yolo_has_fractions(tmp_path):
     empty, problems = collect(read_text_results, write(tmp_path / "nothing", **{"2": ""}), a_dataset())
     assert (len(empty), empty.scores.tolist(), problems) == (0, [], [])
     with pytest.raises(DataError, match="no text files"):
-        read_text_results(tmp_path, a_dataset())
+        read_text_results(write(tmp_path / "empty"), a_dataset())
 
 
 def test_semantic_maps_by_name(tmp_path):

@@ -138,3 +138,21 @@ def test_evaluate_refuses_what_does_not_belong_together():
         otus.evaluate(dataset, predictions=perfect(dataset), weights="some", device="cpu")
     with pytest.raises(UsageError, match="this one is open"):
         otus.evaluate(dataset, predictions=perfect(dataset), split="val")
+
+
+@pytest.mark.parametrize(("count", "says"), [(17, "COCO's of a person"), (5, "1 / 5 for each")])
+def test_keypoints_without_names_are_judged_and_it_is_said(count: int, says: str):
+    points = np.tile([10.0, 10, 2], (2, count, 1))
+    unnamed = replace(a_dataset(keypoints=points), categories=Categories(("owl", "mouse")))
+    named = KeypointNames(tuple(map(str, range(count))))
+    known = replace(unnamed, categories=Categories(("owl", "mouse"), keypoints=(("owl", named), ("mouse", named))))
+    off = perfect(unnamed, keypoints=points + np.array([0.7, 0, 0]))
+    report, expected = evaluate_predictions(unnamed, off), evaluate_predictions(known, off)
+    assert 0 < expected.results["keypoints"].figures["AP"] < 1
+    figures = expected.results["keypoints"].figures
+    assert report.results["keypoints"].figures == pytest.approx(figures, nan_ok=True)
+    assert (len(report.notes), expected.notes) == (1, ())
+    assert says in report.notes[0]
+    assert report.document()["notes"] == list(report.notes)
+    nothing = evaluate_predictions(replace(unnamed, objects=Objects.empty()), off)
+    assert np.isnan(nothing.results["keypoints"].figures["AP"])

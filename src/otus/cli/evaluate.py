@@ -86,6 +86,8 @@ def evaluate(
     if answer.without_prediction:
         missed = _count(answer.without_prediction, "picture")
         typer.echo(f"otus: {missed} without a prediction: counted as missed", err=True)
+    for note in answer.notes:
+        typer.echo(f"otus: {note}", err=True)
     skipped_kinds = Counter(one.kind for one in skipped)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in skipped_kinds.most_common())

@@ -63,8 +63,10 @@ def _label_file(dataset: Dataset, picture: int) -> Path:
 
 def _ids(dataset: Dataset) -> Iterator[Finding]:
     source = str(dataset.source)
+    # Text ids are the stems of files: two may be equal where the folders differ, as in train/cat/1.jpg, train/dog/1.jpg.
+    numbers = [one for one in dataset.pictures.ids if isinstance(one, int)]
     ids: list[tuple[str, Sequence[object]]] = [
-        ("picture", dataset.pictures.ids),
+        ("picture", numbers),
         ("annotation", [] if dataset.objects is None else dataset.objects.ids.tolist()),
     ]
     for what, values in ids:
@@ -72,10 +74,16 @@ def _ids(dataset: Dataset) -> Iterator[Finding]:
             if count > 1:
                 message = f"{count} {what}s have the id {value!r} (give each its own)"
                 yield Finding(f"duplicate_{what}_id", source, f"{what} {value}", message)
-    for file, count in Counter(dataset.pictures.files).items():
+    files = Counter(dataset.pictures.files)
+    for file, count in files.items():
         if count > 1:
             message = f"the picture is listed {count} times (merge its labels)"
             yield Finding("duplicate_picture_id", source, file, message)
+    if len(numbers) < len(files) and dataset.objects is not None:
+        for name, count in Counter(os.path.splitext(file)[0] for file in files).items():
+            if count > 1:
+                message = f"{count} pictures differ in nothing but their suffix, and share their labels (rename one)"
+                yield Finding("duplicate_picture_id", source, name, message)
 
 
 def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:

@@ -40,6 +40,8 @@ class EvaluationReport:
         Those of the data that the model judged does not know.
     without_prediction
         How many pictures had no map, category or click, and counted as missed.
+    notes
+        What to know before the figures are believed.
     judged
         The data set and the objects that were judged, for who looks closer; None where whole pictures were.
     """
@@ -51,6 +53,7 @@ class EvaluationReport:
     left_out: Mapping[str, str] = field(default_factory=dict)
     unknown_categories: tuple[str, ...] = ()
     without_prediction: int = 0
+    notes: tuple[str, ...] = ()
     judged: tuple[Dataset, Objects] | None = None
 
     def document(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class EvaluationReport:
             **({"left_out": dict(self.left_out)} if self.left_out else {}),
             **({"unknown_categories": list(self.unknown_categories)} if self.unknown_categories else {}),
             **({"without_prediction": self.without_prediction} if self.without_prediction else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
@@ -251,5 +255,7 @@ def evaluate_predictions(
     check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
     if protocol not in OBJECT_PROTOCOLS:
         raise UsageError(f"protocol {protocol}: does not judge objects; those that do: {', '.join(OBJECT_PROTOCOLS)}")
-    results, left_out = judge_objects(dataset, predictions, protocol, kinds=kinds, max_dets=max_dets, report=report)
-    return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out)
+    results, left_out, notes = judge_objects(
+        dataset, predictions, protocol, kinds=kinds, max_dets=max_dets, report=report
+    )
+    return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out, notes=tuple(notes))

@@ -1,6 +1,7 @@
 """Predicted objects judged by those of a data set: what each protocol compares, and what of it can be compared."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +13,8 @@ from otus.metrics.average_precision import AveragePrecision, DetectionProtocol, 
 from otus.metrics.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.required import having
 from otus.metrics.voc import VocProtocol
-from otus.structures import Categories, Objects
+from otus.structures import Categories, KeypointNames, Objects
+from otus.structures.categories import COCO_PERSON_SIGMAS
 
 _COMPARED = {
     "boundary": ("segmentations",),
@@ -40,8 +42,8 @@ def judge_objects(
     kinds: Sequence[Kind] | None,
     max_dets: Sequence[int] | None,
     report: Report,
-) -> tuple[dict[str, Result], dict[str, str]]:
-    """The results by what was compared, and what could not be compared, and why.
+) -> tuple[dict[str, Result], dict[str, str], list[str]]:
+    """The results by what was compared; what could not be compared, and why; and what to know of the figures.
 
     Parameters as of :func:`otus.inference.evaluation.evaluate_predictions`, which has checked them.
     """
@@ -55,22 +57,38 @@ def judge_objects(
         truth = having(truth, compared, "truth", report=report)
         predictions = having(predictions, compared, "predictions", report=report)
     left_out: dict[str, str] = {}
+    notes: list[str] = []
+    categories = dataset.categories
+    pointed = next((side for side in (truth, predictions) if side.keypoints is not None), truth)
+    if protocol == "coco" and categories.sigmas is None and pointed.keypoints is not None:
+        categories = _with_keypoints(categories, pointed)
+        points = pointed.keypoints.shape[1]
+        usual = "COCO's of a person" if points == len(COCO_PERSON_SIGMAS) else f"1 / {points} for each"
+        notes.append(f"the categories name no keypoints: the tolerances (sigmas) of {points} are taken to be {usual}")
     if protocol == "coco" and kinds is None:
-        obstacles = {kind: _obstacle(kind, truth, predictions, dataset.categories) for kind in KINDS}
+        obstacles = {kind: _obstacle(kind, truth, predictions) for kind in KINDS}
         kinds = [kind for kind, obstacle in obstacles.items() if obstacle is None]
         left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
     elif protocol == "amodal":
         left_out = _amodal_obstacles(truth, predictions)
     results: dict[str, Result] = {}
     if protocol == "proposals":
-        results["proposals"] = _judge_proposals(truth, predictions, dataset.categories, picture_ids, max_dets)
+        results["proposals"] = _judge_proposals(truth, predictions, categories, picture_ids, max_dets)
     for name, rules in _rules(protocol, kinds or (), tuple(max_dets or ())).items():
         if name in left_out:
             continue
-        metric: AveragePrecision[Result] = AveragePrecision(rules, dataset.categories)
+        metric: AveragePrecision[Result] = AveragePrecision(rules, categories)
         metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
         results[name] = metric.compute()
-    return results, left_out
+    return results, left_out, notes
+
+
+def _with_keypoints(categories: Categories, objects: Objects) -> Categories:
+    """The categories with keypoints without names for those whose objects have some (for all if none has)."""
+    assert objects.keypoints is not None
+    having_some = np.unique(objects.labels[objects.keypoints.any(axis=(1, 2))]).tolist() or range(len(categories))
+    unnamed = KeypointNames(tuple(map(str, range(objects.keypoints.shape[1]))))
+    return replace(categories, keypoints=tuple((categories[label], unnamed) for label in having_some))
 
 
 def _judge_proposals(
@@ -113,13 +131,13 @@ def _rules(protocol: str, kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> M
             return {kind: CocoProtocol(kind, max_dets=max_dets) for kind in kinds}
 
 
-def _obstacle(kind: Kind, truth: Objects, predictions: Objects, categories: Categories) -> str | None:
+def _obstacle(kind: Kind, truth: Objects, predictions: Objects) -> str | None:
     """Why a kind cannot be compared: None where it can, "" where neither side speaks of it."""
     if kind == "bbox":
         return None
     sides = {"labels": truth, "predictions": predictions}
     if kind == "keypoints":
-        speaking = {side: one.keypoints is not None and categories.sigmas is not None for side, one in sides.items()}
+        speaking = {side: one.keypoints is not None for side, one in sides.items()}
     else:
         speaking = {side: outlined(one) > 0 for side, one in sides.items()}
     if not any(speaking.values()):

@@ -22,6 +22,7 @@ from torch import nn
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import write_results
 from otus.data.formats.contract import staged_file
+from otus.data.formats.files import flat_names
 from otus.data.open import open_dataset
 from otus.data.pictures import write_picture
 from otus.data.sample import Sample
@@ -362,11 +363,11 @@ def _kilobytes(status: Path, name: str) -> int:
 
 def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slug: str) -> None:
     shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_PICTURES, len(dataset))).round().astype(int))
+    names = flat_names(dataset.pictures.files)  # cat/1.jpg beside dog/1.jpg
     for index in shown.tolist():
         scores = found[index].scores
         sure = found[index] if scores is None else found[index][scores >= SCORE_THRESHOLD]
-        stem = Path(dataset.pictures.files[index]).stem
-        write_picture(folder / f"{slug}-{stem}.jpg", draw(dataset.image(index), sure))
+        write_picture(folder / f"{slug}-{Path(names[index]).stem}.jpg", draw(dataset.image(index), sure))
 
 
 def _file_key(weights: Path | None) -> str | None:

@@ -253,9 +253,11 @@ def picture_folder(file: Path, names: tuple[str, ...]) -> Path:
         for part in parts:
             folders += [base / part, base / "images" / part]
     folders += [here / "JPEGImages", above / "images", above, above / "JPEGImages"]
-    sample = names[:_SAMPLE]
-    counts = [sum(os.path.isfile(folder / name) for name in sample) if folder.is_dir() else -1 for folder in folders]
-    return folders[int(np.argmax(counts))] if max(counts, default=0) > 0 else next(f for f in folders if f.is_dir())
+    sample, folders = names[:_SAMPLE], [folder for folder in folders if folder.is_dir()]
+    counts = [sum(os.path.isfile(folder / name) for name in sample) for folder in folders]
+    if max(counts) == 0:  # images/a.jpg that is missing is not images/images/a.jpg
+        counts = [sum((folder / name).parent.is_dir() for name in sample) for folder in folders]
+    return folders[int(np.argmax(counts))]
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:

@@ -9,9 +9,9 @@ the 4 corners of an oriented box) and ``cuboid`` (7 numbers), which keep in COCO
 Further fields of numbers or flags, or of equally many numbers, become named columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -254,10 +254,11 @@ class ObjectColumns:
         missing = whole["id"] == _NO_ID  # they are numbered as they stand in the file, behind the largest that it says
         whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
         keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
-        keep = self._without(keep, whole["index"], ~known_picture, ".image_id", "no picture has this id")
-        keep = self._without(keep, whole["index"], ~known_category, ".category_id", "no category has this id")
+        for what, name, known in (("picture", "image_id", known_picture), ("category", "category_id", known_category)):
+            problems = (f"no {what} has the id {one}" for one in whole[name][keep & ~known].tolist())
+            keep = self._without(keep, whole["index"], ~known, f".{name}", problems)
         keep = self._without(
-            keep, whole["index"], _repeated(whole["id"]), ".id", "an annotation before has the same id"
+            keep, whole["index"], _repeated(whole["id"]), ".id", repeat("an annotation before has the same id")
         )
         if not self.predictions:  # pycocotools takes any
             keep = self._without_inverted_boxes(keep, whole["index"])
@@ -297,8 +298,11 @@ class ObjectColumns:
             columns={name: self._typed(name, self._finished(column, order)) for name, column in self._extras.items()},
         )
 
-    def _without(self, keep: np.ndarray, index: np.ndarray, faulty: np.ndarray, place: str, problem: str) -> np.ndarray:
-        for row in np.flatnonzero(keep & faulty):
+    def _without(
+        self, keep: np.ndarray, index: np.ndarray, faulty: np.ndarray, place: str, problems: Iterable[str]
+    ) -> np.ndarray:
+        """What to keep without the faulty records, each of which is reported with the next of the problems."""
+        for row, problem in zip(np.flatnonzero(keep & faulty), problems, strict=False):
             self._fault(int(index[row]), place, problem, _KINDS[place.rsplit(".", 1)[-1]])
         return keep & ~faulty
 
@@ -327,11 +331,19 @@ class ObjectColumns:
         if not is_rle.any():
             return keep
         other = is_rle & (made_for_hw != sizes_hw).any(axis=1)
-        keep = self._without(keep, index, other, f".{name}.size", "the picture has another size")
+        sizes = zip(made_for_hw[keep & other].tolist(), sizes_hw[keep & other].tolist(), strict=True)
+        problems = (
+            f"made for {a} x {b} pixels (height x width), but the picture has {c} x {d}" for (a, b), (c, d) in sizes
+        )
+        keep = self._without(keep, index, other, f".{name}.size", problems)
         pixels = total_pixels(counts_bytes, offsets)
         malformed = is_rle & (pixels != made_for_hw.astype(np.int64).prod(axis=1))
-        problem = "the run lengths are malformed or do not add up to the size"
-        return self._without(keep, index, malformed, f".{name}.counts", problem)
+        sums = zip(pixels[keep & malformed].tolist(), made_for_hw[keep & malformed].tolist(), strict=True)
+        problems = (
+            f"the run lengths {f'add up to {total} pixels' if total >= 0 else 'are malformed'}, expected {h} x {w} = {h * w}"
+            for total, (h, w) in sums
+        )
+        return self._without(keep, index, malformed, f".{name}.counts", problems)
 
     def _finished(self, column: Column, order: Int[np.ndarray, "n"]) -> np.ndarray:
         column.pad(self._count)

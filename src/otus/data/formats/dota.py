@@ -82,7 +82,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     picture_folder = next((one for one in (folder / "images", folder) if one.is_dir() and picture_files(one)), folder)
     paths = picture_files(picture_folder)
     if label_folder != folder:  # beside pictures may lie other texts
-        report_unpaired(sorted(label_folder.glob("*.txt")), paths, report)
+        files = [label_folder / f"{path.stem}.txt" for path in paths]
+        report_unpaired(sorted(label_folder.glob("*.txt")), files, report)
     paths, sizes = measured(paths, report)
     unread = UnreadFields()
     lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report, unread)

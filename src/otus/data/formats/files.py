@@ -86,11 +86,11 @@ def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
     return lines
 
 
-def report_unpaired(labels: Sequence[Path], pictures: Sequence[Path], report: Report) -> None:
-    """Report files of labels without a picture of the same name."""
-    known = {path.stem for path in pictures}
+def report_unpaired(labels: Sequence[Path], of_pictures: Sequence[Path], report: Report) -> None:
+    """Report files of labels that are not among ``of_pictures``, the files where the pictures' labels may stand."""
+    known = {os.path.normpath(path) for path in of_pictures}
     for file in labels:
-        if file.stem not in known:
+        if os.path.normpath(file) not in known:
             remedy = "restore the picture or remove the labels"
             report(DataError("has no picture of that name", file=file, remedy=remedy, kind="missing_picture"))
 

@@ -56,9 +56,11 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """
     folder = layout.source / (layout.split or "")
     paths = picture_files(folder / "image_2")
-    report_unpaired(sorted((folder / "label_2").glob("*.txt")), paths, report)
+    label_folder = folder / "label_2"
+    files = [label_folder / f"{path.stem}.txt" for path in paths]
+    report_unpaired(sorted(label_folder.glob("*.txt")), files, report)
     paths, sizes = measured(paths, report)
-    lines = label_lines([folder / "label_2" / f"{path.stem}.txt" for path in paths], report)
+    lines = label_lines([label_folder / f"{path.stem}.txt" for path in paths], report)
     names = {line.words[0] for line in lines if len(line.words) in (15, 16)}
     categories = Categories(NAMES if names <= set(NAMES) else tuple(sorted(names | set(NAMES))))
     return Dataset(

@@ -43,7 +43,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         without text files is raised at once.
     """
     folder = Path(folder)
-    files = sorted(file for file in folder.glob("*.txt") if file.name != "classes.txt")
+    files = sorted(file for file in folder.glob("**/*.txt") if file.name != "classes.txt")
     if not files:
         remedy = "give COCO results (a JSON file), or a folder of DOTA's, KITTI's or YOLO's results"
         raise DataError("holds no text files of predictions", file=folder, remedy=remedy)
@@ -52,7 +52,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
     name_of = picture_namer(dataset)
     of_picture: list[Path] = [folder / "none"] * len(dataset)
     for file in files:
-        index = name_of(file.stem)
+        index = name_of(file.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its picture, or remove it"
             report(DataError("no picture of the data has this name", file=file, remedy=remedy, kind="unknown_picture"))

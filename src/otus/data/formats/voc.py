@@ -117,7 +117,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
                     "there is no such file", file=record.file, remedy="restore it or drop the picture from the list"
                 )
             picture = pictures.get(stem) or pictures.get(Path(record.picture or stem).stem)
-            picture = picture or _inside(record.picture or f"{stem}.jpg", picture_folder, record.file)
+            picture = picture or _missing(record.picture or f"{stem}.jpg", picture_folder, record.file)
             sizes.append(record.size_hw or picture_size_hw(picture))
         except DataError as problem:
             report(problem)
@@ -158,6 +158,12 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 def _inside(name: str, folder: Path, file: Path) -> Path:
     return resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where="name of a picture")
+
+
+def _missing(name: str, folder: Path, file: Path) -> Path:
+    """Where a picture that is not there should lie: JPEGImages/a.jpg is not JPEGImages/JPEGImages/a.jpg."""
+    path = _inside(name, folder, file)
+    return path if path.parent.is_dir() else folder / path.name
 
 
 def _listed(root: Path, split: str, known: set[str]) -> list[str]:

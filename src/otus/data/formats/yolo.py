@@ -101,7 +101,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         labels = _twin(entry / "any", about.root).parent
         if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside pictures may lie other texts
             files = [file for file in sorted(labels.glob("**/*.txt")) if file.name != "classes.txt"]
-            report_unpaired(files, here, report)
+            report_unpaired(files, [_twin(path, about.root) for path in here], report)
         paths += here
     paths, sizes = measured(paths, report)
     lines = label_lines([_twin(path, about.root) for path in paths], report)
