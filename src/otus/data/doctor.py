@@ -74,7 +74,7 @@ def examine_path(
     DataError
         If there is none at all.
     """
-    layouts = choose_layouts(path, format=format, split=split)
+    layouts = choose_layouts(path, format=format, split=split, secondary=True)
     problems: list[OtusError] = []
     datasets: list[Dataset] = []
     for one in layouts:

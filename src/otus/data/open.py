@@ -1,6 +1,8 @@
 """Which data set lies at a path, whatever its format."""
 
+import logging
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -129,8 +131,13 @@ def open_splits(
     return [open_layout(one, report=report, allow_outside=allow_outside) for one in layouts]
 
 
-def choose_layouts(path: str | Path, *, format: str | None = None, split: str | None = None) -> list[Layout]:
+def choose_layouts(
+    path: str | Path, *, format: str | None = None, split: str | None = None, secondary: bool = False
+) -> list[Layout]:
     """The data sets at a path of one format or split, or all, and at least one.
+
+    Those with other labels of the same images are left out unless their split is named or ``secondary`` asks for them,
+    and so are files of no objects (COCO's captions). That is said once, as a warning of the logger ``otus``.
 
     Raises
     ------
@@ -149,7 +156,29 @@ def choose_layouts(path: str | Path, *, format: str | None = None, split: str | 
     if not fitting:
         asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
         raise UsageError(_choice(Path(path), f"holds none of {asked}", layouts))
+    others = [] if secondary else [one for one in layouts if one.secondary and one not in fitting]
+    if split is None and not secondary and not all(one.secondary for one in fitting):
+        others += [one for one in fitting if one.secondary]
+        fitting = [one for one in fitting if not one.secondary]
+    _tell_left_out(Path(path), fitting, others)
     return fitting
+
+
+def _tell_left_out(path: Path, taken: list[Layout], others: list[Layout]) -> None:
+    """Say what stands beside the files that are taken, and how to take it."""
+    if not any(one.format == coco.FORMAT for one in taken):
+        return
+    parts = {one.split for one in taken}
+    for one in others:
+        if (one.split or "").rpartition("/")[2] in parts:
+            _tell_once(f"{one.source}: not read, other labels of the same images; --split {one.split} takes them")
+    if skipped := [file.name for file in coco.skipped(path)]:
+        _tell_once(f"{path}: not read, without categories or labels of objects: {', '.join(skipped)}")
+
+
+@cache
+def _tell_once(message: str) -> None:
+    logging.getLogger("otus").warning(message)
 
 
 def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:

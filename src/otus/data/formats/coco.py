@@ -3,10 +3,15 @@
 https://cocodataset.org/#format-data. What further fields of annotations mean is said in
 :mod:`otus.data.formats.coco_objects`; those of pictures (licence, date …) and of the file are counted, not kept. Files of
 any size are read without keeping them in memory.
+
+The official folder ``annotations/`` has several files of the same images. ``instances_val2017.json`` is the split ``val``;
+beside it ``person_keypoints_val2017.json`` and ``stuff_val2017.json`` are the splits ``person_keypoints/val`` and
+``stuff/val``; files without categories (captions) or labels (image_info) are skipped.
 """
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +45,11 @@ CAN_HOLD = KINDS - {"semantic", "panoptic", "picture_label"}
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
 _SNIFFED = 1 << 18
+_KINDS = (
+    "instances",
+    "person_keypoints",
+    "stuff",
+)  # of the official files; the first that is there has the split's name
 _MANY = 64  # more JSON files than that in one folder are one a picture, not a data set each
 _SAMPLE = 8
 
@@ -48,9 +58,10 @@ class Picture(msgspec.Struct):
     """A record of ``images``."""
 
     id: Whole
-    file_name: str
     width: Whole | Figure  # pandas writes 60.0
     height: Whole | Figure
+    file_name: str = ""
+    coco_url: str | None = None  # says the name where LVIS does not
 
 
 class Category(msgspec.Struct):
@@ -68,7 +79,40 @@ class Category(msgspec.Struct):
 
 def find(path: Path) -> list[Layout]:
     """The files of COCO instances at a path: the file itself, or those in a folder, its ``annotations`` and its splits."""
-    return [Layout(FORMAT, file, split_of(file)) for file in json_files(path) if _is_instances(file)]
+    left_out = skipped(path)
+    files = [file for file in json_files(path) if _is_instances(file) and file not in left_out]
+    ranks: dict[tuple[Path, str | None], int] = defaultdict(lambda: len(_KINDS))
+    for file in files:
+        place = file.parent, split_of(file)
+        ranks[place] = min(ranks[place], _rank(file))
+    layouts = []
+    for file in files:
+        split = split_of(file)
+        secondary = split is not None and _rank(file) > ranks[file.parent, split]
+        layouts.append(Layout(FORMAT, file, f"{_kind_of(file)}/{split}" if secondary else split, secondary))
+    return layouts
+
+
+def skipped(path: Path) -> list[Path]:
+    """The files in a folder that beside others are no data sets of objects: without categories, or without labels."""
+    files = [file for file in json_files(path) if _is_instances(file)]
+    without = [file for file in files if not _has_categories(file) or _kind_of(file) == "image_info"]
+    return without if len(without) < len(files) else []
+
+
+def _kind_of(file: Path) -> str:
+    """What stands before the split in a file's name: ``person_keypoints`` of ``person_keypoints_val2017``."""
+    return re.split(r"_(?:unlabeled|train|val|test|minival)", file.stem, maxsplit=1)[0]
+
+
+def _rank(file: Path) -> int:
+    kind = _kind_of(file)
+    return _KINDS.index(kind) if kind in _KINDS else 0
+
+
+def _has_categories(file: Path) -> bool:
+    text = sniff(file)
+    return b'"categories"' in text or b'"category_id"' in text
 
 
 def json_files(path: Path) -> list[Path]:
@@ -152,6 +196,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name in ("images", "categories"):
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
+    unread.note("images[].coco_url", (one.coco_url for _, one in pictures if one.file_name))
     known, refused = sound_pictures(file, pictures, report, reader.faulty_ids["images"], allow_outside=allow_outside)
     kinds = read_categories(file, categories, report)
     sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
@@ -177,8 +222,11 @@ def sound_pictures(
     refused = set(faulty_ids)
     for index, one in pictures:
         where = f"images[{index}]"
-        one.file_name = one.file_name.replace("\\", "/")
-        if one.id in known:
+        one.file_name = (one.file_name or "/".join((one.coco_url or "").split("/")[-2:])).replace("\\", "/")
+        if not one.file_name:
+            report(DataError("expected a file_name, got none", file=file, where=where, remedy="add it"))
+            refused.add(one.id)
+        elif one.id in known:
             remedy = "give each picture an id of its own"
             report(
                 DataError(

@@ -96,6 +96,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         records[batch.array] += unread.declared(batch, types[batch.array])
     for name, value in reader.others.items():
         unread.note(name, [value])
+    unread.note("images[].coco_url", (one.coco_url for _, one in records["images"] if one.file_name))
     pictures, refused = sound_pictures(
         file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
     )

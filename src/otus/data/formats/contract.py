@@ -36,12 +36,14 @@ def stop_at_first(problem: DataError) -> NoReturn:
 class Layout:
     """A data set that was recognised at a path, not read yet.
 
-    ``source`` is the file or folder that a reader starts from, ``split`` its part where the format has parts.
+    ``source`` is the file or folder that a reader starts from, ``split`` its part where the format has parts. One that is
+    ``secondary`` has other labels of the same images, and is taken only where its split is named.
     """
 
     format: str
     source: Path
     split: str | None = None
+    secondary: bool = False
 
 
 @dataclass(frozen=True)
