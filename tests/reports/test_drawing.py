@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
 
 from otus.data.open import open_dataset
 from otus.data.scenes import Scenes
 from otus.errors import ShapeError
-from otus.reports.drawing import draw, draw_panoptic, draw_semantic
-from otus.reports.lettering import Tags, legend, line_width
+from otus.reports.drawing import draw, draw_panoptic, draw_semantic, object_legend, overlay
+from otus.reports.lettering import (
+    MOST_COVERED,
+    MOST_HIDDEN,
+    Tag,
+    elided,
+    font,
+    legend,
+    line_width,
+    place_tags,
+    printable,
+)
 from otus.reports.palette import category_colours, colours_apart, contrasting
 from otus.structures import Categories, Instances, KeypointNames, Masks, PanopticMap, Segment, SemanticMap
 
@@ -111,24 +120,95 @@ def test_labels_have_category_and_score_or_what_there_is() -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_tags_lie_within_the_picture(boxes: list[tuple[float, ...]], size_hw: tuple[int, int], text: str) -> None:
-    canvas = Image.new("RGB", size_hw[::-1])
-    tags = Tags(ImageDraw.Draw(canvas), canvas.size, 14, np.array(boxes))
-    for box in boxes:
-        left, top, right, bottom = tags.put(text, np.array(box), CAT)
-        assert left >= 0
-        assert top >= 0
-        assert bottom <= size_hw[0]
-        assert right <= size_hw[1] or right - left > size_hw[1], "only what fits in no size is cut"
+    for tag in place_tags([text] * len(boxes), np.array(boxes), size_hw[::-1], 14):
+        if tag is not None:
+            left, top, right, bottom = tag.place
+            assert left >= 0
+            assert top >= 0
+            assert bottom <= size_hw[0]
+            assert right <= size_hw[1]
 
 
 def test_tags_of_boxes_at_one_place_keep_apart() -> None:
-    canvas = Image.new("RGB", (400, 400))
     boxes = np.array([[100, 100, 300, 300.0]] * 6)
-    tags = Tags(ImageDraw.Draw(canvas), canvas.size, 14, boxes)
-    places = [tags.put("zebra 0.99", box, CAT) for box in boxes]
+    places = [tag.place for tag in place_tags(["zebra 0.99"] * 6, boxes, (400, 400), 14) if tag is not None]
+    assert len(places) == 6
     for i, a in enumerate(places):
         for b in places[:i]:
             assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+
+
+def crowd(count: int, longer_side: int, *, names: tuple[str, ...] = ("platelet", "red blood cell")) -> Instances:
+    """Many small objects at random places."""
+    rng = np.random.default_rng(count)
+    size_hw = (longer_side * 3 // 4, longer_side)
+    centres = rng.uniform(0, 1, (count, 2)) * size_hw[::-1]
+    halves = rng.uniform(0.01, 0.03, (count, 2)) * longer_side
+    boxes = np.clip(np.concatenate([centres - halves, centres + halves], axis=1), 0, size_hw[::-1] * 2)
+    labels = rng.integers(0, len(names), count)
+    return Instances(boxes, labels, size_hw, Categories(names), scores=rng.uniform(0.3, 1, count))
+
+
+def hidden_by_labels(image: np.ndarray, found: Instances) -> tuple[np.ndarray, float]:
+    """The share of each box, and of the picture, that labels cover."""
+    covered = (draw(image, found) != draw(image, found, labels=False)).any(axis=2)
+    corners = found.boxes_xyxy.round().astype(int)
+    return np.array([covered[y1:y2, x1:x2].mean() for x1, y1, x2, y2 in corners.tolist()]), float(covered.mean())
+
+
+@pytest.mark.parametrize("longer_side", [100, 600, 2000])
+@pytest.mark.parametrize("count", [1, 10, 100, 500])
+def test_labels_hide_neither_objects_nor_the_picture(count: int, longer_side: int) -> None:
+    found = crowd(count, longer_side)
+    image = np.full((*found.size_hw, 3), 100, dtype=np.uint8)
+    of_objects, of_picture = hidden_by_labels(image, found)
+    # A box of a few pixels has no quarter to the pixel: its edge belongs to it in part.
+    assert (of_objects <= MOST_HIDDEN + (0.03 if longer_side > 100 else 0.25)).all()
+    assert of_picture <= MOST_COVERED or count == 1
+    shown = overlay(image, found)
+    assert max(shown.shape) >= 480, "small pictures are enlarged"
+    assert shown.shape[1] % longer_side == 0
+    of_strip = shown[shown.shape[1] * 3 // 4 :]
+    assert (len(of_strip) > 0) == (count >= 100), "a legend where not every object is named"
+    for colour in category_colours(2) if len(of_strip) else ():
+        assert (of_strip == colour).all(axis=2).any()
+
+
+def test_labels_say_less_the_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[list[str]] = []
+    monkeypatch.setattr(Tag, "draw", lambda tag, pen, colour: said[-1].append(tag.text))
+    for count in (10, 150, 400):
+        said.append([])
+        draw(np.full((450, 600, 3), 100, dtype=np.uint8), crowd(count, 600))
+    names = [[text for text in texts if text[0] in "pr"] for texts in said]
+    assert len(said[0]) == len(names[0]) == 10
+    assert len(said[1]) >= 0.8 * 150
+    assert len(names[1]) == 2, "the surest of each category is named, the others have a score"
+    assert said[2] == names[2], "then only the surest"
+    assert len(names[2]) <= 2
+
+
+def test_legends_name_each_category_once_with_its_number_of_objects() -> None:
+    found = crowd(100, 600)
+    counts = np.bincount(found.labels)
+    entries = dict(object_legend([found]))
+    assert set(entries) == {f"{name} × {count}" for name, count in zip(found.categories, counts, strict=True)}
+    np.testing.assert_array_equal(entries[f"platelet × {counts[0]}"], CAT)
+    assert {name for name, _ in object_legend([found, found], counts=False)} == set(found.categories)
+
+
+@given(st.text(min_size=1, max_size=80), st.integers(20, 200))
+@settings(max_examples=30, deadline=None)
+def test_long_names_lose_their_middle(text: str, width: int) -> None:
+    short = elided(text, 12, width)
+    assert font(12).getlength(short) <= width or len(short) <= 2
+    assert short == printable(text) or "…" in short
+    assert short[0] in (printable(text)[0], "…")
+
+
+def test_lines_are_finer_around_small_objects() -> None:
+    small, large = np.array([[0, 0, 12, 12.0]]), np.array([[0, 0, 900, 900.0]])
+    assert 1 <= line_width((1500, 2000), small) < line_width((1500, 2000), large) == line_width((1500, 2000))
 
 
 def test_every_colour_has_letters_that_can_be_read_on_it() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from otus.metrics.comparison import Comparison
 from otus.reports.analysis import Analysis
-from otus.reports.plots import THEMES, Canvas, cost_plot, on_page, write_plot
+from otus.reports.plots import THEMES, Canvas, cost_plot, on_page, training_plot, write_plot
 from otus.structures import Categories, Objects
 
 NAMES = {
@@ -95,3 +95,25 @@ def test_scores_that_are_no_probabilities_have_no_calibration(analysis):
     logits = replace(comparison, predictions=replace(comparison.predictions, scores=comparison.scores * 9 - 3))
     plots = Analysis(logits).plots(Canvas())
     assert set(plots) == NAMES - {"calibration"}
+
+
+def test_curves_of_a_run_stand_in_groups_and_each_has_its_own_colour(tmp_path):
+    figures = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+    validated = {f"{kind}/{name}": 0.5 for kind in ("bbox", "segm") for name in figures} | {"bbox/APs": None}
+    losses = {"loss": 1.0} | {f"loss/{name}": 0.2 for name in ("objectness", "rpn_boxes", "classes", "boxes", "masks")}
+    rows = [{"epoch": epoch, "step": 10 * epoch, "learning_rate": 1e-4, **losses} for epoch in (1, 2, 3)]
+    rows[1] |= validated
+    figure = training_plot(rows)
+    axes = {one.get_title(loc="left"): one for one in figure.axes if one.axison}
+    shown = {title: [line.get_label() for line in one.lines] for title, one in axes.items()}
+    assert shown == {
+        "loss": ["loss", "objectness", "rpn_boxes", "classes", "boxes", "masks"],
+        "boxes": figures[:3], "boxes by size": ["APm", "APl"], "boxes recall": figures[6:],
+        "masks": figures[:3], "masks by size": figures[3:6], "masks recall": figures[6:],
+    }  # fmt: skip
+    for one in axes.values():
+        assert len({line.get_color() for line in one.lines}) == len(one.lines)
+    assert axes["masks"].lines[0].get_xydata().tolist() == [[2, 0.5]]
+    write_plot(figure, tmp_path / "curves.png", Canvas())
+    alone = training_plot([{"epoch": 1, "loss": 0.4}])
+    assert [one.get_title(loc="left") for one in alone.axes] == ["loss"]

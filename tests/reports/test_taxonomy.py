@@ -105,7 +105,7 @@ def test_the_page_shows_six_panels_whatever_is_known(sample: Sample) -> None:
 def test_one_colour_a_category_on_all_panels(monkeypatch: pytest.MonkeyPatch, sample: Sample) -> None:
     """Also where so many categories are known that some colours of the palette hardly differ."""
     used: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name in ("draw", "draw_semantic", "draw_panoptic"):
+    for name in ("overlay", "draw_semantic", "draw_panoptic"):
         original = getattr(taxonomy_page, name)
 
         def spy(image, value, *, colours, name=name, original=original, **options):
@@ -114,8 +114,8 @@ def test_one_colour_a_category_on_all_panels(monkeypatch: pytest.MonkeyPatch, sa
 
         monkeypatch.setattr(taxonomy_page, name, spy)
     draw_answers(answers_for(sample, THINGS))
-    assert used["draw"] == used["draw_semantic"] == used["draw_panoptic"]
-    assert len(set(used["draw"].values())) == len(used["draw"]) > 3
+    assert used["overlay"] == used["draw_semantic"] == used["draw_panoptic"]
+    assert len(set(used["overlay"].values())) == len(used["overlay"]) > 3
 
 
 def test_given_colours_are_drawn(sample: Sample) -> None:

@@ -7,7 +7,7 @@ rounded down. (Both are linear, so the order matters by rounding errors only; an
 here: a batch pads itself (:func:`otus.parts.batching.make_batch`), and nothing moves by it.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from otus.data.tensors import TensorSample
 from otus.errors import UsageError
-from otus.structures import Instances, oriented
+from otus.structures import Instances
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -115,23 +115,7 @@ class Preprocess:
 
     def undo(self, result: Instances, size_hw: tuple[int, int]) -> Instances:
         """Objects of a prepared picture, brought back to the picture of ``size_hw`` that it was made of."""
-        ratio_y, ratio_x = _ratios(result.size_hw, size_hw)
-        of_box = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
-
-        def scaled(boxes: np.ndarray) -> np.ndarray:
-            return boxes * of_box.astype(boxes.dtype)
-
-        changes: dict[str, Any] = {"boxes_xyxy": scaled(result.boxes_xyxy)}
-        if result.keypoints is not None:
-            points = result.keypoints.copy()
-            points[..., :2] *= of_box[:2].astype(points.dtype)
-            changes["keypoints"] = points
-        if result.oriented_boxes_xywhr is not None:  # where the two ratios differ, the nearest rectangles
-            turned = oriented.from_corners(oriented.corners(result.oriented_boxes_xywhr) * of_box[:2])
-            changes["oriented_boxes_xywhr"] = turned.astype(result.oriented_boxes_xywhr.dtype)
-        if result.masks is not None:
-            changes["masks"] = result.masks.resized(size_hw)
-        return replace(result, size_hw=size_hw, **changes)
+        return result.resized(size_hw)
 
 
 def _ratios(before: tuple[int, int], after: tuple[int, int]) -> tuple[np.float32, np.float32]:

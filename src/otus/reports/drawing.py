@@ -5,18 +5,26 @@ What should not be drawn is left out of the value: ``draw(image, replace(found, 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from otus.errors import ShapeError
-from otus.reports.lettering import Tags, legend, line_width, text_size
+from otus.reports.lettering import Tag, legend, line_width, place_tags, text_size
 from otus.reports.palette import category_colours, colours_apart
 from otus.structures import IGNORE, Categories, Instances, PanopticMap, SemanticMap, oriented
 
 _SMOOTHED_UP_TO = 2400  # pixels of the longer side: above, jagged lines are not seen, and twice the size costs memory
+_LEAST_SIDE = (
+    480  # the longer one; a smaller picture is enlarged before people look at it, so that lines and letters stay fine
+)
+_SMALL_LETTERS, _LEAST_LETTERS = (
+    0.75,
+    9,
+)  # of letters where there are many: their share of the usual size, pixels at least
+_FIND_ROOM = 0.8  # share of the tags that must find room for a style to be taken
 _SHADES = (0, 0.3, -0.25, 0.5, -0.4)  # towards white or black, of objects of one category one after another
 Picture = UInt8[np.ndarray, "h w 3"]
 Page = UInt8[np.ndarray, "rows columns 3"]
@@ -28,11 +36,11 @@ Colours = Mapping[str, UInt8[np.ndarray, "3"]]  # by name of the category
 def draw(
     image: Picture, result: Instances, *, labels: bool = True, opacity: float = 0.45, colours: Colours | None = None
 ) -> Picture:
-    """Objects on a copy of their picture.
+    """Draw objects on a copy of their image, which keeps its size.
 
     Masks are filled and outlined; boxes are drawn, oriented ones where an object has one; whole (amodal) boxes dashed where
     they reach beyond the visible ones; crowds dashed; keypoints as dots, hidden ones hollow, joined by the category's
-    skeleton. Labels have the category and the score.
+    skeleton. Labels have the category and the score, as far as there is room: see :func:`overlay`.
 
     Parameters
     ----------
@@ -43,33 +51,100 @@ def draw(
     colours
         Of the categories, in place of the usual ones: so that several pictures of one page agree.
     """
+    return _draw(image, result, labels=labels, opacity=opacity, colours=colours)[0]
+
+
+def overlay(image: Picture, result: Instances, *, colours: Colours | None = None) -> Page:
+    """Draw objects on a copy of their image, to be looked at: a small image is enlarged by a whole factor first.
+
+    Labels never hide much of an object. Where they find no room with their category and score, their letters become smaller;
+    then only the surest of each category is named, and the others have their score or nothing. In both cases a legend below
+    says which category has which colour, and how many objects of it there are.
+
+    Parameters
+    ----------
+    colours
+        As of :func:`draw`.
+    """
+    _check(image, result.size_hw)
+    factor = max(1, -(-_LEAST_SIDE // max(*result.size_hw, 1)))
+    if factor > 1:
+        size_hw = (image.shape[0] * factor, image.shape[1] * factor)
+        image = np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.LANCZOS))
+        result = result.resized(size_hw)
+    picture, complete = _draw(image, result, labels=True, opacity=0.45, colours=colours)
+    return picture if complete else _with_legend(picture, object_legend([result], colours=colours))
+
+
+def object_legend(
+    results: Sequence[Instances], *, counts: bool = True, colours: Colours | None = None
+) -> list[tuple[str, UInt8[np.ndarray, "3"]]]:
+    """For :func:`~otus.reports.lettering.legend`: the categories of all objects, the most frequent first, with their colours
+    and how many there are."""
+    numbers = Counter(name for result in results for name in _names(result))
+    shades: dict[str, UInt8[np.ndarray, "3"]] = {}
+    for result in results:
+        shades |= zip(_names(result), _shades(result, colours), strict=True)
+    return [
+        (f"{name} × {number}" if counts and number > 1 else name, shades[name])
+        for name, number in numbers.most_common()
+    ]
+
+
+def _draw(
+    image: Picture, result: Instances, *, labels: bool, opacity: float, colours: Colours | None
+) -> tuple[Picture, bool]:
+    """The picture, and whether each object has its category and score beside it."""
     _check(image, result.size_hw)
     order = np.argsort(-_areas(result), kind="stable")  # small objects on top of large ones
     result = result[order]
     picture = image.copy()
-    shades = category_colours(_count(result))[result.labels]
-    if colours is not None and result.categories is not None and len(result):
-        shades = np.array([colours[result.categories[label]] for label in result.labels.tolist()])
+    shades = _shades(result, colours)
+    width = line_width(result.size_hw, result.boxes_xyxy)
     if result.masks is not None:
         for mask, colour in zip(result.masks, shades, strict=True):
-            _fill(picture, mask, colour, opacity=opacity)
+            _fill(picture, mask, colour, opacity=opacity, width=max(1, round(0.7 * width)))
     scale = 2 if max(result.size_hw) <= _SMOOTHED_UP_TO else 1
     # Enlarged by repeating pixels and averaged back: what is not drawn on comes out as it was.
     canvas = Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
     pen = ImageDraw.Draw(canvas)
-    width = line_width(result.size_hw) * scale
     for i, colour in enumerate(shades):
-        _draw_boxes(pen, result, i, tuple(colour.tolist()), scale=scale, width=width)
+        _draw_boxes(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
     for i, colour in enumerate(shades):
-        _draw_keypoints(pen, result, i, tuple(colour.tolist()), scale=scale, width=width)
-    if labels:
-        around = [_around(result, i) * scale for i in range(len(result))]
-        letters = text_size(result.size_hw, tags=len(result)) * scale
-        tags = Tags(pen, canvas.size, letters, np.array(around).reshape(-1, 4))
-        scores = result.scores if result.scores is not None else np.zeros(len(result))
-        for i in np.argsort(-scores, kind="stable"):
-            tags.put(_label(result, int(i)), around[i], shades[i])
-    return np.asarray(canvas.reduce(scale))
+        _draw_keypoints(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
+    tags, complete = _tags(result, canvas.size, scale=scale) if labels else ([], False)
+    for i, tag in tags:
+        tag.draw(pen, shades[i])
+    return np.asarray(canvas.reduce(scale)), complete
+
+
+def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list[tuple[int, Tag]], bool]:
+    """The tags that find room, with their objects; and whether they are those of all, with category and score.
+
+    Of the styles, from the most telling one on, the first is taken in which nearly all find room.
+    """
+    count = len(result)
+    order = np.arange(count) if result.scores is None else np.argsort(-result.scores, kind="stable")
+    first_of_category = np.zeros(count, dtype=bool)
+    first_of_category[np.unique(result.labels[order], return_index=True)[1]] = True
+    order = np.concatenate([order[first_of_category], order[~first_of_category]])
+    named = np.sort(first_of_category)[::-1]
+    around = np.array([_around(result, int(i)) * scale for i in order]).reshape(-1, 4)
+    whole: list[str | None] = [_label(result, int(i)) for i in order]
+    rest = [None if result.scores is None else f"{result.scores[i]:.2f}" for i in order]
+    scores = [text if first else score for text, first, score in zip(whole, named, rest, strict=True)]
+    names = [text if first else None for text, first in zip(whole, named, strict=True)]
+    letters = text_size(result.size_hw)
+    small = max(_SMALL_LETTERS * letters, min(_LEAST_LETTERS, letters))
+    styles = ((whole, letters), (whole, small), (scores, small), (names, small))
+    for texts, height in styles:
+        spare = int((1 - _FIND_ROOM) * sum(text is not None for text in texts))
+        last = texts is names
+        tags = place_tags(texts, around, size, height * scale, most_left_out=None if last else spare)
+        if last or sum(text is not None and tag is None for text, tag in zip(texts, tags, strict=True)) <= spare:
+            break
+    found = [(int(i), tag) for i, tag in zip(order, tags, strict=True) if tag is not None]
+    return found, texts is whole and len(found) == count
 
 
 def draw_semantic(
@@ -134,6 +209,19 @@ def _check(image: np.ndarray, size_hw: tuple[int, int]) -> None:
         raise ShapeError(f"draw: expected a picture uint8 {(*size_hw, 3)}, got {image.dtype} {image.shape}")
 
 
+def _shades(result: Instances, colours: Colours | None) -> UInt8[np.ndarray, "n 3"]:
+    """The colour of each object."""
+    if colours is None or result.categories is None:
+        return category_colours(_count(result))[result.labels]
+    return np.array([colours[name] for name in _names(result)], dtype=np.uint8).reshape(-1, 3)
+
+
+def _names(result: Instances) -> list[str]:
+    """The category of each object."""
+    categories = result.categories
+    return [str(label) if categories is None else categories[label] for label in result.labels.tolist()]
+
+
 def _count(result: Instances) -> int:
     if result.categories is not None:
         return len(result.categories)
@@ -146,8 +234,7 @@ def _areas(result: Instances) -> Float[np.ndarray, "n"]:
 
 
 def _label(result: Instances, i: int) -> str:
-    label = int(result.labels[i])
-    name = str(label) if result.categories is None else result.categories[label]
+    name = _names(result[i])[0]
     if result.scores is not None:
         return f"{name} {result.scores[i]:.2f}"
     return f"{name} (crowd)" if result.column("is_crowd", False)[i] else name
@@ -166,12 +253,13 @@ def _around(result: Instances, i: int) -> Float[np.ndarray, "4"]:
     return result.boxes_xyxy[i] if corners is None else np.concatenate([corners.min(axis=0), corners.max(axis=0)])
 
 
-def _fill(picture: Picture, mask: Bool[np.ndarray, "h w"], colour: UInt8[np.ndarray, "3"], *, opacity: float) -> None:
+def _fill(
+    picture: Picture, mask: Bool[np.ndarray, "h w"], colour: UInt8[np.ndarray, "3"], *, opacity: float, width: int
+) -> None:
     """Tint a mask and draw a line along the inside of its border."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return
-    width = max(1, round(0.7 * line_width(mask.shape)))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     inside = np.pad(mask[window], width)
     core = inside.copy()

@@ -6,13 +6,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from otus.reports.palette import contrasting
 
 Rectangle = tuple[float, float, float, float]
 _LEAST_SIZE = 6
+MOST_HIDDEN, MOST_COVERED = 0.25, 0.25
+"""Share of an object, and of a picture, that tags may hide."""
 
 
 @lru_cache(maxsize=64)
@@ -24,15 +26,18 @@ def font(size: float, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), max(size, 1))
 
 
-def text_size(size_hw: tuple[int, int], *, tags: int = 0) -> float:
-    """How large letters are in a picture of that size, in pixels; smaller where more than two dozen tags must find room."""
-    crowding = min(1.0, (24 / max(tags, 1)) ** 0.4)
-    return float(np.clip(0.023 * crowding * np.sqrt(size_hw[0] * size_hw[1]), 10, 48))
+def text_size(size_hw: tuple[int, int]) -> float:
+    """How large letters are in a picture of that size, in pixels."""
+    return float(np.clip(0.023 * np.sqrt(size_hw[0] * size_hw[1]), 10, 60))
 
 
-def line_width(size_hw: tuple[int, int]) -> float:
-    """How wide lines are in a picture of that size, in pixels."""
-    return max(1.25, 0.0036 * float(np.sqrt(size_hw[0] * size_hw[1])))
+def line_width(size_hw: tuple[int, int], boxes_xyxy: Float[np.ndarray, "n 4"] | None = None) -> float:
+    """How wide lines are in a picture of that size, in pixels; finer around boxes most of which are small."""
+    width = max(1.25, 0.0036 * float(np.sqrt(size_hw[0] * size_hw[1])))
+    if boxes_xyxy is None or not len(boxes_xyxy):
+        return width
+    sides = np.nan_to_num(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2])
+    return float(np.clip(0.08 * np.median(np.sqrt(np.maximum(sides.prod(axis=1), 0))), 1, width))
 
 
 def printable(text: str) -> str:
@@ -40,71 +45,136 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
-@dataclass
-class Tags:
-    """Labels drawn on one picture, each where it hides least of those before it and of the objects.
+@dataclass(frozen=True)
+class Tag:
+    """A few words on a ground of the object's colour: where they stand, and how high their letters are."""
+
+    text: str
+    place: Rectangle
+    letters: float
+
+    def draw(self, canvas: ImageDraw.ImageDraw, colour: UInt8[np.ndarray, "3"]) -> None:
+        """Write it."""
+        left, top, right, bottom = self.place
+        canvas.rectangle((left, top, right - 1, bottom - 1), fill=tuple(int(c) for c in colour))
+        middle = (left + _margin(self.letters), (top + bottom) / 2)
+        canvas.text(middle, self.text, fill=contrasting(colour), font=font(self.letters), anchor="lm")
+
+
+def place_tags(
+    texts: Sequence[str | None],
+    boxes_xyxy: Float[np.ndarray, "n 4"],
+    size: tuple[int, int],
+    letters: float,
+    *,
+    most_left_out: int | None = None,
+) -> list[Tag | None]:
+    """Place a tag at each box, in this order, where it hides least; none where it would hide another tag, or too much.
 
     Parameters
     ----------
-    canvas
-        Drawn on; ``size`` is its width and height.
-    letters
-        The height of letters, in pixels of the canvas.
+    texts
+        N of them; None for a box that gets no tag.
     boxes_xyxy
-        (N, 4), the objects.
+        (N, 4), the objects. The tags together hide at most a share ``MOST_HIDDEN`` of each.
+    size
+        Width and height of the canvas. Tags lie within it and, if there are several, cover at most ``MOST_COVERED`` of it.
+    letters
+        Their height in pixels; a text wider than the canvas gets smaller ones.
+    most_left_out
+        Give up, and place no further ones, when more than that find no room.
     """
-
-    canvas: ImageDraw.ImageDraw
-    size: tuple[int, int]
-    letters: float
-    boxes_xyxy: Float[np.ndarray, "n 4"]
-
-    def __post_init__(self) -> None:
-        self._tags = np.zeros((0, 4))
-
-    def put(self, text: str, box_xyxy: Float[np.ndarray, "4"], colour: UInt8[np.ndarray, "3"]) -> Rectangle:
-        """Write ``text`` on a ground of ``colour`` at a box, within the picture; returns where."""
-        text, letters, margin = printable(text), self.letters, round(0.25 * self.letters)
-        width = self._width(text, letters)
-        if width + 2 * margin > self.size[0]:
-            letters = max(_LEAST_SIZE, letters * (self.size[0] - 2 * margin) / width)
-            width = self._width(text, letters)
-        width, height = int(np.ceil(width)) + 2 * margin, round(1.3 * letters)
-        place = min(self._places(box_xyxy, width, height), key=self._hidden)
-        left, top, right, bottom = place
-        self.canvas.rectangle((left, top, right - 1, bottom - 1), fill=tuple(int(c) for c in colour))
-        middle = (left + margin, (top + bottom) / 2)
-        self.canvas.text(middle, text, fill=contrasting(colour), font=font(letters), anchor="lm")
-        self._tags = np.vstack([self._tags, place])
-        return place
-
-    def _width(self, text: str, letters: float) -> float:
-        return self.canvas.textlength(text, font=font(letters))
-
-    def _places(self, box_xyxy: Float[np.ndarray, "4"], width: float, height: float) -> list[Rectangle]:
-        """Where a tag may stand, best first: on top of the box, in its upper corners, down its left side, below it."""
-        x1, y1, x2, y2 = box_xyxy
-        rows = [y1 - height, y1, y2 - height, y2, *np.arange(y1 + height, y2 - 2 * height, height)]
-        corners = [(x, y) for y in rows for x in (x1, x2 - width)]
-        limit_x, limit_y = max(self.size[0] - width, 0), max(self.size[1] - height, 0)
-        inside = [(float(np.clip(x, 0, limit_x)), float(np.clip(y, 0, limit_y))) for x, y in corners]
-        return [(x, y, x + width, y + height) for x, y in map(tuple, np.round(inside))]
-
-    def _hidden(self, place: Rectangle) -> float:
-        """How bad a place is: the pixels of other tags that it hides, and a tenth of those of objects."""
-        return _overlap(self._tags, place) + 0.1 * _overlap(self.boxes_xyxy, place)
+    corners = np.nan_to_num(boxes_xyxy)
+    areas = np.maximum((corners[:, 2:] - corners[:, :2]).prod(axis=1), 1)
+    hidden, placed, room = np.zeros(len(corners)), np.zeros((0, 4)), MOST_COVERED * size[0] * size[1]
+    tags: list[Tag | None] = [None] * len(texts)
+    left_out = 0
+    for i, (text, box) in enumerate(zip(texts, corners, strict=True)):
+        if most_left_out is not None and left_out > most_left_out:
+            break
+        if text is None:
+            continue
+        left_out += 1
+        text, own, width = _fitted(text, letters, size[0])
+        height = round(1.3 * own)
+        if len(placed) and width * height > room:
+            continue
+        places = _places(box, width, height, size)
+        near = _near(places, corners)
+        of_objects = _overlaps(places, corners[near])
+        free = ~_overlaps(places, placed[_near(places, placed)]).any(axis=1)
+        free &= (hidden[near] + of_objects <= MOST_HIDDEN * areas[near]).all(axis=1)
+        if free.any():
+            best = int(np.where(free, of_objects.sum(axis=1), np.inf).argmin())
+            hidden[near] += of_objects[best]
+            room -= width * height
+            placed = np.vstack([placed, places[best]])
+            tags[i] = Tag(text, tuple(places[best].tolist()), own)
+            left_out -= 1
+    return tags
 
 
-def _overlap(rectangles: Float[np.ndarray, "n 4"], one: Rectangle) -> float:
-    """The sum of the areas that ``one`` has in common with each rectangle."""
-    sides = np.minimum(rectangles[:, 2:], one[2:]) - np.maximum(rectangles[:, :2], one[:2])
-    return float(np.maximum(sides, 0).prod(axis=1).sum())
+def _margin(letters: float) -> int:
+    return round(0.25 * letters)
+
+
+def _fitted(text: str, letters: float, most: float) -> tuple[str, float, int]:
+    """A text as it can be drawn, its letters, smaller where it would be wider than ``most``, and the width of its tag."""
+    text, margin = printable(text), _margin(letters)
+    width = font(letters).getlength(text)
+    if width + 2 * margin > most:
+        letters = max(_LEAST_SIZE, letters * (most - 2 * margin) / width)
+        margin = _margin(letters)
+        text = elided(text, letters, most - 2 * margin)
+        width = font(letters).getlength(text)
+    return text, letters, int(np.ceil(width)) + 2 * margin
+
+
+def _places(
+    box_xyxy: Float[np.ndarray, "4"], width: float, height: float, size: tuple[int, int]
+) -> Float[np.ndarray, "p 4"]:
+    """Where a tag may stand, best first: on top of the box, in its upper corners, in its lower ones, below it, at its sides,
+    down along them."""
+    x1, y1, x2, y2 = box_xyxy
+    rows = [y1 - height, y1, y2 - height, y2]
+    corners = [(x, y) for y in rows for x in (x1, x2 - width)]
+    corners += [(x, y) for y in (y1, y2 - height) for x in (x2, x1 - width)]
+    corners += [(x, y) for y in np.arange(y1 + height, y2 - 2 * height, height) for x in (x1, x2 - width)]
+    limit = np.maximum([size[0] - width, size[1] - height], 0)
+    inside = np.round(np.clip(corners, 0, limit))
+    return np.column_stack([inside, inside + np.array([width, height])])
+
+
+def _near(places: Float[np.ndarray, "p 4"], others: Float[np.ndarray, "n 4"]) -> Int[np.ndarray, "k"]:
+    """Which of the others can have anything in common with one of the places."""
+    low, high = places[:, :2].min(axis=0), places[:, 2:].max(axis=0)
+    return np.flatnonzero((others[:, :2] < high).all(axis=1) & (others[:, 2:] > low).all(axis=1))
+
+
+def _overlaps(rectangles: Float[np.ndarray, "p 4"], others: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "p n"]:
+    """The area that each rectangle has in common with each of the others."""
+    sides = np.minimum(rectangles[:, None, 2:], others[:, 2:]) - np.maximum(rectangles[:, None, :2], others[:, :2])
+    return np.maximum(sides, 0).prod(axis=2)
+
+
+def elided(text: str, letters: float, width: float, *, bold: bool = False) -> str:
+    """The text, with … in the place of its middle where it is wider than ``width``."""
+    measure = font(letters, bold=bold).getlength
+    text = printable(text)
+    if measure(text) <= width:
+        return text
+    kept = next((n for n in range(len(text) - 1, 1, -1) if measure(_without_middle(text, n)) <= width), 1)
+    return _without_middle(text, kept)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
 
 
 def legend(entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width: int, letters: float) -> np.ndarray:
     """A white strip of that width, uint8 (h, width, 3), with a swatch and a name for each entry, as many a row as fit."""
     step, gap = round(1.7 * letters), round(0.5 * letters)
-    entries = [(printable(name), colour) for name, colour in entries]
+    entries = [(elided(name, letters, width - letters - 3 * gap), colour) for name, colour in entries]
     measure = font(letters).getlength
     places: list[tuple[float, int]] = []
     x, row = float(gap), 0

@@ -49,6 +49,7 @@ _BESIDE = (  # where a point's name can stand: offset in points, and which side 
     ((5, 3), "left", "bottom"),
     ((-5, 3), "right", "bottom"),
 )
+_KINDS = {"bbox": "boxes", "segm": "masks"}
 _ROWS = 25  # categories that a bar chart or a matrix shows
 
 
@@ -335,6 +336,57 @@ def cost_plot(
     axes.margins(x=0.15)
     _name_points(axes, known)
     return figure
+
+
+@_in_style
+def training_plot(history: Sequence[Mapping[str, float | None]], *, canvas: Canvas = Canvas()) -> "Figure":
+    """Losses and validation figures by epoch, a plot for each group of figures that are read together.
+
+    Parameters
+    ----------
+    history
+        A row an epoch: ``epoch``, losses (``loss``, ``loss/…``), and figures by kind (``bbox/AP50``); what a row does not
+        have is left out of its line.
+    """
+    from matplotlib.figure import Figure
+
+    known = dict.fromkeys(name for row in history for name, value in row.items() if value is not None)
+    groups = _curve_groups(list(known))
+    columns = min(len(groups), 2 if len(groups) <= 4 else 4)
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
+    plots = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (title, names) in zip(plots, groups.items(), strict=False):
+        for name in names:
+            rows_with = [row for row in history if row.get(name) is not None]
+            values = [row["epoch"] for row in rows_with], [row[name] for row in rows_with]
+            label = name.rpartition("/")[2]
+            strong = {"color": _ink(canvas), "linewidth": 2.2} if label in ("loss", "AP", "top1") else {}
+            axes.plot(*values, marker="o", markersize=3, label=label, **strong)
+        axes.set(title=title, xlabel="epoch")
+        axes.set_ylim(bottom=0, **({} if title == "loss" else {"top": 1.03}))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(True, linewidth=0.6)
+        axes.set_axisbelow(True)
+        # Beside the curves: to find a free place among many is slow.
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
+    for axes in plots[len(groups) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _curve_groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """Names of figures that stand in one plot, by its title: few enough for each to have its own colour."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        kind, _, figure = name.partition("/")
+        if kind == "loss":
+            groups.setdefault("loss", []).append(name)
+        elif figure and "/" not in figure:
+            group = "by size" if figure in ("APs", "APm", "APl") else "recall" if figure.startswith("AR") else ""
+            title = f"{_KINDS.get(kind, kind)} {group}".strip()
+            groups.setdefault(title, []).append(name)
+    return groups
 
 
 def _name_points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> None:

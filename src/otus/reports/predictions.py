@@ -19,7 +19,7 @@ from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import UsageError
 from otus.inference.predictor import Prediction
-from otus.reports.drawing import draw
+from otus.reports.drawing import draw, overlay
 from otus.reports.page import Figure, Page, Section
 from otus.structures import BoxFormat, Categories, Instances
 from otus.structures.boxes import as_boxes, convert
@@ -171,15 +171,15 @@ class PredictionFolder:
         if self._count == 0:
             self._open()
         self._count += 1
-        image = draw(prediction.image, _drawn(prediction))
         if prediction.frame is None:
             self._end_video()
             target = self._target(prediction.name, suffix=".jpg")
+            image = overlay(prediction.image, _drawn(prediction))
             write_picture(target, image)
             if self._page:
-                self._list(prediction, target)
+                self._list(prediction, target, width=image.shape[1])
         else:
-            self._add_frame(prediction, image)
+            self._add_frame(prediction, draw(prediction.image, _drawn(prediction)))
         place = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
@@ -190,12 +190,12 @@ class PredictionFolder:
             self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
             self._records += 1
 
-    def _list(self, prediction: Prediction, overlay: Path) -> None:
-        """Keep what the page will say of a picture; the overlay itself stays on disk."""
+    def _list(self, prediction: Prediction, target: Path, *, width: int) -> None:
+        """Keep what the page will say of a picture; the overlay itself, so many pixels wide, stays on disk."""
         found = list(instance_records(replace(_drawn(prediction), masks=None, keypoints=None), self.categories))
         name = _as_utf8(Path(prediction.name).name)
-        width = min(_SHOWN_WIDTH, prediction.instances.size_hw[1])
-        self._figures.append(Figure(quote(os.fsencode(overlay.name)), f"{name}: {found_in_words(found)}", width))
+        source = quote(os.fsencode(target.name))
+        self._figures.append(Figure(source, f"{name}: {found_in_words(found)}", min(_SHOWN_WIDTH, width)))
         for one in found:
             x, y, w, h = (round(value) for value in one["bbox"])
             place = {"x": x, "y": y, "width": w, "height": h}

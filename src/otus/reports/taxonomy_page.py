@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from otus.reports.drawing import Colours, Page, Picture, draw, draw_panoptic, draw_semantic
+from otus.reports.drawing import Colours, Page, Picture, draw_panoptic, draw_semantic, overlay
 from otus.reports.lettering import legend, text_size
 from otus.reports.palette import colours_apart
 from otus.reports.panels import Panel, grid
 from otus.reports.taxonomy import Answers
-from otus.structures import IGNORE, Instances, Masks, PanopticMap, SemanticMap
+from otus.structures import IGNORE, Instances, PanopticMap, SemanticMap
 
 _LEAST_WIDTH = 480  # smaller pictures are enlarged before they are drawn on, so that lines and letters stay fine
 _GREATEST_WIDTH = 960
@@ -27,8 +27,8 @@ def draw_answers(answers: Answers) -> Page:
     pictures: list[tuple[str, str, Page | None]] = [
         ("Image classification", "classification", _draw_names(image, answers.classification, colours)),
         ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, factor, colours)),
-        ("Object detection", "detection", _draw_objects(image, answers.detection, factor, colours)),
-        ("Instance segmentation", "instance", _draw_objects(image, answers.instance, factor, colours)),
+        ("Object detection", "detection", _draw_objects(image, answers.detection, colours)),
+        ("Instance segmentation", "instance", _draw_objects(image, answers.instance, colours)),
         ("Panoptic segmentation", "panoptic", _draw_panoptic(image, answers.panoptic, factor, colours)),
     ]
     panels = [Panel("Picture", f"{sample.key}, {width} × {height} pixels", image)]
@@ -73,31 +73,14 @@ def _draw_semantic(image: Picture, semantic: SemanticMap | None, factor: int, co
     return draw_semantic(image, replace(semantic, labels=_repeated(semantic.labels, factor)), colours=colours)
 
 
-def _draw_objects(image: Picture, found: Instances | None, factor: int, colours: Colours) -> Page | None:
-    return None if found is None else draw(image, _enlarged(found, factor), colours=colours)
+def _draw_objects(image: Picture, found: Instances | None, colours: Colours) -> Page | None:
+    return None if found is None else overlay(image, found.resized((image.shape[0], image.shape[1])), colours=colours)
 
 
 def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int, colours: Colours) -> Page | None:
     if panoptic is None:
         return None
     return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)), colours=colours)
-
-
-def _enlarged(found: Instances, factor: int) -> Instances:
-    """The objects in a picture enlarged by a whole factor, what is drawn of them."""
-    if factor == 1:
-        return found
-    turned, whole, points = found.oriented_boxes_xywhr, found.amodal_boxes_xyxy, found.keypoints
-    return replace(
-        found,
-        size_hw=(found.size_hw[0] * factor, found.size_hw[1] * factor),
-        boxes_xyxy=found.boxes_xyxy * factor,
-        masks=None if found.masks is None else Masks.from_dense(_repeated(found.masks.dense(), factor)),
-        amodal_masks=None,
-        amodal_boxes_xyxy=None if whole is None else whole * factor,
-        keypoints=None if points is None else points * (factor, factor, 1),
-        oriented_boxes_xywhr=None if turned is None else turned * (factor, factor, factor, factor, 1),
-    )
 
 
 def _repeated(pixels: np.ndarray, factor: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.errors import ShapeError
+from otus.structures import oriented
 from otus.structures.boxes import as_boxes
 from otus.structures.categories import Categories
 from otus.structures.masks import Masks
@@ -137,6 +138,29 @@ class Instances:
             if one.name not in ("size_hw", "categories", "columns") and value is not None:
                 changes[one.name] = value[chosen]
         return replace(self, **changes)
+
+    def resized(self, size_hw: tuple[int, int]) -> "Instances":
+        """The objects of the same picture at another size; its sides' ratios are float32, as torchvision divides.
+
+        Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, which are in the world, stay.
+        """
+        ratio_y, ratio_x = (np.float32(b) / np.float32(a) for a, b in zip(self.size_hw, size_hw, strict=True))
+        of_box = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
+        changes: dict[str, Any] = {}
+        for name in ("boxes_xyxy", "amodal_boxes_xyxy"):
+            boxes = getattr(self, name)
+            if boxes is not None:
+                changes[name] = boxes * of_box.astype(boxes.dtype)
+        if self.keypoints is not None:
+            changes["keypoints"] = self.keypoints * np.array([ratio_x, ratio_y, 1], dtype=self.keypoints.dtype)
+        if self.oriented_boxes_xywhr is not None:
+            turned = oriented.from_corners(oriented.corners(self.oriented_boxes_xywhr) * of_box[:2])
+            changes["oriented_boxes_xywhr"] = turned.astype(self.oriented_boxes_xywhr.dtype)
+        for name in ("masks", "amodal_masks"):
+            masks = getattr(self, name)
+            if masks is not None:
+                changes[name] = masks.resized(size_hw)
+        return replace(self, size_hw=size_hw, **changes)
 
     def __iter__(self) -> Iterator["Instances"]:
         return (self[i] for i in range(len(self)))

@@ -205,7 +205,10 @@ class Masks:
             return replace(self, size_hw=size_hw, _boxes_xyxy=scaled)
         rows = np.arange(new_height) * height // new_height
         columns = np.arange(new_width) * width // new_width
-        return Masks.from_dense(self.dense()[:, rows[:, None], columns])
+        nearest = np.zeros((len(self), new_height, new_width), dtype=bool)
+        for small, mask in zip(nearest, self, strict=True):  # one after another: they may be large
+            small[:] = mask[rows[:, None], columns]
+        return Masks.from_dense(nearest)
 
     def area(self) -> Float[np.ndarray, "n"]:
         """Pixels of each mask."""

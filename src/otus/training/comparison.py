@@ -34,7 +34,7 @@ from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
 from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of
-from otus.reports.drawing import draw
+from otus.reports.drawing import overlay
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
 from otus.training.material import open_material, trainable_model
@@ -367,7 +367,7 @@ def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slu
     for index in shown.tolist():
         scores = found[index].scores
         sure = found[index] if scores is None else found[index][scores >= SCORE_THRESHOLD]
-        write_picture(folder / f"{slug}-{Path(names[index]).stem}.jpg", draw(dataset.image(index), sure))
+        write_picture(folder / f"{slug}-{Path(names[index]).stem}.jpg", overlay(dataset.image(index), sure))
 
 
 def _file_key(weights: Path | None) -> str | None:

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 import otus
 from otus.data.formats.contract import staged_file
 from otus.errors import CheckpointError
+from otus.reports.plots import Canvas, training_plot, write_plot
 from otus.training.state import RunState, Validation
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 
@@ -94,7 +95,7 @@ class RunFolder:
             writer.writerows(history)
         with staged_file(self.path / "metrics.jsonl") as stage:
             stage.write_text("".join(json.dumps(row) + "\n" for row in history))
-        _draw_curves(self.path / "curves.png", history)
+        write_plot(training_plot(history), self.path / "curves.png", Canvas())
         if importlib.util.find_spec("tensorboard") is not None:
             _write_events(self.path, history[-1])
 
@@ -127,24 +128,3 @@ def _write_events(path: Path, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
             if value is not None:
                 writer.add_scalar(name, value, row["step"])
-
-
-def _draw_curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Losses on the left, validation on the right, by epoch."""
-    from matplotlib.figure import Figure  # a second to import, and never needed before the first epoch ended
-
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    names = dict.fromkeys(name for row in history for name in row)
-    for name in names:
-        axes = left if name.startswith("loss") else right if "/" in name and "/per_category" not in name else None
-        if axes is not None:
-            rows = [row for row in history if row.get(name) is not None]
-            axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)
-    for axes, title in ((left, "loss"), (right, "validation")):
-        axes.set(xlabel="epoch", title=title)
-        if axes.lines:
-            # Beside the curves: to find a free place among many is slow.
-            axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    with staged_file(path) as stage:
-        figure.savefig(stage, dpi=100)

@@ -1,7 +1,7 @@
 """Pictures of a run for people: what the network is shown, and what it finds on pictures that it is not."""
 
-import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,24 +11,46 @@ from torch import Tensor
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.parts.preprocess import Preprocess
-from otus.reports.drawing import draw
+from otus.reports.drawing import draw, object_legend
+from otus.reports.panels import mosaic
 from otus.structures import Categories, Instances, Masks
 
-_TILE = 320
 _SHOWN_SCORE = 0.3
+_LONGER_SIDE = 480  # of a picture in a mosaic
+Drawn = tuple[UInt8[np.ndarray, "h w 3"], Instances]
 
 
 def draw_batch(
     samples: Sequence[TensorSample], *, preprocess: Preprocess, categories: Categories
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The pictures of a batch as the network gets them, with their targets."""
-    return _mosaic([draw(_pixels(sample["image"], preprocess), _target(sample, categories)) for sample in samples])
+    shown = [_small(_pixels(sample["image"], preprocess), _target(sample, categories)) for sample in samples]
+    return mosaic(
+        [("", [draw(*one, labels=False)]) for one in shown],
+        object_legend([target for _, target in shown], counts=False),
+    )
 
 
 def draw_found(dataset: Dataset, found: Mapping[int, Instances], *, count: int = 9) -> UInt8[np.ndarray, "h w 3"]:
-    """Some pictures of a data set with what was found on them."""
+    """Some pictures of a data set, their labels on the left and on the right what was found."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
-    return _mosaic([draw(dataset.image(i), _certain(found[i])) for i in indices])
+    tiles, shown = [], []
+    for index in indices:
+        sample = dataset[index]
+        labels = sample.instances or Instances.empty(sample.size_hw, dataset.categories)
+        pair = [_small(sample.image, one) for one in (labels, _certain(found[index]))]
+        shown += [one for _, one in pair]
+        name = PurePath(sample.key).name
+        tiles.append((f"{name}: labels | found, score ≥ {_SHOWN_SCORE}", [draw(*one, labels=False) for one in pair]))
+    return mosaic(tiles, object_legend(shown, counts=False))
+
+
+def _small(image: UInt8[np.ndarray, "h w 3"], objects: Instances) -> Drawn:
+    """A picture and its objects at the size of a tile, so that lines are as wide on large pictures as on small ones."""
+    scale = _LONGER_SIDE / max(objects.size_hw)
+    height, width = (max(1, round(side * scale)) for side in objects.size_hw)
+    pixels = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(pixels), objects.resized((height, width))
 
 
 def _certain(found: Instances) -> Instances:
@@ -58,15 +80,3 @@ def _target(sample: TensorSample, categories: Categories) -> Instances:
         masks=None if masks is None else Masks.from_dense(masks.as_subclass(Tensor).numpy()),
         columns={"is_crowd": sample["is_crowd"].numpy()},
     )
-
-
-def _mosaic(pictures: Sequence[np.ndarray]) -> UInt8[np.ndarray, "h w 3"]:
-    """Pictures side by side on white, each within a square."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    sheet = Image.new("RGB", (columns * _TILE, rows * _TILE), "white")
-    for number, picture in enumerate(pictures):
-        tile = Image.fromarray(picture)
-        tile.thumbnail((_TILE, _TILE))
-        sheet.paste(tile, (number % columns * _TILE, number // columns * _TILE))
-    return np.asarray(sheet)
