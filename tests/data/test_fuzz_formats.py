@@ -35,6 +35,7 @@ from otus.data.formats import (
     voc,
     yolo,
 )
+from otus.data.open import find_layouts
 from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError, OtusError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segment, Segmentations
@@ -381,6 +382,85 @@ def without_objects(folder: Path) -> None:
         elif file.suffix == ".txt" and any(part.startswith("label") for part in file.relative_to(folder).parent.parts):
             lines = file.read_text().splitlines(keepends=True)
             file.write_text("".join(line for line in lines if line.startswith(("imagesource:", "gsd:"))))
+
+
+def content(module: ModuleType, folder: Path) -> list[tuple]:
+    """What is read of a set, to be compared with what is read of it later."""
+    assert {layout.format for layout in find_layouts(folder)} == {module.__name__.rpartition(".")[2]}
+    read = []
+    for layout in module.find(folder):
+        dataset = module.read(layout)
+        objects = (
+            [] if dataset.objects is None else [dataset.objects.boxes_xyxy.tolist(), dataset.objects.labels.tolist()]
+        )
+        read.append((layout.split, dataset.pictures.files, dataset.categories, objects))
+        use(dataset)
+    return read
+
+
+@pytest.mark.parametrize(("module", "make"), FORMATS, ids=[make.__name__.removeprefix("made_") for _, make in FORMATS])
+def test_files_that_systems_leave_are_no_data(tmp_path, module, make):
+    folder = tmp_path / "set"
+    make(folder)
+    (folder / "empty" / "inner").mkdir(parents=True)
+    before = content(module, folder)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        resources = file.with_name(f"._{file.name}")
+        resources.write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+        for kept in (".ipynb_checkpoints", "__MACOSX"):
+            copy = file.parent / kept / f"{file.stem}-checkpoint{file.suffix}"
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    for one in sorted(path for path in (folder, *folder.rglob("*")) if path.is_dir()):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (one / name).write_bytes(b"\0\1Bud1")
+    assert content(module, folder) == before
+
+
+TEXTS = (".txt", ".json", ".xml", ".yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(("module", "make"), FORMATS, ids=[make.__name__.removeprefix("made_") for _, make in FORMATS])
+def test_label_files_in_other_encodings_of_unicode(tmp_path, module, make, encoding):
+    folder = tmp_path / "set"
+    make(folder)
+    before = content(module, folder)
+    for file in folder.rglob("*"):
+        if file.suffix in TEXTS:
+            file.write_bytes(file.read_text().encode(encoding))
+    assert content(module, folder) == before
+
+
+@pytest.mark.parametrize(
+    ("module", "make"),
+    [(module, make) for module, make in FORMATS if module not in (sa1b, classification_folders)],
+    ids=[make.__name__.removeprefix("made_") for m, make in FORMATS if m not in (sa1b, classification_folders)],
+)
+def test_label_files_in_no_encoding_of_unicode_are_named(tmp_path, module, make):
+    folder = tmp_path / "set"
+    make(folder)
+    for file in folder.rglob("*"):
+        if file.suffix in TEXTS:
+            text = re.sub("dog|ship|Car|road", "\N{CJK UNIFIED IDEOGRAPH-72D7}", file.read_text())
+            file.write_bytes(text.encode("gbk"))
+    with pytest.raises(DataError, match=r"\.(txt|json|xml|yaml).*UTF-8.*save .* as UTF-8") as caught:
+        content(module, folder)
+    assert caught.value.kind == "not_utf8"
+
+
+@pytest.mark.parametrize(("module", "make"), FORMATS, ids=[make.__name__.removeprefix("made_") for _, make in FORMATS])
+def test_the_first_files_of_a_folder_are_foreign(tmp_path, module, make):
+    folder = tmp_path / "set"
+    make(folder)
+    (before,) = {len(module.read(layout)) for layout in module.find(folder)[:1]}
+    notes = {".xml": "<html/>", ".json": '{"author": "me"}', ".txt": "notes of mine", ".yaml": "author: me"}
+    for file in [file for file in folder.rglob("*") if file.suffix in TEXTS]:
+        for number in range(3):
+            file.with_name(f"-{number}{file.suffix}").write_text(notes[file.suffix])
+    layout = module.find(folder)[0]
+    assert {one.format for one in find_layouts(folder)} == {layout.format}
+    assert len(module.read(layout, report=lambda problem: None)) == before
 
 
 MAPS_ALONE = (coco_panoptic, index_png, classification_folders)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
 from otus.data.formats.coco_panoptic import colours_of, read_panoptic_results
+from otus.data.formats.coco_results import read_results
 from otus.data.formats.index_png_results import find_semantic_results, read_semantic_result
 from otus.data.formats.picture_results import read_classifications, read_click_curves
 from otus.data.formats.text_results import read_text_results
@@ -232,3 +233,24 @@ def test_clicks(tmp_path):
         assert words in problem
     with pytest.raises(DataError, match="got a folder"):
         list(read_click_curves(tmp_path, a_dataset()))
+
+
+def test_files_that_systems_leave_are_no_predictions(tmp_path):
+    lookup = np.arange(256)
+    semantic = SemanticFiles((None,) * 3, CATEGORIES, lookup, void_values=(255,))
+    Image.fromarray(np.full((20, 40), 1, np.uint8)).save(tmp_path / "2.png")
+    folder = write(tmp_path / "boxes", **{"2": "2 0.5 0.5 0.25 0.5 0.9\n"})
+    for place, name in ((tmp_path, "2.png"), (folder, "2.txt")):
+        (place / f"._{name}").write_bytes(b"\0\5\x16\7")
+        (place / ".ipynb_checkpoints").mkdir()
+        (place / ".ipynb_checkpoints" / name).write_bytes((place / name).read_bytes())
+    files, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
+    assert (files, problems) == ((None, None, tmp_path / "2.png"), [])
+    found, problems = collect(read_text_results, folder, a_dataset())
+    assert (len(found), problems) == (1, [])
+
+
+def test_coco_results_in_utf16(tmp_path):
+    record = {"image_id": 101, "category_id": 5, "bbox": [1, 2, 3, 4], "score": 0.5}
+    (tmp_path / "results.json").write_text(json.dumps([record]), encoding="utf-16")
+    assert len(read_results(tmp_path / "results.json", a_dataset())) == 1

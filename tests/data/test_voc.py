@@ -142,7 +142,6 @@ def test_class_masks_have_background_and_void(tmp_path: Path) -> None:
         (xml(one(), "<object><bndbox/></object>"), ["object[1]", "no <name>"]),
         (xml(one(), one(difficult="maybe")), ["object[1].difficult", "maybe"]),
         (xml(size="<size><width>ten</width></size>"), ["size.height"]),
-        ('<?xml version="1.0" encoding="none-such"?><annotation/>', ["a.xml"]),
     ],
 )
 def test_bad_xml_is_named_and_the_rest_is_read(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -334,3 +333,30 @@ def test_categories_that_begin_with_a_number_sign(tmp_path: Path) -> None:
     assert voc.read(voc.find(tmp_path / "target")[0]).categories.names == names
     label_map.write_text(label_map.read_text().replace("background", "# a comment\nbackground"))
     assert voc.read(voc.find(tmp_path / "target")[0]).categories.names == names
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "name"),
+    [
+        ("GB2312", "gbk", "\N{CJK UNIFIED IDEOGRAPH-732B}"),  # whose bytes would be a letter in UTF-8 too
+        ("gbk", "gbk", "\N{CJK UNIFIED IDEOGRAPH-72D7}"),
+        ("gbk", "utf-8", "\N{CJK UNIFIED IDEOGRAPH-732B}"),
+        ("utf-16", "utf-8", "\N{CJK UNIFIED IDEOGRAPH-732B}"),
+        ("utf-16", "utf-16", "\N{CJK UNIFIED IDEOGRAPH-732B}"),
+        ("none-such", "utf-8", "\N{CJK UNIFIED IDEOGRAPH-732B}"),
+        ("windows-1251", "cp1251", "\N{CYRILLIC SMALL LETTER KA}"),
+    ],
+)
+def test_xml_in_the_encoding_that_it_declares(tmp_path: Path, declared: str, encoding: str, name: str) -> None:
+    text = f'<?xml version="1.0" encoding="{declared}"?>' + xml(one(name))
+    root = make_voc(tmp_path, {"a": ""})
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    assert voc.read(Layout("voc", root)).categories.names == (name,)
+
+
+def test_xml_in_another_encoding_than_it_declares(tmp_path: Path) -> None:
+    root = make_voc(tmp_path, {"a": ""})
+    text = f'<?xml version="1.0" encoding="utf-8"?>{xml(one("x"))}'.encode().replace(b"x</name>", b"\xb9\xb7</name>")
+    (root / "Annotations" / "a.xml").write_bytes(text)
+    with pytest.raises(DataError, match=r"a\.xml: line \d: .*save it as UTF-8"):
+        voc.read(Layout("voc", root))

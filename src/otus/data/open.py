@@ -22,6 +22,7 @@ from otus.data.formats import (
     yolo,
 )
 from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.files import read_json_bytes
 from otus.errors import DataError, UsageError
 
 # The more telling formats first: a folder of pictures in folders may be anything.
@@ -195,12 +196,10 @@ def _check_json(path: Path) -> None:
         if file.stat().st_size > _SMALL:
             continue
         try:
-            msgspec.json.decode(file.read_bytes())
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            msgspec.json.decode(read_json_bytes(file))
+        except (msgspec.MsgspecError, RecursionError) as error:
             remedy = "it may have been cut off; copy or write it again"
             raise DataError(f"broken JSON: {error}", file=file, remedy=remedy, kind="broken_json") from None
-        except OSError as error:
-            raise DataError(f"cannot be read: {error.strerror}", file=file, remedy="check its rights") from None
 
 
 def _choice(path: Path, what: str, layouts: list[Layout]) -> str:

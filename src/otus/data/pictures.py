@@ -48,6 +48,7 @@ _OWN_OUTPUT = {
     "runs": "*/*/config.json",
 }
 _OF_A_RUN = b'"data_digest"'
+_LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 _held = threading.Lock()
 
 PictureSource = str | Path | bytes | Image.Image | np.ndarray
@@ -222,9 +223,9 @@ def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
-    """The files with a picture's suffix in a folder, sorted; hidden ones (macOS leaves ``._x.jpg``) are left out.
+    """The files with a picture's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
 
-    So are those in folders inside it that are Otus' own output (:func:`is_own_output`).
+    Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
 
     Raises
     ------
@@ -236,14 +237,22 @@ def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
         raise DataError("expected a folder of pictures", file=folder, remedy="check the path")
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
+        folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
         folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
         found += [
             Path(parent, name)
             for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
         ]
     return sorted(found)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is called as those that systems and editors leave, which are no data.
+
+    Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.
+    """
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def is_own_output(folder: Path) -> bool:

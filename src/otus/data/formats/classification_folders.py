@@ -12,7 +12,7 @@ import numpy as np
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import measured, relative_name, subfolders
-from otus.data.pictures import PICTURE_SUFFIXES, is_own_output, picture_files
+from otus.data.pictures import PICTURE_SUFFIXES, is_left_behind, is_own_output, picture_files
 from otus.errors import DataError
 from otus.structures import Categories
 
@@ -40,7 +40,10 @@ def _categories(folder: Path) -> list[str]:
     lowered = {part.name.lower() for part in parts}
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") for name in lowered):
         return []
-    content = [[one.suffix.lower() in PICTURE_SUFFIXES for one in part.glob("*")] for part in parts]
+    content = [
+        [one.suffix.lower() in PICTURE_SUFFIXES for one in part.glob("*") if not is_left_behind(one.name)]
+        for part in parts
+    ]
     if not any(any(one) for one in content) or not all(any(one) or not one for one in content):
         return []
     return [part.name for part in parts]

@@ -34,7 +34,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import LARGEST, Figure, Whole, flat_names
+from otus.data.formats.files import LARGEST, Figure, Whole, files_in, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import KINDS, losses_of
 from otus.errors import DataError, ShapeError
@@ -123,7 +123,7 @@ def json_files(path: Path) -> list[Path]:
         return []
     files: list[Path] = []
     for folder in (path, *(path / name for name in ("annotations", "train", "val", "valid", "test"))):
-        here = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        here = files_in(folder, "*.json") if folder.is_dir() else []
         if len(here) > _MANY:
             here = [file for file in here if re.search("instances|annotations|coco|panoptic", file.name)]
         files += here
@@ -131,11 +131,11 @@ def json_files(path: Path) -> list[Path]:
 
 
 def sniff(file: Path) -> bytes:
-    """The beginning and the end of a file."""
+    """The beginning and the end of a file, of UTF-16 without its zeros."""
     with file.open("rb") as opened:
         head = opened.read(_SNIFFED)
         opened.seek(max(len(head), file.stat().st_size - _SNIFFED))
-        return head + opened.read()
+        return (head + opened.read()).replace(b"\0", b"")
 
 
 def split_of(file: Path) -> str | None:

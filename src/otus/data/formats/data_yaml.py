@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.files import read_text, resolve_inside, subfolders
+from otus.data.formats.files import files_in, read_text, resolve_inside, subfolders
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
@@ -36,7 +36,7 @@ class Description:
 
 def folders(root: Path) -> dict[str, list[Path]]:
     """Folders of pictures by split ('' for none), where label files lie in their twins."""
-    if (root / "images").is_dir() and any((root / "labels").glob("**/*.txt")):
+    if (root / "images").is_dir() and files_in(root / "labels", "**/*.txt"):
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
     splits = {name: root / name / "images" for name in (*SPLITS, "valid")}

@@ -19,12 +19,14 @@ from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import (
     Line,
+    files_in,
     label_lines,
     measured,
     numbers,
     read_text,
     relative_name,
     report_unpaired,
+    sample_of,
     subfolders,
 )
 from otus.data.formats.unread import UnreadFields
@@ -54,7 +56,7 @@ def _label_folder(folder: Path) -> Path | None:
 
 
 def _is_mixed(folder: Path) -> bool:
-    for file in sorted(folder.glob("*.txt"))[:3]:
+    for file in sample_of(files_in(folder, "*.txt")):
         if any(file.with_suffix(suffix).is_file() for suffix in PICTURE_SUFFIXES):
             try:
                 lines = [line.split() for line in read_text(file).splitlines() if not line.startswith(_HEADERS)]
@@ -83,7 +85,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     paths = picture_files(picture_folder)
     if label_folder != folder:  # beside pictures may lie other texts
         files = [label_folder / f"{path.stem}.txt" for path in paths]
-        report_unpaired(sorted(label_folder.glob("*.txt")), files, report)
+        report_unpaired(files_in(label_folder, "*.txt"), files, report)
     paths, sizes = measured(paths, report)
     unread = UnreadFields()
     lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report, unread)
@@ -139,8 +141,7 @@ def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
         if found <= set(NAMES[:count]):
             return NAMES[:count]
     if layout.split:  # names of the other splits too, so that labels mean the same in each
-        files = [
-            file for folder in subfolders(layout.source) for file in (_label_folder(folder) or folder).glob("*.txt")
-        ]
+        folders = [_label_folder(folder) or folder for folder in subfolders(layout.source)]
+        files = [file for folder in folders for file in files_in(folder, "*.txt")]
         found |= {line.words[8] for line in label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
     return tuple(sorted(found))

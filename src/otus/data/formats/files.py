@@ -1,9 +1,10 @@
-"""What the formats of one label file a picture share: lines of numbers, sizes of pictures, flat names, safe paths."""
+"""What the formats share: files whatever their encoding, lines of numbers, sizes of pictures, flat names, safe paths."""
 
+import json
 import os
-from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Report
-from otus.data.pictures import picture_size_hw
+from otus.data.pictures import is_left_behind, picture_size_hw
 from otus.errors import DataError, PictureError
 
 LARGEST = 1e12
@@ -22,6 +23,17 @@ Figure = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 """A number in a JSON file."""
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A whole number in a JSON file that fits a column of int64."""
+
+
+# What XML files declare beside UTF-8. The names of small sets are used for the larger ones that contain them.
+_ENCODINGS = {
+    **dict.fromkeys(("gb2312", "gbk", "gb18030", "cp936", "euc-cn"), "gb18030"),
+    **dict.fromkeys(("big5", "big5-hkscs", "cp950"), "big5hkscs"),
+    **dict.fromkeys(("shift-jis", "sjis", "windows-31j", "cp932"), "cp932"),
+    **dict.fromkeys(("euc-kr", "ks-c-5601-1987", "cp949"), "cp949"),
+    **dict.fromkeys(("iso-8859-1", "latin-1", "windows-1252", "cp1252", "us-ascii"), "cp1252"),
+    **{name: name for name in ("euc-jp", "windows-1250", "windows-1251", "koi8-r", "iso-8859-2", "iso-8859-15")},
+}
 
 
 class Line(NamedTuple):
@@ -38,35 +50,87 @@ class Line(NamedTuple):
 
 
 def read_text(file: Path) -> str:
-    """A text file in UTF-8; DataError if it is missing or something else."""
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError("there is no such file", file=file, remedy="check the path") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"expected text in UTF-8, but {error}", file=file, remedy="restore the file") from None
+    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 as some editors save it; without a byte order mark.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or in another encoding.
+    """
+    return decode_text(read_bytes(file), file)
 
 
 def read_json_bytes(file: Path) -> bytes:
-    """A JSON file, without the mark that some editors put before UTF-8."""
-    return file.read_bytes().removeprefix(BOM_UTF8)
+    """The same as UTF-8, for a decoder of JSON: msgspec takes bytes that are no UTF-8 for letters."""
+    return read_text(file).encode()
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return what a file holds; DataError if it is missing or may not be read."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise DataError("there is no such file", file=file, remedy="check the path") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot be read: {error}", file=file, remedy="check its rights") from None
+
+
+def decode_text(content: bytes, file: Path, *, declared: str = "") -> str:
+    """Return the text of bytes in UTF-8, UTF-16 or UTF-32, or in the older encoding that a file declares.
+
+    Raises
+    ------
+    DataError
+        If the bytes are in none of these; it names the line of ``file``.
+    """
+    encoding = json.detect_encoding(content)
+    older = _ENCODINGS.get(declared.lower().replace("_", "-"))
+    if encoding == "utf-8" and older is not None:
+        with suppress(UnicodeDecodeError):
+            return content.decode(older)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = f"expected text in UTF-8, but {error}"
+        raise DataError(problem, file=file, where=f"line {line}", remedy="save it as UTF-8", kind="not_utf8") from None
 
 
 def first_bytes(file: Path, count: int) -> bytes:
-    """The start of a file, nothing if it cannot be read: for recognising formats."""
+    """Return the start of a file for recognising its format: nothing if it cannot be read, UTF-16 without its zeros."""
     try:
         with file.open("rb") as content:
-            return content.read(count)
+            return content.read(count).replace(b"\0", b"")
     except OSError:
         return b""
 
 
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in a folder that fit a pattern, sorted, but for those that systems leave (``._a.xml``)."""
+    found = sorted(folder.glob(pattern))
+    return [one for one in found if not any(map(is_left_behind, one.relative_to(folder).parts))]
+
+
+def sample_of(files: Sequence[Path], count: int = 8) -> list[Path]:
+    """Return some of many files from all over the list, by which a format is recognised: the first may be foreign."""
+    step = max(1, len(files) // count)
+    return list(files[::step])
+
+
 def subfolders(path: Path) -> list[Path]:
-    """The folders in a folder, sorted; none where it is no folder or may not be read. Hidden ones are left out."""
+    """Return the folders in a folder, sorted; none where it may not be read. Hidden ones are left out."""
     try:
-        return sorted(one for one in path.iterdir() if not one.name.startswith(".") and one.is_dir())
+        return sorted(one for one in path.iterdir() if not is_left_behind(one.name) and one.is_dir())
     except OSError:
         return []
+
+
+def listed_names(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line of a list of pictures, but for blank ones and what systems leave."""
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        name = line.strip()
+        if name and not is_left_behind(name.replace("\\", "/").rsplit("/", 1)[-1]):
+            yield number, name
 
 
 def label_lines(files: Sequence[Path], report: Report) -> list[Line]:

@@ -17,7 +17,16 @@ from jaxtyping import Int
 
 from otus.data.dataset import Dataset, Pictures, SemanticFiles
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import measured, read_text, relative_name, resolve_inside, subfolders
+from otus.data.formats.files import (
+    files_in,
+    listed_names,
+    measured,
+    read_text,
+    relative_name,
+    resolve_inside,
+    sample_of,
+    subfolders,
+)
 from otus.data.pictures import picture_files, read_index_picture
 from otus.errors import DataError
 from otus.structures import IGNORE, Categories
@@ -27,7 +36,6 @@ _SPLITS = ("train", "val", "test")
 _MASK_FOLDERS = ("masks", "annotations", "labels")
 _VOID = frozenset(("unlabelled", "unlabeled", "void", "ignore", "ignored"))
 _OBJECT_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
-_LOOKED_AT = 8
 
 
 def find(path: Path) -> list[Layout]:
@@ -48,13 +56,13 @@ def find(path: Path) -> list[Layout]:
 def _mask_folder(path: Path) -> Path | None:
     if not (path / "images").is_dir():
         return None
-    return next((path / one for one in _MASK_FOLDERS if any((path / one).glob("**/*.png"))), None)
+    return next((path / one for one in _MASK_FOLDERS if files_in(path / one, "**/*.png")), None)
 
 
 def _looks_like_objects(masks: Path) -> bool:
     """Whether the first few hold the values of objects on background."""
     try:
-        return bool(_object_values(sorted(masks.glob("**/*.png"))[:_LOOKED_AT]))
+        return bool(_object_values(sample_of(files_in(masks, "**/*.png"))))
     except DataError:
         return False
 
@@ -134,16 +142,15 @@ def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[st
     if not file.is_file():
         return None
     stems = set()
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        if whole := line.strip():
-            name = whole.rsplit("/", 1)[-1]  # of "picture labels", as CamVid has it, the labels: they are called alike
-            if not {name, Path(name).stem} & known:
-                name = whole.split()[0].rsplit("/", 1)[-1]
-            where = f"line {number}"
-            try:
-                stems.add(resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where=where).stem)
-            except DataError as problem:
-                report(problem)
+    for number, whole in listed_names(file):
+        name = whole.rsplit("/", 1)[-1]  # of "picture labels", as CamVid has it, the labels: they are called alike
+        if not {name, Path(name).stem} & known:
+            name = whole.split()[0].rsplit("/", 1)[-1]
+        where = f"line {number}"
+        try:
+            stems.add(resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where=where).stem)
+        except DataError as problem:
+            report(problem)
     return stems
 
 

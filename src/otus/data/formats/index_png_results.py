@@ -11,6 +11,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset, SemanticFiles
 from otus.data.formats.contract import Report, stop_at_first
+from otus.data.formats.files import files_in
 from otus.data.lookup import picture_namer
 from otus.data.pictures import read_index_picture
 from otus.errors import DataError
@@ -29,7 +30,7 @@ def find_semantic_results(
         once.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob("**/*.png")) if folder.is_dir() else []
+    paths = files_in(folder, "**/*.png") if folder.is_dir() else []
     if not paths:
         remedy = "give a folder with one for each picture, named as it"
         raise DataError("expected a folder of index PNGs, found none", file=folder, remedy=remedy)

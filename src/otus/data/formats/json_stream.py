@@ -4,6 +4,7 @@ The file is read in windows. A compiled scanner finds where the records of the o
 arrays; msgspec decodes the records between, a compiled reader those of nothing but numbers. Nothing of the file is kept.
 """
 
+import codecs
 import json
 import math
 from collections import defaultdict
@@ -89,8 +90,11 @@ class RecordReader:
         ``faulty_ids`` by array the ids of faulty records, as far as they have one.
         """
         try:
-            with self.path.open("rb") as file:
+            with _open_as_utf8(self.path) as file:
                 yield from self._batches(file)
+        except UnicodeDecodeError as error:
+            problem = f"expected text in UTF-8 or UTF-16, but {error}"
+            self.report(DataError(problem, file=self.path, remedy="save it as UTF-8", kind="not_utf8"))
         except OSError as error:
             self.report(
                 DataError(f"cannot be read: {error.strerror}", file=self.path, remedy="check the path and its rights")
@@ -193,7 +197,7 @@ class RecordReader:
             return
         faulty: list[int] = []
         try:
-            records = decoder.json.decode(b"[" + text + b"]")
+            records = _decode_checked(decoder.json, text)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             records, faulty = self._decode_one_by_one(decoder.json, array, text, first, offset)
         if records:
@@ -213,7 +217,7 @@ class RecordReader:
         for index, (start, end) in enumerate(zip([-1, *cuts], [*cuts, len(text)], strict=True), first):
             one = text[start + 1 : end]
             try:
-                records += decoder.decode(b"[" + one + b"]") if one.strip() else _raise_empty()
+                records += _decode_checked(decoder, one) if one.strip() else _raise_empty()
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 faulty.append(index)
                 with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -227,6 +231,9 @@ class RecordReader:
             return DataError(
                 problem, file=self.path, where=record + path.rstrip("`"), remedy="correct the record or take it out"
             )
+        if isinstance(error, UnicodeDecodeError):
+            problem = f"expected text in UTF-8, but {error}"
+            return DataError(problem, file=self.path, where=record, remedy="save the file as UTF-8", kind="not_utf8")
         try:
             for path, number in _not_finite(json.loads(text)):
                 problem = f"expected a finite number, got {number}"
@@ -242,7 +249,7 @@ class RecordReader:
         )
 
     def _line(self, offset: int) -> int:
-        with self.path.open("rb") as file:
+        with _open_as_utf8(self.path) as file:
             count = 1
             while offset > 0 and (part := file.read(min(offset, _WINDOW))):
                 count += part.count(b"\n")
@@ -263,7 +270,7 @@ class RecordReader:
             )
             return
         try:
-            frame = msgspec.json.decode(skeleton)
+            frame = msgspec.json.decode(skeleton.decode())
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             problem = f"broken JSON around the records: {error}"
             self.report(DataError(problem, file=self.path, remedy="write it again", kind="broken_json"))
@@ -276,6 +283,21 @@ class RecordReader:
                 self.found.add(key)
                 problem = f"expected an array, got {type(frame[key]).__name__}"
                 self.report(DataError(problem, file=self.path, where=key, kind="broken_json"))
+
+
+def _open_as_utf8(path: Path) -> IO[bytes]:
+    """A file to be read as bytes of UTF-8, also where it is in UTF-16 or UTF-32."""
+    file = path.open("rb")
+    encoding = json.detect_encoding(file.read(4))
+    file.seek(0)
+    return file if encoding.startswith("utf-8") else codecs.EncodedFile(file, "utf-8", encoding)
+
+
+def _decode_checked(decoder: msgspec.json.Decoder[list[Any]], text: bytes) -> list[Any]:
+    """The records in a text; msgspec takes bytes that are no UTF-8 for letters, so they are looked for first."""
+    if not text.isascii():
+        text.decode()
+    return decoder.decode(b"[" + text + b"]")
 
 
 def _type_and_default(one: msgspec.structs.FieldInfo) -> tuple[Any, ...]:

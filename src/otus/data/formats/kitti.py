@@ -24,7 +24,16 @@ from jaxtyping import Float
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import Layout, Report, stop_at_first
-from otus.data.formats.files import Line, label_lines, measured, numbers, relative_name, report_unpaired, subfolders
+from otus.data.formats.files import (
+    Line,
+    files_in,
+    label_lines,
+    measured,
+    numbers,
+    relative_name,
+    report_unpaired,
+    subfolders,
+)
 from otus.data.pictures import picture_files
 from otus.structures import Categories, Objects
 
@@ -58,7 +67,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     paths = picture_files(folder / "image_2")
     label_folder = folder / "label_2"
     files = [label_folder / f"{path.stem}.txt" for path in paths]
-    report_unpaired(sorted(label_folder.glob("*.txt")), files, report)
+    report_unpaired(files_in(label_folder, "*.txt"), files, report)
     paths, sizes = measured(paths, report)
     lines = label_lines([label_folder / f"{path.stem}.txt" for path in paths], report)
     names = {line.words[0] for line in lines if len(line.words) in (15, 16)}

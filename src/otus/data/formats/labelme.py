@@ -32,12 +32,14 @@ from otus.data.formats.contract import (
     stop_at_first,
 )
 from otus.data.formats.files import (
+    files_in,
     first_bytes,
     flat_names,
     polygon_area,
     read_text,
     relative_name,
     resolve_inside,
+    sample_of,
     subfolders,
 )
 from otus.data.formats.labelme_shapes import (
@@ -66,7 +68,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def _holds_labelme(folder: Path) -> bool:
-    return any(b'"shapes"' in first_bytes(file, 4000) for file in sorted(folder.glob("*.json"))[:3])
+    return any(b'"shapes"' in first_bytes(file, 4000) for file in sample_of(files_in(folder, "*.json")))
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -85,7 +87,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
     unread = UnreadFields()
-    for file in sorted(folder.glob("*.json")):
+    for file in files_in(folder, "*.json"):
         try:
             content = decode(file, unread)
             path = resolve_inside(
@@ -163,7 +165,7 @@ def _listed(layout: Layout) -> list[str]:
 def _labels_of_other_splits(source: Path) -> set[str]:
     """So that labels mean the same in each split; what is wrong with a file is said where its split is read."""
     labels: set[str] = set()
-    for file in source.glob("*/*.json"):
+    for file in files_in(source, "*/*.json"):
         try:
             shapes = [decode_shape(raw) for raw in decode(file).shapes]
         except ValueError:

@@ -73,13 +73,13 @@ class _Group:
 
 def decode(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
     """A file whose shapes are not looked at yet, so that one of them can be wrong without the others."""
+    text = read_json_bytes(file)
     try:
-        text = read_json_bytes(file)
         content = msgspec.json.decode(text, type=LabelMeFile)
         if unread is not None:
             unread.note_raw("", msgspec.json.decode(text, type=dict[str, msgspec.Raw]), known=_KNOWN)
         return content
-    except (msgspec.MsgspecError, ValueError, RecursionError, OSError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DataError(f"expected a LabelMe file, but {error}", file=file, remedy="restore or remove it") from None
 
 

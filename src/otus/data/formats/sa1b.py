@@ -30,7 +30,7 @@ from otus.data.formats.contract import (
     stands_twice,
     stop_at_first,
 )
-from otus.data.formats.files import Figure, Whole, flat_names_of, read_json_bytes
+from otus.data.formats.files import Figure, Whole, files_in, flat_names_of, read_json_bytes, sample_of
 from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
@@ -88,8 +88,7 @@ _KNOWN_OF_MASK = frozenset(Mask.__struct_fields__)
 def find(path: Path) -> list[Layout]:
     """A folder of such files, or one of them."""
     if path.is_dir():
-        first = next(iter(sorted(path.glob("*.json"))), None)
-        return [Layout(FORMAT, path)] if first is not None and _is_one(first) else []
+        return [Layout(FORMAT, path)] if any(map(_is_one, sample_of(files_in(path, "*.json")))) else []
     return [Layout(FORMAT, path)] if path.suffix == ".json" and path.is_file() and _is_one(path) else []
 
 
@@ -111,7 +110,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         Whether a ``file_name`` may lead outside the folder.
     """
     source = layout.source
-    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
+    files = files_in(source, "*.json") if source.is_dir() else [source]
     images: dict[int, Image] = {}
     starts: list[int] = []
     starting_files: list[Path] = []
@@ -158,7 +157,10 @@ def _decoded(
         text = read_json_bytes(file)
         document = decoder.decode(text)
         fields = msgspec.json.decode(text, type=Fields)
-    except (OSError, UnicodeError, RecursionError, msgspec.MsgspecError) as error:
+    except DataError as fault:
+        report(fault)
+        return None
+    except (RecursionError, msgspec.MsgspecError) as error:
         problem, _, where = str(error).partition(" - at `$.")
         kind = "unreadable_annotation" if isinstance(error, msgspec.ValidationError) else "broken_json"
         remedy = "correct the file or take it out"

@@ -14,7 +14,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.data.formats import kitti
 from otus.data.formats.contract import Report, stop_at_first
-from otus.data.formats.files import Line, label_lines, numbers
+from otus.data.formats.files import Line, files_in, label_lines, numbers
 from otus.data.formats.yolo_lines import objects_of
 from otus.data.lookup import picture_namer
 from otus.errors import DataError
@@ -43,7 +43,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         without text files is raised at once.
     """
     folder = Path(folder)
-    files = sorted(file for file in folder.glob("**/*.txt") if file.name != "classes.txt")
+    files = [file for file in files_in(folder, "**/*.txt") if file.name != "classes.txt"]
     if not files:
         remedy = "give COCO results (a JSON file), or a folder of DOTA's, KITTI's or YOLO's results"
         raise DataError("holds no text files of predictions", file=folder, remedy=remedy)

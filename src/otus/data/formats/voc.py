@@ -31,7 +31,16 @@ from otus.data.formats.contract import (
     stands_twice,
     stop_at_first,
 )
-from otus.data.formats.files import first_bytes, flat_names_of, read_text, relative_name, resolve_inside
+from otus.data.formats.files import (
+    files_in,
+    first_bytes,
+    flat_names_of,
+    listed_names,
+    read_text,
+    relative_name,
+    resolve_inside,
+    sample_of,
+)
 from otus.data.formats.losses import flags_of, losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
@@ -63,15 +72,14 @@ def find(path: Path) -> list[Layout]:
 
 
 def _looks_like_voc(folder: Path) -> bool:
-    first = next(folder.glob("*.xml"), None)
-    return first is not None and b"<annotation" in first_bytes(first, 2000)
+    return any(b"<annotation" in first_bytes(file, 2000) for file in sample_of(files_in(folder, "*.xml")))
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
     """The lists of pictures by name of the split; those for a single category (``cat_train``) are left out."""
     lists: dict[str, Path] = {}
     for kind in ("Main", "Segmentation"):
-        files = {file.stem: file for file in sorted(folder.glob(f"ImageSets/{kind}/*.txt"))}
+        files = {file.stem: file for file in files_in(folder / "ImageSets" / kind, "*.txt")}
         for stem, file in files.items():
             # The name is not enough: extra_train beside train is a split of its own.
             if not (any(stem.endswith(f"_{other}") for other in files) and _is_of_one_category(file)):
@@ -100,7 +108,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     folder = root / "Annotations" if (root / "Annotations").is_dir() else root
     picture_folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else folder
     pictures = {path.stem: path for path in picture_files(picture_folder)}
-    labelled = sorted(file.stem for file in folder.glob("*.xml"))
+    labelled = [file.stem for file in files_in(folder, "*.xml")]
     stems = _listed(root, layout.split, {*labelled, *pictures}) if layout.split else labelled
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
@@ -171,8 +179,7 @@ def _listed(root: Path, split: str, known: set[str]) -> list[str]:
     lists = _split_lists(root)
     if split not in lists:
         raise DataError(f"there is no list of {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}")
-    lines = map(str.strip, read_text(lists[split]).splitlines())
-    return [line if line in known else _FLAG.sub("", line) for line in lines if line]
+    return [line if line in known else _FLAG.sub("", line) for _, line in listed_names(lists[split])]
 
 
 def _category_names(root: Path, folder: Path, records: list[Record]) -> tuple[str, ...]:
@@ -190,7 +197,7 @@ def _category_names(root: Path, folder: Path, records: list[Record]) -> tuple[st
         return tuple(dict.fromkeys(names))
     if found <= set(NAMES):
         return NAMES
-    for file in folder.glob("*.xml"):  # of the other splits too, so that labels mean the same in each
+    for file in files_in(folder, "*.xml"):  # of the other splits too, so that labels mean the same in each
         try:
             found.update((node.findtext("name") or "").strip() for node in parse(file).iterfind("object"))
         except DataError:  # reported where its split is read

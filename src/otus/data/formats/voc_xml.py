@@ -1,5 +1,6 @@
 """The XML files of Pascal VOC: what one says, and how one is written."""
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from otus.data.formats.contract import Report
-from otus.data.formats.files import LARGEST
+from otus.data.formats.files import LARGEST, decode_text, read_bytes
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import BoxFormat, Instances
 from otus.structures.boxes import convert
 
 FLAGS = ("difficult", "truncated", "occluded")
+_DECLARED = re.compile(rb"""<\?xml[^>]{,100}?encoding=["']([A-Za-z0-9._-]{,40})""")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 # Read, or said by the files themselves: where the picture lies, its channels, whether there are masks.
 _KNOWN = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
@@ -37,7 +39,7 @@ class Record:
 
 def parse(file: Path) -> ElementTree.Element:
     """The tree of an XML file; document types are refused, since entities can grow without bound."""
-    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate()
+    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")  # whatever the file says of itself
 
     def refuse(*_: object) -> None:
         raise DataError("has a document type", file=file, remedy="VOC files have none: remove the line <!DOCTYPE …>")
@@ -47,9 +49,12 @@ def parse(file: Path) -> ElementTree.Element:
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse
+    content = read_bytes(file)
+    declared = _DECLARED.match(content)
+    text = decode_text(content, file, declared=declared[1].decode() if declared else "")
     try:
-        parser.Parse(file.read_bytes(), True)
-    except (expat.ExpatError, LookupError, ValueError, OSError) as error:
+        parser.Parse(text.encode(), True)
+    except (expat.ExpatError, ValueError) as error:
         raise DataError(f"expected XML, but {error}", file=file, remedy="restore the file") from None
     return builder.close()
 

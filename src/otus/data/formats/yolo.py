@@ -38,8 +38,10 @@ from otus.data.formats.contract import (
 from otus.data.formats.data_yaml import MAX_CATEGORIES, SPLITS, Description, describe, folders, load
 from otus.data.formats.files import (
     Line,
+    files_in,
     flat_names,
     label_lines,
+    listed_names,
     measured,
     polygon_area,
     read_text,
@@ -60,7 +62,7 @@ _EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
 
 def find(path: Path) -> list[Layout]:
     """The splits of a data.yaml, given itself or by its folder; else those of the folders ``images`` and ``labels``."""
-    files = [path] if path.is_file() else sorted(path.glob("*.y*ml"))
+    files = [path] if path.is_file() else files_in(path, "*.y*ml")
     for file in files:
         if file.suffix not in (".yaml", ".yml"):
             continue
@@ -100,7 +102,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         here = _pictures(entry, about.root, layout.source, allow_outside, report)
         labels = _twin(entry / "any", about.root).parent
         if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside pictures may lie other texts
-            files = [file for file in sorted(labels.glob("**/*.txt")) if file.name != "classes.txt"]
+            files = [file for file in files_in(labels, "**/*.txt") if file.name != "classes.txt"]
             report_unpaired(files, [_twin(path, about.root) for path in here], report)
         paths += here
     paths, sizes = measured(paths, report)
@@ -128,16 +130,15 @@ def _pictures(entry: Path, root: Path, source: Path, allow_outside: bool, report
         return picture_files(entry, recursive=True)
     paths = []
     limit = source.parent if source.is_file() else source
-    for number, line in enumerate(read_text(entry).splitlines(), start=1):
-        if name := line.strip():
-            folder = entry.parent if os.path.exists(entry.parent / name) else root
-            where = f"line {number}"
-            try:
-                path = resolve_inside(name, folder, within=limit, allow_outside=allow_outside, file=entry, where=where)
-            except DataError as problem:
-                report(problem)
-            else:
-                paths.append(path)
+    for number, name in listed_names(entry):
+        folder = entry.parent if os.path.exists(entry.parent / name) else root
+        where = f"line {number}"
+        try:
+            path = resolve_inside(name, folder, within=limit, allow_outside=allow_outside, file=entry, where=where)
+        except DataError as problem:
+            report(problem)
+        else:
+            paths.append(path)
     return paths
 
 
