@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -13,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+_FILE_SUFFIXES = frozenset({".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".pdf", ".png", ".svg", ".webp"})
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -82,6 +84,42 @@ def path_or_share(text: str | None) -> str | float | None:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def output_file(out: Path | None, default: str) -> Path:
+    """The one file that a verb writes: ``out``, with the suffix of ``default`` where it has none; in a folder under the
+    default name.
+
+    Raises
+    ------
+    UsageError
+        If ``out`` has the suffix of a file of another kind.
+    """
+    from otus.errors import UsageError
+
+    suffix = Path(default).suffix
+    if out is None or out.is_dir():
+        return (out or Path()) / default
+    if out.suffix.lower() == suffix:
+        return out
+    if out.suffix.lower() in _FILE_SUFFIXES:
+        raise UsageError(f"--out: expected a file that ends in {suffix}, got {out}")
+    return out.with_name(out.name + suffix)  # what stands behind another dot belongs to the name: ap-0.5
+
+
+def output_folder(out: Path, holds: str, *, option: str = "--out") -> Path:
+    """The folder that a verb writes several files into; ``holds`` says which, for the message.
+
+    Raises
+    ------
+    UsageError
+        If ``out`` is a file, or named like one.
+    """
+    from otus.errors import UsageError
+
+    if out.is_file() or (out.suffix.lower() in _FILE_SUFFIXES and not out.is_dir()):
+        raise UsageError(f"{option}: expected a folder, for {holds}, got {out}")
+    return out
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json, option_values, verb
+from otus.cli._common import answer_console, counting, emit_json, option_values, output_folder, verb
 
 app = typer.Typer(help="What things cost on this machine.", no_args_is_help=True)
 
@@ -33,6 +33,8 @@ def lineage(
     from otus.data.sources import pictures_of
     from otus.inference.lineage import measure_lineage
 
+    if out is not None:
+        output_folder(out, "the timings")
     named = [(one.name, one.image) for one in pictures_of(pictures or _photographs())]
     with counting("timing") as count:
         said = ""

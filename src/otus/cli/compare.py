@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, emit_json, fail, option_values, path_or_share, verb
+from otus.cli._common import answer_console, emit_json, fail, option_values, output_folder, path_or_share, verb
 
 if TYPE_CHECKING:
     from otus.metrics.bootstrap import Difference
@@ -66,6 +66,8 @@ def compare(
         names = ", ".join("--" + name.replace("_", "-") for name in foreign)
         fail(f"{names}: not with {'--models' if predictions is None else '--predictions'}", code=2)
     if models is not None:
+        if out is not None:
+            output_folder(out, "the tables, weights and images of the comparison")
         from otus.cli._compare_models import compare_models
 
         compare_models(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json, fail, option_values, verb
+from otus.cli._common import answer_console, counting, emit_json, fail, option_values, output_file, output_folder, verb
 
 if TYPE_CHECKING:
     from otus.errors import DataError
@@ -63,6 +63,9 @@ def evaluate(
         fail("give --predictions FILE or --model NAME, one of them", code=2)
     if out is not None and not choose_thresholds:
         fail("--out is the file for the thresholds of --choose-thresholds", code=2)
+    out = None if out is None else output_file(out, "thresholds.json")
+    if plots is not None:
+        output_folder(plots, "the plots", option="--plots")
     skipped: list[DataError] = []
     with nullcontext() if model is None else counting("predicting") as count:
         answer = judge(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otus.cli._common import emit_json, verb
+from otus.cli._common import emit_json, output_file, verb
 
 app = typer.Typer(help="See how a system, or a number, came about.", no_args_is_help=True)
 
@@ -34,15 +34,12 @@ def taxonomy(
     from otus.data.lookup import find_picture
     from otus.data.open import open_dataset
     from otus.data.pictures import write_picture
-    from otus.errors import UsageError
     from otus.reports.taxonomy import answers_for
     from otus.reports.taxonomy_page import draw_answers
 
     dataset = open_dataset(data, format=format_, split=split)
     sample = dataset[find_picture(dataset, picture)]
-    path = out or Path(f"taxonomy-{Path(sample.key).stem}.png")
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--out: expected a file that ends in .png, got {path}")
+    path = output_file(out, f"taxonomy-{Path(sample.key).stem}.png")
     answers = answers_for(sample, dataset.categories)
     write_picture(path, draw_answers(answers))
     if as_json:
@@ -97,6 +94,7 @@ def detection(
     from otus.reports.stage_pieces import threshold_told
     from otus.reports.yolo_stages import YoloExplanation, explain_yolo
 
+    path = output_file(out, f"detection-{picture.stem}.html")
     if data is None and (format_ is not None or split is not None):
         raise UsageError("--format and --split are of the labels: give --data too")
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
@@ -121,7 +119,6 @@ def detection(
         )
     else:
         stages = explain_detection(predictor, image, **options)
-    path = out or Path(f"detection-{picture.stem}.html")
     page, document = stages.page(), stages.document()
     page.write(path)
     if as_json:
@@ -165,6 +162,7 @@ def ap(
     from otus.metrics.rules import parse_rules
     from otus.reports.ap_page import explain_average_precision
 
+    path = output_file(out, f"ap-{category.replace('/', '-').replace(' ', '-')}.html")
     protocol = protocol or "coco"
     rules = replace(parse_rules(protocol), iou_thresholds=(0.5 if iou is None else iou,))
     dataset = open_dataset(data, format=format_, split=split)
@@ -176,7 +174,6 @@ def ap(
         rules=rules,
         **option_values(shown=show),
     )
-    path = out or Path(f"ap-{category.replace('/', '-').replace(' ', '-')}.html")
     built.page().write(path)
     if as_json:
         emit_json({**built.document(), "page": str(path)})
@@ -215,6 +212,7 @@ def difference(
     from otus.metrics.rules import parse_rules
     from otus.reports.difference import explain_difference
 
+    path = output_file(out, "difference.html")
     names = protocols.split(",")
     if len(names) != 2:
         raise UsageError(f"--protocols: expected two with a comma between, e.g. coco,voc07, got {protocols!r}")
@@ -222,7 +220,6 @@ def difference(
     rules = parse_rules(a), parse_rules(b)
     dataset = open_dataset(data, format=format_, split=split)
     explained = explain_difference(dataset, compare_with_labels(dataset, predictions), (a, b), rules)
-    path = out or Path("difference.html")
     explained.page().write(path)
     document = explained.document()
     if as_json:
@@ -262,10 +259,10 @@ def errors(
     from otus.reports.analysis import Analysis
     from otus.reports.error_page import ErrorsExplained
 
+    path = output_file(out, "errors.html")
     dataset = open_dataset(data, format=format_, split=split)
     options = option_values(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
     explained = ErrorsExplained(dataset, Analysis(compare_with_labels(dataset, predictions), masks=masks, **options))
-    path = out or Path("errors.html")
     explained.page().write(path)
     facts = explained.document()
     if as_json:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json_stream, option_values, progress, verb
+from otus.cli._common import emit_json_stream, option_values, output_folder, progress, verb
 
 
 @verb
@@ -49,6 +49,8 @@ def predict(
         raise UsageError("--page needs --out, the folder to be written into")
     if out is None and not json:
         out = Path("otus-predictions")
+    if out is not None:
+        output_folder(out, "overlays and predictions.json")
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
     bad: list[DataError] = []
     predictions = predictor.stream(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, option_values, verb
+from otus.cli._common import emit_json, option_values, output_file, verb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +45,8 @@ def propose(
         raise UsageError(f"--method: expected one of {', '.join((*METHODS, RPN))}, got {method!r}")
     if count is not None and count < 1:
         raise UsageError(f"--count: expected a number from 1 on, got {count}")
-    if out is not None and out.suffix.lower() != ".png":
-        raise UsageError(f"--out: expected a file that ends in .png, got {out}")
+    if out is not None:
+        out = output_file(out, f"proposals-{picture.stem}.png")
     of_search = option_values(mode=mode, seed=seed, workers=workers)
     of_detector = option_values(weights=weights, device=device) | ({} if model is None else {"model": model})
     if method == RPN:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from otus.cli._common import fail, option_values, path_or_share, verb
+from otus.cli._common import fail, option_values, output_folder, path_or_share, verb
 
 
 @verb
@@ -44,6 +44,9 @@ def train(
         fail("train needs --data with --model or --weights, or --resume", code=2)
     if resume is not None and (out is not None or name is not None):
         fail("--out and --name are of a new run; one that is resumed stays in its folder", code=2)
+
+    if out is not None:
+        output_folder(out, "the folders of runs")
 
     from otus.training.devices import fastest_precision
     from otus.training.run import resume_run
