@@ -86,7 +86,7 @@ OUTLINE = {"size": [30, 40], "counts": "i:k05a06"}
 FAULTS = {
     "unknown picture": ({"image_id": 8}, "unknown_picture", "image_id"),
     "unknown category": ({"category_id": 4}, "unknown_category", "category_id"),
-    "a text for an id": ({"image_id": "7"}, "unreadable_annotation", "image_id"),
+    "a text of no image": ({"image_id": "8"}, "unknown_picture", "image_id"),
     "score not a number": ({"score": float("nan")}, "not_finite", "score"),
     "score without end": ({"score": float("inf")}, "not_finite", "score"),
     "no score": ({"score": None}, "no_score", "score"),
@@ -143,7 +143,8 @@ def test_a_faulty_label_is_named_or_left_out(record, kind, field, files):
 
 def test_faults_of_several_kinds_are_counted(files):
     labels, found = files
-    bad = [{**FOUND[1], **record} for record, _, _ in list(FAULTS.values())[:4]]
+    names = ("unknown picture", "unknown category", "box of three", "score not a number")
+    bad = [{**FOUND[1], **FAULTS[name][0]} for name in names]
     found.write_text(json.dumps([*bad, FOUND[0]]))
     done = run(labels, found, "--skip-bad")
     assert "4 faulty records (1 " in done.stderr

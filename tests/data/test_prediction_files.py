@@ -117,7 +117,7 @@ def test_semantic_maps_by_name(tmp_path):
     files, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
     assert files == (None, tmp_path / "dogs/1.png", tmp_path / "2.png")
     assert len(problems) == 1
-    assert "9.png: no picture of the data" in problems[0]
+    assert "9.png: names not one picture of the data" in problems[0]
     (tmp_path / "9.png").rename(tmp_path / "dogs/2.png")
     _, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
     assert "of the same picture" in problems[0]

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
@@ -61,6 +61,13 @@ def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> No
             sys.stdout.write(("," if number else "") + "\n" + text)
     finally:  # what goes wrong on the way is told by the exit code; what was found before can be read
         sys.stdout.write("\n]}\n")
+
+
+def tell_notes(notes: Sequence[str]) -> dict[str, list[str]]:
+    """Say on stderr what to know of an answer; the member that it adds to the document, if there is anything."""
+    for note in notes:
+        print(f"otus: {note}", file=sys.stderr)
+    return {"notes": list(notes)} if notes else {}
 
 
 def answer_console() -> "Console":

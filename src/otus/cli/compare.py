@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, emit_json, fail, option_values, output_folder, path_or_share, verb
+from otus.cli._common import (
+    answer_console,
+    emit_json,
+    fail,
+    option_values,
+    output_folder,
+    path_or_share,
+    tell_notes,
+    verb,
+)
 
 if TYPE_CHECKING:
     from otus.metrics.bootstrap import Difference
@@ -83,7 +92,7 @@ def compare(
     assert predictions is not None
     from otus.data.open import open_dataset
     from otus.errors import UsageError
-    from otus.inference.comparing import compare_with_labels
+    from otus.inference.comparing import compare_with_labels, notes_on
     from otus.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, paired_bootstrap
     from otus.metrics.rules import parse_rules
 
@@ -106,6 +115,7 @@ def compare(
         **draws,
         "figures": {row.name: _record(row) for row in rows if row.name not in dataset.categories},
         "per_category": {row.name: _record(row) for row in rows if row.name in dataset.categories},
+        **tell_notes(notes_on(a, b)),
     }
     if as_json:
         emit_json(document)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json, fail, option_values, output_file, output_folder, verb
+from otus.cli._common import (
+    answer_console,
+    counting,
+    emit_json,
+    fail,
+    option_values,
+    output_file,
+    output_folder,
+    tell_notes,
+    verb,
+)
 
 if TYPE_CHECKING:
     from otus.errors import DataError
@@ -89,8 +99,7 @@ def evaluate(
     if answer.without_prediction:
         missed = _count(answer.without_prediction, "picture")
         typer.echo(f"otus: {missed} without a prediction: counted as missed", err=True)
-    for note in answer.notes:
-        typer.echo(f"otus: {note}", err=True)
+    tell_notes(answer.notes)
     skipped_kinds = Counter(one.kind for one in skipped)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in skipped_kinds.most_common())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otus.cli._common import emit_json, output_file, verb
+from otus.cli._common import emit_json, output_file, tell_notes, verb
 
 app = typer.Typer(help="See how a system, or a number, came about.", no_args_is_help=True)
 
@@ -158,7 +158,7 @@ def ap(
 
     from otus.cli._common import option_values
     from otus.data.open import open_dataset
-    from otus.inference.comparing import compare_with_labels
+    from otus.inference.comparing import compare_with_labels, notes_on
     from otus.metrics.rules import parse_rules
     from otus.reports.ap_page import explain_average_precision
 
@@ -166,9 +166,11 @@ def ap(
     protocol = protocol or "coco"
     rules = replace(parse_rules(protocol), iou_thresholds=(0.5 if iou is None else iou,))
     dataset = open_dataset(data, format=format_, split=split)
+    comparison = compare_with_labels(dataset, predictions)
+    notes = tell_notes(notes_on(comparison))
     built = explain_average_precision(
         dataset,
-        compare_with_labels(dataset, predictions),
+        comparison,
         category=category,
         protocol=protocol,
         rules=rules,
@@ -176,7 +178,7 @@ def ap(
     )
     built.page().write(path)
     if as_json:
-        emit_json({**built.document(), "page": str(path)})
+        emit_json({**built.document(), "page": str(path), **notes})
         return
     facts = built.document()
     typer.echo(
@@ -208,7 +210,7 @@ def difference(
     """Why two protocols' numbers for the same predictions differ: one rule changed after the other."""
     from otus.data.open import open_dataset
     from otus.errors import UsageError
-    from otus.inference.comparing import compare_with_labels
+    from otus.inference.comparing import compare_with_labels, notes_on
     from otus.metrics.rules import parse_rules
     from otus.reports.difference import explain_difference
 
@@ -219,11 +221,13 @@ def difference(
     a, b = names
     rules = parse_rules(a), parse_rules(b)
     dataset = open_dataset(data, format=format_, split=split)
-    explained = explain_difference(dataset, compare_with_labels(dataset, predictions), (a, b), rules)
+    comparison = compare_with_labels(dataset, predictions)
+    notes = tell_notes(notes_on(comparison))
+    explained = explain_difference(dataset, comparison, (a, b), rules)
     explained.page().write(path)
     document = explained.document()
     if as_json:
-        emit_json({**document, "page": str(path)})
+        emit_json({**document, "page": str(path), **notes})
         return
     typer.echo(f"{a}: {document['a']['AP']:.6f}")
     for step in document["steps"]:
@@ -255,18 +259,21 @@ def errors(
     """What goes wrong and what it costs: types of errors, confusion, calibration, worst pictures, doubtful labels."""
     from otus.cli._common import option_values
     from otus.data.open import open_dataset
-    from otus.inference.comparing import compare_with_labels
+    from otus.inference.comparing import compare_with_labels, notes_on
     from otus.reports.analysis import Analysis
     from otus.reports.error_page import ErrorsExplained
 
     path = output_file(out, "errors.html")
     dataset = open_dataset(data, format=format_, split=split)
     options = option_values(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
-    explained = ErrorsExplained(dataset, Analysis(compare_with_labels(dataset, predictions), masks=masks, **options))
+    comparison = compare_with_labels(dataset, predictions)
+    notes = tell_notes(notes_on(comparison))
+    explained = ErrorsExplained(dataset, Analysis(comparison, masks=masks, **options))
+    path = out or Path("errors.html")
     explained.page().write(path)
     facts = explained.document()
     if as_json:
-        emit_json({**facts, "page": str(path)})
+        emit_json({**facts, "page": str(path), **notes})
         return
     typer.echo(
         f"protocol coco, {facts['kind']}: mAP {facts['AP']:.4f}; {facts['AP_at_iou']:.4f} at IoU {facts['iou']:g}"

@@ -43,6 +43,12 @@ def find_picture(dataset: Dataset, name: str) -> int:
     raise UsageError(f"{name}: not one of the {len(files)} pictures of {dataset.source}; {hint}: {known}")
 
 
+def some_names(dataset: Dataset) -> str:
+    """A few names of pictures, for messages about others."""
+    names = [PurePosixPath(file).stem for file in dataset.pictures.files[:3]]
+    return f"{', '.join(names) or 'none'}{' …' if len(dataset) > len(names) else ''}"
+
+
 def picture_namer(dataset: Dataset) -> Callable[[str], int | None]:
     """A function that says which picture a name means, None where it means none or several; for many names.
 

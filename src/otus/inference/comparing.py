@@ -10,7 +10,13 @@ from otus.data.formats.contract import Report, stop_at_first
 from otus.errors import UsageError
 from otus.metrics.average_precision import sound_objects
 from otus.metrics.comparison import Comparison
+from otus.metrics.mismatches import mismatch_notes
 from otus.structures import Objects
+
+
+def notes_on(*comparisons: Comparison) -> list[str]:
+    """What to know before figures of these are believed: predictions that lie on nothing, or on other categories."""
+    return list(dict.fromkeys(note for one in comparisons for note in mismatch_notes(one)))
 
 
 def compare_with_labels(

@@ -1,5 +1,6 @@
 """How good predictions for a data set are, as one report. Torch is not imported here."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from otus.structures import Classification, Objects
 if TYPE_CHECKING:
     from otus.inference.picture_protocols import Judged
     from otus.inference.predictor import Predictor
+
+
+_NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +147,35 @@ def evaluate(
         predictor = _predictor(model, typed)
         unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
         return replace(_judge_classifier(dataset, predictor, progress), unknown_categories=unknown)
+    notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
         found = predictions
     elif predictions is not None:
-        found = _read_objects(predictions, dataset, report)
+        faults = Counter[str]()
+        found = _read_objects(predictions, dataset, _counted(report, faults))
+        notes = _nearly_all_faulty(faults, len(found))
     else:
         predictor = _predictor(model, typed)
         unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
         found = _predict(predictor, dataset, progress)
     judged = evaluate_predictions(dataset, found, protocol=protocol, kinds=kinds, max_dets=max_dets, report=report)
-    return replace(judged, unknown_categories=unknown, judged=(dataset, found))
+    return replace(judged, unknown_categories=unknown, notes=notes + judged.notes, judged=(dataset, found))
+
+
+def _counted(report: Report, faults: Counter[str]) -> Report:
+    def count(problem: DataError) -> None:
+        faults[problem.kind] += 1
+        report(problem)
+
+    return count
+
+
+def _nearly_all_faulty(faults: Counter[str], read: int) -> tuple[str, ...]:
+    left_out = faults.total()
+    if left_out < _NEARLY_ALL * (left_out + read) or not left_out:
+        return ()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in faults.most_common())
+    return (f"of {left_out + read} predictions {left_out} are left out ({kinds}): are they for these data?",)
 
 
 def _read_objects(path: str | Path, dataset: Dataset, report: Report) -> Objects:
@@ -196,6 +219,7 @@ def _report_of(dataset: Dataset, protocol: str, judged: "Judged") -> EvaluationR
         judged.images,
         {protocol: judged.result},
         without_prediction=judged.without_prediction,
+        notes=tuple(judged.notes),
     )
 
 

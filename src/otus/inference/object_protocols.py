@@ -11,6 +11,8 @@ from otus.data.formats.contract import Report
 from otus.inference.protocols import outlined
 from otus.metrics.average_precision import AveragePrecision, DetectionProtocol, sound_objects
 from otus.metrics.coco import KINDS, CocoProtocol, Kind
+from otus.metrics.comparison import Comparison
+from otus.metrics.mismatches import mismatch_notes
 from otus.metrics.required import having
 from otus.metrics.voc import VocProtocol
 from otus.structures import Categories, KeypointNames, Objects
@@ -22,6 +24,10 @@ _COMPARED = {
     "cuboid": ("cuboids",),
     "amodal": ("amodal_boxes_xyxy",),
 }
+
+
+_DOUBTFUL_AP = 0.05
+"""Below it predictions and labels may be of different images or categories."""
 
 
 class Result(Protocol):
@@ -80,6 +86,9 @@ def judge_objects(
         metric: AveragePrecision[Result] = AveragePrecision(rules, categories)
         metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
         results[name] = metric.compute()
+    if any(not result.figures.get("AP", 1) >= _DOUBTFUL_AP for result in results.values()):
+        sides = Comparison(truth, predictions, categories, picture_ids, dataset.pictures.sizes_hw)
+        notes += mismatch_notes(sides, by_category=protocol != "proposals")
     return results, left_out, notes
 
 

@@ -16,6 +16,7 @@ from otus.data.formats.contract import Report, stop_at_first
 from otus.errors import DataError, ShapeError
 from otus.metrics.classification import ClassificationAccuracy, ClassificationResult
 from otus.metrics.interactive import InteractiveQuality, InteractiveResult
+from otus.metrics.mismatches import category_notes
 from otus.metrics.panoptic import PanopticQuality, PanopticResult
 from otus.metrics.semantic import SemanticQuality, SemanticResult
 from otus.structures import IGNORE, Categories, Classification, PanopticMap, SemanticMap
@@ -29,11 +30,12 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A result, of how many pictures it is, and how many of these had no prediction and counted as missed."""
+    """A result, of how many pictures it is, how many of these had no prediction and counted as missed, and what to know."""
 
     result: PictureResult
     images: int
     without_prediction: int
+    notes: Sequence[str] = ()
 
 
 def judge_semantic(
@@ -53,7 +55,8 @@ def judge_semantic(
 
     metric = SemanticQuality(dataset.semantic.categories)
     counts = _judge_maps(dataset, metric.update, dataset.semantic_map, prediction_of, nothing, report)
-    return Judged(metric.compute(), *counts)
+    result = metric.compute()
+    return Judged(result, *counts, category_notes(result.confusion[:, : len(result.categories)], result.categories))
 
 
 def judge_panoptic(
@@ -70,7 +73,7 @@ def judge_panoptic(
 
     metric = PanopticQuality(dataset.panoptic.categories)
     counts = _judge_maps(dataset, metric.update, dataset.panoptic_map, prediction_of, nothing, report)
-    return Judged(metric.compute(), *counts)
+    return Judged(metric.compute(), *counts, category_notes(metric.confusion, metric.categories))
 
 
 def _judge_maps(
@@ -140,7 +143,12 @@ def judge_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]
 
 def judge_file(dataset: Dataset, path: str | Path, protocol: str, *, report: Report = stop_at_first) -> Judged:
     """Judge predictions from files by one of ``READERS``."""
-    return READERS[protocol](dataset, path, report)
+    judged = READERS[protocol](dataset, path, report)
+    if judged.images and judged.without_prediction == judged.images:
+        example = dataset.pictures.files[0]
+        note = f"not one of the {judged.images} images has a prediction: are these named as the images, e.g. {example}?"
+        return replace(judged, notes=(note, *judged.notes))
+    return judged
 
 
 def _semantic(dataset: Dataset, path: str | Path, report: Report) -> Judged:

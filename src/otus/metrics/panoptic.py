@@ -32,7 +32,9 @@ _VOID = 0
 
 
 class PanopticQuality:
-    """PQ, SQ and RQ over any number of pictures. Memory is that of four numbers a category.
+    """PQ, SQ and RQ over any number of pictures. Memory is that of a confusion matrix.
+
+    ``confusion`` (K, K) counts pixels by the categories of their true (rows) and predicted segments.
 
     Examples
     --------
@@ -48,6 +50,7 @@ class PanopticQuality:
         self.categories = categories
         self._iou_sums = np.zeros(len(categories))
         self._counts = np.zeros((3, len(categories)), dtype=np.int64)
+        self.confusion = np.zeros((len(categories), len(categories)), dtype=np.int64)
 
     def update(self, truth: PanopticMap, prediction: PanopticMap) -> Self:
         """Judge one more picture.
@@ -75,7 +78,10 @@ class PanopticQuality:
         matched: set[tuple[str, int]] = set()
         for (true_id, found_id), pixels in overlap.items():
             true, found = true_segments.get(true_id), found_segments.get(found_id)
-            if true is None or found is None or true.is_crowd or true.label != found.label:
+            if true is None or found is None or true.is_crowd:
+                continue
+            self.confusion[true.label, found.label] += pixels
+            if true.label != found.label:
                 continue
             union = true_area[true_id] + found_area[found_id] - pixels - overlap.get((_VOID, found_id), 0)
             if pixels / union > 0.5:
@@ -102,6 +108,7 @@ class PanopticQuality:
             raise UsageError("only figures of the same categories can be merged")
         self._iou_sums += other._iou_sums
         self._counts += other._counts
+        self.confusion += other.confusion
         return self
 
     def compute(self) -> "PanopticResult":

@@ -1,13 +1,7 @@
 """The categories of COCO, which most published weights were trained on (cocodataset.org, 2017)."""
 
 from otus.structures import Categories, KeypointNames
-
-COCO_IDS = (
-    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 27, 28, 31, 32, 33, 34, 35,
-    36, 37, 38, 39, 40, 41, 42, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65,
-    67, 70, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 84, 85, 86, 87, 88, 89, 90,
-)  # fmt: skip
-"""COCO's ids of its 80 categories; the missing ones of 1..90 were never labelled."""
+from otus.structures.categories import COCO_IDS
 
 _NAMES = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",

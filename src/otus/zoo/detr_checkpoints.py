@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from otus.errors import CheckpointError
-from otus.zoo.coco import COCO_IDS
+from otus.structures.categories import COCO_IDS
 
 _COCO_CLASSES = 92
 """COCO's ids with their gaps, 0, and "no object"."""

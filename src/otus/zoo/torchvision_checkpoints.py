@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from otus.errors import CheckpointError
-from otus.zoo.coco import COCO_IDS
+from otus.structures.categories import COCO_IDS
 
 MADE_WITHOUT_EPS = ("258fb6c6", "bf2d0c1e", "fc266e95")
 """First digits of the SHA-256 of the ResNet-50 checkpoints (Faster, Mask, Keypoint R-CNN, COCO_V1) to run with eps 0.0."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from otus.errors import CheckpointError
-from otus.zoo.coco import COCO_IDS
+from otus.structures.categories import COCO_IDS
 from otus.zoo.torchvision_checkpoints import TorchvisionCheckpoint
 
 DENSE_MADE_WITHOUT_EPS = ("eeacb38b",)

@@ -52,6 +52,7 @@ _KINDS = (
 )  # of the official files; the first that is there has the split's name
 _MANY = 64  # more JSON files than that in one folder are one a picture, not a data set each
 _SAMPLE = 8
+_DIGITS = 16  # a number of fewer is the same in every reader of JSON
 
 
 class Picture(msgspec.Struct):
@@ -332,9 +333,9 @@ def picture_names(dataset: Dataset) -> Sequence[str]:
 
 
 def picture_ids(dataset: Dataset) -> list[int]:
-    """The source's ids where they are numbers, else 1..M."""
+    """The source's ids where they are numbers, or the digits of numbers as in ``000042.jpg``; else 1..M."""
     ids = dataset.pictures.ids
-    whole = [one for one in ids if isinstance(one, int)]
+    whole = [int(one) for one in ids if isinstance(one, int) or (one.isdecimal() and len(one) < _DIGITS)]
     return whole if len(set(whole)) == len(ids) else list(range(1, len(ids) + 1))
 
 

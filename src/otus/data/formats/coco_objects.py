@@ -255,7 +255,15 @@ class ObjectColumns:
         whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
         keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
         for what, name, known in (("picture", "image_id", known_picture), ("category", "category_id", known_category)):
-            problems = (f"no {what} has the id {one}" for one in whole[name][keep & ~known].tolist())
+            hint = ""
+            if self.predictions and name == "category_id" and not known[keep].all():
+                from otus.metrics.mismatches import reading_of_ids  # seldom needed
+
+                reading = reading_of_ids(np.unique(whole[name][keep]), category_ids)
+                hint = f"; as if the file's ids {reading}" if reading else ""
+            elif self.predictions and not known[keep].any():
+                hint = f", nor any other of this file; the data has {_some(picture_ids)}: a file_name would tell"
+            problems = (f"no {what} has the id {one}{hint}" for one in whole[name][keep & ~known].tolist())
             keep = self._without(keep, whole["index"], ~known, f".{name}", problems)
         keep = self._without(
             keep, whole["index"], _repeated(whole["id"]), ".id", repeat("an annotation before has the same id")
@@ -355,6 +363,10 @@ class ObjectColumns:
         if types not in ({bool}, {int}) or np.isnan(values).any():
             return values
         return values.astype(bool if types == {bool} else np.int64)
+
+
+def _some(ids: Int[np.ndarray, "m"]) -> str:
+    return ", ".join(map(str, ids[:3].tolist())) + (" …" if len(ids) > 3 else "")
 
 
 def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np.ndarray:

@@ -47,6 +47,7 @@ from otus.data.formats.files import Whole, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
+from otus.data.lookup import picture_namer
 from otus.errors import DataError
 from otus.structures import Categories, Masks, Objects, PanopticMap, Segment
 
@@ -68,6 +69,12 @@ class Annotation(msgspec.Struct):
     image_id: Whole
     file_name: str
     segments_info: list[SegmentInfo]
+
+
+class PredictedMap(Annotation):
+    """The same of a prediction; a text for ``image_id`` is the name of a picture."""
+
+    image_id: Whole | str  # type: ignore[assignment]
 
 
 def find(path: Path) -> list[Layout]:
@@ -144,10 +151,16 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
         problem = f"expected one JSON file with segments_info, found {len(files)}"
         raise DataError(problem, file=path, remedy="give the file itself")
     annotations: list[tuple[int, Annotation]] = []
-    types: dict[str, type[msgspec.Struct]] = {"annotations": Annotation}
+    types: dict[str, type[msgspec.Struct]] = {"annotations": PredictedMap}
     for batch in RecordReader(files[0], types, report, records_key="annotations", open_ended=types.keys()):
         annotations += zip(batch.indices.tolist(), batch.records, strict=True)
-    place = {one: index for index, one in enumerate(picture_ids(dataset))}
+    ids = picture_ids(dataset)
+    if any(isinstance(one.image_id, str) for _, one in annotations):
+        name_of = picture_namer(dataset)
+        for _, one in annotations:
+            index = name_of(one.image_id) if isinstance(one.image_id, str) else None
+            one.image_id = one.image_id if index is None else ids[index]
+    place = {one: index for index, one in enumerate(ids)}
     return _panoptic_files(files[0], annotations, place, dataset.panoptic.categories, report, allow_outside=False)
 
 
@@ -184,7 +197,7 @@ def _problem(
     one: Annotation, pictures: dict[int, int], labels: dict[int, int], *, allow_outside: bool
 ) -> tuple[str, str] | None:
     if one.image_id not in pictures:
-        return ".image_id", f"no picture has the id {one.image_id}"
+        return ".image_id", f"no picture has the id {one.image_id!r}"
     if not allow_outside and leaves_folder(one.file_name):
         return ".file_name", f"{one.file_name!r} leads outside the folder of the maps"
     seen: set[int] = set()

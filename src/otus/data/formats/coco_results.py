@@ -3,7 +3,8 @@
 https://cocodataset.org/#format-results. Boxes and areas that are not said follow pycocotools' ``COCO.loadRes``.
 
 A record may say the ``file_name`` of its picture, and then the name of its ``category`` too, as those of ``otus predict``
-do: their ids count what it was shown and are the model's, no data set's, so the names say what is meant.
+do: their ids count what it was shown and are the model's, no data set's, so the names say what is meant. An ``image_id``
+that is a text is a name as well, with or without its suffix, as Ultralytics writes it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,18 @@ from otus.data.dataset import Dataset
 from otus.data.formats.coco import picture_ids
 from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
 from otus.data.formats.contract import Report, staged_file, stop_at_first
-from otus.data.formats.files import LARGEST
+from otus.data.formats.files import LARGEST, Whole
 from otus.data.formats.json_stream import Batch, RecordReader, write_records
 from otus.data.lookup import picture_namer
 from otus.errors import DataError
 from otus.structures import Objects
+
+
+class Prediction(Annotation):
+    """One prediction; a text for ``image_id`` is the name of a picture."""
+
+    image_id: Whole | str  # type: ignore[assignment]
+
 
 Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
 
@@ -49,7 +57,7 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
     reader = RecordReader(
         path,
-        {"annotations": Annotation},
+        {"annotations": Prediction},
         report,
         records_key="annotations",
         open_ended={"annotations"},
@@ -58,7 +66,7 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     )
     finders: Finders | None = None
     for batch in reader:
-        if batch.columns is None and "file_name" in batch.attributes:
+        if batch.columns is None and ("file_name" in batch.attributes or _has_text_ids(batch)):
             finders = finders or _finders(dataset)
             batch = _joined_by_name(batch, finders, columns.place, report)
         columns.extend(batch)
@@ -67,6 +75,10 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
         sizes_hw=dataset.pictures.sizes_hw,
         category_ids=dataset.categories.ids,
     )
+
+
+def _has_text_ids(batch: Batch) -> bool:
+    return any(isinstance(record.image_id, str) for record in batch.records)
 
 
 def _finders(dataset: Dataset) -> Finders:
@@ -85,8 +97,9 @@ def _joined_by_name(batch: Batch, finders: Finders, place: Callable[[int], tuple
     """The records with the ids of what their names mean; those with a name of nothing in the data are left out."""
     kept = []
     for k, record in enumerate(batch.records):
-        is_named = isinstance(getattr(record, batch.attributes["file_name"]), str)
-        for field, (id_field, find) in finders.items() if is_named else ():
+        is_named = isinstance(getattr(record, batch.attributes.get("file_name", ""), None), str)
+        fields = finders if is_named else {"image_id": finders["file_name"]} if isinstance(record.image_id, str) else {}
+        for field, (id_field, find) in fields.items():
             name = getattr(record, batch.attributes.get(field, field), None)
             found = find(name) if isinstance(name, str) else getattr(record, id_field)
             if found is None:

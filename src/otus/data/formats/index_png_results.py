@@ -12,7 +12,7 @@ import numpy as np
 from otus.data.dataset import Dataset, SemanticFiles
 from otus.data.formats.contract import Report, stop_at_first
 from otus.data.formats.files import files_in
-from otus.data.lookup import picture_namer
+from otus.data.lookup import picture_namer, some_names
 from otus.data.pictures import read_index_picture
 from otus.errors import DataError
 from otus.structures import IGNORE, SemanticMap
@@ -40,7 +40,8 @@ def find_semantic_results(
         index = name_of(path.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its picture, or remove it"
-            report(DataError("no picture of the data has this name", file=path, remedy=remedy, kind="unknown_picture"))
+            problem = f"names not one picture of the data, which are called {some_names(dataset)}"
+            report(DataError(problem, file=path, remedy=remedy, kind="unknown_picture"))
         elif files[index] is not None:
             problem = f"{files[index]} is of the same picture"
             report(DataError(problem, file=path, remedy="remove one of them", kind="duplicate_id"))

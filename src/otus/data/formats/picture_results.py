@@ -18,7 +18,7 @@ from jaxtyping import Float
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Report, stop_at_first
 from otus.data.formats.json_stream import RecordReader
-from otus.data.lookup import picture_namer
+from otus.data.lookup import picture_namer, some_names
 from otus.errors import DataError
 
 
@@ -105,7 +105,7 @@ def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -
         for number, record in zip(batch.indices.tolist(), batch.records, strict=True):
             index = name_of(record.file)
             if index is None:
-                problem = f"no picture of the data is called {record.file!r}"
+                problem = f"no picture of the data is called {record.file!r}; they are called {some_names(dataset)}"
                 report(_fault(path, f"images[{number}].file", problem, "unknown_picture"))
             else:
                 yield f"images[{number}]", index, record

@@ -16,7 +16,7 @@ from otus.data.formats import kitti
 from otus.data.formats.contract import Report, stop_at_first
 from otus.data.formats.files import Line, files_in, label_lines, numbers
 from otus.data.formats.yolo_lines import objects_of
-from otus.data.lookup import picture_namer
+from otus.data.lookup import picture_namer, some_names
 from otus.errors import DataError
 from otus.structures import Objects
 from otus.structures.oriented import areas_of_corners
@@ -55,7 +55,8 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         index = name_of(file.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its picture, or remove it"
-            report(DataError("no picture of the data has this name", file=file, remedy=remedy, kind="unknown_picture"))
+            problem = f"names not one picture of the data, which are called {some_names(dataset)}"
+            report(DataError(problem, file=file, remedy=remedy, kind="unknown_picture"))
         else:
             of_picture[index] = file
     lines = label_lines(of_picture, report)
