@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats import labelme
 from otus.data.formats.contract import Layout
@@ -143,7 +144,7 @@ def test_picture_path_and_size(tmp_path: Path) -> None:
         (shape(points=[[1, 1], [2, 2]]), ["3 or more points"]),
         (shape(points=[[1, 1], [2, "x"], [3, 3]]), ["points[1][1]", "str"]),
         (shape(points=[1, 2, 3]), ["points[0]"]),
-        (shape(kind="rectangle"), ["expected 2 points of a rectangle"]),
+        (shape(kind="rectangle"), ["expected 2 or 4 points of a rectangle"]),
         (shape(kind="linestrip"), ["'linestrip' is no object"]),
         ({"points": TRIANGLE}, ["label"]),
         (shape(kind="mask", points=[[0, 0], [3, 3]], mask="@@"), ["PNG in base64"]),
@@ -290,3 +291,65 @@ def test_scores_that_are_no_confidences_are_reported_and_left_out(tmp_path: Path
     back = objects_of(read(tmp_path / "target"))
     np.testing.assert_array_equal(back.scores, [0.5, np.nan, np.nan, np.nan, 1])
     np.testing.assert_array_equal(back.boxes_xyxy, objects.boxes_xyxy)
+
+
+CORNERS = [[2, 1], [8, 1], [8, 5], [2, 5]]
+TURNED = [[5, 0], [9, 4], [7, 6], [3, 2]]
+
+
+@pytest.mark.parametrize("first", range(4))
+@pytest.mark.parametrize("direction", [1, -1])
+def test_rectangles_of_four_corners_whatever_the_first_and_the_direction(
+    tmp_path: Path, first: int, direction: int
+) -> None:
+    def ordered(points: list[list[int]]) -> list[list[int]]:
+        return (points[first:] + points[:first])[::direction]
+
+    kinds = {"rectangle": CORNERS, "rectangle ": TURNED, "rotation": TURNED, "oriented_rectangle": TURNED}
+    shapes = [shape(kind=kind.strip(), points=ordered(points)) for kind, points in kinds.items()]
+    objects = objects_of(read(make(tmp_path, *shapes)))
+    assert objects.boxes_xyxy.tolist() == [[2, 1, 8, 5], *[[3, 0, 9, 6]] * 3]
+    assert objects.areas.tolist() == [24, 16, 16, 16]
+    assert objects.corners_xy is not None
+    assert np.isnan(objects.corners_xy[0]).all()
+    assert objects.corners_xy[1:].tolist() == [ordered(TURNED)] * 3
+    sizes = read(tmp_path).instances(0).oriented_boxes_xywhr
+    assert sizes is not None
+    np.testing.assert_allclose(np.sort(sizes[1:, 2:4]), [[8**0.5, 32**0.5]] * 3)
+    losses = labelme.write(read(tmp_path), tmp_path / "again", pictures="link")
+    assert losses == []
+    np.testing.assert_array_equal(objects_of(read(tmp_path / "again")).corners_xy, objects.corners_xy)
+
+
+def test_fields_of_x_anylabeling(tmp_path: Path) -> None:
+    box = shape(
+        kind="rectangle", points=CORNERS, difficult=True, score=None, description="", attributes={}, kie_linking=[]
+    )
+    objects = objects_of(read(make(tmp_path, box, shape(difficult="false", flags=None), shape(kind="quadrilateral"))))
+    assert objects.columns["difficult"].tolist() == [True, False, False]
+
+
+def test_a_second_oriented_rectangle_of_a_group_is_reported(tmp_path: Path) -> None:
+    make(tmp_path, *[shape(kind="rotation", points=TURNED, group_id=3)] * 2)
+    problems: list[DataError] = []
+    dataset = labelme.read(labelme.find(tmp_path)[0], report=problems.append)
+    assert len(objects_of(dataset)) == 1
+    assert [problem.where for problem in problems] == ["shapes[1]"]
+
+
+def test_a_picture_that_is_missing_is_taken_out_of_the_file(tmp_path: Path) -> None:
+    mask = np.eye(8, 12, dtype=bool)
+    make(tmp_path, shape(), imageData=png(mask), imageHeight=None, imageWidth=None)
+    make(tmp_path, shape(), stem="b", imageData=png(~mask))
+    make(tmp_path, shape(), stem="c", imageData="?")
+    for name in ("a.png", "c.png"):
+        (tmp_path / name).unlink()
+    problems: list[DataError] = []
+    dataset = labelme.read(labelme.find(tmp_path)[0], report=problems.append)
+    assert [(problem.file, problem.where) for problem in problems] == [(tmp_path / "c.json", "imageData")]
+    assert [dataset.pictures.size_hw(i) for i in range(2)] == [(8, 12)] * 2
+    np.testing.assert_array_equal(dataset.image(0), np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
+    assert not dataset.image(1).any()  # what lies there counts
+    done = convert(tmp_path, tmp_path / "yolo", to="yolo")
+    assert (tmp_path / "yolo/images/train/a.png").is_file()
+    assert len(done.datasets[0]) == 2

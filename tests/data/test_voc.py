@@ -8,12 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Pictures, SemanticFiles
+from otus.data.doctor import examine_path
 from otus.data.formats import voc
 from otus.data.formats.contract import Layout
-from otus.errors import DataError
+from otus.data.open import open_dataset
+from otus.errors import DataError, UsageError
 from otus.structures import Categories, Masks, Objects, Segmentations
 
+SIDES = "<xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax>"
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult>
 <part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>
 <bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object>"""
@@ -140,6 +144,12 @@ def test_class_masks_have_background_and_void(tmp_path: Path) -> None:
         (xml(one(), one(box=(9, 3, 4, 7))), ["object[1].bndbox", "xmin <= xmax"]),
         (xml(one(), "<object><name>dog</name></object>"), ["object[1]", "no <bndbox>"]),
         (xml(one(), "<object><bndbox/></object>"), ["object[1]", "no <name>"]),
+        (
+            xml(one(), one().replace("</object>", f"<bndbox>{SIDES}</bndbox></object>")),
+            ["object[1]", "one <bndbox>, got 2"],
+        ),
+        (xml(one(), one().replace("<difficult>", "<name>cat</name><difficult>")), ["object[1]", "one <name>, got 2"]),
+        (xml(one(), one().replace("<ymax>7", f"{SIDES}<ymax>7")), ["object[1].bndbox", "one <xmin>, got 2"]),
         (xml(one(), one(difficult="maybe")), ["object[1].difficult", "maybe"]),
         (xml(size="<size><width>ten</width></size>"), ["size.height"]),
     ],
@@ -360,3 +370,37 @@ def test_xml_in_another_encoding_than_it_declares(tmp_path: Path) -> None:
     (root / "Annotations" / "a.xml").write_bytes(text)
     with pytest.raises(DataError, match=r"a\.xml: line \d: .*save it as UTF-8"):
         voc.read(Layout("voc", root))
+
+
+def test_two_sizes_are_reported(tmp_path: Path) -> None:
+    size = "<size><width>12</width><height>8</height></size>"
+    root = make_voc(tmp_path, {"a": xml(one(), size=size * 2), "b": xml(one("cat"))})
+    dataset, problems = problems_of(Layout("voc", root))
+    assert len(dataset) == 1
+    assert "one <size>, got 2" in str(problems[0])
+
+
+def test_boxes_that_count_from_0(tmp_path: Path) -> None:
+    make_voc(tmp_path, {"a": xml(one(box=(0, 2, 11, 8)), one(box=(0, 0, 12, 8))), "b": xml(one(box=(1, 1, 12, 8)))})
+    (finding,) = examine_path(tmp_path).without(("same_photograph",)).findings
+    assert finding.kind == "counts_from_0"
+    assert finding.file == str(tmp_path / "Annotations/a.xml")
+    assert "2 boxes" in finding.message
+    boxes = [[0, 2, 11, 8], [0, 0, 12, 8], [1, 1, 12, 8]]
+    dataset = open_dataset(tmp_path, format="voc_from_0")
+    assert dataset.objects is not None
+    assert dataset.objects.boxes_xyxy.tolist() == boxes
+    assert not examine_path(tmp_path, format="voc_from_0").without(("same_photograph",)).findings
+    convert(tmp_path, tmp_path / "again", to="voc", format="voc_from_0")
+    back = open_dataset(tmp_path / "again")
+    assert back.objects is not None
+    assert back.objects.boxes_xyxy.tolist() == boxes
+    with pytest.raises(UsageError, match="voc_from_0"):
+        open_dataset(tmp_path, format="none")
+
+
+def test_no_format_but_voc_counts_from_0(tmp_path: Path) -> None:
+    Image.new("RGB", (12, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("0 0.25 0.5 0.5 1\n")
+    with pytest.raises(DataError, match="no data set"):
+        open_dataset(tmp_path, format="voc_from_0")

@@ -1,8 +1,8 @@
 """What is wrong with a data set: its pictures, its labels, and whether they agree.
 
 Kinds of findings, beside those that the readers report: ``missing_picture``, ``unreadable_picture``,
-``mis_sized_picture``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``mask_disagrees``, ``empty_mask``,
-``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
+``mis_sized_picture``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
+``empty_mask``, ``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
 ``same_photograph``, ``shared_between_splits``.
 """
 

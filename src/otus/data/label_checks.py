@@ -36,7 +36,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
     """Ids given twice, boxes outside or without area, masks that are empty or disagree with boxes, objects given twice."""
     yield from _ids(dataset)
     if dataset.objects is not None and len(dataset.objects):
-        checks = (_boxes, _masks, _duplicate_annotations)
+        checks = (_boxes, _counting, _masks, _duplicate_annotations)
         yield from chain.from_iterable(check(dataset, dataset.objects) for check in checks)
 
 
@@ -100,6 +100,20 @@ def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
             width, height = limits[i]
             message = f"{said} reaches {excess[i]:.1f} pixels out of the picture of {width} x {height} (clip it)"
             yield Finding("box_outside", file, where, message)
+
+
+def _counting(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
+    """Boxes that begin at 0 in a format whose first pixel is 1."""
+    if dataset.format != "voc":
+        return
+    from_0 = np.flatnonzero((objects.boxes_xyxy[:, :2] == -1).any(axis=1))
+    if len(from_0):
+        file, where = _place(dataset, objects, int(from_0[0]))
+        message = (
+            f"the first of {len(from_0)} boxes that begin at 0, where VOC counts from 1: the files seem to count from 0 "
+            "(read them by --format voc_from_0, or correct the boxes)"
+        )
+        yield Finding("counts_from_0", file, where, message)
 
 
 def _text(box_xyxy: Float[np.ndarray, "4"]) -> str:

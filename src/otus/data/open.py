@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +52,8 @@ def format_name(module: ModuleType) -> str:
 
 
 _SMALL = 1 << 26  # bytes; larger ones are recognised by any part of them
-_BY_NAME = {format_name(module): module for module in FORMATS}
+# By its looks a set of VOC that counts from 0 is VOC: it is read so only where that is asked for.
+_BY_NAME = {format_name(module): module for module in FORMATS} | {voc.FROM_0: voc}
 
 
 def find_layouts(path: str | Path) -> list[Layout]:
@@ -150,6 +152,8 @@ def choose_layouts(
     if format is not None and format not in _BY_NAME:
         raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}")
     layouts = find_layouts(path)
+    if format == voc.FROM_0:
+        layouts = [replace(one, format=format) for one in layouts if one.format == "voc"]
     if not layouts:
         _check_json(Path(path))
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")

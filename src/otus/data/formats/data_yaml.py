@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short  # aliases can make a value endless to print
@@ -21,6 +22,17 @@ _KNOWN = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "f
 _MAX_KEYPOINTS = 1_000
 _MAX_BYTES = 2_000_000  # 20,000 names take seconds
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
+
+
+class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting overflows its stack
+    """Refuses a key that stands twice, of which PyYAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ def load(file: Path) -> dict[str, Any]:
         text = read_text(file)
         if _DEEP.search(text):  # the time to parse it grows with the square of the depth
             raise ValueError("brackets are nested too deep")
-        content = yaml.safe_load(text)  # not the faster CSafeLoader: deep nesting overflows its stack
+        content = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise

@@ -1,14 +1,16 @@
-"""LabelMe: a JSON file of shapes a picture (github.com/wkentaro/labelme, the desktop program).
+"""LabelMe: a JSON file of shapes a picture (github.com/wkentaro/labelme, the desktop program, and X-AnyLabeling).
 
-A shape is a polygon, a rectangle, a circle, a mask (a PNG that fills a rectangle, its last row and column included), or a
-point. Shapes that share a ``group_id`` are one object: several polygons and masks are its parts, a rectangle beside them
-is its box, and points are its keypoints, named by their labels. The flags ``difficult``, ``truncated`` … become columns,
-``crowd`` says a crowd, and ``occluded`` of a point a hidden keypoint.
+A shape is a polygon, a rectangle, an oriented rectangle (X-AnyLabeling's ``rotation``), a circle, a mask (a PNG that fills
+a rectangle, its last row and column included), or a point. Shapes that share a ``group_id`` are one object: several
+polygons and masks are its parts, a rectangle beside them is its box, and points are its keypoints, named by their labels.
+The flags ``difficult``, ``truncated`` … become columns, ``crowd`` says a crowd, and ``occluded`` of a point a hidden
+keypoint.
 
 ``labels.txt`` (as ``labelme --labels`` takes it) gives the order of categories and keypoints; else categories are sorted
 and keypoints are in the order in which they appear. Lines are not objects and are reported; a circle becomes a polygon of
-64 points. Our additions, which LabelMe keeps: ``score`` of a shape, the flag ``oriented_box`` of a polygon that is one,
-and ``keypoint_names`` of each category beside the shapes.
+64 points. A picture that is not there is taken out of ``imageData``, where the file has it. Our additions, which LabelMe
+keeps: ``score`` of a shape, the flag ``oriented_box`` of a polygon that is one, and ``keypoint_names`` of each category
+beside the shapes.
 """
 
 from collections.abc import Sequence
@@ -43,6 +45,8 @@ from otus.data.formats.files import (
     subfolders,
 )
 from otus.data.formats.labelme_shapes import (
+    OBJECT_SHAPES,
+    EmbeddedPictures,
     LabelMeFile,
     LabelMeObject,
     decode,
@@ -86,7 +90,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     """
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
-    unread = UnreadFields()
+    unread, embedded = UnreadFields(), EmbeddedPictures()
     for file in files_in(folder, "*.json"):
         try:
             content = decode(file, unread)
@@ -98,6 +102,8 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
                 file=file,
                 where="imagePath",
             )
+            if not path.is_file():
+                path = embedded.picture_of(file, path)
             sizes.append(_size_hw(content, path, file))
         except DataError as problem:
             report(problem)
@@ -170,7 +176,7 @@ def _labels_of_other_splits(source: Path) -> set[str]:
             shapes = [decode_shape(raw) for raw in decode(file).shapes]
         except ValueError:
             continue
-        labels.update(shape.label for shape in shapes if shape.shape_type in ("polygon", "rectangle", "circle", "mask"))
+        labels.update(shape.label for shape in shapes if shape.shape_type in OBJECT_SHAPES)
     return labels
 
 

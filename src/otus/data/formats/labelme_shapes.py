@@ -1,7 +1,10 @@
 """The shapes of a LabelMe file, and the objects that they make up."""
 
+import atexit
 import base64
 import binascii
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +20,19 @@ from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
 from otus.structures import Masks
 
-_POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "point": 1}
+# How many points a shape has; a rectangle its two opposite corners, or all four as X-AnyLabeling saves them.
+_POINTS = {
+    "rectangle": (2, 4),
+    "oriented_rectangle": (4,),
+    "rotation": (4,),  # what X-AnyLabeling calls it
+    "circle": (2,),
+    "mask": (2,),
+    "point": (1,),
+}
+_POLYGONS = ("polygon", "quadrilateral")
+OBJECT_SHAPES = frozenset((*_POLYGONS, *_POINTS)) - {"point"}
 _CIRCLE_SIDES = 64
+_UPRIGHT_PX = 0.01
 
 
 class Shape(msgspec.Struct):
@@ -29,6 +43,7 @@ class Shape(msgspec.Struct):
     flags: dict[str, bool] | None = None
     mask: str | None = None
     score: float | None = None
+    difficult: bool | str | None = None  # X-AnyLabeling's; some programs write "false"
 
 
 class LabelMeFile(msgspec.Struct, rename={"picture": "imagePath", "height": "imageHeight", "width": "imageWidth"}):
@@ -83,6 +98,33 @@ def decode(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
         raise DataError(f"expected a LabelMe file, but {error}", file=file, remedy="restore or remove it") from None
 
 
+class _Embedded(msgspec.Struct):
+    imageData: str | None = None  # noqa: N815, LabelMe's name
+
+
+class EmbeddedPictures:
+    """The pictures that files have in themselves, in a temporary folder that goes with the process."""
+
+    _folder: Path | None = None
+
+    def picture_of(self, file: Path, path: Path) -> Path:
+        """Write the ``imageData`` of a file as a picture called as ``path``, and return where; ``path`` if it has none."""
+        try:
+            data = msgspec.json.decode(read_json_bytes(file), type=_Embedded).imageData
+            content = base64.b64decode(data or "", validate=True)
+        except (msgspec.MsgspecError, ValueError) as error:
+            problem, remedy = f"expected a picture in base64, but {error}", "restore the picture beside the file"
+            raise DataError(problem, file=file, where="imageData", remedy=remedy) from None
+        if not content:
+            return path
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="otus-labelme-"))
+            atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        picture = self._folder / f"{file.stem}{path.suffix or '.png'}"
+        picture.write_bytes(content)
+        return picture
+
+
 def decode_shape(raw: msgspec.Raw) -> Shape:
     """One shape; ValueError if it is not one."""
     try:
@@ -121,12 +163,18 @@ def gather(
 def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
     """Put a shape to its object; ValueError, and nothing of the object changed, if the shape is wrong."""
     kind = shape.shape_type
-    if kind not in ("polygon", *_POINTS):
+    if kind not in ("point", *OBJECT_SHAPES):
         raise ValueError(f"a {kind!r} is no object: expected a polygon, rectangle, circle, mask or point")
     points = np.array(shape.points, dtype=np.float64).reshape(-1, 2)
-    if len(points) != _POINTS[kind] if kind in _POINTS else len(points) < 3:
-        raise ValueError(f"expected {_POINTS.get(kind, '3 or more')} points of a {kind}, got {points.tolist()}")
+    if len(points) not in _POINTS[kind] if kind in _POINTS else len(points) < 3:
+        expected = " or ".join(map(str, _POINTS.get(kind, ("3", "more"))))
+        raise ValueError(f"expected {expected} points of a {kind}, got {points.tolist()}")
     flags = dict(shape.flags or {})
+    if shape.difficult is not None:
+        flags.setdefault("difficult", shape.difficult in (True, "true"))
+    is_oriented = kind in ("oriented_rectangle", "rotation") or (kind == "rectangle" and not _is_upright(points))
+    if kind == "polygon" and len(points) == 4:
+        is_oriented = flags.pop("oriented_box", False)
     if kind == "point":
         group.keypoints[shape.label] = (*points[0].tolist(), 1.0 if flags.get("occluded") else 2.0)
         return
@@ -136,6 +184,10 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
         raise ValueError(f"expected a score in 0..1, got {shape.score}")
     if kind == "mask":
         group.masks.append(_mask(shape, points, size_hw))
+    elif is_oriented:
+        if group.corners is not None:
+            raise ValueError(f"a second oriented rectangle of group_id {shape.group_id}")
+        group.corners = points
     elif kind == "rectangle":
         if group.box is not None:
             raise ValueError(f"a second rectangle of group_id {shape.group_id}")
@@ -144,14 +196,18 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
         angles = np.arange(_CIRCLE_SIDES) * (2 * np.pi / _CIRCLE_SIDES)
         radius = float(np.linalg.norm(points[1] - points[0]))
         group.rings.append(points[0] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    elif flags.pop("oriented_box", False) and len(points) == 4:
-        group.corners = points
     else:
         group.rings.append(points)
     group.label = shape.label
     group.flags.update(flags)
     if shape.score is not None:
         group.score = shape.score
+
+
+def _is_upright(points: Float[np.ndarray, "p 2"]) -> bool:
+    """Whether the corners of a rectangle, two or four in any order, are those of an axis-aligned box."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return len(points) == 2 or bool((np.minimum(points - low, high - points) <= _UPRIGHT_PX).all())
 
 
 def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

@@ -5,7 +5,8 @@ Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the de
     JPEGImages/NAME.jpg  Annotations/NAME.xml  ImageSets/{Main,Segmentation}/SPLIT.txt
     SegmentationClass/NAME.png (category + 1, 0 background, 255 void)  SegmentationObject/NAME.png (k: the k-th object)
 
-Pictures beside their XML files are read too. Boxes are 1-based inclusive, and decimals are kept. A list of categories is
+Pictures beside their XML files are read too. Boxes are 1-based inclusive, and decimals are kept; files of programs that
+count from 0 are read by the format ``voc_from_0``, which takes the sides as they are. A list of categories is
 no part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else they are VOC's twenty if all names are of
 them, else the names found, sorted. ``part``, ``pose`` and what else the files say is counted, not kept.
 """
@@ -55,6 +56,7 @@ NAMES = (
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
+FROM_0 = "voc_from_0"
 _FLAG = re.compile(r"\s+(?:-1|0|1)$")  # behind the names in the list of a category: shows none, difficult ones, some
 _LOOKED_AT = 8
 
@@ -135,7 +137,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         paths.append(picture)
 
     categories = Categories(_category_names(root, folder, records))
-    objects = _objects(records, categories)
+    objects = _objects(records, categories, BoxFormat.XYXY if layout.format == FROM_0 else BoxFormat.VOC)
     if has_objects:
         files = [root / "SegmentationObject" / f"{stem}.png" for stem in kept]
         objects = with_masks(objects, files, sizes, report)
@@ -205,14 +207,14 @@ def _category_names(root: Path, folder: Path, records: list[Record]) -> tuple[st
     return tuple(sorted(found - {""}))
 
 
-def _objects(records: list[Record], categories: Categories) -> Objects:
+def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> Objects:
     label_of = {name: label for label, name in enumerate(categories)}
     flags = [one for record in records for one in record.flags]
     boxes = np.array([box for record in records for box in record.boxes], dtype=np.float64).reshape(-1, 4)
     return Objects.build(
         picture=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
         labels=[label_of[name] for record in records for name in record.names],
-        boxes_xyxy=convert(boxes, BoxFormat.VOC, BoxFormat.XYXY),
+        boxes_xyxy=convert(boxes, said, BoxFormat.XYXY),
         columns={
             flag: np.array([one.get(flag, False) for one in flags], dtype=bool)
             for flag in FLAGS

@@ -27,7 +27,7 @@ _KNOWN_OF_OBJECT = frozenset(("name", "bndbox", *FLAGS))
 
 @dataclass
 class Record:
-    """What one XML file says; boxes 1-based inclusive."""
+    """What one XML file says; the sides of boxes as they stand there, 1-based inclusive in VOC's own."""
 
     file: Path
     picture: str | None = None
@@ -67,15 +67,16 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
     picture = (root.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
     record = Record(file, picture=picture or None)
     _note_unread(root, "", _KNOWN, unread)
-    if (size := root.find("size")) is not None:
+    if (size := _only(root, "size", file, None)) is not None:
         height, width = (_number(size, tag, file, "size") for tag in ("height", "width"))
         if height >= 1 and width >= 1:  # labelling tools write 0 where they do not know
             record.size_hw = int(height), int(width)
     for index, node in enumerate(root.iterfind("object")):
         where = f"object[{index}]"
         try:
-            name = (node.findtext("name") or "").strip()
-            box = node.find("bndbox")
+            name_node = _only(node, "name", file, where)
+            name = ("" if name_node is None else name_node.text or "").strip()
+            box = _only(node, "bndbox", file, where)
             if not name or box is None:
                 missing = "bndbox" if name else "name"
                 raise DataError(f"has no <{missing}>", file=file, where=where, remedy="add it or remove the object")
@@ -108,8 +109,18 @@ def _note_unread(node: ElementTree.Element, prefix: str, known: Set[str], unread
             unread.note(prefix + child.tag, [" ".join(" ".join(child.itertext()).split())])
 
 
+def _only(node: ElementTree.Element, tag: str, file: Path, where: str | None) -> ElementTree.Element | None:
+    """The child of that name, None where there is none; DataError where there are several."""
+    children = node.findall(tag)
+    if len(children) > 1:
+        problem = f"expected one <{tag}>, got {len(children)}"
+        raise DataError(problem, file=file, where=where, remedy="keep one, or make each an object of its own")
+    return children[0] if children else None
+
+
 def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> float:
-    text = node.findtext(tag)
+    child = _only(node, tag, file, where)
+    text = None if child is None else child.text
     try:
         value = float(text or "")
     except ValueError:
