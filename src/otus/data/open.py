@@ -24,6 +24,7 @@ from otus.data.formats import (
 )
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import read_json_bytes
+from otus.data.ignore_regions import with_ignore_regions
 from otus.errors import DataError, UsageError
 
 # The more telling formats first: a folder of pictures in folders may be anything.
@@ -189,9 +190,8 @@ def _tell_once(message: str) -> None:
 def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
     """The data set that was recognised; parameters as of :func:`open_dataset`."""
     module = _BY_NAME[layout.format]
-    if module in _MAY_LEAD_OUTSIDE:
-        return module.read(layout, report=report, allow_outside=allow_outside)
-    return module.read(layout, report=report)
+    options = {"allow_outside": allow_outside} if module in _MAY_LEAD_OUTSIDE else {}
+    return with_ignore_regions(module.read(layout, report=report, **options))
 
 
 def _check_json(path: Path) -> None:

@@ -10,6 +10,7 @@ from otus.data.formats.contract import Report, stop_at_first
 from otus.errors import UsageError
 from otus.metrics.average_precision import sound_objects
 from otus.metrics.comparison import Comparison
+from otus.metrics.ignore_regions import complete_regions
 from otus.metrics.mismatches import mismatch_notes
 from otus.structures import Objects
 
@@ -48,4 +49,4 @@ def compare_with_labels(
     found = sound_objects(found, "predictions", **counts, report=report)
     numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
     ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
-    return Comparison(truth, found, dataset.categories, ids, dataset.pictures.sizes_hw)
+    return Comparison(complete_regions(truth), found, dataset.categories, ids, dataset.pictures.sizes_hw)

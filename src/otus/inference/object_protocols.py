@@ -12,6 +12,7 @@ from otus.inference.protocols import outlined
 from otus.metrics.average_precision import AveragePrecision, DetectionProtocol, sound_objects
 from otus.metrics.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.comparison import Comparison
+from otus.metrics.ignore_regions import complete_regions
 from otus.metrics.mismatches import mismatch_notes
 from otus.metrics.required import having
 from otus.metrics.voc import VocProtocol
@@ -59,6 +60,7 @@ def judge_objects(
     predictions = sound_objects(predictions, "predictions", **counts, report=report)
     numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
     picture_ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
+    truth = complete_regions(truth)
     for compared in _COMPARED.get(protocol, ()):
         truth = having(truth, compared, "truth", report=report)
         predictions = having(predictions, compared, "predictions", report=report)

@@ -51,15 +51,22 @@ def judge_by_best_overlap(
     similarities: Float[np.ndarray, "p"],
     threshold: float,
     ignored: Bool[np.ndarray, "g"],
+    crowd: Bool[np.ndarray, "g"],
 ) -> UInt8[np.ndarray, "d 1 1"]:
-    """Verdicts by Pascal VOC's rule: a detection is about the object that it overlaps most, taken already or not."""
+    """Verdicts by Pascal VOC's rule: a detection is about the object that it overlaps most, taken already or not.
+
+    One that would be false is ignored if it lies in a crowd.
+    """
     taken = np.zeros(len(ignored), np.bool_)
     verdicts = np.full((len(offsets) - 1, 1, 1), FALSE, np.uint8)
     for d in range(len(offsets) - 1):
         match = -1
         best = threshold
+        in_crowd = False
         for p in range(offsets[d], offsets[d + 1]):
-            if similarities[p] > best or (match < 0 and similarities[p] == best):
+            if crowd[truths[p]]:
+                in_crowd = in_crowd or similarities[p] >= threshold
+            elif similarities[p] > best or (match < 0 and similarities[p] == best):
                 best = similarities[p]
                 match = truths[p]
         if match >= 0 and ignored[match]:
@@ -67,4 +74,6 @@ def judge_by_best_overlap(
         elif match >= 0 and not taken[match]:
             taken[match] = True
             verdicts[d, 0, 0] = TRUE
+        elif in_crowd:
+            verdicts[d, 0, 0] = IGNORED
     return verdicts

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from otus.errors import DataError, UsageError
+from otus.metrics.ignore_regions import for_every_category
 from otus.metrics.matching import Outcomes
 from otus.metrics.pairs import Order
 from otus.metrics.precision_recall import WORKERS
@@ -98,6 +99,7 @@ class AveragePrecision(Generic[Result]):
             sound_objects(objects, side, label_count=len(self.categories), picture_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
+        _, truth = for_every_category(truth, predictions)
         order = Order.of(truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit)
         with ThreadPoolExecutor(WORKERS) as pool:
             parts = pool.map(

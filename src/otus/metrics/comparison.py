@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from otus.errors import UsageError
 from otus.metrics import _taking_kernels as kernels
+from otus.metrics.ignore_regions import for_every_category, ignore_regions
 from otus.metrics.mask_pairs import mask_pairs
 from otus.metrics.matching import Verdict
 from otus.metrics.pairs import Order, Pairs, box_pairs
@@ -89,7 +90,7 @@ class Comparison:
         at_least
             Overlaps from this on are looked at for ``nearest``; those that can match without it.
         """
-        truth_index, truth = _considered(self.truth, rules)
+        truth_index, truth = _considered(self.truth, self.predictions, rules)
         scores = self.scores if rules.score_decimals is None else np.round(self.scores, rules.score_decimals)
         index = np.flatnonzero(scores >= rules.score_floor)
         predictions = self.predictions.take(index)
@@ -110,7 +111,8 @@ class Comparison:
                 ignored[order.truths], truth.is_crowd[order.truths],
             )  # fmt: skip
         else:
-            taken, overlaps = _take_by_best_overlap(nearest, nearest_overlap, rules, ignored[order.truths])
+            is_crowd = truth.is_crowd[order.truths]
+            taken, overlaps = _take_by_best_overlap(pairs, rules, ignored[order.truths], is_crowd)
         # From places in the order to places in the objects that came, -1 staying -1.
         origin = np.append(truth_index[order.truths], -1)
         place = np.empty(len(self.picture_ids), dtype=np.int64)
@@ -209,18 +211,18 @@ class Matches:
         return float(defined.mean()) if defined.size else float("nan")
 
 
-def _considered(truth: Objects, rules: Rules) -> tuple[Int[np.ndarray, "n"], Objects]:
-    """Which objects are there at all, and those; crowds that count as others are no crowds."""
+def _considered(truth: Objects, predictions: Objects, rules: Rules) -> tuple[Int[np.ndarray, "n"], Objects]:
+    """Which objects are there at all, and those; crowds that count as others are no crowds, but for ignore regions."""
     kept = np.ones(len(truth), dtype=bool)
     if rules.crowd == "dropped":
         kept &= ~truth.is_crowd
     if rules.difficult == "dropped":
         kept &= ~_difficult(truth)
     index = np.flatnonzero(kept)
-    truth = truth.take(index)
+    rows, truth = for_every_category(truth.take(index), predictions)
     if rules.crowd == "counted":
-        truth = replace(truth, is_crowd=np.zeros(len(truth), dtype=bool))
-    return index, truth
+        truth = replace(truth, is_crowd=ignore_regions(truth))
+    return index[rows], truth
 
 
 def _difficult(truth: Objects) -> Bool[np.ndarray, "g"]:
@@ -258,12 +260,17 @@ def _nearest(pairs: Pairs) -> tuple[Int[np.ndarray, "d"], Float[np.ndarray, "d"]
 
 
 def _take_by_best_overlap(
-    nearest: Int[np.ndarray, "d"],
-    overlap: Float[np.ndarray, "d"],
+    pairs: Pairs,
     rules: Rules,
     ignored: Bool[np.ndarray, "g"],
+    is_crowd: Bool[np.ndarray, "g"],
 ) -> tuple[Int[np.ndarray, "d t"], Float[np.ndarray, "d t"]]:
-    """Each object goes to the first detection that is about it; detections about ignored objects all take theirs."""
+    """Each object goes to the first detection that is about it; detections about ignored objects all take theirs.
+
+    Those that take none take the crowd that they lie in.
+    """
+    nearest, overlap = _nearest(pairs.where(~is_crowd[pairs.truths]))
+    crowd, inside = _nearest(pairs.where(is_crowd[pairs.truths]))
     shape = (len(nearest), len(rules.iou_thresholds))
     taken, overlaps = np.full(shape, -1), np.zeros(shape)
     for t, threshold in enumerate(rules.iou_thresholds):
@@ -271,4 +278,6 @@ def _take_by_best_overlap(
         first = about[np.unique(nearest[about], return_index=True)[1]]
         takes = np.union1d(first, about[ignored[nearest[about]]])
         taken[takes, t], overlaps[takes, t] = nearest[takes], overlap[takes]
+        rest = np.flatnonzero((taken[:, t] < 0) & (crowd >= 0) & (inside >= threshold))
+        taken[rest, t], overlaps[rest, t] = crowd[rest], inside[rest]
     return taken, overlaps

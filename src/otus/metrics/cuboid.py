@@ -8,7 +8,8 @@ Two ways in use:
   Detection, ICCV 2019: the interpolated precision at recall 1/40, 2/40 … 1 (not at 0) with IoU 0.5 and 0.7.
 
 Departures from KITTI's development kit: matching is COCO's, the curve has all scores and not 40 of them, and there are no
-levels of difficulty. A crowd without a cuboid (KITTI's DontCare) matches nothing.
+levels of difficulty. A crowd without a cuboid (KITTI's DontCare) matches nothing: regions
+of the image have no place in space, there as here.
 """
 
 from collections.abc import Sequence

@@ -44,7 +44,10 @@ class Pairs:
 
     def at_least(self, similarity: float) -> "Pairs":
         """Those that are at least so similar."""
-        kept = self.similarities >= similarity
+        return self.where(self.similarities >= similarity)
+
+    def where(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
+        """Some of the pairs, of the same detections."""
         before = np.concatenate([[0], np.cumsum(kept)])
         return Pairs(before[self.offsets], self.truths[kept], self.similarities[kept])
 

@@ -9,7 +9,8 @@ Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, 
 - all detections count, over all pictures of a category by falling score;
 - 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
 
-Departures: crowds (of other data sets) are taken as difficult; a category without objects is not defined, not 0; of equal
+Departures: crowds (of other data sets) need not be found, and a detection that would be false does not count if half of it
+or more lies in one (:mod:`otus.metrics.ignore_regions`); a category without objects is not defined, not 0; of equal
 scores the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
 
 Shape shorthand: D detections, K categories.
@@ -81,7 +82,7 @@ class VocProtocol:
             ignored_unmatched=np.zeros((len(order.detections), 1), dtype=bool),
             rows=rows,
             verdicts=kernels.judge_by_best_overlap(
-                offsets, pairs.truths, pairs.similarities, self.iou_threshold, ignored
+                offsets, pairs.truths, pairs.similarities, self.iou_threshold, ignored, truth.is_crowd[true]
             ),
             positives=positives[:, None],
         )

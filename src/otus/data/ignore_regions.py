@@ -1,0 +1,29 @@
+"""Categories that are no objects but regions in which nothing is to be judged or learnt, told by their name."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.metrics.ignore_regions import COLUMN
+
+# KITTI, VisDrone, UAVDT, LabelMe's __ignore__; spaces, case and signs do not count.
+_NAMES = frozenset(
+    ("dontcare", "ignore", "ignored", "ignoreregion", "ignoreregions", "ignoredregion", "ignoredregions")
+)
+
+
+def with_ignore_regions(dataset: Dataset) -> Dataset:
+    """The data set whose objects of such categories are crowds with the column ``ignored``, whatever its format."""
+    objects = dataset.objects
+    names = [re.sub("[^a-z]", "", name.casefold()) for name in dataset.categories]
+    labels = [label for label, name in enumerate(names) if name in _NAMES]
+    if objects is None or not labels:
+        return dataset
+    is_region = np.isin(objects.labels, labels)
+    said = np.asarray(objects.columns.get(COLUMN, np.zeros(len(objects)))) == 1
+    if not (is_region & ~(said & objects.is_crowd)).any():
+        return dataset
+    columns = {**objects.columns, COLUMN: is_region | said}
+    return replace(dataset, objects=replace(objects, is_crowd=objects.is_crowd | is_region, columns=columns))

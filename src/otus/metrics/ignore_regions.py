@@ -1,0 +1,72 @@
+"""Regions in which nothing is judged, whatever the category: KITTI's DontCare, VisDrone's ignored regions.
+
+Such a region is a crowd (``is_crowd``) with the column ``ignored``, and a crowd of every category: a detection that takes
+no object, and of whose own area at least the IoU threshold's share lies in the region, is neither true nor false. That is
+the rule of KITTI's development kit (``evaluate_object.cpp``: the overlap over the detection's area exceeds the class's
+own minimal overlap, 0.7 for cars and 0.5 for others) and COCO's of crowds. VisDrone's kit drops, before anything is
+matched, detections and objects of which half lies in the union of the regions; here an object there may be found.
+
+Shape shorthand: N true objects, R rows of objects and of regions repeated for categories.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from otus.structures import Objects, Outline, Segmentations
+
+COLUMN = "ignored"
+
+
+def ignore_regions(objects: Objects) -> Bool[np.ndarray, "n"]:
+    """Which of the objects are regions to be ignored."""
+    if COLUMN not in objects.columns:
+        return np.zeros(len(objects), dtype=bool)
+    return objects.is_crowd & (objects.columns[COLUMN] == 1)
+
+
+def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
+    """The true objects with each region once for every category that is detected in its picture, and their old rows.
+
+    >>> region = {"is_crowd": [True], "columns": {"ignored": np.array([True])}}
+    >>> truth = Objects.build(picture=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
+    >>> found = Objects.build(picture=[0, 0, 1], labels=[2, 3, 4], boxes_xyxy=[[0, 0, 9, 9]] * 3)
+    >>> rows, spread = for_every_category(truth, found)
+    >>> rows.tolist(), spread.labels.tolist()
+    ([0, 0], [2, 3])
+    """
+    is_region = ignore_regions(truth)
+    if not is_region.any():
+        return np.arange(len(truth)), truth
+    regions = np.flatnonzero(is_region)
+    detected = np.unique(np.stack([predictions.picture, predictions.labels]), axis=1)
+    first, last = (np.searchsorted(detected[0], truth.picture[regions], side) for side in ("left", "right"))
+    counts = last - first
+    chosen = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    objects = np.flatnonzero(~is_region)
+    rows = np.concatenate([objects, np.repeat(regions, counts)])
+    labels = np.concatenate([truth.labels[objects], detected[1, chosen]])
+    order = np.argsort(truth.picture[rows], kind="stable")
+    return rows[order], replace(truth.take(rows[order]), labels=labels[order])
+
+
+def complete_regions(objects: Objects) -> Objects:
+    """The objects with the box of each region for its outline and corners, where others have some and it has none."""
+    is_region = ignore_regions(objects)
+    changes: dict[str, object] = {}
+    outlines, corners_xy = objects.segmentations, objects.corners_xy
+    if outlines is not None and (is_region & (outlines.kinds == Outline.NONE)).any():
+        boxes = _corners(objects)
+        bare = (is_region & (outlines.kinds == Outline.NONE)).tolist()
+        changes["segmentations"] = Segmentations.build(
+            [boxes[row]] if is_bare else outlines.outline(row) for row, is_bare in enumerate(bare)
+        )
+    if corners_xy is not None and is_region.any():
+        missing = is_region & np.isnan(corners_xy).any(axis=(1, 2))
+        changes["corners_xy"] = np.where(missing[:, None, None], _corners(objects), corners_xy)
+    return replace(objects, **changes) if changes else objects  # type: ignore[arg-type]
+
+
+def _corners(objects: Objects) -> np.ndarray:
+    return objects.boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
