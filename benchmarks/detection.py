@@ -1,8 +1,8 @@
 """Detectors beside torchvision's: the same random weights, the same picture, one run.
 
-``python benchmarks/detection.py [--names a,b] [--repeats N] [--decision]``. Pictures are 480x640; ``--decision`` measures
-only what deciding about 10,000 boxes takes of the whole of dense detectors. Random weights are scaled so that the reference
-finds many objects, since work after the network grows with them.
+``python benchmarks/detection.py [--names a,b] [--repeats N] [--postprocess]``. Pictures are 480x640;
+``--postprocess`` measures only what postprocessing 10,000 boxes takes of the whole of dense detectors. Random weights are
+scaled so that the reference finds many objects, since work after the network grows with them.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def scaled_dense(model: nn.Module, image: torch.Tensor) -> nn.Module:
     return model
 
 
-def share_of_decision(predictor: Predictor, image: np.ndarray, *, candidates: int = 10_000, repeats: int = 9) -> str:
+def share_of_postprocess(predictor: Predictor, image: np.ndarray, *, candidates: int = 10_000, repeats: int = 9) -> str:
     """What choosing, decoding and suppressing that many boxes in 80 classes takes of the whole of a dense detector.
 
     The threshold is the one that so many pass. Limits of a category are the model's own, those of a map are lifted.
@@ -95,16 +95,16 @@ def share_of_decision(predictor: Predictor, image: np.ndarray, *, candidates: in
     if isinstance(own, SigmoidScores):
         system.scores = SigmoidScores(per_map=candidates)
     with predictor.autocast():
-        with predictor.deciding(0.0):
-            scores = system.stages([prepared]).candidates[0].scores.sort(descending=True).values
-        with predictor.deciding(float(scores[min(candidates, len(scores) - 1)])):
-            records = [system.stages([prepared]) for _ in range(repeats + 2)][2:]
+        everything = system.stages([prepared], postprocess=predictor.postprocess(0.0))
+        scores = everything.candidates[0].scores.sort(descending=True).values
+        postprocess = predictor.postprocess(float(scores[min(candidates, len(scores) - 1)]))
+        records = [system.stages([prepared], postprocess=postprocess) for _ in range(repeats + 2)][2:]
     system.scores = own
     times = {
         name: statistics.median(record.milliseconds[name] for record in records) for name in records[0].milliseconds
     }
-    count, decision, whole = len(records[0].candidates[0]), times["decision"], sum(times.values())
-    share = f"{count} boxes decided in {decision:.1f} of {whole:.1f} ms, {100 * decision / whole:.0f} % of the whole"
+    count, after, whole = len(records[0].candidates[0]), times["postprocess"], sum(times.values())
+    share = f"{count} boxes postprocessed in {after:.1f} of {whole:.1f} ms, {100 * after / whole:.0f} % of the whole"
     return f"{predictor.precision}: {share}"
 
 
@@ -163,17 +163,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--names", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--decision", action="store_true")
+    parser.add_argument("--postprocess", action="store_true")
     arguments = parser.parse_args()
     print_header("Detectors beside torchvision, one picture of 480x640", ("torch", "torchvision"))
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for name in arguments.names.split(","):
         reference, predictors = loaded(name, image)
-        if not arguments.decision:
+        if not arguments.postprocess:
             compare(name, reference, predictors, image, repeats=arguments.repeats)
         for way in predictors[1:]:
             if isinstance(way.system, DenseDetector):
-                print(f"{name}, {share_of_decision(way, image)}")
+                print(f"{name}, {share_of_postprocess(way, image)}")
         print(flush=True)
 
 

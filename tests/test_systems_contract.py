@@ -3,7 +3,9 @@
 Trunks are tiny, so that each row takes seconds.
 """
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +37,7 @@ from otus.detection.sliding_window import sliding_window
 from otus.detection.spp_net import SpatialPyramid, spp_net
 from otus.detection.ssd import DefaultBoxes, ExtendedMaps, ssd
 from otus.detection.yolo import YOLO
+from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn
 from otus.parts.anchors import Anchors
@@ -50,6 +53,7 @@ from otus.structures import Categories, Instances, KeypointNames
 from otus.structures.boxes import pairwise_iou
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, load_into, save_checkpoint
 
+PLAIN = Preprocess(fixed_hw=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3)
 CATEGORIES = Categories(("bright", "dark"), keypoints=(("bright", KeypointNames(("corner", "centre"))),))
 
 
@@ -118,7 +122,7 @@ def levels() -> PyramidMaps:
 
 def telling(detector: DenseDetector) -> DenseDetector:
     """That reports what it is not sure of: one that knows nothing says background nearly everywhere."""
-    detector.decision = replace(detector.decision, score_threshold=0.005, max_detections=50)
+    detector.postprocess = replace(detector.postprocess, score_threshold=0.005, max_detections=50)
     return detector
 
 
@@ -339,6 +343,61 @@ def test_prediction_is_deterministic_and_restores_the_mode_of_each_part(system):
     assert all(part.training for part in system.children())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_answer_each_by_its_own_options(system, training):
+    """Thresholds, NMS and categories travel with the call, and the mode of no part is switched for its time."""
+    predictor = Predictor(system, preprocess=PLAIN, name="one", device="cpu")
+    image = (pictures()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
+    scores = predictor.predict(image, score_threshold=0.0)[0].instances.scores
+    options = [
+        {"score_threshold": 0.0, "nms_threshold": 0.9},
+        {"score_threshold": float(np.median(scores)), "categories": ["dark"]},
+        {"score_threshold": {"bright": float(scores.max() * 0.9), "dark": 0.0}, "nms_threshold": 0.1},
+    ]
+    system.train(training)
+    before = {name: vars(part).copy() for name, part in system.named_modules()}
+    alone = [predictor.predict(image, **one) for one in options]
+    together = threading.Barrier(len(options), timeout=60)
+
+    def many_times(index: int) -> list[list[Instances]]:
+        torch.set_num_threads(1)
+        together.wait()
+        return [predictor.predict(image, **options[index]) for _ in range(4)]
+
+    with ThreadPoolExecutor(len(options)) as pool:
+        answers = list(pool.map(many_times, range(len(options))))
+    for expected, found in zip(alone, answers, strict=True):
+        assert all(equal([one.instances for one in several], [one.instances for one in expected]) for several in found)
+    counts = [len(one.instances) for (one,) in alone]
+    assert counts[0] >= max(counts) > min(counts)
+    assert {name: vars(part) for name, part in system.named_modules()} == before
+
+
+def test_categories_and_their_thresholds_come_before_every_limit(system):
+    """One kind of object must not fill the places of another that alone is asked for."""
+    if isinstance(system, SingleObjectDetector):
+        return  # it answers one category, whatever is asked for
+    if isinstance(system, DenseDetector):
+        limit = {"per_map": 2} if hasattr(system.scores, "per_map") else {"per_category": 2}
+        system.scores = replace(system.scores, **limit)
+    if isinstance(getattr(system, "head", None), EncoderDecoder):
+        nn.init.normal_(system.head.queries.weight, std=30.0)  # else one category is the likeliest of every query
+        nn.init.normal_(system.head.class_embed.weight, std=3.0)
+    everything = replace(system.postprocess, score_threshold=0.0, nms_threshold=1.0, max_detections=10**6)
+    (several,) = system.predict(pictures()[:1], postprocess=everything)
+    common, rare = np.bincount(several.labels, minlength=2).argsort(kind="stable")[::-1]
+    (rarely,) = system.predict(pictures()[:1], postprocess=replace(everything, labels=(int(rare),)))
+    (commonly,) = system.predict(pictures()[:1], postprocess=replace(everything, labels=(int(common),)))
+    assert set(rarely.labels) <= {rare}
+    assert len(rarely) + len(commonly) >= len(several) > 0
+    (limited,) = system.predict(pictures()[:1], postprocess=replace(everything, labels=(int(rare),), max_detections=3))
+    assert equal([limited], [rarely[:3]])
+    assert len(limited) > 0
+    never = tuple(1.0 if label == common else 0.0 for label in (0, 1))  # the common ones are never so sure
+    (sure,) = system.predict(pictures()[:1], postprocess=replace(everything, score_thresholds=never, max_detections=3))
+    assert equal([sure], [limited])
+
+
 def test_saved_and_loaded_it_answers_the_same(system, tmp_path, request):
     save_checkpoint(tmp_path / "tiny.safetensors", system.state_dict(), CheckpointHeader(categories=CATEGORIES))
     torch.manual_seed(1)
@@ -354,7 +413,7 @@ def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
     for i, (candidates, kept, one) in enumerate(zip(record.candidates, record.kept, found, strict=True)):
         turned = one.oriented_boxes_xywhr
         np.testing.assert_array_equal(candidates[kept].boxes, one.boxes_xyxy if turned is None else turned)
-        assert (candidates.scores > system.decision.score_threshold).all()
+        assert (candidates.scores > system.postprocess.score_threshold).all()
         if isinstance(system, DenseDetector):
             assert int(candidates.origins.max()) < sum(map(len, record.anchors))
             continue
@@ -362,7 +421,7 @@ def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
             regions = record.proposals.boxes[i]
             assert len(record.scores[i]) == len(regions) >= int(candidates.origins.max()) + 1
     step = {DenseDetector: "head", SetDetector: "answers", YOLO: "grid"}.get(type(system), "regions")
-    assert set(record.milliseconds) >= {"batch", "maps", step, "decision"}
+    assert set(record.milliseconds) >= {"batch", "maps", step, "postprocess"}
 
 
 def test_what_export_sees_agrees_with_what_is_predicted(system):

@@ -177,26 +177,28 @@ def test_distances_to_edges_are_torchvisions(seed):
 def test_candidates_are_those_of_a_full_search():
     torch.manual_seed(0)
     logits, quality = [torch.randn(2, n, 5) for n in (30, 10)], [torch.randn(2, n) for n in (30, 10)]
-    reported = torch.tensor([False, True, True, False, True])
+    never = torch.inf
+    thresholds = torch.tensor([never, 0.4, 0.5, never, 0.4])
     for answers in (Answers(logits, []), Answers(logits, [], quality)):
-        scores, slots, anchors = SigmoidScores(per_map=12).choose(answers, 1, reported, score_threshold=0.4)
+        scores, slots, anchors = SigmoidScores(per_map=12).choose(answers, 1, thresholds)
         expected, first = [], 0
         for i, x in enumerate(logits):
             s = x[1].sigmoid()
             if answers.quality is not None:
                 s = (s * quality[i][1].sigmoid()[:, None]).sqrt()
-            rows = [(float(s[a, c]), c, a + first) for a in range(len(s)) for c in (1, 2, 4) if s[a, c] > 0.4]
+            rows = [(float(s[a, c]), c, a + first) for a in range(len(s)) for c in range(5) if s[a, c] > thresholds[c]]
             expected += sorted(rows, reverse=True)[:12]
             first += len(s)
         assert [(c, a) for _, c, a in expected] == list(zip(slots.tolist(), anchors.tolist(), strict=True))
         torch.testing.assert_close(scores, torch.tensor([s for s, _, _ in expected]))
     s = torch.cat([x[0] for x in logits]).softmax(dim=1)
-    most = max(int((s[:, c] > 0.3).sum()) for c in (1, 2, 4))
+    thresholds = torch.tensor([never, 0.3, 0.3, never, 0.2])
+    most = max(int((s[:, c] > thresholds[c]).sum()) for c in (1, 2, 4))
     for limit in (1, 3, most, 100):  # all categories have too many, some, one, none
-        chosen = SoftmaxScores(per_category=limit).choose(Answers(logits, []), 0, reported, score_threshold=0.3)
+        chosen = SoftmaxScores(per_category=limit).choose(Answers(logits, []), 0, thresholds)
         scores, slots, anchors = chosen
         best = {c: s[:, c].topk(min(limit, len(s))).indices.tolist() for c in (1, 2, 4)}
-        expected = sorted((c, a) for c in best for a in best[c] if s[a, c] > 0.3)
+        expected = sorted((c, a) for c in best for a in best[c] if s[a, c] > thresholds[c])
         assert list(zip(slots.tolist(), anchors.tolist(), strict=True)) == expected
         torch.testing.assert_close(scores, s[anchors, slots])
 
@@ -205,7 +207,7 @@ def test_candidates_are_those_of_a_full_search():
 def test_the_ends_of_the_threshold(threshold):
     answers = Answers([torch.zeros(1, 4, 2)], [])
     for scores in (SigmoidScores(), SoftmaxScores()):
-        found = scores.choose(answers, 0, torch.ones(2, dtype=torch.bool), score_threshold=threshold)
+        found = scores.choose(answers, 0, torch.full((2,), threshold))
         assert len(found[0]) == (0 if threshold == 1 else 8)
 
 

@@ -164,7 +164,7 @@ def test_without_proposals_nothing_is_found_and_the_objects_are_learned_from(bui
 @pytest.mark.parametrize("build", SYSTEMS)
 def test_proposals_without_area_are_left_out(build):
     system = build()
-    system.decision = type(system.decision)(score_threshold=0.0)
+    system.postprocess = type(system.postprocess)(score_threshold=0.0)
     bad = [[5, 5, 5, 30], [10, 10, 40, 10], [70, 5, 90, 30], [float("nan"), 0, 10, 10], [30, 30, 20, 20]]
     good = [[1, 1, 20, 20], [50, 30, 80, 60]]
     mixed, alone = system.stages([sample([*bad[:3], good[0], *bad[3:], good[1]])]), system.stages([sample(good)])

@@ -21,9 +21,9 @@ from otus.inference.on_dataset import predict_dataset
 from otus.inference.predictor import Predictor, choose_device
 from otus.inference.tiling import Tiles
 from otus.parts.backbones import LayeredTrunk
+from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.region_features import RegionPooling, SharedMaps
-from otus.parts.suppression import Decision
 from otus.structures import Categories, Classification, Instances, Masks
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import build_model
@@ -37,12 +37,13 @@ class FindsColours(nn.Module):
     def __init__(self):
         super().__init__()
         self.categories = COLOURS
-        self.decision = Decision()
+        self.postprocess = Postprocess()
 
-    def predict(self, samples):
-        return [self._one(sample["image"]) for sample in samples]
+    def predict(self, samples, *, postprocess=None):
+        return [self._one(sample["image"], postprocess or self.postprocess) for sample in samples]
 
-    def _one(self, image):
+    def _one(self, image, postprocess):
+        thresholds = postprocess.thresholds(torch.arange(2))
         boxes, labels, scores, masks = [], [], [], []
         for label, channel in enumerate((0, 2)):
             where = (image[channel] - image.sum(dim=0) / 2) > 0.25
@@ -51,7 +52,7 @@ class FindsColours(nn.Module):
                 continue
             box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
             score = float(where[box[1] : box[3], box[0] : box[2]].float().mean())
-            if score > self.decision.score_threshold:
+            if score > thresholds[label]:
                 boxes.append(box)
                 labels.append(label)
                 scores.append(score)
@@ -125,9 +126,9 @@ def test_thresholds_and_categories(predictor):
     image = picture(red=(0, 0, 40, 40), blue=(96, 64, 160, 120))
     assert predictor.predict(image)[0].instances.labels.tolist() == [0, 1]
     assert predictor.predict(image, categories=["blue"])[0].instances.labels.tolist() == [1]
-    own = predictor.system.decision
+    own = predictor.system.postprocess
     assert len(predictor.predict(image, score_threshold=1.0)[0].instances) == 0
-    assert predictor.system.decision == own
+    assert predictor.system.postprocess == own
     with pytest.raises(UsageError, match="green not known to colours: red, blue"):
         predictor.predict(image, categories=["green"])
     with pytest.raises(UsageError, match="score_threshold"):
@@ -226,8 +227,9 @@ class SaysColours(nn.Module):
     """Of whole pictures."""
 
     categories = COLOURS
+    postprocess = None
 
-    def predict(self, samples):
+    def predict(self, samples, *, postprocess=None):
         return [Classification(np.array([0.7, 0.3]), COLOURS) for _ in samples]
 
 
@@ -265,7 +267,7 @@ def test_given_proposals_are_those_of_the_picture_as_it_came_as_in_evaluation(tm
     Image.fromarray(picture()).save(tmp_path / "a.png")
     dataset = Dataset(tmp_path, "coco", Pictures(tmp_path, ("a.png",), np.array([[128, 192]]), (1,)), COLOURS)
     evaluated = predict_dataset(system, dataset, preprocess=predictor.preprocess)[0]
-    (found,) = predictor.predict(tmp_path / "a.png", score_threshold=system.decision.score_threshold)
+    (found,) = predictor.predict(tmp_path / "a.png", score_threshold=system.postprocess.score_threshold)
     assert len(evaluated) > 0
     np.testing.assert_array_equal(found.instances.boxes_xyxy, evaluated.boxes_xyxy)
     np.testing.assert_array_equal(found.instances.scores, evaluated.scores)

@@ -332,8 +332,9 @@ def test_a_classifier_says_nothing_of_objects(monkeypatch):
 
     class Guesses:
         categories = Categories(("owl", "mouse"))
+        postprocess = None
 
-        def predict(self, samples):
+        def predict(self, samples, *, postprocess=None):
             return [Classification(np.array([0.4, 0.6]), self.categories) for _ in samples]
 
     dataset = a_dataset()

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from otus.parts import suppression
-from otus.parts.oriented_boxes import OrientedDecision, suppress_oriented
-from otus.parts.suppression import Decision, suppress
+from otus.parts.oriented_boxes import OrientedPostprocess, suppress_oriented
+from otus.parts.postprocess import Postprocess
+from otus.parts.suppression import suppress
 from otus.structures.oriented import pairwise_oriented_iou
 
 seeds = st.integers(0, 2**31 - 1)
@@ -46,7 +47,7 @@ def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
     assert kept.tolist() == slow_suppression(box_iou(boxes, boxes), scores, groups, threshold)
     again = suppress(boxes[kept], scores[kept], groups[kept], iou_threshold=threshold)
     assert again.tolist() == list(range(len(kept)))
-    limited = Decision(nms_threshold=threshold, max_detections=3).keep(boxes, scores, groups)
+    limited = Postprocess(nms_threshold=threshold, max_detections=3).keep(boxes, scores, groups)
     assert torch.equal(limited, kept[:3])
 
 
@@ -115,8 +116,8 @@ def test_what_stays_of_oriented_boxes_is_a_slow_loops(seed, count, threshold, ti
     iou = torch.from_numpy(pairwise_oriented_iou(boxes.numpy(), boxes.numpy()))
     kept = slow_suppression(iou, scores, groups, threshold)
     assert suppress_oriented(boxes, scores, groups, iou_threshold=threshold).tolist() == kept
-    decision = OrientedDecision(nms_threshold=threshold, max_detections=3)
-    assert decision.keep(boxes, scores, groups).tolist() == kept[:3]
+    postprocess = OrientedPostprocess(nms_threshold=threshold, max_detections=3)
+    assert postprocess.keep(boxes, scores, groups).tolist() == kept[:3]
 
 
 def test_upright_boxes_are_suppressed_alike_when_they_may_turn():

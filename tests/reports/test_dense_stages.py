@@ -84,7 +84,7 @@ def test_detections_are_those_of_predict(explained):
     after = {(one["category"], one["score"], one["anchor"]) for one in document["detections"]}
     assert after < before
     assert (
-        predictor.system.decision.score_threshold < 0.3
+        predictor.system.postprocess.score_threshold < 0.3
     )  # another threshold in the explanation leaves the model alone
 
 

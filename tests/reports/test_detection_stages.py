@@ -104,7 +104,7 @@ def test_one_stage_follows_from_another(explained):
     for one in document["detections"]:
         assert one["proposal_box_xyxy"] == proposals[one["proposal"]]["box_xyxy"]
     # Another threshold in the explanation leaves the model as it was.
-    assert predictor.system.decision == predictor_of(kind).system.decision
+    assert predictor.system.postprocess == predictor_of(kind).system.postprocess
 
 
 def figures_of(value: object) -> set[str]:

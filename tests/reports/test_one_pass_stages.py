@@ -86,7 +86,7 @@ def test_detections_are_those_of_predict(explained):
     assert [one["category"] for one in detections] == [predictor.categories[label] for label in found.labels]
     assert [one["score"] for one in detections] == found.scores.tolist()
     assert [one["box_xyxy"] for one in detections] == found.boxes_xyxy.tolist()
-    assert predictor.system.decision.score_threshold != 0.25
+    assert predictor.system.postprocess.score_threshold != 0.25
 
 
 def test_cells_answer_for_their_boxes():

@@ -164,7 +164,7 @@ def test_seconds_are_split_as_the_record_of_the_pass_says(data: Path) -> None:
     class Slow(TinyDetector):
         def stages(self, samples):
             seen.append(samples[0]["key"])
-            parts = {"batch": 1.0, "maps": 20.0, "proposals": 300.0, "regions": 4000.0, "decision": 50000.0}
+            parts = {"batch": 1.0, "maps": 20.0, "proposals": 300.0, "regions": 4000.0, "postprocess": 50000.0}
             return type("Record", (), {"milliseconds": parts})
 
     seen: list[str] = []

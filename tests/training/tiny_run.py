@@ -40,6 +40,8 @@ AUGMENT = Compose([HorizontalFlip(), Photometric()])
 class TinyDetector(nn.Module):
     """One box and one category a picture, from pooled features; has a batch norm, dropout and a sampler, as real ones do."""
 
+    postprocess = None
+
     def __init__(self, categories: Categories = THINGS) -> None:
         super().__init__()
         self.categories = categories
@@ -73,7 +75,7 @@ class TinyDetector(nn.Module):
         return losses
 
     @torch.no_grad()
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: None = None) -> list[Instances]:
         was_training = self.training
         self.eval()
         features, sizes = self.features(samples)

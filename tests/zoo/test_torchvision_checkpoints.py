@@ -157,7 +157,7 @@ def compare(
     mine = ours(name, model.state_dict(), sha256=sha256)
     if fewer:
         mine.proposer.count = fewer["rpn_post_nms_top_n_test"]
-        mine.decision = replace(mine.decision, max_detections=fewer["box_detections_per_img"])
+        mine.postprocess = replace(mine.postprocess, max_detections=fewer["box_detections_per_img"])
     preprocess = Preprocess(shorter_side=shorter_side, longer_side=longer_side)
     for found, one in zip(predict(mine, images, preprocess), expected, strict=True):
         assert_equal(found, one, slots=(1,) if name.startswith("keypoint") else COCO_IDS)
@@ -185,7 +185,7 @@ def test_slots_without_category_stay_in_the_softmax_and_are_never_reported():
     named = torch.isin(expected["labels"], torch.tensor(COCO_IDS))
     assert 20 <= int(named.sum()) < len(named)
     mine = ours(name, model.state_dict())
-    mine.decision = replace(mine.decision, max_detections=10**6)
+    mine.postprocess = replace(mine.postprocess, max_detections=10**6)
     (found,) = predict(mine, images, Preprocess(shorter_side=320, longer_side=640))
     assert_equal(found, {key: value[named] for key, value in expected.items()}, slots=COCO_IDS)
 

@@ -28,6 +28,7 @@ from otus.parts.batching import Batch, make_batch, make_target
 from otus.parts.box_head import TwoFullyConnected
 from otus.parts.losses import zero_loss
 from otus.parts.modes import Stopwatch, predicting
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_crops import WarpedCrops
 from otus.structures import Categories, Classification
 
@@ -66,6 +67,8 @@ class ImageClassifier(nn.Module):
         What the labels mean.
     """
 
+    postprocess: Postprocess | None = None
+
     def __init__(
         self, region_features: WarpedCrops, network: nn.Module, *, features: int, categories: Categories
     ) -> None:
@@ -94,20 +97,22 @@ class ImageClassifier(nn.Module):
         """
         return self._run(samples, [self._known(sample) for sample in samples]).losses
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Classification]:
-        """What each whole picture shows."""
+    def predict(
+        self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None
+    ) -> list[Classification]:
+        """What each whole picture shows; there is nothing to postprocess."""
         scores = self.stages(samples).scores()
         return [Classification(of_one[0].cpu().numpy(), self.categories) for of_one in scores]
 
     def stages(self, samples: Sequence[TensorSample]) -> ClassifierStages:
         """The record of a pass that predicts."""
-        with predicting(self):
-            return self._run(samples, None)
+        with predicting(self) as system:
+            return system._run(samples, None)
 
     def judge(self, samples: Sequence[TensorSample]) -> ClassifierStages:
         """The record of a pass that predicts, over everything that has a label, with ``labels`` and ``losses``."""
-        with predicting(self):
-            return self._run(samples, [self._known(sample) for sample in samples])
+        with predicting(self) as system:
+            return system._run(samples, [self._known(sample) for sample in samples])
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: ``scores`` (B, C)."""

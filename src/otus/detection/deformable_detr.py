@@ -39,6 +39,7 @@ from otus.parts.losses import varifocal_loss, zero_loss
 from otus.parts.matching import iou_of_pairs
 from otus.parts.modes import predicting
 from otus.parts.position_encodings import sine_grid, sine_waves
+from otus.parts.postprocess import Postprocess
 from otus.parts.set_matching import HungarianMatcher, Match, box_losses, shares_of_picture
 from otus.parts.suppression import suppress
 from otus.parts.task_alignment import TaskAlignedAssigner
@@ -179,10 +180,11 @@ class DeformableHead(nn.Module):
         """Which query of the last layer is taught which object."""
         return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
 
-    def candidates(self, logits: Float[Tensor, "q c"], *, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(self, logits: Float[Tensor, "q c"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
         """Query, label and score of one picture's answers above the threshold; each category is a yes or no of its own."""
         scores = logits.sigmoid()
-        query, label = torch.where(scores > score_threshold)
+        thresholds = postprocess.thresholds(torch.arange(scores.shape[1], device=scores.device))
+        query, label = torch.where(scores > thresholds)
         return query, label, scores[query, label]
 
     def _encode(self, maps: list[Tensor], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
@@ -220,8 +222,8 @@ class DeformableHead(nn.Module):
         logits, said = torch.stack(all_logits), torch.stack(all_boxes)
 
         def attention() -> Float[Tensor, "b q h w"]:
-            last: DeformableDecoderLayer = self.decoder[-1]  # type: ignore[assignment]
-            with predicting(last):
+            decoder_layer: DeformableDecoderLayer = self.decoder[-1]  # type: ignore[assignment]
+            with predicting(decoder_layer) as last:
                 asking = last.gather_among_queries(before, places, allowed) + places
                 where, weights = last.cross_attention.places(asking, of_layer)
             return _drawn(where * extent[:, None, None, None, None], weights, maps[0])[:, first:]

@@ -22,7 +22,7 @@ from otus.parts.class_slots import slot_tables, slots_of
 from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.modes import Stopwatch, predicting
 from otus.parts.oriented_boxes import oriented_boxes
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories, Instances
 
 
@@ -37,7 +37,7 @@ class DenseDetector(nn.Module):
         The maps, what is said of each anchor of them, and where the anchors are.
     assigner, coder, criterion
         Which anchor should speak for which object, how it says where that is, and what being wrong costs.
-    scores, decision
+    scores, postprocess
         Which answers are looked at, and which of these are reported.
     class_slots
         Where each label stands among the head's classes; see :func:`~otus.parts.class_slots.slots_of`.
@@ -62,7 +62,7 @@ class DenseDetector(nn.Module):
         criterion: Criterion,
         scores: Scores,
         class_slots: Sequence[int],
-        decision: Decision,
+        postprocess: Postprocess,
         oriented: bool = False,
         divisor: int = 32,
     ) -> None:
@@ -70,7 +70,7 @@ class DenseDetector(nn.Module):
         self.categories = categories
         self.features, self.head, self.anchors = features, head, anchors
         self.assigner, self.coder, self.criterion = assigner, coder, criterion
-        self.scores, self.decision = scores, decision
+        self.scores, self.postprocess = scores, postprocess
         self.oriented, self.divisor = oriented, divisor
         background = scores.background is not None
         slots = slots_of(categories, class_slots, background=background)
@@ -87,21 +87,24 @@ class DenseDetector(nn.Module):
         self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses, to be added up; ``samples`` as of :meth:`~otus.detection.region_detector.RegionDetector.losses`."""
-        return self._run(samples, learn=True, generator=generator).losses
+        return self._run(samples, postprocess=None, generator=generator).losses
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
-        record = self.stages(samples)
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        record = self.stages(samples, postprocess=postprocess)
         return as_instances(record.detections, record.batch.sizes_hw, self.categories)
 
-    def stages(self, samples: Sequence[TensorSample]) -> DenseStages:
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> DenseStages:
         """The record of a pass that predicts."""
-        with predicting(self):
-            return self._run(samples, learn=False)
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
-        return as_tensors(self._run([{"image": image} for image in images], learn=False).detections)
+        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
 
     def target(self, sample: TensorSample) -> Target:
         """What is learned from a sample."""
@@ -117,8 +120,13 @@ class DenseDetector(nn.Module):
         return DenseAssignment(matches, slots, positives, boxes[of_objects])
 
     def _run(
-        self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None
+        self,
+        samples: Sequence[TensorSample],
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None = None,
     ) -> DenseStages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             side = self.features.least_side
@@ -130,7 +138,7 @@ class DenseDetector(nn.Module):
         grids = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(grids, batch.padded_hw, self.device)
         record = DenseStages(batch, maps, anchors, answers, watch.milliseconds)
-        if learn:
+        if postprocess is None:
             with watch.time("losses"):
                 everywhere = torch.cat(anchors)
                 record.assignments = [self.assign(everywhere, self.target(sample)) for sample in samples]
@@ -138,22 +146,20 @@ class DenseDetector(nn.Module):
                     answers.of_all_maps(), everywhere, record.assignments, self.coder, generator=generator
                 )
         else:
-            with watch.time("decision"):
-                self._decide(record)
+            with watch.time("postprocess"):
+                self._postprocess(record, postprocess)
         return record
 
-    def _decide(self, record: DenseStages) -> None:
+    def _postprocess(self, record: DenseStages, postprocess: Postprocess) -> None:
         everywhere, codes = torch.cat(record.anchors), torch.cat(record.answers.codes, 1)
-        reported = self.label_of_slot >= 0
+        thresholds = postprocess.thresholds(self.label_of_slot)
         for i, size_hw in enumerate(record.batch.sizes_hw):
-            scores, slots, index = self.scores.choose(
-                record.answers, i, reported, score_threshold=self.decision.score_threshold
-            )
+            scores, slots, index = self.scores.choose(record.answers, i, thresholds)
             boxes = self.coder.decode(codes[i, index], everywhere[index])
             if not self.oriented:
                 boxes = clip_boxes_to_image(boxes, size_hw)
             candidates = Detections(boxes, scores, self.label_of_slot[slots], index)
-            kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
+            kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
             record.candidates.append(candidates)
             record.kept.append(kept)
             record.detections.append(candidates[kept])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from otus.detection.dense_stages import DenseAssignment
@@ -81,9 +81,7 @@ class Scores(Protocol):
     @property
     def background(self) -> int | None: ...
 
-    def choose(
-        self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float
-    ) -> Chosen: ...
+    def choose(self, answers: Answers, picture: int, thresholds: Float[Tensor, "s"]) -> Chosen: ...
 
     def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]: ...
 

@@ -25,6 +25,7 @@ from otus.parts.class_slots import slot_tables, slots_of
 from otus.parts.matching import share_inside
 from otus.parts.modes import predicting
 from otus.parts.position_encodings import sine_grid
+from otus.parts.postprocess import Postprocess
 from otus.parts.set_matching import HungarianMatcher, Match, box_losses, pixels_of_picture, shares_of_picture
 from otus.structures import Categories
 
@@ -159,8 +160,8 @@ class EncoderDecoder(nn.Module):
         features = torch.stack(said)
 
         def attention() -> Float[Tensor, "b q h w"]:
-            last: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
-            with predicting(last):
+            decoder_layer: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
+            with predicting(decoder_layer) as last:
                 asking = last.gather_among_queries(before, queries) + queries
                 weights = last.cross_attention.weights(asking, placed_memory, allowed=allowed)
             return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
@@ -195,10 +196,11 @@ class EncoderDecoder(nn.Module):
         """Which query of the last layer is taught which object."""
         return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
 
-    def candidates(self, logits: Float[Tensor, "q s"], *, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
         """Query, label and score of one picture's answers above the threshold: for each query its likeliest category."""
         score, label = logits.softmax(dim=1)[:, self.slot_of_label].max(dim=1)
-        query = torch.where(score > score_threshold)[0]
+        thresholds = postprocess.thresholds(torch.arange(len(self.slot_of_label), device=label.device))
+        query = torch.where(score > thresholds[label])[0]
         return query, label[query], score[query]
 
     def _match(

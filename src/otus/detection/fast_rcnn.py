@@ -13,9 +13,9 @@ from otus.detection.region_detector import RegionDetector
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_features import RegionPooling, SharedMaps
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 
@@ -26,7 +26,7 @@ def fast_rcnn(
     proposer: GivenProposals | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    decision: Decision = Decision(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """Fast R-CNN of any trunk.
 
@@ -40,7 +40,7 @@ def fast_rcnn(
         Numbers in each of the two fully connected layers.
     sampler
         How many regions of a picture are learned from.
-    decision
+    postprocess
         Thresholds of what is reported; the paper's NMS.
 
     Examples
@@ -64,7 +64,7 @@ def fast_rcnn(
             matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.5),
             sampler=sampler,
         ),
-        decision=decision,
+        postprocess=postprocess,
     )
 
 

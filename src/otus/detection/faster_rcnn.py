@@ -32,9 +32,10 @@ from otus.parts.class_slots import slots_of
 from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_features import RegionPooling, SharedMaps
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision, suppress
+from otus.parts.suppression import suppress
 from otus.structures import Categories
 
 ALL_SIZES = (32, 64, 128, 256, 512)
@@ -355,7 +356,7 @@ def faster_rcnn_efficientnet_lite0_fpn(
         class_slots=class_slots,
         sampler=BalancedSampler(count=128, positive_share=0.25),
     )
-    detector.decision = Decision(score_threshold=0.02, nms_threshold=0.45)
+    detector.postprocess = Postprocess(score_threshold=0.02, nms_threshold=0.45)
     return detector
 
 

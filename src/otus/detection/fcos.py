@@ -33,10 +33,10 @@ from otus.parts.dense_head import Answers, TowerHead
 from otus.parts.dense_scores import SigmoidScores
 from otus.parts.losses import focal_loss
 from otus.parts.matching import NEGATIVE, NEUTRAL, share_inside
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
-DECISION = Decision(score_threshold=0.2, nms_threshold=0.6, max_detections=100)
+POSTPROCESS = Postprocess(score_threshold=0.2, nms_threshold=0.6, max_detections=100)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def fcos(
         criterion=FcosLoss(),
         scores=SigmoidScores(),
         class_slots=slots,
-        decision=DECISION,
+        postprocess=POSTPROCESS,
     )
 
 
@@ -208,5 +208,5 @@ def fcos_efficientnet_lite0_fpn(
     """A small one for pictures of about 320 pixels: four levels of 96 channels, low towers."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
     detector = fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)
-    detector.decision = Decision(score_threshold=0.05, nms_threshold=0.55)
+    detector.postprocess = Postprocess(score_threshold=0.05, nms_threshold=0.55)
     return detector

@@ -25,10 +25,10 @@ from otus.detection.retinanet import SMALL_DEPTH, efficientnet_lite0_levels
 from otus.parts.anchors import Anchors
 from otus.parts.class_slots import slots_of
 from otus.parts.dense_scores import SigmoidScores
-from otus.parts.oriented_boxes import OrientedDecision, OrientedTransform, gaussian_distance, in_frame_of
+from otus.parts.oriented_boxes import OrientedPostprocess, OrientedTransform, gaussian_distance, in_frame_of
 from otus.structures import Categories
 
-DECISION = OrientedDecision(score_threshold=0.05, nms_threshold=0.1, max_detections=300)
+POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_threshold=0.1, max_detections=300)
 
 
 def turned_edges(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:
@@ -80,7 +80,7 @@ def oriented_fcos(
         criterion=OrientedFcosLoss(),
         scores=SigmoidScores(per_map=500),
         class_slots=slots,
-        decision=DECISION,
+        postprocess=POSTPROCESS,
         oriented=True,
     )
 

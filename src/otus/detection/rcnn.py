@@ -16,9 +16,9 @@ from otus.detection.region_detector import RegionDetector
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_crops import WarpedCrops
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 
@@ -31,7 +31,7 @@ def rcnn(
     positive_iou: float = 0.5,
     negative_iou: float = 0.3,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    decision: Decision = Decision(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """R-CNN of any trunk.
 
@@ -47,7 +47,7 @@ def rcnn(
         A proposal is positive from the first overlap with an object on, negative below the second with all, else neutral.
     sampler
         How many regions of a picture are learned from.
-    decision
+    postprocess
         Thresholds of what is reported; the paper's NMS.
     """
     return RegionDetector(
@@ -61,7 +61,7 @@ def rcnn(
             matcher=IoUMatcher(positive_iou=positive_iou, negative_iou=negative_iou),
             sampler=sampler,
         ),
-        decision=decision,
+        postprocess=postprocess,
         divisor=1,
     )
 

@@ -22,7 +22,7 @@ from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.box_head import Assignment, BoxHead
 from otus.parts.detections import Detections, as_tensors
 from otus.parts.modes import Stopwatch, predicting
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories, Instances
 
 
@@ -76,8 +76,8 @@ class RegionDetector(nn.Module):
         What to say of each region.
     mask_head, keypoint_head
         What else to say of each object.
-    decision
-        Thresholds of what is reported.
+    postprocess
+        Which boxes are reported.
     divisor
         Batches are padded to multiples of this, the coarsest stride of a usual trunk.
     """
@@ -97,7 +97,7 @@ class RegionDetector(nn.Module):
         box_head: BoxHead,
         mask_head: MapHead | None = None,
         keypoint_head: MapHead | None = None,
-        decision: Decision = Decision(),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
         divisor: int = 32,
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class RegionDetector(nn.Module):
         self.box_head = box_head
         self.mask_head = mask_head
         self.keypoint_head = keypoint_head
-        self.decision = decision
+        self.postprocess = postprocess
         self.divisor = divisor
 
     @property
@@ -128,7 +128,7 @@ class RegionDetector(nn.Module):
         generator
             Where the choice of regions takes its randomness from.
         """
-        return self._run(samples, learn=True, generator=generator).losses
+        return self._run(samples, postprocess=None, generator=generator).losses
 
     def remarks(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: masks and keypoints that nothing teaches."""
@@ -150,30 +150,40 @@ class RegionDetector(nn.Module):
                 lines.append(f"warning: no mask to learn from of {names}: what the model draws for them means nothing")
         return lines
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
-        return instances(self.stages(samples), self.categories)
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
 
-    def stages(self, samples: Sequence[TensorSample]) -> Stages:
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        return instances(self.stages(samples, postprocess=postprocess), self.categories)
+
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages:
         """The record of a pass that predicts."""
-        with predicting(self):
-            return self._run(samples, learn=False)
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: see :func:`~otus.parts.detections.as_tensors`, and ``masks`` and ``keypoints`` if any."""
-        found = self._run([{"image": image} for image in images], learn=False)
+        found = self._run([{"image": image} for image in images], postprocess=self.postprocess)
         answer = as_tensors(found.detections)
         for name in ("masks", "keypoints"):
             if getattr(found, name) is not None:
                 answer[name] = torch.cat(getattr(found, name))
         return answer
 
-    def _run(self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None) -> Stages:
+    def _run(
+        self,
+        samples: Sequence[TensorSample],
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None = None,
+    ) -> Stages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             side = self.region_features.least_side
             batch = make_batch(samples, divisor=self.divisor, least_side=side, device=self.device)
-            targets = [self._target(sample) for sample in samples] if learn else None
+            targets = [self._target(sample) for sample in samples] if postprocess is None else None
         with watch.time("maps"):
             maps = self.region_features.prepare(batch.images)
         with watch.time("proposals"):
@@ -188,8 +198,8 @@ class RegionDetector(nn.Module):
         record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms, assignments, losses)
         if targets is not None and assignments is not None:
             self._learn(record, assignments, targets, watch)
-        else:
-            self._decide(record, watch)
+        if postprocess is not None:
+            self._postprocess(record, postprocess, watch)
         return record
 
     def _target(self, sample: TensorSample) -> Target:
@@ -202,8 +212,8 @@ class RegionDetector(nn.Module):
                 if head is not None:
                     record.losses |= head.losses(record.maps, assignments, targets)
 
-    def _decide(self, record: Stages, watch: Stopwatch) -> None:
-        with watch.time("decision"):
+    def _postprocess(self, record: Stages, postprocess: Postprocess, watch: Stopwatch) -> None:
+        with watch.time("postprocess"):
             counts = [len(boxes) for boxes in record.proposals.boxes]
             record.scores = list(record.logits.softmax(dim=1).split_with_sizes(counts))
             for scores, transforms, regions, size_hw in zip(
@@ -213,10 +223,8 @@ class RegionDetector(nn.Module):
                 record.batch.sizes_hw,
                 strict=True,
             ):
-                candidates = self.box_head.candidates(
-                    scores, transforms, regions, size_hw, score_threshold=self.decision.score_threshold
-                )
-                kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
+                candidates = self.box_head.candidates(scores, transforms, regions, size_hw, postprocess=postprocess)
+                kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
                 record.candidates.append(candidates)
                 record.kept.append(kept)
                 record.detections.append(candidates[kept])

@@ -31,8 +31,8 @@ from otus.parts.box_head import TwoFullyConnected
 from otus.parts.detections import Detections
 from otus.parts.losses import transform_loss
 from otus.parts.modes import Stopwatch, predicting
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_features import RegionPooling
-from otus.parts.suppression import Decision
 from otus.structures import Categories, Instances
 
 
@@ -49,7 +49,7 @@ class SingleObjectDetector(nn.Module):
         F, numbers in each of the two fully connected layers.
     side
         Cells of the grid, along a side, that the last map is brought to.
-    decision
+    postprocess
         What is reported: the one object, where its score is above the threshold.
     """
 
@@ -60,12 +60,12 @@ class SingleObjectDetector(nn.Module):
         *,
         features: int = 4096,
         side: int = 7,
-        decision: Decision = Decision(),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.categories = categories
-        self.decision = decision
+        self.postprocess = postprocess
         self.pooling = RegionPooling(side, strides=trunk.strides[-1:])
         self.network = TwoFullyConnected(trunk.channels[-1] * side**2, features)
         self.cls_score = nn.Linear(features, len(categories))
@@ -84,26 +84,27 @@ class SingleObjectDetector(nn.Module):
 
         ``generator`` is not needed: nothing is drawn.
         """
-        return self._run(samples, learn=True).losses
+        return self._run(samples, postprocess=None).losses
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
         """At most one object of each prepared picture, in its own frame."""
-        return instances(self.stages(samples), self.categories)
+        return instances(self.stages(samples, postprocess=postprocess), self.categories)
 
-    def stages(self, samples: Sequence[TensorSample]) -> Stages:
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages:
         """The record of a pass that predicts. A picture's one proposal is the whole of it; there is no background."""
-        with predicting(self):
-            return self._run(samples, learn=False)
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: ``boxes``, ``scores`` and ``labels``, one of each ``picture``."""
-        record = self._run([{"image": image} for image in images], learn=False)
+        record = self._run([{"image": image} for image in images], postprocess=self.postprocess)
         scores, labels = record.logits.softmax(dim=1).max(dim=1)
         boxes = torch.cat([self._boxes(record, i) for i in range(len(images))])
         picture = torch.arange(len(images), device=images.device)
         return {"picture": picture, "boxes": boxes, "scores": scores, "labels": labels}
 
-    def _run(self, samples: Sequence[TensorSample], *, learn: bool) -> Stages:
+    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> Stages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             batch = make_batch(samples, divisor=1, device=self.device)
@@ -115,14 +116,14 @@ class SingleObjectDetector(nn.Module):
             logits, transforms = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
         proposals = Proposals(whole, [torch.ones_like(one[:, 0]) for one in whole])
         record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms[:, None])
-        if learn:
+        if postprocess is None:
             with watch.time("losses"):
                 count = len(self.categories)
                 targets = [make_target(sample, category_count=count, device=self.device) for sample in samples]
                 record.losses = self._losses(logits, transforms, whole, targets)
         else:
-            with watch.time("decision"):
-                self._decide(record)
+            with watch.time("postprocess"):
+                self._postprocess(record, postprocess)
         return record
 
     def _losses(
@@ -145,14 +146,15 @@ class SingleObjectDetector(nn.Module):
             "box": transform_loss(transforms[known], codes, count=len(known)),
         }
 
-    def _decide(self, record: Stages) -> None:
+    def _postprocess(self, record: Stages, postprocess: Postprocess) -> None:
         record.scores = list(torch.split(record.logits.softmax(dim=1), 1))
+        thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=record.logits.device))
         for i, scores in enumerate(record.scores):
             score, label = scores.max(dim=1)
             answer = Detections(self._boxes(record, i), score, label, torch.zeros_like(label))
-            sure = answer[score > self.decision.score_threshold]
+            sure = answer[score > thresholds[label]]
             candidates = sure[remove_small_boxes(sure.boxes, 1e-2)]
-            kept = self.decision.keep(candidates.boxes, candidates.scores, candidates.labels)
+            kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
             record.candidates.append(candidates)
             record.kept.append(kept)
             record.detections.append(candidates[kept])

@@ -36,13 +36,13 @@ from otus.parts.dense_scores import SigmoidScores
 from otus.parts.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.losses import focal_loss
 from otus.parts.matching import NEUTRAL, IoUMatcher
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
 SMALL_DEPTH = 1
 """Convolutions of a tower of the small detectors: less to compute, and less to learn before the answers mean anything
 (docs/lineage.md)."""
-DECISION = Decision(score_threshold=0.05, nms_threshold=0.5, max_detections=300)
+POSTPROCESS = Postprocess(score_threshold=0.05, nms_threshold=0.5, max_detections=300)
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def retinanet(
         criterion=FocalAndBoxLoss(box_loss),
         scores=SigmoidScores(),
         class_slots=slots,
-        decision=DECISION,
+        postprocess=POSTPROCESS,
     )
 
 

@@ -31,8 +31,8 @@ from otus.parts.dense_head import Answers, by_anchor
 from otus.parts.dense_scores import SoftmaxScores
 from otus.parts.losses import transform_loss
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 ANCHORS_TO_LEARN_FROM = BalancedSampler(count=256, positive_share=0.5)
@@ -114,7 +114,7 @@ def rpn_classifier(
         criterion=SampledLoss(),
         scores=SoftmaxScores(),
         class_slots=slots,
-        decision=Decision(),
+        postprocess=Postprocess(),
     )
 
 

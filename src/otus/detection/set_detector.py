@@ -23,8 +23,8 @@ from otus.parts.backbones import Trunk
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.modes import Stopwatch, drawing_from, predicting
+from otus.parts.postprocess import Postprocess
 from otus.parts.set_matching import Match, pixels_of_picture
-from otus.parts.suppression import Decision
 from otus.structures import Categories, Instances
 
 
@@ -67,7 +67,9 @@ class SetHead(Protocol):
         self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]: ...
 
-    def candidates(self, logits: Float[Tensor, "q s"], *, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]: ...
+    def candidates(
+        self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     @property
     def capacity(self) -> int: ...
@@ -102,7 +104,7 @@ class SetDetector(nn.Module):
         Pictures in, maps out.
     head
         Maps in, answers out.
-    decision
+    postprocess
         What is reported. An NMS threshold of 1 is none, as DETR means it; with a lower one suppression is done all the same.
     divisor
         Batches are padded to multiples of this; 1 as in DETR's own code.
@@ -117,14 +119,14 @@ class SetDetector(nn.Module):
         categories: Categories,
         trunk: Trunk,
         head: SetHead,
-        decision: Decision = Decision(score_threshold=0.0, nms_threshold=1.0),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(score_threshold=0.0, nms_threshold=1.0),  # noqa: B008, frozen
         divisor: int = 1,
     ) -> None:
         super().__init__()
         self.categories = categories
         self.trunk = trunk
         self.head = head
-        self.decision = decision
+        self.postprocess = postprocess
         self.divisor = divisor
 
     @property
@@ -147,17 +149,20 @@ class SetDetector(nn.Module):
             Where dropout and noise take their randomness from.
         """
         with drawing_from(generator):
-            return self._run(samples, learn=True, generator=generator).losses
+            return self._run(samples, postprocess=None, generator=generator).losses
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
-        record = self.stages(samples)
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        record = self.stages(samples, postprocess=postprocess)
         return as_instances(record.detections, record.batch.sizes_hw, self.categories)
 
-    def stages(self, samples: Sequence[TensorSample]) -> SetStages:
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> SetStages:
         """The record of a pass that predicts."""
-        with predicting(self):
-            return self._run(samples, learn=False)
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def match(self, record: SetStages) -> list[Match]:
         """Which query of a recorded pass would have been taught which object, by the labels of its samples."""
@@ -182,36 +187,41 @@ class SetDetector(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
-        return as_tensors(self._run([{"image": image} for image in images], learn=False).detections)
+        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
 
     def _run(
-        self, samples: Sequence[TensorSample], *, learn: bool, generator: torch.Generator | None = None
+        self,
+        samples: Sequence[TensorSample],
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None = None,
     ) -> SetStages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             batch = make_batch(samples, divisor=self.divisor, least_side=self.trunk.least_side, device=self.device)
-            targets = [self.target(sample) for sample in samples] if learn else None
+            targets = [self.target(sample) for sample in samples] if postprocess is None else None
         with watch.time("maps"):
             maps = self.trunk(batch.images)
         with watch.time("answers"):
             answers, losses = self.head.answer(maps, batch, targets, generator=generator)
         record = SetStages(batch, maps, answers, watch.milliseconds, losses)
-        if not learn:
-            with watch.time("decision"):
-                self._decide(record)
+        if postprocess is not None:
+            with watch.time("postprocess"):
+                self._postprocess(record, postprocess)
         return record
 
     def target(self, sample: TensorSample) -> Target:
         """What is learned from a sample."""
         return make_target(sample, category_count=len(self.categories), device=self.device)
 
-    def _decide(self, record: SetStages) -> None:
+    def _postprocess(self, record: SetStages, postprocess: Postprocess) -> None:
         for logits, boxes, size_hw in zip(
             record.answers.logits[-1], record.answers.boxes[-1], record.batch.sizes_hw, strict=True
         ):
-            query, label, score = self.head.candidates(logits, score_threshold=self.decision.score_threshold)
+            query, label, score = self.head.candidates(logits, postprocess=postprocess)
             found = Detections(pixels_of_picture(boxes[query], size_hw), score, label, query)
-            kept = self.decision.keep(found.boxes, score, label)
+            kept = postprocess.keep(found.boxes, score, label)
             record.candidates.append(found)
             record.kept.append(kept)
             record.detections.append(found[kept])

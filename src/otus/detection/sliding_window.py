@@ -16,9 +16,9 @@ from otus.detection.region_detector import RegionDetector
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_crops import WarpedCrops
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision
 from otus.parts.windows import sliding_windows
 from otus.structures import Categories
 
@@ -30,7 +30,7 @@ def sliding_window(
     proposer: EveryWindow | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    decision: Decision = Decision(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """A sliding-window detector of any trunk.
 
@@ -44,7 +44,7 @@ def sliding_window(
         Numbers in each of the two fully connected layers.
     sampler
         How many windows of a picture are learned from.
-    decision
+    postprocess
         Thresholds of what is reported.
     """
     return RegionDetector(
@@ -59,7 +59,7 @@ def sliding_window(
             sampler=sampler,
             moves=False,
         ),
-        decision=decision,
+        postprocess=postprocess,
         divisor=1,
     )
 

@@ -28,9 +28,9 @@ from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages,
 from otus.parts.batching import Batch
 from otus.parts.box_head import fully_connected_head
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_features import with_picture
 from otus.parts.sampling import BalancedSampler
-from otus.parts.suppression import Decision
 from otus.structures import Categories
 
 PAPER_LEVELS = (6, 3, 2, 1)
@@ -113,7 +113,7 @@ def spp_net(
     proposer: GivenProposals | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    decision: Decision = Decision(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """SPP-net of any trunk.
 
@@ -127,7 +127,7 @@ def spp_net(
         Numbers in each of the two fully connected layers.
     sampler
         How many regions of a picture are learned from.
-    decision
+    postprocess
         Thresholds of what is reported; the paper's NMS.
     """
     return RegionDetector(
@@ -141,7 +141,7 @@ def spp_net(
             matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.3),
             sampler=sampler,
         ),
-        decision=decision,
+        postprocess=postprocess,
     )
 
 

@@ -37,7 +37,7 @@ from otus.parts.class_slots import slots_of
 from otus.parts.dense_head import Answers, by_anchor
 from otus.parts.dense_scores import SoftmaxScores
 from otus.parts.matching import NEGATIVE, IoUMatcher
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
 Norm = Callable[[int], nn.Module]
@@ -295,7 +295,7 @@ def ssd(
     class_slots: Sequence[int] | None = None,
     norm: Norm | None = None,
     per_category: int = 400,
-    decision: Decision = Decision(score_threshold=0.01, nms_threshold=0.45, max_detections=200),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_threshold=0.45, max_detections=200),  # noqa: B008, frozen
 ) -> DenseDetector:
     """SSD over any maps.
 
@@ -309,7 +309,7 @@ def ssd(
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
     norm
         See :class:`SSDHead`.
-    per_category, decision
+    per_category, postprocess
         How many candidates of a category compete, and what is reported.
     """
     slots = slots_of(categories, class_slots, background=True)
@@ -323,7 +323,7 @@ def ssd(
         criterion=HardNegativeLoss(),
         scores=SoftmaxScores(per_category),
         class_slots=slots,
-        decision=decision,
+        postprocess=postprocess,
         divisor=1,
     )
 
@@ -349,7 +349,7 @@ def ssdlite320_mobilenet_v3_large(categories: Categories, *, class_slots: Sequen
     _initialise(nn.ModuleList(stages), plain=False)
     maps = ExtendedMaps(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
     anchors = DefaultBoxes([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])
-    decision = Decision(score_threshold=0.001, nms_threshold=0.55, max_detections=300)
+    postprocess = Postprocess(score_threshold=0.001, nms_threshold=0.55, max_detections=300)
     return ssd(
         maps,
         maps.channels,
@@ -358,7 +358,7 @@ def ssdlite320_mobilenet_v3_large(categories: Categories, *, class_slots: Sequen
         class_slots=class_slots,
         norm=norm,
         per_category=300,
-        decision=decision,
+        postprocess=postprocess,
     )
 
 

@@ -38,7 +38,7 @@ from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.matching import iou_of_pairs
 from otus.parts.modes import Stopwatch, drawing_from, predicting
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories, Instances
 
 COORDINATE_WEIGHT, NO_OBJECT_WEIGHT = 5.0, 0.5
@@ -101,7 +101,7 @@ class YOLO(nn.Module):
         Of the first fully connected layer.
     side, boxes
         S and K.
-    decision
+    postprocess
         What is reported.
     """
 
@@ -116,7 +116,7 @@ class YOLO(nn.Module):
         dropout: float = 0.5,
         side: int = 7,
         boxes: int = 2,
-        decision: Decision = Decision(score_threshold=0.01),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(score_threshold=0.01),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
         self.categories = categories
@@ -131,7 +131,7 @@ class YOLO(nn.Module):
         )
         nn.init.normal_(self.connected[3].weight, std=0.001)  # type: ignore[arg-type]
         nn.init.zeros_(self.connected[3].bias)  # type: ignore[arg-type]
-        self.decision = decision
+        self.postprocess = postprocess
 
     @property
     def device(self) -> torch.device:
@@ -151,21 +151,24 @@ class YOLO(nn.Module):
             Where dropout takes its randomness from.
         """
         with drawing_from(generator):
-            return self._run(samples, learn=True).losses
+            return self._run(samples, postprocess=None).losses
 
-    def predict(self, samples: Sequence[TensorSample]) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's)."""
-        record = self.stages(samples)
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        record = self.stages(samples, postprocess=postprocess)
         return as_instances(record.detections, record.batch.sizes_hw, self.categories)
 
-    def stages(self, samples: Sequence[TensorSample]) -> YoloStages:
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> YoloStages:
         """The record of a pass that predicts."""
-        with predicting(self):
-            return self._run(samples, learn=False)
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
-        return as_tensors(self._run([{"image": image} for image in images], learn=False).detections)
+        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
 
     def remarks(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: objects that share a cell."""
@@ -219,11 +222,12 @@ class YOLO(nn.Module):
         index = torch.where(best > 0, index, nearest)
         return index, iou.gather(1, index[:, None])[:, 0]
 
-    def _run(self, samples: Sequence[TensorSample], *, learn: bool) -> YoloStages:
+    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> YoloStages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
             batch = make_batch(samples, divisor=1, least_side=self.trunk.least_side, device=self.device)
-            targets = [self.target(sample) for sample in samples] if learn else None
+            targets = [self.target(sample) for sample in samples] if postprocess is None else None
         with watch.time("maps"):
             maps = self.trunk(batch.images)
         with watch.time("grid"):
@@ -239,9 +243,9 @@ class YOLO(nn.Module):
             with watch.time("losses"):
                 record.assignment = self.assign(targets, batch.padded_hw)
                 record.losses = self._losses(output, record.assignment, self._in_crowds(targets, batch.padded_hw))
-        else:
-            with watch.time("decision"):
-                self._decide(record)
+        if postprocess is not None:
+            with watch.time("postprocess"):
+                self._postprocess(record, postprocess)
         return record
 
     def target(self, sample: TensorSample) -> Target:
@@ -297,16 +301,17 @@ class YOLO(nn.Module):
             "class": (classes[cell] - named).square().sum() / count,
         }
 
-    def _decide(self, record: YoloStages) -> None:
+    def _postprocess(self, record: YoloStages, postprocess: Postprocess) -> None:
         of_boxes, classes = self.split(record.output)
         confidence = of_boxes[..., 4].clamp(0, 1)
         scores = (confidence[..., None] * classes.clamp(0, 1)[..., None, :]).flatten(1, 3)
+        thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=scores.device))
         for boxes, of_picture, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
-            region, label = torch.where(of_picture > self.decision.score_threshold)
+            region, label = torch.where(of_picture > thresholds)
             clipped = clip_boxes_to_image(boxes[region], size_hw)
             found = Detections(clipped, of_picture[region, label], label, region)
             found = found[remove_small_boxes(clipped, 1e-2)]
-            kept = self.decision.keep(found.boxes, found.scores, found.labels)
+            kept = postprocess.keep(found.boxes, found.scores, found.labels)
             record.candidates.append(found)
             record.kept.append(kept)
             record.detections.append(found[kept])

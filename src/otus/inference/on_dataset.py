@@ -13,6 +13,7 @@ from otus.data.sample import Sample
 from otus.data.tensors import TensorSample, to_tensors
 from otus.errors import UsageError
 from otus.inference.proposals import with_proposals
+from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Classification, Instances, Objects, Segmentations, oriented
 
@@ -21,8 +22,11 @@ class FindsInstances(Protocol):
     """What is asked of a system here."""
 
     categories: Categories
+    postprocess: Postprocess | None
 
-    def predict(self, samples: Sequence[TensorSample]) -> Sequence[Instances | Classification]: ...
+    def predict(
+        self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None
+    ) -> Sequence[Instances | Classification]: ...
 
 
 def predict_dataset(
@@ -38,6 +42,7 @@ def predict_dataset(
 ) -> dict[int, Instances]:
     """What a system finds, by index of the picture, in the picture's own frame, masks at rest.
 
+    Of categories that the data set has not, nothing is reported: it would take places of the limit, and is not judged.
     Batches hold the same pictures however many parts there are, because padding touches the last digits.
 
     Parameters
@@ -62,6 +67,10 @@ def predict_dataset(
     """
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
 
+    postprocess = system.postprocess
+    known = tuple(label for label, name in enumerate(system.categories) if name in dataset.categories)
+    if postprocess is not None and len(known) < len(system.categories):
+        postprocess = replace(postprocess, labels=known)
     dataset = with_proposals(dataset, system)  # type: ignore[arg-type]
 
     def load(index: int) -> TensorSample:
@@ -73,7 +82,7 @@ def predict_dataset(
     found = {}
     mine = batches[part::parts]
     for indices, samples in zip(mine, load_ahead(mine, load, workers=workers), strict=True):
-        for index, instances in zip(indices, system.predict(samples), strict=True):
+        for index, instances in zip(indices, system.predict(samples, postprocess=postprocess), strict=True):
             if isinstance(instances, Classification):
                 raise UsageError(
                     "model: says what whole pictures show, not where objects are; evaluate it on pictures with a category "

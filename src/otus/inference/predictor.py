@@ -6,7 +6,7 @@ were trained with, and the way back to the frame of the picture as it came.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ from otus.detection.proposers import GivenProposals
 from otus.errors import DataError, UsageError
 from otus.inference.tiling import Tiles, merged, moved
 from otus.parts.fusion import fused_for_inference
+from otus.parts.postprocess import Postprocess
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Classification, Instances
@@ -57,8 +58,9 @@ class Predictor:
     Parameters
     ----------
     system
-        A module with ``predict(samples)`` and ``categories`` that finds objects on prepared pictures, and reports them by
-        its ``decision`` (:class:`~otus.parts.suppression.Decision`), whose thresholds are changed for each call.
+        A module with ``categories``, ``postprocess`` and ``predict(samples, *, postprocess=None)``, which finds objects on
+        prepared pictures. It is put into evaluation mode here, and nothing on it changes afterwards: any number of threads
+        may predict at once, each by a :class:`~otus.parts.postprocess.Postprocess` of its own.
     preprocess
         How its weights want pictures prepared.
     name
@@ -145,30 +147,20 @@ class Predictor:
             If an option is out of its range, a category is none of the model's, or a model of whole pictures is asked for
             objects: by tiles, thresholds or categories.
         """
-        names = ("tiles", "score_threshold", "nms_threshold", "categories")
-        values = (tiles, score_threshold, nms_threshold, categories)
-        typed = [name for name, value in zip(names, values, strict=True) if value is not None]
-        if typed and not hasattr(self.system, "decision"):
-            what = "says what whole pictures show, not where objects are"
-            raise UsageError(f"{', '.join(typed)}: {self.name} {what}; leave them out")
-        self.thresholds(score_threshold)  # what is wrong is said now, not with the first picture
-        if not 0 <= (nms_threshold or 0.0) <= 1:
-            raise UsageError(f"nms_threshold: expected 0 to 1, got {nms_threshold:g}")
+        postprocess = self.postprocess(score_threshold, nms_threshold, categories)
+        if tiles is not None and postprocess is None:
+            raise self._finds_no_objects("tiles")
         for name, number in (("batch_size", batch_size), ("stride", stride)):
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
-        wanted = None if categories is None else self._labels(categories)
         pictures = pictures_of(source, stride=stride, report=report)
 
         def predictions() -> Iterator[Prediction]:
             while batch := list(islice(pictures, batch_size)):
-                with self.deciding(score_threshold, nms_threshold):
-                    found = [self._tiled(picture, tiles) for picture in batch] if tiles else self._whole(batch)
-                for one in found:
-                    if wanted is None:
-                        yield one
-                    else:
-                        yield replace(one, instances=one.instances[np.isin(one.instances.labels, wanted)])
+                if tiles is None:
+                    yield from self._whole(batch, postprocess)
+                else:
+                    yield from (self._tiled(picture, tiles, postprocess) for picture in batch)
 
         return predictions()
 
@@ -201,27 +193,40 @@ class Predictor:
             raise UsageError(f"score_threshold: expected 0 to 1, got {wrong[0]:g}")
         return values
 
-    @contextmanager
-    def deciding(
-        self, score_threshold: float | Mapping[str, float] | None = None, nms_threshold: float | None = None
-    ) -> Iterator[None]:
-        """The system reports by these thresholds inside, by its own again afterwards."""
-        own = getattr(self.system, "decision", None)
-        if own is None:  # a classifier says all that it thinks
-            yield
-            return
+    def postprocess(
+        self,
+        score_threshold: float | Mapping[str, float] | None = None,
+        nms_threshold: float | None = None,
+        categories: Sequence[str] | None = None,
+    ) -> Postprocess | None:
+        """Return the system's own postprocess with these options of :meth:`stream`; None for a model of whole images.
+
+        Raises
+        ------
+        UsageError
+            As of :meth:`stream`.
+        """
+        own: Postprocess | None = self.system.postprocess
+        if own is None:
+            options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold, "categories": categories}
+            if typed := [name for name, value in options.items() if value is not None]:
+                raise self._finds_no_objects(*typed)
+            return None
+        if not 0 <= (nms_threshold or 0.0) <= 1:
+            raise UsageError(f"nms_threshold: expected 0 to 1, got {nms_threshold:g}")
         values = self.thresholds(score_threshold)
         least = float(values.min(initial=1))
-        self.system.decision = replace(
+        return replace(
             own,
             score_threshold=least,
             score_thresholds=tuple(values.tolist()) if (values > least).any() else (),
             nms_threshold=own.nms_threshold if nms_threshold is None else nms_threshold,
+            labels=None if categories is None else tuple(self._labels(categories)),
         )
-        try:
-            yield
-        finally:
-            self.system.decision = own
+
+    def _finds_no_objects(self, *options: str) -> UsageError:
+        what = "says what whole pictures show, not where objects are"
+        return UsageError(f"{', '.join(options)}: {self.name} {what}; leave them out")
 
     def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
         """A picture as the system wants it, with the proposals that it looks at if it does not find its own.
@@ -233,12 +238,12 @@ class Predictor:
             columns["proposals_xyxy"] = proposer.search(image).best(proposer.count).boxes_xyxy
         return self.preprocess.sample(to_tensors(Sample(image, key, columns=columns)))
 
-    def _whole(self, batch: list[SourcePicture]) -> list[Prediction]:
+    def _whole(self, batch: list[SourcePicture], postprocess: Postprocess | None) -> list[Prediction]:
         clock = time.perf_counter()
         samples = [self.prepared(one.image, one.name) for one in batch]
         prepared = time.perf_counter()
         with self.autocast():
-            raw = self.system.predict(samples)
+            raw = self.system.predict(samples, postprocess=postprocess)
         ran = time.perf_counter()
         results = [self._undone(one, (p.image.shape[0], p.image.shape[1])) for one, p in zip(raw, batch, strict=True)]
         undone = time.perf_counter()
@@ -256,13 +261,13 @@ class Predictor:
             return Instances.empty(size_hw, self.categories, scores=np.zeros(0)), result
         return self.preprocess.undo(result, size_hw), None
 
-    def _tiled(self, picture: SourcePicture, tiles: Tiles) -> Prediction:
+    def _tiled(self, picture: SourcePicture, tiles: Tiles, postprocess: Postprocess | None) -> Prediction:
         size_hw = (picture.image.shape[0], picture.image.shape[1])
         parts: list[Prediction] = []
         instances = []
         for rows, columns in tiles.windows(size_hw):
             tile = replace(picture, image=np.ascontiguousarray(picture.image[rows, columns]))
-            parts += self._whole([tile])
+            parts += self._whole([tile], postprocess)
             instances.append(moved(parts[-1].instances, top=rows.start, left=columns.start, size_hw=size_hw))
         total = {name: sum(part.milliseconds[name] for part in parts) for name in parts[0].milliseconds}
         found = merged(instances, threshold=tiles.merge_threshold)

@@ -26,6 +26,7 @@ from otus.parts.class_slots import slot_tables
 from otus.parts.detections import Detections
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
+from otus.parts.postprocess import Postprocess
 from otus.parts.sampling import BalancedSampler
 
 REGIONS_TO_LEARN_FROM = BalancedSampler(count=512, positive_share=0.25)
@@ -166,11 +167,10 @@ class BoxHead(nn.Module):
         regions: Float[Tensor, "r 4"],
         size_hw: tuple[int, int],
         *,
-        score_threshold: float,
+        postprocess: Postprocess,
     ) -> Detections:
-        """What one picture's regions say before suppression: every pair of region and category above the threshold."""
-        reported = (scores > score_threshold) & (self.label_of_slot >= 0)
-        region, slot = torch.where(reported)
+        """What one picture's regions say before suppression: every pair of region and category above its threshold."""
+        region, slot = torch.where(scores > postprocess.thresholds(self.label_of_slot))
         boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
         found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], region)
         return found[remove_small_boxes(boxes, 1e-2)]

@@ -10,7 +10,7 @@ Reference: ``postprocess_detections`` of torchvision's RetinaNet, FCOS and SSD (
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from otus.parts.dense_head import Answers
@@ -36,8 +36,9 @@ class SigmoidScores:
         """No slot: where every class says no."""
         return None
 
-    def choose(self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float) -> Chosen:
-        """Candidates of one picture whose slots are ``reported`` and whose scores are above the threshold."""
+    def choose(self, answers: Answers, picture: int, thresholds: Float[Tensor, "s"]) -> Chosen:
+        """Candidates of one picture whose scores are above the threshold of their slot."""
+        score_threshold = float(thresholds.min())
         least = score_threshold if answers.quality is None else score_threshold**2
         # A little below, so that rounding decides nothing here.
         loose = float(torch.logit(torch.tensor(least, dtype=torch.float64))) - 1e-3
@@ -50,7 +51,7 @@ class SigmoidScores:
             anchors, slots = index.div(logits.shape[1], rounding_mode="floor"), index % logits.shape[1]
             if answers.quality is not None:
                 scores = (scores * answers.quality[level][picture, anchors].sigmoid()).sqrt()
-            kept = torch.where((scores > score_threshold) & reported[slots])[0]
+            kept = torch.where(scores > thresholds[slots])[0]
             kept = kept[scores[kept].topk(min(self.per_map, len(kept))).indices]
             found.append((scores[kept], slots[kept], anchors[kept] + first))
             first += len(logits)
@@ -85,11 +86,11 @@ class SoftmaxScores:
         """Its slot."""
         return 0
 
-    def choose(self, answers: Answers, picture: int, reported: Bool[Tensor, "s"], *, score_threshold: float) -> Chosen:
-        """Candidates of one picture whose slots are ``reported`` and whose scores are above the threshold."""
-        slots = torch.where(reported)[0]
+    def choose(self, answers: Answers, picture: int, thresholds: Float[Tensor, "s"]) -> Chosen:
+        """Candidates of one picture whose scores are above the threshold of their slot."""
+        slots = torch.where(thresholds.isfinite())[0]
         scores = torch.cat(self.everywhere(answers, picture)).T[slots]
-        chosen = scores > score_threshold
+        chosen = scores > thresholds[slots, None]
         # The best are sought only of categories that have too many.
         crowded = torch.where(chosen.sum(dim=1) > self.per_category)[0]
         best = scores[crowded].topk(min(self.per_category, scores.shape[1]), dim=1).indices

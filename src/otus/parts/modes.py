@@ -1,24 +1,30 @@
 """Running a module as it predicts, whatever it was doing, and timing what it does."""
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
 
 @contextmanager
-def predicting(module: nn.Module) -> Iterator[None]:
-    """Evaluation and inference mode inside; afterwards each part is in the mode it was in (frozen parts stay frozen)."""
-    before = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for part, training in before.items():
-            part.training = training
+def predicting(module: AnyModule) -> Iterator[AnyModule]:
+    """Enter inference mode and yield the module in evaluation mode, without changing the module.
+
+    A module of which any part is in training mode is yielded as a copy in evaluation mode that shares all parameters and
+    buffers: to switch the module itself would disturb another thread that predicts or learns with it.
+    """
+    with torch.inference_mode():
+        if any(part.training for part in module.modules()):
+            shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+            module = copy.deepcopy(module, shared).eval()
+        yield module
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from otus.parts import _suppression_kernels as kernels
 from otus.parts.batching import Target
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures.oriented import corners, enclosing_boxes
 
 _LARGEST_LOG_SIZE = math.log(1000 / 8)
@@ -105,10 +105,13 @@ def _covariance(boxes: Float[Tensor, "n 5"]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class OrientedDecision(Decision):
-    """A :class:`~otus.parts.suppression.Decision` about oriented boxes, by their exact IoU."""
+class OrientedPostprocess(Postprocess):
+    """A :class:`~otus.parts.postprocess.Postprocess` about oriented boxes, by their exact IoU."""
 
-    def _suppressed(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Int[Tensor, "kept"]:
+    def keep(
+        self, boxes: Float[Tensor, "n 5"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
+    ) -> Int[Tensor, "kept"]:
+        """As :meth:`~otus.parts.postprocess.Postprocess.keep`."""
         return suppress_oriented(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
 
 

@@ -50,8 +50,8 @@ class WarpedCrops(nn.Module):
         self.side = side
         self.context = context
         self.chunk = chunk
-        with predicting(trunk):
-            self.piece_shape: tuple[int, ...] = tuple(trunk(torch.zeros(1, 3, side, side))[-1].shape[1:])
+        with predicting(trunk) as evaluated:
+            self.piece_shape: tuple[int, ...] = tuple(evaluated(torch.zeros(1, 3, side, side))[-1].shape[1:])
 
     @property
     def out_features(self) -> int:

@@ -1,9 +1,7 @@
-"""From scored boxes to what is reported: score threshold, non-maximum suppression, a limit.
+"""Non-maximum suppression.
 
 Reference: torchvision ``batched_nms`` (BSD-3-Clause), whose CPU operator knows float32 only.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,42 +15,6 @@ _FEW = 1000
 """Up to so many boxes torchvision moves the groups apart and suppresses once, which rounds; above, it is exact."""
 
 _ENOUGH = 4  # times the limit
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a detector reports of all that it scores. A system's ``decision`` may be replaced at any time.
-
-    Parameters
-    ----------
-    score_threshold
-        Only what scores above.
-    nms_threshold
-        Of boxes of one category with more IoU than this, the one that scores highest.
-    max_detections
-        At most so many of a picture, the best.
-    score_thresholds
-        One for each label, where they differ; ``score_threshold`` is then the least of them.
-    """
-
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
-    max_detections: int = 100
-    score_thresholds: tuple[float, ...] = ()
-
-    def keep(
-        self, boxes: Float[Tensor, "n d"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
-    ) -> Int[Tensor, "kept"]:
-        """Indices of the boxes that stay among those above the (least) score threshold, best first."""
-        if not self.score_thresholds:
-            return self._suppressed(boxes, scores, labels)
-        sure = torch.where(scores > scores.new_tensor(self.score_thresholds)[labels])[0]
-        return sure[self._suppressed(boxes[sure], scores[sure], labels[sure])]
-
-    def _suppressed(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Int[Tensor, "kept"]:
-        if self.nms_threshold >= 1:  # nothing overlaps more
-            return scores.argsort(descending=True, stable=True)[: self.max_detections]
-        return suppress(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
 
 
 def suppress(

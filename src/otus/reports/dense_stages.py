@@ -117,7 +117,8 @@ class DenseExplanation(Explained):
         )
 
     def _map_facts(self) -> Iterator[dict[str, Any]]:
-        reported = self.system.label_of_slot >= 0
+        thresholds = self.postprocess.thresholds(self.system.label_of_slot)
+        reported = thresholds.isfinite()
         every = self.system.scores.everywhere(self.record.answers, 0)
         for x, anchors, scores in zip(self.record.maps, self.record.anchors, every, strict=True):
             named = scores[:, reported]
@@ -127,7 +128,7 @@ class DenseExplanation(Explained):
                 "channels": x.shape[1],
                 "anchors": len(anchors),
                 "best_score": float(named.max()),
-                "above_threshold": int((named > self.decision.score_threshold).sum()),
+                "above_threshold": int((scores > thresholds).sum()),
             }
 
     def _matching_facts(self) -> dict[str, Any]:
@@ -190,7 +191,8 @@ class DenseExplanation(Explained):
 
     def _best(self) -> Iterator[Float[np.ndarray, "h w"]]:
         """Of each map the best score at each location, the part that shows the picture."""
-        reported = self.system.label_of_slot >= 0
+        thresholds = self.postprocess.thresholds(self.system.label_of_slot)
+        reported = thresholds.isfinite()
         every = self.system.scores.everywhere(self.record.answers, 0)
         for x, scores in zip(self.record.maps, every, strict=True):
             rows, columns = self._covered(x)

@@ -21,8 +21,8 @@ from otus.detection.region_stages import Stages, instances
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections
+from otus.parts.postprocess import Postprocess
 from otus.parts.region_crops import WarpedCrops, warp
-from otus.parts.suppression import Decision
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.reports.predictions import instance_records
@@ -56,7 +56,7 @@ class DetectionStages:
     record: Stages
     found: Instances
     system: RegionDetector
-    decision: Decision
+    postprocess: Postprocess
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -102,8 +102,8 @@ class DetectionStages:
                 for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
             ],
             "crops": self._crop_facts(),
-            **threshold_facts(self.decision, self.system.categories),
-            "nms_threshold": self.decision.nms_threshold,
+            **threshold_facts(self.postprocess, self.system.categories),
+            "nms_threshold": self.postprocess.nms_threshold,
             "before_nms": list(self._with_proposals(candidates, self.boxes(candidates.boxes))),
             "detections": list(self._with_proposals(record.detections[0], self.found.boxes_xyxy)),
             "masks": list(self._mask_facts()),
@@ -167,7 +167,7 @@ class DetectionStages:
         yield Section(
             "Detections",
             f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
-            f"of a picture at most {self.decision.max_detections}: {len(facts['detections'])}.",
+            f"of a picture at most {self.postprocess.max_detections}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
             [table_row(one) for one in facts["detections"]],
         )
@@ -353,12 +353,13 @@ def explain_detection(
     start = time.perf_counter()
     prepared = predictor.prepared(image, name)
     prepare_ms = (time.perf_counter() - start) * 1e3
-    with predictor.autocast(), predictor.deciding(score_threshold):
-        record = system.stages([prepared])
-        decision = system.decision
+    postprocess = predictor.postprocess(score_threshold)
+    assert postprocess is not None  # a detector has one
+    with predictor.autocast():
+        record = system.stages([prepared], postprocess=postprocess)
     record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}  # where given proposals take their time
     found = predictor.preprocess.undo(instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
-    return DetectionStages(predictor.name, name, image, record, found, system, decision)
+    return DetectionStages(predictor.name, name, image, record, found, system, postprocess)
 
 
 def _told(one: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 from otus.detection.detr import inside_crowd
 from otus.detection.set_detector import SetStages
 from otus.inference.predictor import Predictor
+from otus.parts.postprocess import Postprocess
 from otus.parts.set_matching import Match, pixels_of_picture
 from otus.reports.drawing import draw
 from otus.reports.explained import Explained, Picture, overlaid, prepared_target, run
@@ -20,6 +21,7 @@ from otus.structures.boxes import pairwise_iou
 
 _QUERY = Categories(("query",))
 _SHOWN = 12
+_EVERYTHING = Postprocess(score_threshold=-1.0)
 _SIDE_BY_SIDE = 300  # CSS pixels
 
 
@@ -107,7 +109,7 @@ class SetExplanation(Explained):
             )
         suppressed = (
             "Nothing is suppressed: each object was taught to one query alone."
-            if self.decision.nms_threshold >= 1
+            if self.postprocess.nms_threshold >= 1
             else f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays."
         )
         yield Section(
@@ -124,7 +126,7 @@ class SetExplanation(Explained):
     def _query(self, index: int, box: np.ndarray) -> dict[str, Any]:
         """The best category of a query; its score is that of ``predict``, whatever the threshold."""
         logits = self.record.answers.logits[-1, 0, index : index + 1]
-        _, label, score = self.system.head.candidates(logits, score_threshold=-1.0)
+        _, label, score = self.system.head.candidates(logits, postprocess=_EVERYTHING)
         best = int(score.argmax())
         y, x = np.unravel_index(int(self.attention[index].argmax()), self.attention.shape[1:])
         height, width = self.size_hw
@@ -156,7 +158,7 @@ class SetExplanation(Explained):
         for query, thing in zip(self.match.queries.tolist(), self.match.objects.tolist(), strict=True):
             label = int(self.truth.labels[thing])
             _, named, score = self.system.head.candidates(
-                self.record.answers.logits[-1, 0, query : query + 1], score_threshold=-1.0
+                self.record.answers.logits[-1, 0, query : query + 1], postprocess=_EVERYTHING
             )
             says = int(named[int(score.argmax())])
             iou = pairwise_iou(boxes[query : query + 1], self.truth.boxes_xyxy[thing : thing + 1])[0, 0]

@@ -18,7 +18,7 @@ from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.batching import Batch
 from otus.parts.detections import Detections, as_instances
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.reports.page import Page, Section
 from otus.reports.stage_pieces import threshold_facts
 from otus.structures import Categories, Instances
@@ -41,7 +41,7 @@ class Explained:
     before: Instances
     truth: Instances | None
     system: Any
-    decision: Decision
+    postprocess: Postprocess
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -64,9 +64,9 @@ class Explained:
             "height": height,
             "prepared": {"width": prepared[1], "height": prepared[0]},
             "milliseconds": dict(self.record.milliseconds),
-            **threshold_facts(self.decision, self.system.categories),
-            "nms_threshold": self.decision.nms_threshold,
-            "max_detections": self.decision.max_detections,
+            **threshold_facts(self.postprocess, self.system.categories),
+            "nms_threshold": self.postprocess.nms_threshold,
+            "max_detections": self.postprocess.max_detections,
         }
 
     def page_of(self, facts: dict[str, Any], sections: Iterable[Section]) -> Page:
@@ -88,9 +88,9 @@ def run(
     system: Any = predictor.system
     size_hw = (image.shape[0], image.shape[1])
     prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
-    with predictor.autocast(), predictor.deciding(score_threshold):
-        record = system.stages([prepared])
-        decision = system.decision
+    postprocess = predictor.postprocess(score_threshold)
+    with predictor.autocast():
+        record = system.stages([prepared], postprocess=postprocess)
 
     def undone(detections: list[Detections]) -> Instances:
         batch: Batch = record.batch
@@ -106,7 +106,7 @@ def run(
         "before": undone(record.candidates),
         "truth": None if truth is None else with_area(truth),
         "system": system,
-        "decision": decision,
+        "postprocess": postprocess,
     }
 
 

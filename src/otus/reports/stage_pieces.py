@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from otus.parts.suppression import Decision
+from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
 SHOWN_WIDTH = 440
@@ -43,10 +43,10 @@ def faded(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return (image * 0.4 + 150).astype(np.uint8)
 
 
-def threshold_facts(decision: Decision, categories: Categories) -> dict[str, Any]:
-    """By what score a system decided; by category where these differ."""
-    of_labels = dict(zip(categories, decision.score_thresholds, strict=False))
-    return {"score_threshold": decision.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
+def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
+    """The score threshold that was applied; by category where these differ."""
+    of_labels = dict(zip(categories, postprocess.score_thresholds, strict=False))
+    return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
 
 
 def threshold_told(facts: Mapping[str, Any]) -> str:

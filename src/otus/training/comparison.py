@@ -50,7 +50,7 @@ KEPT_ASIDE = 0.2
 """Share of the pictures that is judged on where nothing else is named."""
 _TIMED_PICTURES = 8
 _SHOWN_PICTURES = 4
-_AFTER = frozenset({"decision", "undo"})
+_AFTER = frozenset({"postprocess", "undo"})
 Say = Callable[[str], None]
 
 

@@ -17,6 +17,7 @@ from otus.data.tensors import TensorSample, to_tensors
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.metrics.classification import ClassificationAccuracy
+from otus.parts.modes import predicting
 from otus.parts.preprocess import Preprocess
 from otus.structures import Instances
 from otus.training.devices import gather
@@ -68,15 +69,16 @@ class Validator:
 
     def predict(self, system: nn.Module) -> dict[int, Instances]:
         """What a system finds on all pictures, by index, in every process."""
-        mine = predict_dataset(
-            system,  # type: ignore[arg-type]
-            self.dataset,
-            preprocess=self.preprocess,
-            batch_size=self.batch_size,
-            workers=self.workers,
-            part=self.fabric.global_rank,
-            parts=self.fabric.world_size,
-        )
+        with predicting(system) as evaluated:
+            mine = predict_dataset(
+                evaluated,  # type: ignore[arg-type]
+                self.dataset,
+                preprocess=self.preprocess,
+                batch_size=self.batch_size,
+                workers=self.workers,
+                part=self.fabric.global_rank,
+                parts=self.fabric.world_size,
+            )
         return {index: instances for part in gather(self.fabric, mine) for index, instances in part.items()}
 
 

@@ -1,0 +1,64 @@
+"""From scored boxes to what is reported: score thresholds, non-maximum suppression, a limit.
+
+The values travel with each call (``system.predict(samples, postprocess=…)``), so that one system answers many callers at
+once, each by thresholds of its own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from otus.parts.suppression import suppress
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """Which of a detector's scored boxes are reported.
+
+    Categories and score thresholds are applied first, to candidates before anything is limited; then NMS; then the limit.
+
+    Parameters
+    ----------
+    score_threshold
+        Minimum score: a box is reported if it scores above.
+    nms_threshold
+        Boxes of the same class whose IoU with a higher-scoring one exceeds this are removed; 1 removes none.
+    max_detections
+        Maximum number of boxes per image, the highest-scoring ones.
+    score_thresholds
+        Minimum score per label, where they differ (default: ``score_threshold`` for all). None is below ``score_threshold``.
+    labels
+        Labels that are reported (default: all).
+    """
+
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+    max_detections: int = 100
+    score_thresholds: tuple[float, ...] = ()
+    labels: tuple[int, ...] | None = None
+
+    def thresholds(self, labels: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Return the minimum score of each label, infinity for those that are not reported.
+
+        Parameters
+        ----------
+        labels
+            -1 stands for what is never reported: background, and classes that belong to no category.
+        """
+        reported = labels >= 0
+        if self.labels is not None:
+            reported = reported & torch.isin(labels, labels.new_tensor(self.labels))
+        if not self.score_thresholds:
+            return torch.where(reported, self.score_threshold, torch.inf)
+        of_labels = torch.tensor(self.score_thresholds, device=labels.device)
+        return torch.where(reported, of_labels[labels], torch.inf)
+
+    def keep(
+        self, boxes: Float[Tensor, "n d"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
+    ) -> Int[Tensor, "kept"]:
+        """Return the indices of the boxes that NMS and the limit leave of those above their thresholds, best first."""
+        if self.nms_threshold >= 1:  # nothing overlaps more
+            return scores.argsort(descending=True, stable=True)[: self.max_detections]
+        return suppress(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
