@@ -271,7 +271,7 @@ def test_what_is_written_comes_back(
     tmp_path_factory: pytest.TempPathFactory, seed: int, count: int, kind: str, scored: bool
 ) -> None:
     root, rng = tmp_path_factory.mktemp("yolo"), np.random.default_rng(seed)
-    corner = rng.uniform(0, 15, (count, 2))
+    corner = rng.uniform(0, 14, (count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(0.1, 9, (count, 2))], axis=1)
     categories, more = Categories(("no", "b c", "1")), {}
     if kind in ("polygons", "squares"):
@@ -280,7 +280,7 @@ def test_what_is_written_comes_back(
         boxes = np.array([[*ring.min(0), *ring.max(0)] for ring in rings]).reshape(-1, 4)
         more["segmentations"] = Segmentations.build([[ring] for ring in rings])
     elif kind == "corners":
-        more["corners_xy"] = rng.uniform(-2, 25, (count, 4, 2))
+        more["corners_xy"] = rng.uniform(0, 23, (count, 4, 2))
         boxes = np.concatenate([more["corners_xy"].min(1), more["corners_xy"].max(1)], axis=1)
     elif kind == "keypoints":
         more["keypoints"] = np.concatenate(
@@ -364,22 +364,63 @@ def test_confidences_of_some_are_reported(tmp_path: Path) -> None:
     assert objects_of(read_one(tmp_path / "target")).scores is None
 
 
-def test_what_no_line_can_say_is_left_out_and_reported(tmp_path: Path) -> None:
-    boxes = [[-80, 0, 120, 20], [1, 1, 9, 9], [80, 1, 90, 9], [-37, 0, 30, 23], [9, 1, 5, 9]]
-    scores = np.array([0.5, 1, 0, 0.2, 0.3])
-    objects = Objects.build(picture=[0, 0, 0, 1, 1], labels=[0] * 5, boxes_xyxy=boxes, scores=scores)
+def fractions(folder: Path) -> np.ndarray:
+    """All numbers of all lines but for the categories, as they stand in the files."""
+    lines = [line for file in sorted(folder.rglob("labels/**/*.txt")) for line in file.read_text().splitlines()]
+    return np.array([float(word) for line in lines for word in line.split()[1:]])
+
+
+def test_what_lies_beyond_the_picture_is_cut_off_and_reported(tmp_path: Path) -> None:
+    boxes = [[-80, 0, 120, 20], [1, 1, 9, 9], [80, 1, 90, 9], [-37, 0, 30, 23], [9, 1, 5, 9], [0, 0, 37.00001, 23]]
+    scores = np.array([0.5, 1, 0, 0.2, 0.3, 0.4])
+    objects = Objects.build(picture=[0, 0, 0, 1, 1, 1], labels=[0] * 6, boxes_xyxy=boxes, scores=scores)
     losses = yolo.write(made(tmp_path / "boxes", objects), tmp_path / "of boxes")
     assert [(loss.kind, loss.picture, loss.object_id) for loss in losses if loss.kind != "areas"] == [
-        ("object", "one/x.png", 1), ("object", "one/x.png", 3), ("object", "two/x.png", 5)
+        ("object", "one/x.png", 3), ("object", "two/x.png", 5), ("box", "one/x.png", 1), ("box", "two/x.png", 4),
+        ("box", "", None),
     ]  # fmt: skip
     back = objects_of(read_one(tmp_path / "of boxes"))
-    np.testing.assert_allclose(back.boxes_xyxy, [boxes[1], boxes[3]], atol=1e-9)
+    expected = [[0, 0, 37, 20], [1, 1, 9, 9], [0, 0, 30, 23], [0, 0, 37, 23]]
+    np.testing.assert_allclose(back.boxes_xyxy, expected, atol=1e-9)
     assert back.scores is not None
-    assert back.scores.tolist() == [1, 0.2]
+    assert back.scores.tolist() == [0.5, 1, 0.2, 0.4]
+
+
+@pytest.mark.parametrize("kind", ["corners", "outline", "run lengths beside a far box"])
+def test_no_number_of_a_line_is_beyond_0_and_1(tmp_path: Path, kind: str) -> None:
+    rings = np.array([[[-4.0, 4], [8, 4], [8, 8], [-4, 8]], [[30, 15], [38.4, 15], [38.4, 22], [30, 22]]])
+    more: dict[str, object] = {"corners_xy": rings}
+    if kind == "outline":
+        more = {"segmentations": Segmentations.build([[ring] for ring in rings])}
+    elif kind == "run lengths beside a far box":
+        masks = np.zeros((2, 23, 37), dtype=bool)
+        masks[0, 4:8, :8], masks[1, 15:22, 30:] = True, True
+        counts = [one["counts"] for one in Masks.from_dense(masks).to_rle().rle()]
+        more = {"segmentations": Segmentations.build(counts)}  # type: ignore[arg-type]
+    boxes = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
+    objects = Objects.build(picture=[0, 1], labels=[0, 1], boxes_xyxy=boxes, **more)
+    losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    told = {(loss.kind, loss.object_id) for loss in losses} - {("areas", None)}
+    assert told == {(what, row) for what in {kind, "box"} & {"corners", "outline", "box"} for row in (1, 2)}
+    assert 0 <= fractions(tmp_path / "target").min() <= fractions(tmp_path / "target").max() <= 1
+    back = objects_of(read_one(tmp_path / "target"))
+    np.testing.assert_allclose(back.boxes_xyxy, [[0, 4, 8, 8], [30, 15, 37, 22]], atol=1e-9)
+
+
+def test_an_outline_keeps_its_slopes_when_it_is_cut(tmp_path: Path) -> None:
+    ring = np.array([[-20.0, 1], [50, 12], [-20, 20]])
+    outlines = Segmentations.build([[ring]])
+    objects = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[-20, 1, 50, 20]], segmentations=outlines)
+    yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
+    found = objects_of(read_one(tmp_path / "target")).segmentations
+    assert found is not None
+    points = {tuple(point) for point in found.polygons(0)[0].round(6).tolist()}
+    heights = [(0, 1 + 20 * 11 / 70), (37, 1 + 57 * 11 / 70), (37, 12 + 13 * 8 / 70), (0, 12 + 50 * 8 / 70)]
+    assert points == {(x, round(y, 6)) for x, y in heights}
 
 
 def test_polygons_of_four_points_are_closed_whatever_is_left_out(tmp_path: Path) -> None:
-    square, far = np.array([[1.0, 1], [9, 1], [9, 9], [1, 9]]), np.array([[1.0, 1], [900, 1], [9, 9]])
+    square, far = np.array([[1.0, 1], [9, 1], [9, 9], [1, 9]]), np.array([[800.0, 1], [900, 1], [800, 9]])
     boxes = [[*ring.min(axis=0), *ring.max(axis=0)] for ring in (square, far)]
     rings = Segmentations.build([[square], [far]])
     objects = Objects.build(picture=[0, 0], labels=[0, 1], boxes_xyxy=boxes, segmentations=rings)
@@ -391,12 +432,19 @@ def test_polygons_of_four_points_are_closed_whatever_is_left_out(tmp_path: Path)
     np.testing.assert_allclose(back.segmentations.polygons(0)[0][:4], square)
 
 
-def test_keypoints_far_outside_are_left_out_with_their_object(tmp_path: Path) -> None:
-    keypoints = np.array([[[3.0, 3, 2]], [[300, 3, 2]]])
-    objects = Objects.build(picture=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, keypoints=keypoints)
+def test_keypoints_beyond_the_picture_are_left_out(tmp_path: Path) -> None:
+    keypoints = np.array([[[3.0, 3, 2], [4, 4, 2]], [[38, 3, 2], [5, 5, 1]], [[3, 3, 2], [-9, 3, 0]]])
+    objects = Objects.build(picture=[0] * 3, labels=[0, 1, 2], boxes_xyxy=[[1, 1, 9, 9]] * 3, keypoints=keypoints)
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
-    assert [(loss.kind, loss.object_id) for loss in losses] == [("object", 2)]
-    assert objects_of(read_one(tmp_path / "target")).labels.tolist() == [0]
+    assert [(loss.kind, loss.object_id) for loss in losses] == [("keypoints", 2)]
+    found = objects_of(read_one(tmp_path / "target")).keypoints
+    assert found is not None
+    np.testing.assert_allclose(found[1], [[0, 0, 0], [5, 5, 1]], atol=1e-9)
+
+
+def test_the_description_has_no_path(tmp_path: Path) -> None:
+    yolo.write(made(tmp_path / "source", Objects.empty()), tmp_path / "target")
+    assert (tmp_path / "target/data.yaml").read_text().startswith("val: images/val\nnames:\n")
 
 
 def test_scores_that_are_no_confidences_are_reported(tmp_path: Path) -> None:

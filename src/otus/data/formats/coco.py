@@ -34,7 +34,7 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.files import LARGEST, Figure, Whole, files_in, flat_names
+from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import KINDS, losses_of
 from otus.errors import DataError, ShapeError
@@ -239,9 +239,9 @@ def sound_pictures(
             report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
             refused.add(one.id)
         elif not allow_outside and leaves_folder(one.file_name):
-            remedy = "--allow-outside permits it"
             problem = f"{one.file_name!r} leads outside the folder of the pictures"
-            report(DataError(problem, file=file, where=f"{where}.file_name", remedy=remedy, kind="path_outside"))
+            place = f"{where}.file_name"
+            report(DataError(problem, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
             refused.add(one.id)
         else:
             known[one.id] = one

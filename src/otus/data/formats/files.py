@@ -36,6 +36,9 @@ _ENCODINGS = {
 }
 
 
+OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows it, if you trust the file"
+
+
 class Line(NamedTuple):
     """One line of a label file: the picture that it belongs to, where it stands, and its words."""
 
@@ -223,7 +226,7 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
             f"{name!r} leads outside the folder {limit}",
             file=file,
             where=where,
-            remedy="write a path inside it, or allow_outside=True if you trust the file",
+            remedy=OUTSIDE_REMEDY,
             kind="path_outside",
         )
     return path

@@ -55,6 +55,29 @@ def trace(mask: Bool[np.ndarray, "h w"]) -> list[Part]:
     return [Part(ring, tuple(holes.get(component, ()))) for component, ring in outer.items()]
 
 
+def ring_inside(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]) -> Float[np.ndarray, "p 2"]:
+    """The part of a ring that lies in the picture, (0, 2) where none does: Sutherland and Hodgman, CACM 1974.
+
+    >>> ring_inside(np.array([[-2.0, 1], [2, 1], [2, 3]]), np.array([8.0, 8])).tolist()
+    [[0.0, 2.0], [0.0, 1.0], [2.0, 1.0], [2.0, 3.0]]
+    """
+    for axis, side in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        limit = side * float(size_wh[axis])
+        is_inside = ring[:, axis] <= limit if side else ring[:, axis] >= limit
+        if is_inside.all():
+            continue
+        points = []
+        for here, before, inside, was in zip(ring, np.roll(ring, 1, 0), is_inside, np.roll(is_inside, 1), strict=True):
+            if inside != was:
+                crossing = before + (here - before) * ((limit - before[axis]) / (here[axis] - before[axis]))
+                crossing[axis] = limit
+                points.append(crossing)
+            if inside:
+                points.append(here)
+        ring = np.array(points).reshape(-1, 2)
+    return ring
+
+
 def parts_of(segmentations: Segmentations, index: int, size_hw: tuple[int, int]) -> list[Part]:
     """The outline of one object as polygons: its own where it has some (each a part), else traced from its pixels."""
     if segmentations.kinds[index] == Outline.POLYGONS:

@@ -30,7 +30,7 @@ from otus.data.formats.contract import (
     stands_twice,
     stop_at_first,
 )
-from otus.data.formats.files import Figure, Whole, files_in, flat_names_of, read_json_bytes, sample_of
+from otus.data.formats.files import OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names_of, read_json_bytes, sample_of
 from otus.data.formats.json_stream import Batch
 from otus.data.formats.losses import losses_of
 from otus.data.formats.unread import UnreadFields
@@ -178,7 +178,7 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
     if image.width <= 0 or image.height <= 0:
         return f"expected a width and a height above 0, got {image.width} x {image.height}"
     if not allow_outside and leaves_folder(image.file_name):
-        return f"file_name {image.file_name!r} leads outside the folder (--allow-outside permits it)"
+        return f"file_name {image.file_name!r} leads outside the folder ({OUTSIDE_REMEDY})"
     return None
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.contract import (
@@ -50,7 +50,7 @@ from otus.data.formats.files import (
     resolve_inside,
 )
 from otus.data.formats.losses import losses_of
-from otus.data.formats.outlines import parts_of
+from otus.data.formats.outlines import parts_of, ring_inside
 from otus.data.formats.yolo_lines import can_hold, objects_of
 from otus.data.pictures import picture_files
 from otus.errors import DataError
@@ -174,7 +174,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
     A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
     objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
     parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one, from
-    0 to 1. Objects farther beyond the picture than a line may say are left out. All that is lost so is reported.
+    0 to 1. What lies beyond the picture is cut off. All that is lost so is reported.
 
     Raises
     ------
@@ -210,8 +210,9 @@ def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, n
     scores = objects.scores
     if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
         scores = None
-    rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
-    areas = np.prod(objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2], axis=1)
+    whole_rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
+    boxes, rings = _inside(dataset, objects, whole_rings, kind)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for row, ring in enumerate(rings):
         if ring is not None:
             areas[row] = polygon_area(ring)
@@ -222,15 +223,18 @@ def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, n
     if len({tuple(scheme.flip_order()) for scheme in schemes.values()}) == 1:
         held.add("flip_pairs")
     losses = losses_of(dataset, can_hold=frozenset(held), areas=areas)
-    losses += _moved_boxes(dataset, objects, rings)
-    fractions = _fractions(dataset, objects, rings)
+    fractions = _fractions(dataset, objects, boxes, rings)
     if kind == "keypoints":
-        keypoints = _keypoint_fractions(dataset, objects, num_keypoints)
+        keypoints, outside = _keypoint_fractions(dataset, objects, num_keypoints)
         fractions = [np.concatenate(both) for both in zip(fractions, keypoints, strict=True)]
-    written = can_hold(fractions, np.array([ring is None for ring in rings], dtype=bool))
+        for row in np.flatnonzero(outside).tolist():
+            losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the picture"))
+    written = _is_left(objects, boxes, whole_rings, rings) & can_hold(fractions)
     for row in np.flatnonzero(~written).tolist():
-        lost = "all of it, which is too far beyond the picture for a line, or has its sides exchanged"
-        losses.append(Loss("object", dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost))
+        lost = "all of it, which lies beyond the picture, or has its sides exchanged"
+        losses.append(_loss("object", dataset, objects, row, lost))
+    losses += _cut_off(dataset, objects, whole_rings, rings, written, kind)
+    losses += _moved_boxes(dataset, objects, boxes, rings, written)
     if kind == "outline" and all(len(one) == 8 for one, kept in zip(fractions, written, strict=True) if kept):
         # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
         fractions = [np.concatenate([one, one[:2]]) for one in fractions]
@@ -274,16 +278,75 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
     return max((part.outer for part in parts), key=polygon_area, default=None)
 
 
-def _moved_boxes(dataset: Dataset, objects: Objects, rings: list[np.ndarray | None]) -> Iterator[Loss]:
-    """Boxes that are not those of their outlines; one loss for all that move but little, as rounded numbers do."""
-    distances = np.zeros(len(objects))
-    for row, ring in enumerate(rings):
+def _inside(
+    dataset: Dataset, objects: Objects, rings: list[np.ndarray | None], kind: str
+) -> tuple[Float[np.ndarray, "n 4"], list[np.ndarray | None]]:
+    """What lies in the picture of each box and each ring: other readers take no numbers beyond 0 and 1.
+
+    Of corners each is moved to the border by itself: a line has four.
+    """
+    sizes = _sizes_wh(dataset, objects)
+    boxes = objects.boxes_xyxy.astype(np.float64).clip(0, np.tile(sizes, 2))
+    inner: list[np.ndarray | None] = []
+    for ring, size in zip(rings, sizes, strict=True):
         if ring is not None:
+            ring = ring.clip(0, size) if kind == "corners" else ring_inside(ring, size)
+        inner.append(ring)
+    return boxes, inner
+
+
+def _is_left(
+    objects: Objects, boxes: np.ndarray, whole_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
+) -> Bool[np.ndarray, "n"]:
+    """Of which objects something lies in the picture. What has no area at all stays, as the source has it."""
+    before, after = (sides[:, 2:] - sides[:, :2] for sides in (objects.boxes_xyxy, boxes))
+    left: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
+    for row, (whole, ring) in enumerate(zip(whole_rings, rings, strict=True)):
+        if whole is not None and ring is not None:
+            left[row] = len(ring) >= 3 and (polygon_area(ring) > 0 or polygon_area(whole) == 0)
+    return left
+
+
+def _cut_off(
+    dataset: Dataset,
+    objects: Objects,
+    whole_rings: list[np.ndarray | None],
+    rings: list[np.ndarray | None],
+    written: np.ndarray,
+    kind: str,
+) -> Iterator[Loss]:
+    """The outlines and corners that reach out of the picture."""
+    for row in np.flatnonzero(written).tolist():
+        whole, ring = whole_rings[row], rings[row]
+        if whole is not None and ring is not None:
+            distance = max(
+                np.abs(whole.min(axis=0) - ring.min(axis=0)).max(), np.abs(whole.max(axis=0) - ring.max(axis=0)).max()
+            )
+            if distance > _VISIBLE:
+                what = (
+                    "corners of its oriented box, moved to the border" if kind == "corners" else "part of its outline"
+                )
+                yield _loss(kind, dataset, objects, row, f"the {what}, up to {distance:.2f} pixels beyond the picture")
+
+
+def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) -> Loss:
+    return Loss(kind, dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost)
+
+
+def _moved_boxes(
+    dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
+) -> Iterator[Loss]:
+    """Boxes that are not those that are read again; one loss for all that move but little, as rounded numbers do."""
+    distances = np.abs(boxes - objects.boxes_xyxy).max(axis=1, initial=0)
+    for row, ring in enumerate(rings):
+        if ring is not None and len(ring):
             box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])
             distances[row] = np.abs(box - objects.boxes_xyxy[row]).max()
+    distances[~written] = 0
     for row in np.flatnonzero(distances > _VISIBLE).tolist():
-        lost = f"its box, which differs from that of its outline by {distances[row]:.2f} pixels"
-        yield Loss("box", dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost)
+        whose = "that of what lies in the picture" if rings[row] is None else "that of its outline"
+        lost = f"its box, which differs from {whose} by {distances[row]:.2f} pixels"
+        yield _loss("box", dataset, objects, row, lost)
     slight = distances[(distances > _EQUAL) & (distances <= _VISIBLE)]
     if len(slight):
         lost = f"{len(slight)} boxes, which differ from those of their outlines by at most {slight.max():.1g} pixels"
@@ -295,21 +358,28 @@ def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
     return dataset.pictures.sizes_hw[objects.picture][:, ::-1].astype(np.float64)
 
 
-def _fractions(dataset: Dataset, objects: Objects, rings: list[np.ndarray | None]) -> list[np.ndarray]:
+def _fractions(
+    dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None]
+) -> list[np.ndarray]:
     """The ring or the box of each object."""
     sizes = _sizes_wh(dataset, objects)
-    boxes = convert(objects.boxes_xyxy.astype(np.float64), BoxFormat.XYXY, BoxFormat.CXCYWH) / np.tile(sizes, 2)
+    boxes = convert(boxes, BoxFormat.XYXY, BoxFormat.CXCYWH) / np.tile(sizes, 2)
     rows = zip(rings, boxes, sizes, strict=True)
     return [box if ring is None else (ring / size).ravel() for ring, box, size in rows]
 
 
-def _keypoint_fractions(dataset: Dataset, objects: Objects, count: int) -> Float[np.ndarray, "n c"]:
-    """``count`` keypoints of each object, those that it does not have as zeros."""
+def _keypoint_fractions(
+    dataset: Dataset, objects: Objects, count: int
+) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, "n"]]:
+    """``count`` keypoints of each object, zeros where it has none in the picture, and how many it has beyond it."""
     found = np.zeros((len(objects), count, 3))
     if objects.keypoints is not None:
         found[:, : objects.keypoints.shape[1]] = objects.keypoints
         found[..., :2] /= _sizes_wh(dataset, objects)[:, None]
-    return found.reshape(len(objects), 3 * count)
+    is_outside = ((found[..., :2] < 0) | (found[..., :2] > 1)).any(axis=2)
+    labelled = (is_outside & (found[..., 2] > 0)).sum(axis=1)
+    found[is_outside] = 0
+    return found.reshape(len(objects), 3 * count), labelled
 
 
 def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:
@@ -319,7 +389,8 @@ def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNam
 
 
 def _data_yaml(categories: Categories, splits: list[str], num_keypoints: int) -> str:
-    content: dict[str, object] = {"path": ".", **{split: f"images/{split}" for split in splits}}
+    # No "path": without it Ultralytics takes the folder of this file, and "." for the folder where it was started.
+    content: dict[str, object] = {split: f"images/{split}" for split in splits}
     content["names"] = dict(enumerate(categories))
     if num_keypoints:
         content["kpt_shape"] = [num_keypoints, 3]

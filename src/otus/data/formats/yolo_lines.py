@@ -38,15 +38,9 @@ def objects_of(
     return _assemble(known, values, sizes_hw, point_shape)
 
 
-def can_hold(fractions: list[np.ndarray], is_box: Bool[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+def can_hold(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
     """Of which objects :func:`objects_of` takes the numbers: those of a ring, or of a box and perhaps keypoints."""
-    if not fractions:
-        return np.ones(0, dtype=bool)
-    values = np.concatenate(fractions)
-    starts = np.cumsum([0, *map(len, fractions[:-1])])
-    low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-    inverted = is_box & (np.minimum(values[starts + 2], values[starts + 3]) < 0)
-    return (low >= 1 - _FARTHEST) & (high <= _FARTHEST) & ~inverted
+    return np.array([bool(((one >= 1 - _FARTHEST) & (one <= _FARTHEST)).all()) for one in fractions], dtype=bool)
 
 
 def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
