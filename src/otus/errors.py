@@ -3,11 +3,21 @@
 A message names the file, line or field, what was expected, what came, and what to do about it.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
 class OtusError(Exception):
     """Base of all errors that a user can mend. The command line prints its message and exits with 1."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a message on a name that is unknown: the nearest of those that there are, or nothing where none is near."""
+    from difflib import get_close_matches  # takes its time to import, and is needed once at most
+
+    by_folded = {one.casefold(): one for one in names}
+    near = get_close_matches(name.casefold(), by_folded, n=1)
+    return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
 class UsageError(OtusError):

@@ -38,11 +38,12 @@ def propose(
     import time
 
     from otus.data.pictures import read_picture
-    from otus.errors import UsageError
+    from otus.errors import UsageError, did_you_mean
     from otus.inference.proposal_methods import METHODS, make_proposer
 
     if method not in (*METHODS, RPN):
-        raise UsageError(f"--method: expected one of {', '.join((*METHODS, RPN))}, got {method!r}")
+        known = (*METHODS, RPN)
+        raise UsageError(f"--method: expected one of {', '.join(known)}, got {method!r}{did_you_mean(method, known)}")
     if count is not None and count < 1:
         raise UsageError(f"--count: expected a number from 1 on, got {count}")
     if out is not None:

@@ -12,7 +12,7 @@ from otus.data.formats.contract import Loss, PictureMode, staged_file
 from otus.data.merging import merge_categories, with_categories
 from otus.data.open import format_name, open_splits
 from otus.data.pictures import picture_size_hw, read_picture
-from otus.errors import DataError, PictureError, UsageError
+from otus.errors import DataError, PictureError, UsageError, did_you_mean
 
 WRITERS = {format_name(module): module for module in (coco, voc, yolo, sa1b, labelme, coco_panoptic)}
 
@@ -73,7 +73,7 @@ def convert(
         If nothing can be read, or the target exists or cannot be written. Nothing is left at the target then.
     """
     if to not in WRITERS:
-        raise UsageError(f"unknown target format {to!r}; there are: {', '.join(WRITERS)}")
+        raise UsageError(f"unknown target format {to!r}; there are: {', '.join(WRITERS)}{did_you_mean(to, WRITERS)}")
     problems: list[DataError] = []
     datasets = open_splits(source, format=format, split=split, report=problems.append, allow_outside=allow_outside)
     if problems and not any(map(len, datasets)):

@@ -25,7 +25,7 @@ from otus.data.formats import (
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import read_json_bytes
 from otus.data.ignore_regions import with_ignore_regions
-from otus.errors import DataError, UsageError
+from otus.errors import DataError, UsageError, did_you_mean
 
 # The more telling formats first: a folder of pictures in folders may be anything.
 FORMATS: tuple[ModuleType, ...] = (
@@ -151,7 +151,7 @@ def choose_layouts(
         If there is nothing that is understood.
     """
     if format is not None and format not in _BY_NAME:
-        raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}")
+        raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}{did_you_mean(format, _BY_NAME)}")
     layouts = find_layouts(path)
     if format == voc.FROM_0:
         layouts = [replace(one, format=format) for one in layouts if one.format == "voc"]
@@ -161,7 +161,8 @@ def choose_layouts(
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
     if not fitting:
         asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
-        raise UsageError(_choice(Path(path), f"holds none of {asked}", layouts))
+        splits = {one.split for one in layouts if one.split} - {split}
+        raise UsageError(_choice(Path(path), f"holds none of {asked}{did_you_mean(split or '', splits)}", layouts))
     others = [] if secondary else [one for one in layouts if one.secondary and one not in fitting]
     if split is None and not secondary and not all(one.secondary for one in fitting):
         others += [one for one in fitting if one.secondary]

@@ -20,7 +20,7 @@ from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
 from otus.data.tensors import TensorSample, to_tensors
 from otus.detection.proposers import GivenProposals
-from otus.errors import DataError, UsageError
+from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.tiling import Tiles, merged, moved
 from otus.parts.fusion import fused_for_inference
 from otus.parts.postprocess import Postprocess
@@ -171,7 +171,8 @@ class Predictor:
     def _labels(self, names: Sequence[str]) -> list[int]:
         unknown = [name for name in names if name not in self.categories]
         if unknown:
-            raise UsageError(f"categories: {', '.join(unknown)} not known to {self.name}: {', '.join(self.categories)}")
+            known = f"{', '.join(self.categories)}{did_you_mean(unknown[0], self.categories)}"
+            raise UsageError(f"categories: {', '.join(unknown)} not known to {self.name}: {known}")
         return [self.categories.index(name) for name in names]
 
     def thresholds(self, score_threshold: float | Mapping[str, float] | None = None) -> Float[np.ndarray, "k"]:

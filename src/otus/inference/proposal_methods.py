@@ -6,7 +6,7 @@ from typing import Any
 from otus.data.dataset import Dataset
 from otus.data.proposals import ProposalCache, ProposedDataset, Proposer
 from otus.detection.selective_search import SelectiveSearch
-from otus.errors import UsageError
+from otus.errors import UsageError, did_you_mean
 from otus.parts.windows import SlidingWindows
 from otus.zoo.hub import cache_folder
 
@@ -31,7 +31,7 @@ def make_proposer(method: str, **options: Any) -> Proposer:
         An unknown method, or options that it does not have.
     """
     if method not in METHODS:
-        raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+        raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {method!r}{did_you_mean(method, METHODS)}")
     known = METHODS[method].__dataclass_fields__
     unknown = [name for name in options if name not in known]
     if unknown:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from otus.data.dataset import Dataset
-from otus.errors import UsageError
+from otus.errors import UsageError, did_you_mean
 from otus.metrics.coco import Kind
 from otus.structures import Objects, Outline
 
@@ -64,7 +64,8 @@ def check_protocol(
 ) -> None:
     """UsageError unless a protocol is known, takes these options, and finds what it needs."""
     if protocol not in PROTOCOLS:
-        raise UsageError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+        known = ", ".join(PROTOCOLS)
+        raise UsageError(f"protocol: expected one of {known}, got {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
     if kinds is not None and protocol != "coco" and not (protocol.startswith("voc") and list(kinds) == ["bbox"]):
         raise UsageError(f"kinds: the protocol {protocol} has none to choose from")
     if max_dets is not None and (protocol not in OBJECT_PROTOCOLS or protocol.startswith("voc")):

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from otus.errors import UsageError
+from otus.errors import UsageError, did_you_mean
 from otus.metrics.coco import ALL, LARGE, MEDIUM, SMALL, AreaRange
 from otus.metrics.precision_recall import curve, interpolate
 from otus.metrics.voc import area_under_curve
@@ -131,12 +131,15 @@ def parse_rules(text: str) -> Rules:
     """
     name, *settings = text.split(":")
     if name not in RULES:
-        raise UsageError(f"protocol: expected one of {', '.join(RULES)}, got {name!r}")
+        raise UsageError(f"protocol: expected one of {', '.join(RULES)}, got {name!r}{did_you_mean(name, RULES)}")
     values = {one.name: getattr(RULES[name], one.name) for one in fields(Rules)}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if key not in values or not equals:
-            raise UsageError(f"{text}: expected NAME=VALUE with one of {', '.join(values)}, got {setting!r}")
+            known = ", ".join(values)
+            raise UsageError(
+                f"{text}: expected NAME=VALUE with one of {known}, got {setting!r}{did_you_mean(key, values)}"
+            )
         values[key] = _read(key, value)
     return Rules(**values)
 

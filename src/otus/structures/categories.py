@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from otus.errors import ShapeError
+from otus.errors import ShapeError, did_you_mean
 
 # Standard deviations of people who label the same keypoint, relative to the object's size (cocodataset.org, keypoints).
 # Divided as COCO's own code does, so that similarities agree with it to the last bit.
@@ -137,7 +137,8 @@ class Categories(Sequence[str]):
         try:
             return self.names.index(name, *bounds)
         except ValueError:
-            raise ShapeError(f"category {name!r} is not one of: {', '.join(self.names)}") from None
+            known = ", ".join(self.names)
+            raise ShapeError(f"category {name!r} is not one of: {known}{did_you_mean(name, self.names)}") from None
 
     def label_of_id(self, source_id: int) -> int:
         """The label of an id of the source file."""

@@ -1,6 +1,5 @@
 """The models by name: how each is built, whose weights there are, what was measured, and where it is described."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from otus.detection import (
     ssd,
     yolo,
 )
-from otus.errors import UsageError
+from otus.errors import UsageError, did_you_mean
 from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
@@ -309,12 +308,10 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a name; UsageError with the names there are, nearest first, if it is none of them."""
+    """The entry of a name; UsageError with the names there are, and the nearest, if it is none of them."""
     if name in MODELS:
         return MODELS[name]
-    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
-    others = [known for known in MODELS if known not in near]
-    raise UsageError(f"model {name!r} is not one of: {', '.join([*near, *others])}")
+    raise UsageError(f"model {name!r} is not one of: {', '.join(MODELS)}{did_you_mean(name, MODELS)}")
 
 
 def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from otus.errors import CheckpointError, UsageError
+from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.zoo.checkpoint import checkpoint_part, load_checkpoint, read_foreign
@@ -101,7 +101,9 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
         weights = names[0]
     if str(weights) not in names or entry is None:
         of_model = f", and weights of {model} are: {', '.join(names) or 'none'}" if model else ""
-        raise UsageError(f"weights {str(weights)!r}: there is no such file{of_model}")
+        raise UsageError(
+            f"weights {str(weights)!r}: there is no such file{of_model}{did_you_mean(str(weights), names)}"
+        )
     if weights == "packaged" and packaged is not None:
         return read_weights_file(packaged, model=model)
     published = entry.weights[str(weights)]
