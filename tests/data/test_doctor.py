@@ -12,7 +12,9 @@ from otus.data.doctor import Examination, examine, examine_path
 from otus.data.formats import coco, voc
 from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError
+from otus.metrics.mask_pairs import mask_areas
 from otus.structures import Categories, Masks, Objects, Segmentations
+from otus.structures.boxes import area
 
 H, W = 60, 80
 BOXES = [[10.0, 10, 30, 40], [5, 5, 15, 15], [20, 20, 70, 50], [0, 0, W, H]]
@@ -54,8 +56,13 @@ def well(folder: Path, *, first_seed: int = 0, split: str | None = "train") -> D
 
 
 def change(dataset: Dataset, **columns: object) -> Dataset:
+    """The data set with other columns, and with the areas that follow from these."""
     assert dataset.objects is not None
-    return replace(dataset, objects=replace(dataset.objects, **columns))
+    objects = replace(dataset.objects, **columns)
+    areas = area(objects.boxes_xyxy)
+    if objects.segmentations is not None:
+        areas = mask_areas(objects, sizes_hw=dataset.pictures.sizes_hw, side="labels")
+    return replace(dataset, objects=replace(objects, areas=areas))
 
 
 def only(examination: Examination, kind: str, *, file: object, where: str | None, says: str) -> None:

@@ -2,7 +2,8 @@
 
 Kinds of findings, beside those that the readers report: ``missing_picture``, ``unreadable_picture``,
 ``mis_sized_picture``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
-``empty_mask``, ``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
+``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``, ``segment_without_pixels``,
+``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
 ``same_photograph``, ``shared_between_splits``.
 """
 
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from otus.data.label_checks import Finding, check_labels
 from otus.data.lookalikes import SIDE, find_lookalikes
 from otus.data.open import choose_layouts, open_layout
 from otus.data.pictures import check_size, read_picture, read_thumbnail
+from otus.data.stated_numbers import StatedSegments, check_num_keypoints, check_segments, stated_segments
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
 
@@ -101,7 +103,7 @@ def examine(
     """
     findings = [_of_error(problem, kind="unreadable_annotation") for problem in problems]
     for dataset in datasets:
-        findings += check_labels(dataset)
+        findings += [*check_labels(dataset), *check_num_keypoints(dataset)]
     sizes: dict[Path, set[tuple[int, int]]] = {}
     for dataset in datasets:
         for i, path in enumerate(_paths(dataset)):
@@ -124,11 +126,11 @@ def examine(
         if progress:
             progress(done, total)
     used = [_names_of_labels(dataset) for dataset in datasets]
-    for done, ((k, _, _), names) in enumerate(_in_threads(_names_in_maps, maps), start=len(sizes) + 1):
-        if isinstance(names, Finding):
-            findings.append(names)
-        else:
-            used[k] |= names
+    stated = [stated_segments(dataset) for dataset in datasets]
+    look = partial(_look_at_maps, stated)
+    for done, ((k, _, _), (names, wrong)) in enumerate(_in_threads(look, maps), start=len(sizes) + 1):
+        used[k] |= names
+        findings += wrong
         if progress:
             progress(done, total)
 
@@ -188,18 +190,21 @@ def _names_of_labels(dataset: Dataset) -> set[str]:
     return {dataset.categories[label] for label in labels}
 
 
-def _names_in_maps(item: tuple[int, Dataset, int]) -> set[str] | Finding:
-    _, dataset, index = item
+def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, int]) -> tuple[set[str], list[Finding]]:
+    """The categories that the maps of a picture have, and what is wrong with them."""
+    k, dataset, index = item
     try:
         semantic, panoptic = dataset.semantic_map(index), dataset.panoptic_map(index)
     except OtusError as error:
-        return _of_error(error, kind="wrong_map", file=dataset.pictures.path(index))
+        return set(), [_of_error(error, kind="wrong_map", file=dataset.pictures.path(index))]
     names: set[str] = set()
     if semantic is not None:
         names.update(semantic.categories[k] for k in np.unique(semantic.labels).tolist() if k != IGNORE)
     if panoptic is not None:
         names.update(panoptic.categories[segment.label] for segment in panoptic.segments)
-    return names
+        if index in stated[k]:
+            return names, list(check_segments(panoptic, stated[k][index], dataset.source))
+    return names, []
 
 
 def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) -> Iterator[Finding]:

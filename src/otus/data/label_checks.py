@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pycocotools import mask as rle_codec
 
 from otus.data.dataset import Dataset
+from otus.metrics.mask_pairs import mask_areas
 from otus.structures import Objects, Outline
 
 BOX_SLACK_PX = 1.0
@@ -20,6 +21,14 @@ OVERHANG = (3.0, 0.05)
 """A mask may reach so many pixels out of its box, or this share of the box's longer side if that is more."""
 SHORTFALL = (6.0, 0.2)
 """And may end so far inside: masks drawn as Pascal VOC's leave out a border of five pixels and thin parts."""
+
+AREA_FACTOR = 2.0
+"""A stated area may be so many times the outline's, or as much smaller, and off by a pixel all along the border: official
+COCO files count overlapping parts twice, up to 1.8 times the pixels."""
+BOX_SHARES = (0.02, 1.2)
+"""Of an object without an outline the area may be that of its mask: between these shares of the box."""
+_STATING_AREAS = ("coco", "sa1b")  # in other formats areas are computed
+_AT_ONCE = 10_000  # objects whose masks are in memory together
 
 
 @dataclass(frozen=True)
@@ -33,10 +42,10 @@ class Finding:
 
 
 def check_labels(dataset: Dataset) -> Iterator[Finding]:
-    """Ids given twice, boxes outside or without area, masks that are empty or disagree with boxes, objects given twice."""
+    """Ids given twice, boxes outside or without area, masks and areas that disagree with boxes, objects given twice."""
     yield from _ids(dataset)
     if dataset.objects is not None and len(dataset.objects):
-        checks = (_boxes, _counting, _masks, _duplicate_annotations)
+        checks = (_boxes, _counting, _masks, _areas, _duplicate_annotations)
         yield from chain.from_iterable(check(dataset, dataset.objects) for check in checks)
 
 
@@ -143,6 +152,32 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
             file, where = _place(dataset, objects, i)
             message = f"the mask fills {_text(extent)}, the box is {_text(box)}: up to {off.max():.1f} pixels apart"
             yield Finding("mask_disagrees", file, where, f"{message} (correct the one that is wrong)")
+
+
+def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
+    """Areas that a file states and that neither the outline nor the box can have."""
+    if dataset.format not in _STATING_AREAS:
+        return
+    sizes_wh = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
+    # What is wrong with boxes and masks themselves is found elsewhere.
+    usable = np.isfinite(sizes_wh).all(axis=1) & (sizes_wh > 0).all(axis=1)
+    least, most = (sizes_wh.prod(axis=1) * share for share in BOX_SHARES)
+    has_outline = np.zeros(len(objects), dtype=bool)
+    if objects.segmentations is not None:
+        has_outline = objects.segmentations.kinds != Outline.NONE
+        outlined = np.flatnonzero(has_outline & usable)
+        for first in range(0, len(outlined), _AT_ONCE):
+            rows = outlined[first : first + _AT_ONCE]
+            pixels = mask_areas(objects.take(rows), sizes_hw=dataset.pictures.sizes_hw, side="labels")
+            border = sizes_wh[rows].sum(axis=1)  # about half of the outline's length: pixels that one may count or not
+            least[rows], most[rows] = pixels / AREA_FACTOR - border, pixels * AREA_FACTOR + border
+            usable[rows] = pixels > 0
+    fits = (objects.areas >= least - 1) & (objects.areas <= most + 1)
+    for i in np.flatnonzero(usable & ~fits).tolist():
+        file, where = _place(dataset, objects, i)
+        fitting = f"the {'outline' if has_outline[i] else 'box'} allows {max(least[i], 0):.6g} to {most[i]:.6g}"
+        advice = "correct it: evaluate takes it for AP by size and the tolerance of keypoints"
+        yield Finding("area_disagrees", file, where, f"area is {objects.areas[i]:.6g}, but {fitting} ({advice})")
 
 
 def _apart(extent: Float[np.ndarray, "4"], box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
