@@ -38,7 +38,7 @@ def _categories(folder: Path) -> list[str]:
     """The names of the folders in it, if each may be a category: holds pictures, or nothing."""
     parts = [part for part in subfolders(folder) if not part.name.startswith("_") and not is_own_output(part)]
     lowered = {part.name.lower() for part in parts}
-    if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") for name in lowered):
+    if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") or name.startswith("obj_") for name in lowered):
         return []
     content = [
         [one.suffix.lower() in PICTURE_SUFFIXES for one in part.glob("*") if not is_left_behind(one.name)]

@@ -37,7 +37,8 @@ from otus.data.formats.contract import (
 from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names
 from otus.data.formats.json_stream import RecordReader, write_records
 from otus.data.formats.losses import KINDS, losses_of
-from otus.errors import DataError, ShapeError
+from otus.data.pictures import picture_size_hw
+from otus.errors import DataError, PictureError, ShapeError
 from otus.structures import Categories, KeypointNames
 
 FORMAT = "coco"
@@ -59,8 +60,8 @@ class Picture(msgspec.Struct):
     """A record of ``images``."""
 
     id: Whole
-    width: Whole | Figure  # pandas writes 60.0
-    height: Whole | Figure
+    width: Whole | Figure | None = None  # pandas writes 60.0; without sizes the pictures themselves say them
+    height: Whole | Figure | None = None
     file_name: str = ""
     coco_url: str | None = None  # says the name where LVIS does not
 
@@ -234,7 +235,7 @@ def sound_pictures(
                     f"id {one.id} is another picture's", file=file, where=where, remedy=remedy, kind="duplicate_id"
                 )
             )
-        elif one.width <= 0 or one.height <= 0 or one.width % 1 or one.height % 1:
+        elif any(side is not None and (side <= 0 or side % 1) for side in (one.width, one.height)):
             size = f"{one.width} x {one.height}"
             report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
             refused.add(one.id)
@@ -245,6 +246,14 @@ def sound_pictures(
             refused.add(one.id)
         else:
             known[one.id] = one
+    without = [one for one in known.values() if one.width is None or one.height is None]
+    folder = picture_folder(file, tuple(one.file_name or "" for one in without)) if without else file
+    for one in without:
+        try:
+            one.height, one.width = picture_size_hw(folder / (one.file_name or ""))
+        except PictureError as problem:
+            report(problem)
+            refused.add(known.pop(one.id).id)
     return list(known.values()), refused - known.keys()
 
 

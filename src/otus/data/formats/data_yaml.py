@@ -11,8 +11,17 @@ from typing import Any
 import yaml
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.files import files_in, read_text, resolve_inside, subfolders
+from otus.data.formats.files import (
+    files_in,
+    first_bytes,
+    listed_names,
+    read_text,
+    resolve_inside,
+    sample_of,
+    subfolders,
+)
 from otus.data.formats.unread import UnreadFields
+from otus.data.pictures import PICTURE_SUFFIXES
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
@@ -21,6 +30,7 @@ MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to nam
 _KNOWN = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
 _MAX_KEYPOINTS = 1_000
 _MAX_BYTES = 2_000_000  # 20,000 names take seconds
+_NUMBER = re.compile(r"-?\d*\.?\d+(?:[eE]-?\d+)?")
 _DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
 
 
@@ -52,7 +62,49 @@ def folders(root: Path) -> dict[str, list[Path]]:
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
     splits = {name: root / name / "images" for name in (*SPLITS, "valid")}
-    return {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
+    found = {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
+    flat = {name: [root / name] for name in ("", *splits) if _is_flat(root / name)}
+    return found or ({"": flat[""]} if "" in flat else flat)
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether pictures lie beside their lines of numbers, as labelImg saves them."""
+    for file in sample_of([file for file in files_in(folder, "*.txt") if file.name != "classes.txt"]):
+        if any(file.with_suffix(suffix).is_file() for suffix in PICTURE_SUFFIXES):
+            words = first_bytes(file, 4000).decode(errors="replace").partition("\n")[0].split()
+            if len(words) >= 5 and words[0].isdecimal() and all(_NUMBER.fullmatch(word) for word in words):
+                return True
+    return False
+
+
+def is_darknet(file: Path) -> bool:
+    """Whether a file is Darknet's description of a set: lines ``train = …``, ``valid = …``, ``names = …``."""
+    return file.suffix == ".data" and bool(re.search(rb"(?m)^\s*(?:train|valid)\s*=", first_bytes(file, 4000)))
+
+
+def _darknet(source: Path) -> Description:
+    """What a Darknet file says, as Darknet's own and CVAT's "YOLO 1.1" have it.
+
+    Its paths are relative to a folder that the file does not say: as much of each counts as is found beside the file.
+    """
+    said = {key.strip(): value.strip() for key, _, value in (one.partition("=") for _, one in listed_names(source))}
+    splits = {}
+    for split in SPLITS:
+        if value := said.get("valid" if split == "val" else split):
+            splits[split] = [beside(value, source.parent, file=source, where=split)]
+    names = beside(said["names"], source.parent, file=source, where="names") if "names" in said else source
+    categories = None
+    if names != source:
+        categories = Categories(tuple(name.strip() for name in read_text(names).splitlines() if name.strip()))
+    return Description(source.parent, splits, categories)
+
+
+def beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
+    """The path that a name means whose first folders may be missing here: the whole if not one of its ends is there."""
+    parts = Path(name.replace("\\", "/")).parts
+    ends = [os.path.join(*parts[i:]) for i in range(len(parts)) if parts[i] != os.sep and ".." not in parts[i:]]
+    found = next((end for end in ends if os.path.exists(folder / end)), ends[0] if ends else name)
+    return resolve_inside(found, folder, within=folder, allow_outside=False, file=file, where=where)
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -82,6 +134,8 @@ def describe(source: Path, *, allow_outside: bool = False) -> Description:
     """What a data.yaml, or a folder without one, says; DataError that names the field at fault."""
     if not source.is_file():
         return Description(source, folders(source))
+    if source.suffix == ".data":
+        return _darknet(source)
     content = load(source)
 
     def resolved(value: object, folder: Path, where: str) -> Path:

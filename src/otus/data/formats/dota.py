@@ -2,7 +2,7 @@
 
 Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018. ::
 
-    images/NAME.png  labelTxt/NAME.txt      or both in one folder
+    images/NAME.png  labelTxt/NAME.txt      or annfiles/ as mmrotate has it, or both in one folder
 
     imagesource:GoogleEarth                 the first two lines may be missing
     gsd:0.1464
@@ -41,6 +41,7 @@ NAMES = (
     "container-crane", "airport", "helipad",
 )  # fmt: skip
 _VERSIONS = (15, 16, 18)
+_LABEL_FOLDERS = ("labelTxt", "annfiles")
 _HEADERS = ("imagesource:", "gsd:")
 
 
@@ -52,7 +53,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def _label_folder(folder: Path) -> Path | None:
-    return next((one for one in subfolders(folder) if one.name.startswith("labelTxt")), None)
+    return next((one for one in subfolders(folder) if one.name.startswith(_LABEL_FOLDERS)), None)
 
 
 def _is_mixed(folder: Path) -> bool:

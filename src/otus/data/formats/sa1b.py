@@ -94,7 +94,7 @@ def find(path: Path) -> list[Layout]:
 
 def _is_one(file: Path) -> bool:
     text = sniff(file)
-    return b'"image"' in text and b'"annotations"' in text and b'"images"' not in text
+    return all(key in text for key in (b'"image"', b'"image_id"', b'"annotations"')) and b'"images"' not in text
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:

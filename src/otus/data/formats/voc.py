@@ -5,10 +5,11 @@ Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the de
     JPEGImages/NAME.jpg  Annotations/NAME.xml  ImageSets/{Main,Segmentation}/SPLIT.txt
     SegmentationClass/NAME.png (category + 1, 0 background, 255 void)  SegmentationObject/NAME.png (k: the k-th object)
 
-Pictures beside their XML files are read too. Boxes are 1-based inclusive, and decimals are kept; files of programs that
-count from 0 are read by the format ``voc_from_0``, which takes the sides as they are. A list of categories is
-no part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else they are VOC's twenty if all names are of
-them, else the names found, sorted. ``part``, ``pose`` and what else the files say is counted, not kept.
+Also read are ``images/`` beside ``annotations/``, pictures beside their XML files, and a folder of either for each split.
+Boxes are 1-based inclusive, and decimals are kept; files of programs that count from 0 are read by the format
+``voc_from_0``, which takes the sides as they are. A list of categories is no part of VOC: ``labelmap.txt`` (CVAT's
+addition) says them where it is, else they are VOC's twenty if all names are of them, else the names found, sorted.
+``part``, ``pose`` and what else the files say is counted, not kept.
 """
 
 import re
@@ -41,6 +42,7 @@ from otus.data.formats.files import (
     relative_name,
     resolve_inside,
     sample_of,
+    subfolders,
 )
 from otus.data.formats.losses import flags_of, losses_of
 from otus.data.formats.unread import UnreadFields
@@ -57,24 +59,33 @@ NAMES = (
 )  # fmt: skip
 
 FROM_0 = "voc_from_0"
+_LABEL_FOLDERS, _PICTURE_FOLDERS = ("Annotations", "annotations", "xmls"), ("JPEGImages", "images", "Images")
+_SPLITS = ("train", "val", "valid", "validation", "test")
 _FLAG = re.compile(r"\s+(?:-1|0|1)$")  # behind the names in the list of a category: shows none, difficult ones, some
 _LOOKED_AT = 8
 
 
 def find(path: Path) -> list[Layout]:
-    """The data sets at a folder: one for each list in ImageSets, else one for all XML files."""
+    """The data sets at a folder: one for each list in ImageSets, else one for all XML files, or for each split's folder."""
     found = []
     for folder in (path, *sorted(path.glob("VOC*")), *sorted(path.glob("VOCdevkit/VOC*"))):
         lists = _split_lists(folder)
         if (folder / "Annotations").is_dir() and lists:
             found += [Layout("voc", folder, split) for split in lists]
-        elif _looks_like_voc(folder / "Annotations") or _looks_like_voc(folder):
+        elif _looks_like_voc(_label_folder(folder)) or _looks_like_voc(folder):
             found.append(Layout("voc", folder))
-    return found
+    parts = [part for part in subfolders(path) if part.name.lower() in _SPLITS] if not found else []
+    return found or [Layout("voc", path, part.name) for part in parts if _looks_like_voc(_label_folder(part))]
+
+
+def _label_folder(folder: Path) -> Path:
+    return next((folder / name for name in _LABEL_FOLDERS if (folder / name).is_dir()), folder)
 
 
 def _looks_like_voc(folder: Path) -> bool:
-    return any(b"<annotation" in first_bytes(file, 2000) for file in sample_of(files_in(folder, "*.xml")))
+    return any(
+        re.search(rb"<annotation[\s>]", first_bytes(file, 2000)) for file in sample_of(files_in(folder, "*.xml"))
+    )
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
@@ -107,11 +118,13 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         Through ``report``: broken XML, missing fields, inverted boxes, listed pictures without annotation.
     """
     root = layout.source
-    folder = root / "Annotations" if (root / "Annotations").is_dir() else root
-    picture_folder = root / "JPEGImages" if (root / "JPEGImages").is_dir() else folder
+    is_listed = layout.split is not None and not (root / layout.split).is_dir()
+    base = root / (layout.split or "") if not is_listed else root
+    folder = _label_folder(base)
+    picture_folder = next((base / name for name in _PICTURE_FOLDERS if (base / name).is_dir()), folder)
     pictures = {path.stem: path for path in picture_files(picture_folder)}
     labelled = [file.stem for file in files_in(folder, "*.xml")]
-    stems = _listed(root, layout.split, {*labelled, *pictures}) if layout.split else labelled
+    stems = _listed(root, layout.split, {*labelled, *pictures}) if layout.split and is_listed else labelled
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
     records, kept, paths, sizes = [], [], [], []
@@ -136,7 +149,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         kept.append(stem)
         paths.append(picture)
 
-    categories = Categories(_category_names(root, folder, records))
+    folders = [folder] if base == root else [_label_folder(part) for part in subfolders(root)]
+    categories = Categories(_category_names(root, folders, records))
     objects = _objects(records, categories, BoxFormat.XYXY if layout.format == FROM_0 else BoxFormat.VOC)
     if has_objects:
         files = [root / "SegmentationObject" / f"{stem}.png" for stem in kept]
@@ -184,7 +198,7 @@ def _listed(root: Path, split: str, known: set[str]) -> list[str]:
     return [line if line in known else _FLAG.sub("", line) for _, line in listed_names(lists[split])]
 
 
-def _category_names(root: Path, folder: Path, records: list[Record]) -> tuple[str, ...]:
+def _category_names(root: Path, folders: list[Path], records: list[Record]) -> tuple[str, ...]:
     label_map = root / "labelmap.txt"
     found = {name for record in records for name in record.names}
     if label_map.is_file():
@@ -199,7 +213,8 @@ def _category_names(root: Path, folder: Path, records: list[Record]) -> tuple[st
         return tuple(dict.fromkeys(names))
     if found <= set(NAMES):
         return NAMES
-    for file in files_in(folder, "*.xml"):  # of the other splits too, so that labels mean the same in each
+    # Those of the other splits too, so that labels mean the same in each.
+    for file in (file for folder in folders for file in files_in(folder, "*.xml")):
         try:
             found.update((node.findtext("name") or "").strip() for node in parse(file).iterfind("object"))
         except DataError:  # reported where its split is read

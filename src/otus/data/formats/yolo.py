@@ -9,7 +9,8 @@ docs.ultralytics.com/datasets; nothing of that code is used. A line is a categor
 
 and a confidence behind it in predictions. All numbers are fractions of the picture's width and height, which come from
 its header; here they are pixels. The labels of ``images/a/b.jpg`` are ``labels/a/b.txt``, those of a picture in no folder
-``images`` lie beside it; a picture without a label file shows no objects. Folders without a data.yaml are read as well.
+``images`` lie beside it; a picture without a label file shows no objects. Folders without a data.yaml are read as well,
+so are pictures beside their label files (labelImg), and the lists of Darknet and CVAT (``obj.data``, ``train.txt``).
 
 Departures from Ultralytics: paths are relative to data.yaml, never to a folder of settings, and may not leave its folder
 unless asked; lines are checked rather than clipped; an object of several parts is not drawn as one polygon with bridges.
@@ -35,7 +36,16 @@ from otus.data.formats.contract import (
     staged_folder,
     stop_at_first,
 )
-from otus.data.formats.data_yaml import MAX_CATEGORIES, SPLITS, Description, describe, folders, load
+from otus.data.formats.data_yaml import (
+    MAX_CATEGORIES,
+    SPLITS,
+    Description,
+    beside,
+    describe,
+    folders,
+    is_darknet,
+    load,
+)
 from otus.data.formats.files import (
     Line,
     files_in,
@@ -62,8 +72,10 @@ _EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
 
 def find(path: Path) -> list[Layout]:
     """The splits of a data.yaml, given itself or by its folder; else those of the folders ``images`` and ``labels``."""
-    files = [path] if path.is_file() else files_in(path, "*.y*ml")
+    files = [path] if path.is_file() else [*files_in(path, "*.y*ml"), *files_in(path, "*.data")]
     for file in files:
+        if is_darknet(file):
+            return [Layout("yolo", file, split) for split in describe(file).splits]
         if file.suffix not in (".yaml", ".yml"):
             continue
         try:
@@ -134,6 +146,9 @@ def _pictures(entry: Path, root: Path, source: Path, allow_outside: bool, report
         folder = entry.parent if os.path.exists(entry.parent / name) else root
         where = f"line {number}"
         try:
+            if source.suffix == ".data":
+                paths.append(beside(name, root, file=entry, where=where))
+                continue
             path = resolve_inside(name, folder, within=limit, allow_outside=allow_outside, file=entry, where=where)
         except DataError as problem:
             report(problem)
@@ -147,19 +162,19 @@ def _twin(picture: Path, root: Path) -> Path:
     folders = list(Path(relative_name(picture, root)).with_suffix(".txt").parts)
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    elif root.name == "images":
+    elif root.name == "images" and not os.path.isfile(root.joinpath(*folders)):
         folders = ["..", "labels", *folders]
     return root.joinpath(*folders)
 
 
 def _unnamed(about: Description, lines: list[Line], source: Path, allow_outside: bool) -> Categories:
-    for folder in (about.root, about.root / "labels"):
+    entries = [entry for split in about.splits.values() for entry in split]
+    for folder in (about.root, about.root / "labels", *entries):
         if (folder / "classes.txt").is_file():
             return Categories(
                 tuple(name.strip() for name in read_text(folder / "classes.txt").splitlines() if name.strip())
             )
     # All splits count, so that their labels mean the same; what is wrong with a line is said where it is read.
-    entries = [entry for split in about.splits.values() for entry in split]
     listed = [_pictures(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
     others = [_twin(path, about.root) for paths in listed for path in paths]
     words = {line.words[0] for line in (*lines, *label_lines(others, lambda _: None))}
