@@ -246,13 +246,14 @@ def sound_pictures(
             refused.add(one.id)
         else:
             known[one.id] = one
-    without = [one for one in known.values() if one.width is None or one.height is None]
-    folder = picture_folder(file, tuple(one.file_name or "" for one in without)) if without else file
-    for one in without:
+    without = [(index, one) for index, one in pictures if known.get(one.id) is one and None in (one.width, one.height)]
+    folder = picture_folder(file, tuple(one.file_name or "" for _, one in without)) if without else file
+    for index, one in without:
         try:
             one.height, one.width = picture_size_hw(folder / (one.file_name or ""))
-        except PictureError as problem:
-            report(problem)
+        except PictureError as fault:
+            text, remedy = f"says no width and height, and of {fault.file}: {fault.problem}", "write them or restore it"
+            report(DataError(text, file=file, where=f"images[{index}]", remedy=remedy, kind=fault.kind))
             refused.add(known.pop(one.id).id)
     return list(known.values()), refused - known.keys()
 
