@@ -222,6 +222,8 @@ def sound_pictures(
     """
     known: dict[int, Picture] = {}
     refused = set(faulty_ids)
+    without = tuple(one.file_name or "" for _, one in pictures if None in (one.width, one.height))
+    folder = picture_folder(file, without) if without else file.parent
     for index, one in pictures:
         where = f"images[{index}]"
         one.file_name = (one.file_name or "/".join((one.coco_url or "").split("/")[-2:])).replace("\\", "/")
@@ -240,22 +242,30 @@ def sound_pictures(
             report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
             refused.add(one.id)
         elif not allow_outside and leaves_folder(one.file_name):
-            problem = f"{one.file_name!r} leads outside the folder of the pictures"
+            text = f"{one.file_name!r} leads outside the folder of the pictures"
             place = f"{where}.file_name"
-            report(DataError(problem, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
+            report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
+            refused.add(one.id)
+        elif (problem := _take_size(one, folder)) is not None:
+            text, remedy = (
+                f"says no width and height, and of {problem.file}: {problem.problem}",
+                "write them or restore it",
+            )
+            report(DataError(text, file=file, where=where, remedy=remedy, kind=problem.kind))
             refused.add(one.id)
         else:
             known[one.id] = one
-    without = [(index, one) for index, one in pictures if known.get(one.id) is one and None in (one.width, one.height)]
-    folder = picture_folder(file, tuple(one.file_name or "" for _, one in without)) if without else file
-    for index, one in without:
+    return list(known.values()), refused - known.keys()
+
+
+def _take_size(one: Picture, folder: Path) -> PictureError | None:
+    """Give a record without a size that of its picture; what is wrong with the picture, if that cannot be."""
+    if one.width is None or one.height is None:
         try:
             one.height, one.width = picture_size_hw(folder / (one.file_name or ""))
-        except PictureError as fault:
-            text, remedy = f"says no width and height, and of {fault.file}: {fault.problem}", "write them or restore it"
-            report(DataError(text, file=file, where=f"images[{index}]", remedy=remedy, kind=fault.kind))
-            refused.add(known.pop(one.id).id)
-    return list(known.values()), refused - known.keys()
+        except PictureError as problem:
+            return problem
+    return None
 
 
 def leaves_folder(name: str) -> bool:
