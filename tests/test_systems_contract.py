@@ -373,6 +373,14 @@ def test_threads_answer_each_by_its_own_options(system, training):
     assert {name: vars(part) for name, part in system.named_modules()} == before
 
 
+def test_one_tile_that_covers_the_image_equals_no_tiles(system):
+    predictor = Predictor(system, preprocess=PLAIN, name="one", device="cpu")
+    image = (pictures()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
+    (whole,), (tiled,) = (predictor.predict(image, score_threshold=0.0, tiles=tiles) for tiles in (None, 96))
+    assert len(whole.instances) > 0
+    assert equal([tiled.instances], [whole.instances])
+
+
 def test_categories_and_their_thresholds_come_before_every_limit(system):
     """One kind of object must not fill the places of another that alone is asked for."""
     if isinstance(system, SingleObjectDetector):

@@ -144,6 +144,18 @@ def test_tiles_find_what_is_small(predictor):
     assert red.masks.dense()[0, 315, 415]
 
 
+def test_an_object_larger_than_a_tile_is_found_once(predictor):
+    image = picture((600, 900), red=(50, 50, 800, 500), blue=(10, 10, 40, 40))
+    found = predictor.predict(image, tiles=200, score_threshold=0.3)[0].instances
+    assert sorted(found.labels.tolist()) == [0, 1]
+    np.testing.assert_allclose(found[found.labels == 0].boxes_xyxy, [[50, 50, 800, 500]], atol=10)
+    again = predictor.predict(image, tiles=200, score_threshold=0.3, batch_size=5)[0].instances
+    np.testing.assert_array_equal(again.boxes_xyxy, found.boxes_xyxy)
+    pieces = predictor.predict(image, tiles=Tiles(200, whole_image=False), categories="red")[0].instances
+    assert len(pieces) > 4
+    assert set(pieces.labels) == {0}
+
+
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1)])
 def test_tiny_and_thin_pictures(predictor, size_hw):
     assert len(predictor.predict(picture(size_hw, red=None))[0].instances) == 0

@@ -24,7 +24,10 @@ def predict(
     categories: Annotated[str | None, typer.Option(help="Only these, e.g. person,dog.")] = None,
     tiles: Annotated[int | None, typer.Option(help="Cut large pictures into tiles of this side, pixels.")] = None,
     tile_overlap: Annotated[float | None, typer.Option(help="Share of a tile that its neighbour covers too.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures at a time.")] = None,
+    tile_whole: Annotated[
+        bool | None, typer.Option("--tile-whole/--no-tile-whole", help="Beside tiles, predict on the whole image.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures, or tiles of one, at a time.")] = None,
     stride: Annotated[int | None, typer.Option(help="Of a video, every how many frames.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="exact, float32, bfloat16 or auto, the fastest.")] = None,
@@ -41,8 +44,8 @@ def predict(
     from otus.inference.tiling import Tiles
     from otus.reports.predictions import PredictionFolder, prediction_document
 
-    if tile_overlap is not None and tiles is None:
-        raise UsageError("--tile-overlap needs --tiles")
+    if tiles is None and (tile_overlap is not None or tile_whole is not None):
+        raise UsageError("--tile-overlap and --tile-whole need --tiles")
     if thresholds is not None and score_threshold is not None:
         raise UsageError("--thresholds and --score-threshold: give one of them")
     if page and json and out is None:
@@ -55,7 +58,7 @@ def predict(
     bad: list[DataError] = []
     predictions = predictor.stream(
         source,
-        tiles=None if tiles is None else Tiles(tiles, **option_values(overlap=tile_overlap)),
+        tiles=None if tiles is None else Tiles(tiles, **option_values(overlap=tile_overlap, whole_image=tile_whole)),
         categories=None if categories is None else [name.strip() for name in categories.split(",")],
         report=bad.append,
         **option_values(

@@ -5,6 +5,7 @@ were trained with, and the way back to the frame of the picture as it came.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -112,8 +113,8 @@ class Predictor:
         *,
         score_threshold: float | Mapping[str, float] | None = None,
         nms_threshold: float | None = None,
-        categories: Sequence[str] | None = None,
-        tiles: Tiles | None = None,
+        categories: str | Sequence[str] | None = None,
+        tiles: Tiles | int | None = None,
         batch_size: int = 1,
         stride: int = 1,
         report: Callable[[DataError], None] | None = None,
@@ -129,11 +130,11 @@ class Predictor:
         nms_threshold
             Boxes of a category that overlap more are one object; the model's own without it.
         categories
-            Only these.
+            Names of those to report, one or several (default: all). The limit on detections counts only these.
         tiles
-            Cut large pictures into overlapping tiles and merge what is found.
+            Cut large images into overlapping tiles and merge what is found; a number is the tiles' side in pixels.
         batch_size
-            Pictures that go through the network together.
+            Images, or tiles of an image, that go through the network together.
         stride
             Of a video, every how many frames.
         report
@@ -148,6 +149,7 @@ class Predictor:
             objects: by tiles, thresholds or categories.
         """
         postprocess = self.postprocess(score_threshold, nms_threshold, categories)
+        tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         if tiles is not None and postprocess is None:
             raise self._finds_no_objects("tiles")
         for name, number in (("batch_size", batch_size), ("stride", stride)):
@@ -160,7 +162,7 @@ class Predictor:
                 if tiles is None:
                     yield from self._whole(batch, postprocess)
                 else:
-                    yield from (self._tiled(picture, tiles, postprocess) for picture in batch)
+                    yield from (self._tiled(one, tiles, postprocess, batch_size=batch_size) for one in batch)
 
         return predictions()
 
@@ -168,7 +170,8 @@ class Predictor:
         """The precision that the system runs in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
-    def _labels(self, names: Sequence[str]) -> list[int]:
+    def _labels(self, names: str | Sequence[str]) -> list[int]:
+        names = [names] if isinstance(names, str) else names
         unknown = [name for name in names if name not in self.categories]
         if unknown:
             known = f"{', '.join(self.categories)}{did_you_mean(unknown[0], self.categories)}"
@@ -198,7 +201,7 @@ class Predictor:
         self,
         score_threshold: float | Mapping[str, float] | None = None,
         nms_threshold: float | None = None,
-        categories: Sequence[str] | None = None,
+        categories: str | Sequence[str] | None = None,
     ) -> Postprocess | None:
         """Return the system's own postprocess with these options of :meth:`stream`; None for a model of whole images.
 
@@ -262,17 +265,22 @@ class Predictor:
             return Instances.empty(size_hw, self.categories, scores=np.zeros(0)), result
         return self.preprocess.undo(result, size_hw), None
 
-    def _tiled(self, picture: SourcePicture, tiles: Tiles, postprocess: Postprocess | None) -> Prediction:
+    def _tiled(
+        self, picture: SourcePicture, tiles: Tiles, postprocess: Postprocess | None, *, batch_size: int
+    ) -> Prediction:
         size_hw = (picture.image.shape[0], picture.image.shape[1])
-        parts: list[Prediction] = []
-        instances = []
-        for rows, columns in tiles.windows(size_hw):
-            tile = replace(picture, image=np.ascontiguousarray(picture.image[rows, columns]))
-            parts += self._whole([tile], postprocess)
-            instances.append(moved(parts[-1].instances, top=rows.start, left=columns.start, size_hw=size_hw))
-        total = {name: sum(part.milliseconds[name] for part in parts) for name in parts[0].milliseconds}
-        found = merged(instances, threshold=tiles.merge_threshold)
-        return Prediction(picture.name, picture.image, found, total, picture.frame, picture.time_s)
+        windows, instances = list(tiles.windows(size_hw)), []
+        if len(windows) == 1:
+            return self._whole([picture], postprocess)[0]
+        total: Counter[str] = Counter()
+        for first in range(0, len(windows), batch_size):
+            here = windows[first : first + batch_size]
+            parts = [replace(picture, image=np.ascontiguousarray(picture.image[window])) for window in here]
+            for (rows, columns), part in zip(here, self._whole(parts, postprocess), strict=True):
+                instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
+                total.update(part.milliseconds)
+        found = merged(instances, windows, threshold=tiles.merge_threshold)
+        return Prediction(picture.name, picture.image, found, dict(total), picture.frame, picture.time_s)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,24 +1,30 @@
-"""Large pictures in overlapping tiles, so that small objects keep the size that a model knows them by.
+"""Large images in overlapping tiles, so that small objects keep the size that a model was trained on.
 
-Slicing Aided Hyper Inference (Akyon et al., ICIP 2022, arXiv:2202.06934). Departure: an object cut by a tile's inner border
-is merged by intersection over the smaller box, as that paper's code does, but kept is the more confident of two, never
-their union.
+Slicing Aided Hyper Inference (Akyon et al., ICIP 2022, arXiv:2202.06934): predict on each tile and on the whole image, then
+merge. Departures: two detections that no border cuts are compared by IoU, since a box inside another's may be an object of
+its own; of one object the whole detection is kept rather than the highest-scoring piece of it, and never their union.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from otus.errors import UsageError
 from otus.structures import Instances
 from otus.structures.boxes import area
 
+Window = tuple[slice, slice]
+"""Rows and columns of an image."""
+_NEAR_BORDER = 0.02  # of a window's side: detectors miss by a little where a tile cuts an object
+
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a picture is cut.
+    """How an image is cut, and how the detections of its windows are merged (:func:`merged`).
+
+    Score thresholds, categories, NMS and the limit on detections apply to each window.
 
     Parameters
     ----------
@@ -27,22 +33,33 @@ class Tiles:
     overlap
         Share of a tile that its neighbour covers too, in [0, 1).
     merge_threshold
-        Two detections of one category whose intersection is this share of the smaller box are the same object.
+        Overlap from which on two detections of different windows are the same object, in (0, 1].
+    whole_image
+        Predict on the whole image too: objects larger than a tile are cut in every tile.
     """
 
     size: int
     overlap: float = 0.2
     merge_threshold: float = 0.5
+    whole_image: bool = True
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 <= self.overlap < 1:
             raise UsageError(f"tiles: expected a size >= 1 and 0 <= overlap < 1, got {self.size} and {self.overlap}")
+        if not 0 < self.merge_threshold <= 1:
+            raise UsageError(f"tiles: expected 0 < merge_threshold <= 1, got {self.merge_threshold}")
 
-    def windows(self, size_hw: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of each tile; they cover the picture, and the last ones end at its border."""
-        for top in _starts(size_hw[0], self.size, self.overlap):
-            for left in _starts(size_hw[1], self.size, self.overlap):
-                yield slice(top, min(top + self.size, size_hw[0])), slice(left, min(left + self.size, size_hw[1]))
+    def windows(self, size_hw: tuple[int, int]) -> Iterator[Window]:
+        """Yield the rows and columns of each tile, then those of the whole image if it is to join in.
+
+        The tiles cover the image, and the last ones end at its border. An image of one tile is one window.
+        """
+        height, width = size_hw
+        for top in _starts(height, self.size, self.overlap):
+            for left in _starts(width, self.size, self.overlap):
+                yield slice(top, min(top + self.size, height)), slice(left, min(left + self.size, width))
+        if self.whole_image and max(size_hw) > self.size:
+            yield slice(0, height), slice(0, width)
 
 
 def _starts(length: int, size: int, overlap: float) -> list[int]:
@@ -69,28 +86,63 @@ def moved(found: Instances, *, top: int, left: int, size_hw: tuple[int, int]) ->
     )
 
 
-def merged(found: list[Instances], *, threshold: float) -> Instances:
-    """All tiles' detections, each object once: the more confident of two that overlap by ``threshold`` of the smaller."""
-    everything = Instances.concatenate(found)
+def merged(found: Sequence[Instances], windows: Sequence[Window], *, threshold: float) -> Instances:
+    """Merge the detections of several windows of one image, highest score first.
+
+    A detection is cut if its box reaches a border of its window inside the image. Detections are visited by score, those
+    that are cut after all others; each removes those of the same category and of other windows that come after it and are
+
+    - not cut, and have an IoU with it of ``threshold`` or more: the same object, seen twice;
+    - cut, and lie in its box by ``threshold`` of their area (of the smaller of the two, if both are cut): a piece of it.
+
+    Parameters
+    ----------
+    found
+        Detections of each window, in the frame of the image (see :func:`moved`).
+    windows
+        Rows and columns of each.
+    threshold
+        In (0, 1].
+    """
+    everything = Instances.concatenate(list(found))
     scores = everything.scores if everything.scores is not None else np.ones(len(everything))
-    order = np.argsort(-scores, kind="stable")
-    boxes, labels = everything.boxes_xyxy[order], everything.labels[order]
-    return everything[order[_kept(boxes, labels, threshold)]]
+    window = np.repeat(np.arange(len(found)), [len(one) for one in found])
+    cut = np.concatenate([_cut(one, rows, columns) for one, (rows, columns) in zip(found, windows, strict=True)])
+    kept = _kept(everything.boxes_xyxy, everything.labels, scores, window, cut, threshold=threshold)
+    return everything[kept[np.argsort(-scores[kept], kind="stable")]]
 
 
-def _kept(boxes_xyxy: Float[np.ndarray, "n 4"], labels: Int[np.ndarray, "n"], threshold: float) -> Int[np.ndarray, "k"]:
-    areas = area(boxes_xyxy)
-    left = np.ones(len(boxes_xyxy), dtype=bool)
-    kept = []
-    for i in range(len(boxes_xyxy)):
-        if not left[i]:
-            continue
-        kept.append(i)
-        top_left = np.maximum(boxes_xyxy[i, :2], boxes_xyxy[i + 1 :, :2])
-        bottom_right = np.minimum(boxes_xyxy[i, 2:], boxes_xyxy[i + 1 :, 2:])
+def _cut(found: Instances, rows: slice, columns: slice) -> Bool[np.ndarray, "n"]:
+    """Which boxes reach a border of their window that is none of the image's."""
+    height, width = found.size_hw
+    x1, y1, x2, y2 = found.boxes_xyxy.T
+    near_x, near_y = _NEAR_BORDER * (columns.stop - columns.start), _NEAR_BORDER * (rows.stop - rows.start)
+    return (
+        ((columns.start > 0) & (x1 <= columns.start + near_x))
+        | ((columns.stop < width) & (x2 >= columns.stop - near_x))
+        | ((rows.start > 0) & (y1 <= rows.start + near_y))
+        | ((rows.stop < height) & (y2 >= rows.stop - near_y))
+    )
+
+
+def _kept(
+    boxes_xyxy: Float[np.ndarray, "n 4"],
+    labels: Int[np.ndarray, "n"],
+    scores: Float[np.ndarray, "n"],
+    window: Int[np.ndarray, "n"],
+    cut: Bool[np.ndarray, "n"],
+    *,
+    threshold: float,
+) -> Int[np.ndarray, "k"]:
+    order, areas, kept = np.lexsort((-scores, cut)), area(boxes_xyxy), []
+    while len(order):
+        first, order = order[0], order[1:]
+        kept.append(first)
+        top_left = np.maximum(boxes_xyxy[first, :2], boxes_xyxy[order, :2])
+        bottom_right = np.minimum(boxes_xyxy[first, 2:], boxes_xyxy[order, 2:])
         shared = np.prod(np.maximum(bottom_right - top_left, 0), axis=1)
-        same = (
-            (labels[i + 1 :] == labels[i]) & (shared >= threshold * np.minimum(areas[i], areas[i + 1 :])) & (shared > 0)
-        )
-        left[i + 1 :] &= ~same
+        piece = np.minimum(areas[first], areas[order]) if cut[first] else areas[order]
+        compared = np.where(cut[order], piece, areas[first] + areas[order] - shared)
+        others = (labels[order] == labels[first]) & (window[order] != window[first])
+        order = order[~(others & (shared > 0) & (shared >= threshold * compared))]
     return np.array(kept, dtype=np.int64)
