@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from otus.structures import Categories
 from otus.structures.categories import KeypointNames
 from otus.zoo.checkpoint import (
     CheckpointHeader,
+    below_prefix,
     checkpoint_part,
     load_checkpoint,
     load_into,
     matching,
+    prefixes_of,
     read_foreign,
     save_checkpoint,
 )
@@ -312,6 +315,7 @@ def test_matching_is_what_fine_tuning_keeps():
 
 
 STATE = OrderedDict(a=torch.arange(3.0), b=torch.ones(2, 2, dtype=torch.float16))
+OTHER = {name: tensor + 1 for name, tensor in STATE.items()}
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -323,6 +327,11 @@ STATE = OrderedDict(a=torch.arange(3.0), b=torch.ones(2, 2, dtype=torch.float16)
         {"state_dict": STATE, "optimizer": {"lr": 0.1}},
         {f"module.{name}": tensor for name, tensor in STATE.items()},
         {"model": {f"module.{name}": nn.Parameter(tensor) for name, tensor in STATE.items()}},
+        {"state_dict": {f"model._orig_mod.{name}": tensor for name, tensor in STATE.items()}, "epoch": 3},
+        {"ema": {"module": STATE, "updates": 7}, "model": OTHER, "optimizer": {"state": {0: OTHER}}},
+        {"ema_state_dict": {f"ema.module.{name}": tensor for name, tensor in STATE.items()}, "state_dict": OTHER},
+        {"checkpoint": {"weights": STATE}, "schema": {"a": torch.zeros(1)}},
+        {"net": STATE, "ema": {"a": torch.zeros(3)}},  # that lacks a tensor
     ],
 )
 def test_weights_of_others(tmp_path, content, zipped):
@@ -406,6 +415,41 @@ def test_files_of_nothing(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"w\.pth: is "):
         read_foreign(path)
+
+
+def write_zip(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "text")
+
+
+def test_files_of_nothing_are_called_what_they_are(tmp_path):
+    write_zip(tmp_path / "photos.pth", "a.jpg", "b.jpg")
+    write_zip(tmp_path / "empty.pth")
+    np.savez(tmp_path / "numpy.npz", a=np.zeros(2))
+    write_zip(tmp_path / "script.pt", "net/data.pkl", "net/constants.pkl", "net/code/__torch__.py")
+    (tmp_path / "page.pth").write_bytes(b"\n <!doctype HTML><title>Sign in</title>")
+    (tmp_path / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    (tmp_path / "nothing.pth").write_bytes(b"")
+    for name, told in (
+        ("photos.pth", r"zip archive of something else \(a\.jpg, b\.jpg\)"),
+        ("empty.pth", r"zip archive of something else \(nothing\)"),
+        ("numpy.npz", r"zip archive of something else \(a\.npy\)"),
+        ("script.pt", r"TorchScript program.*state_dict"),
+        ("page.pth", "a web page, not weights"),
+        ("pointer.pth", "Git LFS pointer.*git lfs pull"),
+        ("nothing.pth", "is empty"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"{name}: is .*{told}"):
+            read_foreign(tmp_path / name)
+
+
+def test_prefixes_the_fullest_first():
+    state = dict.fromkeys(("model.a.w", "model.b.w", "ema.a.w", "ema.b.w", "loss.w", "x.a.w"), torch.zeros(1))
+    assert prefixes_of(state, ["a.w", "b.w"]) == ["ema.", "model.", "x."]
+    assert prefixes_of(state | {"a.w": torch.zeros(1), "b.w": torch.ones(1)}, ["a.w", "b.w"])[0] == ""
+    assert below_prefix(state, "ema.").keys() == {"a.w", "b.w"}
+    assert prefixes_of(state, ["c.w"]) == []
 
 
 def test_truncated_weights_are_refused(tmp_path):

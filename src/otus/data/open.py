@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,7 @@ from otus.data.formats import (
 )
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import read_json_bytes
+from otus.data.formats.lfs import refuse_lfs_pointer
 from otus.data.ignore_regions import with_ignore_regions
 from otus.errors import DataError, UsageError, did_you_mean
 
@@ -52,6 +54,7 @@ def format_name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
 
 
+_LOOKED_AT = 1000  # files of a folder in which nothing was recognised
 _SMALL = 1 << 26  # bytes; larger ones are recognised by any part of them
 # By its looks a set of VOC that counts from 0 is VOC: it is read so only where that is asked for.
 _BY_NAME = {format_name(module): module for module in FORMATS} | {voc.FROM_0: voc}
@@ -70,6 +73,8 @@ def find_layouts(path: str | Path) -> list[Layout]:
         raise DataError("there is no such file or folder", file=path, remedy="check the path")
     if path.is_file() and path.stat().st_size == 0:
         raise DataError("the file is empty", file=path, remedy="copy or write it again", kind="broken_json")
+    if path.is_file():
+        refuse_lfs_pointer(path)
     found = [layout for module in FORMATS for layout in module.find(path)]
     return found
 
@@ -156,6 +161,9 @@ def choose_layouts(
     if format == voc.FROM_0:
         layouts = [replace(one, format=format) for one in layouts if one.format == "voc"]
     if not layouts:
+        for file in islice(Path(path).rglob("*"), _LOOKED_AT):
+            if file.is_file():
+                refuse_lfs_pointer(file)
         _check_json(Path(path))
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]

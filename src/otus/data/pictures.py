@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from otus.data.formats.contract import staged_file
+from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import DataError, PictureError, ShapeError
 
 PICTURE_SUFFIXES = frozenset(
@@ -284,6 +285,8 @@ def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Ima
         with _pillow_held():
             image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
+        if not isinstance(source, bytes) and is_lfs_pointer(source):
+            raise PictureError(IS_POINTER, file=name, remedy=FETCH_IT, kind=_UNREADABLE) from None
         raise _unreadable(error, name) from error
     with image:
         yield image

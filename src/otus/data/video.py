@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from otus.data.formats.contract import staged_file
+from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import PictureError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
@@ -58,6 +59,8 @@ class Video:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if is_lfs_pointer(path):
+            raise PictureError(IS_POINTER, file=path, remedy=FETCH_IT)
         with self._opened() as (_, stream):
             self.frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.frame_count: int | None = stream.frames or None

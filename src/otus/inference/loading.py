@@ -9,7 +9,7 @@ from otus.errors import CheckpointError, UsageError
 from otus.inference.predictor import Predictor, choose_device, choose_precision
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
-from otus.zoo.checkpoint import load_into
+from otus.zoo.checkpoint import below_prefix, load_into, prefixes_of
 from otus.zoo.coco import COCO
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file
@@ -84,7 +84,9 @@ def load(
             _refuse_another_model(found)
             raise UsageError(f"{found.source}: does not say its categories; pass categories=…")
         system = build_model(found.builder, categories, found.arguments)
-    load_into(system, found.state, source=found.source, model=name)
+    own = system.state_dict()
+    state = below_prefix(found.state, next(iter(prefixes_of(found.state, own)), ""))
+    load_into(system, state, source=found.source, model=name)
     preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
     if preprocess is None:
         raise UsageError(f"{found.source}: does not say how pictures are prepared; pass preprocess=…")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from otus.errors import CheckpointError
 from otus.structures import Categories
-from otus.zoo.checkpoint import matching
+from otus.zoo.checkpoint import below_prefix, matching, prefixes_of
 from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file
 
 Build = Callable[[Categories], nn.Module]
@@ -45,7 +45,10 @@ def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None 
     CheckpointError
         If nothing fits: these are the weights of something else.
     """
-    fits, left = matching(system, _named_as_in(system, weights.state))
+    states = [weights.state]  # and without what a wrapper put before the names, where more fits then
+    states += [below_prefix(weights.state, prefix) for prefix in prefixes_of(weights.state, system.state_dict())[:1]]
+    matches = [matching(system, _named_as_in(system, state)) for state in states]
+    fits, left = max(matches, key=lambda match: len(match[0]))
     own: Categories = system.categories  # type: ignore[assignment]
     if build is not None and (weights.categories is None or weights.categories.names != own.names):
         heads = _of_categories(system, build, own)

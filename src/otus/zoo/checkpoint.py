@@ -8,7 +8,9 @@ unpickled; other people's pickles only by ``torch.load(weights_only=True)``.
 import argparse
 import re
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import CheckpointError, DataError
 from otus.structures import Categories
 from otus.zoo._aside import written_aside
 
 VERSION = 1
+_WRAPPERS = frozenset(
+    f"{name}." for name in ("module", "model", "_orig_mod", "_forward_module", "ema", "ema_model", "model_ema", "net")
+)
+"""Under which wrappers keep a model: data-parallel, Lightning, torch.compile, Fabric, averages of weights."""
+_AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
+_DEPTH = 3  # of dicts in dicts
 
 
 @dataclass(frozen=True)
@@ -135,8 +144,7 @@ def checkpoint_part(state: Mapping[str, Tensor], name: str | None = None) -> dic
     """
     if name is None:
         return {key: tensor for key, tensor in state.items() if "/" not in key}
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    return below_prefix(state, f"{name}/")
 
 
 def load_into(
@@ -198,8 +206,9 @@ def matching(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
     """Read other people's weights: safetensors, or a ``.pth``, ``.pt`` or ``.bin`` that holds nothing but tensors.
 
-    A state inside ``model``, ``state_dict`` or ``model_state_dict`` is taken out, the prefix ``module.`` of data-parallel
-    training removed.
+    Of a checkpoint with several dicts of tensors (``model``, ``state_dict``, ``ema``, the optimizer's …) the largest is
+    taken, of two as large the averaged one. A prefix that all names share because the model was wrapped (``module.``,
+    ``model.``, ``_orig_mod.``, ``ema.`` …) is removed.
 
     Raises
     ------
@@ -209,27 +218,64 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     path = _existing(path)
     with open(path, "rb") as file:
         start = file.read(16)
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(f"{path}: is a web page, not weights; download the file that the page offers")
     if start[4:9] == b"\0\0\0\0{":  # the length of a JSON header, then the header
         content: Any = _read_safetensors(path)[0]
     elif start[:2] == b"PK" or start[:1] == b"\x80":
         content = _read_pickle(path)
+        if isinstance(content, Mapping):
+            content = _largest_state(content)
     else:
         raise CheckpointError(
             f"{path}: is not a file of weights: expected safetensors or what torch.save writes, it "
             + (f"begins with {start!r}" if start else "is empty")
         )
-    for wrapper in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: expected tensors by name, got {type(content).__name__} without any")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: expected tensors by name, got {type(value).__name__} under {name!r}")
-    if all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
-    return dict(content)
+    state = dict(content)
+    while (prefix := next(iter(state)).partition(".")[0] + ".") in _WRAPPERS and all(
+        name.startswith(prefix) for name in state
+    ):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def prefixes_of(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
+    """The prefixes under which a state holds tensors of these names, the one with most of them first.
+
+    Of two with as many, first none at all, then that of averaged weights (``ema.``).
+
+    Examples
+    --------
+    >>> prefixes_of({"model.conv.bias": torch.zeros(1), "loss.weight": torch.zeros(1)}, ["conv.bias"])
+    ['model.']
+    """
+    found: Counter[str] = Counter()
+    for name in state:
+        places = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
+        found.update(name[:place] for place in places if name[place:] in names)
+    return sorted(found, key=lambda prefix: (-found[prefix], prefix != "", not _AVERAGED.search(prefix), prefix))
+
+
+def below_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _largest_state(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The dict with the most tensors among a checkpoint and the dicts in it; the checkpoint where none has any."""
+
+    def states(inner: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[int, bool, Mapping[Any, Any]]]:
+        yield sum(isinstance(one, Tensor) for one in inner.values()), bool(_AVERAGED.search(place)), inner
+        for name, value in inner.items():
+            if isinstance(name, str) and isinstance(value, Mapping) and depth:
+                yield from states(value, f"{place}.{name}", depth - 1)
+
+    return max(states(content, "", _DEPTH), key=lambda state: state[:2])[2]
 
 
 def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -278,6 +324,8 @@ def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file of weights")
+    if is_lfs_pointer(path):
+        raise CheckpointError(f"{path}: {IS_POINTER}; {FETCH_IT}")
     return path
 
 
@@ -290,6 +338,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pickle(path: Path) -> Any:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            inside = ", ".join(names[:3]) or "nothing"
+            raise CheckpointError(
+                f"{path}: is a zip archive of something else ({inside}): unpack it and give the weights"
+            )
+        if any(name.endswith("constants.pkl") for name in names):
+            raise CheckpointError(f"{path}: is a TorchScript program, expected weights: save the model's state_dict()")
     try:
         # A Namespace is what argparse makes, plain values; many training scripts store theirs.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):

@@ -20,7 +20,8 @@ from otus.structures.categories import COCO_IDS
 _COCO_CLASSES = 92
 """COCO's ids with their gaps, 0, and "no object"."""
 
-_MARKS = ("class_embed.weight", "class_labels_classifier.weight")
+MARKS = ("class_embed.weight", "class_labels_classifier.weight")
+"""Tensors by which a DETR is recognised, one of them."""
 _RENAMES = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
@@ -83,7 +84,7 @@ class DetrCheckpoint:
 
 def is_detr(state: Mapping[str, Any]) -> bool:
     """Whether the keys are those of a DETR for boxes."""
-    return any(mark in state for mark in _MARKS) and any(
+    return any(mark in state for mark in MARKS) and any(
         key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight")
     )
 
@@ -98,7 +99,7 @@ def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
     """
     if not is_detr(state):
         raise CheckpointError(
-            f"not a DETR for boxes: expected a tensor {' or '.join(map(repr, _MARKS))} and queries, "
+            f"not a DETR for boxes: expected a tensor {' or '.join(map(repr, MARKS))} and queries, "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
     translated: dict[str, Tensor] = {}

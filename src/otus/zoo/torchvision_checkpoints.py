@@ -22,6 +22,8 @@ from otus.structures.categories import COCO_IDS
 
 MADE_WITHOUT_EPS = ("258fb6c6", "bf2d0c1e", "fc266e95")
 """First digits of the SHA-256 of the ResNet-50 checkpoints (Faster, Mask, Keypoint R-CNN, COCO_V1) to run with eps 0.0."""
+MARKS = ("roi_heads.box_predictor.cls_score.weight",)
+"""Tensors by which a region-based detector is recognised."""
 
 _PREFIXES = (
     ("backbone.body.", "region_features.trunk."),
@@ -55,7 +57,7 @@ class TorchvisionCheckpoint:
 
 def is_torchvision_detector(state: Mapping[str, Any]) -> bool:
     """Whether the keys are those of a region-based detector of torchvision."""
-    return "roi_heads.box_predictor.cls_score.weight" in state
+    return MARKS[0] in state
 
 
 def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None = None) -> TorchvisionCheckpoint:
@@ -78,7 +80,7 @@ def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None
             "not a torchvision region-based detector: expected the tensor 'roi_heads.box_predictor.cls_score.weight', "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
-    slots = state["roi_heads.box_predictor.cls_score.weight"].shape[0]
+    slots = state[MARKS[0]].shape[0]
     arguments: dict[str, Any] = {"class_slots": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
     if "backbone.fpn.inner_blocks.0.1.weight" not in state:  # version 2 has live norms, in the pyramid too
         arguments["norm_eps"] = 0.0 if sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS) else 1e-5

@@ -37,6 +37,8 @@ _ANSWERS = (
     ("head.classification_head.module_list.0.bias", "head.regression_head.module_list.0.bias"),
     ("head.classification_head.module_list.0.1.bias", "head.regression_head.module_list.0.1.bias"),
 )
+MARKS = tuple(name for answers in _ANSWERS for name in answers)
+"""Tensors by which a dense detector is recognised, two of them."""
 
 
 def is_torchvision_dense_detector(state: Mapping[str, Any]) -> bool:

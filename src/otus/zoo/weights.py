@@ -11,16 +11,19 @@ from torch import Tensor
 from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
-from otus.zoo.checkpoint import checkpoint_part, load_checkpoint, read_foreign
+from otus.zoo.checkpoint import below_prefix, checkpoint_part, load_checkpoint, prefixes_of, read_foreign
 from otus.zoo.coco import COCO
+from otus.zoo.detr_checkpoints import MARKS as DETR_MARKS
 from otus.zoo.detr_checkpoints import DetrCheckpoint, is_detr, read_detr
 from otus.zoo.hub import fetch
 from otus.zoo.models import MODELS, model_entry
+from otus.zoo.torchvision_checkpoints import MARKS as TORCHVISION_MARKS
 from otus.zoo.torchvision_checkpoints import (
     TorchvisionCheckpoint,
     is_torchvision_detector,
     read_torchvision_detector,
 )
+from otus.zoo.torchvision_dense_checkpoints import MARKS as DENSE_MARKS
 from otus.zoo.torchvision_dense_checkpoints import is_torchvision_dense_detector, read_torchvision_dense_detector
 
 _FURTHER_HEADS = ("mask_head.", "keypoint_head.")
@@ -135,8 +138,8 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
             score_thresholds=header.extra.get("score_thresholds", {}).get("thresholds", {}),
             training=header.training,
         )
-        return without_head(found, MODELS[found.builder].boxes_only) if _untrained_head(found) else found
-    foreign = read_foreign(path)
+        return without_head(found, MODELS[str(found.builder)].boxes_only) if _untrained_head(found) else found
+    foreign = _unwrapped(read_foreign(path))
     read: DetrCheckpoint | TorchvisionCheckpoint
     if is_detr(foreign):
         read = read_detr(foreign)
@@ -168,6 +171,15 @@ def _untrained_head(found: FoundWeights) -> bool:
     last = [found.state[name] for name in _LAST_BIASES if name in found.state]
     trained = found.builder in MODELS and bool(found.training.get("steps"))
     return trained and bool(last) and not any(bias.any() for bias in last)
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state below the prefix that makes it one of those that are read here; as it is where none does."""
+    for prefix in ("", *prefixes_of(state, {*DETR_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS})):
+        inner = below_prefix(state, prefix)
+        if is_detr(inner) or is_torchvision_detector(inner) or is_torchvision_dense_detector(inner):
+            return inner
+    return state
 
 
 def _is_ours(path: Path) -> bool:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Report
+from otus.data.formats.lfs import refuse_lfs_pointer
 from otus.data.pictures import is_left_behind, picture_size_hw
 from otus.errors import DataError, PictureError
 
@@ -69,7 +70,8 @@ def read_json_bytes(file: Path) -> bytes:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Return what a file holds; DataError if it is missing or may not be read."""
+    """Return what a file holds; DataError if it is missing, a Git LFS pointer or may not be read."""
+    refuse_lfs_pointer(file)
     try:
         return file.read_bytes()
     except FileNotFoundError:

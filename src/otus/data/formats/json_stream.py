@@ -20,6 +20,7 @@ import numpy as np
 from otus.data.formats import _json_kernels as scanner
 from otus.data.formats.contract import Report
 from otus.data.formats.files import Whole
+from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.data.formats.number_fields import NumberField, NumberRecords, read_number_records
 from otus.errors import DataError
 
@@ -106,6 +107,9 @@ class RecordReader:
         first = window[offset:].lstrip()[:1]
         if not first:
             self.report(DataError("the file is empty", file=self.path, remedy="write it again", kind="broken_json"))
+            return
+        if is_lfs_pointer(self.path):
+            self.report(DataError(IS_POINTER, file=self.path, remedy=FETCH_IT))
             return
         if (first == b"[" and not self.records_key) or first not in b"[{":
             what = "an array" if first == b"[" else f"a text that starts with {first.decode('latin-1')!r}"

@@ -1,0 +1,25 @@
+"""Git LFS pointers: three lines of text that lie in the place of a file which Git did not fetch."""
+
+from pathlib import Path
+
+from otus.errors import DataError
+
+IS_POINTER = "is a Git LFS pointer, not the file itself"
+FETCH_IT = "fetch it: git lfs pull"
+
+_START = b"version https://git-lfs.github.com/spec/"
+
+
+def is_lfs_pointer(path: str | Path) -> bool:
+    """Whether a file is a Git LFS pointer."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_START)) == _START
+    except OSError:
+        return False
+
+
+def refuse_lfs_pointer(path: str | Path) -> None:
+    """Raise DataError if a file is a Git LFS pointer."""
+    if is_lfs_pointer(path):
+        raise DataError(IS_POINTER, file=path, remedy=FETCH_IT)
