@@ -86,16 +86,16 @@ def test_numbers_are_those_of_the_names(tmp_path: Path) -> None:
     assert evaluated(data, found_by(tmp_path / "found.json", image_id=[285, 139]))["bbox"]["AP"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("shift", "says"), [(1, "data plus 1"), (-1, "data minus 1")])
+@pytest.mark.parametrize(("shift", "says"), [(1, "the data's plus 1"), (-1, "the data's minus 1")])
 def test_ids_that_count_otherwise_are_said_before_the_zeros(tmp_path: Path, shift: int, says: str) -> None:
     data, found = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", shift=shift)
     done = run("evaluate", "--data", data, "--predictions", found)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert f"as if the file's ids are those of the {says}" in done.stderr
+    assert f"the file's ids seem to be {says}" in done.stderr
     records = [one for one in json.loads(found.read_text()) if 0 <= one["category_id"] <= 2]
     found.write_text(json.dumps(records))  # nobody found the last category, so every id is known
     (note,) = evaluated(data, found)["notes"]
-    assert f"as if they are those of the {says}" in note
+    assert f"their category ids seem to be {says}" in note
     done = run("evaluate", "--data", data, "--predictions", found)
     assert note in done.stderr
 
@@ -117,14 +117,14 @@ def test_other_commands_say_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     done = run(*command, "--data", data, "--predictions", files, "--json")
     assert done.exit_code == 0, done.stderr
     (note,) = json.loads(done.stdout)["notes"]
-    assert "data plus 1" in note
+    assert "the data's plus 1" in note
     assert note in done.stderr
 
 
 def test_cocos_two_ways_of_counting() -> None:
     readings = id_readings(COCO_IDS)
-    assert readings["count the data's categories from 0"].tolist() == list(range(80))
-    assert id_readings(range(80))["are COCO's 1 to 90 for its 80 categories"].tolist() == list(COCO_IDS)
+    assert readings["places in the data's list of categories, from 0"].tolist() == list(range(80))
+    assert id_readings(range(80))["COCO's 1 to 90 of its 80 categories"].tolist() == list(COCO_IDS)
     assert len(COCO_IDS) == 80
 
 
@@ -155,7 +155,7 @@ def test_text_files_of_another_counting(tmp_path: Path) -> None:
     for name in NAMES:
         (tmp_path / f"found/{name}.txt").write_text("1 0.25 0.25 0.25 0.5 0.9\n2 0.5 0.5 0.25 0.5 0.9\n")
     (note,) = evaluated(data, tmp_path / "found")["notes"]
-    assert "data plus 1" in note
+    assert "the data's plus 1" in note
     for file in (tmp_path / "found").iterdir():
         file.rename(file.with_name(f"pred_{file.name}"))
     done = run("evaluate", "--data", data, "--predictions", tmp_path / "found")
@@ -172,7 +172,7 @@ def test_semantic_maps_of_another_counting(tmp_path: Path) -> None:
     write_index_picture(tmp_path / "found/a.png", true + 1)
     document = evaluated(tmp_path, tmp_path / "found", "--protocol", "semantic")
     assert document["semantic"]["mIoU"] == 0
-    assert "data plus 1" in document["notes"][0]
+    assert "the data's plus 1" in document["notes"][0]
 
 
 def test_panoptic_maps_of_another_counting_and_text_ids(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_panoptic_maps_of_another_counting_and_text_ids(tmp_path: Path) -> None:
     assert "notes" not in named
     shifted = evaluated(labels, write("shifted", 1, 7), "--protocol", "panoptic")
     assert shifted["panoptic"]["PQ"] == 0
-    assert "data plus 1" in shifted["notes"][0]
+    assert "the data's plus 1" in shifted["notes"][0]
     nothing = evaluated(labels, write("nothing", 0, 8), "--protocol", "panoptic", "--skip-bad")
     assert "not one of the 1 images has a prediction" in nothing["notes"][0]
 

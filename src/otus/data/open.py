@@ -183,17 +183,18 @@ def _tell_left_out(path: Path, taken: list[Layout], others: list[Layout]) -> Non
     """Say what stands beside the files that are taken, and how to take it."""
     if not any(one.format == coco.FORMAT for one in taken):
         return
+    names = ", ".join(one.source.name for one in taken if one.format == coco.FORMAT)
     parts = {one.split for one in taken}
-    for one in others:
-        if (one.split or "").rpartition("/")[2] in parts:
-            _tell_once(f"{one.source}: not read, other labels of the same images; --split {one.split} takes them")
+    beside = [one.split for one in others if one.split and one.split.rpartition("/")[2] in parts]
+    if beside:
+        _tell_once(f"{path}: reading {names}; other labels of the same images by --split {', '.join(beside)}")
     if skipped := [file.name for file in coco.skipped(path)]:
-        _tell_once(f"{path}: not read, without categories or labels of objects: {', '.join(skipped)}")
+        _tell_once(f"{path}: skipping files without categories or labels of objects: {', '.join(skipped)}")
 
 
 @cache
 def _tell_once(message: str) -> None:
-    logging.getLogger("otus").warning(message)
+    logging.getLogger("otus").warning("otus: %s", message)
 
 
 def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:

@@ -27,8 +27,8 @@ _COMPARED = {
 }
 
 
-_DOUBTFUL_AP = 0.05
-"""Below it predictions and labels may be of different images or categories."""
+_DOUBTFUL = 0.05
+"""AP (of proposals recall) below which predictions and labels may be of different images or categories."""
 
 
 class Result(Protocol):
@@ -88,7 +88,7 @@ def judge_objects(
         metric: AveragePrecision[Result] = AveragePrecision(rules, categories)
         metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
         results[name] = metric.compute()
-    if any(not result.figures.get("AP", 1) >= _DOUBTFUL_AP for result in results.values()):
+    if any(not next(iter(result.figures.values())) >= _DOUBTFUL for result in results.values()):
         sides = Comparison(truth, predictions, categories, picture_ids, dataset.pictures.sizes_hw)
         notes += mismatch_notes(sides, by_category=protocol != "proposals")
     return results, left_out, notes

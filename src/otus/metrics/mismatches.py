@@ -23,18 +23,18 @@ _FEW, _MOST = 0.05, 0.5
 def id_readings(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"]]:
     """The ids (K,) that other tools write for the categories of these ids, by what is said of them.
 
-    >>> id_readings([0, 1, 2])["are those of the data plus 1"].tolist()
+    >>> id_readings([0, 1, 2])["the data's plus 1"].tolist()
     [1, 2, 3]
     """
     ids, places = np.asarray(category_ids, dtype=np.int64), np.arange(len(category_ids))
     readings = {
-        "are those of the data plus 1": ids + 1,
-        "are those of the data minus 1": ids - 1,
-        "count the data's categories from 0": places,
-        "count the data's categories from 1": places + 1,
+        "the data's plus 1": ids + 1,
+        "the data's minus 1": ids - 1,
+        "places in the data's list of categories, from 0": places,
+        "places in the data's list of categories, from 1": places + 1,
     }
     if len(ids) == len(COCO_IDS):
-        readings["are COCO's 1 to 90 for its 80 categories"] = np.array(COCO_IDS)
+        readings["COCO's 1 to 90 of its 80 categories"] = np.array(COCO_IDS)
     return {name: one for name, one in readings.items() if not np.array_equal(one, ids)}
 
 
@@ -42,7 +42,7 @@ def reading_of_ids(used: Sequence[int] | np.ndarray, category_ids: Sequence[int]
     """How the category ids that occur in a file could be meant: the first reading that has all of them.
 
     >>> reading_of_ids([2, 3], [0, 1, 2])
-    'are those of the data plus 1'
+    "the data's plus 1"
     """
     return next((name for name, ids in id_readings(category_ids).items() if np.isin(used, ids).all()), None)
 
@@ -55,8 +55,8 @@ def category_notes(confusion: Int[np.ndarray, "k k"], categories: Categories) ->
     ids = np.array(categories.ids)
     for name, meant in id_readings(categories.ids).items():
         if confusion[meant[:, None] == ids].sum() >= _MOST * total:
-            return [f"category ids of the predictions seem to mean others: as if they {name}"]
-    return [f"predictions lie on objects, but of other categories ({right} of {total} right): compare ids and names"]
+            return [f"predictions lie on objects of other categories: their category ids seem to be {name}"]
+    return [f"predictions lie on objects of other categories ({right} of {total} right): compare category ids"]
 
 
 def mismatch_notes(comparison: Comparison, *, by_category: bool = True) -> list[str]:

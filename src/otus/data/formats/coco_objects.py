@@ -260,7 +260,7 @@ class ObjectColumns:
                 from otus.metrics.mismatches import reading_of_ids  # seldom needed
 
                 reading = reading_of_ids(np.unique(whole[name][keep]), category_ids)
-                hint = f"; as if the file's ids {reading}" if reading else ""
+                hint = f"; the file's ids seem to be {reading}" if reading else ""
             elif self.predictions and not known[keep].any():
                 hint = f", nor any other of this file; the data has {_some(picture_ids)}: a file_name would tell"
             problems = (f"no {what} has the id {one}{hint}" for one in whole[name][keep & ~known].tolist())

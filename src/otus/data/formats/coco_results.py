@@ -20,7 +20,7 @@ from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation
 from otus.data.formats.contract import Report, staged_file, stop_at_first
 from otus.data.formats.files import LARGEST, Whole
 from otus.data.formats.json_stream import Batch, RecordReader, write_records
-from otus.data.lookup import picture_namer
+from otus.data.lookup import picture_namer, some_names
 from otus.errors import DataError
 from otus.structures import Objects
 
@@ -68,7 +68,7 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     for batch in reader:
         if batch.columns is None and ("file_name" in batch.attributes or _has_text_ids(batch)):
             finders = finders or _finders(dataset)
-            batch = _joined_by_name(batch, finders, columns.place, report)
+            batch = _joined_by_name(batch, finders, some_names(dataset), columns.place, report)
         columns.extend(batch)
     return columns.finish(
         picture_ids=np.array(picture_ids(dataset), dtype=np.int64),
@@ -93,8 +93,13 @@ def _finders(dataset: Dataset) -> Finders:
     return {"file_name": ("image_id", find_picture), "category": ("category_id", categories.get)}
 
 
-def _joined_by_name(batch: Batch, finders: Finders, place: Callable[[int], tuple[Path, str]], report: Report) -> Batch:
-    """The records with the ids of what their names mean; those with a name of nothing in the data are left out."""
+def _joined_by_name(
+    batch: Batch, finders: Finders, known: str, place: Callable[[int], tuple[Path, str]], report: Report
+) -> Batch:
+    """The records with the ids of what their names mean; those with a name of nothing in the data are left out.
+
+    ``known`` are some names of pictures, for messages.
+    """
     kept = []
     for k, record in enumerate(batch.records):
         is_named = isinstance(getattr(record, batch.attributes.get("file_name", ""), None), str)
@@ -107,6 +112,8 @@ def _joined_by_name(batch: Batch, finders: Finders, place: Callable[[int], tuple
                 what = id_field.removesuffix("_id").replace("image", "picture")
                 problem = f"{name!r} does not name one {what} of the data"
                 remedy = f"correct the record, or take the name out where {id_field} is an id of the data"
+                if field == id_field:
+                    remedy = f"correct it; the pictures are called {known}"
                 kind = f"unknown_{what}"
                 report(DataError(problem, file=file, where=f"{where}.{field}", remedy=remedy, kind=kind))
                 break
