@@ -44,6 +44,7 @@ def test_json_alone_on_stdout(folder):
         "objects": 2,
         "counts": {"missing_picture": 1},
     }
+    assert document["per_category"] == {"owl": [1, 1]}
     (finding,) = document["findings"]
     assert finding.keys() == {"kind", "file", "where", "message"}
     assert (finding["kind"], finding["file"]) == ("missing_picture", str(folder / "b.png"))
@@ -53,6 +54,9 @@ def test_table(folder):
     done = run(folder)
     assert done.exit_code == 1
     assert "coco train, coco val" in done.stdout
+    words = [line.replace("│", " ").replace("┃", " ").split() for line in done.stdout.splitlines()]
+    assert ["category", "train", "val"] in words
+    assert ["owl", "1", "1"] in words
     assert any(line.split() == ["missing_picture", "1"] for line in done.stdout.splitlines())
     assert f"{folder / 'b.png'}: there is no such file" in done.stdout
 

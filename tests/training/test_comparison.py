@@ -15,6 +15,7 @@ from otus.cli import app
 from otus.data.formats import coco
 from otus.data.pictures import read_picture
 from otus.errors import MissingExtraError, UsageError
+from otus.reports.comparison import Comparison, Row, told_apart
 from otus.structures import Categories
 from otus.training import comparison
 from otus.training.comparison import Contender, compare, time_prediction
@@ -151,7 +152,7 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
         compare(["tiny"], data / "val", budget_minutes=0, **options)
     with pytest.raises(UsageError, match="limit: expected at least one picture, got 0"):
         compare(["tiny"], data / "val", limit=0, **options)
-    with pytest.raises(UsageError, match="'tinny' is not one of: tiny"):
+    with pytest.raises(UsageError, match="'tinny': there is none of this name; did you mean 'tiny'"):
         Contender.parse("tinny")
     assert otus_compare(data, "--models", "tiny", "--predictions", "a,b")[0] == 2
     assert otus_compare(data)[0] == 2
@@ -216,3 +217,25 @@ def test_without_masks_a_model_is_compared_without_its_mask_head(
     assert code == 0, stderr
     assert [row["model"] for row in json.loads(stdout)["rows"]] == ["tiny"]
     assert "no object has masks to learn from: tiny in the place of masks" in stderr
+
+
+def test_checkpoints_of_one_model_are_told_apart_and_masks_are_judged(data: Path, tmp_path: Path) -> None:
+    runs = [train("tiny", data / "train", settings=QUICK, out=tmp_path, name=name, quiet=True) for name in ("a", "b")]
+    options = ["--limit", 2, "--out", tmp_path / "table", "--json"]
+    code, stdout, stderr = otus_compare(data / "val", "--models", f"{runs[0].folder},{runs[1].folder}", *options)
+    assert code == 0, stderr
+    assert [row["label"] for row in json.loads(stdout)["rows"]] == ["tiny, a", "tiny, b"]
+    code, stdout, stderr = otus_compare(data / "val", "--models", f"first={runs[0].last},{runs[1].folder}", *options)
+    assert [row["label"] for row in json.loads(stdout)["rows"]] == ["first", ""], stderr
+    lines = (tmp_path / "table" / "compare.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| first", "| tiny"]
+    assert "mask AP" not in lines[0]
+    with pytest.raises(UsageError, match="these are weights of tiny, expected weights of other"):
+        Contender.parse(f"other={runs[0].last}")
+    rows = [
+        Row("mask", "m.safetensors", None, 0.5, 0.7, dict.fromkeys(("proposals", "network", "after"), 0.1), 9, None)
+    ]
+    rows.append(replace(rows[0], weights="n.safetensors", AP_masks=0.25))
+    table = Comparison("data", ["a.png"], told_apart(rows), tmp_path, {}).table()
+    assert [row["mask AP"] for row in table] == ["", "0.250"]
+    assert [row["model"] for row in table] == ["mask, m.safetensors", "mask, n.safetensors"]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import otus
 from otus.cli import app
+from otus.data import scene_files
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
 from otus.data.pictures import read_picture
@@ -23,6 +24,7 @@ from otus.training.run import train
 from otus.training.settings import TrainSettings, make_settings
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry, build_model
+from otus.zoo.weights import read_weights
 
 QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 
@@ -161,7 +163,7 @@ def test_a_system_put_together_by_hand(scenes: Dataset, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_trained(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
-    assert otus_train("--data", tmp_path)[0] == 2
+    assert otus_train("--data", tmp_path)[0] == 1, "there are no data"
     assert otus_train("--model", "tiny", "--data", tmp_path / "nowhere")[0] == 1
     assert otus_train("--resume", tmp_path)[0] == 2
     with pytest.raises(DataError, match="no pictures with objects"):
@@ -318,3 +320,48 @@ def test_a_mask_head_that_nothing_teaches_is_said(scenes: Dataset) -> None:
     )
     said = system.remarks(replace(scenes, objects=replace(objects, segmentations=some)))
     assert f"no mask to learn from of {scenes.categories[label]}" in said[0]
+
+
+def test_data_are_looked_at_before_a_model_is_asked_for(coco_scenes: Path, tmp_path: Path) -> None:
+    code, _, err = otus_train()
+    assert (code, "train needs --data" in err) == (2, True)
+    code, _, err = otus_train("--data", tmp_path / "nowhere")
+    assert (code, "nowhere" in err) == (1, True)
+    code, _, err = otus_train("--data", coco_scenes)
+    assert (code, "--weights packaged" in err) == (2, True)
+
+
+def test_a_run_is_repeated_by_its_config_and_stands_for_its_best_weights(
+    tiny: None, coco_scenes: Path, tmp_path: Path
+) -> None:
+    one = ("--model", "tiny", "--data", coco_scenes, "--val", 0.25, "--epochs", 1, "--seed", 3, "--out", tmp_path)
+    assert otus_train(*one)[0] == 0
+    run = tmp_path / "detection" / "tiny"
+    assert otus_train("--config", run / "config.json", "--out", tmp_path)[0] == 0
+    assert otus_train("--config", run, "--out", tmp_path, "--name", "longer", "--epochs", 2)[0] == 0
+    first, again = (
+        load_checkpoint(run.parent / name / "weights" / "last.safetensors")[0] for name in ("tiny", "tiny-2")
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    config = json.loads((run.parent / "longer" / "config.json").read_text())
+    assert (config["epochs"], config["seed"], config["val"]) == (2, 3, 0.25)
+    assert otus_train("--config", run, "--resume", run)[0] == 2
+    assert read_weights(run).source == run / "weights" / "best.safetensors"
+    assert otus.load(run).name == "tiny"
+    with pytest.raises(CheckpointError, match="expected the folder of a training run"):
+        otus.load(coco_scenes)
+
+
+def test_train_and_val_are_taken_where_there_are_just_these(
+    tiny: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for seed, split in enumerate(("train", "val")):
+        scene_files.write_scenes(tmp_path / "data" / split, 3 + seed, split=split, seed=seed)
+    options = ("--model", "tiny", "--data", tmp_path / "data", "--format", "coco", "--epochs", 1)
+    code, _, err = otus_train(*options, "--out", tmp_path / "runs")
+    assert code == 0, err
+    record = json.loads((tmp_path / "runs/detection/tiny/run.json").read_text())
+    assert (record["pictures"], record["validation_pictures"]) == (3, 4)
+    assert "the splits train and val are taken" in caplog.text
+    code, _, err = otus_train(*options, "--split", "val", "--out", tmp_path / "runs")
+    assert (code, "nothing is validated" in err) == (0, True)

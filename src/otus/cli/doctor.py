@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otus.cli._common import counting, emit_json, verb
+from otus.cli._common import answer_console, counting, emit_json, verb
 
 if TYPE_CHECKING:
     from otus.data.doctor import Examination
 
 _EXAMPLES = 3
+_CATEGORIES = 25
 
 
 @verb
@@ -51,6 +52,7 @@ def _document(path: Path, examination: "Examination") -> dict[str, object]:
         "layouts": [{"format": one.format, "split": one.split, "source": str(one.source)} for one in layouts],
         "pictures": examination.picture_count,
         "objects": examination.object_count,
+        "per_category": {name: list(numbers) for name, numbers in examination.per_category.items()},
         "findings": [
             {"kind": one.kind, "file": one.file, "where": one.where, "message": one.message}
             for one in examination.findings
@@ -59,10 +61,31 @@ def _document(path: Path, examination: "Examination") -> dict[str, object]:
     }
 
 
+def _tell_counts(examination: "Examination") -> None:
+    """A table: a row for each category, the most frequent first, a column for each split."""
+    from rich.table import Table
+
+    if not examination.per_category:
+        return
+    table = Table("category")
+    for layout in examination.layouts:
+        table.add_column(
+            layout.split or (layout.source.name if len(examination.layouts) > 1 else "objects"), justify="right"
+        )
+    rows = sorted(examination.per_category.items(), key=lambda row: -sum(row[1]))
+    for name, numbers in rows[:_CATEGORIES]:
+        table.add_row(name, *map(str, numbers))
+    if len(rows) > _CATEGORIES:
+        rest = [sum(numbers) for numbers in zip(*(numbers for _, numbers in rows[_CATEGORIES:]), strict=True)]
+        table.add_row(f"{len(rows) - _CATEGORIES} more (--json has all)", *map(str, rest))
+    answer_console().print(table)
+
+
 def _tell(path: Path, examination: "Examination") -> None:
     parts = [f"{layout.format} {layout.split or layout.source.name}" for layout in dict.fromkeys(examination.layouts)]
     typer.echo(f"{path}: {', '.join(parts)}")
     typer.echo(f"{examination.picture_count} pictures, {examination.object_count} objects")
+    _tell_counts(examination)
     if not examination.findings:
         typer.echo("nothing is wrong")
     for kind, count in examination.counts.items():

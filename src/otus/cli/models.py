@@ -7,6 +7,7 @@ import typer
 
 from otus.cli._common import emit_json, verb
 
+_ALSO = "Also there, boxes alone, smaller and faster:\n{}. The others are trained, or fetched once."
 _WIDTH = 74  # of a line under a name, so that it stays whole in a terminal of 80
 
 
@@ -23,14 +24,27 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON docume
     for row in rows:
         typer.echo(f"{row['name']:<{width}}  {row['task']:<10}  {_weights(row)}")
         typer.echo(f"    {row['paper']}")
-        for line in [*_licence(row), *_figures(row)]:
+        for line in [*_cost(row), *_licence(row), *_figures(row)]:
             typer.echo(f"    {line}")
+    first, *others = [row["name"] for row in rows if row["packaged"]]
+    typer.echo(
+        f"\nStart with {first}: it is in the package and answers\nwhere no model is named. {_ALSO.format(', '.join(others))}"
+    )
 
 
 def _weights(row: dict[str, Any]) -> str:
     if not row["trained"]:
         return "none: train it"
     return "packaged" if row["packaged"] else "to be fetched"
+
+
+def _cost(row: dict[str, Any]) -> list[str]:
+    """``13 MB, 60 ms an image``: of the best weights, as far as it is stated."""
+    from otus.zoo.models import TIMED_ON
+
+    parts = [] if row["megabytes"] is None else [f"weights {row['megabytes']} MB"]
+    parts += [] if row["milliseconds"] is None else [f"{row['milliseconds']} ms an image on {TIMED_ON}"]
+    return [", ".join(parts)] if parts else []
 
 
 def _licence(row: dict[str, Any]) -> list[str]:

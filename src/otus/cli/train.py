@@ -37,11 +37,26 @@ def train(
     val_split: Annotated[str | None, typer.Option(help="Part of the data to validate on, e.g. val.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of runs; OTUS_RUNS or ./runs without it.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the run; the model's without it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Start as another run was started: its config.json or folder; options replace.")
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with; the rest as it was.")] = None,
 ) -> None:
     """Train a model; the weights, figures and curves go to runs/TASK/NAME."""
-    if resume is None and (not data or (model is None and weights is None)):
-        fail("train needs --data with --model or --weights, or --resume", code=2)
+    if resume is not None and config is not None:
+        fail("--resume goes on with a run, --config starts one like it: give one of them", code=2)
+    if resume is None and config is None:
+        if not data:
+            fail("train needs --data, images with labels; or --resume or --config, a run", code=2)
+        from otus.data.open import choose_layouts
+
+        for one in data:
+            choose_layouts(one, format=format_, split=split)
+        if model is None and weights is None:
+            fail(
+                "train needs --weights packaged (the best start for most data), or --model NAME (see otus models)",
+                code=2,
+            )
     if resume is not None and (out is not None or name is not None):
         fail("--out and --name are of a new run; one that is resumed stays in its folder", code=2)
 
@@ -49,7 +64,7 @@ def train(
         output_folder(out, "the folders of runs")
 
     from otus.training.devices import fastest_precision
-    from otus.training.run import resume_run
+    from otus.training.run import repeat_run, resume_run
     from otus.training.run import train as run
     from otus.training.settings import make_settings
 
@@ -80,15 +95,17 @@ def train(
         devices=devices,
         num_nodes=num_nodes,
     )
-    if resume is None:
+    new = option_values(out=out, name=name, find_rate=(rate == "find") or None)
+    if config is not None:
+        trained = repeat_run(config, arguments=typed, settings=settings, **new)
+    elif resume is None:
         settings.setdefault("precision", fastest_precision(**option_values(device=device)))
         trained = run(
             typed.pop("model", None),
             typed.pop("data"),
             **typed,
             settings=make_settings(settings),
-            find_rate=rate == "find",
-            **option_values(out=out, name=name),
+            **new,
         )
     else:
         trained = resume_run(resume, arguments=typed, settings=settings)

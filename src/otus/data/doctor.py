@@ -10,9 +10,9 @@ Kinds of findings, beside those that the readers report: ``missing_picture``, ``
 import filecmp
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -46,12 +46,15 @@ class Examination:
         How many different picture files and how many annotations were looked at.
     findings
         What is wrong, none of it twice.
+    per_category
+        How many objects, or images of a classification data set, each category has in each layout.
     """
 
     layouts: tuple[Layout, ...]
     picture_count: int
     object_count: int
     findings: tuple[Finding, ...]
+    per_category: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -141,7 +144,20 @@ def examine(
         picture_count=len(sizes),
         object_count=sum(len(dataset.objects) for dataset in datasets if dataset.objects is not None),
         findings=tuple(dict.fromkeys(findings)),
+        per_category=_per_category(datasets),
     )
+
+
+def _per_category(datasets: Sequence[Dataset]) -> dict[str, tuple[int, ...]]:
+    counts: dict[str, list[int]] = {}
+    for place, dataset in enumerate(datasets):
+        labels = dataset.picture_labels if dataset.objects is None else dataset.objects.labels
+        if labels is None:
+            continue
+        numbers = np.bincount(labels, minlength=len(dataset.categories)).tolist()
+        for name, number in zip(dataset.categories, numbers, strict=True):
+            counts.setdefault(name, [0] * len(datasets))[place] = number
+    return {name: tuple(numbers) for name, numbers in counts.items()}
 
 
 def _of_error(error: OtusError, *, kind: str = "", file: Path | str = "") -> Finding:

@@ -12,7 +12,7 @@ from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, load_into, prefixes_of
 from otus.zoo.coco import COCO
 from otus.zoo.models import build_model, model_entry
-from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file
+from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
 
 
 def load(
@@ -30,7 +30,8 @@ def load(
     Parameters
     ----------
     name_or_file
-        A name of the zoo (``otus models`` lists them) or a checkpoint of Otus; without it the model in the package.
+        A name of the zoo (``otus models`` lists them), a checkpoint of Otus, or the folder of a training run, whose best
+        weights are taken; without it the model in the package.
     weights
         Of a name: a file (ours or torchvision's), or the name of published weights; the best there is without it.
     system, preprocess
@@ -60,13 +61,12 @@ def load(
         if not packaged:
             raise UsageError("no model comes in the package yet: name one (otus models), or a file of weights")
         name_or_file = packaged[0]
-    if Path(name_or_file).is_file():
+    own = weights_file(name_or_file)
+    if own is not None:
         if weights is not None:
-            raise UsageError(
-                f"weights: {name_or_file} is a file of weights itself; leave out {weights}, or name the model"
-            )
-        found = read_weights_file(Path(name_or_file))
-        name = str(found.builder or Path(name_or_file).stem)
+            raise UsageError(f"weights: {own} is a file of weights itself; leave out {weights}, or name the model")
+        found = read_weights_file(own)
+        name = str(found.builder or own.stem)
     elif str(name_or_file).endswith((".safetensors", ".pth", ".pt", ".bin")):
         raise CheckpointError(f"{name_or_file}: there is no such file of weights")
     else:

@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ class Row:
         Which, from which file, and what its training started from: ImageNet, a file's name or nothing (``random``).
     AP, AP50
         Of boxes, by COCO's protocol.
+    AP_masks
+        Of masks; None where the model or the data have none.
+    label
+        What the row is called, if not by the model's name.
     seconds
         A picture, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
     parameters, memory_mb
@@ -47,6 +52,13 @@ class Row:
     memory_mb: float | None
     minutes: float | None = None
     epochs: float | None = None
+    AP_masks: float | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the row is called."""
+        return self.label or self.model
 
 
 @dataclass(frozen=True)
@@ -71,10 +83,13 @@ class Comparison:
 
     def table(self) -> list[dict[str, str]]:
         """The rows as words, for people."""
+        names = {"AP": "AP", "AP50": "AP50"}
+        if any(row.AP_masks is not None for row in self.rows):
+            names["AP_masks"] = "mask AP"
         return [
             {
-                "model": row.model,
-                **{name: _figure(getattr(row, name)) for name in ("AP", "AP50")},
+                "model": row.name,
+                **{title: _figure(getattr(row, name)) for name, title in names.items()},
                 **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
                 "s a picture": f"{sum(row.seconds.values()):.3f}",
                 "parameters": f"{row.parameters / 1e6:.1f} M",
@@ -108,7 +123,7 @@ class Comparison:
 
     def plot(self) -> "PlotFigure":
         """AP50 by seconds a picture."""
-        return cost_plot({row.model: (sum(row.seconds.values()), row.AP50) for row in self.rows})
+        return cost_plot({row.name: (sum(row.seconds.values()), row.AP50) for row in self.rows})
 
     def page(self) -> Page:
         """The table, and what each model found on a few of the pictures."""
@@ -118,7 +133,7 @@ class Comparison:
         for row in self.rows:
             shown = sorted((self.folder / "pictures").glob(f"{slug_of(row.model, row.weights)}-*.jpg"))
             figures = [Figure(f"pictures/{path.name}", _caption(path), 320) for path in shown]
-            sections.append(Section(row.model, f"What scores at least {SCORE_THRESHOLD}.", figures))
+            sections.append(Section(row.name, f"What scores at least {SCORE_THRESHOLD}.", figures))
         subtitle = f"{len(self.pictures)} pictures of {self.data}"
         return Page("Comparison", subtitle, sections)
 
@@ -139,7 +154,7 @@ class Comparison:
 def read_row(path: Path) -> Row:
     """A row that is kept on disk."""
     values = json.loads(path.read_text())["row"]
-    undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}
+    undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}  # null of JSON
     return Row(**values | undefined)
 
 
@@ -157,9 +172,26 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figure(value: float) -> str:
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with labels where two would be called the same: by their run's folder or their file's name."""
+    counts = Counter(row.name for row in rows)
+    labels = [f"{row.model}, {_origin(row)}" if counts[row.name] > 1 else row.label for row in rows]
+    again = Counter(labels)
+    labels = [
+        f"{label} ({row.weights})" if label and again[label] > 1 else label
+        for row, label in zip(rows, labels, strict=True)
+    ]
+    return [replace(row, label=label) for row, label in zip(rows, labels, strict=True)]
+
+
+def _origin(row: Row) -> str:
+    file = Path(row.weights)
+    return file.parent.parent.name if file.parent.name == "weights" and file.parent.parent.name else file.name
+
+
+def _figure(value: float | None) -> str:
     """Nothing where it is not defined: no objects were there to be found."""
-    return "" if math.isnan(value) else f"{value:.3f}"
+    return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _caption(path: Path) -> str:

@@ -33,7 +33,7 @@ from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
-from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of
+from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of, told_apart
 from otus.reports.drawing import overlay
 from otus.structures import Instances, Objects
 from otus.training.imagenet import imagenet_start
@@ -41,8 +41,8 @@ from otus.training.material import open_material, trainable_model
 from otus.training.run import read_config, resume_run, train
 from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings, at_own_rate
-from otus.zoo.models import model_entry
-from otus.zoo.weights import read_weights, read_weights_file
+from otus.zoo.models import MODELS, model_entry
+from otus.zoo.weights import read_weights, read_weights_file, weights_file
 
 TRAINING = TrainSettings(batch_size=4)
 """How models are trained unless somebody says otherwise."""
@@ -56,14 +56,27 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """A model of a comparison: its name in the zoo, and a file of weights if it need not be trained."""
+    """A model of a comparison.
+
+    Parameters
+    ----------
+    model
+        Its name in the zoo.
+    weights
+        A file of them if it need not be trained.
+    label
+        What it is called in the table; the model's name where nobody said another.
+    """
 
     model: str
     weights: Path | None = None
+    label: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "Contender":
-        """``NAME``, ``NAME=FILE``, or ``FILE`` of a checkpoint that says its model.
+        """``NAME``, ``FILE`` of a checkpoint that says its model, ``LABEL=FILE``, or ``NAME=FILE`` of one that does not.
+
+        The folder of a training run stands for its best weights.
 
         Raises
         ------
@@ -72,15 +85,22 @@ class Contender:
         """
         name, _, file = text.partition("=")
         if file:
-            model_entry(name)
-            if not Path(file).is_file():
+            weights = weights_file(file)
+            if weights is None:
                 raise UsageError(f"models: {text}: there is no file {file}")
-            return cls(name, Path(file))
-        if Path(text).is_file():
-            builder = read_weights_file(Path(text)).builder
+            builder = read_weights_file(weights).builder
+            if builder is None:
+                model_entry(name)
+                return cls(name, weights)
+            if name in MODELS and name != builder:
+                raise UsageError(f"models: {text}: these are weights of {builder}, expected weights of {name}")
+            return cls(builder, weights, label="" if name == builder else name)
+        weights = weights_file(text)
+        if weights is not None:
+            builder = read_weights_file(weights).builder
             if builder is None:
                 raise UsageError(f"models: {text} does not say of which model it is: write NAME={text}")
-            return cls(builder, Path(text))
+            return cls(builder, weights)
         if "/" in text or Path(text).suffix:
             raise UsageError(f"models: there is no file {text}")
         model_entry(text)
@@ -185,7 +205,7 @@ def compare(
         key = {"model": one.model, "weights": _file_key(weights), "settings": own and dataclasses.asdict(own), **common}
         kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
         if kept.is_file():
-            rows.append(read_row(kept))
+            rows.append(dataclasses.replace(read_row(kept), label=one.label))
             say(f"{one.model}: kept from before ({kept})")
             continue
         start = None
@@ -203,10 +223,10 @@ def compare(
         row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
-        rows.append(row)
+        rows.append(dataclasses.replace(row, label=one.label))
     said = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": said}
-    comparison = Comparison(str(whole.source), judged_on.pictures.files, rows, folder, record)
+    comparison = Comparison(str(whole.source), judged_on.pictures.files, told_apart(rows), folder, record)
     comparison.write()
     return comparison
 
@@ -286,7 +306,8 @@ def _judge(
     with predictor.autocast():
         found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
     objects = as_objects(found, categories=dataset.categories)
-    figures = evaluate_predictions(dataset, objects, kinds=["bbox"]).results["bbox"].figures
+    results = evaluate_predictions(dataset, objects).results
+    figures, of_masks = results["bbox"].figures, results["segm"].figures if "segm" in results else None
     _draw(dataset, found, folder / "pictures", slug=slug_of(predictor.name, weights))
     system: nn.Module = predictor.system
     row = Row(
@@ -295,6 +316,7 @@ def _judge(
         start=None,
         AP=float(figures["AP"]),
         AP50=float(figures["AP50"]),
+        AP_masks=None if of_masks is None else float(of_masks["AP"]),
         seconds=seconds,
         parameters=sum(one.numel() for one in system.parameters()),
         memory_mb=memory_mb,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from otus.errors import CheckpointError
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, matching, prefixes_of
-from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file
+from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
 
 Build = Callable[[Categories], nn.Module]
 
@@ -26,8 +26,9 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
     CheckpointError, FetchError
         If the file is damaged or cannot be fetched.
     """
-    if Path(weights).is_file():
-        return read_weights_file(Path(weights))
+    file = weights_file(weights)
+    if file is not None:
+        return read_weights_file(file)
     if weights == "packaged" and model not in packaged_names():
         model = next(iter(packaged_names()), model)
     return read_weights(weights, model=model)

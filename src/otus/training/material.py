@@ -1,5 +1,6 @@
 """What a run learns from and is validated on: opened, joined, kept aside, and looked at."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.data.merging import merge
-from otus.data.open import open_dataset
+from otus.data.open import choose_layouts, open_dataset
 from otus.data.splitting import shared_pictures, split_off
 from otus.errors import DataError
 from otus.zoo.models import model_entry
 
+_LOG = logging.getLogger("otus")
 Data = str | Path | Dataset
 
 
@@ -35,6 +37,9 @@ def open_material(
     def opened(source: Data, split: str | None) -> Dataset:
         return source if isinstance(source, Dataset) else open_dataset(source, format=format, split=split)
 
+    if val is None and split is None and val_split is None and all(_has_two_splits(one, format) for one in sources):
+        split, val_split = "train", "val"
+        _LOG.warning("the splits train and val are taken; --split, --val-split and --val name others")
     several = [opened(source, split) for source in sources]
     _refuse_bare(several, "to learn from")
     train_set = merge(several)
@@ -45,6 +50,14 @@ def open_material(
     kept_aside = [opened(source, val_split) for source in (sources if val is None else [val])]
     _refuse_bare(kept_aside, "to validate by")
     return train_set, merge(kept_aside)
+
+
+def _has_two_splits(source: Data, format: str | None) -> bool:
+    """Whether a data set on disk has the splits ``train`` and ``val``, each once, and beside them at most a ``test``."""
+    if isinstance(source, Dataset):
+        return False
+    splits = [layout.split or "" for layout in choose_layouts(source, format=format)]
+    return {"train", "val"} <= set(splits) <= {"train", "val", "test"} and len(splits) == len(set(splits))
 
 
 def _refuse_bare(datasets: Sequence[Dataset], purpose: str) -> None:

@@ -86,7 +86,8 @@ def train(
         One or several data sets, or their folders or files; categories are joined by name.
     val
         What to validate on: a data set, or a share of the training pictures to keep aside. Without it ``val_split`` of
-        ``data``, and without that nothing is validated.
+        ``data``; without that the split ``val``, where ``data`` has just ``train`` and ``val`` and no ``split`` is named;
+        else nothing is validated.
     weights
         What to start from: a file, ``packaged``, or a name of published weights; random without it.
     settings
@@ -230,22 +231,59 @@ def resume_run(
     if before["precision"] == "bf16-mixed":
         instead = "a new run with --weights of this one and --precision 32-true"
         check_bfloat16(choose_device(before["device"]), asked_for=f"{folder} in {before['precision']}", instead=instead)
+    return train(**_started_with(before, arguments or {}, settings or {}), resume=folder)
+
+
+def repeat_run(
+    config: str | Path,
+    *,
+    arguments: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> TrainedModel:
+    """Start a new run as another one of a named model was started, but for what is named anew.
+
+    Parameters
+    ----------
+    config
+        The other run's ``config.json``, or its folder.
+    arguments, settings
+        Of :func:`train` and of :class:`TrainSettings`, in the place of the other run's.
+    options
+        Of :func:`train` that belong to this run: ``out``, ``name``, ``find_rate``, ``quiet``.
+
+    Raises
+    ------
+    UsageError
+        If there is no such run.
+    """
+    settings = settings or {}
+    if "epochs" in settings:
+        settings = {"minutes": None, **settings}
+    again = _started_with(read_config(config), arguments or {}, settings)
+    if again.keys() & {"model", "weights"} & (arguments or {}).keys():
+        del again["preprocess"]  # was the other model's
+    return train(**again, **options)
+
+
+def _started_with(before: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`train`: those that a run was started with, and in their place those that are named anew."""
     names = ("model", "data", "val", "weights", "image_size", "format", "split", "val_split")
+    own = {field.name: before[field.name] for field in dataclasses.fields(TrainSettings)} | settings
     preprocess = Preprocess.from_dict(before["preprocess"])
-    again = {"preprocess": preprocess, **{name: before[name] for name in names}, **(arguments or {})}
-    own = {field.name: before[field.name] for field in dataclasses.fields(TrainSettings)} | (settings or {})
-    return train(**again, settings=make_settings(own), resume=folder)
+    again = {"preprocess": preprocess, **{name: before[name] for name in names}, **arguments}
+    return {**again, "settings": make_settings(own)}
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What a run was started with.
+    """What a run was started with, from its folder or the file ``config.json`` in it.
 
     Raises
     ------
     UsageError
         If the folder is not a run's.
     """
-    file = Path(folder) / "config.json"
+    file = Path(folder) if Path(folder).is_file() else Path(folder) / "config.json"
     if not file.is_file():
         raise UsageError(f"resume: {folder} is not the folder of a run, there is no {file.name} in it")
     try:

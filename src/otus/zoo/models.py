@@ -47,6 +47,8 @@ class Weights:
         What its authors measured, by name of the protocol and figure.
     licence
         Of the weights; the data they were trained on may have others.
+    megabytes
+        Of the file.
     """
 
     url: str
@@ -54,10 +56,14 @@ class Weights:
     categories: Categories
     figures: Mapping[str, float]
     licence: str = "BSD-3-Clause"
+    megabytes: int | None = None
 
 
 LEARNING_RATE = 4e-4
 """Of AdamW, which serves nearly all (docs/lineage.md)."""
+
+
+TIMED_ON = "two cores of an AMD EPYC in bfloat16"
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ class ModelEntry:
         What can be fetched for it, the best first.
     learning_rate
         Of AdamW, at which it learns where nobody says another.
+    milliseconds
+        What an image takes with the packaged weights, the median on :data:`TIMED_ON` (docs/decisions/0007).
     boxes_only
         The name of the same detector without its mask or keypoint head.
     """
@@ -88,6 +96,7 @@ class ModelEntry:
     preprocess: Preprocess
     weights: Mapping[str, Weights] = field(default_factory=dict)
     learning_rate: float = LEARNING_RATE
+    milliseconds: int | None = None
     boxes_only: str | None = None
 
 
@@ -117,21 +126,22 @@ _SSD300 = Preprocess(fixed_hw=(300, 300), mean=(0.48235, 0.45882, 0.40784), std=
 _SSDLITE320 = Preprocess(fixed_hw=(320, 320), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _torchvision(file: str, figures: Mapping[str, float], categories: Categories = COCO) -> Weights:
+def _torchvision(file: str, megabytes: int, figures: Mapping[str, float], categories: Categories = COCO) -> Weights:
     """One of torchvision's files, whose names end in the first digits of their hash."""
     return Weights(
         url=f"https://download.pytorch.org/models/{file}.pth",
         sha256=file.rsplit("-", 1)[1],
         categories=categories,
         figures={f"COCO val2017 {name}": value for name, value in figures.items()},
+        megabytes=megabytes,
     )
 
 
-def _detr(file: str, bbox_ap: float) -> dict[str, Weights]:
+def _detr(file: str, megabytes: int, bbox_ap: float) -> dict[str, Weights]:
     """One of the official files of DETR, whose names end in the first digits of their hash."""
     url = f"https://dl.fbaipublicfiles.com/detr/{file}.pth"
     figures = {"COCO val2017 bbox AP": bbox_ap}
-    return {"coco": Weights(url, file.rsplit("-", 1)[1], COCO, figures, licence="Apache-2.0")}
+    return {"coco": Weights(url, file.rsplit("-", 1)[1], COCO, figures, licence="Apache-2.0", megabytes=megabytes)}
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -165,28 +175,28 @@ MODELS: dict[str, ModelEntry] = {
         "detection",
         _FASTER,
         _USUAL,
-        {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_coco-258fb6c6", {"bbox AP": 0.370})},
+        {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_coco-258fb6c6", 160, {"bbox AP": 0.370})},
     ),
     "faster_rcnn_resnet50_fpn_v2": ModelEntry(
         faster_rcnn.faster_rcnn_resnet50_fpn_v2,
         "detection",
         _V2,
         _USUAL,
-        {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_v2_coco-dd69338a", {"bbox AP": 0.467})},
+        {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_v2_coco-dd69338a", 167, {"bbox AP": 0.467})},
     ),
     "faster_rcnn_mobilenet_v3_large_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_mobilenet_v3_large_fpn,
         "detection",
         _FASTER,
         _USUAL,
-        {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7", {"bbox AP": 0.328})},
+        {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7", 74, {"bbox AP": 0.328})},
     ),
     "faster_rcnn_mobilenet_v3_large_320_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_mobilenet_v3_large_320_fpn,
         "detection",
         _FASTER,
         Preprocess(shorter_side=320, longer_side=640),
-        {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9", {"bbox AP": 0.228})},
+        {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9", 74, {"bbox AP": 0.228})},
     ),
     "mask_rcnn_efficientnet_lite0_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_efficientnet_lite0_fpn,
@@ -194,13 +204,14 @@ MODELS: dict[str, ModelEntry] = {
         _MASK,
         _SMALL,
         boxes_only="faster_rcnn_efficientnet_lite0_fpn",
+        milliseconds=60,
     ),
     "mask_rcnn_resnet50_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_resnet50_fpn,
         "instance",
         _MASK,
         _USUAL,
-        {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_coco-bf2d0c1e", {"bbox AP": 0.379, "segm AP": 0.346})},
+        {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_coco-bf2d0c1e", 170, {"bbox AP": 0.379, "segm AP": 0.346})},
         boxes_only="faster_rcnn_resnet50_fpn",
     ),
     "mask_rcnn_resnet50_fpn_v2": ModelEntry(
@@ -208,7 +219,7 @@ MODELS: dict[str, ModelEntry] = {
         "instance",
         _V2,
         _USUAL,
-        {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_v2_coco-73cbd019", {"bbox AP": 0.474, "segm AP": 0.418})},
+        {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_v2_coco-73cbd019", 177, {"bbox AP": 0.474, "segm AP": 0.418})},
         boxes_only="faster_rcnn_resnet50_fpn_v2",
     ),
     "keypoint_rcnn_resnet50_fpn": ModelEntry(
@@ -218,10 +229,10 @@ MODELS: dict[str, ModelEntry] = {
         _USUAL,
         {
             "coco_v1": _torchvision(
-                "keypointrcnn_resnet50_fpn_coco-fc266e95", {"bbox AP": 0.546, "keypoints AP": 0.650}, COCO_PERSON
+                "keypointrcnn_resnet50_fpn_coco-fc266e95", 226, {"bbox AP": 0.546, "keypoints AP": 0.650}, COCO_PERSON
             ),
             "coco_legacy": _torchvision(
-                "keypointrcnn_resnet50_fpn_coco-9f466800", {"bbox AP": 0.506, "keypoints AP": 0.611}, COCO_PERSON
+                "keypointrcnn_resnet50_fpn_coco-9f466800", 226, {"bbox AP": 0.506, "keypoints AP": 0.611}, COCO_PERSON
             ),
         },
         boxes_only="faster_rcnn_resnet50_fpn",
@@ -234,14 +245,14 @@ MODELS: dict[str, ModelEntry] = {
         "detection",
         _RETINANET,
         _USUAL,
-        {"coco_v1": _torchvision("retinanet_resnet50_fpn_coco-eeacb38b", {"bbox AP": 0.364})},
+        {"coco_v1": _torchvision("retinanet_resnet50_fpn_coco-eeacb38b", 130, {"bbox AP": 0.364})},
     ),
     "retinanet_resnet50_fpn_v2": ModelEntry(
         retinanet.retinanet_resnet50_fpn_v2,
         "detection",
         _RETINANET,
         _USUAL,
-        {"coco_v1": _torchvision("retinanet_resnet50_fpn_v2_coco-5905b1c5", {"bbox AP": 0.415})},
+        {"coco_v1": _torchvision("retinanet_resnet50_fpn_v2_coco-5905b1c5", 146, {"bbox AP": 0.415})},
     ),
     "retinanet_efficientnet_lite0_fpn": ModelEntry(
         retinanet.retinanet_efficientnet_lite0_fpn, "detection", _RETINANET, _SMALL
@@ -251,14 +262,14 @@ MODELS: dict[str, ModelEntry] = {
         "detection",
         _SSD,
         _SSD300,
-        {"coco_v1": _torchvision("ssd300_vgg16_coco-b556d3b4", {"bbox AP": 0.251})},
+        {"coco_v1": _torchvision("ssd300_vgg16_coco-b556d3b4", 136, {"bbox AP": 0.251})},
     ),
     "ssdlite320_mobilenet_v3_large": ModelEntry(
         ssd.ssdlite320_mobilenet_v3_large,
         "detection",
         _SSDLITE,
         _SSDLITE320,
-        {"coco_v1": _torchvision("ssdlite320_mobilenet_v3_large_coco-a79551df", {"bbox AP": 0.213})},
+        {"coco_v1": _torchvision("ssdlite320_mobilenet_v3_large_coco-a79551df", 13, {"bbox AP": 0.213})},
     ),
     "ssd_efficientnet_lite0": ModelEntry(
         ssd.ssd_efficientnet_lite0, "detection", _SSDLITE, Preprocess(fixed_hw=(320, 320))
@@ -268,24 +279,28 @@ MODELS: dict[str, ModelEntry] = {
         "detection",
         _FCOS,
         _USUAL,
-        {"coco_v1": _torchvision("fcos_resnet50_fpn_coco-99b0c9b7", {"bbox AP": 0.392})},
+        {"coco_v1": _torchvision("fcos_resnet50_fpn_coco-99b0c9b7", 124, {"bbox AP": 0.392})},
     ),
-    "fcos_efficientnet_lite0_fpn": ModelEntry(fcos.fcos_efficientnet_lite0_fpn, "detection", _FCOS, _SMALL),
+    "fcos_efficientnet_lite0_fpn": ModelEntry(
+        fcos.fcos_efficientnet_lite0_fpn, "detection", _FCOS, _SMALL, milliseconds=26
+    ),
     "oriented_fcos_efficientnet_lite0_fpn": ModelEntry(
         oriented_fcos.oriented_fcos_efficientnet_lite0_fpn,
         "detection",
         _FCOS,
         Preprocess(shorter_side=512, longer_side=512),
     ),
-    "detr_resnet50": ModelEntry(detr.detr_resnet50, "detection", _DETR, _SMOOTHED, _detr("detr-r50-e632da11", 0.420)),
+    "detr_resnet50": ModelEntry(
+        detr.detr_resnet50, "detection", _DETR, _SMOOTHED, _detr("detr-r50-e632da11", 159, 0.420)
+    ),
     "detr_resnet50_dc5": ModelEntry(
-        detr.detr_resnet50_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r50-dc5-f0fb7ef5", 0.433)
+        detr.detr_resnet50_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r50-dc5-f0fb7ef5", 159, 0.433)
     ),
     "detr_resnet101": ModelEntry(
-        detr.detr_resnet101, "detection", _DETR, _SMOOTHED, _detr("detr-r101-2c7b67e5", 0.435)
+        detr.detr_resnet101, "detection", _DETR, _SMOOTHED, _detr("detr-r101-2c7b67e5", 232, 0.435)
     ),
     "detr_resnet101_dc5": ModelEntry(
-        detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 0.449)
+        detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 232, 0.449)
     ),
     "yolo": ModelEntry(yolo.yolo, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))),
     "yolo_efficientnet_lite0": ModelEntry(
@@ -308,10 +323,10 @@ MODELS: dict[str, ModelEntry] = {
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The entry of a name; UsageError with the names there are, and the nearest, if it is none of them."""
+    """The entry of a name; UsageError with the nearest name if there is none of this one."""
     if name in MODELS:
         return MODELS[name]
-    raise UsageError(f"model {name!r} is not one of: {', '.join(MODELS)}{did_you_mean(name, MODELS)}")
+    raise UsageError(f"model {name!r}: there is none of this name{did_you_mean(name, MODELS)} (otus models lists all)")
 
 
 def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> nn.Module:

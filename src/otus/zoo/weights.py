@@ -73,13 +73,33 @@ def packaged_names() -> list[str]:
     return [name for name in MODELS if packaged_file(name)]
 
 
+def weights_file(source: str | Path) -> Path | None:
+    """The file of weights at a path: the path itself, or of the folder of a training run its best weights, else its last;
+    None where there is no such file or folder.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a folder without weights.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        return path if path.is_file() else None
+    kept = [path / "weights" / f"{name}.safetensors" for name in ("best", "last")]
+    found = next((file for file in kept if file.is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{path}: expected the folder of a training run, there is no {kept[0].relative_to(path)}")
+    return found
+
+
 def read_weights(weights: str | Path | None, *, model: str | None = None) -> FoundWeights:
     """Weights by name or from a file.
 
     Parameters
     ----------
     weights
-        A file, ``packaged``, or a name of published weights of ``model``; None for the best there is of ``model``.
+        A file, the folder of a training run, ``packaged``, or a name of published weights of ``model``; None for the best
+        there is of ``model``.
     model
         The zoo's name of the model that they are for.
 
@@ -90,8 +110,9 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
     CheckpointError, FetchError
         If the file is damaged or of another model, or cannot be fetched.
     """
-    if weights is not None and Path(weights).is_file():
-        return read_weights_file(Path(weights), model=model)
+    file = None if weights is None else weights_file(weights)
+    if file is not None:
+        return read_weights_file(file, model=model)
     entry = None if model is None else model_entry(model)
     packaged = None if model is None else packaged_file(model)
     names = [*(["packaged"] if packaged else []), *(entry.weights if entry else ())]
