@@ -27,9 +27,11 @@ from otus.data.formats import (
     coco,
     coco_panoptic,
     coco_results,
+    cvat,
     dota,
     index_png,
     kitti,
+    label_studio,
     labelme,
     sa1b,
     voc,
@@ -147,6 +149,36 @@ def made_kitti(folder: Path) -> None:
         )
 
 
+def made_cvat(folder: Path) -> None:
+    write_picture(folder / "images" / "a.png", np.zeros((H, W, 3), dtype=np.uint8))
+    (folder / "annotations.xml").write_text(
+        "<annotations><meta><task><labels><label><name>dog</name></label></labels></task></meta>"
+        f'<image id="0" name="a.png" width="{W}" height="{H}"><box label="dog" xtl="1" ytl="2" xbr="9.5" ybr="8"/>'
+        '<box label="dog" xtl="1" ytl="2" xbr="9" ybr="8" rotation="30"/><polygon label="cat" points="1,1;9,1;9,9"/>'
+        '<mask label="dog" rle="1,3,2" left="2" top="2" width="3" height="2"/><points label="dog" points="1,1"/></image>'
+        "</annotations>"
+    )
+
+
+def made_label_studio(folder: Path) -> None:
+    write_picture(folder / "images" / "a.png", np.zeros((H, W, 3), dtype=np.uint8))
+    values = [
+        ("rectanglelabels", {"x": 10, "y": 20, "width": 30.5, "height": 40, "rotation": 0}),
+        ("rectanglelabels", {"x": 10, "y": 20, "width": 30.5, "height": 40, "rotation": 30}),
+        ("polygonlabels", {"points": [[10, 10], [50, 10], [50, 60]]}),
+        ("ellipselabels", {"x": 40, "y": 40, "radiusX": 10, "radiusY": 20}),
+        ("brushlabels", {"format": "rle", "rle": [0, 1]}),
+    ]
+    results = [
+        {"type": kind, "original_width": W, "original_height": H, "value": {**value, kind: ["dog"]}}
+        for kind, value in values
+    ]
+    tasks = [
+        {"id": 1, "data": {"image": "/data/upload/1/a.png"}, "annotations": [{"result": results}], "predictions": []}
+    ]
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+
+
 def made_index_png(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for i in range(2):
@@ -172,6 +204,8 @@ FORMATS: list[tuple[ModuleType, Callable[[Path], None]]] = [
     (sa1b, made_sa1b),
     (dota, made_dota),
     (kitti, made_kitti),
+    (cvat, made_cvat),
+    (label_studio, made_label_studio),
     (index_png, made_index_png),
     (classification_folders, made_folders),
 ]
@@ -374,10 +408,13 @@ def without_objects(folder: Path) -> None:
         if file.parent.name == "SegmentationObject":
             file.unlink()
         elif file.suffix == ".xml":
-            file.write_bytes(re.sub(rb"<object>.*?</object>", b"", file.read_bytes(), flags=re.DOTALL))
+            file.write_bytes(
+                re.sub(rb"<object>.*?</object>|<(box|mask|polygon) .*?/>", b"", file.read_bytes(), flags=re.DOTALL)
+            )
         elif file.suffix == ".json":
             document = json.loads(file.read_bytes())
-            document.update({name: [] for name in ("annotations", "shapes") if name in document})
+            for record in document if isinstance(document, list) else [document]:
+                record.update({name: [] for name in ("annotations", "shapes") if name in record})
             file.write_text(json.dumps(document))
         elif file.suffix == ".txt" and any(part.startswith("label") for part in file.relative_to(folder).parent.parts):
             lines = file.read_text().splitlines(keepends=True)
@@ -484,7 +521,7 @@ def test_no_objects_anywhere(tmp_path, module, make):
             examine_path(tmp_path / target)
 
 
-# Twelve sorts of files: some 20 seconds with the rest of the suite, a minute in the slow tier.
+# Fourteen sorts of files: some 20 seconds with the rest of the suite, a minute in the slow tier.
 MODERATE = pytest.param(1, 1.0, id="seconds")
 LONG = pytest.param(2, 5.0, id="minute", marks=pytest.mark.slow)
 

@@ -130,3 +130,205 @@ def test_coco_without_sizes(tmp_path: Path, without: tuple[str, ...]) -> None:
     document.update(images=images[:1], annotations=[annotation])
     (folder / "instances.json").write_text(json.dumps(document))
     one_object(folder, format="coco")
+
+
+SQUARE = [[2, 1], [12, 1], [12, 8], [2, 8]]
+CVAT = """<annotations><version>1.1</version><meta><task><labels>
+<label><name>cat</name></label><label><name>owl</name></label><label><name>beak</name><type>points</type><parent>owl</parent></label></labels></task></meta>{images}</annotations>"""
+IMAGE = '<image id="0" name="a.png" width="20" height="10">{shapes}</image>'
+CVAT_BOX = '<box label="owl" occluded="{occluded}" xtl="2" ytl="1" xbr="12" ybr="8" z_order="0"/>'
+
+
+def cvat_set(folder: Path, shapes: str) -> Path:
+    return write(folder, images__a_png="", annotations_xml=CVAT.format(images=IMAGE.format(shapes=shapes)))
+
+
+def test_cvat_boxes(tmp_path: Path) -> None:
+    folder = cvat_set(tmp_path / "set", CVAT_BOX.format(occluded=1))
+    one_object(folder, format="cvat")
+    dataset = open_dataset(folder / "annotations.xml")
+    assert dataset.categories.names == ("cat", "owl")
+    assert dataset.objects is not None
+    assert dataset.objects.columns["occluded"].tolist() == [True]
+
+
+def test_cvat_shapes(tmp_path: Path) -> None:
+    points = ";".join(f"{x},{y}" for x, y in SQUARE)
+    shapes = (
+        f'<polygon label="owl" points="{points}"/>'
+        '<box label="owl" xtl="2" ytl="3" xbr="12" ybr="5" rotation="90.0"/>'
+        '<ellipse label="cat" cx="7" cy="4.5" rx="2" ry="3" rotation="90"/>'
+        '<mask label="fox" rle="0, 2, 1, 3" left="3" top="2" width="3" height="2"/>'
+        '<polyline label="owl" points="1,1;2,2"/><points label="owl" points="1,1"/>'
+        '<box label="owl" xtl="2" ytl="1" xbr="12" ybr="8"><attribute name="age">old</attribute></box>'
+    )
+    dataset = open_dataset(cvat_set(tmp_path / "set", shapes))
+    objects = dataset.objects
+    assert objects is not None
+    assert [dataset.categories[label] for label in objects.labels] == ["owl", "owl", "cat", "fox", "owl"]
+    np.testing.assert_allclose(objects.boxes_xyxy[:2], [BOX, [6, -1, 8, 9]], atol=1e-9)
+    np.testing.assert_allclose(objects.boxes_xyxy[2:], [[4, 2.5, 10, 6.5], [3, 2, 6, 4], BOX], atol=1e-9)
+    np.testing.assert_allclose(objects.areas, [70, 20, 6 * np.pi, 5, 70], rtol=2e-3)
+    turned = dataset.instances(0).oriented_boxes_xywhr
+    assert turned is not None
+    np.testing.assert_allclose(turned[1], [7, 4, 10, 2, np.pi / 2], atol=1e-9)
+    masks = dataset.instances(0).masks
+    assert masks is not None
+    assert np.argwhere(masks.dense()[3]).tolist() == [[2, 3], [2, 4], [3, 3], [3, 4], [3, 5]]
+    assert {one.field: one.example for one in dataset.unread} == {
+        "image/polyline": "owl", "image/points": "owl", "image/attribute": "age: old"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ('<box label="owl" xtl="x" ytl="1" xbr="2" ybr="2"/>', ["xtl", "'x'"]),
+        ('<box xtl="1" ytl="1" xbr="2" ybr="2"/>', ["'label'"]),
+        ('<box label="owl" xtl="1" ytl="1" xbr="nan" ybr="2"/>', ["xbr"]),
+        ('<polygon label="owl" points="1,1;2"/>', ["x,y"]),
+        ('<polygon label="owl" points="1,1;2,2"/>', ["3 or more"]),
+        ('<mask label="owl" rle="1,1" left="18" top="2" width="3" height="1"/>', ["inside the image"]),
+        ('<mask label="owl" rle="1,1" left="1" top="2" width="3" height="1"/>', ["add up to 3", "got 2"]),
+        ('<mask label="owl" rle="-1,4" left="1" top="2" width="3" height="1"/>', ["rle"]),
+        ('<mask label="owl" rle="3" left="1" top="2" width="3" height="1"/>', ["empty"]),
+    ],
+)
+def test_a_bad_shape_of_cvat_is_named_and_the_rest_is_read(tmp_path: Path, bad: str, words: list[str]) -> None:
+    folder = cvat_set(tmp_path, bad + CVAT_BOX.format(occluded=0))
+    problems: list[DataError] = []
+    dataset = open_dataset(folder, report=problems.append)
+    assert len(dataset.objects or ()) == 1
+    (problem,) = problems
+    assert all(word in str(problem) for word in [*words, "annotations.xml", "image[0]"])
+
+
+def test_images_of_cvat_may_not_leave_their_folder_and_videos_are_named(tmp_path: Path) -> None:
+    write(tmp_path, a_png="")
+    image = IMAGE.format(shapes="").replace("a.png", "../a.png")
+    write(tmp_path / "set", annotations_xml=CVAT.format(images=image))
+    with pytest.raises(DataError, match="allow-outside"):
+        open_dataset(tmp_path / "set")
+    assert len(open_dataset(tmp_path / "set", allow_outside=True)) == 1
+    write(tmp_path / "set", annotations_xml=CVAT.format(images='<track id="0" label="owl"/>'))
+    with pytest.raises(DataError, match=r"tracks of a video.*CVAT for images"):
+        open_dataset(tmp_path / "set")
+
+
+def region(kind: str = "rectanglelabels", label: str = "owl", **value: object) -> dict[str, object]:
+    return {"type": kind, "original_width": 20, "original_height": 10, "value": {**value, kind: [label]}}
+
+
+PERCENT = {"x": 10, "y": 10, "width": 50, "height": 70, "rotation": 0}
+
+
+def studio_set(folder: Path, *results: dict, image: str = "/data/upload/1/3f2a1b2c-a.png", **more: object) -> Path:
+    task = {"id": 1, "data": {"image": image}, "annotations": [{"result": results}], "predictions": [], **more}
+    return write(folder, images__a_png="", export_json=json.dumps([task]))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "/data/upload/1/3f2a1b2c-a.png",
+        "https://example.com/x/a.png?token=3",
+        "/data/local-files/?d=photos%2Fimages%2Fa.png",
+        "s3://bucket/images/a.png",
+        "C:\\photos\\a.png",
+    ],
+)
+def test_label_studio_boxes(tmp_path: Path, image: str) -> None:
+    one_object(studio_set(tmp_path / "set", region(**PERCENT), image=image), format="label_studio")
+
+
+def test_label_studio_shapes(tmp_path: Path) -> None:
+    results = (
+        region("polygonlabels", points=[[x * 5, y * 10] for x, y in SQUARE]),
+        region(x=60, y=20, width=50, height=20, rotation=90),
+        region("ellipselabels", "cat", x=35, y=45, radiusX=10, radiusY=30),
+        region("brushlabels", "cat", format="rle", rle=[0, 1]),
+        region("keypointlabels", "cat", x=1, y=1, width=0.2),
+        {"type": "choices", "value": {"choices": ["day"]}},
+        {"type": "rectangle", "value": PERCENT},
+        {"type": "labels", "value": {**PERCENT, "labels": ["owl"]}},
+    )
+    folder = studio_set(tmp_path / "set", *results)
+    problems: list[DataError] = []
+    dataset = open_dataset(folder, report=problems.append)
+    assert [problem.where for problem in problems] == ["[0].result[6]"]  # its label stands in the next
+    objects = dataset.objects
+    assert objects is not None
+    assert [dataset.categories[label] for label in objects.labels] == ["owl", "owl", "cat", "owl"]
+    expected = [BOX, [10, 2, 12, 12], [5, 1.5, 9, 7.5], BOX]
+    np.testing.assert_allclose(objects.boxes_xyxy, expected, atol=1e-9)
+    assert {one.field for one in dataset.unread} == {"result: brushlabels", "result: keypointlabels", "result: choices"}
+
+
+def test_label_studio_counts_one_annotation_of_a_task(tmp_path: Path) -> None:
+    other = region(**{**PERCENT, "x": 0})
+    annotations = [
+        {"result": [other], "was_cancelled": True},
+        {"result": [other]},
+        {"result": [region(**PERCENT)], "ground_truth": True},
+    ]
+    folder = studio_set(tmp_path / "set", annotations=annotations, predictions=[{"result": [other]}])
+    one_object(folder, format="label_studio")
+    assert {one.field: one.count for one in open_dataset(folder).unread} == {
+        "annotations of others": 1,
+        "predictions": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"data": {"text": "hello"}, "annotations": []}, ["path of an image"]),
+        ({"annotations": []}, ["data"]),
+        ({"data": {"image": "none.png"}, "annotations": []}, ["none.png"]),
+        ({"data": {"image": "a.png"}, "annotations": [{"result": [region(x="1")]}]}, ["result[0]", "float"]),
+        ({"data": {"image": "a.png"}, "annotations": [{"result": [region()]}]}, ["result[0]", "without width"]),
+        ({"data": {"image": "a.png"}, "annotations": [{"result": [region(label=" ", **PERCENT)]}]}, ["no label"]),
+    ],
+)
+def test_a_bad_task_of_label_studio_is_named_and_the_rest_is_read(tmp_path: Path, task: dict, words: list[str]) -> None:
+    folder = studio_set(tmp_path, region(**PERCENT))
+    tasks = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps([task, *tasks]))
+    problems: list[DataError] = []
+    dataset = open_dataset(folder, report=problems.append)
+    assert len(dataset.objects or ()) == 1
+    (problem,) = problems
+    assert all(word in str(problem) for word in words)
+
+
+FOREIGN = {
+    "CreateML": ("a.json", [{"image": "a.png", "annotations": [{"label": "owl", "coordinates": {"x": 1, "y": 1}}]}]),
+    "CreateML of its app": (
+        "a.json",
+        [{"imagefilename": "a.png", "annotation": [{"coordinates": {}, "label": "owl"}]}],
+    ),
+    "VIA": ("via.json", {"_via_img_metadata": {"a": {"regions": [{"shape_attributes": {"name": "rect"}}]}}}),
+    "Supervisely": ("ann/a.png.json", {"objects": [{"classTitle": "owl", "points": {"exterior": [[1, 1]]}}]}),
+    "Labelbox": ("a.ndjson", {"data_row": {"id": "a"}}),
+    "VoTT": ("a.json", {"asset": {"name": "a.png"}, "regions": []}),
+    "Datumaro": ("annotations/a.json", {"info": {}, "categories": {}, "items": [{"id": "a", "annotations": []}]}),
+    "JSON-MIN": ("a.json", [{"image": "a.png", "label": [{"original_width": 20, "rectanglelabels": ["owl"]}]}]),
+    "Keras": ("train/_annotations.txt", "a.png 2,1,12,8,0\n"),
+    "table": ("train/_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n"),
+    "TensorFlow": ("train/a.tfrecord", "\0"),
+    "Hugging Face": ("a.parquet", "PAR1"),
+}
+
+
+@pytest.mark.parametrize("tool", FOREIGN)
+def test_files_of_other_tools_are_named_with_what_to_export(tmp_path: Path, tool: str) -> None:
+    name, content = FOREIGN[tool]
+    write(tmp_path, a_png="")
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    for path in (tmp_path, file):
+        with pytest.raises(DataError, match=f"{tool.split(' of ')[0]}.*export .*(COCO|VOC|YOLO|JSON)") as caught:
+            open_dataset(path)
+        assert caught.value.file == file
+        assert caught.value.kind == "foreign_format"

@@ -15,9 +15,11 @@ from otus.data.formats import (
     classification_folders,
     coco,
     coco_panoptic,
+    cvat,
     dota,
     index_png,
     kitti,
+    label_studio,
     labelme,
     sa1b,
     voc,
@@ -25,6 +27,7 @@ from otus.data.formats import (
 )
 from otus.data.formats.contract import Layout, Report, stop_at_first
 from otus.data.formats.files import read_json_bytes
+from otus.data.formats.foreign import find_foreign
 from otus.data.formats.lfs import refuse_lfs_pointer
 from otus.data.ignore_regions import with_ignore_regions
 from otus.errors import DataError, UsageError, did_you_mean
@@ -34,8 +37,10 @@ FORMATS: tuple[ModuleType, ...] = (
     coco,
     coco_panoptic,
     voc,
+    cvat,
     yolo,
     labelme,
+    label_studio,
     sa1b,
     dota,
     kitti,
@@ -43,10 +48,11 @@ FORMATS: tuple[ModuleType, ...] = (
     classification_folders,
 )
 
-_MAY_LEAD_OUTSIDE = (coco, coco_panoptic, yolo, labelme, sa1b)
+_MAY_LEAD_OUTSIDE = (coco, coco_panoptic, cvat, yolo, labelme, sa1b)
 _UNDERSTOOD = """\
-COCO JSON (instances, keypoints, panoptic), Pascal VOC (Annotations/, JPEGImages/), YOLO (data.yaml, labels/), LabelMe and \
-SA-1B (one JSON a picture), DOTA (labelTxt/), KITTI (label_2/), pictures with index PNGs, one folder a category"""
+COCO JSON (instances, keypoints, panoptic), Pascal VOC (Annotations/, JPEGImages/), YOLO (data.yaml, labels/, obj.data), \
+LabelMe and SA-1B (one JSON a picture), CVAT XML (for images), Label Studio JSON, DOTA (labelTxt/), KITTI (label_2/), \
+pictures with index PNGs, one folder a category"""
 
 
 def format_name(module: ModuleType) -> str:
@@ -165,6 +171,9 @@ def choose_layouts(
             if file.is_file():
                 refuse_lfs_pointer(file)
         _check_json(Path(path))
+        for file, tool, export in find_foreign(Path(path)):
+            problem = f"seems to be of {tool}, which is not read"
+            raise DataError(problem, file=file, remedy=f"export {export} instead", kind="foreign_format")
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
     if not fitting:

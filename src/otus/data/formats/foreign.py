@@ -1,0 +1,40 @@
+"""Files of labelling tools that are not read: how they look, and what to export from the tool instead."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from otus.data.formats.files import files_in, first_bytes, sample_of
+
+_START = 1 << 16
+# The tool, the suffix of its files, what all stands in them, and what to export.
+_TOOLS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    ("CreateML", ".json", (r'"image(?:filename)?"', r'"coordinates"'), "Pascal VOC or COCO"),
+    ("VIA (VGG Image Annotator)", ".json", (r'"shape_attributes"',), "COCO (Annotation, Export Annotations)"),
+    ("Supervisely", ".json", (r'"classTitle"',), "COCO or Pascal VOC"),
+    ("Labelbox", ".json", (r'"data_row"',), "COCO"),
+    ("Labelbox", ".ndjson", (r'"data_row"',), "COCO"),
+    ("VoTT", ".json", (r'"asset"', r'"regions"'), "Pascal VOC"),
+    ("Datumaro", ".json", (r'"items"', r'"categories"'), "COCO or Pascal VOC"),
+    ("Label Studio (JSON-MIN)", ".json", (r'"original_width"',), "JSON, not JSON-MIN"),
+    ("Roboflow (text of Keras)", ".txt", (r"(?m)^\S.*\.\w+ \d+,\d+,\d+,\d+,\d+",), "COCO, Pascal VOC or YOLO"),
+    ("a table of boxes", ".csv", (r"(?i)xmin|x_min|bbox|x1",), "COCO, Pascal VOC or YOLO"),
+    ("TensorFlow", ".tfrecord", ("",), "COCO or Pascal VOC"),
+    ("Ultralytics", ".ndjson", (r'"type"', r'"task"'), "YOLO"),
+    ("Hugging Face", ".parquet", ("",), "COCO"),
+)
+
+
+def find_foreign(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield files at a path that other tools wrote, one a tool: the file, the tool and what to export from it."""
+    folders = [path, *(path / name for name in ("annotations", "labels", "train", "ann"))] if path.is_dir() else []
+    told: set[str] = set()
+    for suffix in dict.fromkeys(suffix for _, suffix, _, _ in _TOOLS):
+        several = [sample_of(files_in(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
+        for file in (one for files in several for one in files if one.suffix == suffix):
+            text = first_bytes(file, _START).decode(errors="replace")
+            for tool, own_suffix, marks, export in _TOOLS:
+                if suffix == own_suffix and tool not in told and all(re.search(mark, text) for mark in marks):
+                    told.add(tool)
+                    yield file, tool, export
+                    break

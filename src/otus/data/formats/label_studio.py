@@ -1,0 +1,242 @@
+"""Label Studio's JSON: a list of tasks, each an image with annotations. Read only.
+
+labelstud.io/guide/task_format. Of each task the annotation marked as ground truth counts, else the first that was not
+cancelled. Read are rectangles (turned ones are oriented boxes), polygons, and ellipses as polygons of 64 points; all numbers
+are percents of the image. Brushes, points and predictions are counted, not kept: for masks of brushes export COCO.
+
+``data`` says where the server has an image. Here it is looked for beside the file and in ``images/`` under as much of that
+path as is found, and without the eight digits that the server puts before the names of uploaded files.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from math import cos, radians, sin
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+import numpy as np
+
+from otus.data.dataset import Dataset, Pictures
+from otus.data.formats.coco import json_files, sniff, split_of
+from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.drawn_shapes import (
+    DrawnShape,
+    box_shape,
+    ellipse_shape,
+    objects_of_shapes,
+    oriented_shape,
+    polygon_shape,
+)
+from otus.data.formats.files import Figure, Whole, read_json_bytes, relative_name
+from otus.data.formats.unread import UnreadFields
+from otus.data.pictures import PICTURE_SUFFIXES, picture_size_hw
+from otus.errors import DataError
+from otus.structures import Categories
+
+_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+
+
+class Value(msgspec.Struct):
+    """The geometry of a region, in percents of the image."""
+
+    x: Figure = 0.0
+    y: Figure = 0.0
+    width: Figure | None = None
+    height: Figure | None = None
+    radiusX: Figure | None = None  # noqa: N815
+    radiusY: Figure | None = None  # noqa: N815
+    rotation: Figure | None = None
+    points: list[tuple[Figure, Figure]] | None = None
+    labels: list[str] | None = None
+    rectanglelabels: list[str] | None = None
+    polygonlabels: list[str] | None = None
+    ellipselabels: list[str] | None = None
+
+
+class Region(msgspec.Struct):
+    """One result of an annotation that is a region of an image."""
+
+    type: str
+    value: Value
+    original_width: Whole | None = None
+    original_height: Whole | None = None
+
+
+class Annotation(msgspec.Struct):
+    """What one person drew."""
+
+    result: list[msgspec.Raw]
+    was_cancelled: bool | None = None
+    ground_truth: bool | None = None
+
+
+class Task(msgspec.Struct):
+    """One image."""
+
+    data: dict[str, Any]
+    annotations: list[Annotation] = []
+    predictions: list[Any] = []
+
+
+class _Typed(msgspec.Struct):
+    type: str = ""
+
+
+def find(path: Path) -> list[Layout]:
+    """The files of tasks at a path."""
+    files = json_files(path)
+    return [Layout("label_studio", file, split_of(file)) for file in files if _is_one(sniff(file))]
+
+
+def _is_one(text: bytes) -> bool:
+    is_list = text.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"[")
+    of_tasks = all(key in text for key in (b'"data"', b'"annotations"'))
+    return is_list and of_tasks and any(key in text for key in (b'"result"', b'"predictions"', b'"project"'))
+
+
+def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
+    """The images of the tasks and their objects.
+
+    Raises
+    ------
+    DataError, PictureError
+        Through ``report``, with the task and the region; a file that is none is raised at once.
+    """
+    file = layout.source
+    unread = UnreadFields()
+    paths: list[Path] = []
+    sizes: list[tuple[int, int]] = []
+    shapes: list[DrawnShape] = []
+    for index, task in _tasks(file, report):
+        annotation, others = _chosen(task.annotations)
+        regions = list(_regions(annotation, file, f"[{index}]", report, unread))
+        unread.note("annotations of others", ["of a task"] * others)
+        unread.note("predictions", ["of a task"] * len(task.predictions))
+        try:
+            path = _picture(task, file, f"[{index}]")
+            size_hw = _size_hw([region for _, region in regions], path)
+        except DataError as problem:
+            report(problem)
+            continue
+        for where, region in regions:
+            try:
+                shapes.append(_shape(region, len(paths), size_hw))
+            except ValueError as error:
+                report(DataError(str(error), file=file, where=where, remedy="correct the region and export again"))
+        paths.append(path)
+        sizes.append(size_hw)
+    categories = Categories(tuple(sorted({one.label for one in shapes})))
+    return Dataset(
+        source=file,
+        format="label_studio",
+        split=layout.split,
+        pictures=Pictures(
+            root=file.parent,
+            files=tuple(relative_name(path, file.parent) for path in paths),
+            sizes_hw=np.array(sizes, dtype=np.int64),
+            ids=tuple(path.stem for path in paths),
+        ),
+        categories=categories,
+        objects=objects_of_shapes(shapes, categories),
+        unread=unread.finish(),
+    )
+
+
+def _tasks(file: Path, report: Report) -> Iterator[tuple[int, Task]]:
+    text = read_json_bytes(file)
+    try:
+        records = msgspec.json.decode(text, type=list[msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DataError(f"expected a list of tasks, but {error}", file=file, remedy="export it again") from None
+    for index, record in enumerate(records):
+        try:
+            yield index, msgspec.json.decode(record, type=Task)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            report(DataError(str(error), file=file, where=f"[{index}]", remedy="correct the task or take it out"))
+
+
+def _chosen(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
+    """The annotation that counts, and how many others there are."""
+    valid = [one for one in annotations if not one.was_cancelled]
+    if not valid:
+        return None, 0
+    return next((one for one in valid if one.ground_truth), valid[0]), len(valid) - 1
+
+
+def _regions(
+    annotation: Annotation | None, file: Path, task: str, report: Report, unread: UnreadFields
+) -> Iterator[tuple[str, Region]]:
+    """The regions of an annotation that are read, and where they stand."""
+    for number, record in enumerate(annotation.result if annotation is not None else ()):
+        where = f"{task}.result[{number}]"
+        try:
+            kind = msgspec.json.decode(record, type=_Typed).type
+            if kind.removesuffix("labels") in ("rectangle", "polygon", "ellipse", ""):
+                region = msgspec.json.decode(record, type=Region)
+                if kind != "labels" or region.value.width is not None or region.value.points is not None:
+                    yield where, region
+                    continue
+            unread.note(f"result: {kind}", [kind])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            report(DataError(str(error), file=file, where=where, remedy="correct the region or take it out"))
+
+
+def _picture(task: Task, file: Path, where: str) -> Path:
+    """Where the image of a task lies here, as far as it can be found."""
+    addresses = [_server_path(value) for value in task.data.values() if isinstance(value, str)]
+    named = [address for address in addresses if Path(address).suffix.lower() in PICTURE_SUFFIXES]
+    if not named:
+        raise DataError("data: expected the path of an image, got none", file=file, where=where, remedy="add it")
+    parts = [part for part in named[0].replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    folders = (file.parent, file.parent / "images")
+    for first in range(len(parts)):
+        for folder in folders:
+            candidate = folder.joinpath(*parts[first:])
+            for path in (candidate, candidate.with_name(_UPLOADED.sub("", candidate.name) or candidate.name)):
+                if os.path.isfile(path):
+                    return path
+    return file.parent / parts[-1]
+
+
+def _server_path(text: str) -> str:
+    """The path in an address: of ``/data/local-files/?d=folder/a.jpg`` what stands behind ``d``."""
+    try:
+        address = urlsplit(text)
+        return unquote(parse_qs(address.query).get("d", [address.path])[0]).replace("\0", "")
+    except ValueError:
+        return text
+
+
+def _size_hw(regions: list[Region], path: Path) -> tuple[int, int]:
+    for region in regions:
+        if (region.original_width or 0) > 0 and (region.original_height or 0) > 0:
+            return int(region.original_height or 0), int(region.original_width or 0)
+    return picture_size_hw(path)
+
+
+def _shape(region: Region, picture: int, size_hw: tuple[int, int]) -> DrawnShape:
+    """One shape in pixels; ValueError if it makes no sense."""
+    value = region.value
+    labels = value.rectanglelabels or value.polygonlabels or value.ellipselabels or value.labels
+    if not labels or not labels[0].strip():
+        raise ValueError("has no label")
+    label = labels[0].strip()
+    scale_x, scale_y = size_hw[1] / 100, size_hw[0] / 100
+    turn = radians(value.rotation or 0)
+    x, y = value.x * scale_x, value.y * scale_y
+    if value.points is not None:
+        return polygon_shape(picture, label, np.array(value.points).reshape(-1, 2) * (scale_x, scale_y))
+    if value.radiusX is not None and value.radiusY is not None:
+        return ellipse_shape(picture, label, (x, y), (value.radiusX * scale_x, value.radiusY * scale_y), turn)
+    if value.width is None or value.height is None:
+        raise ValueError(f"a {region.type!r} without width and height, points or radii")
+    width, height = value.width * scale_x, value.height * scale_y
+    if not turn:
+        return box_shape(picture, label, (x, y, x + width, y + height))
+    # It turns about its first corner, which x and y say.
+    centre_x = x + (width * cos(turn) - height * sin(turn)) / 2
+    centre_y = y + (width * sin(turn) + height * cos(turn)) / 2
+    return oriented_shape(picture, label, (centre_x, centre_y, width, height, turn))
