@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otus.errors import DataError
 from otus.metrics import _mask_kernels as kernels
-from otus.structures import Masks, Outline, Segmentations
+from otus.metrics.mask_pairs import mask_areas
+from otus.structures import Masks, Objects, Outline, Segmentations
 
 codec = pytest.importorskip("pycocotools.mask", reason="pycocotools is the reference")
 
@@ -97,3 +99,11 @@ def test_broken_run_lengths_are_refused(broken):
     )  # fmt: skip
     assert faulty == 0
     assert code != kernels.FINE
+
+
+def test_sizes_that_disagree_are_both_said():
+    dense = np.ones((6, 7), dtype=np.uint8, order="F")
+    outlines = Segmentations.build([codec.encode(dense)["counts"]])
+    one = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 7, 6]], segmentations=outlines)
+    with pytest.raises(DataError, match=r"add up to 42 pixels, the picture has 4 x 5 = 20"):
+        mask_areas(one, sizes_hw=np.array([[4, 5]]), side="truth")

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from otus.errors import DataError, UsageError
 from otus.metrics import _mask_kernels as kernels
 from otus.metrics import _pair_kernels as box_kernels
+from otus.metrics._rle_kernels import total_pixels
 from otus.metrics.pairs import Order, Pairs
 from otus.structures import Objects, Outline, Segmentations, boxes
 
@@ -20,7 +21,7 @@ _AT_ONCE = 4096
 
 _PROBLEMS = {
     kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
-    kernels.ANOTHER_SIZE: "the run lengths do not add up to the picture's {height} x {width} pixels",
+    kernels.ANOTHER_SIZE: "the run lengths add up to {total} pixels, the picture has {height} x {width} = {pixels}",
 }
 
 
@@ -138,9 +139,13 @@ class _Intervals(NamedTuple):
         )
         if code != kernels.FINE:
             record = int(chosen[faulty])
-            height, width = sizes_hw[objects.picture[record]]
+            height, width = sizes_hw[objects.picture[record]].tolist()
+            counts = np.frombuffer(outlines.rle(record) or b"", dtype=np.uint8)
+            total = int(total_pixels(counts, np.array([0, len(counts)]))[0])
             raise DataError(
-                _PROBLEMS[code].format(height=height, width=width),
+                _PROBLEMS[code if total >= 0 else kernels.BROKEN_RUN_LENGTHS].format(
+                    height=height, width=width, pixels=height * width, total=total
+                ),
                 where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
                 remedy="a mask must have the size of its picture",
             )

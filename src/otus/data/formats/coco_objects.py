@@ -22,13 +22,13 @@ from jaxtyping import Bool, Float, Int
 
 from otus.data.dataset import Dataset
 from otus.data.formats._growing import Column, FileOutline, OutlineColumns, outline_problem
-from otus.data.formats._rle_kernels import total_pixels
 from otus.data.formats.contract import Report
 from otus.data.formats.files import Figure, Whole
 from otus.data.formats.json_stream import Batch
 from otus.data.formats.number_fields import NumberField
 from otus.data.formats.unread import UnreadFields
 from otus.errors import DataError
+from otus.metrics._rle_kernels import total_pixels
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
 
 _KINDS = {
