@@ -80,6 +80,11 @@ def answer_console() -> "Console":
     return console
 
 
+def examples(*commands: str) -> str:
+    """What ends the help of a verb; typer makes a line of each paragraph."""
+    return "\n\n".join(["Examples:", *commands])
+
+
 def option_values(**options: Any) -> dict[str, Any]:
     """The options that were typed; the others keep the default of the function that they are passed to."""
     return {name: value for name, value in options.items() if value is not None}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json, option_values, output_folder, verb
+from otus.cli._common import answer_console, counting, emit_json, examples, option_values, output_folder, verb
 
 app = typer.Typer(help="What things cost on this machine.", no_args_is_help=True)
 
@@ -16,17 +16,26 @@ def benchmark() -> None:
     """What things cost on this machine."""
 
 
-@app.command()
+@app.command(
+    epilog=examples("otus benchmark lineage --small", "otus benchmark lineage a.jpg b.jpg c.jpg --out timings")
+)
 @verb
 def lineage(
     pictures: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PICTURES]...", help="Three or more; those of scikit-image's wheel without it."),
+        typer.Argument(
+            metavar="[PICTURES]...", help="Three or more images.", show_default="those of scikit-image's wheel"
+        ),
     ] = None,
-    small: Annotated[bool, typer.Option("--small", help="A small trunk in the place of VGG-16.")] = False,
-    proposals: Annotated[int | None, typer.Option(help="At most so many of a picture.")] = None,
-    precision: Annotated[str | None, typer.Option(help="exact, float32, bfloat16 or auto, the fastest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder that keeps each timing; a second run goes on.")] = None,
+    small: Annotated[bool, typer.Option("--small", help="A small backbone in the place of VGG-16.")] = False,
+    proposals: Annotated[int | None, typer.Option(help="Maximum proposals per image.", show_default="2000")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps each timing; a second run continues.", show_default="otus-lineage"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same pictures: seconds with and without finding proposals."""

@@ -23,43 +23,68 @@ if TYPE_CHECKING:
 
 @verb
 def compare(
-    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
     predictions: Annotated[
-        str | None, typer.Option("--predictions", help="Two files of COCO results with a comma between: A.json,B.json.")
+        str | None, typer.Option("--predictions", help="Two files of COCO results to compare: A.json,B.json.")
     ] = None,
     models: Annotated[
         str | None,
         typer.Option(
-            "--models", help="Or models with commas between: names (see otus models), files of weights, or NAME=FILE."
+            "--models",
+            help="Models to compare, with commas between: names (see otus models), files, run folders, or LABEL=FILE.",
         ),
     ] = None,
-    budget: Annotated[float | None, typer.Option(help="Minutes to train each model that has no file.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Minutes to train each model that is given by name alone.", show_default="no training"),
+    ] = None,
     val: Annotated[
         str | None,
         typer.Option(
-            help="Of models: other pictures to judge on, or the share of these to keep aside; 0.2 with --budget."
+            help="Images to evaluate models on: a data set, or the share to keep aside.",
+            show_default="0.2 with --budget, else all",
         ),
     ] = None,
-    val_split: Annotated[str | None, typer.Option(help="Of models: the part of the data to judge on.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Of models: judge on so many pictures only, taken evenly.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Of models: pictures in a step of training.")] = None,
-    device: Annotated[str | None, typer.Option(help="Of models: cpu, cuda, mps or auto.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Of models, predicting: exact, float32, bfloat16, auto.")
+    val_split: Annotated[str | None, typer.Option(help="Split to evaluate models on.", show_default="--split")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Evaluate models on this many images only, evenly spaced.", show_default="all")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Of models: the folder of the comparison, gone on with.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a training batch.", show_default="4")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device of the models: cpu, cuda, mps or auto.", show_default="auto")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision of prediction: exact, float32, bfloat16 or auto.", show_default="auto")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the comparison of models; what is finished there is kept.", show_default="otus-compare"
+        ),
+    ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option("--protocol", help="coco, voc07 or voc12, and settings, e.g. coco:max_dets=10; coco without it."),
+        typer.Option(
+            "--protocol",
+            help="Protocol: coco, voc07 or voc12, with settings, e.g. coco:max_dets=10.",
+            show_default="coco",
+        ),
     ] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Compare masks, not boxes.")] = False,
-    resamples: Annotated[int | None, typer.Option(help="How often pictures are drawn anew.")] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of the intervals, e.g. 0.95.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws.")] = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    resamples: Annotated[int | None, typer.Option(help="Bootstrap resamples.", show_default="1000")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Confidence level of the intervals.", show_default="0.95")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed, of the bootstrap and of training.", show_default="0")
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Train or load models, judge and time them on the same pictures; or judge the predictions of two by the same labels:

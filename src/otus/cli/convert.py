@@ -21,13 +21,17 @@ _SHOWN = 3  # losses of each kind; all of them are in the file
 
 @verb
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="An annotation file, or a folder.")],
-    target: Annotated[Path, typer.Argument(metavar="DST", help="The new folder.")],
-    to: Annotated[str, typer.Option(help="coco, voc, yolo, sa1b, labelme or coco_panoptic.")],
-    format: Annotated[str | None, typer.Option(help="Which format, where SRC holds several.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which part, where SRC has several: train, val …")] = None,
-    pictures: Annotated[str | None, typer.Option(help="copy (default), link or none.")] = None,
-    allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Follow paths that leave SRC.")] = False,
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Data set to convert: an annotation file or a folder.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; must be new.")],
+    to: Annotated[str, typer.Option(help="Target format: coco, voc, yolo, sa1b, labelme or coco_panoptic.")],
+    format: Annotated[
+        str | None, typer.Option(help="Format of SRC, where it holds several.", show_default="recognised")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split to convert, e.g. val.", show_default="all")] = None,
+    pictures: Annotated[
+        str | None, typer.Option(help="Images in the new folder: copy, link or none.", show_default="copy")
+    ] = None,
+    allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Follow paths that lead outside SRC.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Convert labels to another format, all splits of them unless one is chosen.

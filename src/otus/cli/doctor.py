@@ -17,11 +17,14 @@ _CATEGORIES = 25
 
 @verb
 def doctor(
-    path: Annotated[Path, typer.Argument(help="A folder or annotation file.", show_default=False)],
-    format: Annotated[str | None, typer.Option(help="Examine this format alone, where there are several.")] = None,
-    split: Annotated[str | None, typer.Option(help="Examine this split alone.")] = None,
+    path: Annotated[
+        Path, typer.Argument(help="Data set to check: a folder or an annotation file.", show_default=False)
+    ],
+    format: Annotated[str | None, typer.Option(help="Check this format only.", show_default="all")] = None,
+    split: Annotated[str | None, typer.Option(help="Check this split only.", show_default="all")] = None,
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="KIND", help="A kind of finding to leave out; may be given again.")
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Kind of finding to ignore; may be repeated.", show_default="none"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:

@@ -26,44 +26,83 @@ if TYPE_CHECKING:
     from otus.inference.evaluation import EvaluationReport
 
 
-_PROTOCOL_HELP = """Rules to judge by: coco, voc07, voc12, boundary, oriented, cuboid, amodal, proposals, \
+_PROTOCOL_HELP = """Evaluation protocol: coco, voc07, voc12, boundary, oriented, cuboid, amodal, proposals, \
 panoptic, semantic, classification or interactive."""
 
 
 @verb
 def evaluate(
-    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", help="COCO results or another file or folder, as the protocol reads it."),
+        typer.Option(
+            "--predictions",
+            help="Predictions to evaluate: COCO results, or the file or folder that the protocol reads.",
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Or a model's name or file, to predict with.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Of a name: which weights, or a file.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Of a model: cpu, cuda, mps or auto.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Model to evaluate instead: a name (see otus models), a file of weights, or a run folder."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Weights to load for a named model: a file, or the name of published weights.",
+            show_default="the best available",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Device of the model: cpu, cuda, mps or auto.", show_default="auto")
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="Of a model: exact, float32, bfloat16 or auto.")
+        str | None,
+        typer.Option(
+            "--precision", help="Precision of the model: exact, float32, bfloat16 or auto.", show_default="exact"
+        ),
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help=_PROTOCOL_HELP)] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help=_PROTOCOL_HELP, show_default="the first that the labels suit")
+    ] = None,
     max_dets: Annotated[
-        str | None, typer.Option("--max-dets", help="Detections a picture and category that count, e.g. 1,10,100.")
+        str | None,
+        typer.Option(
+            "--max-dets",
+            help="Maximum detections per image and category, e.g. 1,10,100.",
+            show_default="the protocol's own",
+        ),
     ] = None,
     choose_thresholds: Annotated[
         bool,
-        typer.Option("--choose-thresholds", help="Find the best score threshold of each category, for otus predict."),
+        typer.Option(
+            "--choose-thresholds", help="Choose the score threshold of best F1 for each category, for otus predict."
+        ),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File for the thresholds; without it they go into the model's own file."),
+        typer.Option(
+            "--out", help="JSON file for the chosen thresholds; .json is added.", show_default="the model's own file"
+        ),
     ] = None,
     plots: Annotated[
-        Path | None, typer.Option("--plots", help="Folder for curves, confusion, costs of errors.")
+        Path | None,
+        typer.Option(
+            "--plots",
+            help="Folder for plots: precision-recall, confusion matrix, error costs.",
+            show_default="no plots",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out faulty records and count them.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip invalid records and count them.")] = False,
 ) -> None:
     """Judge predictions by the labels of a data set, and say by which protocol."""
     from otus.data.formats.contract import stop_at_first

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from otus.cli._common import emit_json, output_file, tell_notes, verb
+from otus.cli._common import emit_json, examples, output_file, tell_notes, verb
 
 app = typer.Typer(help="See how a system, or a number, came about.", no_args_is_help=True)
 
@@ -16,18 +16,26 @@ def explain() -> None:
     """See how a system, or a number, came about."""
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "otus explain taxonomy 000007.jpg --data photos",
+        "otus explain taxonomy 000007.jpg --data photos --split val --out answers.png",
+    )
+)
 @verb
 def taxonomy(
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="A picture of the data set: its name or path.")],
-    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="An image of the data set: its name or path.")],
+    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="The PNG to write; taxonomy-<picture>.png without it.")
+        Path | None, typer.Option("--out", help="PNG file to write; .png is added.", show_default="taxonomy-IMAGE.png")
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """One picture's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
@@ -52,28 +60,60 @@ def taxonomy(
     typer.echo(f"written to {path}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "otus explain detection street.jpg",
+        "otus explain detection street.jpg --model fcos_efficientnet_lite0_fpn --data annotations.json",
+    )
+)
 @verb
 def detection(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture.")],
-    model: Annotated[str | None, typer.Option("--model", help="A name (see otus models) or a file of weights.")] = None,
-    weights: Annotated[str | None, typer.Option("--weights", help="Of a name: which weights, or a file.")] = None,
-    score_threshold: Annotated[float | None, typer.Option(help="Show what is at least so certain.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The HTML page; detection-<picture>.html without it.")
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="An image.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Model: a name (see otus models), a file of weights, or the folder of a training run.",
+            show_default="mask_rcnn_efficientnet_lite0_fpn",
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Weights to load for a named model: a file, or the name of published weights.",
+            show_default="the best available",
+        ),
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Minimum score.", show_default="0.5, or those chosen for the weights")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="HTML page to write; .html is added.", show_default="detection-IMAGE.html"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Device: cpu, cuda, mps or auto.", show_default="auto")
+    ] = None,
     precision: Annotated[
-        str | None, typer.Option("--precision", help="exact, float32, bfloat16 or auto, the fastest, as predict.")
+        str | None,
+        typer.Option(
+            "--precision", help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto"
+        ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Labels that have the picture: which anchors, cells or queries learn them."),
+        typer.Option(
+            "--data", help="Ground truth of the image: show which anchors, cells or queries are assigned to it."
+        ),
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """The stages of one picture: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
@@ -132,25 +172,42 @@ def detection(
     typer.echo(f"written to {path}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "otus explain ap --data annotations.json --predictions results.json --category dog",
+        "otus explain ap --data annotations.json --predictions results.json --category dog --iou 0.75",
+    )
+)
 @verb
 def ap(
-    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
-    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
-    category: Annotated[str, typer.Option("--category", help="Whose AP to build.")],
-    iou: Annotated[float | None, typer.Option("--iou", help="That a detection needs; 0.5 without it.")] = None,
+    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
+    predictions: Annotated[
+        Path, typer.Option("--predictions", help="Predictions: COCO results, a JSON list of detections.")
+    ],
+    category: Annotated[str, typer.Option("--category", help="Category whose AP is built.")],
+    iou: Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")] = None,
     protocol: Annotated[
         str | None,
-        typer.Option("--protocol", help="coco, voc07 or voc12, and settings, e.g. coco:max_dets=10; coco without it."),
+        typer.Option(
+            "--protocol",
+            help="Protocol: coco, voc07 or voc12, with settings, e.g. coco:max_dets=10.",
+            show_default="coco",
+        ),
     ] = None,
     show: Annotated[
-        int | None, typer.Option("--show", help="Detections shown with pictures; the rest summed up.")
+        int | None,
+        typer.Option("--show", help="Detections shown with images; the others are summarised.", show_default="40"),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The HTML page; ap-<category>.html without it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML page to write; .html is added.", show_default="ap-CATEGORY.html")
+    ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Average precision built detection by detection: each one's verdict, its point on the curve, the area so far."""
@@ -188,11 +245,18 @@ def ap(
     typer.echo(f"written to {path}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "otus explain difference --data annotations.json --predictions results.json --protocols coco,voc07",
+        "otus explain difference --data annotations.json --predictions results.json --protocols coco,coco:max_dets=10",
+    )
+)
 @verb
 def difference(
-    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
-    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
+    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
+    predictions: Annotated[
+        Path, typer.Option("--predictions", help="Predictions: COCO results, a JSON list of detections.")
+    ],
     protocols: Annotated[
         str,
         typer.Option(
@@ -200,11 +264,16 @@ def difference(
             help="Two of coco, voc07, voc12, each with settings if need be, e.g. coco,voc07 or coco,coco:max_dets=10.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="The HTML page; difference.html without it.")] = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML page to write; .html is added.", show_default="difference.html")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Why two protocols' numbers for the same predictions differ: one rule changed after the other."""
@@ -236,24 +305,46 @@ def difference(
     typer.echo(f"written to {path}")
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "otus explain errors --data annotations.json --predictions results.json",
+        "otus explain errors --data annotations.json --predictions results.json --masks --out masks.html",
+    )
+)
 @verb
 def errors(
-    data: Annotated[Path, typer.Option("--data", help="Pictures with labels: a folder or an annotation file.")],
-    predictions: Annotated[Path, typer.Option("--predictions", help="COCO results: a JSON list of detections.")],
-    iou: Annotated[float | None, typer.Option("--iou", help="That a detection needs; 0.5 without it.")] = None,
+    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
+    predictions: Annotated[
+        Path, typer.Option("--predictions", help="Predictions: COCO results, a JSON list of detections.")
+    ],
+    iou: Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")] = None,
     background_iou: Annotated[
-        float | None, typer.Option("--background-iou", help="Up to which a detection is on nothing; 0.1 without it.")
+        float | None,
+        typer.Option(
+            "--background-iou",
+            help="IoU with every object up to which a detection is a background error.",
+            show_default="0.1",
+        ),
     ] = None,
     score_threshold: Annotated[
-        float | None, typer.Option("--score-threshold", help="Of what confusion, pictures and label errors show.")
+        float | None,
+        typer.Option(
+            "--score-threshold",
+            help="Minimum score in confusion matrix, worst images and label errors.",
+            show_default="0.5",
+        ),
     ] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Compare masks, not boxes.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="The HTML page; errors.html without it.")] = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", help="Format of the data, where several are found.")
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML page to write; .html is added.", show_default="errors.html")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Part of the data, e.g. val.")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """What goes wrong and what it costs: types of errors, confusion, calibration, worst pictures, doubtful labels."""

@@ -12,26 +12,69 @@ from otus.cli._common import emit_json_stream, option_values, output_folder, pro
 
 @verb
 def predict(
-    source: Annotated[list[str], typer.Argument(help="Pictures, folders, patterns or videos.")],
-    model: Annotated[str | None, typer.Option(help="A name (see otus models) or a file of weights.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Of a name: which weights, or a file.")] = None,
-    score_threshold: Annotated[float | None, typer.Option(help="Leave out what is less certain.")] = None,
+    source: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model: a name (see otus models), a file of weights, or the folder of a training run.",
+            show_default="mask_rcnn_efficientnet_lite0_fpn",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to load for a named model: a file, or the name of published weights.",
+            show_default="the best available",
+        ),
+    ] = None,
+    score_threshold: Annotated[
+        float | None, typer.Option(help="Minimum score.", show_default="0.5, or those chosen for the weights")
+    ] = None,
     thresholds: Annotated[
         Path | None,
-        typer.Option("--thresholds", help="Thresholds by category, from otus evaluate --choose-thresholds."),
+        typer.Option(
+            "--thresholds", help="Score thresholds by category: the file of otus evaluate --choose-thresholds."
+        ),
     ] = None,
-    nms_threshold: Annotated[float | None, typer.Option(help="Overlap (IoU) above which two boxes are one.")] = None,
-    categories: Annotated[str | None, typer.Option(help="Only these, e.g. person,dog.")] = None,
-    tiles: Annotated[int | None, typer.Option(help="Cut large pictures into tiles of this side, pixels.")] = None,
-    tile_overlap: Annotated[float | None, typer.Option(help="Share of a tile that its neighbour covers too.")] = None,
+    nms_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="NMS: boxes of one category whose IoU with a higher-scoring one exceeds this are removed.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    categories: Annotated[
+        str | None, typer.Option(help="Categories to predict, e.g. person,dog.", show_default="all")
+    ] = None,
+    tiles: Annotated[
+        int | None,
+        typer.Option(help="Side of the tiles that large images are cut into, in pixels.", show_default="no tiles"),
+    ] = None,
+    tile_overlap: Annotated[
+        float | None, typer.Option(help="Overlap of neighbouring tiles, as a share of their side.", show_default="0.2")
+    ] = None,
     tile_whole: Annotated[
-        bool | None, typer.Option("--tile-whole/--no-tile-whole", help="Beside tiles, predict on the whole image.")
+        bool | None,
+        typer.Option(
+            "--tile-whole/--no-tile-whole",
+            help="With --tiles, predict on the whole image too.",
+            show_default="--tile-whole",
+        ),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures, or tiles of one, at a time.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Of a video, every how many frames.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
-    precision: Annotated[str | None, typer.Option(help="exact, float32, bfloat16 or auto, the fastest.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for overlays and predictions.json.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images, or tiles of one, in a batch.", show_default="1")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(help="Of a video, predict every n-th frame.", show_default="1")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: cpu, cuda, mps or auto.", show_default="auto")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for overlays and predictions.json.", show_default="otus-predictions, or none with --json"
+        ),
+    ] = None,
     page: Annotated[bool, typer.Option("--page", help="Write index.html there too: overlays and a table.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:

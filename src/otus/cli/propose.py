@@ -18,20 +18,52 @@ RPN = "rpn"
 
 @verb
 def propose(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A picture.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="An image.")],
     method: Annotated[
-        str, typer.Option("--method", help="selective-search, sliding-window, or rpn: those of a detector.")
+        str,
+        typer.Option(
+            "--method",
+            help="Proposal method: selective-search, sliding-window, or rpn (the region proposal network of a detector).",
+        ),
     ] = "selective-search",
-    mode: Annotated[str | None, typer.Option("--mode", help="Of selective search: fast or quality.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of selective search: of the order.")] = None,
-    workers: Annotated[int | None, typer.Option("--workers", help="Of selective search: threads.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Of rpn: a detector's name or file.")] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="Of rpn: which weights of a name, or a file.")
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="Mode of selective search: fast or quality.", show_default="fast")
     ] = None,
-    device: Annotated[str | None, typer.Option("--device", help="Of rpn: cpu, cuda, mps or auto.")] = None,
-    count: Annotated[int | None, typer.Option("--count", help="At most so many, the likeliest.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="A PNG to draw the likeliest on.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Random seed of selective search's ranking.", show_default="0")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Threads of selective search.", show_default="1")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="Detector of rpn: a name, a file of weights, or a run folder.",
+            show_default="mask_rcnn_efficientnet_lite0_fpn",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            help="Weights to load for a named detector: a file, or the name of published weights.",
+            show_default="the best available",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Device of rpn: cpu, cuda, mps or auto.", show_default="auto")
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", help="Maximum number of proposals, the highest-scoring first.", show_default="all"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="PNG file to draw the highest-scoring proposals on; .png is added.", show_default="no drawing"
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Propose boxes where objects may be, the likeliest first."""

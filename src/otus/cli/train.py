@@ -10,37 +10,90 @@ from otus.cli._common import fail, option_values, output_folder, path_or_share, 
 
 @verb
 def train(
-    model: Annotated[str | None, typer.Option(help="A name; see otus models.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model by name (see otus models).", show_default="that of --weights")
+    ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Pictures with labels; several are joined by the names of categories.")
+        list[Path] | None,
+        typer.Option(
+            help="Images with labels: a folder or an annotation file; may be repeated, categories are joined by name."
+        ),
     ] = None,
-    val: Annotated[str | None, typer.Option(help="What to validate on: a data set, or a share such as 0.1.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Start from: packaged, a name of weights, or a file.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="A budget of time instead of epochs.")] = None,
-    rate: Annotated[str | None, typer.Option("--lr", help="Learning rate; find tries some first.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures in one pass, over all devices.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Passes for one step of the optimizer.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Pixels of the pictures' longer side.")] = None,
-    boxes: Annotated[str | None, typer.Option(help="modal, or amodal: whole objects as if nothing hid them.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without a better one.")] = None,
-    validate_every: Annotated[int | None, typer.Option(help="Epochs from one validation to the next.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true or bf16-mixed; the fastest here without it.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Threads that load pictures.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or auto.")] = None,
-    devices: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
-    num_nodes: Annotated[int | None, typer.Option(help="Machines, set up as by torchrun.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="Of the data, where several are found.")] = None,
-    split: Annotated[str | None, typer.Option(help="Part of the data to learn from, e.g. train.")] = None,
-    val_split: Annotated[str | None, typer.Option(help="Part of the data to validate on, e.g. val.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of runs; OTUS_RUNS or ./runs without it.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the run; the model's without it.")] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            help="Validation data: a data set, or the share of the training images to keep aside, e.g. 0.2.",
+            show_default="the split val beside a split train, else none",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to start from: packaged, a file, a run folder, or the name of published weights.",
+            show_default="random",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", show_default="12")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time budget in minutes, in the place of --epochs.", show_default="none")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option("--lr", help="Learning rate, or find: try some first.", show_default="the model's own")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in a batch, over all devices.", show_default="8")
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Batches whose gradients are accumulated for one optimizer step.", show_default="1"),
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Optimizer: adamw or sgd.", show_default="adamw")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Longer side of the images for the network, in pixels.", show_default="the model's own"),
+    ] = None,
+    boxes: Annotated[
+        str | None,
+        typer.Option(
+            help="Boxes to learn: modal, or amodal (whole objects as if nothing hid them).", show_default="modal"
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Early stopping: validations without a better score; 0 for never.", show_default="0"),
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Epochs between validations.", show_default="1, or a tenth of the time budget")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision: 32-true or bf16-mixed.", show_default="the fastest here")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that load images.", show_default="2")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: cpu, cuda, mps or auto.", show_default="auto")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices on this machine.", show_default="1")] = None,
+    num_nodes: Annotated[int | None, typer.Option(help="Machines, set up as by torchrun.", show_default="1")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split to train on, e.g. train.", show_default="the only one, or train beside val"),
+    ] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Split to validate on, e.g. val.", show_default="see --val")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of runs; the run goes to TASK/NAME in it.", show_default="$OTUS_RUNS or runs"),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="the model's")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Start as another run was started: its config.json or folder; options replace.")
+        Path | None,
+        typer.Option(help="Repeat a run from its config.json or folder; options typed beside it replace its own."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Folder of a run to go on with; the rest as it was.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run: its folder.")] = None,
 ) -> None:
     """Train a model; the weights, figures and curves go to runs/TASK/NAME."""
     if resume is not None and config is not None:
