@@ -40,6 +40,7 @@ from otus.parts.matching import iou_of_pairs
 from otus.parts.modes import predicting
 from otus.parts.position_encodings import sine_grid, sine_waves
 from otus.parts.postprocess import Postprocess
+from otus.parts.ranking import stable_topk
 from otus.parts.set_matching import HungarianMatcher, Match, box_losses, shares_of_picture
 from otus.parts.suppression import suppress
 from otus.parts.task_alignment import TaskAlignedAssigner
@@ -273,7 +274,7 @@ class _Steps:
             )
             rank = score.clone()
             rank[distinct] += inside[distinct]
-            chosen.append(rank.topk(min(count, len(rank))).indices)
+            chosen.append(stable_topk(rank[None], count)[0])
         return torch.stack(chosen)
 
     def loss(self, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> Float[Tensor, ""]:

@@ -33,6 +33,7 @@ from otus.parts.feature_pyramid import FeaturePyramid
 from otus.parts.losses import transform_loss, zero_loss
 from otus.parts.matching import IoUMatcher
 from otus.parts.postprocess import Postprocess
+from otus.parts.ranking import stable_topk
 from otus.parts.region_features import RegionPooling, SharedMaps
 from otus.parts.sampling import BalancedSampler
 from otus.parts.suppression import suppress
@@ -135,9 +136,9 @@ class RegionProposalNetwork(nn.Module):
         count = self.training_count if learn else self.count
         best, boxes, origins = [], [], []
         for of_map, moves, its_anchors in zip(logits, transforms, anchors, strict=True):
-            top, index = of_map.topk(min(before_nms, of_map.shape[1]), dim=1)
+            index = stable_topk(of_map, before_nms)
             origin = its_anchors[index]
-            best.append(top)
+            best.append(of_map.gather(1, index))
             boxes.append(self.transform.decode(moves.gather(1, index[..., None].expand(-1, -1, 4)), origin))
             origins.append(origin)
         level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])

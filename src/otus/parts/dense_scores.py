@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from otus.parts.dense_head import Answers
+from otus.parts.ranking import stable_topk
 
 Chosen = tuple[Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
 """Scores, class slots, and indices into the anchors of all maps."""
@@ -52,7 +53,7 @@ class SigmoidScores:
             if answers.quality is not None:
                 scores = (scores * answers.quality[level][picture, anchors].sigmoid()).sqrt()
             kept = torch.where(scores > thresholds[slots])[0]
-            kept = kept[scores[kept].topk(min(self.per_map, len(kept))).indices]
+            kept = kept[stable_topk(scores[kept][None], self.per_map)[0]]
             found.append((scores[kept], slots[kept], anchors[kept] + first))
             first += len(logits)
         scores, slots, anchors = (torch.cat(column) for column in zip(*found, strict=True))
@@ -93,7 +94,7 @@ class SoftmaxScores:
         chosen = scores > thresholds[slots, None]
         # The best are sought only of categories that have too many.
         crowded = torch.where(chosen.sum(dim=1) > self.per_category)[0]
-        best = scores[crowded].topk(min(self.per_category, scores.shape[1]), dim=1).indices
+        best = stable_topk(scores[crowded], self.per_category)
         chosen = chosen.index_copy(0, crowded, torch.zeros_like(chosen[crowded]).scatter(1, best, True))
         row, anchors = torch.where(chosen)
         return scores[row, anchors], slots[row], anchors

@@ -16,7 +16,7 @@ def runs_bfloat16(device: torch.device | str = "cpu") -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported()
-    if kind != "cpu" or not torch.backends.mkldnn.is_available():
+    if kind != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return True
     held_below = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() in ("default", "avx2")
     return not held_below and torch.ops.mkldnn._is_mkldnn_bf16_supported()

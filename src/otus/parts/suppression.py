@@ -41,12 +41,16 @@ def suppress(
     Notes
     -----
     torchvision goes through all boxes anew for each group and to the end. Many boxes on a CPU are therefore compared here,
-    until the limit is reached; of equal scores the first comes first, which torchvision leaves open.
+    until the limit is reached. Of equal scores the first comes first, which torchvision leaves open.
     """
     boxes, scores = boxes.detach().float(), scores.detach().float()
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or boxes.device.type != "cpu" or len(boxes) <= _FEW:
-        return batched_nms(boxes, scores, groups, iou_threshold)[:limit]
+        kept = batched_nms(boxes, scores, groups, iou_threshold)
+        if not traced:
+            kept = kept.sort().values
+            kept = kept[scores[kept].argsort(descending=True, stable=True)]
+        return kept[:limit]
     limit = len(boxes) if limit is None else limit
     # To sort all takes longer than the rest, and nearly always the best few are enough.
     if 0 < _ENOUGH * limit < len(boxes):
