@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torchvision
 from _side_by_side import median_seconds, print_header, print_table
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 import otus
@@ -113,12 +114,15 @@ def _prepared(predictor: Predictor, image: np.ndarray) -> dict[str, object]:
 
 
 def agreement(reference: dict[str, torch.Tensor], ours: Instances) -> str:
-    """How far ours is from the reference on what both found."""
+    """How far ours is from the reference on what both found, whatever the order of equal scores."""
     boxes, scores = reference["boxes"].numpy(), reference["scores"].numpy()
     assert ours.scores is not None
     if len(boxes) != len(ours):
         return f"{len(boxes)} and {len(ours)} objects"
-    far = np.abs(boxes - ours.boxes_xyxy).max(initial=0), np.abs(scores - ours.scores).max(initial=0)
+    boxes_apart = np.abs(boxes[:, None] - ours.boxes_xyxy).max(axis=2)
+    scores_apart = np.abs(scores[:, None] - ours.scores)
+    pairs = linear_sum_assignment(boxes_apart + scores_apart)
+    far = boxes_apart[pairs].max(initial=0), scores_apart[pairs].max(initial=0)
     return f"{len(boxes)} objects, boxes {far[0]:.1e} px, scores {far[1]:.1e} apart"
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
@@ -330,7 +331,13 @@ def test_a_picture_is_answered_alike_alone_and_in_a_batch(system):
     together, alone = system.predict(samples), [system.predict([sample])[0] for sample in samples]
     for a, b in zip(together, alone, strict=True):
         assert len(a) == len(b) > 0
-        np.testing.assert_allclose(a.boxes_xyxy, b.boxes_xyxy, atol=1e-3)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+        # The batch is padded, so sums run in another order: scores that agree but for the last digits may change places,
+        # and which of them is the last that is reported.
+        alike = np.abs(a.boxes_xyxy[:, None] - b.boxes_xyxy[None]).max(axis=2) < 1e-3
+        alike &= (a.labels[:, None] == b.labels) & (np.abs(a.scores[:, None] - b.scores) < 1e-5)
+        rows, columns = linear_sum_assignment(~alike)
+        assert (alike[rows, columns] | (a.scores[rows] < a.scores.min() + 1e-5)).all()
 
 
 def test_prediction_is_deterministic_and_restores_the_mode_of_each_part(system):
