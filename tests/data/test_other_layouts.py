@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from otus.data.conversion import convert
+from otus.data.doctor import examine_path
 from otus.data.formats import coco
 from otus.data.formats.contract import Layout
 from otus.data.open import find_layouts, open_dataset, open_splits
@@ -332,3 +333,22 @@ def test_files_of_other_tools_are_named_with_what_to_export(tmp_path: Path, tool
             open_dataset(path)
         assert caught.value.file == file
         assert caught.value.kind == "foreign_format"
+
+
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        ({"images__a_png": "", "annotations__a_xml": XML}, "annotations/a.xml"),
+        ({"a_png": "", "a_xml": XML}, "a.xml"),
+        ({"train__images__a_png": "", "train__annotations__a_xml": XML}, "train/annotations/a.xml"),
+        ({"a_png": "", "a_txt": "0 0.9 0.5 0.8 0.5\n"}, "a.txt"),
+        (
+            {"images__a_png": "", "annotations_xml": CVAT.format(images=IMAGE.format(shapes=CVAT_BOX))},
+            "annotations.xml",
+        ),
+    ],
+)
+def test_doctor_names_the_file_of_the_labels(tmp_path: Path, files: dict[str, str], place: str) -> None:
+    far = {name: text.replace(">12<", ">40<").replace('"12"', '"40"') for name, text in files.items()}
+    findings = examine_path(write(tmp_path, **far)).without(("unused_category",)).findings
+    assert [(one.kind, one.file) for one in findings] == [("box_outside", str(tmp_path / place))]

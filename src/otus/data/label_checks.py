@@ -52,7 +52,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
     """The file and the record of an object, in the words of its format."""
     picture = int(objects.picture[index])
-    if dataset.source.suffix == ".json":
+    if dataset.source.suffix in (".json", ".xml"):
         return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.pictures.files[picture]})"
     number = index - int(np.searchsorted(objects.picture, picture))
     return str(_label_file(dataset, picture)), f"object[{number}]"
@@ -62,12 +62,15 @@ def _label_file(dataset: Dataset, picture: int) -> Path:
     """Where the labels of one picture stand, if that is known of the format; else the picture."""
     path = dataset.pictures.path(picture)
     parts = ["labels" if part == "images" else part for part in path.parts]
-    place = {
-        "voc": dataset.source / "Annotations" / f"{path.stem}.xml",
-        "yolo": Path(*parts).with_suffix(".txt"),
-        "labelme": path.with_suffix(".json"),
-    }.get(dataset.format, path)
-    return place if os.path.isfile(place) else path
+    xml = f"{path.stem}.xml"
+    places = {
+        "voc": [
+            folder / xml for folder in (path.parents[1] / "Annotations", path.parents[1] / "annotations", path.parent)
+        ],
+        "yolo": [Path(*parts).with_suffix(".txt"), path.with_suffix(".txt")],
+        "labelme": [path.with_suffix(".json")],
+    }.get(dataset.format, [])
+    return next((place for place in places if os.path.isfile(place)), path)
 
 
 def _ids(dataset: Dataset) -> Iterator[Finding]:
