@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import otus
+from otus.cli import app
 from otus.data.conversion import convert
 from otus.data.open import open_dataset
 from otus.data.pictures import write_picture
@@ -75,6 +77,22 @@ def test_a_detection_in_a_region_is_not_false(tmp_path: Path, make: Callable[[Pa
     figures = otus.evaluate(dataset, predictions=found, protocol=protocol).results["bbox"]
     assert figures.figures["AP"] == pytest.approx(1)
     assert np.isnan([one["AP"] for name, one in figures.per_category.items() if name != "Car"]).all()
+
+
+def test_the_page_of_an_ap_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    visdrone_as_coco(tmp_path / "data")
+    records = [
+        {"image_id": 1, "category_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score}
+        for score, (x1, y1, x2, y2) in ((0.9, INSIDE), (0.5, OBJECT))
+    ]
+    (tmp_path / "found.json").write_text(json.dumps(records))
+    options = ["--data", "data/annotations.json", "--predictions", "found.json", "--category", "Car", "--json"]
+    done = CliRunner().invoke(app, ["explain", "ap", *options])
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["AP"] == pytest.approx(1)
+    assert document["detections"][0]["why"] == "lies in a region in which nothing is judged"
 
 
 @pytest.mark.parametrize("make", MAKERS)

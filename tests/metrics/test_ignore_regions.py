@@ -154,6 +154,9 @@ def test_explanations_count_as_evaluate_does(seed):
     comparison = Comparison(truth, found, NAMES, np.arange(PICTURES))
     expected = figures(CocoProtocol(), truth, found).figures["AP"]
     assert comparison.match(Rules()).mean_average_precision() == pytest.approx(expected, abs=1e-12)
+    for label in (0, 1):
+        alone = comparison.only(label).match(Rules()).average_precision()[label].mean()
+        assert alone == pytest.approx(comparison.match(Rules()).average_precision()[label].mean(), abs=1e-12)
     counted = comparison.match(Rules(crowd="counted"))
     assert not counted.counted[ignore_regions(truth)].any()
 

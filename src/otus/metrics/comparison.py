@@ -51,10 +51,10 @@ class Comparison:
         return self.predictions.scores.astype(np.float64, copy=False)
 
     def only(self, label: int) -> "Comparison":
-        """The objects and predictions of one category; labels and categories stay as they are."""
+        """The objects and predictions of one category, and regions to be ignored; labels and categories stay as they are."""
         return replace(
             self,
-            truth=self.truth.take(self.truth.labels == label),
+            truth=self.truth.take((self.truth.labels == label) | ignore_regions(self.truth)),
             predictions=self.predictions.take(self.predictions.labels == label),
         )
 

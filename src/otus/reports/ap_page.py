@@ -13,6 +13,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.errors import UsageError
 from otus.metrics.comparison import Comparison, Matches
+from otus.metrics.ignore_regions import ignore_regions
 from otus.metrics.matching import Verdict
 from otus.metrics.precision_recall import curve, envelope
 from otus.metrics.rules import Rules
@@ -142,6 +143,8 @@ class ApConstruction:
         if verdict == "true":
             return "takes an object that was free"
         if verdict == "ignored":
+            if about >= 0 and iou >= needed and ignore_regions(self.comparison.truth)[about]:
+                return "lies in a region in which nothing is judged"
             if about >= 0 and iou >= needed and not self.matches.counted[about]:
                 return "takes an object that need not be found"
             return "its area does not count"
