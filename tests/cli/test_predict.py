@@ -317,3 +317,25 @@ def test_names_that_are_no_text_are_spelt_out(good, picture, tmp_path):
     assert json.loads(said[0])["images"][0]["file"].endswith("caf\\udce9.png")
     assert "caf\\udce9.png" in said[1]
     assert b"caf\xe9.jpg" in os.listdir(os.fsencode(tmp_path / "out"))
+
+
+def test_who_judges_a_file_that_was_cut_is_told(good, picture, tmp_path):
+    out, model = tmp_path / "out", ("--model", NAME, "--weights", good)
+    found = json.loads(run(picture, *model, "--score-threshold", 0.0, "--json").stdout)["images"][0]["instances"]
+    middle = max(one["score"] for one in found) - 0.01
+    assert middle > 0.05  # the model's own threshold
+    labels = {
+        "images": [{"id": 1, "file_name": "picture.png", "width": 120, "height": 90}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": COCO.ids[0], "bbox": [5, 5, 50, 50], "iscrowd": 0}],
+        "categories": [{"id": i, "name": name} for i, name in zip(COCO.ids, COCO, strict=True)],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    data, file = ["--data", str(tmp_path / "labels.json")], ["--predictions", str(out / "predictions.json")]
+    for threshold, cut in ((middle, middle), (0.0, None)):
+        done = run(picture, *model, "--score-threshold", threshold, "--out", out, "--json")
+        assert json.loads(done.stdout)["postprocess"]["score_threshold"] == threshold
+        judged = CliRunner().invoke(app, ["evaluate", *data, *file, "--json"])
+        assert json.loads(judged.stdout).get("cut_at") == cut
+        closer = CliRunner().invoke(app, ["explain", "errors", *data, *file, "--out", str(tmp_path / "e.html")])
+        for stderr in (judged.stderr, closer.stderr):
+            assert (f"cut at a score of {threshold:g}" in stderr) == (cut is not None)

@@ -85,7 +85,7 @@ def predict(
     from otus.inference.loading import load
     from otus.inference.thresholds import read_thresholds
     from otus.inference.tiling import Tiles
-    from otus.reports.predictions import PredictionFolder, prediction_document
+    from otus.reports.predictions import PredictionFolder, postprocess_facts, prediction_document
 
     if tiles is None and (tile_overlap is not None or tile_whole is not None):
         raise UsageError("--tile-overlap and --tile-whole need --tiles")
@@ -98,14 +98,17 @@ def predict(
     if out is not None:
         output_folder(out, "overlays and predictions.json")
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
+    minimum = score_threshold if thresholds is None else read_thresholds(thresholds)
+    names = None if categories is None else [name.strip() for name in categories.split(",")]
+    cut = None if tiles is None else Tiles(tiles, **option_values(overlap=tile_overlap, whole_image=tile_whole))
     bad: list[DataError] = []
     predictions = predictor.stream(
         source,
-        tiles=None if tiles is None else Tiles(tiles, **option_values(overlap=tile_overlap, whole_image=tile_whole)),
-        categories=None if categories is None else [name.strip() for name in categories.split(",")],
+        tiles=cut,
+        categories=names,
         report=bad.append,
         **option_values(
-            score_threshold=score_threshold if thresholds is None else read_thresholds(thresholds),
+            score_threshold=minimum,
             nms_threshold=nms_threshold,
             batch_size=batch_size,
             stride=stride,
@@ -113,7 +116,10 @@ def predict(
     )
     folder = None
     if out is not None:
-        folder = PredictionFolder(out, categories=predictor.categories, page=page, **option_values(stride=stride))
+        cuts = predictor.cuts(minimum)
+        folder = PredictionFolder(
+            out, categories=predictor.categories, page=page, cuts=cuts, **option_values(stride=stride)
+        )
         folder.refuse_sources(_files(source))
 
     def documents() -> Iterator[dict[str, Any]]:
@@ -124,7 +130,9 @@ def predict(
                 yield prediction_document(prediction, predictor.categories)
 
     if json:
-        emit_json_stream({"model": predictor.name}, "images", documents())
+        postprocess = predictor.postprocess(minimum, nms_threshold, names)
+        said = postprocess_facts(postprocess, predictor.categories, cut)
+        emit_json_stream({"model": predictor.name, **said}, "images", documents())
     else:
         for document in documents():
             typer.echo(_line(document))

@@ -11,13 +11,14 @@ from otus.errors import UsageError
 from otus.metrics.average_precision import sound_objects
 from otus.metrics.comparison import Comparison
 from otus.metrics.ignore_regions import complete_regions
-from otus.metrics.mismatches import mismatch_notes
+from otus.metrics.mismatches import cut_notes, mismatch_notes
 from otus.structures import Objects
 
 
 def notes_on(*comparisons: Comparison) -> list[str]:
-    """What to know before figures of these are believed: predictions that lie on nothing, or on other categories."""
-    return list(dict.fromkeys(note for one in comparisons for note in mismatch_notes(one)))
+    """What to know before figures are believed: predictions that were cut, or lie on nothing, or on other categories."""
+    several = [[*cut_notes(one.predictions), *mismatch_notes(one)] for one in comparisons]
+    return list(dict.fromkeys(note for notes in several for note in notes))
 
 
 def compare_with_labels(

@@ -14,6 +14,7 @@ from otus.errors import DataError, UsageError
 from otus.inference.object_protocols import Result, judge_objects
 from otus.inference.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
 from otus.metrics.coco import Kind
+from otus.metrics.mismatches import cut_notes, lowest_cut
 from otus.structures import Classification, Objects
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class EvaluationReport:
         What could not be compared, and why.
     unknown_categories
         Those of the data that the model judged does not know.
+    cut_at
+        Score threshold at which predictions were cut before they were written (None: they were not).
     without_prediction
         How many pictures had no map, category or click, and counted as missed.
     notes
@@ -56,6 +59,7 @@ class EvaluationReport:
     results: Mapping[str, Result]
     left_out: Mapping[str, str] = field(default_factory=dict)
     unknown_categories: tuple[str, ...] = ()
+    cut_at: float | None = None
     without_prediction: int = 0
     notes: tuple[str, ...] = ()
     judged: tuple[Dataset, Objects] | None = None
@@ -70,6 +74,7 @@ class EvaluationReport:
                 kind: {**result.figures, "per_category": dict(result.per_category)}
                 for kind, result in self.results.items()
             },
+            **({"cut_at": self.cut_at} if self.cut_at is not None else {}),
             **({"left_out": dict(self.left_out)} if self.left_out else {}),
             **({"unknown_categories": list(self.unknown_categories)} if self.unknown_categories else {}),
             **({"without_prediction": self.without_prediction} if self.without_prediction else {}),
@@ -282,4 +287,12 @@ def evaluate_predictions(
     results, left_out, notes = judge_objects(
         dataset, predictions, protocol, kinds=kinds, max_dets=max_dets, report=report
     )
-    return EvaluationReport(protocol, str(dataset.source), len(dataset), results, left_out, notes=tuple(notes))
+    return EvaluationReport(
+        protocol,
+        str(dataset.source),
+        len(dataset),
+        results,
+        left_out,
+        notes=(*cut_notes(predictions), *notes),
+        cut_at=lowest_cut(predictions),
+    )

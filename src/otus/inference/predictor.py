@@ -228,6 +228,14 @@ class Predictor:
             labels=None if categories is None else tuple(self._labels(categories)),
         )
 
+    def cuts(self, score_threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
+        """Return the categories' score thresholds, of :meth:`stream`, that leave out what the system itself reports."""
+        own: Postprocess | None = self.system.postprocess
+        if own is None:
+            return {}
+        named = zip(self.categories, self.thresholds(score_threshold).tolist(), strict=True)
+        return {name: value for name, value in named if value > own.score_threshold}
+
     def _finds_no_objects(self, *options: str) -> UsageError:
         what = "says what whole pictures show, not where objects are"
         return UsageError(f"{', '.join(options)}: {self.name} {what}; leave them out")

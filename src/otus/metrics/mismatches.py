@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from otus.metrics.comparison import Comparison
 from otus.metrics.confusion import confusion_matrix
-from otus.structures import Categories
+from otus.structures import Categories, Objects
 from otus.structures.categories import COCO_IDS
 
 _OVERLAP = 0.1  # IoU from which a box lies on an object
@@ -57,6 +57,24 @@ def category_notes(confusion: Int[np.ndarray, "k k"], categories: Categories) ->
         if confusion[meant[:, None] == ids].sum() >= _MOST * total:
             return [f"predictions lie on objects of other categories: their category ids seem to be {name}"]
     return [f"predictions lie on objects of other categories ({right} of {total} right): compare category ids"]
+
+
+def lowest_cut(predictions: Objects) -> float | None:
+    """Return the least of the score thresholds that ``otus predict`` cut the predictions at; None where it cut none."""
+    cut = predictions.columns.get("score_threshold", np.zeros(0))
+    known = cut[np.isfinite(cut)] if cut.dtype.kind == "f" and cut.ndim == 1 else np.zeros(0)
+    return float(known.min()) if len(known) else None
+
+
+def cut_notes(predictions: Objects) -> list[str]:
+    """Return what to know of predictions that were cut at a score threshold before they were written; nothing if not."""
+    threshold = lowest_cut(predictions)
+    if threshold is None:
+        return []
+    return [
+        f"the predictions were cut at a score of {threshold:g} by otus predict: recall and AP are lower than the model's "
+        "own; predict again with --score-threshold 0, or judge the model by --model"
+    ]
 
 
 def mismatch_notes(comparison: Comparison, *, by_category: bool = True) -> list[str]:

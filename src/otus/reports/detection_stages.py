@@ -25,7 +25,7 @@ from otus.parts.postprocess import Postprocess
 from otus.parts.region_crops import WarpedCrops, warp
 from otus.reports.drawing import draw
 from otus.reports.page import Figure, Page, Section, numbered
-from otus.reports.predictions import instance_records
+from otus.reports.predictions import instance_records, threshold_facts
 from otus.reports.stage_pieces import (
     coloured,
     counts_by_category,
@@ -33,7 +33,6 @@ from otus.reports.stage_pieces import (
     faded,
     heat,
     table_row,
-    threshold_facts,
 )
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes

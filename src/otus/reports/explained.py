@@ -20,7 +20,7 @@ from otus.parts.batching import Batch
 from otus.parts.detections import Detections, as_instances
 from otus.parts.postprocess import Postprocess
 from otus.reports.page import Page, Section
-from otus.reports.stage_pieces import threshold_facts
+from otus.reports.predictions import threshold_facts
 from otus.structures import Categories, Instances
 
 Picture = UInt8[np.ndarray, "h w 3"]

@@ -4,9 +4,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import UsageError
 from otus.inference.predictor import Prediction
+from otus.inference.tiling import Tiles
+from otus.parts.postprocess import Postprocess
 from otus.reports.drawing import draw, overlay
 from otus.reports.page import Figure, Page, Section
 from otus.structures import BoxFormat, Categories, Instances
@@ -60,6 +62,26 @@ def prediction_document(prediction: Prediction, categories: Categories) -> dict[
     }
 
 
+def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
+    """The score threshold that was applied; by category where these differ."""
+    of_labels = dict(zip(categories, postprocess.score_thresholds, strict=False))
+    return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
+
+
+def postprocess_facts(postprocess: Postprocess | None, categories: Categories, tiles: Tiles | None) -> dict[str, Any]:
+    """The member ``postprocess`` of the document of ``otus predict --json``: by what its detections were chosen."""
+    if postprocess is None:
+        return {}
+    facts = {
+        **threshold_facts(postprocess, categories),
+        "nms_threshold": postprocess.nms_threshold,
+        "max_detections": postprocess.max_detections,
+    }
+    if postprocess.labels is not None:
+        facts["categories"] = [categories[label] for label in postprocess.labels]
+    return {"postprocess": facts | ({} if tiles is None else {"tiles": asdict(tiles)})}
+
+
 def _answer(prediction: Prediction, categories: Categories) -> dict[str, list[dict[str, Any]]]:
     """``instances``, or ``classification``: the likeliest categories of the picture as a whole."""
     shown = prediction.classification
@@ -87,7 +109,8 @@ class PredictionFolder:
 
     A picture's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name.
     ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in which they
-    came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again. On request,
+    came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again, and the
+    ``score_threshold`` that the records of its category were cut at, so that who judges the file can say so. On request,
     ``index.html`` shows the overlays of pictures and lists what was found where.
 
     Parameters
@@ -100,9 +123,20 @@ class PredictionFolder:
         Of videos, every how many frames come; what is written keeps their pace.
     page
         Whether to write ``index.html``.
+    cuts
+        Score threshold that predictions were cut at, by category; see :meth:`~otus.inference.predictor.Predictor.cuts`.
     """
 
-    def __init__(self, folder: Path, *, categories: Categories, stride: int = 1, page: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        categories: Categories,
+        stride: int = 1,
+        page: bool = False,
+        cuts: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self._cuts = cuts
         self.folder = folder
         self.categories = categories
         self.stride = stride
@@ -187,6 +221,8 @@ class PredictionFolder:
         for record in (*answer.get("instances", ()), *answer.get("classification", ())):
             label = self.categories.index(record["category"])
             whole = {"image_id": self._count, "category_id": self.categories.ids[label], **record, **place}
+            if record["category"] in self._cuts:
+                whole["score_threshold"] = self._cuts[record["category"]]
             self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
             self._records += 1
 

@@ -10,9 +10,6 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from otus.parts.postprocess import Postprocess
-from otus.structures import Categories
-
 SHOWN_WIDTH = 440
 
 
@@ -41,12 +38,6 @@ def coloured(values: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8
 def faded(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     """The picture so pale that many thin lines are seen on it."""
     return (image * 0.4 + 150).astype(np.uint8)
-
-
-def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
-    """The score threshold that was applied; by category where these differ."""
-    of_labels = dict(zip(categories, postprocess.score_thresholds, strict=False))
-    return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
 
 
 def threshold_told(facts: Mapping[str, Any]) -> str:
