@@ -17,7 +17,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats import coco
 from otus.data.pictures import read_picture
 from otus.errors import CheckpointError, DataError, UsageError
-from otus.structures import Categories, Segmentations
+from otus.structures import Categories, Objects, Segmentations
 from otus.training.fine_tuning import find_weights, start_from
 from otus.training.material import trainable_model
 from otus.training.run import train
@@ -136,6 +136,13 @@ def test_what_cannot_be_validated_by_is_said_before_training(tiny: None, scenes:
     ):
         with pytest.raises((DataError, UsageError), match=message):
             train("tiny", scenes, val=val, settings=QUICK, out=tmp_path / "runs", quiet=True)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_without_any_category_are_named(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
+    nothing = replace(scenes, categories=Categories(()), objects=Objects.empty())
+    with pytest.raises(DataError, match=f"{scenes.source}.*neither objects nor names of categories"):
+        train("tiny", nothing, settings=QUICK, out=tmp_path / "runs", quiet=True)
     assert not (tmp_path / "runs").exists()
 
 

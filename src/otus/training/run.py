@@ -131,6 +131,9 @@ def train(
     train_set, val_set = open_material(
         sources, val, format=format, split=split, val_split=val_split, seed=settings.seed
     )
+    if not len(train_set.categories):
+        remedy = "label some objects, or name the categories in the data set's description"
+        raise DataError("has neither objects nor names of categories to learn", file=train_set.source, remedy=remedy)
     found = None
     if weights is not None and not goes_on:
         found = find_weights(weights, model=model if isinstance(model, str) else None)
