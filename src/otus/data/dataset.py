@@ -153,6 +153,12 @@ class Dataset:
             if self.objects.picture[0] < 0 or self.objects.picture[-1] >= len(self.pictures):
                 raise ShapeError(f"{self.source}: objects of pictures outside 0..{len(self.pictures) - 1}")
 
+    def __repr__(self) -> str:
+        objects = "" if self.objects is None else f", {len(self.objects)} objects"
+        split = "" if self.split is None else f", split {self.split}"
+        what = f"{len(self)} images{objects}, {len(self.categories)} categories"
+        return f"{type(self).__name__}({str(self.source)!r}, {self.format}{split}, {what})"
+
     def __len__(self) -> int:
         return len(self.pictures)
 

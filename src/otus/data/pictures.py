@@ -21,7 +21,22 @@ from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import DataError, PictureError, ShapeError
 
 PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".avif", ".jp2")
+    (
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".avif",
+        ".jp2",
+    )
 )
 MAX_PIXELS = 180_000_000
 """Largest picture that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""

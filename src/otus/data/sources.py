@@ -4,6 +4,7 @@ Nothing is read before its turn, so a folder of a million pictures or a long vid
 """
 
 import glob
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from otus.data.pictures import PICTURE_SUFFIXES, picture_files, read_picture
 from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, PictureError
 
-Source = str | Path | Image.Image | np.ndarray | Iterable["Source"]
-"""A path of a picture, a folder, a pattern such as ``photos/*.jpg``, a video; a PIL picture; an array; or many of these."""
+Source = str | Path | bytes | Image.Image | np.ndarray | Iterable["Source"]
+"""A path of a picture, a folder, a pattern such as ``photos/*.jpg``, a video; an encoded image as bytes; a PIL picture; an
+array; or many of these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,10 @@ def files_of(source: str | Path) -> list[Path]:
     PictureError
         If there is no such file, or no picture in the folder.
     """
+    if re.match(r"[a-z0-9+.-]+://", str(source), re.IGNORECASE):
+        raise PictureError(
+            "is a web address, and Otus fetches no images", file=source, remedy="download it and give the file"
+        )
     path = Path(source)
     if path.is_dir():
         found = picture_files(path, recursive=True)
@@ -89,7 +95,9 @@ def pictures_of(
             report(error)
 
 
-def _flat(source: Source, report: Callable[[DataError], None] | None) -> Iterator[Path | Image.Image | np.ndarray]:
+def _flat(
+    source: Source, report: Callable[[DataError], None] | None
+) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
     if isinstance(source, str | Path):
         files: list[Path] = []
         try:
@@ -99,7 +107,7 @@ def _flat(source: Source, report: Callable[[DataError], None] | None) -> Iterato
                 raise
             report(error)
         yield from files
-    elif isinstance(source, Image.Image | np.ndarray):
+    elif isinstance(source, bytes | Image.Image | np.ndarray):
         yield source
     else:
         for one in source:

@@ -64,6 +64,10 @@ class EvaluationReport:
     notes: tuple[str, ...] = ()
     judged: tuple[Dataset, Objects] | None = None
 
+    def __repr__(self) -> str:
+        figures = (f"{kind} {name} {value:.3f}" for kind, one in self.results.items() for name, value in [_first(one)])
+        return f"EvaluationReport({self.protocol}, {self.data!r}, {self.images} images, {', '.join(figures)})"
+
     def document(self) -> dict[str, Any]:
         """What ``otus evaluate --json`` says; figures that are not defined are NaN."""
         return {
@@ -80,6 +84,10 @@ class EvaluationReport:
             **({"without_prediction": self.without_prediction} if self.without_prediction else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
+
+
+def _first(result: Result) -> tuple[str, float]:
+    return next(iter(result.figures.items()))
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from otus.errors import CheckpointError, UsageError
@@ -22,7 +23,7 @@ def load(
     system: nn.Module | None = None,
     categories: Categories | None = None,
     preprocess: Preprocess | None = None,
-    device: str = "auto",
+    device: str | int | torch.device = "auto",
     precision: str = "exact",
 ) -> Predictor:
     """A trained model, ready to predict.
@@ -84,8 +85,8 @@ def load(
             _refuse_another_model(found)
             raise UsageError(f"{found.source}: does not say its categories; pass categories=…")
         system = build_model(found.builder, categories, found.arguments)
-    own = system.state_dict()
-    state = below_prefix(found.state, next(iter(prefixes_of(found.state, own)), ""))
+    prefixes = prefixes_of(found.state, system.state_dict())
+    state = below_prefix(found.state, next(iter(prefixes), ""))
     load_into(system, state, source=found.source, model=name)
     preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
     if preprocess is None:

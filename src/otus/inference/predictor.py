@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import nn
 
+from otus.data.pictures import write_picture
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
 from otus.data.tensors import TensorSample, to_tensors
@@ -52,6 +55,68 @@ class Prediction:
     time_s: float | None = None
     classification: Classification | None = None
 
+    def __repr__(self) -> str:
+        frame = "" if self.frame is None else f", frame {self.frame}"
+        shown = self.classification if self.classification is not None else self.instances
+        return f"Prediction({self.name!r}{frame}, {shown!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _ELSEWHERE:
+            raise AttributeError(f"a Prediction has no {name!r}: write .{_ELSEWHERE[name]}")
+        raise AttributeError(f"'Prediction' object has no attribute {name!r}")
+
+    def plot(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Return a copy of the image, RGB, with what was found drawn on it."""
+        from otus.reports.drawing import draw
+        from otus.reports.predictions import drawn_objects
+
+        return draw(self.image, drawn_objects(self))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the overlay that ``otus predict`` writes, in the format of the path's suffix, and return the path."""
+        write_picture(path, self._overlay())
+        return Path(path)
+
+    def show(self) -> None:
+        """Open the overlay in the system's viewer."""
+        Image.fromarray(self._overlay()).show(title=self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``otus predict --json`` says of an image: plain numbers and text."""
+        from otus.reports.predictions import prediction_document
+
+        shown = self.instances if self.classification is None else self.classification
+        assert shown.categories is not None  # a predictor names them
+        return prediction_document(self, shown.categories)
+
+    def _overlay(self) -> np.ndarray:
+        from otus.reports.drawing import overlay
+        from otus.reports.predictions import drawn_objects
+
+        return overlay(self.image, drawn_objects(self))
+
+
+# Names by which other libraries call what stands in a prediction.
+_ELSEWHERE = {
+    "boxes": "instances.boxes_xyxy",
+    "xyxy": "instances.boxes_xyxy",
+    "labels": "instances.labels",
+    "class_id": "instances.labels",
+    "scores": "instances.scores",
+    "conf": "instances.scores",
+    "confidence": "instances.scores",
+    "masks": "instances.masks",
+    "keypoints": "instances.keypoints",
+    "obb": "instances.oriented_boxes_xywhr",
+    "probs": "classification",
+    "names": "instances.categories",
+    "path": "name",
+    "orig_img": "image",
+    "orig_shape": "instances.size_hw",
+    "speed": "milliseconds",
+    "summary": "to_dict()",
+}
+
 
 class Predictor:
     """A trained system, ready for pictures.
@@ -67,7 +132,7 @@ class Predictor:
     name
         What the model is called in documents.
     device
-        ``cpu``, ``cuda``, ``mps`` or ``auto``: the best there is.
+        ``cpu``, ``cuda``, ``mps``, a torch device, the number of a CUDA device, or ``auto``: the best there is.
     precision
         ``exact``: the system as it was trained, equal to its reference in every digit. On a CPU there is also ``float32``,
         a fused copy whose figures differ by rounding (see :mod:`otus.parts.fusion`), ``bfloat16``, in which trunk, pyramid
@@ -83,7 +148,7 @@ class Predictor:
         *,
         preprocess: Preprocess,
         name: str,
-        device: str = "auto",
+        device: str | int | torch.device = "auto",
         precision: str = "exact",
         score_thresholds: Mapping[str, float] | None = None,
     ) -> None:
@@ -97,6 +162,10 @@ class Predictor:
         self.name = name
         chosen = (score_thresholds or {}).items()
         self.score_thresholds = {name: value for name, value in chosen if name in self.categories}
+
+    def __repr__(self) -> str:
+        count = len(self.categories)
+        return f"Predictor({self.name!r}, {count} categories, device {self.device}, precision {self.precision})"
 
     @property
     def categories(self) -> Categories:
@@ -291,8 +360,8 @@ class Predictor:
         return Prediction(picture.name, picture.image, found, dict(total), picture.frame, picture.time_s)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is the best there is.
+def choose_device(name: str | int | torch.device) -> torch.device:
+    """The device of a name; ``auto`` is the best there is, a number a CUDA device.
 
     Raises
     ------
@@ -304,6 +373,7 @@ def choose_device(name: str) -> torch.device:
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
+    name = f"cuda:{name}" if isinstance(name, int) else str(name)
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     try:

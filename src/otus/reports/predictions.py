@@ -208,12 +208,12 @@ class PredictionFolder:
         if prediction.frame is None:
             self._end_video()
             target = self._target(prediction.name, suffix=".jpg")
-            image = overlay(prediction.image, _drawn(prediction))
+            image = overlay(prediction.image, drawn_objects(prediction))
             write_picture(target, image)
             if self._page:
                 self._list(prediction, target, width=image.shape[1])
         else:
-            self._add_frame(prediction, draw(prediction.image, _drawn(prediction)))
+            self._add_frame(prediction, draw(prediction.image, drawn_objects(prediction)))
         place = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
@@ -228,7 +228,7 @@ class PredictionFolder:
 
     def _list(self, prediction: Prediction, target: Path, *, width: int) -> None:
         """Keep what the page will say of a picture; the overlay itself, so many pixels wide, stays on disk."""
-        found = list(instance_records(replace(_drawn(prediction), masks=None, keypoints=None), self.categories))
+        found = list(instance_records(replace(drawn_objects(prediction), masks=None, keypoints=None), self.categories))
         name = _as_utf8(Path(prediction.name).name)
         source = quote(os.fsencode(target.name))
         self._figures.append(Figure(source, f"{name}: {found_in_words(found)}", min(_SHOWN_WIDTH, width)))
@@ -287,7 +287,7 @@ def _as_utf8(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _drawn(prediction: Prediction) -> Instances:
+def drawn_objects(prediction: Prediction) -> Instances:
     """The objects; of a picture that was classified, the likeliest category around the whole."""
     shown = prediction.classification
     if shown is None:

@@ -23,6 +23,9 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {
 }
 
 
+_SHOWN_COLUMNS = ("masks", "keypoints", "oriented_boxes_xywhr", "cuboids")
+
+
 @dataclass(frozen=True, eq=False)
 class Instances:
     """N objects of one picture, as columns of equal length. Indexing filters all columns together.
@@ -123,6 +126,19 @@ class Instances:
             is_masks = isinstance(values[0], Masks)
             changes[one.name] = Masks.concatenate(values, first.size_hw) if is_masks else np.concatenate(values)
         return replace(first, **changes)
+
+    def __repr__(self) -> str:
+        kinds = [name.replace("_", " ") for name in _SHOWN_COLUMNS if getattr(self, name) is not None]
+        counts = np.bincount(self.labels, minlength=1) if len(self) else np.zeros(0, int)
+        named = [
+            f"{count} {label if self.categories is None else self.categories[label]}"
+            for label, count in enumerate(counts)
+            if count
+        ]
+        more = f" and {len(named) - 5} more categories" if len(named) > 5 else ""
+        height, width = self.size_hw
+        what = ", ".join(named[:5]) + more or "no objects"
+        return f"Instances({what}; {width}x{height} pixels{''.join(f', {kind}' for kind in kinds)})"
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)

@@ -42,6 +42,9 @@ class Masks:
     _boxes_xyxy: Float[np.ndarray, "n 4"] | None = None
     threshold: float = 0.5
 
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} of {self.size_hw[1]}x{self.size_hw[0]} pixels)"
+
     @classmethod
     def from_dense(cls, masks: np.ndarray) -> "Masks":
         """From a (N, H, W) array; anything but 0 is the object."""

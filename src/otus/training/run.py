@@ -55,6 +55,9 @@ class TrainedModel:
     best: Path
     last: Path
 
+    def __repr__(self) -> str:
+        return f"TrainedModel({self.result.ended}, best weights {str(self.best)!r})"
+
 
 def train(
     model: str | nn.Module | None,

@@ -1,0 +1,85 @@
+"""The first calls of a notebook: what others call otherwise works, or says what to write."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import otus
+from otus.errors import PictureError
+from otus.inference.predictor import Prediction, choose_device
+from otus.structures import Categories, Instances, Masks
+
+CATS = Categories(("cat", "dog"))
+
+
+@pytest.fixture
+def prediction() -> Prediction:
+    masks = Masks.from_dense(np.ones((2, 40, 60), bool))
+    found = Instances([[5, 5, 30, 30], [20, 2, 50, 38]], [0, 1], (40, 60), CATS, scores=[0.9, 0.8], masks=masks)
+    return Prediction("a.png", np.full((40, 60, 3), 90, np.uint8), found, {"network": 3.0})
+
+
+def test_a_prediction_draws_writes_and_describes_itself(prediction, tmp_path, monkeypatch):
+    drawn = prediction.plot()
+    assert drawn.shape == (40, 60, 3)
+    assert (drawn != prediction.image).any()
+    assert (prediction.image == 90).all()
+    with Image.open(prediction.save(tmp_path / "drawn.png")) as written:
+        assert written.size[0] >= 60
+    shown = []
+    monkeypatch.setattr(Image.Image, "show", lambda self, title: shown.append((self.size, title)))
+    prediction.show()
+    assert shown[0][1] == "a.png"
+    document = json.loads(json.dumps(prediction.to_dict()))
+    assert [one["category"] for one in document["instances"]] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(("habit", "ours"), [("boxes", "instances.boxes_xyxy"), ("conf", "instances.scores")])
+def test_names_of_other_libraries_say_what_to_write(prediction, habit, ours):
+    with pytest.raises(AttributeError, match=f"write .{ours}"):
+        getattr(prediction, habit)
+    with pytest.raises(AttributeError, match="has no attribute 'colour'"):
+        prediction.colour  # noqa: B018
+
+
+def test_every_value_shows_itself_in_a_line(prediction, tmp_path):
+    Image.fromarray(prediction.image).save(tmp_path / "a.png")
+    labels = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 25, 25], "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(labels))
+    results = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 25, 25], "score": 0.5}]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    dataset = otus.open_dataset(tmp_path / "instances.json")
+    report = otus.evaluate(dataset, predictions=tmp_path / "results.json")
+    values = [prediction, prediction.instances, prediction.instances.masks, dataset, report, prediction.instances[:0]]
+    for value in values:
+        text = repr(value)
+        assert text.startswith(type(value).__name__ + "(")
+        assert "\n" not in text
+        assert len(text) < 250
+    assert "1 cat, 1 dog" in repr(prediction)
+    assert "bbox AP 1.000" in repr(report)
+
+
+def test_sources_and_devices_as_people_write_them(tmp_path):
+    predictor = otus.load(device=torch.device("cpu"))
+    assert repr(predictor).startswith("Predictor('mask_rcnn")
+    image = np.zeros((48, 64, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "JPEG")
+    (tmp_path / "scan.jfif").write_bytes(encoded.getvalue())
+    for source in (encoded.getvalue(), [encoded.getvalue()], tmp_path, tmp_path / "scan.jfif"):
+        (found,) = predictor.predict(source, tiles=320, categories="person")
+        assert found.instances.size_hw == (48, 64)
+    with pytest.raises(PictureError, match=r"web address.*download it"):
+        predictor.predict("https://example.org/a.jpg")
+    if not torch.cuda.is_available():
+        with pytest.raises(otus.OtusError, match="got 'cuda:0'"):
+            choose_device(0)
