@@ -385,7 +385,7 @@ def test_boxes_that_count_from_0(tmp_path: Path) -> None:
     (finding,) = examine_path(tmp_path).without(("same_photograph",)).findings
     assert finding.kind == "counts_from_0"
     assert finding.file == str(tmp_path / "Annotations/a.xml")
-    assert "2 boxes" in finding.message
+    assert "as 2 of 3 boxes do" in finding.message
     boxes = [[0, 2, 11, 8], [0, 0, 12, 8], [1, 1, 12, 8]]
     dataset = open_dataset(tmp_path, format="voc_from_0")
     assert dataset.objects is not None
@@ -404,3 +404,32 @@ def test_no_format_but_voc_counts_from_0(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("0 0.25 0.5 0.5 1\n")
     with pytest.raises(DataError, match="no data set"):
         open_dataset(tmp_path, format="voc_from_0")
+
+
+def test_oriented_boxes_of_rolabelimg(tmp_path: Path) -> None:
+    turned = "<cx>6</cx><cy>4</cy><w>6</w><h>2</h><angle>1.5707963267948966</angle>"
+    text = (
+        f"<object><type>robndbox</type><name>dog</name><difficult>1</difficult><robndbox>{turned}</robndbox></object>"
+    )
+    root = make_voc(tmp_path, {"a": xml(text, one(), text.replace("<w>6</w>", ""))})
+    dataset, problems = problems_of(Layout("voc", root))
+    assert [(problem.where, problem.file) for problem in problems] == [
+        ("object[2].robndbox.w", root / "Annotations/a.xml")
+    ]
+    objects = dataset.objects
+    assert objects is not None
+    np.testing.assert_allclose(objects.boxes_xyxy, [[5, 1, 7, 7], [1, 2, 5, 7]], atol=1e-9)
+    np.testing.assert_allclose(objects.areas, [12, 20])
+    assert objects.columns["difficult"].tolist() == [True, False]
+    found = dataset.instances(0).oriented_boxes_xywhr
+    assert found is not None
+    np.testing.assert_allclose(found[0], [6, 4, 6, 2, np.pi / 2])
+    assert np.isnan(found[1]).all()
+    masks = np.zeros((8, 12), dtype=np.uint8)
+    masks[1:7, 5:7] = 1
+    write_index(root / "SegmentationObject/a.png", masks)
+    masked = problems_of(Layout("voc", root))[0].objects
+    assert masked is not None
+    assert masked.corners_xy is not None
+    np.testing.assert_array_equal(masked.corners_xy, objects.corners_xy)
+    assert ("corners", 1) in [(loss.kind, loss.object_id) for loss in voc.write(dataset, tmp_path / "voc")]

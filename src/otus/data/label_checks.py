@@ -122,8 +122,8 @@ def _counting(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     if len(from_0):
         file, where = _place(dataset, objects, int(from_0[0]))
         message = (
-            f"the first of {len(from_0)} boxes that begin at 0, where VOC counts from 1: the files seem to count from 0 "
-            "(read them by --format voc_from_0, or correct the boxes)"
+            f"begins at 0, as {len(from_0)} of {len(objects)} boxes do, where VOC counts from 1: the files seem to count "
+            "from 0 (read them by --format voc_from_0, or correct the boxes)"
         )
         yield Finding("counts_from_0", file, where, message)
 

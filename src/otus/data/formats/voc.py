@@ -7,9 +7,9 @@ Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the de
 
 Also read are ``images/`` beside ``annotations/``, pictures beside their XML files, and a folder of either for each split.
 Boxes are 1-based inclusive, and decimals are kept; files of programs that count from 0 are read by the format
-``voc_from_0``, which takes the sides as they are. A list of categories is no part of VOC: ``labelmap.txt`` (CVAT's
-addition) says them where it is, else they are VOC's twenty if all names are of them, else the names found, sorted.
-``part``, ``pose`` and what else the files say is counted, not kept.
+``voc_from_0``, which takes the sides as they are. ``robndbox`` (roLabelImg) is an oriented box. A list of categories is no
+part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else they are VOC's twenty if all names are of them,
+else the names found, sorted. ``part``, ``pose`` and what else the files say is counted, not kept.
 """
 
 import re
@@ -50,7 +50,7 @@ from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
 from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
 from otus.data.pictures import picture_files, picture_size_hw, write_index_picture
 from otus.errors import DataError
-from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects
+from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects, oriented
 from otus.structures.boxes import area, convert
 
 NAMES = (
@@ -226,10 +226,20 @@ def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> 
     label_of = {name: label for label, name in enumerate(categories)}
     flags = [one for record in records for one in record.flags]
     boxes = np.array([box for record in records for box in record.boxes], dtype=np.float64).reshape(-1, 4)
+    boxes = convert(boxes, said, BoxFormat.XYXY)
+    turned = np.array([one for record in records for one in record.oriented], dtype=np.float64).reshape(-1, 5)
+    is_turned = ~np.isnan(turned[:, 0])
+    areas, more = area(boxes), {}
+    if is_turned.any():
+        more["corners_xy"] = oriented.corners(turned)
+        boxes[is_turned] = oriented.enclosing_boxes(turned[is_turned])
+        areas[is_turned] = oriented.areas_of_corners(more["corners_xy"][is_turned])
     return Objects.build(
         picture=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
         labels=[label_of[name] for record in records for name in record.names],
-        boxes_xyxy=convert(boxes, said, BoxFormat.XYXY),
+        boxes_xyxy=boxes,
+        areas=areas,
+        **more,
         columns={
             flag: np.array([one.get(flag, False) for one in flags], dtype=bool)
             for flag in FLAGS

@@ -52,7 +52,7 @@ def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]]
                 continue
             outlines[here.start + place] = counts[row]
             areas[here.start + place] = mask_areas[row]
-    columns = {one: getattr(objects, one) for one in ("picture", "labels", "boxes_xyxy", "columns")}
+    columns = {one: getattr(objects, one) for one in ("picture", "labels", "boxes_xyxy", "corners_xy", "columns")}
     return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(outlines))
 
 

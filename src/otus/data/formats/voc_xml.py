@@ -22,18 +22,23 @@ _DECLARED = re.compile(rb"""<\?xml[^>]{,100}?encoding=["']([A-Za-z0-9._-]{,40})"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 # Read, or said by the files themselves: where the picture lies, its channels, whether there are masks.
 _KNOWN = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
-_KNOWN_OF_OBJECT = frozenset(("name", "bndbox", *FLAGS))
+_ORIENTED = ("cx", "cy", "w", "h", "angle")
+_KNOWN_OF_OBJECT = frozenset(("name", "bndbox", "robndbox", *FLAGS))
 
 
 @dataclass
 class Record:
-    """What one XML file says; the sides of boxes as they stand there, 1-based inclusive in VOC's own."""
+    """What one XML file says; the sides of boxes as they stand there, 1-based inclusive in VOC's own.
+
+    ``oriented`` has x, y, width, height and angle of boxes that roLabelImg turned, NaN for others.
+    """
 
     file: Path
     picture: str | None = None
     size_hw: tuple[int, int] | None = None
     names: list[str] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
+    oriented: list[list[float]] = field(default_factory=list)
     flags: list[dict[str, bool]] = field(default_factory=list)
 
 
@@ -76,11 +81,16 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
         try:
             name_node = _only(node, "name", file, where)
             name = ("" if name_node is None else name_node.text or "").strip()
-            box = _only(node, "bndbox", file, where)
+            turned = [np.nan] * 5
+            if (oriented := _only(node, "robndbox", file, where)) is not None:
+                turned = [_number(oriented, one, file, f"{where}.robndbox") for one in _ORIENTED]
+            box = _only(node, "bndbox", file, where) if oriented is None else oriented
             if not name or box is None:
                 missing = "bndbox" if name else "name"
                 raise DataError(f"has no <{missing}>", file=file, where=where, remedy="add it or remove the object")
-            sides = [_number(box, side, file, f"{where}.bndbox") for side in _SIDES]
+            sides = (
+                [0.0] * 4 if oriented is not None else [_number(box, one, file, f"{where}.bndbox") for one in _SIDES]
+            )
             # Right = left - 1 would be a box without area, which is doctor's to judge, not inverted.
             if sides[2] < sides[0] - 1 or sides[3] < sides[1] - 1:
                 raise DataError(
@@ -99,6 +109,7 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
         _note_unread(node, "object/", _KNOWN_OF_OBJECT, unread)
         record.names.append(name)
         record.boxes.append(sides)
+        record.oriented.append(turned)
         record.flags.append(flags)
     return record
 
