@@ -1,16 +1,18 @@
 """The main job: objects found on photographs by the model in the package, and a look at how good predictions are.
 
-Run by ``make demo``; every step is the command that a person would type. The photographs are those that scikit-image carries
-in its wheel. What is written is in ``demo-out/``; open ``demo-out/photographs/index.html``.
+Run by ``make demo``; every step is the command that a person would type. The photographs are those that scikit-image and
+matplotlib carry in their wheels. What is written is in ``demo-out/``; open ``demo-out/photographs/index.html``.
 """
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import skimage.data
 from rich.console import Console
@@ -21,12 +23,26 @@ from otus.data.formats.coco_results import write_results
 from otus.data.pictures import read_picture, write_picture
 from otus.data.scene_files import write_scenes
 from otus.reports.panels import Panel, grid
-from otus.reports.predictions import found_in_words
 from otus.structures import Objects
 
 OUT = Path("demo-out")
-PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "motorcycle_left.png", "camera.png", "coffee.png")
-SHOWN_TOGETHER = 2
+PHOTOGRAPHS = (
+    "chelsea.png", "astronaut.png", "coffee.png", "grace_hopper.jpg", "motorcycle_left.png", "camera.png", "rocket.jpg"
+)  # fmt: skip
+SHOWN_TOGETHER = 3  # those that may be copied into the README (docs/decisions/0006)
+RIGHT = "right"
+# Looked at by a person: what the model, which knows 20 categories, takes for what.
+VERDICTS = {
+    ("chelsea", "cat"): RIGHT,
+    ("astronaut", "person"): RIGHT,
+    ("astronaut", "bottle"): "wrong: a space shuttle, none of the 20",
+    ("coffee", "bottle"): "wrong: a cup, none of the 20",
+    ("grace_hopper", "person"): RIGHT,
+    ("motorcycle_left", "motorbike"): RIGHT,
+    ("camera", "person"): RIGHT,
+    ("camera", "bicycle"): "wrong: a tripod, none of the 20",
+    ("rocket", "boat"): "wrong: a tower; nor is a rocket one of the 20",
+}
 SCENES = 60
 
 
@@ -38,16 +54,31 @@ def otus(*arguments: object, capture: bool = False) -> str:
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if capture else None).stdout
 
 
+def photograph(name: str) -> Path:
+    """Where the photograph of that name lies, which came with a package."""
+    folders = (Path(skimage.data.__file__).parent, Path(matplotlib.get_data_path(), "sample_data"))
+    return next(folder / name for folder in folders if (folder / name).is_file())
+
+
+def verdict(picture: str, category: str) -> str:
+    """Whether that is so."""
+    return VERDICTS.get((Path(picture).stem, category), "nobody looked at this one yet")
+
+
 def show_found(document: dict) -> None:
-    """A table of what was found where."""
+    """A table of what was found where, and whether it is so."""
     table = Table(title=f"found by {document['model']}", title_justify="left")
-    for name in ("picture", "category", "score", "x", "y", "width", "height"):
-        table.add_column(name, justify="left" if name in ("picture", "category") else "right")
+    for name in ("image", "category", "score", "is that so?"):
+        table.add_column(name, justify="left" if name in ("image", "category", "is that so?") else "right")
+    verdicts = []
     for picture in document["images"]:
-        for one in picture["instances"] or [{"category": "nothing", "score": None, "bbox": []}]:
+        for one in picture["instances"] or [{"category": "nothing", "score": None}]:
             score = "" if one["score"] is None else f"{one['score']:.2f}"
-            table.add_row(Path(picture["file"]).name, one["category"], score, *(f"{v:.0f}" for v in one["bbox"]))
+            said = "" if one["score"] is None else verdict(picture["file"], one["category"])
+            verdicts += [said] if said else []
+            table.add_row(Path(picture["file"]).name, one["category"], score, said)
     Console().print(table)
+    print(f"{verdicts.count(RIGHT)} of {len(verdicts)} are right", flush=True)
 
 
 def draw_together(folder: Path, document: dict, target: Path) -> None:
@@ -55,8 +86,29 @@ def draw_together(folder: Path, document: dict, target: Path) -> None:
     panels = []
     for picture in document["images"][:SHOWN_TOGETHER]:
         name = Path(picture["file"]).stem
-        panels.append(Panel(name, found_in_words(picture["instances"]), read_picture(folder / f"{name}.jpg")))
-    write_picture(target, grid(panels, columns=len(panels)))
+        said = [
+            f"{one['category']} {one['score']:.2f}, {verdict(name, one['category'])}" for one in picture["instances"]
+        ]
+        panels.append(Panel(name, "; ".join(said) or "nothing found", read_picture(folder / f"{name}.jpg")))
+    write_picture(target, grid(panels, columns=len(panels), width=400))
+
+
+def tell_what_is_next() -> None:
+    """What to open, and what to type on one's own images."""
+    command = Path(sys.executable).with_name("otus")
+    own = os.path.relpath(command) if command.is_relative_to(Path.cwd()) else "otus"
+    page = (OUT / "photographs" / "index.html").resolve()
+    print(
+        f"""
+Open {page.as_uri()}
+Then, with images of your own:
+  {own} predict my-photos --page     # then open otus-predictions/index.html
+  {own} doctor my-photos             # with labels: is anything wrong with them?
+  {own} train --weights packaged --data my-photos/annotations.json --val 0.2 --minutes 10
+  {own} predict my-photos --page --model runs/instance/mask_rcnn_efficientnet_lite0_fpn
+  {own} --help                       # the help of every verb ends with two examples
+"""
+    )
 
 
 def write_imperfect_predictions(data: Path, target: Path) -> None:
@@ -79,8 +131,7 @@ def write_imperfect_predictions(data: Path, target: Path) -> None:
 def main() -> None:
     """Run all steps in a fresh folder."""
     shutil.rmtree(OUT, ignore_errors=True)
-    folder = Path(skimage.data.__file__).parent
-    photographs = [folder / name for name in PHOTOGRAPHS]
+    photographs = [photograph(name) for name in PHOTOGRAPHS]
     found = otus("predict", *photographs, "--out", OUT / "photographs", "--page", "--json", capture=True)
     show_found(json.loads(found))
     draw_together(OUT / "photographs", json.loads(found), OUT / "found.jpg")
@@ -93,6 +144,7 @@ def main() -> None:
     otus("doctor", labels)
     otus("evaluate", "--data", labels, "--predictions", OUT / "predictions.json")
     otus("explain", "taxonomy", "000007.jpg", "--data", labels, "--out", OUT / "taxonomy.png")
+    tell_what_is_next()
 
 
 if __name__ == "__main__":
