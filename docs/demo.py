@@ -105,7 +105,7 @@ Then, with images of your own:
   {own} predict my-photos --page     # then open otus-predictions/index.html
   {own} doctor my-photos             # with labels: is anything wrong with them?
   {own} train --weights packaged --data my-photos/annotations.json --val 0.2 --minutes 10
-  {own} predict my-photos --page --model runs/instance/mask_rcnn_efficientnet_lite0_fpn
+  {own} predict my-photos --page --model RUN    # RUN: the folder that train names
   {own} --help                       # the help of every verb ends with two examples
 """
     )
