@@ -229,7 +229,7 @@ def test_a_video_cut_off_keeps_the_frames_before(good, picture, tmp_path):
     cut = tmp_path / "cut.mp4"
     done = run(cut, picture, "--model", NAME, "--weights", good, "--batch-size", 4, "--out", out, "--json")
     assert done.exit_code == 1
-    assert re.search(r"left out: .*cut\.mp4: frame \d+: .*(cut off|ends here)", done.stderr)
+    assert re.search(r"damaged: .*cut\.mp4: frame \d+: .*(cut off|ends here)", done.stderr)
     images = json.loads(done.stdout)["images"]
     frames = [one["frame"] for one in images if "frame" in one]
     assert 4 < len(frames) < 24

@@ -1,6 +1,7 @@
 """Videos written here by PyAV, and the real one of the demonstration."""
 
 import gc
+import re
 import struct
 from fractions import Fraction
 from itertools import islice
@@ -10,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from otus.data.video import Video, VideoWriter
+from otus.data.video import Frame, Video, VideoWriter
 from otus.errors import PictureError, ShapeError, UsageError
 
 
@@ -47,18 +48,23 @@ def test_frames_are_those_that_were_written(tmp_path):
         next(video.frames(stride=0))
 
 
-@pytest.mark.parametrize(
-    ("quarters_clockwise", "matrix"), [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))]
-)
-def test_rotation_of_a_telephone_is_applied(tmp_path, quarters_clockwise, matrix):
-    path = write(tmp_path / "a.mp4", count=3)
-    plain = next(iter(Video(path))).image
+def with_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Give an MP4 file another display matrix."""
     content = bytearray(path.read_bytes())
     # ISO 14496-12, tkhd version 0: the matrix a b u c d v x y w is 40 bytes after the box's version.
     place = content.index(b"tkhd") + 4 + 40
     a, b, c, d = (value << 16 for value in matrix)
     content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("quarters_clockwise", "matrix"), [(1, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (3, (0, -1, 1, 0))]
+)
+def test_rotation_of_a_telephone_is_applied(tmp_path, quarters_clockwise, matrix):
+    path = write(tmp_path / "a.mp4", count=3)
+    plain = next(iter(Video(path))).image
+    with_matrix(path, matrix)
     video = Video(path)
     turned = next(iter(video)).image
     np.testing.assert_array_equal(turned, np.rot90(plain, -quarters_clockwise))
@@ -198,3 +204,87 @@ def test_real_video_in_bounded_memory(shared_data):
     before = passes(1)
     # One pass decodes 155 MB of pixels; held frames or a leak of containers would show at once.
     assert passes(4) - before < 20e6
+
+
+def mpegts(path: Path, count: int = 40, size_hw: tuple[int, int] = (96, 128)) -> bytes:
+    """A transport stream: packets of 188 bytes, times that do not start at 0, a key frame every 12 frames."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12"})
+        stream.height, stream.width, stream.pix_fmt = *size_hw, "yuv420p"
+        for index in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(scene(index, size_hw), format="rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def collected(path: Path) -> tuple[list[Frame], PictureError | None]:
+    """All frames, and the error that ended them."""
+    frames: list[Frame] = []
+    try:
+        frames.extend(Video(path))
+    except PictureError as error:
+        return frames, error
+    return frames, None
+
+
+def test_times_start_at_the_start_of_the_video(tmp_path):
+    mpegts(tmp_path / "a.ts")
+    with av.open(str(tmp_path / "a.ts")) as container:
+        assert container.streams.video[0].start_time > 0
+    np.testing.assert_allclose([frame.time_s for frame in Video(tmp_path / "a.ts")], np.arange(40) / 25, atol=1e-3)
+
+
+def test_lost_packets_cost_a_few_frames_and_are_named(tmp_path):
+    content = mpegts(tmp_path / "a.ts")
+    packets = [content[place : place + 188] for place in range(0, len(content), 188)]
+    pictures = [i for i, packet in enumerate(packets) if int.from_bytes(packet[1:3], "big") & 0x1FFF == 256]
+    lost = pictures[len(pictures) // 2 - 1]
+    (tmp_path / "lost.ts").write_bytes(b"".join(packets[:lost] + packets[lost + 1 :]))
+    frames, error = collected(tmp_path / "lost.ts")
+    assert 28 <= len(frames) < 41  # up to the next key frame there may be none
+    assert frames[-1].time_s == pytest.approx(39 / 25, abs=1e-3)
+    assert error is not None
+    assert error.kind == "damaged_video"
+    assert re.search(r"lost\.ts: \d\.\d\d s: packets are missing", str(error))
+    assert 0.2 < float(str(error.where).split()[0]) < 1.5
+
+
+def test_joined_files_are_one_video_without_a_fault(tmp_path):
+    first, second = mpegts(tmp_path / "a.ts"), mpegts(tmp_path / "b.ts", 20, (64, 160))
+    (tmp_path / "joined.ts").write_bytes(first + first + second)
+    frames, error = collected(tmp_path / "joined.ts")
+    assert error is None
+    assert [frame.image.shape[:2] for frame in frames] == [(96, 128)] * 80 + [(64, 160)] * 20
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(100) / 25, atol=1e-3)
+
+
+def test_frames_after_a_damaged_one_are_given_and_many_places_are_counted(tmp_path):
+    path = write(tmp_path / "a.mp4", codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for pos, size in packets[5:25:4]:
+        content[pos : pos + size] = bytes(size)
+    path.write_bytes(content)
+    frames, error = collected(path)
+    assert 20 <= len(frames) < 30
+    assert frames[-1].time_s == pytest.approx(29 * 1001 / 30000, abs=1e-3)
+    assert error is not None
+    assert str(error).count("cannot be decoded") == 3
+    assert "and 2 more" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((-1, 0, 0, 1), lambda image: image[:, ::-1]),
+        ((1, 0, 0, -1), lambda image: image[::-1]),
+        ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+    ],
+)
+def test_a_mirrored_display_matrix_mirrors(tmp_path, matrix, expected):
+    path = write(tmp_path / "a.mp4", count=3)
+    plain = next(iter(Video(path))).image
+    with_matrix(path, matrix)
+    np.testing.assert_array_equal(next(iter(Video(path))).image, expected(plain))

@@ -1,8 +1,10 @@
 """What the verbs share: how errors end a command, and how the answer leaves it."""
 
+import errno
 import functools
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +43,14 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
             fail(str(error))
         except KeyboardInterrupt:
             fail("stopped", code=130)
+        except OSError as error:
+            if error.errno in (None, errno.EPIPE):  # not of the file system; a reader such as head that has seen enough
+                raise
+            if error.filename is not None:
+                fail(f"{error.filename}: {error.strerror}")
+            with open(os.devnull, "w") as nowhere:  # else Python tries once more at exit, and complains
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            fail(f"the answer cannot be written, {error.strerror}")
 
     return run
 
@@ -49,6 +59,7 @@ def emit_json(document: Any) -> None:
     """Write the one JSON document of a command to stdout; a figure that is not defined (NaN) becomes null."""
     json.dump(_plain(document), sys.stdout, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
@@ -61,6 +72,7 @@ def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> No
             sys.stdout.write(("," if number else "") + "\n" + text)
     finally:  # what goes wrong on the way is told by the exit code; what was found before can be read
         sys.stdout.write("\n]}\n")
+        sys.stdout.flush()
 
 
 def tell_notes(notes: Sequence[str]) -> dict[str, list[str]]:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json_stream, option_values, output_folder, progress, verb
+from otus.cli._common import emit_json_stream, fail, option_values, output_folder, progress, verb
+
+_FATES = {"damaged_video": "damaged", "unwritable": "no overlay"}  # of what went wrong; else the file is left out
 
 
 @verb
@@ -86,6 +88,7 @@ def predict(
     from otus.inference.thresholds import read_thresholds
     from otus.inference.tiling import Tiles
     from otus.reports.predictions import PredictionFolder, postprocess_facts, prediction_document
+    from otus.training.interrupts import Interrupts
 
     if tiles is None and (tile_overlap is not None or tile_whole is not None):
         raise UsageError("--tile-overlap and --tile-whole need --tiles")
@@ -116,32 +119,44 @@ def predict(
     )
     folder = None
     if out is not None:
-        cuts = predictor.cuts(minimum)
         folder = PredictionFolder(
-            out, categories=predictor.categories, page=page, cuts=cuts, **option_values(stride=stride)
+            out,
+            categories=predictor.categories,
+            page=page,
+            cuts=predictor.cuts(minimum),
+            report=bad.append,
+            **option_values(stride=stride),
         )
         folder.refuse_sources(_files(source))
 
     def documents() -> Iterator[dict[str, Any]]:
-        with folder or nullcontext():
-            for prediction in progress(predictions, "predicting"):
-                if folder is not None:
-                    folder.add(prediction)
-                yield prediction_document(prediction, predictor.categories)
+        for prediction in progress(predictions, "predicting"):
+            if folder is not None:
+                folder.add(prediction)
+            yield prediction_document(prediction, predictor.categories)
+            if interrupts.asked:
+                return
 
-    if json:
-        postprocess = predictor.postprocess(minimum, nms_threshold, names)
-        said = postprocess_facts(postprocess, predictor.categories, cut)
-        emit_json_stream({"model": predictor.name, **said}, "images", documents())
-    else:
-        for document in documents():
-            typer.echo(_line(document))
-        if folder is not None and folder.written:
+    try:
+        with folder or nullcontext(), Interrupts() as interrupts:
+            if json:
+                postprocess = predictor.postprocess(minimum, nms_threshold, names)
+                said = postprocess_facts(postprocess, predictor.categories, cut)
+                emit_json_stream({"model": predictor.name, **said}, "images", documents())
+            else:
+                for document in documents():
+                    typer.echo(_line(document))
+        if not json and folder is not None and folder.written:
             count = len(folder.written)
             files = "predictions.json and index.html" if page else "predictions.json"
             typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and {files} in {out}")
-    for error in bad:
-        typer.echo(f"otus: left out: {error}", err=True)
+            if folder.smaller:
+                typer.echo(f"smaller than the image, for a JPEG is limited: {'; '.join(folder.smaller)}")
+    finally:
+        for error in bad:
+            typer.echo(f"otus: {_FATES.get(error.kind, 'left out')}: {error}", err=True)
+    if interrupts.asked:
+        fail("stopped; what was found before is written", code=130)
     if bad:
         raise typer.Exit(1)
 

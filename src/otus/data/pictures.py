@@ -7,7 +7,7 @@ that name the file. Only formats of pixels are opened, never those that Pillow h
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from otus.data.formats.contract import staged_file
+from otus.data.formats.contract import staged_file, stop_at_first
 from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import DataError, PictureError, ShapeError
 
@@ -224,7 +224,15 @@ def write_index_picture(
 
 
 def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left."""
+    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left.
+
+    Raises
+    ------
+    PictureError
+        If the suffix is of no format, or the format cannot hold so many pixels: a JPEG has at most 65,500 a side.
+    DataError
+        If there is no room or no right to write it.
+    """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ShapeError(f"picture {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
@@ -235,13 +243,28 @@ def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
             f"cannot write a picture with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
         )
     with staged_file(target) as stage:
-        Image.fromarray(image).save(stage, format=form, quality=95)
+        try:
+            Image.fromarray(image).save(stage, format=form, quality=95)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:  # of the disk
+                raise
+            what = f"{image.shape[1]} x {image.shape[0]} pixels cannot be written as {form}: {error}"
+            raise PictureError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
 
 
-def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
+def picture_files(
+    folder: str | Path, *, recursive: bool = False, report: Callable[[DataError], None] = stop_at_first
+) -> list[Path]:
     """The files with a picture's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
 
     Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
+
+    Parameters
+    ----------
+    recursive
+        Search folders inside it too.
+    report
+        Gets the error of each folder that may not be read, which is then left out; without it the first one is raised.
 
     Raises
     ------
@@ -252,7 +275,12 @@ def picture_files(folder: str | Path, *, recursive: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise DataError("expected a folder of pictures", file=folder, remedy="check the path")
     found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
+
+    def locked(error: OSError) -> None:
+        problem = f"may not be read: {error.strerror}"
+        report(PictureError(problem, file=error.filename, remedy="change its permissions", kind=_UNREADABLE))
+
+    for parent, folders, names in os.walk(folder, onerror=locked):
         folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
         folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
         found += [

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from otus.data.formats.contract import stop_at_first
 from otus.data.pictures import PICTURE_SUFFIXES, picture_files, read_picture
 from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, PictureError
@@ -40,8 +41,13 @@ def is_video(source: object) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
-def files_of(source: str | Path) -> list[Path]:
+def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_at_first) -> list[Path]:
     """The pictures and videos that a path, folder (searched in depth, but for what Otus wrote) or pattern names.
+
+    Parameters
+    ----------
+    report
+        Gets the error of each folder inside that may not be read; without it the first one is raised.
 
     Raises
     ------
@@ -54,7 +60,7 @@ def files_of(source: str | Path) -> list[Path]:
         )
     path = Path(source)
     if path.is_dir():
-        found = picture_files(path, recursive=True)
+        found = picture_files(path, recursive=True, report=report)
         if not found:
             raise PictureError("holds no picture", file=path, remedy=f"known are {', '.join(sorted(PICTURE_SUFFIXES))}")
         return found
@@ -76,8 +82,8 @@ def pictures_of(
     stride
         Of a video, every how many frames.
     report
-        Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out;
-        without it the first one is raised.
+        Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out,
+        and of each damaged video, after its last frame; without it the first one is raised.
     """
     for number, one in enumerate(_flat(source, report)):
         if not isinstance(one, Path):
@@ -101,7 +107,7 @@ def _flat(
     if isinstance(source, str | Path):
         files: list[Path] = []
         try:
-            files = files_of(source)
+            files = files_of(source, report=report or stop_at_first)
         except DataError as error:
             if report is None:
                 raise

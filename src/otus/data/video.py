@@ -1,10 +1,12 @@
 """Video, frame by frame: however long it is, only a few frames are in memory. Decoding and encoding are FFmpeg's (PyAV)."""
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,11 +20,12 @@ from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import PictureError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
+_NAMED_PLACES = 3  # of the damage in an error
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its index from 0, its time from the start in seconds, and uint8 (H, W, 3) RGB, upright."""
+    """One frame: its index from 0, its time from the video's start in seconds, and uint8 (H, W, 3) RGB, upright."""
 
     index: int
     time_s: float
@@ -40,7 +43,7 @@ class Video:
     Attributes
     ----------
     size_hw
-        Height and width of the frames, upright.
+        Height and width of the first frame, upright; in a stream that changes its resolution, others differ.
     frame_rate
         Frames a second, on average.
     frame_count
@@ -75,48 +78,85 @@ class Video:
     def frames(self, *, stride: int = 1) -> Iterator[Frame]:
         """Every frame, or frames 0, ``stride``, 2 ``stride`` …, decoded as they are asked for.
 
+        Times count from the start of the stream, which in MPEG-TS is not 0; where they jump back, because files were
+        joined, they go on from the frame before.
+
         Raises
         ------
         PictureError
-            Where the file is cut off or damaged; all frames before that place have been given by then.
+            After the last frame, if the file is cut off or damaged: all frames that can be decoded have been given by then,
+            those after a damaged place too, and the error says where that is.
         """
         if stride < 1:
             raise UsageError(f"stride: expected 1 or more, got {stride}")
         index = 0
         with self._opened() as (container, stream):
+            start_s = None if stream.start_time is None else float(stream.start_time * stream.time_base)
             for frame in self._decoded(container, stream):
+                start_s = frame.time if start_s is None else start_s
                 if index % stride == 0:
-                    time_s = float(index / self.frame_rate) if frame.time is None else float(frame.time)
+                    time_s = float(index / self.frame_rate) if frame.time is None else frame.time - (start_s or 0)
                     yield Frame(index, time_s, _upright(frame))
                 index += 1
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
         frames = packets = 0
-        problem: str | None = None
-        for packet in _until_broken(container.demux(stream)):
-            if isinstance(packet, Exception) or packet.is_corrupt:
-                problem = "the file is cut off or damaged here"
+        damage = _Damage(float((stream.start_time or 0) * stream.time_base))
+        cut: str | None = None
+        for packet in self._packets(container, stream, damage):
+            if packet is None:
+                cut = "the file is cut off or damaged here"
                 break
             packets += packet.size > 0
             try:
                 decoded = packet.decode()
             except av.FFmpegError as error:
-                problem = f"cannot be decoded: {error.strerror}"
-                break
+                damage.add(packet, f"cannot be decoded: {error.strerror}")
+                continue
             frames += len(decoded)
-            yield from decoded
+            for frame in decoded:
+                if frame.is_corrupt:
+                    damage.add(frame, "the frame is incomplete")
+                yield frame
         # Other containers count wrongly, but these list every frame in their index.
-        if problem is None and "mp4" in container.format.name and packets < stream.frames:
-            problem = f"the file ends here, its index lists {stream.frames} frames"
-        if problem is None and (_stated_bytes(self.path) or 0) > container.size:
-            problem = "the file is cut off after this frame, by its header it is longer"
-        if problem is not None:
+        if cut is None and "mp4" in container.format.name and packets < stream.frames:
+            cut = f"the file ends here, its index lists {stream.frames} frames"
+        if cut is None and (_stated_bytes(self.path) or 0) > container.size:
+            cut = "the file is cut off after this frame, by its header it is longer"
+        if cut is not None:
             try:
                 held_back = stream.codec_context.decode(None)
             except (av.FFmpegError, EOFError):
                 held_back = []
             yield from held_back
-            raise self._broken(problem, where=f"frame {frames + len(held_back)}")
+            damage.say(f"frame {frames + len(held_back)}", cut)
+        if damage.count:
+            raise self._broken(damage.problem(), where=damage.places[0][0])
+
+    def _packets(self, container: Any, stream: Any, damage: "_Damage") -> Iterator[Any]:
+        """The packets that are whole, or followed by such; then None if the stream breaks off.
+
+        Where files were joined, which MPEG-TS allows, times start again: they are made to go on.
+        """
+        step = round(1 / (self.frame_rate * stream.time_base))
+        last, shift = None, 0
+        for packet, *following in _with_following(_until_broken(container.demux(stream)), 2):
+            is_last = not any(getattr(after, "size", 0) for after in following)
+            if isinstance(packet, Exception) or (packet.is_corrupt and is_last):
+                yield None
+                return
+            # At a seam counters start again as they do after a loss, and one of the last packets before it is blamed.
+            times = [after.dts for after in following if getattr(after, "dts", None) is not None]
+            if packet.is_corrupt and (packet.dts is None or packet.dts <= min(times, default=packet.dts)):
+                damage.add(packet, "packets are missing")
+            if packet.dts is not None:
+                if last is not None and packet.dts < last:
+                    shift += last + step - packet.dts
+                last = packet.dts
+                packet.dts += shift
+                if packet.pts is not None:
+                    packet.pts += shift
+            yield packet
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
@@ -141,8 +181,9 @@ class Video:
             yield container, stream
 
     def _broken(self, problem: str, *, where: str | None = None) -> PictureError:
-        remedy = "restore the file, or use the frames before" if where else "convert it to MP4"
-        return PictureError(problem, file=self.path, where=where, remedy=remedy, kind="unreadable_video")
+        remedy = "restore the file, or use the frames that can be decoded" if where else "convert it to MP4"
+        kind = "damaged_video" if where else "unreadable_video"
+        return PictureError(problem, file=self.path, where=where, remedy=remedy, kind=kind)
 
 
 class VideoWriter:
@@ -220,6 +261,41 @@ class VideoWriter:
         return stream
 
 
+@dataclass
+class _Damage:
+    """What is wrong with a stream that starts at ``start_s``: in how many places, and the first few of them."""
+
+    start_s: float
+    count: int = 0
+    places: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, item: Any, problem: str) -> None:
+        """The problem of a packet or frame."""
+        stamp = item.dts if item.pts is None else item.pts
+        self.say("a frame" if stamp is None else f"{float(stamp * item.time_base) - self.start_s:.2f} s", problem)
+
+    def say(self, where: str, problem: str) -> None:
+        """A problem and its place."""
+        self.count += 1
+        if len(self.places) < _NAMED_PLACES:
+            self.places.append((where, problem))
+
+    def problem(self) -> str:
+        """All of it, to be read after the first place."""
+        said = [self.places[0][1], *(f"{where}: {problem}" for where, problem in self.places[1:])]
+        more = self.count - len(self.places)
+        return "; ".join([*said, f"and {more} more"] if more else said)
+
+
+def _with_following(items: Iterable[Any], count: int) -> Iterator[tuple[Any, ...]]:
+    """Each item with the ``count`` after it, None beyond the end."""
+    window: deque[Any] = deque(maxlen=count + 1)
+    for item in chain(items, [None] * count):
+        window.append(item)
+        if len(window) > count:
+            yield tuple(window)
+
+
 def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
     """The items; where getting the next one fails, the error as the last one."""
     try:
@@ -253,6 +329,12 @@ def _ebml_number(content: bytes, place: int) -> tuple[int, int]:
 
 
 def _upright(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """Turned and mirrored as the container's display matrix says: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
     image = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise, from the container's display matrix
-    return np.ascontiguousarray(np.rot90(image, quarter_turns))
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
+        image, a, d = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

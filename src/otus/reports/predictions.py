@@ -1,23 +1,26 @@
 """What ``otus predict`` leaves behind: pictures with what was found drawn on them, and the same as JSON and as a page."""
 
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import numpy as np
+from PIL import Image
 
-from otus.data.formats.contract import staged_file
+from otus.data.formats.contract import staged_file, stop_at_first
 from otus.data.pictures import write_picture
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
-from otus.errors import UsageError
+from otus.errors import DataError, UsageError
 from otus.inference.predictor import Prediction
 from otus.inference.tiling import Tiles
 from otus.parts.postprocess import Postprocess
@@ -26,6 +29,8 @@ from otus.reports.page import Figure, Page, Section
 from otus.structures import BoxFormat, Categories, Instances
 from otus.structures.boxes import as_boxes, convert
 
+_CLOSING = b"\n]\n"  # of predictions.json
+_JPEG_SIDE = 65_500  # at most, by libjpeg
 _SHOWN_CATEGORIES = 5
 _SHOWN_WIDTH = 560  # CSS pixels of an overlay on the page
 
@@ -107,11 +112,13 @@ def found_in_words(documents: Sequence[Mapping[str, Any]]) -> str:
 class PredictionFolder:
     """A folder that fills with overlays and ``predictions.json`` as predictions come; one of them is in memory at a time.
 
-    A picture's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name.
+    A picture's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name,
+    and another one wherever their size changes.
     ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in which they
     came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again, and the
     ``score_threshold`` that the records of its category were cut at, so that who judges the file can say so. On request,
-    ``index.html`` shows the overlays of pictures and lists what was found where.
+    ``index.html`` shows the overlays of pictures and lists what was found where. However
+    the block ends, by Ctrl-C or on a full disk too, these files are complete and hold what was added before.
 
     Parameters
     ----------
@@ -125,6 +132,15 @@ class PredictionFolder:
         Whether to write ``index.html``.
     cuts
         Score threshold that predictions were cut at, by category; see :meth:`~otus.inference.predictor.Predictor.cuts`.
+    report
+        Gets the error of each overlay that cannot be written, which is then left out; without it the first one is raised.
+
+    Attributes
+    ----------
+    written
+        The overlays.
+    smaller
+        Which of them are smaller than their image, and how many times: a JPEG has at most 65,500 pixels a side.
     """
 
     def __init__(
@@ -135,21 +151,26 @@ class PredictionFolder:
         stride: int = 1,
         page: bool = False,
         cuts: Mapping[str, float] = MappingProxyType({}),
+        report: Callable[[DataError], None] = stop_at_first,
     ) -> None:
         self._cuts = cuts
         self.folder = folder
         self.categories = categories
         self.stride = stride
         self._page = page
+        self._report = report
         self._figures: list[Figure] = []
         self._rows: list[dict[str, object]] = []
         self.written: list[Path] = []
+        self.smaller: list[str] = []
         self._asked: Counter[str] = Counter()
         self._count = 0
-        self._records = 0
-        self._video: tuple[str, VideoWriter, ExitStack] | None = None
+        self._clip: tuple[str, tuple[int, ...]] | None = None  # name and shape of the frames of the video being written
+        self._writer: VideoWriter | None = None
+        self._video = ExitStack()
         self._stack = ExitStack()
-        self._json: BinaryIO
+        self._json: FileIO
+        self._end = 0  # of the last record in it
 
     def __enter__(self) -> "PredictionFolder":
         return self
@@ -184,47 +205,87 @@ class PredictionFolder:
 
     def _open(self) -> None:
         """With the first prediction, so that a run without any leaves what an earlier one wrote."""
-        stage = self._stack.enter_context(staged_file(self.folder / "predictions.json"))
-        self._json = self._stack.enter_context(stage.open("wb"))
-        self._json.write(b"[")
+        try:
+            stage = self._stack.enter_context(staged_file(self.folder / "predictions.json"))
+            self._json = self._stack.enter_context(FileIO(stage, "w"))
+            self._append(b"[")
+        except BaseException:
+            self._stack.__exit__(*sys.exc_info())
+            raise
+
+    def _append(self, text: bytes) -> None:
+        """Write before the closing bracket: after each call the file is complete, whether there was room or not."""
+        left = memoryview(text + _CLOSING)
+        try:
+            self._json.seek(self._end)
+            while left:
+                left = left[self._json.write(left) :]
+        except BaseException as error:
+            if self._end:
+                self._json.truncate(self._end)
+                self._json.seek(self._end)
+                self._json.write(_CLOSING)
+            if not isinstance(error, OSError):
+                raise
+            problem = f"cannot be written any further, {error.strerror}; it ends before image {self._count}"
+            file = self.folder / "predictions.json"
+            raise DataError(problem, file=file, remedy="make room, then predict the rest", kind="unwritable") from None
+        self._end += len(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._end_video(kind, error, trace)
-            if self._count:
-                self._json.write(b"\n]\n")
-            if self._page and kind is None:
-                self._write_page()
+            self._stack.close()  # before what may fail: whatever ended the block, what was found before can be read
         finally:
-            self._stack.__exit__(kind, error, trace)
+            self._end_video()
+        if self._page and (self._count or error is None):
+            self._write_page()
 
     def add(self, prediction: Prediction) -> None:
-        """Draw one prediction and write its records."""
+        """Write the records of one prediction and draw it."""
         if self._count == 0:
             self._open()
         self._count += 1
-        if prediction.frame is None:
-            self._end_video()
-            target = self._target(prediction.name, suffix=".jpg")
-            image = overlay(prediction.image, drawn_objects(prediction))
-            write_picture(target, image)
-            if self._page:
-                self._list(prediction, target, width=image.shape[1])
-        else:
-            self._add_frame(prediction, draw(prediction.image, drawn_objects(prediction)))
         place = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
         answer = _answer(prediction, self.categories)
+        records = []
         for record in (*answer.get("instances", ()), *answer.get("classification", ())):
             label = self.categories.index(record["category"])
             whole = {"image_id": self._count, "category_id": self.categories.ids[label], **record, **place}
             if record["category"] in self._cuts:
                 whole["score_threshold"] = self._cuts[record["category"]]
-            self._json.write((b",\n" if self._records else b"\n") + msgspec.json.encode(whole))
-            self._records += 1
+            records.append(whole)
+        if records:
+            first = b"\n" if self._end == 1 else b",\n"
+            self._append(first + b",\n".join(map(msgspec.json.encode, records)))
+        try:
+            self._draw(prediction)
+        except DataError as error:
+            self._report(error)
+
+    def _draw(self, prediction: Prediction) -> None:
+        if prediction.frame is not None:
+            self._add_frame(prediction)
+            return
+        self._end_video()
+        target = self._target(prediction.name, suffix=".jpg")
+        image = self._overlay(prediction)
+        write_picture(target, image)
+        self.written.append(target)
+        if self._page:
+            self._list(prediction, target, width=image.shape[1])
+
+    def _overlay(self, prediction: Prediction) -> np.ndarray:
+        """The image with what was found, made smaller where it is larger than a JPEG may be."""
+        image, objects = prediction.image, drawn_objects(prediction)
+        factor = -(-max(image.shape) // _JPEG_SIDE)
+        if factor > 1:
+            image = np.asarray(Image.fromarray(image).reduce(factor))
+            self.smaller.append(f"{Path(prediction.name).name}, by {factor}")
+        return overlay(image, objects.resized((image.shape[0], image.shape[1])))
 
     def _list(self, prediction: Prediction, target: Path, *, width: int) -> None:
         """Keep what the page will say of a picture; the overlay itself, so many pixels wide, stays on disk."""
@@ -248,28 +309,35 @@ class PredictionFolder:
         page = Page("What was found", f"{objects} on {pictures}", sections)
         page.write(self.folder / "index.html")
 
-    def _add_frame(self, prediction: Prediction, image: np.ndarray) -> None:
-        if self._video is None or self._video[0] != prediction.name or prediction.frame == 0:
+    def _add_frame(self, prediction: Prediction) -> None:
+        clip = (prediction.name, prediction.image.shape)
+        if clip != self._clip or prediction.frame == 0:
             self._end_video()
-            stack = ExitStack()
+            self._clip = clip  # before what may fail: such a video is left out once, not frame by frame
             rate = Video(prediction.name).frame_rate / self.stride
-            writer = stack.enter_context(VideoWriter(self._target(prediction.name, suffix=".mp4"), frame_rate=rate))
-            self._video = (prediction.name, writer, stack)
-        self._video[1].add(image)
+            writer = VideoWriter(self._target(prediction.name, suffix=".mp4"), frame_rate=rate)
+            self._writer = self._video.enter_context(writer)
+        if self._writer is not None:
+            try:
+                self._writer.add(draw(prediction.image, drawn_objects(prediction)))
+            except BaseException:
+                self._writer = None
+                self._video.__exit__(*sys.exc_info())
+                raise
 
-    def _end_video(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        if self._video is not None:
-            stack, self._video = self._video[2], None
-            stack.__exit__(kind, error, trace)
+    def _end_video(self) -> None:
+        writer, self._writer, self._clip = self._writer, None, None
+        if writer is None:
+            return
+        try:
+            self._video.close()
+        except DataError as error:
+            self._report(error)
+        else:
+            self.written.append(writer.path)
 
     def _target(self, name: str, *, suffix: str) -> Path:
-        self.written.append(self.folder / _free_name(Path(name), suffix, self._asked))
-        return self.written[-1]
+        return self.folder / _free_name(Path(name), suffix, self._asked)
 
 
 def _free_name(file: Path, suffix: str, asked: Counter[str]) -> str:

@@ -160,6 +160,8 @@ class Instances:
 
         Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, which are in the world, stay.
         """
+        if tuple(size_hw) == tuple(self.size_hw):
+            return self
         ratio_y, ratio_x = (np.float32(b) / np.float32(a) for a, b in zip(self.size_hw, size_hw, strict=True))
         of_box = np.array([ratio_x, ratio_y, ratio_x, ratio_y])
         changes: dict[str, Any] = {}
@@ -176,6 +178,8 @@ class Instances:
             masks = getattr(self, name)
             if masks is not None:
                 changes[name] = masks.resized(size_hw)
+        if "areas" in self.columns:
+            changes["columns"] = {**self.columns, "areas": self.columns["areas"] * (float(ratio_x) * float(ratio_y))}
         return replace(self, size_hw=size_hw, **changes)
 
     def __iter__(self) -> Iterator["Instances"]:
