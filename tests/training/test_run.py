@@ -58,7 +58,16 @@ def test_the_command_writes_a_folder_that_loads(tiny: None, coco_scenes: Path, t
     assert out.startswith(str(folder / "weights" / "best.safetensors"))
     assert "9 pictures to learn from" in err
     assert "epoch 2/2" in err
-    files = {"batch.jpg", "config.json", "curves.png", "metrics.csv", "metrics.jsonl", "run.json", "validation.jpg"}
+    files = {
+        "batch.jpg",
+        "config.json",
+        "curves.png",
+        "images.json",
+        "metrics.csv",
+        "metrics.jsonl",
+        "run.json",
+        "validation.jpg",
+    }
     assert {file.name for file in folder.iterdir()} == files | {"weights"}
     assert read_picture(folder / "validation.jpg").std() > 10
     record = json.loads((folder / "run.json").read_text())

@@ -32,7 +32,15 @@ panoptic, semantic, classification or interactive."""
 
 @verb
 def evaluate(
-    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Folder of a training: its best weights on the images it kept aside.")
+    ] = None,
+    val: Annotated[
+        float | None, typer.Option("--val", help="Judge on this share of the images, which train --val keeps aside.")
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +116,12 @@ def evaluate(
     from otus.data.formats.contract import stop_at_first
     from otus.inference.evaluation import evaluate as judge
 
+    if data is None and run is None:
+        fail("give --data PATH, or --run FOLDER of a training", code=2)
+    if run is not None and predictions is None and model is None:
+        from otus.inference.runs import run_weights
+
+        model = str(run_weights(run))
     if (predictions is None) == (model is None):
         fail("give --predictions FILE or --model NAME, one of them", code=2)
     if out is not None and not choose_thresholds:
@@ -121,6 +135,8 @@ def evaluate(
             data,
             predictions=predictions,
             model=model,
+            run=run,
+            val=val,
             report=skipped.append if skip_bad else stop_at_first,
             progress=count,
             **option_values(

@@ -5,8 +5,9 @@ a killed process leaves no orphans.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCHES_AHEAD = 3
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread inside the block, as the threads that load do: how a sum is split changes its last digits."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def load_ahead(
@@ -30,9 +42,12 @@ def load_ahead(
         Threads; 0 loads in the caller's, when asked.
     """
     if workers == 0:
-        yield from ([load(one) for one in batch] for batch in batches)
+        for batch in batches:
+            with one_thread():
+                loaded = [load(one) for one in batch]
+            yield loaded
         return
-    # One thread of arithmetic each: the cores belong to the network.
+    # One thread of arithmetic each: the cores belong to the network, and sums depend on how many threads share them.
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[list[Future[R]]] = deque()
     try:

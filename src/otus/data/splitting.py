@@ -10,8 +10,11 @@ from otus.data.dataset import Dataset
 from otus.errors import UsageError
 
 
-def split_off(dataset: Dataset, share: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Two data sets: most of the pictures, and a random share of them, at least one each.
+def split_off(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Two data sets: most of the images, and a share of them to keep aside, at least one each.
+
+    The hash of its file's name decides on an image, not its place, so the same share of the same images is always the same.
+    Images of one name in several folders stay together: they may show the same from several cameras.
 
     Raises
     ------
@@ -22,7 +25,7 @@ def split_off(dataset: Dataset, share: float, *, seed: int = 0) -> tuple[Dataset
         raise UsageError(f"val: expected a data set or a share between 0 and 1, got {share}")
     if len(dataset) < 2:
         raise UsageError(f"{dataset.source}: expected at least two pictures to keep some aside, got {len(dataset)}")
-    order = np.random.default_rng(seed).permutation(len(dataset))
+    order = np.array(sorted(range(len(dataset)), key=lambda index: _hash_key(dataset.pictures.files[index])))
     count = min(max(1, round(len(dataset) * share)), len(dataset) - 1)
     return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
 
@@ -42,11 +45,11 @@ def shared_pictures(first: Dataset, second: Dataset) -> list[str]:
     return shared
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """A digest of what a data set says: names and sizes of its files, categories, and its objects."""
+def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
+    """A digest of what a data set says: names of its files, and their sizes in bytes if wanted, categories, and objects."""
     digest = hashlib.sha256()
     for index, file in enumerate(dataset.pictures.files):
-        digest.update(f"{file} {_size(dataset.pictures.path(index))}\n".encode())
+        digest.update(f"{file} {_size(dataset.pictures.path(index)) if sizes else ''}\n".encode())
     digest.update(repr((dataset.categories, dataset.split)).encode())
     objects = dataset.objects
     if objects is not None:
@@ -57,6 +60,14 @@ def fingerprint(dataset: Dataset) -> str:
         if outlines is not None:
             digest.update(outlines.counts_bytes.tobytes() + np.ascontiguousarray(outlines.points_xy).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _hash_key(file: str) -> tuple[bytes, bytes]:
+    """What images are ordered by to choose some: the hash of the file's name, then of its path."""
+    own, whole = (
+        hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in (file.rsplit("/", 1)[-1], file)
+    )
+    return own, whole
 
 
 def _size(path: Path) -> int:

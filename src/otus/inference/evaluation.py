@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import read_results
 from otus.data.formats.contract import Report, stop_at_first
+from otus.data.image_checks import learned_from
 from otus.data.open import open_dataset
+from otus.data.splitting import split_off
 from otus.errors import DataError, UsageError
 from otus.inference.object_protocols import Result, judge_objects
 from otus.inference.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
+from otus.inference.runs import kept_aside, run_weights
 from otus.metrics.coco import Kind
 from otus.metrics.mismatches import cut_notes, lowest_cut
 from otus.structures import Classification, Objects
@@ -49,6 +52,8 @@ class EvaluationReport:
         How many pictures had no map, category or click, and counted as missed.
     notes
         What to know before the figures are believed.
+    training_images
+        How many of the images the model was trained on, where its file records that.
     judged
         The data set and the objects that were judged, for who looks closer; None where whole pictures were.
     """
@@ -62,6 +67,7 @@ class EvaluationReport:
     cut_at: float | None = None
     without_prediction: int = 0
     notes: tuple[str, ...] = ()
+    training_images: int = 0
     judged: tuple[Dataset, Objects] | None = None
 
     def __repr__(self) -> str:
@@ -83,6 +89,7 @@ class EvaluationReport:
             **({"unknown_categories": list(self.unknown_categories)} if self.unknown_categories else {}),
             **({"without_prediction": self.without_prediction} if self.without_prediction else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"training_images": self.training_images} if self.training_images else {}),
         }
 
 
@@ -91,10 +98,12 @@ def _first(result: Result) -> tuple[str, float]:
 
 
 def evaluate(
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | None = None,
     *,
     predictions: str | Path | Objects | None = None,
     model: "str | Path | Predictor | None" = None,
+    run: str | Path | None = None,
+    val: float | None = None,
     weights: str | Path | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -116,6 +125,11 @@ def evaluate(
         This or ``model``: objects with scores; or files. Of objects COCO results, or a folder of DOTA's, KITTI's or YOLO's
         text files; of panoptic maps COCO's JSON with its PNGs; of semantic maps a folder of index PNGs; of categories what
         ``otus predict --json`` says; of clicks a JSON list of curves (:mod:`otus.data.formats.picture_results`).
+    run
+        Folder of a training run: the images that it kept aside are judged on, and its best weights unless ``predictions`` or
+        a ``model`` are given. ``data`` is then needed only where the data have moved.
+    val
+        Judge on this share of the images, the one that ``otus train --val`` keeps aside.
     model
         A name or file for :func:`otus.load`, which ``weights``, ``device`` and ``precision`` are handed to; or a predictor.
     protocol
@@ -138,6 +152,13 @@ def evaluate(
     --------
     >>> otus.evaluate("coco", predictions="results.json").results["bbox"].figures["AP"]  # doctest: +SKIP
     """
+    if run is not None:
+        if isinstance(data, Dataset) or val is not None or format is not None or split is not None:
+            raise UsageError("run: says which images are judged on; leave out val, format, split and open data sets")
+        data = kept_aside(run, data=data)
+        model = run_weights(run) if predictions is None and model is None else model
+    if data is None:
+        raise UsageError("evaluate needs data, or the folder of a training run")
     if (predictions is None) == (model is None):
         raise UsageError("evaluate takes predictions or a model, one of them")
     options = {"weights": weights, "device": device, "precision": precision}
@@ -147,6 +168,8 @@ def evaluate(
     if isinstance(data, Dataset) and (format or split):
         raise UsageError("format and split choose among the data sets of a path; this one is open")
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
+    if val is not None:
+        dataset = split_off(dataset, val)[1]
     protocol = protocol or next(iter(offered_protocols(dataset)), PROTOCOLS[0])
     check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
     unknown: tuple[str, ...] = ()
@@ -159,7 +182,8 @@ def evaluate(
             raise UsageError(f"protocol {protocol}: judges predictions from files, not yet those of a model")
         predictor = _predictor(model, typed)
         unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
-        return replace(_judge_classifier(dataset, predictor, progress), unknown_categories=unknown)
+        judged = _judge_classifier(dataset, predictor, progress)
+        return _with_training_images(replace(judged, unknown_categories=unknown), dataset, predictor)
     notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
         found = predictions
@@ -172,7 +196,19 @@ def evaluate(
         unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
         found = _predict(predictor, dataset, progress)
     judged = evaluate_predictions(dataset, found, protocol=protocol, kinds=kinds, max_dets=max_dets, report=report)
-    return replace(judged, unknown_categories=unknown, notes=notes + judged.notes, judged=(dataset, found))
+    judged = replace(judged, unknown_categories=unknown, notes=notes + judged.notes, judged=(dataset, found))
+    return judged if model is None else _with_training_images(judged, dataset, predictor)
+
+
+def _with_training_images(judged: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
+    count = learned_from(predictor.training, dataset)
+    if not count:
+        return judged
+    note = (
+        f"the model was trained on {count} of the {len(dataset)} images, so the figures flatter; "
+        "--run RUN judges on the images that a training kept aside, --val SHARE on the same share"
+    )
+    return replace(judged, training_images=count, notes=(*judged.notes, note))
 
 
 def _counted(report: Report, faults: Counter[str]) -> Report:

@@ -98,6 +98,7 @@ def load(
         device=device,
         precision=precision,
         score_thresholds=found.score_thresholds,
+        training=found.training,
     )
 
 

@@ -140,6 +140,8 @@ class Predictor:
         it, else float32.
     score_thresholds
         The thresholds that were chosen for it, by the category's name; :data:`SCORE_THRESHOLD` for all others.
+    training
+        How its weights were trained, as their file records it.
     """
 
     def __init__(
@@ -151,6 +153,7 @@ class Predictor:
         device: str | int | torch.device = "auto",
         precision: str = "exact",
         score_thresholds: Mapping[str, float] | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -160,6 +163,7 @@ class Predictor:
         self.system: Any = system
         self.preprocess = preprocess
         self.name = name
+        self.training = training or {}
         chosen = (score_thresholds or {}).items()
         self.score_thresholds = {name: value for name, value in chosen if name in self.categories}
 

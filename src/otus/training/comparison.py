@@ -23,6 +23,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import write_results
 from otus.data.formats.contract import staged_file
 from otus.data.formats.files import flat_names
+from otus.data.image_checks import learned_from
 from otus.data.open import open_dataset
 from otus.data.pictures import write_picture
 from otus.data.sample import Sample
@@ -174,7 +175,7 @@ def compare(
         val = KEPT_ASIDE
         say(f"a share of {val:g} of the pictures is kept aside to judge on; --val and --val-split name others")
     learned, judged_on, whole = _material(
-        data, val, format=format, split=split, val_split=val_split, learns=bool(trained), seed=settings.seed
+        data, val, format=format, split=split, val_split=val_split, learns=bool(trained)
     )
     if learned is not None:  # without heads that they have no labels for
         names = {one.model: trainable_model(one.model, learned, boxes=settings.boxes) for one in trained}
@@ -214,6 +215,11 @@ def compare(
             weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
         assert weights is not None
         training_record = read_weights_file(weights, model=one.model).training
+        flattering = learned_from(training_record, judged_on)
+        if flattering:
+            say(
+                f"{one.model}: {flattering} of the {len(judged_on)} images judged on were trained on: its figures flatter"
+            )
         predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
         say(f"{one.model}: predicting {len(judged_on)} pictures")
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
@@ -239,11 +245,10 @@ def _material(
     split: str | None,
     val_split: str | None,
     learns: bool,
-    seed: int,
 ) -> tuple[Dataset | None, Dataset, Dataset]:
     """What is learned from, what is judged on, and the data set as it lies on disk that this is all or a part of."""
     if isinstance(val, float):  # as the training keeps it aside
-        learned, judged_on = open_material([data], val, format=format, split=split, val_split=None, seed=seed)
+        learned, judged_on = open_material([data], val, format=format, split=split, val_split=None)
         assert judged_on is not None
         return learned, judged_on, open_dataset(data, format=format, split=split)
     named = val is not None or val_split is not None

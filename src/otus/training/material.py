@@ -24,7 +24,6 @@ def open_material(
     format: str | None,
     split: str | None,
     val_split: str | None,
-    seed: int,
 ) -> tuple[Dataset, Dataset | None]:
     """What to learn from, and what to validate on, if anything; arguments as of :func:`otus.training.run.train`.
 
@@ -44,7 +43,7 @@ def open_material(
     _refuse_bare(several, "to learn from")
     train_set = merge(several)
     if isinstance(val, float | int):
-        return split_off(train_set, float(val), seed=seed)
+        return split_off(train_set, float(val))
     if val is None and val_split is None:
         return train_set, None
     kept_aside = [opened(source, val_split) for source in (sources if val is None else [val])]

@@ -17,6 +17,9 @@ from otus.training.settings import NOT_PART_OF_THE_RESULT
 from otus.training.state import RunState
 from otus.zoo.checkpoint import checkpoint_part, load_into
 
+PLACES = frozenset({"data", "val", "format", "split", "val_split"})
+"""Where the data of a run are found."""
+
 
 def pack(system: nn.Module, averaged: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """All tensors of a run by name."""
@@ -58,13 +61,17 @@ def restore_state(record: Mapping[str, Any]) -> RunState:
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare what a run was started with (settings, data …) with what it is resumed with.
 
+    Data may have moved: where their digests agree, it does not matter by which paths and options they are found.
+
     Raises
     ------
     UsageError
         Lists what differs, but for what does not change the result.
     """
     missing = "nothing"
-    names = [name for name in dict.fromkeys([*before, *now]) if name not in NOT_PART_OF_THE_RESULT]
+    same_data = "data_digest" in before and all(before[name] == now[name] for name in ("data_digest", "val_digest"))
+    accepted = NOT_PART_OF_THE_RESULT | (PLACES if same_data else frozenset())
+    names = [name for name in dict.fromkeys([*before, *now]) if name not in accepted]
     changed = [
         f"{name}: was {before.get(name, missing)}, is {now.get(name, missing)}"
         for name in names

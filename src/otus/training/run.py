@@ -15,6 +15,7 @@ from torch import nn
 import otus
 from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
+from otus.data.image_checks import check_images
 from otus.data.merging import with_categories
 from otus.data.pictures import write_picture
 from otus.data.splitting import fingerprint
@@ -22,6 +23,7 @@ from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
 from otus.errors import DataError, UsageError
 from otus.inference.predictor import choose_device
 from otus.inference.proposals import with_proposals
+from otus.inference.runs import IMAGES
 from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
@@ -131,9 +133,7 @@ def train(
     before = None if resume is None else read_config(resume)
     goes_on = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()  # else it had not begun
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
-    train_set, val_set = open_material(
-        sources, val, format=format, split=split, val_split=val_split, seed=settings.seed
-    )
+    train_set, val_set = open_material(sources, val, format=format, split=split, val_split=val_split)
     if not len(train_set.categories):
         remedy = "label some objects, or name the categories in the data set's description"
         raise DataError("has neither objects nor names of categories to learn", file=train_set.source, remedy=remedy)
@@ -160,6 +160,9 @@ def train(
         if val_set.objects is None and not isinstance(system, ImageClassifier):
             raise DataError("has no objects to validate by", file=val_set.source, remedy="choose another")
         val_set = with_categories(val_set, categories)
+    with say.counting("looking at the images") as count:
+        checked = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
+    images = dict(zip(("training", "validation"), checked, strict=False))
     with say.counting("proposals") as count:  # the first process finds what is missing, the others wait for it
         if fabric.is_global_zero:
             with_proposals(train_set, system, workers=1, report=count)
@@ -176,9 +179,9 @@ def train(
         "model": header.builder or type(system).__name__,
         "arguments": header.arguments,
         "data": [_place(source) for source in sources],
-        "data_digest": fingerprint(train_set),
+        "data_digest": fingerprint(train_set, sizes=False),
         "val": _place(val),
-        "val_digest": None if val_set is None else fingerprint(val_set),
+        "val_digest": None if val_set is None else fingerprint(val_set, sizes=False),
         "weights": None if weights is None else str(Path(weights).absolute() if Path(weights).exists() else weights),
         "image_size": image_size,
         "preprocess": preprocess.to_dict(),
@@ -193,12 +196,20 @@ def train(
     if before is not None:
         refuse_changes(before, config)
         config["command"] = before["command"]
+        for line in _changes(Path(str(resume)), before, config, images):
+            say.say(line)
     task = "detection" if header.builder is None else model_entry(header.builder).task
-    path = fabric.broadcast(Path(resume) if resume else new_run_folder(task, name or config["model"], out=out))
-    training = _record(config, train_set, val_set)
+    path = Path(resume) if resume else None
+    if path is None and fabric.is_global_zero:
+        path = new_run_folder(task, name or config["model"], out=out)
+    path = fabric.broadcast(path)
+    assert path is not None
+    training = _record(config, train_set, val_set) | {"image_digests": "".join(images["training"].values())}
     folder = RunFolder(path, dataclasses.replace(header, preprocess=preprocess.to_dict(), training=training))
-    if fabric.is_global_zero and before is None:
+    if fabric.is_global_zero:
         folder.write_json("config.json", config)
+        folder.write_json(IMAGES, images)
+    if fabric.is_global_zero and before is None:
         first = [feed.load(place) for place in next(feed.plan())]
         write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
     of_system: Any = getattr(system, "remarks", None)  # what a system of this kind cannot learn from these data
@@ -278,6 +289,10 @@ def _started_with(before: dict[str, Any], arguments: dict[str, Any], settings: d
     own = {field.name: before[field.name] for field in dataclasses.fields(TrainSettings)} | settings
     preprocess = Preprocess.from_dict(before["preprocess"])
     again = {"preprocess": preprocess, **{name: before[name] for name in names}, **arguments}
+    for option, sources in (("data", again["data"]), ("val", [again["val"]])):
+        for source in [sources] if isinstance(sources, str | Path) else sources:
+            if isinstance(source, str) and not Path(source).exists():
+                raise UsageError(f"{option}: the run's data are not at {source} any more; say where by --{option} PATH")
     return {**again, "settings": make_settings(own)}
 
 
@@ -357,6 +372,30 @@ def _fine_tune(system: nn.Module, header: CheckpointHeader, found: FoundWeights,
     say.say(f"starting from {found.source}" + (f"; not loaded ({len(left)}):" if left else ", all of it"))
     for line in left:
         say.say(f"  {line}")
+
+
+def _changes(
+    run: Path, before: Mapping[str, Any], now: Mapping[str, Any], images: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """What a person should know who resumes a run: data that moved, image files that are others than when it began."""
+    lines = []
+    moved = [name for name in ("data", "val") if before[name] != now[name]]
+    if moved:
+        lines.append(f"note: {' and '.join(moved)} moved, the labels are the same: {now['data']}")
+    try:
+        known = json.loads((run / IMAGES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return lines
+    changed = [
+        file
+        for part, digests in images.items()
+        for file, digest in digests.items()
+        if known.get(part, {}).get(file, digest) != digest
+    ]
+    if changed:
+        what = "1 image file is" if len(changed) == 1 else f"{len(changed)} image files are"
+        lines.append(f"note: {what} not what the run began with, e.g. {changed[0]}: it goes on with them as they are")
+    return lines
 
 
 def _place(source: Data | float | None) -> str | float | None:

@@ -4,8 +4,10 @@
 All but the weights are for people and can be made again from ``weights/last.safetensors``.
 """
 
+import contextlib
 import csv
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -26,10 +28,17 @@ from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoi
 
 
 def new_run_folder(task: str, name: str, *, out: str | Path | None = None) -> Path:
-    """``<runs>/<task>/<name>``, with a number where that is taken; ``out``, else ``OTUS_RUNS``, else ``./runs``."""
+    """Make ``<runs>/<task>/<name>``, with a number where that is taken; ``out``, else ``OTUS_RUNS``, else ``./runs``.
+
+    It is made here, so that two runs that begin at once get two folders.
+    """
     parent = Path(out or os.environ.get("OTUS_RUNS") or "runs") / task
-    numbered = (parent / (name if number == 1 else f"{name}-{number}") for number in range(1, 10**6))
-    return next(folder for folder in numbered if not folder.exists())
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError  # the numbers have no end
 
 
 @dataclass(frozen=True)
