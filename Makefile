@@ -2,10 +2,26 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-slow lint package demo bench clean
+.PHONY: install test test-avx2 test-slow lint package demo bench clean
+
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+REACH := import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)
+
+# On Linux plain pip brings torch with gigabytes of CUDA. Without an NVIDIA GPU torch's own CPU wheels come first, into the
+# environment $(1), where they can be reached within seconds.
+define cpu_torch
+	@if [ "$$(uname)" = Linux ] && [ ! -e /dev/nvidiactl ] && ! nvidia-smi > /dev/null 2>&1; then \
+		if timeout 10 $(1)/bin/python -c '$(REACH)' $(CPU_WHEELS)/torch/ 2> /dev/null; then \
+			echo "no NVIDIA GPU: torch for the CPU"; \
+			$(1)/bin/pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 \
+				--index-url $(CPU_WHEELS) 'torch>=2.8' 'torchvision>=0.23' || echo "failed: torch with CUDA"; \
+		else echo "no NVIDIA GPU, but $(CPU_WHEELS) cannot be reached: torch with CUDA"; fi; \
+	fi
+endef
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(call cpu_torch,.venv)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,bench,train]'
 	touch $@
 
@@ -13,6 +29,13 @@ install: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest -n auto --dist loadfile
+
+# What depends on the chip, on this one as if it had no AVX-512.
+test-avx2: .venv/installed
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/pytest -n auto -m "not slow" \
+		tests/parts/test_precision.py tests/parts/test_fusion.py tests/parts/test_ranking.py \
+		tests/detection/test_dense_detectors.py tests/reports/test_one_pass_stages.py \
+		tests/test_systems_contract.py -k "precision or bfloat16 or fast or rounding or ranking or alone or autocast"
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow --timeout 3600
@@ -28,6 +51,7 @@ package: .venv/installed
 	rm -rf dist .venv-package
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv .venv-package
+	$(call cpu_torch,.venv-package)
 	.venv-package/bin/pip install --quiet --disable-pip-version-check dist/*.whl
 	cd dist && ../.venv-package/bin/python -W error -c 'import otus; print("otus", otus.__version__, "imports cleanly")'
 	cd dist && ../.venv-package/bin/otus predict ../docs/images/taxonomy.jpg --json > /dev/null
