@@ -3,7 +3,6 @@
 Reference: torchvision ``batched_nms`` (BSD-3-Clause), whose CPU operator knows float32 only.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -68,7 +67,7 @@ def _keep_greedily(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold:
         groups.contiguous().numpy(),
         boxes.contiguous().numpy(),
         box_area(boxes).numpy(),
-        np.empty((0, 4, 2)),
+        None,
         float(iou_threshold),
         limit,
     )
