@@ -1,6 +1,8 @@
 """Preparation against torchvision's, and the way back."""
 
 import json
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from otus.data.tensors import bounding_boxes
+from otus.data.sample import Sample
+from otus.data.scenes import Scenes
+from otus.data.tensors import bounding_boxes, to_tensors
 from otus.errors import UsageError
 from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from otus.structures import Instances, Masks
@@ -112,3 +116,59 @@ def test_it_goes_through_json():
 def test_half_a_rule_is_refused(values):
     with pytest.raises(UsageError, match="shorter_side and longer_side, or fixed_hw"):
         Preprocess(**values)
+
+
+@pytest.mark.parametrize("boxes", ["modal", "amodal"])
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess(shorter_side=60, longer_side=90),
+        Preprocess(shorter_side=300, longer_side=500),
+        Preprocess(fixed_hw=(61, 50), antialias=True),
+        Preprocess(),
+    ],
+)
+def test_preparing_a_sample_at_once_is_the_same_to_the_bit(preprocess, boxes):
+    scene = Scenes(1, seed=3).scene(0)
+    assert scene.instances is not None
+    assert len(scene.instances) > 2
+    columns = {"proposals_xyxy": np.array([[0.0, 1, 30, 40]])}
+    for masks in (scene.instances.masks.to_rle(), Masks.from_dense(scene.instances.masks.dense())):
+        given = replace(scene, instances=replace(scene.instances, masks=masks), columns=columns)
+        step_by_step, at_once = (
+            preprocess.sample(to_tensors(given, boxes=boxes)),
+            preprocess.prepare(given, boxes=boxes),
+        )
+        assert step_by_step.keys() == at_once.keys()
+        for name, value in step_by_step.items():
+            if isinstance(value, Tensor):
+                assert type(at_once[name]) is type(value)
+                assert torch.equal(at_once[name], value), name
+            else:
+                assert at_once[name] == value
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_channel_by_channel_is_what_all_at_once_gives(antialias):
+    image = torch.rand(3, 97, 130)
+    mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
+    options = {"mode": "bilinear", "align_corners": False, "antialias": antialias}
+    expected = torch.nn.functional.interpolate(((image - mean) / std)[None], (50, 60), **options)[0]
+    assert torch.equal(Preprocess(fixed_hw=(50, 60), antialias=antialias).apply(image), expected)
+
+
+def test_masks_of_a_large_image_are_never_made_at_its_size():
+    """300 masks of 3000 x 4000 pixels would be 3.6 GB."""
+    ring = np.array([[0, 0], [50, 10], [40, 60], [5, 45]], dtype=np.float64)
+    polygons = [[ring + np.array([160 * (i % 20), 160 * (i // 20)])] for i in range(300)]
+    size_hw = (3000, 4000)
+    masks = Masks.from_polygons(polygons, size_hw)
+    instances = Instances(masks.boxes_xyxy(), np.zeros(300), size_hw, masks=masks)
+    given = Sample(np.zeros((*size_hw, 3), np.uint8), "large", instances=instances)
+    tracemalloc.start()
+    prepared = Preprocess(shorter_side=150, longer_side=200).prepare(given)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert prepared["masks"].shape == (300, 150, 200)
+    assert prepared["masks"].flatten(1).any(dim=1).all()
+    assert peak < 100e6

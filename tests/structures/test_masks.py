@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
@@ -156,3 +156,22 @@ def test_segmentations_give_back_what_came():
     assert held.masks(range(4), (10, 10)).area().tolist() == [0, 32, 3, 16]
     assert held.masks([0], (10, 10)) is None
     assert held.masks([], (10, 10)) is None
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=150, deadline=None)
+def test_run_lengths_are_resized_without_being_made_dense(seed, height, width, new_height, new_width):
+    rng = np.random.default_rng(seed)
+    dense = rng.random((5, height, width)) < rng.choice([0.0, 0.02, 0.5, 1.0], size=(5, 1, 1))
+    dense[4, height // 2 :, : width // 2] = True
+    rows = np.arange(new_height) * height // new_height
+    columns = np.arange(new_width) * width // new_width
+    resized = Masks.from_dense(dense).to_rle().resized((new_height, new_width))
+    np.testing.assert_array_equal(resized.dense(), dense[:, rows[:, None], columns])
+
+
+def test_more_masks_than_the_codec_can_sum():
+    dense = np.arange(300)[:, None, None] > np.arange(400).reshape(20, 20)
+    masks = Masks.from_dense(dense).to_rle()
+    np.testing.assert_array_equal(masks.area(), np.arange(300))
+    assert masks.boxes_xyxy().shape == (300, 4)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,15 @@ from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
 from torch import Tensor, nn
 
 from otus.data.dataset import Dataset
+from otus.data.geometry import tight_boxes
 from otus.data.mixing import Mosaic
-from otus.data.tensors import TensorSample
+from otus.data.scenes import Scenes
+from otus.data.tensors import TensorSample, sample_generator, to_tensors
+from otus.data.transforms import Compose, HorizontalFlip, MovedBorders, Photometric, RandomCrop
 from otus.errors import TrainingError, UsageError
+from otus.parts.preprocess import Preprocess
 from otus.training.budget import plan_steps, validation_is_due
-from otus.training.feeding import Feed, OtherPictures, epoch_order
+from otus.training.feeding import Feed, OtherPictures, Place, epoch_order
 from otus.training.optimization import learning_rate, make_optimizer
 from otus.training.randomness import model_generator
 from otus.training.resuming import pack, unpack
@@ -262,3 +267,47 @@ def test_within_a_budget_validations_take_a_tenth_of_the_time() -> None:
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="multiple of the 2 devices, got 3"):
         TrainSettings(devices=2, batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("augment", "enters_at"),
+    [
+        (Compose([HorizontalFlip(), Photometric()]), (90, 120)),
+        (MovedBorders(0.2), (150, 200)),
+        (RandomCrop((64, 64)), (240, 320)),
+    ],
+)
+def test_a_large_image_is_made_smaller_before_it_is_augmented(augment, enters_at):
+    scenes: Any = [Scenes(1, seed=3).scene(0)]  # all that is asked of the data set
+    entered = []
+
+    class Watched:
+        zoom = getattr(augment, "zoom", None)
+
+        def __call__(self, tensors, *, generator):
+            entered.append((tuple(tensors["image"].shape[1:]), tuple(tensors["masks"].shape[1:])))
+            return augment(tensors, generator=generator)
+
+    feed = Feed(
+        scenes, Preprocess(shorter_side=90, longer_side=200), TrainSettings(epochs=1, seed=4), augment=Watched()
+    )
+    sample = feed.load(Place(0, 0, 0))
+    assert entered == [(enters_at, enters_at)]
+    assert len(sample["boxes"]) == len(sample["masks"])
+    assert len(sample["boxes"]) > 0 or enters_at == (240, 320)  # a small window may be empty
+    fitted = tight_boxes(sample["masks"])
+    seen = sample["masks"].flatten(1).any(dim=1)
+    assert (fitted - sample["boxes"].as_subclass(Tensor))[seen].abs().lt(4).all()
+
+
+def test_flips_and_colours_are_the_same_before_and_after_the_image_is_made_smaller():
+    scenes: Any = [Scenes(1, seed=3).scene(0)]  # all that is asked of the data set
+    preprocess = Preprocess(shorter_side=90, longer_side=200)
+    for seed in range(4):
+        settings = TrainSettings(epochs=1, seed=seed)
+        before = Feed(scenes, preprocess, settings, augment=HorizontalFlip()).load(Place(0, 0, 0))
+        generator = sample_generator(seed, 0, 0)
+        after = preprocess.sample(HorizontalFlip()(to_tensors(scenes[0]), generator=generator))
+        torch.testing.assert_close(before["image"], after["image"], atol=2e-4, rtol=0)
+        torch.testing.assert_close(before["boxes"], after["boxes"])
+        assert (before["masks"] != after["masks"]).float().mean() < 0.01  # a mirrored grid takes the neighbour's pixel

@@ -56,22 +56,39 @@ def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -
         ``amodal`` puts the whole objects in ``boxes`` and ``masks``, as if nothing hid them; an object of which only the
         visible part is known keeps that.
     """
-    tensors: TensorSample = {
+    return {
         "image": tv_tensors.Image(_tensor(sample.image.transpose(2, 0, 1)).float().div_(255)),
-        "key": sample.key,
+        **target_tensors(sample, boxes=boxes),
     }
+
+
+def target_tensors(
+    sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal", masks_hw: tuple[int, int] | None = None
+) -> TensorSample:
+    """All of a tensor sample but its image.
+
+    Parameters
+    ----------
+    boxes
+        As of :func:`to_tensors`.
+    masks_hw
+        Height and width of masks and maps, each pixel the nearest's, in place of the image's: many masks of a large image
+        are never made at its size. Boxes, points and areas stay in the frame of the image.
+    """
+    tensors: TensorSample = {"key": sample.key}
     if sample.label is not None:
         tensors["label"] = torch.tensor(sample.label)
     if sample.semantic is not None:
-        tensors["semantic"] = tv_tensors.Mask(_tensor(sample.semantic.labels).long())
+        tensors["semantic"] = tv_tensors.Mask(_tensor(_nearest(sample.semantic.labels, masks_hw)).long())
     if sample.panoptic is not None:
-        tensors["panoptic"] = tv_tensors.Mask(_tensor(sample.panoptic.ids).long())
+        tensors["panoptic"] = tv_tensors.Mask(_tensor(_nearest(sample.panoptic.ids, masks_hw)).long())
         tensors["segments"] = list(sample.panoptic.segments)  # a tuple would come out of a DataLoader as a list
     for name, column in sample.columns.items():
         if name.endswith("_xyxy"):
             tensors[name.removesuffix("_xyxy")] = bounding_boxes(column, sample.size_hw)
     if sample.instances is not None:
-        tensors |= _object_tensors(whole_objects(sample.instances) if boxes == "amodal" else sample.instances)
+        instances = whole_objects(sample.instances) if boxes == "amodal" else sample.instances
+        tensors |= _object_tensors(instances, masks_hw or sample.size_hw)
     return tensors
 
 
@@ -105,10 +122,11 @@ def whole_objects(instances: Instances) -> Instances:
         known = np.isfinite(whole).all(axis=1)[:, None]
         changes["boxes_xyxy"] = np.where(known, whole, instances.boxes_xyxy)
     if instances.amodal_masks is not None and len(instances):
-        masks = instances.amodal_masks.dense()
+        masks = instances.amodal_masks.rle()
         if instances.masks is not None:
-            masks = np.where(masks.any(axis=(1, 2), keepdims=True), masks, instances.masks.dense())
-        changes["masks"] = Masks.from_dense(masks)
+            pairs = zip(masks, instances.masks.rle(), instances.amodal_masks.area(), strict=True)
+            masks = [amodal if pixels else visible for amodal, visible, pixels in pairs]
+        changes["masks"] = Masks.from_rle([one["counts"] for one in masks], instances.size_hw)  # type: ignore[misc]
     if "areas" in instances.columns:
         changes["columns"] = {name: column for name, column in instances.columns.items() if name != "areas"}
     return replace(instances, **changes)
@@ -128,21 +146,32 @@ def _areas(instances: Instances) -> np.ndarray:
     return np.where(of_masks > 0, of_masks, of_boxes)
 
 
-def _masks(masks: Masks | None, instances: Instances) -> tv_tensors.Mask | None:
+def _nearest(values: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarray:
+    """A map at another size, by the rule of :meth:`Masks.resized`."""
+    if size_hw is None or size_hw == values.shape:
+        return values
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, values.shape, strict=True))
+    return values[rows[:, None], columns]
+
+
+def _masks(masks: Masks | None, count: int, size_hw: tuple[int, int]) -> tv_tensors.Mask | None:
     if masks is None:
         # A reader says None for a picture without objects; a batch wants all its samples alike.
-        return tv_tensors.Mask(torch.zeros(0, *instances.size_hw, dtype=torch.bool)) if len(instances) == 0 else None
-    return tv_tensors.Mask(_tensor(masks.dense()))
+        return tv_tensors.Mask(torch.zeros(0, *size_hw, dtype=torch.bool)) if count == 0 else None
+    sized = masks if tuple(masks.size_hw) == size_hw else masks.resized(size_hw)
+    dense = sized.dense()
+    is_shared = sized is masks and masks.form == "dense"
+    return tv_tensors.Mask(torch.from_numpy(dense.copy() if is_shared else dense))
 
 
-def _object_tensors(instances: Instances) -> TensorSample:
+def _object_tensors(instances: Instances, masks_hw: tuple[int, int]) -> TensorSample:
     size_hw = instances.size_hw
     tensors: TensorSample = {
         "boxes": bounding_boxes(instances.boxes_xyxy, size_hw),
         "labels": _tensor(instances.labels),
         "is_crowd": _tensor(instances.column("is_crowd", False)).bool(),
         "areas": _tensor(_areas(instances)).float(),
-        "masks": _masks(instances.masks, instances),
+        "masks": _masks(instances.masks, len(instances), masks_hw),
     }
     if instances.keypoints is not None:
         points = _tensor(instances.keypoints)
@@ -156,7 +185,7 @@ def _object_tensors(instances: Instances) -> TensorSample:
     if instances.amodal_boxes_xyxy is not None:
         tensors["amodal_boxes"] = bounding_boxes(instances.amodal_boxes_xyxy, size_hw)
     if instances.amodal_masks is not None:
-        tensors["amodal_masks"] = _masks(instances.amodal_masks, instances)
+        tensors["amodal_masks"] = _masks(instances.amodal_masks, len(instances), masks_hw)
     for name, column in instances.columns.items():
         if name not in tensors and np.asarray(column).dtype.kind in "biuf":
             tensors[name] = _tensor(column)

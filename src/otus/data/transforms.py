@@ -5,9 +5,10 @@ Each draws its own parameters from the sample's generator (:func:`otus.data.tens
 a transform is given stays as it was.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,7 +22,11 @@ from otus.errors import ShapeError
 
 @runtime_checkable
 class Transform(Protocol):
-    """Anything that turns a tensor sample into another."""
+    """Anything that turns a tensor sample into another.
+
+    One that works alike on an image at any size may say so by an attribute ``zoom``: at most how many times as large as
+    before it makes a part of the image, relative to the whole. Large images are then made smaller before it, not after.
+    """
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample: ...
 
@@ -42,6 +47,12 @@ class Compose:
 
     transforms: Sequence[Transform]
 
+    @property
+    def zoom(self) -> float | None:
+        """All of them together; None where one does not say."""
+        zooms = [getattr(transform, "zoom", None) for transform in self.transforms]
+        return None if None in zooms else math.prod(zooms)
+
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         for transform in self.transforms:
             tensors = transform(tensors, generator=generator)
@@ -53,6 +64,7 @@ class HorizontalFlip:
     """Mirror left to right, with a probability; left and right keypoints change places."""
 
     probability: float = 0.5
+    zoom: ClassVar[float] = 1.0
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         return geometry.flip(tensors) if uniform(0, 1, generator) < self.probability else tensors
@@ -126,6 +138,11 @@ class MovedBorders:
         if not 0 <= self.share < 0.5:
             raise ShapeError(f"moved borders: expected a share of [0, 0.5), got {self.share}")
 
+    @property
+    def zoom(self) -> float:
+        """With all borders moved in."""
+        return 1 / (1 - 2 * self.share)
+
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         height, width = geometry.size_hw(tensors)
         top, bottom, left, right = (
@@ -143,6 +160,7 @@ class Photometric:
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.02
+    zoom: ClassVar[float] = 1.0
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         image = tensors["image"].as_subclass(Tensor)

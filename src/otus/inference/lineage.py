@@ -26,7 +26,6 @@ from jaxtyping import UInt8
 from otus.data.formats.contract import staged_file
 from otus.data.proposals import SearchedSmall
 from otus.data.sample import Sample
-from otus.data.tensors import to_tensors
 from otus.detection.region_detector import RegionDetector
 from otus.detection.selective_search import SelectiveSearch
 from otus.errors import UsageError
@@ -191,7 +190,7 @@ def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -
     """How many proposals were looked at, and the seconds from the picture's pixels to what is reported."""
     start = time.perf_counter()
     columns = {} if boxes is None else {"proposals_xyxy": boxes}
-    sample = predictor.preprocess.sample(to_tensors(Sample(image, "picture", columns=columns)))
+    sample = predictor.preprocess.prepare(Sample(image, "picture", columns=columns))
     with predictor.autocast():
         record = predictor.system.stages([sample])
     return len(record.proposals.boxes[0]), time.perf_counter() - start

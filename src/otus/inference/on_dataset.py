@@ -10,7 +10,7 @@ from otus.data.dataset import Dataset
 from otus.data.loading import load_ahead
 from otus.data.proposals import ProposedDataset
 from otus.data.sample import Sample
-from otus.data.tensors import TensorSample, to_tensors
+from otus.data.tensors import TensorSample
 from otus.errors import UsageError
 from otus.inference.proposals import with_proposals
 from otus.parts.postprocess import Postprocess
@@ -77,7 +77,7 @@ def predict_dataset(
         image, columns = dataset.image(index), {}
         if isinstance(dataset, ProposedDataset):
             columns["proposals_xyxy"] = dataset.proposals.proposals(image).boxes_xyxy
-        return preprocess.sample(to_tensors(Sample(image, dataset.pictures.files[index], columns=columns)))
+        return preprocess.prepare(Sample(image, dataset.pictures.files[index], columns=columns))
 
     found = {}
     mine = batches[part::parts]

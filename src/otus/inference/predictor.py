@@ -22,7 +22,7 @@ from torch import nn
 from otus.data.pictures import write_picture
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
-from otus.data.tensors import TensorSample, to_tensors
+from otus.data.tensors import TensorSample
 from otus.detection.proposers import GivenProposals
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.tiling import Tiles, merged, moved
@@ -321,7 +321,7 @@ class Predictor:
         proposer, columns = getattr(self.system, "proposer", None), {}
         if isinstance(proposer, GivenProposals):
             columns["proposals_xyxy"] = proposer.search(image).best(proposer.count).boxes_xyxy
-        return self.preprocess.sample(to_tensors(Sample(image, key, columns=columns)))
+        return self.preprocess.prepare(Sample(image, key, columns=columns))
 
     def _whole(self, batch: list[SourcePicture], postprocess: Postprocess | None) -> list[Prediction]:
         clock = time.perf_counter()

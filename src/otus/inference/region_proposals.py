@@ -7,7 +7,6 @@ from jaxtyping import UInt8
 
 from otus.data.proposals import Proposals
 from otus.data.sample import Sample
-from otus.data.tensors import to_tensors
 from otus.detection.proposers import EveryWindow, GivenProposals
 from otus.detection.region_detector import RegionDetector
 from otus.errors import UsageError
@@ -39,7 +38,7 @@ class LearnedProposals:
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
         """The proposals of a picture, in its frame."""
-        prepared = self.predictor.preprocess.sample(to_tensors(Sample(image, "picture")))
+        prepared = self.predictor.preprocess.prepare(Sample(image, "picture"))
         with self.predictor.autocast():
             record = self.system.stages([prepared])
         scores = record.proposals.scores[0].float().cpu().numpy()

@@ -7,8 +7,9 @@ rounded down. (Both are linear, so the order matters by rounding errors only; an
 here: a batch pads itself (:func:`otus.parts.batching.make_batch`), and nothing moves by it.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 
-from otus.data.tensors import TensorSample
+from otus.data.sample import Sample
+from otus.data.tensors import TensorSample, target_tensors
 from otus.errors import UsageError
 from otus.structures import Instances
 
@@ -82,32 +84,48 @@ class Preprocess:
 
     def apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
         """The prepared picture of one in [0, 1]."""
-        image = image.as_subclass(Tensor)
-        mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
-        normalised = (image - mean[:, None, None]) / std[:, None, None]
-        size_hw = self.size_of((image.shape[1], image.shape[2]))
-        if size_hw == tuple(image.shape[1:]):
-            return normalised
-        return F.interpolate(normalised[None], size_hw, mode="bilinear", align_corners=False, antialias=self.antialias)[
-            0
-        ]
+        return self._apply(image.as_subclass(Tensor), (image.shape[1], image.shape[2]))
+
+    def _apply(self, channels: Iterable[Float[Tensor, "h w"]], before: tuple[int, int]) -> Float[Tensor, "3 h2 w2"]:
+        """One channel after the other, so that at most one of a large image is in memory as floats."""
+        size_hw = self.size_of(before)
+        prepared = []
+        for channel, mean, std in zip(channels, self.mean, self.std, strict=True):
+            values = channel - channel.new_tensor(mean)
+            values /= channel.new_tensor(std)
+            if size_hw != before:
+                values = F.interpolate(
+                    values[None, None], size_hw, mode="bilinear", align_corners=False, antialias=self.antialias
+                )[0, 0]
+            prepared.append(values)
+        return torch.stack(prepared)
 
     def sample(self, sample: TensorSample) -> TensorSample:
         """A tensor sample with its picture prepared and all boxes, masks and points scaled along."""
-        before = (sample["image"].shape[1], sample["image"].shape[2])
+        return self._moved(sample, (sample["image"].shape[1], sample["image"].shape[2]), self.apply(sample["image"]))
+
+    def prepare(self, sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
+        """``self.sample(to_tensors(sample, boxes=boxes))``, in much less memory where the image is large.
+
+        Neither are its pixels there as floats, but for one channel, nor its masks at its size.
+        """
+        targets = target_tensors(sample, boxes=boxes, masks_hw=self.size_of(sample.size_hw))
+        channels = (torch.from_numpy(np.array(sample.image[..., i])).float().div_(255) for i in range(3))
+        return self._moved(targets, sample.size_hw, self._apply(channels, sample.size_hw))
+
+    def _moved(self, sample: TensorSample, before: tuple[int, int], image: Float[Tensor, "3 h2 w2"]) -> TensorSample:
+        """The prepared image, and what belonged to it before."""
         size_hw = self.size_of(before)
         ratio_y, ratio_x = _ratios(before, size_hw)
-        prepared = dict(sample)
+        prepared = {**sample, "image": tv_tensors.Image(image)}
         for name, value in sample.items():
-            if name == "image":
-                prepared[name] = tv_tensors.Image(self.apply(value))
-            elif isinstance(value, tv_tensors.BoundingBoxes):
+            if isinstance(value, tv_tensors.BoundingBoxes):
                 scaled = value.as_subclass(Tensor) * value.new_tensor([ratio_x, ratio_y, ratio_x, ratio_y])
                 prepared[name] = tv_tensors.BoundingBoxes(scaled, format="XYXY", canvas_size=size_hw)
             elif isinstance(value, tv_tensors.KeyPoints):
                 scaled = value.as_subclass(Tensor) * value.new_tensor([ratio_x, ratio_y])
                 prepared[name] = tv_tensors.KeyPoints(scaled, canvas_size=size_hw)
-            elif isinstance(value, tv_tensors.Mask):
+            elif isinstance(value, tv_tensors.Mask) and tuple(value.shape[-2:]) != size_hw:
                 prepared[name] = tv_tensors.Mask(_resize_mask(value.as_subclass(Tensor), size_hw))
             elif name == "areas":
                 prepared[name] = value * (float(ratio_x) * float(ratio_y))

@@ -13,7 +13,6 @@ from torch import Tensor
 from otus.data.dataset import Dataset
 from otus.data.lookup import find_picture
 from otus.data.sample import Sample
-from otus.data.tensors import to_tensors
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.batching import Batch
@@ -87,7 +86,7 @@ def run(
     """The fields of an :class:`Explained`: one pass of a one-pass detector by the threshold."""
     system: Any = predictor.system
     size_hw = (image.shape[0], image.shape[1])
-    prepared = predictor.preprocess.sample(to_tensors(Sample(image, name)))
+    prepared = predictor.preprocess.prepare(Sample(image, name))
     postprocess = predictor.postprocess(score_threshold)
     with predictor.autocast():
         record = system.stages([prepared], postprocess=postprocess)
@@ -118,7 +117,7 @@ def with_area(objects: Instances) -> Instances:
 
 def prepared_target(predictor: Predictor, image: Picture, name: str, objects: Instances) -> Any:
     """A tensor sample of the picture with these objects, crowds among them, prepared as the model wants it."""
-    return predictor.preprocess.sample(to_tensors(Sample(image, name, instances=replace(objects, scores=None))))
+    return predictor.preprocess.prepare(Sample(image, name, instances=replace(objects, scores=None)))
 
 
 def labels_of(

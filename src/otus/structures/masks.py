@@ -148,7 +148,10 @@ class Masks:
             return self.probabilities() >= self.threshold
         if not self._counts:
             return np.zeros((0, height, width), dtype=bool)
-        return np.ascontiguousarray(rle_codec.decode(self.rle()).transpose(2, 0, 1)).astype(bool)
+        dense = np.empty((len(self), height, width), dtype=bool)
+        for mask, encoded in zip(dense, self.rle(), strict=True):  # one by one: the codec's own copy would be as large
+            mask[:] = rle_codec.decode(encoded)
+        return dense
 
     def probabilities(self) -> Float[np.ndarray, "n h w"]:
         """The pasted probabilities, float32 (N, H, W), 0 outside the boxes; only of the low-resolution form."""
@@ -208,16 +211,19 @@ class Masks:
             return replace(self, size_hw=size_hw, _boxes_xyxy=scaled)
         rows = np.arange(new_height) * height // new_height
         columns = np.arange(new_width) * width // new_width
-        nearest = np.zeros((len(self), new_height, new_width), dtype=bool)
-        for small, mask in zip(nearest, self, strict=True):  # one after another: they may be large
-            small[:] = mask[rows[:, None], columns]
-        return Masks.from_dense(nearest)
+        if self._counts is None:
+            return Masks.from_dense(self.dense()[:, rows[:, None], columns])
+        resized = np.zeros((len(self), *size_hw), dtype=bool)
+        for mask, counts in zip(resized, self._counts, strict=True):
+            _sample_runs(_run_lengths(counts), rows, columns, height=height, out=mask)
+        return Masks.from_dense(resized)
 
     def area(self) -> Float[np.ndarray, "n"]:
         """Pixels of each mask."""
         if self._dense is not None:
             return self._dense.sum(axis=(1, 2)).astype(np.float64)
-        return np.asarray(rle_codec.area(self.rle()), dtype=np.float64)
+        # Not the codec's own sum: with numpy 2 it fails for more than 255 masks.
+        return np.array([_run_lengths(one["counts"])[1::2].sum() for one in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
 
     def boxes_xyxy(self) -> Float[np.ndarray, "n 4"]:
         """The tight box of each mask; (0, 0, 0, 0) for an empty one."""
@@ -326,6 +332,40 @@ def _encode_part(part: Bool[np.ndarray, "_ _"], top: int, left: int, size_hw: tu
     runs = np.diff(np.concatenate([[0], turns, [height * width]]))
     record = {"size": [height, width], "counts": runs[: len(runs) - (runs[-1] == 0 and len(runs) > 1)].tolist()}
     return rle_codec.frPyObjects(record, height, width)["counts"]
+
+
+def _run_lengths(counts: bytes) -> Int[np.ndarray, "r"]:
+    """Compressed run lengths as numbers: 5 bits a character, from the fourth on relative to the one before last."""
+    characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((characters & 0x20) == 0) + 1
+    starts = np.concatenate([[0], ends[:-1]])
+    shifts = 5 * (np.arange(len(characters)) - np.repeat(starts, ends - starts))
+    runs = np.add.reduceat((characters & 0x1F) << shifts, starts)
+    runs -= ((characters[ends - 1] & 0x10) > 0) * (1 << 5 * (ends - starts))
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
+
+
+def _sample_runs(
+    runs: Int[np.ndarray, "r"],
+    rows: Int[np.ndarray, "h"],
+    columns: Int[np.ndarray, "w"],
+    *,
+    height: int,
+    out: Bool[np.ndarray, "h w"],
+) -> None:
+    """Write some rows and columns, in ascending order, of a mask of so many rows; only the object's columns are decoded."""
+    edges = np.cumsum(runs)
+    if len(runs) < 2:
+        return
+    first, last = np.searchsorted(columns, [edges[0] // height, -(-edges[1::2][-1] // height)])
+    if first >= last:
+        return
+    left, right = columns[first], columns[last - 1] + 1
+    inside = np.diff(np.clip(edges, left * height, right * height), prepend=left * height)
+    part = np.repeat(np.arange(len(runs)) % 2 == 1, inside).reshape(right - left, height)
+    out[:, first:last] = part[np.ix_(columns[first:last] - left, rows)].T
 
 
 def _bilinear_weights(output: int, source: int, wanted: range) -> Float[np.ndarray, "wanted source"]:

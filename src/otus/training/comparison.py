@@ -28,7 +28,7 @@ from otus.data.open import open_dataset
 from otus.data.pictures import write_picture
 from otus.data.sample import Sample
 from otus.data.splitting import fingerprint
-from otus.data.tensors import TensorSample, to_tensors
+from otus.data.tensors import TensorSample
 from otus.errors import MissingExtraError, UsageError
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.loading import load
@@ -340,9 +340,7 @@ def time_prediction(
     parts: list[dict[str, float]] = []
     with predictor.autocast(), _memory() as used:
         for index in (chosen[0], *chosen):
-            sample = predictor.preprocess.sample(
-                to_tensors(Sample(dataset.image(index), dataset.pictures.files[index]))
-            )
+            sample = predictor.preprocess.prepare(Sample(dataset.image(index), dataset.pictures.files[index]))
             parts.append(_three_parts(_milliseconds(predictor.system, sample)))
     medians = {name: statistics.median(one[name] for one in parts[1:]) for name in parts[0]}
     return medians, used()

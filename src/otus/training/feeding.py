@@ -119,11 +119,14 @@ class Feed:
     def load(self, place: Place) -> TensorSample:
         """One picture, augmented and prepared."""
         generator = sample_generator(self.settings.seed, place.epoch, place.picture)
-        tensors = to_tensors(self.dataset[place.picture], boxes=self.settings.boxes)
-        if self.augment is not None:
-            tensors = self.augment(tensors, generator=generator)
+        sample, boxes = self.dataset[place.picture], self.settings.boxes
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
-        return _scaled(self.preprocess, scale).sample(tensors)
+        preprocess = _scaled(self.preprocess, scale)
+        if self.augment is None:
+            return preprocess.prepare(sample, boxes=boxes)
+        smaller = _smaller(preprocess, self.augment, sample.size_hw)
+        tensors = to_tensors(sample, boxes=boxes) if smaller is None else smaller.prepare(sample, boxes=boxes)
+        return preprocess.sample(self.augment(tensors, generator=generator))
 
     def batches(self, first: int = 0) -> Generator[list[TensorSample]]:
         """Loaded batches from number ``first`` on, without end; close it when done."""
@@ -134,6 +137,16 @@ def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:
     """0 for broad pictures, 1 for upright ones."""
     sizes_hw = dataset.pictures.sizes_hw
     return (sizes_hw[:, 0] > sizes_hw[:, 1]).astype(np.int64)
+
+
+def _smaller(preprocess: Preprocess, augment: Transform, size_hw: tuple[int, int]) -> Preprocess | None:
+    """What makes a large image as small as ``augment`` may get it, not normalised; None where that is no gain."""
+    zoom = getattr(augment, "zoom", None)
+    if zoom is None or preprocess.size_of(size_hw) == size_hw:
+        return None
+    smaller = replace(_scaled(preprocess, zoom), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    is_smaller = all(new < old for new, old in zip(smaller.size_of(size_hw), size_hw, strict=True))
+    return smaller if is_smaller else None
 
 
 def _scaled(preprocess: Preprocess, factor: float) -> Preprocess:

@@ -13,7 +13,7 @@ from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
 from otus.data.loading import load_ahead
 from otus.data.pictures import write_picture
-from otus.data.tensors import TensorSample, to_tensors
+from otus.data.tensors import TensorSample
 from otus.inference.evaluation import evaluate_predictions
 from otus.inference.on_dataset import as_objects, predict_dataset
 from otus.metrics.classification import ClassificationAccuracy
@@ -113,4 +113,4 @@ class ClassificationValidator:
         return Validation(figures, score=0.0 if math.isnan(score) else score)
 
     def _load(self, index: int) -> TensorSample:
-        return self.preprocess.sample(to_tensors(self.dataset[index]))
+        return self.preprocess.prepare(self.dataset[index])
