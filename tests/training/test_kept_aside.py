@@ -59,6 +59,9 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
     assert document["bbox"]["AP"] == pytest.approx(told, nan_ok=True)
     assert "training_images" not in document
 
+    code, out, err = otus_evaluate("--run", trained.folder, "--choose-thresholds", "--json")  # go into its weights
+    assert json.loads(out)["score_thresholds"]["written"] == str(trained.best)
+
     share = json.loads(otus_evaluate("--data", data, "--val", 0.25, "--model", trained.best, "--json")[1])
     assert share["bbox"] == document["bbox"]
     code, out, err = otus_evaluate("--data", data, "--model", trained.best, "--json")

@@ -119,9 +119,7 @@ def evaluate(
     if data is None and run is None:
         fail("give --data PATH, or --run FOLDER of a training", code=2)
     if run is not None and predictions is None and model is None:
-        from otus.inference.runs import run_weights
-
-        model = str(run_weights(run))
+        model = str(run)
     if (predictions is None) == (model is None):
         fail("give --predictions FILE or --model NAME, one of them", code=2)
     if out is not None and not choose_thresholds:
@@ -194,7 +192,11 @@ def _look_closer(
     comparison = compare_with_labels(dataset, found, report=lambda fault: None)  # told already
     if choose:
         chosen = choose_thresholds(comparison, data=answer.data)
-        own = next((path for path in (weights, model) if path is not None and Path(path).is_file()), None)
+        own = None
+        if model is not None:
+            from otus.zoo.weights import weights_file
+
+            own = next((file for path in (weights, model) if path is not None and (file := weights_file(path))), None)
         if out is None and own is not None and Path(own).suffix == ".safetensors":
             written = chosen.write_into(own)
         else:

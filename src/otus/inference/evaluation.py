@@ -15,7 +15,7 @@ from otus.data.splitting import split_off
 from otus.errors import DataError, UsageError
 from otus.inference.object_protocols import Result, judge_objects
 from otus.inference.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
-from otus.inference.runs import kept_aside, run_weights
+from otus.inference.runs import kept_aside
 from otus.metrics.coco import Kind
 from otus.metrics.mismatches import cut_notes, lowest_cut
 from otus.structures import Classification, Objects
@@ -156,7 +156,7 @@ def evaluate(
         if isinstance(data, Dataset) or val is not None or format is not None or split is not None:
             raise UsageError("run: says which images are judged on; leave out val, format, split and open data sets")
         data = kept_aside(run, data=data)
-        model = run_weights(run) if predictions is None and model is None else model
+        model = run if predictions is None and model is None else model
     if data is None:
         raise UsageError("evaluate needs data, or the folder of a training run")
     if (predictions is None) == (model is None):

@@ -1,4 +1,4 @@
-"""What a training run's folder says: its weights, and the images that it kept aside. Torch is not imported here."""
+"""The images that a training run kept aside, as its folder lists them. Torch is not imported here."""
 
 import json
 from pathlib import Path
@@ -11,21 +11,6 @@ from otus.errors import DataError, UsageError
 
 IMAGES = "images.json"
 """The file of a run's folder that lists its images: digests by name, under ``training`` and ``validation``."""
-
-
-def run_weights(run: str | Path) -> Path:
-    """The best weights of a run, or the last where nothing was validated.
-
-    Raises
-    ------
-    UsageError
-        If the folder has none.
-    """
-    for name in ("best", "last"):
-        path = Path(run) / "weights" / f"{name}.safetensors"
-        if path.is_file():
-            return path
-    raise UsageError(f"run: {run} is not the folder of a training run, there is no weights/last.safetensors in it")
 
 
 def kept_aside(run: str | Path, *, data: str | Path | None = None) -> Dataset:
@@ -48,9 +33,7 @@ def kept_aside(run: str | Path, *, data: str | Path | None = None) -> Dataset:
     config, listed = (_read(Path(run) / name) for name in ("config.json", IMAGES))
     names = list(listed.get("validation") or ())
     if not names:
-        raise UsageError(
-            f"run: {run} kept no images aside; say on which to judge: --model {run_weights(run)} --data PATH"
-        )
+        raise UsageError(f"run: {run} kept no images aside; say on which to judge: --model {run} --data PATH")
     own_set = isinstance(config["val"], str)
     sources = [data] if data is not None else [config["val"]] if own_set else config["data"]
     split = config["val_split"] if own_set or config["val"] is None else config["split"]
