@@ -138,7 +138,7 @@ def test_weights_of_another_model_of_the_same_kind(good, picture):
     ("options", "pattern"),
     [
         (["--model", "faster_rcnn_vgg16"], "has no trained weights: train it"),
-        (["--model", "faster_rcnn_vgg"], "not one of: faster_rcnn_vgg16"),
+        (["--model", "faster_rcnn_vgg"], "did you mean 'faster_rcnn_vgg16'"),
         (["--model", NAME, "--weights", "coco_v9"], "weights of .* are: coco_v1"),
     ],
 )
@@ -344,3 +344,12 @@ def test_who_judges_a_file_that_was_cut_is_told(good, picture, tmp_path):
         closer = CliRunner().invoke(app, ["explain", "errors", *data, *file, "--out", str(tmp_path / "e.html")])
         for stderr in (judged.stderr, closer.stderr):
             assert (f"cut at a score of {threshold:g}" in stderr) == (cut is not None)
+
+
+def test_pages_that_are_not_predicted_on_are_said(good, tmp_path):
+    page = Image.fromarray(scene())
+    page.save(tmp_path / "stack.tif", save_all=True, append_images=[page, page])
+    done = run(tmp_path / "stack.tif", "--model", NAME, "--weights", good, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert f"otus: note: {tmp_path / 'stack.tif'} has 3 pages" in done.stderr
+    assert "3 pages" in json.loads(done.stdout)["images"][0]["notes"][0]

@@ -92,6 +92,16 @@ def test_pictures(tmp_path):
     only(examine([dataset]), "mis_sized_picture", file=paths[0], where=None, says="got 60 x 80")
 
 
+def test_further_pages_and_dark_pictures(tmp_path):
+    dataset = well(tmp_path)
+    path = dataset.pictures.path(0)
+    page = Image.fromarray(photograph(0, (H, W)))
+    page.save(path, format="TIFF", save_all=True, append_images=[page])
+    only(examine([dataset]), "further_pages", file=path, where=None, says="2 pages")
+    Image.fromarray(photograph(0, (H, W))[..., 0].astype(np.uint16) * 16).save(path, format="TIFF")
+    only(examine([dataset]), "dark_picture", file=path, where=None, says="16 bits")
+
+
 def test_boxes(tmp_path):
     dataset = change(well(tmp_path), segmentations=None)
     for box, kind, says in (

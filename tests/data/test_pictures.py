@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from otus.data.pictures import (
+    image_notes,
     picture_files,
     picture_size_hw,
     read_index_picture,
@@ -139,6 +140,32 @@ def test_16_bit_rgb_is_scaled(tmp_path):
 )
 def test_float_and_32_bit(tmp_path, values, expected):
     np.testing.assert_array_equal(read_picture(save(tmp_path / "a.tif", values))[0, :, 0], expected)
+
+
+def pages(path, modes=("L", "L", "L"), **options):
+    images = [Image.new(mode, (8, 6), 9 * number) for number, mode in enumerate(modes, start=1)]
+    images[0].save(path, save_all=True, append_images=images[1:], **options)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp", "a.png"])
+def test_further_pages_are_said(tmp_path, name):
+    pages(tmp_path / name)
+    assert "3 pages" in image_notes(tmp_path / name)["further_pages"]
+    assert "3 pages" in image_notes((tmp_path / name).read_bytes())["further_pages"]
+    read_picture(tmp_path / name)
+
+
+def test_the_preview_in_a_phones_photograph_is_no_page(tmp_path):
+    pages(tmp_path / "a.jpg", ("RGB", "RGB"), format="MPO")
+    assert image_notes(tmp_path / "a.jpg") == {}
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize(("brightest", "dark"), [(0, False), (3000, True), (4095, True), (4096, False), (60000, False)])
+def test_twelve_bits_in_sixteen_are_said(tmp_path, name, brightest, dark):
+    values = np.linspace(0, brightest, 48).astype(np.uint16).reshape(6, 8)
+    Image.fromarray(values).save(tmp_path / name)
+    assert ("dark_picture" in image_notes(tmp_path / name)) == dark
 
 
 def test_animation_gives_its_first_frame(tmp_path):

@@ -133,6 +133,8 @@ def predict(
         for prediction in progress(predictions, "predicting"):
             if folder is not None:
                 folder.add(prediction)
+            for note in prediction.notes:
+                typer.echo(f"otus: note: {prediction.name} {note}", err=True)
             yield prediction_document(prediction, predictor.categories)
             if interrupts.asked:
                 return

@@ -4,7 +4,7 @@ Kinds of findings, beside those that the readers report: ``missing_picture``, ``
 ``mis_sized_picture``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
 ``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``, ``segment_without_pixels``,
 ``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
-``same_photograph``, ``shared_between_splits``.
+``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_picture``.
 """
 
 import filecmp
@@ -24,7 +24,7 @@ from otus.data.formats.contract import Layout
 from otus.data.label_checks import Finding, check_labels
 from otus.data.lookalikes import SIDE, find_lookalikes
 from otus.data.open import choose_layouts, open_layout
-from otus.data.pictures import check_size, read_picture, read_thumbnail
+from otus.data.pictures import check_size, image_notes, read_picture, read_thumbnail
 from otus.data.stated_numbers import StatedSegments, check_num_keypoints, check_segments, stated_segments
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
@@ -124,7 +124,8 @@ def examine(
         if isinstance(looked, Finding):
             findings.append(looked)
         else:
-            thumbnails[path], actual = looked
+            thumbnails[path], actual, notes = looked
+            findings += [Finding(kind, str(path), None, message) for kind, message in notes.items()]
             findings += _sizes_that_differ(path, actual, sizes[path])
         if progress:
             progress(done, total)
@@ -182,9 +183,9 @@ def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def _thumbnail(path: Path) -> tuple[np.ndarray, tuple[int, int]] | Finding:
+def _thumbnail(path: Path) -> tuple[np.ndarray, tuple[int, int], dict[str, str]] | Finding:
     try:
-        return read_thumbnail(path, side=SIDE)
+        return *read_thumbnail(path, side=SIDE), image_notes(path)
     except OtusError as error:
         return _of_error(error, file=path)
 

@@ -65,7 +65,9 @@ def _label_file(dataset: Dataset, picture: int) -> Path:
     xml = f"{path.stem}.xml"
     places = {
         "voc": [
-            folder / xml for folder in (path.parents[1] / "Annotations", path.parents[1] / "annotations", path.parent)
+            folder / xml
+            for parent in (path.parents[1], dataset.source)
+            for folder in (parent / "Annotations", parent / "annotations", path.parent)
         ],
         "yolo": [Path(*parts).with_suffix(".txt"), path.with_suffix(".txt")],
         "labelme": [path.with_suffix(".json")],

@@ -43,6 +43,7 @@ MAX_PIXELS = 180_000_000
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
 _UNREADABLE = "unreadable_picture"
+_TWELVE_BITS = 4095
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,7 +79,7 @@ def read_picture(
     EXIF orientation is applied, also to a PIL picture. Transparency is laid on white, as a browser shows it. 16 bits
     are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
     stretched from their smallest to their largest value if they are in neither; so are 32-bit integers beyond 16 bits.
-    Of an animation, the first frame.
+    Of several pages or frames, the first; :func:`image_notes` says where that may surprise.
 
     Parameters
     ----------
@@ -123,6 +124,32 @@ def picture_size_hw(path: str | Path) -> tuple[int, int]:
         width, height = image.size
         turn = _turn(image)
     return (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+
+
+def image_notes(source: str | Path | bytes) -> dict[str, str]:
+    """Return what may surprise in an image as :func:`read_picture` gives it, as messages by kind.
+
+    ``further_pages``: the file has pages or frames after the first. ``dark_picture``: it has 16 bits a pixel, of which 12 at
+    most are used, as microscopes and medical devices write them. (The second image of a phone's MPO is no page.)
+
+    Raises
+    ------
+    PictureError
+        If it is missing, or not a picture.
+    """
+    name, notes = _name(source), {}
+    with _opened(source, name) as image, _decoding(image, name):
+        if (pages := _page_count(image)) > 1:
+            notes["further_pages"] = f"has {pages} pages or frames, of which the first is used; save each as a file"
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            image.load()
+            brightest = int(np.asarray(image).max())
+            if 0 < brightest <= _TWELVE_BITS:
+                notes["dark_picture"] = (
+                    f"has 16 bits a pixel, and {brightest} is the largest value: it is read as nearly black; "
+                    f"save it with values up to 65535, or as 8 bits"
+                )
+    return notes
 
 
 def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
@@ -388,6 +415,15 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
             return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
     except Exception:  # broken EXIF says nothing of the pixels
         return None
+
+
+def _page_count(image: Image.Image) -> int:
+    if image.format in ("JPEG", "MPO"):
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # a page after the first is broken, which is not used
+        return 1
 
 
 def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from otus.data.formats.contract import stop_at_first
-from otus.data.pictures import PICTURE_SUFFIXES, picture_files, read_picture
+from otus.data.pictures import PICTURE_SUFFIXES, image_notes, picture_files, read_picture
 from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, PictureError
 
@@ -27,13 +27,15 @@ array; or many of these."""
 class SourcePicture:
     """One picture to be looked at.
 
-    ``name`` is its path, or ``picture 3`` for the fourth without one; ``frame`` its index in a video, ``time_s`` its time.
+    ``name`` is its path, or ``picture 3`` for the fourth without one; ``frame`` its index in a video, ``time_s`` its time;
+    ``notes`` what may surprise in it (:func:`~otus.data.pictures.image_notes`).
     """
 
     name: str
     image: UInt8[np.ndarray, "h w 3"]
     frame: int | None = None
     time_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def is_video(source: object) -> bool:
@@ -87,14 +89,15 @@ def pictures_of(
     """
     for number, one in enumerate(_flat(source, report)):
         if not isinstance(one, Path):
-            yield SourcePicture(f"picture {number}", read_picture(one))
+            notes = tuple(image_notes(one).values()) if isinstance(one, bytes) else ()
+            yield SourcePicture(f"picture {number}", read_picture(one), notes=notes)
             continue
         try:
             if is_video(one):
                 for frame in Video(one).frames(stride=stride):
                     yield SourcePicture(str(one), frame.image, frame.index, frame.time_s)
             else:
-                yield SourcePicture(str(one), read_picture(one))
+                yield SourcePicture(str(one), read_picture(one), notes=tuple(image_notes(one).values()))
         except DataError as error:
             if report is None:
                 raise

@@ -42,7 +42,7 @@ system reports instead."""
 class Prediction:
     """What was found on one picture, in its own pixels.
 
-    ``name``, ``frame`` and ``time_s`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
+    ``name``, ``frame``, ``time_s`` and ``notes`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
     ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``, this picture's share
     of its batch. ``classification`` is what the whole picture shows, of models that say that; they find no instances.
     """
@@ -54,6 +54,7 @@ class Prediction:
     frame: int | None = None
     time_s: float | None = None
     classification: Classification | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         frame = "" if self.frame is None else f", frame {self.frame}"
@@ -335,7 +336,7 @@ class Predictor:
         parts = {"prepare": prepared - clock, "network": ran - prepared, "undo": undone - ran}
         share = {name: seconds * 1e3 / len(batch) for name, seconds in parts.items()}
         return [
-            Prediction(one.name, one.image, found, share, one.frame, one.time_s, shown)
+            Prediction(one.name, one.image, found, share, one.frame, one.time_s, shown, one.notes)
             for one, (found, shown) in zip(batch, results, strict=True)
         ]
 
@@ -361,7 +362,9 @@ class Predictor:
                 instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
                 total.update(part.milliseconds)
         found = merged(instances, windows, threshold=tiles.merge_threshold)
-        return Prediction(picture.name, picture.image, found, dict(total), picture.frame, picture.time_s)
+        return Prediction(
+            picture.name, picture.image, found, dict(total), picture.frame, picture.time_s, notes=picture.notes
+        )
 
 
 def choose_device(name: str | int | torch.device) -> torch.device:

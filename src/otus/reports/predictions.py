@@ -63,6 +63,7 @@ def prediction_document(prediction: Prediction, categories: Categories) -> dict[
         "height": height,
         "seconds": sum(prediction.milliseconds.values()) / 1e3,
         "milliseconds": prediction.milliseconds,
+        **({"notes": list(prediction.notes)} if prediction.notes else {}),
         **_answer(prediction, categories),
     }
 
