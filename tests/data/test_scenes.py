@@ -27,6 +27,15 @@ def test_a_scene_depends_on_seed_and_index_alone(scenes: Scenes) -> None:
         again[7]
 
 
+def test_a_crowd_of_small_objects() -> None:
+    for sample in Scenes(3, size_hw=(240, 320), seed=2, min_objects=40, max_objects=40, object_sizes=(0.05, 0.1)):
+        assert sample.instances is not None
+        assert 35 <= len(sample.instances) <= 40
+        sides = sample.instances.amodal_boxes_xyxy[:, 2:] - sample.instances.amodal_boxes_xyxy[:, :2]
+        assert sides.prod(axis=1).max() ** 0.5 < 240 * 0.2
+        assert np.median(sides) > 240 * 0.04
+
+
 def test_boxes_masks_and_maps_agree(scenes: Scenes) -> None:
     for sample in scenes:
         found = sample.instances

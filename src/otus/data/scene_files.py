@@ -14,11 +14,20 @@ from otus.structures import Instances, Objects, Segmentations, oriented
 
 
 def write_scenes(
-    folder: str | Path, count: int, *, split: str | None = None, size_hw: tuple[int, int] = (240, 320), seed: int = 0
+    folder: str | Path,
+    count: int,
+    *,
+    split: str | None = None,
+    size_hw: tuple[int, int] = Scenes.size_hw,
+    seed: int = Scenes.seed,
+    min_objects: int = Scenes.min_objects,
+    max_objects: int = Scenes.max_objects,
+    object_sizes: tuple[float, float] = Scenes.object_sizes,
 ) -> None:
     """Write ``count`` scenes as COCO data sets: objects in ``folder``, panoptic maps in ``folder/panoptic``.
 
-    A training and a validation part are two calls with two seeds, side by side in one folder.
+    A training and a validation part are two calls with two seeds, side by side in one folder. The other arguments are
+    those of :class:`~otus.data.scenes.Scenes`.
 
     Raises
     ------
@@ -33,7 +42,14 @@ def write_scenes(
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    scenes = Scenes(count, size_hw=size_hw, seed=seed)
+    scenes = Scenes(
+        count,
+        size_hw=size_hw,
+        seed=seed,
+        min_objects=min_objects,
+        max_objects=max_objects,
+        object_sizes=object_sizes,
+    )
     with tempfile.TemporaryDirectory(prefix=".scenes-", dir=folder.parent) as work:
         dataset = _dataset(scenes, Path(work), split)
         coco.write(dataset, folder, pictures="link")

@@ -43,7 +43,10 @@ _LEAST_PIXELS = 24
 
 @dataclass(frozen=True)
 class Scenes:
-    """``count`` scenes of height and width ``size_hw``, each with one to ``max_objects`` objects.
+    """``count`` scenes of height and width ``size_hw``, each with ``min_objects`` to ``max_objects`` objects.
+
+    The side of an object is a share of the scene's shorter side, from ``object_sizes``, drawn evenly on a logarithmic
+    scale. An object that finds no place is left out.
 
     Examples
     --------
@@ -56,7 +59,9 @@ class Scenes:
     count: int
     size_hw: tuple[int, int] = field(default=(240, 320), kw_only=True)
     seed: int = field(default=0, kw_only=True)
+    min_objects: int = field(default=1, kw_only=True)
     max_objects: int = field(default=8, kw_only=True)
+    object_sizes: tuple[float, float] = field(default=(0.12, 0.55), kw_only=True)
 
     def __len__(self) -> int:
         return self.count
@@ -75,9 +80,9 @@ class Scenes:
         canvas, stuff = _background(self.size_hw, rng)
         ids = np.zeros(self.size_hw, dtype=np.int32)
         painted: list[_Painted] = []
-        for _ in range(int(rng.integers(1, self.max_objects + 1))):
+        for _ in range(int(rng.integers(self.min_objects, self.max_objects + 1))):
             for _attempt in range(8):
-                one = _draw(self.size_hw, rng)
+                one = _draw(self.size_hw, self.object_sizes, rng)
                 if one.fits(ids, painted):
                     one.paint(canvas, ids, number=len(painted) + 1)
                     painted.append(one)
@@ -125,11 +130,11 @@ class _Painted:
         ids[self.rows, self.columns][self.inside >= 0.5] = number
 
 
-def _draw(size_hw: tuple[int, int], rng: np.random.Generator) -> _Painted:
+def _draw(size_hw: tuple[int, int], sizes: tuple[float, float], rng: np.random.Generator) -> _Painted:
     label = int(rng.integers(len(SHAPES)))
     shape = SHAPES[THINGS[label]]
     height, width = size_hw
-    size = min(size_hw) * float(np.exp(rng.uniform(np.log(0.12), np.log(0.55))))
+    size = min(size_hw) * float(np.exp(rng.uniform(*np.log(sizes))))
     aspect = float(rng.uniform(*shape.aspect))
     pose = Pose(
         x=float(rng.uniform(0, width)),
