@@ -106,3 +106,17 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
     detector.categories = Categories(("cat", "dog"), keypoints=points)
     with pytest.raises(ShapeError, match="equally many of all categories that have some, got cat 1, dog 2"):
         keypoint_rcnn(detector)
+
+
+def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None:
+    head = MaskHead(4, (1,), RegionPooling(4, strides=(8,)), width=4, max_masks_per_image=3)
+    side = torch.arange(1.0, 8.0)
+    regions = torch.stack([torch.zeros(7), torch.zeros(7), side * 4, side * 4], dim=1)
+    assignment = Assignment(regions, torch.arange(7) - 1, (torch.arange(7) > 0).long())  # the first is background
+    masks = torch.ones(6, 32, 32, dtype=torch.bool)
+    masks[1] = False  # not known
+    target = Target(regions[1:], torch.zeros(6, dtype=torch.int64), torch.zeros(0, 4), masks)
+    seen: list[Tensor] = []
+    head.pooling = lambda maps, boxes: (seen.extend(boxes), torch.zeros(len(boxes[0]), 4, 4, 4))[1]
+    assert head.losses([], [assignment], [target])["mask"].isfinite()
+    torch.testing.assert_close(seen[0], regions[[1, 4, 6]])  # of 1, 3, 4, 5, 6: first, middle and last

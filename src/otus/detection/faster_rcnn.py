@@ -162,20 +162,23 @@ class RegionProposalNetwork(nn.Module):
         targets: Sequence[Target],
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
-        chosen_logits, wanted, chosen_transforms, codes = [], [], [], []
+        # Anchors of all images are numbered through and picked at once: each pick on its own would have a gradient as large
+        # as all anchors.
+        positives, negatives, codes = [], [], []
         for i, target in enumerate(targets):
             matches = self.matcher(anchors, target.boxes, crowds=target.crowds)
-            positives, negatives = self.sampler(matches, generator=generator)
-            chosen_logits += [logits[i, positives], logits[i, negatives]]
-            wanted += [torch.ones_like(chosen_logits[-2]), torch.zeros_like(chosen_logits[-1])]
-            chosen_transforms.append(transforms[i, positives])
-            codes.append(self.transform.encode(target.boxes[matches[positives]], anchors[positives]))
-        objectness, truth = torch.cat(chosen_logits), torch.cat(wanted)
-        if len(objectness) == 0:  # the whole of every picture is a crowd
+            positive, negative = self.sampler(matches, generator=generator)
+            positives.append(positive + i * len(anchors))
+            negatives.append(negative + i * len(anchors))
+            codes.append(self.transform.encode(target.boxes[matches[positive]], anchors[positive]))
+        positive, negative = torch.cat(positives), torch.cat(negatives)
+        if len(positive) + len(negative) == 0:  # the whole of every picture is a crowd
             return {"objectness": zero_loss(self), "proposal_box": zero_loss(self)}
+        objectness = logits.flatten()[torch.cat([positive, negative])]
+        truth = (torch.arange(len(objectness), device=objectness.device) < len(positive)).to(objectness)
         return {
             "objectness": F.binary_cross_entropy_with_logits(objectness, truth),
-            "proposal_box": transform_loss(torch.cat(chosen_transforms), torch.cat(codes), count=len(objectness)),
+            "proposal_box": transform_loss(transforms.flatten(0, 1)[positive], torch.cat(codes), count=len(objectness)),
         }
 
 

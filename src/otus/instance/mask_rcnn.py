@@ -10,7 +10,7 @@ Reference: torchvision ``models.detection.mask_rcnn`` (BSD-3-Clause), whose laye
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, roi_align
@@ -46,6 +46,9 @@ class MaskHead(nn.Module):
         Channels inside.
     norm_layer
         Normalisation after each convolution; None as in the paper.
+    max_masks_per_image
+        Learn from at most so many positives of an image, spread evenly over them; None for all. This head is the larger
+        part of a small model's step, and positives that overlap say the same.
     """
 
     slot_of_label: Tensor
@@ -58,11 +61,13 @@ class MaskHead(nn.Module):
         *,
         width: int = 256,
         norm_layer: type[nn.Module] | None = None,
+        max_masks_per_image: int | None = None,
     ) -> None:
         super().__init__()
         label_of_slot, slot_of_label = slot_tables(class_slots, background=True)
         self.register_buffer("slot_of_label", slot_of_label, persistent=False)
         self.pooling = pooling
+        self.max_masks_per_image = max_masks_per_image
         inputs = (channels, width, width, width)
         self.convs = nn.Sequential(*(Conv2dNormActivation(c, width, 3, norm_layer=norm_layer) for c in inputs))
         self.conv5_mask = nn.ConvTranspose2d(width, width, 2, stride=2)
@@ -85,11 +90,11 @@ class MaskHead(nn.Module):
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
             # A picture may have no masks, or have them of some objects only: an unknown one comes as an empty mask.
-            known = torch.zeros_like(matches, dtype=torch.bool)
+            known = matches[:0]
             if target.masks is not None:
-                known = target.masks.flatten(start_dim=1).any(dim=1)[matches]
+                known = self._drawn(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
             boxes.append(regions[known])
-            if target.masks is not None and known.any():
+            if target.masks is not None and len(known):
                 slots.append(assignment.slots[assignment.matches >= 0][known])
                 truths.append(crop_masks(target.masks, matches[known], regions[known], side=2 * self.pooling.side))
         if not truths:
@@ -98,6 +103,13 @@ class MaskHead(nn.Module):
         slot = torch.cat(slots)
         of_class = logits[torch.arange(len(slot), device=slot.device), slot]
         return {"mask": F.binary_cross_entropy_with_logits(of_class, torch.cat(truths))}
+
+    def _drawn(self, positives: Int[Tensor, "p"]) -> Int[Tensor, "q"]:
+        """The positives to learn from, which stand in the order of their proposals' scores, ground truth boxes last."""
+        most = self.max_masks_per_image
+        if most is None or len(positives) <= most:
+            return positives
+        return positives[torch.linspace(0, len(positives) - 1, most, device=positives.device).round().long()]
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Probabilities of the masks, each filling its object's box."""
@@ -124,13 +136,22 @@ def shared_maps_of(detector: RegionDetector) -> SharedMaps:
 
 
 def mask_rcnn(
-    detector: RegionDetector, *, width: int = 256, norm_layer: type[nn.Module] | None = None
+    detector: RegionDetector,
+    *,
+    width: int = 256,
+    norm_layer: type[nn.Module] | None = None,
+    max_masks_per_image: int | None = None,
 ) -> RegionDetector:
     """Give a detector with shared maps, such as a Faster R-CNN, a mask head. Returns the same detector."""
     maps = shared_maps_of(detector)
     pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
     detector.mask_head = MaskHead(
-        maps.out_channels, detector.box_head.slot_of_label.tolist(), pooling, width=width, norm_layer=norm_layer
+        maps.out_channels,
+        detector.box_head.slot_of_label.tolist(),
+        pooling,
+        width=width,
+        norm_layer=norm_layer,
+        max_masks_per_image=max_masks_per_image,
     )
     return detector
 
@@ -174,4 +195,5 @@ def mask_rcnn_efficientnet_lite0_fpn(
     detector = faster_rcnn_efficientnet_lite0_fpn(
         categories, class_slots=class_slots, frozen_norms=frozen_norms, frozen_level=frozen_level
     )
-    return mask_rcnn(detector, width=shared_maps_of(detector).out_channels)
+    # As many masks as with the paper's 64 regions of an image.
+    return mask_rcnn(detector, width=shared_maps_of(detector).out_channels, max_masks_per_image=16)

@@ -146,4 +146,4 @@ def _resize_mask(mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
     height, width = mask.shape[-2:]
     rows = torch.arange(size_hw[0], device=mask.device) * height // size_hw[0]
     columns = torch.arange(size_hw[1], device=mask.device) * width // size_hw[1]
-    return mask[..., rows[:, None], columns]
+    return mask.index_select(-2, rows).index_select(-1, columns)

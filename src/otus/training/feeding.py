@@ -120,6 +120,8 @@ class Feed:
         """One picture, augmented and prepared."""
         generator = sample_generator(self.settings.seed, place.epoch, place.picture)
         sample, boxes = self.dataset[place.picture], self.settings.boxes
+        if boxes == "modal" and sample.instances is not None:  # no system learns from both kinds of masks
+            sample = replace(sample, instances=replace(sample.instances, amodal_masks=None))
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
         preprocess = _scaled(self.preprocess, scale)
         if self.augment is None:

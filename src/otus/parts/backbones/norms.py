@@ -36,14 +36,15 @@ class LenientBatchNorm(nn.BatchNorm2d):
 
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn in mixed precision.
+    """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn.
 
-    In float32, layers run one by one, so that figures are the reference's to the last digits.
+    In evaluation, layers run one by one, so that figures are the reference's to the last digits.
     """
 
-    def folds(self, x: Tensor) -> bool:
-        """Whether the convolution does the work for this input."""
-        return self.training and torch.is_autocast_enabled(x.device.type)
+    @property
+    def folds(self) -> bool:
+        """Whether the convolution does the work."""
+        return self.training
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """The factor and the summand of each channel."""
@@ -52,11 +53,11 @@ class FoldedNorm(FrozenBatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised, by this layer or the one before."""
-        return x if self.folds(x) else super().forward(x)
+        return x if self.folds else super().forward(x)
 
 
 class FoldingConvolution(nn.Conv2d):
-    """A convolution that does the work of the frozen norm after it where :meth:`FoldedNorm.folds`.
+    """A convolution that does the work of the frozen norm after it where :attr:`FoldedNorm.folds`.
 
     Its parameters are those of the convolution it was made of, and get the same gradients but for rounding.
     """
@@ -69,7 +70,7 @@ class FoldingConvolution(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolved, and normalised if need be."""
         (norm,) = self._norm
-        if not norm.folds(x):
+        if not norm.folds:
             return super().forward(x)
         scale, shift = norm.scale_and_shift()
         weight = self.weight * scale[:, None, None, None]
