@@ -116,7 +116,14 @@ def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None
     masks = torch.ones(6, 32, 32, dtype=torch.bool)
     masks[1] = False  # not known
     target = Target(regions[1:], torch.zeros(6, dtype=torch.int64), torch.zeros(0, 4), masks)
-    seen: list[Tensor] = []
-    head.pooling = lambda maps, boxes: (seen.extend(boxes), torch.zeros(len(boxes[0]), 4, 4, 4))[1]
-    assert head.losses([], [assignment], [target])["mask"].isfinite()
+    cut = head.pooling.__call__
+    seen: list[torch.Tensor] = []
+
+    class Watched(RegionPooling):
+        def __call__(self, maps, boxes):
+            seen.extend(boxes)
+            return cut(maps, boxes)
+
+    head.pooling = Watched(4, strides=(8,))
+    assert head.losses([torch.zeros(1, 4, 4, 4)], [assignment], [target])["mask"].isfinite()
     torch.testing.assert_close(seen[0], regions[[1, 4, 6]])  # of 1, 3, 4, 5, 6: first, middle and last

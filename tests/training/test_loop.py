@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
@@ -18,13 +20,13 @@ from otus.data.tensors import TensorSample, sample_generator, to_tensors
 from otus.data.transforms import Compose, HorizontalFlip, MovedBorders, Photometric, RandomCrop
 from otus.errors import TrainingError, UsageError
 from otus.parts.preprocess import Preprocess
-from otus.training.budget import plan_steps, validation_is_due
+from otus.training.budget import plan_is_due, plan_steps, size_for_labels, validation_is_due
 from otus.training.feeding import Feed, OtherPictures, Place, epoch_order
-from otus.training.optimization import learning_rate, make_optimizer
+from otus.training.optimization import learning_rate, make_optimizer, warm_up_share
 from otus.training.randomness import model_generator
 from otus.training.resuming import pack, unpack
 from otus.training.settings import TrainSettings
-from otus.training.state import RunState, Validation
+from otus.training.state import UNPLANNED, RunState, Validation
 from otus.zoo.checkpoint import load_checkpoint
 
 SCRIPT = Path(__file__).parent / "tiny_run.py"
@@ -40,7 +42,8 @@ def by_hand(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.
     steps_per_epoch = 12 // 4
     for step in range(settings.epochs * steps_per_epoch):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, total_steps=settings.epochs * steps_per_epoch, settings=settings)
+            total = settings.epochs * steps_per_epoch
+            group["lr"] = learning_rate(step / total, warm_up=warm_up_share(total, settings), settings=settings)
         for part in range(2):
             places = next(feed.plan(2 * step + part))
             generator = model_generator(0, 2 * step + part, 0)
@@ -159,12 +162,37 @@ def test_the_optimizers_tensors_go_to_where_the_weights_are() -> None:
 
 def test_learning_rate_rises_then_falls() -> None:
     settings = TrainSettings(learning_rate=1.0, warm_up_steps=4, schedule="cosine")
-    rates = [learning_rate(step, total_steps=100, settings=settings) for step in range(100)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert warm_up_share(100, settings) == 0.04
+    rates = [learning_rate(step / 100, warm_up=0.04, settings=settings) for step in range(100)]
+    assert rates[:5] == pytest.approx([0.1, 0.325, 0.55, 0.775, 1.0])
     assert rates[52] == pytest.approx(0.5)
     assert rates[-1] < 0.001
+    assert warm_up_share(30, settings) == 0.1
     steps = TrainSettings(learning_rate=1.0, schedule="steps", drops_at=(0.5, 0.75), warm_up_steps=0)
-    assert [learning_rate(s, total_steps=4, settings=steps) for s in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [learning_rate(s / 4, warm_up=0.0, settings=steps) for s in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("minutes", [0.5, 2, 8, 30])
+def test_schedule_and_budget_end_together_whatever_the_speed_does(minutes: float) -> None:
+    """The first step is slow, then others slow the machine down; the learning rate never jumps up."""
+    settings = TrainSettings(minutes=minutes, learning_rate=1.0)
+    for slower_from, factor in ((0.0, 1.0), (0.3, 2.0), (0.5, 0.5)):
+        state, rates = RunState(total_steps=UNPLANNED), []
+        while state.step < state.total_steps:
+            warm_up = warm_up_share(state.total_steps, settings) if state.warm_up is None else state.warm_up
+            rates.append(learning_rate(state.share, warm_up=warm_up, settings=settings))
+            late = state.seconds > slower_from * minutes * 60
+            state.count_step({}, seconds=(factor if late else 1.0) * (3.0 if state.step == 0 else 0.8))
+            if plan_is_due(state, minutes):
+                plan = plan_steps(state, steps_per_epoch=6, minutes=minutes, validate_every=None, validation_images=2)
+                state.plan(plan, warm_up=warm_up_share(plan, settings))
+        left = minutes * 60 - state.seconds - state.seconds_of_validation
+        assert abs(left) < max(0.04 * minutes * 60, 3.0)
+        assert state.share == pytest.approx(1)
+        assert rates[-1] < (0.12 if minutes < 1 else 0.01)
+        peak = rates.index(max(rates))
+        assert peak <= 0.15 * len(rates) + 3
+        assert all(after <= before for before, after in pairwise(rates[peak:]))
 
 
 class Explodes(TinyDetector):
@@ -311,3 +339,22 @@ def test_flips_and_colours_are_the_same_before_and_after_the_image_is_made_small
         torch.testing.assert_close(before["image"], after["image"], atol=2e-4, rtol=0)
         torch.testing.assert_close(before["boxes"], after["boxes"])
         assert (before["masks"] != after["masks"]).float().mean() < 0.01  # a mirrored grid takes the neighbour's pixel
+
+
+def test_images_are_enlarged_for_small_objects_alone(scenes: Dataset) -> None:
+    def sized(side: float, *, size_hw: tuple[int, int] = (480, 640)) -> Dataset:
+        assert scenes.objects is not None
+        boxes = np.tile([10.0, 10.0, 10.0 + side, 10.0 + side], (len(scenes.objects), 1))
+        pictures = replace(scenes.pictures, sizes_hw=np.tile(size_hw, (len(scenes), 1)))
+        return replace(scenes, pictures=pictures, objects=replace(scenes.objects, boxes_xyxy=boxes))
+
+    own = Preprocess(shorter_side=448, longer_side=448)
+    assert size_for_labels(own, sized(100)) is own
+    assert size_for_labels(own, sized(20)).longer_side == 640  # their own resolution
+    assert size_for_labels(own, sized(80, size_hw=(3000, 4000))).longer_side == 896  # twice as large at most
+    assert size_for_labels(own, sized(20, size_hw=(240, 320))) is own
+    assert size_for_labels(own, sized(240, size_hw=(3000, 4000))).longer_side == 512
+    usual = size_for_labels(Preprocess(shorter_side=600, longer_side=1000), sized(40, size_hw=(3000, 4000)))
+    assert (usual.shorter_side, usual.longer_side) == (1190, 1984)
+    fixed = Preprocess(fixed_hw=(300, 300))
+    assert size_for_labels(fixed, sized(20)) is fixed

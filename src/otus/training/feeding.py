@@ -96,7 +96,7 @@ class Feed:
     @property
     def pictures_per_step(self) -> int:
         """Pictures that a step of the optimizer learns from, over all devices."""
-        return self.settings.batch_size * self.settings.accumulate
+        return self.settings.images_per_batch * self.settings.accumulate
 
     def plan(self, first: int = 0) -> Iterator[list[Place]]:
         """What this process loads for each batch, from batch number ``first`` on, without end."""

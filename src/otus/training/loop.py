@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError
 from otus.training.averaging import AveragedWeights
-from otus.training.budget import plan_steps, validation_is_due
+from otus.training.budget import plan_is_due, plan_steps, say_plan, validation_is_due
 from otus.training.devices import any_process, same_weights
 from otus.training.feeding import Feed
 from otus.training.interrupts import Interrupts
-from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate
+from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate, warm_up_share
 from otus.training.progress import TrainProgress
 from otus.training.randomness import model_generator
 from otus.training.resuming import pack, restore_state, unpack
@@ -29,8 +29,6 @@ from otus.training.run_folder import RunFolder
 from otus.training.state import UNPLANNED, RunState, Validation
 
 _SAVE_EVERY_S = 600  # beside the end of each epoch
-_FIRST_PLAN = 10  # steps, enough to measure the speed
-
 
 Validate = Callable[[nn.Module], Validation]
 
@@ -80,6 +78,8 @@ def fit(
     folder: RunFolder | None = None,
     resume: bool = False,
     progress: TrainProgress | None = None,
+    validation_images: int = 0,
+    spent_s: float = 0.0,
 ) -> TrainResult:
     """Train a system.
 
@@ -97,6 +97,12 @@ def fit(
         Where checkpoints and records go.
     resume
         Go on from the folder's last checkpoint.
+    progress
+        What shows it.
+    validation_images
+        How many ``validate`` looks at, to plan a budget before the first validation.
+    spent_s
+        Seconds of a budget that are spent already.
 
     Raises
     ------
@@ -108,7 +114,7 @@ def fit(
     system.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = AveragedWeights(system, decay=settings.average_decay)
     bare_optimizer = make_optimizer(system, settings)
-    state = RunState(total_steps=UNPLANNED if settings.minutes else settings.epochs * steps_per_epoch)
+    state = RunState(total_steps=UNPLANNED if settings.minutes else settings.epochs * steps_per_epoch, seconds=spent_s)
     if resume and folder is not None:
         tensors, record = folder.read_last()
         unpack(tensors, system=system, averaged=averaged.module, optimizer=bare_optimizer)
@@ -121,15 +127,21 @@ def fit(
         if writes is not None:
             writes.save_last(pack(system, averaged.module, bare_optimizer), state)
 
-    def plan() -> None:
-        if settings.minutes:
-            steps = plan_steps(
-                state,
-                steps_per_epoch=steps_per_epoch,
-                minutes=settings.minutes,
-                validate_every=settings.validate_every,
-            )
-            state.total_steps = fabric.broadcast(steps)
+    def plan(minutes: float) -> None:
+        first = state.total_steps == UNPLANNED
+        steps = plan_steps(
+            state,
+            steps_per_epoch=steps_per_epoch,
+            minutes=minutes,
+            validate_every=settings.validate_every,
+            images_per_step=feed.pictures_per_step,
+            validation_images=0 if validate is None else validation_images,
+        )
+        steps = fabric.broadcast(steps)
+        state.plan(steps, warm_up=warm_up_share(steps, settings))
+        if first:
+            for line in say_plan(state, feed=feed, preprocess=feed.preprocess, validates=validate is not None):
+                progress.say(line)
 
     if state.step == 0:
         save_last()
@@ -139,7 +151,8 @@ def fit(
     with closing(batches), Interrupts() as interrupts, progress:
         while state.step < state.total_steps:
             model.train()
-            rate = learning_rate(state.step, total_steps=state.total_steps, settings=settings)
+            warm_up = warm_up_share(state.total_steps, settings) if state.warm_up is None else state.warm_up
+            rate = learning_rate(state.share, warm_up=warm_up, settings=settings)
             set_learning_rate(bare_optimizer, rate)
             step_losses: dict[str, float] = {}
             for part in range(settings.accumulate):
@@ -169,11 +182,10 @@ def fit(
             state.count_step(step_losses, seconds=now - clock)
             clock = now
             progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
-            if state.step == _FIRST_PLAN:
-                plan()
+            if settings.minutes and fabric.broadcast(plan_is_due(state, settings.minutes)):
+                plan(settings.minutes)
 
             if state.step % steps_per_epoch == 0 or state.step == state.total_steps:
-                plan()
                 row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
                 due = validation_is_due(state, epoch=row["epoch"], settings=settings)
                 if validate is not None and fabric.broadcast(due):

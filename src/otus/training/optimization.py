@@ -16,6 +16,8 @@ from otus.errors import UsageError
 from otus.training.settings import TrainSettings
 
 _TRUNK = "trunk"
+_FIRST_RATE = 0.1
+"""Of the learning rate, where the warm-up starts."""
 
 
 def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
@@ -49,15 +51,18 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=settings.peak_rate, fused=True)
 
 
-def learning_rate(step: int, *, total_steps: int, settings: TrainSettings) -> float:
-    """What step number ``step`` (from 0) of a run of ``total_steps`` learns at."""
-    warm_up = min(settings.warm_up_steps, total_steps // 10)
-    if step < warm_up:
-        return settings.peak_rate * (step + 1) / (warm_up + 1)
-    done = min(1.0, (step - warm_up) / max(1, total_steps - warm_up))
+def warm_up_share(total_steps: int, settings: TrainSettings) -> float:
+    """The share of a run of ``total_steps`` that is its warm-up."""
+    return min(settings.warm_up_steps, total_steps // 10) / max(1, total_steps)
+
+
+def learning_rate(share: float, *, warm_up: float, settings: TrainSettings) -> float:
+    """What a step learns at before which ``share`` of the schedule is done, of which ``warm_up`` is the warm-up."""
+    if share < warm_up:
+        return settings.peak_rate * (_FIRST_RATE + (1 - _FIRST_RATE) * share / warm_up)
     if settings.schedule == "cosine":
-        return settings.peak_rate * (1 + math.cos(math.pi * done)) / 2
-    return settings.peak_rate * 0.1 ** bisect_right(sorted(settings.drops_at), step / max(1, total_steps))
+        return settings.peak_rate * (1 + math.cos(math.pi * min(1.0, (share - warm_up) / (1 - warm_up)))) / 2
+    return settings.peak_rate * 0.1 ** bisect_right(sorted(settings.drops_at), share)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

@@ -28,6 +28,7 @@ from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
+from otus.training.budget import fit_to_budget, size_for_labels
 from otus.training.devices import start_fabric
 from otus.training.feeding import Feed
 from otus.training.fine_tuning import find_weights, start_from
@@ -100,7 +101,8 @@ def train(
     find_rate
         Try learning rates on a copy first, and take the one at which the loss falls fastest.
     image_size
-        Pixels of the pictures' longer side; the model's own size without it.
+        Pixels of the images' longer side. Without it the model's own size, or more where half of the objects are small
+        (:func:`~otus.training.budget.size_for_labels`).
     preprocess
         How pictures are prepared; needed for a system put together by hand.
     augment
@@ -149,7 +151,8 @@ def train(
         found = without_head(found, model)
     system, header = _build(model, train_set.categories, found, before, seed=settings.seed)
     settings = at_own_rate(settings, header.builder)
-    preprocess = _preprocess(preprocess, header, found, image_size=image_size)
+    given = preprocess
+    preprocess = _preprocess(given, header, found, image_size=image_size)
     if found is not None:
         _fine_tune(system, header, found, say)
     if settings.frozen_norms:
@@ -168,7 +171,24 @@ def train(
             with_proposals(train_set, system, workers=1, report=count)
         fabric.barrier()
     train_set = with_proposals(train_set, system)
+    own = preprocess
+    if before is None and image_size is None and given is None:
+        preprocess = size_for_labels(own, train_set)
     feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
+    spent_s = 0.0
+    if settings.minutes and before is None:
+        feed, spent_s = fit_to_budget(system, feed=feed, own=own, fabric=fabric)
+    settings = dataclasses.replace(feed.settings, batch_size=feed.settings.images_per_batch)
+    if feed.preprocess != own:
+        longer = feed.preprocess.longer_side
+        say.say(f"image size: {longer} pixels instead of {own.longer_side}, because half of the objects are small")
+    elif preprocess != own:
+        say.say(
+            f"image size: {own.longer_side} pixels; half of the objects are small, but {settings.minutes:g} minutes buy "
+            "too few epochs of larger images"
+        )
+    preprocess = feed.preprocess
+    feed = dataclasses.replace(feed, settings=settings)
     if find_rate:
         rate = find_learning_rate(system, feed=feed, fabric=fabric).suggestion
         say.say(f"learning rate: {rate:.2g} makes the loss fall fastest")
@@ -223,7 +243,17 @@ def train(
         else:
             picture = path / "validation.jpg"
             validator = Validator(val_set, preprocess, fabric, workers=settings.workers, picture=picture)
-    result = fit(system, feed=feed, fabric=fabric, validate=validator, folder=folder, resume=goes_on, progress=say)
+    result = fit(
+        system,
+        feed=feed,
+        fabric=fabric,
+        validate=validator,
+        folder=folder,
+        resume=goes_on,
+        progress=say,
+        validation_images=0 if val_set is None else len(val_set),
+        spent_s=spent_s,
+    )
     return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
 
 

@@ -12,6 +12,8 @@ from otus.zoo.models import LEARNING_RATE, model_entry
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+BATCH_SIZE = 8
+"""Where nobody names one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -27,7 +29,8 @@ class TrainSettings:
         steps and again at the end of each epoch, and the schedule follows the plan. What speed the machine had is part of
         the result, so two such runs do not agree to the bit (a resumed one goes on with the plan of its checkpoint).
     batch_size
-        Pictures in one pass through the network, over all devices.
+        Pictures in one pass through the network, over all devices; 8 without it, or fewer where a budget of ``minutes``
+        buys few steps.
     accumulate
         Passes whose gradients are added up for one step of the optimizer.
     optimizer, learning_rate, momentum, weight_decay
@@ -38,7 +41,7 @@ class TrainSettings:
     schedule, drops_at
         After the warm-up, a cosine down to 0, or tenfold drops at these shares of the run.
     warm_up_steps
-        The learning rate rises linearly over so many steps (at most a tenth of the run).
+        The learning rate rises linearly from a tenth over so many steps (at most a tenth of the run).
     clip_norm
         Gradients of a larger norm are scaled down to it; 0 for never.
     average_decay
@@ -69,7 +72,7 @@ class TrainSettings:
 
     epochs: Positive = 12
     minutes: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Positive = 8
+    batch_size: Positive | None = None
     accumulate: Positive = 1
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -96,10 +99,16 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         processes = self.devices * self.num_nodes
-        if self.batch_size % processes:
+        if self.batch_size is not None and self.batch_size % processes:
             raise UsageError(f"batch_size: expected a multiple of the {processes} devices, got {self.batch_size}")
         if not self.scales:
             raise UsageError("scales: expected at least one factor, e.g. (1.0,)")
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size, over all devices."""
+        processes = self.devices * self.num_nodes
+        return max(1, BATCH_SIZE // processes) * processes if self.batch_size is None else self.batch_size
 
     @property
     def peak_rate(self) -> float:

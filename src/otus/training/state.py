@@ -27,8 +27,14 @@ class RunState:
         Steps of the optimizer that the run is planned to take.
     step
         Steps taken.
+    planned_at, share_then, planned_at_s, warm_up
+        The step of the last plan, what share of the schedule was done by then, and the time; and the share of the schedule
+        that is the warm-up, None where nothing is planned.
     seconds, seconds_of_steps, seconds_of_validation, validated_at_s
-        Time spent over all resumptions, what of it went into steps, what the last validation took, and when it ended.
+        Time spent over all resumptions, what of it went into steps, what the last validation took (before the first an
+        estimate, if anything), and when it ended.
+    first_step_s
+        Of the first step, which is slower than the others.
     loss_sums, epoch_s, waited_s
         Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for pictures.
     best_score, best_step, validations_since_best
@@ -39,6 +45,11 @@ class RunState:
 
     total_steps: int
     step: int = 0
+    planned_at: int = 0
+    share_then: float = 0.0
+    planned_at_s: float = 0.0
+    warm_up: float | None = None
+    first_step_s: float = 0.0
     seconds: float = 0.0
     seconds_of_steps: float = 0.0
     seconds_of_validation: float = 0.0
@@ -55,9 +66,31 @@ class RunState:
         """The counters by name."""
         return asdict(self)
 
+    @property
+    def share(self) -> float:
+        """The share of the schedule that is done; it goes on from where it stood when the steps are planned anew."""
+        left = self.total_steps - self.planned_at
+        return 1.0 if left <= 0 else self.share_then + (1 - self.share_then) * (self.step - self.planned_at) / left
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, the first left out where there are others."""
+        if self.step > 1 and 0 < self.first_step_s < self.seconds_of_steps:
+            return (self.seconds_of_steps - self.first_step_s) / (self.step - 1)
+        return self.seconds_of_steps / max(1, self.step)
+
+    def plan(self, total_steps: int, *, warm_up: float) -> None:
+        """Go on to so many steps; ``warm_up`` is the share of it, by the first plan."""
+        self.share_then, self.planned_at, self.planned_at_s = self.share, self.step, self.seconds
+        self.total_steps = total_steps
+        if self.warm_up is None:
+            self.warm_up = warm_up
+
     def count_step(self, losses: Mapping[str, float], *, seconds: float) -> None:
         """A step was taken."""
         self.step += 1
+        if self.step == 1:
+            self.first_step_s = seconds
         self.seconds += seconds
         self.seconds_of_steps += seconds
         self.epoch_s += seconds
