@@ -20,7 +20,7 @@ from otus.errors import CheckpointError, DataError, UsageError
 from otus.structures import Categories, Objects, Segmentations
 from otus.training.fine_tuning import find_weights, start_from
 from otus.training.material import trainable_model
-from otus.training.run import train
+from otus.training.run import _loaded, train
 from otus.training.settings import TrainSettings, make_settings
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry, build_model
@@ -381,3 +381,18 @@ def test_train_and_val_are_taken_where_there_are_just_these(
     assert "the splits train and val are taken" in caplog.text
     code, _, err = otus_train(*options, "--split", "val", "--out", tmp_path / "runs")
     assert (code, "nothing is validated" in err) == (0, True)
+
+
+def test_heads_that_change_are_one_line() -> None:
+    left = [
+        "of another shape: box_head.cls_score.weight: expected (10, 512), got (21, 512)",
+        "of another shape: box_head.cls_score.bias: expected (10,), got (21,)",
+        "of another shape: mask_head.logits.weight: expected (10, 96, 1, 1), got (21, 96, 1, 1)",
+        "of other categories: head.weight (6, 8)",
+        "missing: norm.running_mean",
+    ]
+    assert _loaded(left) == (
+        "but for layers of another shape box_head.cls_score, mask_head.logits; of other categories head; missing norm"
+    )
+    assert _loaded([]) == "all of it"
+    assert "l4 and 3 more" in _loaded([f"extra: l{i}.weight (1,)" for i in range(8)])

@@ -120,6 +120,7 @@ def train(
     from otus.training.run import repeat_run, resume_run
     from otus.training.run import train as run
     from otus.training.settings import make_settings
+    from otus.training.state import score_name
 
     typed = option_values(
         model=model,
@@ -165,5 +166,5 @@ def train(
     if trained.result.ended == "interrupted":
         fail(f"stopped and saved; go on with: otus train --resume {trained.folder}", code=130)
     score = trained.result.best_score
-    figure = "top-1 accuracy" if "classification/top1" in trained.result.history[-1] else "AP"
-    typer.echo(f"{trained.best}" + ("" if score is None else f"  {figure} {score:.3f}"))
+    judged = next((row for row in reversed(trained.result.history) if "score" in row), {})
+    typer.echo(f"{trained.best}" + ("" if score is None else f"  {score_name(judged)} {score:.3f}"))

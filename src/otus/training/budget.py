@@ -147,7 +147,7 @@ def seconds_per_image(system: nn.Module, *, feed: Feed, fabric: Fabric) -> float
         samples = [feed.load(place) for place in places]
         with fabric.autocast():
             losses = tried.losses(samples, generator=model_generator(feed.settings.seed, 0, fabric.global_rank))
-        torch.stack(list(losses.values())).sum().backward()
+        fabric.backward(torch.stack(list(losses.values())).sum())
         seconds = time.monotonic() - start
     return fabric.broadcast(seconds / len(samples)) / fabric.world_size
 

@@ -201,7 +201,7 @@ def fit(
                 saved = clock
                 if writes is not None:
                     writes.write_records(state)
-                progress.epoch(row, total_epochs=state.total_steps / steps_per_epoch)
+                progress.epoch(row, total_epochs=-(-state.total_steps // steps_per_epoch))
             elif time.monotonic() - saved > _SAVE_EVERY_S:
                 save_last()
                 saved = time.monotonic()

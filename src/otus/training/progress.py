@@ -1,17 +1,19 @@
 """What a person sees of a run, on stderr."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
-from otus.training.state import UNPLANNED, RunState
+from otus.training.state import UNPLANNED, RunState, score_name
 
 _LINE_EVERY_S = 60.0
+_BAR = 20  # columns
 
 
 class TrainProgress:
@@ -25,11 +27,11 @@ class TrainProgress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)  # names stand as they are
+        one_line = Column(no_wrap=True)  # a column that wraps would make the bar two lines high
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=one_line),
+            BarColumn(bar_width=_BAR),
+            TextColumn("{task.fields[figures]}", table_column=one_line),
             console=self._console,
             transient=True,
             disable=quiet or not self._console.is_terminal,
@@ -71,32 +73,44 @@ class TrainProgress:
         """Show where the run is; ``pictures`` are those of a step."""
         if self._console.quiet or (self._bar.disable and time.monotonic() < self._next_line_s):
             return
-        step_s = state.seconds_of_steps / state.step
         known = state.total_steps < UNPLANNED
-        parts = [f"loss {sum(losses.values()):.3f}"]
-        parts += [f"{name} {value:.3f}" for name, value in losses.items()] if len(losses) > 1 else []
-        parts += [f"{pictures / step_s:.1f} pictures/s", f"{state.waited_s / state.epoch_s:.0%} waiting"]
+        parts = [f"loss {sum(losses.values()):.3f}", f"{pictures / state.step_s:.1f} images/s"]
         if known:
-            parts.append(f"{_duration((state.total_steps - state.step) * step_s)} left")
-        epoch = f"epoch {(state.step - 1) // steps_per_epoch + 1}"
+            parts.append(f"{_duration((state.total_steps - state.step) * state.step_s)} left")
+        more = [f"{state.waited_s / state.epoch_s:.0%} waiting"]
+        more += [f"{name} {value:.3f}" for name, value in losses.items()] if len(losses) > 1 else []
+        epoch = f"epoch {-(-state.step // steps_per_epoch)}"
+        if known:
+            epoch += f"/{-(-state.total_steps // steps_per_epoch)}"
         if self._bar.disable:
             self._next_line_s = time.monotonic() + _LINE_EVERY_S
-            self.say(f"{epoch}, step {state.step}: " + " · ".join(parts))
+            self.say(f"{epoch}, step {state.step}: " + " · ".join(parts + more))
             return
+        room = self._console.width - len(epoch) - _BAR - 2  # two gaps
         self._bar.update(
             self._task,
             description=epoch,
             total=state.total_steps if known else None,
             completed=state.step,
-            figures=" · ".join(parts),
+            figures=_fitting(parts, more, room),
         )
 
-    def epoch(self, row: dict[str, Any], *, total_epochs: float) -> None:
+    def epoch(self, row: dict[str, Any], *, total_epochs: int) -> None:
         """One line on an epoch that ended."""
-        shown = {"loss": "loss {:.4f}", "score": "score {:.4f}", "pictures_per_s": "{:.1f} pictures/s"}
+        shown = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "pictures_per_s": "{:.1f} images/s"}
         parts = [text.format(row[name]) for name, text in shown.items() if row.get(name) is not None]
         parts += [f"{row['waiting_share']:.0%} waiting", f"{_duration(row['hours'] * 3600)} so far"]
-        self.say(f"epoch {row['epoch']}/{total_epochs:.4g}: " + " · ".join(parts))
+        self.say(f"epoch {row['epoch']}/{total_epochs}: " + " · ".join(parts))
+
+
+def _fitting(parts: Sequence[str], more: Sequence[str], room: int) -> str:
+    """The parts, and of ``more`` as many of the first as there is room for."""
+    shown = " · ".join(parts)
+    for part in more:
+        if len(longer := f"{shown} · {part}") > room:
+            break
+        shown = longer
+    return shown
 
 
 def _duration(seconds: float) -> str:

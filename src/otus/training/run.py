@@ -45,6 +45,7 @@ from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights, without_head
 
+_SHOWN_LAYERS = 5
 _ALL_LEARNS = {"frozen_norms": False, "frozen_level": 0}
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])  # turning the hue costs as much as all else
 
@@ -399,9 +400,25 @@ def _fine_tune(system: nn.Module, header: CheckpointHeader, found: FoundWeights,
         return build_model(header.builder, categories, header.arguments)
 
     left = start_from(system, found, build=None if header.builder is None else build)
-    say.say(f"starting from {found.source}" + (f"; not loaded ({len(left)}):" if left else ", all of it"))
+    say.say(f"starting from {found.source}, {_loaded(left)}")
+
+
+def _loaded(left: Sequence[str]) -> str:
+    """What of the weights was taken, in a few words: whole layers where tensors were left.
+
+    ``left`` are the lines of :func:`~otus.training.fine_tuning.start_from`: a kind, the tensor's name, and its shape.
+    """
+    layers: dict[str, dict[str, None]] = {}
     for line in left:
-        say.say(f"  {line}")
+        kind, rest = line.split(": ", 1)
+        layers.setdefault(kind, {})[rest.split()[0].rstrip(":,").rsplit(".", 1)[0]] = None
+    if not layers:
+        return "all of it"
+    told = []
+    for kind, names in layers.items():
+        shown, hidden = list(names)[:_SHOWN_LAYERS], len(names) - _SHOWN_LAYERS
+        told.append(f"{kind} {', '.join(shown)}" + (f" and {hidden} more" if hidden > 0 else ""))
+    return "but for layers " + "; ".join(told)
 
 
 def _changes(

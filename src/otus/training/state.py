@@ -9,6 +9,19 @@ UNPLANNED = 10**9
 """Steps of a run whose speed is not measured yet."""
 
 
+_SCORES = {
+    "keypoints/AP": "keypoint AP",
+    "segm/AP": "mask AP",
+    "bbox/AP": "box AP",
+    "classification/top1": "top-1 accuracy",
+}
+
+
+def score_name(figures: Mapping[str, Any]) -> str:
+    """What the score is by which weights are chosen: the finest figure there is."""
+    return next((name for figure, name in _SCORES.items() if figure in figures), "score")
+
+
 @dataclass(frozen=True)
 class Validation:
     """What a validation found: ``figures`` by name, and the one by which the best weights are chosen (more is better)."""
