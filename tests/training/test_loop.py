@@ -20,7 +20,7 @@ from otus.data.tensors import TensorSample, sample_generator, to_tensors
 from otus.data.transforms import Compose, HorizontalFlip, MovedBorders, Photometric, RandomCrop
 from otus.errors import TrainingError, UsageError
 from otus.parts.preprocess import Preprocess
-from otus.training.budget import plan_is_due, plan_steps, size_for_labels, validation_is_due
+from otus.training.budget import plan_is_due, plan_steps, say_plan, size_for_labels, validation_is_due
 from otus.training.feeding import Feed, OtherPictures, Place, epoch_order
 from otus.training.optimization import learning_rate, make_optimizer, warm_up_share
 from otus.training.randomness import model_generator
@@ -358,3 +358,25 @@ def test_images_are_enlarged_for_small_objects_alone(scenes: Dataset) -> None:
     assert (usual.shorter_side, usual.longer_side) == (1190, 1984)
     fixed = Preprocess(fixed_hw=(300, 300))
     assert size_for_labels(fixed, sized(20)) is fixed
+
+
+@pytest.mark.parametrize(("minutes", "step_s", "warned"), [(8.0, 1.0, False), (0.5, 4.0, True)])
+def test_it_is_said_what_a_budget_buys(scenes: Dataset, minutes: float, step_s: float, warned: bool) -> None:
+    feed = Feed(scenes, PREPROCESS, TrainSettings(minutes=minutes, batch_size=4))
+    state = RunState(
+        total_steps=UNPLANNED, step=3, seconds=4 * step_s, seconds_of_steps=4 * step_s, first_step_s=2 * step_s
+    )
+    assert state.step_s == step_s
+    steps = plan_steps(
+        state, steps_per_epoch=3, minutes=minutes, validate_every=None, images_per_step=4, validation_images=12
+    )
+    state.plan(steps, warm_up=warm_up_share(steps, feed.settings))
+    line, *warnings = say_plan(state, feed=feed, preprocess=PREPROCESS, validates=True)
+    assert line.startswith(
+        f"{minutes:g} minutes buy about {steps} steps = {steps / 3:.2g} epochs of 12 images at 64 pixels, b"
+    )
+    assert "batch 4; validating" in line
+    assert state.seconds_of_validation == pytest.approx(0.5 * step_s / 4 * 12)
+    assert bool(warnings) == warned
+    if warned:
+        assert "too little to learn anything from; give --minutes 2 or more" in warnings[0]

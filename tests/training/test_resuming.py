@@ -16,6 +16,7 @@ from tiny_run import TinyDetector, interrupt_at, run, tiny_detector
 
 from otus.data.dataset import Dataset
 from otus.errors import OtusError, UsageError
+from otus.training import loop
 from otus.training.interrupts import Interrupts
 from otus.training.resuming import refuse_changes
 from otus.zoo.checkpoint import load_checkpoint
@@ -53,6 +54,25 @@ def test_a_resumed_run_ends_in_the_same_weights(
     assert [row["step"] for row in result.history] == [3, 6, 9, 12, 15, 18]
     same_tensors(whole / "weights/last.safetensors", parts / "weights/last.safetensors")
     same_tensors(whole / "weights/best.safetensors", parts / "weights/best.safetensors")
+
+
+def test_a_resumed_run_goes_on_with_its_plan(scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and schedule are those of the checkpoint, however often they were planned anew before."""
+    plans = {3: 30, 6: 12, 8: 15}
+    monkeypatch.setattr(loop, "plan_is_due", lambda state, minutes: state.step in plans)
+    monkeypatch.setattr(loop, "plan_steps", lambda state, **_: plans[state.step])
+    options = {**OPTIONS, "minutes": 60, "validation": scenes}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(tiny_detector(), scenes, whole, **options).history[-1]["step"] == 15
+    for step in (2, 7, 10):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, step)
+            assert run(tiny_detector(), scenes, parts, resume=step != 2, **options).ended == "interrupted"
+    result = run(TinyDetector(), scenes, parts, resume=True, **options)
+    assert result.history[-1]["step"] == 15
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates == sorted(rates, reverse=True)
+    same_tensors(whole / "weights/last.safetensors", parts / "weights/last.safetensors")
 
 
 @pytest.mark.slow

@@ -166,5 +166,5 @@ def train(
     if trained.result.ended == "interrupted":
         fail(f"stopped and saved; go on with: otus train --resume {trained.folder}", code=130)
     score = trained.result.best_score
-    judged = next((row for row in reversed(trained.result.history) if "score" in row), {})
+    judged: dict[str, object] = next((row for row in reversed(trained.result.history) if "score" in row), {})
     typer.echo(f"{trained.best}" + ("" if score is None else f"  {score_name(judged)} {score:.3f}"))

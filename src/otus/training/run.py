@@ -43,7 +43,7 @@ from otus.training.snapshots import draw_batch
 from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
-from otus.zoo.weights import FoundWeights, without_head
+from otus.zoo.weights import FoundWeights, weights_file, without_head
 
 _SHOWN_LAYERS = 5
 _ALL_LEARNS = {"frozen_norms": False, "frozen_level": 0}
@@ -102,8 +102,8 @@ def train(
     find_rate
         Try learning rates on a copy first, and take the one at which the loss falls fastest.
     image_size
-        Pixels of the images' longer side. Without it the model's own size, or more where half of the objects are small
-        (:func:`~otus.training.budget.size_for_labels`).
+        Pixels of the images' longer side. Without it the model's own size or that of the file of weights; the model's
+        is enlarged where half of the objects are small (:func:`~otus.training.budget.size_for_labels`).
     preprocess
         How pictures are prepared; needed for a system put together by hand.
     augment
@@ -173,7 +173,8 @@ def train(
         fabric.barrier()
     train_set = with_proposals(train_set, system)
     own = preprocess
-    if before is None and image_size is None and given is None:
+    keeps_size = weights is not None and weights_file(weights) is not None  # a file's is what somebody trained it at
+    if before is None and image_size is None and given is None and not keeps_size:
         preprocess = size_for_labels(own, train_set)
     feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
     spent_s = 0.0
