@@ -123,7 +123,7 @@ def test_an_overlay_that_would_be_too_large_for_a_jpeg_is_drawn_smaller(photos, 
     (photos / "2.jpg").unlink()
     done = run(photos, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
-    assert "smaller than the image, for a JPEG is limited: 2.png, by 2" in done.stdout
+    assert "smaller than their image: 2.png, by 2" in done.stdout
     assert picture_size_hw(tmp_path / "out" / "2.jpg") == (3, 35_000)
     (strip,) = [
         one for one in json.loads((tmp_path / "out/predictions.json").read_text()) if "2.png" in one["file_name"]
@@ -245,3 +245,19 @@ def test_ctrl_c_closes_all_files_with_what_is_done(photos, tmp_path, monkeypatch
     assert {path.name for path in out.iterdir()} == {"0.jpg", "film.mp4", "predictions.json"}
     assert sum(1 for _ in Video(out / "film.mp4")) == 6
     assert "stopped" in done.stderr
+
+
+def test_a_huge_image_has_a_smaller_overlay_and_boxes_in_its_own_frame(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("otus.data.pictures.REDUCED_FROM", 1_000_000)
+    Image.fromarray(np.full((1200, 1600, 3), 90, np.uint8)).save(photos / "2.jpg")
+    done = run(photos / "2.jpg", "--out", tmp_path / "out", "--page")
+    assert done.exit_code == 0, done.stderr
+    assert "smaller than their image: 2.jpg, by 8" in done.stdout
+    (record,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert record["bbox"] == [0, 0, 800, 600]
+    assert re.search(r"<td[^>]*>800</td>\s*<td[^>]*>600</td>", (tmp_path / "out" / "index.html").read_text())
+
+
+def test_the_limit_of_pixels_is_an_option(photos):
+    assert run(photos / "0.jpg", "--max-pixels", 4799, "--json").exit_code == 1
+    assert run(photos / "0.jpg", "--max-pixels", 4800, "--json").exit_code == 0

@@ -17,6 +17,7 @@ from otus.data.pictures import (
     picture_size_hw,
     read_index_picture,
     read_picture,
+    read_reduced_picture,
     write_index_picture,
     write_picture,
 )
@@ -334,3 +335,52 @@ def test_sizes_of_a_thousand_real_pictures_a_second(shared_data):
     for file in files:
         with Image.open(BytesIO(file.read_bytes())) as image:
             assert picture_size_hw(file) == (image.height, image.width)
+
+
+@pytest.fixture
+def reduced_from_small(monkeypatch):
+    """Images of more than 10,000 pixels count as huge."""
+    monkeypatch.setattr("otus.data.pictures.REDUCED_FROM", 10_000)
+
+
+def smooth(size_hw: tuple[int, int]) -> np.ndarray:
+    y, x = np.mgrid[: size_hw[0], : size_hw[1]]
+    return np.stack([x * 255 // size_hw[1], y * 255 // size_hw[0], np.full_like(x, 90)], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [(".jpg", "RGB"), (".jpg", "L"), (".png", "RGB"), (".png", "L"), (".png", "P"), (".webp", "RGB"), (".tif", "RGB")],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_huge_images_are_decoded_at_a_fraction_of_their_size(reduced_from_small, tmp_path, suffix, mode, orientation):
+    image = Image.fromarray(smooth((304, 400))).convert(mode)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a{suffix}", exif=exif, quality=95)
+    whole = read_picture(tmp_path / f"a{suffix}")
+    upright = (304, 400) if orientation == 1 else (400, 304)
+    assert whole.shape[:2] == upright
+    for need, factor in ((38, 4), (19, 8), (76, 2), (77, 1)):
+        pixels, size_hw = read_reduced_picture(
+            tmp_path / f"a{suffix}", lambda _, need=need: (need, need), expected_size_hw=upright
+        )
+        assert size_hw == upright
+        assert pixels.shape[:2] == tuple(side // factor for side in upright)
+        expected = np.asarray(Image.fromarray(whole).reduce(factor), dtype=int)
+        assert np.abs(pixels - expected).mean() < 3
+
+
+def test_ordinary_images_are_decoded_whole(tmp_path):
+    Image.fromarray(smooth((300, 400))).save(tmp_path / "a.jpg")
+    pixels, size_hw = read_reduced_picture(tmp_path / "a.jpg", lambda _: (10, 10))
+    assert size_hw == (300, 400)
+    np.testing.assert_array_equal(pixels, read_picture(tmp_path / "a.jpg"))
+
+
+def test_a_truncated_huge_image_is_found_out(reduced_from_small, tmp_path):
+    Image.fromarray(smooth((300, 400))).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(PictureError, match="truncated"):
+        read_reduced_picture(tmp_path / "a.jpg", lambda _: (10, 10))

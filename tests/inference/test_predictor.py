@@ -325,3 +325,32 @@ def test_a_run_without_pictures_keeps_what_an_earlier_one_wrote(tmp_path):
         pass
     assert (tmp_path / "predictions.json").read_text() == "[1]"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_huge_files_are_decoded_smaller_and_the_answer_is_in_their_own_frame(predictor, tmp_path, monkeypatch):
+    image = picture((1024, 1536), red=(160, 240, 480, 720), blue=(800, 400, 1200, 800))
+    Image.fromarray(image).save(tmp_path / "huge.jpg", quality=95)
+    (whole,) = predictor.predict(tmp_path / "huge.jpg")
+    monkeypatch.setattr("otus.data.pictures.REDUCED_FROM", 1_000_000)
+    (found,) = predictor.predict(tmp_path / "huge.jpg")
+    assert found.image.shape == (128, 192, 3)
+    assert found.instances.size_hw == (1024, 1536)
+    assert found.instances.masks.size_hw == (1024, 1536)
+    np.testing.assert_array_equal(found.instances.labels, whole.instances.labels)
+    np.testing.assert_allclose(found.instances.boxes_xyxy, whole.instances.boxes_xyxy, atol=17)
+    assert found.plot().shape == (128, 192, 3)
+    found.save(tmp_path / "overlay.jpg")
+    assert found.to_dict()["width"] == 1536
+    (tiled,) = predictor.predict(tmp_path / "huge.jpg", tiles=Tiles(900))
+    assert tiled.image.shape == (1024, 1536, 3)
+    (given,) = predictor.predict(image)
+    assert given.image.shape == (1024, 1536, 3)
+
+
+def test_the_limit_of_pixels_can_be_raised_as_its_error_advises(predictor, tmp_path, monkeypatch):
+    Image.fromarray(picture((1024, 1536))).save(tmp_path / "a.png")
+    with pytest.raises(PictureError, match=r"the limit is 1 .*otus predict --max-pixels, max_pixels in Python"):
+        predictor.predict(tmp_path / "a.png", max_pixels=1_000_000)
+    assert len(predictor.predict(tmp_path / "a.png", max_pixels=2_000_000)) == 1
+    with pytest.raises(UsageError, match="max_pixels"):
+        predictor.predict(tmp_path / "a.png", max_pixels=0)

@@ -301,7 +301,7 @@ def test_a_classifier_is_judged_by_what_it_says(tmp_path):
     class Guesses:
         """A predictor that says owl of bright pictures and nothing of mice, which it does not know."""
 
-        name, categories = "guesses", Categories(("cat", "owl"))
+        name, categories, training = "guesses", Categories(("cat", "owl")), {}
 
         def stream(self, paths):
             for path in paths:
@@ -339,7 +339,7 @@ def test_a_classifier_says_nothing_of_objects(monkeypatch):
 
     dataset = a_dataset()
     image = np.zeros((20, 20, 3), np.uint8)
-    monkeypatch.setattr(type(dataset), "image", lambda self, index: image)
+    monkeypatch.setattr(type(dataset), "image", lambda self, index, need=None: image)
     with pytest.raises(UsageError, match="not where objects are"):
         predict_dataset(Guesses(), dataset, preprocess=Preprocess())
 

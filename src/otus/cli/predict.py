@@ -66,6 +66,9 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(help="Images, or tiles of one, in a batch.", show_default="1")
     ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Largest image that is decoded, pixels.", show_default="180000000")
+    ] = None,
     stride: Annotated[int | None, typer.Option(help="Of a video, predict every n-th frame.", show_default="1")] = None,
     device: Annotated[str | None, typer.Option(help="Device: cpu, cuda, mps or auto.", show_default="auto")] = None,
     precision: Annotated[
@@ -115,6 +118,7 @@ def predict(
             nms_threshold=nms_threshold,
             batch_size=batch_size,
             stride=stride,
+            max_pixels=max_pixels,
         ),
     )
     folder = None
@@ -153,7 +157,7 @@ def predict(
             files = "predictions.json and index.html" if page else "predictions.json"
             typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and {files} in {out}")
             if folder.smaller:
-                typer.echo(f"smaller than the image, for a JPEG is limited: {'; '.join(folder.smaller)}")
+                typer.echo(f"smaller than their image: {'; '.join(folder.smaller)}")
     finally:
         for error in bad:
             typer.echo(f"otus: {_FATES.get(error.kind, 'left out')}: {error}", err=True)

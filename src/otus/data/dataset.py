@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -27,6 +27,9 @@ from otus.structures import (
     SemanticMap,
 )
 from otus.structures import oriented as oriented_boxes
+
+if TYPE_CHECKING:
+    from otus.data.pictures import Need
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,11 +182,15 @@ class Dataset:
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
-    def image(self, index: int) -> np.ndarray:
-        """The picture, uint8 (H, W, 3) RGB, checked against the size that the labels were made for."""
-        from otus.data.pictures import read_picture
+    def image(self, index: int, *, need: "Need | None" = None) -> np.ndarray:
+        """The picture, uint8 (H, W, 3) RGB, checked against the size that the labels were made for.
 
-        return read_picture(self.pictures.path(index), expected_size_hw=self.pictures.size_hw(index))
+        ``need`` as of :func:`~otus.data.pictures.read_reduced_picture`.
+        """
+        from otus.data.pictures import read_reduced_picture
+
+        path, size_hw = self.pictures.path(index), self.pictures.size_hw(index)
+        return read_reduced_picture(path, need, expected_size_hw=size_hw)[0]
 
     @cached_property
     def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:

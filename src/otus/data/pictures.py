@@ -41,7 +41,14 @@ PICTURE_SUFFIXES = frozenset(
 MAX_PIXELS = 180_000_000
 """Largest picture that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
 
+REDUCED_FROM = 25_000_000
+"""Images of more pixels, larger than most cameras make, may be decoded at a fraction of their size."""
+
+Need = Callable[[tuple[int, int]], tuple[int, int]]
+"""The height and width at which an image of a height and width will be looked at."""
+
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
+_STRIP = 512  # rows
 _UNREADABLE = "unreadable_picture"
 _TWELVE_BITS = 4095
 _ORIENTATION = 0x0112
@@ -98,18 +105,59 @@ def read_picture(
     ShapeError
         If an array has another shape or type.
     """
+    return read_reduced_picture(source, expected_size_hw=expected_size_hw, max_pixels=max_pixels)[0]
+
+
+def read_reduced_picture(
+    source: PictureSource,
+    need: Need | None = None,
+    *,
+    expected_size_hw: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """An image as of :func:`read_picture`, a huge one at a fraction of its size, and the height and width of the whole.
+
+    One of more than :data:`REDUCED_FROM` pixels comes at a half, a quarter or an eighth, whatever leaves it at least twice
+    as large as needed. A JPEG is decoded at that size.
+
+    Parameters
+    ----------
+    need
+        How large it has to be; None for the whole image.
+    expected_size_hw, max_pixels
+        As of :func:`read_picture`, of the whole image.
+
+    Raises
+    ------
+    PictureError, ShapeError
+        As of :func:`read_picture`.
+    """
     if isinstance(source, np.ndarray):
         source = _picture_of_array(source)
     name = _name(source)
     with _opened(source, name) as image:
         _check_pixels(image.size, name, max_pixels)
         turn = _turn(image)
+        size_hw = image.size if turn in _EXCHANGES_SIDES else (image.height, image.width)
+        factor = 1 if need is None else _reduction(size_hw, need(size_hw))
+        if factor > 1:
+            width, height = image.size
+            image.draft(None, (width // factor, height // factor))
+            factor = round(factor * image.width / width)  # of a JPEG nothing is left to do
         with _decoding(image, name):
-            pixels = _as_rgb(image)
+            pixels = _as_rgb(image, factor)
             if turn is not None:
                 pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
-    check_size(pixels.shape[:2], expected_size_hw, name)
-    return pixels
+    check_size(size_hw, expected_size_hw, name)
+    return pixels, size_hw
+
+
+def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
+    """By how much an image may be made smaller."""
+    if size_hw[0] * size_hw[1] <= REDUCED_FROM:
+        return 1
+    room = min(size // (2 * needed) for size, needed in zip(size_hw, needed_hw, strict=True))
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(room, 1))
 
 
 def picture_size_hw(path: str | Path) -> tuple[int, int]:
@@ -432,22 +480,29 @@ def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
         raise PictureError(
             f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
             file=name,
-            remedy="cut it into tiles or scale it down, or pass a larger max_pixels if you trust the file",
+            remedy="scale it down, or raise the limit if you trust it: otus predict --max-pixels, max_pixels in Python",
             kind=_UNREADABLE,
         )
 
 
-def _as_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode, and bring any mode to RGB."""
+def _as_rgb(image: Image.Image, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode, bring any mode to RGB, and make it smaller by a whole factor."""
     image.load()
+    if factor > 1 and image.mode in ("RGB", "L"):
+        image, factor = image.reduce(factor), 1
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = _to_8_bits(np.asarray(image))
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image.convert("RGBA"))
-        image = opaque
-    return np.array(image.convert("RGB"))
+        pixels = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        if image.has_transparency_data:
+            opaque = Image.new("RGBA", image.size, "white")
+            opaque.alpha_composite(image.convert("RGBA"))
+            image = opaque
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for top in range(0, image.height, _STRIP):  # Pillow would make two more copies of the whole
+            strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+            pixels[top : top + _STRIP] = strip.convert("RGB")
+    return pixels if factor == 1 else np.array(Image.fromarray(pixels).reduce(factor))
 
 
 def _to_8_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from otus.data.formats.contract import stop_at_first
-from otus.data.pictures import PICTURE_SUFFIXES, image_notes, picture_files, read_picture
+from otus.data.pictures import MAX_PIXELS, PICTURE_SUFFIXES, Need, image_notes, picture_files, read_reduced_picture
 from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, PictureError
 
@@ -27,12 +27,14 @@ array; or many of these."""
 class SourcePicture:
     """One picture to be looked at.
 
-    ``name`` is its path, or ``picture 3`` for the fourth without one; ``frame`` its index in a video, ``time_s`` its time;
-    ``notes`` what may surprise in it (:func:`~otus.data.pictures.image_notes`).
+    ``name`` is its path, or ``picture 3`` for the fourth without one; ``size_hw`` its height and width, of which ``image``
+    may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` what may surprise
+    in it (:func:`~otus.data.pictures.image_notes`).
     """
 
     name: str
     image: UInt8[np.ndarray, "h w 3"]
+    size_hw: tuple[int, int]
     frame: int | None = None
     time_s: float | None = None
     notes: tuple[str, ...] = ()
@@ -75,7 +77,12 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
 
 
 def pictures_of(
-    source: Source, *, stride: int = 1, report: Callable[[DataError], None] | None = None
+    source: Source,
+    *,
+    stride: int = 1,
+    report: Callable[[DataError], None] | None = None,
+    need: Need | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[SourcePicture]:
     """All pictures of a source, in order.
 
@@ -86,18 +93,23 @@ def pictures_of(
     report
         Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out,
         and of each damaged video, after its last frame; without it the first one is raised.
+    need, max_pixels
+        As of :func:`~otus.data.pictures.read_reduced_picture`; images in memory stay whole.
     """
     for number, one in enumerate(_flat(source, report)):
         if not isinstance(one, Path):
             notes = tuple(image_notes(one).values()) if isinstance(one, bytes) else ()
-            yield SourcePicture(f"picture {number}", read_picture(one), notes=notes)
+            image, size_hw = read_reduced_picture(one, max_pixels=max_pixels)
+            yield SourcePicture(f"picture {number}", image, size_hw, notes=notes)
             continue
         try:
             if is_video(one):
                 for frame in Video(one).frames(stride=stride):
-                    yield SourcePicture(str(one), frame.image, frame.index, frame.time_s)
+                    size_hw = (frame.image.shape[0], frame.image.shape[1])
+                    yield SourcePicture(str(one), frame.image, size_hw, frame.index, frame.time_s)
             else:
-                yield SourcePicture(str(one), read_picture(one), notes=tuple(image_notes(one).values()))
+                image, size_hw = read_reduced_picture(one, need, max_pixels=max_pixels)
+                yield SourcePicture(str(one), image, size_hw, notes=tuple(image_notes(one).values()))
         except DataError as error:
             if report is None:
                 raise

@@ -50,8 +50,9 @@ class Compose:
     @property
     def zoom(self) -> float | None:
         """All of them together; None where one does not say."""
-        zooms = [getattr(transform, "zoom", None) for transform in self.transforms]
-        return None if None in zooms else math.prod(zooms)
+        zooms: list[float | None] = [getattr(transform, "zoom", None) for transform in self.transforms]
+        known = [zoom for zoom in zooms if zoom is not None]
+        return math.prod(known) if len(known) == len(zooms) else None
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         for transform in self.transforms:

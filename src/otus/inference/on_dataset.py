@@ -74,9 +74,12 @@ def predict_dataset(
     dataset = with_proposals(dataset, system)  # type: ignore[arg-type]
 
     def load(index: int) -> TensorSample:
-        image, columns = dataset.image(index), {}
+        columns = {}
         if isinstance(dataset, ProposedDataset):
+            image = dataset.image(index)
             columns["proposals_xyxy"] = dataset.proposals.proposals(image).boxes_xyxy
+        else:
+            image = dataset.image(index, need=preprocess.size_of)
         return preprocess.prepare(Sample(image, dataset.pictures.files[index], columns=columns))
 
     found = {}

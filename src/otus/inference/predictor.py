@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import nn
 
-from otus.data.pictures import write_picture
+from otus.data.pictures import MAX_PIXELS, write_picture
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
 from otus.data.tensors import TensorSample
@@ -42,6 +42,8 @@ system reports instead."""
 class Prediction:
     """What was found on one picture, in its own pixels.
 
+    ``image`` is the picture. A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a
+    quarter or an eighth: then ``instances``, whose ``size_hw`` is the file's, are in the frame of the file.
     ``name``, ``frame``, ``time_s`` and ``notes`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
     ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``, this picture's share
     of its batch. ``classification`` is what the whole picture shows, of models that say that; they find no instances.
@@ -192,6 +194,7 @@ class Predictor:
         batch_size: int = 1,
         stride: int = 1,
         report: Callable[[DataError], None] | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> Iterator[Prediction]:
         """Predictions one after the other, as they are made: for folders and videos of any length.
 
@@ -213,6 +216,8 @@ class Predictor:
             Of a video, every how many frames.
         report
             Gets the error of each file that cannot be read, which is then left out; else the first one is raised.
+        max_pixels
+            Images of more are refused before they are decoded.
 
         Raises
         ------
@@ -226,10 +231,13 @@ class Predictor:
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         if tiles is not None and postprocess is None:
             raise self._finds_no_objects("tiles")
-        for name, number in (("batch_size", batch_size), ("stride", stride)):
+        for name, number in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
-        pictures = pictures_of(source, stride=stride, report=report)
+        # Tiles are cut from, and proposals searched on, the whole image.
+        is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), GivenProposals)
+        need = None if is_whole else self.preprocess.size_of
+        pictures = pictures_of(source, stride=stride, report=report, need=need, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
             while batch := list(islice(pictures, batch_size)):
@@ -331,7 +339,7 @@ class Predictor:
         with self.autocast():
             raw = self.system.predict(samples, postprocess=postprocess)
         ran = time.perf_counter()
-        results = [self._undone(one, (p.image.shape[0], p.image.shape[1])) for one, p in zip(raw, batch, strict=True)]
+        results = [self._undone(one, picture.size_hw) for one, picture in zip(raw, batch, strict=True)]
         undone = time.perf_counter()
         parts = {"prepare": prepared - clock, "network": ran - prepared, "undo": undone - ran}
         share = {name: seconds * 1e3 / len(batch) for name, seconds in parts.items()}
@@ -357,7 +365,7 @@ class Predictor:
         total: Counter[str] = Counter()
         for first in range(0, len(windows), batch_size):
             here = windows[first : first + batch_size]
-            parts = [replace(picture, image=np.ascontiguousarray(picture.image[window])) for window in here]
+            parts = [_part(picture, window) for window in here]
             for (rows, columns), part in zip(here, self._whole(parts, postprocess), strict=True):
                 instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
                 total.update(part.milliseconds)
@@ -365,6 +373,11 @@ class Predictor:
         return Prediction(
             picture.name, picture.image, found, dict(total), picture.frame, picture.time_s, notes=picture.notes
         )
+
+
+def _part(picture: SourcePicture, window: tuple[slice, slice]) -> SourcePicture:
+    image = np.ascontiguousarray(picture.image[window])
+    return replace(picture, image=image, size_hw=(image.shape[0], image.shape[1]))
 
 
 def choose_device(name: str | int | torch.device) -> torch.device:

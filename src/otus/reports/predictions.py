@@ -141,7 +141,8 @@ class PredictionFolder:
     written
         The overlays.
     smaller
-        Which of them are smaller than their image, and how many times: a JPEG has at most 65,500 pixels a side.
+        Which of them are smaller than their image, and how many times: those that were decoded so, and those whose image is
+        larger than a JPEG, 65,500 pixels a side.
     """
 
     def __init__(
@@ -285,12 +286,15 @@ class PredictionFolder:
         factor = -(-max(image.shape) // _JPEG_SIDE)
         if factor > 1:
             image = np.asarray(Image.fromarray(image).reduce(factor))
-            self.smaller.append(f"{Path(prediction.name).name}, by {factor}")
+        smaller = round(max(prediction.instances.size_hw) / max(image.shape))
+        if smaller > 1:
+            self.smaller.append(f"{Path(prediction.name).name}, by {smaller}")
         return overlay(image, objects.resized((image.shape[0], image.shape[1])))
 
     def _list(self, prediction: Prediction, target: Path, *, width: int) -> None:
         """Keep what the page will say of a picture; the overlay itself, so many pixels wide, stays on disk."""
-        found = list(instance_records(replace(drawn_objects(prediction), masks=None, keypoints=None), self.categories))
+        objects = replace(drawn_objects(prediction), masks=None, keypoints=None).resized(prediction.instances.size_hw)
+        found = list(instance_records(objects, self.categories))
         name = _as_utf8(Path(prediction.name).name)
         source = quote(os.fsencode(target.name))
         self._figures.append(Figure(source, f"{name}: {found_in_words(found)}", min(_SHOWN_WIDTH, width)))
@@ -357,11 +361,10 @@ def _as_utf8(name: str) -> str:
 
 
 def drawn_objects(prediction: Prediction) -> Instances:
-    """The objects; of a picture that was classified, the likeliest category around the whole."""
-    shown = prediction.classification
+    """The objects in the frame of ``prediction.image``; of one that was classified, the likeliest category around all."""
+    shown, (height, width) = prediction.classification, prediction.image.shape[:2]
+    objects = prediction.instances.resized((height, width))
     if shown is None:
-        return prediction.instances
-    (height, width), best = prediction.instances.size_hw, shown.order()[:1]
-    return replace(
-        prediction.instances, boxes_xyxy=as_boxes([[0, 0, width, height]]), labels=best, scores=shown.scores[best]
-    )
+        return objects
+    best = shown.order()[:1]
+    return replace(objects, boxes_xyxy=as_boxes([[0, 0, width, height]]), labels=best, scores=shown.scores[best])
