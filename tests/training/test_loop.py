@@ -379,4 +379,4 @@ def test_it_is_said_what_a_budget_buys(scenes: Dataset, minutes: float, step_s: 
     assert state.seconds_of_validation == pytest.approx(0.5 * step_s / 4 * 12)
     assert bool(warnings) == warned
     if warned:
-        assert "too little to learn anything from; give --minutes 2 or more" in warnings[0]
+        assert "too little to learn anything from; give --minutes 3 or more" in warnings[0]

@@ -82,6 +82,8 @@ class RunState:
     @property
     def share(self) -> float:
         """The share of the schedule that is done; it goes on from where it stood when the steps are planned anew."""
+        if self.total_steps == UNPLANNED:
+            return 0.0
         left = self.total_steps - self.planned_at
         return 1.0 if left <= 0 else self.share_then + (1 - self.share_then) * (self.step - self.planned_at) / left
 
