@@ -137,7 +137,7 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
 
 
 def seconds_per_image(system: nn.Module, *, feed: Feed, fabric: Fabric) -> float:
-    """Time to learn from an image: of a copy, two images at once, for the second time."""
+    """Time to learn from an image: of a copy, two images at once, for the second time where the budget allows it."""
     tried = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tried.train()
     places = next(feed.plan())[:2]
@@ -149,6 +149,8 @@ def seconds_per_image(system: nn.Module, *, feed: Feed, fabric: Fabric) -> float
             losses = tried.losses(samples, generator=model_generator(feed.settings.seed, 0, fabric.global_rank))
         fabric.backward(torch.stack(list(losses.values())).sum())
         seconds = time.monotonic() - start
+        if fabric.broadcast(seconds > _PLAN_EVERY * 60 * (feed.settings.minutes or 0.0)):
+            break
     return fabric.broadcast(seconds / len(samples)) / fabric.world_size
 
 
