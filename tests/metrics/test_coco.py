@@ -241,7 +241,7 @@ def test_what_is_missing_is_said():
 def test_masks_that_cannot_be_are_named(coco_scene, coco_values):
     values = coco_values(*coco_scene(1, outlines=True))
     values.sizes_hw = values.sizes_hw + 1
-    with pytest.raises(DataError, match=r"\(id \d+\)\.segmentation.* 121 x 121 pixels"):
+    with pytest.raises(DataError, match=r"\(id \d+\)\.segmentation.* 14400 pixels, .* 121 x 121 = 14641"):
         score(values, CocoProtocol("segm"))
     values = coco_values(*coco_scene(1, outlines=True))
     payload = values.truth.segmentations.counts_bytes.copy()

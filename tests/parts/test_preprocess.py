@@ -149,7 +149,7 @@ def test_preparing_a_sample_at_once_is_the_same_to_the_bit(preprocess, boxes):
 
 
 @pytest.mark.parametrize("antialias", [False, True])
-def test_channel_by_channel_is_what_all_at_once_gives(antialias):
+def test_an_image_prepared_in_place_is_what_torchvisions_order_gives(antialias):
     image = torch.rand(3, 97, 130)
     mean, std = torch.tensor(IMAGENET_MEAN)[:, None, None], torch.tensor(IMAGENET_STD)[:, None, None]
     options = {"mode": "bilinear", "align_corners": False, "antialias": antialias}

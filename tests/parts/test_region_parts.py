@@ -224,17 +224,21 @@ def test_class_slots_must_differ_and_leave_room_for_background(slots):
         BoxHead(nn.Identity(), features=4, class_slots=slots)
 
 
-def test_predicting_restores_each_part_even_after_an_error():
+def test_predicting_leaves_each_part_as_it_is_even_after_an_error():
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     module.train()
     module[1].eval()
-    with predicting(module):
-        assert not module[0].training
-        assert module(torch.zeros(1, 3)).is_inference()
-    with pytest.raises(RuntimeError, match="shapes"), predicting(module):
-        module(torch.zeros(2, 9))
+    with predicting(module) as evaluated:
+        assert module[0].training
+        assert not evaluated[0].training
+        assert evaluated[0].weight is module[0].weight
+        assert evaluated(torch.zeros(1, 3)).is_inference()
+    with pytest.raises(RuntimeError, match="shapes"), predicting(module) as evaluated:
+        evaluated(torch.zeros(2, 9))
     assert module[0].training
     assert not module[1].training
+    with predicting(module.eval()) as evaluated:
+        assert evaluated is module
 
 
 @given(seed=seeds, samples=st.integers(1, 3), side=st.integers(1, 8))

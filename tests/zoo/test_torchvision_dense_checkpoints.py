@@ -24,6 +24,7 @@ from otus.detection.dense_parts import PyramidMaps
 from otus.errors import CheckpointError
 from otus.parts.anchors import Anchors
 from otus.parts.backbones import freeze_norms, torchvision_trunk
+from otus.parts.backbones.norms import FoldedNorm
 from otus.parts.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.preprocess import Preprocess
 from otus.zoo.checkpoint import load_into
@@ -266,7 +267,8 @@ def test_losses_and_gradients_are_torchvisions(pair):
     ]
     for system in (model, mine):
         for module in system.train().modules():
-            if isinstance(module, nn.BatchNorm2d):
+            # Folded norms round otherwise, which an activation near 0 makes another gradient: they have their own test.
+            if isinstance(module, nn.BatchNorm2d | FoldedNorm):
                 module.eval()
     expected = model(images, theirs)
     found = mine.losses([preprocess.sample(sample) for sample in samples])

@@ -360,7 +360,6 @@ def errors(
     comparison = compare_with_labels(dataset, predictions)
     notes = tell_notes(notes_on(comparison))
     explained = ErrorsExplained(dataset, Analysis(comparison, masks=masks, **options))
-    path = out or Path("errors.html")
     explained.page().write(path)
     facts = explained.document()
     if as_json:

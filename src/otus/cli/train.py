@@ -96,6 +96,8 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run: its folder.")] = None,
 ) -> None:
     """Train a model; the weights, figures and curves go to runs/TASK/NAME."""
+    if out is not None:
+        output_folder(out, "the folders of runs")
     if resume is not None and config is not None:
         fail("--resume goes on with a run, --config starts one like it: give one of them", code=2)
     if resume is None and config is None:
@@ -112,9 +114,6 @@ def train(
             )
     if resume is not None and (out is not None or name is not None):
         fail("--out and --name are of a new run; one that is resumed stays in its folder", code=2)
-
-    if out is not None:
-        output_folder(out, "the folders of runs")
 
     from otus.training.devices import fastest_precision
     from otus.training.run import repeat_run, resume_run

@@ -7,7 +7,6 @@ rounded down. (Both are linear, so the order matters by rounding errors only; an
 here: a batch pads itself (:func:`otus.parts.batching.make_batch`), and nothing moves by it.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -84,21 +83,17 @@ class Preprocess:
 
     def apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
         """The prepared picture of one in [0, 1]."""
-        return self._apply(image.as_subclass(Tensor), (image.shape[1], image.shape[2]))
+        return self._apply(image.as_subclass(Tensor).clone())
 
-    def _apply(self, channels: Iterable[Float[Tensor, "h w"]], before: tuple[int, int]) -> Float[Tensor, "3 h2 w2"]:
-        """One channel after the other, so that at most one of a large image is in memory as floats."""
-        size_hw = self.size_of(before)
-        prepared = []
-        for channel, mean, std in zip(channels, self.mean, self.std, strict=True):
-            values = channel - channel.new_tensor(mean)
-            values /= channel.new_tensor(std)
-            if size_hw != before:
-                values = F.interpolate(
-                    values[None, None], size_hw, mode="bilinear", align_corners=False, antialias=self.antialias
-                )[0, 0]
-            prepared.append(values)
-        return torch.stack(prepared)
+    def _apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
+        """The same in place, so that one copy of a large image as floats is in memory, not three."""
+        image -= image.new_tensor(self.mean)[:, None, None]
+        image /= image.new_tensor(self.std)[:, None, None]
+        size_hw = self.size_of((image.shape[1], image.shape[2]))
+        if size_hw == tuple(image.shape[1:]):
+            return image
+        # All channels at once: for one alone torch's other kernel rounds otherwise, and torchvision's answers are lost.
+        return F.interpolate(image[None], size_hw, mode="bilinear", align_corners=False, antialias=self.antialias)[0]
 
     def sample(self, sample: TensorSample) -> TensorSample:
         """A tensor sample with its picture prepared and all boxes, masks and points scaled along."""
@@ -107,11 +102,11 @@ class Preprocess:
     def prepare(self, sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
         """``self.sample(to_tensors(sample, boxes=boxes))``, in much less memory where the image is large.
 
-        Neither are its pixels there as floats, but for one channel, nor its masks at its size.
+        Its pixels are there as floats once, its masks never at its size.
         """
         targets = target_tensors(sample, boxes=boxes, masks_hw=self.size_of(sample.size_hw))
-        channels = (torch.from_numpy(np.array(sample.image[..., i])).float().div_(255) for i in range(3))
-        return self._moved(targets, sample.size_hw, self._apply(channels, sample.size_hw))
+        pixels = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1).float()
+        return self._moved(targets, sample.size_hw, self._apply(pixels.contiguous().div_(255)))
 
     def _moved(self, sample: TensorSample, before: tuple[int, int], image: Float[Tensor, "3 h2 w2"]) -> TensorSample:
         """The prepared image, and what belonged to it before."""
