@@ -140,6 +140,10 @@ def main() -> None:
     print(f"\nmaking {SCENES} pictures with labels in {OUT}/scenes", flush=True)
     write_scenes(OUT / "scenes", SCENES)
     labels = OUT / "scenes" / "annotations.json"
+    print(
+        "\nMade-up scenes, and predictions with deliberate mistakes (of no model), to have something to judge:",
+        flush=True,
+    )
     write_imperfect_predictions(labels, OUT / "predictions.json")
     otus("doctor", labels)
     otus("evaluate", "--data", labels, "--predictions", OUT / "predictions.json")

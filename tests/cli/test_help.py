@@ -50,7 +50,6 @@ REAL = {
         ("train", f"--{name.replace('_', '-')}"): getattr(SETTINGS, name)
         for name in (
             "epochs",
-            "batch_size",
             "accumulate",
             "optimizer",
             "boxes",
@@ -60,6 +59,7 @@ REAL = {
             "device",
         )
     },
+    ("train", "--batch-size"): SETTINGS.images_per_batch,
     ("train", "--devices"): SETTINGS.devices,
     ("train", "--num-nodes"): SETTINGS.num_nodes,
     ("evaluate", "--device"): default_of(otus.load, "device"),

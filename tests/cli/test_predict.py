@@ -294,7 +294,7 @@ def test_json_is_whole_whatever_is_not_there(good, picture, tmp_path):
     done = run(picture, tmp_path / "empty", picture, *options)
     assert done.exit_code == 1
     assert [one["file"] for one in json.loads(done.stdout)["images"]] == [str(picture)] * 2
-    assert "empty: holds no picture" in done.stderr
+    assert "empty: holds no image or video" in done.stderr
 
 
 def test_json_is_closed_when_the_work_breaks_off(good, picture, tmp_path):

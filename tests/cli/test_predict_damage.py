@@ -165,12 +165,12 @@ def small_files():
 def test_overlays_that_do_not_fit_are_named_and_the_rest_is_done(photos, tmp_path, small_files):
     image = np.random.default_rng(0).integers(0, 255, (1200, 1200, 3), dtype=np.uint8)
     Image.fromarray(image).save(photos / "2.jpg", quality=95)
-    with VideoWriter(photos / "film.mp4", frame_rate=10) as writer:
+    with VideoWriter(tmp_path / "film.mp4", frame_rate=10) as writer:
         for seed in range(12):
             writer.add(np.random.default_rng(seed).integers(0, 255, (400, 600, 3), dtype=np.uint8))
     out = tmp_path / "out"
     small_files(300_000)
-    done = run(photos / "film.mp4", photos, "--out", out, "--page", "--json")
+    done = run(tmp_path / "film.mp4", photos, "--out", out, "--page", "--json")
     assert done.exit_code == 1
     assert names(done) == records(out) == ["film.mp4"] * 12 + ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
     assert {path.name for path in out.iterdir()} == {
@@ -261,3 +261,15 @@ def test_a_huge_image_has_a_smaller_overlay_and_boxes_in_its_own_frame(photos, t
 def test_the_limit_of_pixels_is_an_option(photos):
     assert run(photos / "0.jpg", "--max-pixels", 4799, "--json").exit_code == 1
     assert run(photos / "0.jpg", "--max-pixels", 4800, "--json").exit_code == 0
+
+
+def test_videos_of_a_folder_are_predicted_on_and_stand_on_the_page(photos, tmp_path):
+    with VideoWriter(photos / "film.mp4", frame_rate=10) as writer:
+        for seed in range(3):
+            writer.add(np.random.default_rng(seed).integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    done = run(photos, "--out", tmp_path / "out", "--page")
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "out" / "index.html").read_text()
+    images = len(list(photos.glob("*.jpg")))
+    assert f"on {images} images and 3 frames of videos" in page
+    assert re.search(r'<video [^>]*src="film.mp4"', page)

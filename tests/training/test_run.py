@@ -217,6 +217,35 @@ def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: P
 
 
 @pytest.mark.parametrize(
+    "model",
+    ["mask_rcnn_efficientnet_lite0_fpn", "fcos_efficientnet_lite0_fpn", "retinanet_efficientnet_lite0_fpn"],
+)
+def test_categories_that_both_have_keep_what_was_learned_of_them(model: str, tmp_path: Path) -> None:
+    """By the answers: with three categories, one of them new, and in another order, the raw outputs for two are the same."""
+    old, new = Categories(("a", "b", "c", "d")), Categories(("d", "new", "b"))
+    source, system = build_model(model, old).eval(), build_model(model, new).eval()
+    save_checkpoint(tmp_path / "old.safetensors", source.state_dict(), CheckpointHeader(builder=model, categories=old))
+    found = find_weights(tmp_path / "old.safetensors")
+    left = start_from(system, found, build=lambda categories: build_model(model, categories))
+    assert left
+    assert all(line.startswith("with categories that are new (known are d, b): ") for line in left), left
+    if model.startswith("mask"):
+        features = torch.randn(5, 512)
+        mine, theirs = system.box_head, source.box_head
+        scores, their_scores = mine.cls_score(features), theirs.cls_score(features)
+        torch.testing.assert_close(scores[:, [0, 1, 3]], their_scores[:, [0, 4, 2]])
+        boxes, their_boxes = (one.bbox_pred(features).view(5, -1, 4) for one in (mine, theirs))
+        torch.testing.assert_close(boxes[:, [1, 3]], their_boxes[:, [4, 2]])
+    else:
+        level = torch.randn(1, 96, 4, 4)
+        mine, theirs = (
+            one.head.classification.cls_logits(level).unflatten(1, (-1, count))
+            for one, count in ((system, 3), (source, 4))
+        )
+        torch.testing.assert_close(mine[:, :, [0, 2]], theirs[:, :, [3, 1]])
+
+
+@pytest.mark.parametrize(
     ("model", "place", "pyramid"),
     [
         ("retinanet_efficientnet_lite0_fpn", "features.", "features."),

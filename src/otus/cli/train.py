@@ -41,7 +41,8 @@ def train(
         str | None, typer.Option("--lr", help="Learning rate, or find: try some first.", show_default="the model's own")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images in a batch, over all devices.", show_default="8")
+        int | None,
+        typer.Option(help="Images in a batch, over all devices.", show_default="8, or fewer with few --minutes"),
     ] = None,
     accumulate: Annotated[
         int | None,

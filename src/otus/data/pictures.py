@@ -7,7 +7,7 @@ that name the file. Only formats of pixels are opened, never those that Pillow h
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -328,7 +328,11 @@ def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def picture_files(
-    folder: str | Path, *, recursive: bool = False, report: Callable[[DataError], None] = stop_at_first
+    folder: str | Path,
+    *,
+    recursive: bool = False,
+    suffixes: Collection[str] = PICTURE_SUFFIXES,
+    report: Callable[[DataError], None] = stop_at_first,
 ) -> list[Path]:
     """The files with a picture's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
 
@@ -338,6 +342,8 @@ def picture_files(
     ----------
     recursive
         Search folders inside it too.
+    suffixes
+        Of the files, in lower case.
     report
         Gets the error of each folder that may not be read, which is then left out; without it the first one is raised.
 
@@ -361,7 +367,7 @@ def picture_files(
         found += [
             Path(parent, name)
             for name in names
-            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found)
 

@@ -56,7 +56,7 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
     Raises
     ------
     PictureError
-        If there is no such file, or no picture in the folder.
+        If there is no such file, or no image or video in the folder.
     """
     if re.match(r"[a-z0-9+.-]+://", str(source), re.IGNORECASE):
         raise PictureError(
@@ -64,9 +64,10 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
         )
     path = Path(source)
     if path.is_dir():
-        found = picture_files(path, recursive=True, report=report)
+        known = PICTURE_SUFFIXES | VIDEO_SUFFIXES
+        found = picture_files(path, recursive=True, suffixes=known, report=report)
         if not found:
-            raise PictureError("holds no picture", file=path, remedy=f"known are {', '.join(sorted(PICTURE_SUFFIXES))}")
+            raise PictureError("holds no image or video", file=path, remedy=f"known are {', '.join(sorted(known))}")
         return found
     if path.exists() or not glob.has_magic(str(source)):
         return [path]

@@ -27,7 +27,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .3rem; }
 p { max-width: 46rem; margin: .3rem 0 .8rem; } .quiet, figcaption { color: var(--quiet); font-size: .9rem; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-figure { margin: 0; max-width: 100%; } img { display: block; max-width: 100%; border-radius: 4px; }
+figure { margin: 0; max-width: 100%; } img, video { display: block; max-width: 100%; border-radius: 4px; }
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; }
@@ -38,7 +38,11 @@ td.number, th.number { text-align: right; }
 <section><h2>{{ section.title }}</h2>{% if section.text %}<p>{{ section.text }}</p>{% endif %}
 {% if section.figures %}<div class="figures">{% for figure in section.figures %}
 <figure style="width: {{ figure.width }}px">
+{% if figure.source.endswith(".mp4") %}
+<video controls preload="metadata" src="{{ figure.source }}" width="{{ figure.width }}"></video>
+{% else %}
 <img loading="lazy" src="{{ figure.source }}" width="{{ figure.width }}" alt="{{ figure.caption }}">
+{% endif %}
 <figcaption>{{ figure.caption }}</figcaption></figure>{% endfor %}</div>{% endif %}
 {% if section.rows %}<div class="rows"><table><thead><tr>
 {% for name in section.rows[0] %}<th class="{{ kind(section.rows[0][name]) }}">{{ name }}</th>{% endfor %}</tr></thead>
@@ -52,7 +56,10 @@ td.number, th.number { text-align: right; }
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption. ``width`` is how broad it is shown, CSS pixels; less where it would be too high."""
+    """A picture, or a video (``.mp4``), with its caption.
+
+    ``width`` is how broad it is shown, CSS pixels; less where it would be too high.
+    """
 
     source: str
     caption: str

@@ -118,7 +118,7 @@ class PredictionFolder:
     ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in which they
     came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again, and the
     ``score_threshold`` that the records of its category were cut at, so that who judges the file can say so. On request,
-    ``index.html`` shows the overlays of pictures and lists what was found where. However
+    ``index.html`` shows the overlays and lists what was found where. However
     the block ends, by Ctrl-C or on a full disk too, these files are complete and hold what was added before.
 
     Parameters
@@ -163,6 +163,7 @@ class PredictionFolder:
         self._report = report
         self._figures: list[Figure] = []
         self._rows: list[dict[str, object]] = []
+        self._frame_count = 0
         self.written: list[Path] = []
         self.smaller: list[str] = []
         self._asked: Counter[str] = Counter()
@@ -278,7 +279,7 @@ class PredictionFolder:
         write_picture(target, image)
         self.written.append(target)
         if self._page:
-            self._list(prediction, target, width=image.shape[1])
+            self._show(prediction.name, target, width=image.shape[1], what=self._list(prediction))
 
     def _overlay(self, prediction: Prediction) -> np.ndarray:
         """The image with what was found, made smaller where it is larger than a JPEG may be."""
@@ -291,27 +292,35 @@ class PredictionFolder:
             self.smaller.append(f"{Path(prediction.name).name}, by {smaller}")
         return overlay(image, objects.resized((image.shape[0], image.shape[1])))
 
-    def _list(self, prediction: Prediction, target: Path, *, width: int) -> None:
-        """Keep what the page will say of a picture; the overlay itself, so many pixels wide, stays on disk."""
+    def _show(self, name: str, target: Path, *, width: int, what: str = "") -> None:
+        """Keep a figure for the page; the overlay itself, so many pixels wide, stays on disk."""
+        caption = _as_utf8(Path(name).name) + (f": {what}" if what else "")
+        self._figures.append(Figure(quote(os.fsencode(target.name)), caption, min(_SHOWN_WIDTH, width)))
+
+    def _list(self, prediction: Prediction) -> str:
+        """Keep the rows of the page's table, and return them in words."""
         objects = replace(drawn_objects(prediction), masks=None, keypoints=None).resized(prediction.instances.size_hw)
         found = list(instance_records(objects, self.categories))
         name = _as_utf8(Path(prediction.name).name)
-        source = quote(os.fsencode(target.name))
-        self._figures.append(Figure(source, f"{name}: {found_in_words(found)}", min(_SHOWN_WIDTH, width)))
         for one in found:
             x, y, w, h = (round(value) for value in one["bbox"])
             place = {"x": x, "y": y, "width": w, "height": h}
             what = {"category": one["category"], "score": one["score"]}
-            self._rows.append({"picture": name, **what, **place})
+            frame = "" if prediction.frame is None else prediction.frame
+            self._rows.append({"image": name, "frame": frame, **what, **place})
+        return found_in_words(found)
 
     def _write_page(self) -> None:
-        objects, pictures = (
-            f"{count} {thing}{'' if count == 1 else 's'}"
-            for count, thing in ((len(self._rows), "object"), (len(self._figures), "picture"))
-        )
-        sections = [Section("Pictures", figures=self._figures)]
-        sections.append(Section("What was found where", "Boxes in pixels of the picture.", rows=self._rows))
-        page = Page("What was found", f"{objects} on {pictures}", sections)
+        frames = self._frame_count
+
+        def count(number: int, thing: str) -> str:
+            return f"{number} {thing}{'' if number == 1 else 's'}"
+
+        where = count(self._count - frames, "image") + (f" and {count(frames, 'frame')} of videos" if frames else "")
+        sections = [Section("Images and videos" if frames else "Images", figures=self._figures)]
+        rows = self._rows if frames else [{k: v for k, v in row.items() if k != "frame"} for row in self._rows]
+        sections.append(Section("What was found where", "Boxes in pixels of the image.", rows=rows))
+        page = Page("What was found", f"{count(len(self._rows), 'object')} on {where}", sections)
         page.write(self.folder / "index.html")
 
     def _add_frame(self, prediction: Prediction) -> None:
@@ -320,8 +329,13 @@ class PredictionFolder:
             self._end_video()
             self._clip = clip  # before what may fail: such a video is left out once, not frame by frame
             rate = Video(prediction.name).frame_rate / self.stride
-            writer = VideoWriter(self._target(prediction.name, suffix=".mp4"), frame_rate=rate)
-            self._writer = self._video.enter_context(writer)
+            target = self._target(prediction.name, suffix=".mp4")
+            self._writer = self._video.enter_context(VideoWriter(target, frame_rate=rate))
+            if self._page:
+                self._show(prediction.name, target, width=prediction.image.shape[1])
+        self._frame_count += 1
+        if self._page:
+            self._list(prediction)
         if self._writer is not None:
             try:
                 self._writer.add(draw(prediction.image, drawn_objects(prediction)))

@@ -1,15 +1,22 @@
-"""Starting from weights that were trained on something else: whatever fits is taken, heads of other categories are not."""
+"""Starting from weights that were trained on something else: whatever fits is taken, of heads the categories in common."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from otus.errors import CheckpointError
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, matching, prefixes_of
 from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
+
+_CLASS_ROWS = re.compile(
+    r"(box_head\.cls_score|box_head\.(bbox_pred)|mask_head\.mask_fcn_logits|head\.classification\.cls_logits)\.(weight|bias)"
+)
+"""Tensors of heads with rows for each class: of ``bbox_pred`` side by side, of the others anchor by anchor."""
 
 Build = Callable[[Categories], nn.Module]
 
@@ -38,8 +45,9 @@ def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None 
     """Load every tensor that fits; a line for each of either side that does not.
 
     A trunk and a pyramid serve every system: they are found wherever in theirs the others keep them. Where the categories
-    differ, all tensors that depend on the categories stay as they are, also those whose shape happens to fit: with
-    ``build`` they are found by building the system for one category more.
+    differ, tensors that depend on the categories stay as they are, also those whose shape happens to fit: with ``build``
+    they are found by building the system for one category more. But a category that both have by name keeps what was
+    learned of it, in the heads of region-based and dense detectors.
 
     Raises
     ------
@@ -49,12 +57,24 @@ def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None 
     states = [weights.state]  # and without what a wrapper put before the names, where more fits then
     states += [below_prefix(weights.state, prefix) for prefix in prefixes_of(weights.state, system.state_dict())[:1]]
     matches = [matching(system, _named_as_in(system, state)) for state in states]
-    fits, left = max(matches, key=lambda match: len(match[0]))
+    best = max(range(len(states)), key=lambda number: len(matches[number][0]))
+    fits, left = matches[best]
     own: Categories = system.categories  # type: ignore[assignment]
     if build is not None and (weights.categories is None or weights.categories.names != own.names):
         heads = _of_categories(system, build, own)
         left += [f"of other categories: {name} {tuple(fits[name].shape)}" for name in fits if name in heads]
         fits = {name: tensor for name, tensor in fits.items() if name not in heads}
+        known = _known_classes(system, heads, weights, states[best])
+        if known:
+            shared = [name for name in own if name in (weights.categories or ())]
+            left = [line for line in left if line.split(": ", 1)[1].split()[0].rstrip(":") not in known]
+            if len(shared) < len(own):
+                names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
+                left += [
+                    f"with categories that are new (known are {names}): {name} {tuple(tensor.shape)}"
+                    for name, tensor in known.items()
+                ]
+            fits |= known
     if not any(name.endswith("weight") for name in fits):
         raise CheckpointError(
             f"{weights.source}: nothing of it fits {type(system).__name__}; these are the weights of something else "
@@ -83,7 +103,46 @@ def _places_of(part: str, names: Iterable[str]) -> set[str]:
     return {match[0] for name in names if (match := re.match(rf"(.*?\.)??{part}\.", name))}
 
 
-def _of_categories(system: nn.Module, build: Build, own: Categories) -> set[str]:
-    """Tensors whose shape changes with the number of categories."""
+def _of_categories(system: nn.Module, build: Build, own: Categories) -> dict[str, int]:
+    """Tensors whose shape changes with the number of categories, and by how many rows for each."""
     larger = build(Categories((*own.names, "one category more"), keypoints=own.keypoints)).state_dict()
-    return {name for name, tensor in system.state_dict().items() if larger[name].shape != tensor.shape}
+    return {
+        name: len(larger[name]) - len(tensor)
+        for name, tensor in system.state_dict().items()
+        if larger[name].shape != tensor.shape
+    }
+
+
+def _known_classes(
+    system: nn.Module, heads: Mapping[str, int], weights: FoundWeights, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of heads with the rows that the weights have for categories of the same name, and for background."""
+    own: Categories = system.categories  # type: ignore[assignment]
+    theirs = weights.categories
+    if theirs is None or weights.arguments.get("class_slots") is not None:
+        return {}
+    pairs = [(own.index(name), theirs.index(name)) for name in own if name in theirs]
+    known = {}
+    for name, tensor in system.state_dict().items():
+        found = _CLASS_ROWS.fullmatch(name)
+        other = state.get(name)
+        if found is None or not pairs or name not in heads or other is None or other.shape[1:] != tensor.shape[1:]:
+            continue
+        background = len(tensor) // heads[name] - len(own)
+        if len(other) != heads[name] * (len(theirs) + background):
+            continue
+        together = found[2] is not None
+        rows, their_rows = (_rows(len(one), heads[name], together=together) for one in (tensor, other))
+        slots = [(slot, slot) for slot in range(background)] + [(a + background, b + background) for a, b in pairs]
+        to, source = (
+            torch.cat([table[slot] for slot in column])
+            for table, column in zip((rows, their_rows), zip(*slots, strict=True), strict=True)
+        )
+        known[name] = tensor.clone().index_copy_(0, to, other[source].to(tensor.dtype))
+    return known
+
+
+def _rows(count: int, per_class: int, *, together: bool) -> Int[Tensor, "classes rows"]:
+    """The rows of each class of a tensor."""
+    numbers = torch.arange(count)
+    return numbers.view(-1, per_class) if together else numbers.view(per_class, -1).T
