@@ -13,7 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
 from otus.data.formats.contract import staged_file
 from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
@@ -92,11 +92,16 @@ class Video:
         index = 0
         with self._opened() as (container, stream):
             start_s = None if stream.start_time is None else float(stream.start_time * stream.time_base)
+            matrix: Int[np.ndarray, "9"] | None = None
             for frame in self._decoded(container, stream):
+                if (
+                    index == 0
+                ):  # once: PyAV's side data hold their frame in a cycle, so frames would stay until collected
+                    matrix = _display_matrix(frame)
                 start_s = frame.time if start_s is None else start_s
                 if index % stride == 0:
                     time_s = float(index / self.frame_rate) if frame.time is None else frame.time - (start_s or 0)
-                    yield Frame(index, time_s, _upright(frame))
+                    yield Frame(index, time_s, _upright(frame, matrix))
                 index += 1
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
@@ -328,13 +333,17 @@ def _ebml_number(content: bytes, place: int) -> tuple[int, int]:
     return int.from_bytes(content[place : place + count], "big") & (1 << 7 * count) - 1, place + count
 
 
-def _upright(frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+def _display_matrix(frame: Any) -> Int[np.ndarray, "9"] | None:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return None if matrix is None else np.frombuffer(matrix, np.int32).copy()
+
+
+def _upright(frame: Any, matrix: Int[np.ndarray, "9"] | None) -> UInt8[np.ndarray, "h w 3"]:
     """Turned and mirrored as the container's display matrix says: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
     image = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
-    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    a, b, _, c, d = matrix[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):  # rows become columns
         image, a, d = image.swapaxes(0, 1), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
