@@ -56,25 +56,22 @@ def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None 
     """
     states = [weights.state]  # and without what a wrapper put before the names, where more fits then
     states += [below_prefix(weights.state, prefix) for prefix in prefixes_of(weights.state, system.state_dict())[:1]]
-    matches = [matching(system, _named_as_in(system, state)) for state in states]
-    best = max(range(len(states)), key=lambda number: len(matches[number][0]))
-    fits, left = matches[best]
+    state = max((_named_as_in(system, state) for state in states), key=lambda state: len(matching(system, state)[0]))
     own: Categories = system.categories  # type: ignore[assignment]
+    heads: dict[str, int] = {}
     if build is not None and (weights.categories is None or weights.categories.names != own.names):
         heads = _of_categories(system, build, own)
-        left += [f"of other categories: {name} {tuple(fits[name].shape)}" for name in fits if name in heads]
-        fits = {name: tensor for name, tensor in fits.items() if name not in heads}
-        known = _known_classes(system, heads, weights, states[best])
-        if known:
-            shared = [name for name in own if name in (weights.categories or ())]
-            left = [line for line in left if line.split(": ", 1)[1].split()[0].rstrip(":") not in known]
-            if len(shared) < len(own):
-                names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
-                left += [
-                    f"with categories that are new (known are {names}): {name} {tuple(tensor.shape)}"
-                    for name, tensor in known.items()
-                ]
-            fits |= known
+    known = _known_classes(system, heads, weights, state)
+    fits, left = matching(system, {**state, **known})
+    new = [name for name in fits if name in heads and name not in known]
+    left += [f"of other categories: {name} {tuple(fits.pop(name).shape)}" for name in new]
+    shared = [name for name in own if name in (weights.categories or ())]
+    if len(shared) < len(own):
+        names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
+        left += [
+            f"with categories that are new (known are {names}): {name} {tuple(tensor.shape)}"
+            for name, tensor in known.items()
+        ]
     if not any(name.endswith("weight") for name in fits):
         raise CheckpointError(
             f"{weights.source}: nothing of it fits {type(system).__name__}; these are the weights of something else "
