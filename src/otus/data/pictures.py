@@ -86,7 +86,7 @@ def read_picture(
     EXIF orientation is applied, also to a PIL picture. Transparency is laid on white, as a browser shows it. 16 bits
     are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
     stretched from their smallest to their largest value if they are in neither; so are 32-bit integers beyond 16 bits.
-    Of several pages or frames, the first; :func:`image_notes` says where that may surprise.
+    Of several pages or frames, the first; :func:`image_notes` tells of the others.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def picture_size_hw(path: str | Path) -> tuple[int, int]:
 
 
 def image_notes(source: str | Path | bytes) -> dict[str, str]:
-    """Return what may surprise in an image as :func:`read_picture` gives it, as messages by kind.
+    """Return warnings about an image as :func:`read_picture` gives it: a message by kind.
 
     ``further_pages``: the file has pages or frames after the first. ``dark_picture``: it has 16 bits a pixel, of which 12 at
     most are used, as microscopes and medical devices write them. (The second image of a phone's MPO is no page.)

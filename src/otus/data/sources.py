@@ -28,8 +28,8 @@ class SourcePicture:
     """One picture to be looked at.
 
     ``name`` is its path, or ``picture 3`` for the fourth without one; ``size_hw`` its height and width, of which ``image``
-    may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` what may surprise
-    in it (:func:`~otus.data.pictures.image_notes`).
+    may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` messages of
+    :func:`~otus.data.pictures.image_notes`.
     """
 
     name: str

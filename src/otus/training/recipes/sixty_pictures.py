@@ -9,7 +9,8 @@ which is twice ten minutes of::
     otus train --weights packaged --data PENN_FUDAN/annotations.json --val 0.487 --minutes 10
     otus train --model mask_rcnn_efficientnet_lite0_fpn --data PENN_FUDAN/annotations.json --val 0.487 --minutes 10
 
-On two cores of an AMD EPYC, other work beside it: from the packaged model AP50 of boxes 0.929 and of masks 0.882, from
+On two cores of an AMD EPYC, other work beside it (before shares were chosen by file name, and before heads kept known
+categories: not measured again since): from the packaged model AP50 of boxes 0.929 and of masks 0.882, from
 nothing 0.549 and 0.304.
 """
 
