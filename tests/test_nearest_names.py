@@ -46,3 +46,9 @@ WRONG = {
 def test_errors_suggest_what_was_meant(meant, scenes):
     with pytest.raises(OtusError, match=f"did you mean '{meant}'"):
         WRONG[meant](scenes)
+
+
+def test_a_name_that_another_begins_with_is_near_to_it_unless_it_is_hardly_one() -> None:
+    names = ["ssd300_vgg16", "mask_rcnn_efficientnet_lite0_fpn"]
+    assert did_you_mean("mask_rcn", names) == "; did you mean 'mask_rcnn_efficientnet_lite0_fpn'?"
+    assert did_you_mean("", names) == did_you_mean("s", names) == ""

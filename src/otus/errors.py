@@ -16,9 +16,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches  # takes its time to import, and is needed once at most
 
     by_folded = {one.casefold(): one for one in names}
-    near = get_close_matches(name.casefold(), by_folded, n=1) or [
-        one for one in by_folded if one.startswith(name.casefold())
-    ]
+    near = get_close_matches(name.casefold(), by_folded, n=1)
+    if not near and len(name) > 2:
+        near = [one for one in by_folded if one.startswith(name.casefold())]
     return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
 
 
