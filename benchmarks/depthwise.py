@@ -4,7 +4,7 @@ import torch
 from _side_by_side import median_seconds, print_header, print_table
 from torch.nn import functional
 
-from otus.parts.backbones.depthwise import DepthwiseOnCPU
+from otus.parts.fast.depthwise import DepthwiseOnCPU
 
 # Pictures or crops, channels, steps of a side, kernel, dilation: of EfficientNet-Lite0 on crops, then on pictures.
 SHAPES = (

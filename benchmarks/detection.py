@@ -20,9 +20,9 @@ from torch import nn
 import otus
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
-from otus.detection.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_detector import DenseDetector
 from otus.inference.predictor import Predictor
-from otus.parts.dense_scores import SigmoidScores
+from otus.parts.heads.dense_scores import SigmoidScores
 from otus.structures import Instances
 from otus.zoo.coco import COCO_IDS
 

@@ -105,8 +105,8 @@ def _pycocotools_like(name: str) -> tuple[Any, Any]:
         from pycocotools.coco import COCO
         from vernier import COCOeval
     elif name == "otus COCOeval":
-        from otus.metrics.cocoapi import COCO
-        from otus.metrics.cocoeval import COCOeval
+        from otus.metrics.pycocotools.coco import COCO
+        from otus.metrics.pycocotools.cocoeval import COCOeval
     else:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
@@ -118,7 +118,7 @@ def _steps(name: str, kind: Any, labels: Path, found: Path) -> tuple[Callable[[]
     if name == "otus":
         from otus.data.formats.coco_results import read_results
         from otus.data.open import open_dataset
-        from otus.inference.evaluation import evaluate_predictions
+        from otus.evaluation.evaluate import evaluate_predictions
 
         def load() -> tuple[Any, Any]:
             dataset = open_dataset(labels)
@@ -190,8 +190,8 @@ def _peak_megabytes() -> float:
 
 def _by_detections(kind: Any, labels: Path, found: Path, repeats: int) -> dict[str, float | None]:
     """Seconds of our evaluation of the same pictures once, twice, 4 and 8 times."""
-    from otus.metrics.average_precision import AveragePrecision
-    from otus.metrics.coco import CocoProtocol
+    from otus.metrics.detection.average_precision import AveragePrecision
+    from otus.metrics.detection.coco import CocoProtocol
     from otus.structures import Objects, Segmentations
 
     load, _ = _steps("otus", kind, labels, found)

@@ -29,8 +29,8 @@ from scipy import ndimage
 
 from otus.data.dataset import Dataset
 from otus.data.open import open_dataset
-from otus.detection.selective_search import SelectiveSearch
 from otus.metrics.proposals import ProposalProtocol, ProposalRecall, ProposalResult
+from otus.proposals.selective_search import SelectiveSearch
 from otus.structures import Objects
 
 Search = Callable[[np.ndarray], np.ndarray]

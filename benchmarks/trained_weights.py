@@ -19,8 +19,8 @@ from torchvision.transforms.functional import hflip
 
 import otus
 from otus.data.dataset import Dataset
-from otus.inference.evaluation import evaluate_predictions
-from otus.inference.on_dataset import as_objects
+from otus.evaluation.evaluate import evaluate_predictions
+from otus.evaluation.on_dataset import as_objects
 from otus.structures import Instances
 
 

@@ -31,19 +31,19 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from otus.data.dataset import Dataset as LabelledPictures
 from otus.data.open import open_dataset
-from otus.data.scene_files import write_scenes
-from otus.data.transforms import HorizontalFlip, Transform
+from otus.data.scenes.files import write_scenes
+from otus.data.transforms.augmentation import HorizontalFlip, Transform
+from otus.experiments.recipes import packaged_detector
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
 from otus.parts.precision import runs_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.training.devices import start_fabric
-from otus.training.feeding import Feed
 from otus.training.loop import fit
 from otus.training.progress import TrainProgress
-from otus.training.recipes import packaged_detector
 from otus.training.run import STANDARD_AUGMENTATION
 from otus.training.settings import TrainSettings
 from otus.training.state import RunState
+from otus.training.train_loader import Feed
 from otus.zoo.models import build_model, model_entry
 
 PACKAGED = "mask_rcnn_efficientnet_lite0_fpn"

@@ -20,10 +20,10 @@ from rich.table import Table
 
 from otus import open_dataset
 from otus.data.formats.coco_results import write_results
-from otus.data.pictures import read_picture, write_picture
-from otus.data.scene_files import write_scenes
-from otus.reports.panels import Panel, grid
+from otus.data.images import read_picture, write_picture
+from otus.data.scenes.files import write_scenes
 from otus.structures import Objects
+from otus.visualization.panels import Panel, grid
 
 OUT = Path("demo-out")
 PHOTOGRAPHS = (

@@ -1,6 +1,7 @@
 """What the tests share: where the real pictures lie, and what this machine cannot run."""
 
 import os
+import sys
 from pathlib import Path
 
 # On small tensors torch's threads cost more than they bring, most of all beside other work. Set before torch is imported.
@@ -8,6 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
+
+from otus.data.dataset import Dataset
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_run, which tests also start as a process
 
 SHARED_DATA = Path(os.environ.get("OTUS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -31,3 +36,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real pictures are not at {SHARED_DATA} (set OTUS_SHARED_DATA)")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Twelve small scenes on disk."""
+    from tiny_run import write_scenes
+
+    return write_scenes(tmp_path_factory.mktemp("scenes"), 12)

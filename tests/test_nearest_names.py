@@ -4,11 +4,11 @@ import pytest
 
 from otus.data.conversion import convert
 from otus.data.open import open_dataset
-from otus.data.scene_files import write_scenes
+from otus.data.scenes.files import write_scenes
 from otus.errors import OtusError, did_you_mean
-from otus.inference.proposal_methods import make_proposer
-from otus.inference.protocols import check_protocol
-from otus.metrics.rules import parse_rules
+from otus.evaluation.protocols import check_protocol
+from otus.metrics.detection.rules import parse_rules
+from otus.proposals.methods import make_proposer
 from otus.structures import Categories
 from otus.zoo.models import model_entry
 from otus.zoo.weights import read_weights

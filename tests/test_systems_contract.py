@@ -16,40 +16,40 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from otus.data.proposals import Proposals
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample, bounding_boxes, to_tensors
-from otus.detection.deformable_detr import DeformableHead
-from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import PyramidMaps
-from otus.detection.detr import EncoderDecoder
-from otus.detection.fast_rcnn import fast_rcnn
-from otus.detection.faster_rcnn import RegionProposalNetwork, faster_rcnn
-from otus.detection.fcos import fcos, locations_of
-from otus.detection.oriented_fcos import oriented_fcos
-from otus.detection.proposers import EveryWindow, GivenProposals
-from otus.detection.rcnn import rcnn
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.fast_rcnn import fast_rcnn
+from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faster_rcnn
+from otus.detection.region_based.rcnn import rcnn
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.detection.region_based.sliding_window import sliding_window
+from otus.detection.region_based.spp_net import SpatialPyramid, spp_net
 from otus.detection.regression import SingleObjectDetector
-from otus.detection.retinanet import retinanet, three_an_octave
-from otus.detection.rpn_classifier import rpn_classifier
-from otus.detection.set_detector import SetDetector
-from otus.detection.sliding_window import sliding_window
-from otus.detection.spp_net import SpatialPyramid, spp_net
-from otus.detection.ssd import DefaultBoxes, ExtendedMaps, ssd
-from otus.detection.yolo import YOLO
+from otus.detection.set_prediction.detr import EncoderDecoder
+from otus.detection.set_prediction.query_selection_detr import DeformableHead
+from otus.detection.set_prediction.set_detector import SetDetector
+from otus.detection.single_stage.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_parts import PyramidMaps
+from otus.detection.single_stage.fcos import fcos, locations_of
+from otus.detection.single_stage.oriented_fcos import oriented_fcos
+from otus.detection.single_stage.retinanet import retinanet, three_an_octave
+from otus.detection.single_stage.rpn_classifier import rpn_classifier
+from otus.detection.single_stage.ssd import DefaultBoxes, ExtendedMaps, ssd
+from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn
-from otus.parts.anchors import Anchors
 from otus.parts.backbones import LayeredTrunk, Trunk
+from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.backbones.norms import LenientBatchNorm
-from otus.parts.feature_pyramid import ConvolutionLevels, FeaturePyramid
+from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.preprocess import Preprocess
-from otus.parts.region_crops import WarpedCrops
-from otus.parts.region_features import RegionPooling, SharedMaps
-from otus.parts.sampling import BalancedSampler
-from otus.parts.windows import sliding_windows
+from otus.parts.regions.crops import WarpedCrops
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.proposals.dataset import Proposals
+from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.proposals.windows import sliding_windows
 from otus.structures import Categories, Instances, KeypointNames
 from otus.structures.boxes import pairwise_iou
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, load_into, save_checkpoint

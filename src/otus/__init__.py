@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "otus.inference.loading",
     "Predictor": "otus.inference.predictor",
-    "evaluate": "otus.inference.evaluation",
+    "evaluate": "otus.evaluation.evaluate",
     "train": "otus.training.run",
     "TrainSettings": "otus.training.settings",
     "open_dataset": "otus.data.open",

@@ -3,8 +3,9 @@
 A message names the file, line or field, what was expected, what came, and what to do about it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 
 class OtusError(Exception):
@@ -87,3 +88,12 @@ class MissingExtraError(OtusError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'otus[{extra}]'")
+
+
+Report = Callable[[DataError], None]
+"""What gets each problem of a data set; see :func:`stop_at_first`."""
+
+
+def stop_at_first(problem: DataError) -> NoReturn:
+    """The strict way to take a problem: raise it."""
+    raise problem

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
-from otus.data.pictures import write_picture
+from otus.data.images import write_picture
 
 Change = Callable[[Path], None]
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
-from otus.data.pictures import write_picture
+from otus.data.images import write_picture
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from otus import open_dataset
 from otus.cli import app
 from otus.data.formats.coco_results import write_results
-from otus.data.scene_files import write_scenes
+from otus.data.scenes.files import write_scenes
 from otus.structures import Objects
 
 

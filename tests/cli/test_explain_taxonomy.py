@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from otus.cli import app
-from otus.data.scene_files import write_scenes
+from otus.data.scenes.files import write_scenes
 
 
 @pytest.fixture(scope="module")

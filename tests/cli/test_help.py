@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 import otus
 from otus.cli import app
 from otus.data.conversion import convert
-from otus.detection.selective_search import SelectiveSearch
-from otus.inference.lineage import measure_lineage
+from otus.experiments.compare import KEPT_ASIDE, TRAINING, compare
+from otus.experiments.lineage import measure_lineage
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.inference.tiling import Tiles
-from otus.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED
+from otus.metrics.diagnosis.bootstrap import CONFIDENCE, RESAMPLES, SEED
+from otus.proposals.selective_search import SelectiveSearch
 from otus.reports.analysis import Analysis
-from otus.reports.ap_page import explain_average_precision
-from otus.training.comparison import KEPT_ASIDE, TRAINING, compare
+from otus.reports.explain.average_precision import explain_average_precision
 from otus.training.settings import TrainSettings
 from otus.zoo.weights import packaged_names
 

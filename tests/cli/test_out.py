@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.cli._common import output_file, output_folder
-from otus.data.pictures import write_picture
-from otus.data.scene_files import write_scenes
+from otus.data.images import write_picture
+from otus.data.scenes.files import write_scenes
 from otus.errors import UsageError
 
 

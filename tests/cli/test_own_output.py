@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 import otus
 from otus.cli import app
-from otus.data.pictures import is_own_output
-from otus.inference.lineage import measure_lineage
-from otus.training.comparison import compare
+from otus.data.images import is_own_output
+from otus.experiments.compare import compare
+from otus.experiments.lineage import measure_lineage
 
 
 def test_a_run_beside_the_categories_is_no_category(tmp_path, monkeypatch):

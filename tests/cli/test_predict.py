@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import otus
 from otus.cli import app
 from otus.data.video import Video, VideoWriter
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import CheckpointError
 from otus.zoo.coco import COCO
 from otus.zoo.models import build_model

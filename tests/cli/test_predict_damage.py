@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import otus.inference.loading
 from otus.cli import app
-from otus.data.pictures import picture_size_hw
+from otus.data.images import picture_size_hw
 from otus.data.video import Video, VideoWriter
 from otus.inference.predictor import Predictor
 from otus.parts.postprocess import Postprocess
@@ -248,7 +248,7 @@ def test_ctrl_c_closes_all_files_with_what_is_done(photos, tmp_path, monkeypatch
 
 
 def test_a_huge_image_has_a_smaller_overlay_and_boxes_in_its_own_frame(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("otus.data.pictures.REDUCED_FROM", 1_000_000)
+    monkeypatch.setattr("otus.data.images.REDUCED_FROM", 1_000_000)
     Image.fromarray(np.full((1200, 1600, 3), 90, np.uint8)).save(photos / "2.jpg")
     done = run(photos / "2.jpg", "--out", tmp_path / "out", "--page")
     assert done.exit_code == 0, done.stderr

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.data.dataset import Dataset, Pictures
-from otus.data.pictures import read_picture, write_picture
-from otus.detection.selective_search import selective_search
+from otus.data.images import read_picture, write_picture
 from otus.errors import UsageError
-from otus.inference.proposal_methods import find_proposals, make_proposer
-from otus.parts.windows import SlidingWindows
+from otus.proposals.methods import find_proposals, make_proposer
+from otus.proposals.selective_search import selective_search
+from otus.proposals.windows import SlidingWindows
 from otus.structures import Categories
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from otus.data.checks.doctor import examine_path
 from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, PanopticFiles
-from otus.data.doctor import examine_path
 from otus.data.formats.contract import Loss
+from otus.data.images import write_picture
 from otus.data.open import choose_layouts, open_dataset, open_layout, open_splits
-from otus.data.pictures import write_picture
-from otus.data.scene_files import write_scenes
+from otus.data.scenes.files import write_scenes
 from otus.errors import DataError
 from otus.structures import Instances, Segment
 

@@ -198,7 +198,7 @@ def test_windows_may_cut_anywhere(
     )
     file = saved(tmp_path, json.dumps(content, indent=3))
     whole = read(file)
-    monkeypatch.setattr("otus.data.formats.json_stream._WINDOW", window)
+    monkeypatch.setattr("otus.data.formats.json_reader.stream._WINDOW", window)
     cut = read(file)
     assert cut.objects is not None
     assert whole.objects is not None

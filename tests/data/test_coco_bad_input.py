@@ -66,7 +66,7 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
 def test_a_faulty_record_is_named_and_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, fault: dict[str, Any], place: str, says: str
 ) -> None:
-    monkeypatch.setattr("otus.data.formats.json_stream._WINDOW", window)
+    monkeypatch.setattr("otus.data.formats.json_reader.stream._WINDOW", window)
     file = file_with(tmp_path, {**GOOD, "id": 2, **fault})
     with pytest.raises(DataError, match=r"a\.json") as raised:
         coco.read(Layout("coco", file))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from otus.data.checks.doctor import Examination, examine, examine_path
 from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
-from otus.data.doctor import Examination, examine, examine_path
 from otus.data.formats import coco, voc
-from otus.data.pictures import write_index_picture, write_picture
+from otus.data.images import write_index_picture, write_picture
 from otus.errors import DataError
-from otus.metrics.mask_pairs import mask_areas
+from otus.metrics.detection.mask_pairs import mask_areas
 from otus.structures import Categories, Masks, Objects, Segmentations
 from otus.structures.boxes import area
 

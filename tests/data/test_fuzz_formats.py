@@ -19,9 +19,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from otus.data.checks.doctor import examine, examine_path
 from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, PanopticFiles, Pictures
-from otus.data.doctor import examine, examine_path
 from otus.data.formats import (
     classification_folders,
     coco,
@@ -37,8 +37,8 @@ from otus.data.formats import (
     voc,
     yolo,
 )
+from otus.data.images import write_index_picture, write_picture
 from otus.data.open import find_layouts
-from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError, OtusError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segment, Segmentations
 

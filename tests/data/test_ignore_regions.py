@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 import otus
 from otus.cli import app
 from otus.data.conversion import convert
+from otus.data.images import write_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import write_picture
 from otus.structures import Objects
 
 OBJECT, INSIDE = (5.0, 6, 25, 26), (42.0, 12, 58, 28)
@@ -100,7 +100,7 @@ def test_regions_are_not_learnt(tmp_path: Path, make: Callable[[Path], None]) ->
     torch = pytest.importorskip("torch")
     from otus.data.tensors import to_tensors
     from otus.parts.batching import make_target
-    from otus.parts.matching import NEUTRAL, IoUMatcher
+    from otus.parts.boxes.matching import NEUTRAL, IoUMatcher
 
     make(tmp_path / "data")
     dataset = open_dataset(tmp_path / "data")

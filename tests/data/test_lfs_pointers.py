@@ -7,9 +7,9 @@ import pytest
 
 from otus.data.formats import coco, labelme, voc, yolo
 from otus.data.formats.coco_results import read_results
+from otus.data.images import read_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import read_picture
-from otus.data.scene_files import write_scenes
+from otus.data.scenes.files import write_scenes
 from otus.data.video import Video
 from otus.errors import DataError
 from otus.zoo.checkpoint import CheckpointError, load_checkpoint

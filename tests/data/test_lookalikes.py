@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.lookalikes import SIDE, find_lookalikes
-from otus.data.pictures import picture_files, read_thumbnail
+from otus.data.checks.near_duplicates import SIDE, find_lookalikes
+from otus.data.images import picture_files, read_thumbnail
 
 
 def found(paths: list[Path]) -> set[tuple[str, str]]:

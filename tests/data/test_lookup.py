@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Pictures
-from otus.data.lookup import find_picture
+from otus.data.image_lookup import find_picture
 from otus.errors import UsageError
 from otus.structures import Categories
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Pictures, UnreadField
 from otus.data.formats.contract import Loss
-from otus.data.formats.losses import KINDS, losses_of
+from otus.data.formats.conversion_losses import KINDS, losses_of
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
 

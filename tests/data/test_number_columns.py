@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats import coco_results, json_stream
-from otus.data.formats.number_fields import NumberField, NumberRecords, read_number_records
+from otus.data.formats import coco_results
+from otus.data.formats.json_reader import stream as json_stream
+from otus.data.formats.json_reader.number_records import NumberField, NumberRecords, read_number_records
 from otus.structures import Categories
 
 RECORDS = [

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
-from otus.data.doctor import examine_path
 from otus.data.formats import coco
 from otus.data.formats.contract import Layout
 from otus.data.open import _tell_once, open_dataset

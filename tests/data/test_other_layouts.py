@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
-from otus.data.doctor import examine_path
 from otus.data.formats import coco
 from otus.data.formats.contract import Layout
+from otus.data.images import write_picture
 from otus.data.open import find_layouts, open_dataset, open_splits
-from otus.data.pictures import write_picture
 from otus.errors import DataError
 
 XML = """<annotation><filename>{stem}.png</filename><size><width>20</width><height>10</height></size>

@@ -11,10 +11,10 @@ from typer.testing import CliRunner, Result
 from otus.cli import app
 from otus.data.formats.coco import picture_ids
 from otus.data.formats.coco_results import read_results
+from otus.data.images import write_index_picture, write_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError
-from otus.metrics.mismatches import id_readings
+from otus.metrics.diagnosis.mismatches import id_readings
 from otus.structures.categories import COCO_IDS
 
 CENTRES = ((0.25, 0.25), (0.5, 0.5), (0.75, 0.5))

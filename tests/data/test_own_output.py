@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders
+from otus.data.images import picture_files
 from otus.data.open import open_dataset
-from otus.data.pictures import picture_files
 from otus.data.sources import files_of
 
 LEFT = {

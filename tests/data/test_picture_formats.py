@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders, index_png
+from otus.data.images import write_index_picture, write_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import write_index_picture, write_picture
 from otus.errors import DataError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.pictures import (
+from otus.data.images import (
     image_notes,
     picture_files,
     picture_size_hw,
@@ -340,7 +340,7 @@ def test_sizes_of_a_thousand_real_pictures_a_second(shared_data):
 @pytest.fixture
 def reduced_from_small(monkeypatch):
     """Images of more than 10,000 pixels count as huge."""
-    monkeypatch.setattr("otus.data.pictures.REDUCED_FROM", 10_000)
+    monkeypatch.setattr("otus.data.images.REDUCED_FROM", 10_000)
 
 
 def smooth(size_hw: tuple[int, int]) -> np.ndarray:

@@ -11,10 +11,10 @@ from PIL import Image
 from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
 from otus.data.formats.coco_panoptic import colours_of, read_panoptic_results
 from otus.data.formats.coco_results import read_results
+from otus.data.formats.image_results import read_classifications, read_click_curves
 from otus.data.formats.index_png_results import find_semantic_results, read_semantic_result
-from otus.data.formats.picture_results import read_classifications, read_click_curves
 from otus.data.formats.text_results import read_text_results
-from otus.data.lookup import picture_namer
+from otus.data.image_lookup import picture_namer
 from otus.errors import DataError
 from otus.structures import Categories, Objects
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.doctor import examine_path
+from otus.data.checks.doctor import examine_path
 from otus.data.formats import coco, voc
 from otus.data.formats.contract import Layout
 from otus.data.formats.text_results import read_text_results
+from otus.data.images import write_index_picture, write_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import write_index_picture, write_picture
 
 
 def noise(path: Path, seed: int) -> None:

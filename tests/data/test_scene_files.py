@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from otus.data.open import open_dataset
-from otus.data.scene_files import write_scenes
-from otus.data.scenes import Scenes
+from otus.data.scenes.files import write_scenes
+from otus.data.scenes.generator import Scenes
 from otus.errors import DataError
 
 

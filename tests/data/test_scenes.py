@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otus.data.scenes import EVERYTHING, THINGS, Scenes
-from otus.data.shapes import Pose
+from otus.data.scenes.generator import EVERYTHING, THINGS, Scenes
+from otus.data.scenes.shapes import Pose
 from otus.structures import boxes, oriented
 
 

@@ -10,8 +10,8 @@ import pytest
 from pycocotools import mask as codec
 
 import otus
-from otus.data.doctor import Examination, examine_path
-from otus.data.pictures import write_picture
+from otus.data.checks.doctor import Examination, examine_path
+from otus.data.images import write_picture
 from otus.structures import Objects
 
 H, W = 300, 400

@@ -19,12 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from otus.data import geometry
-from otus.data.mixing import CopyPaste, Mosaic
 from otus.data.open import open_dataset
-from otus.data.scenes import Scenes
+from otus.data.scenes.generator import Scenes
 from otus.data.tensors import TensorSample, object_keys, sample_generator, to_tensors
-from otus.data.transforms import (
+from otus.data.transforms.augmentation import (
     Compose,
     HorizontalFlip,
     MovedBorders,
@@ -33,7 +31,9 @@ from otus.data.transforms import (
     ResizeLongSide,
     ScaleJitter,
     Transform,
+    geometry,
 )
+from otus.data.transforms.mixing import CopyPaste, Mosaic
 from otus.errors import ShapeError
 
 SIZE_HW = (72, 96)

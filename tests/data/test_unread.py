@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from otus.data.images import write_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import write_picture
 from otus.errors import DataError
 
 

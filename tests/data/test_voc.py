@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Pictures, SemanticFiles
-from otus.data.doctor import examine_path
 from otus.data.formats import voc
 from otus.data.formats.contract import Layout
 from otus.data.open import open_dataset

@@ -15,32 +15,32 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from otus.data.scenes import THINGS, Scenes
+from otus.data.scenes.generator import THINGS, Scenes
 from otus.data.tensors import to_tensors
-from otus.detection.dense_stages import DenseAssignment
-from otus.detection.detr import detr_efficientnet_lite0
-from otus.detection.fcos import LocationMatcher, centerness, fcos_efficientnet_lite0_fpn, locations_of
-from otus.detection.oriented_fcos import OrientedLocationMatcher
-from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
-from otus.detection.rpn_classifier import SampledLoss
-from otus.detection.ssd import DefaultBoxes, DefaultBoxMatcher, VGGMaps, ssd_efficientnet_lite0
+from otus.detection.set_prediction.detr import detr_efficientnet_lite0
+from otus.detection.single_stage.dense_stages import DenseAssignment
+from otus.detection.single_stage.fcos import LocationMatcher, centerness, fcos_efficientnet_lite0_fpn, locations_of
+from otus.detection.single_stage.oriented_fcos import OrientedLocationMatcher
+from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_fpn
+from otus.detection.single_stage.rpn_classifier import SampledLoss
+from otus.detection.single_stage.ssd import DefaultBoxes, DefaultBoxMatcher, VGGMaps, ssd_efficientnet_lite0
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.batching import make_target
-from otus.parts.box_coding import BoxTransform, EdgeDistances
-from otus.parts.dense_head import Answers
-from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
-from otus.parts.losses import focal_loss
-from otus.parts.matching import NEGATIVE, NEUTRAL
-from otus.parts.oriented_boxes import (
+from otus.parts.boxes.coding import BoxTransform, EdgeDistances
+from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
+from otus.parts.boxes.oriented import (
     OrientedTransform,
     from_corners,
     gaussian_distance,
     oriented_boxes,
 )
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.dense_head import Answers
+from otus.parts.heads.dense_scores import SigmoidScores, SoftmaxScores
+from otus.parts.losses import focal_loss
 from otus.parts.preprocess import Preprocess
-from otus.parts.sampling import BalancedSampler
 from otus.structures import Categories, Instances, oriented
 
 seeds = st.integers(0, 2**31 - 1)

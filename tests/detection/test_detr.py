@@ -12,12 +12,16 @@ from torchvision.ops import box_convert, box_iou
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection.deformable_detr import DeformableHead, _Steps, deformable_detr_efficientnet_lite0
-from otus.detection.detr import EncoderDecoder, detr_efficientnet_lite0
-from otus.detection.set_detector import SetDetector, picture_on_map
+from otus.detection.set_prediction.detr import EncoderDecoder, detr_efficientnet_lite0
+from otus.detection.set_prediction.query_selection_detr import (
+    DeformableHead,
+    _Steps,
+    deformable_detr_efficientnet_lite0,
+)
+from otus.detection.set_prediction.set_detector import SetDetector, picture_on_map
 from otus.parts.backbones import LayeredTrunk, freeze_norms, torchvision_trunk
 from otus.parts.batching import make_batch
-from otus.parts.fusion import fused_for_inference
+from otus.parts.fast.fusion import fused_for_inference
 from otus.structures import Categories, Objects
 
 CATEGORIES = Categories(("cat", "dog", "owl"))

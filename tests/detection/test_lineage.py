@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from otus.data.proposals import Proposals, SearchedSmall
-from otus.detection.fast_rcnn import fast_rcnn
-from otus.detection.proposers import EveryWindow, GivenProposals
-from otus.detection.rcnn import rcnn, rcnn_vgg16
-from otus.detection.region_detector import RegionDetector
-from otus.detection.spp_net import PAPER_LEVELS, SpatialPyramid, map_cells, spp_net, spp_net_vgg16
+from otus.detection.region_based.fast_rcnn import fast_rcnn
+from otus.detection.region_based.rcnn import rcnn, rcnn_vgg16
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.detection.region_based.spp_net import PAPER_LEVELS, SpatialPyramid, map_cells, spp_net, spp_net_vgg16
 from otus.errors import UsageError
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.batching import make_batch
-from otus.parts.region_crops import WarpedCrops
-from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.regions.crops import WarpedCrops
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.proposals.dataset import Proposals, SearchedSmall
+from otus.proposals.proposers import EveryWindow, GivenProposals
 from otus.structures import Categories
 from otus.zoo.models import MODELS, build_model
 

@@ -6,11 +6,11 @@ from torch import nn
 
 from otus.data.dataset import Dataset
 from otus.data.open import open_dataset
-from otus.data.scene_files import write_scenes
+from otus.data.scenes.files import write_scenes
 from otus.data.tensors import to_tensors
-from otus.detection.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
-from otus.inference.evaluation import evaluate_predictions
-from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.detection.single_stage.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
+from otus.evaluation.evaluate import evaluate_predictions
+from otus.evaluation.on_dataset import as_objects, predict_dataset
 from otus.parts.backbones import efficientnet_lite0_trunk, imagenet_efficientnet_lite0
 from otus.parts.preprocess import Preprocess
 from otus.structures import Objects

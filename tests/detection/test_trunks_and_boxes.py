@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from otus.data.scenes import THINGS, Scenes
+from otus.data.scenes.generator import THINGS, Scenes
 from otus.data.tensors import to_tensors
-from otus.detection.faster_rcnn import RegionProposalNetwork, faster_rcnn
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faster_rcnn
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
-from otus.parts.anchors import Anchors
 from otus.parts.backbones import timm_trunk, torchvision_trunk
-from otus.parts.feature_pyramid import FeaturePyramid
+from otus.parts.backbones.feature_pyramid import FeaturePyramid
+from otus.parts.boxes.anchors import Anchors
 from otus.parts.preprocess import Preprocess
-from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
 
 
 def over_timm() -> RegionDetector:

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection.yolo import YOLO, yolo, yolo_efficientnet_lite0, yolo_trunk
+from otus.detection.single_stage.yolo import YOLO, yolo, yolo_efficientnet_lite0, yolo_trunk
 from otus.parts.backbones import LayeredTrunk
 from otus.structures import Categories, Objects
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 import otus
 from otus.errors import PictureError
-from otus.inference.predictor import Prediction, choose_device
+from otus.inference.prediction import Prediction
+from otus.inference.predictor import choose_device
 from otus.structures import Categories, Instances, Masks
 
 CATS = Categories(("cat", "dog"))

@@ -12,18 +12,18 @@ from torch import nn
 
 import otus
 from otus.data.dataset import Dataset, Pictures
-from otus.data.proposals import Proposals
 from otus.data.video import VideoWriter
-from otus.detection.fast_rcnn import fast_rcnn
-from otus.detection.proposers import GivenProposals
+from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.errors import CheckpointError, PictureError, UsageError
-from otus.inference.on_dataset import predict_dataset
+from otus.evaluation.on_dataset import predict_dataset
 from otus.inference.predictor import Predictor, choose_device
 from otus.inference.tiling import Tiles
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
-from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.proposals.dataset import Proposals
+from otus.proposals.proposers import GivenProposals
 from otus.structures import Categories, Classification, Instances, Masks
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import build_model
@@ -331,7 +331,7 @@ def test_huge_files_are_decoded_smaller_and_the_answer_is_in_their_own_frame(pre
     image = picture((1024, 1536), red=(160, 240, 480, 720), blue=(800, 400, 1200, 800))
     Image.fromarray(image).save(tmp_path / "huge.jpg", quality=95)
     (whole,) = predictor.predict(tmp_path / "huge.jpg")
-    monkeypatch.setattr("otus.data.pictures.REDUCED_FROM", 1_000_000)
+    monkeypatch.setattr("otus.data.images.REDUCED_FROM", 1_000_000)
     (found,) = predictor.predict(tmp_path / "huge.jpg")
     assert found.image.shape == (128, 192, 3)
     assert found.instances.size_hw == (1024, 1536)

@@ -7,7 +7,7 @@ from torch import nn
 
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.inference.region_proposals import LearnedProposals

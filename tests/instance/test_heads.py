@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.detection import roi_heads as reference
 
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError, UsageError
 from otus.instance.keypoint_rcnn import KeypointHead, cells_of_keypoints, keypoint_rcnn, locate_keypoints
 from otus.instance.mask_rcnn import MaskHead, crop_masks, mask_rcnn
 from otus.parts.batching import Target
-from otus.parts.box_head import Assignment, BoxHead
-from otus.parts.region_features import RegionPooling
+from otus.parts.heads.box_head import Assignment, BoxHead
+from otus.parts.regions.roi_features import RegionPooling
 from otus.structures import Categories, KeypointNames
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from otus.errors import UsageError
-from otus.metrics.amodal import AmodalObjects, amodal_protocols, hidden_shares
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import CocoResult
+from otus.metrics.detection.amodal import AmodalObjects, amodal_protocols, hidden_shares
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import CocoResult
 from otus.structures import Categories, Objects, Segmentations
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otus.errors import UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import CocoProtocol, CocoResult
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import CocoProtocol, CocoResult
 from otus.structures import Categories, Objects
 
 CATEGORIES = Categories(("a", "b", "c"))

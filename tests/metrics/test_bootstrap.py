@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from otus.errors import UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.bootstrap import draw_pictures, paired_bootstrap, resampled_average_precision
-from otus.metrics.coco import CocoProtocol
-from otus.metrics.comparison import Comparison
-from otus.metrics.rules import RULES, Rules
-from otus.metrics.voc import VocProtocol
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import CocoProtocol
+from otus.metrics.detection.rules import RULES, Rules
+from otus.metrics.detection.voc import VocProtocol
+from otus.metrics.diagnosis.bootstrap import draw_pictures, paired_bootstrap, resampled_average_precision
+from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from otus.errors import UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.boundary import BoundaryMasks, boundary_protocols
-from otus.metrics.coco import CocoProtocol, CocoResult
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.boundary import BoundaryMasks, boundary_protocols
+from otus.metrics.detection.coco import CocoProtocol, CocoResult
 
 
 def score(values, **options) -> CocoResult:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from otus.errors import UsageError
-from otus.metrics.calibration import calibration
-from otus.metrics.comparison import Comparison
-from otus.metrics.rules import Rules
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.calibration import calibration
+from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from otus.errors import DataError, ShapeError, UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import AreaRange, CocoProtocol, CocoResult
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import AreaRange, CocoProtocol, CocoResult
 from otus.structures import Categories, Objects
 
 

@@ -11,9 +11,9 @@ import pycocotools
 import pytest
 
 from otus.errors import DataError, UsageError
-from otus.metrics import cocoeval
-from otus.metrics.cocoapi import COCO
-from otus.metrics.cocoeval import COCOeval, init_as_pycocotools
+from otus.metrics.pycocotools import cocoeval
+from otus.metrics.pycocotools.coco import COCO
+from otus.metrics.pycocotools.cocoeval import COCOeval, init_as_pycocotools
 
 theirs_coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is the reference")
 theirs_eval = pytest.importorskip("pycocotools.cocoeval", reason="pycocotools is the reference")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from otus.errors import UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import ALL, LARGE, MEDIUM, SMALL, CocoProtocol
-from otus.metrics.comparison import Comparison
-from otus.metrics.matching import Verdict, match_picture
-from otus.metrics.rules import RULES, Rules, parse_rules
-from otus.metrics.voc import VocProtocol
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import ALL, LARGE, MEDIUM, SMALL, CocoProtocol
+from otus.metrics.detection.matching import Verdict, match_picture
+from otus.metrics.detection.rules import RULES, Rules, parse_rules
+from otus.metrics.detection.voc import VocProtocol
+from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects
 from otus.structures.boxes import pairwise_iou
 

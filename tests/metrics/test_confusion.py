@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otus.metrics.comparison import Comparison
-from otus.metrics.confusion import confusion_matrix
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.confusion import confusion_matrix
 from otus.structures import Categories, Objects
 
 

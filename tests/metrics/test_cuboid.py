@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otus.errors import DataError, UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import CocoResult
-from otus.metrics.cuboid import Cuboids, cuboid_protocols
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import CocoResult
+from otus.metrics.detection.cuboid import Cuboids, cuboid_protocols
 from otus.structures import Categories, Objects, oriented
 
 CATEGORIES = Categories(("Car", "Cyclist"))
@@ -111,7 +111,7 @@ def test_ious_by_counting_points():
         for _ in range(3):
             b = a + rng.normal(size=7) * [0.6, 0.6, 0.3, 0.4, 0.4, 0.3, 0.4]
             one = as_objects([0], [0], b[None], scores=np.ones(1))
-            from otus.metrics.pairs import Order
+            from otus.metrics.detection.pairs import Order
 
             truth = as_objects([0], [0], a[None])
             order = Order.of(truth, one, label_count=1, limit=None)

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import CocoProtocol
-from otus.metrics.comparison import Comparison
-from otus.metrics.ignore_regions import complete_regions, ignore_regions
-from otus.metrics.matching import Verdict
-from otus.metrics.oriented import OrientedBoxes
-from otus.metrics.rules import RULES, Rules
-from otus.metrics.voc import VocProtocol
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import CocoProtocol
+from otus.metrics.detection.ignore_regions import complete_regions, ignore_regions
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.oriented import OrientedBoxes
+from otus.metrics.detection.rules import RULES, Rules
+from otus.metrics.detection.voc import VocProtocol
+from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects, Segmentations
 from otus.structures.boxes import pairwise_iou
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from otus.data.open import open_dataset
-from otus.metrics.comparison import Comparison
-from otus.metrics.label_errors import count_by_picture, find_label_errors
-from otus.metrics.tide import find_errors
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.label_errors import count_by_picture, find_label_errors
+from otus.metrics.diagnosis.tide import find_errors
 from otus.structures import Categories, Objects
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otus.errors import DataError
-from otus.metrics import _mask_kernels as kernels
-from otus.metrics.mask_pairs import mask_areas
+from otus.metrics.detection import _mask_kernels as kernels
+from otus.metrics.detection.mask_pairs import mask_areas
 from otus.structures import Masks, Objects, Outline, Segmentations
 
 codec = pytest.importorskip("pycocotools.mask", reason="pycocotools is the reference")

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otus.metrics.matching import Outcomes, Verdict, judge_greedily, match_picture
-from otus.metrics.pairs import Order, Pairs
-from otus.metrics.precision_recall import curve, interpolate, interpolated_curves
+from otus.metrics.detection.matching import Outcomes, Verdict, judge_greedily, match_picture
+from otus.metrics.detection.pairs import Order, Pairs
+from otus.metrics.detection.precision_recall import curve, interpolate, interpolated_curves
 from otus.structures import Objects
 
 THRESHOLDS = np.array([0.3, 0.5, 0.7, 1.0])

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otus.errors import DataError, UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.coco import CocoProtocol
-from otus.metrics.oriented import OrientedBoxes, oriented_protocols
-from otus.metrics.pairs import Order
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import CocoProtocol
+from otus.metrics.detection.oriented import OrientedBoxes, oriented_protocols
+from otus.metrics.detection.pairs import Order
 from otus.structures import Categories, Objects, oriented
 
 CATEGORIES = Categories(("plane", "ship", "harbor"))

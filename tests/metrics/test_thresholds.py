@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otus.errors import UsageError
-from otus.metrics.comparison import Comparison
-from otus.metrics.matching import Verdict
-from otus.metrics.rules import Rules
-from otus.metrics.thresholds import best_cut, by_nms_iou, score_curve, suppressed
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.thresholds import best_cut, by_nms_iou, score_curve, suppressed
 from otus.structures import Categories, Objects
 
 AT_HALF = Rules(iou_thresholds=(0.5,))

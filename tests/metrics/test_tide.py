@@ -9,8 +9,8 @@ import pytest
 from otus.data.formats.coco_results import read_results
 from otus.data.open import open_dataset
 from otus.errors import UsageError
-from otus.metrics.comparison import Comparison
-from otus.metrics.tide import WRONG, Error, Errors, find_errors
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.tide import WRONG, Error, Errors, find_errors
 from otus.structures import Categories, Objects
 
 SHORT = {

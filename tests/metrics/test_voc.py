@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otus.errors import UsageError
-from otus.metrics.average_precision import AveragePrecision
-from otus.metrics.voc import VocProtocol, VocResult
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.voc import VocProtocol, VocResult
 from otus.structures import BoxFormat, Categories, Objects
 from otus.structures.boxes import convert, pairwise_iou
 

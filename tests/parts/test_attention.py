@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from otus.parts.attention import Attention
-from otus.parts.deformable_attention import DeformableAttention
-from otus.parts.position_encodings import sine_grid, sine_waves
+from otus.parts.transformer.attention import Attention
+from otus.parts.transformer.deformable_attention import DeformableAttention
+from otus.parts.transformer.positional_encodings import sine_grid, sine_waves
 
 
 def test_attention_is_pytorchs():

@@ -23,7 +23,7 @@ from otus.parts.backbones import (
     timm_trunk,
     torchvision_trunk,
 )
-from otus.parts.backbones.depthwise import DepthwiseOnCPU, depthwise_pays
+from otus.parts.fast.depthwise import DepthwiseOnCPU, depthwise_pays
 
 SMALL = (
     ("alexnet", (2, 3, 4, 5)),

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 
 from otus.parts.backbones import efficientnet_lite0_trunk, torchvision_trunk
-from otus.parts.fusion import FusedBlock, FusedConvolution, fused_for_inference
+from otus.parts.fast.fusion import FusedBlock, FusedConvolution, fused_for_inference
 
 
 def with_live_norms(module: nn.Module) -> nn.Module:
@@ -79,6 +79,6 @@ def test_the_picture_itself_is_not_overwritten():
 
 
 def test_without_the_operators_nothing_is_replaced(monkeypatch):
-    monkeypatch.setattr("otus.parts.fusion._operators_work", lambda: False)
+    monkeypatch.setattr("otus.parts.fast.fusion._operators_work", lambda: False)
     fused = fused_for_inference(with_live_norms(TRUNKS["resnet18"]()))
     assert not any(isinstance(layer, FusedConvolution | FusedBlock) for layer in fused.modules())

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import otus
 from otus.cli import app
 from otus.errors import UsageError
+from otus.experiments.compare import compare
 from otus.inference.predictor import choose_precision
-from otus.parts.fusion import FusedConvolution
+from otus.parts.fast.fusion import FusedConvolution
 from otus.parts.precision import multiplies_bfloat16, runs_bfloat16
-from otus.training.comparison import compare
 from otus.training.devices import fastest_precision, start_fabric
 from otus.training.run import resume_run
 from otus.training.settings import TrainSettings

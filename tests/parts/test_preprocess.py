@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from otus.data.sample import Sample
-from otus.data.scenes import Scenes
+from otus.data.scenes.generator import Scenes
 from otus.data.tensors import bounding_boxes, to_tensors
 from otus.errors import UsageError
 from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess

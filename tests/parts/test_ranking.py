@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otus.parts.dense_head import Answers
-from otus.parts.dense_scores import SigmoidScores, SoftmaxScores
+from otus.parts.heads.dense_head import Answers
+from otus.parts.heads.dense_scores import SigmoidScores, SoftmaxScores
 from otus.parts.ranking import stable_topk
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from otus.errors import UsageError
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.batching import make_batch
-from otus.parts.region_crops import WarpedCrops, warp
+from otus.parts.regions.crops import WarpedCrops, warp
 
 
 def slow_warp(image: np.ndarray, box: list[float], *, side: int, context: int) -> np.ndarray:

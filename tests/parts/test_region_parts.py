@@ -12,16 +12,16 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, box_iou, 
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from otus.errors import ShapeError
-from otus.parts.anchors import Anchors
+from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.batching import make_batch, make_target
-from otus.parts.box_coding import BoxTransform
-from otus.parts.box_head import BoxHead
-from otus.parts.feature_pyramid import FeaturePyramid
+from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.matching import NEGATIVE, NEUTRAL, IoUMatcher, share_inside
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.box_head import BoxHead
+from otus.parts.inference_mode import predicting
 from otus.parts.losses import transform_loss, zero_loss
-from otus.parts.matching import NEGATIVE, NEUTRAL, IoUMatcher, share_inside
-from otus.parts.modes import predicting
-from otus.parts.region_features import RegionPooling, RoIAlignOnCPU
-from otus.parts.sampling import BalancedSampler
+from otus.parts.regions.roi_features import RegionPooling, RoIAlignOnCPU
 
 seeds = st.integers(0, 2**31 - 1)
 

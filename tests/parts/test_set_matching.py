@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from otus.parts.batching import Target
-from otus.parts.denoising import Denoising
+from otus.parts.boxes.matching import iou_of_pairs
+from otus.parts.boxes.task_aligned import TaskAlignedAssigner
 from otus.parts.losses import varifocal_loss
-from otus.parts.matching import iou_of_pairs
-from otus.parts.set_matching import HungarianMatcher, box_losses, pixels_of_picture, shares_of_picture
-from otus.parts.task_alignment import TaskAlignedAssigner
+from otus.parts.transformer.denoising import Denoising
+from otus.parts.transformer.set_matching import HungarianMatcher, box_losses, pixels_of_picture, shares_of_picture
 
 
 def boxes(count: int, seed: int) -> torch.Tensor:

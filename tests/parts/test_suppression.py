@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from otus.parts import suppression
-from otus.parts.oriented_boxes import OrientedPostprocess, suppress_oriented
+from otus.parts.boxes import nms as suppression
+from otus.parts.boxes.nms import suppress
+from otus.parts.boxes.oriented import OrientedPostprocess, suppress_oriented
 from otus.parts.postprocess import Postprocess
-from otus.parts.suppression import suppress
 from otus.structures.oriented import pairwise_oriented_iou
 
 seeds = st.integers(0, 2**31 - 1)

@@ -13,15 +13,15 @@ from torch import nn
 from otus.data.open import open_dataset
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
-from otus.detection.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
-from otus.detection.retinanet import retinanet_efficientnet_lite0_fpn
-from otus.detection.ssd import ssd_efficientnet_lite0
+from otus.detection.single_stage.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
+from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_fpn
+from otus.detection.single_stage.ssd import ssd_efficientnet_lite0
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
-from otus.parts.matching import share_inside
+from otus.parts.boxes.matching import share_inside
 from otus.parts.preprocess import Preprocess
-from otus.reports.dense_stages import explain_dense
-from otus.reports.explained import labels_of
+from otus.reports.explain.dense import explain_dense
+from otus.reports.explain.one_pass import labels_of
 from otus.structures import Categories, Instances
 from otus.structures.boxes import pairwise_iou
 

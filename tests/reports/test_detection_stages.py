@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from otus.detection.faster_rcnn import faster_rcnn_mobilenet_v3_large_320_fpn
+from otus.detection.region_based.faster_rcnn import faster_rcnn_mobilenet_v3_large_320_fpn
 from otus.errors import UsageError
+from otus.inference.prediction import instance_records
 from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn_efficientnet_lite0_fpn
 from otus.parts.preprocess import Preprocess
-from otus.reports.detection_stages import explain_detection
-from otus.reports.predictions import instance_records
+from otus.reports.explain.region_based import explain_detection
 from otus.structures import Categories, KeypointNames
 
 CATEGORIES = Categories(("cat", "dog"), keypoints=(("cat", KeypointNames(("nose", "tail"))),))

@@ -10,23 +10,23 @@ from torch import nn
 from typer.testing import CliRunner
 
 from otus.cli import app
-from otus.data.pictures import write_picture
-from otus.data.proposals import Proposals
-from otus.data.scene_files import write_scenes
-from otus.data.scenes import THINGS, Scenes
-from otus.detection.fast_rcnn import fast_rcnn
-from otus.detection.proposers import EveryWindow, GivenProposals
-from otus.detection.rcnn import rcnn
+from otus.data.images import write_picture
+from otus.data.scenes.files import write_scenes
+from otus.data.scenes.generator import THINGS, Scenes
+from otus.detection.region_based.fast_rcnn import fast_rcnn
+from otus.detection.region_based.rcnn import rcnn
+from otus.detection.region_based.sliding_window import sliding_window
 from otus.detection.regression import SingleObjectDetector
-from otus.detection.sliding_window import sliding_window
 from otus.inference.predictor import Predictor
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.preprocess import Preprocess
-from otus.parts.region_crops import WarpedCrops
-from otus.parts.region_features import RegionPooling, SharedMaps
-from otus.parts.windows import sliding_windows
-from otus.reports.detection_stages import explain_detection
-from otus.reports.regression_stages import explain_regression
+from otus.parts.regions.crops import WarpedCrops
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.proposals.dataset import Proposals
+from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.proposals.windows import sliding_windows
+from otus.reports.explain.region_based import explain_detection
+from otus.reports.explain.regression import explain_regression
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry
 

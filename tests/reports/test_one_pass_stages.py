@@ -14,16 +14,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from otus.detection.deformable_detr import DeformableHead
-from otus.detection.detr import EncoderDecoder
-from otus.detection.set_detector import SetDetector
-from otus.detection.yolo import YOLO
+from otus.detection.set_prediction.detr import EncoderDecoder
+from otus.detection.set_prediction.query_selection_detr import DeformableHead
+from otus.detection.set_prediction.set_detector import SetDetector
+from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.backbones import LayeredTrunk
 from otus.parts.preprocess import Preprocess
-from otus.reports.detr_stages import explain_set
-from otus.reports.explained import overlaid
-from otus.reports.yolo_stages import explain_yolo
+from otus.reports.explain.one_pass import overlaid
+from otus.reports.explain.set_prediction import explain_set
+from otus.reports.explain.yolo import explain_yolo
 from otus.structures import Categories, Instances
 
 CATEGORIES = Categories(("cat", "dog", "owl"))

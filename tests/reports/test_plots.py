@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.metrics.comparison import Comparison
+from otus.metrics.diagnosis.comparison import Comparison
 from otus.reports.analysis import Analysis
 from otus.reports.plots import THEMES, Canvas, cost_plot, on_page, training_plot, write_plot
 from otus.structures import Categories, Objects

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from otus.data.pictures import read_picture, write_picture
+from otus.data.images import read_picture, write_picture
 from otus.errors import UsageError
-from otus.inference.predictor import Prediction
+from otus.inference.prediction import Prediction
 from otus.reports.predictions import PredictionFolder
 from otus.structures import Categories, Instances
 

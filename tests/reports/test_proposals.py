@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from otus.data.proposals import Proposals
 from otus.metrics.proposals import ProposalProtocol, ProposalRecall
+from otus.proposals.dataset import Proposals
 from otus.reports.proposals import draw_proposals, proposal_plot
 from otus.structures import Categories, Objects
 

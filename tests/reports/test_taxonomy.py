@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from otus.data.sample import Sample
-from otus.data.scenes import EVERYTHING, THINGS, Scenes
-from otus.reports import taxonomy_page
-from otus.reports.drawing import draw, draw_semantic
-from otus.reports.taxonomy import answers_for
-from otus.reports.taxonomy_page import draw_answers
+from otus.data.scenes.generator import EVERYTHING, THINGS, Scenes
+from otus.reports.explain import taxonomy_page
+from otus.reports.explain.taxonomy import answers_for
+from otus.reports.explain.taxonomy_page import draw_answers
 from otus.structures import IGNORE, Categories, Instances
+from otus.visualization.drawing import draw, draw_semantic
 
 TASKS = ["classification", "semantic", "detection", "instance", "panoptic"]
 

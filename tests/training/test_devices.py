@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import PREPROCESS, TinyDetector, write_scenes
 
 from otus.parts.precision import runs_bfloat16
 from otus.training.devices import start_fabric
 from otus.training.settings import TrainSettings
 from otus.training.validation import Validator
 from otus.zoo.checkpoint import checkpoint_part, load_checkpoint
+from tiny_run import PREPROCESS, TinyDetector, write_scenes
 
-SCRIPT = Path(__file__).parent / "tiny_run.py"
+SCRIPT = Path(__file__).parents[1] / "tiny_run.py"
 PRECISION, DTYPE = ("bf16-mixed", "torch.bfloat16") if runs_bfloat16() else ("32-true", "torch.float32")
 OPTIONS = {"epochs": 2, "devices": 2, "precision": PRECISION, "batch_size": 4, "accumulate": 2}
 

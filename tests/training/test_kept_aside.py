@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import PREPROCESS, TinyDetector, interrupt_at, run, tiny_detector, write_scenes
 from typer.testing import CliRunner
 
 import otus
 from otus.cli import app
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
+from otus.data.images import write_picture
 from otus.data.open import open_dataset
-from otus.data.pictures import write_picture
 from otus.errors import DataError, UsageError
 from otus.training.run import resume_run, train
 from otus.training.run_folder import new_run_folder
 from otus.training.settings import TrainSettings
 from otus.zoo.checkpoint import load_checkpoint
 from otus.zoo.models import MODELS, ModelEntry
+from tiny_run import PREPROCESS, TinyDetector, interrupt_at, run, tiny_detector, write_scenes
 
 QUICK = TrainSettings(epochs=2, batch_size=4, device="cpu", workers=1)
 

@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
 from torch import Tensor, nn
 
 from otus.data.dataset import Dataset
-from otus.data.geometry import tight_boxes
-from otus.data.mixing import Mosaic
-from otus.data.scenes import Scenes
+from otus.data.scenes.generator import Scenes
 from otus.data.tensors import TensorSample, sample_generator, to_tensors
-from otus.data.transforms import Compose, HorizontalFlip, MovedBorders, Photometric, RandomCrop
+from otus.data.transforms.augmentation import Compose, HorizontalFlip, MovedBorders, Photometric, RandomCrop
+from otus.data.transforms.geometry import tight_boxes
+from otus.data.transforms.mixing import Mosaic
 from otus.errors import TrainingError, UsageError
 from otus.parts.preprocess import Preprocess
 from otus.training.budget import plan_is_due, plan_steps, say_plan, size_for_labels, validation_is_due
-from otus.training.feeding import Feed, OtherPictures, Place, epoch_order
 from otus.training.optimization import learning_rate, make_optimizer, warm_up_share
-from otus.training.randomness import model_generator
 from otus.training.resuming import pack, unpack
+from otus.training.seeding import model_generator
 from otus.training.settings import TrainSettings
 from otus.training.state import UNPLANNED, RunState, Validation
+from otus.training.train_loader import Feed, OtherPictures, Place, epoch_order
 from otus.zoo.checkpoint import load_checkpoint
+from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
 
-SCRIPT = Path(__file__).parent / "tiny_run.py"
+SCRIPT = Path(__file__).parents[1] / "tiny_run.py"
 
 
 def by_hand(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.Module:

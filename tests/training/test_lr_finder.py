@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from tiny_run import PREPROCESS, tiny_detector
 from torch import Tensor, nn
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError
 from otus.training.devices import start_fabric
-from otus.training.feeding import Feed
 from otus.training.lr_finder import LearningRateCurve, find_learning_rate
 from otus.training.settings import TrainSettings
+from otus.training.train_loader import Feed
+from tiny_run import PREPROCESS, tiny_detector
 
 
 class Bowl(nn.Module):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import TinyDetector, interrupt_at, run, tiny_detector
 
 from otus.data.dataset import Dataset
 from otus.errors import OtusError, UsageError
@@ -20,8 +19,9 @@ from otus.training import loop
 from otus.training.interrupts import Interrupts
 from otus.training.resuming import refuse_changes
 from otus.zoo.checkpoint import load_checkpoint
+from tiny_run import TinyDetector, interrupt_at, run, tiny_detector
 
-SCRIPT = Path(__file__).parent / "tiny_run.py"
+SCRIPT = Path(__file__).parents[1] / "tiny_run.py"
 OPTIONS = {"epochs": 6, "workers": 2, "scales": [0.75, 1.0], "accumulate": 2, "batch_size": 2}
 
 

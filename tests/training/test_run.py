@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import PREPROCESS, TinyDetector, interrupt_at, write_scenes
 from typer.testing import CliRunner
 
 import otus
 from otus.cli import app
-from otus.data import scene_files
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
-from otus.data.pictures import read_picture
+from otus.data.images import read_picture
+from otus.data.scenes import files as scene_files
 from otus.errors import CheckpointError, DataError, UsageError
 from otus.structures import Categories, Objects, Segmentations
+from otus.training.datasets import trainable_model
 from otus.training.fine_tuning import find_weights, start_from
-from otus.training.material import trainable_model
 from otus.training.run import _loaded, train
 from otus.training.settings import TrainSettings, make_settings
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry, build_model
 from otus.zoo.weights import read_weights
+from tiny_run import PREPROCESS, TinyDetector, interrupt_at, write_scenes
 
 QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 

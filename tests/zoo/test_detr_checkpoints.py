@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 import otus
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection import detr
-from otus.detection.set_detector import SetDetector
+from otus.detection.set_prediction import detr
+from otus.detection.set_prediction.set_detector import SetDetector
 from otus.errors import CheckpointError
 from otus.parts.backbones import freeze_norms, torchvision_trunk
 from otus.parts.batching import make_batch
 from otus.parts.preprocess import Preprocess
-from otus.parts.set_matching import HungarianMatcher
+from otus.parts.transformer.set_matching import HungarianMatcher
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS
 from otus.zoo.detr_checkpoints import read_detr

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from otus._files import cache_folder
 from otus.errors import FetchError, UsageError
-from otus.zoo.hub import cache_folder, fetch
+from otus.zoo.hub import fetch
 
 CONTENT = bytes(range(256)) * 20_000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -16,13 +16,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FrozenBatchNorm2d
 
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection import faster_rcnn
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based import faster_rcnn
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import CheckpointError
 from otus.instance import keypoint_rcnn, mask_rcnn
-from otus.parts.matching import NEGATIVE, NEUTRAL
+from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
+from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.preprocess import Preprocess
-from otus.parts.sampling import BalancedSampler
 from otus.structures import Instances
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS, COCO_PERSON

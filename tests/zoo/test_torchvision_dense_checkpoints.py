@@ -18,14 +18,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import otus
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection import fcos, retinanet, ssd
-from otus.detection.dense_detector import DenseDetector
-from otus.detection.dense_parts import PyramidMaps
+from otus.detection.single_stage import fcos, retinanet, ssd
+from otus.detection.single_stage.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_parts import PyramidMaps
 from otus.errors import CheckpointError
-from otus.parts.anchors import Anchors
 from otus.parts.backbones import freeze_norms, torchvision_trunk
+from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.backbones.norms import FoldedNorm
-from otus.parts.feature_pyramid import ConvolutionLevels, FeaturePyramid
+from otus.parts.boxes.anchors import Anchors
 from otus.parts.preprocess import Preprocess
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS

@@ -25,11 +25,11 @@ from otus.data.tensors import TensorSample
 from otus.errors import ShapeError
 from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.batching import Batch, make_batch, make_target
-from otus.parts.box_head import TwoFullyConnected
+from otus.parts.heads.box_head import TwoFullyConnected
+from otus.parts.inference_mode import Stopwatch, predicting
 from otus.parts.losses import zero_loss
-from otus.parts.modes import Stopwatch, predicting
 from otus.parts.postprocess import Postprocess
-from otus.parts.region_crops import WarpedCrops
+from otus.parts.regions.crops import WarpedCrops
 from otus.structures import Categories, Classification
 
 

@@ -17,7 +17,7 @@ def compare_models(
     Parameters
     ----------
     models, data, options
-        See :func:`otus.training.comparison.compare`.
+        See :func:`otus.experiments.compare.compare`.
     budget
         Minutes of training.
     training
@@ -25,7 +25,7 @@ def compare_models(
     """
     import dataclasses
 
-    from otus.training.comparison import TRAINING, compare
+    from otus.experiments.compare import TRAINING, compare
     from otus.training.devices import fastest_precision
     from otus.training.settings import make_settings
 

@@ -40,7 +40,7 @@ def lineage(
 ) -> None:
     """R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same pictures: seconds with and without finding proposals."""
     from otus.data.sources import pictures_of
-    from otus.inference.lineage import measure_lineage
+    from otus.experiments.lineage import measure_lineage
 
     if out is not None:
         output_folder(out, "the timings")

@@ -18,7 +18,7 @@ from otus.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from otus.metrics.bootstrap import Difference
+    from otus.metrics.diagnosis.bootstrap import Difference
 
 
 @verb
@@ -117,9 +117,9 @@ def compare(
     assert predictions is not None
     from otus.data.open import open_dataset
     from otus.errors import UsageError
-    from otus.inference.comparing import compare_with_labels, notes_on
-    from otus.metrics.bootstrap import CONFIDENCE, RESAMPLES, SEED, paired_bootstrap
-    from otus.metrics.rules import parse_rules
+    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.metrics.detection.rules import parse_rules
+    from otus.metrics.diagnosis.bootstrap import CONFIDENCE, RESAMPLES, SEED, paired_bootstrap
 
     files = predictions.split(",")
     if len(files) != 2:

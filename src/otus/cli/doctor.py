@@ -9,7 +9,7 @@ import typer
 from otus.cli._common import answer_console, counting, emit_json, verb
 
 if TYPE_CHECKING:
-    from otus.data.doctor import Examination
+    from otus.data.checks.doctor import Examination
 
 _EXAMPLES = 3
 _CATEGORIES = 25
@@ -33,7 +33,7 @@ def doctor(
     Missing, unreadable or mis-sized pictures, boxes outside the picture or without area, masks that disagree with
     boxes, unknown or unused categories, ids or objects given twice, the same photograph twice or in two splits.
     """
-    from otus.data.doctor import examine_path
+    from otus.data.checks.doctor import examine_path
 
     with counting("looking at pictures") as count:
         examination = examine_path(path, format=format, split=split, progress=count)

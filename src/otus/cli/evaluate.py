@@ -23,7 +23,7 @@ from otus.cli._common import (
 
 if TYPE_CHECKING:
     from otus.errors import DataError
-    from otus.inference.evaluation import EvaluationReport
+    from otus.evaluation.evaluate import EvaluationReport
 
 
 _PROTOCOL_HELP = """Evaluation protocol: coco, voc07, voc12, boundary, oriented, cuboid, amodal, proposals, \
@@ -113,8 +113,8 @@ def evaluate(
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip invalid records and count them.")] = False,
 ) -> None:
     """Judge predictions by the labels of a data set, and say by which protocol."""
-    from otus.data.formats.contract import stop_at_first
-    from otus.inference.evaluation import evaluate as judge
+    from otus.errors import stop_at_first
+    from otus.evaluation.evaluate import evaluate as judge
 
     if data is None and run is None:
         fail("give --data PATH, or --run FOLDER of a training", code=2)
@@ -184,8 +184,8 @@ def _look_closer(
     weights: str | None,
 ) -> None:
     """What ``--plots`` and ``--choose-thresholds`` ask for, done; the members that they add to the document, as they are."""
-    from otus.inference.comparing import compare_with_labels
-    from otus.inference.thresholds import choose_thresholds
+    from otus.evaluation.comparing import compare_with_labels
+    from otus.evaluation.thresholds import choose_thresholds
 
     assert answer.judged is not None
     dataset, found = answer.judged

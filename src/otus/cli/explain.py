@@ -39,11 +39,11 @@ def taxonomy(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """One picture's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
-    from otus.data.lookup import find_picture
+    from otus.data.image_lookup import find_picture
+    from otus.data.images import write_picture
     from otus.data.open import open_dataset
-    from otus.data.pictures import write_picture
-    from otus.reports.taxonomy import answers_for
-    from otus.reports.taxonomy_page import draw_answers
+    from otus.reports.explain.taxonomy import answers_for
+    from otus.reports.explain.taxonomy_page import draw_answers
 
     dataset = open_dataset(data, format=format_, split=split)
     sample = dataset[find_picture(dataset, picture)]
@@ -118,21 +118,21 @@ def detection(
 ) -> None:
     """The stages of one picture: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
     from otus.cli._common import option_values
+    from otus.data.images import read_picture
     from otus.data.open import open_dataset
-    from otus.data.pictures import read_picture
-    from otus.detection.dense_detector import DenseDetector
     from otus.detection.regression import SingleObjectDetector
-    from otus.detection.set_detector import SetDetector
-    from otus.detection.yolo import YOLO
+    from otus.detection.set_prediction.set_detector import SetDetector
+    from otus.detection.single_stage.dense_detector import DenseDetector
+    from otus.detection.single_stage.yolo import YOLO
     from otus.errors import UsageError
     from otus.inference.loading import load
-    from otus.reports.dense_stages import DenseExplanation, explain_dense
-    from otus.reports.detection_stages import DetectionStages, explain_detection
-    from otus.reports.detr_stages import SetExplanation, explain_set
-    from otus.reports.explained import labels_of
-    from otus.reports.regression_stages import RegressionExplanation, explain_regression
-    from otus.reports.stage_pieces import threshold_told
-    from otus.reports.yolo_stages import YoloExplanation, explain_yolo
+    from otus.reports.explain.dense import DenseExplanation, explain_dense
+    from otus.reports.explain.one_pass import labels_of
+    from otus.reports.explain.pieces import threshold_told
+    from otus.reports.explain.region_based import DetectionStages, explain_detection
+    from otus.reports.explain.regression import RegressionExplanation, explain_regression
+    from otus.reports.explain.set_prediction import SetExplanation, explain_set
+    from otus.reports.explain.yolo import YoloExplanation, explain_yolo
 
     path = output_file(out, f"detection-{picture.stem}.html")
     if data is None and (format_ is not None or split is not None):
@@ -215,9 +215,9 @@ def ap(
 
     from otus.cli._common import option_values
     from otus.data.open import open_dataset
-    from otus.inference.comparing import compare_with_labels, notes_on
-    from otus.metrics.rules import parse_rules
-    from otus.reports.ap_page import explain_average_precision
+    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.metrics.detection.rules import parse_rules
+    from otus.reports.explain.average_precision import explain_average_precision
 
     path = output_file(out, f"ap-{category.replace('/', '-').replace(' ', '-')}.html")
     protocol = protocol or "coco"
@@ -279,9 +279,9 @@ def difference(
     """Why two protocols' numbers for the same predictions differ: one rule changed after the other."""
     from otus.data.open import open_dataset
     from otus.errors import UsageError
-    from otus.inference.comparing import compare_with_labels, notes_on
-    from otus.metrics.rules import parse_rules
-    from otus.reports.difference import explain_difference
+    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.metrics.detection.rules import parse_rules
+    from otus.reports.explain.difference import explain_difference
 
     path = output_file(out, "difference.html")
     names = protocols.split(",")
@@ -350,9 +350,9 @@ def errors(
     """What goes wrong and what it costs: types of errors, confusion, calibration, worst pictures, doubtful labels."""
     from otus.cli._common import option_values
     from otus.data.open import open_dataset
-    from otus.inference.comparing import compare_with_labels, notes_on
+    from otus.evaluation.comparing import compare_with_labels, notes_on
     from otus.reports.analysis import Analysis
-    from otus.reports.error_page import ErrorsExplained
+    from otus.reports.explain.errors import ErrorsExplained
 
     path = output_file(out, "errors.html")
     dataset = open_dataset(data, format=format_, split=split)

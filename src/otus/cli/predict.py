@@ -87,10 +87,11 @@ def predict(
     from contextlib import nullcontext
 
     from otus.errors import DataError, UsageError
+    from otus.evaluation.thresholds import read_thresholds
     from otus.inference.loading import load
-    from otus.inference.thresholds import read_thresholds
+    from otus.inference.prediction import postprocess_facts, prediction_document
     from otus.inference.tiling import Tiles
-    from otus.reports.predictions import PredictionFolder, postprocess_facts, prediction_document
+    from otus.reports.predictions import PredictionFolder
     from otus.training.interrupts import Interrupts
 
     if tiles is None and (tile_overlap is not None or tile_whole is not None):
@@ -179,7 +180,7 @@ def _files(sources: list[str]) -> Iterator[Path]:
 
 def _line(document: dict[str, Any]) -> str:
     """``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
-    from otus.reports.predictions import document_in_words
+    from otus.inference.prediction import document_in_words
 
     found = document_in_words(document)
     frame = f" frame {document['frame']}" if "frame" in document else ""

@@ -11,7 +11,7 @@ from otus.cli._common import emit_json, option_values, output_file, verb
 if TYPE_CHECKING:
     import numpy as np
 
-    from otus.data.proposals import Proposals
+    from otus.proposals.dataset import Proposals
 
 RPN = "rpn"
 
@@ -69,9 +69,9 @@ def propose(
     """Propose boxes where objects may be, the likeliest first."""
     import time
 
-    from otus.data.pictures import read_picture
+    from otus.data.images import read_picture
     from otus.errors import UsageError, did_you_mean
-    from otus.inference.proposal_methods import METHODS, make_proposer
+    from otus.proposals.methods import METHODS, make_proposer
 
     if method not in (*METHODS, RPN):
         known = (*METHODS, RPN)
@@ -120,7 +120,7 @@ def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
 
 
 def _draw(image: "np.ndarray", found: "Proposals", out: Path) -> None:
-    from otus.data.pictures import write_picture
+    from otus.data.images import write_picture
     from otus.reports.proposals import draw_proposals
 
     write_picture(out, draw_proposals(image, found))

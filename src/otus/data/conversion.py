@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
-from otus.data.formats.contract import Loss, PictureMode, staged_file
+from otus.data.formats.contract import Loss, PictureMode
+from otus.data.images import picture_size_hw, read_picture
 from otus.data.merging import merge_categories, with_categories
 from otus.data.open import format_name, open_splits
-from otus.data.pictures import picture_size_hw, read_picture
 from otus.errors import DataError, PictureError, UsageError, did_you_mean
 
 WRITERS = {format_name(module): module for module in (coco, voc, yolo, sa1b, labelme, coco_panoptic)}

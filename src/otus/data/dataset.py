@@ -29,7 +29,7 @@ from otus.structures import (
 from otus.structures import oriented as oriented_boxes
 
 if TYPE_CHECKING:
-    from otus.data.pictures import Need
+    from otus.data.images import Need
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +185,9 @@ class Dataset:
     def image(self, index: int, *, need: "Need | None" = None) -> np.ndarray:
         """The picture, uint8 (H, W, 3) RGB, checked against the size that the labels were made for.
 
-        ``need`` as of :func:`~otus.data.pictures.read_reduced_picture`.
+        ``need`` as of :func:`~otus.data.images.read_reduced_picture`.
         """
-        from otus.data.pictures import read_reduced_picture
+        from otus.data.images import read_reduced_picture
 
         path, size_hw = self.pictures.path(index), self.pictures.size_hw(index)
         return read_reduced_picture(path, need, expected_size_hw=size_hw)[0]
@@ -239,7 +239,7 @@ class Dataset:
         file = self.semantic.files[index] if self.semantic else None
         if self.semantic is None or file is None:
             return None
-        from otus.data.pictures import read_index_picture
+        from otus.data.images import read_index_picture
 
         values = read_index_picture(file, expected_size_hw=self.pictures.size_hw(index))
         return SemanticMap(self.semantic.lookup[values], self.semantic.categories)
@@ -249,7 +249,7 @@ class Dataset:
         file = self.panoptic.files[index] if self.panoptic else None
         if self.panoptic is None or file is None:
             return None
-        from otus.data.pictures import read_picture
+        from otus.data.images import read_picture
 
         colours = read_picture(file, expected_size_hw=self.pictures.size_hw(index)).astype(np.int64)
         ids = colours[..., 0] + 256 * colours[..., 1] + 256**2 * colours[..., 2]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.metrics.ignore_regions import COLUMN
+from otus.metrics.detection.ignore_regions import COLUMN
 
 # KITTI, VisDrone, UAVDT, LabelMe's __ignore__; spaces, case and signs do not count.
 _NAMES = frozenset(

@@ -25,12 +25,12 @@ from otus.data.formats import (
     voc,
     yolo,
 )
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.files import read_json_bytes
 from otus.data.formats.foreign import find_foreign
-from otus.data.formats.lfs import refuse_lfs_pointer
 from otus.data.ignore_regions import with_ignore_regions
-from otus.errors import DataError, UsageError, did_you_mean
+from otus.data.lfs import refuse_lfs_pointer
+from otus.errors import DataError, Report, UsageError, did_you_mean, stop_at_first
 
 # The more telling formats first: a folder of pictures in folders may be anything.
 FORMATS: tuple[ModuleType, ...] = (

@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.formats.contract import stop_at_first
-from otus.data.pictures import MAX_PIXELS, PICTURE_SUFFIXES, Need, image_notes, picture_files, read_reduced_picture
+from otus.data.images import MAX_PIXELS, PICTURE_SUFFIXES, Need, image_notes, picture_files, read_reduced_picture
 from otus.data.video import VIDEO_SUFFIXES, Video
-from otus.errors import DataError, PictureError
+from otus.errors import DataError, PictureError, stop_at_first
 
 Source = str | Path | bytes | Image.Image | np.ndarray | Iterable["Source"]
 """A path of a picture, a folder, a pattern such as ``photos/*.jpg``, a video; an encoded image as bytes; a PIL picture; an
@@ -29,7 +28,7 @@ class SourcePicture:
 
     ``name`` is its path, or ``picture 3`` for the fourth without one; ``size_hw`` its height and width, of which ``image``
     may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` messages of
-    :func:`~otus.data.pictures.image_notes`.
+    :func:`~otus.data.images.image_notes`.
     """
 
     name: str
@@ -95,7 +94,7 @@ def pictures_of(
         Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out,
         and of each damaged video, after its last frame; without it the first one is raised.
     need, max_pixels
-        As of :func:`~otus.data.pictures.read_reduced_picture`; images in memory stay whole.
+        As of :func:`~otus.data.images.read_reduced_picture`; images in memory stay whole.
     """
     for number, one in enumerate(_flat(source, report)):
         if not isinstance(one, Path):

@@ -15,8 +15,8 @@ import av
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from otus.data.formats.contract import staged_file
-from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus._files import staged_file
+from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import PictureError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))

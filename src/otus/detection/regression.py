@@ -23,16 +23,17 @@ from torch.nn import functional as F
 from torchvision.ops import box_area, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.tensors import TensorSample
-from otus.detection.region_stages import Proposals, Stages, instances
+from otus.detection.region_based.region_stages import Stages, instances
 from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
 from otus.parts.batching import Target, make_batch, make_target
-from otus.parts.box_coding import BoxTransform
-from otus.parts.box_head import TwoFullyConnected
+from otus.parts.boxes.coding import BoxTransform
 from otus.parts.detections import Detections
+from otus.parts.heads.box_head import TwoFullyConnected
+from otus.parts.inference_mode import Stopwatch, predicting
 from otus.parts.losses import transform_loss
-from otus.parts.modes import Stopwatch, predicting
 from otus.parts.postprocess import Postprocess
-from otus.parts.region_features import RegionPooling
+from otus.parts.regions.proposals import Proposals
+from otus.parts.regions.roi_features import RegionPooling
 from otus.structures import Categories, Instances
 
 

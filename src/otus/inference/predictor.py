@@ -8,117 +8,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import nn
 
-from otus.data.pictures import MAX_PIXELS, write_picture
+from otus.data.images import MAX_PIXELS
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourcePicture, pictures_of
 from otus.data.tensors import TensorSample
-from otus.detection.proposers import GivenProposals
 from otus.errors import DataError, UsageError, did_you_mean
+from otus.inference.prediction import Prediction
 from otus.inference.tiling import Tiles, merged, moved
-from otus.parts.fusion import fused_for_inference
+from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.postprocess import Postprocess
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
+from otus.proposals.proposers import GivenProposals
 from otus.structures import Categories, Classification, Instances
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
 """What is shown to people unless they say otherwise, or thresholds were chosen for the model. Evaluation takes all that the
 system reports instead."""
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What was found on one picture, in its own pixels.
-
-    ``image`` is the picture. A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a
-    quarter or an eighth: then ``instances``, whose ``size_hw`` is the file's, are in the frame of the file.
-    ``name``, ``frame``, ``time_s`` and ``notes`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
-    ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``, this picture's share
-    of its batch. ``classification`` is what the whole picture shows, of models that say that; they find no instances.
-    """
-
-    name: str
-    image: np.ndarray
-    instances: Instances
-    milliseconds: dict[str, float]
-    frame: int | None = None
-    time_s: float | None = None
-    classification: Classification | None = None
-    notes: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        frame = "" if self.frame is None else f", frame {self.frame}"
-        shown = self.classification if self.classification is not None else self.instances
-        return f"Prediction({self.name!r}{frame}, {shown!r})"
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _ELSEWHERE:
-            raise AttributeError(f"a Prediction has no {name!r}: write .{_ELSEWHERE[name]}")
-        raise AttributeError(f"'Prediction' object has no attribute {name!r}")
-
-    def plot(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Return a copy of the image, RGB, with what was found drawn on it."""
-        from otus.reports.drawing import draw
-        from otus.reports.predictions import drawn_objects
-
-        return draw(self.image, drawn_objects(self))
-
-    def save(self, path: str | Path) -> Path:
-        """Write the overlay that ``otus predict`` writes, in the format of the path's suffix, and return the path."""
-        write_picture(path, self._overlay())
-        return Path(path)
-
-    def show(self) -> None:
-        """Open the overlay in the system's viewer."""
-        Image.fromarray(self._overlay()).show(title=self.name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``otus predict --json`` says of an image: plain numbers and text."""
-        from otus.reports.predictions import prediction_document
-
-        shown = self.instances if self.classification is None else self.classification
-        assert shown.categories is not None  # a predictor names them
-        return prediction_document(self, shown.categories)
-
-    def _overlay(self) -> np.ndarray:
-        from otus.reports.drawing import overlay
-        from otus.reports.predictions import drawn_objects
-
-        return overlay(self.image, drawn_objects(self))
-
-
-# Names by which other libraries call what stands in a prediction.
-_ELSEWHERE = {
-    "boxes": "instances.boxes_xyxy",
-    "xyxy": "instances.boxes_xyxy",
-    "labels": "instances.labels",
-    "class_id": "instances.labels",
-    "scores": "instances.scores",
-    "conf": "instances.scores",
-    "confidence": "instances.scores",
-    "masks": "instances.masks",
-    "keypoints": "instances.keypoints",
-    "obb": "instances.oriented_boxes_xywhr",
-    "probs": "classification",
-    "names": "instances.categories",
-    "path": "name",
-    "orig_img": "image",
-    "orig_shape": "instances.size_hw",
-    "speed": "milliseconds",
-    "summary": "to_dict()",
-}
 
 
 class Predictor:
@@ -138,7 +54,7 @@ class Predictor:
         ``cpu``, ``cuda``, ``mps``, a torch device, the number of a CUDA device, or ``auto``: the best there is.
     precision
         ``exact``: the system as it was trained, equal to its reference in every digit. On a CPU there is also ``float32``,
-        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fusion`), ``bfloat16``, in which trunk, pyramid
+        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fast.fusion`), ``bfloat16``, in which trunk, pyramid
         and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where the chip multiplies
         it, else float32.
     score_thresholds

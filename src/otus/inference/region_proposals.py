@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from otus.data.proposals import Proposals
 from otus.data.sample import Sample
-from otus.detection.proposers import EveryWindow, GivenProposals
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
+from otus.proposals.dataset import Proposals
+from otus.proposals.proposers import EveryWindow, GivenProposals
 from otus.structures import Instances
 from otus.structures.boxes import clip
 

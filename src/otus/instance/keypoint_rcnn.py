@@ -17,15 +17,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from otus.detection.faster_rcnn import faster_rcnn_resnet50_fpn
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.faster_rcnn import faster_rcnn_resnet50_fpn
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError
 from otus.instance.mask_rcnn import shared_maps_of
 from otus.parts.batching import Target
-from otus.parts.box_head import Assignment
 from otus.parts.detections import Detections
+from otus.parts.heads.box_head import Assignment
 from otus.parts.losses import zero_loss
-from otus.parts.region_features import RegionPooling
+from otus.parts.regions.roi_features import RegionPooling
 from otus.structures import Categories
 
 VISIBLE = 2
@@ -154,7 +154,7 @@ def keypoint_rcnn_resnet50_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """Keypoint R-CNN over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
+    """Keypoint R-CNN over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
     return keypoint_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, roi_align
 
-from otus.detection.faster_rcnn import (
+from otus.detection.region_based.faster_rcnn import (
     faster_rcnn_efficientnet_lite0_fpn,
     faster_rcnn_resnet50_fpn,
     faster_rcnn_resnet50_fpn_v2,
 )
-from otus.detection.region_detector import RegionDetector
+from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.parts.batching import Target
-from otus.parts.box_head import Assignment
-from otus.parts.class_slots import slot_tables
 from otus.parts.detections import Detections
+from otus.parts.heads.box_head import Assignment
+from otus.parts.heads.class_indices import slot_tables
 from otus.parts.losses import zero_loss
-from otus.parts.region_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
 from otus.structures import Categories
 
 
@@ -164,7 +164,7 @@ def mask_rcnn_resnet50_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """Mask R-CNN over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
+    """Mask R-CNN over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
     return mask_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,
@@ -179,7 +179,7 @@ def mask_rcnn_resnet50_fpn(
 def mask_rcnn_resnet50_fpn_v2(
     categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
 ) -> RegionDetector:
-    """Version 2: over :func:`~otus.detection.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
+    """Version 2: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
     detector = faster_rcnn_resnet50_fpn_v2(categories, class_slots=class_slots, frozen_level=frozen_level)
     return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)
 
@@ -191,7 +191,7 @@ def mask_rcnn_efficientnet_lite0_fpn(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """Small: over :func:`~otus.detection.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as there."""
+    """Small: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as there."""
     detector = faster_rcnn_efficientnet_lite0_fpn(
         categories, class_slots=class_slots, frozen_norms=frozen_norms, frozen_level=frozen_level
     )

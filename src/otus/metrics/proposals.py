@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from otus.errors import UsageError
 from otus.metrics import _proposal_kernels as kernels
-from otus.metrics.average_precision import sound_objects
+from otus.metrics.detection.average_precision import sound_objects
 from otus.structures import Categories, Objects
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from otus.parts.suppression import suppress
+from otus.parts.boxes.nms import suppress
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from otus.metrics.calibration import Calibration, calibration
-from otus.metrics.comparison import Comparison, Matches
-from otus.metrics.confusion import Confusion, confusion_matrix
-from otus.metrics.label_errors import PictureCounts, Suspect, count_by_picture, find_label_errors
-from otus.metrics.matching import Verdict
-from otus.metrics.precision_recall import curve, interpolate
-from otus.metrics.rules import Rules
-from otus.metrics.thresholds import ScoreCurve, score_curve
-from otus.metrics.tide import Errors, find_errors
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.precision_recall import curve, interpolate
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.calibration import Calibration, calibration
+from otus.metrics.diagnosis.comparison import Comparison, Matches
+from otus.metrics.diagnosis.confusion import Confusion, confusion_matrix
+from otus.metrics.diagnosis.label_errors import PictureCounts, Suspect, count_by_picture, find_label_errors
+from otus.metrics.diagnosis.thresholds import ScoreCurve, score_curve
+from otus.metrics.diagnosis.tide import Errors, find_errors
 from otus.reports import plots
 from otus.reports.plots import Canvas
 
@@ -36,7 +36,7 @@ class Analysis:
     comparison
         Labels and predictions.
     iou, background_iou
-        See :func:`otus.metrics.tide.find_errors`.
+        See :func:`otus.metrics.diagnosis.tide.find_errors`.
     score_threshold
         Of what is shown to people.
     masks

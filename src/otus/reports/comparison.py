@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otus.data.formats.contract import staged_file
+from otus._files import staged_file
 from otus.inference.predictor import SCORE_THRESHOLD
 from otus.reports.page import Figure, Page, Section
 from otus.reports.plots import Canvas, cost_plot, on_page, write_plot

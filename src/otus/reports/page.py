@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.formats.contract import staged_file
+from otus._files import staged_file
 
 _HIGHEST = 2000
 """CSS pixels of a figure: a picture of 1 x 2000 shown broadly would be higher than any screen."""

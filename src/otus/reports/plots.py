@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal, ParamSpec, cast
 import numpy as np
 from jaxtyping import Float
 
-from otus.data.formats.contract import staged_file
-from otus.metrics.calibration import Calibration
-from otus.metrics.confusion import Confusion
-from otus.metrics.thresholds import ScoreCurve
-from otus.metrics.tide import Error
+from otus._files import staged_file
+from otus.metrics.diagnosis.calibration import Calibration
+from otus.metrics.diagnosis.confusion import Confusion
+from otus.metrics.diagnosis.thresholds import ScoreCurve
+from otus.metrics.diagnosis.tide import Error
 from otus.reports.page import Figure as PageFigure
 
 if TYPE_CHECKING:

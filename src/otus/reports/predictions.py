@@ -3,111 +3,32 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import FileIO
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import numpy as np
 from PIL import Image
 
-from otus.data.formats.contract import staged_file, stop_at_first
-from otus.data.pictures import write_picture
+from otus._files import staged_file
+from otus.data.images import write_picture
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
-from otus.errors import DataError, UsageError
-from otus.inference.predictor import Prediction
-from otus.inference.tiling import Tiles
-from otus.parts.postprocess import Postprocess
-from otus.reports.drawing import draw, overlay
+from otus.errors import DataError, UsageError, stop_at_first
+from otus.inference.prediction import Prediction, answer_document, drawn_objects, found_in_words, instance_records
 from otus.reports.page import Figure, Page, Section
-from otus.structures import BoxFormat, Categories, Instances
-from otus.structures.boxes import as_boxes, convert
+from otus.structures import Categories
+from otus.visualization.drawing import draw, overlay
 
 _CLOSING = b"\n]\n"  # of predictions.json
 _JPEG_SIDE = 65_500  # at most, by libjpeg
 _SHOWN_CATEGORIES = 5
 _SHOWN_WIDTH = 560  # CSS pixels of an overlay on the page
-
-
-def instance_records(instances: Instances, categories: Categories) -> Iterator[dict[str, Any]]:
-    """Each object as the ``predict`` document has it: ``category``, ``score``, ``bbox`` (xywh), outline, keypoints."""
-    boxes = convert(instances.boxes_xyxy, BoxFormat.XYXY, BoxFormat.XYWH)
-    outlines = None if instances.masks is None else instances.masks.rle()
-    for i, label in enumerate(instances.labels):
-        record: dict[str, Any] = {"category": categories[int(label)]}
-        if instances.scores is not None:
-            record["score"] = float(instances.scores[i])
-        record["bbox"] = [float(value) for value in boxes[i]]
-        if outlines is not None:
-            size, counts = outlines[i]["size"], outlines[i]["counts"]
-            record["segmentation"] = {"size": size, "counts": counts.decode("ascii")}  # type: ignore[attr-defined]
-        if instances.keypoints is not None:
-            record["keypoints"] = [float(value) for value in instances.keypoints[i].reshape(-1)]
-        yield record
-
-
-def prediction_document(prediction: Prediction, categories: Categories) -> dict[str, Any]:
-    """One entry of ``images`` in the document of ``otus predict --json``."""
-    height, width = prediction.instances.size_hw
-    document: dict[str, Any] = {"file": prediction.name}
-    if prediction.frame is not None:
-        document |= {"frame": prediction.frame, "time_s": prediction.time_s}
-    return document | {
-        "width": width,
-        "height": height,
-        "seconds": sum(prediction.milliseconds.values()) / 1e3,
-        "milliseconds": prediction.milliseconds,
-        **({"notes": list(prediction.notes)} if prediction.notes else {}),
-        **_answer(prediction, categories),
-    }
-
-
-def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
-    """The score threshold that was applied; by category where these differ."""
-    of_labels = dict(zip(categories, postprocess.score_thresholds, strict=False))
-    return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
-
-
-def postprocess_facts(postprocess: Postprocess | None, categories: Categories, tiles: Tiles | None) -> dict[str, Any]:
-    """The member ``postprocess`` of the document of ``otus predict --json``: by what its detections were chosen."""
-    if postprocess is None:
-        return {}
-    facts = {
-        **threshold_facts(postprocess, categories),
-        "nms_threshold": postprocess.nms_threshold,
-        "max_detections": postprocess.max_detections,
-    }
-    if postprocess.labels is not None:
-        facts["categories"] = [categories[label] for label in postprocess.labels]
-    return {"postprocess": facts | ({} if tiles is None else {"tiles": asdict(tiles)})}
-
-
-def _answer(prediction: Prediction, categories: Categories) -> dict[str, list[dict[str, Any]]]:
-    """``instances``, or ``classification``: the likeliest categories of the picture as a whole."""
-    shown = prediction.classification
-    if shown is None:
-        return {"instances": list(instance_records(prediction.instances, categories))}
-    best = shown.order()[:_SHOWN_CATEGORIES].tolist()
-    return {"classification": [{"category": categories[i], "score": float(shown.scores[i])} for i in best]}
-
-
-def document_in_words(document: Mapping[str, Any]) -> str:
-    """What a document says is on the picture: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
-    if "classification" in document:
-        return ", ".join(f"{one['category']} {one['score']:.2f}" for one in document["classification"])
-    return found_in_words(document["instances"])
-
-
-def found_in_words(documents: Sequence[Mapping[str, Any]]) -> str:
-    """``3 person, 1 dog`` for the ``instances`` of a document, the most frequent first."""
-    counts = Counter(one["category"] for one in documents)
-    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
 
 
 class PredictionFolder:
@@ -253,7 +174,7 @@ class PredictionFolder:
         place = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
-        answer = _answer(prediction, self.categories)
+        answer = answer_document(prediction, self.categories)
         records = []
         for record in (*answer.get("instances", ()), *answer.get("classification", ())):
             label = self.categories.index(record["category"])
@@ -372,13 +293,3 @@ def _free_name(file: Path, suffix: str, asked: Counter[str]) -> str:
 def _as_utf8(name: str) -> str:
     """A file's name as text: bytes in it that are no UTF-8 are spelt out."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def drawn_objects(prediction: Prediction) -> Instances:
-    """The objects in the frame of ``prediction.image``; of one that was classified, the likeliest category around all."""
-    shown, (height, width) = prediction.classification, prediction.image.shape[:2]
-    objects = prediction.instances.resized((height, width))
-    if shown is None:
-        return objects
-    best = shown.order()[:1]
-    return replace(objects, boxes_xyxy=as_boxes([[0, 0, width, height]]), labels=best, scores=shown.scores[best])

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from otus.data.proposals import Proposals
 from otus.metrics.proposals import ProposalResult
-from otus.reports.drawing import draw
+from otus.proposals.dataset import Proposals
 from otus.reports.plots import Canvas
 from otus.structures import Categories, Instances
+from otus.visualization.drawing import draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

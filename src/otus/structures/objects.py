@@ -30,7 +30,7 @@ class Objects:
         (N,) square pixels: as the source says, else the mask's or the box's.
     is_crowd
         (N,) regions of many objects that are not told apart. With the column ``ignored`` they are regions in which nothing
-        of any category is judged or learnt (:mod:`otus.metrics.ignore_regions`).
+        of any category is judged or learnt (:mod:`otus.metrics.detection.ignore_regions`).
     segmentations
         Outlines.
     scores

@@ -12,10 +12,10 @@ from torch import nn
 
 from otus.data.dataset import Dataset
 from otus.parts.preprocess import Preprocess
-from otus.training.feeding import Feed
-from otus.training.randomness import model_generator
+from otus.training.seeding import model_generator
 from otus.training.settings import TrainSettings
 from otus.training.state import UNPLANNED, RunState
+from otus.training.train_loader import Feed
 
 _VALIDATING_SHARE = 0.1
 _PREDICTING_SHARE = 0.5

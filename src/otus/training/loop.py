@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError
-from otus.training.averaging import AveragedWeights
 from otus.training.budget import plan_is_due, plan_steps, say_plan, validation_is_due
 from otus.training.devices import any_process, same_weights
-from otus.training.feeding import Feed
+from otus.training.ema import AveragedWeights
 from otus.training.interrupts import Interrupts
 from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate, warm_up_share
 from otus.training.progress import TrainProgress
-from otus.training.randomness import model_generator
 from otus.training.resuming import pack, restore_state, unpack
 from otus.training.run_folder import RunFolder
+from otus.training.seeding import model_generator
 from otus.training.state import UNPLANNED, RunState, Validation
+from otus.training.train_loader import Feed
 
 _SAVE_EVERY_S = 600  # beside the end of each epoch
 

@@ -17,10 +17,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from otus.errors import TrainingError
-from otus.training.feeding import Feed
 from otus.training.loop import LossStep
 from otus.training.optimization import make_optimizer, set_learning_rate
-from otus.training.randomness import model_generator
+from otus.training.seeding import model_generator
+from otus.training.train_loader import Feed
 
 _SMOOTHING = 0.9
 _EXPLODED = 4.0  # times the best loss

@@ -2,7 +2,7 @@
 
 The file is a checkpoint like any other: its own tensors are the averaged weights. The weights that learn stand in the part
 ``learning``, the optimizer's tensors in ``optimizer/<parameter>/<name>``, the counters in ``header.extra["run"]``. Random
-states need no place: see :mod:`otus.training.randomness`.
+states need no place: see :mod:`otus.training.seeding`.
 """
 
 from collections.abc import Mapping

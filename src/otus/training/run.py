@@ -14,32 +14,32 @@ from torch import nn
 
 import otus
 from otus.classification.classifier import ImageClassifier
+from otus.data.checks.images import check_images
 from otus.data.dataset import Dataset
-from otus.data.image_checks import check_images
+from otus.data.images import write_picture
 from otus.data.merging import with_categories
-from otus.data.pictures import write_picture
 from otus.data.splitting import fingerprint
-from otus.data.transforms import Compose, HorizontalFlip, Photometric, Transform
+from otus.data.transforms.augmentation import Compose, HorizontalFlip, Photometric, Transform
 from otus.errors import DataError, UsageError
+from otus.evaluation.runs import IMAGES
 from otus.inference.predictor import choose_device
-from otus.inference.proposals import with_proposals
-from otus.inference.runs import IMAGES
 from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
+from otus.proposals.of_system import with_proposals
 from otus.structures import Categories
 from otus.training.budget import fit_to_budget, size_for_labels
+from otus.training.datasets import Data, open_material, remarks, trainable_model
 from otus.training.devices import start_fabric
-from otus.training.feeding import Feed
 from otus.training.fine_tuning import find_weights, start_from
 from otus.training.loop import TrainResult, Validate, fit
 from otus.training.lr_finder import find_learning_rate
-from otus.training.material import Data, open_material, remarks, trainable_model
 from otus.training.progress import TrainProgress
 from otus.training.resuming import refuse_changes
 from otus.training.run_folder import RunFolder, new_run_folder
 from otus.training.settings import TrainSettings, at_own_rate, make_settings
 from otus.training.snapshots import draw_batch
+from otus.training.train_loader import Feed
 from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import otus
-from otus.data.formats.contract import staged_file
+from otus._files import staged_file
 from otus.errors import CheckpointError
 from otus.reports.plots import Canvas, training_plot, write_plot
 from otus.training.state import RunState, Validation

@@ -11,9 +11,9 @@ from torch import Tensor
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.parts.preprocess import Preprocess
-from otus.reports.drawing import draw, object_legend
-from otus.reports.panels import mosaic
 from otus.structures import Categories, Instances, Masks
+from otus.visualization.drawing import draw, object_legend
+from otus.visualization.panels import mosaic
 
 _SHOWN_SCORE = 0.3
 _LONGER_SIDE = 480  # of a picture in a mosaic

@@ -11,13 +11,13 @@ from torch import nn
 
 from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
-from otus.data.loading import load_ahead
-from otus.data.pictures import write_picture
+from otus.data.images import write_picture
+from otus.data.prefetching import load_ahead
 from otus.data.tensors import TensorSample
-from otus.inference.evaluation import evaluate_predictions
-from otus.inference.on_dataset import as_objects, predict_dataset
+from otus.evaluation.evaluate import evaluate_predictions
+from otus.evaluation.on_dataset import as_objects, predict_dataset
 from otus.metrics.classification import ClassificationAccuracy
-from otus.parts.modes import predicting
+from otus.parts.inference_mode import predicting
 from otus.parts.preprocess import Preprocess
 from otus.structures import Instances
 from otus.training.devices import gather

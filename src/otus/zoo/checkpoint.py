@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from otus.data.formats.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus._files import written_aside
+from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import CheckpointError, DataError
 from otus.structures import Categories
-from otus.zoo._aside import written_aside
 
 VERSION = 1
 _WRAPPERS = frozenset(

@@ -74,7 +74,7 @@ _JOINT = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
 class DetrCheckpoint:
     """A translated checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.detection.set_detector.SetDetector`; ``arguments`` are what the builder needs
+    ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`; ``arguments`` are what the builder needs
     for it, as JSON: ``class_slots``, the slot of each label, and ``queries``.
     """
 

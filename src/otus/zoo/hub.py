@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import re
 import urllib.error
 import urllib.parse
@@ -13,19 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from otus._files import cache_folder, written_aside
 from otus.errors import DataError, FetchError, UsageError
-from otus.zoo._aside import written_aside
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: ``OTUS_CACHE``, else ``otus`` in ``XDG_CACHE_HOME``, else ``~/.cache/otus``."""
-    chosen = os.environ.get("OTUS_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "otus"
 
 
 def fetch(

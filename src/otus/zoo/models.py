@@ -8,22 +8,11 @@ from typing import Any, Literal
 from torch import nn
 
 from otus.classification import classifier
-from otus.detection import (
-    deformable_detr,
-    detr,
-    fast_rcnn,
-    faster_rcnn,
-    fcos,
-    oriented_fcos,
-    rcnn,
-    regression,
-    retinanet,
-    rpn_classifier,
-    sliding_window,
-    spp_net,
-    ssd,
-    yolo,
-)
+from otus.detection import regression
+from otus.detection.region_based import fast_rcnn, faster_rcnn, rcnn, sliding_window, spp_net
+from otus.detection.set_prediction import detr
+from otus.detection.set_prediction import query_selection_detr as deformable_detr
+from otus.detection.single_stage import fcos, oriented_fcos, retinanet, rpn_classifier, ssd, yolo
 from otus.errors import UsageError, did_you_mean
 from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.preprocess import Preprocess

@@ -47,7 +47,7 @@ _OLD_MASK_KEY = re.compile(r"^mask_head\.convs\.mask_fcn(\d+)\.(weight|bias)$")
 class TorchvisionCheckpoint:
     """A translated checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.detection.region_detector.RegionDetector`; ``arguments`` are what the builder
+    ``state`` has the keys of a :class:`~otus.detection.region_based.region_detector.RegionDetector`; ``arguments`` are what the builder
     needs for it, as JSON: ``class_slots``, the slot of each label, and ``norm_eps`` where the trunk's norms are frozen.
     """
 

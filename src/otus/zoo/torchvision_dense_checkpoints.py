@@ -47,7 +47,7 @@ def is_torchvision_dense_detector(state: Mapping[str, Any]) -> bool:
 
 
 def read_torchvision_dense_detector(state: Mapping[str, Tensor], *, sha256: str | None = None) -> TorchvisionCheckpoint:
-    """Translate a state dict to the keys of a :class:`~otus.detection.dense_detector.DenseDetector`.
+    """Translate a state dict to the keys of a :class:`~otus.detection.single_stage.dense_detector.DenseDetector`.
 
     Parameters
     ----------

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.files import measured, relative_name, subfolders
-from otus.data.pictures import PICTURE_SUFFIXES, is_left_behind, is_own_output, picture_files
-from otus.errors import DataError
+from otus.data.images import PICTURE_SUFFIXES, is_left_behind, is_own_output, picture_files
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")

@@ -19,26 +19,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from otus._files import staged_file, staged_folder
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.contract import (
-    Layout,
-    Loss,
-    PictureMode,
-    Report,
-    place_pictures,
-    split_losses,
-    split_word,
-    splits_of,
-    staged_file,
-    staged_folder,
-    stop_at_first,
-)
+from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, split_word, splits_of
+from otus.data.formats.conversion_losses import KINDS, losses_of
 from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names
-from otus.data.formats.json_stream import RecordReader, write_records
-from otus.data.formats.losses import KINDS, losses_of
-from otus.data.pictures import picture_size_hw
-from otus.errors import DataError, PictureError, ShapeError
+from otus.data.formats.json_reader.stream import RecordReader, write_records
+from otus.data.images import picture_size_hw
+from otus.errors import DataError, PictureError, Report, ShapeError, stop_at_first
 from otus.structures import Categories, KeypointNames
 
 FORMAT = "coco"

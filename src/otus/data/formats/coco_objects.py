@@ -21,14 +21,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.data.dataset import Dataset
-from otus.data.formats._growing import Column, FileOutline, OutlineColumns, outline_problem
-from otus.data.formats.contract import Report
 from otus.data.formats.files import Figure, Whole
-from otus.data.formats.json_stream import Batch
-from otus.data.formats.number_fields import NumberField
+from otus.data.formats.json_reader.growing_columns import Column, FileOutline, OutlineColumns, outline_problem
+from otus.data.formats.json_reader.number_records import NumberField
+from otus.data.formats.json_reader.stream import Batch
 from otus.data.formats.unread import UnreadFields
-from otus.errors import DataError
-from otus.metrics._rle_kernels import total_pixels
+from otus.errors import DataError, Report
+from otus.metrics.detection._rle_kernels import total_pixels
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
 
 _KINDS = {
@@ -257,7 +256,7 @@ class ObjectColumns:
         for what, name, known in (("picture", "image_id", known_picture), ("category", "category_id", known_category)):
             hint = ""
             if self.predictions and name == "category_id" and not known[keep].all():
-                from otus.metrics.mismatches import reading_of_ids  # seldom needed
+                from otus.metrics.diagnosis.mismatches import reading_of_ids  # seldom needed
 
                 reading = reading_of_ids(np.unique(whole[name][keep]), category_ids)
                 hint = f"; the file's ids seem to be {reading}" if reading else ""

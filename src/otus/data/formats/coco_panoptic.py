@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from otus._files import staged_folder
 from otus.data.dataset import Dataset, PanopticFiles, Pictures
 from otus.data.formats.coco import (
     Category,
@@ -31,24 +32,13 @@ from otus.data.formats.coco import (
     sound_pictures,
     split_of,
 )
-from otus.data.formats.contract import (
-    Layout,
-    Loss,
-    PictureMode,
-    Report,
-    place_pictures,
-    split_losses,
-    split_word,
-    splits_of,
-    staged_folder,
-    stop_at_first,
-)
+from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, split_word, splits_of
+from otus.data.formats.conversion_losses import losses_of
 from otus.data.formats.files import Whole, flat_names
-from otus.data.formats.json_stream import RecordReader, write_records
-from otus.data.formats.losses import losses_of
+from otus.data.formats.json_reader.stream import RecordReader, write_records
 from otus.data.formats.unread import UnreadFields
-from otus.data.lookup import picture_namer
-from otus.errors import DataError
+from otus.data.image_lookup import picture_namer
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Masks, Objects, PanopticMap, Segment
 
 FORMAT = "coco_panoptic"

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats.coco import picture_ids
 from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.contract import Report, staged_file, stop_at_first
 from otus.data.formats.files import LARGEST, Whole
-from otus.data.formats.json_stream import Batch, RecordReader, write_records
-from otus.data.lookup import picture_namer, some_names
-from otus.errors import DataError
+from otus.data.formats.json_reader.stream import Batch, RecordReader, write_records
+from otus.data.image_lookup import picture_namer, some_names
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
 
 

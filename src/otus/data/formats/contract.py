@@ -11,25 +11,16 @@ A format is one module with some of:
 
 import os
 import shutil
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from otus.data.dataset import Dataset
 from otus.errors import DataError
 
-Report = Callable[[DataError], None]
 PictureMode = Literal["copy", "link", "none"]
 """What a writer does with the pictures: copy them, link to them (hard, else symbolic), or leave them where they are."""
-
-
-def stop_at_first(problem: DataError) -> NoReturn:
-    """The strict way to take a problem: raise it."""
-    raise problem
 
 
 @dataclass(frozen=True)
@@ -94,58 +85,6 @@ def stands_twice(dataset: Dataset, index: int) -> DataError:
     """The error of a picture that stands in two splits, which the target cannot tell apart."""
     remedy = "take it out of one, or convert the splits one by one"
     return DataError("the picture stands in two splits", file=dataset.pictures.path(index), remedy=remedy)
-
-
-@contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its name when the block ends without an error.
-
-    So nothing half-written is ever found under the final name. DataError if the name is taken by something not empty, or
-    if it cannot be written.
-    """
-    folder = folder.absolute()
-    with _writing(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError("exists already and is not empty", file=folder, remedy="choose another target or remove it")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            stage.chmod(0o755)
-            yield stage
-            if folder.exists():
-                folder.rmdir()
-            stage.rename(folder)
-        except BaseException:
-            shutil.rmtree(stage, ignore_errors=True)
-            raise
-
-
-@contextmanager
-def staged_file(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` that takes its name (and replaces what has it) when the block ends without an error."""
-    path = Path(path).absolute()
-    stage = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield stage
-            stage.replace(path)
-        finally:
-            stage.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """A full disk, a folder without the right to write …: as an error that names the target."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, DataError | ConnectionError | TimeoutError) or error.errno is None:
-            raise  # not of the file system
-        what = error.strerror or str(error)
-        cause = f"{what}: {error.filename}" if error.filename else what
-        remedy = "choose another target or make room"
-        raise DataError(f"cannot be written, {cause}", file=target, remedy=remedy, kind="unwritable") from None
 
 
 def place_pictures(dataset: Dataset, folder: Path, mode: PictureMode, *, names: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.coco import leaves_folder, picture_folder, split_of
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
     box_shape,
@@ -32,8 +32,8 @@ from otus.data.formats.drawn_shapes import (
 from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, files_in, first_bytes
 from otus.data.formats.unread import UnreadFields
 from otus.data.formats.voc_xml import parse
-from otus.data.pictures import MAX_PIXELS
-from otus.errors import DataError
+from otus.data.images import MAX_PIXELS
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
 _SHAPES = frozenset(("box", "polygon", "ellipse", "mask"))

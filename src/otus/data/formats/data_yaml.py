@@ -21,7 +21,7 @@ from otus.data.formats.files import (
     subfolders,
 )
 from otus.data.formats.unread import UnreadFields
-from otus.data.pictures import PICTURE_SUFFIXES
+from otus.data.images import PICTURE_SUFFIXES
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.files import (
     Line,
     files_in,
@@ -30,8 +30,8 @@ from otus.data.formats.files import (
     subfolders,
 )
 from otus.data.formats.unread import UnreadFields
-from otus.data.pictures import PICTURE_SUFFIXES, picture_files
-from otus.errors import DataError
+from otus.data.images import PICTURE_SUFFIXES, picture_files
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects
 from otus.structures.oriented import areas_of_corners
 

@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import Report
-from otus.data.formats.lfs import refuse_lfs_pointer
-from otus.data.pictures import is_left_behind, picture_size_hw
-from otus.errors import DataError, PictureError
+from otus.data.images import is_left_behind, picture_size_hw
+from otus.data.lfs import refuse_lfs_pointer
+from otus.errors import DataError, PictureError, Report
 
 LARGEST = 1e12
 """No number of a data set is larger: products of such are still finite."""

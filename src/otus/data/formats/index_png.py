@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset, Pictures, SemanticFiles
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.files import (
     files_in,
     listed_names,
@@ -27,8 +27,8 @@ from otus.data.formats.files import (
     sample_of,
     subfolders,
 )
-from otus.data.pictures import picture_files, read_index_picture
-from otus.errors import DataError
+from otus.data.images import picture_files, read_index_picture
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, Categories
 
 _LIST = "classes.txt"

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, SemanticFiles
-from otus.data.formats.contract import Report, stop_at_first
 from otus.data.formats.files import files_in
-from otus.data.lookup import picture_namer, some_names
-from otus.data.pictures import read_index_picture
-from otus.errors import DataError
+from otus.data.image_lookup import picture_namer, some_names
+from otus.data.images import read_index_picture
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, SemanticMap
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.files import (
     Line,
     files_in,
@@ -34,7 +34,8 @@ from otus.data.formats.files import (
     report_unpaired,
     subfolders,
 )
-from otus.data.pictures import picture_files
+from otus.data.images import picture_files
+from otus.errors import Report, stop_at_first
 from otus.structures import Categories, Objects
 
 IGNORED = "DontCare"

@@ -21,7 +21,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats.coco import json_files, sniff, split_of
-from otus.data.formats.contract import Layout, Report, stop_at_first
+from otus.data.formats.contract import Layout
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
     box_shape,
@@ -32,8 +32,8 @@ from otus.data.formats.drawn_shapes import (
 )
 from otus.data.formats.files import Figure, Whole, read_json_bytes, relative_name
 from otus.data.formats.unread import UnreadFields
-from otus.data.pictures import PICTURE_SUFFIXES, picture_size_hw
-from otus.errors import DataError
+from otus.data.images import PICTURE_SUFFIXES, picture_size_hw
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
 _UPLOADED = re.compile(r"^[0-9a-f]{8}-")

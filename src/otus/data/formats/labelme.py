@@ -20,19 +20,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from otus._files import staged_folder
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import (
-    Layout,
-    Loss,
-    PictureMode,
-    Report,
-    place_pictures,
-    split_losses,
-    split_word,
-    splits_of,
-    staged_folder,
-    stop_at_first,
-)
+from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, split_word, splits_of
+from otus.data.formats.conversion_losses import flags_of, losses_of
 from otus.data.formats.files import (
     files_in,
     first_bytes,
@@ -55,10 +46,9 @@ from otus.data.formats.labelme_shapes import (
     encode_mask,
     gather,
 )
-from otus.data.formats.losses import flags_of, losses_of
 from otus.data.formats.unread import UnreadFields
-from otus.data.pictures import MAX_PIXELS, picture_size_hw
-from otus.errors import DataError
+from otus.data.images import MAX_PIXELS, picture_size_hw
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
 _LISTED = "labels.txt"

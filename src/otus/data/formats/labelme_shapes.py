@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from otus.data.formats.contract import Report
 from otus.data.formats.files import Figure, Whole, polygon_area, read_json_bytes
 from otus.data.formats.unread import UnreadFields
-from otus.errors import DataError
+from otus.errors import DataError, Report
 from otus.structures import Masks
 
 # How many points a shape has; a rectangle its two opposite corners, or all four as X-AnyLabeling saves them.

@@ -14,27 +14,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from otus._files import staged_folder
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats._growing import FileOutline
 from otus.data.formats.coco import leaves_folder, picture_folder, picture_ids, sniff
 from otus.data.formats.coco_objects import ObjectColumns
-from otus.data.formats.contract import (
-    Layout,
-    Loss,
-    PictureMode,
-    Report,
-    place_pictures,
-    split_losses,
-    splits_of,
-    staged_folder,
-    stands_twice,
-    stop_at_first,
-)
+from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, splits_of, stands_twice
+from otus.data.formats.conversion_losses import losses_of
 from otus.data.formats.files import OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names_of, read_json_bytes, sample_of
-from otus.data.formats.json_stream import Batch
-from otus.data.formats.losses import losses_of
+from otus.data.formats.json_reader.growing_columns import FileOutline
+from otus.data.formats.json_reader.stream import Batch
 from otus.data.formats.unread import UnreadFields
-from otus.errors import DataError
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects, boxes
 
 FORMAT = "sa1b"

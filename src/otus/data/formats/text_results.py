@@ -13,11 +13,10 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.data.formats import kitti
-from otus.data.formats.contract import Report, stop_at_first
 from otus.data.formats.files import Line, files_in, label_lines, numbers
 from otus.data.formats.yolo_lines import objects_of
-from otus.data.lookup import picture_namer, some_names
-from otus.errors import DataError
+from otus.data.image_lookup import picture_namer, some_names
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
 from otus.structures.oriented import areas_of_corners
 

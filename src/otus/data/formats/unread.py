@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.json_stream import Batch
+from otus.data.formats.json_reader.stream import Batch
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 

@@ -19,20 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
+from otus._files import staged_folder
 from otus.data.dataset import Dataset, Pictures, SemanticFiles
 from otus.data.formats.contract import (
     Layout,
     Loss,
     PictureMode,
-    Report,
     place_pictures,
     split_losses,
     split_word,
     splits_of,
-    staged_folder,
     stands_twice,
-    stop_at_first,
 )
+from otus.data.formats.conversion_losses import flags_of, losses_of
 from otus.data.formats.files import (
     files_in,
     first_bytes,
@@ -44,12 +43,11 @@ from otus.data.formats.files import (
     sample_of,
     subfolders,
 )
-from otus.data.formats.losses import flags_of, losses_of
 from otus.data.formats.unread import UnreadFields
 from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
 from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
-from otus.data.pictures import picture_files, picture_size_hw, write_index_picture
-from otus.errors import DataError
+from otus.data.images import picture_files, picture_size_hw, write_index_picture
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects, oriented
 from otus.structures.boxes import area, convert
 

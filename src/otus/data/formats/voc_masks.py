@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import Loss, Report
-from otus.data.pictures import read_index_picture, write_index_picture
-from otus.errors import DataError
+from otus.data.formats.contract import Loss
+from otus.data.images import read_index_picture, write_index_picture
+from otus.errors import DataError, Report
 from otus.structures import IGNORE, Masks, Objects, Segmentations
 from otus.structures.boxes import area, pairwise_iou
 

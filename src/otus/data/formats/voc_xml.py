@@ -10,10 +10,9 @@ from xml.parsers import expat
 import numpy as np
 from jaxtyping import Bool
 
-from otus.data.formats.contract import Report
 from otus.data.formats.files import LARGEST, decode_text, read_bytes
 from otus.data.formats.unread import UnreadFields
-from otus.errors import DataError
+from otus.errors import DataError, Report
 from otus.structures import BoxFormat, Instances
 from otus.structures.boxes import convert
 

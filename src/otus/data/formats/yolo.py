@@ -24,18 +24,10 @@ import numpy as np
 import yaml
 from jaxtyping import Bool, Float, Int
 
+from otus._files import staged_folder
 from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import (
-    Layout,
-    Loss,
-    PictureMode,
-    Report,
-    place_pictures,
-    split_losses,
-    splits_of,
-    staged_folder,
-    stop_at_first,
-)
+from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, splits_of
+from otus.data.formats.conversion_losses import losses_of
 from otus.data.formats.data_yaml import (
     MAX_CATEGORIES,
     SPLITS,
@@ -59,11 +51,10 @@ from otus.data.formats.files import (
     report_unpaired,
     resolve_inside,
 )
-from otus.data.formats.losses import losses_of
 from otus.data.formats.outlines import parts_of, ring_inside
 from otus.data.formats.yolo_lines import can_hold, objects_of
-from otus.data.pictures import picture_files
-from otus.errors import DataError
+from otus.data.images import picture_files
+from otus.errors import DataError, Report, stop_at_first
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert
 

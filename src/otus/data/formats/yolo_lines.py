@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from otus.data.formats.contract import Report
 from otus.data.formats.files import Line, numbers
+from otus.errors import Report
 from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
 from otus.structures.boxes import convert
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.errors import CheckpointError, MissingExtraError
+from otus.parts.backbones.backbone import LayeredTrunk
 from otus.parts.backbones.norms import freeze_norms, freeze_stages
-from otus.parts.backbones.trunk import LayeredTrunk
 
 # Blocks, kernel, stride of the first block, widening inside a block, channels.
 STAGES = (

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from otus.parts.backbones.depthwise import DepthwiseOnCPU, depthwise_pays
-from otus.parts.backbones.trunk import LayeredTrunk
+from otus.parts.backbones.backbone import LayeredTrunk
+from otus.parts.fast.depthwise import DepthwiseOnCPU, depthwise_pays
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 

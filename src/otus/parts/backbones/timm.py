@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.errors import MissingExtraError, UsageError
-from otus.parts.backbones.trunk import Trunk, load_classifier_weights
+from otus.parts.backbones.backbone import Trunk, load_classifier_weights
 
 
 class TimmTrunk(Trunk):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from otus.errors import UsageError
-from otus.parts.backbones.trunk import LayeredTrunk, load_classifier_weights
+from otus.parts.backbones.backbone import LayeredTrunk, load_classifier_weights
 
 RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",

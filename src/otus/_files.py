@@ -1,0 +1,98 @@
+"""Files and folders that are whole or not there at all, and the folder in which Otus keeps what it fetched or computed.
+
+The ground that everything else stands on: it imports nothing of Otus but its errors.
+"""
+
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from otus.errors import DataError
+
+ABANDONED_AFTER_S = 3600
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: ``OTUS_CACHE``, else ``otus`` in ``XDG_CACHE_HOME``, else ``~/.cache/otus``."""
+    chosen = os.environ.get("OTUS_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "otus"
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its name when the block ends without an error.
+
+    So nothing half-written is ever found under the final name. DataError if the name is taken by something not empty, or
+    if it cannot be written.
+    """
+    folder = folder.absolute()
+    with _writing(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError("exists already and is not empty", file=folder, remedy="choose another target or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            stage.chmod(0o755)
+            yield stage
+            if folder.exists():
+                folder.rmdir()
+            stage.rename(folder)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def staged_file(path: str | Path) -> Iterator[Path]:
+    """A path beside ``path`` that takes its name (and replaces what has it) when the block ends without an error."""
+    path = Path(path).absolute()
+    stage = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield stage
+            stage.replace(path)
+        finally:
+            stage.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """A full disk, a folder without the right to write …: as an error that names the target."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DataError | ConnectionError | TimeoutError) or error.errno is None:
+            raise  # not of the file system
+        what = error.strerror or str(error)
+        cause = f"{what}: {error.filename}" if error.filename else what
+        remedy = "choose another target or make room"
+        raise DataError(f"cannot be written, {cause}", file=target, remedy=remedy, kind="unwritable") from None
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """As ``staged_file``, and the content is on the disk before it takes the name: not even a power cut leaves half a file.
+
+    What killed writers left beside ``path``, not written to for an hour, is removed.
+    """
+    for leftover in path.parent.glob(f".{path.name}.*{path.suffix}"):
+        if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER_S:
+            leftover.unlink(missing_ok=True)
+    with staged_file(path) as stage:
+        yield stage
+        with open(stage, "rb+") as file:
+            os.fsync(file.fileno())
+    if os.name == "posix":  # elsewhere a folder cannot be flushed
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

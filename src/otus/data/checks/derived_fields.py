@@ -1,0 +1,104 @@
+"""Numbers in COCO's files that follow from others, and whether they do: the doctor's second reading.
+
+The readers compute such numbers anew and do not keep what the file says: ``num_keypoints`` of annotations, ``area`` and
+``bbox`` of panoptic segments.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from jaxtyping import Int
+
+from otus.data.checks.labels import Finding
+from otus.data.dataset import Dataset
+from otus.data.formats import coco, coco_panoptic
+from otus.data.formats.files import Figure, Whole
+from otus.data.formats.json_reader.stream import RecordReader
+from otus.structures import PanopticMap
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+_BOX_SLACK_PX = 1.0  # some count the last pixel, some do not
+
+
+class _Points(msgspec.Struct):
+    """What an annotation says of its keypoints."""
+
+    id: Whole | None = None
+    keypoints: list[Figure] | None = None
+    num_keypoints: Figure | None = None
+
+
+class StatedSegment(msgspec.Struct):
+    """What a file says of the pixels of a segment."""
+
+    id: Whole
+    area: Figure | None = None
+    bbox: tuple[Figure, Figure, Figure, Figure] | None = None
+
+
+class _StatedMap(msgspec.Struct):
+    image_id: Whole
+    segments_info: list[StatedSegment]
+
+
+StatedSegments = Mapping[int, tuple[int, list[StatedSegment]]]
+"""By index of the picture: the number of its record in a panoptic file, and what this says of its segments."""
+
+
+def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
+    """Annotations whose ``num_keypoints`` is not the number of those that are labelled."""
+    if dataset.format != coco.FORMAT or dataset.objects is None or dataset.objects.keypoints is None:
+        return
+    for index, one in _records(dataset.source, _Points):
+        labelled = sum(visibility > 0 for visibility in (one.keypoints or ())[2::3])
+        if one.num_keypoints is not None and one.num_keypoints != labelled:
+            message = (
+                f"num_keypoints is {one.num_keypoints:g}, but {labelled} are labelled "
+                "(correct it: evaluate counts those that are labelled, pycocotools takes the number)"
+            )
+            yield Finding("num_keypoints_disagree", str(dataset.source), f"annotations[{index}].num_keypoints", message)
+
+
+def stated_segments(dataset: Dataset) -> StatedSegments:
+    """What the file of a data set says of its segments; nothing where it is no panoptic one."""
+    if dataset.format != coco_panoptic.FORMAT:
+        return {}
+    place = {one: index for index, one in enumerate(dataset.pictures.ids)}
+    records = ((number, one) for number, one in _records(dataset.source, _StatedMap) if one.image_id in place)
+    return {place[one.image_id]: (number, one.segments_info) for number, one in records}
+
+
+def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]], source: Path) -> Iterator[Finding]:
+    """Segments that a file says and the picture lacks, and areas and boxes that are not those of the pixels."""
+    number, segments = stated
+    for k, one in enumerate(segments):
+        where = f"annotations[{number}].segments_info[{k}]"
+        rows, columns = np.nonzero(panoptic.ids == one.id)
+        if not len(rows):
+            message = f"segment {one.id} has no pixel in the PNG (remove it, or draw it)"
+            yield Finding("segment_without_pixels", str(source), where, message)
+            continue
+        if one.area is not None and one.area != len(rows):
+            message = (
+                f"area is {one.area:g}, but segment {one.id} has {len(rows)} pixels (correct it: pixels are judged)"
+            )
+            yield Finding("area_disagrees", str(source), f"{where}.area", message)
+        box = _box_xywh(rows, columns)
+        if one.bbox is not None and np.abs(np.subtract(one.bbox, box)).max() > _BOX_SLACK_PX:
+            message = f"bbox is {list(one.bbox)}, but the pixels of segment {one.id} fill {box.tolist()} (correct it)"
+            yield Finding("box_disagrees", str(source), f"{where}.bbox", message)
+
+
+def _box_xywh(rows: Int[np.ndarray, "n"], columns: Int[np.ndarray, "n"]) -> Int[np.ndarray, "4"]:
+    x, y = columns.min(), rows.min()
+    return np.array([x, y, columns.max() + 1 - x, rows.max() + 1 - y])
+
+
+def _records(file: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
+    """The records of ``annotations`` with their numbers; what cannot be read was reported before."""
+    for batch in RecordReader(file, {"annotations": kind}, report=lambda problem: None):
+        yield from zip(batch.indices.tolist(), batch.records, strict=True)

@@ -1,0 +1,295 @@
+"""What is wrong with a data set: its pictures, its labels, and whether they agree.
+
+Kinds of findings, beside those that the readers report: ``missing_picture``, ``unreadable_picture``,
+``mis_sized_picture``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
+``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``, ``segment_without_pixels``,
+``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
+``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_picture``.
+"""
+
+import filecmp
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from otus.data.checks.derived_fields import StatedSegments, check_num_keypoints, check_segments, stated_segments
+from otus.data.checks.labels import Finding, check_labels
+from otus.data.checks.near_duplicates import SIDE, find_lookalikes
+from otus.data.dataset import Dataset
+from otus.data.formats.contract import Layout
+from otus.data.images import check_size, image_notes, read_picture, read_thumbnail
+from otus.data.open import choose_layouts, open_layout
+from otus.errors import DataError, OtusError, ShapeError
+from otus.structures import IGNORE
+
+Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What :func:`examine` found.
+
+    Parameters
+    ----------
+    layouts
+        The data sets that were examined.
+    picture_count, object_count
+        How many different picture files and how many annotations were looked at.
+    findings
+        What is wrong, none of it twice.
+    per_category
+        How many objects, or images of a classification data set, each category has in each layout.
+    """
+
+    layouts: tuple[Layout, ...]
+    picture_count: int
+    object_count: int
+    findings: tuple[Finding, ...]
+    per_category: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many findings of each kind, the most frequent kind first."""
+        return dict(Counter(finding.kind for finding in self.findings).most_common())
+
+    def without(self, kinds: Iterable[str]) -> "Examination":
+        """The examination less the findings of some kinds."""
+        left_out = set(kinds)
+        return replace(self, findings=tuple(one for one in self.findings if one.kind not in left_out))
+
+
+def examine_path(
+    path: str | Path, *, format: str | None = None, split: str | None = None, progress: Progress | None = None
+) -> Examination:
+    """Examine all data sets at a path together, or those of one format and split.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that format and split.
+    DataError
+        If there is none at all.
+    """
+    layouts = choose_layouts(path, format=format, split=split, secondary=True)
+    problems: list[OtusError] = []
+    datasets: list[Dataset] = []
+    for one in layouts:
+        try:
+            datasets.append(open_layout(one, report=problems.append))
+        except (DataError, ShapeError) as error:  # nothing of this one can be read
+            problems.append(error)
+    return examine(datasets, problems=problems, progress=progress)
+
+
+def examine(
+    datasets: Sequence[Dataset], *, problems: Sequence[OtusError] = (), progress: Progress | None = None
+) -> Examination:
+    """Look for everything that is wrong with data sets that belong together: the splits of one, or its formats.
+
+    Parameters
+    ----------
+    datasets
+        Each picture file is looked at once, in however many of them it stands.
+    problems
+        What the readers reported; they become findings.
+    progress
+        Called with the number of pictures done and of all pictures.
+    """
+    findings = [_of_error(problem, kind="unreadable_annotation") for problem in problems]
+    for dataset in datasets:
+        findings += [*check_labels(dataset), *check_num_keypoints(dataset)]
+    sizes: dict[Path, set[tuple[int, int]]] = {}
+    for dataset in datasets:
+        for i, path in enumerate(_paths(dataset)):
+            sizes.setdefault(path, set()).add(dataset.pictures.size_hw(i))
+    maps = [
+        (k, dataset, i)
+        for k, dataset in enumerate(datasets)
+        if dataset.semantic or dataset.panoptic
+        for i in range(len(dataset))
+    ]
+    total = len(sizes) + len(maps)
+
+    thumbnails: dict[Path, np.ndarray] = {}
+    for done, (path, looked) in enumerate(_in_threads(_thumbnail, sizes), start=1):
+        if isinstance(looked, Finding):
+            findings.append(looked)
+        else:
+            thumbnails[path], actual, notes = looked
+            findings += [Finding(kind, str(path), None, message) for kind, message in notes.items()]
+            findings += _sizes_that_differ(path, actual, sizes[path])
+        if progress:
+            progress(done, total)
+    used = [_names_of_labels(dataset) for dataset in datasets]
+    stated = [stated_segments(dataset) for dataset in datasets]
+    look = partial(_look_at_maps, stated)
+    for done, ((k, _, _), (names, wrong)) in enumerate(_in_threads(look, maps), start=len(sizes) + 1):
+        used[k] |= names
+        findings += wrong
+        if progress:
+            progress(done, total)
+
+    findings += _unused_categories(datasets, used)
+    findings += _same_photographs(datasets, thumbnails)
+    return Examination(
+        layouts=tuple(Layout(dataset.format, dataset.source, dataset.split) for dataset in datasets),
+        picture_count=len(sizes),
+        object_count=sum(len(dataset.objects) for dataset in datasets if dataset.objects is not None),
+        findings=tuple(dict.fromkeys(findings)),
+        per_category=_per_category(datasets),
+    )
+
+
+def _per_category(datasets: Sequence[Dataset]) -> dict[str, tuple[int, ...]]:
+    counts: dict[str, list[int]] = {}
+    for place, dataset in enumerate(datasets):
+        labels = dataset.picture_labels if dataset.objects is None else dataset.objects.labels
+        if labels is None:
+            continue
+        numbers = np.bincount(labels, minlength=len(dataset.categories)).tolist()
+        for name, number in zip(dataset.categories, numbers, strict=True):
+            counts.setdefault(name, [0] * len(datasets))[place] = number
+    return {name: tuple(numbers) for name, numbers in counts.items()}
+
+
+def _of_error(error: OtusError, *, kind: str = "", file: Path | str = "") -> Finding:
+    if not isinstance(error, DataError):
+        return Finding(kind, str(file), None, str(error))
+    message = f"{error.problem} ({error.remedy})" if error.remedy else error.problem
+    return Finding(error.kind, str(error.file or file), error.where, message)
+
+
+def _paths(dataset: Dataset) -> list[Path]:
+    """Where the pictures lie; two formats may reach the same file by different ways."""
+    return [Path(os.path.normpath(dataset.pictures.path(i))) for i in range(len(dataset))]
+
+
+def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in order; Pillow decodes without the GIL."""
+    items = list(items)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            yield from zip(items, pool.map(function, items), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _thumbnail(path: Path) -> tuple[np.ndarray, tuple[int, int], dict[str, str]] | Finding:
+    try:
+        return *read_thumbnail(path, side=SIDE), image_notes(path)
+    except OtusError as error:
+        return _of_error(error, file=path)
+
+
+def _sizes_that_differ(path: Path, actual: tuple[int, int], stated: set[tuple[int, int]]) -> Iterator[Finding]:
+    for size_hw in sorted(stated):
+        try:
+            check_size(actual, size_hw, str(path))
+        except DataError as error:
+            yield _of_error(error)
+
+
+def _names_of_labels(dataset: Dataset) -> set[str]:
+    labels: set[int] = set()
+    if dataset.objects is not None:
+        labels.update(np.unique(dataset.objects.labels).tolist())
+    if dataset.picture_labels is not None:
+        labels.update(np.unique(dataset.picture_labels).tolist())
+    return {dataset.categories[label] for label in labels}
+
+
+def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, int]) -> tuple[set[str], list[Finding]]:
+    """The categories that the maps of a picture have, and what is wrong with them."""
+    k, dataset, index = item
+    try:
+        semantic, panoptic = dataset.semantic_map(index), dataset.panoptic_map(index)
+    except OtusError as error:
+        return set(), [_of_error(error, kind="wrong_map", file=dataset.pictures.path(index))]
+    names: set[str] = set()
+    if semantic is not None:
+        names.update(semantic.categories[k] for k in np.unique(semantic.labels).tolist() if k != IGNORE)
+    if panoptic is not None:
+        names.update(panoptic.categories[segment.label] for segment in panoptic.segments)
+        if index in stated[k]:
+            return names, list(check_segments(panoptic, stated[k][index], dataset.source))
+    return names, []
+
+
+def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) -> Iterator[Finding]:
+    """Categories that the source declares and not one split uses."""
+    for name_of_format in dict.fromkeys(dataset.format for dataset in datasets):
+        members = [k for k, dataset in enumerate(datasets) if dataset.format == name_of_format]
+        names_used = set().union(*(used[k] for k in members))
+        declared: dict[str, Dataset] = {}
+        for dataset in (datasets[k] for k in members):
+            # VOC has no list of categories but in this file: the reader's twenty names declare nothing.
+            if dataset.format == "voc" and not (dataset.source / "labelmap.txt").is_file():
+                continue
+            maps = [one.categories for one in (dataset.semantic, dataset.panoptic) if one is not None]
+            for categories in (dataset.categories, *maps):
+                declared.update((name, dataset) for name in categories if name not in declared)
+        for name, dataset in declared.items():
+            if name not in names_used:
+                message = "no object has this category (remove it, or check the labels' names)"
+                yield Finding("unused_category", str(dataset.source), f"category {name!r}", message)
+
+
+def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.ndarray]) -> Iterator[Finding]:
+    splits = _splits_of_pictures(datasets)
+    for path, names in splits.items():
+        if len(names) > 1:
+            message = "the picture stands in each of these splits (keep it in one)"
+            yield Finding("shared_between_splits", str(path), " and ".join(sorted(names)), message)
+    paths = list(thumbnails)
+    pairs, correlations = find_lookalikes(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))
+    told: set[tuple[str, Path]] = set()
+    for k in np.argsort(-correlations, kind="stable"):
+        first, second = (paths[i] for i in pairs[k])
+        here, there = splits.get(second, set()), splits.get(first, set())
+        shared = bool(here and there) and here != there
+        kind = "shared_between_splits" if shared else "same_photograph"
+        if (kind, second) in told or (how := _how_alike(first, second, thumbnails, float(correlations[k]))) is None:
+            continue
+        told.add((kind, second))
+        where = " and ".join(sorted(here | there)) if shared else None
+        yield Finding(
+            kind, str(second), where, f"{how} as {first} ({'keep both in one split' if shared else 'keep one'})"
+        )
+
+
+def _splits_of_pictures(datasets: Sequence[Dataset]) -> dict[Path, set[str]]:
+    """The names of the splits that each picture is in, but for those that are the union of others (trainval)."""
+    pictures: dict[str, set[Path]] = {}
+    for dataset in datasets:
+        if dataset.split is not None:
+            # VOC's "Segmentation/train" is a part of its "train".
+            members = pictures.setdefault(dataset.split.rsplit("/", 1)[-1], set())
+            members.update(_paths(dataset))
+    splits: dict[Path, set[str]] = {}
+    for name, members in pictures.items():
+        parts = [other for other in pictures.values() if other < members]
+        if len(parts) > 1 and set().union(*parts) == members:
+            continue
+        for path in members:
+            splits.setdefault(path, set()).add(name)
+    return splits
+
+
+def _how_alike(first: Path, second: Path, thumbnails: dict[Path, np.ndarray], correlation: float) -> str | None:
+    if np.array_equal(thumbnails[first], thumbnails[second]):
+        if filecmp.cmp(first, second, shallow=False):
+            return "the same bytes"
+        if np.array_equal(read_picture(first), read_picture(second)):
+            return "the same pixels"
+        if np.ptp(thumbnails[first]) == 0:  # an even colour says nothing of the rest
+            return None
+    return f"the same photograph (thumbnails agree to {correlation:.3f})"

@@ -1,0 +1,116 @@
+"""Predictions of one record a picture, as JSON: its categories with scores, or the IoU after each click. Read only. ::
+
+    {"images": [{"file": "a.jpg", "classification": [{"category": "owl", "score": 0.9}, …]}, …]}
+    {"images": [{"file": "a.jpg", "ious": [0.71, 0.86, 0.92]}, …]}
+
+The first is what ``otus predict --json`` writes. The list may also stand alone. Pictures are meant by their names, as far
+as these are needed to tell them apart. Of clicks a picture may have several records, one an object.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from otus.data.dataset import Dataset
+from otus.data.formats.json_reader.stream import RecordReader
+from otus.data.image_lookup import picture_namer, some_names
+from otus.errors import DataError, Report, stop_at_first
+
+
+class Answer(msgspec.Struct):
+    """A category and how likely it is."""
+
+    category: str
+    score: float
+
+
+class PictureAnswers(msgspec.Struct):
+    """What a picture shows."""
+
+    file: str
+    classification: list[Answer]
+
+
+class PictureClicks(msgspec.Struct):
+    """How good the mask of an object was after each click."""
+
+    file: str
+    ious: list[float]
+
+
+Record = TypeVar("Record", PictureAnswers, PictureClicks)
+
+
+def read_classifications(
+    path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
+) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
+    """The index of each picture and its scores by category, -inf for a category that the file does not say.
+
+    Raises
+    ------
+    DataError
+        Where ``report`` raises it: unknown pictures or categories, a second record of a picture, a category named twice.
+    """
+    label_of = {name: label for label, name in enumerate(dataset.categories)}
+    seen: set[int] = set()
+    for where, index, record in _records(Path(path), PictureAnswers, dataset, report):
+        scores = np.full(len(label_of), -np.inf)
+        problem = ("", "the picture has a record already", "duplicate_id") if index in seen else None
+        for k, answer in enumerate(record.classification):
+            place = f".classification[{k}].category"
+            if answer.category not in label_of:
+                problem = (place, f"{answer.category!r} is not one of the categories", "unknown_category")
+            elif scores[label_of[answer.category]] > -np.inf:
+                problem = (place, f"{answer.category!r} stands there twice", "duplicate_id")
+            else:
+                scores[label_of[answer.category]] = answer.score
+        if problem is not None:
+            report(_fault(Path(path), where + problem[0], *problem[1:]))
+            continue
+        seen.add(index)
+        yield index, scores
+
+
+def read_click_curves(
+    path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
+) -> Iterator[tuple[int, list[float]]]:
+    """The index of a picture and the IoU after each click of one of its objects.
+
+    Raises
+    ------
+    DataError
+        Where ``report`` raises it: unknown pictures, an IoU outside 0..1, no click.
+    """
+    for where, index, record in _records(Path(path), PictureClicks, dataset, report):
+        wrong = [iou for iou in record.ious if not 0 <= iou <= 1]
+        if wrong or not record.ious:
+            problem = f"expected an IoU in 0..1 after each click, got {wrong[0] if wrong else 'no click'}"
+            report(_fault(Path(path), f"{where}.ious", problem, "bad_iou"))
+            continue
+        yield index, record.ious
+
+
+def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -> Iterator[tuple[str, int, Record]]:
+    """Where each record stands, the index of its picture, and it."""
+    if path.is_dir():
+        raise DataError("expected a JSON file, got a folder", file=path, remedy="give the file itself")
+    name_of = picture_namer(dataset)
+    reader = RecordReader(path, {"images": kind}, report, records_key="images")
+    for batch in reader:
+        for number, record in zip(batch.indices.tolist(), batch.records, strict=True):
+            index = name_of(record.file)
+            if index is None:
+                problem = f"no picture of the data is called {record.file!r}; they are called {some_names(dataset)}"
+                report(_fault(path, f"images[{number}].file", problem, "unknown_picture"))
+            else:
+                yield f"images[{number}]", index, record
+    if "images" not in reader.found and not (path.exists() and path.stat().st_size == 0):
+        report(_fault(path, "images", "expected a list of pictures, found none", "broken_json"))
+
+
+def _fault(path: Path, where: str, problem: str, kind: str) -> DataError:
+    return DataError(problem, file=path, where=where, remedy="correct the record or take it out", kind=kind)

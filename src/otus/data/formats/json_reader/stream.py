@@ -1,0 +1,333 @@
+"""Lists of records in a JSON file of any size, some thousand records at a time, every problem with its place.
+
+The file is read in windows. A compiled scanner finds where the records of the outer arrays end, whatever the order of the
+arrays; msgspec decodes the records between, a compiled reader those of nothing but numbers. Nothing of the file is kept.
+"""
+
+import codecs
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from otus.data.formats.files import Whole
+from otus.data.formats.json_reader import _scan_kernels as scanner
+from otus.data.formats.json_reader.number_records import NumberField, NumberRecords, read_number_records
+from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.errors import DataError, Report
+
+_WINDOW = 1 << 19  # its records stay in the processor's cache
+
+
+class _Identified(msgspec.Struct):
+    id: Whole
+
+
+class _Decoder(NamedTuple):
+    json: msgspec.json.Decoder[list[Any]]
+    attributes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some records of one array: ``records[k]`` is element ``indices[k]`` of it in the file.
+
+    ``attributes`` says, by name of a field, which attribute of the records has it. Where every record has the same fields
+    and they are :class:`NumberField`, there are ``columns`` by name in place of records: (N,) or (N, width).
+    """
+
+    array: str
+    indices: np.ndarray
+    records: list[Any]
+    attributes: Mapping[str, str]
+    columns: Mapping[str, np.ndarray] | None = None
+
+
+@dataclass
+class RecordReader:
+    """Reads the records of the wanted arrays of a file that is an object of arrays, or an array of records itself.
+
+    Parameters
+    ----------
+    path
+        The file.
+    arrays
+        The type (a msgspec Struct) of the records of each wanted array, by its key. A file that is an array itself is
+        taken for the array ``records_key``.
+    report
+        Gets every faulty record as a DataError that names it, e.g. ``annotations[317].bbox``.
+    open_ended
+        Arrays whose records have, beside the required fields, exactly those that occur in the file: declared ones with
+        their type, others with any.
+    number_fields
+        By array, the fields of numbers that may come as columns.
+    largest
+        No number of a column may be further from 0.
+    """
+
+    path: Path
+    arrays: Mapping[str, type[msgspec.Struct]]
+    report: Report
+    records_key: str = ""
+    open_ended: Set[str] = frozenset()
+    number_fields: Mapping[str, Mapping[str, NumberField]] = field(default_factory=dict)
+    largest: float = math.inf
+    found: set[str] = field(default_factory=set)
+    others: dict[str, Any] = field(default_factory=dict)
+    faulty_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in the order of the file.
+
+        ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them, and
+        ``faulty_ids`` by array the ids of faulty records, as far as they have one.
+        """
+        try:
+            with _open_as_utf8(self.path) as file:
+                yield from self._batches(file)
+        except UnicodeDecodeError as error:
+            problem = f"expected text in UTF-8 or UTF-16, but {error}"
+            self.report(DataError(problem, file=self.path, remedy="save it as UTF-8", kind="not_utf8"))
+        except OSError as error:
+            self.report(
+                DataError(f"cannot be read: {error.strerror}", file=self.path, remedy="check the path and its rights")
+            )
+
+    def _batches(self, file: IO[bytes]) -> Iterator[Batch]:
+        window = file.read(_WINDOW)
+        offset = 3 if window.startswith(b"\xef\xbb\xbf") else 0
+        first = window[offset:].lstrip()[:1]
+        if not first:
+            self.report(DataError("the file is empty", file=self.path, remedy="write it again", kind="broken_json"))
+            return
+        if is_lfs_pointer(self.path):
+            self.report(DataError(IS_POINTER, file=self.path, remedy=FETCH_IT))
+            return
+        if (first == b"[" and not self.records_key) or first not in b"[{":
+            what = "an array" if first == b"[" else f"a text that starts with {first.decode('latin-1')!r}"
+            self.report(DataError(f"expected a JSON object, got {what}", file=self.path, kind="broken_json"))
+            return
+        level = 1 if first == b"[" else 2
+        decoders = {key: self._decoder(key, ()) for key in self.arrays}
+        occurring: dict[str, list[str]] = {key: [] for key in self.arrays}
+        state = np.zeros(scanner.STATE_SIZE, dtype=np.int64)
+        fields = np.zeros(scanner.MAX_FIELDS, dtype=np.uint64)
+        key = self.records_key if level == 1 else ""
+        inside: str | None = None  # the wanted array that the scanner is in
+        skeleton = bytearray()  # the text without the records
+        position, pending, index = offset, offset, 0  # scanned to; not handed on from; index of the next record
+        base = 0  # where the window starts in the file
+        while True:
+            state[scanner.LAST_COMMA], state[scanner.COMMAS] = -1, 0
+            if inside is not None:  # records of the fields that the scanner found need not be scanned
+                numbers = self._numbers(decoders[inside], inside, window, pending)
+                if numbers.count:
+                    indices = np.arange(index, index + numbers.count)
+                    yield Batch(inside, indices, [], decoders[inside].attributes, numbers.columns)
+                    index += numbers.count
+                    position = pending = numbers.end
+                    state[[scanner.DEPTH, scanner.IN_STRING, scanner.ESCAPED, scanner.AFTER_COLON]] = level, 0, 0, 0
+            text = np.frombuffer(window, dtype=np.uint8)
+            event = -1
+            while event != scanner.END:
+                event, position = scanner.scan(text, position, level, state, fields)
+                string = (
+                    window[state[scanner.STRING_START] : position - 1] if event in (scanner.KEY, scanner.FIELD) else b""
+                )
+                if event == scanner.KEY:
+                    key = string.decode("utf-8", "replace")
+                elif event == scanner.OPENED and key in self.arrays and window[position - 1 : position] == b"[":
+                    skeleton += window[pending:position]
+                    inside, pending, index = key, position, 0
+                    self.found.add(inside)
+                    state[scanner.COMMAS], state[scanner.FIELDS] = 0, 0
+                elif event == scanner.CLOSED and inside is not None:
+                    yield from self._decode(
+                        decoders[inside], inside, window[pending : position - 1], index, base + pending
+                    )
+                    inside, pending = None, position - 1
+                elif event == scanner.FIELD and inside is not None and inside in self.open_ended:
+                    occurring[inside].append(string.decode("utf-8", "replace"))
+                    decoders[inside] = self._decoder(inside, occurring[inside])
+            comma = int(state[scanner.LAST_COMMA])
+            if inside is None:
+                skeleton += window[pending:]
+                pending = len(window)
+            elif comma >= pending:
+                yield from self._decode(decoders[inside], inside, window[pending:comma], index, base + pending)
+                index += int(state[scanner.COMMAS])
+                pending = comma + 1
+            more = file.read(_WINDOW)
+            if not more:
+                break
+            # A string may be cut by the window's end; then its start moves with the text that is kept.
+            kept = min(pending, int(state[scanner.STRING_START])) if state[scanner.IN_STRING] else pending
+            window = window[kept:] + more
+            base, position, pending = base + kept, position - kept, pending - kept
+            state[scanner.STRING_START] -= kept
+        self._check_frame(bytes(skeleton), complete=inside is None, inside=inside, index=index)
+
+    def _decoder(self, array: str, occurring: Sequence[str]) -> _Decoder:
+        """A decoder of records with the fields that occur."""
+        declared = self.arrays[array]
+        known = {one.name: one for one in msgspec.structs.fields(declared)}
+        if array not in self.open_ended:
+            return _Decoder(msgspec.json.Decoder(list[declared]), {name: name for name in known})  # type: ignore[valid-type]
+        # msgspec takes no others, and such names are debris of broken JSON.
+        occurring_names = [name for name in occurring if name.isprintable() and not set(name) & {'"', "\\"}]
+        names = dict.fromkeys([name for name, one in known.items() if one.required] + occurring_names)
+        attributes = {name: name if name in known else f"extra_{k}" for k, name in enumerate(names)}
+        fields = [
+            (attribute, *((Any, None) if name not in known else _type_and_default(known[name])))
+            for name, attribute in attributes.items()
+        ]
+        renamed = {attribute: name for name, attribute in attributes.items()}
+        record = msgspec.defstruct(declared.__name__, fields, rename=renamed, gc=False)
+        return _Decoder(msgspec.json.Decoder(list[record]), attributes)  # type: ignore[valid-type]
+
+    def _decode(self, decoder: _Decoder, array: str, text: bytes, first: int, offset: int) -> Iterator[Batch]:
+        numbers = self._numbers(decoder, array, text + b",", 0)
+        if numbers.end > len(text):
+            indices = np.arange(first, first + numbers.count)
+            yield Batch(array, indices, [], decoder.attributes, numbers.columns)
+            return
+        faulty: list[int] = []
+        try:
+            records = _decode_checked(decoder.json, text)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            records, faulty = self._decode_one_by_one(decoder.json, array, text, first, offset)
+        if records:
+            indices = np.arange(first, first + len(records) + len(faulty))
+            yield Batch(array, np.setdiff1d(indices, faulty, assume_unique=True), records, decoder.attributes)
+
+    def _numbers(self, decoder: _Decoder, array: str, text: bytes, start: int) -> NumberRecords:
+        known = self.number_fields.get(array, {})
+        return read_number_records(text, start, list(decoder.attributes), known, largest=self.largest)
+
+    def _decode_one_by_one(
+        self, decoder: msgspec.json.Decoder[list[Any]], array: str, text: bytes, first: int, offset: int
+    ) -> tuple[list[Any], list[int]]:
+        cuts = scanner.commas(np.frombuffer(text, dtype=np.uint8)).tolist()
+        records: list[Any] = []
+        faulty: list[int] = []
+        for index, (start, end) in enumerate(zip([-1, *cuts], [*cuts, len(text)], strict=True), first):
+            one = text[start + 1 : end]
+            try:
+                records += _decode_checked(decoder, one) if one.strip() else _raise_empty()
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                faulty.append(index)
+                with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+                    self.faulty_ids[array].add(msgspec.json.decode(one, type=_Identified).id)
+                self.report(self._explain(error, f"{array}[{index}]", one, offset + start + 1))
+        return records, faulty
+
+    def _explain(self, error: Exception, record: str, text: bytes, offset: int) -> DataError:
+        if isinstance(error, msgspec.ValidationError):
+            problem, _, path = str(error).partition(" - at `$[0]")
+            return DataError(
+                problem, file=self.path, where=record + path.rstrip("`"), remedy="correct the record or take it out"
+            )
+        if isinstance(error, UnicodeDecodeError):
+            problem = f"expected text in UTF-8, but {error}"
+            return DataError(problem, file=self.path, where=record, remedy="save the file as UTF-8", kind="not_utf8")
+        try:
+            for path, number in _not_finite(json.loads(text)):
+                problem = f"expected a finite number, got {number}"
+                return DataError(problem, file=self.path, where=record + path, kind="not_finite")
+        except (ValueError, RecursionError):
+            pass
+        return DataError(
+            f"broken JSON in line {self._line(offset)} or after: {error}",
+            file=self.path,
+            where=record,
+            remedy="correct the record or take it out",
+            kind="broken_json",
+        )
+
+    def _line(self, offset: int) -> int:
+        with _open_as_utf8(self.path) as file:
+            count = 1
+            while offset > 0 and (part := file.read(min(offset, _WINDOW))):
+                count += part.count(b"\n")
+                offset -= len(part)
+        return count
+
+    def _check_frame(self, skeleton: bytes, *, complete: bool, inside: str | None, index: int) -> None:
+        """The text around the records must be JSON too, and the wanted arrays arrays."""
+        if not complete:
+            self.report(
+                DataError(
+                    "the file ends in the middle of an array",
+                    file=self.path,
+                    where=f"{inside}[{index}]",
+                    remedy="it was cut off; copy or write it again",
+                    kind="broken_json",
+                )
+            )
+            return
+        try:
+            frame = msgspec.json.decode(skeleton.decode())
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            problem = f"broken JSON around the records: {error}"
+            self.report(DataError(problem, file=self.path, remedy="write it again", kind="broken_json"))
+            return
+        if not isinstance(frame, dict):
+            return
+        self.others = {key: value for key, value in frame.items() if key not in self.arrays}
+        for key in self.arrays:
+            if key in frame and key not in self.found:
+                self.found.add(key)
+                problem = f"expected an array, got {type(frame[key]).__name__}"
+                self.report(DataError(problem, file=self.path, where=key, kind="broken_json"))
+
+
+def _open_as_utf8(path: Path) -> IO[bytes]:
+    """A file to be read as bytes of UTF-8, also where it is in UTF-16 or UTF-32."""
+    file = path.open("rb")
+    encoding = json.detect_encoding(file.read(4))
+    file.seek(0)
+    return file if encoding.startswith("utf-8") else codecs.EncodedFile(file, "utf-8", encoding)
+
+
+def _decode_checked(decoder: msgspec.json.Decoder[list[Any]], text: bytes) -> list[Any]:
+    """The records in a text; msgspec takes bytes that are no UTF-8 for letters, so they are looked for first."""
+    if not text.isascii():
+        text.decode()
+    return decoder.decode(b"[" + text + b"]")
+
+
+def _type_and_default(one: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
+    return (one.type,) if one.required else (one.type, one.default)
+
+
+def _raise_empty() -> list[Any]:
+    raise msgspec.DecodeError("a comma without a record")
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Where a value has NaN or infinity, which Python's own writer puts into JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _not_finite(one, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _not_finite(one, f"{path}[{index}]")
+
+
+def write_records(file: IO[bytes], records: Iterator[Any]) -> None:
+    """An array of records, written as they come."""
+    encode = msgspec.json.Encoder().encode
+    separator = b"[\n"
+    for record in records:
+        file.write(separator + encode(record))
+        separator = b",\n"
+    file.write(b"\n]" if separator == b",\n" else b"[]")

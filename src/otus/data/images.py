@@ -1,0 +1,531 @@
+"""Pictures at the door: whatever lies in the file, what comes in is uint8 (H, W, 3) RGB as a viewer would show it.
+
+Decoding is Pillow's. Added here: orientation, transparency, deep and float pictures, our own limit of size, and errors
+that name the file. Only formats of pixels are opened, never those that Pillow hands to another program (EPS, WMF).
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from otus._files import staged_file
+from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.errors import DataError, PictureError, ShapeError, stop_at_first
+
+PICTURE_SUFFIXES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".avif",
+        ".jp2",
+    )
+)
+MAX_PIXELS = 180_000_000
+"""Largest picture that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
+
+REDUCED_FROM = 25_000_000
+"""Images of more pixels, larger than most cameras make, may be decoded at a fraction of their size."""
+
+Need = Callable[[tuple[int, int]], tuple[int, int]]
+"""The height and width at which an image of a height and width will be looked at."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
+_STRIP = 512  # rows
+_UNREADABLE = "unreadable_picture"
+_TWELVE_BITS = 4095
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXCHANGES_SIDES = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+# Folders that commands make where they are run, in the data's own folder too: its pictures of what was found are no data.
+# A folder of such a name may be somebody's own, so it counts only with what the command leaves in it; "runs" is anybody's
+# word, so there the configuration of a run must be ours too.
+_OWN_OUTPUT = {
+    "otus-predictions": "predictions.json",
+    "otus-compare": "rows/*.json",
+    "otus-lineage": "*.json",
+    "runs": "*/*/config.json",
+}
+_OF_A_RUN = b'"data_digest"'
+_LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
+_held = threading.Lock()
+
+PictureSource = str | Path | bytes | Image.Image | np.ndarray
+
+
+def read_picture(
+    source: PictureSource, *, expected_size_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as uint8 (H, W, 3) RGB, upright.
+
+    EXIF orientation is applied, also to a PIL picture. Transparency is laid on white, as a browser shows it. 16 bits
+    are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
+    stretched from their smallest to their largest value if they are in neither; so are 32-bit integers beyond 16 bits.
+    Of several pages or frames, the first; :func:`image_notes` tells of the others.
+
+    Parameters
+    ----------
+    source
+        A path, an encoded picture (bytes), a PIL picture, or uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or
+        (H, W, 4) RGBA.
+    expected_size_hw
+        The size that its labels were made for.
+    max_pixels
+        Larger pictures are refused before they are decoded.
+
+    Raises
+    ------
+    PictureError
+        If it is missing, unreadable, truncated, not a picture, too large, or not of the expected size.
+    ShapeError
+        If an array has another shape or type.
+    """
+    return read_reduced_picture(source, expected_size_hw=expected_size_hw, max_pixels=max_pixels)[0]
+
+
+def read_reduced_picture(
+    source: PictureSource,
+    need: Need | None = None,
+    *,
+    expected_size_hw: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """An image as of :func:`read_picture`, a huge one at a fraction of its size, and the height and width of the whole.
+
+    One of more than :data:`REDUCED_FROM` pixels comes at a half, a quarter or an eighth, whatever leaves it at least twice
+    as large as needed. A JPEG is decoded at that size.
+
+    Parameters
+    ----------
+    need
+        How large it has to be; None for the whole image.
+    expected_size_hw, max_pixels
+        As of :func:`read_picture`, of the whole image.
+
+    Raises
+    ------
+    PictureError, ShapeError
+        As of :func:`read_picture`.
+    """
+    if isinstance(source, np.ndarray):
+        source = _picture_of_array(source)
+    name = _name(source)
+    with _opened(source, name) as image:
+        _check_pixels(image.size, name, max_pixels)
+        turn = _turn(image)
+        size_hw = image.size if turn in _EXCHANGES_SIDES else (image.height, image.width)
+        factor = 1 if need is None else _reduction(size_hw, need(size_hw))
+        if factor > 1:
+            width, height = image.size
+            image.draft(None, (width // factor, height // factor))
+            factor = round(factor * image.width / width)  # of a JPEG nothing is left to do
+        with _decoding(image, name):
+            pixels = _as_rgb(image, factor)
+            if turn is not None:
+                pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
+    check_size(size_hw, expected_size_hw, name)
+    return pixels, size_hw
+
+
+def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
+    """By how much an image may be made smaller."""
+    if size_hw[0] * size_hw[1] <= REDUCED_FROM:
+        return 1
+    room = min(size // (2 * needed) for size, needed in zip(size_hw, needed_hw, strict=True))
+    return next(factor for factor in (8, 4, 2, 1) if factor <= max(room, 1))
+
+
+def picture_size_hw(path: str | Path) -> tuple[int, int]:
+    """Height and width of a picture as :func:`read_picture` gives it, from the header alone.
+
+    Raises
+    ------
+    PictureError
+        If it is missing or not a picture.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        turn = _turn(image)
+    return (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+
+
+def image_notes(source: str | Path | bytes) -> dict[str, str]:
+    """Return warnings about an image as :func:`read_picture` gives it: a message by kind.
+
+    ``further_pages``: the file has pages or frames after the first. ``dark_picture``: it has 16 bits a pixel, of which 12 at
+    most are used, as microscopes and medical devices write them. (The second image of a phone's MPO is no page.)
+
+    Raises
+    ------
+    PictureError
+        If it is missing, or not a picture.
+    """
+    name, notes = _name(source), {}
+    with _opened(source, name) as image, _decoding(image, name):
+        if (pages := _page_count(image)) > 1:
+            notes["further_pages"] = f"has {pages} pages or frames, of which the first is used; save each as a file"
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            image.load()
+            brightest = int(np.asarray(image).max())
+            if 0 < brightest <= _TWELVE_BITS:
+                notes["dark_picture"] = (
+                    f"has 16 bits a pixel, and {brightest} is the largest value: it is read as nearly black; "
+                    f"save it with values up to 65535, or as 8 bits"
+                )
+    return notes
+
+
+def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
+    """A grey square of ``side`` pixels, whatever the picture's shape, and the picture's height and width.
+
+    The whole file is read, so one that is cut off is found; but a large JPEG is decoded at a fraction of its size.
+
+    Raises
+    ------
+    PictureError
+        As :func:`read_picture`.
+    """
+    name = str(path)
+    with _opened(path, name) as image:
+        _check_pixels(image.size, name, MAX_PIXELS)
+        width, height = image.size
+        turn = _turn(image)
+        with _decoding(image, name):
+            # Fractions of a size are whole pixels: from 8 times the side on, that rounding moves nothing visible.
+            image.draft("L", (8 * side, 8 * side))
+            grey = image if image.mode == "L" else Image.fromarray(_as_rgb(image)).convert("L")
+            small = grey.resize((side, side), Image.Resampling.BOX)
+            upright = small if turn is None else small.transpose(turn)
+            size_hw = (width, height) if turn in _EXCHANGES_SIDES else (height, width)
+            return np.array(upright), size_hw
+
+
+def read_index_picture(
+    path: str | Path, *, expected_size_hw: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "h w"]:
+    """A picture whose values are labels, untouched: palette indices (not colours), grey values, 0 and 1 of a bitmap.
+
+    Raises
+    ------
+    PictureError
+        As :func:`read_picture`; and if the picture is RGB, deeper than 8 bits or a JPEG, which changes values.
+    """
+    name = str(path)
+    with _opened(path, name) as image:
+        _check_pixels(image.size, name, MAX_PIXELS)
+        remedy = "save the labels as a palette or grey PNG"
+        if image.format in ("JPEG", "MPO"):
+            raise PictureError("expected labels, got a JPEG, which changes values", file=name, remedy=remedy)
+        if image.mode not in ("1", "L", "P"):
+            raise PictureError(
+                f"expected one label of 8 bits a pixel (mode P, L or 1), got mode {image.mode}",
+                file=name,
+                remedy=remedy,
+            )
+        # Pillow spreads grey of 2 and 4 bits over 0..255.
+        tiles = image.tile if isinstance(image, ImageFile.ImageFile) else []
+        step = {"L;2": 85, "L;4": 17}.get(str(tiles[0].args) if tiles else "", 1)
+        turn = _turn(image)
+        with _decoding(image, name):
+            image.load()
+            upright = image if turn is None else image.transpose(turn)
+            values = np.array(upright).astype(np.uint8) // np.uint8(step)
+    check_size(values.shape, expected_size_hw, name)
+    return values
+
+
+def check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
+    """Nothing if a picture has the size (height, width) that its labels were made for, or if none is expected.
+
+    Raises
+    ------
+    PictureError
+        Otherwise, of the kind ``mis_sized_picture``.
+    """
+    if expected is None or tuple(actual) == tuple(expected):
+        return
+    transposed = tuple(actual) == (expected[1], expected[0])
+    raise PictureError(
+        f"expected {expected[1]} x {expected[0]} pixels as its labels say, got {actual[1]} x {actual[0]}",
+        file=name,
+        remedy="height and width are exchanged: were the labels made without the EXIF orientation?"
+        if transposed
+        else "scale the picture or correct the size that the labels give",
+        kind="mis_sized_picture",
+    )
+
+
+def write_index_picture(
+    path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
+) -> None:
+    """Write labels 0..255 as a PNG: with a palette of up to 256 colours, else grey. Nothing half-written is left."""
+    values = np.asarray(values)
+    if (
+        values.ndim != 2
+        or values.dtype.kind not in "biu"
+        or (values.size and not 0 <= values.min() <= values.max() < 256)
+    ):
+        raise ShapeError(f"index picture {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8))
+    if palette is not None:
+        image.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1, 3).tobytes())
+    with staged_file(path) as stage:
+        image.save(stage, format="PNG")
+
+
+def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left.
+
+    Raises
+    ------
+    PictureError
+        If the suffix is of no format, or the format cannot hold so many pixels: a JPEG has at most 65,500 a side.
+    DataError
+        If there is no room or no right to write it.
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ShapeError(f"picture {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    target = Path(path)
+    form = Image.registered_extensions().get(target.suffix.lower())
+    if form is None or target.suffix.lower() not in PICTURE_SUFFIXES:
+        raise PictureError(
+            f"cannot write a picture with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
+        )
+    with staged_file(target) as stage:
+        try:
+            Image.fromarray(image).save(stage, format=form, quality=95)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:  # of the disk
+                raise
+            what = f"{image.shape[1]} x {image.shape[0]} pixels cannot be written as {form}: {error}"
+            raise PictureError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
+
+
+def picture_files(
+    folder: str | Path,
+    *,
+    recursive: bool = False,
+    suffixes: Collection[str] = PICTURE_SUFFIXES,
+    report: Callable[[DataError], None] = stop_at_first,
+) -> list[Path]:
+    """The files with a picture's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
+
+    Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
+
+    Parameters
+    ----------
+    recursive
+        Search folders inside it too.
+    suffixes
+        Of the files, in lower case.
+    report
+        Gets the error of each folder that may not be read, which is then left out; without it the first one is raised.
+
+    Raises
+    ------
+    DataError
+        If the folder is not one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("expected a folder of pictures", file=folder, remedy="check the path")
+    found: list[Path] = []
+
+    def locked(error: OSError) -> None:
+        problem = f"may not be read: {error.strerror}"
+        report(PictureError(problem, file=error.filename, remedy="change its permissions", kind=_UNREADABLE))
+
+    for parent, folders, names in os.walk(folder, onerror=locked):
+        folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
+        folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
+        found += [
+            Path(parent, name)
+            for name in names
+            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return sorted(found)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is called as those that systems and editors leave, which are no data.
+
+    Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.
+    """
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _LEFT_BY_SYSTEMS
+
+
+def is_own_output(folder: Path) -> bool:
+    """Whether a folder is what a command of Otus wrote because nobody named another."""
+    pattern = _OWN_OUTPUT.get(folder.name)
+    files = () if pattern is None else (file for file in folder.glob(pattern) if file.is_file())
+    return any(folder.name != "runs" or _OF_A_RUN in file.read_bytes() for file in files)
+
+
+def _name(source: str | Path | bytes | Image.Image) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"picture of {len(source)} bytes" if isinstance(source, bytes) else "picture in memory"
+
+
+@contextmanager
+def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
+    """The picture with its header read."""
+    if isinstance(source, Image.Image):
+        yield source
+        return
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if not os.path.isfile(path):  # Path.is_file raises for names that are too long
+            raise _why_not_a_file(path)
+        if path.stat().st_size == 0:
+            raise PictureError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
+    try:
+        with _pillow_held():
+            image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
+    except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
+        if not isinstance(source, bytes) and is_lfs_pointer(source):
+            raise PictureError(IS_POINTER, file=name, remedy=FETCH_IT, kind=_UNREADABLE) from None
+        raise _unreadable(error, name) from error
+    with image:
+        yield image
+
+
+def _why_not_a_file(path: Path) -> PictureError:
+    if os.path.isdir(path):
+        return PictureError("expected a picture, got a folder", file=path, remedy="name a file", kind=_UNREADABLE)
+    if os.path.exists(path):
+        return PictureError("is not a regular file", file=path, remedy="name a picture", kind=_UNREADABLE)
+    return PictureError("there is no such file", file=path, remedy="check the path", kind="missing_picture")
+
+
+def _unreadable(error: Exception, name: str) -> PictureError:
+    if isinstance(error, UnidentifiedImageError):
+        problem, remedy = "is not a picture of a known format", "convert it to JPEG or PNG, or leave it out"
+    elif isinstance(error, PermissionError):
+        problem, remedy = "may not be read", "change its permissions"
+    else:
+        problem, remedy = f"cannot be decoded: {error or type(error).__name__}", "restore it or leave it out"
+    return PictureError(problem, file=name, remedy=remedy, kind=_UNREADABLE)
+
+
+@contextmanager
+def _pillow_held() -> Iterator[None]:
+    """Pillow without its warnings and its own limit of pixels, both of which are global: hence the lock."""
+    with _held, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _decoding(image: Image.Image, name: str) -> Iterator[None]:
+    """Decode inside: in parallel with others, but for pictures so large that Pillow would warn."""
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        if limit is not None and image.width * image.height > limit:
+            with _pillow_held():
+                image.load()
+        yield
+    except Exception as error:
+        raise _unreadable(error, name) from error
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes the picture upright, None where it is."""
+    if image.format == "TIFF":  # Pillow turns TIFFs itself
+        return None
+    try:
+        with _pillow_held():
+            # Not PngImageFile.getexif: it decodes the whole picture to look for EXIF behind it.
+            return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF says nothing of the pixels
+        return None
+
+
+def _page_count(image: Image.Image) -> int:
+    if image.format in ("JPEG", "MPO"):
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # a page after the first is broken, which is not used
+        return 1
+
+
+def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size_wh
+    if width * height > max_pixels:
+        raise PictureError(
+            f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
+            file=name,
+            remedy="scale it down, or raise the limit if you trust it: otus predict --max-pixels, max_pixels in Python",
+            kind=_UNREADABLE,
+        )
+
+
+def _as_rgb(image: Image.Image, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode, bring any mode to RGB, and make it smaller by a whole factor."""
+    image.load()
+    if factor > 1 and image.mode in ("RGB", "L"):
+        image, factor = image.reduce(factor), 1
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = _to_8_bits(np.asarray(image))
+        pixels = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        if image.has_transparency_data:
+            opaque = Image.new("RGBA", image.size, "white")
+            opaque.alpha_composite(image.convert("RGBA"))
+            image = opaque
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        for top in range(0, image.height, _STRIP):  # Pillow would make two more copies of the whole
+            strip = image.crop((0, top, image.width, min(top + _STRIP, image.height)))
+            pixels[top : top + _STRIP] = strip.convert("RGB")
+    return pixels if factor == 1 else np.array(Image.fromarray(pixels).reduce(factor))
+
+
+def _to_8_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
+    finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = finite.min(), finite.max()
+    scales = ((0.0, 1.0), (0.0, 255.0)) if values.dtype.kind == "f" else ((0.0, 65535.0),)
+    bottom, top = next(((b, t) for b, t in scales if b <= low and high <= t), (low, high))
+    return np.round((finite - bottom) * (255 / ((top - bottom) or 1))).astype(np.uint8)
+
+
+def _picture_of_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if (
+        array.dtype != np.uint8
+        or not array.size
+        or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    ):
+        raise ShapeError(f"picture: expected uint8 (H, W), (H, W, 3) or (H, W, 4), got {array.dtype} {array.shape}")
+    return Image.fromarray(array)

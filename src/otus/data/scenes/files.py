@@ -1,0 +1,105 @@
+"""Made-up scenes as a data set on disk."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from otus.data.dataset import Dataset, PanopticFiles, Pictures
+from otus.data.formats import coco, coco_panoptic
+from otus.data.sample import Sample
+from otus.data.scenes.generator import EVERYTHING, THINGS, Scenes
+from otus.structures import Instances, Objects, Segmentations, oriented
+
+
+def write_scenes(
+    folder: str | Path,
+    count: int,
+    *,
+    split: str | None = None,
+    size_hw: tuple[int, int] = Scenes.size_hw,
+    seed: int = Scenes.seed,
+    min_objects: int = Scenes.min_objects,
+    max_objects: int = Scenes.max_objects,
+    object_sizes: tuple[float, float] = Scenes.object_sizes,
+) -> None:
+    """Write ``count`` scenes as COCO data sets: objects in ``folder``, panoptic maps in ``folder/panoptic``.
+
+    A training and a validation part are two calls with two seeds, side by side in one folder. The other arguments are
+    those of :class:`~otus.data.scenes.generator.Scenes`.
+
+    Raises
+    ------
+    DataError
+        If the folder exists and is not empty.
+
+    Examples
+    --------
+    >>> write_scenes("scenes/train", 400, split="train", seed=0)  # doctest: +SKIP
+    >>> write_scenes("scenes/val", 100, split="val", seed=1)  # doctest: +SKIP
+    >>> otus.open_dataset("scenes", split="train")  # doctest: +SKIP
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scenes = Scenes(
+        count,
+        size_hw=size_hw,
+        seed=seed,
+        min_objects=min_objects,
+        max_objects=max_objects,
+        object_sizes=object_sizes,
+    )
+    with tempfile.TemporaryDirectory(prefix=".scenes-", dir=folder.parent) as work:
+        dataset = _dataset(scenes, Path(work), split)
+        coco.write(dataset, folder, pictures="link")
+        coco_panoptic.write(dataset, folder / "panoptic", pictures="none")
+
+
+def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
+    """The scenes as a data set whose pictures and panoptic maps are files in ``folder``."""
+    names, maps, segments, found = [], [], [], []
+    for sample in scenes:
+        Image.fromarray(sample.image).save(folder / sample.key, quality=95)
+        names.append(sample.key)
+        maps.append(_save_map(sample, folder))
+        segments.append(() if sample.panoptic is None else sample.panoptic.segments)
+        found.append(sample.instances)
+    sizes_hw = np.tile(scenes.size_hw, (len(scenes), 1))
+    return Dataset(
+        source=folder,
+        format="coco",
+        split=split,
+        pictures=Pictures(folder, tuple(names), sizes_hw, tuple(range(1, len(scenes) + 1))),
+        categories=THINGS,
+        objects=_objects([one for one in found if one is not None]),
+        panoptic=PanopticFiles(tuple(maps), tuple(segments), EVERYTHING),
+    )
+
+
+def _save_map(sample: Sample, folder: Path) -> Path:
+    assert sample.panoptic is not None
+    path = (folder / sample.key).with_suffix(".png")
+    Image.fromarray(coco_panoptic.colours_of(sample.panoptic.ids)).save(path)
+    return path
+
+
+def _objects(found: list[Instances]) -> Objects:
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(one, name) for one in found])
+
+    def outlines(name: str) -> Segmentations:
+        return Segmentations.build(rle["counts"] for one in found for rle in getattr(one, name).rle())
+
+    return Objects.build(
+        picture=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        labels=joined("labels"),
+        boxes_xyxy=joined("boxes_xyxy"),
+        areas=np.concatenate([one.columns["areas"] for one in found]),
+        segmentations=outlines("masks"),
+        keypoints=joined("keypoints"),
+        corners_xy=oriented.corners(joined("oriented_boxes_xywhr")),
+        amodal_boxes_xyxy=joined("amodal_boxes_xyxy"),
+        amodal_segmentations=outlines("amodal_masks"),
+        columns={"occluded": np.concatenate([one.columns["occluded"] for one in found])},
+    )

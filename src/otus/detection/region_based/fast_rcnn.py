@@ -1,0 +1,106 @@
+"""Fast R-CNN: the network runs once a picture, regions are cut from its map, and everything is learned together.
+
+Paper: "Fast R-CNN" (Girshick, ICCV 2015, arXiv:1504.08083): section 2.1 RoI pooling of 7x7, section 2.3 the joint loss of
+class and box and its gradient through the pooling, section 2.2 VGG-16 with its last pooling replaced. Official code:
+github.com/rbgirshick/fast-rcnn (MIT); nothing of it is copied.
+
+Departures: all regions below IoU 0.5 are negatives, not only those from 0.1 on; the objects' own boxes are among the
+positives; no dropout between the fully connected layers, which are not factored (section 3.1) either.
+"""
+
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.boxes.matching import IoUMatcher
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.postprocess import Postprocess
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.proposals.proposers import GivenProposals
+from otus.structures import Categories
+
+
+def fast_rcnn(
+    region_features: SharedMaps,
+    categories: Categories,
+    *,
+    proposer: GivenProposals | None = None,
+    features: int = 4096,
+    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
+) -> RegionDetector:
+    """Fast R-CNN of any trunk.
+
+    Parameters
+    ----------
+    region_features
+        The shared map and how pieces are cut from it.
+    proposer
+        Where to look; the sample's own proposals, else Selective Search.
+    features
+        Numbers in each of the two fully connected layers.
+    sampler
+        How many regions of a picture are learned from.
+    postprocess
+        Thresholds of what is reported; the paper's NMS.
+
+    Examples
+    --------
+    >>> import torch
+    >>> trunk = torchvision_trunk("resnet18", levels=(4,))
+    >>> maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    >>> detector = fast_rcnn(maps, Categories(("cat", "dog")), features=64)
+    >>> sample = {"image": torch.zeros(3, 64, 96), "proposals": torch.tensor([[8.0, 8, 40, 40]])}
+    >>> detector.stages([sample]).scores[0].shape
+    torch.Size([1, 3])
+    """
+    return RegionDetector(
+        categories=categories,
+        proposer=proposer or GivenProposals(),
+        region_features=region_features,
+        box_head=fully_connected_head(
+            region_features.out_features,
+            len(categories),
+            features=features,
+            matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.5),
+            sampler=sampler,
+        ),
+        postprocess=postprocess,
+    )
+
+
+def fast_rcnn_vgg16(
+    categories: Categories, *, proposals: int = 2000, features: int = 4096, frozen_level: int = 1
+) -> RegionDetector:
+    """The paper's own: VGG-16, one map of stride 16, RoI pool of 7x7.
+
+    Parameters
+    ----------
+    proposals
+        At most so many of a picture.
+    features
+        Numbers in each fully connected layer.
+    frozen_level
+        Layers of the trunk up to this level do not learn (the paper: those before conv3_1); 0 for all learn.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(4,))
+    freeze_stages(trunk, frozen_level)
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    return fast_rcnn(maps, categories, proposer=GivenProposals(proposals), features=features)
+
+
+def fast_rcnn_efficientnet_lite0(
+    categories: Categories,
+    *,
+    proposals: int = 500,
+    features: int = 512,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """A small one for pictures of about 320 pixels; arguments as of :func:`fast_rcnn_vgg16`.
+
+    The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
+    with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    return fast_rcnn(maps, categories, proposer=GivenProposals(proposals), features=features)

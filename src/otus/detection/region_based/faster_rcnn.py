@@ -1,0 +1,402 @@
+"""Faster R-CNN: the network that finds objects also proposes where to look.
+
+Shape shorthand: B pictures, A anchors of all maps, K anchors a location, P proposals.
+
+Paper: "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks" (Ren, He, Girshick, Sun, NeurIPS
+2015, arXiv:1506.01497): section 3 the region proposal network, four losses at once (section 3.2, "approximate joint
+training"). With a feature pyramid: Lin et al., CVPR 2017, arXiv:1612.03144, section 4. Version 2: "Benchmarking Detection
+Transfer Learning with Vision Transformers" (Li et al., arXiv:2111.11429).
+Reference: torchvision ``models.detection.faster_rcnn`` (BSD-3-Clause), whose layers' names and defaults are kept.
+
+Departures from the paper: objectness is one logit and not a softmax of two; anchors that cross the picture's border are
+learned from as well; gradients reach the maps by the features of regions, not by their coordinates; 1,000 proposals when
+predicting (the paper's 300 in the single-map form below).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_small_boxes
+
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones.feature_pyramid import FeaturePyramid
+from otus.parts.batching import Batch, Target
+from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.matching import IoUMatcher
+from otus.parts.boxes.nms import suppress
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.box_head import REGIONS_TO_LEARN_FROM, BoxHead, TwoFullyConnected
+from otus.parts.heads.class_indices import slots_of
+from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.postprocess import Postprocess
+from otus.parts.ranking import stable_topk
+from otus.parts.regions.proposals import Proposals
+from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.structures import Categories
+
+ALL_SIZES = (32, 64, 128, 256, 512)
+PYRAMID_SIZES = tuple((size,) for size in ALL_SIZES)
+"""Sizes of the anchors on each level of a pyramid, P2 to P6."""
+
+
+class RegionProposalNetwork(nn.Module):
+    """A small network that slides over the maps: at each location, objectness and a transform for K anchors.
+
+    Parameters
+    ----------
+    channels
+        Channels of the maps.
+    anchors
+        The anchors of each map.
+    convolutions
+        3x3 convolutions before the two answers.
+    count, count_before_nms
+        Proposals a picture when predicting, and how many of each map compete for them.
+    training_count, training_count_before_nms
+        The same while learning.
+    nms_threshold, score_threshold
+        Proposals that overlap a better one of their map more than the first, or score below the second, go.
+    matcher, sampler
+        Which anchors are positive and negative, and how many of each are learned from.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        anchors: Anchors,
+        *,
+        convolutions: int = 1,
+        count: int = 1000,
+        count_before_nms: int = 1000,
+        training_count: int = 2000,
+        training_count_before_nms: int = 2000,
+        nms_threshold: float = 0.7,
+        score_threshold: float = 0.0,
+        matcher: IoUMatcher = IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),  # noqa: B008, frozen
+        sampler: BalancedSampler = BalancedSampler(count=256, positive_share=0.5),  # noqa: B008, frozen
+    ) -> None:
+        super().__init__()
+        layers = [Conv2dNormActivation(channels, channels, 3, norm_layer=None) for _ in range(convolutions)]
+        self.conv = nn.Sequential(*layers)
+        self.cls_logits = nn.Conv2d(channels, anchors.per_location, 1)
+        self.bbox_pred = nn.Conv2d(channels, anchors.per_location * 4, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.anchors = anchors
+        self.transform = BoxTransform()
+        self.count, self.training_count = count, training_count
+        self.count_before_nms, self.training_count_before_nms = count_before_nms, training_count_before_nms
+        self.nms_threshold = nms_threshold
+        self.score_threshold = score_threshold
+        self.matcher = matcher
+        self.sampler = sampler
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Float[Tensor, "b _"]], list[Float[Tensor, "b _ 4"]]]:
+        """For each map the logits of objectness and the transforms of its anchors, in their order; float32."""
+        logits, transforms = [], []
+        for x in maps:
+            x = self.conv(x)
+            logits.append(self.cls_logits(x).permute(0, 2, 3, 1).flatten(1).float())
+            moves = self.bbox_pred(x).unflatten(1, (-1, 4))
+            transforms.append(moves.permute(0, 3, 4, 1, 2).flatten(1, 3).float())
+        return logits, transforms
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """The best proposals of each picture and, given targets, the losses ``objectness`` and ``proposal_box``."""
+        logits, transforms = self(maps)
+        grids = [(x.shape[-2], x.shape[-1]) for x in maps]
+        anchors = self.anchors(grids, batch.padded_hw, maps[0].device)
+        proposals = self._select(logits, transforms, anchors, batch, learn=targets is not None)
+        if targets is None:
+            return proposals, {}
+        return proposals, self._losses(
+            torch.cat(logits, 1), torch.cat(transforms, 1), torch.cat(anchors), targets, generator
+        )
+
+    @torch.no_grad()
+    def _select(
+        self, logits: list[Tensor], transforms: list[Tensor], anchors: list[Tensor], batch: Batch, *, learn: bool
+    ) -> Proposals:
+        before_nms = self.training_count_before_nms if learn else self.count_before_nms
+        count = self.training_count if learn else self.count
+        best, boxes, origins = [], [], []
+        for of_map, moves, its_anchors in zip(logits, transforms, anchors, strict=True):
+            index = stable_topk(of_map, before_nms)
+            origin = its_anchors[index]
+            best.append(of_map.gather(1, index))
+            boxes.append(self.transform.decode(moves.gather(1, index[..., None].expand(-1, -1, 4)), origin))
+            origins.append(origin)
+        level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
+        found: list[tuple[Tensor, ...]] = []
+        for scores, its_boxes, its_anchors, size_hw in zip(
+            torch.cat(best, 1).sigmoid(), torch.cat(boxes, 1), torch.cat(origins, 1), batch.sizes_hw, strict=True
+        ):
+            its_boxes = clip_boxes_to_image(its_boxes, size_hw)
+            kept = remove_small_boxes(its_boxes, 1e-3)
+            kept = kept[scores[kept] >= self.score_threshold]
+            boxes_of_levels = its_boxes[kept], scores[kept], level[kept]
+            kept = kept[suppress(*boxes_of_levels, iou_threshold=self.nms_threshold, limit=count)]
+            found.append((its_boxes[kept], scores[kept], level[kept], its_anchors[kept]))
+        return Proposals(*(list(column) for column in zip(*found, strict=True)))
+
+    def _losses(
+        self,
+        logits: Float[Tensor, "b a"],
+        transforms: Float[Tensor, "b a 4"],
+        anchors: Float[Tensor, "a 4"],
+        targets: Sequence[Target],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        # Anchors of all images are numbered through and picked at once: each pick on its own would have a gradient as large
+        # as all anchors.
+        positives, negatives, codes = [], [], []
+        for i, target in enumerate(targets):
+            matches = self.matcher(anchors, target.boxes, crowds=target.crowds)
+            positive, negative = self.sampler(matches, generator=generator)
+            positives.append(positive + i * len(anchors))
+            negatives.append(negative + i * len(anchors))
+            codes.append(self.transform.encode(target.boxes[matches[positive]], anchors[positive]))
+        positive, negative = torch.cat(positives), torch.cat(negatives)
+        if len(positive) + len(negative) == 0:  # the whole of every picture is a crowd
+            return {"objectness": zero_loss(self), "proposal_box": zero_loss(self)}
+        objectness = logits.flatten()[torch.cat([positive, negative])]
+        truth = (torch.arange(len(objectness), device=objectness.device) < len(positive)).to(objectness)
+        return {
+            "objectness": F.binary_cross_entropy_with_logits(objectness, truth),
+            "proposal_box": transform_loss(transforms.flatten(0, 1)[positive], torch.cat(codes), count=len(objectness)),
+        }
+
+
+def four_convolutions(channels: int, side: int, features: int) -> nn.Sequential:
+    """The box head's network of version 2: four convolutions with batch normalisation, one fully connected layer."""
+    convolutions = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(4)]
+    for module in nn.Sequential(*convolutions).modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    fully_connected = nn.Linear(channels * side**2, features)
+    return nn.Sequential(*convolutions, nn.Flatten(), fully_connected, nn.ReLU(inplace=True))
+
+
+def faster_rcnn(
+    region_features: SharedMaps,
+    proposer: RegionProposalNetwork,
+    categories: Categories,
+    *,
+    box_network: nn.Module | None = None,
+    box_features: int = 1024,
+    class_slots: Sequence[int] | None = None,
+    sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
+) -> RegionDetector:
+    """Faster R-CNN of any trunk.
+
+    Parameters
+    ----------
+    region_features
+        The shared maps and how pieces are cut from them.
+    proposer
+        The region proposal network over the same maps.
+    box_network
+        Pieces in, vectors of ``box_features`` numbers out; two fully connected layers without it.
+    class_slots
+        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
+        :mod:`otus.parts.heads.box_head`.
+    sampler
+        How many regions of a picture the box head learns from.
+
+    Examples
+    --------
+    >>> trunk = torchvision_trunk("resnet18", levels=(4,))
+    >>> maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    >>> proposer = RegionProposalNetwork(maps.out_channels, Anchors([[128, 256, 512]]), count=300)
+    >>> detector = faster_rcnn(maps, proposer, Categories(("cat", "dog")))
+    >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
+    (64, 96)
+    """
+    if box_network is None:
+        box_network = TwoFullyConnected(region_features.out_features, box_features)
+    slots = slots_of(categories, class_slots, background=True)
+    return RegionDetector(
+        categories=categories,
+        region_features=region_features,
+        proposer=proposer,
+        box_head=BoxHead(box_network, features=box_features, class_slots=slots, sampler=sampler),
+    )
+
+
+def pyramid_maps(trunk: Trunk, *, norm_layer: type[nn.Module] | None = None) -> SharedMaps:
+    """A feature pyramid of 256 channels over a trunk, pieces of 7x7 cut by RoI align."""
+    pyramid = FeaturePyramid(trunk.channels, norm_layer=norm_layer)
+    return SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=pyramid)
+
+
+def faster_rcnn_vgg16(categories: Categories, *, features: int = 4096, frozen_level: int = 1) -> RegionDetector:
+    """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
+
+    ``features`` are the numbers in each fully connected layer. ``frozen_level`` 1 keeps the layers before the second pooling
+    as they are, as the paper does, when the trunk starts from ImageNet; 0 trains all. Departure: no dropout between the
+    fully connected layers.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(4,))
+    freeze_stages(trunk, frozen_level)
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    proposer = RegionProposalNetwork(
+        maps.out_channels,
+        Anchors([[128, 256, 512]]),
+        count=300,
+        count_before_nms=6000,
+        training_count_before_nms=12000,
+    )
+    return faster_rcnn(maps, proposer, categories, box_features=features)
+
+
+def faster_rcnn_efficientnet_lite0(
+    categories: Categories, *, features: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+) -> RegionDetector:
+    """The same form, small, for pictures of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
+
+    The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
+    with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
+    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    proposer = RegionProposalNetwork(
+        maps.out_channels,
+        Anchors([[48, 96, 192]]),
+        count=300,
+        count_before_nms=1500,
+        training_count=500,
+        training_count_before_nms=1500,
+    )
+    sampler = BalancedSampler(count=64, positive_share=0.25)
+    return faster_rcnn(maps, proposer, categories, box_features=features, sampler=sampler)
+
+
+def faster_rcnn_resnet50_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """ResNet-50 with a feature pyramid.
+
+    Parameters
+    ----------
+    class_slots
+        See :func:`faster_rcnn`.
+    norm_eps
+        The eps of the frozen norms; as ImageNet's classifier without it.
+    frozen_norms
+        Keep the statistics and factors of the trunk's norms: for trunks that know something, and small batches.
+    frozen_level
+        Layers of the trunk up to this level do not learn: 2 is the stem and ``layer1``, 0 none.
+    """
+    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
+    if frozen_norms:
+        freeze_norms(trunk, eps=norm_eps)
+    freeze_stages(trunk, frozen_level)
+    maps = pyramid_maps(trunk)
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES))
+    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+
+
+def faster_rcnn_resnet50_fpn_v2(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+) -> RegionDetector:
+    """Version 2: batch normalisation in pyramid and box head, two convolutions in the proposer, four in the box head."""
+    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
+    freeze_stages(trunk, frozen_level)
+    maps = pyramid_maps(trunk, norm_layer=nn.BatchNorm2d)
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES), convolutions=2)
+    network = four_convolutions(maps.out_channels, maps.pooling.side, 1024)
+    return faster_rcnn(maps, proposer, categories, box_network=network, class_slots=class_slots)
+
+
+def faster_rcnn_efficientnet_lite0_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """A small one for images of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
+
+    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Frozen norms run with the eps that
+    the ImageNet weights were trained with. Arguments as of :func:`faster_rcnn_resnet50_fpn`.
+    """
+    channels = 96
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    pyramid = FeaturePyramid(trunk.channels, channels)
+    pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
+    proposer = RegionProposalNetwork(
+        channels,
+        Anchors([(20, 30), (45, 65), (95, 135), (190, 270)]),
+        count=300,
+        count_before_nms=600,
+        training_count=300,
+        training_count_before_nms=600,
+    )
+    detector = faster_rcnn(
+        SharedMaps(trunk, pooling, pyramid=pyramid),
+        proposer,
+        categories,
+        box_features=512,
+        class_slots=class_slots,
+        sampler=BalancedSampler(count=128, positive_share=0.25),
+    )
+    detector.postprocess = Postprocess(score_threshold=0.02, nms_threshold=0.45)
+    return detector
+
+
+def faster_rcnn_mobilenet_v3_large_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 3,
+) -> RegionDetector:
+    """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
+    maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
+    proposer = RegionProposalNetwork(maps.out_channels, Anchors([ALL_SIZES] * 3), score_threshold=0.05)
+    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+
+
+def faster_rcnn_mobilenet_v3_large_320_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 3,
+) -> RegionDetector:
+    """The same for small pictures (shorter side 320): 150 proposals."""
+    maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
+    proposer = RegionProposalNetwork(
+        maps.out_channels, Anchors([ALL_SIZES] * 3), count=150, count_before_nms=150, score_threshold=0.05
+    )
+    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+
+
+def _mobilenet_maps(norm_eps: float | None, frozen_norms: bool, frozen_level: int) -> SharedMaps:
+    trunk = torchvision_trunk("mobilenet_v3_large", levels=("13", "16"))
+    if frozen_norms:
+        freeze_norms(trunk, eps=norm_eps)
+    freeze_stages(trunk, frozen_level)
+    return pyramid_maps(trunk)

@@ -1,0 +1,115 @@
+"""R-CNN: regions with CNN features. Propose first, then run the network only where something may be.
+
+Paper: "Rich feature hierarchies for accurate object detection and semantic segmentation" (Girshick, Donahue, Darrell, Malik,
+CVPR 2014, arXiv:1311.2524): section 2.1 proposals from Selective Search, each warped to one size with context around it
+(appendix A), section 2.3 which of them are positive (IoU > 0.5), negative (< 0.3) and neutral, appendix C the transform of
+each class. Official code: github.com/rbgirshick/rcnn (BSD-2-Clause); nothing of it is copied.
+
+Departures: one softmax and one box regression learned together by gradient descent, in the place of fine-tuning, one SVM
+for each class and ridge regression one after the other (Fast R-CNN, section 5.4, found the softmax as good); therefore one
+training rule, the SVMs', instead of two; the objects' own boxes are among the positives. VGG-16 and no AlexNet by default,
+without dropout between the fully connected layers.
+"""
+
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.boxes.matching import IoUMatcher
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.postprocess import Postprocess
+from otus.parts.regions.crops import WarpedCrops
+from otus.proposals.proposers import GivenProposals
+from otus.structures import Categories
+
+
+def rcnn(
+    region_features: WarpedCrops,
+    categories: Categories,
+    *,
+    proposer: GivenProposals | None = None,
+    features: int = 4096,
+    positive_iou: float = 0.5,
+    negative_iou: float = 0.3,
+    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
+) -> RegionDetector:
+    """R-CNN of any trunk.
+
+    Parameters
+    ----------
+    region_features
+        How regions are warped and what trunk sees them.
+    proposer
+        Where to look; the sample's own proposals, else Selective Search.
+    features
+        Numbers in each of the two fully connected layers.
+    positive_iou, negative_iou
+        A proposal is positive from the first overlap with an object on, negative below the second with all, else neutral.
+    sampler
+        How many regions of a picture are learned from.
+    postprocess
+        Thresholds of what is reported; the paper's NMS.
+    """
+    return RegionDetector(
+        categories=categories,
+        proposer=proposer or GivenProposals(),
+        region_features=region_features,
+        box_head=fully_connected_head(
+            region_features.out_features,
+            len(categories),
+            features=features,
+            matcher=IoUMatcher(positive_iou=positive_iou, negative_iou=negative_iou),
+            sampler=sampler,
+        ),
+        postprocess=postprocess,
+        divisor=1,
+    )
+
+
+def rcnn_vgg16(
+    categories: Categories,
+    *,
+    proposals: int = 2000,
+    side: int = 224,
+    context: int = 16,
+    features: int = 4096,
+    frozen_level: int = 1,
+) -> RegionDetector:
+    """R-CNN with VGG-16.
+
+    Parameters
+    ----------
+    proposals
+        At most so many of a picture.
+    side, context
+        Pixels of a crop, and what of them, on each side, is around the region.
+    features
+        Numbers in each fully connected layer.
+    frozen_level
+        Layers of the trunk up to this level do not learn; 0 for all learn.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(5,))
+    freeze_stages(trunk, frozen_level)
+    crops = WarpedCrops(trunk, side=side, context=context)
+    return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features)
+
+
+def rcnn_efficientnet_lite0(
+    categories: Categories,
+    *,
+    proposals: int = 500,
+    side: int = 96,
+    context: int = 7,
+    features: int = 512,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """A small one for pictures of about 320 pixels; arguments as of :func:`rcnn_vgg16`.
+
+    It learns from 32 regions of a picture, not 64, so that in the same time it sees more pictures.
+    Frozen norms run with the eps that the ImageNet weights were trained with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    crops = WarpedCrops(trunk, side=side, context=context, chunk=128)
+    sampler = BalancedSampler(count=32, positive_share=0.25)
+    return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features, sampler=sampler)

@@ -1,0 +1,237 @@
+"""The frame of every detector that looks at regions: where to look, what is there, what to say.
+
+Shape shorthand: B pictures, R regions of all pictures, N objects, S class slots, K keypoints.
+
+R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
+features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_based.region_stages.Stages`,
+and losses, predictions, explanations and timings are all read from it.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from otus.data.dataset import Dataset
+from otus.data.tensors import TensorSample
+from otus.detection.region_based.region_stages import Stages, instances
+from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.detections import Detections, as_tensors
+from otus.parts.heads.box_head import Assignment, BoxHead
+from otus.parts.inference_mode import Stopwatch, predicting
+from otus.parts.postprocess import Postprocess
+from otus.parts.regions.proposals import Proposals
+from otus.structures import Categories, Instances
+
+
+class Proposer(Protocol):
+    """Where to look. Losses are empty where nothing is learned, and where ``targets`` are None."""
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]: ...
+
+
+class RegionFeatures(Protocol):
+    """What each region looks like; ``prepare`` makes the maps that all regions share, if any.
+
+    Smaller pictures are padded to ``least_side``.
+    """
+
+    @property
+    def least_side(self) -> int: ...
+
+    def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]: ...
+
+    def extract(self, maps: list[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]) -> Tensor: ...
+
+
+class MapHead(Protocol):
+    """A further answer for each object, read from the shared maps: its mask, its keypoints."""
+
+    def losses(
+        self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
+    ) -> dict[str, Tensor]: ...
+
+    def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Tensor]: ...
+
+
+class RegionDetector(nn.Module):
+    """A detector composed of a proposer, region features and heads.
+
+    Parameters
+    ----------
+    categories
+        What the labels mean.
+    proposer, region_features
+        Where to look, and what is there.
+    box_head
+        What to say of each region.
+    mask_head, keypoint_head
+        What else to say of each object.
+    postprocess
+        Which boxes are reported.
+    divisor
+        Batches are padded to multiples of this, the coarsest stride of a usual trunk.
+    """
+
+    region_features: RegionFeatures
+    proposer: Proposer
+    box_head: BoxHead
+    mask_head: MapHead | None
+    keypoint_head: MapHead | None
+
+    def __init__(
+        self,
+        *,
+        categories: Categories,
+        proposer: Proposer,
+        region_features: RegionFeatures,
+        box_head: BoxHead,
+        mask_head: MapHead | None = None,
+        keypoint_head: MapHead | None = None,
+        postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
+        divisor: int = 32,
+    ) -> None:
+        super().__init__()
+        self.categories = categories
+        self.region_features = region_features
+        self.proposer = proposer
+        self.box_head = box_head
+        self.mask_head = mask_head
+        self.keypoint_head = keypoint_head
+        self.postprocess = postprocess
+        self.divisor = divisor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return next(self.parameters()).device
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses of the proposer and of each head, to be added up.
+
+        Parameters
+        ----------
+        samples
+            Prepared pictures with boxes and labels; without objects, a picture teaches background. Crowds are no
+            objects, and regions in them are not learned from. Without masks or keypoints it adds none of that loss.
+        generator
+            Where the choice of regions takes its randomness from.
+        """
+        return self._run(samples, postprocess=None, generator=generator).losses
+
+    def remarks(self, dataset: Dataset) -> list[str]:
+        """What a person should know before learning from a data set: masks and keypoints that nothing teaches."""
+        objects = dataset.objects
+        if objects is None:
+            return []
+        lines = []
+        if self.keypoint_head is not None and not objects.has_keypoints.any():
+            lines.append("warning: no object has keypoints: the keypoint head learns nothing, leave it out")
+        if self.mask_head is not None:
+            known = objects.has_mask
+            whole = objects.amodal_segmentations
+            known = known if whole is None else known | (whole.kinds > 0)
+            never = np.setdiff1d(objects.labels[~objects.is_crowd], objects.labels[known])
+            names = ", ".join(dataset.categories[label] for label in never)
+            if not known.any():
+                lines.append("warning: no object has a mask: the mask head learns nothing, leave it out")
+            elif names:
+                lines.append(f"warning: no mask to learn from of {names}: what the model draws for them means nothing")
+        return lines
+
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        return instances(self.stages(samples, postprocess=postprocess), self.categories)
+
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages:
+        """The record of a pass that predicts."""
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`, and ``masks`` and ``keypoints`` if any."""
+        found = self._run([{"image": image} for image in images], postprocess=self.postprocess)
+        answer = as_tensors(found.detections)
+        for name in ("masks", "keypoints"):
+            if getattr(found, name) is not None:
+                answer[name] = torch.cat(getattr(found, name))
+        return answer
+
+    def _run(
+        self,
+        samples: Sequence[TensorSample],
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None = None,
+    ) -> Stages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            side = self.region_features.least_side
+            batch = make_batch(samples, divisor=self.divisor, least_side=side, device=self.device)
+            targets = [self._target(sample) for sample in samples] if postprocess is None else None
+        with watch.time("maps"):
+            maps = self.region_features.prepare(batch.images)
+        with watch.time("proposals"):
+            proposals, losses = self.proposer.propose(maps, batch, targets, generator=generator)
+        with watch.time("regions"):
+            assignments = None
+            regions = proposals.boxes
+            if targets is not None:
+                assignments = self.box_head.assign(proposals.boxes, targets, generator=generator)
+                regions = [one.regions for one in assignments]
+            logits, transforms = self.box_head(self.region_features.extract(maps, batch, regions))
+        record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms, assignments, losses)
+        if targets is not None and assignments is not None:
+            self._learn(record, assignments, targets, watch)
+        if postprocess is not None:
+            self._postprocess(record, postprocess, watch)
+        return record
+
+    def _target(self, sample: TensorSample) -> Target:
+        return make_target(sample, category_count=len(self.categories), device=self.device)
+
+    def _learn(self, record: Stages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch) -> None:
+        with watch.time("losses"):
+            record.losses |= self.box_head.losses(record.logits, record.transforms, assignments, targets)
+            for head in (self.mask_head, self.keypoint_head):
+                if head is not None:
+                    record.losses |= head.losses(record.maps, assignments, targets)
+
+    def _postprocess(self, record: Stages, postprocess: Postprocess, watch: Stopwatch) -> None:
+        with watch.time("postprocess"):
+            counts = [len(boxes) for boxes in record.proposals.boxes]
+            record.scores = list(record.logits.softmax(dim=1).split_with_sizes(counts))
+            for scores, transforms, regions, size_hw in zip(
+                record.scores,
+                record.transforms.split_with_sizes(counts),
+                record.proposals.boxes,
+                record.batch.sizes_hw,
+                strict=True,
+            ):
+                candidates = self.box_head.candidates(scores, transforms, regions, size_hw, postprocess=postprocess)
+                kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
+                record.candidates.append(candidates)
+                record.kept.append(kept)
+                record.detections.append(candidates[kept])
+        if self.mask_head is not None:
+            with watch.time("masks"):
+                record.masks = self.mask_head.predict(record.maps, record.detections)
+        if self.keypoint_head is not None:
+            with watch.time("keypoints"):
+                record.keypoints = self.keypoint_head.predict(record.maps, record.detections)

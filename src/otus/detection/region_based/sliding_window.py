@@ -1,0 +1,110 @@
+"""Detection as classification: a window slides over the picture, and a network says what each crop shows.
+
+Papers: "Rapid Object Detection using a Boosted Cascade of Simple Features" (Viola and Jones, CVPR 2001) and "Histograms of
+Oriented Gradients for Human Detection" (Dalal and Triggs, CVPR 2005) slid classifiers of their day; the network on each
+crop is the lecture's. Background is one more class. The windows are the boxes: nothing moves them onto the object, so
+boxes are as good as the nearest window, and the price is a pass of the network for thousands of crops a picture.
+
+Departures: suppression of windows that overlap as in the detectors that follow (NMS); the classes are learned from crops of
+the windows themselves and of the objects' own boxes, positive from IoU 0.5 on, negative below 0.3, as R-CNN's.
+"""
+
+from functools import partial
+
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.boxes.matching import IoUMatcher
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.postprocess import Postprocess
+from otus.parts.regions.crops import WarpedCrops
+from otus.proposals.proposers import EveryWindow
+from otus.proposals.windows import sliding_windows
+from otus.structures import Categories
+
+
+def sliding_window(
+    region_features: WarpedCrops,
+    categories: Categories,
+    *,
+    proposer: EveryWindow | None = None,
+    features: int = 4096,
+    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
+) -> RegionDetector:
+    """A sliding-window detector of any trunk.
+
+    Parameters
+    ----------
+    region_features
+        How crops are made and what trunk sees them.
+    proposer
+        Which windows; the usual ones without it.
+    features
+        Numbers in each of the two fully connected layers.
+    sampler
+        How many windows of a picture are learned from.
+    postprocess
+        Thresholds of what is reported.
+    """
+    return RegionDetector(
+        categories=categories,
+        proposer=proposer or EveryWindow(),
+        region_features=region_features,
+        box_head=fully_connected_head(
+            region_features.out_features,
+            len(categories),
+            features=features,
+            matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.3),
+            sampler=sampler,
+            moves=False,
+        ),
+        postprocess=postprocess,
+        divisor=1,
+    )
+
+
+def sliding_window_vgg16(
+    categories: Categories, *, side: int = 224, features: int = 4096, stride: float = 0.25, frozen_level: int = 1
+) -> RegionDetector:
+    """VGG-16 on every window, at the size of crops that it was made for.
+
+    Parameters
+    ----------
+    side
+        Of a crop, pixels.
+    features
+        Numbers in each fully connected layer.
+    stride
+        The step from a window to the next, as a share of its side.
+    frozen_level
+        Layers of the trunk up to this level do not learn; 0 for all learn.
+    """
+    trunk = torchvision_trunk("vgg16", levels=(5,))
+    freeze_stages(trunk, frozen_level)
+    proposer = EveryWindow(partial(sliding_windows, stride=stride))
+    return sliding_window(WarpedCrops(trunk, side=side), categories, proposer=proposer, features=features)
+
+
+def sliding_window_efficientnet_lite0(
+    categories: Categories,
+    *,
+    side: int = 96,
+    features: int = 512,
+    stride: float = 0.33,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> RegionDetector:
+    """A small one for pictures of about 320 pixels; arguments as of :func:`sliding_window_vgg16`.
+
+    It learns from 32 windows of a picture, as R-CNN's does from its regions.
+    Frozen norms run with the eps that the ImageNet weights were trained with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    return sliding_window(
+        WarpedCrops(trunk, side=side, chunk=128),
+        categories,
+        proposer=EveryWindow(partial(sliding_windows, stride=stride)),
+        features=features,
+        sampler=BalancedSampler(count=32, positive_share=0.25),
+    )

@@ -1,0 +1,326 @@
+"""DETR: boxes straight from a transformer, each object taught to one query, no anchors and no suppression.
+
+Shape shorthand: L layers, B pictures, Q queries, K = h x w steps of the map, S class slots ("no object" the last), D width.
+
+Paper: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv:2005.12872), section 3 and appendix
+A. Official code: github.com/facebookresearch/detr (Apache-2.0), whose defaults are kept and whose weights give its outputs.
+
+As in the official code and unlike the paper: a matched query costs minus its probability (no logarithm); "no object" weighs
+0.1 in the cross-entropy, which is divided by the sum of the weights. Departures: queries that answer inside a crowd are not
+taught to say "no object"; the number of objects that the losses are divided by is this process's own.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from otus.detection.set_prediction.set_detector import SetAnswers, SetDetector, picture_on_map
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.batching import Batch, Target
+from otus.parts.boxes.matching import share_inside
+from otus.parts.heads.class_indices import slot_tables, slots_of
+from otus.parts.inference_mode import predicting
+from otus.parts.postprocess import Postprocess
+from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, perceptron
+from otus.parts.transformer.positional_encodings import sine_grid
+from otus.parts.transformer.set_matching import (
+    HungarianMatcher,
+    Match,
+    box_losses,
+    pixels_of_picture,
+    shares_of_picture,
+)
+from otus.structures import Categories
+
+CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0
+"""Of the three losses; the costs of the matching weigh the same."""
+NO_OBJECT_WEIGHT = 0.1
+
+
+class EncoderLayer(nn.Module):
+    """Every step of the map gathers from all others; each sum is normalised."""
+
+    def __init__(self, width: int, heads: int, inner: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads, dropout=dropout)
+        self.feed_forward = feed_forward(width, inner, dropout=dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "b k d"], places: Float[Tensor, "b k d"], allowed: Bool[Tensor, "b 1 k"] | None
+    ) -> Float[Tensor, "b k d"]:
+        """``places`` are added to what is compared, not to what is gathered."""
+        placed = x + places
+        x = self.norm1(x + self.dropout(self.self_attention(placed, placed, x, allowed=allowed)))
+        return self.norm2(x + self.dropout(self.feed_forward(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Queries look at one another, then at the map."""
+
+    def __init__(self, width: int, heads: int, inner: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads, dropout=dropout)
+        self.cross_attention = Attention(width, heads, dropout=dropout)
+        self.feed_forward = feed_forward(width, inner, dropout=dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def gather_among_queries(self, x: Tensor, queries: Tensor) -> Float[Tensor, "b q d"]:
+        """The first half of the layer."""
+        placed = x + queries
+        return self.norm1(x + self.dropout(self.self_attention(placed, placed, x)))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b q d"],
+        queries: Float[Tensor, "b q d"],
+        memory: Float[Tensor, "b k d"],
+        placed_memory: Float[Tensor, "b k d"],
+        allowed: Bool[Tensor, "b 1 k"] | None,
+    ) -> Float[Tensor, "b q d"]:
+        """``queries`` are to the objects what places are to the map."""
+        x = self.gather_among_queries(x, queries)
+        gathered = self.cross_attention(x + queries, placed_memory, memory, allowed=allowed)
+        x = self.norm2(x + self.dropout(gathered))
+        return self.norm3(x + self.dropout(self.feed_forward(x)))
+
+
+class EncoderDecoder(nn.Module):
+    """The transformer over a trunk's coarsest map, and the two answers read from each query.
+
+    Parameters
+    ----------
+    channels
+        Of that map.
+    class_slots
+        Where each label stands among the classes; as many slots as the largest needs, and one more for "no object".
+    width, heads, inner, encoder_layers, decoder_layers, queries, dropout
+        Sizes of the transformer; the paper's.
+    matcher
+        Which query is taught which object.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        class_slots: Sequence[int],
+        *,
+        width: int = 256,
+        heads: int = 8,
+        inner: int = 2048,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+        queries: int = 100,
+        dropout: float = 0.1,
+        matcher: HungarianMatcher = HungarianMatcher(CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
+    ) -> None:
+        super().__init__()
+        self.input_projection = nn.Conv2d(channels, width, 1)
+        self.encoder = nn.ModuleList(EncoderLayer(width, heads, inner, dropout=dropout) for _ in range(encoder_layers))
+        self.queries = nn.Embedding(queries, width)
+        self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, dropout=dropout) for _ in range(decoder_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        label_of_slot, slot_of_label = slot_tables(class_slots, background=False)
+        self.no_object = len(label_of_slot)
+        self.class_embed = ExactLinear(width, self.no_object + 1)
+        self.box_embed = perceptron(width, width, width, 4, layer=ExactLinear)
+        self.slot_of_label: Tensor
+        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
+        self.matcher = matcher
+
+    @property
+    def capacity(self) -> int:
+        """Objects of one picture that can be found."""
+        return self.queries.num_embeddings
+
+    def answer(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[SetAnswers, dict[str, Tensor]]:
+        """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` and ``auxiliary``."""
+        answers = self(maps[-1], picture_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
+        return answers, {} if targets is None else self.losses(answers, targets, batch.sizes_hw)
+
+    def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetAnswers:
+        """The answers to a map, of which the part ``inside`` is the picture."""
+        places = sine_grid(inside, self.input_projection.out_channels).flatten(2).transpose(1, 2)
+        allowed = None if inside.all() else inside.flatten(1)[:, None]
+        memory = self.input_projection(x).flatten(2).transpose(1, 2)
+        for layer in self.encoder:
+            memory = layer(memory, places, allowed)
+        placed_memory = memory + places
+        queries = self.queries.weight.expand(len(x), -1, -1)
+        y, said, before = torch.zeros_like(queries), [], queries
+        for layer in self.decoder:
+            before, y = y, layer(y, queries, memory, placed_memory, allowed)
+            said.append(self.decoder_norm(y))
+        features = torch.stack(said)
+
+        def attention() -> Float[Tensor, "b q h w"]:
+            decoder_layer: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
+            with predicting(decoder_layer) as last:
+                asking = last.gather_among_queries(before, queries) + queries
+                weights = last.cross_attention.weights(asking, placed_memory, allowed=allowed)
+            return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
+
+        return SetAnswers(
+            logits=self.class_embed(features),
+            boxes=self.box_embed(features).sigmoid(),
+            features=said[-1],
+            memory=memory.transpose(1, 2).unflatten(2, x.shape[-2:]),
+            attention=attention,
+        )
+
+    def losses(
+        self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The weighted losses of the last layer, and the sum of those of all layers before it."""
+        of_layers = []
+        for logits, boxes in zip(answers.logits, answers.boxes, strict=True):
+            matches = self._match(logits, boxes, targets, sizes_hw)
+            l1, giou = box_losses(boxes, matches, targets, sizes_hw)
+            of_layers.append(
+                {
+                    "class": CLASS_WEIGHT * self._class_loss(logits, boxes, matches, targets, sizes_hw),
+                    "box": L1_WEIGHT * l1,
+                    "giou": GIOU_WEIGHT * giou,
+                }
+            )
+        auxiliary = [loss for layer in of_layers[:-1] for loss in layer.values()]
+        return of_layers[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
+
+    def match(self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
+        """Which query of the last layer is taught which object."""
+        return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
+
+    def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, label and score of one picture's answers above the threshold: for each query its likeliest category."""
+        score, label = logits.softmax(dim=1)[:, self.slot_of_label].max(dim=1)
+        thresholds = postprocess.thresholds(torch.arange(len(self.slot_of_label), device=label.device))
+        query = torch.where(score > thresholds[label])[0]
+        return query, label[query], score[query]
+
+    def _match(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[Match]:
+        return [
+            self.matcher(
+                -said[:, self.slot_of_label[target.labels]], of_picture, shares_of_picture(target.boxes, size_hw)
+            )
+            for said, of_picture, target, size_hw in zip(logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True)
+        ]
+
+    def _class_loss(
+        self,
+        logits: Float[Tensor, "b q s"],
+        boxes: Float[Tensor, "b q 4"],
+        matches: Sequence[Match],
+        targets: Sequence[Target],
+        sizes_hw: Sequence[tuple[int, int]],
+    ) -> Float[Tensor, ""]:
+        slots = torch.full(logits.shape[:2], self.no_object, device=logits.device)
+        weights = torch.full(logits.shape[:2], NO_OBJECT_WEIGHT, device=logits.device)
+        for i, (match, target) in enumerate(zip(matches, targets, strict=True)):
+            weights[i, inside_crowd(boxes[i], target, sizes_hw[i])] = 0.0
+            slots[i, match.queries] = self.slot_of_label[target.labels[match.objects]]
+            weights[i, match.queries] = 1.0
+        surprise = F.cross_entropy(logits.transpose(1, 2), slots, reduction="none")
+        return (surprise * weights).sum() / weights.sum().clamp(min=NO_OBJECT_WEIGHT)
+
+
+def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int, int]) -> Bool[Tensor, "q"]:
+    """Which answers lie at least half inside a box of many objects at once: nobody knows whether they are right."""
+    if not len(target.crowds):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return share_inside(pixels_of_picture(boxes.detach(), size_hw), target.crowds) >= 0.5
+
+
+def detr_resnet50(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+) -> SetDetector:
+    """The paper's own, over ResNet-50.
+
+    Parameters
+    ----------
+    class_slots
+        The slot of each label; 0, 1, 2 … without it. COCO's official weights have slots by COCO's ids.
+    queries
+        The most objects that can be found on a picture.
+    frozen_level
+        Layers of the trunk up to this level do not learn; 2 is the stem and ``layer1``, 0 none. Its norms never do.
+    """
+    return _over_resnet("resnet50", categories, class_slots, queries, frozen_level)
+
+
+def detr_resnet50_dc5(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+) -> SetDetector:
+    """:func:`detr_resnet50` with its last stage dilated: a map of stride 16, four times as many steps."""
+    return _over_resnet("resnet50", categories, class_slots, queries, frozen_level, dilated=True)
+
+
+def detr_resnet101(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+) -> SetDetector:
+    """The same as :func:`detr_resnet50` over ResNet-101."""
+    return _over_resnet("resnet101", categories, class_slots, queries, frozen_level)
+
+
+def detr_resnet101_dc5(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+) -> SetDetector:
+    """:func:`detr_resnet101` with its last stage dilated."""
+    return _over_resnet("resnet101", categories, class_slots, queries, frozen_level, dilated=True)
+
+
+def detr_efficientnet_lite0(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    queries: int = 50,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> SetDetector:
+    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout.
+
+    ``frozen_norms`` and ``frozen_level`` are the trunk's (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
+    """
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    slots = slots_of(categories, class_slots, background=False)
+    head = EncoderDecoder(
+        trunk.channels[-1],
+        slots,
+        width=128,
+        inner=512,
+        encoder_layers=3,
+        decoder_layers=3,
+        queries=queries,
+        dropout=0.0,
+    )
+    return SetDetector(categories=categories, trunk=trunk, head=head)
+
+
+def _over_resnet(
+    name: str,
+    categories: Categories,
+    class_slots: Sequence[int] | None,
+    queries: int,
+    frozen_level: int,
+    *,
+    dilated: bool = False,
+) -> SetDetector:
+    trunk = torchvision_trunk(name, levels=(4,) if dilated else (5,), dilated=dilated)
+    freeze_norms(trunk)
+    freeze_stages(trunk, frozen_level)
+    slots = slots_of(categories, class_slots, background=False)
+    head = EncoderDecoder(trunk.channels[-1], slots, queries=queries)
+    return SetDetector(categories=categories, trunk=trunk, head=head)

@@ -1,0 +1,374 @@
+"""An improved DETR that learns from few pictures: dense maps propose the queries, deformable attention refines them.
+
+Shape shorthand: L layers, B pictures, Q queries, T steps of all maps, C categories, D width.
+
+DETR learns slowly because its queries look everywhere and each object teaches only one of them ("2k is too small",
+facebookresearch/detr issue 125). Here every part of the answer has a short way to learn:
+
+- several maps and attention to a few points around a box that each layer moves: "Deformable DETR" (Zhu et al., ICLR 2021,
+  arXiv:2010.04159), sections 4.1 and 4.2, with its two stages: the best steps of the maps are the first boxes;
+- self-attention on the coarsest map only, a pyramid below it: RT-DETR (Zhao et al., CVPR 2024, arXiv:2304.08069), section
+  4.2; from it too that scores learn the IoU of their box (section 4.3);
+- each object teaches several steps of the maps, the one-to-many supervision of Co-DETR (Zong et al., ICCV 2023,
+  arXiv:2211.12860): :mod:`otus.parts.boxes.task_aligned`;
+- so several of the surest steps show the same object, and queries that hardly differ are long in learning which of them
+  is to speak: queries are made of steps whose boxes differ (DDQ, Zhang et al., CVPR 2023, arXiv:2303.12776, section 3.2);
+- queries made of objects with noise: DN-DETR and DINO, :mod:`otus.parts.transformer.denoising`.
+
+As DETR it reports a set: each object is taught to one query of each layer, and nothing is suppressed afterwards. Departures
+from all of these: the pyramid is that of :mod:`otus.parts.backbones.feature_pyramid`, widths are for pictures of 320 pixels. No
+official weights are read.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation, box_convert
+
+from otus.detection.set_prediction.detr import GIOU_WEIGHT, L1_WEIGHT, EncoderLayer, inside_crowd
+from otus.detection.set_prediction.set_detector import SetAnswers, SetDetector, picture_on_map
+from otus.parts.backbones import efficientnet_lite0_trunk
+from otus.parts.backbones.feature_pyramid import FeaturePyramid
+from otus.parts.batching import Batch, Target
+from otus.parts.boxes.matching import iou_of_pairs
+from otus.parts.boxes.nms import suppress
+from otus.parts.boxes.task_aligned import TaskAlignedAssigner
+from otus.parts.inference_mode import predicting
+from otus.parts.losses import varifocal_loss, zero_loss
+from otus.parts.postprocess import Postprocess
+from otus.parts.ranking import stable_topk
+from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, perceptron
+from otus.parts.transformer.deformable_attention import DeformableAttention
+from otus.parts.transformer.denoising import Denoising, NoisyQueries
+from otus.parts.transformer.positional_encodings import sine_grid, sine_waves
+from otus.parts.transformer.set_matching import HungarianMatcher, Match, box_losses, shares_of_picture
+from otus.structures import Categories
+
+_RARE = -4.6
+"""Logit of a score of 0.01: at first nearly nothing is an object."""
+_FIRST_STEPS = 4.0
+"""Sides of the boxes that steps start from, in strides."""
+
+
+class DeformableDecoderLayer(nn.Module):
+    """Queries look at one another, then at points around their boxes."""
+
+    def __init__(self, width: int, heads: int, inner: int, *, maps: int, points: int) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads)
+        self.cross_attention = DeformableAttention(width, heads, maps=maps, points=points)
+        self.feed_forward = feed_forward(width, inner)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def gather_among_queries(self, x: Tensor, places: Tensor, allowed: Tensor | None) -> Float[Tensor, "b q d"]:
+        """The first half of the layer."""
+        placed = x + places
+        return self.norm1(x + self.self_attention(placed, placed, x, allowed=allowed))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b q d"],
+        places: Float[Tensor, "b q d"],
+        boxes: Float[Tensor, "b q 4"],
+        maps: Sequence[Tensor],
+        extent: Float[Tensor, "b 2"],
+        allowed: Bool[Tensor, "q q"] | None,
+    ) -> Float[Tensor, "b q d"]:
+        """``places`` encode ``boxes``; ``allowed`` keeps noisy queries apart."""
+        x = self.gather_among_queries(x, places, allowed)
+        x = self.norm2(x + self.cross_attention(x + places, boxes, maps, extent))
+        return self.norm3(x + self.feed_forward(x))
+
+
+class DeformableHead(nn.Module):
+    """From several maps to a set of answers.
+
+    Parameters
+    ----------
+    channels, strides
+        Of the trunk's maps, fine to coarse; the pyramid adds one.
+    category_count
+        C.
+    width, heads, points, inner, layers, queries
+        Sizes of the transformer; ``queries`` steps of the maps, the surest, become queries.
+    distinct_iou
+        A step whose box overlaps that of a surer one by more becomes a query only where there are too few others.
+    matcher, assigner, denoising
+        Which query and which steps are taught which object, and the queries made of objects.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        category_count: int,
+        *,
+        width: int = 128,
+        heads: int = 4,
+        points: int = 4,
+        inner: int = 512,
+        layers: int = 3,
+        queries: int = 100,
+        distinct_iou: float = 0.6,
+        matcher: HungarianMatcher = HungarianMatcher(2.0, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
+        assigner: TaskAlignedAssigner = TaskAlignedAssigner(),  # noqa: B008, frozen
+        denoising: Denoising = Denoising(),  # noqa: B008, frozen
+    ) -> None:
+        super().__init__()
+        self.capacity, self.category_count, self.distinct_iou = queries, category_count, distinct_iou
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, width, 1), nn.GroupNorm(8, width)) for inputs in channels
+        )
+        self.encoder = EncoderLayer(width, heads, inner)
+        self.pyramid = FeaturePyramid((width,) * len(channels), width)
+        self.strides = self.pyramid.strides_of(strides)
+        self.step_network = Conv2dNormActivation(width, width, 3, norm_layer=lambda count: nn.GroupNorm(8, count))
+        self.step_classes, self.step_boxes = _answer_layers(width, category_count)
+        self.first_content = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
+        self.label_embed = nn.Embedding(category_count, width)
+        self.place_embed = perceptron(2 * width, width, width)
+        self.decoder = nn.ModuleList(
+            DeformableDecoderLayer(width, heads, inner, maps=len(self.strides), points=points) for _ in range(layers)
+        )
+        answers = [_answer_layers(width, category_count) for _ in range(layers)]
+        self.class_embeds = nn.ModuleList(classes for classes, _ in answers)
+        self.box_embeds = nn.ModuleList(boxes for _, boxes in answers)
+        self.matcher, self.assigner, self.denoising = matcher, assigner, denoising
+
+    def answer(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[SetAnswers, dict[str, Tensor]]:
+        """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` of the last layer, ``auxiliary``
+        of those before, ``steps`` of the maps and ``denoising``."""
+        maps, inside = self._encode(maps, batch)
+        steps = _Steps(self, maps, inside, batch)
+        index = steps.surest(self.capacity, distinct_iou=self.distinct_iou)[..., None]
+        content = self.first_content(steps.features.gather(1, index.expand(-1, -1, steps.features.shape[2])).detach())
+        boxes = steps.boxes.gather(1, index.expand(-1, -1, 4)).detach()
+        noisy = None
+        if targets is not None:
+            noisy = self.denoising(targets, batch.sizes_hw, category_count=self.category_count, generator=generator)
+        answers, of_noisy = self._decode(content, boxes, maps, batch, noisy)
+        if targets is None:
+            return answers, {}
+        sizes_hw = batch.sizes_hw
+        losses = {"steps": steps.loss(targets, sizes_hw)}
+        of_layers = []
+        for logits, said in zip(answers.logits, answers.boxes, strict=True):
+            matches = self._match(logits, said, targets, sizes_hw)
+            of_layers.append(set_losses(logits, said, matches, targets, sizes_hw))
+        auxiliary = [loss for layer in of_layers[:-1] for loss in layer.values()]
+        losses |= of_layers[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
+        losses["denoising"] = zero_loss(self.label_embed)
+        if noisy is not None and of_noisy is not None:
+            groups = int(noisy.group.max()) + 1
+            parts = [
+                loss / groups
+                for logits, said in zip(*of_noisy, strict=True)
+                for loss in set_losses(logits, said, noisy.matches, targets, sizes_hw, used=noisy.used).values()
+            ]
+            losses["denoising"] = torch.stack(parts).sum()
+        return answers, losses
+
+    def match(self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
+        """Which query of the last layer is taught which object."""
+        return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
+
+    def candidates(self, logits: Float[Tensor, "q c"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, label and score of one picture's answers above the threshold; each category is a yes or no of its own."""
+        scores = logits.sigmoid()
+        thresholds = postprocess.thresholds(torch.arange(scores.shape[1], device=scores.device))
+        query, label = torch.where(scores > thresholds)
+        return query, label, scores[query, label]
+
+    def _encode(self, maps: list[Tensor], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """The pyramid, 0 in the padding, and where the pictures are on its maps."""
+        projected = [layer(x) for layer, x in zip(self.projections, maps, strict=True)]
+        coarse = projected[-1]
+        inside = picture_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
+        places = sine_grid(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
+        allowed = None if inside.all() else inside.flatten(1)[:, None]
+        mixed = self.encoder(coarse.flatten(2).transpose(1, 2), places, allowed)
+        projected[-1] = mixed.transpose(1, 2).unflatten(2, coarse.shape[-2:])
+        pyramid = self.pyramid(projected)
+        places_inside = [picture_on_map(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
+        return [x * here[:, None] for x, here in zip(pyramid, places_inside, strict=True)], places_inside
+
+    def _decode(
+        self, content: Tensor, boxes: Tensor, maps: list[Tensor], batch: Batch, noisy: NoisyQueries | None
+    ) -> tuple[SetAnswers, tuple[Tensor, Tensor] | None]:
+        first = 0 if noisy is None else noisy.labels.shape[1]
+        allowed = None
+        if noisy is not None:
+            allowed = noisy.allowed(content.shape[1])
+            content = torch.cat([self.label_embed(noisy.labels), content], dim=1)
+            boxes = torch.cat([noisy.boxes, boxes], dim=1)
+        extent = _extent(batch)
+        x, all_logits, all_boxes = content, [], []
+        for layer, classes, moves in zip(self.decoder, self.class_embeds, self.box_embeds, strict=True):
+            places = self.place_embed(sine_waves(boxes, content.shape[2] // 2))
+            before, of_layer = x, boxes
+            x = layer(x, places, boxes, maps, extent, allowed)
+            said = (_logit(boxes) + moves(x)).sigmoid()
+            all_logits.append(classes(x))
+            all_boxes.append(said)
+            boxes = said.detach()
+        logits, said = torch.stack(all_logits), torch.stack(all_boxes)
+
+        def attention() -> Float[Tensor, "b q h w"]:
+            decoder_layer: DeformableDecoderLayer = self.decoder[-1]  # type: ignore[assignment]
+            with predicting(decoder_layer) as last:
+                asking = last.gather_among_queries(before, places, allowed) + places
+                where, weights = last.cross_attention.places(asking, of_layer)
+            return _drawn(where * extent[:, None, None, None, None], weights, maps[0])[:, first:]
+
+        answers = SetAnswers(logits[:, :, first:], said[:, :, first:], x[:, first:], maps[-1], attention)
+        return answers, None if noisy is None else (logits[:, :, :first], said[:, :, :first])
+
+    def _match(
+        self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[Match]:
+        return [
+            self.matcher(_focal_cost(said)[:, target.labels], of_picture, shares_of_picture(target.boxes, size_hw))
+            for said, of_picture, target, size_hw in zip(logits, boxes, targets, sizes_hw, strict=True)
+        ]
+
+
+class _Steps:
+    """What all steps of all maps say: features, classes, boxes, and what they learn.
+
+    T steps, map after map; ``centres`` (B, T, 2) and ``boxes`` (B, T, 4) in shares of each picture.
+    """
+
+    def __init__(self, head: DeformableHead, maps: list[Tensor], inside: list[Tensor], batch: Batch) -> None:
+        self.features = torch.cat([head.step_network(x).flatten(2).transpose(1, 2) for x in maps], dim=1)
+        self.inside = torch.cat([here.flatten(1) for here in inside], dim=1)
+        self.assigner = head.assigner
+        extent, centres, sizes = _extent(batch), [], []
+        for x, stride in zip(maps, head.strides, strict=True):
+            rows, columns = (torch.arange(side, device=x.device) + 0.5 for side in x.shape[-2:])
+            grid = torch.stack([columns.expand(len(rows), -1), rows[:, None].expand(-1, len(columns))], dim=-1)
+            centres.append(grid.flatten(0, 1) / grid.new_tensor([x.shape[-1], x.shape[-2]]))
+            side = grid.new_tensor([batch.padded_hw[1], batch.padded_hw[0]])
+            sizes.append((_FIRST_STEPS * stride / side).expand(len(centres[-1]), -1))
+        self.centres = torch.cat(centres) / extent[:, None]
+        first = torch.cat([self.centres, torch.cat(sizes) / extent[:, None]], dim=2)
+        self.logits = head.step_classes(self.features)
+        self.boxes = (_logit(first) + head.step_boxes(self.features)).sigmoid()
+
+    def surest(self, count: int, *, distinct_iou: float) -> Int[Tensor, "b q"]:
+        """At most so many steps of each picture: first those whose boxes differ, then the others, the surest first."""
+        chosen = []
+        for logits, boxes, inside in zip(self.logits.amax(dim=2), self.boxes, self.inside, strict=True):
+            score = (logits.float().sigmoid() * inside).detach()
+            corners = box_convert(boxes, "cxcywh", "xyxy")
+            distinct = suppress(
+                corners, score, torch.zeros_like(score, dtype=torch.int64), iou_threshold=distinct_iou, limit=count
+            )
+            rank = score.clone()
+            rank[distinct] += inside[distinct]
+            chosen.append(stable_topk(rank[None], count)[0])
+        return torch.stack(chosen)
+
+    def loss(self, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> Float[Tensor, ""]:
+        """Of classes and boxes, all objects and steps together, divided by what all positives should score."""
+        wanted, taught = torch.zeros_like(self.logits), self.inside.clone()
+        matches, qualities = [], []
+        for i, (target, size_hw) in enumerate(zip(targets, sizes_hw, strict=True)):
+            taught[i] &= ~inside_crowd(self.boxes[i], target, size_hw)
+            scores = self.logits[i].sigmoid() * self.inside[i, :, None]
+            step, objects, quality = self.assigner(
+                scores, self.boxes[i], self.centres[i], shares_of_picture(target.boxes, size_hw), target.labels
+            )
+            wanted[i, step, target.labels[objects]] = quality
+            taught[i, step] = True
+            matches.append(Match(step, objects))
+            qualities.append(quality)
+        count = max(1.0, float(sum(quality.sum() for quality in qualities)))
+        l1, giou = box_losses(self.boxes, matches, targets, sizes_hw)
+        objects_count = max(1, sum(len(target.boxes) for target in targets))
+        positives = max(1, sum(len(quality) for quality in qualities))
+        boxes = (L1_WEIGHT * l1 + GIOU_WEIGHT * giou) * objects_count / positives
+        return (varifocal_loss(self.logits, wanted) * taught[..., None]).sum() / count + boxes
+
+
+def set_losses(
+    logits: Float[Tensor, "b q c"],
+    boxes: Float[Tensor, "b q 4"],
+    matches: Sequence[Match],
+    targets: Sequence[Target],
+    sizes_hw: Sequence[tuple[int, int]],
+    *,
+    used: Bool[Tensor, "b q"] | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """The weighted losses of a layer, divided by the number of objects; matched queries learn the IoU of their box."""
+    wanted = torch.zeros_like(logits)
+    taught = torch.ones_like(logits[..., 0], dtype=torch.bool) if used is None else used.clone()
+    for i, (match, target, size_hw) in enumerate(zip(matches, targets, sizes_hw, strict=True)):
+        taught[i] &= ~inside_crowd(boxes[i], target, size_hw)
+        taught[i, match.queries] = True
+        said = box_convert(boxes[i, match.queries].detach(), "cxcywh", "xyxy")
+        objects = box_convert(shares_of_picture(target.boxes, size_hw)[match.objects], "cxcywh", "xyxy")
+        wanted[i, match.queries, target.labels[match.objects]] = iou_of_pairs(said, objects).clamp(min=1e-3)
+    count = max(1, sum(len(target.boxes) for target in targets))
+    l1, giou = box_losses(boxes, matches, targets, sizes_hw)
+    surprise = (varifocal_loss(logits, wanted) * taught[..., None]).sum() / count
+    return {"class": surprise, "box": L1_WEIGHT * l1, "giou": GIOU_WEIGHT * giou}
+
+
+def deformable_detr_efficientnet_lite0(
+    categories: Categories, *, queries: int = 100, frozen_norms: bool = True, frozen_level: int = 2
+) -> SetDetector:
+    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
+
+    ``queries`` is the most objects of a picture; ``frozen_norms`` and ``frozen_level`` are the trunk's
+    (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
+    """
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    head = DeformableHead(trunk.channels, trunk.strides, len(categories), queries=queries)
+    return SetDetector(categories=categories, trunk=trunk, head=head, divisor=32)
+
+
+def _answer_layers(width: int, category_count: int) -> tuple[ExactLinear, nn.Sequential]:
+    """Class logits that say "nothing" at first, and moves of boxes that are none at first."""
+    classes = ExactLinear(width, category_count)
+    boxes = perceptron(width, width, width, 4, layer=ExactLinear)
+    nn.init.constant_(classes.bias, _RARE)
+    nn.init.zeros_(boxes[-1].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(boxes[-1].bias)  # type: ignore[arg-type]
+    return classes, boxes
+
+
+def _extent(batch: Batch) -> Float[Tensor, "b 2"]:
+    """Width and height of each picture in shares of the batch's."""
+    sizes = torch.tensor(batch.sizes_hw, dtype=torch.float32, device=batch.images.device)
+    return (sizes / sizes.new_tensor(batch.padded_hw)).flip(1)
+
+
+def _logit(shares: Tensor) -> Tensor:
+    return torch.logit(shares.clamp(1e-4, 1 - 1e-4))
+
+
+def _focal_cost(logits: Float[Tensor, "q c"]) -> Float[Tensor, "q c"]:
+    """What it costs to call each query each category: Deformable DETR's focal cost."""
+    p = logits.sigmoid()
+    yes, no = 0.25 * (1 - p) ** 2 * -(p + 1e-8).log(), 0.75 * p**2 * -(1 - p + 1e-8).log()
+    return yes - no
+
+
+def _drawn(where: Tensor, weights: Tensor, like: Tensor) -> Float[Tensor, "b q h w"]:
+    """Points (B, H, Q, V, P, 2) in shares of the batch, each weight added to the step of the map ``like`` that it is on."""
+    height, width = like.shape[-2:]
+    x, y = (where[..., 0] * width).floor().long(), (where[..., 1] * height).floor().long()
+    seen = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    place = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).transpose(1, 2).flatten(2)
+    amount = (weights * seen / weights.shape[1]).transpose(1, 2).flatten(2)
+    drawn = amount.new_zeros(*place.shape[:2], height * width).scatter_add_(2, place, amount)
+    return torch.unflatten(drawn, 2, (height, width))

@@ -1,0 +1,237 @@
+"""The frame of every detector that answers with a set: one pass, no anchors, no suppression.
+
+Shape shorthand: L layers of the decoder, B pictures, Q queries, S class slots, C categories, D channels.
+
+DETR and its successors fill it with different heads (:class:`SetHead`): from the trunk's maps to Q answers, each a class or
+"no object" and a box. One pass leaves a record, :class:`SetStages`, and losses, predictions, explanations and timings are
+all read from it. A head for masks or panoptic segmentation needs nothing more than the record has: the trunk's maps,
+``SetAnswers.features``, ``SetAnswers.memory`` and ``SetAnswers.attention``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from otus.data.dataset import Dataset
+from otus.data.tensors import TensorSample
+from otus.parts.backbones import Trunk
+from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.detections import Detections, as_instances, as_tensors
+from otus.parts.inference_mode import Stopwatch, drawing_from, predicting
+from otus.parts.postprocess import Postprocess
+from otus.parts.transformer.set_matching import Match, pixels_of_picture
+from otus.structures import Categories, Instances
+
+
+@dataclass(frozen=True)
+class SetAnswers:
+    """What a decoder says, layer by layer, the last being what is reported.
+
+    Parameters
+    ----------
+    logits, boxes
+        (L, B, Q, S) and (L, B, Q, 4): classes, and boxes as centre and size in shares of each picture; float32.
+    features
+        (B, Q, D) of the last layer.
+    memory
+        (B, D, h, w) of the encoder, of its coarsest map where there are several.
+    attention
+        Computes, for each picture and query, how much it looked at each step of the map that stands first: (B, Q, h, w).
+    """
+
+    logits: Float[Tensor, "l b q s"]
+    boxes: Float[Tensor, "l b q 4"]
+    features: Float[Tensor, "b q d"]
+    memory: Float[Tensor, "b d h w"]
+    attention: Callable[[], Float[Tensor, "b q i j"]]
+
+
+class SetHead(Protocol):
+    """From maps to a set of answers, and what is learned from them."""
+
+    def answer(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[SetAnswers, dict[str, Tensor]]: ...
+
+    def match(
+        self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[Match]: ...
+
+    def candidates(
+        self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+
+@dataclass
+class SetStages:
+    """The record of one pass over a batch, in the frame of the prepared pictures. Lists have one entry a picture.
+
+    A pass that learns leaves ``losses``, one that predicts what follows them. ``candidates`` are all pairs of query and
+    category above the threshold (``Detections.origins`` names the query), ``kept`` the indices of those reported.
+    """
+
+    batch: Batch
+    maps: list[Tensor]
+    answers: SetAnswers
+    milliseconds: dict[str, float]
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    candidates: list[Detections] = field(default_factory=list)
+    kept: list[Tensor] = field(default_factory=list)
+    detections: list[Detections] = field(default_factory=list)
+
+
+class SetDetector(nn.Module):
+    """A detector composed of a trunk and a head that answers with a set.
+
+    Parameters
+    ----------
+    categories
+        What the labels mean.
+    trunk
+        Pictures in, maps out.
+    head
+        Maps in, answers out.
+    postprocess
+        What is reported. An NMS threshold of 1 is none, as DETR means it; with a lower one suppression is done all the same.
+    divisor
+        Batches are padded to multiples of this; 1 as in DETR's own code.
+    """
+
+    trunk: Trunk
+    head: SetHead
+
+    def __init__(
+        self,
+        *,
+        categories: Categories,
+        trunk: Trunk,
+        head: SetHead,
+        postprocess: Postprocess = Postprocess(score_threshold=0.0, nms_threshold=1.0),  # noqa: B008, frozen
+        divisor: int = 1,
+    ) -> None:
+        super().__init__()
+        self.categories = categories
+        self.trunk = trunk
+        self.head = head
+        self.postprocess = postprocess
+        self.divisor = divisor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return next(self.parameters()).device
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses of the head, to be added up.
+
+        Parameters
+        ----------
+        samples
+            Prepared pictures with boxes and labels; without objects, a picture teaches that no query finds any. Crowds are
+            no objects, and queries that answer inside them are not taught. Of more objects than queries, those that cost
+            least are learned (:meth:`remarks` counts such pictures beforehand).
+        generator
+            Where dropout and noise take their randomness from.
+        """
+        with drawing_from(generator):
+            return self._run(samples, postprocess=None, generator=generator).losses
+
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        record = self.stages(samples, postprocess=postprocess)
+        return as_instances(record.detections, record.batch.sizes_hw, self.categories)
+
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> SetStages:
+        """The record of a pass that predicts."""
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
+
+    def match(self, record: SetStages) -> list[Match]:
+        """Which query of a recorded pass would have been taught which object, by the labels of its samples."""
+        targets = [self.target(sample) for sample in record.batch.samples]
+        return self.head.match(record.answers, targets, record.batch.sizes_hw)
+
+    def remarks(self, dataset: Dataset) -> list[str]:
+        """What a person should know before learning from a data set: pictures with more objects than queries."""
+        if dataset.objects is None:
+            return []
+        boxes = dataset.objects.boxes_xyxy
+        known = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        counts = np.bincount(dataset.objects.picture[known], minlength=1)
+        crowded = counts[counts > self.head.capacity]
+        if not len(crowded):
+            return []
+        which = "1 picture has" if len(crowded) == 1 else f"{len(crowded)} pictures have"
+        return [
+            f"note: {which} more objects (at most {counts.max()}) than the {self.head.capacity} queries; "
+            f"of these, {(crowded - self.head.capacity).sum()} objects are not learned"
+        ]
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
+        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
+
+    def _run(
+        self,
+        samples: Sequence[TensorSample],
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None = None,
+    ) -> SetStages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            batch = make_batch(samples, divisor=self.divisor, least_side=self.trunk.least_side, device=self.device)
+            targets = [self.target(sample) for sample in samples] if postprocess is None else None
+        with watch.time("maps"):
+            maps = self.trunk(batch.images)
+        with watch.time("answers"):
+            answers, losses = self.head.answer(maps, batch, targets, generator=generator)
+        record = SetStages(batch, maps, answers, watch.milliseconds, losses)
+        if postprocess is not None:
+            with watch.time("postprocess"):
+                self._postprocess(record, postprocess)
+        return record
+
+    def target(self, sample: TensorSample) -> Target:
+        """What is learned from a sample."""
+        return make_target(sample, category_count=len(self.categories), device=self.device)
+
+    def _postprocess(self, record: SetStages, postprocess: Postprocess) -> None:
+        for logits, boxes, size_hw in zip(
+            record.answers.logits[-1], record.answers.boxes[-1], record.batch.sizes_hw, strict=True
+        ):
+            query, label, score = self.head.candidates(logits, postprocess=postprocess)
+            found = Detections(pixels_of_picture(boxes[query], size_hw), score, label, query)
+            kept = postprocess.keep(found.boxes, score, label)
+            record.candidates.append(found)
+            record.kept.append(kept)
+            record.detections.append(found[kept])
+
+
+def picture_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
+    """Which steps of a map begin in each picture and not in its padding, as nearest-neighbour scaling of a mask says."""
+    device = batch.images.device
+    inside = []
+    for side in range(2):
+        steps = torch.arange(map_hw[side], device=device) * batch.padded_hw[side] // map_hw[side]
+        inside.append(steps < torch.tensor([size[side] for size in batch.sizes_hw], device=device)[:, None])
+    return inside[0][:, :, None] & inside[1][:, None, :]

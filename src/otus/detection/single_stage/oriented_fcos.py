@@ -1,0 +1,97 @@
+"""Oriented FCOS: each location inside an object says where its turned box lies. For ships, cars and fields seen from above.
+
+Shape shorthand: A locations of all maps, N objects.
+
+Paper: FCOS (arXiv:1904.01355; see :mod:`otus.detection.single_stage.fcos`), in the frame of each object's own axes: a location is inside
+if it is inside the turned box, and distances to edges are along its sides, for the level and for centre-ness alike.
+The loss of boxes is a distance of Gaussians (arXiv:2106.06072; see :mod:`otus.parts.boxes.oriented`).
+
+Departures: six numbers a location (centre, sizes in log space, double angle) in the place of four distances, since the
+edges of a turned box cannot be told before its angle. A Gaussian of a square has no direction, so squares are found with
+any angle. An object without an oriented box is learned upright.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from otus.detection.single_stage.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_parts import PyramidMaps
+from otus.detection.single_stage.fcos import FcosLoss, LocationMatcher, locations_of, tower_head
+from otus.detection.single_stage.retinanet import SMALL_DEPTH, efficientnet_lite0_levels
+from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.oriented import OrientedPostprocess, OrientedTransform, gaussian_distance, in_frame_of
+from otus.parts.heads.class_indices import slots_of
+from otus.parts.heads.dense_scores import SigmoidScores
+from otus.structures import Categories
+
+POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_threshold=0.1, max_detections=300)
+
+
+def turned_edges(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:
+    """How far the four sides of turned boxes are from points at such offsets from their centres."""
+    own, half = in_frame_of(offsets, boxes), boxes[..., 2:4] / 2
+    return torch.cat([half + own, half - own], dim=-1)
+
+
+@dataclass(frozen=True)
+class OrientedLocationMatcher(LocationMatcher):
+    """A :class:`~otus.detection.single_stage.fcos.LocationMatcher` of boxes xywhr."""
+
+    def geometry(self, points: Float[Tensor, "a 2"], boxes: Float[Tensor, "n 5"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances to the four sides (A, N, 4), offsets from the centres (A, N, 2), areas (N,)."""
+        offsets = points[:, None] - boxes[:, :2]
+        return turned_edges(offsets, boxes.expand(len(points), -1, -1)), offsets, boxes[:, 2] * boxes[:, 3]
+
+
+@dataclass(frozen=True)
+class OrientedFcosLoss(FcosLoss):
+    """:class:`~otus.detection.single_stage.fcos.FcosLoss` with the distance of Gaussians for ``box``."""
+
+    def of_boxes(self, found: Float[Tensor, "p 5"], boxes: Float[Tensor, "p 5"]) -> Float[Tensor, ""]:
+        """The sum over the positives."""
+        return gaussian_distance(found, boxes).sum()
+
+    def edges(self, boxes: Float[Tensor, "p 5"], locations: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
+        """Distances to the four sides."""
+        return turned_edges((locations[:, :2] + locations[:, 2:]) / 2 - boxes[:, :2], boxes)
+
+
+def oriented_fcos(
+    features: PyramidMaps,
+    locations: Anchors,
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    depth: int = 4,
+) -> DenseDetector:
+    """Oriented FCOS of any trunk; arguments as of :func:`~otus.detection.single_stage.fcos.fcos`."""
+    slots = slots_of(categories, class_slots, background=False)
+    return DenseDetector(
+        categories=categories,
+        features=features,
+        head=tower_head(features, slots, numbers=6, depth=depth),
+        anchors=locations,
+        assigner=OrientedLocationMatcher(),
+        coder=OrientedTransform(),
+        criterion=OrientedFcosLoss(),
+        scores=SigmoidScores(per_map=500),
+        class_slots=slots,
+        postprocess=POSTPROCESS,
+        oriented=True,
+    )
+
+
+def oriented_fcos_efficientnet_lite0_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> DenseDetector:
+    """A small one over EfficientNet-Lite0: four levels of 96 channels."""
+    maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
+    return oriented_fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)

@@ -1,0 +1,199 @@
+"""RetinaNet: anchors on every level of a pyramid name classes at once, and a loss that does not drown in background.
+
+Shape shorthand: A anchors of all maps, S class slots.
+
+Paper: "Focal Loss for Dense Object Detection" (Lin, Goyal, Girshick, He, Dollár, ICCV 2017, arXiv:1708.02002): focal loss
+(section 3, equation 5), the network (section 4, figure 3), anchors of three sizes an octave and three shapes, positive
+from IoU 0.5, negative below 0.4. Version 2: group normalisation in the head and GIoU (arXiv:1902.09630) in the place of
+distances, after "Bridging the Gap Between Anchor-based and Anchor-free Detection" (Zhang et al., CVPR 2020,
+arXiv:1912.02424).
+Reference: torchvision ``models.detection.retinanet`` (BSD-3-Clause), whose layers' names and defaults are kept.
+
+Departures: the anchors that overlap an object most are positive too, as in Faster R-CNN; boxes by L1 and not smooth L1;
+losses are divided by each picture's own positives and averaged over the pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+from otus.detection.single_stage.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_parts import Coder, PyramidMaps
+from otus.detection.single_stage.dense_stages import DenseAssignment
+from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
+from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.matching import NEUTRAL, IoUMatcher
+from otus.parts.heads.class_indices import slots_of
+from otus.parts.heads.dense_head import Answers, TowerHead
+from otus.parts.heads.dense_scores import SigmoidScores
+from otus.parts.losses import focal_loss
+from otus.parts.postprocess import Postprocess
+from otus.structures import Categories
+
+SMALL_DEPTH = 1
+"""Convolutions of a tower of the small detectors: less to compute, and less to learn before the answers mean anything
+(docs/lineage.md)."""
+POSTPROCESS = Postprocess(score_threshold=0.05, nms_threshold=0.5, max_detections=300)
+
+
+@dataclass(frozen=True)
+class FocalAndBoxLoss:
+    """``class``: focal loss over all anchors that are not neutral; ``box``: L1 of the codes, or GIoU of the boxes."""
+
+    boxes: Literal["l1", "giou"] = "l1"
+
+    def __call__(
+        self,
+        answers: Answers,
+        anchors: Float[Tensor, "a 4"],
+        assignments: Sequence[DenseAssignment],
+        coder: Coder,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Each picture's loss divided by its positives; the mean over the pictures."""
+        of_classes, of_boxes = [], []
+        for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
+            count = max(1, len(one.positives))
+            known = torch.where(one.slots != NEUTRAL)[0]
+            of_classes.append(focal_loss(logits[known], one.slots[known]) / count)
+            codes, origins = codes[one.positives], anchors[one.positives]
+            if self.boxes == "l1":
+                wrong = F.l1_loss(codes, coder.encode(one.boxes, origins), reduction="sum")
+            else:
+                wrong = generalized_box_iou_loss(coder.decode(codes, origins), one.boxes, reduction="sum")
+            of_boxes.append(wrong / count)
+        return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
+
+
+def three_an_octave(*sizes: int) -> list[tuple[int, int, int]]:
+    """Anchor sizes of each level: s, 2^(1/3) s and 2^(2/3) s, in whole pixels."""
+    return [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in sizes]
+
+
+def retinanet(
+    features: PyramidMaps,
+    anchors: Anchors,
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    depth: int = 4,
+    head_norm: Literal["none", "group"] = "none",
+    box_loss: Literal["l1", "giou"] = "l1",
+) -> DenseDetector:
+    """RetinaNet of any trunk.
+
+    Parameters
+    ----------
+    features
+        A trunk and its pyramid.
+    anchors
+        Of each level.
+    class_slots
+        Where each label stands among the head's classes; 0, 1, 2 … without it.
+    depth, head_norm
+        Convolutions of each tower of the head, and the normalisation after each; ``group`` in 32 groups.
+    box_loss
+        See :class:`FocalAndBoxLoss`.
+
+    Examples
+    --------
+    >>> trunk = torchvision_trunk("resnet18", levels=(3, 4, 5))
+    >>> maps = PyramidMaps(trunk, FeaturePyramid(trunk.channels, 64, extra_levels=ConvolutionLevels(64, 64)))
+    >>> detector = retinanet(maps, Anchors(three_an_octave(32, 64, 128, 256, 512)), Categories(("cat", "dog")))
+    >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
+    (64, 96)
+    """
+    slots = slots_of(categories, class_slots, background=False)
+    channels = features.pyramid.out_channels
+    return DenseDetector(
+        categories=categories,
+        features=features,
+        head=TowerHead(
+            channels,
+            per_location=anchors.per_location,
+            slots=max(slots) + 1,
+            depth=depth,
+            norm_layer=partial(nn.GroupNorm, 32) if head_norm == "group" else None,
+        ),
+        anchors=anchors,
+        assigner=IoUMatcher(positive_iou=0.5, negative_iou=0.4, keep_best=True),
+        coder=BoxTransform(),
+        criterion=FocalAndBoxLoss(box_loss),
+        scores=SigmoidScores(),
+        class_slots=slots,
+        postprocess=POSTPROCESS,
+    )
+
+
+def resnet50_levels(
+    *, frozen_norms: bool, norm_eps: float | None, frozen_level: int, from_trunk: bool = False
+) -> PyramidMaps:
+    """ResNet-50 with levels P3 to P7 of 256 channels (P2 would have too many anchors)."""
+    trunk = torchvision_trunk("resnet50", levels=(3, 4, 5))
+    if frozen_norms:
+        freeze_norms(trunk, eps=norm_eps)
+    freeze_stages(trunk, frozen_level)
+    extra = ConvolutionLevels(trunk.channels[-1] if from_trunk else 256, 256, from_trunk=from_trunk)
+    return PyramidMaps(trunk, FeaturePyramid(trunk.channels, extra_levels=extra))
+
+
+def efficientnet_lite0_levels(*, frozen_norms: bool, frozen_level: int, channels: int = 96) -> PyramidMaps:
+    """EfficientNet-Lite0 with levels P3 to P6, for pictures of about 320 pixels.
+
+    Frozen norms run with the eps that the ImageNet weights were trained with.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    extra = ConvolutionLevels(channels, channels, count=1)
+    return PyramidMaps(trunk, FeaturePyramid(trunk.channels, channels, extra_levels=extra))
+
+
+def retinanet_resnet50_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> DenseDetector:
+    """The paper's, over ResNet-50; arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`."""
+    maps = resnet50_levels(frozen_norms=frozen_norms, norm_eps=norm_eps, frozen_level=frozen_level)
+    return retinanet(maps, Anchors(three_an_octave(32, 64, 128, 256, 512)), categories, class_slots=class_slots)
+
+
+def retinanet_resnet50_fpn_v2(
+    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+) -> DenseDetector:
+    """Version 2: P6 from the trunk, live norms, group normalisation in the head, GIoU."""
+    maps = resnet50_levels(frozen_norms=False, norm_eps=None, frozen_level=frozen_level, from_trunk=True)
+    anchors = Anchors(three_an_octave(32, 64, 128, 256, 512))
+    return retinanet(maps, anchors, categories, class_slots=class_slots, head_norm="group", box_loss="giou")
+
+
+def retinanet_efficientnet_lite0_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> DenseDetector:
+    """A small one for pictures of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, low towers, norms."""
+    maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
+    return retinanet(
+        maps,
+        Anchors(three_an_octave(24, 48, 96, 192)),
+        categories,
+        class_slots=class_slots,
+        depth=SMALL_DEPTH,
+        head_norm="group",
+        box_loss="giou",
+    )

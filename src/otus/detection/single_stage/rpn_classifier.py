@@ -1,0 +1,131 @@
+"""The plainest single-stage detector: a region proposal network that names classes at once, and no second stage.
+
+Shape shorthand: A anchors of all maps, K anchors a location, S class slots (background among them).
+
+The question is the lecture's: do we need the second stage? Faster R-CNN's proposer (Ren et al., NeurIPS 2015,
+arXiv:1506.01497, section 3.1) says object or not of each of K anchors; asked for one of C categories or background instead,
+it is a detector. Nothing else is changed: a 3x3 convolution and two 1x1 ones over all levels of a pyramid, positive from
+IoU 0.7, negative below 0.3, 256 anchors of a picture to learn from, half of them positive if there are so many.
+
+It shows what RetinaNet and SSD answer: of 20,000 anchors 256 drawn at random seldom hold the hard negatives. Departure from
+the proposer: one softmax over classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
+
+from otus.detection.single_stage.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_parts import Coder, PyramidMaps
+from otus.detection.single_stage.dense_stages import DenseAssignment
+from otus.detection.single_stage.retinanet import efficientnet_lite0_levels
+from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.matching import IoUMatcher
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.heads.class_indices import slots_of
+from otus.parts.heads.dense_head import Answers, by_anchor
+from otus.parts.heads.dense_scores import SoftmaxScores
+from otus.parts.losses import transform_loss
+from otus.parts.postprocess import Postprocess
+from otus.structures import Categories
+
+ANCHORS_TO_LEARN_FROM = BalancedSampler(count=256, positive_share=0.5)
+
+
+class NamingHead(nn.Module):
+    """At each location a class and a transform for each of K anchors."""
+
+    def __init__(self, channels: int, per_location: int, *, slots: int) -> None:
+        super().__init__()
+        self.slots = slots
+        self.conv = Conv2dNormActivation(channels, channels, 3, norm_layer=None)
+        self.cls_logits = nn.Conv2d(channels, per_location * slots, 1)
+        self.bbox_pred = nn.Conv2d(channels, per_location * 4, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> Answers:
+        """What is said of the anchors of each map."""
+        shared = [self.conv(x) for x in maps]
+        return Answers(
+            [by_anchor(self.cls_logits(x), self.slots) for x in shared],
+            [by_anchor(self.bbox_pred(x), 4) for x in shared],
+        )
+
+
+@dataclass(frozen=True)
+class SampledLoss:
+    """``class``: cross-entropy over anchors drawn at random; ``box``: smooth L1 of the positives among them."""
+
+    sampler: BalancedSampler = ANCHORS_TO_LEARN_FROM
+
+    def __call__(
+        self,
+        answers: Answers,
+        anchors: Float[Tensor, "a 4"],
+        assignments: Sequence[DenseAssignment],
+        coder: Coder,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Both divided by what was drawn in the batch."""
+        of_classes, of_boxes, drawn = [], [], 0
+        for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
+            positives, negatives = self.sampler(one.matches, generator=generator)
+            chosen = torch.cat([positives, negatives])
+            of_classes.append(F.cross_entropy(logits[chosen], one.slots[chosen].clamp(min=0), reduction="sum"))
+            boxes = one.boxes[torch.searchsorted(one.positives, positives)]
+            of_boxes.append(transform_loss(codes[positives], coder.encode(boxes, anchors[positives]), count=1))
+            drawn += len(chosen)
+        count = max(1, drawn)
+        return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
+
+
+def rpn_classifier(
+    features: PyramidMaps, anchors: Anchors, categories: Categories, *, class_slots: Sequence[int] | None = None
+) -> DenseDetector:
+    """A proposer of any trunk that names classes.
+
+    Parameters
+    ----------
+    features
+        A trunk and its pyramid.
+    anchors
+        Of each level.
+    class_slots
+        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
+    """
+    slots = slots_of(categories, class_slots, background=True)
+    return DenseDetector(
+        categories=categories,
+        features=features,
+        head=NamingHead(features.pyramid.out_channels, anchors.per_location, slots=max(slots) + 1),
+        anchors=anchors,
+        assigner=IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),
+        coder=BoxTransform(),
+        criterion=SampledLoss(),
+        scores=SoftmaxScores(),
+        class_slots=slots,
+        postprocess=Postprocess(),
+    )
+
+
+def rpn_classifier_efficientnet_lite0_fpn(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> DenseDetector:
+    """A small one for pictures of about 320 pixels, with the anchors of the small Mask R-CNN's proposer."""
+    maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
+    anchors = Anchors([(20, 30), (45, 65), (95, 135), (190, 270)])
+    return rpn_classifier(maps, anchors, categories, class_slots=class_slots)

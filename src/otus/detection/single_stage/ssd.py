@@ -1,0 +1,410 @@
+"""SSD: default boxes of several sizes and shapes on maps of several scales, each named and moved at once.
+
+Shape shorthand: B pictures, A default boxes of all maps, S class slots (background among them).
+
+Papers: "SSD: Single Shot MultiBox Detector" (Liu et al., ECCV 2016, arXiv:1512.02325): default boxes and matching (section
+2.2), hard negatives three to one, losses (equations 1 to 3). SSDLite: convolutions of each channel on its own in head and
+extra layers: "MobileNetV2" (Sandler et al., CVPR 2018, arXiv:1801.04381, section 6.2), over MobileNetV3 (Howard et al.,
+ICCV 2019, arXiv:1905.02244, section 6.3).
+Reference: torchvision ``models.detection.ssd`` and ``ssdlite`` (BSD-3-Clause), whose layers' names and defaults are kept.
+
+Departures: pictures are not cropped at random for training here (a transform's matter); a box that overlaps no default box
+at all is not forced on one; pictures of any size, where a step of 8 pixels becomes the picture's side by the map's when
+they do not agree.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision import models
+from torchvision.ops import Conv2dNormActivation, box_iou
+
+from otus.detection.single_stage.dense_detector import DenseDetector
+from otus.detection.single_stage.dense_parts import Coder, Maps
+from otus.detection.single_stage.dense_stages import DenseAssignment
+from otus.errors import ShapeError
+from otus.parts.backbones import Trunk, efficientnet_lite0_trunk
+from otus.parts.backbones.norms import LenientBatchNorm
+from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.matching import NEGATIVE, IoUMatcher
+from otus.parts.heads.class_indices import slots_of
+from otus.parts.heads.dense_head import Answers, by_anchor
+from otus.parts.heads.dense_scores import SoftmaxScores
+from otus.parts.postprocess import Postprocess
+from otus.structures import Categories
+
+Norm = Callable[[int], nn.Module]
+
+
+class DefaultBoxes:
+    """Default boxes around the steps of each map, their sizes shares of the picture's sides (section 2.2, equation 4).
+
+    Parameters
+    ----------
+    aspect_ratios
+        For each map, the shapes besides squares; each lying and standing.
+    scales
+        For each map and one beyond it, the sides of its smaller square; the larger one's is the root of the product with
+        the next. They may not be larger than the picture.
+    steps
+        Pixels between the steps of each map; the picture's side by the map's without it.
+    """
+
+    def __init__(
+        self,
+        aspect_ratios: Sequence[Sequence[float]],
+        scales: Sequence[float],
+        *,
+        steps: Sequence[int] | None = None,
+    ) -> None:
+        if len(scales) != len(aspect_ratios) + 1 or (steps is not None and len(steps) != len(aspect_ratios)):
+            raise ValueError(
+                f"default boxes: expected {len(aspect_ratios) + 1} scales and a step a map, got {scales}, {steps}"
+            )
+        self.steps = steps
+        self.sizes_wh = []
+        for ratios, scale, following in zip(aspect_ratios, scales, scales[1:], strict=False):
+            larger = math.sqrt(scale * following)
+            shapes = [(scale, scale), (larger, larger)]
+            for root in map(math.sqrt, ratios):
+                shapes += [(scale * root, scale / root), (scale / root, scale * root)]
+            self.sizes_wh.append(torch.tensor(shapes, dtype=torch.float32).clamp(max=1))
+        self.per_location = [len(shapes) for shapes in self.sizes_wh]
+
+    def __call__(
+        self, grids_hw: Sequence[tuple[int, int]], padded_hw: tuple[int, int], device: torch.device | str = "cpu"
+    ) -> list[Float[Tensor, "_ 4"]]:
+        """For each map its default boxes xyxy, row by row, those of one location together."""
+        if len(grids_hw) != len(self.sizes_wh):
+            raise ShapeError(f"default boxes: made for {len(self.sizes_wh)} maps, but there are {len(grids_hw)}")
+        side = torch.tensor([padded_hw[1], padded_hw[0]], dtype=torch.float32)
+        found = []
+        for i, (grid, sizes) in enumerate(zip(grids_hw, self.sizes_wh, strict=True)):
+            y, x = (self._centres(i, count, length) for count, length in zip(grid, padded_hw, strict=True))
+            centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
+            boxes = torch.cat([(centres - 0.5 * sizes) * side, (centres + 0.5 * sizes) * side], dim=-1)
+            found.append(boxes.reshape(-1, 4).to(device))
+        return found
+
+    def _centres(self, index: int, count: int, length: int) -> Float[Tensor, "count"]:
+        """Of the steps along one axis, as shares of the side."""
+        steps = length / self.steps[index] if self.steps is not None else count
+        return (torch.arange(count) + 0.5) / (steps if math.ceil(steps) == count else count)
+
+
+@dataclass(frozen=True)
+class DefaultBoxMatcher:
+    """Match default boxes to the objects that they overlap by half, and each object's best default box to it."""
+
+    iou: float = 0.5
+
+    def __call__(
+        self,
+        anchors: Float[Tensor, "a 4"],
+        boxes: Float[Tensor, "n 4"],
+        *,
+        crowds: Float[Tensor, "c 4"] | None = None,
+    ) -> Int[Tensor, "a"]:
+        """The index of the object of each default box, or NEGATIVE, or NEUTRAL within ``crowds``."""
+        matches = IoUMatcher(positive_iou=self.iou, negative_iou=self.iou)(anchors, boxes, crowds=crowds)
+        if len(boxes):
+            best, index = box_iou(boxes, anchors).max(dim=1)
+            matches[index[best > 0]] = torch.where(best > 0)[0]
+        return matches
+
+
+@dataclass(frozen=True)
+class HardNegativeLoss:
+    """``class``: cross-entropy of the positives and the worst answered negatives; ``box``: smooth L1 of the codes.
+
+    Both are divided by the positives of the batch. A picture without objects teaches nothing.
+    """
+
+    negatives_per_positive: float = 3.0
+
+    def __call__(
+        self,
+        answers: Answers,
+        anchors: Float[Tensor, "a 4"],
+        assignments: Sequence[DenseAssignment],
+        coder: Coder,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Of all pictures together."""
+        of_classes, of_boxes = [], []
+        for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
+            wrong = F.cross_entropy(logits, one.slots.clamp(min=0), reduction="none")
+            negative = torch.where(one.slots == NEGATIVE)[0]
+            count = min(len(negative), int(self.negatives_per_positive * len(one.positives)))
+            of_classes += [wrong[one.positives].sum(), wrong[negative].topk(count).values.sum()]
+            truth = coder.encode(one.boxes, anchors[one.positives])
+            of_boxes.append(F.smooth_l1_loss(codes[one.positives], truth, reduction="sum"))
+        count = max(1, sum(len(one.positives) for one in assignments))
+        return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
+
+
+class SSDHead(nn.Module):
+    """For each map of its own a convolution that names and one that moves.
+
+    Parameters
+    ----------
+    channels, per_location
+        Of each map, its channels and its default boxes a location.
+    slots
+        Class slots, background among them.
+    norm
+        Of SSDLite's 3x3 convolutions of each channel on its own; plain 3x3 convolutions without it.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], per_location: Sequence[int], *, slots: int, norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        self.slots = slots
+
+        def answer(inputs: int, outputs: int) -> nn.Module:
+            if norm is None:
+                return nn.Conv2d(inputs, outputs, 3, padding=1)
+            return nn.Sequential(_depthwise(inputs, norm), nn.Conv2d(inputs, outputs, 1))
+
+        pairs = list(zip(channels, per_location, strict=True))
+        self.classification = nn.ModuleList(answer(inputs, slots * count) for inputs, count in pairs)
+        self.regression = nn.ModuleList(answer(inputs, 4 * count) for inputs, count in pairs)
+        _initialise(self, plain=norm is None)
+
+    def forward(self, maps: list[Tensor]) -> Answers:
+        """What is said of the default boxes of each map."""
+        return Answers(
+            [by_anchor(layer(x), self.slots) for layer, x in zip(self.classification, maps, strict=True)],
+            [by_anchor(layer(x), 4) for layer, x in zip(self.regression, maps, strict=True)],
+        )
+
+
+class VGGMaps(nn.Module):
+    """VGG-16 to conv4_3, its fully connected layers as dilated convolutions, four smaller maps on top (figure 2)."""
+
+    channels = (512, 1024, 512, 256, 256, 256)
+    least_side = 268  # below, the 3x3 convolutions of the last maps find nothing
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = list(models.vgg16(weights=None).features)
+        pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        layers[pools[2]].ceil_mode = True  # 300 pixels become 38 steps
+        self.trunk = nn.Sequential(*layers[: pools[3]])
+        self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
+        fully_connected = nn.Sequential(
+            nn.MaxPool2d(3, stride=1, padding=1),
+            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(1024, 1024, 1),
+            nn.ReLU(inplace=True),
+        )
+        self.extra = nn.ModuleList(
+            [
+                nn.Sequential(*layers[pools[3] : -1], fully_connected),
+                _smaller(1024, 256, 512, stride=2),
+                _smaller(512, 128, 256, stride=2),
+                _smaller(256, 128, 256),
+                _smaller(256, 128, 256),
+            ]
+        )
+        _initialise(fully_connected, plain=True)
+        _initialise(self.extra[1:], plain=True)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Six maps; the first brought to length 20 at each step, since it is stronger than the others (section 3.1)."""
+        x = self.trunk(images)
+        maps = [self.scale_weight[:, None, None] * F.normalize(x)]
+        for block in self.extra:
+            x = block(x)
+            maps.append(x)
+        return maps
+
+
+class ExtendedMaps(nn.Module):
+    """The maps of a trunk and SSDLite's smaller ones on top of the last.
+
+    Parameters
+    ----------
+    trunk
+        Pictures in, maps out.
+    channels
+        Of the trunk's maps.
+    extra_channels
+        Of the maps on top, each of half the last one's steps.
+    norm
+        After each convolution.
+    """
+
+    def __init__(
+        self, trunk: "Trunk | _MobileNetStages", channels: Sequence[int], extra_channels: Sequence[int], norm: Norm
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.channels = (*channels, *extra_channels)
+        sizes = self.channels[len(channels) - 1 :]
+        self.extra = nn.ModuleList(
+            nn.Sequential(
+                _conv(inputs, outputs // 2, norm),
+                _depthwise(outputs // 2, norm, stride=2),
+                _conv(outputs // 2, outputs, norm),
+            )
+            for inputs, outputs in pairwise(sizes)
+        )
+        _initialise(self.extra, plain=False)
+
+    @property
+    def least_side(self) -> int:
+        """The trunk's."""
+        return self.trunk.least_side
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """Fine to coarse."""
+        maps = list(self.trunk(images))
+        for block in self.extra:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+class _MobileNetStages(nn.Sequential):
+    """MobileNetV3-Large up to the widening of its first block of stride 32, and the rest; both maps are returned."""
+
+    least_side = 32
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        first, second = self
+        x = first(images)
+        return [x, second(x)]
+
+
+def ssd(
+    features: Maps,
+    channels: Sequence[int],
+    anchors: DefaultBoxes,
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    norm: Norm | None = None,
+    per_category: int = 400,
+    postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_threshold=0.45, max_detections=200),  # noqa: B008, frozen
+) -> DenseDetector:
+    """SSD over any maps.
+
+    Parameters
+    ----------
+    features, channels
+        The maps, and how many channels each has.
+    anchors
+        Default boxes of each.
+    class_slots
+        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
+    norm
+        See :class:`SSDHead`.
+    per_category, postprocess
+        How many candidates of a category compete, and what is reported.
+    """
+    slots = slots_of(categories, class_slots, background=True)
+    return DenseDetector(
+        categories=categories,
+        features=features,
+        head=SSDHead(channels, anchors.per_location, slots=max(slots) + 1, norm=norm),
+        anchors=anchors,
+        assigner=DefaultBoxMatcher(),
+        coder=BoxTransform((10.0, 10.0, 5.0, 5.0)),
+        criterion=HardNegativeLoss(),
+        scores=SoftmaxScores(per_category),
+        class_slots=slots,
+        postprocess=postprocess,
+        divisor=1,
+    )
+
+
+def ssd300_vgg16(categories: Categories, *, class_slots: Sequence[int] | None = None) -> DenseDetector:
+    """The paper's own, for pictures of 300x300."""
+    anchors = DefaultBoxes(
+        [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
+        [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
+        steps=[8, 16, 32, 64, 100, 300],
+    )
+    maps = VGGMaps()
+    return ssd(maps, maps.channels, anchors, categories, class_slots=class_slots)
+
+
+def ssdlite320_mobilenet_v3_large(categories: Categories, *, class_slots: Sequence[int] | None = None) -> DenseDetector:
+    """SSDLite over MobileNetV3-Large with the narrow tail (its table 6), for pictures of 320x320."""
+    norm = partial(LenientBatchNorm, eps=1e-3, momentum=0.03)
+    layers = list(models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True).features)
+    last = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
+    widest = layers[last].block  # its first layer widens; a slice keeps the names of the others
+    stages = (nn.Sequential(*layers[:last], widest[0]), nn.Sequential(widest[1:], *layers[last + 1 :]))
+    _initialise(nn.ModuleList(stages), plain=False)
+    maps = ExtendedMaps(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
+    anchors = DefaultBoxes([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])
+    postprocess = Postprocess(score_threshold=0.001, nms_threshold=0.55, max_detections=300)
+    return ssd(
+        maps,
+        maps.channels,
+        anchors,
+        categories,
+        class_slots=class_slots,
+        norm=norm,
+        per_category=300,
+        postprocess=postprocess,
+    )
+
+
+def ssd_efficientnet_lite0(
+    categories: Categories,
+    *,
+    class_slots: Sequence[int] | None = None,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
+) -> DenseDetector:
+    """A small SSDLite for pictures of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on top.
+
+    Arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    maps = ExtendedMaps(trunk, trunk.channels, (256, 256, 128), LenientBatchNorm)
+    anchors = DefaultBoxes([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])
+    return ssd(maps, maps.channels, anchors, categories, class_slots=class_slots, norm=LenientBatchNorm)
+
+
+def _conv(inputs: int, outputs: int, norm: Norm) -> nn.Module:
+    return Conv2dNormActivation(inputs, outputs, 1, norm_layer=norm, activation_layer=nn.ReLU6)
+
+
+def _depthwise(channels: int, norm: Norm, *, stride: int = 1) -> nn.Module:
+    return Conv2dNormActivation(
+        channels, channels, 3, stride=stride, groups=channels, norm_layer=norm, activation_layer=nn.ReLU6
+    )
+
+
+def _smaller(inputs: int, inside: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
+    """A 1x1 convolution and a 3x3 one that halves the map, or, without a stride, takes its border."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, inside, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(inside, outputs, 3, stride=stride, padding=stride - 1),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _initialise(module: nn.Module, *, plain: bool) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            if plain:
+                nn.init.xavier_uniform_(layer.weight)
+            else:
+                nn.init.normal_(layer.weight, std=0.03)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,377 @@
+"""YOLO: the picture is looked at once, and each cell of a coarse grid answers for the object whose centre it holds.
+
+Shape shorthand: B pictures, S the side of the grid, K boxes a cell, C categories, N objects that are learned.
+
+Paper: "You Only Look Once: Unified, Real-Time Object Detection" (Redmon, Divvala, Girshick, Farhadi, CVPR 2016,
+arXiv:1506.02640), section 2. Official code: github.com/pjreddie/darknet (public domain), which decides where the paper is
+silent: sizes are answered as their square roots, and where no box of a cell overlaps its object, the one that is least off
+is responsible.
+
+The answer is S x S x (5 K + C): for each of K boxes dx, dy (the centre, from 0 to 1 across its cell), dh, dw (square roots
+of shares of the picture) and a confidence; then C class scores that hold if there is an object. There is **no background
+among the C**: lectures that count one depart from the paper, in which the confidence alone says whether there is anything.
+Nor have the K base boxes of a cell set shapes: they grow apart because the one that overlaps an object most learns from it.
+
+A cell has one set of class scores, so it learns one object: the largest whose centre it holds. The others are counted
+(:meth:`YOLO.remarks`, :class:`GridAssignment`); darknet keeps one of them by chance.
+
+Departures: losses are means over the pictures of a batch; confidences and class scores are cut to [0, 1] before they are
+multiplied; cells inside a crowd are not taught that they are empty; maps that are not S x S are averaged to it before the
+fully connected layers, so that pictures of any size pass. The grid always spans the whole batch: prepare pictures by
+``Preprocess(fixed_hw=…)``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_convert, clip_boxes_to_image, remove_small_boxes
+
+from otus.data.dataset import Dataset
+from otus.data.tensors import TensorSample
+from otus.parts.backbones import LayeredTrunk, Trunk, efficientnet_lite0_trunk
+from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.boxes.matching import iou_of_pairs
+from otus.parts.detections import Detections, as_instances, as_tensors
+from otus.parts.inference_mode import Stopwatch, drawing_from, predicting
+from otus.parts.postprocess import Postprocess
+from otus.structures import Categories, Instances
+
+COORDINATE_WEIGHT, NO_OBJECT_WEIGHT = 5.0, 0.5
+"""The paper's lambdas."""
+LEAK = 0.1
+
+
+@dataclass(frozen=True)
+class GridAssignment:
+    """The cells of a batch that hold the centre of an object to learn.
+
+    Parameters
+    ----------
+    picture, row, column
+        (N,) which cell.
+    boxes, labels
+        (N, 4) centre and size in shares of the batch's height and width, (N,).
+    lost
+        How many objects of each picture are not learned, because a larger one's centre lies in the same cell.
+    """
+
+    picture: Int[Tensor, "n"]
+    row: Int[Tensor, "n"]
+    column: Int[Tensor, "n"]
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, "n"]
+    lost: tuple[int, ...]
+
+
+@dataclass
+class YoloStages:
+    """The record of one pass over a batch; lists have one entry a picture.
+
+    ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.origins`` counts boxes
+    through rows, columns and the K of a cell. A pass that learns leaves ``assignment`` and ``losses``.
+    """
+
+    batch: Batch
+    maps: list[Tensor]
+    output: Float[Tensor, "b s s o"]
+    boxes: Float[Tensor, "b s s k 4"]
+    milliseconds: dict[str, float]
+    assignment: GridAssignment | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    candidates: list[Detections] = field(default_factory=list)
+    kept: list[Int[Tensor, "_"]] = field(default_factory=list)
+    detections: list[Detections] = field(default_factory=list)
+
+
+class YOLO(nn.Module):
+    """A trunk, convolutions, and two fully connected layers that see the whole picture.
+
+    Parameters
+    ----------
+    categories
+        What the labels mean.
+    trunk, convolutions
+        The coarsest map of the first goes through the second, which ends with ``channels`` channels.
+    hidden, dropout
+        Of the first fully connected layer.
+    side, boxes
+        S and K.
+    postprocess
+        What is reported.
+    """
+
+    def __init__(
+        self,
+        *,
+        categories: Categories,
+        trunk: Trunk,
+        convolutions: nn.Module,
+        channels: int,
+        hidden: int = 4096,
+        dropout: float = 0.5,
+        side: int = 7,
+        boxes: int = 2,
+        postprocess: Postprocess = Postprocess(score_threshold=0.01),  # noqa: B008, frozen
+    ) -> None:
+        super().__init__()
+        self.categories = categories
+        self.trunk = trunk
+        self.convolutions = convolutions
+        self.side, self.boxes = side, boxes
+        self.connected = nn.Sequential(
+            nn.Linear(channels * side**2, hidden),
+            nn.LeakyReLU(LEAK),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, side**2 * (5 * boxes + len(categories))),
+        )
+        nn.init.normal_(self.connected[3].weight, std=0.001)  # type: ignore[arg-type]
+        nn.init.zeros_(self.connected[3].bias)  # type: ignore[arg-type]
+        self.postprocess = postprocess
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; samples are brought there."""
+        return self.connected[0].weight.device  # type: ignore[return-value]
+
+    def losses(
+        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the paper's equation 3 with their weights: ``box``, ``confidence``, ``no_object``, ``class``.
+
+        Parameters
+        ----------
+        samples
+            Prepared pictures with boxes and labels. Without objects, a picture teaches confidences of 0.
+        generator
+            Where dropout takes its randomness from.
+        """
+        with drawing_from(generator):
+            return self._run(samples, postprocess=None).losses
+
+    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
+        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+
+        ``postprocess`` says which boxes are reported (default: the system's own).
+        """
+        record = self.stages(samples, postprocess=postprocess)
+        return as_instances(record.detections, record.batch.sizes_hw, self.categories)
+
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> YoloStages:
+        """The record of a pass that predicts."""
+        with predicting(self) as system:
+            return system._run(samples, postprocess=postprocess or self.postprocess)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
+        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
+
+    def remarks(self, dataset: Dataset) -> list[str]:
+        """What a person should know before learning from a data set: objects that share a cell."""
+        objects = dataset.objects
+        if objects is None:
+            return []
+        known = ~objects.is_crowd & (objects.boxes_xyxy[:, 2:] > objects.boxes_xyxy[:, :2]).all(axis=1)
+        picture, boxes = objects.picture[known], objects.boxes_xyxy[known]
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / dataset.pictures.sizes_hw[picture, ::-1]
+        cells = np.clip((centres * self.side).astype(np.int64), 0, self.side - 1)
+        lost = len(cells) - len(np.unique(np.column_stack([picture, cells]), axis=0))
+        if not lost:
+            return []
+        return [
+            f"note: {lost} of {len(cells)} objects are not learned: a cell of the {self.side} x {self.side} grid learns "
+            "one object, the largest whose centre it holds"
+        ]
+
+    def assign(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> GridAssignment:
+        """Which cell learns which object."""
+        height, width = padded_hw
+        pictures, cells, boxes, labels, lost = [], [], [], [], []
+        for i, target in enumerate(targets):
+            shares = box_convert(target.boxes, "xyxy", "cxcywh") / target.boxes.new_tensor([width, height] * 2)
+            place = (shares[:, :2] * self.side).long().clamp(0, self.side - 1)
+            cell = place[:, 1] * self.side + place[:, 0]
+            largest = shares[:, 2:].prod(dim=1).argsort(descending=True, stable=True)
+            sorted_cells, order = cell[largest].sort(stable=True)
+            first = torch.ones_like(sorted_cells, dtype=torch.bool)
+            first[1:] = sorted_cells[1:] != sorted_cells[:-1]
+            chosen = largest[order[first]]
+            pictures.append(torch.full_like(chosen, i))
+            cells.append(cell[chosen])
+            boxes.append(shares[chosen])
+            labels.append(target.labels[chosen])
+            lost.append(len(cell) - len(chosen))
+        cell = torch.cat(cells)
+        return GridAssignment(
+            torch.cat(pictures), cell // self.side, cell % self.side, torch.cat(boxes), torch.cat(labels), tuple(lost)
+        )
+
+    def responsible(
+        self, output: Float[Tensor, "b s s o"], assignment: GridAssignment
+    ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
+        """Which of the K boxes of each assigned cell learns its object, and its IoU with it."""
+        boxes = self._shares(output)[assignment.picture, assignment.row, assignment.column]
+        wanted = assignment.boxes[:, None]
+        iou = iou_of_pairs(box_convert(boxes, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
+        best, index = iou.max(dim=1)
+        nearest = (boxes - wanted).square().sum(dim=2).argmin(dim=1)
+        index = torch.where(best > 0, index, nearest)
+        return index, iou.gather(1, index[:, None])[:, 0]
+
+    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> YoloStages:
+        """A pass that predicts, or one that learns where there is no postprocess."""
+        watch = Stopwatch(self.device)
+        with watch.time("batch"):
+            batch = make_batch(samples, divisor=1, least_side=self.trunk.least_side, device=self.device)
+            targets = [self.target(sample) for sample in samples] if postprocess is None else None
+        with watch.time("maps"):
+            maps = self.trunk(batch.images)
+        with watch.time("grid"):
+            x = self.convolutions(maps[-1])
+            if x.shape[-2:] != (self.side, self.side):
+                x = F.adaptive_avg_pool2d(x, self.side)
+            output = self.connected(x.flatten(start_dim=1)).float().unflatten(1, (self.side, self.side, -1))
+            height, width = batch.padded_hw
+            shares = self._shares(output.detach())
+            boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor([width, height] * 2)
+        record = YoloStages(batch, maps, output, boxes, watch.milliseconds)
+        if targets is not None:
+            with watch.time("losses"):
+                record.assignment = self.assign(targets, batch.padded_hw)
+                record.losses = self._losses(output, record.assignment, self._in_crowds(targets, batch.padded_hw))
+        if postprocess is not None:
+            with watch.time("postprocess"):
+                self._postprocess(record, postprocess)
+        return record
+
+    def target(self, sample: TensorSample) -> Target:
+        """What is learned from a sample."""
+        return make_target(sample, category_count=len(self.categories), device=self.device)
+
+    def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
+        """The numbers of the boxes (dx, dy, dh, dw, confidence) and the class scores of an answer."""
+        of_boxes, classes = torch.split(output, [5 * self.boxes, len(self.categories)], dim=-1)
+        return torch.unflatten(of_boxes, -1, (self.boxes, 5)), classes
+
+    def _shares(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
+        """Centre and size of each box in shares of the batch's height and width."""
+        dx, dy, dh, dw, _ = self.split(output)[0].unbind(-1)
+        steps = torch.arange(self.side, device=output.device)
+        x, y = (dx + steps[:, None]) / self.side, (dy + steps[:, None, None]) / self.side
+        return torch.stack([x, y, dw.square(), dh.square()], dim=-1)
+
+    def _in_crowds(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> Float[Tensor, "b s s"]:
+        """1 where the centre of a cell lies in a box of many objects at once."""
+        height, width = padded_hw
+        steps = (torch.arange(self.side, device=self.device) + 0.5) / self.side
+        inside = torch.zeros(len(targets), self.side, self.side, device=self.device)
+        for one, target in zip(inside, targets, strict=True):
+            for x1, y1, x2, y2 in target.crowds:
+                rows, columns = (
+                    (steps * height > y1) & (steps * height < y2),
+                    (steps * width > x1) & (steps * width < x2),
+                )
+                one[rows[:, None] & columns] = 1.0
+        return inside
+
+    def _losses(
+        self, output: Float[Tensor, "b s s o"], assignment: GridAssignment, crowds: Float[Tensor, "b s s"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        of_boxes, classes = self.split(output)
+        cell = (assignment.picture, assignment.row, assignment.column)
+        with torch.no_grad():
+            index, iou = self.responsible(output, assignment)
+        empty = (1 - crowds)[..., None].repeat(1, 1, 1, self.boxes)
+        empty[cell] = 1.0
+        empty[(*cell, index)] = 0.0
+        dx, dy, dh, dw, confidence = of_boxes[(*cell, index)].unbind(-1)
+        x, y, width, height = assignment.boxes.unbind(-1)
+        box = (dx - (x * self.side - assignment.column)).square() + (dy - (y * self.side - assignment.row)).square()
+        box = box + (dh - height.sqrt()).square() + (dw - width.sqrt()).square()
+        named = F.one_hot(assignment.labels, len(self.categories))
+        count = len(output)
+        return {
+            "box": COORDINATE_WEIGHT * box.sum() / count,
+            "confidence": (confidence - iou).square().sum() / count,
+            "no_object": NO_OBJECT_WEIGHT * (of_boxes[..., 4].square() * empty).sum() / count,
+            "class": (classes[cell] - named).square().sum() / count,
+        }
+
+    def _postprocess(self, record: YoloStages, postprocess: Postprocess) -> None:
+        of_boxes, classes = self.split(record.output)
+        confidence = of_boxes[..., 4].clamp(0, 1)
+        scores = (confidence[..., None] * classes.clamp(0, 1)[..., None, :]).flatten(1, 3)
+        thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=scores.device))
+        for boxes, of_picture, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
+            region, label = torch.where(of_picture > thresholds)
+            clipped = clip_boxes_to_image(boxes[region], size_hw)
+            found = Detections(clipped, of_picture[region, label], label, region)
+            found = found[remove_small_boxes(clipped, 1e-2)]
+            kept = postprocess.keep(found.boxes, found.scores, found.labels)
+            record.candidates.append(found)
+            record.kept.append(kept)
+            record.detections.append(found[kept])
+
+
+def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
+    """The paper's own: 24 convolutions and two fully connected layers, for pictures of 448 x 448.
+
+    Parameters
+    ----------
+    side, boxes
+        S and K; the paper's are 7 and 2.
+    """
+    layers = [_convolve(1024, 1024, 3, stride) for stride in (1, 2, 1, 1)]
+    return YOLO(
+        categories=categories,
+        trunk=yolo_trunk(),
+        convolutions=nn.Sequential(*layers),
+        channels=1024,
+        side=side,
+        boxes=boxes,
+    )
+
+
+def yolo_efficientnet_lite0(
+    categories: Categories, *, side: int = 7, boxes: int = 2, frozen_norms: bool = True, frozen_level: int = 2
+) -> YOLO:
+    """A small one over EfficientNet-Lite0, for pictures of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
+
+    ``frozen_level``: layers of the trunk up to this level do not learn, 0 none; while ``frozen_norms``, batches of any size
+    teach.
+    """
+    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    return YOLO(
+        categories=categories,
+        trunk=trunk,
+        convolutions=nn.Sequential(_convolve(trunk.channels[-1], 256, 3), _convolve(256, 256, 3)),
+        channels=256,
+        hidden=1024,
+        side=side,
+        boxes=boxes,
+    )
+
+
+def yolo_trunk() -> LayeredTrunk:
+    """The first 20 convolutions of the paper's figure 3, which it trains on ImageNet first; stride 32."""
+    layers = [_convolve(3, 64, 7, 2), nn.MaxPool2d(2), _convolve(64, 192, 3), nn.MaxPool2d(2)]
+    for inputs, narrow, outputs in ((192, 128, 256), (256, 256, 512)):
+        layers += [_convolve(inputs, narrow, 1), _convolve(narrow, outputs, 3)]
+    layers.append(nn.MaxPool2d(2))
+    for inputs, narrow, outputs in (*[(512, 256, 512)] * 4, (512, 512, 1024)):
+        layers += [_convolve(inputs, narrow, 1), _convolve(narrow, outputs, 3)]
+    layers.append(nn.MaxPool2d(2))
+    for _ in range(2):
+        layers += [_convolve(1024, 512, 1), _convolve(512, 1024, 3)]
+    return LayeredTrunk({f"{number}": layer for number, layer in enumerate(layers)}, levels=(5,))
+
+
+def _convolve(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2)
+    nn.init.kaiming_normal_(conv.weight, a=LEAK, nonlinearity="leaky_relu")
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return nn.Sequential(conv, nn.LeakyReLU(LEAK, inplace=True))

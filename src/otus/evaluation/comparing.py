@@ -1,0 +1,52 @@
+"""Predictions for a data set laid beside its labels, for all that explains figures. Torch is not imported here."""
+
+from pathlib import Path
+
+import numpy as np
+
+from otus.data.dataset import Dataset
+from otus.data.formats.coco_results import read_results
+from otus.errors import Report, UsageError, stop_at_first
+from otus.metrics.detection.average_precision import sound_objects
+from otus.metrics.detection.ignore_regions import complete_regions
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.mismatches import cut_notes, mismatch_notes
+from otus.structures import Objects
+
+
+def notes_on(*comparisons: Comparison) -> list[str]:
+    """What to know before figures are believed: predictions that were cut, or lie on nothing, or on other categories."""
+    several = [[*cut_notes(one.predictions), *mismatch_notes(one)] for one in comparisons]
+    return list(dict.fromkeys(note for notes in several for note in notes))
+
+
+def compare_with_labels(
+    dataset: Dataset, predictions: str | Path | Objects, *, report: Report = stop_at_first
+) -> Comparison:
+    """Labels and predictions of the same pictures, without records that cannot be.
+
+    Parameters
+    ----------
+    dataset
+        With objects.
+    predictions
+        COCO results, or objects with scores.
+    report
+        Gets each faulty record, which is left out; the default raises the first.
+
+    Raises
+    ------
+    UsageError
+        A data set without objects.
+    DataError
+        Where ``report`` raises it.
+    """
+    if dataset.objects is None:
+        raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
+    found = predictions if isinstance(predictions, Objects) else read_results(predictions, dataset, report=report)
+    counts = {"label_count": len(dataset.categories), "picture_count": len(dataset)}
+    truth = sound_objects(dataset.objects, "truth", **counts, report=report)
+    found = sound_objects(found, "predictions", **counts, report=report)
+    numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
+    ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
+    return Comparison(complete_regions(truth), found, dataset.categories, ids, dataset.pictures.sizes_hw)

@@ -1,0 +1,341 @@
+"""How good predictions for a data set are, as one report. Torch is not imported here."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otus.data.checks.images import learned_from
+from otus.data.dataset import Dataset
+from otus.data.formats.coco_results import read_results
+from otus.data.open import open_dataset
+from otus.data.splitting import split_off
+from otus.errors import DataError, Report, UsageError, stop_at_first
+from otus.evaluation.object_protocols import Result, judge_objects
+from otus.evaluation.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
+from otus.evaluation.runs import kept_aside
+from otus.metrics.detection.coco import Kind
+from otus.metrics.diagnosis.mismatches import cut_notes, lowest_cut
+from otus.structures import Classification, Objects
+
+if TYPE_CHECKING:
+    from otus.evaluation.image_protocols import Judged
+    from otus.inference.predictor import Predictor
+
+
+_NEARLY_ALL = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """The figures of predictions for a data set, with the protocol that they were made by.
+
+    Parameters
+    ----------
+    protocol
+        Its name, e.g. ``coco``.
+    data
+        The file or folder of the labels.
+    images
+        How many pictures were judged.
+    results
+        Result by what was compared: ``bbox``, ``segm``, ``keypoints``; or by the name of the protocol.
+    left_out
+        What could not be compared, and why.
+    unknown_categories
+        Those of the data that the model judged does not know.
+    cut_at
+        Score threshold at which predictions were cut before they were written (None: they were not).
+    without_prediction
+        How many pictures had no map, category or click, and counted as missed.
+    notes
+        What to know before the figures are believed.
+    training_images
+        How many of the images the model was trained on, where its file records that.
+    judged
+        The data set and the objects that were judged, for who looks closer; None where whole pictures were.
+    """
+
+    protocol: str
+    data: str
+    images: int
+    results: Mapping[str, Result]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    unknown_categories: tuple[str, ...] = ()
+    cut_at: float | None = None
+    without_prediction: int = 0
+    notes: tuple[str, ...] = ()
+    training_images: int = 0
+    judged: tuple[Dataset, Objects] | None = None
+
+    def __repr__(self) -> str:
+        figures = (f"{kind} {name} {value:.3f}" for kind, one in self.results.items() for name, value in [_first(one)])
+        return f"EvaluationReport({self.protocol}, {self.data!r}, {self.images} images, {', '.join(figures)})"
+
+    def document(self) -> dict[str, Any]:
+        """What ``otus evaluate --json`` says; figures that are not defined are NaN."""
+        return {
+            "protocol": self.protocol,
+            "data": self.data,
+            "images": self.images,
+            **{
+                kind: {**result.figures, "per_category": dict(result.per_category)}
+                for kind, result in self.results.items()
+            },
+            **({"cut_at": self.cut_at} if self.cut_at is not None else {}),
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
+            **({"unknown_categories": list(self.unknown_categories)} if self.unknown_categories else {}),
+            **({"without_prediction": self.without_prediction} if self.without_prediction else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
+            **({"training_images": self.training_images} if self.training_images else {}),
+        }
+
+
+def _first(result: Result) -> tuple[str, float]:
+    return next(iter(result.figures.items()))
+
+
+def evaluate(
+    data: str | Path | Dataset | None = None,
+    *,
+    predictions: str | Path | Objects | None = None,
+    model: "str | Path | Predictor | None" = None,
+    run: str | Path | None = None,
+    val: float | None = None,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    format: str | None = None,
+    split: str | None = None,
+    protocol: str | None = None,
+    kinds: Sequence[Kind] | None = None,
+    max_dets: Sequence[int] | None = None,
+    report: Report = stop_at_first,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationReport:
+    """How good predictions, or those of a model, are by the labels of a data set.
+
+    Parameters
+    ----------
+    data
+        A folder, an annotation file, or a data set that is open; ``format`` and ``split`` choose where there are several.
+    predictions
+        This or ``model``: objects with scores; or files. Of objects COCO results, or a folder of DOTA's, KITTI's or YOLO's
+        text files; of panoptic maps COCO's JSON with its PNGs; of semantic maps a folder of index PNGs; of categories what
+        ``otus predict --json`` says; of clicks a JSON list of curves (:mod:`otus.data.formats.image_results`).
+    run
+        Folder of a training run: the images that it kept aside are judged on, and its best weights unless ``predictions`` or
+        a ``model`` are given. ``data`` is then needed only where the data have moved.
+    val
+        Judge on this share of the images, the one that ``otus train --val`` keeps aside.
+    model
+        A name or file for :func:`otus.load`, which ``weights``, ``device`` and ``precision`` are handed to; or a predictor.
+    protocol
+        One of :data:`~otus.evaluation.protocols.PROTOCOLS`; without it the first of them that the data set has labels for.
+    kinds, max_dets
+        See :func:`evaluate_predictions`.
+    report
+        Gets each faulty record of labels and predictions; the default raises the first.
+    progress
+        Told while a model predicts how many pictures are done, and of how many.
+
+    Raises
+    ------
+    UsageError
+        Neither or both of ``predictions`` and ``model``, options that belong to neither, and as of the functions above.
+    DataError
+        Where ``report`` raises it.
+
+    Examples
+    --------
+    >>> otus.evaluate("coco", predictions="results.json").results["bbox"].figures["AP"]  # doctest: +SKIP
+    """
+    if run is not None:
+        if isinstance(data, Dataset) or val is not None or format is not None or split is not None:
+            raise UsageError("run: says which images are judged on; leave out val, format, split and open data sets")
+        data = kept_aside(run, data=data)
+        model = run if predictions is None and model is None else model
+    if data is None:
+        raise UsageError("evaluate needs data, or the folder of a training run")
+    if (predictions is None) == (model is None):
+        raise UsageError("evaluate takes predictions or a model, one of them")
+    options = {"weights": weights, "device": device, "precision": precision}
+    typed = {name: value for name, value in options.items() if value is not None}
+    if typed and not isinstance(model, str | Path):
+        raise UsageError(f"{', '.join(typed)}: only of a model that is given by its name or file")
+    if isinstance(data, Dataset) and (format or split):
+        raise UsageError("format and split choose among the data sets of a path; this one is open")
+    dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
+    if val is not None:
+        dataset = split_off(dataset, val)[1]
+    protocol = protocol or next(iter(offered_protocols(dataset)), PROTOCOLS[0])
+    check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
+    unknown: tuple[str, ...] = ()
+    if protocol not in OBJECT_PROTOCOLS:
+        if isinstance(predictions, Objects):
+            raise UsageError(f"protocol {protocol}: judges predictions from files; give their path as predictions")
+        if predictions is not None:
+            return _judge_files(dataset, predictions, protocol, report)
+        if protocol != "classification":
+            raise UsageError(f"protocol {protocol}: judges predictions from files, not yet those of a model")
+        predictor = _predictor(model, typed)
+        unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
+        judged = _judge_classifier(dataset, predictor, progress)
+        return _with_training_images(replace(judged, unknown_categories=unknown), dataset, predictor)
+    notes: tuple[str, ...] = ()
+    if isinstance(predictions, Objects):
+        found = predictions
+    elif predictions is not None:
+        faults = Counter[str]()
+        found = _read_objects(predictions, dataset, _counted(report, faults))
+        notes = _nearly_all_faulty(faults, len(found))
+    else:
+        predictor = _predictor(model, typed)
+        unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
+        found = _predict(predictor, dataset, progress)
+    judged = evaluate_predictions(dataset, found, protocol=protocol, kinds=kinds, max_dets=max_dets, report=report)
+    judged = replace(judged, unknown_categories=unknown, notes=notes + judged.notes, judged=(dataset, found))
+    return judged if model is None else _with_training_images(judged, dataset, predictor)
+
+
+def _with_training_images(judged: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
+    count = learned_from(predictor.training, dataset)
+    if not count:
+        return judged
+    note = (
+        f"the model was trained on {count} of the {len(dataset)} images, so the figures flatter; "
+        "--run RUN judges on the images that a training kept aside, --val SHARE on the same share"
+    )
+    return replace(judged, training_images=count, notes=(*judged.notes, note))
+
+
+def _counted(report: Report, faults: Counter[str]) -> Report:
+    def count(problem: DataError) -> None:
+        faults[problem.kind] += 1
+        report(problem)
+
+    return count
+
+
+def _nearly_all_faulty(faults: Counter[str], read: int) -> tuple[str, ...]:
+    left_out = faults.total()
+    if left_out < _NEARLY_ALL * (left_out + read) or not left_out:
+        return ()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in faults.most_common())
+    return (f"of {left_out + read} predictions {left_out} are left out ({kinds}): are they for these data?",)
+
+
+def _read_objects(path: str | Path, dataset: Dataset, report: Report) -> Objects:
+    if not Path(path).is_dir():
+        return read_results(path, dataset, report=report)
+    from otus.data.formats.text_results import read_text_results
+
+    return read_text_results(path, dataset, report=report)
+
+
+def _judge_files(dataset: Dataset, path: str | Path, protocol: str, report: Report) -> EvaluationReport:
+    from otus.evaluation.image_protocols import judge_file
+
+    if not Path(path).exists():
+        raise DataError("there is no such file or folder", file=path, remedy="check the path")
+    return _report_of(dataset, protocol, judge_file(dataset, path, protocol, report=report))
+
+
+def _judge_classifier(
+    dataset: Dataset, predictor: "Predictor", progress: Callable[[int, int], None] | None
+) -> EvaluationReport:
+    from otus.evaluation.image_protocols import answers_of, judge_classifications
+
+    def shown() -> Iterator[Classification]:
+        paths = [dataset.pictures.path(index) for index in range(len(dataset))]
+        for done, prediction in enumerate(predictor.stream(paths) if paths else (), start=1):
+            if prediction.classification is None:
+                raise UsageError(f"{predictor.name}: does not say what whole pictures show; evaluate it on objects")
+            if progress is not None:
+                progress(done, len(dataset))
+            yield prediction.classification
+
+    answers = answers_of(shown(), dataset.categories)
+    return _report_of(dataset, "classification", judge_classifications(dataset, answers))
+
+
+def _report_of(dataset: Dataset, protocol: str, judged: "Judged") -> EvaluationReport:
+    return EvaluationReport(
+        protocol,
+        str(dataset.source),
+        judged.images,
+        {protocol: judged.result},
+        without_prediction=judged.without_prediction,
+        notes=tuple(judged.notes),
+    )
+
+
+def _predictor(model: "str | Path | Predictor | None", options: dict[str, Any]) -> "Predictor":
+    from otus.inference.loading import load
+
+    return load(model, **options) if model is None or isinstance(model, str | Path) else model
+
+
+def _predict(predictor: "Predictor", dataset: Dataset, progress: Callable[[int, int], None] | None) -> Objects:
+    """What a model says of the data set's pictures."""
+    from otus.evaluation.on_dataset import as_objects, predict_dataset
+
+    def count(done: int) -> None:
+        if progress is not None:
+            progress(done, len(dataset))
+
+    with predictor.autocast():
+        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
+    return as_objects(found, categories=dataset.categories)
+
+
+def evaluate_predictions(
+    dataset: Dataset,
+    predictions: Objects,
+    *,
+    protocol: str = "coco",
+    kinds: Sequence[Kind] | None = None,
+    max_dets: Sequence[int] | None = None,
+    report: Report = stop_at_first,
+) -> EvaluationReport:
+    """Judge predicted objects by the labels of a data set.
+
+    Parameters
+    ----------
+    dataset
+        With objects.
+    predictions
+        Objects with scores; ``picture`` and ``labels`` count as the data set's do.
+    protocol
+        One of :data:`~otus.evaluation.protocols.OBJECT_PROTOCOLS`.
+    kinds
+        What ``coco`` is to compare; without it everything that both sides have throughout.
+    max_dets
+        Limits on the detections of a picture and category, of ``proposals`` on those of a picture; the protocol's own
+        without it.
+    report
+        Gets each record that cannot be; the record is left out.
+
+    Raises
+    ------
+    UsageError
+        An unknown protocol, a data set without objects, or kinds that one side does not have.
+    DataError
+        Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or picture.
+    """
+    check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
+    if protocol not in OBJECT_PROTOCOLS:
+        raise UsageError(f"protocol {protocol}: does not judge objects; those that do: {', '.join(OBJECT_PROTOCOLS)}")
+    results, left_out, notes = judge_objects(
+        dataset, predictions, protocol, kinds=kinds, max_dets=max_dets, report=report
+    )
+    return EvaluationReport(
+        protocol,
+        str(dataset.source),
+        len(dataset),
+        results,
+        left_out,
+        notes=(*cut_notes(predictions), *notes),
+        cut_at=lowest_cut(predictions),
+    )

@@ -1,0 +1,108 @@
+"""The best score threshold of each category, chosen on one data set and kept where ``predict`` finds it.
+
+They go into the model's own checkpoint, or, where that is not to be written, into a small JSON file. Torch is imported only
+where a checkpoint is written.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otus._files import staged_file
+from otus.errors import CheckpointError, DataError
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.thresholds import Cut, best_cut
+
+IOU = 0.5
+
+
+@dataclass(frozen=True)
+class ChosenThresholds:
+    """Where each category is cut, and what that gives on the data that it was chosen on.
+
+    Parameters
+    ----------
+    cuts
+        By the category's name; NaN for those that nothing was found of.
+    data, images
+        What they were chosen on.
+    """
+
+    cuts: Mapping[str, Cut]
+    data: str
+    images: int
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By the category's name, of those that have one."""
+        return {name: cut.threshold for name, cut in self.cuts.items() if not np.isnan(cut.threshold)}
+
+    def document(self) -> dict[str, Any]:
+        """What is written, and what ``otus evaluate --json`` says of it."""
+        known = self.thresholds
+        return {
+            "thresholds": known,
+            "chosen_by": f"the highest F1 at IoU {IOU:g}",
+            "data": self.data,
+            "images": self.images,
+            "per_category": {name: cut._asdict() for name, cut in self.cuts.items() if name in known},
+            "without": [name for name in self.cuts if name not in known],
+        }
+
+    def write(self, path: str | Path) -> Path:
+        """Write them as JSON, for ``otus predict --thresholds``."""
+        with staged_file(Path(path)) as stage:
+            stage.write_text(json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return Path(path)
+
+    def write_into(self, checkpoint: str | Path) -> Path:
+        """Write them into the header of a checkpoint of Otus; all else in it stays, and so does the old file if it fails.
+
+        Raises
+        ------
+        CheckpointError
+            If it is none, or cannot be written.
+        """
+        from otus.zoo.checkpoint import load_checkpoint, save_checkpoint
+
+        if not os.access(checkpoint, os.W_OK):
+            raise CheckpointError(f"{checkpoint}: may not be written; choose a file for the thresholds with --out")
+        state, header = load_checkpoint(checkpoint)
+        save_checkpoint(checkpoint, state, replace(header, extra={**header.extra, "score_thresholds": self.document()}))
+        return Path(checkpoint)
+
+
+def choose_thresholds(comparison: Comparison, *, data: str) -> ChosenThresholds:
+    """The threshold of each category with the highest F1 at IoU 0.5."""
+    matches = comparison.match(Rules(iou_thresholds=(IOU,)))
+    cuts = {name: best_cut(matches, label) for label, name in enumerate(comparison.categories)}
+    return ChosenThresholds(cuts, data, len(comparison.picture_ids))
+
+
+def read_thresholds(path: str | Path) -> dict[str, float]:
+    """Thresholds by the category's name, from a file that :meth:`ChosenThresholds.write` wrote.
+
+    Raises
+    ------
+    DataError
+        If it is missing or holds something else; the message names the field.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError("there is no such file", file=path, remedy="see otus evaluate --choose-thresholds") from None
+    except ValueError as error:
+        raise DataError(f"is not JSON: {error}", file=path) from None
+    thresholds = document.get("thresholds") if isinstance(document, dict) else None
+    if not isinstance(thresholds, dict):
+        raise DataError("expected an object with thresholds by category", file=path, where="thresholds")
+    for name, value in thresholds.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise DataError(f"expected 0 to 1, got {value!r}", file=path, where=f"thresholds.{name}")
+    return {str(name): float(value) for name, value in thresholds.items()}

@@ -1,0 +1,406 @@
+"""Several models in one table: trained for the same time or loaded, judged on the same pictures, timed on the same machine.
+
+A row that is finished is kept on disk under what it depends on, and not computed again.
+"""
+
+import ctypes
+import dataclasses
+import gc
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from otus._files import staged_file
+from otus.data.checks.images import learned_from
+from otus.data.dataset import Dataset
+from otus.data.formats.coco_results import write_results
+from otus.data.formats.files import flat_names
+from otus.data.images import write_picture
+from otus.data.open import open_dataset
+from otus.data.sample import Sample
+from otus.data.splitting import fingerprint
+from otus.data.tensors import TensorSample
+from otus.errors import MissingExtraError, UsageError
+from otus.evaluation.evaluate import evaluate_predictions
+from otus.evaluation.on_dataset import as_objects, predict_dataset
+from otus.inference.loading import load
+from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
+from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of, told_apart
+from otus.structures import Instances, Objects
+from otus.training.datasets import open_material, trainable_model
+from otus.training.imagenet import imagenet_start
+from otus.training.run import read_config, resume_run, train
+from otus.training.run_folder import environment
+from otus.training.settings import TrainSettings, at_own_rate
+from otus.visualization.drawing import overlay
+from otus.zoo.models import MODELS, model_entry
+from otus.zoo.weights import read_weights, read_weights_file, weights_file
+
+TRAINING = TrainSettings(batch_size=4)
+"""How models are trained unless somebody says otherwise."""
+KEPT_ASIDE = 0.2
+"""Share of the pictures that is judged on where nothing else is named."""
+_TIMED_PICTURES = 8
+_SHOWN_PICTURES = 4
+_AFTER = frozenset({"postprocess", "undo"})
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model of a comparison.
+
+    Parameters
+    ----------
+    model
+        Its name in the zoo.
+    weights
+        A file of them if it need not be trained.
+    label
+        What it is called in the table; the model's name where nobody said another.
+    """
+
+    model: str
+    weights: Path | None = None
+    label: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Contender":
+        """``NAME``, ``FILE`` of a checkpoint that says its model, ``LABEL=FILE``, or ``NAME=FILE`` of one that does not.
+
+        The folder of a training run stands for its best weights.
+
+        Raises
+        ------
+        UsageError
+            If there is no such name or file.
+        """
+        name, _, file = text.partition("=")
+        if file:
+            weights = weights_file(file)
+            if weights is None:
+                raise UsageError(f"models: {text}: there is no file {file}")
+            builder = read_weights_file(weights).builder
+            if builder is None:
+                model_entry(name)
+                return cls(name, weights)
+            if name in MODELS and name != builder:
+                raise UsageError(f"models: {text}: these are weights of {builder}, expected weights of {name}")
+            return cls(builder, weights, label="" if name == builder else name)
+        weights = weights_file(text)
+        if weights is not None:
+            builder = read_weights_file(weights).builder
+            if builder is None:
+                raise UsageError(f"models: {text} does not say of which model it is: write NAME={text}")
+            return cls(builder, weights)
+        if "/" in text or Path(text).suffix:
+            raise UsageError(f"models: there is no file {text}")
+        model_entry(text)
+        return cls(text)
+
+
+def compare(
+    models: Sequence[str],
+    data: str | Path,
+    *,
+    val: str | Path | float | None = None,
+    budget_minutes: float | None = None,
+    settings: TrainSettings = TRAINING,
+    limit: int | None = None,
+    precision: str = "auto",
+    format: str | None = None,
+    split: str | None = None,
+    val_split: str | None = None,
+    out: str | Path = "otus-compare",
+    say: Say = lambda text: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Train or load models, judge them on the same pictures, and write the table.
+
+    Parameters
+    ----------
+    models
+        See :meth:`Contender.parse`. A name without a file is trained where there is a budget, else its published or packaged
+        weights are taken.
+    data
+        What is learned from; what is judged on too where nothing is trained and ``val`` and ``val_split`` are not given.
+    val, val_split
+        What is judged on: another path, a share of the data that is not learned from, or a part of it by name. Without
+        them, where something is trained, a fifth is kept aside. Nothing is chosen by it: the last weights are judged.
+    budget_minutes
+        Of training, for each. A trunk starts from ImageNet where that is at hand.
+    settings
+        Of the training.
+    limit
+        Judge on so many pictures only, taken evenly.
+    precision
+        Of predicting, see :class:`~otus.inference.predictor.Predictor`.
+    out
+        The folder of the comparison; what is finished there is not computed again. What each model found is kept in
+        ``predictions`` as COCO results, for ``otus compare --predictions`` and ``otus explain errors``.
+    say, progress
+        Told what is being done, and how many pictures of how many are predicted.
+
+    Raises
+    ------
+    UsageError
+        If a model has no weights and there is no budget, or nothing to judge by.
+    KeyboardInterrupt
+        If a training is stopped; the same command goes on with it.
+    """
+    if budget_minutes is not None and not budget_minutes > 0:
+        raise UsageError(f"budget: expected minutes, more than 0, got {budget_minutes:g}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: expected at least one picture, got {limit}")
+    device = choose_device(settings.device)
+    choose_precision(precision, device)  # what is wrong with it is said before anything is trained
+    contenders = [Contender.parse(text) for text in models if text]
+    if not contenders:
+        raise UsageError("models: expected at least one name or file of weights")
+    for one in contenders:
+        task = model_entry(one.model).task
+        if task not in ("detection", "instance", "keypoints"):
+            raise UsageError(f"models: {one.model} answers {task} and finds no boxes to compare")
+    trained = [one for one in contenders if one.weights is None and budget_minutes is not None]
+    if trained and val is None and val_split is None:
+        val = KEPT_ASIDE
+        say(f"a share of {val:g} of the pictures is kept aside to judge on; --val and --val-split name others")
+    learned, judged_on, whole = _material(
+        data, val, format=format, split=split, val_split=val_split, learns=bool(trained)
+    )
+    if learned is not None:  # without heads that they have no labels for
+        names = {one.model: trainable_model(one.model, learned, boxes=settings.boxes) for one in trained}
+        for line in dict.fromkeys(line for _, lines in names.values() for line in lines):
+            say(line)
+        fitting = {one: dataclasses.replace(one, model=names[one.model][0]) for one in trained}
+        contenders, trained = [fitting.get(one, one) for one in contenders], list(fitting.values())
+    if judged_on.objects is None or not len(judged_on):
+        raise UsageError(f"{whole.source}: has no pictures with objects to judge detectors by")
+    if limit is not None and limit < len(judged_on):
+        judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
+    place = {file: index for index, file in enumerate(whole.pictures.files)}
+    place_in_whole = np.array([place[file] for file in judged_on.pictures.files], dtype=int)
+    folder = Path(out)
+    common = {
+        "device": str(device),
+        "precision": precision,
+        "judged_on": fingerprint(judged_on),
+        "learned": None if learned is None else fingerprint(learned),
+    }
+    training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
+    rows = []
+    for one in contenders:
+        own = dataclasses.replace(at_own_rate(settings, one.model), minutes=budget_minutes) if one in trained else None
+        weights = one.weights
+        if weights is None and own is None:
+            weights = read_weights(None, model=one.model).source
+        key = {"model": one.model, "weights": _file_key(weights), "settings": own and dataclasses.asdict(own), **common}
+        kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
+        if kept.is_file():
+            rows.append(dataclasses.replace(read_row(kept), label=one.label))
+            say(f"{one.model}: kept from before ({kept})")
+            continue
+        start = None
+        if own is not None and learned is not None:
+            say(f"{one.model}: training for {budget_minutes:g} minutes")
+            weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
+        assert weights is not None
+        training_record = read_weights_file(weights, model=one.model).training
+        flattering = learned_from(training_record, judged_on)
+        if flattering:
+            say(
+                f"{one.model}: {flattering} of the {len(judged_on)} images judged on were trained on: its figures flatter"
+            )
+        predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
+        say(f"{one.model}: predicting {len(judged_on)} pictures")
+        row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
+        results = folder / "predictions" / f"{kept.stem}.json"
+        results.parent.mkdir(parents=True, exist_ok=True)
+        write_results(whole, dataclasses.replace(found, picture=place_in_whole[found.picture]), results)
+        row = dataclasses.replace(row, **_told(training_record, start=start))
+        with staged_file(kept) as stage:
+            stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
+        rows.append(dataclasses.replace(row, label=one.label))
+    said = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
+    record = {**environment(), "settings": said}
+    comparison = Comparison(str(whole.source), judged_on.pictures.files, told_apart(rows), folder, record)
+    comparison.write()
+    return comparison
+
+
+def _material(
+    data: str | Path,
+    val: str | Path | float | None,
+    *,
+    format: str | None,
+    split: str | None,
+    val_split: str | None,
+    learns: bool,
+) -> tuple[Dataset | None, Dataset, Dataset]:
+    """What is learned from, what is judged on, and the data set as it lies on disk that this is all or a part of."""
+    if isinstance(val, float):  # as the training keeps it aside
+        learned, judged_on = open_material([data], val, format=format, split=split, val_split=None)
+        assert judged_on is not None
+        return learned, judged_on, open_dataset(data, format=format, split=split)
+    named = val is not None or val_split is not None
+    whole = open_dataset(data if val is None else val, format=format, split=val_split if named else split)
+    return open_dataset(data, format=format, split=split) if learns else None, whole, whole
+
+
+def _train(
+    model: str,
+    learned: Dataset,
+    settings: TrainSettings,
+    training: dict[str, Any],
+    folder: Path,
+    *,
+    name: str,
+    say: Say,
+) -> tuple[Path, str]:
+    """The last weights of a run in the folder, begun or gone on with."""
+    run = folder / "runs" / model_entry(model).task / name
+    if (run / "config.json").is_file():
+        done = resume_run(run)
+    else:
+        start = folder / "start" / f"{model}.safetensors"
+        try:
+            first = imagenet_start(model, learned.categories, start, seed=settings.seed)
+        except MissingExtraError as error:
+            first = None
+            say(f"{model}: starts from random weights ({error})")
+        done = train(model, **training, weights=first, settings=settings, out=folder / "runs", name=name)
+    if done.result.ended == "interrupted":
+        raise KeyboardInterrupt
+    return done.last, "random" if read_config(run)["weights"] is None else "ImageNet"
+
+
+def _told(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:
+    """``start``, ``minutes`` and ``epochs`` of a row, from what weights say of their training."""
+    if not {"settings", "steps", "hours", "pictures"} <= record.keys():
+        return {}
+    settings = record["settings"]
+    began = Path(settings["weights"]).name if settings["weights"] else "random"
+    epochs = record["steps"] * settings["batch_size"] * settings["accumulate"] / record["pictures"]
+    return {"start": start or began, "minutes": record["hours"] * 60, "epochs": epochs}
+
+
+def _judge(
+    predictor: Predictor,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    weights: str,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Row, Objects]:
+    """The figures, and what was found."""
+
+    def count(done: int) -> None:
+        if progress is not None:
+            progress(done, len(dataset))
+
+    seconds, memory_mb = time_prediction(predictor, dataset)
+    with predictor.autocast():
+        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
+    objects = as_objects(found, categories=dataset.categories)
+    results = evaluate_predictions(dataset, objects).results
+    figures, of_masks = results["bbox"].figures, results["segm"].figures if "segm" in results else None
+    _draw(dataset, found, folder / "pictures", slug=slug_of(predictor.name, weights))
+    system: nn.Module = predictor.system
+    row = Row(
+        model=predictor.name,
+        weights=weights,
+        start=None,
+        AP=float(figures["AP"]),
+        AP50=float(figures["AP50"]),
+        AP_masks=None if of_masks is None else float(of_masks["AP"]),
+        seconds=seconds,
+        parameters=sum(one.numel() for one in system.parameters()),
+        memory_mb=memory_mb,
+    )
+    return row, objects
+
+
+def time_prediction(
+    predictor: Predictor, dataset: Dataset, *, pictures: int = _TIMED_PICTURES
+) -> tuple[dict[str, float], float | None]:
+    """Median seconds a picture by part, one picture at a time after one that does not count, and peak memory in MB.
+
+    Proposals are found on the spot, wherever the data set may have them from.
+    """
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).round().astype(int)).tolist()
+    parts: list[dict[str, float]] = []
+    with predictor.autocast(), _memory() as used:
+        for index in (chosen[0], *chosen):
+            sample = predictor.preprocess.prepare(Sample(dataset.image(index), dataset.pictures.files[index]))
+            parts.append(_three_parts(_milliseconds(predictor.system, sample)))
+    medians = {name: statistics.median(one[name] for one in parts[1:]) for name in parts[0]}
+    return medians, used()
+
+
+def _milliseconds(system: Any, sample: TensorSample) -> Mapping[str, float]:
+    """By part of the pass, where the system keeps a record of it."""
+    start = time.perf_counter()
+    if not hasattr(system, "stages"):
+        system.predict([sample])
+        return {"network": (time.perf_counter() - start) * 1e3}
+    milliseconds: Mapping[str, float] = system.stages([sample]).milliseconds
+    return milliseconds
+
+
+def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of the proposals, of what follows the network, and of all the rest, which is the network."""
+    parts = {"proposals": 0.0, "network": 0.0, "after": 0.0}
+    for name, value in milliseconds.items():
+        parts["proposals" if name == "proposals" else "after" if name in _AFTER else "network"] += value / 1e3
+    return parts
+
+
+@contextmanager
+def _memory() -> Iterator[Callable[[], float | None]]:
+    """What the block needs at most beyond what was held before, in MB; None where the system does not tell (Linux does)."""
+    status, held = Path("/proc/self/status"), None
+    try:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's: what a training before this left free would hide what is needed now
+    except (OSError, AttributeError):
+        pass
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+        held = _kilobytes(status, "VmRSS")
+    except (OSError, KeyError):
+        pass
+    yield lambda: None if held is None else max(0, _kilobytes(status, "VmHWM") - held) / 1e3
+
+
+def _kilobytes(status: Path, name: str) -> int:
+    values = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return int(values[name].split()[0])
+
+
+def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slug: str) -> None:
+    shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_PICTURES, len(dataset))).round().astype(int))
+    names = flat_names(dataset.pictures.files)  # cat/1.jpg beside dog/1.jpg
+    for index in shown.tolist():
+        scores = found[index].scores
+        sure = found[index] if scores is None else found[index][scores >= SCORE_THRESHOLD]
+        write_picture(folder / f"{slug}-{Path(names[index]).stem}.jpg", overlay(dataset.image(index), sure))
+
+
+def _file_key(weights: Path | None) -> str | None:
+    if weights is None:
+        return None
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:10]

@@ -1,0 +1,230 @@
+"""From R-CNN to Faster R-CNN on one machine: what a picture costs, and what of it goes into finding proposals.
+
+The same trunk, the same pictures, the same proposals from Selective Search for the first three. Weights are random: what is
+measured is time, which does not depend on them (but for suppression, which has little to do then).
+
+The published seconds are of a GPU of 2015 with VGG-16 (Fast R-CNN, arXiv:1504.08083, table 4, and Faster R-CNN,
+arXiv:1506.01497, table 5; for SPP-net the lecture's).
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from otus._files import staged_file
+from otus.data.sample import Sample
+from otus.detection.region_based.region_detector import RegionDetector
+from otus.errors import UsageError
+from otus.inference.predictor import Predictor, choose_precision
+from otus.parts.regions.crops import WarpedCrops
+from otus.proposals.dataset import SearchedSmall
+from otus.proposals.selective_search import SelectiveSearch
+from otus.structures import Categories
+from otus.zoo.models import build_model, model_entry
+
+SYSTEMS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
+PUBLISHED_WITH = {"rcnn": 49.0, "spp_net": 4.3, "fast_rcnn": 2.3, "faster_rcnn": 0.2}
+PUBLISHED_WITHOUT = {"rcnn": 47.0, "spp_net": 2.3, "fast_rcnn": 0.32}
+PROPOSALS = 2000
+_TWENTY = Categories(tuple(f"category {i}" for i in range(1, 21)))  # as many as VOC has
+_LEAST_PICTURES = 3
+
+Report = Callable[[str, int, int], object]
+Picture = tuple[str, UInt8[np.ndarray, "h w 3"]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One system on one picture. ``proposal_s`` is Selective Search's; None where the network finds them itself."""
+
+    system: str
+    picture: str
+    proposals: int
+    proposal_s: float | None
+    network_s: float
+
+
+@dataclass(frozen=True)
+class LineageTable:
+    """All timings, and under what they were taken."""
+
+    trunk: str
+    precision: str
+    threads: int
+    timings: Sequence[Timing]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Means over the pictures: seconds with and without finding proposals, how many times faster than R-CNN that is, and
+        the published figures beside them."""
+        rows: list[dict[str, Any]] = []
+        for system in SYSTEMS:
+            own = [one for one in self.timings if one.system == system]
+            without = mean(one.network_s for one in own)
+            searched = [one.proposal_s for one in own if one.proposal_s is not None]
+            rows.append(
+                {
+                    "system": system,
+                    "proposals": round(mean(one.proposals for one in own)),
+                    "with_proposals_s": without + (mean(searched) if searched else 0.0),
+                    "without_s": without if searched else None,
+                }
+            )
+        for row in rows:
+            for name, published in (("with_proposals_s", PUBLISHED_WITH), ("without_s", PUBLISHED_WITHOUT)):
+                seconds = row[name]
+                short = name.removesuffix("_s")
+                row[f"{short}_speedup"] = None if seconds is None else rows[0][name] / seconds
+                row[f"{short}_published_s"] = published.get(row["system"])
+                row[f"{short}_published_speedup"] = (
+                    published["rcnn"] / published[row["system"]] if row["system"] in published else None
+                )
+        return rows
+
+    def document(self) -> dict[str, Any]:
+        """What ``otus benchmark lineage --json`` says."""
+        return {
+            "trunk": self.trunk,
+            "weights": "random",
+            "precision": self.precision,
+            "threads": self.threads,
+            "pictures": list(dict.fromkeys(one.picture for one in self.timings)),
+            "rows": self.rows(),
+            "timings": [asdict(one) for one in self.timings],
+        }
+
+
+def measure_lineage(
+    pictures: Sequence[Picture],
+    *,
+    small: bool = False,
+    proposals: int = PROPOSALS,
+    precision: str = "auto",
+    folder: str | Path = "otus-lineage",
+    report: Report = lambda what, done, total: None,
+) -> LineageTable:
+    """Time the four systems on the same pictures.
+
+    Parameters
+    ----------
+    pictures
+        At least three, by name.
+    small
+        EfficientNet-Lite0 on pictures of 320 pixels in the place of VGG-16 on 600.
+    proposals
+        At most so many of a picture, for the first three.
+    precision
+        See :class:`~otus.inference.predictor.Predictor`.
+    folder
+        Keeps each timing as soon as it is taken; a second run takes only those that are missing.
+    report
+        Told what is being done, and how many crops or pictures of how many are through.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer pictures.
+    """
+    if len(pictures) < _LEAST_PICTURES:
+        raise UsageError(f"lineage: expected at least {_LEAST_PICTURES} pictures, got {len(pictures)}")
+    if proposals < 1:
+        raise UsageError(f"proposals: expected 1 or more, got {proposals}")
+    trunk = "efficientnet_lite0" if small else "vgg16"
+    precision, timings = choose_precision(precision, torch.device("cpu")), []
+    searched = [_search(one, proposals, report, place=(i, len(pictures))) for i, one in enumerate(pictures)]
+    for system in SYSTEMS:
+        predictor = None
+        for number, ((name, image), (boxes, seconds)) in enumerate(zip(pictures, searched, strict=True)):
+            own = None if system == "faster_rcnn" else boxes
+            conditions = [system, trunk, precision, torch.get_num_threads(), proposals]
+            kept = Path(folder) / f"{system}-{_digest(image, conditions)}.json"
+            before = _read(kept)
+            if before is not None:
+                timings.append(dataclasses.replace(before, picture=name))
+                continue
+            if predictor is None:
+                report(f"{system}: building", number, len(pictures))
+                predictor = _predictor(f"{system}_{trunk}", proposals, precision)
+                _stages(predictor, image, None if own is None else own[:8])  # the first pass does not count
+            with _counting_crops(predictor.system, f"{system}: {name}", report, total=len(boxes)):
+                found, network_s = _stages(predictor, image, own)
+            timings.append(Timing(system, name, found, None if own is None else seconds, network_s))
+            with staged_file(kept) as stage:
+                stage.write_text(json.dumps(asdict(timings[-1])) + "\n")
+            report(system, number + 1, len(pictures))
+    return LineageTable(trunk, precision, torch.get_num_threads(), timings)
+
+
+def _search(picture: Picture, count: int, report: Report, *, place: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Proposals of a picture in its own pixels, and the seconds that they took; found anew each time, for it is quick."""
+    name, image = picture
+    report(f"selective search: {name}", *place)
+    search = SearchedSmall(SelectiveSearch())
+    if place[0] == 0:
+        search(image)  # kernels are compiled or loaded
+    start = time.perf_counter()
+    boxes = search(image).best(count).boxes_xyxy
+    return boxes, time.perf_counter() - start
+
+
+def _predictor(model: str, proposals: int, precision: str) -> Predictor:
+    torch.manual_seed(0)
+    arguments = {} if model.startswith("faster") else {"proposals": proposals}
+    system = build_model(model, _TWENTY, arguments)
+    preprocess = model_entry(model).preprocess
+    return Predictor(system, preprocess=preprocess, name=model, device="cpu", precision=precision)
+
+
+def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -> tuple[int, float]:
+    """How many proposals were looked at, and the seconds from the picture's pixels to what is reported."""
+    start = time.perf_counter()
+    columns = {} if boxes is None else {"proposals_xyxy": boxes}
+    sample = predictor.preprocess.prepare(Sample(image, "picture", columns=columns))
+    with predictor.autocast():
+        record = predictor.system.stages([sample])
+    return len(record.proposals.boxes[0]), time.perf_counter() - start
+
+
+@contextmanager
+def _counting_crops(system: RegionDetector, what: str, report: Report, *, total: int) -> Iterator[None]:
+    """Tell how many crops went through the trunk, where each region is one."""
+    if not isinstance(system.region_features, WarpedCrops):
+        yield
+        return
+    done = 0
+
+    def count(module: object, given: tuple[torch.Tensor], maps: object) -> None:
+        nonlocal done
+        done += len(given[0])
+        report(what, done, total)
+
+    hook = system.region_features.trunk.register_forward_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _read(path: Path) -> Timing | None:
+    """A timing that was kept; None where there is none, or one that is cut off: it is taken anew."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Timing)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _digest(image: np.ndarray, conditions: list[Any]) -> str:
+    digest = hashlib.sha256(json.dumps([*conditions, image.shape]).encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,91 @@
+"""Compiled: precision-recall curves of one category after another (see :mod:`otus.metrics.detection.precision_recall`)."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from otus._numba import kernel
+from otus.metrics.detection._pair_kernels import order_by_falling_score
+
+# What numpy calls spacing(1): pycocotools adds it so that 0 of 0 detections has a precision.
+EPSILON = 2.220446049250313e-16
+
+
+@kernel
+def interpolated_curves(
+    first_label: int,
+    last_label: int,
+    starts: Int[np.ndarray, "k_plus_1"],
+    ranks: Int[np.ndarray, "d"],
+    scores: Float[np.ndarray, "d"],
+    ignored_unmatched: Bool[np.ndarray, "d a"],
+    rows: Int[np.ndarray, "d"],
+    verdicts: UInt8[np.ndarray, "c a t"],
+    positives: Int[np.ndarray, "k a"],
+    recalls: Float[np.ndarray, "r"],
+    max_dets: Int[np.ndarray, "m"],
+    precision: Float[np.ndarray, "k a m t r"],
+    recall: Float[np.ndarray, "k a m t"],
+    scores_at: Float[np.ndarray, "k a m t r"],
+) -> None:
+    """Fill ``precision``, ``recall`` and ``scores_at`` of some labels.
+
+    Detections are ordered by label; those of label k are ``starts[k]`` to ``starts[k + 1]``, of equal scores the first
+    stays first. Labels and area ranges without positives are left as they are. ``recalls`` must rise, ``max_dets`` too.
+    """
+    ranges, thresholds, limits = positives.shape[1], verdicts.shape[2], len(max_dets)
+    for k in range(first_label, last_label):
+        most = 0
+        for a in range(ranges):
+            most = max(most, positives[k, a])
+        if most == 0:
+            continue
+        order = starts[k] + order_by_falling_score(scores[starts[k] : starts[k + 1]])
+        precision_at_true = np.empty((limits, thresholds, most))
+        score_at_true = np.empty((limits, thresholds, most))
+        for a in range(ranges):
+            if positives[k, a] == 0:
+                continue
+            seen = np.zeros(limits, np.int64)
+            top_score = np.zeros(limits)
+            false_everywhere = np.zeros(limits, np.int64)
+            true = np.zeros((limits, thresholds), np.int64)
+            false = np.zeros((limits, thresholds), np.int64)
+            for i in order:
+                first_limit = 0
+                while first_limit < limits and ranks[i] >= max_dets[first_limit]:
+                    first_limit += 1
+                row = rows[i]
+                for m in range(first_limit, limits):
+                    if seen[m] == 0:
+                        top_score[m] = scores[i]
+                    seen[m] += 1
+                    if row < 0:
+                        false_everywhere[m] += not ignored_unmatched[i, a]
+                        continue
+                    for t in range(thresholds):
+                        if verdicts[row, a, t] == 0:
+                            false[m, t] += 1
+                        elif verdicts[row, a, t] == 1:
+                            n = true[m, t]
+                            true[m, t] = n + 1
+                            counted = float(false_everywhere[m] + false[m, t] + n + 1) + EPSILON
+                            precision_at_true[m, t, n] = (n + 1) / counted
+                            score_at_true[m, t, n] = scores[i]
+            for m in range(limits):
+                for t in range(thresholds):
+                    found = true[m, t]
+                    envelope = precision_at_true[m, t]
+                    for n in range(found - 1, 0, -1):
+                        envelope[n - 1] = max(envelope[n - 1], envelope[n])
+                    recall[k, a, m, t] = found / positives[k, a]
+                    n = 0
+                    for r in range(len(recalls)):
+                        # Recall rises only at true detections, so the curve is read there (and at the very start).
+                        while n < found and (n + 1) / positives[k, a] < recalls[r]:
+                            n += 1
+                        at_start = recalls[r] <= 0 and seen[m] > 0
+                        precision[k, a, m, t, r] = envelope[n] if n < found else 0.0
+                        if at_start:
+                            scores_at[k, a, m, t, r] = top_score[m]
+                        else:
+                            scores_at[k, a, m, t, r] = score_at_true[m, t, n] if n < found else 0.0

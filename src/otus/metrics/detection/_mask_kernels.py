@@ -1,0 +1,222 @@
+"""Compiled: outlines to intervals of pixels, and what two of them share (see :mod:`otus.metrics.detection.mask_pairs`).
+
+A mask is the sorted, disjoint intervals [start, end) of its pixels, numbered column by column from the top left as COCO's
+run lengths are.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from otus._numba import kernel
+
+# What `outline_intervals` says of an outline that it cannot read.
+FINE, BROKEN_RUN_LENGTHS, ANOTHER_SIZE = 0, 1, 2
+
+
+@kernel
+def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, "i 2"], int]:
+    """Compressed run lengths to intervals, as maskApi.c's rleFrString: 5 bits a character, third differences on."""
+    intervals = np.empty(((len(text) + 1) // 2, 2), np.int64)
+    count, position, runs, place = 0, 0, 0, 0
+    before = 0  # the run before this one, and the one before that: a run is said relative to the latter
+    before_that = 0
+    while place < len(text):
+        run, shift, more = 0, 0, True
+        while more:
+            if place >= len(text) or text[place] < 48 or text[place] > 111 or shift > 60:
+                return intervals[:0], BROKEN_RUN_LENGTHS
+            character = int(text[place]) - 48
+            run |= (character & 0x1F) << shift
+            more = (character & 0x20) != 0
+            place += 1
+            shift += 5
+            if not more and character & 0x10:
+                run |= -1 << shift
+        if runs > 2:
+            run += before_that
+        if run < 0 or position + run > pixels:
+            return intervals[:0], ANOTHER_SIZE
+        if runs % 2 == 1 and run > 0:
+            if count > 0 and intervals[count - 1, 1] == position:
+                intervals[count - 1, 1] = position + run
+            else:
+                intervals[count, 0] = position
+                intervals[count, 1] = position + run
+                count += 1
+        position += run
+        before_that, before = before, run
+        runs += 1
+    if position != pixels:
+        return intervals[:0], ANOTHER_SIZE
+    return intervals[:count], FINE
+
+
+@kernel
+def _crossings(ring: Float[np.ndarray, "p 2"], height: int, width: int) -> Int[np.ndarray, "c"]:
+    """Where a closed polygon crosses the middles of pixel columns, as pixel numbers: maskApi.c's rleFrPoly.
+
+    The outline is walked on a grid five times as fine; every step from one fine column to the next in the middle of a
+    pixel column is a crossing.
+    """
+    scale = 5.0
+    points = len(ring)
+    x = np.empty(points + 1, np.int64)
+    y = np.empty(points + 1, np.int64)
+    steps = 0
+    for j in range(points):
+        x[j] = np.int64(scale * ring[j, 0] + 0.5)
+        y[j] = np.int64(scale * ring[j, 1] + 0.5)
+    x[points], y[points] = x[0], y[0]
+    for j in range(points):
+        steps += abs(x[j + 1] - x[j]) // 5 + 2
+    found = np.empty(steps, np.int64)
+    count = 0
+    started = False
+    u, v, previous_u, previous_v = 0, 0, 0, 0
+    for j in range(points):
+        xs, xe, ys, ye = x[j], x[j + 1], y[j], y[j + 1]
+        dx, dy = abs(xe - xs), abs(ye - ys)
+        flip = (dx >= dy and xs > xe) or (dx < dy and ys > ye)
+        if flip:
+            xs, xe, ys, ye = xe, xs, ye, ys
+        longest = max(dx, dy)
+        slope = 0.0
+        if longest > 0:
+            slope = (ye - ys) / dx if dx >= dy else (xe - xs) / dy
+        for d in range(longest + 1):
+            t = longest - d if flip else d
+            if dx >= dy:
+                u, v = t + xs, int(ys + slope * t + 0.5)
+            else:
+                u, v = int(xs + slope * t + 0.5), t + ys
+            if started and u != previous_u:
+                column = ((u if u < previous_u else u - 1) + 0.5) / scale - 0.5
+                if np.floor(column) == column and 0 <= column <= width - 1:
+                    row = (min(v, previous_v) + 0.5) / scale - 0.5
+                    row = np.ceil(min(max(row, 0.0), float(height)))
+                    if count == len(found):
+                        found = np.concatenate((found, np.empty(len(found), np.int64)))
+                    found[count] = int(column) * height + int(row)
+                    count += 1
+            started = True
+            previous_u, previous_v = u, v
+    return np.sort(found[:count])
+
+
+@kernel
+def _rasterise(
+    rings: Int[np.ndarray, "r_plus_1"], points: Float[np.ndarray, "p 2"], height: int, width: int
+) -> Int[np.ndarray, "i 2"]:
+    """The union of polygons as intervals: each is inside between every other pair of crossings."""
+    pixels = height * width
+    intervals = np.empty((0, 2), np.int64)
+    for r in range(len(rings) - 1):
+        crossings = _crossings(points[rings[r] : rings[r + 1]], height, width)
+        own = np.empty(((len(crossings) + 1) // 2, 2), np.int64)
+        for i in range(len(own)):
+            own[i, 0] = crossings[2 * i]
+            own[i, 1] = crossings[2 * i + 1] if 2 * i + 1 < len(crossings) else pixels
+        intervals = np.concatenate((intervals, own))
+    if len(rings) > 2:
+        intervals = intervals[np.argsort(intervals[:, 0])]
+    count = 0
+    for i in range(len(intervals)):
+        start, end = intervals[i, 0], intervals[i, 1]
+        if end <= start:
+            continue
+        if count > 0 and start <= intervals[count - 1, 1]:
+            intervals[count - 1, 1] = max(intervals[count - 1, 1], end)
+        else:
+            intervals[count, 0] = start
+            intervals[count, 1] = end
+            count += 1
+    return intervals[:count]
+
+
+@kernel
+def outline_intervals(
+    chosen: Int[np.ndarray, "c"],
+    is_rle: Bool[np.ndarray, "n"],
+    rings: Int[np.ndarray, "n_plus_1"],
+    points: Int[np.ndarray, "r_plus_1"],
+    points_xy: Float[np.ndarray, "p 2"],
+    counts: Int[np.ndarray, "n_plus_1"],
+    counts_bytes: UInt8[np.ndarray, "b"],
+    sizes_hw: Int[np.ndarray, "c 2"],
+) -> tuple[
+    Int[np.ndarray, "c_plus_1"],
+    Int[np.ndarray, "i 2"],
+    Float[np.ndarray, "c 4"],
+    Float[np.ndarray, "c"],
+    tuple[int, int],
+]:
+    """Intervals of some outlines: offsets (n + 1,), intervals (I, 2), tight boxes (n, 4), areas (n,), and what is wrong.
+
+    ``sizes_hw`` (n, 2) are the sizes of their pictures. The last value is (index into ``chosen``, code), code FINE where
+    all is well.
+    """
+    offsets = np.zeros(len(chosen) + 1, np.int64)
+    intervals = np.empty((64 * len(chosen) + 64, 2), np.int64)
+    boxes = np.zeros((len(chosen), 4))
+    areas = np.zeros(len(chosen))
+    for i in range(len(chosen)):
+        one = chosen[i]
+        height, width = sizes_hw[i, 0], sizes_hw[i, 1]
+        if is_rle[one]:
+            own, code = _decode(counts_bytes[counts[one] : counts[one + 1]], height * width)
+            if code != FINE:
+                return offsets, intervals, boxes, areas, (i, code)
+        else:
+            own = _rasterise(points[rings[one] : rings[one + 1] + 1], points_xy, height, width)
+        first, last = offsets[i], offsets[i] + len(own)
+        offsets[i + 1] = last
+        if last > len(intervals):
+            larger = np.empty((2 * last, 2), np.int64)
+            larger[:first] = intervals[:first]
+            intervals = larger
+        top, bottom = height, 0
+        for j in range(len(own)):
+            start, end = own[j, 0], own[j, 1]
+            intervals[first + j, 0] = start
+            intervals[first + j, 1] = end
+            areas[i] += end - start
+            if start // height == (end - 1) // height:
+                top, bottom = min(top, start % height), max(bottom, (end - 1) % height + 1)
+            else:
+                top, bottom = 0, height
+        if len(own) > 0:
+            boxes[i, 0], boxes[i, 2] = own[0, 0] // height, (own[-1, 1] - 1) // height + 1
+            boxes[i, 1], boxes[i, 3] = top, bottom
+    return offsets, intervals[: offsets[-1]].copy(), boxes, areas, (0, FINE)
+
+
+@kernel
+def interval_ious(
+    pair_offsets: Int[np.ndarray, "d_plus_1"],
+    pair_truths: Int[np.ndarray, "p"],
+    offsets: Int[np.ndarray, "d_plus_1"],
+    intervals: Int[np.ndarray, "i 2"],
+    areas: Float[np.ndarray, "d"],
+    truth_offsets: Int[np.ndarray, "g_plus_1"],
+    truth_intervals: Int[np.ndarray, "j 2"],
+    truth_areas: Float[np.ndarray, "g"],
+    crowd: Bool[np.ndarray, "g"],
+) -> Float[np.ndarray, "p"]:
+    """IoU of each pair of masks; against a crowd the union is the detection alone."""
+    ious = np.zeros(len(pair_truths))
+    for d in range(len(pair_offsets) - 1):
+        for p in range(pair_offsets[d], pair_offsets[d + 1]):
+            g = pair_truths[p]
+            i, j, shared = offsets[d], truth_offsets[g], 0
+            while i < offsets[d + 1] and j < truth_offsets[g + 1]:
+                end, truth_end = intervals[i, 1], truth_intervals[j, 1]
+                overlap = min(end, truth_end) - max(intervals[i, 0], truth_intervals[j, 0])
+                if overlap > 0:
+                    shared += overlap
+                if end <= truth_end:
+                    i += 1
+                if truth_end <= end:
+                    j += 1
+            if shared > 0:
+                ious[p] = shared / (areas[d] if crowd[g] else areas[d] + truth_areas[g] - shared)
+    return ious

@@ -1,0 +1,152 @@
+"""Compiled: detections put in order, and which true objects each one overlaps (see :mod:`otus.metrics.detection.pairs`)."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus._numba import kernel
+
+
+@kernel
+def rank_detections(
+    labels: Int[np.ndarray, "n"],
+    pictures: Int[np.ndarray, "n"],
+    scores: Float[np.ndarray, "n"],
+    label_count: int,
+    limit: int,
+) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "d"]]:
+    """Detections by label, picture and falling score, at most ``limit`` of each label and picture.
+
+    ``pictures`` must not decrease. Returns the order (an index array) and each one's place within its label and picture.
+    Equal scores keep their order.
+    """
+    by_label = order_by_label(labels, label_count)
+    order = np.empty(len(labels), np.int64)
+    ranks = np.empty(len(labels), np.int32)
+    kept = 0
+    first = 0
+    while first < len(by_label):
+        last = first + 1
+        one = by_label[first]
+        while (
+            last < len(by_label) and labels[by_label[last]] == labels[one] and pictures[by_label[last]] == pictures[one]
+        ):
+            last += 1
+        group = by_label[first:last]
+        group = group[order_by_falling_score(scores[group])]
+        for rank in range(min(limit, last - first)):
+            order[kept] = group[rank]
+            ranks[kept] = rank
+            kept += 1
+        first = last
+    return order[:kept].copy(), ranks[:kept].copy()
+
+
+@kernel
+def order_by_falling_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """The stable order by falling score: merge sort (numba compiles its own for seconds)."""
+    count = len(scores)
+    order = np.arange(count)
+    merged = np.empty(count, np.int64)
+    width = 1
+    while width < count:
+        for first in range(0, count, 2 * width):
+            middle, last = min(first + width, count), min(first + 2 * width, count)
+            i, j = first, middle
+            if middle == last or scores[order[middle - 1]] >= scores[order[middle]]:
+                merged[first:last] = order[first:last]
+                continue
+            for place in range(first, last):
+                if j >= last or (i < middle and scores[order[i]] >= scores[order[j]]):
+                    merged[place] = order[i]
+                    i += 1
+                else:
+                    merged[place] = order[j]
+                    j += 1
+        order, merged = merged, order
+        width *= 2
+    return order
+
+
+@kernel
+def order_by_label(labels: Int[np.ndarray, "n"], label_count: int) -> Int[np.ndarray, "n"]:
+    """The stable order by label (counting sort)."""
+    place = np.zeros(label_count + 1, np.int64)
+    for label in labels:
+        place[label + 1] += 1
+    place = np.cumsum(place)
+    order = np.empty(len(labels), np.int64)
+    for i in range(len(labels)):
+        order[place[labels[i]]] = i
+        place[labels[i]] += 1
+    return order
+
+
+@kernel
+def truths_of_detections(
+    labels: Int[np.ndarray, "d"],
+    pictures: Int[np.ndarray, "d"],
+    truth_labels: Int[np.ndarray, "g"],
+    truth_pictures: Int[np.ndarray, "g"],
+) -> Int[np.ndarray, "d 2"]:
+    """For each detection the first and the last + 1 true object of its label and picture; both sides in that order."""
+    spans = np.empty((len(labels), 2), np.int64)
+    first = 0
+    last = 0
+    for i in range(len(labels)):
+        if i == 0 or labels[i] != labels[i - 1] or pictures[i] != pictures[i - 1]:
+            first = last
+            while first < len(truth_labels) and (
+                truth_labels[first] < labels[i]
+                or (truth_labels[first] == labels[i] and truth_pictures[first] < pictures[i])
+            ):
+                first += 1
+            last = first
+            while last < len(truth_labels) and truth_labels[last] == labels[i] and truth_pictures[last] == pictures[i]:
+                last += 1
+        spans[i, 0] = first
+        spans[i, 1] = last
+    return spans
+
+
+@kernel
+def _box_iou(
+    box: Float[np.ndarray, "4"], area: float, truth_box: Float[np.ndarray, "4"], truth_area: float, crowd: bool
+) -> float:
+    width = min(box[2], truth_box[2]) - max(box[0], truth_box[0])
+    if width <= 0:
+        return 0.0
+    height = min(box[3], truth_box[3]) - max(box[1], truth_box[1])
+    if height <= 0:
+        return 0.0
+    intersection = width * height
+    return intersection / (area if crowd else area + truth_area - intersection)
+
+
+@kernel
+def box_pairs(
+    boxes: Float[np.ndarray, "d 4"],
+    areas: Float[np.ndarray, "d"],
+    truth_boxes: Float[np.ndarray, "g 4"],
+    truth_areas: Float[np.ndarray, "g"],
+    crowd: Bool[np.ndarray, "g"],
+    spans: Int[np.ndarray, "d 2"],
+    at_least: float,
+) -> tuple[Int[np.ndarray, "d_plus_1"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+    """Pairs of boxes (xyxy) with IoU >= ``at_least``: offsets by detection, true objects, IoUs."""
+    offsets = np.zeros(len(boxes) + 1, np.int64)
+    for i in range(len(boxes)):
+        count = 0
+        for g in range(spans[i, 0], spans[i, 1]):
+            count += _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g]) >= at_least
+        offsets[i + 1] = offsets[i] + count
+    truths = np.empty(offsets[-1], np.int64)
+    ious = np.empty(offsets[-1], np.float64)
+    for i in range(len(boxes)):
+        p = offsets[i]
+        for g in range(spans[i, 0], spans[i, 1]):
+            iou = _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g])
+            if iou >= at_least:
+                truths[p] = g
+                ious[p] = iou
+                p += 1
+    return offsets, truths, ious

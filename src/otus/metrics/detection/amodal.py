@@ -1,0 +1,133 @@
+"""AP of whole objects: COCO's rules over amodal boxes and masks, and by how much of each object is hidden.
+
+Zhu et al., Semantic Amodal Segmentation, CVPR 2017, section 5: objects are hidden not at all, partially (up to a quarter) or
+heavily. The hidden share of an object is what the file says (column ``occlude_rate``, COCO amodal's), else that of its
+amodal mask, else that of its amodal box.
+
+- An object without an amodal box or mask is not hidden: its own is whole. So it is with a prediction.
+- The paper gives recall by occlusion (AR_none, AR_partial, AR_heavy), because a detection that finds nothing has no
+  occlusion. AP by occlusion is there too: such a detection counts as false in each part, so compare these AP between
+  models, not between parts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.coco import AreaRange, CocoProtocol
+from otus.metrics.detection.mask_pairs import mask_areas, mask_pairs
+from otus.metrics.detection.pairs import Order, Pairs, box_pairs
+from otus.structures import Objects, Outline, Segmentations, boxes
+
+AmodalKind = Literal["bbox", "segm"]
+
+# Ranges of the hidden share, which stands where COCO has the area.
+_OCCLUSION = (
+    AreaRange("", 0, 1),
+    AreaRange("_none", 0, 0),
+    AreaRange("_partial", float(np.nextafter(0, 1)), 0.25),
+    AreaRange("_heavy", float(np.nextafter(0.25, 1)), 1),
+)
+
+
+def amodal_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]:
+    """COCO's protocol over amodal boxes and over amodal masks, by name."""
+    return {
+        f"amodal_{kind}": CocoProtocol(
+            kind, max_dets=tuple(max_dets), area_ranges=_OCCLUSION, similarity=AmodalObjects(kind)
+        )
+        for kind in get_args(AmodalKind)
+    }
+
+
+@dataclass(frozen=True)
+class AmodalObjects:
+    """Whole objects by IoU of their amodal boxes (``bbox``) or masks (``segm``)."""
+
+    kind: AmodalKind = "bbox"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(AmodalKind):
+            raise UsageError(f"kind: expected one of {', '.join(get_args(AmodalKind))}, got {self.kind!r}")
+
+    def view(
+        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> tuple[Objects, Objects]:
+        """Both sides with their whole boxes and masks; the areas are hidden shares."""
+        given = truth.amodal_boxes_xyxy if self.kind == "bbox" else truth.amodal_segmentations
+        if given is None and len(truth):
+            raise UsageError(
+                f"amodal {self.kind}: the truth has no amodal {'boxes' if self.kind == 'bbox' else 'masks'}"
+            )
+        # A detection has no hidden share; NaN is outside no range.
+        shares = hidden_shares(truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
+        whole_truth, whole_predictions = (
+            replace(_whole(one), areas=areas) for one, areas in zip((truth, predictions), shares, strict=True)
+        )
+        return whole_truth, whole_predictions
+
+    def pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        *,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+        at_least: float,
+    ) -> Pairs:
+        """Pairs of whole boxes or masks."""
+        if self.kind == "bbox":
+            return box_pairs(truth, predictions, order, at_least=at_least)
+        return mask_pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+
+
+def hidden_shares(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:
+    """How much of each object is hidden, in [0, 1]; ``sizes_hw`` of the pictures is needed for masks.
+
+    >>> visible, whole = [[0, 0, 6, 10]], np.array([[0.0, 0, 10, 10]])
+    >>> one = Objects.build(picture=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
+    >>> hidden_shares(one).tolist()
+    [0.4]
+    """
+    shares = np.zeros(len(objects))
+    if objects.amodal_boxes_xyxy is not None:
+        whole = boxes.area(objects.amodal_boxes_xyxy)
+        shares = _hidden(boxes.area(objects.boxes_xyxy), whole, shares)
+    if objects.amodal_segmentations is not None and objects.segmentations is not None and sizes_hw is not None:
+        outlined = (objects.amodal_segmentations.kinds != Outline.NONE) & (objects.segmentations.kinds != Outline.NONE)
+        rows = np.flatnonzero(outlined)
+        some = objects.take(rows)
+        visible, whole = (
+            mask_areas(replace(some, segmentations=outlines), sizes_hw=sizes_hw, side="truth")
+            for outlines in (some.segmentations, some.amodal_segmentations)
+        )
+        shares[rows] = _hidden(visible, whole, shares[rows])
+    if "occlude_rate" in objects.columns:
+        said = objects.columns["occlude_rate"].astype(np.float64)
+        shares = np.where(np.isnan(said), shares, said)
+    return np.clip(shares, 0, 1)
+
+
+def _hidden(visible: np.ndarray, whole: np.ndarray, otherwise: np.ndarray) -> Float[np.ndarray, "n"]:
+    known: Bool[np.ndarray, "n"] = np.greater(whole, 0)  # False for NaN too
+    return np.where(known, 1 - np.divide(visible, whole, out=np.ones_like(whole), where=known), otherwise)
+
+
+def _whole(objects: Objects) -> Objects:
+    """The objects with amodal boxes and masks for their own, where they have some."""
+    amodal = objects.amodal_boxes_xyxy
+    if amodal is not None:
+        given = np.isfinite(amodal).all(axis=1, keepdims=True)
+        columns = {name: column for name, column in objects.columns.items() if name != "box_sizes_wh"}
+        objects = replace(objects, boxes_xyxy=np.where(given, amodal, objects.boxes_xyxy), columns=columns)
+    outlines = objects.amodal_segmentations
+    if outlines is None:
+        return objects
+    own, given = objects.segmentations, outlines.kinds != Outline.NONE
+    if own is not None and not given.all():
+        outlines = Segmentations.build((outlines if given[row] else own).outline(row) for row in range(len(objects)))
+    return replace(objects, segmentations=outlines)

@@ -1,0 +1,249 @@
+"""The COCO protocol: average precision over IoU 0.50:0.05:0.95, by area, with a limit on detections.
+
+Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, ``cocoeval.py``; BSD), to the bit:
+
+- of each picture and category only the ``max_dets`` detections of highest score count; of equal scores the first;
+- crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: nobody must
+  find them, and a detection that takes one is neither true nor false. A crowd may be taken many times.
+  Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every category;
+- an unmatched detection outside the area range is ignored too. A detection's area is its box's (its mask's where the
+  file gives masks without boxes), an object's is what the file says;
+- precision is interpolated and read at 101 recalls, reached or passed; AP is the mean over recalls, IoUs and categories.
+
+Departures: an object with id 0 can be matched (there, the detection that takes it counts as false); AP with
+``max_dets`` other than (1, 10, 100) is a figure (there -1); what is not defined is NaN in figures (there -1).
+
+Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.mask_pairs import mask_pairs
+from otus.metrics.detection.matching import Outcomes, judge_greedily
+from otus.metrics.detection.pairs import Order, Pairs, Similarity, box_pairs, keypoint_pairs
+from otus.metrics.detection.precision_recall import Curves, interpolated_curves
+from otus.structures import Categories, Objects
+
+Kind = Literal["bbox", "segm", "keypoints"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class AreaRange(NamedTuple):
+    """Areas from ``low`` to ``high`` square pixels, both included; ``name`` ends the figure's name, e.g. AP + ``s``."""
+
+    name: str
+    low: float
+    high: float
+
+
+ALL = AreaRange("", 0, 1e5**2)
+SMALL, MEDIUM, LARGE = AreaRange("s", 0, 32**2), AreaRange("m", 32**2, 96**2), AreaRange("l", 96**2, 1e5**2)
+
+
+@dataclass(frozen=True)
+class CocoProtocol:
+    """What is compared (boxes, masks or keypoints), and the protocol's numbers, of which each may be set.
+
+    Parameters
+    ----------
+    kind
+        ``bbox``, ``segm`` or ``keypoints``.
+    max_dets
+        Limits on the detections of a picture and category; (1, 10, 100), for keypoints (20,).
+    area_ranges
+        The first is what AP without a suffix is about; all, small, medium, large, for keypoints without small.
+    iou_thresholds
+        0.50, 0.55 … 0.95.
+    recall_thresholds
+        0, 0.01 … 1.
+    similarity
+        What is compared in place of the kind's own, e.g. :class:`otus.metrics.detection.oriented.OrientedBoxes`.
+    named_ious
+        IoU thresholds of which AP is a figure of its own, with its name: AP50, AP75.
+    """
+
+    kind: Kind = "bbox"
+    max_dets: tuple[int, ...] = ()
+    area_ranges: tuple[AreaRange, ...] = ()
+    iou_thresholds: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
+    recall_thresholds: tuple[float, ...] = tuple(np.linspace(0, 1, 101).tolist())
+    similarity: Similarity | None = None
+    named_ious: tuple[float, ...] = (0.5, 0.75)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"kind: expected one of {', '.join(KINDS)}, got {self.kind!r}")
+        is_keypoints = self.kind == "keypoints"
+        max_dets = self.max_dets or ((20,) if is_keypoints else (1, 10, 100))
+        object.__setattr__(self, "max_dets", tuple(sorted(max_dets)))
+        if not self.area_ranges:
+            object.__setattr__(
+                self, "area_ranges", (ALL, MEDIUM, LARGE) if is_keypoints else (ALL, SMALL, MEDIUM, LARGE)
+            )
+        if self.max_dets[0] < 1:
+            raise UsageError(f"max_dets: expected numbers from 1 on, got {self.max_dets}")
+        for name in ("iou_thresholds", "recall_thresholds"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(values) or not (values[0] >= 0 and values[-1] <= 1):
+                raise UsageError(f"{name}: expected rising numbers from 0 to 1, got {values}")
+
+    @property
+    def detection_limit(self) -> int:
+        """How many detections of a picture and label count at most."""
+        return self.max_dets[-1]
+
+    def judge(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+    ) -> Outcomes:
+        """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
+        if self.similarity is not None:
+            truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
+        chosen, true = order.detections, order.truths
+        crowd = truth.is_crowd[true]
+        ignored = self._outside(truth.areas[true]) | crowd[:, None]
+        if self.kind == "keypoints" and truth.keypoints is not None:
+            ignored |= ~np.any(truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
+        ignored_unmatched = self._outside(predictions.areas[chosen])
+        rows, verdicts = judge_greedily(
+            self._pairs(truth, predictions, order, categories, sizes_hw),
+            thresholds=np.array(self.iou_thresholds),
+            ignored=ignored,
+            crowd=crowd,
+            ignored_unmatched=ignored_unmatched,
+        )
+        true_labels = truth.labels[true]
+        positives = [np.bincount(true_labels[~column], minlength=len(categories)) for column in ignored.T]
+        return Outcomes(
+            labels=predictions.labels[chosen],
+            pictures=predictions.picture[chosen],
+            ranks=order.ranks,
+            scores=order.scores,
+            ignored_unmatched=ignored_unmatched,
+            rows=rows,
+            verdicts=verdicts,
+            positives=np.stack(positives, axis=1),
+        )
+
+    def _outside(self, areas: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n a"]:
+        low = np.array([one.low for one in self.area_ranges], dtype=np.float64)
+        high = np.array([one.high for one in self.area_ranges], dtype=np.float64)
+        return np.less(areas[:, None], low) | np.greater(areas[:, None], high)
+
+    def _pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+    ) -> Pairs:
+        at_least = min(self.iou_thresholds[0], 1 - 1e-10)
+        if self.similarity is not None:
+            return self.similarity.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+        match self.kind:
+            case "bbox":
+                return box_pairs(truth, predictions, order, at_least=at_least)
+            case "segm":
+                return mask_pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+            case "keypoints":
+                if categories.sigmas is None:
+                    raise UsageError("keypoints: the categories name no keypoints, so their tolerances are not known")
+                return keypoint_pairs(truth, predictions, order, sigmas=categories.sigmas, at_least=at_least)
+
+    def figures(self, outcomes: Outcomes, categories: Categories) -> "CocoResult":
+        """Curves and figures."""
+        recalls = np.array(self.recall_thresholds)
+        return CocoResult(
+            self, categories, interpolated_curves(outcomes, recall_thresholds=recalls, max_dets=self.max_dets)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResult:
+    """Curves in pycocotools' layout and the figures that come of them.
+
+    Parameters
+    ----------
+    protocol, categories
+        What made it.
+    curves
+        ``precision``, ``recall`` and ``scores`` as pycocotools' ``eval`` has them.
+    """
+
+    protocol: CocoProtocol
+    categories: Categories
+    curves: Curves
+    figures: Mapping[str, float] = field(init=False)
+    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50, AP75, APm, APl, AR, AR50,
+    AR75, ARm, ARl. NaN where there is nothing to find."""
+    per_category: Mapping[str, Mapping[str, float]] = field(init=False)
+    """AP, AP50 and AP75 by the category's name; for keypoints of the categories that have some."""
+
+    def __post_init__(self) -> None:
+        has_keypoints = {name for name, _ in self.categories.keypoints}
+        per_category = {
+            name: {
+                "AP": self.mean("precision", label=label),
+                **{_named("AP", iou): self.mean("precision", iou=iou, label=label) for iou in self.protocol.named_ious},
+            }
+            for label, name in enumerate(self.categories)
+            if self.protocol.kind != "keypoints" or name in has_keypoints
+        }
+        object.__setattr__(self, "figures", self._figures())
+        object.__setattr__(self, "per_category", per_category)
+
+    def _figures(self) -> dict[str, float]:
+        protocol, mean = self.protocol, self.mean
+        further = list(enumerate(protocol.area_ranges))[1:]
+        figures = {"AP": mean("precision")}
+        figures |= {_named("AP", iou): mean("precision", iou=iou) for iou in protocol.named_ious}
+        figures |= {f"AP{one.name}": mean("precision", area=i) for i, one in further}
+        if protocol.kind == "keypoints":
+            figures["AR"] = mean("recall")
+            figures |= {_named("AR", iou): mean("recall", iou=iou) for iou in protocol.named_ious}
+        else:
+            figures |= {f"AR{limit}": mean("recall", limit=i) for i, limit in enumerate(protocol.max_dets)}
+        return figures | {f"AR{one.name}": mean("recall", area=i) for i, one in further}
+
+    def mean(
+        self,
+        of: Literal["precision", "recall"],
+        *,
+        iou: float | None = None,
+        area: int = 0,
+        limit: int = -1,
+        label: int | None = None,
+    ) -> float:
+        """The mean of ``precision`` or ``recall`` over what is not fixed, NaN where nothing is defined.
+
+        Parameters
+        ----------
+        iou
+            One of the protocol's IoU thresholds.
+        area, limit
+            Index into the protocol's area ranges and limits on detections.
+        label
+            One category.
+        """
+        values = getattr(self.curves, of)[..., area, limit]
+        if iou is not None:
+            values = values[np.abs(np.array(self.protocol.iou_thresholds) - iou) < 1e-9]
+        if label is not None:
+            values = values[..., label]
+        defined = values[values > -1]
+        return float(np.mean(defined)) if defined.size else float("nan")
+
+
+def _named(figure: str, iou: float) -> str:
+    return f"{figure}{round(100 * iou)}"

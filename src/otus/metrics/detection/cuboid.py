@@ -1,0 +1,100 @@
+"""AP of cuboids in space: COCO's rules over the exact IoU of volumes, and of footprints (the bird's eye view).
+
+Two ways in use:
+
+- Brazil et al., Omni3D, CVPR 2023: AP is the mean over IoU 0.05:0.05:0.50, because a cuboid is hard to place; AP15, AP25 and
+  AP50 beside it;
+- Geiger et al., KITTI, CVPR 2012, with the 40 recall points of Simonelli et al., Disentangling Monocular 3D Object
+  Detection, ICCV 2019: the interpolated precision at recall 1/40, 2/40 … 1 (not at 0) with IoU 0.5 and 0.7.
+
+Departures from KITTI's development kit: matching is COCO's, the curve has all scores and not 40 of them, and there are no
+levels of difficulty. A crowd without a cuboid (KITTI's DontCare) matches nothing: regions
+of the image have no place in space, there as here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.coco import ALL, CocoProtocol
+from otus.metrics.detection.oriented import over_union
+from otus.metrics.detection.pairs import Order, Pairs, pairs_by
+from otus.metrics.detection.required_fields import having
+from otus.structures import Objects, oriented
+
+Seen = Literal["in space", "from above"]
+
+
+def cuboid_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]:
+    """Omni3D's way and KITTI's 40 recall points, each over volumes and over footprints, by name."""
+    protocols = {}
+    for name, seen in (("cuboid", "in space"), ("birds_eye", "from above")):
+        similarity = Cuboids(seen)  # type: ignore[arg-type]
+        protocols[name] = CocoProtocol(
+            max_dets=tuple(max_dets),
+            area_ranges=(ALL,),
+            iou_thresholds=tuple((np.arange(1, 11) / 20).tolist()),
+            named_ious=(0.15, 0.25, 0.5),
+            similarity=similarity,
+        )
+        protocols[f"{name}_r40"] = CocoProtocol(
+            max_dets=tuple(max_dets),
+            area_ranges=(ALL,),
+            iou_thresholds=(0.5, 0.7),
+            recall_thresholds=tuple((np.arange(1, 41) / 40).tolist()),
+            named_ious=(0.5, 0.7),
+            similarity=similarity,
+        )
+    return protocols
+
+
+@dataclass(frozen=True)
+class Cuboids:
+    """Cuboids by IoU of their volumes (``in space``) or of their footprints (``from above``)."""
+
+    seen: Seen = "in space"
+
+    def __post_init__(self) -> None:
+        if self.seen not in get_args(Seen):
+            raise UsageError(f"seen: expected one of {', '.join(get_args(Seen))}, got {self.seen!r}")
+
+    def view(
+        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> tuple[Objects, Objects]:
+        """Both sides as they are, if they have cuboids."""
+        having(truth, "cuboids", "truth")
+        having(predictions, "cuboids", "predictions")
+        return truth, predictions
+
+    def pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        *,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+        at_least: float,
+    ) -> Pairs:
+        """Pairs of cuboids."""
+        true_cuboids, cuboids = _cuboids(truth), _cuboids(predictions)
+        measured = slice(3, 6) if self.seen == "in space" else slice(3, 5)
+
+        def iou(true: Int[np.ndarray, "p"], chosen: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
+            a, b = cuboids[chosen], true_cuboids[true]
+            if self.seen == "in space":
+                shared = oriented.cuboid_intersections(a, b)
+            else:
+                shared = oriented.oriented_intersections(oriented.footprints(a), oriented.footprints(b))
+            sizes, true_sizes = np.prod(a[:, measured], axis=1), np.prod(b[:, measured], axis=1)
+            return over_union(shared, sizes, true_sizes, truth.is_crowd[true])
+
+        return pairs_by(iou, order, at_least=at_least)
+
+
+def _cuboids(objects: Objects) -> Float[np.ndarray, "n 7"]:
+    """Those of a crowd may be missing: they become nothing, which shares nothing."""
+    return np.zeros((len(objects), 7)) if objects.cuboids is None else np.nan_to_num(objects.cuboids)

@@ -1,0 +1,152 @@
+"""Pairs of masks by IoU, from outlines at rest: nothing is ever made dense.
+
+Polygons become pixels as in COCO's mask API, to the pixel; :class:`otus.structures.Masks` by way of pycocotools is the
+readable reference.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import DataError, UsageError
+from otus.metrics.detection import _mask_kernels as kernels
+from otus.metrics.detection import _pair_kernels as box_kernels
+from otus.metrics.detection._rle_kernels import total_pixels
+from otus.metrics.detection.pairs import Order, Pairs
+from otus.structures import Objects, Outline, Segmentations, boxes
+
+_AT_ONCE = 4096
+"""Detections whose pixels are in memory together."""
+
+_PROBLEMS = {
+    kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
+    kernels.ANOTHER_SIZE: "the run lengths add up to {total} pixels, the picture has {height} x {width} = {pixels}",
+}
+
+
+def mask_pairs(
+    truth: Objects, predictions: Objects, order: Order, *, sizes_hw: Int[np.ndarray, "m 2"] | None, at_least: float
+) -> Pairs:
+    """Pairs by IoU of masks; against a crowd the union is the detection alone.
+
+    Raises
+    ------
+    DataError
+        An object without an outline, or run lengths of another size than its picture.
+    UsageError
+        The sizes of the pictures are missing.
+    """
+    if sizes_hw is None:
+        raise UsageError("masks: the sizes of the pictures are needed (sizes_hw)")
+    for side, objects in (("truth", truth), ("predictions", predictions)):
+        if objects.segmentations is None and len(objects):
+            raise UsageError(f"masks: {side}: no outlines")
+    sizes = np.asarray(sizes_hw, dtype=np.int64)
+    # A detection whose category is not in its picture overlaps nothing: its outline is not looked at.
+    looked_at = np.flatnonzero(order.spans[:, 1] > order.spans[:, 0])
+    true = _Intervals.of(truth, order.truths, sizes, "truth")
+    true_boxes_area = boxes.area(true.boxes_xyxy)
+    crowd = truth.is_crowd[order.truths]
+    counts = np.zeros(len(order.detections), dtype=np.int64)
+    all_truths, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    for first in range(0, len(looked_at), _AT_ONCE):
+        some = looked_at[first : first + _AT_ONCE]
+        found = _Intervals.of(predictions, order.detections[some], sizes, "predictions")
+        offsets, truths, _ = box_kernels.box_pairs(
+            found.boxes_xyxy,
+            boxes.area(found.boxes_xyxy),
+            true.boxes_xyxy,
+            true_boxes_area,
+            crowd,
+            order.spans[some],
+            np.nextafter(0, 1) if at_least > 0 else 0.0,
+        )
+        counts[some] = np.diff(offsets)
+        all_truths.append(truths)
+        all_ious.append(
+            kernels.interval_ious(
+                offsets, truths, found.offsets, found.intervals, found.areas,
+                true.offsets, true.intervals, true.areas, crowd,
+            )
+        )  # fmt: skip
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Pairs(offsets, np.concatenate(all_truths), np.concatenate(all_ious)).at_least(at_least)
+
+
+def mask_ious(
+    pairs: Pairs,
+    truth: Objects,
+    true_rows: Int[np.ndarray, "g"],
+    predictions: Objects,
+    found_rows: Int[np.ndarray, "d"],
+    *,
+    sizes_hw: Int[np.ndarray, "m 2"],
+) -> Float[np.ndarray, "p"]:
+    """The IoU of pairs that are known: detection i is prediction ``found_rows[i]``, true object j ``true_rows[j]``."""
+    sizes = np.asarray(sizes_hw, dtype=np.int64)
+    true = _Intervals.of(truth, true_rows, sizes, "truth")
+    crowd = truth.is_crowd[true_rows]
+    parts = [np.zeros(0)]
+    for first in range(0, len(found_rows), _AT_ONCE):
+        last = min(first + _AT_ONCE, len(found_rows))
+        found = _Intervals.of(predictions, found_rows[first:last], sizes, "predictions")
+        offsets = pairs.offsets[first : last + 1]
+        parts.append(
+            kernels.interval_ious(
+                offsets - offsets[0], pairs.truths[offsets[0] : offsets[-1]],
+                found.offsets, found.intervals, found.areas, true.offsets, true.intervals, true.areas, crowd,
+            )
+        )  # fmt: skip
+    return np.concatenate(parts)
+
+
+def mask_areas(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"], side: str) -> Float[np.ndarray, "n"]:
+    """Pixels of each object's mask; errors as of :func:`mask_pairs`, where ``side`` is truth or predictions."""
+    return _Intervals.of(objects, np.arange(len(objects)), np.asarray(sizes_hw, dtype=np.int64), side).areas
+
+
+class _Intervals(NamedTuple):
+    """The pixels of N masks: those of mask i are ``intervals[offsets[i]:offsets[i + 1]]``, numbered down the columns."""
+
+    offsets: Int[np.ndarray, "n_plus_1"]
+    intervals: Int[np.ndarray, "i 2"]
+    boxes_xyxy: Float[np.ndarray, "n 4"]
+    areas: Float[np.ndarray, "n"]
+
+    @classmethod
+    def of(
+        cls, objects: Objects, chosen: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
+    ) -> "_Intervals":
+        outlines = objects.segmentations or Segmentations.build([])
+        missing = outlines.kinds[chosen] == Outline.NONE
+        if missing.any():
+            record = int(chosen[np.argmax(missing)])
+            raise DataError(
+                "expected an outline, got none",
+                where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
+                remedy=f"{missing.sum()} of {len(chosen)} have none; compare boxes (bbox), or leave these objects out",
+            )
+        *arrays, (faulty, code) = kernels.outline_intervals(
+            chosen,
+            outlines.kinds == Outline.RLE,
+            outlines.rings,
+            outlines.points,
+            outlines.points_xy,
+            outlines.counts,
+            outlines.counts_bytes,
+            sizes_hw[objects.picture[chosen]],
+        )
+        if code != kernels.FINE:
+            record = int(chosen[faulty])
+            height, width = sizes_hw[objects.picture[record]].tolist()
+            counts = np.frombuffer(outlines.rle(record) or b"", dtype=np.uint8)
+            total = int(total_pixels(counts, np.array([0, len(counts)]))[0])
+            raise DataError(
+                _PROBLEMS[code if total >= 0 else kernels.BROKEN_RUN_LENGTHS].format(
+                    height=height, width=width, pixels=height * width, total=total
+                ),
+                where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
+                remedy="a mask must have the size of its picture",
+            )
+        return cls(*arrays)

@@ -1,0 +1,83 @@
+"""AP of oriented boxes: COCO's and Pascal VOC's rules over the exact IoU of turned rectangles.
+
+Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018, judges by VOC's rules at IoU 0.5
+(its development kit by those of 2007); later work adds COCO's mean over IoUs. Areas are those of the oriented boxes.
+
+Departure: corners that are not quite a rectangle's are taken as the rectangle that
+:func:`otus.structures.oriented.from_corners` makes of them, where DOTA's kit intersects the quadrilaterals.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.metrics.detection.coco import CocoProtocol
+from otus.metrics.detection.pairs import Order, Pairs, pairs_by
+from otus.metrics.detection.required_fields import having
+from otus.metrics.detection.voc import VocProtocol
+from otus.structures import Objects, oriented
+
+
+def oriented_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol | VocProtocol]:
+    """COCO's protocol and both of VOC's, by name; ``max_dets`` is for the former."""
+    similarity = OrientedBoxes()
+    return {
+        "oriented": CocoProtocol(max_dets=tuple(max_dets), similarity=similarity),
+        "oriented_voc07": VocProtocol(2007, similarity=similarity),
+        "oriented_voc12": VocProtocol(2012, similarity=similarity),
+    }
+
+
+@dataclass(frozen=True)
+class OrientedBoxes:
+    """Oriented boxes (``corners_xy``) by IoU; against a crowd the union is the detection alone."""
+
+    def view(
+        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> tuple[Objects, Objects]:
+        """Both sides with the areas of their oriented boxes."""
+        sides = []
+        for side, objects in (("truth", truth), ("predictions", predictions)):
+            having(objects, "corners_xy", side)
+            areas = np.nan_to_num(np.prod(_oriented_boxes(objects)[:, 2:4], axis=1))  # a crowd may have none
+            sides.append(replace(objects, areas=areas))
+        return sides[0], sides[1]
+
+    def pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        *,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+        at_least: float,
+    ) -> Pairs:
+        """Pairs of oriented boxes."""
+        true_boxes, boxes = _oriented_boxes(truth), _oriented_boxes(predictions)
+
+        def iou(true: Int[np.ndarray, "p"], chosen: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
+            return over_union(
+                oriented.oriented_intersections(boxes[chosen], true_boxes[true]),
+                predictions.areas[chosen],
+                truth.areas[true],
+                truth.is_crowd[true],
+            )
+
+        return pairs_by(iou, order, at_least=at_least)
+
+
+def _oriented_boxes(objects: Objects) -> Float[np.ndarray, "n 5"]:
+    return oriented.from_corners(np.zeros((0, 4, 2)) if objects.corners_xy is None else objects.corners_xy)
+
+
+def over_union(
+    shared: Float[np.ndarray, "p"],
+    sizes: Float[np.ndarray, "p"],
+    true_sizes: Float[np.ndarray, "p"],
+    is_crowd: np.ndarray,
+) -> Float[np.ndarray, "p"]:
+    """IoU of pairs by what they share and their sizes, 0 where neither has any; a crowd's own size does not count."""
+    union = np.where(is_crowd, sizes, sizes + true_sizes - shared)
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

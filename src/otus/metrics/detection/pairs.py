@@ -1,0 +1,221 @@
+"""Which detections can match which true objects: the pairs of one picture and label that are similar enough.
+
+Shape shorthand: D detections, G true objects, P pairs, K keypoints. Only pairs that reach the lowest threshold are kept,
+so their number grows with the detections, whatever the number of pictures, labels and thresholds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import ShapeError, UsageError
+from otus.metrics.detection import _pair_kernels as kernels
+from otus.structures import Objects, boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs by detection: those of detection i are ``offsets[i]`` to ``offsets[i + 1]``, truths in their order.
+
+    Parameters
+    ----------
+    offsets
+        (D + 1,).
+    truths
+        (P,) indices of true objects.
+    similarities
+        (P,) IoU or OKS.
+    """
+
+    offsets: Int[np.ndarray, "d_plus_1"]
+    truths: Int[np.ndarray, "p"]
+    similarities: Float[np.ndarray, "p"]
+
+    def rows(self) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "c"]]:
+        """Numbers for the C detections that are in a pair: each one's, -1 for the others; and which they are."""
+        candidates = np.flatnonzero(np.diff(self.offsets))
+        rows = np.full(len(self.offsets) - 1, -1, dtype=np.int32)
+        rows[candidates] = np.arange(len(candidates), dtype=np.int32)
+        return rows, candidates
+
+    def at_least(self, similarity: float) -> "Pairs":
+        """Those that are at least so similar."""
+        return self.where(self.similarities >= similarity)
+
+    def where(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
+        """Some of the pairs, of the same detections."""
+        before = np.concatenate([[0], np.cumsum(kept)])
+        return Pairs(before[self.offsets], self.truths[kept], self.similarities[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Detections and true objects side by side, both by label and picture.
+
+    Parameters
+    ----------
+    detections
+        (D,) indices of the detections that count, within label and picture by falling score.
+    scores
+        (D,).
+    ranks
+        (D,) place of each within its label and picture, from 0.
+    truths
+        (G,) indices of the true objects.
+    spans
+        (D, 2): the true objects with the label and picture of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
+    """
+
+    detections: Int[np.ndarray, "d"]
+    scores: Float[np.ndarray, "d"]
+    ranks: Int[np.ndarray, "d"]
+    truths: Int[np.ndarray, "g"]
+    spans: Int[np.ndarray, "d 2"]
+
+    @classmethod
+    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "Order":
+        """At most ``limit`` detections of each label and picture, those of the highest scores; all where it is None."""
+        assert predictions.scores is not None
+        scores = predictions.scores.astype(np.float64, copy=False)
+        detections, ranks = kernels.rank_detections(
+            predictions.labels, predictions.picture, scores, label_count, len(scores) if limit is None else limit
+        )
+        truths = kernels.order_by_label(truth.labels, label_count)
+        spans = kernels.truths_of_detections(
+            predictions.labels[detections], predictions.picture[detections], truth.labels[truths], truth.picture[truths]
+        )
+        return cls(detections, scores[detections], ranks, truths, spans)
+
+    def split(self, count: int) -> "list[Order]":
+        """About ``count`` parts of equal size, each with whole pictures of a label, and every true object in one."""
+        starts = np.flatnonzero(self.ranks == 0)
+        wanted = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
+        cuts = np.unique(starts[np.searchsorted(starts[1:], wanted)]) if len(starts) else starts
+        bounds = pairwise([0, *cuts.tolist(), len(self.ranks)])
+        true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.truths)])
+        return [
+            Order(self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.truths[g:h], self.spans[a:b] - g)
+            for (a, b), (g, h) in zip(bounds, true_bounds, strict=True)
+        ]
+
+
+class Similarity(Protocol):
+    """What a protocol compares in place of plain boxes, masks or keypoints: oriented boxes, cuboids …
+
+    A value: equal ones compare alike, so that figures made by them can be merged.
+    """
+
+    def view(
+        self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
+    ) -> tuple[Objects, Objects]:
+        """Both sides as the protocol's rules are to see them: the same rows, whose ``areas`` fit what is compared.
+
+        DataError where an object has not what is compared.
+        """
+
+    def pairs(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        *,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+        at_least: float,
+    ) -> Pairs:
+        """Pairs of viewed objects that are at least so similar."""
+
+
+def box_sizes_wh(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
+    """Widths and heights of some: the column ``box_sizes_wh`` where there is one, else what the corners were made of.
+
+    With the numbers that a file of x, y, w, h had, IoUs equal those of tools that keep them to the last bit.
+    """
+    if "box_sizes_wh" in objects.columns:
+        return objects.columns["box_sizes_wh"][chosen].astype(np.float64, copy=False)
+    return boxes.written_sizes_wh(objects.boxes_xyxy[chosen].astype(np.float64, copy=False))
+
+
+def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    width, height = box_sizes_wh(objects, chosen).T
+    return width * height
+
+
+def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: float) -> Pairs:
+    """Pairs by IoU of boxes; against a crowd the union is the detection alone."""
+    chosen, true = order.detections, order.truths
+    pairs = kernels.box_pairs(
+        predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
+        _box_areas(predictions, chosen),
+        truth.boxes_xyxy[true].astype(np.float64, copy=False),
+        _box_areas(truth, true),
+        truth.is_crowd[true],
+        order.spans,
+        at_least,
+    )
+    return Pairs(*pairs)
+
+
+def keypoint_pairs(
+    truth: Objects, predictions: Objects, order: Order, *, sigmas: Float[np.ndarray, "k"], at_least: float
+) -> Pairs:
+    """Pairs by object keypoint similarity.
+
+    For an object without labelled keypoints the distance is how far a keypoint lies outside its box doubled about the
+    centre. Sums run over the labelled keypoints alone, in pycocotools' order, and so agree with it to the bit.
+    """
+    if not len(truth) or not len(predictions):
+        return Pairs(np.zeros(len(order.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+    if truth.keypoints is None or predictions.keypoints is None:
+        raise UsageError(f"keypoints: the {'truth has' if truth.keypoints is None else 'predictions have'} none")
+    counted = {truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
+    if len(counted) > 1:
+        raise ShapeError(
+            f"keypoints: {truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
+            f"{len(sigmas)} tolerances (sigmas); all must be as many"
+        )
+    variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
+    return pairs_by(lambda true, chosen: _oks(truth, true, predictions, chosen, variances), order, at_least=at_least)
+
+
+def pairs_by(
+    similarity: Callable[[Int[np.ndarray, "p"], Int[np.ndarray, "p"]], Float[np.ndarray, "p"]],
+    order: Order,
+    *,
+    at_least: float,
+) -> Pairs:
+    """Pairs by a function of P true objects and P detections, which are indices, of the same picture and label."""
+    counts = order.spans[:, 1] - order.spans[:, 0]
+    detection = np.repeat(np.arange(len(counts)), counts)
+    true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + order.spans[detection, 0]
+    similarities = np.empty(len(detection))
+    step = 50_000  # bounds the memory of what the function makes
+    for first in range(0, len(detection), step):
+        here = slice(first, first + step)
+        similarities[here] = similarity(order.truths[true[here]], order.detections[detection[here]])
+    return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).at_least(at_least)
+
+
+def _oks(
+    truth: Objects, true: np.ndarray, predictions: Objects, chosen: np.ndarray, variances: np.ndarray
+) -> np.ndarray:
+    points = predictions.keypoints[chosen, :, :2]  # type: ignore[index]
+    keypoints = truth.keypoints[true]  # type: ignore[index]
+    labelled: Bool[np.ndarray, "p k"] = np.greater(keypoints[:, :, 2], 0)
+    none_labelled: Bool[np.ndarray, "p 1"] = ~np.any(labelled, axis=1, keepdims=True)
+    corner, size = truth.boxes_xyxy[true, :2], box_sizes_wh(truth, true)
+    low, high = (corner - size)[:, None], (corner + size * 2)[:, None]
+    outside = np.maximum(low - points, 0) + np.maximum(points - high, 0)
+    delta = np.where(none_labelled[:, :, None], outside, points - keypoints[:, :, :2])
+    squared = delta[:, :, 0] ** 2 + delta[:, :, 1] ** 2
+    closeness = np.exp(-(squared / variances / (truth.areas[true] + np.spacing(1))[:, None] / 2))
+    labelled = labelled | none_labelled
+    counts = labelled.sum(axis=1)
+    similarities = np.empty(len(true))
+    for count in np.unique(counts):
+        rows = counts == count
+        similarities[rows] = closeness[rows][labelled[rows]].reshape(-1, count).sum(axis=1) / count
+    return similarities

@@ -1,0 +1,89 @@
+"""Precision and recall as the score threshold falls, and the area under their curve.
+
+Shape shorthand: D detections, T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
+
+A detection is true or false; going down the scores, recall = true / objects and precision = true / detections so far.
+The interpolated precision at a recall is the best precision at that recall or a higher one.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from otus.metrics.detection import _curve_kernels as kernels
+from otus.metrics.detection.matching import Outcomes
+
+WORKERS = min(os.cpu_count() or 1, 8)
+"""Threads; the kernels run without the GIL."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Interpolated curves, laid out as pycocotools' ``eval``: -1 where there is nothing to find.
+
+    Parameters
+    ----------
+    precision
+        (T, R, K, A, M) interpolated precision at each recall threshold.
+    recall
+        (T, K, A, M) the highest recall reached.
+    scores
+        (T, R, K, A, M) score at which each recall threshold is reached, 0 where it is not.
+    """
+
+    precision: Float[np.ndarray, "t r k a m"]
+    recall: Float[np.ndarray, "t k a m"]
+    scores: Float[np.ndarray, "t r k a m"]
+
+
+def interpolated_curves(
+    outcomes: Outcomes, *, recall_thresholds: Float[np.ndarray, "r"], max_dets: tuple[int, ...]
+) -> Curves:
+    """The curves of all categories; detections of equal scores in the order of ``outcomes``, which must be by label.
+
+    ``recall_thresholds`` and ``max_dets`` must rise.
+    """
+    label_count, ranges = outcomes.positives.shape
+    shape = (label_count, ranges, len(max_dets), outcomes.verdicts.shape[2])
+    precision = np.full((*shape, len(recall_thresholds)), -1.0)
+    recall = np.full(shape, -1.0)
+    scores = np.full((*shape, len(recall_thresholds)), -1.0)
+    starts = np.searchsorted(outcomes.labels, np.arange(label_count + 1))
+    inputs = (
+        starts, outcomes.ranks, outcomes.scores, outcomes.ignored_unmatched, outcomes.rows, outcomes.verdicts,
+        outcomes.positives, np.asarray(recall_thresholds, dtype=np.float64), np.array(max_dets, dtype=np.int64),
+        precision, recall, scores,
+    )  # fmt: skip
+    cuts = np.searchsorted(starts, np.linspace(0, starts[-1], WORKERS + 1)[1:-1])
+    bounds = [0, *cuts.tolist(), label_count]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        parts = [pool.submit(kernels.interpolated_curves, a, b, *inputs) for a, b in pairwise(bounds)]
+        for part in parts:
+            part.result()
+    return Curves(precision.transpose(3, 4, 0, 1, 2), recall.transpose(3, 0, 1, 2), scores.transpose(3, 4, 0, 1, 2))
+
+
+def curve(
+    true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int
+) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
+    """Precision and recall after each detection, by falling score; what is neither true nor false moves nothing."""
+    found = np.cumsum(true).astype(np.float64)
+    counted = np.cumsum(false) + found
+    return found / (counted + np.spacing(1)), found / positives
+
+
+def envelope(precision: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
+    """The best precision from each detection on: the curve without its dents."""
+    return np.maximum.accumulate(precision[::-1])[::-1]
+
+
+def interpolate(
+    precision: Float[np.ndarray, "d"], recall: Float[np.ndarray, "d"], recall_thresholds: Float[np.ndarray, "r"]
+) -> Float[np.ndarray, "r"]:
+    """Interpolated precision at each recall threshold, 0 where it is never reached."""
+    place = np.searchsorted(recall, recall_thresholds, side="left")
+    return np.append(envelope(precision), 0.0)[place]

@@ -1,0 +1,161 @@
+"""The rules that ways of scoring differ in, one by one: what lies between two numbers for the same predictions.
+
+:class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points in this space, fast and
+exact; here every rule can be turned by itself, so that a number can be explained (:mod:`otus.metrics.diagnosis.comparison`).
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from otus.errors import UsageError, did_you_mean
+from otus.metrics.detection.coco import ALL, LARGE, MEDIUM, SMALL, AreaRange
+from otus.metrics.detection.precision_recall import curve, interpolate
+from otus.metrics.detection.voc import area_under_curve
+
+Matching = Literal["greedy", "best_overlap"]
+Interpolation = Literal["101", "11", "area"]
+Special = Literal["ignored", "counted", "dropped"]
+Average = Literal["with_objects", "with_objects_or_detections"]
+AREAS = {"all": ALL, "small": SMALL, "medium": MEDIUM, "large": LARGE}
+COCO_IOU_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
+
+_CHOICES = {
+    "matching": get_args(Matching),
+    "interpolation": get_args(Interpolation),
+    "crowd": get_args(Special),
+    "difficult": get_args(Special),
+    "average": get_args(Average),
+    "area": tuple(AREAS),
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One way of scoring; the defaults are COCO's.
+
+    Parameters
+    ----------
+    score_floor
+        Detections that score lower are not there.
+    score_decimals
+        Scores are rounded to so many decimals, which makes ties.
+    inclusive_boxes
+        Boxes reach one pixel further right and down, as code for whole-pixel corners counts them.
+    max_dets
+        Detections of a picture and category that count, the best; all where it is None.
+    matching
+        ``greedy``: each detection takes the most similar object that is still free. ``best_overlap``: it is about the object
+        that it overlaps most, taken or not (Pascal VOC).
+    crowd, difficult
+        Such objects are ``ignored`` (need not be found, detections on them do not count), ``counted`` as all others, or
+        ``dropped`` (detections on them are false).
+    area
+        Of the objects that count: ``all``, ``small``, ``medium``, ``large``.
+    iou_thresholds
+        From which a detection may take an object; AP is the mean over them.
+    interpolation
+        Precision is read at ``101`` or ``11`` recalls, or the whole ``area`` is taken.
+    average
+        The mean runs over categories ``with_objects``; or ``with_objects_or_detections``, with 0 where there are no objects.
+    """
+
+    score_floor: float = 0.0
+    score_decimals: int | None = None
+    inclusive_boxes: bool = False
+    max_dets: int | None = 100
+    matching: Matching = "greedy"
+    crowd: Special = "ignored"
+    difficult: Special = "counted"
+    area: str = "all"
+    iou_thresholds: tuple[float, ...] = COCO_IOU_THRESHOLDS
+    interpolation: Interpolation = "101"
+    average: Average = "with_objects"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if self.max_dets is not None and self.max_dets < 1:
+            raise UsageError(f"max_dets: expected 1 or more, or none, got {self.max_dets}")
+        if not self.iou_thresholds or not all(0 < one <= 1 for one in self.iou_thresholds):
+            raise UsageError(f"iou_thresholds: expected numbers over 0 and up to 1, got {self.iou_thresholds}")
+        if self.score_decimals is not None and self.score_decimals < 0:
+            raise UsageError(f"score_decimals: expected 0 or more, got {self.score_decimals}")
+
+    @property
+    def area_range(self) -> AreaRange:
+        """The area range by its limits."""
+        return AREAS[self.area]
+
+    def average_precision(self, true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int) -> float:
+        """The area under the curve of one category's detections, by falling score; NaN where there is nothing to find."""
+        if positives == 0:
+            return float("nan")
+        precision, recall = curve(true, false, positives)
+        if self.interpolation == "area":
+            return area_under_curve(precision, recall)
+        return float(interpolate(precision, recall, self.recalls).mean())
+
+    @property
+    def recalls(self) -> Float[np.ndarray, "r"]:
+        """Where precision is read; nowhere in particular for the whole area."""
+        return {"101": np.linspace(0, 1, 101), "11": np.arange(11) * 0.1, "area": np.zeros(0)}[self.interpolation]
+
+
+_VOC: dict[str, Any] = {
+    "max_dets": None, "matching": "best_overlap", "difficult": "ignored", "iou_thresholds": (0.5,)
+}  # fmt: skip
+RULES = {
+    "coco": Rules(),
+    "voc07": Rules(**_VOC, interpolation="11"),
+    "voc12": Rules(**_VOC, interpolation="area"),
+}
+"""Rules by the name of the protocol."""
+
+
+def parse_rules(text: str) -> Rules:
+    """Rules from a protocol's name and settings, e.g. ``coco`` or ``coco:max_dets=10:score_floor=0.05``.
+
+    Raises
+    ------
+    UsageError
+        An unknown protocol or setting, or a value that does not fit.
+
+    Examples
+    --------
+    >>> parse_rules("voc07:max_dets=100:iou_thresholds=0.75").iou_thresholds
+    (0.75,)
+    """
+    name, *settings = text.split(":")
+    if name not in RULES:
+        raise UsageError(f"protocol: expected one of {', '.join(RULES)}, got {name!r}{did_you_mean(name, RULES)}")
+    values = {one.name: getattr(RULES[name], one.name) for one in fields(Rules)}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if key not in values or not equals:
+            known = ", ".join(values)
+            raise UsageError(
+                f"{text}: expected NAME=VALUE with one of {known}, got {setting!r}{did_you_mean(key, values)}"
+            )
+        values[key] = _read(key, value)
+    return Rules(**values)
+
+
+def _read(key: str, value: str) -> Any:
+    try:
+        match key:
+            case "score_floor":
+                return float(value)
+            case "max_dets" | "score_decimals":
+                return None if value == "none" else int(value)
+            case "inclusive_boxes":
+                return {"yes": True, "no": False}[value]
+            case "iou_thresholds":
+                return COCO_IOU_THRESHOLDS if value == "coco" else tuple(float(one) for one in value.split("/"))
+    except (ValueError, KeyError):
+        expected = {"inclusive_boxes": "yes or no", "iou_thresholds": "coco, or numbers such as 0.5/0.75"}
+        raise UsageError(f"{key}: expected {expected.get(key, 'a number')}, got {value!r}") from None
+    return value

@@ -1,0 +1,144 @@
+"""Pascal VOC's average precision, of 2007 (11 points) and from 2010 on (the whole area); 2012 stands for the latter.
+
+Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015, and the development kit's
+``VOCevaldet.m``:
+
+- a detection is about the object of its category that it overlaps most, whether another has taken that one or not; with
+  an IoU of 0.5 or more it is true if it is the first, false if it is a duplicate;
+- objects marked ``difficult`` need not be found, and a detection that is about one does not count;
+- all detections count, over all pictures of a category by falling score;
+- 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
+
+Departures: crowds (of other data sets) need not be found, and a detection that would be false does not count if half of it
+or more lies in one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal
+scores the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
+
+Shape shorthand: D detections, K categories.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection import _matching_kernels as kernels
+from otus.metrics.detection.matching import Outcomes, Verdict
+from otus.metrics.detection.pairs import Order, Similarity, box_pairs
+from otus.metrics.detection.precision_recall import envelope, interpolate
+from otus.structures import Categories, Objects
+
+
+@dataclass(frozen=True)
+class VocProtocol:
+    """The year says how the area is taken; the column ``difficult`` of the truth is honoured where there is one.
+
+    ``similarity`` is what is compared in place of boxes.
+    """
+
+    year: Literal[2007, 2012] = 2012
+    iou_threshold: float = 0.5
+    similarity: Similarity | None = None
+
+    def __post_init__(self) -> None:
+        if self.year not in (2007, 2012):
+            raise UsageError(f"year: expected 2007 or 2012, got {self.year}")
+        if not 0 < self.iou_threshold <= 1:
+            raise UsageError(f"iou_threshold: expected a number over 0 and up to 1, got {self.iou_threshold}")
+
+    @property
+    def detection_limit(self) -> None:
+        """All detections count."""
+
+    def judge(
+        self,
+        truth: Objects,
+        predictions: Objects,
+        order: Order,
+        categories: Categories,
+        sizes_hw: Int[np.ndarray, "m 2"] | None,
+    ) -> Outcomes:
+        """What becomes of the detections of ``order``; ``sizes_hw`` is not needed for boxes."""
+        if self.similarity is not None:
+            truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
+        true = order.truths
+        ignored = truth.is_crowd[true]
+        if "difficult" in truth.columns:
+            ignored = ignored | truth.columns["difficult"][true].astype(bool)
+        if self.similarity is None:
+            pairs = box_pairs(truth, predictions, order, at_least=self.iou_threshold)
+        else:
+            pairs = self.similarity.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=self.iou_threshold)
+        rows, candidates = pairs.rows()
+        offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
+        positives = np.bincount(truth.labels[true[~ignored]], minlength=len(categories))
+        return Outcomes(
+            labels=predictions.labels[order.detections],
+            pictures=predictions.picture[order.detections],
+            ranks=order.ranks,
+            scores=order.scores,
+            ignored_unmatched=np.zeros((len(order.detections), 1), dtype=bool),
+            rows=rows,
+            verdicts=kernels.judge_by_best_overlap(
+                offsets, pairs.truths, pairs.similarities, self.iou_threshold, ignored, truth.is_crowd[true]
+            ),
+            positives=positives[:, None],
+        )
+
+    def figures(self, outcomes: Outcomes, categories: Categories) -> "VocResult":
+        """AP of each category and their mean."""
+        verdicts = np.full(len(outcomes.labels), Verdict.FALSE, dtype=np.uint8)
+        has_row = outcomes.rows >= 0
+        verdicts[has_row] = outcomes.verdicts[outcomes.rows[has_row], 0, 0]
+        starts = np.searchsorted(outcomes.labels, np.arange(len(categories) + 1))
+        average = {}
+        for label, name in enumerate(categories):
+            here = slice(starts[label], starts[label + 1])
+            by_score = verdicts[here][np.argsort(-outcomes.scores[here], kind="stable")]
+            average[name] = self._average_precision(by_score, int(outcomes.positives[label, 0]))
+        return VocResult(self, categories, average)
+
+    def _average_precision(self, verdicts: np.ndarray, positives: int) -> float:
+        if positives == 0:
+            return float("nan")
+        found = np.cumsum(verdicts == Verdict.TRUE)
+        recall = found / positives
+        precision = found / np.maximum(found + np.cumsum(verdicts == Verdict.FALSE), 1)
+        if self.year == 2007:
+            return float(interpolate(precision, recall, np.arange(11) * 0.1).mean())
+        return area_under_curve(precision, recall)
+
+
+def area_under_curve(precision: Float[np.ndarray, "d"], recall: Float[np.ndarray, "d"]) -> float:
+    """The whole area under the interpolated precision-recall curve.
+
+    >>> area_under_curve(np.array([1, 0.5, 2 / 3]), np.array([0.5, 0.5, 1.0])).__round__(4)
+    0.8333
+    """
+    steps = np.diff(recall, prepend=0.0)
+    return float((steps * envelope(precision)).sum()) if len(recall) else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class VocResult:
+    """AP by category, NaN where a category has no objects to find."""
+
+    protocol: VocProtocol
+    categories: Categories
+    average_precision: Mapping[str, float]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """AP, the mean over categories, under that name and under the one that says the IoU: AP50."""
+        defined = [value for value in self.average_precision.values() if not np.isnan(value)]
+        return self._named(float(np.mean(defined)) if defined else float("nan"))
+
+    @property
+    def per_category(self) -> dict[str, dict[str, float]]:
+        """The same of each category."""
+        return {name: self._named(value) for name, value in self.average_precision.items()}
+
+    def _named(self, value: float) -> dict[str, float]:
+        return {"AP": value, f"AP{round(100 * self.protocol.iou_threshold)}": value}

@@ -1,0 +1,156 @@
+"""Is model A better than B, or was it luck with the pictures? A paired bootstrap over pictures.
+
+Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13: draw as many pictures as there are, with
+replacement, judge both models on the same draw, again and again; the spread of the difference says how sure it is.
+Detections are matched once; a picture that is drawn twice counts twice.
+
+Shape shorthand: R resamples, M pictures, K categories, T IoU thresholds.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.precision_recall import WORKERS
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis import _bootstrap_kernels as kernels
+from otus.metrics.diagnosis.comparison import Comparison, Matches
+
+RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+_NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of two models: ``b - a`` with its interval.
+
+    Parameters
+    ----------
+    name
+        The figure, or the category whose AP it is.
+    a, b
+        On all pictures; NaN where there is nothing to find.
+    low, high
+        The interval of the difference.
+    a_better, b_better
+        Share of the resamples in which either is higher; what is missing to 1 are draws.
+    """
+
+    name: str
+    a: float
+    b: float
+    low: float
+    high: float
+    a_better: float
+    b_better: float
+
+    @property
+    def difference(self) -> float:
+        """``b - a``."""
+        return self.b - self.a
+
+
+def draw_pictures(pictures: int, *, resamples: int, seed: int) -> Int[np.ndarray, "r m"]:
+    """How often each picture is drawn in each resample."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, pictures, (resamples, pictures)) if pictures else np.zeros((resamples, 0), dtype=np.int64)
+    offsets = np.arange(resamples)[:, None] * pictures
+    return np.bincount((drawn + offsets).ravel(), minlength=resamples * pictures).reshape(resamples, pictures)
+
+
+def resampled_average_precision(
+    comparison: Comparison, matches: Matches, weights: Int[np.ndarray, "r m"]
+) -> Float[np.ndarray, "r k t"]:
+    """AP of each category and threshold in each resample, NaN where nothing is to be found."""
+    labels = len(matches.positives)
+    order = np.concatenate([matches.by_score(label) for label in range(labels)]) if labels else np.zeros(0, np.int64)
+    starts = np.searchsorted(matches.labels, np.arange(labels + 1))
+    figures = np.empty((len(weights), labels, matches.taken.shape[1]))
+    truth, verdicts = comparison.truth, matches.verdicts[order]
+    special, thresholds = np.nonzero(verdicts != Verdict.FALSE)
+    place = matches.labels[order][special] * verdicts.shape[1] + thresholds
+    by_place = np.argsort(place, kind="stable")
+    special_starts = np.searchsorted(place[by_place], np.arange(labels * verdicts.shape[1] + 1))
+    inputs = (
+        weights, starts, matches.pictures[order], verdicts, special_starts, special[by_place],
+        truth.labels[matches.counted], truth.picture[matches.counted], matches.rules.recalls, figures,
+    )  # fmt: skip
+    bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        parts = [pool.submit(kernels.resampled_average_precision, a, b, *inputs) for a, b in pairwise(bounds)]
+        for part in parts:
+            part.result()
+    return figures
+
+
+def paired_bootstrap(
+    a: Comparison,
+    b: Comparison,
+    rules: Rules,
+    *,
+    masks: bool = False,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> list[Difference]:
+    """The difference of each figure, AP (and AP50, AP75 where these thresholds are among the rules') and AP by category.
+
+    Parameters
+    ----------
+    a, b
+        Predictions of the models for the same labels.
+    rules, masks
+        See :meth:`~otus.metrics.diagnosis.comparison.Comparison.match`.
+    confidence
+        Of the intervals, which are percentiles.
+
+    Raises
+    ------
+    UsageError
+        If the labels differ, or an option is out of its range.
+    """
+    if a.truth is not b.truth and not np.array_equal(a.truth.boxes_xyxy, b.truth.boxes_xyxy):
+        raise UsageError("two models are compared by the same labels")
+    if resamples < 1 or not 0 < confidence < 1:
+        raise UsageError(
+            f"expected 1 or more resamples and a confidence between 0 and 1, got {resamples} and {confidence}"
+        )
+    pictures = len(a.picture_ids)
+    weights = draw_pictures(pictures, resamples=resamples, seed=seed)
+    matches = [one.match(rules, masks=masks) for one in (a, b)]
+    drawn = [resampled_average_precision(one, m, weights) for one, m in zip((a, b), matches, strict=True)]
+    whole = [one.average_precision()[None] for one in matches]
+    thresholds = np.array(rules.iou_thresholds)
+    columns = {"AP": np.ones(len(thresholds), dtype=bool)}
+    for name, iou in (("AP50", 0.5), ("AP75", 0.75)):
+        chosen = np.abs(thresholds - iou) < 1e-9
+        if chosen.any():
+            columns[name] = chosen
+    rows = [(name, slice(None), chosen) for name, chosen in columns.items()]
+    rows += [(name, slice(k, k + 1), columns["AP"]) for k, name in enumerate(a.categories)]
+    answer = []
+    for name, labels, chosen in rows:
+        both = [_mean(figures[:, labels][:, :, chosen]) for figures in drawn]
+        at_all = [float(_mean(figures[:, labels][:, :, chosen])[0]) for figures in whole]
+        change = both[1] - both[0]
+        change = change[~np.isnan(change)]
+        if not len(change):
+            answer.append(Difference(name, at_all[0], at_all[1], low=_NAN, high=_NAN, a_better=_NAN, b_better=_NAN))
+            continue
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(change, [tail, 1 - tail])
+        a_better, b_better = float((change < 0).mean()), float((change > 0).mean())
+        answer.append(Difference(name, at_all[0], at_all[1], float(low), float(high), a_better, b_better))
+    return answer
+
+
+def _mean(figures: Float[np.ndarray, "r k t"]) -> Float[np.ndarray, "r"]:
+    """The mean over categories and thresholds where it is defined, NaN where it nowhere is."""
+    defined = ~np.isnan(figures)
+    sums, counts = np.where(defined, figures, 0).sum(axis=(1, 2)), defined.sum(axis=(1, 2))
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

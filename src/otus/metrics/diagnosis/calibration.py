@@ -1,0 +1,86 @@
+"""Whether scores mean what they say: of the detections that score 0.8, are 80 % right?
+
+Reliability bins and the expected calibration error of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
+arXiv:1706.04599, section 2, with "right" for a detection: it takes an object of its category. Objects that nobody finds play
+no part.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.diagnosis.comparison import Matches
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """B bins of equal width from score 0 to 1.
+
+    Parameters
+    ----------
+    edges
+        (B + 1,).
+    counts
+        (B,) detections that count.
+    confidence
+        (B,) their mean score, NaN in an empty bin.
+    precision
+        (B,) share of them that is right.
+    """
+
+    edges: Float[np.ndarray, "b_plus_1"]
+    counts: Int[np.ndarray, "b"]
+    confidence: Float[np.ndarray, "b"]
+    precision: Float[np.ndarray, "b"]
+
+    @property
+    def expected_error(self) -> float:
+        """ECE: the mean gap between score and precision, by number of detections; NaN without any."""
+        if not self.counts.sum():
+            return float("nan")
+        return float(np.nansum(self._gaps * self.counts) / self.counts.sum())
+
+    @property
+    def maximum_error(self) -> float:
+        """MCE: the gap of the worst bin; NaN without detections."""
+        return float(np.nanmax(self._gaps)) if self.counts.sum() else float("nan")
+
+    @property
+    def _gaps(self) -> Float[np.ndarray, "b"]:
+        return np.abs(self.confidence - self.precision)
+
+
+def calibration(matches: Matches, *, bins: int = 10, label: int | None = None) -> Calibration:
+    """Scores against precision, at the first IoU threshold of the matches.
+
+    Parameters
+    ----------
+    label
+        Of one category; of all without it.
+
+    Raises
+    ------
+    UsageError
+        If a score is not in [0, 1], or there are no bins.
+    """
+    if bins < 1:
+        raise UsageError(f"bins: expected 1 or more, got {bins}")
+    seen = matches.verdicts[:, 0] != Verdict.IGNORED
+    if label is not None:
+        seen &= matches.labels == label
+    scores = matches.scores[seen]
+    outside = scores[(scores < 0) | (scores > 1)]
+    if len(outside):
+        raise UsageError(f"calibration: expected scores from 0 to 1, got {outside[0]}: these are no probabilities")
+    place = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    right = matches.verdicts[seen, 0] == Verdict.TRUE
+
+    def mean(values: np.ndarray) -> Float[np.ndarray, "b"]:
+        sums = np.bincount(place, weights=values, minlength=bins)
+        return np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
+
+    return Calibration(np.linspace(0, 1, bins + 1), counts, mean(scores), mean(right))

@@ -1,0 +1,77 @@
+"""What is taken for what: true categories against predicted ones, with background on both sides.
+
+Every detection of a picture, from the best on, takes the most similar object that is free, whatever the categories. Objects
+that nobody takes are in the last column, detections that take nothing in the last row. Crowds do not count, nor do
+detections on them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.comparison import Comparison
+from otus.structures import Categories
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Counts of K categories and background.
+
+    Parameters
+    ----------
+    counts
+        (K + 1, K + 1): rows are true, columns are predicted, the last of both is background.
+    categories
+        Names of the first K.
+    """
+
+    counts: Int[np.ndarray, "k_plus_1 k_plus_1"]
+    categories: Categories
+
+    def confused(self) -> list[tuple[str, str, int]]:
+        """Pairs of different categories, true and predicted, with their count, the most frequent first."""
+        between = self.counts[:-1, :-1].copy()
+        np.fill_diagonal(between, 0)
+        rows, columns = np.nonzero(between)
+        order = np.argsort(-between[rows, columns], kind="stable")
+        names = self.categories.names
+        return [(names[r], names[c], int(between[r, c])) for r, c in zip(rows[order], columns[order], strict=True)]
+
+
+def confusion_matrix(
+    comparison: Comparison,
+    *,
+    iou: float = 0.5,
+    score_threshold: float = 0.0,
+    max_dets: int | None = 100,
+    masks: bool = False,
+) -> Confusion:
+    """Count who is taken for whom.
+
+    Parameters
+    ----------
+    iou
+        From which a detection takes an object.
+    score_threshold
+        Detections that score lower are not there.
+    max_dets
+        Detections of a picture that count, over all categories, the best.
+    masks
+        Compare masks, not boxes.
+    """
+    rules = Rules(iou_thresholds=(iou,), score_floor=score_threshold, max_dets=max_dets)
+    matches = comparison.blind_to_categories().match(rules, masks=masks)
+    background = len(comparison.categories)
+    seen = matches.verdicts[:, 0] != Verdict.IGNORED
+    taken = matches.taken[seen, 0]
+    true = np.append(comparison.truth.labels, background)[taken]
+    predicted = comparison.predictions.labels[matches.detections[seen]]
+    unfound = matches.counted.copy()
+    unfound[taken[taken >= 0]] = False
+    counts = np.zeros((background + 1, background + 1), dtype=np.int64)
+    np.add.at(counts, (true, predicted), 1)
+    np.add.at(counts, (comparison.truth.labels[unfound], background), 1)
+    return Confusion(counts, comparison.categories)

@@ -1,0 +1,77 @@
+"""Why two ways of scoring give different numbers for the same predictions: one rule changed after the other.
+
+Between two :class:`~otus.metrics.detection.rules.Rules` lie as many steps as there are rules that differ. Each step changes one of
+them and says what mAP is then; the changes add up to the difference. What a step brings depends on what was changed before,
+so the order is fixed, and is that in which a tool applies its rules: detections, objects, matching, curve, mean.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.comparison import Comparison
+
+ORDER = tuple(one.name for one in fields(Rules))
+"""Names of the rules in the order in which they are changed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Where one more rule has changed. The first step has no rule: it is where the walk begins.
+
+    Parameters
+    ----------
+    rule, before, after
+        Its name and values; empty and None at the start.
+    rules
+        All rules from here on.
+    average_precision
+        mAP by them.
+    by_category
+        (K,) AP, NaN where there is nothing to find.
+    objects, detections, true
+        Objects to find, detections that count (true or false), and those true, at the lowest IoU threshold.
+    """
+
+    rule: str
+    before: object
+    after: object
+    rules: Rules
+    average_precision: float
+    by_category: Float[np.ndarray, "k"]
+    objects: int
+    detections: int
+    true: int
+
+
+def walk(comparison: Comparison, a: Rules, b: Rules) -> list[Step]:
+    """From rules ``a`` to rules ``b``, one rule a step, the start first."""
+    steps = [_step(comparison, a)]
+    rules = a
+    for name in ORDER:
+        before, after = getattr(rules, name), getattr(b, name)
+        if before != after:
+            rules = replace(rules, **{name: after})
+            steps.append(_step(comparison, rules, name, before, after))
+    return steps
+
+
+def _step(comparison: Comparison, rules: Rules, rule: str = "", before: object = None, after: object = None) -> Step:
+    matches = comparison.match(rules)
+    figures = matches.average_precision()
+    lowest = int(np.argmin(rules.iou_thresholds))
+    verdicts = matches.verdicts[:, lowest]
+    return Step(
+        rule,
+        before,
+        after,
+        rules,
+        matches.mean_average_precision(),
+        figures.mean(axis=1),
+        objects=int(matches.positives.sum()),
+        detections=int((verdicts != Verdict.IGNORED).sum()),
+        true=int((verdicts == Verdict.TRUE).sum()),
+    )

@@ -1,0 +1,245 @@
+"""Why average precision is not 1: each error named, and what it costs.
+
+Bolya, Foley, Hays, Hoffman, TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, arXiv:2008.08115;
+code github.com/dbolya/tide (MIT). A false detection is the first of these that applies, with IoU thresholds t_f = 0.5 and
+t_b = 0.1 (section 2.2, in the order of that code):
+
+- localisation: t_b <= IoU <= t_f with an object of its category;
+- classification: IoU >= t_f with an object of another category;
+- duplicate: IoU >= t_f with an object of its category that a better one took;
+- background: IoU <= t_b with every object;
+- both: none of these: category and place are wrong.
+
+Missed: an object that no detection takes, nor would take if its place or category were mended.
+
+What an error costs is how much AP rises when all of its kind are mended (section 2.3): of the classification and
+localisation errors about an object that nobody found, the best becomes true, in the object's category, and the others go;
+duplicates, background and both go; missed objects need not be found.
+
+Departure: as in AP itself the mean runs over the categories with objects, whatever is mended; one of which nothing is left
+to find counts as 0. There, categories with detections alone are in the mean too, and those of which nothing is left are
+not. hotcoco has it as it is here.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.comparison import Comparison, Matches
+
+
+class Error(IntEnum):
+    """What a detection is: right, ignored, or wrong in one of five ways. ``MISSED`` is about objects."""
+
+    NONE = 0
+    IGNORED = 1
+    CLASSIFICATION = 2
+    LOCALISATION = 3
+    BOTH = 4
+    DUPLICATE = 5
+    BACKGROUND = 6
+    MISSED = 7
+
+
+WRONG = tuple(one for one in Error if one >= Error.CLASSIFICATION)
+"""The six types of errors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The error of each detection and object. Made by :func:`find_errors`.
+
+    Parameters
+    ----------
+    matches
+        The D detections, in order, at the one IoU threshold.
+    types
+        (D,) of :class:`Error`.
+    about
+        (D,) the object that a classification or localisation error is about, else -1.
+    nearest_overlaps
+        (D,) IoU with the object of any category that a detection overlaps most; 0 below the background threshold.
+    missed
+        (G,) true objects that are missed for good.
+    truth_labels
+        (G,).
+    background_iou
+        Up to which an overlap is none.
+    """
+
+    matches: Matches
+    types: Int[np.ndarray, "d"]
+    about: Int[np.ndarray, "d"]
+    nearest_overlaps: Float[np.ndarray, "d"]
+    missed: Bool[np.ndarray, "g"]
+    truth_labels: Int[np.ndarray, "g"]
+    background_iou: float
+
+    @property
+    def counts(self) -> dict[Error, int]:
+        """How many of each type."""
+        of_detections = {one: int((self.types == one).sum()) for one in WRONG[:-1]}
+        return of_detections | {Error.MISSED: int(self.missed.sum())}
+
+    @property
+    def found(self) -> Bool[np.ndarray, "g"]:
+        """(G,) true objects that a detection takes."""
+        found = np.zeros(len(self.missed), dtype=bool)
+        taken = self.matches.taken[:, 0]
+        found[taken[taken >= 0]] = True
+        return found
+
+    def average_precision(self, mended: Error | None = None) -> Float[np.ndarray, "k"]:
+        """AP of each category with all errors of a type mended; NaN for those without objects."""
+        labels, positives = self.matches.labels, self.matches.positives
+        true, removed = self.types == Error.NONE, self.types == Error.IGNORED
+        if mended is Error.MISSED:
+            positives = positives - np.bincount(self.truth_labels[self.missed], minlength=len(positives))
+        elif mended is not None:
+            mends = self._best_about_unfound & (self.types == mended)
+            labels = np.where(mends, np.append(self.truth_labels, -1)[self.about], labels)
+            true, removed = true | mends, removed | ((self.types == mended) & ~mends)
+        return self._by_category(labels, true, removed, positives)
+
+    @property
+    def _best_about_unfound(self) -> Bool[np.ndarray, "d"]:
+        """Of the errors about each object that nobody found, the best, whichever of the two types it is of."""
+        unfound = np.append(~self.found, False)
+        candidates = np.flatnonzero((self.about >= 0) & unfound[self.about])
+        candidates = candidates[np.argsort(-self.matches.scores[candidates], kind="stable")]
+        best = np.zeros(len(self.types), dtype=bool)
+        best[candidates[np.unique(self.about[candidates], return_index=True)[1]]] = True
+        return best
+
+    def _by_category(
+        self,
+        labels: Int[np.ndarray, "d"],
+        true: Bool[np.ndarray, "d"],
+        removed: Bool[np.ndarray, "d"],
+        positives: Int[np.ndarray, "k"],
+    ) -> Float[np.ndarray, "k"]:
+        order = np.lexsort((-self.matches.scores, labels))
+        order = order[~removed[order]]
+        starts = np.searchsorted(labels[order], np.arange(len(positives) + 1))
+        figures = np.where(self.matches.positives > 0, 0.0, np.nan)
+        for label in np.flatnonzero(positives):
+            right = true[order[starts[label] : starts[label + 1]]]
+            figures[label] = self.matches.rules.average_precision(right, ~right, int(positives[label]))
+        return figures
+
+    def costs(self) -> dict[Error, float]:
+        """How much mAP each type costs: what it would rise by if all of them were mended; NaN without objects."""
+        before = _mean(self.average_precision())
+        return {one: _mean(self.average_precision(one)) - before for one in WRONG}
+
+    def false_positive_cost(self) -> float:
+        """The same for all false positives, of whatever type: the rise if none were there."""
+        true = self.types == Error.NONE
+        after = self._by_category(self.matches.labels, true, ~true, self.matches.positives)
+        return _mean(after) - _mean(self.average_precision())
+
+    def false_negative_cost(self) -> float:
+        """The same for all objects that nobody found: the rise if they need not be found."""
+        true, removed = self.types == Error.NONE, self.types == Error.IGNORED
+        unfound = self.truth_labels[self.matches.counted & ~self.found]
+        left = self.matches.positives - np.bincount(unfound, minlength=len(self.matches.positives))
+        return _mean(self._by_category(self.matches.labels, true, removed, left)) - _mean(self.average_precision())
+
+
+def find_errors(
+    comparison: Comparison,
+    *,
+    iou: float = 0.5,
+    background_iou: float = 0.1,
+    max_dets: int = 100,
+    masks: bool = False,
+) -> Errors:
+    """Name the error of every detection and object.
+
+    Parameters
+    ----------
+    iou
+        From which a detection finds an object (t_f).
+    background_iou
+        Up to which it is about nothing (t_b).
+    max_dets
+        Detections of a picture and category that count, the best.
+    masks
+        Compare masks, not boxes.
+
+    Raises
+    ------
+    UsageError
+        If not 0 < background_iou < iou <= 1.
+    """
+    if not 0 < background_iou < iou <= 1:
+        raise UsageError(f"expected 0 < background IoU < IoU <= 1, got {background_iou} and {iou}")
+    truth = comparison.truth
+    matches = comparison.match(Rules(iou_thresholds=(iou,), max_dets=max_dets), masks=masks)
+    found = np.zeros(len(truth), dtype=bool)
+    found[matches.taken[matches.taken >= 0]] = True
+    same, same_overlap, other, other_overlap, duplicate = _neighbours(
+        comparison, matches, found, iou=iou, background_iou=background_iou, masks=masks
+    )
+    types = np.select(
+        [
+            matches.verdicts[:, 0] == Verdict.TRUE,
+            matches.verdicts[:, 0] == Verdict.IGNORED,
+            (same_overlap >= background_iou) & (same_overlap <= iou),
+            other_overlap >= iou,
+            duplicate,
+            np.maximum(same_overlap, other_overlap) <= background_iou,
+        ],
+        [Error.NONE, Error.IGNORED, Error.LOCALISATION, Error.CLASSIFICATION, Error.DUPLICATE, Error.BACKGROUND],
+        Error.BOTH,
+    )
+    about = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
+    mendable = np.zeros(len(truth), dtype=bool)
+    mendable[about[about >= 0]] = True
+    missed = matches.counted & ~found & ~mendable
+    nearest = np.maximum(same_overlap, other_overlap)
+    return Errors(matches, types, about, nearest, missed, truth.labels, background_iou)
+
+
+def _neighbours(
+    comparison: Comparison,
+    matches: Matches,
+    found: Bool[np.ndarray, "g"],
+    *,
+    iou: float,
+    background_iou: float,
+    masks: bool,
+) -> tuple[np.ndarray, ...]:
+    """Of each detection: the object of its category that it overlaps most, and by how much; the same of the other
+    categories; and whether one of its own that it overlaps enough is found. Crowds are nobody's neighbours."""
+    row_of = np.full(len(comparison.predictions), -1)
+    row_of[matches.detections] = np.arange(len(matches.detections))
+    detections, truths, overlaps = comparison.pairs(at_least=background_iou, masks=masks)
+    rows = row_of[detections]
+    sound = (rows >= 0) & ~comparison.truth.is_crowd[truths]
+    rows, truths, overlaps = rows[sound], truths[sound], overlaps[sound]
+    own = comparison.truth.labels[truths] == matches.labels[rows]
+    duplicate = np.zeros(len(matches.detections), dtype=bool)
+    duplicate[rows[own & (overlaps >= iou) & found[truths]]] = True
+    same, same_overlap = _best(len(duplicate), rows[own], truths[own], overlaps[own])
+    other, other_overlap = _best(len(duplicate), rows[~own], truths[~own], overlaps[~own])
+    return same, same_overlap, other, other_overlap, duplicate
+
+
+def _best(count: int, rows: np.ndarray, truths: np.ndarray, overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of ``count`` detections the object it overlaps most (of equals the first), and by how much; -1 and 0."""
+    order = np.lexsort((truths, -overlaps, rows))
+    firsts, place = np.unique(rows[order], return_index=True)
+    best, overlap = np.full(count, -1), np.zeros(count)
+    best[firsts], overlap[firsts] = truths[order[place]], overlaps[order[place]]
+    return best, overlap
+
+
+def _mean(values: Float[np.ndarray, "k"]) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")

@@ -1,0 +1,346 @@
+"""``COCOeval`` in pycocotools' shape over our own evaluation, so that code written for pycocotools runs on it as it is.
+
+    from otus.metrics.pycocotools.coco import COCO          # or pycocotools.coco
+    from otus.metrics.pycocotools.cocoeval import COCOeval     # in place of pycocotools.cocoeval
+
+``params``, ``eval`` (``precision``, ``recall``, ``scores``, ``counts``, ``params``), ``ious``, ``evalImgs``, ``stats`` and
+the printed lines are pycocotools' (2.0, BSD), to the bit. For packages that import it themselves, such as torchmetrics, call
+:func:`init_as_pycocotools` first.
+
+Departures, each of which is a known fault there: an object with id 0 can be found; the summary honours any ``maxDets`` and
+``areaRng`` (there AP is -1 where 100 is not among ``maxDets``); ``accumulate(p)`` on some of the pictures is about these
+pictures; ``params`` keeps its ``catIds`` where ``useCats`` is 0. What cannot be (a score that is not finite, an id twice,
+a negative size) is an error that names the annotation.
+
+Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
+"""
+
+# ruff: noqa: N802, N803 - pycocotools' names
+import copy
+import datetime
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools
+from jaxtyping import Int
+
+from otus.errors import UsageError
+from otus.metrics.detection.average_precision import AveragePrecision
+from otus.metrics.detection.coco import ALL, LARGE, MEDIUM, SMALL, AreaRange, CocoProtocol, CocoResult
+from otus.metrics.detection.mask_pairs import mask_pairs
+from otus.metrics.detection.matching import match_picture
+from otus.metrics.detection.pairs import Order, box_pairs, keypoint_pairs
+from otus.metrics.pycocotools.coco import objects_of, sizes_hw_of
+from otus.structures import Categories, KeypointNames, Objects
+from otus.structures.categories import COCO_PERSON_SIGMAS
+
+Record = dict[str, Any]
+
+
+class Params:
+    """The numbers of an evaluation, all of which may be set before ``evaluate``.
+
+    ``imgIds``, ``catIds``, ``iouThrs``, ``recThrs``, ``maxDets``, ``areaRng`` with ``areaRngLbl``, ``useCats`` (0: every
+    detection may take every object, as of proposals), and for keypoints ``kpt_oks_sigmas``.
+    """
+
+    def __init__(self, iouType: str = "segm") -> None:
+        usual = CocoProtocol(iouType)  # type: ignore[arg-type]
+        labels = {ALL: "all", SMALL: "small", MEDIUM: "medium", LARGE: "large"}
+        self.iouType = iouType
+        self.imgIds: list[Any] = []
+        self.catIds: list[Any] = []
+        self.iouThrs = np.array(usual.iou_thresholds)
+        self.recThrs = np.array(usual.recall_thresholds)
+        self.maxDets = list(usual.max_dets)
+        self.areaRng = [[one.low, one.high] for one in usual.area_ranges]
+        self.areaRngLbl = [labels[one] for one in usual.area_ranges]
+        self.useCats = 1
+        if iouType == "keypoints":
+            self.kpt_oks_sigmas = np.array(COCO_PERSON_SIGMAS)
+
+    @property
+    def labels(self) -> list[Any]:
+        """The categories that are told apart."""
+        return self.catIds if self.useCats else [-1]
+
+    def protocol(self) -> CocoProtocol:
+        """The same as our value; its thresholds are sorted."""
+        return CocoProtocol(
+            self.iouType,  # type: ignore[arg-type]
+            max_dets=tuple(int(limit) for limit in self.maxDets),
+            area_ranges=tuple(
+                AreaRange(str(label), float(low), float(high))
+                for label, (low, high) in zip(self.areaRngLbl, self.areaRng, strict=True)
+            ),
+            iou_thresholds=tuple(np.unique(self.iouThrs).tolist()),
+            recall_thresholds=tuple(np.unique(self.recThrs).tolist()),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Both sides as columns, by the parameters that chose them, and what came of it."""
+
+    params: Params
+    truth: Objects
+    found: Objects
+    categories: Categories
+    sizes_hw: Int[np.ndarray, "m 2"]
+    metric: AveragePrecision[CocoResult]
+
+    @classmethod
+    def by(cls, coco_gt: Any, coco_dt: Any, params: Params) -> "_Judged":
+        params = copy.deepcopy(params)
+        sizes_hw = np.zeros((len(params.imgIds), 2), dtype=np.int64)
+        if params.iouType == "segm":
+            sizes_hw = sizes_hw_of(params.imgIds, (coco_dt, coco_gt))
+        asked: dict[str, Any] = {
+            "kind": params.iouType,
+            "picture_ids": params.imgIds,
+            "category_ids": params.catIds,
+            "by_category": bool(params.useCats),
+        }
+        truth = objects_of(coco_gt, "truth", **asked)
+        found = objects_of(coco_dt, "predictions", **asked)
+        names = tuple(str(one) for one in params.labels)
+        keypoints: tuple[tuple[str, KeypointNames], ...] = ()
+        if params.iouType == "keypoints":
+            sigmas = tuple(np.asarray(params.kpt_oks_sigmas, dtype=np.float64).tolist())
+            keypoints = tuple(
+                (name, KeypointNames(tuple(map(str, range(len(sigmas)))), sigmas=sigmas)) for name in names
+            )
+        categories = Categories(names, keypoints=keypoints)
+        metric = AveragePrecision(params.protocol(), categories)
+        metric.update(truth, found, picture_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
+        return cls(params, truth, found, categories, sizes_hw, metric)
+
+    def similarities(self) -> dict[tuple[Any, Any], Any]:
+        """IoU or OKS (D, G) of the detections that count with the objects, by picture and category."""
+        protocol = self.metric.protocol
+        order = Order.of(self.truth, self.found, label_count=len(self.categories), limit=protocol.detection_limit)
+        if self.params.iouType == "bbox":
+            pairs = box_pairs(self.truth, self.found, order, at_least=0.0)
+        elif self.params.iouType == "segm":
+            pairs = mask_pairs(self.truth, self.found, order, sizes_hw=self.sizes_hw, at_least=0.0)
+        else:
+            sigmas = self.categories.sigmas
+            assert sigmas is not None
+            pairs = keypoint_pairs(self.truth, self.found, order, sigmas=sigmas, at_least=0.0)
+        answer: dict[tuple[Any, Any], Any] = {
+            (picture, category): [] for picture in self.params.imgIds for category in self.params.labels
+        }
+        starts = np.flatnonzero(order.ranks == 0)
+        for first, last in zip(starts, np.append(starts[1:], len(order.ranks)), strict=True):
+            one = order.detections[first]
+            key = self.params.imgIds[self.found.picture[one]], self.params.labels[self.found.labels[one]]
+            values = pairs.similarities[pairs.offsets[first] : pairs.offsets[last]]
+            answer[key] = values.reshape(last - first, -1) if len(values) else []
+        return answer
+
+
+class COCOeval:
+    """Compare detections with the truth.
+
+    Parameters
+    ----------
+    cocoGt, cocoDt
+        Truth and detections: pycocotools' ``COCO``, ours, or any with ``getAnnIds``, ``loadAnns`` and ``imgs``.
+    iouType
+        ``segm``, ``bbox`` or ``keypoints``.
+
+    Examples
+    --------
+    >>> from otus.metrics.pycocotools.coco import COCO
+    >>> box = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}
+    >>> truth = COCO({"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": [box]})
+    >>> found = truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 0.9}])
+    >>> evaluation = COCOeval(truth, found, "bbox")
+    >>> evaluation.evaluate()
+    >>> evaluation.accumulate()
+    >>> evaluation.lines()[0]
+    ' Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = 0.700'
+    """
+
+    def __init__(self, cocoGt: Any = None, cocoDt: Any = None, iouType: str = "segm") -> None:
+        self.cocoGt, self.cocoDt = cocoGt, cocoDt
+        self.params = Params(iouType)
+        self.eval: dict[str, Any] = {}
+        self.stats: Any = []
+        self._judged: _Judged | None = None
+        if cocoGt is not None:
+            self.params.imgIds = sorted(cocoGt.getImgIds())
+            self.params.catIds = sorted(cocoGt.getCatIds())
+
+    def evaluate(self) -> None:
+        """Judge every detection; ``imgIds``, ``catIds`` and ``maxDets`` are sorted."""
+        p = self.params
+        p.imgIds = np.unique(p.imgIds).tolist()
+        if p.useCats:
+            p.catIds = np.unique(p.catIds).tolist()
+        p.maxDets = sorted(p.maxDets)
+        self.eval = {}
+        self._judged = _Judged.by(self.cocoGt, self.cocoDt, p)
+
+    def accumulate(self, p: Params | None = None) -> None:
+        """The curves, into ``eval``: precision (T, R, K, A, M), recall (T, K, A, M) and scores (T, R, K, A, M)."""
+        judged = self._evaluated()
+        p = self.params if p is None else p
+        if _plain(p) != _plain(judged.params):
+            judged = _Judged.by(self.cocoGt, self.cocoDt, p)
+        curves = judged.metric.compute().curves
+        ious, recalls = (np.unique(values, return_inverse=True)[1] for values in (p.iouThrs, p.recThrs))
+        said = copy.copy(p)
+        said.catIds = list(p.labels)
+        self.eval = {
+            "params": said,
+            "counts": [len(p.iouThrs), len(p.recThrs), len(p.labels), len(p.areaRng), len(p.maxDets)],
+            "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}",
+            "precision": np.ascontiguousarray(curves.precision[ious][:, recalls]),
+            "recall": np.ascontiguousarray(curves.recall[ious]),
+            "scores": np.ascontiguousarray(curves.scores[ious][:, recalls]),
+        }
+
+    def summarize(self) -> None:
+        """Print the figures and keep them in ``stats``."""
+        print("\n".join(self.lines()))
+        self.stats = np.array([value for *_, value in self._figures()])
+
+    def __str__(self) -> str:
+        """The lines of the summary."""
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """What :meth:`summarize` prints: 12 lines, for keypoints 10, or as ``maxDets`` and ``areaRng`` have it."""
+        p: Params = self._accumulated()["params"]
+        answer = []
+        for what, iou, area, limit, value in self._figures():
+            title = "Average Precision  (AP)" if what == "precision" else "Average Recall     (AR)"
+            ious = f"{p.iouThrs[0]:.2f}:{p.iouThrs[-1]:.2f}" if iou is None else f"{iou:.2f}"
+            about = f"IoU={ious:<9} | area={p.areaRngLbl[area]:>6} | maxDets={p.maxDets[limit]:>3}"
+            answer.append(f" {title} @[ {about} ] = {value:.3f}")
+        return answer
+
+    def _figures(self) -> list[tuple[str, float | None, int, int, float]]:
+        """Precision or recall, the IoU threshold, the area range, the limit, and the mean; -1 where it is not defined."""
+        p: Params = self._accumulated()["params"]
+        areas, last = range(1, len(p.areaRng)), len(p.maxDets) - 1
+        at_ious: list[float | None] = [None, 0.5, 0.75]
+        wanted = [("precision", iou, 0, last) for iou in at_ious]
+        wanted += [("precision", None, area, last) for area in areas]
+        if p.iouType == "keypoints":
+            wanted += [("recall", iou, 0, last) for iou in at_ious]
+        else:
+            wanted += [("recall", None, 0, limit) for limit in range(len(p.maxDets))]
+        wanted += [("recall", None, area, last) for area in areas]
+        return [(*one, self._mean(*one)) for one in wanted]
+
+    def _mean(self, what: str, iou: float | None, area: int, limit: int) -> float:
+        values = self.eval[what][..., area, limit]
+        if iou is not None:
+            values = values[np.isclose(self.eval["params"].iouThrs, iou, rtol=0, atol=1e-9)]
+        defined = values[values > -1]
+        return float(np.mean(defined)) if defined.size else -1.0
+
+    def _evaluated(self) -> _Judged:
+        if self._judged is None:
+            raise UsageError("nothing was judged yet: call evaluate() first")
+        return self._judged
+
+    def _accumulated(self) -> dict[str, Any]:
+        if not self.eval:
+            raise UsageError("there are no curves yet: call accumulate() first")
+        return self.eval
+
+    @property
+    def ious(self) -> dict[tuple[Any, Any], Any]:
+        """IoU (or OKS) of detections by falling score with objects, by (image id, category id); made when asked for."""
+        return self._evaluated().similarities()
+
+    @property
+    def evalImgs(self) -> list[Record | None]:
+        """What became of each detection, by category, area range and picture; made when asked for, by the slow rule."""
+        judged = self._evaluated()
+        ious = judged.similarities()
+        truths, found = _by_picture_and_label(judged.truth), _by_picture_and_label(judged.found)
+        return [
+            _evaluated_picture(judged, area, picture, label, ious, truths, found)
+            for label in range(len(judged.params.labels))
+            for area in judged.params.areaRng
+            for picture in range(len(judged.params.imgIds))
+        ]
+
+
+def init_as_pycocotools() -> None:
+    """Make this module what ``import pycocotools.cocoeval`` gives from now on, in this process.
+
+    ``COCO`` and ``mask`` stay pycocotools' own. With it torchmetrics' ``MeanAveragePrecision`` runs on this evaluation.
+    """
+    here = sys.modules[__name__]
+    sys.modules["pycocotools.cocoeval"] = here
+    pycocotools.cocoeval = here
+
+
+def _plain(params: Params) -> dict[str, Any]:
+    """The parameters as plain values that can be compared."""
+    return {name: np.asarray(value).tolist() for name, value in vars(params).items()}
+
+
+def _by_picture_and_label(objects: Objects) -> dict[tuple[int, int], list[int]]:
+    answer: dict[tuple[int, int], list[int]] = {}
+    for row, key in enumerate(zip(objects.picture.tolist(), objects.labels.tolist(), strict=True)):
+        answer.setdefault(key, []).append(row)
+    return answer
+
+
+def _evaluated_picture(
+    judged: _Judged,
+    area: Sequence[float],
+    picture: int,
+    label: int,
+    ious: dict[tuple[Any, Any], Any],
+    truths_of: dict[tuple[int, int], list[int]],
+    found_of: dict[tuple[int, int], list[int]],
+) -> Record | None:
+    """One record of ``evalImgs``; None where the picture has neither objects nor detections of the category."""
+    params, truth, found = judged.params, judged.truth, judged.found
+    true = np.array(truths_of.get((picture, label), ()), dtype=np.int64)
+    chosen = np.array(found_of.get((picture, label), ()), dtype=np.int64)
+    if not len(true) and not len(chosen):
+        return None
+    assert found.scores is not None
+    limit = params.maxDets[-1]
+    chosen = chosen[np.argsort(-found.scores[chosen], kind="stable")][:limit]
+    ignored = truth.is_crowd[true] | (truth.areas[true] < area[0]) | (truth.areas[true] > area[1])
+    if truth.keypoints is not None:
+        ignored |= ~(truth.keypoints[true, :, 2] > 0).any(axis=1)
+    columns = np.argsort(ignored, kind="stable")
+    true, ignored = true[columns], ignored[columns]
+    key = params.imgIds[picture], params.labels[label]
+    similarities = np.reshape(ious[key], (len(chosen), len(columns)))[:, columns]
+    outside = (found.areas[chosen] < area[0]) | (found.areas[chosen] > area[1])
+    detection_matches = np.zeros((len(params.iouThrs), len(chosen)))
+    truth_matches = np.zeros((len(params.iouThrs), len(true)))
+    detection_ignored = np.zeros((len(params.iouThrs), len(chosen)), dtype=bool)
+    for t, threshold in enumerate(params.iouThrs):
+        match = match_picture(similarities, threshold, ignored=ignored, crowd=truth.is_crowd[true])
+        taken = match >= 0
+        detection_matches[t, taken] = truth.ids[true[match[taken]]]
+        truth_matches[t, match[taken]] = found.ids[chosen[taken]]
+        detection_ignored[t] = np.where(taken, ignored[match] if len(ignored) else False, outside)
+    return {
+        "image_id": key[0],
+        "category_id": key[1],
+        "aRng": area,
+        "maxDet": limit,
+        "dtIds": found.ids[chosen].tolist(),
+        "gtIds": truth.ids[true].tolist(),
+        "dtMatches": detection_matches,
+        "gtMatches": truth_matches,
+        "dtScores": found.scores[chosen].tolist(),
+        "gtIgnore": ignored.astype(np.int64),
+        "dtIgnore": detection_ignored,
+    }

@@ -1,0 +1,53 @@
+"""Choosing which regions a step learns from: a fixed number, of which a fixed share are positives where there are enough.
+
+Papers: Fast R-CNN (arXiv:1504.08083, section 2.3), Faster R-CNN (arXiv:1506.01497, section 3.1.3).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from otus.parts.boxes.matching import NEGATIVE
+
+
+@dataclass(frozen=True)
+class BalancedSampler:
+    """Draw positives and negatives at random, without replacement.
+
+    Parameters
+    ----------
+    count
+        Regions of one picture; negatives fill up what positives leave.
+    positive_share
+        At most this share are positives.
+    """
+
+    count: int
+    positive_share: float
+
+    def __call__(
+        self, matches: Int[Tensor, "r"], *, generator: torch.Generator | None = None
+    ) -> tuple[Int[Tensor, "p"], Int[Tensor, "n"]]:
+        """Indices of the positives and of the negatives drawn; neutral regions are never drawn.
+
+        Parameters
+        ----------
+        matches
+            What :class:`~otus.parts.boxes.matching.IoUMatcher` answers.
+        generator
+            Where randomness comes from (a CPU generator); torch's own without it.
+        """
+        positives = torch.where(matches >= 0)[0]
+        negatives = torch.where(matches == NEGATIVE)[0]
+        positive_count = min(len(positives), int(self.count * self.positive_share))
+        negative_count = min(len(negatives), self.count - positive_count)
+        return (
+            positives[_draw(len(positives), positive_count, generator).to(matches.device)],
+            negatives[_draw(len(negatives), negative_count, generator).to(matches.device)],
+        )
+
+
+def _draw(total: int, count: int, generator: torch.Generator | None) -> Int[Tensor, "count"]:
+    return torch.randperm(total, generator=generator)[:count]

@@ -1,0 +1,206 @@
+"""What is there, and where exactly: the head that every region-based detector shares.
+
+Shape shorthand: R regions of all pictures, N objects, S class slots (background among them).
+
+Papers: R-CNN (arXiv:1311.2524, section 2.3 and appendix C): class scores and a transform for each class, regions assigned
+by IoU. Fast R-CNN (arXiv:1504.08083, section 2.3): both learned at once.
+Reference: torchvision ``RoIHeads`` (BSD-3-Clause).
+
+Slots: outside, labels run from 0 and know no background. Inside, slot 0 is background and each category has a slot of its
+own; by default label + 1. Weights trained on COCO by others have 91 slots, numbered by COCO's ids, of which ten belong to
+no category. These stay in the softmax, whose outputs would change without them, and are never reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+
+from otus.parts.batching import Target
+from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.matching import IoUMatcher
+from otus.parts.boxes.sampling import BalancedSampler
+from otus.parts.detections import Detections
+from otus.parts.heads.class_indices import slot_tables
+from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.postprocess import Postprocess
+
+REGIONS_TO_LEARN_FROM = BalancedSampler(count=512, positive_share=0.25)
+"""How many regions of a picture, and how many of them at most positive."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The regions of one picture that a step learns from.
+
+    ``matches`` are indices of objects, -1 for background; ``slots`` the class slots to be answered.
+    """
+
+    regions: Float[Tensor, "r 4"]
+    matches: Int[Tensor, "r"]
+    slots: Int[Tensor, "r"]
+
+    def positives(self) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
+        """The regions that stand for an object, and which."""
+        chosen = self.matches >= 0
+        return self.regions[chosen], self.matches[chosen]
+
+
+class TwoFullyConnected(nn.Module):
+    """The box head's usual network: two fully connected layers (fc6 and fc7, as AlexNet's and VGG's are called)."""
+
+    def __init__(self, inputs: int, features: int) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(inputs, features)
+        self.fc7 = nn.Linear(features, features)
+
+    def forward(self, pieces: Float[Tensor, "r *piece"]) -> Float[Tensor, "r f"]:
+        """A vector for each region."""
+        return F.relu(self.fc7(F.relu(self.fc6(pieces.flatten(start_dim=1)))))
+
+
+class BoxHead(nn.Module):
+    """Class scores and a box for each class from a region's features; assignment and loss.
+
+    Parameters
+    ----------
+    network
+        Features of R regions in, (R, ``features``) out.
+    features
+        Length of the vector that classes and boxes are read from.
+    class_slots
+        The slot of each label (see the top of this file).
+    matcher, sampler
+        Which proposals are positive and negative, and how many of each are learned from.
+    transform
+        The code of boxes.
+    moves
+        Whether regions are moved onto objects. Without, the head only names them: a region is the box that is reported.
+    """
+
+    slot_of_label: Tensor
+    label_of_slot: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        features: int,
+        class_slots: Sequence[int],
+        matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
+        sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
+        transform: BoxTransform | None = None,
+        moves: bool = True,
+    ) -> None:
+        super().__init__()
+        label_of_slot, slot_of_label = slot_tables(class_slots, background=True)
+        self.slots = len(label_of_slot)
+        self.network = network
+        self.cls_score = nn.Linear(features, self.slots)
+        self.bbox_pred = nn.Linear(features, self.slots * 4) if moves else None
+        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
+        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
+        self.matcher = matcher
+        self.sampler = sampler
+        self.transform = transform or BoxTransform((10.0, 10.0, 5.0, 5.0))
+
+    def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
+        """Class logits and, for each class, the transform of each region (zeros where nothing moves); float32."""
+        vectors = self.network(features).flatten(start_dim=1)
+        logits = self.cls_score(vectors).float()
+        if self.bbox_pred is None:
+            return logits, logits.new_zeros(()).expand(*logits.shape, 4)
+        return logits, self.bbox_pred(vectors).float().unflatten(1, (self.slots, 4))
+
+    def assign(
+        self,
+        proposals: Sequence[Float[Tensor, "_ 4"]],
+        targets: Sequence[Target],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> list[Assignment]:
+        """Draw regions to learn from among the proposals and, so that there are good ones, the objects' own boxes."""
+        assignments = []
+        for of_picture, target in zip(proposals, targets, strict=True):
+            regions = torch.cat([of_picture, target.boxes])
+            matches = self.matcher(regions, target.boxes, crowds=target.crowds)
+            positives, negatives = self.sampler(matches, generator=generator)
+            chosen = torch.cat([positives, negatives]).sort().values
+            slots = torch.zeros_like(matches)
+            slots[positives] = self.slot_of_label[target.labels[matches[positives]]]
+            assignments.append(Assignment(regions[chosen], matches[chosen], slots[chosen]))
+        return assignments
+
+    def losses(
+        self,
+        logits: Float[Tensor, "r s"],
+        transforms: Float[Tensor, "r s 4"],
+        assignments: Sequence[Assignment],
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        """``class``: cross-entropy over all regions; ``box``: transforms of the positives for their own class."""
+        if len(logits) == 0:
+            nothing = zero_loss(self) + logits.sum()  # what made the features waits for a gradient too
+            return {"class": nothing, "box": nothing} if self.bbox_pred is not None else {"class": nothing}
+        slots = torch.cat([assignment.slots for assignment in assignments])
+        if self.bbox_pred is None:
+            return {"class": F.cross_entropy(logits, slots)}
+        positive = torch.where(slots > 0)[0]
+        codes = []
+        for assignment, target in zip(assignments, targets, strict=True):
+            regions, matches = assignment.positives()
+            codes.append(self.transform.encode(target.boxes[matches], regions))
+        predicted = transforms[positive, slots[positive]]
+        return {
+            "class": F.cross_entropy(logits, slots),
+            "box": transform_loss(predicted, torch.cat(codes), count=len(slots)),
+        }
+
+    def candidates(
+        self,
+        scores: Float[Tensor, "r s"],
+        transforms: Float[Tensor, "r s 4"],
+        regions: Float[Tensor, "r 4"],
+        size_hw: tuple[int, int],
+        *,
+        postprocess: Postprocess,
+    ) -> Detections:
+        """What one picture's regions say before suppression: every pair of region and category above its threshold."""
+        region, slot = torch.where(scores > postprocess.thresholds(self.label_of_slot))
+        boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
+        found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], region)
+        return found[remove_small_boxes(boxes, 1e-2)]
+
+
+def fully_connected_head(
+    inputs: int,
+    category_count: int,
+    *,
+    features: int,
+    matcher: IoUMatcher,
+    sampler: BalancedSampler,
+    moves: bool = True,
+) -> BoxHead:
+    """The head of the first region-based detectors: two fully connected layers, then what a :class:`BoxHead` says.
+
+    Parameters
+    ----------
+    inputs
+        Numbers that come in for each region.
+    features
+        Numbers in each of the two layers; 4096 in AlexNet and VGG.
+    matcher, sampler, moves
+        See :class:`BoxHead`.
+    """
+    return BoxHead(
+        TwoFullyConnected(inputs, features),
+        features=features,
+        class_slots=tuple(range(1, category_count + 1)),
+        matcher=matcher,
+        sampler=sampler,
+        moves=moves,
+    )

@@ -1,0 +1,239 @@
+"""Proposals: boxes where objects may be. Of a data set they are computed once, kept on disk, and travel in its samples.
+
+Shape shorthand: P proposals, M pictures, H x W a picture.
+
+A file of the cache is named by the picture's pixels and the proposer's parameters, and says both again inside. One that is
+half-written, of another picture or of other parameters counts as missing: it is computed anew, never believed.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from otus._files import staged_file
+from otus.data.dataset import Dataset
+from otus.data.sample import Sample
+from otus.errors import ShapeError, UsageError
+from otus.structures.boxes import as_boxes
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Boxes where objects may be, the most likely first.
+
+    Parameters
+    ----------
+    boxes_xyxy
+        float32 (P, 4).
+    scores
+        float32 (P,), falling; comparable within one picture only.
+    """
+
+    boxes_xyxy: Float[np.ndarray, "p 4"]
+    scores: Float[np.ndarray, "p"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "boxes_xyxy", as_boxes(self.boxes_xyxy).astype(np.float32, copy=False))
+        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32))
+        if self.scores.shape != (len(self.boxes_xyxy),):
+            raise ShapeError(f"proposals: {len(self.boxes_xyxy)} boxes, but scores of shape {self.scores.shape}")
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+    def best(self, count: int | None) -> Self:
+        """The first ``count``; all where it is None."""
+        if count is not None and count < 0:
+            raise UsageError(f"count: expected a number >= 0, got {count}")
+        return replace(self, boxes_xyxy=self.boxes_xyxy[:count], scores=self.scores[:count])
+
+
+class Proposer(Protocol):
+    """What finds proposals on a picture, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
+
+    Workers of a data set are sent one by pickling.
+    """
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """What its answer depends on besides the picture, its method and its version among it; values of JSON."""
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
+        """The proposals of a picture."""
+
+
+@dataclass(frozen=True)
+class SearchedSmall:
+    """A proposer that sees large pictures at ``longer_side`` pixels; the boxes are those of the picture as it came."""
+
+    proposer: Proposer
+    longer_side: int = 500
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of the proposer, and the size."""
+        return {**self.proposer.parameters, "longer_side": self.longer_side}
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
+        """The proposals of a picture."""
+        height, width = image.shape[:2]
+        scale = self.longer_side / max(height, width)
+        if scale >= 1:
+            return self.proposer(image)
+        small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = Image.fromarray(image).resize(small_wh, Image.Resampling.BILINEAR)
+        found = self.proposer(np.asarray(small))
+        return replace(found, boxes_xyxy=found.boxes_xyxy * np.tile(np.array([width, height]) / small_wh, 2))
+
+
+@dataclass(frozen=True)
+class ProposalCache:
+    """Proposals on disk, by picture and parameters.
+
+    Parameters
+    ----------
+    folder
+        Where; proposers share it.
+    proposer
+        Who is asked for what is not there.
+    count
+        How many of a picture are kept, the best; all where it is None. Files that hold more serve too.
+    """
+
+    folder: Path
+    proposer: Proposer
+    count: int | None = None
+
+    def path(self, image: UInt8[np.ndarray, "h w 3"]) -> Path:
+        """The file of a picture."""
+        key = _pixels_key(image)
+        return self._parameters_folder / key[:2] / f"{key}.npz"
+
+    def proposals(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
+        """The proposals of a picture: from its file, else found and kept.
+
+        Raises
+        ------
+        DataError
+            If the folder cannot be written to.
+        """
+        kept = self.read(image)
+        if kept is not None:
+            return kept
+        found = self.proposer(image).best(self.count)
+        with staged_file(self.path(image)) as stage:
+            header = json.dumps({**self._header(image), "count": self.count})
+            np.savez(stage, boxes_xyxy=found.boxes_xyxy, scores=found.scores, header=np.array(header))
+        return found
+
+    def read(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals | None:
+        """The proposals of a picture if its file has them, sound and as many as wanted."""
+        try:
+            with open(self.path(image), "rb") as stream, np.load(stream, allow_pickle=False) as file:
+                header = json.loads(str(file["header"]))
+                kept = Proposals(file["boxes_xyxy"], file["scores"])
+                held = header.pop("count")
+        except Exception:  # missing, cut off, or something else: on broken bytes zipfile raises nearly anything
+            return None
+        enough = held is None or (self.count is not None and held >= self.count)
+        return kept.best(self.count) if enough and header == self._header(image) else None
+
+    def fill(self, dataset: Dataset, *, workers: int = 1, report: Callable[[int, int], object] | None = None) -> None:
+        """Find what is missing of a data set; what is there already is kept, so that a run that was stopped goes on.
+
+        Parameters
+        ----------
+        workers
+            Processes. They are spawned: a script that asks for more than one must be importable
+            (``if __name__ == "__main__":``).
+        report
+            Called with how many pictures are done and of how many.
+
+        Raises
+        ------
+        DataError
+            If a picture cannot be read or the folder cannot be written to.
+        UsageError
+            If the worker processes could not start.
+        """
+        if workers < 1:
+            raise UsageError(f"workers: expected a number >= 1, got {workers}")
+        done, total = 0, len(dataset)
+        tell = report or (lambda done, total: None)
+        with ThreadPoolExecutor(workers) as pool:  # decoding and hashing release Python's lock
+            there = pool.map(lambda index: self.read(dataset.image(index)) is not None, range(total))
+            missing = []
+            for index, found in enumerate(there):
+                if found:
+                    done += 1
+                    tell(done, total)
+                else:
+                    missing.append(index)
+        tasks = [(dataset.pictures.path(index), dataset.pictures.size_hw(index)) for index in missing]
+        workers = min(workers, len(tasks))
+        if workers <= 1:
+            for task in tasks:
+                self._find(*task)
+                done += 1
+                tell(done, total)
+            return
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes:
+                for _ in processes.map(self._find, *zip(*tasks, strict=True)):
+                    done += 1
+                    tell(done, total)
+        except BrokenProcessPool:
+            raise UsageError(
+                f"workers: of {workers} processes one ended unexpectedly, after {done} of {total} pictures. Is there memory "
+                'enough, and does the script guard what it does by if __name__ == "__main__"? Else say workers=1'
+            ) from None
+
+    def _find(self, path: Path, size_hw: tuple[int, int]) -> None:
+        from otus.data.images import read_picture
+
+        self.proposals(read_picture(path, expected_size_hw=size_hw))
+
+    @property
+    def _parameters_folder(self) -> Path:
+        parameters = dict(self.proposer.parameters)
+        digest = hashlib.blake2b(json.dumps(parameters, sort_keys=True).encode(), digest_size=6).hexdigest()
+        return Path(self.folder) / f"{parameters.get('method', 'proposals')}-{digest}"
+
+    def _header(self, image: UInt8[np.ndarray, "h w 3"]) -> dict[str, Any]:
+        parameters = json.loads(json.dumps(dict(self.proposer.parameters)))  # as it comes back: tuples become lists
+        return {"pixels": _pixels_key(image), "parameters": parameters}
+
+
+@dataclass(frozen=True, eq=False)
+class ProposedDataset(Dataset):
+    """A data set whose samples carry proposals, as ``Sample.columns["proposals_xyxy"]``, read when a sample is asked for."""
+
+    proposals: ProposalCache = field(kw_only=True)
+
+    @classmethod
+    def of(cls, dataset: Dataset, proposals: ProposalCache) -> "ProposedDataset":
+        """The data set with proposals; those that are missing on disk are found when their sample is asked for."""
+        known = {one.name: getattr(dataset, one.name) for one in fields(dataset)}
+        return cls(**{**known, "proposals": proposals})
+
+    def __getitem__(self, index: int) -> Sample:
+        """One picture, decoded, with all that is known of it and its proposals."""
+        sample = super().__getitem__(index)
+        boxes = self.proposals.proposals(sample.image).boxes_xyxy
+        return replace(sample, columns={**sample.columns, "proposals_xyxy": boxes})
+
+
+def _pixels_key(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()

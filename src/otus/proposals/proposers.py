@@ -1,0 +1,106 @@
+"""Where to look, without learning it: every window, or the proposals that came with the picture.
+
+Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals a picture from Selective Search (Uijlings et al., IJCV
+2013), made on pictures of 500 pixels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from otus.parts.batching import Batch, Target
+from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from otus.parts.regions.proposals import Proposals
+from otus.proposals.dataset import Proposer as Search
+from otus.proposals.dataset import SearchedSmall
+from otus.proposals.selective_search import SelectiveSearch
+from otus.proposals.windows import sliding_windows
+
+Windows = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
+
+
+class GivenProposals:
+    """The proposals that travel with a sample (``proposals``); for a sample without, those of a search on its picture.
+
+    Boxes that have no area inside the picture are left out. Scores only tell the order: 1 for the first, then falling.
+
+    Parameters
+    ----------
+    count
+        At most so many of a picture, the likeliest.
+    search
+        From a picture to its proposals; without it Selective Search, on pictures of at most 500 pixels.
+    mean, std
+        Of the preprocessing, to see the picture's own colours again.
+    """
+
+    def __init__(
+        self,
+        count: int = 2000,
+        *,
+        search: Search | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        self.count = count
+        self.search = search or SearchedSmall(SelectiveSearch())
+        self.mean, self.std = mean, std
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """The first proposals of each picture; nothing is learned."""
+        found = []
+        for sample, size_hw in zip(batch.samples, batch.sizes_hw, strict=True):
+            boxes = sample.get("proposals")
+            if boxes is None:
+                boxes = self._searched(sample["image"].as_subclass(Tensor))
+            boxes = boxes.as_subclass(Tensor).to(batch.images.device, torch.float32).reshape(-1, 4)
+            boxes = clip_boxes_to_image(boxes, size_hw)
+            found.append(boxes[(boxes[:, 2:] > boxes[:, :2]).all(dim=1)][: self.count])
+        return Proposals(found, [_falling(boxes) for boxes in found]), {}
+
+    def _searched(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "p 4"]:
+        mean, std = image.new_tensor(self.mean), image.new_tensor(self.std)
+        pixels = ((image * std[:, None, None] + mean[:, None, None]).clamp(0, 1) * 255).round().byte()
+        return torch.from_numpy(self.search(pixels.permute(1, 2, 0).contiguous().cpu().numpy()).boxes_xyxy)
+
+
+class EveryWindow:
+    """Every window of the picture, at all places, sizes and shapes; all are as likely.
+
+    Parameters
+    ----------
+    windows
+        Which: from the picture's height and width to boxes xyxy; a ``functools.partial`` chooses scales, shapes and step.
+    """
+
+    def __init__(self, windows: Windows = sliding_windows) -> None:
+        self.windows = windows
+
+    def propose(
+        self,
+        maps: list[Tensor],
+        batch: Batch,
+        targets: Sequence[Target] | None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """The windows of each picture; nothing is learned."""
+        device = batch.images.device
+        found = [torch.from_numpy(self.windows(size_hw)).to(device, torch.float32) for size_hw in batch.sizes_hw]
+        return Proposals(found, [torch.ones_like(windows[:, 0]) for windows in found]), {}
+
+
+def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
+    count = len(boxes)
+    return torch.arange(count, 0, -1, device=boxes.device, dtype=torch.float32) / max(count, 1)

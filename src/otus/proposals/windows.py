@@ -1,0 +1,113 @@
+"""Sliding windows: boxes at every location, scale and shape, the search before there were region proposals.
+
+Shape shorthand: W windows.
+
+Paper: "Robust Real-Time Face Detection" (Viola and Jones, IJCV 2004), section 4; "Histograms of Oriented Gradients for
+Human Detection" (Dalal and Triggs, CVPR 2005).
+Departures: windows of several shapes instead of one; sides relative to the picture instead of an image pyramid; the last
+window of a row ends at the border, so the steps are evenly a little shorter than ``stride``.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from otus.errors import UsageError
+from otus.proposals.dataset import Proposals
+from otus.structures.boxes import area
+
+SCALES = (0.9, 0.6, 0.4, 0.27, 0.18)
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+STRIDE = 0.25
+
+
+def sliding_windows(
+    size_hw: tuple[int, int],
+    *,
+    scales: Sequence[float] = SCALES,
+    aspect_ratios: Sequence[float] = ASPECT_RATIOS,
+    stride: float = STRIDE,
+) -> Float[np.ndarray, "w 4"]:
+    """The windows xyxy of a picture, scale by scale as given, each once and wholly inside the picture.
+
+    Parameters
+    ----------
+    size_hw
+        Height and width of the picture.
+    scales
+        Square roots of the windows' areas, as shares of the square root of the picture's area.
+    aspect_ratios
+        Height / width. A side longer than the picture's is cut to it, one below a pixel is a pixel.
+    stride
+        The step from a window to the next, at most, as a share of the window's side; at least one pixel.
+
+    Raises
+    ------
+    UsageError
+        If the picture has no pixels or an argument is not a positive number.
+
+    Examples
+    --------
+    >>> sliding_windows((10, 20), scales=[0.75], aspect_ratios=[1.0], stride=0.5).round(1).tolist()
+    [[0.0, 0.0, 10.6, 10.0], [4.7, 0.0, 15.3, 10.0], [9.4, 0.0, 20.0, 10.0]]
+    """
+    height, width = size_hw
+    for name, values in (
+        ("size_hw", size_hw),
+        ("scales", scales),
+        ("aspect_ratios", aspect_ratios),
+        ("stride", [stride]),
+    ):
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            raise UsageError(f"{name}: expected positive numbers, got {values}")
+    windows = [np.zeros((0, 4))]
+    sides_seen = set()
+    for scale in scales:
+        for ratio in aspect_ratios:
+            side = scale * math.sqrt(height * width)
+            sides = min(width, max(1.0, side / math.sqrt(ratio))), min(height, max(1.0, side * math.sqrt(ratio)))
+            if sides in sides_seen:  # several shapes may be cut to the same
+                continue
+            sides_seen.add(sides)
+            x1, y1 = _starts(width, sides[0], stride), _starts(height, sides[1], stride)
+            y, x = (grid.reshape(-1) for grid in np.meshgrid(y1, x1, indexing="ij"))
+            windows.append(np.stack([x, y, np.minimum(x + sides[0], width), np.minimum(y + sides[1], height)], axis=1))
+    return np.concatenate(windows)
+
+
+def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps"]:
+    """Where windows of a side start along a length: the first at 0, the last against the end, evenly between."""
+    free = length - side
+    steps = math.ceil(free / max(stride * side, 1.0))
+    return np.linspace(0, free, steps + 1)
+
+
+@dataclass(frozen=True)
+class SlidingWindows:
+    """The windows of a picture as proposals, those of large scales first; the fields are those of :func:`sliding_windows`.
+
+    No window is likelier than another: the score is its share of the picture, so that the best so many cover it all.
+    """
+
+    scales: Sequence[float] = SCALES
+    aspect_ratios: Sequence[float] = ASPECT_RATIOS
+    stride: float = STRIDE
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the windows of a picture depend on."""
+        return {"method": "sliding-window", "version": 1, **asdict(self)}
+
+    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
+        """The windows, the largest first."""
+        height, width = image.shape[:2]
+        windows = sliding_windows(
+            (height, width), scales=self.scales, aspect_ratios=self.aspect_ratios, stride=self.stride
+        )
+        shares = area(windows) / (height * width)
+        order = np.argsort(-shares, kind="stable")
+        return Proposals(windows[order], shares[order])

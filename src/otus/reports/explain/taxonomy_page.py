@@ -1,0 +1,87 @@
+"""The five tasks' answers to one picture, side by side."""
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from otus.reports.explain.taxonomy import Answers
+from otus.structures import IGNORE, Instances, PanopticMap, SemanticMap
+from otus.visualization.drawing import Colours, Page, Picture, draw_panoptic, draw_semantic, overlay
+from otus.visualization.lettering import legend, text_size
+from otus.visualization.palette import colours_apart
+from otus.visualization.panels import Panel, grid
+
+_LEAST_WIDTH = 480  # smaller pictures are enlarged before they are drawn on, so that lines and letters stay fine
+_GREATEST_WIDTH = 960
+
+
+def draw_answers(answers: Answers) -> Page:
+    """The picture and the five answers to it as titled panels, two rows of three; one colour a category in all of them."""
+    sample = answers.sample
+    height, width = sample.size_hw
+    factor = max(1, -(-_LEAST_WIDTH // width))
+    size = (width * factor, height * factor)
+    image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS))
+    colours = _page_colours(answers)
+    pictures: list[tuple[str, str, Page | None]] = [
+        ("Image classification", "classification", _draw_names(image, answers.classification, colours)),
+        ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, factor, colours)),
+        ("Object detection", "detection", _draw_objects(image, answers.detection, colours)),
+        ("Instance segmentation", "instance", _draw_objects(image, answers.instance, colours)),
+        ("Panoptic segmentation", "panoptic", _draw_panoptic(image, answers.panoptic, factor, colours)),
+    ]
+    panels = [Panel("Picture", f"{sample.key}, {width} × {height} pixels", image)]
+    for title, task, picture in pictures:
+        pale = (image // 4 + 190).astype(np.uint8)  # nothing to show
+        panels.append(Panel(title, answers.origins[task], pale if picture is None else picture))
+    return grid(panels, columns=3, width=min(size[0], _GREATEST_WIDTH))
+
+
+def _page_colours(answers: Answers) -> Colours:
+    """One colour for each category that a panel shows, apart from one another, out of those of all categories."""
+    shown: dict[str, None] = dict.fromkeys(answers.classification or ())
+    known: dict[str, None] = {}
+    for one in (answers.detection, answers.panoptic, answers.semantic):
+        if one is None or one.categories is None:
+            continue
+        known |= dict.fromkeys(one.categories)
+        if isinstance(one, Instances):
+            present = one.labels
+        elif isinstance(one, SemanticMap):
+            present = one.labels[one.labels != IGNORE]
+        else:
+            present = np.array([segment.label for segment in one.segments], dtype=np.int64)
+        shown |= dict.fromkeys(one.categories[label] for label in np.unique(present).tolist())
+    place = {name: label for label, name in enumerate(known | shown)}
+    labels = sorted(place[name] for name in shown)
+    names = tuple(place)
+    return {names[label]: colour for label, colour in colours_apart(labels, len(place)).items()}
+
+
+def _draw_names(image: Picture, names: tuple[str, ...] | None, colours: Colours) -> Page | None:
+    if names is None:
+        return None
+    size_hw = (image.shape[0], image.shape[1])
+    entries = [(name, colours[name]) for name in names]
+    return np.concatenate([image, legend(entries, size_hw[1], text_size(size_hw))])
+
+
+def _draw_semantic(image: Picture, semantic: SemanticMap | None, factor: int, colours: Colours) -> Page | None:
+    if semantic is None:
+        return None
+    return draw_semantic(image, replace(semantic, labels=_repeated(semantic.labels, factor)), colours=colours)
+
+
+def _draw_objects(image: Picture, found: Instances | None, colours: Colours) -> Page | None:
+    return None if found is None else overlay(image, found.resized((image.shape[0], image.shape[1])), colours=colours)
+
+
+def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int, colours: Colours) -> Page | None:
+    if panoptic is None:
+        return None
+    return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)), colours=colours)
+
+
+def _repeated(pixels: np.ndarray, factor: int) -> np.ndarray:
+    return pixels.repeat(factor, axis=-2).repeat(factor, axis=-1)

@@ -1,0 +1,358 @@
+"""Results and labels drawn on their picture.
+
+Shape shorthand: H x W the picture, N objects, K keypoints. Lines and letters grow with the picture; colours go by category.
+What should not be drawn is left out of the value: ``draw(image, replace(found, masks=None))``.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw
+
+from otus.errors import ShapeError
+from otus.structures import IGNORE, Categories, Instances, PanopticMap, SemanticMap, oriented
+from otus.visualization.lettering import Tag, legend, line_width, place_tags, text_size
+from otus.visualization.palette import category_colours, colours_apart
+
+_SMOOTHED_UP_TO = 2400  # pixels of the longer side: above, jagged lines are not seen, and twice the size costs memory
+_LEAST_SIDE = (
+    480  # the longer one; a smaller picture is enlarged before people look at it, so that lines and letters stay fine
+)
+_SMALL_LETTERS, _LEAST_LETTERS = (
+    0.75,
+    9,
+)  # of letters where there are many: their share of the usual size, pixels at least
+_FIND_ROOM = 0.8  # share of the tags that must find room for a style to be taken
+_SHADES = (0, 0.3, -0.25, 0.5, -0.4)  # towards white or black, of objects of one category one after another
+Picture = UInt8[np.ndarray, "h w 3"]
+Page = UInt8[np.ndarray, "rows columns 3"]
+
+
+Colours = Mapping[str, UInt8[np.ndarray, "3"]]  # by name of the category
+
+
+def draw(
+    image: Picture, result: Instances, *, labels: bool = True, opacity: float = 0.45, colours: Colours | None = None
+) -> Picture:
+    """Draw objects on a copy of their image, which keeps its size.
+
+    Masks are filled and outlined; boxes are drawn, oriented ones where an object has one; whole (amodal) boxes dashed where
+    they reach beyond the visible ones; crowds dashed; keypoints as dots, hidden ones hollow, joined by the category's
+    skeleton. Labels have the category and the score, as far as there is room: see :func:`overlay`.
+
+    Parameters
+    ----------
+    labels
+        Whether to write them.
+    opacity
+        Of masks, in [0, 1].
+    colours
+        Of the categories, in place of the usual ones: so that several pictures of one page agree.
+    """
+    return _draw(image, result, labels=labels, opacity=opacity, colours=colours)[0]
+
+
+def overlay(image: Picture, result: Instances, *, colours: Colours | None = None) -> Page:
+    """Draw objects on a copy of their image, to be looked at: a small image is enlarged by a whole factor first.
+
+    Labels never hide much of an object. Where they find no room with their category and score, their letters become smaller;
+    then only the surest of each category is named, and the others have their score or nothing. In both cases a legend below
+    says which category has which colour, and how many objects of it there are.
+
+    Parameters
+    ----------
+    colours
+        As of :func:`draw`.
+    """
+    _check(image, result.size_hw)
+    factor = max(1, -(-_LEAST_SIDE // max(*result.size_hw, 1)))
+    if factor > 1:
+        size_hw = (image.shape[0] * factor, image.shape[1] * factor)
+        image = np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.LANCZOS))
+        result = result.resized(size_hw)
+    picture, complete = _draw(image, result, labels=True, opacity=0.45, colours=colours)
+    return picture if complete else _with_legend(picture, object_legend([result], colours=colours))
+
+
+def object_legend(
+    results: Sequence[Instances], *, counts: bool = True, colours: Colours | None = None
+) -> list[tuple[str, UInt8[np.ndarray, "3"]]]:
+    """For :func:`~otus.visualization.lettering.legend`: the categories of all objects, the most frequent first, with their colours
+    and how many there are."""
+    numbers = Counter(name for result in results for name in _names(result))
+    shades: dict[str, UInt8[np.ndarray, "3"]] = {}
+    for result in results:
+        shades |= zip(_names(result), _shades(result, colours), strict=True)
+    return [
+        (f"{name} × {number}" if counts and number > 1 else name, shades[name])
+        for name, number in numbers.most_common()
+    ]
+
+
+def _draw(
+    image: Picture, result: Instances, *, labels: bool, opacity: float, colours: Colours | None
+) -> tuple[Picture, bool]:
+    """The picture, and whether each object has its category and score beside it."""
+    _check(image, result.size_hw)
+    order = np.argsort(-_areas(result), kind="stable")  # small objects on top of large ones
+    result = result[order]
+    picture = image.copy()
+    shades = _shades(result, colours)
+    width = line_width(result.size_hw, result.boxes_xyxy)
+    if result.masks is not None:
+        for mask, colour in zip(result.masks, shades, strict=True):
+            _fill(picture, mask, colour, opacity=opacity, width=max(1, round(0.7 * width)))
+    scale = 2 if max(result.size_hw) <= _SMOOTHED_UP_TO else 1
+    # Enlarged by repeating pixels and averaged back: what is not drawn on comes out as it was.
+    canvas = Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
+    pen = ImageDraw.Draw(canvas)
+    for i, colour in enumerate(shades):
+        _draw_boxes(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
+    for i, colour in enumerate(shades):
+        _draw_keypoints(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
+    tags, complete = _tags(result, canvas.size, scale=scale) if labels else ([], False)
+    for i, tag in tags:
+        tag.draw(pen, shades[i])
+    return np.asarray(canvas.reduce(scale)), complete
+
+
+def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list[tuple[int, Tag]], bool]:
+    """The tags that find room, with their objects; and whether they are those of all, with category and score.
+
+    Of the styles, from the most telling one on, the first is taken in which nearly all find room.
+    """
+    count = len(result)
+    order = np.arange(count) if result.scores is None else np.argsort(-result.scores, kind="stable")
+    first_of_category = np.zeros(count, dtype=bool)
+    first_of_category[np.unique(result.labels[order], return_index=True)[1]] = True
+    order = np.concatenate([order[first_of_category], order[~first_of_category]])
+    named = np.sort(first_of_category)[::-1]
+    around = np.array([_around(result, int(i)) * scale for i in order]).reshape(-1, 4)
+    whole: list[str | None] = [_label(result, int(i)) for i in order]
+    rest = [None if result.scores is None else f"{result.scores[i]:.2f}" for i in order]
+    scores = [text if first else score for text, first, score in zip(whole, named, rest, strict=True)]
+    names = [text if first else None for text, first in zip(whole, named, strict=True)]
+    letters = text_size(result.size_hw)
+    small = max(_SMALL_LETTERS * letters, min(_LEAST_LETTERS, letters))
+    styles = ((whole, letters), (whole, small), (scores, small), (names, small))
+    for texts, height in styles:
+        spare = int((1 - _FIND_ROOM) * sum(text is not None for text in texts))
+        last = texts is names
+        tags = place_tags(texts, around, size, height * scale, most_left_out=None if last else spare)
+        if last or sum(text is not None and tag is None for text, tag in zip(texts, tags, strict=True)) <= spare:
+            break
+    found = [(int(i), tag) for i, tag in zip(order, tags, strict=True) if tag is not None]
+    return found, texts is whole and len(found) == count
+
+
+def draw_semantic(
+    image: Picture, semantic: SemanticMap, *, opacity: float = 0.6, names: bool = True, colours: Colours | None = None
+) -> Page:
+    """The category of every pixel over the picture, with a legend below unless ``names`` is False.
+
+    The result is higher than the picture by the legend. Pixels to be ignored stay as they are.
+    ``colours`` as of :func:`draw`.
+    """
+    _check(image, semantic.size_hw)
+    known = semantic.labels != IGNORE
+    present = [int(label) for label in np.unique(semantic.labels[known])]
+    shades = _colours_of(present, semantic.categories, colours)
+    table = np.zeros((IGNORE + 1, 3))
+    table[present] = np.array(list(shades.values())).reshape(-1, 3)
+    picture = _tinted(image, table[semantic.labels], known, opacity)
+    _draw_borders(picture, semantic.labels)
+    entries = [(semantic.categories[label], shades[label]) for label in present]
+    return _with_legend(picture, entries) if names else picture
+
+
+def draw_panoptic(
+    image: Picture, panoptic: PanopticMap, *, opacity: float = 0.6, names: bool = True, colours: Colours | None = None
+) -> Page:
+    """The segments over the picture: colours by category, objects of one category in lighter and darker shades of it.
+
+    The legend below counts the objects of each category; it is left out where ``names`` is False. ``colours`` as of
+    :func:`draw`.
+    """
+    _check(image, panoptic.size_hw)
+    values, place = np.unique(panoptic.ids, return_inverse=True)
+    segments = sorted((one for one in panoptic.segments if one.id in values), key=lambda one: one.id)
+    counts = Counter(segment.label for segment in segments)
+    shades = _colours_of(sorted(counts), panoptic.categories, colours)
+    table = np.zeros((len(values), 3))
+    numbers: Counter[int] = Counter()
+    for segment in segments:
+        shade = _SHADES[numbers[segment.label] % len(_SHADES)] if panoptic.categories.is_thing[segment.label] else 0
+        numbers[segment.label] += 1
+        colour = shades[segment.label].astype(np.float64)
+        table[np.searchsorted(values, segment.id)] = colour + abs(shade) * ((255 if shade > 0 else 0) - colour)
+    picture = _tinted(image, table[place.reshape(panoptic.ids.shape)], panoptic.ids > 0, opacity)
+    _draw_borders(picture, panoptic.ids)
+    entries = []
+    for label, colour in shades.items():
+        countable = panoptic.categories.is_thing[label] and counts[label] > 1
+        entries.append((panoptic.categories[label] + (f" × {counts[label]}" if countable else ""), colour))
+    return _with_legend(picture, entries) if names else picture
+
+
+def _colours_of(
+    labels: list[int], categories: Categories, colours: Colours | None
+) -> Mapping[int, UInt8[np.ndarray, "3"]]:
+    if colours is None:
+        return colours_apart(labels, len(categories))
+    return {label: colours[categories[label]] for label in labels}
+
+
+def _check(image: np.ndarray, size_hw: tuple[int, int]) -> None:
+    if image.dtype != np.uint8 or image.shape != (*size_hw, 3):
+        raise ShapeError(f"draw: expected a picture uint8 {(*size_hw, 3)}, got {image.dtype} {image.shape}")
+
+
+def _shades(result: Instances, colours: Colours | None) -> UInt8[np.ndarray, "n 3"]:
+    """The colour of each object."""
+    if colours is None or result.categories is None:
+        return category_colours(_count(result))[result.labels]
+    return np.array([colours[name] for name in _names(result)], dtype=np.uint8).reshape(-1, 3)
+
+
+def _names(result: Instances) -> list[str]:
+    """The category of each object."""
+    categories = result.categories
+    return [str(label) if categories is None else categories[label] for label in result.labels.tolist()]
+
+
+def _count(result: Instances) -> int:
+    if result.categories is not None:
+        return len(result.categories)
+    return int(result.labels.max(initial=-1)) + 1
+
+
+def _areas(result: Instances) -> Float[np.ndarray, "n"]:
+    sides = result.boxes_xyxy[:, 2:] - result.boxes_xyxy[:, :2]
+    return np.nan_to_num(sides[:, 0] * sides[:, 1])
+
+
+def _label(result: Instances, i: int) -> str:
+    name = _names(result[i])[0]
+    if result.scores is not None:
+        return f"{name} {result.scores[i]:.2f}"
+    return f"{name} (crowd)" if result.column("is_crowd", False)[i] else name
+
+
+def _corners(result: Instances, i: int) -> Float[np.ndarray, "4 2"] | None:
+    """The corners of an object's oriented box, where it has one."""
+    boxes = result.oriented_boxes_xywhr
+    if boxes is None or not np.isfinite(boxes[i]).all():
+        return None
+    return oriented.corners(boxes[i : i + 1])[0]
+
+
+def _around(result: Instances, i: int) -> Float[np.ndarray, "4"]:
+    corners = _corners(result, i)
+    return result.boxes_xyxy[i] if corners is None else np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+
+def _fill(
+    picture: Picture, mask: Bool[np.ndarray, "h w"], colour: UInt8[np.ndarray, "3"], *, opacity: float, width: int
+) -> None:
+    """Tint a mask and draw a line along the inside of its border."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    inside = np.pad(mask[window], width)
+    core = inside.copy()
+    for step in range(1, width + 1):
+        for axis in (0, 1):
+            core &= np.roll(inside, step, axis) & np.roll(inside, -step, axis)
+    cut = (slice(width, -width), slice(width, -width))
+    inside, edge = inside[cut], (inside & ~core)[cut]
+    region = picture[window]
+    region[inside] = (region[inside] * (1 - opacity) + opacity * colour).astype(np.uint8)
+    region[edge] = colour
+
+
+def _draw_boxes(
+    pen: ImageDraw.ImageDraw, result: Instances, i: int, colour: tuple[int, ...], *, scale: int, width: float
+) -> None:
+    corners = _corners(result, i)
+    outline = _rectangle(result.boxes_xyxy[i]) if corners is None else corners
+    _line_around(pen, outline * scale, colour, width, dashed=bool(result.column("is_crowd", False)[i]))
+    amodal = result.amodal_boxes_xyxy
+    if amodal is not None and np.abs(amodal[i] - result.boxes_xyxy[i]).max() > 1:  # not where it is NaN
+        _line_around(pen, _rectangle(amodal[i]) * scale, colour, width, dashed=True)
+
+
+def _rectangle(box_xyxy: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4 2"]:
+    x1, y1, x2, y2 = box_xyxy
+    return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
+
+
+def _line_around(
+    pen: ImageDraw.ImageDraw, points: Float[np.ndarray, "p 2"], colour: tuple[int, ...], width: float, *, dashed: bool
+) -> None:
+    """A closed line, kept inside the picture where it runs along its border."""
+    half = width / 2
+    limit = np.array(pen.im.size) - half
+    on_border = np.abs(points - np.clip(points, half, limit)) <= half
+    points = np.where(on_border, np.clip(points, half, limit), points)
+    for start, end in zip(points, np.roll(points, -1, axis=0), strict=True):
+        for a, b in _dashes(start, end, 4 * width) if dashed else [(start, end)]:
+            _stroke(pen, a, b, colour, width)
+
+
+def _stroke(
+    pen: ImageDraw.ImageDraw, start: np.ndarray, end: np.ndarray, colour: tuple[int, ...], width: float
+) -> None:
+    """A straight line with square ends, so that two of them make a full corner."""
+    along = (end - start) / max(float(np.linalg.norm(end - start)), 1e-9) * width / 2
+    across = np.array([-along[1], along[0]])
+    quad = np.array([start - along - across, end + along - across, end + along + across, start - along + across])
+    pen.polygon((quad - 0.5).ravel().tolist(), fill=colour)  # Pillow counts from the centres of pixels
+
+
+def _dashes(start: np.ndarray, end: np.ndarray, length: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Dashes of about ``length`` with gaps two thirds as long, ending on a dash."""
+    distance = float(np.linalg.norm(end - start))
+    count = max(1, round((distance + length * 2 / 3) / (length * 5 / 3)))
+    unit = 1 / (count * 5 / 3 - 2 / 3)
+    for k in range(count):
+        first = k * unit * 5 / 3
+        yield start + first * (end - start), start + min(first + unit, 1.0) * (end - start)
+
+
+def _draw_keypoints(
+    pen: ImageDraw.ImageDraw, result: Instances, i: int, colour: tuple[int, ...], *, scale: int, width: float
+) -> None:
+    if result.keypoints is None:
+        return
+    points, seen = result.keypoints[i, :, :2] * scale, result.keypoints[i, :, 2]
+    names = None if result.categories is None else result.categories.keypoints_of(result.categories[result.labels[i]])
+    for a, b in names.skeleton if names is not None else ():
+        if seen[a] > 0 and seen[b] > 0:
+            _stroke(pen, points[a], points[b], (0, 0, 0), 2 * width)  # so that it shows on its own mask
+            _stroke(pen, points[a], points[b], colour, 1.2 * width)
+    radius = 1.8 * width
+    for (x, y), visibility in zip(points, seen, strict=True):
+        if visibility > 0:
+            fill = (255, 255, 255) if visibility > 1 else (0, 0, 0)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=colour, width=round(width))
+
+
+def _tinted(image: Picture, colours: np.ndarray, where: Bool[np.ndarray, "h w"], opacity: float) -> Picture:
+    mixed = image * (1 - opacity) + opacity * colours
+    return np.where(where[..., None], mixed.round().astype(np.uint8), image)
+
+
+def _draw_borders(picture: Picture, values: np.ndarray) -> None:
+    """White lines, in place, where neighbouring pixels differ."""
+    border = np.zeros(values.shape, dtype=bool)
+    border[:, :-1] |= values[:, :-1] != values[:, 1:]
+    border[:-1] |= values[:-1] != values[1:]
+    picture[border] = 255
+
+
+def _with_legend(picture: Picture, entries: list[tuple[str, np.ndarray]]) -> Page:
+    size_hw = (picture.shape[0], picture.shape[1])
+    return np.concatenate([picture, legend(entries, size_hw[1], text_size(size_hw))])

@@ -1,0 +1,81 @@
+"""Parts of pictures with named boxes on them, for pages that talk about single detections and objects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from otus.data.dataset import Dataset
+from otus.errors import PictureError
+from otus.structures import Categories, Instances
+from otus.structures.boxes import as_boxes
+from otus.visualization.drawing import draw
+
+TRUTH, RIGHT, WRONG, UNCOUNTED = (86, 180, 233), (0, 158, 115), (213, 94, 0), (140, 140, 140)
+"""Colours of true objects and of detections that are right, wrong, or do not count."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box, xyxy, with a few words, or none, in a colour."""
+
+    text: str
+    box_xyxy: Sequence[float] | Float[np.ndarray, "4"]
+    colour: tuple[int, int, int]
+
+
+def picture_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """A picture and its name for a caption; grey ground where it cannot be read, and the name says so: figures need no
+    pictures, so a page can be made without them."""
+    name = dataset.pictures.files[index]
+    try:
+        return dataset.image(index), name
+    except PictureError:
+        return np.full((*dataset.pictures.size_hw(index), 3), 190, dtype=np.uint8), f"{name} (cannot be read)"
+
+
+def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the picture with the marks; those without words are below."""
+    for labels in (False, True):
+        image = _drawn(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
+    return image
+
+
+def _drawn(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: bool) -> UInt8[np.ndarray, "h w 3"]:
+    if not marks:
+        return image
+    colours: dict[str, tuple[int, int, int]] = {}
+    texts = []
+    for mark in marks:
+        text = mark.text
+        while colours.setdefault(text, mark.colour) != mark.colour:  # the same words in another colour
+            text += " "
+        texts.append(text)
+    names = tuple(colours)
+    kinds = np.array([names.index(text) for text in texts], dtype=np.int64)
+    boxes = as_boxes([mark.box_xyxy for mark in marks])
+    shown = Instances(boxes, kinds, (image.shape[0], image.shape[1]), Categories(names))
+    of_names = {name: np.array(one, dtype=np.uint8) for name, one in colours.items()}
+    return draw(image, shown, labels=labels, colours=of_names)
+
+
+def part_with_marks(
+    image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """The part of the picture around the marks, ``side`` pixels wide or high, so that letters have one size; square where
+    the picture is large enough."""
+    boxes = as_boxes([mark.box_xyxy for mark in marks])
+    low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    limit = np.array([image.shape[1], image.shape[0]])
+    spare = np.maximum((high - low) * margin, 12)
+    spare = np.maximum(spare, ((high - low + 2 * spare).max() - (high - low)) / 2)
+    left, top = np.clip(np.floor(low - spare), 0, limit - 1).astype(np.int64)
+    right, bottom = np.clip(np.ceil(high + spare), [left + 1, top + 1], limit).astype(np.int64)
+    scale = side / max(right - left, bottom - top)
+    size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
+    part = np.asarray(Image.fromarray(image[top:bottom, left:right]).resize(size, Image.Resampling.LANCZOS))
+    shift = np.array([left, top, left, top])
+    moved = [Mark(mark.text, (box - shift) * scale, mark.colour) for mark, box in zip(marks, boxes, strict=True)]
+    return marked(part, moved)

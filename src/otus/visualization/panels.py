@@ -1,0 +1,141 @@
+"""Pictures side by side as one picture: titled panels, and mosaics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from otus.visualization.lettering import elided, font, legend, printable
+
+_INK, _FAINT = (25, 25, 25), (110, 110, 110)
+_DARK, _PALE = (40, 42, 46), (225, 225, 225)
+_TALLEST = 480  # pixels of a mosaic's rows
+_PAGE_ASPECT = 1.4
+_LONGEST = 4.0  # sides' ratio of a picture that is shown as it is in a mosaic
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A picture, uint8 (H, W, 3), with a title and a line or more about it."""
+
+    title: str
+    text: str
+    picture: UInt8[np.ndarray, "h w 3"]
+
+
+def grid(panels: Sequence[Panel], *, columns: int, width: int = 480) -> UInt8[np.ndarray, "h w 3"]:
+    """The panels in rows of ``columns``, on white; each picture becomes ``width`` wide."""
+    gap, letters = width // 24, width / 30
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    pictures = [[_fitted(panel.picture, width) for panel in row] for row in rows]
+    texts = [[_wrapped(panel.text, width, letters) for panel in row] for row in rows]
+    heads = [round(letters * (2.2 + 1.35 * max(map(len, row)))) for row in texts]
+    heights = [head + max(one.height for one in row) for head, row in zip(heads, pictures, strict=True)]
+    size = (columns * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1))
+    page = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(page)
+    y = gap
+    for row, row_pictures, row_texts, head, height in zip(rows, pictures, texts, heads, heights, strict=True):
+        for column, (panel, picture, lines) in enumerate(zip(row, row_pictures, row_texts, strict=True)):
+            x = gap + column * (width + gap)
+            title = elided(panel.title, 1.25 * letters, width, bold=True)
+            pen.text((x, y), title, fill=_INK, font=font(1.25 * letters, bold=True))
+            for number, line in enumerate(lines):
+                place = (x, y + letters * (1.75 + 1.35 * number))
+                pen.text(place, line, fill=_FAINT, font=font(letters))
+            page.paste(picture, (x, y + head))
+        y += height + gap
+    return np.asarray(page)
+
+
+Group = tuple[str, Sequence[UInt8[np.ndarray, "h w 3"]]]
+
+
+def mosaic(
+    groups: Sequence[Group], entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]] = (), *, width: int = 1440
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures in rows that they fill from edge to edge, whatever their shapes, on dark ground; a legend below.
+
+    Parameters
+    ----------
+    groups
+        A caption, or none, and the pictures under it: of one height, side by side.
+    entries
+        Of the legend, see :func:`~otus.visualization.lettering.legend`.
+    width
+        In pixels.
+    """
+    rows = _even_rows(groups)
+    shapes = [[_aspect(picture) for _, pictures in row for picture in pictures] for row in rows]
+    width = min(width, round(_TALLEST * max(sum(row) for row in shapes)))
+    letters, line = max(width / 110, 10), 3
+    head = round(1.8 * letters) if any(caption for caption, _ in groups) else 0
+    heights = [round((width - line * (len(row) - 1)) / sum(row)) for row in shapes]
+    strip = legend(entries, width, 1.2 * letters)
+    page = Image.new("RGB", (width, sum(heights) + (head + line) * len(rows) - line + len(strip)), _DARK)
+    pen = ImageDraw.Draw(page)
+    y = 0
+    for row, row_shapes, height in zip(rows, shapes, heights, strict=True):
+        gaps = line * np.arange(len(row_shapes) + 1)
+        edges = (
+            np.cumsum([0, *row_shapes]) / sum(row_shapes) * (width + line - gaps[-1]) + gaps
+        )  # of pictures with gaps
+        places = iter(np.round(edges).astype(int).tolist())
+        left = next(places)
+        for caption, pictures in row:
+            start = left
+            for picture in pictures:
+                right = next(places)
+                page.paste(_within(picture, (right - line - left, height)), (left, y + head))
+                left = right
+            text = elided(caption, letters, left - line - start - letters)
+            pen.text((start + letters / 2, y + head / 2), text, fill=_PALE, font=font(letters), anchor="lm")
+        y += head + height + line
+    page.paste(Image.fromarray(strip), (0, y - line))
+    return np.asarray(page)
+
+
+def _even_rows(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups in rows of about the same width at one height, as many as make a page a little broader than high."""
+    widths = np.array([sum(_aspect(picture) for picture in pictures) for _, pictures in groups])
+    count = max(1, round(float(np.sqrt(widths.sum() / _PAGE_ASPECT))))
+    middles = np.cumsum(widths) - widths / 2
+    rows: dict[int, list[Group]] = {}
+    for group, row in zip(groups, (middles / widths.sum() * count).astype(int).tolist(), strict=True):
+        rows.setdefault(row, []).append(group)
+    return list(rows.values())
+
+
+def _aspect(picture: UInt8[np.ndarray, "h w 3"]) -> float:
+    """Width by height of a picture's place in a mosaic: its own, unless it is a strip."""
+    return float(np.clip(picture.shape[1] / picture.shape[0], 1 / _LONGEST, _LONGEST))
+
+
+def _within(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image.Image:
+    """The picture at that size; a strip in the middle of it."""
+    scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
+    own = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    own = (size[0], size[1]) if abs(own[0] - size[0]) <= 3 and abs(own[1] - size[1]) <= 3 else own
+    place = Image.new("RGB", size, _DARK)
+    scaled = Image.fromarray(picture).resize(own, Image.Resampling.LANCZOS)
+    place.paste(scaled, ((size[0] - own[0]) // 2, (size[1] - own[1]) // 2))
+    return place
+
+
+def _fitted(picture: UInt8[np.ndarray, "h w 3"], width: int) -> Image.Image:
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    return Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _wrapped(text: str, width: int, letters: float) -> list[str]:
+    lines: list[str] = []
+    for word in printable(text).split():
+        word = elided(word, letters, width)
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font(letters).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
