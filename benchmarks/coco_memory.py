@@ -2,7 +2,7 @@
 
     python benchmarks/coco_memory.py --megabytes 1000
 
-The file is made up: polygons of 10 to 60 points, a run length in ten, annotations before pictures and in no order.
+The file is made up: polygons of 10 to 60 points, a run length in ten, annotations before images and in no order.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 
 from otus.structures import Masks
 
-PICTURES = 20_000
+IMAGES = 20_000
 
 
 def make(path: Path, megabytes: int) -> None:
@@ -34,7 +34,7 @@ def make(path: Path, megabytes: int) -> None:
             outline = {"size": [480, 640], "counts": stripes} if number % 10 == 0 else [ring]
             record = {
                 "id": number + 1,
-                "image_id": int(rng.integers(1, PICTURES + 1)),
+                "image_id": int(rng.integers(1, IMAGES + 1)),
                 "category_id": int(rng.integers(1, 81)),
                 "bbox": np.round(rng.random(4) * 200, 2).tolist(),
                 "area": round(float(rng.random() * 4e4), 2),
@@ -43,11 +43,9 @@ def make(path: Path, megabytes: int) -> None:
             }
             file.write((b"," if number else b"") + msgspec.json.encode(record))
             number += 1
-        pictures = [
-            {"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, PICTURES + 1)
-        ]
+        images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 640, "height": 480} for i in range(1, IMAGES + 1)]
         categories = [{"id": i, "name": f"category {i}"} for i in range(1, 81)]
-        file.write(b'], "images": ' + msgspec.json.encode(pictures))
+        file.write(b'], "images": ' + msgspec.json.encode(images))
         file.write(b', "categories": ' + msgspec.json.encode(categories) + b"}")
 
 

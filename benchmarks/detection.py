@@ -1,6 +1,6 @@
-"""Detectors beside torchvision's: the same random weights, the same picture, one run.
+"""Detectors beside torchvision's: the same random weights, the same image, one run.
 
-``python benchmarks/detection.py [--names a,b] [--repeats N] [--postprocess]``. Pictures are 480x640;
+``python benchmarks/detection.py [--names a,b] [--repeats N] [--postprocess]``. Images are 480x640;
 ``--postprocess`` measures only what postprocessing 10,000 boxes takes of the whole of dense detectors. Random weights are
 scaled so that the reference finds many objects, since work after the network grows with them.
 """
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--postprocess", action="store_true")
     arguments = parser.parse_args()
-    print_header("Detectors beside torchvision, one picture of 480x640", ("torch", "torchvision"))
+    print_header("Detectors beside torchvision, one image of 480x640", ("torch", "torchvision"))
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for name in arguments.names.split(","):
         reference, predictors = loaded(name, image)

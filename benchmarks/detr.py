@@ -1,6 +1,6 @@
-"""DETR beside transformers': the same random weights, the same picture, one run.
+"""DETR beside transformers': the same random weights, the same image, one run.
 
-``python benchmarks/detr.py [--names a,b] [--repeats N]``. Pictures are 480x640, prepared as 800x1066.
+``python benchmarks/detr.py [--names a,b] [--repeats N]``. Images are 480x640, prepared as 800x1066.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def agreement(predictor: Predictor, image: np.ndarray, logits: Tensor, boxes: Te
     with predictor.autocast():
         answers = predictor.system.stages([prepared]).answers
     far = (answers.logits[-1] - logits).abs().max(), (answers.boxes[-1] - boxes).abs().max()
-    return f"logits {far[0]:.1e}, boxes {far[1]:.1e} of the picture apart"
+    return f"logits {far[0]:.1e}, boxes {far[1]:.1e} of the image apart"
 
 
 def compare(name: str, *, repeats: int) -> None:
@@ -60,7 +60,7 @@ def compare(name: str, *, repeats: int) -> None:
     seconds: dict[str, float | None] = {"transformers float32": base}
     for title, way in ways.items():
         seconds[title] = median_seconds(lambda way=way: way.predict(image), repeats=repeats)
-    print_table(f"{name} (theirs without preparing the picture)", seconds, ours="otus float32")
+    print_table(f"{name} (theirs without preparing the image)", seconds, ours="otus float32")
     for title, way in ways.items():
         print(f"{title} beside transformers: {agreement(way, image, theirs.logits, theirs.pred_boxes)}")
     fused_s, fast_s = seconds["otus float32"], seconds[f"otus {fast.precision}"]
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--names", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    print_header("DETR beside transformers, one picture of 480x640", ("torch", "transformers"))
+    print_header("DETR beside transformers, one image of 480x640", ("torch", "transformers"))
     for name in arguments.names.split(","):
         compare(name, repeats=arguments.repeats)
 

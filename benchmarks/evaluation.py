@@ -1,6 +1,6 @@
-"""Average precision on 5,000 pictures with 36,000 objects and 374,000 detections: Otus beside its peers, in one run.
+"""Average precision on 5,000 images with 36,000 objects and 374,000 detections: Otus beside its peers, in one run.
 
-    python benchmarks/evaluation.py [--pictures 5000] [--kind bbox|segm] [--repeats 5] [--skip pycocotools]
+    python benchmarks/evaluation.py [--images 5000] [--kind bbox|segm] [--repeats 5] [--skip pycocotools]
 
 `evaluation` starts from what each tool has loaded (arrays here, its own objects there), `files` from two JSON files; memory
 is the peak of a process that does the latter. `otus COCOeval` is our drop-in door with its own COCO. Last come the command
@@ -28,14 +28,14 @@ CATEGORIES = 80
 SIDE = 640
 
 
-def made_up(pictures: int, *, masks: bool, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Labels and results in COCO's form, 7.2 objects and 75 detections a picture (45 with masks).
+def made_up(photos: int, *, masks: bool, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Labels and results in COCO's form, 7.2 objects and 75 detections an image (45 with masks).
 
-    Half of the detections lie near an object, the rest anywhere; as of a detector, those of a picture come by falling
+    Half of the detections lie near an object, the rest anywhere; as of a detector, those of an image come by falling
     score, in few categories.
     """
     rng = np.random.default_rng(seed)
-    images = [{"id": i + 1, "file_name": f"{i:06d}.jpg", "width": SIDE, "height": SIDE} for i in range(pictures)]
+    images = [{"id": i + 1, "file_name": f"{i:06d}.jpg", "width": SIDE, "height": SIDE} for i in range(photos)]
     annotations, results = [], []
     for image in images:
         shown = rng.choice(CATEGORIES, size=int(rng.integers(1, 5)), replace=False) + 1
@@ -189,7 +189,7 @@ def _peak_megabytes() -> float:
 
 
 def _by_detections(kind: Any, labels: Path, found: Path, repeats: int) -> dict[str, float | None]:
-    """Seconds of our evaluation of the same pictures once, twice, 4 and 8 times."""
+    """Seconds of our evaluation of the same images once, twice, 4 and 8 times."""
     from otus.metrics.detection.average_precision import AveragePrecision
     from otus.metrics.detection.coco import CocoProtocol
     from otus.structures import Objects, Segmentations
@@ -206,7 +206,7 @@ def _by_detections(kind: Any, labels: Path, found: Path, repeats: int) -> dict[s
         }
         outlines: Segmentations | None = objects.segmentations
         return Objects.build(
-            picture=objects.picture[rows] + shift,
+            image=objects.image[rows] + shift,
             segmentations=None if outlines is None else outlines.take(rows),
             **many,
         )
@@ -214,12 +214,12 @@ def _by_detections(kind: Any, labels: Path, found: Path, repeats: int) -> dict[s
     seconds: dict[str, float | None] = {}
     for times in (1, 2, 4, 8):
         sides = tiled(dataset.objects, times), tiled(predictions, times)
-        sizes_hw = np.tile(dataset.pictures.sizes_hw, (times, 1))
+        sizes_hw = np.tile(dataset.images.sizes_hw, (times, 1))
         ids = np.arange(len(sizes_hw))
 
         def judge(sides: Any = sides, ids: Any = ids, sizes_hw: Any = sizes_hw) -> object:
             metric = AveragePrecision(CocoProtocol(kind), dataset.categories)
-            return metric.update(*sides, picture_ids=ids, sizes_hw=sizes_hw).compute()
+            return metric.update(*sides, image_ids=ids, sizes_hw=sizes_hw).compute()
 
         seconds[f"{len(sides[1]):,} detections"] = median_seconds(judge, repeats=min(repeats, 3))
     return seconds
@@ -243,7 +243,7 @@ def _command_seconds(labels: Path, found: Path, repeats: int) -> dict[str, float
 def main() -> None:
     """Make the data, time everybody, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--pictures", type=int)
+    parser.add_argument("--images", type=int)
     parser.add_argument("--kind", choices=("bbox", "segm"), default="bbox")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip", default="", help="tools to leave out, with commas between")
@@ -253,14 +253,14 @@ def main() -> None:
     if chosen.peak_of:
         _print_peak(chosen.peak_of, chosen.kind, *chosen.files)
         return
-    pictures = chosen.pictures or (1000 if chosen.kind == "segm" else 5000)
+    photos = chosen.images or (1000 if chosen.kind == "segm" else 5000)
     peers = ("hotcoco", "vernier", "faster-coco-eval", "pycocotools")
     tools = [tool for tool in ("otus", "otus COCOeval", *peers) if tool not in chosen.skip.split(",")]
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     print_header(f"average precision ({chosen.kind})", peers)
-    document, results = made_up(pictures, masks=chosen.kind == "segm")
+    document, results = made_up(photos, masks=chosen.kind == "segm")
     print(
-        f"{pictures} pictures, {len(document['annotations'])} objects, {len(results)} detections, {CATEGORIES} categories\n"
+        f"{photos} images, {len(document['annotations'])} objects, {len(results)} detections, {CATEGORIES} categories\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         labels, found = Path(folder, "labels.json"), Path(folder, "results.json")

@@ -1,13 +1,13 @@
 """Selective Search beside OpenCV's (opencv-contrib), one thread each, in one run: time, time by pixels, recall and MABO.
 
-    python benchmarks/proposals.py [--data ../shared/data/voc2007] [--pictures 100] [--modes fast,quality] [--repeats 3]
+    python benchmarks/proposals.py [--data ../shared/data/voc2007] [--images 100] [--modes fast,quality] [--repeats 3]
                                    [--seeds 0,1,2] [--parts times,figures] [--plot proposals.png]
 
-Times are of pictures of 500 x 375, made of those of the data set, and of growing sizes; figures are of the pictures as they
+Times are of images of 500 x 375, made of those of the data set, and of growing sizes; figures are of the images as they
 are, by the best 500, 1,000 and 2,000 proposals. A random number orders proposals, ours and OpenCV's: what several seeds
-differ by is chance (0.01 to 0.02 of recall on 100 pictures).
+differ by is chance (0.01 to 0.02 of recall on 100 images).
 
-The PyPI package selective-search, where it is installed, is timed with ``fast`` on one picture, which takes it long; its
+The PyPI package selective-search, where it is installed, is timed with ``fast`` on one image, which takes it long; its
 ``quality`` has ten times as many strategies. Version 1.1 hands masks of bool to scipy.ndimage.find_objects,
 which NumPy 2.4 refuses: here they go on as whole numbers, which answers the same.
 """
@@ -85,12 +85,12 @@ def package_fast() -> Search | None:
 
 
 def resized(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """The picture at another size."""
+    """The image at another size."""
     return np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.BICUBIC))
 
 
 def figures(dataset: Dataset, chosen: np.ndarray, search: Search) -> tuple[ProposalResult, float]:
-    """Recall and MABO on some pictures, and the seconds a picture."""
+    """Recall and MABO on some images, and the seconds an image."""
     assert dataset.objects is not None
     part = dataset.select(chosen)
     assert part.objects is not None
@@ -103,18 +103,18 @@ def figures(dataset: Dataset, chosen: np.ndarray, search: Search) -> tuple[Propo
         seconds += time.perf_counter() - start
     counts = [len(one) for one in boxes]
     found = Objects.build(
-        picture=np.repeat(np.arange(len(part)), counts),
+        image=np.repeat(np.arange(len(part)), counts),
         labels=np.zeros(sum(counts), dtype=np.int64),
         boxes_xyxy=np.concatenate(boxes),
         scores=np.concatenate([-np.arange(count, dtype=np.float64) for count in counts]),
     )
-    return metric.update(part.objects, found, picture_ids=range(len(part))).compute(), seconds / len(part)
+    return metric.update(part.objects, found, image_ids=range(len(part))).compute(), seconds / len(part)
 
 
 def print_times(
     mode: str, tools: dict[str, Search | None], dataset: Dataset, chosen: np.ndarray, *, repeats: int
 ) -> None:
-    """Seconds for pictures of 500 x 375, and by size."""
+    """Seconds for images of 500 x 375, and by size."""
     timed = [resized(dataset.image(int(index)), (375, 500)) for index in chosen[:: max(1, len(chosen) // 5)][:5]]
     seconds: dict[str, float | None] = dict.fromkeys(tools)
     for name, search in tools.items():
@@ -129,8 +129,8 @@ def print_times(
             for image in images
         ]
         seconds[name] = float(np.mean(times))
-        print(f"{mode} {name}: {np.mean(counts):.0f} proposals a picture of 500 x 375, {len(images)} timed")
-    print_table(f"{mode}, 500 x 375, mean of the pictures' medians", seconds)
+        print(f"{mode} {name}: {np.mean(counts):.0f} proposals an image of 500 x 375, {len(images)} timed")
+    print_table(f"{mode}, 500 x 375, mean of the images' medians", seconds)
     print(f"## {mode} by size, seconds a megapixel")
     for size in MEGAPIXELS:
         side = (size * 1e6 / 12) ** 0.5
@@ -148,9 +148,9 @@ def print_times(
 def print_figures(
     mode: str, tools: dict[str, Search | None], dataset: Dataset, chosen: np.ndarray
 ) -> dict[str, ProposalResult]:
-    """Recall and MABO on the pictures as they are."""
+    """Recall and MABO on the images as they are."""
     results = {}
-    print(f"\n## {mode}, {len(chosen)} pictures of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
+    print(f"\n## {mode}, {len(chosen)} images of {dataset.source.name} val: recall at IoU 0.5, at 0.7, MABO")
     for name, search in tools.items():
         if search is None:
             continue
@@ -158,7 +158,7 @@ def print_figures(
         results[name] = result
         row = [(*result.recall[:, c], result.mabo[c]) for c in range(len(COUNTS))]
         cells = [f"{count}: " + " ".join(f"{v:.3f}" for v in one) for count, one in zip(COUNTS, row, strict=True)]
-        print(f"{name:12s} {'  '.join(cells)}  ({result.proposals_per_picture:.0f} a picture, {took:.3f} s)")
+        print(f"{name:12s} {'  '.join(cells)}  ({result.proposals_per_image:.0f} an image, {took:.3f} s)")
     return results
 
 
@@ -166,7 +166,7 @@ def main() -> None:
     """Time everybody, judge everybody, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "voc2007")
-    parser.add_argument("--pictures", type=int, default=100, help="to judge by, evenly from the part val")
+    parser.add_argument("--images", type=int, default=100, help="to judge by, evenly from the part val")
     parser.add_argument("--modes", default="fast,quality")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", default="0", help="of our order of the proposals")
@@ -175,10 +175,10 @@ def main() -> None:
     options = parser.parse_args()
     print_header("selective search", ("opencv-contrib-python-headless", "selective-search", "numba"))
     if not options.data.is_dir():
-        print(f"there are no pictures at {options.data}")
+        print(f"there are no images at {options.data}")
         return
     dataset = open_dataset(options.data, format="coco", split="val")
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(options.pictures, len(dataset))).round().astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(options.images, len(dataset))).round().astype(np.int64))
     results: dict[str, ProposalResult] = {}
     for mode in options.modes.split(","):
         tools = {"otus": ours(mode), "opencv": opencv(mode)}

@@ -1,7 +1,7 @@
 """Weights that are not random: torchvision's own detector, trained by torchvision's code, in Otus.
 
 ``python benchmarks/trained_weights.py --data ../shared/data/penn_fudan [--minutes 6]`` trains
-``fasterrcnn_mobilenet_v3_large_320_fpn`` from scratch on a few pictures, then prints its AP on the same pictures as
+``fasterrcnn_mobilenet_v3_large_320_fpn`` from scratch on a few images, then prints its AP on the same images as
 torchvision runs it, as Otus runs it exactly and fused in float32 (they should agree to 1e-4), and as the command runs it,
 where the chip may multiply in bfloat16. It says how well the figures agree, not how good the detector is.
 """
@@ -60,7 +60,7 @@ def train_reference(dataset: Dataset, *, minutes: float) -> torch.nn.Module:
 
 
 def reference_predictions(model: torch.nn.Module, dataset: Dataset) -> dict[int, Instances]:
-    """What torchvision's model says of every picture."""
+    """What torchvision's model says of every image."""
     found = {}
     with torch.inference_mode():
         for i in range(len(dataset)):
@@ -87,11 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--pictures", type=int, default=12, help="few, so that minutes from scratch suffice")
+    parser.add_argument("--images", type=int, default=12, help="few, so that minutes from scratch suffice")
     arguments = parser.parse_args()
     print_header("Trained weights in torchvision and in Otus", ("torch", "torchvision"))
     dataset = otus.open_dataset(arguments.data)
-    dataset = dataset.select(range(min(arguments.pictures, len(dataset))))
+    dataset = dataset.select(range(min(arguments.images, len(dataset))))
     model = train_reference(dataset, minutes=arguments.minutes)
     rows = {"torchvision float32": average_precision(reference_predictions(model, dataset), dataset)}
     with tempfile.TemporaryDirectory() as folder:
@@ -104,8 +104,8 @@ def main() -> None:
                 categories=dataset.categories,
                 precision=precision,
             )
-            pictures = [dataset.image(i) for i in range(len(dataset))]
-            found = {i: p.instances for i, p in enumerate(predictor.stream(pictures, score_threshold=0.05))}
+            images = [dataset.image(i) for i in range(len(dataset))]
+            found = {i: p.instances for i, p in enumerate(predictor.stream(images, score_threshold=0.05))}
             rows[f"otus {predictor.precision}"] = average_precision(found, dataset)
     for name, figures in rows.items():
         print(f"{name:20s} " + "  ".join(f"{key} {value:.6f}" for key, value in figures.items()))

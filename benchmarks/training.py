@@ -1,10 +1,10 @@
-"""Pictures a second of training: our loop beside torchvision's reference loop, same data, one run.
+"""Images a second of training: our loop beside torchvision's reference loop, same data, one run.
 
-``python benchmarks/training.py [--models NAME …] [--pictures 16] [--steps 4] [--data FOLDER]``. Made-up scenes, or a COCO
+``python benchmarks/training.py [--models NAME …] [--images 16] [--steps 4] [--data FOLDER]``. Made-up scenes, or a COCO
 data set with masks. The reference is ``references/detection/engine.py`` of torchvision written out: a DataLoader with two
-workers, float32, SGD, its own detector of the same shape and picture size. Ours runs in float32 and in bfloat16; the
+workers, float32, SGD, its own detector of the same shape and image size. Ours runs in float32 and in bfloat16; the
 packaged model as its recipe says (AdamW, augmentation, five scales, averaged weights). Beside it stands the share of time
-that it waited for pictures.
+that it waited for images.
 
 Last, the packaged model as ``otus train`` has it, on crowded scenes: sixty images of forty small objects with masks.
 """
@@ -29,12 +29,12 @@ from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, Mask
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from otus.data.dataset import Dataset as LabelledPictures
+from otus.data.dataset import Dataset as LabelledImages
 from otus.data.open import open_dataset
 from otus.data.scenes.files import write_scenes
 from otus.data.transforms.augmentation import HorizontalFlip, Transform
 from otus.experiments.recipes import packaged_detector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_norms, freeze_stages
 from otus.parts.precision import runs_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.training.devices import start_fabric
@@ -43,7 +43,7 @@ from otus.training.progress import TrainProgress
 from otus.training.run import STANDARD_AUGMENTATION
 from otus.training.settings import TrainSettings
 from otus.training.state import RunState
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 from otus.zoo.models import build_model, model_entry
 
 PACKAGED = "mask_rcnn_efficientnet_lite0_fpn"
@@ -56,10 +56,10 @@ SIZE_HW = (480, 640)
 PRECISIONS = ("32-true", "bf16-mixed") if runs_bfloat16() else ("32-true",)
 
 
-class ReferencePictures(Dataset):
+class ReferenceImages(Dataset):
     """A data set as torchvision's reference scripts feed it."""
 
-    def __init__(self, dataset: LabelledPictures) -> None:
+    def __init__(self, dataset: LabelledImages) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -77,18 +77,18 @@ class ReferencePictures(Dataset):
 
 
 class ReferencePyramid(nn.Module):
-    """The packaged model's trunk under torchvision's own pyramid."""
+    """The packaged model's backbone under torchvision's own pyramid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.trunk = efficientnet_lite0_trunk(levels=(3, 4, 5))
-        freeze_norms(self.trunk)
-        freeze_stages(self.trunk, 2)
-        self.pyramid = FeaturePyramidNetwork(self.trunk.channels, channels, extra_blocks=LastLevelMaxPool())
+        self.backbone = efficientnet_lite0_backbone(levels=(3, 4, 5))
+        freeze_norms(self.backbone)
+        freeze_stages(self.backbone, 2)
+        self.pyramid = FeaturePyramidNetwork(self.backbone.channels, channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.pyramid(OrderedDict((str(i), one) for i, one in enumerate(self.trunk(x))))
+        return self.pyramid(OrderedDict((str(i), one) for i, one in enumerate(self.backbone(x))))
 
 
 def reference_model(name: str, slots: int, *, size_hw: tuple[int, int]) -> nn.Module:
@@ -114,10 +114,10 @@ def reference_model(name: str, slots: int, *, size_hw: tuple[int, int]) -> nn.Mo
     )
 
 
-def reference_rate(model: nn.Module, dataset: LabelledPictures, *, batch_size: int, steps: int) -> float:
-    """Pictures a second of torchvision's ``train_one_epoch``, the first step left out."""
+def reference_rate(model: nn.Module, dataset: LabelledImages, *, batch_size: int, steps: int) -> float:
+    """Images a second of torchvision's ``train_one_epoch``, the first step left out."""
     loader = DataLoader(
-        ReferencePictures(dataset),
+        ReferenceImages(dataset),
         batch_size=batch_size,
         num_workers=2,
         shuffle=True,
@@ -146,30 +146,30 @@ class StepTimes(TrainProgress):
         self.ends: list[float] = []
         self.waited_s = 0.0
 
-    def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, pictures: int) -> None:
+    def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, images: int) -> None:
         self.ends.append(state.seconds_of_steps)
         self.waited_s = state.waited_s
 
 
 def our_rate(
     name: str,
-    dataset: LabelledPictures,
+    dataset: LabelledImages,
     preprocess: Preprocess,
     settings: TrainSettings,
     augment: Transform,
     *,
     steps: int,
 ) -> tuple[float, float]:
-    """Pictures a second of our loop, the first step left out; and the share of waiting."""
+    """Images a second of our loop, the first step left out; and the share of waiting."""
     dataset = dataset.select([i % len(dataset) for i in range((steps + 1) * settings.batch_size)])
     times = StepTimes()
-    feed = Feed(dataset, preprocess, settings, augment=augment)
+    feed = TrainLoader(dataset, preprocess, settings, augment=augment)
     fit(build_model(name, dataset.categories), feed=feed, fabric=start_fabric(settings), progress=times)
     steps_s = [after - before for before, after in zip(times.ends, times.ends[1:], strict=False)]
     return settings.batch_size / statistics.median(steps_s), times.waited_s / times.ends[-1]
 
 
-def compare(name: str, dataset: LabelledPictures, *, steps: int) -> None:
+def compare(name: str, dataset: LabelledImages, *, steps: int) -> None:
     """Measure one model and print."""
     once = {"epochs": 1, "device": "cpu", "minutes": None}
     if name == PACKAGED:
@@ -182,14 +182,14 @@ def compare(name: str, dataset: LabelledPictures, *, steps: int) -> None:
     print(f"## {name}, {min(size_hw)} to {max(size_hw)} pixels, batches of {settings.batch_size}")
     reference = reference_model(name, len(dataset.categories) + 1, size_hw=size_hw)
     theirs = reference_rate(reference, dataset, batch_size=settings.batch_size, steps=steps)
-    print(f"{'torchvision, float32':24s} {theirs:7.2f} pictures/s", flush=True)
+    print(f"{'torchvision, float32':24s} {theirs:7.2f} images/s", flush=True)
     preprocess = Preprocess(shorter_side=min(size_hw), longer_side=max(size_hw))
     for precision in PRECISIONS:
         ours, waiting = our_rate(
             name, dataset, preprocess, replace(settings, precision=precision), augment, steps=steps
         )
-        ratio = f"{ours / theirs:5.2f} x torchvision, {waiting:.1%} waiting for pictures"
-        print(f"{'otus, ' + precision:24s} {ours:7.2f} pictures/s  {ratio}", flush=True)
+        ratio = f"{ours / theirs:5.2f} x torchvision, {waiting:.1%} waiting for images"
+        print(f"{'otus, ' + precision:24s} {ours:7.2f} images/s  {ratio}", flush=True)
 
 
 def crowded(folder: Path, *, steps: int) -> None:
@@ -208,16 +208,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[PACKAGED, "mask_rcnn_resnet50_fpn"])
     parser.add_argument("--data", type=Path, help="a COCO data set with masks; made-up scenes without it")
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--steps", type=int, default=4)
     arguments = parser.parse_args()
     print_header("Training", ("torch", "torchvision"))
     with tempfile.TemporaryDirectory() as work:
         if arguments.data is None:
-            write_scenes(Path(work) / "scenes", arguments.pictures, size_hw=SIZE_HW)
+            write_scenes(Path(work) / "scenes", arguments.images, size_hw=SIZE_HW)
         dataset = open_dataset(arguments.data or Path(work) / "scenes", format="coco")
         for name in arguments.models:
-            compare(name, dataset.select(range(min(arguments.pictures, len(dataset)))), steps=arguments.steps)
+            compare(name, dataset.select(range(min(arguments.images, len(dataset)))), steps=arguments.steps)
         crowded(Path(work) / "crowded", steps=arguments.steps)
 
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from otus import open_dataset
 from otus.data.formats.coco_results import write_results
-from otus.data.images import read_picture, write_picture
+from otus.data.images import read_image, write_image
 from otus.data.scenes.files import write_scenes
 from otus.structures import Objects
 from otus.visualization.panels import Panel, grid
@@ -60,9 +60,9 @@ def photograph(name: str) -> Path:
     return next(folder / name for folder in folders if (folder / name).is_file())
 
 
-def verdict(picture: str, category: str) -> str:
+def verdict(image: str, category: str) -> str:
     """Whether that is so."""
-    return VERDICTS.get((Path(picture).stem, category), "nobody looked at this one yet")
+    return VERDICTS.get((Path(image).stem, category), "nobody looked at this one yet")
 
 
 def show_found(document: dict) -> None:
@@ -71,12 +71,12 @@ def show_found(document: dict) -> None:
     for name in ("image", "category", "score", "is that so?"):
         table.add_column(name, justify="left" if name in ("image", "category", "is that so?") else "right")
     verdicts = []
-    for picture in document["images"]:
-        for one in picture["instances"] or [{"category": "nothing", "score": None}]:
+    for image in document["images"]:
+        for one in image["instances"] or [{"category": "nothing", "score": None}]:
             score = "" if one["score"] is None else f"{one['score']:.2f}"
-            said = "" if one["score"] is None else verdict(picture["file"], one["category"])
+            said = "" if one["score"] is None else verdict(image["file"], one["category"])
             verdicts += [said] if said else []
-            table.add_row(Path(picture["file"]).name, one["category"], score, said)
+            table.add_row(Path(image["file"]).name, one["category"], score, said)
     Console().print(table)
     print(f"{verdicts.count(RIGHT)} of {len(verdicts)} are right", flush=True)
 
@@ -84,13 +84,11 @@ def show_found(document: dict) -> None:
 def draw_together(folder: Path, document: dict, target: Path) -> None:
     """The overlays of the first photographs side by side."""
     panels = []
-    for picture in document["images"][:SHOWN_TOGETHER]:
-        name = Path(picture["file"]).stem
-        said = [
-            f"{one['category']} {one['score']:.2f}, {verdict(name, one['category'])}" for one in picture["instances"]
-        ]
-        panels.append(Panel(name, "; ".join(said) or "nothing found", read_picture(folder / f"{name}.jpg")))
-    write_picture(target, grid(panels, columns=len(panels), width=400))
+    for image in document["images"][:SHOWN_TOGETHER]:
+        name = Path(image["file"]).stem
+        said = [f"{one['category']} {one['score']:.2f}, {verdict(name, one['category'])}" for one in image["instances"]]
+        panels.append(Panel(name, "; ".join(said) or "nothing found", read_image(folder / f"{name}.jpg")))
+    write_image(target, grid(panels, columns=len(panels), width=400))
 
 
 def tell_what_is_next() -> None:
@@ -124,7 +122,7 @@ def write_imperfect_predictions(data: Path, target: Path) -> None:
     guessed = rng.uniform(size=len(found)) < 0.1
     labels = np.where(guessed, rng.integers(0, len(dataset.categories), len(found)), found.labels)
     scores = np.where(guessed, rng.uniform(0.05, 0.6, len(found)), rng.uniform(0.4, 1.0, len(found)))
-    boxes_alone = Objects.build(picture=found.picture, labels=labels, boxes_xyxy=boxes, scores=scores)
+    boxes_alone = Objects.build(image=found.image, labels=labels, boxes_xyxy=boxes, scores=scores)
     write_results(dataset, boxes_alone, target)
 
 
@@ -137,7 +135,7 @@ def main() -> None:
     draw_together(OUT / "photographs", json.loads(found), OUT / "found.jpg")
     print(f"overlays, predictions.json (COCO) and index.html in {OUT}/photographs", flush=True)
 
-    print(f"\nmaking {SCENES} pictures with labels in {OUT}/scenes", flush=True)
+    print(f"\nmaking {SCENES} images with labels in {OUT}/scenes", flush=True)
     write_scenes(OUT / "scenes", SCENES)
     labels = OUT / "scenes" / "annotations.json"
     print(

@@ -1,4 +1,4 @@
-"""What the tests share: where the real pictures lie, and what this machine cannot run."""
+"""What the tests share: where the real images lie, and what this machine cannot run."""
 
 import os
 import sys
@@ -32,9 +32,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real pictures with real labels; tests that need it skip where it is not."""
+    """The folder of real images with real labels; tests that need it skip where it is not."""
     if not SHARED_DATA.is_dir():
-        pytest.skip(f"the real pictures are not at {SHARED_DATA} (set OTUS_SHARED_DATA)")
+        pytest.skip(f"the real images are not at {SHARED_DATA} (set OTUS_SHARED_DATA)")
     return SHARED_DATA
 
 

@@ -1,6 +1,6 @@
 """One contract for every trainable system: a new one adds a row to ``SYSTEMS``.
 
-Trunks are tiny, so that each row takes seconds.
+Backbones are tiny, so that each row takes seconds.
 """
 
 import threading
@@ -29,26 +29,26 @@ from otus.detection.set_prediction.detr import EncoderDecoder
 from otus.detection.set_prediction.query_selection_detr import DeformableHead
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import PyramidMaps
+from otus.detection.single_stage.dense_parts import BackboneWithFPN
 from otus.detection.single_stage.fcos import fcos, locations_of
 from otus.detection.single_stage.oriented_fcos import oriented_fcos
-from otus.detection.single_stage.retinanet import retinanet, three_an_octave
+from otus.detection.single_stage.retinanet import octave_scales, retinanet
 from otus.detection.single_stage.rpn_classifier import rpn_classifier
-from otus.detection.single_stage.ssd import DefaultBoxes, ExtendedMaps, ssd
+from otus.detection.single_stage.ssd import DefaultBoxGenerator, ExtendedExtractor, ssd
 from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn
-from otus.parts.backbones import LayeredTrunk, Trunk
+from otus.parts.backbones import Backbone, LayeredBackbone
 from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.backbones.norms import LenientBatchNorm
-from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.proposals.dataset import Proposals
-from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
 from otus.structures import Categories, Instances, KeypointNames
 from otus.structures.boxes import pairwise_iou
@@ -58,25 +58,27 @@ PLAIN = Preprocess(fixed_hw=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3)
 CATEGORIES = Categories(("bright", "dark"), keypoints=(("bright", KeypointNames(("corner", "centre"))),))
 
 
-def tiny_trunk(levels: tuple[int, ...]) -> LayeredTrunk:
+def tiny_backbone(levels: tuple[int, ...]) -> LayeredBackbone:
     def block(inputs: int, outputs: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(4, outputs), nn.ReLU())
 
     layers = {"c1": block(3, 8), "c2": block(8, 16), "c3": block(16, 32), "c4": block(32, 32)}
-    return LayeredTrunk(layers, levels=levels)
+    return LayeredBackbone(layers, levels=levels)
 
 
 def pyramid_detector() -> RegionDetector:
-    trunk = tiny_trunk((2, 3, 4))
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=FeaturePyramid(trunk.channels, 16))
-    proposer = RegionProposalNetwork(16, Anchors([[12], [24], [48], [96]]), count=50, training_count=50)
+    backbone = tiny_backbone((2, 3, 4))
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=FeaturePyramid(backbone.channels, 16))
+    proposer = RegionProposalNetwork(16, GridAnchorGenerator([[12], [24], [48], [96]]), count=50, training_count=50)
     return faster_rcnn(maps, proposer, CATEGORIES, box_features=32)
 
 
 def single_map_detector() -> RegionDetector:
-    trunk = tiny_trunk((3,))
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
-    proposer = RegionProposalNetwork(maps.out_channels, Anchors([[12, 24, 48]]), count=50, training_count=50)
+    backbone = tiny_backbone((3,))
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
+    proposer = RegionProposalNetwork(
+        maps.out_channels, GridAnchorGenerator([[12, 24, 48]]), count=50, training_count=50
+    )
     return faster_rcnn(maps, proposer, CATEGORIES, box_features=32)
 
 
@@ -84,20 +86,22 @@ FEW_WINDOWS = partial(sliding_windows, scales=(0.7, 0.5, 0.35), stride=0.25)
 SOME = BalancedSampler(count=32, positive_share=0.5)
 
 
-def proposals_of_windows() -> GivenProposals:
-    def search(picture: np.ndarray) -> Proposals:
-        windows = FEW_WINDOWS(picture.shape[:2])
+def proposals_of_windows() -> PrecomputedProposals:
+    def search(photo: np.ndarray) -> Proposals:
+        windows = FEW_WINDOWS(photo.shape[:2])
         return Proposals(windows, np.linspace(1, 0, len(windows)))
 
-    return GivenProposals(200, search=search)
+    return PrecomputedProposals(200, search=search)
 
 
 def warped_crops() -> WarpedCrops:
-    return WarpedCrops(tiny_trunk((3,)), side=24, context=2, chunk=40)
+    return WarpedCrops(tiny_backbone((3,)), side=24, context=2, chunk=40)
 
 
 def sliding_detector() -> RegionDetector:
-    return sliding_window(warped_crops(), CATEGORIES, proposer=EveryWindow(FEW_WINDOWS), features=32, sampler=SOME)
+    return sliding_window(
+        warped_crops(), CATEGORIES, proposer=SlidingWindowProposer(FEW_WINDOWS), features=32, sampler=SOME
+    )
 
 
 def crop_detector() -> RegionDetector:
@@ -105,20 +109,20 @@ def crop_detector() -> RegionDetector:
 
 
 def pyramid_pooling_detector() -> RegionDetector:
-    maps = SpatialPyramid(tiny_trunk((3,)), levels=(4, 2, 1))
+    maps = SpatialPyramid(tiny_backbone((3,)), levels=(4, 2, 1))
     return spp_net(maps, CATEGORIES, proposer=proposals_of_windows(), features=32, sampler=SOME)
 
 
 def roi_pooling_detector() -> RegionDetector:
-    trunk = tiny_trunk((3,))
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    backbone = tiny_backbone((3,))
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     return fast_rcnn(maps, CATEGORIES, proposer=proposals_of_windows(), features=32, sampler=SOME)
 
 
-def levels() -> PyramidMaps:
-    trunk = tiny_trunk((3, 4))
+def levels() -> BackboneWithFPN:
+    backbone = tiny_backbone((3, 4))
     extra = ConvolutionLevels(64, 64, count=1)
-    return PyramidMaps(trunk, FeaturePyramid(trunk.channels, 64, extra_levels=extra))
+    return BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, 64, extra_levels=extra))
 
 
 def telling(detector: DenseDetector) -> DenseDetector:
@@ -128,16 +132,16 @@ def telling(detector: DenseDetector) -> DenseDetector:
 
 
 def default_box_detector() -> DenseDetector:
-    trunk = tiny_trunk((3, 4))
-    maps = ExtendedMaps(trunk, trunk.channels, (16, 16), LenientBatchNorm)
-    boxes = DefaultBoxes([[2]] * 4, [0.1, 0.3, 0.5, 0.7, 0.9])
+    backbone = tiny_backbone((3, 4))
+    maps = ExtendedExtractor(backbone, backbone.channels, (16, 16), LenientBatchNorm)
+    boxes = DefaultBoxGenerator([[2]] * 4, [0.1, 0.3, 0.5, 0.7, 0.9])
     return ssd(maps, maps.channels, boxes, CATEGORIES, norm=LenientBatchNorm)
 
 
 def grid_detector() -> YOLO:
     network = nn.Sequential(nn.Conv2d(32, 16, 1), nn.ReLU())
     sizes = {"channels": 16, "hidden": 64, "dropout": 0.0, "side": 5}
-    system = YOLO(categories=CATEGORIES, trunk=tiny_trunk((3,)), convolutions=network, **sizes)
+    system = YOLO(categories=CATEGORIES, backbone=tiny_backbone((3,)), convolutions=network, **sizes)
     nn.init.normal_(system.connected[3].weight, std=0.2)  # it would say nothing at first
     return system
 
@@ -145,27 +149,29 @@ def grid_detector() -> YOLO:
 def set_detector() -> SetDetector:
     sizes = {"width": 32, "heads": 4, "inner": 64, "encoder_layers": 1, "decoder_layers": 2, "queries": 12}
     head = EncoderDecoder(32, (0, 1), **sizes, dropout=0.0)
-    return SetDetector(categories=CATEGORIES, trunk=tiny_trunk((3,)), head=head)
+    return SetDetector(categories=CATEGORIES, backbone=tiny_backbone((3,)), head=head)
 
 
 def deformable_set_detector() -> SetDetector:
-    trunk = tiny_trunk((2, 3, 4))
-    head = DeformableHead(trunk.channels, trunk.strides, 2, width=32, heads=4, inner=64, layers=2, queries=12)
-    return SetDetector(categories=CATEGORIES, trunk=trunk, head=head, divisor=16)
+    backbone = tiny_backbone((2, 3, 4))
+    head = DeformableHead(backbone.channels, backbone.strides, 2, width=32, heads=4, inner=64, layers=2, queries=12)
+    return SetDetector(categories=CATEGORIES, backbone=backbone, head=head, size_divisor=16)
 
 
 SYSTEMS: dict[str, Callable[[], RegionDetector | SingleObjectDetector | DenseDetector | YOLO | SetDetector]] = {
     "yolo": grid_detector,
     "detr": set_detector,
     "deformable_detr": deformable_set_detector,
-    "rpn_classifier": lambda: telling(rpn_classifier(levels(), Anchors([[20], [40], [80]]), CATEGORIES)),
+    "rpn_classifier": lambda: telling(rpn_classifier(levels(), GridAnchorGenerator([[20], [40], [80]]), CATEGORIES)),
     "retinanet": lambda: telling(
-        retinanet(levels(), Anchors(three_an_octave(16, 32, 64)), CATEGORIES, head_norm="group", box_loss="giou")
+        retinanet(
+            levels(), GridAnchorGenerator(octave_scales(16, 32, 64)), CATEGORIES, head_norm="group", box_loss="giou"
+        )
     ),
     "ssd": default_box_detector,
     "fcos": lambda: telling(fcos(levels(), locations_of((8, 16, 32)), CATEGORIES)),
     "oriented_fcos": lambda: telling(oriented_fcos(levels(), locations_of((8, 16, 32)), CATEGORIES)),
-    "regression": lambda: SingleObjectDetector(tiny_trunk((3,)), CATEGORIES, features=32),
+    "regression": lambda: SingleObjectDetector(tiny_backbone((3,)), CATEGORIES, features=32),
     "sliding_window": sliding_detector,
     "rcnn": crop_detector,
     "spp_net": pyramid_pooling_detector,
@@ -193,7 +199,7 @@ def system(request: pytest.FixtureRequest) -> RegionDetector:
     return SYSTEMS[request.param]()
 
 
-def picture(height: int, width: int, boxes: list[list[int]], labels: list[int], *, key: str = "made") -> TensorSample:
+def photo(height: int, width: int, boxes: list[list[int]], labels: list[int], *, key: str = "made") -> TensorSample:
     """Bright and dark rectangles on grey noise, with masks and two keypoints each."""
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height)) * 0.1 + 0.4
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
@@ -214,15 +220,15 @@ def picture(height: int, width: int, boxes: list[list[int]], labels: list[int], 
     }
 
 
-def pictures() -> list[TensorSample]:
+def images() -> list[TensorSample]:
     return [
-        picture(64, 96, [[8, 8, 40, 30], [50, 20, 90, 60]], [0, 1]),
-        picture(80, 48, [[4, 30, 30, 70]], [1]),
+        photo(64, 96, [[8, 8, 40, 30], [50, 20, 90, 60]], [0, 1]),
+        photo(80, 48, [[4, 30, 30, 70]], [1]),
     ]
 
 
-def trunk_of(system: nn.Module) -> LayeredTrunk:
-    return next(part for part in system.modules() if isinstance(part, LayeredTrunk))
+def backbone_of(system: nn.Module) -> LayeredBackbone:
+    return next(part for part in system.modules() if isinstance(part, LayeredBackbone))
 
 
 def losses(system: RegionDetector, samples: list[TensorSample]) -> dict[str, Tensor]:
@@ -241,7 +247,7 @@ def equal(first: list[Instances], second: list[Instances]) -> bool:
 
 
 def test_losses_are_finite_and_reach_every_parameter(system):
-    found = losses(system, pictures())
+    found = losses(system, images())
     assert all(value.isfinite() and value.ndim == 0 for value in found.values())
     sum(found.values()).backward()
     without = [
@@ -251,16 +257,16 @@ def test_losses_are_finite_and_reach_every_parameter(system):
 
 
 def test_losses_are_the_same_for_the_same_generator(system):
-    first, second = losses(system, pictures()), losses(system, pictures())
+    first, second = losses(system, images()), losses(system, images())
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize("nothing", ["no_objects", "crowds_only", "boxes_without_area", "no_masks_no_keypoints"])
 def test_losses_are_finite_where_there_is_little_to_learn(system, nothing):
-    samples = pictures()
+    samples = images()
     for i, sample in enumerate(samples):
         if nothing == "no_objects":
-            samples[i] = picture(64, 96, [], [])
+            samples[i] = photo(64, 96, [], [])
         elif nothing == "crowds_only":
             sample["is_crowd"] = torch.ones_like(sample["is_crowd"])
         elif nothing == "boxes_without_area":
@@ -276,7 +282,7 @@ def test_losses_are_finite_where_there_is_little_to_learn(system, nothing):
 
 
 def test_a_crowd_teaches_neither_object_nor_background(system):
-    crowded = picture(64, 64, [[0, 0, 64, 64]], [0])
+    crowded = photo(64, 64, [[0, 0, 64, 64]], [0])
     crowded["is_crowd"][:] = True
     found = losses(system, [crowded])
     if isinstance(system, DenseDetector):
@@ -302,32 +308,34 @@ def test_any_size_is_predicted_and_learned_from(system, size_hw):
     assert found.categories is CATEGORIES
     assert (found.boxes_xyxy >= 0).all()
     assert (found.boxes_xyxy <= np.array([size_hw[1], size_hw[0]] * 2)).all()
-    assert all(value.isfinite() for value in losses(system, [picture(*size_hw, [], [])]).values())
+    assert all(value.isfinite() for value in losses(system, [photo(*size_hw, [], [])]).values())
 
 
-def test_no_trunk_pads_pictures_unknown_to_its_system(system):
-    """Where the map lies on the picture is reckoned from the batch's size."""
+def test_no_backbone_pads_images_unknown_to_its_system(system):
+    """Where the map lies on the image is reckoned from the batch's size."""
     if isinstance(system, SingleObjectDetector):
         return  # it reckons nothing from its map
     seen = []
-    for trunk in (module for module in system.modules() if isinstance(module, Trunk)):
-        trunk.register_forward_pre_hook(lambda trunk, given: seen.append((trunk.least_side, given[0].shape[-2:])))
-    samples = [picture(9, 70, [[1, 1, 8, 60]], [0])]
+    for backbone in (module for module in system.modules() if isinstance(module, Backbone)):
+        backbone.register_forward_pre_hook(
+            lambda backbone, given: seen.append((backbone.min_size, given[0].shape[-2:]))
+        )
+    samples = [photo(9, 70, [[1, 1, 8, 60]], [0])]
     losses(system, samples)
     system.predict(samples)
     assert len(seen) >= 2
     assert all(side <= min(size_hw) for side, size_hw in seen)
 
 
-def test_a_picture_of_one_pixel_goes_through_preprocessing(system):
+def test_a_image_of_one_pixel_goes_through_preprocessing(system):
     preprocess = Preprocess(shorter_side=64, longer_side=96)
     sample = to_tensors(Sample(np.zeros((1, 1, 3), dtype=np.uint8), "dot"))
     (found,) = system.predict([preprocess.sample(sample)])
     assert preprocess.undo(found, (1, 1)).size_hw == (1, 1)
 
 
-def test_a_picture_is_answered_alike_alone_and_in_a_batch(system):
-    samples = [picture(64, 96, [[8, 8, 40, 30]], [0]), picture(64, 96, [[50, 20, 90, 60]], [1])]
+def test_a_image_is_answered_alike_alone_and_in_a_batch(system):
+    samples = [photo(64, 96, [[8, 8, 40, 30]], [0]), photo(64, 96, [[50, 20, 90, 60]], [1])]
     together, alone = system.predict(samples), [system.predict([sample])[0] for sample in samples]
     for a, b in zip(together, alone, strict=True):
         assert len(a) == len(b) > 0
@@ -342,9 +350,9 @@ def test_a_picture_is_answered_alike_alone_and_in_a_batch(system):
 
 def test_prediction_is_deterministic_and_restores_the_mode_of_each_part(system):
     system.train()
-    frozen = next(iter(trunk_of(system).children()))
+    frozen = next(iter(backbone_of(system).children()))
     frozen.eval()
-    assert equal(system.predict(pictures()), system.predict(pictures()))
+    assert equal(system.predict(images()), system.predict(images()))
     assert system.training
     assert not frozen.training
     assert all(part.training for part in system.children())
@@ -354,7 +362,7 @@ def test_prediction_is_deterministic_and_restores_the_mode_of_each_part(system):
 def test_threads_answer_each_by_its_own_options(system, training):
     """Thresholds, NMS and categories travel with the call, and the mode of no part is switched for its time."""
     predictor = Predictor(system, preprocess=PLAIN, name="one", device="cpu")
-    image = (pictures()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
+    image = (images()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
     scores = predictor.predict(image, score_threshold=0.0)[0].instances.scores
     options = [
         {"score_threshold": 0.0, "nms_threshold": 0.9},
@@ -382,7 +390,7 @@ def test_threads_answer_each_by_its_own_options(system, training):
 
 def test_one_tile_that_covers_the_image_equals_no_tiles(system):
     predictor = Predictor(system, preprocess=PLAIN, name="one", device="cpu")
-    image = (pictures()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
+    image = (images()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
     (whole,), (tiled,) = (predictor.predict(image, score_threshold=0.0, tiles=tiles) for tiles in (None, 96))
     assert len(whole.instances) > 0
     assert equal([tiled.instances], [whole.instances])
@@ -399,17 +407,17 @@ def test_categories_and_their_thresholds_come_before_every_limit(system):
         nn.init.normal_(system.head.queries.weight, std=30.0)  # else one category is the likeliest of every query
         nn.init.normal_(system.head.class_embed.weight, std=3.0)
     everything = replace(system.postprocess, score_threshold=0.0, nms_threshold=1.0, max_detections=10**6)
-    (several,) = system.predict(pictures()[:1], postprocess=everything)
+    (several,) = system.predict(images()[:1], postprocess=everything)
     common, rare = np.bincount(several.labels, minlength=2).argsort(kind="stable")[::-1]
-    (rarely,) = system.predict(pictures()[:1], postprocess=replace(everything, labels=(int(rare),)))
-    (commonly,) = system.predict(pictures()[:1], postprocess=replace(everything, labels=(int(common),)))
+    (rarely,) = system.predict(images()[:1], postprocess=replace(everything, labels=(int(rare),)))
+    (commonly,) = system.predict(images()[:1], postprocess=replace(everything, labels=(int(common),)))
     assert set(rarely.labels) <= {rare}
     assert len(rarely) + len(commonly) >= len(several) > 0
-    (limited,) = system.predict(pictures()[:1], postprocess=replace(everything, labels=(int(rare),), max_detections=3))
+    (limited,) = system.predict(images()[:1], postprocess=replace(everything, labels=(int(rare),), max_detections=3))
     assert equal([limited], [rarely[:3]])
     assert len(limited) > 0
     never = tuple(1.0 if label == common else 0.0 for label in (0, 1))  # the common ones are never so sure
-    (sure,) = system.predict(pictures()[:1], postprocess=replace(everything, score_thresholds=never, max_detections=3))
+    (sure,) = system.predict(images()[:1], postprocess=replace(everything, score_thresholds=never, max_detections=3))
     assert equal([sure], [limited])
 
 
@@ -417,14 +425,14 @@ def test_saved_and_loaded_it_answers_the_same(system, tmp_path, request):
     save_checkpoint(tmp_path / "tiny.safetensors", system.state_dict(), CheckpointHeader(categories=CATEGORIES))
     torch.manual_seed(1)
     other = SYSTEMS[request.node.callspec.params["system"]]()
-    assert not equal(other.predict(pictures()), system.predict(pictures()))
+    assert not equal(other.predict(images()), system.predict(images()))
     load_into(other, load_checkpoint(tmp_path / "tiny.safetensors")[0], source="tiny.safetensors")
-    assert equal(other.predict(pictures()), system.predict(pictures()))
+    assert equal(other.predict(images()), system.predict(images()))
 
 
 def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
-    record = system.stages(pictures())
-    found = system.predict(pictures())
+    record = system.stages(images())
+    found = system.predict(images())
     for i, (candidates, kept, one) in enumerate(zip(record.candidates, record.kept, found, strict=True)):
         turned = one.oriented_boxes_xywhr
         np.testing.assert_array_equal(candidates[kept].boxes, one.boxes_xyxy if turned is None else turned)
@@ -440,25 +448,25 @@ def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
 
 
 def test_what_export_sees_agrees_with_what_is_predicted(system):
-    samples = [picture(64, 96, [[8, 8, 40, 30]], [0]), picture(64, 96, [], [])]
+    samples = [photo(64, 96, [[8, 8, 40, 30]], [0]), photo(64, 96, [], [])]
     with torch.inference_mode():
         raw = system.eval()(torch.stack([sample["image"] for sample in samples]))
     found = system.predict(samples)
     for i, one in enumerate(found):
         boxes = one.boxes_xyxy if one.oriented_boxes_xywhr is None else one.oriented_boxes_xywhr
-        np.testing.assert_allclose(raw["boxes"][raw["picture"] == i], boxes, atol=1e-4)
+        np.testing.assert_allclose(raw["boxes"][raw["image_index"] == i], boxes, atol=1e-4)
 
 
 def test_under_autocast_boxes_and_losses_stay_float32(system):
     with torch.autocast("cpu", torch.bfloat16):
-        found = losses(system, pictures())
-        predicted = system.predict(pictures())
+        found = losses(system, images())
+        predicted = system.predict(images())
     assert all(value.dtype == torch.float32 and value.isfinite() for value in found.values())
     assert all(one.boxes_xyxy.dtype == np.float32 for one in predicted)
 
 
 def test_a_tiny_set_is_overfitted(system):
-    samples = pictures()[:1]
+    samples = images()[:1]
     steps, rate = 250, 1e-3 if isinstance(system, SetDetector) else 3e-3
     if getattr(system, "keypoint_head", None) is not None:
         steps = 400  # where a third head pulls at one small map, learning takes longer
@@ -475,7 +483,7 @@ def test_a_tiny_set_is_overfitted(system):
     sure = one[one.scores > 0.5]
     sure, truth = sure[np.argsort(sure.labels)], samples[0]
     if isinstance(system, SingleObjectDetector):  # the largest alone
-        truth = picture(64, 96, [[50, 20, 90, 60]], [1])
+        truth = photo(64, 96, [[50, 20, 90, 60]], [1])
     elif isinstance(system, DenseDetector) or (
         isinstance(system, RegionDetector)
         and system.box_head.matcher.negative_iou < system.box_head.matcher.positive_iou

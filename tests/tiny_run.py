@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from otus.data.dataset import Dataset, Pictures
-from otus.data.images import write_picture
+from otus.data.dataset import Dataset, Images
+from otus.data.images import write_image
 from otus.data.scenes.generator import THINGS, Scenes
 from otus.data.tensors import TensorSample
-from otus.data.transforms.augmentation import Compose, HorizontalFlip, Photometric
+from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip
 from otus.parts.batching import make_batch
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Instances, Objects, Segmentations
@@ -29,23 +29,23 @@ from otus.training.loop import TrainResult, fit
 from otus.training.run_folder import RunFolder
 from otus.training.settings import TrainSettings
 from otus.training.state import RunState
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 from otus.training.validation import Validator
 from otus.zoo.checkpoint import CheckpointHeader
 
 PREPROCESS = Preprocess(shorter_side=32, longer_side=64)
-AUGMENT = Compose([HorizontalFlip(), Photometric()])
+AUGMENT = Compose([HorizontalFlip(), ColorJitter()])
 
 
 class TinyDetector(nn.Module):
-    """One box and one category a picture, from pooled features; has a batch norm, dropout and a sampler, as real ones do."""
+    """One box and one category an image, from pooled features; has a batch norm, dropout and a sampler, as real ones do."""
 
     postprocess = None
 
     def __init__(self, categories: Categories = THINGS) -> None:
         super().__init__()
         self.categories = categories
-        self.trunk = nn.Sequential(
+        self.backbone = nn.Sequential(
             nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1)
         )
         self.mask_head = nn.Linear(8, 1)
@@ -53,8 +53,8 @@ class TinyDetector(nn.Module):
         self.dtypes: list[torch.dtype] = []
 
     def features(self, samples: Sequence[TensorSample]) -> tuple[Tensor, list[tuple[int, int]]]:
-        batch = make_batch(samples, divisor=8, device=self.head.weight.device)
-        maps = self.trunk(batch.images)
+        batch = make_batch(samples, size_divisor=8, device=self.head.weight.device)
+        maps = self.backbone(batch.images)
         if torch.is_grad_enabled():
             self.dtypes.append(maps.dtype)
         return maps.float().mean(dim=(2, 3)), list(batch.sizes_hw)
@@ -84,7 +84,7 @@ class TinyDetector(nn.Module):
         return [self._found(answer, size_hw) for answer, size_hw in zip(answers, sizes, strict=True)]
 
     def _found(self, answer: Tensor, size_hw: tuple[int, int]) -> Instances:
-        """Boxes all over the picture, some of them right by chance; scores and labels depend on the weights."""
+        """Boxes all over the image, some of them right by chance; scores and labels depend on the weights."""
         height, width = size_hw
         side = torch.tensor([0.25, 0.4]).repeat(64)
         x, y = ((torch.arange(128) // step % 8) * 0.1 for step in (2, 16))
@@ -97,20 +97,20 @@ class TinyDetector(nn.Module):
 def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
     """Made-up scenes as a data set of files."""
     files, outlines = [], []
-    objects: dict[str, list[Any]] = {"picture": [], "labels": [], "boxes_xyxy": []}
+    objects: dict[str, list[Any]] = {"image": [], "labels": [], "boxes_xyxy": []}
     sizes = [(48, 64) if i % 3 else (64, 48) for i in range(count)]
     for i, size_hw in enumerate(sizes):
         sample = Scenes(count, size_hw=size_hw, seed=seed, max_objects=3)[i]
         files.append(f"{i:03d}.png")
-        write_picture(folder / files[-1], sample.image)
+        write_image(folder / files[-1], sample.image)
         outlines += [outline["counts"] for outline in sample.instances.masks.rle()]
-        objects["picture"] += [i] * len(sample.instances)
+        objects["image"] += [i] * len(sample.instances)
         objects["labels"] += sample.instances.labels.tolist()
         objects["boxes_xyxy"] += sample.instances.boxes_xyxy.tolist()
     return Dataset(
         source=folder,
         format="scenes",
-        pictures=Pictures(folder, tuple(files), sizes, tuple(range(count))),
+        images=Images(folder, tuple(files), sizes, tuple(range(count))),
         categories=THINGS,
         objects=Objects.build(**objects, segmentations=Segmentations.build(outlines)),
     )
@@ -138,7 +138,7 @@ def run(
     fabric = start_fabric(settings)
     return fit(
         system,
-        feed=Feed(
+        feed=TrainLoader(
             dataset, PREPROCESS, settings, augment=AUGMENT, rank=fabric.global_rank, world_size=fabric.world_size
         ),
         fabric=fabric,

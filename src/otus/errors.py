@@ -45,7 +45,7 @@ class DataError(OtusError, ValueError):
     remedy
         What to do.
     kind
-        A word for counting problems alike, e.g. ``missing_picture``.
+        A word for counting problems alike, e.g. ``missing_image``.
     """
 
     def __init__(
@@ -67,8 +67,8 @@ class DataError(OtusError, ValueError):
         self.kind = kind
 
 
-class PictureError(DataError):
-    """A picture or video is missing, unreadable, truncated, too large, or not a picture."""
+class ImageError(DataError):
+    """An image or video is missing, unreadable, truncated, too large, or not an image."""
 
 
 class CheckpointError(OtusError):

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
-from otus.data.images import write_picture
+from otus.data.images import write_image
 
 Change = Callable[[Path], None]
 
@@ -23,10 +23,10 @@ def run(*arguments: object) -> Result:
 
 
 def coco_folder(folder: Path) -> Path:
-    """Two pictures of three objects, all well."""
+    """Two images of three objects, all well."""
     rng = np.random.default_rng(0)
     for name in "ab":
-        write_picture(folder / f"images/{name}.png", rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        write_image(folder / f"images/{name}.png", rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     box = {"category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
     outline = {"size": [6, 8], "counts": [7, 4, 2, 4, 2, 4, 2, 4, 19]}
     document = {
@@ -51,7 +51,7 @@ def annotation(index: int, **changes: Any) -> Change:
     return change
 
 
-def picture(name: str, content: Callable[[bytes], bytes] | None) -> Change:
+def image(name: str, content: Callable[[bytes], bytes] | None) -> Change:
     def change(folder: Path) -> None:
         file = folder / "images" / name
         file.write_bytes(content(file.read_bytes())) if content else file.unlink()
@@ -75,14 +75,14 @@ FAULTS: dict[str, tuple[Change, str, str]] = {
     "two points": (annotation(0, segmentation=[[1, 1, 2, 2]]), "annotations[0].segmentation", "bad_outline"),
     "another size": (annotation(1, segmentation=OUTLINE_OF_ANOTHER_SIZE), "annotations[1].segmentation", "bad_outline"),
     "id as text": (annotation(0, image_id="1"), "annotations[0].image_id", "unreadable_annotation"),
-    "no such picture": (annotation(2, image_id=9), "annotations[2].image_id", "unknown_picture"),
+    "no such image": (annotation(2, image_id=9), "annotations[2].image_id", "unknown_image"),
     "no such category": (annotation(2, category_id=9), "annotations[2].category_id", "unknown_category"),
     "id twice": (annotation(2, id=1), "annotations[2].id", "duplicate_id"),
-    "missing picture": (picture("b.png", None), "b.png", "missing_picture"),
-    "empty picture": (picture("b.png", lambda _: b""), "b.png", "unreadable_picture"),
-    "no picture": (picture("b.png", lambda _: b"hello"), "b.png", "unreadable_picture"),
-    "cut off": (picture("b.png", lambda content: content[: len(content) // 2]), "b.png", "unreadable_picture"),
-    "huge picture": (picture("b.png", huge), "b.png", "unreadable_picture"),
+    "missing image": (image("b.png", None), "b.png", "missing_image"),
+    "empty image": (image("b.png", lambda _: b""), "b.png", "unreadable_image"),
+    "no image": (image("b.png", lambda _: b"hello"), "b.png", "unreadable_image"),
+    "cut off": (image("b.png", lambda content: content[: len(content) // 2]), "b.png", "unreadable_image"),
+    "huge image": (image("b.png", huge), "b.png", "unreadable_image"),
 }
 
 
@@ -201,7 +201,7 @@ def test_all_splits_and_counts_first(tmp_path: Path) -> None:
     done = run("convert", source, tmp_path / "out", "--to", "yolo")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[:2] == [f"{tmp_path / 'out'}: 4 pictures, 6 objects, coco to yolo", "splits: train 2, val 2"]
+    assert lines[:2] == [f"{tmp_path / 'out'}: 4 images, 6 objects, coco to yolo", "splits: train 2, val 2"]
     assert lines[3].split() == ["crowd", "6"]
     document = json.loads(run("convert", source, tmp_path / "out2", "--to", "yolo", "--json").stdout)
     assert document["splits"] == {name: {"images": 2, "objects": 3} for name in ("train", "val")}

@@ -8,14 +8,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
-from otus.data.images import write_picture
+from otus.data.images import write_image
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two splits of a picture each, well but for a picture of val, which is not there."""
+    """Two splits of an image each, well but for an image of val, which is not there."""
     rng = np.random.default_rng(0)
-    write_picture(tmp_path / "a.png", rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    write_image(tmp_path / "a.png", rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
     for split, name in (("train", "a.png"), ("val", "b.png")):
         document = {
             "images": [{"id": 1, "file_name": name, "width": 40, "height": 30}],
@@ -36,18 +36,18 @@ def test_json_alone_on_stdout(folder):
     done = run(folder, "--json")
     assert done.exit_code == 1
     document = json.loads(done.stdout)
-    assert {key: document[key] for key in ("data", "format", "splits", "pictures", "objects", "counts")} == {
+    assert {key: document[key] for key in ("data", "format", "splits", "images", "objects", "counts")} == {
         "data": str(folder),
         "format": "coco",
         "splits": ["train", "val"],
-        "pictures": 2,
+        "images": 2,
         "objects": 2,
-        "counts": {"missing_picture": 1},
+        "counts": {"missing_image": 1},
     }
     assert document["per_category"] == {"owl": [1, 1]}
     (finding,) = document["findings"]
     assert finding.keys() == {"kind", "file", "where", "message"}
-    assert (finding["kind"], finding["file"]) == ("missing_picture", str(folder / "b.png"))
+    assert (finding["kind"], finding["file"]) == ("missing_image", str(folder / "b.png"))
 
 
 def test_table(folder):
@@ -57,12 +57,12 @@ def test_table(folder):
     words = [line.replace("│", " ").replace("┃", " ").split() for line in done.stdout.splitlines()]
     assert ["category", "train", "val"] in words
     assert ["owl", "1", "1"] in words
-    assert any(line.split() == ["missing_picture", "1"] for line in done.stdout.splitlines())
+    assert any(line.split() == ["missing_image", "1"] for line in done.stdout.splitlines())
     assert f"{folder / 'b.png'}: there is no such file" in done.stdout
 
 
 def test_nothing_is_wrong(folder):
-    for options in (["--split", "train"], ["--ignore", "missing_picture"]):
+    for options in (["--split", "train"], ["--ignore", "missing_image"]):
         done = run(folder, *options)
         assert done.exit_code == 0, done.output
         assert "nothing is wrong" in done.stdout

@@ -50,7 +50,7 @@ def test_json_alone_on_stdout(files):
 def test_table_names_the_protocol(files):
     done = run(*files)
     assert done.exit_code == 0, done.stderr
-    for word in ("coco", "bbox", "owl", "AP50", "0.505", "1 picture"):
+    for word in ("coco", "bbox", "owl", "AP50", "0.505", "1 image"):
         assert word in done.stdout
 
 
@@ -84,9 +84,9 @@ def test_unknown_protocol_is_a_wrong_command(files):
 
 OUTLINE = {"size": [30, 40], "counts": "i:k05a06"}
 FAULTS = {
-    "unknown picture": ({"image_id": 8}, "unknown_picture", "image_id"),
+    "unknown image": ({"image_id": 8}, "unknown_image", "image_id"),
     "unknown category": ({"category_id": 4}, "unknown_category", "category_id"),
-    "a text of no image": ({"image_id": "8"}, "unknown_picture", "image_id"),
+    "a text of no image": ({"image_id": "8"}, "unknown_image", "image_id"),
     "score not a number": ({"score": float("nan")}, "not_finite", "score"),
     "score without end": ({"score": float("inf")}, "not_finite", "score"),
     "no score": ({"score": None}, "no_score", "score"),
@@ -124,7 +124,7 @@ def test_a_faulty_prediction_is_named_or_left_out(name, files):
     ("record", "kind", "field"),
     [
         ({"id": 1}, "duplicate_id", "annotations[1].id"),
-        ({"image_id": 8}, "unknown_picture", "annotations[1].image_id"),
+        ({"image_id": 8}, "unknown_image", "annotations[1].image_id"),
         ({"bbox": [20, 2, -10, 10]}, "inverted_box", "annotations[1].bbox"),
         ({"area": -5}, "bad_areas", "(id 2).areas"),
     ],
@@ -143,14 +143,14 @@ def test_a_faulty_label_is_named_or_left_out(record, kind, field, files):
 
 def test_faults_of_several_kinds_are_counted(files):
     labels, found = files
-    names = ("unknown picture", "unknown category", "box of three", "score not a number")
+    names = ("unknown image", "unknown category", "box of three", "score not a number")
     bad = [{**FOUND[1], **FAULTS[name][0]} for name in names]
     found.write_text(json.dumps([*bad, FOUND[0]]))
     done = run(labels, found, "--skip-bad")
     assert "4 faulty records (1 " in done.stderr
     document = json.loads(run(labels, found, "--skip-bad", "--json").stdout)
     assert document["skipped"] == {
-        "unknown_picture": 1, "unknown_category": 1, "unreadable_annotation": 1, "not_finite": 1
+        "unknown_image": 1, "unknown_category": 1, "unreadable_annotation": 1, "not_finite": 1
     }  # fmt: skip
     found.write_text(json.dumps(FOUND))
     assert json.loads(run(labels, found, "--skip-bad", "--json").stdout)["skipped"] == {}
@@ -213,7 +213,7 @@ assert not {{"scipy.optimize", "scipy.linalg", "torch"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_names_of_pictures_go_before_numbers(files):
+def test_names_of_images_go_before_numbers(files):
     labels, found = files
     labels.write_text(
         json.dumps({**LABELS, "images": [*LABELS["images"], {**LABELS["images"][0], "id": 1, "file_name": "b.png"}]})
@@ -225,7 +225,7 @@ def test_names_of_pictures_go_before_numbers(files):
     found.write_text(json.dumps([{**FOUND[0], "file_name": "photos/c.png"}]))
     done = run(labels, found)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert "'photos/c.png' does not name one picture of the data" in done.stderr
+    assert "'photos/c.png' does not name one image of the data" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["[/bold] owl", "[red]", ":owl:"])

@@ -44,7 +44,7 @@ def predict_badly(labels: Path, target: Path, *, seed: int, noise: float) -> Non
         rng.random(len(found)) < 0.15, rng.integers(0, len(dataset.categories), len(found)), found.labels
     )
     scores = np.round(rng.random(len(found)), 3)
-    objects = Objects.build(picture=found.picture, labels=labels_said, boxes_xyxy=boxes, scores=scores)
+    objects = Objects.build(image=found.image, labels=labels_said, boxes_xyxy=boxes, scores=scores)
     write_results(dataset, objects, target)
 
 
@@ -219,7 +219,7 @@ def test_errors_page_says_what_the_document_says(files, tmp_path):
         assert name in text
         assert f"{one['cost']:.4g}" in text
     assert f"{facts['label_errors']['count']} records" in text
-    for one in facts["worst_pictures"]:
+    for one in facts["worst_images"]:
         assert f"{one['file']}: {one['right']} right, {one['false']} false, {one['unfound']} not found" in text
     counts = np.array(facts["confusion"]["counts"])
     assert counts[:-1].sum() == facts["objects"]
@@ -238,7 +238,7 @@ def test_errors_of_nothing_are_a_page(files, tmp_path):
     assert (code, "background" in err) == (2, True)
 
 
-def test_pages_are_made_without_pictures(files, tmp_path):
+def test_pages_are_made_without_images(files, tmp_path):
     labels, found, _ = files
     alone = tmp_path / "labels.json"
     alone.write_bytes(labels.read_bytes())

@@ -38,7 +38,7 @@ def test_json_has_the_figures(scenes: Path, tmp_path: Path) -> None:
     facts = json.loads(out)
     assert code == 0
     assert (facts["file"], facts["width"], facts["height"]) == ("000002.jpg", 80, 60)
-    assert Path(facts["picture"]).is_file()
+    assert Path(facts["image"]).is_file()
     assert sum(one["pixels"] for one in facts["panoptic"]["segments"]) == 80 * 60
     assert facts["detection"]["origin"].startswith("derived")
 
@@ -46,7 +46,7 @@ def test_json_has_the_figures(scenes: Path, tmp_path: Path) -> None:
 def test_wrong_commands_end_with_2_and_write_nothing(scenes: Path, tmp_path: Path) -> None:
     code, out, err = explain("000009.jpg", "--data", scenes, "--out", tmp_path / "x.png")
     assert (code, out) == (2, "")
-    assert "not one of the 3 pictures" in err
+    assert "not one of the 3 images" in err
     assert "000001.jpg" in err
     code, _, err = explain("000001.jpg", "--data", scenes, "--out", tmp_path / "x.jpg")
     assert code == 2

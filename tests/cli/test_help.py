@@ -76,7 +76,7 @@ REAL = {
     ("propose", "--seed"): SelectiveSearch().seed,
     ("propose", "--workers"): SelectiveSearch().workers,
     ("propose", "--model"): MODEL,
-    ("convert", "--pictures"): default_of(convert, "pictures"),
+    ("convert", "--images"): default_of(convert, "images"),
     ("explain detection", "--model"): MODEL,
     ("explain detection", "--score-threshold"): SCORE_THRESHOLD,
     ("explain ap", "--show"): default_of(explain_average_precision, "shown"),

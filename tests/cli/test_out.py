@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.cli._common import output_file, output_folder
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.scenes.files import write_scenes
 from otus.errors import UsageError
 
@@ -56,7 +56,7 @@ def test_verbs_that_write_one_file_add_its_suffix(tmp_path):
     write_scenes(tmp_path / "scenes", 2)
     labels = tmp_path / "scenes" / "annotations.json"
     (tmp_path / "found.json").write_text("[]")
-    write_picture(tmp_path / "flat.png", np.full((40, 60, 3), 90, np.uint8))
+    write_image(tmp_path / "flat.png", np.full((40, 60, 3), 90, np.uint8))
     sides = ["--data", labels, "--predictions", tmp_path / "found.json"]
     one = ["--data", labels]
     commands = {

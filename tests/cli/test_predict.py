@@ -60,7 +60,7 @@ def good(tmp_path_factory) -> Path:
     assert isinstance(system, RegionDetector)
     torch.nn.init.normal_(system.box_head.cls_score.bias, std=2)
     names = {
-        "region_features.trunk.": "backbone.body.",
+        "region_features.backbone.": "backbone.body.",
         "region_features.pyramid.": "backbone.fpn.",
         "proposer.": "rpn.head.",
         "box_head.network.": "roi_heads.box_head.",
@@ -76,8 +76,8 @@ def good(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path) -> Path:
-    path = tmp_path / "picture.png"
+def photo(tmp_path) -> Path:
+    path = tmp_path / "image.png"
     Image.fromarray(scene()).save(path)
     return path
 
@@ -117,19 +117,19 @@ def bad_weights(kind: str, good: Path, folder: Path) -> Path:
         ("half", "is damaged"),
     ],
 )
-def test_weights_that_cannot_be_are_refused(good, tmp_path, picture, monkeypatch, kind, pattern):
+def test_weights_that_cannot_be_are_refused(good, tmp_path, photo, monkeypatch, kind, pattern):
     monkeypatch.chdir(tmp_path)
     file = bad_weights(kind, good, tmp_path)
-    refused(run(picture, "--model", NAME, "--weights", file, "--out", "out"), 1, pattern)
+    refused(run(photo, "--model", NAME, "--weights", file, "--out", "out"), 1, pattern)
     assert not Path("out").exists()
     assert not Path("ran").exists()
 
 
-def test_weights_of_another_model_of_the_same_kind(good, picture):
+def test_weights_of_another_model_of_the_same_kind(good, photo):
     refused(
-        run(picture, "--model", "faster_rcnn_resnet50_fpn", "--weights", good), 1, "does not fit faster_rcnn_resnet50"
+        run(photo, "--model", "faster_rcnn_resnet50_fpn", "--weights", good), 1, "does not fit faster_rcnn_resnet50"
     )
-    refused(run(picture, "--model", good), 1, "does not say of which model it is: name the model")
+    refused(run(photo, "--model", good), 1, "does not say of which model it is: name the model")
     with pytest.raises(CheckpointError, match="does not fit mask_rcnn_resnet50_fpn"):
         otus.load("mask_rcnn_resnet50_fpn", weights=good)
 
@@ -142,8 +142,8 @@ def test_weights_of_another_model_of_the_same_kind(good, picture):
         (["--model", NAME, "--weights", "coco_v9"], "weights of .* are: coco_v1"),
     ],
 )
-def test_names_without_weights_never_predict(picture, options, pattern):
-    refused(run(picture, *options), 2, pattern)
+def test_names_without_weights_never_predict(photo, options, pattern):
+    refused(run(photo, *options), 2, pattern)
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_names_without_weights_never_predict(picture, options, pattern):
         (["--precision", "fp8"], "precision: expected auto, exact"),
     ],
 )
-def test_wrong_options(good, picture, tmp_path, options, pattern):
-    refused(run(picture, "--model", NAME, "--weights", good, "--out", tmp_path / "out", *options), 2, pattern)
+def test_wrong_options(good, photo, tmp_path, options, pattern):
+    refused(run(photo, "--model", NAME, "--weights", good, "--out", tmp_path / "out", *options), 2, pattern)
 
 
-def test_tiny_and_thin_pictures_and_nothing_on_them(good, tmp_path):
+def test_tiny_and_thin_images_and_nothing_on_them(good, tmp_path):
     for name, size_hw in (("one", (1, 1)), ("wide", (1, 2000)), ("high", (2000, 1))):
         Image.fromarray(scene(size_hw)).save(tmp_path / f"{name}.png")
     out = tmp_path / "out"
@@ -184,9 +184,9 @@ def test_tiny_and_thin_pictures_and_nothing_on_them(good, tmp_path):
     assert json.loads((out / "predictions.json").read_text()) == []
 
 
-def test_documents_are_as_designed_and_cocos_reader_takes_them(good, picture, tmp_path):
+def test_documents_are_as_designed_and_cocos_reader_takes_them(good, photo, tmp_path):
     out = tmp_path / "out"
-    done = run(picture, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--json")
+    done = run(photo, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--json")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["model"] == NAME
@@ -208,7 +208,7 @@ def test_documents_are_as_designed_and_cocos_reader_takes_them(good, picture, tm
     assert len(truth.loadRes(results).getAnnIds()) == len(results)
 
 
-def test_a_video_cut_off_keeps_the_frames_before(good, picture, tmp_path):
+def test_a_video_cut_off_keeps_the_frames_before(good, photo, tmp_path):
     with VideoWriter(tmp_path / "whole.mp4", frame_rate=10) as writer:
         for i in range(24):
             writer.add(scene(seed=i))
@@ -227,14 +227,14 @@ def test_a_video_cut_off_keeps_the_frames_before(good, picture, tmp_path):
     (tmp_path / "cut.mp4").write_bytes(content[: int(len(content) * 0.6)])
     out = tmp_path / "out"
     cut = tmp_path / "cut.mp4"
-    done = run(cut, picture, "--model", NAME, "--weights", good, "--batch-size", 4, "--out", out, "--json")
+    done = run(cut, photo, "--model", NAME, "--weights", good, "--batch-size", 4, "--out", out, "--json")
     assert done.exit_code == 1
     assert re.search(r"damaged: .*cut\.mp4: frame \d+: .*(cut off|ends here)", done.stderr)
     images = json.loads(done.stdout)["images"]
     frames = [one["frame"] for one in images if "frame" in one]
     assert 4 < len(frames) < 24
     assert frames == list(range(len(frames)))
-    assert images[-1]["file"] == str(picture)
+    assert images[-1]["file"] == str(photo)
     assert sum(1 for _ in Video(out / "cut.mp4")) == len(frames)
 
 
@@ -248,20 +248,20 @@ def test_the_overlay_of_every_third_frame_keeps_the_pace(good, tmp_path):
     assert [frame.time_s for frame in Video(out / "film.mp4")] == [0, 0.25, 0.5]
 
 
-def test_a_page_shows_the_overlays_and_lists_what_was_found_where(good, picture, tmp_path):
+def test_a_page_shows_the_overlays_and_lists_what_was_found_where(good, photo, tmp_path):
     out = tmp_path / "out"
-    done = run(picture, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--page", "--json")
+    done = run(photo, "--model", NAME, "--weights", good, "--score-threshold", 0.05, "--out", out, "--page", "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)["images"][0]["instances"]
     assert found
     html = (out / "index.html").read_text()
-    assert 'src="picture.jpg"' in html
-    assert (out / "picture.jpg").is_file()
+    assert 'src="image.jpg"' in html
+    assert (out / "image.jpg").is_file()
     rows = re.findall(r"<tr>(<td.*?)</tr>", html, flags=re.DOTALL)
     cells = [[cell.strip() for cell in re.findall(r"<td[^>]*>([^<]*)</td>", row)] for row in rows]
     expected = [[one["category"], f"{one['score']:.4g}", *(str(round(v)) for v in one["bbox"])] for one in found]
-    assert cells == [["picture.png", *row] for row in expected]
-    refused(run(picture, "--model", NAME, "--weights", good, "--json", "--page"), 2, "--page needs --out")
+    assert cells == [["image.png", *row] for row in expected]
+    refused(run(photo, "--model", NAME, "--weights", good, "--json", "--page"), 2, "--page needs --out")
 
 
 def test_photographs_are_never_replaced(good, tmp_path):
@@ -270,7 +270,7 @@ def test_photographs_are_never_replaced(good, tmp_path):
     Image.fromarray(scene()).save(folder / "owl.jpg")
     before = (folder / "owl.jpg").read_bytes()
     options = ("--model", NAME, "--weights", good, "--out", folder)
-    refused(run(folder, *options), 2, r"--out: .*same holds pictures to predict on, .*owl\.jpg; name another folder")
+    refused(run(folder, *options), 2, r"--out: .*same holds images to predict on, .*owl\.jpg; name another folder")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"owl.jpg": before}
 
 
@@ -285,34 +285,34 @@ def test_a_second_run_sees_what_the_first_saw(good, tmp_path, monkeypatch):
     assert files == [["owl.png"], ["owl.png"]]
 
 
-def test_json_is_whole_whatever_is_not_there(good, picture, tmp_path):
+def test_json_is_whole_whatever_is_not_there(good, photo, tmp_path):
     (tmp_path / "empty").mkdir()
     options = ("--model", NAME, "--weights", good, "--json")
     done = run(tmp_path / "nomatch*.jpg", *options)
     assert (done.exit_code, json.loads(done.stdout)) == (1, NOTHING)
     assert "nomatch*.jpg: no file fits this pattern" in done.stderr
-    done = run(picture, tmp_path / "empty", picture, *options)
+    done = run(photo, tmp_path / "empty", photo, *options)
     assert done.exit_code == 1
-    assert [one["file"] for one in json.loads(done.stdout)["images"]] == [str(picture)] * 2
+    assert [one["file"] for one in json.loads(done.stdout)["images"]] == [str(photo)] * 2
     assert "empty: holds no image or video" in done.stderr
 
 
-def test_json_is_closed_when_the_work_breaks_off(good, picture, tmp_path):
+def test_json_is_closed_when_the_work_breaks_off(good, photo, tmp_path):
     (tmp_path / "taken").write_text("a file, so no folder can be there")
     out = tmp_path / "taken" / "out"
-    done = run(picture, "--model", NAME, "--weights", good, "--json", "--out", out)
+    done = run(photo, "--model", NAME, "--weights", good, "--json", "--out", out)
     assert done.exit_code == 1
     assert "cannot be written" in done.stderr
     assert json.loads(done.stdout) == NOTHING
 
 
-def test_weights_beside_a_file_are_refused(good, picture, tmp_path):
-    refused(run(picture, "--model", good, "--weights", good), 2, r"weights: .*good\.pth is a file of weights itself")
+def test_weights_beside_a_file_are_refused(good, photo, tmp_path):
+    refused(run(photo, "--model", good, "--weights", good), 2, r"weights: .*good\.pth is a file of weights itself")
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are text there")
-def test_names_that_are_no_text_are_spelt_out(good, picture, tmp_path):
-    picture.rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
+def test_names_that_are_no_text_are_spelt_out(good, photo, tmp_path):
+    photo.rename(tmp_path / os.fsdecode(b"caf\xe9.png"))
     command = [sys.executable, "-m", "otus", "predict", tmp_path, "--model", NAME, "--weights", good]
     said = []
     for options in (["--json"], ["--out", tmp_path / "out", "--page"]):
@@ -324,20 +324,20 @@ def test_names_that_are_no_text_are_spelt_out(good, picture, tmp_path):
     assert b"caf\xe9.jpg" in os.listdir(os.fsencode(tmp_path / "out"))
 
 
-def test_who_judges_a_file_that_was_cut_is_told(good, picture, tmp_path):
+def test_who_judges_a_file_that_was_cut_is_told(good, photo, tmp_path):
     out, model = tmp_path / "out", ("--model", NAME, "--weights", good)
-    found = json.loads(run(picture, *model, "--score-threshold", 0.0, "--json").stdout)["images"][0]["instances"]
+    found = json.loads(run(photo, *model, "--score-threshold", 0.0, "--json").stdout)["images"][0]["instances"]
     middle = max(one["score"] for one in found) - 0.01
     assert middle > 0.05  # the model's own threshold
     labels = {
-        "images": [{"id": 1, "file_name": "picture.png", "width": 120, "height": 90}],
+        "images": [{"id": 1, "file_name": "image.png", "width": 120, "height": 90}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": COCO.ids[0], "bbox": [5, 5, 50, 50], "iscrowd": 0}],
         "categories": [{"id": i, "name": name} for i, name in zip(COCO.ids, COCO, strict=True)],
     }
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     data, file = ["--data", str(tmp_path / "labels.json")], ["--predictions", str(out / "predictions.json")]
     for threshold, cut in ((middle, middle), (0.0, None)):
-        done = run(picture, *model, "--score-threshold", threshold, "--out", out, "--json")
+        done = run(photo, *model, "--score-threshold", threshold, "--out", out, "--json")
         assert json.loads(done.stdout)["postprocess"]["score_threshold"] == threshold
         judged = CliRunner().invoke(app, ["evaluate", *data, *file, "--json"])
         assert json.loads(judged.stdout).get("cut_at") == cut

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 import otus.inference.loading
 from otus.cli import app
-from otus.data.images import picture_size_hw
+from otus.data.images import image_size_hw
 from otus.data.video import Video, VideoWriter
 from otus.inference.predictor import Predictor
 from otus.parts.postprocess import Postprocess
@@ -124,7 +124,7 @@ def test_an_overlay_that_would_be_too_large_for_a_jpeg_is_drawn_smaller(photos, 
     done = run(photos, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
     assert "smaller than their image: 2.png, by 2" in done.stdout
-    assert picture_size_hw(tmp_path / "out" / "2.jpg") == (3, 35_000)
+    assert image_size_hw(tmp_path / "out" / "2.jpg") == (3, 35_000)
     (strip,) = [
         one for one in json.loads((tmp_path / "out/predictions.json").read_text()) if "2.png" in one["file_name"]
     ]
@@ -183,7 +183,7 @@ def test_overlays_that_do_not_fit_are_named_and_the_rest_is_done(photos, tmp_pat
 def test_predictions_that_do_not_fit_end_the_run_and_those_before_can_be_read(
     photos, tmp_path, small_files, monkeypatch
 ):
-    monkeypatch.setattr("otus.reports.predictions.write_picture", lambda path, image: None)
+    monkeypatch.setattr("otus.reports.predictions.write_image", lambda path, image: None)
     out = tmp_path / "out"
     run(photos / "0.jpg", "--out", out)
     small_files(3 * (out / "predictions.json").stat().st_size + 5)

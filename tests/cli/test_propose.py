@@ -1,4 +1,4 @@
-"""``otus propose`` from the outside: its document, its picture, its manners, and that it needs no torch."""
+"""``otus propose`` from the outside: its document, its image, its manners, and that it needs no torch."""
 
 import json
 import subprocess
@@ -10,8 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from otus.cli import app
-from otus.data.dataset import Dataset, Pictures
-from otus.data.images import read_picture, write_picture
+from otus.data.dataset import Dataset, Images
+from otus.data.images import read_image, write_image
 from otus.errors import UsageError
 from otus.proposals.methods import find_proposals, make_proposer
 from otus.proposals.selective_search import selective_search
@@ -20,12 +20,12 @@ from otus.structures import Categories
 
 
 @pytest.fixture
-def picture(tmp_path):
+def photo(tmp_path):
     image = np.full((60, 80, 3), 60, np.uint8)
     image[10:40, 20:50] = 220, 40, 40
     image[20:55, 60:75] = 30, 200, 60
     path = tmp_path / "things.png"
-    write_picture(path, image)
+    write_image(path, image)
     return path
 
 
@@ -41,11 +41,11 @@ def propose(*arguments):
         (["--method", "sliding-window"], SlidingWindows()),
     ],
 )
-def test_the_document_is_what_python_gives(picture, options, expected):
-    done = propose(picture, *options, "--json")
+def test_the_document_is_what_python_gives(photo, options, expected):
+    done = propose(photo, *options, "--json")
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
-    found = expected(read_picture(picture))
+    found = expected(read_image(photo))
     assert document["method"] == ("sliding-window" if "sliding-window" in options else "selective-search")
     assert document["count"] == len(document["proposals"]) == len(found)
     assert document["seconds"] > 0
@@ -53,21 +53,21 @@ def test_the_document_is_what_python_gives(picture, options, expected):
     np.testing.assert_allclose([one["score"] for one in document["proposals"]], found.scores)
 
 
-def test_so_many_at_most_and_a_picture_of_them(picture, tmp_path):
+def test_so_many_at_most_and_a_image_of_them(photo, tmp_path):
     out = tmp_path / "new" / "seen.png"
-    done = propose(picture, "--count", 5, "--out", out)
+    done = propose(photo, "--count", 5, "--out", out)
     assert done.exit_code == 0, done.stderr
     assert "5 proposals" in done.stdout
     assert str(out) in done.stdout
-    drawn, image = np.asarray(Image.open(out)), read_picture(picture)
+    drawn, image = np.asarray(Image.open(out)), read_image(photo)
     assert drawn.shape == image.shape
     assert (drawn != image).any()
 
 
-def test_a_fresh_process_answers_without_torch(picture):
+def test_a_fresh_process_answers_without_torch(photo):
     code = (
         "import sys, otus.cli\n"
-        f"sys.argv = ['otus', 'propose', {str(picture)!r}, '--json']\n"
+        f"sys.argv = ['otus', 'propose', {str(photo)!r}, '--json']\n"
         "try:\n    otus.cli.main()\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('torch', 'matplotlib') if name in sys.modules], file=sys.stderr)"
     )
@@ -89,14 +89,14 @@ def test_a_fresh_process_answers_without_torch(picture):
         (["--method", "rpn", "--model", "no_such_model"], 2, "no_such_model"),
     ],
 )
-def test_a_wrong_command_says_what_is_wrong(picture, options, code, words):
-    done = propose(picture, *options)
+def test_a_wrong_command_says_what_is_wrong(photo, options, code, words):
+    done = propose(photo, *options)
     assert done.exit_code == code
     assert words in done.stderr
     assert done.stdout == ""
 
 
-def test_a_missing_picture_is_named(tmp_path):
+def test_a_missing_image_is_named(tmp_path):
     done = propose(tmp_path / "nowhere.png")
     assert done.exit_code == 1
     assert "nowhere.png" in done.stderr
@@ -104,19 +104,19 @@ def test_a_missing_picture_is_named(tmp_path):
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (30, 40)])
 @pytest.mark.parametrize("method", ["selective-search", "sliding-window"])
-def test_odd_pictures_have_proposals(tmp_path, size_hw, method):
-    write_picture(tmp_path / "flat.png", np.full((*size_hw, 3), 9, np.uint8))
+def test_odd_images_have_proposals(tmp_path, size_hw, method):
+    write_image(tmp_path / "flat.png", np.full((*size_hw, 3), 9, np.uint8))
     done = propose(tmp_path / "flat.png", "--method", method, "--json", "--count", 3, "--out", tmp_path / "seen.png")
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["count"] >= 1
 
 
-def test_a_data_set_by_the_name_of_a_method(picture, tmp_path, monkeypatch):
+def test_a_data_set_by_the_name_of_a_method(photo, tmp_path, monkeypatch):
     monkeypatch.setenv("OTUS_CACHE", str(tmp_path / "kept"))
-    pictures = Pictures(picture.parent, (picture.name,), np.array([[60, 80]]), (1,))
-    dataset = Dataset(picture.parent, "made up", pictures, Categories(()))
+    images = Images(photo.parent, (photo.name,), np.array([[60, 80]]), (1,))
+    dataset = Dataset(photo.parent, "made up", images, Categories(()))
     proposed = find_proposals(dataset, count=7, mode="fast")
-    expected = selective_search(read_picture(picture)).best(7).boxes_xyxy
+    expected = selective_search(read_image(photo)).best(7).boxes_xyxy
     np.testing.assert_array_equal(proposed[0].columns["proposals_xyxy"], expected)
     assert len(list((tmp_path / "kept" / "proposals").rglob("*.npz"))) == 1
     find_proposals(dataset, method="sliding-window", count=7, cache=tmp_path / "elsewhere")

@@ -15,8 +15,8 @@ import pytest
 from otus.data.checks.doctor import examine_path
 from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, PanopticFiles
-from otus.data.formats.contract import Loss
-from otus.data.images import write_picture
+from otus.data.formats.contract import ConversionLoss
+from otus.data.images import write_image
 from otus.data.open import choose_layouts, open_dataset, open_layout, open_splits
 from otus.data.scenes.files import write_scenes
 from otus.errors import DataError
@@ -36,7 +36,7 @@ SLICES = {
 FORMATS = tuple(WRITERS)
 # What is told of each object by itself, never of the whole data set in one line.
 OF_THE_OBJECT = {"category", "crowd", "mask", "oriented box", "amodal box", "cuboid", "score", "keypoints", "far box"}
-Place = tuple[str, int | None]  # the picture and the object, "" and None for the whole data set
+Place = tuple[str, int | None]  # the image and the object, "" and None for the whole data set
 
 
 def slice_of(shared_data: Path, name: str, count: int, seed: int = 0) -> Dataset:
@@ -48,13 +48,13 @@ def slice_of(shared_data: Path, name: str, count: int, seed: int = 0) -> Dataset
 
 def through(dataset: Dataset, target: str, folder: Path) -> Dataset:
     """The data set as it is read after it was written; every difference is among the losses."""
-    losses = WRITERS[target].write(dataset, folder, pictures="link")
+    losses = WRITERS[target].write(dataset, folder, images="link")
     (layout,) = choose_layouts(folder)
     assert layout.format == target
     back = open_layout(layout)
     told: dict[Place, set[str]] = defaultdict(set)
     for loss in losses:
-        told[loss.picture, loss.object_id].add(loss.kind)
+        told[loss.image, loss.object_id].add(loss.kind)
     check(losses, dataset)
     for kinds, place, what in differences(dataset, back):
         named = told[place] | told[place[0], None] | (set() if what in OF_THE_OBJECT else told["", None])
@@ -62,11 +62,11 @@ def through(dataset: Dataset, target: str, folder: Path) -> Dataset:
     return back
 
 
-def check(losses: list[Loss], dataset: Dataset) -> None:
-    """Losses speak of pictures and objects that there are."""
-    files = set(dataset.pictures.files)
+def check(losses: list[ConversionLoss], dataset: Dataset) -> None:
+    """Losses speak of images and objects that there are."""
+    files = set(dataset.images.files)
     ids = set() if dataset.objects is None else set(dataset.objects.ids.tolist())
-    assert {loss.picture for loss in losses} <= files | {""}
+    assert {loss.image for loss in losses} <= files | {""}
     assert {loss.object_id for loss in losses} <= ids | {None}
 
 
@@ -88,20 +88,20 @@ def differences(before: Dataset, after: Dataset) -> Iterator[Difference]:
         yield {"categories", "supercategories"}, whole, "supercategories"
     if before.categories.keypoints != after.categories.keypoints:
         yield {"keypoint_names", "skeleton", "flip_pairs", "sigmas"}, whole, "keypoints of categories"
-    stems = {Path(file).stem: index for index, file in enumerate(after.pictures.files)}
+    stems = {Path(file).stem: index for index, file in enumerate(after.images.files)}
     assert len(stems) == len(after) == len(before)
-    for index, file in enumerate(before.pictures.files):
+    for index, file in enumerate(before.images.files):
         twin = stems[Path(file).stem]
-        if before.pictures.ids[index] != after.pictures.ids[twin] and isinstance(before.pictures.ids[index], int):
-            yield {"picture_ids"}, (file, None), "id of the picture"
-        assert before.pictures.size_hw(index) == after.pictures.size_hw(twin)
-        assert after.pictures.path(twin).samefile(before.pictures.path(index))
+        if before.images.ids[index] != after.images.ids[twin] and isinstance(before.images.ids[index], int):
+            yield {"image_ids"}, (file, None), "id of the image"
+        assert before.images.size_hw(index) == after.images.size_hw(twin)
+        assert after.images.path(twin).samefile(before.images.path(index))
         yield from of_maps(before, index, after, twin)
         yield from of_objects(before.instances(index), after.instances(twin), file)
 
 
 def of_maps(before: Dataset, index: int, after: Dataset, twin: int) -> Iterator[Difference]:
-    place = (before.pictures.files[index], None)
+    place = (before.images.files[index], None)
     old, new = before.semantic_map(index), after.semantic_map(twin)
     if old is not None and (new is None or not np.array_equal(old.labels, new.labels)):
         yield {"semantic"}, place, "semantic map"
@@ -190,16 +190,16 @@ def test_made_up_scenes_with_everything(tmp_path: Path) -> None:
     all_pairs(replace(dataset, objects=replace(dataset.objects, scores=scores)), tmp_path)
 
 
-@pytest.mark.parametrize("pictures", [[2], []], ids=["a picture without objects", "no picture"])
+@pytest.mark.parametrize("images", [[2], []], ids=["an image without objects", "no image"])
 @pytest.mark.parametrize("first", FORMATS)
-def test_one_split_is_empty(tmp_path: Path, first: str, pictures: list[int]) -> None:
+def test_one_split_is_empty(tmp_path: Path, first: str, images: list[int]) -> None:
     write_scenes(tmp_path / "scenes", 3, split="train", seed=3)
     scenes = open_dataset(tmp_path / "scenes", format="coco")
     assert scenes.objects is not None
-    train, val = scenes.select([0, 1]), replace(scenes, objects=scenes.objects.take([])).select(pictures)
+    train, val = scenes.select([0, 1]), replace(scenes, objects=scenes.objects.take([])).select(images)
     splits = [train, replace(val, split="val")]
     if first == "coco_panoptic":
-        write_picture(tmp_path / "map.png", np.full((*train.pictures.size_hw(0), 3), (7, 0, 0), np.uint8))
+        write_image(tmp_path / "map.png", np.full((*train.images.size_hw(0), 3), (7, 0, 0), np.uint8))
         of_train = PanopticFiles((tmp_path / "map.png", None), ((Segment(7, 0),), ()), train.categories)
         of_val = PanopticFiles((None,) * len(val), ((),) * len(val), train.categories)
         splits = [replace(one, panoptic=maps) for one, maps in zip(splits, (of_train, of_val), strict=True)]
@@ -215,12 +215,12 @@ def test_one_split_is_empty(tmp_path: Path, first: str, pictures: list[int]) -> 
         done = convert(tmp_path / first, target, to=second)
         assert not done.problems
         back = open_splits(target)
-        assert sum(map(len, back)) == 2 + len(pictures)
+        assert sum(map(len, back)) == 2 + len(images)
         assert sum(len(one.objects or ()) for one in back) == objects
         examine_path(target)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLICES)
-def test_what_is_not_named_comes_back_of_more_pictures(shared_data: Path, tmp_path: Path, name: str) -> None:
+def test_what_is_not_named_comes_back_of_more_images(shared_data: Path, tmp_path: Path, name: str) -> None:
     all_pairs(slice_of(shared_data, name, 60, seed=1), tmp_path)

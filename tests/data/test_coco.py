@@ -28,7 +28,7 @@ def read(file: Path) -> Dataset:
 
 
 def written(dataset: Dataset, folder: Path) -> Path:
-    assert {loss.kind for loss in coco.write(dataset, folder, pictures="none")} <= {"unread_field"}
+    assert {loss.kind for loss in coco.write(dataset, folder, images="none")} <= {"unread_field"}
     return next(folder.glob("*.json"))
 
 
@@ -115,12 +115,12 @@ def test_every_field_has_its_place(tmp_path: Path) -> None:
     dataset = read(saved(tmp_path, document()))
     objects = dataset.objects
     assert objects is not None
-    assert dataset.pictures.files == ("b.jpg", "sub/a.jpg")
-    assert dataset.pictures.ids == (7, 0)
+    assert dataset.images.files == ("b.jpg", "sub/a.jpg")
+    assert dataset.images.ids == (7, 0)
     assert dataset.categories.names == ("cat", "dog")
     assert dataset.categories.ids == (9, 0)
     assert objects.ids.tolist() == [6, 5, 4]
-    assert objects.picture.tolist() == [0, 1, 1]
+    assert objects.image.tolist() == [0, 1, 1]
     assert objects.labels.tolist() == [1, 0, 1]
     assert objects.is_crowd.tolist() == [True, False, False]
     assert objects.areas.tolist() == [3, 3.5, 1]  # of the mask, as stated, of the box
@@ -164,13 +164,13 @@ def test_a_box_around_keypoints_is_around_those_that_are_labelled(tmp_path: Path
 def test_everything_survives_a_second_trip(tmp_path: Path) -> None:
     first = read(saved(tmp_path, document()))
     second = read(written(first, tmp_path / "out"))
-    assert second.pictures.files == first.pictures.files
+    assert second.images.files == first.images.files
     assert second.categories == first.categories
     assert first.objects is not None
     assert second.objects is not None
     for name in (
         "ids",
-        "picture",
+        "image",
         "labels",
         "boxes_xyxy",
         "areas",
@@ -202,14 +202,14 @@ def test_windows_may_cut_anywhere(
     cut = read(file)
     assert cut.objects is not None
     assert whole.objects is not None
-    assert cut.pictures.files == whole.pictures.files
+    assert cut.images.files == whole.images.files
     np.testing.assert_array_equal(cut.objects.ids, whole.objects.ids)
     np.testing.assert_array_equal(cut.objects.boxes_xyxy, whole.objects.boxes_xyxy)
     assert cut.objects.columns.keys() == whole.objects.columns.keys()
 
 
 @pytest.mark.parametrize(
-    ("json_file", "pictures", "split"),
+    ("json_file", "images", "split"),
     [
         ("annotations.json", "images", None),
         ("annotations/instances_train2017.json", "train2017", "train"),
@@ -220,20 +220,18 @@ def test_windows_may_cut_anywhere(
         ("labels.json", ".", None),
     ],
 )
-def test_pictures_are_found_in_the_usual_places(
-    tmp_path: Path, json_file: str, pictures: str, split: str | None
-) -> None:
+def test_images_are_found_in_the_usual_places(tmp_path: Path, json_file: str, images: str, split: str | None) -> None:
     (tmp_path / json_file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / json_file).write_text(json.dumps(document()))
-    (tmp_path / pictures).mkdir(parents=True, exist_ok=True)
-    (tmp_path / pictures / "b.jpg").write_bytes(b"")
+    (tmp_path / images).mkdir(parents=True, exist_ok=True)
+    (tmp_path / images / "b.jpg").write_bytes(b"")
     (layout,) = coco.find(tmp_path)
     assert layout == Layout("coco", tmp_path / json_file, split)
-    assert read(layout.source).pictures.path(0).resolve() == (tmp_path / pictures / "b.jpg").resolve()
+    assert read(layout.source).images.path(0).resolve() == (tmp_path / images / "b.jpg").resolve()
 
 
 def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
-    dataset = read(saved(tmp_path, document()))  # its pictures are not there
+    dataset = read(saved(tmp_path, document()))  # its images are not there
     with pytest.raises(DataError, match=r"cannot be written.*b\.jpg"):
         coco.write(dataset, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["instances_val2017.json"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats import coco
 from otus.data.formats.coco_results import read_results
 from otus.data.formats.contract import Layout
@@ -39,7 +39,7 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
         ({"bbox": None}, "annotations[1]", "a bbox, a segmentation or keypoints"),
         ({"image_id": "1"}, "annotations[1].image_id", "got `str`"),
         ({"category_id": "cat"}, "annotations[1].category_id", "got `str`"),
-        ({"image_id": 2}, "annotations[1].image_id", "no picture"),
+        ({"image_id": 2}, "annotations[1].image_id", "no image"),
         ({"category_id": 2}, "annotations[1].category_id", "no category"),
         ({"id": 1}, "annotations[1].id", "same id"),
         ({"bbox": [3, 0, -2, 2]}, "annotations[1].bbox", "0 or more, got [-2.0, 2.0]"),
@@ -49,7 +49,7 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
         (
             {"segmentation": {"size": [4, 6], "counts": [24]}},
             "annotations[1].segmentation.size",
-            "made for 4 x 6 pixels (height x width), but the picture has 4 x 5",
+            "made for 4 x 6 pixels (height x width), but the image has 4 x 5",
         ),
         ({"segmentation": {"size": [4, 5], "counts": [19]}}, "annotations[1].segmentation.counts", "add up to 4 x 5"),
         (
@@ -99,14 +99,14 @@ def test_a_faulty_record_is_named_and_left_out(
         ),
     ],
 )
-def test_faults_of_pictures_and_categories_are_named(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
+def test_faults_of_images_and_categories_are_named(tmp_path: Path, changes: dict[str, Any], place: str) -> None:
     with pytest.raises(DataError) as raised:
         coco.read(Layout("coco", file_with(tmp_path, **changes)))
     assert raised.value.where == place
 
 
 @pytest.mark.parametrize("fault", [{"height": "4"}, {"height": None}, {"file_name": 7}, {"width": 4.5}])
-def test_objects_of_a_faulty_picture_go_without_a_word(tmp_path: Path, fault: dict[str, Any]) -> None:
+def test_objects_of_a_faulty_image_go_without_a_word(tmp_path: Path, fault: dict[str, Any]) -> None:
     good = {"id": 1, "file_name": "a.jpg", "width": 5, "height": 4}
     file = file_with(tmp_path, images=[{**good, **fault}])
     found: list[DataError] = []
@@ -120,7 +120,7 @@ def test_objects_of_a_faulty_picture_go_without_a_word(tmp_path: Path, fault: di
 
 def test_sizes_as_pandas_writes_them(tmp_path: Path) -> None:
     file = file_with(tmp_path, images=[{"id": 1, "file_name": "a.jpg", "width": 5.0, "height": 4.0}])
-    assert coco.read(Layout("coco", file)).pictures.size_hw(0) == (4, 5)
+    assert coco.read(Layout("coco", file)).images.size_hw(0) == (4, 5)
 
 
 def test_invented_ids_are_nobody_elses(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_invented_ids_are_nobody_elses(tmp_path: Path) -> None:
             assert wanted is None or dataset.objects.ids.tolist() == wanted
 
 
-def test_objects_of_a_refused_picture_go_without_a_word(tmp_path: Path) -> None:
+def test_objects_of_a_refused_image_go_without_a_word(tmp_path: Path) -> None:
     file = file_with(tmp_path, images=[{"id": 1, "file_name": "../a.jpg", "width": 5, "height": 4}])
     found: list[DataError] = []
     dataset = coco.read(Layout("coco", file), report=found.append)
@@ -179,7 +179,7 @@ def test_an_empty_or_missing_file_says_so(tmp_path: Path) -> None:
         ({"score": None}, "annotations[1].score", "needs a score"),
         ({"score": float("nan")}, "annotations[1].score", "finite"),
         ({"score": "0.5"}, "annotations[1].score", "float"),
-        ({"image_id": 3}, "annotations[1].image_id", "no picture"),
+        ({"image_id": 3}, "annotations[1].image_id", "no image"),
         ({"image_id": 1.5}, "annotations[1].image_id", "int"),
         ({"category_id": 3}, "annotations[1].category_id", "no category"),
     ],
@@ -188,8 +188,8 @@ def test_faulty_predictions_are_named(tmp_path: Path, fault: dict[str, Any], pla
     good = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 2, 2], "score": 0.5}
     file = tmp_path / "results.json"
     file.write_text(json.dumps([good, {**good, **fault}, good]))
-    pictures = Pictures(tmp_path, ("a.jpg",), np.array([[4, 5]]), (1,))
-    dataset = Dataset(tmp_path, "coco", pictures, Categories(("cat",), ids=(1,)))
+    images = Images(tmp_path, ("a.jpg",), np.array([[4, 5]]), (1,))
+    dataset = Dataset(tmp_path, "coco", images, Categories(("cat",), ids=(1,)))
     with pytest.raises(DataError) as raised:
         read_results(file, dataset)
     assert raised.value.where == place

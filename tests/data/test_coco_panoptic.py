@@ -16,11 +16,11 @@ from otus.errors import DataError
 def test_round_trip_of_real_maps(shared_data: Path, tmp_path: Path) -> None:
     (layout,) = [one for one in coco_panoptic.find(shared_data / "coco_panoptic") if one.split == "val"]
     first = coco_panoptic.read(layout).select(range(12))
-    losses = coco_panoptic.write(first, tmp_path / "out", pictures="none")
+    losses = coco_panoptic.write(first, tmp_path / "out", images="none")
     assert {loss.kind for loss in losses} == {"unread_field"}  # licences, dates
     second = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "out/panoptic_val.json"))
     assert second.categories == first.categories
-    assert second.pictures.ids == first.pictures.ids
+    assert second.images.ids == first.images.ids
     original = json.loads(layout.source.read_text())
     stated = {one["image_id"]: one["segments_info"] for one in original["annotations"]}
     again = json.loads((tmp_path / "out/panoptic_val.json").read_text())
@@ -80,7 +80,7 @@ def test_faults_are_named(tmp_path: Path, annotation: dict[str, Any], place: str
     assert raised.value.where == place
 
 
-def test_pictures_that_differ_by_their_suffix_keep_their_maps(tmp_path: Path) -> None:
+def test_images_that_differ_by_their_suffix_keep_their_maps(tmp_path: Path) -> None:
     images = [{"id": k, "file_name": f"a.{suffix}", "width": 2, "height": 1} for k, suffix in ((3, "jpg"), (4, "png"))]
     annotations = [
         {"image_id": k, "file_name": f"{k}.png", "segments_info": [{"id": k, "category_id": 2}]} for k in (3, 4)
@@ -91,16 +91,16 @@ def test_pictures_that_differ_by_their_suffix_keep_their_maps(tmp_path: Path) ->
         ids = np.array([[k, 0]])
         Image.fromarray(coco_panoptic.colours_of(ids)).save(tmp_path / f"panoptic_val/{k}.png")
     dataset = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "panoptic_val.json"))
-    assert coco_panoptic.write(dataset, tmp_path / "out", pictures="none") == []
+    assert coco_panoptic.write(dataset, tmp_path / "out", images="none") == []
     back = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "out/panoptic.json"))
-    assert back.pictures.files == ("a.jpg", "a.png")
+    assert back.images.files == ("a.jpg", "a.png")
     for index, k in enumerate((3, 4)):
         found = back.panoptic_map(index)
         assert found is not None
         assert found.ids.tolist() == [[k, 0]]
 
 
-def test_a_picture_that_cannot_be_decoded_is_one_problem(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_decoded_is_one_problem(tmp_path: Path) -> None:
     images = [{"id": 3, "file_name": "a.jpg", "width": "2", "height": 1}]
     (tmp_path / "p.json").write_text(json.dumps(document(images=images)))
     found: list[DataError] = []

@@ -15,11 +15,11 @@ from otus.errors import DataError, UsageError
 
 
 def small(folder: Path) -> Path:
-    """Three pictures, one of which is none, with four objects."""
+    """Three images, one of which is none, with four objects."""
     (folder / "images").mkdir(parents=True)
     for name in "ab":
         Image.new("RGB", (8, 6)).save(folder / f"images/{name}.jpg")
-    (folder / "images/c.jpg").write_bytes(b"no picture")
+    (folder / "images/c.jpg").write_bytes(b"no image")
     box = {"category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
     content = {
         "images": [{"id": i, "file_name": f"{n}.jpg", "width": 8, "height": 6} for i, n in enumerate("abc", 1)],
@@ -62,7 +62,7 @@ def test_two_formats_of_one_set_agree(shared_data: Path) -> None:
     assert len(as_coco) == len(as_voc) == 427
     assert as_coco.objects is not None
     assert as_voc.objects is not None
-    assert sorted(as_coco.pictures.files) == sorted(Path(name).name for name in as_voc.pictures.files)
+    assert sorted(as_coco.images.files) == sorted(Path(name).name for name in as_voc.images.files)
     assert len(as_coco.objects) == len(as_voc.objects)
 
 
@@ -74,11 +74,11 @@ def test_a_place_without_labels_says_what_is_understood(tmp_path: Path) -> None:
 def test_faults_are_left_out_and_the_rest_is_done(tmp_path: Path) -> None:
     done = convert(small(tmp_path / "in"), tmp_path / "out", to="coco")
     assert sorted((one.kind, one.file and one.file.name) for one in done.problems) == [
-        ("unknown_picture", "annotations.json"),
-        ("unreadable_picture", "c.jpg"),
+        ("unknown_image", "annotations.json"),
+        ("unreadable_image", "c.jpg"),
     ]
     again = open_dataset(tmp_path / "out")
-    assert again.pictures.files == ("a.jpg", "b.jpg")
+    assert again.images.files == ("a.jpg", "b.jpg")
     assert again.objects is not None
     assert again.objects.ids.tolist() == [1, 2]
     assert again[0].image.shape == (6, 8, 3)
@@ -89,7 +89,7 @@ def test_losses_are_returned_and_listed(tmp_path: Path) -> None:
     done = convert(small(tmp_path / "in"), tmp_path / "out", to="yolo")
     listed = json.loads(losses_file(tmp_path / "out").read_text())
     assert len(listed) == len(done.losses)
-    assert {"kind": "crowd", "picture": "b.jpg", "object_id": 2, "message": "that it is a crowd"} in listed
+    assert {"kind": "crowd", "image": "b.jpg", "object_id": 2, "message": "that it is a crowd"} in listed
 
 
 @pytest.mark.parametrize("target", ["coco", "voc", "yolo", "sa1b", "labelme"])
@@ -100,7 +100,7 @@ def test_boxes_survive_every_pair_of_formats(tmp_path: Path, target: str) -> Non
     second = open_dataset(tmp_path / "second")
     assert first.objects is not None
     assert second.objects is not None
-    assert [Path(name).stem for name in second.pictures.files] == ["a", "b"]
+    assert [Path(name).stem for name in second.images.files] == ["a", "b"]
     np.testing.assert_allclose(second.objects.boxes_xyxy, first.objects.boxes_xyxy, atol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_names_that_lead_outside_do_not_lead_outside_the_target(tmp_path: Path) 
 
 
 def two_splits(shared_data: Path, folder: Path, *, shared: bool = False) -> Path:
-    """A small VOC tree: three pictures of train, two of val, and trainval; one picture of both if asked for."""
+    """A small VOC tree: three images of train, two of val, and trainval; one image of both if asked for."""
     source = shared_data / "voc2007"
     lists = {split: (source / f"ImageSets/Main/{split}.txt").read_text().split()[:3] for split in ("train", "val")}
     lists["val"] = [*lists["val"][:2], *(lists["train"][:1] if shared else [])]
@@ -148,9 +148,9 @@ def two_splits(shared_data: Path, folder: Path, *, shared: bool = False) -> Path
 
 
 def content(dataset: Dataset) -> dict[str, list[tuple[str, list[float]]]]:
-    """The names and boxes of each picture, by its stem."""
+    """The names and boxes of each image, by its stem."""
     found = {}
-    for index, file in enumerate(dataset.pictures.files):
+    for index, file in enumerate(dataset.images.files):
         instances = dataset.instances(index)
         names = [dataset.categories[label] for label in instances.labels]
         found[Path(file).stem] = list(zip(names, instances.boxes_xyxy.round(6).tolist(), strict=True))
@@ -171,7 +171,7 @@ def test_all_splits_are_converted_and_come_back(shared_data: Path, tmp_path: Pat
         first, last = open_dataset(source, split=split), open_dataset(tmp_path / "back", split=split)
         assert content(first) == content(last)
         assert first.categories.names == last.categories.names
-        assert last[0].image.shape[:2] == last.pictures.size_hw(0)
+        assert last[0].image.shape[:2] == last.images.size_hw(0)
 
 
 def test_one_split_is_chosen(shared_data: Path, tmp_path: Path) -> None:
@@ -227,13 +227,13 @@ def test_maps_alone_are_refused_by_formats_of_objects(shared_data: Path, tmp_pat
 
 
 def test_masks_of_one_object_become_class_masks_of_voc(shared_data: Path, tmp_path: Path) -> None:
-    done = convert(shared_data / "davis", tmp_path / "out", to="voc", pictures="link")
+    done = convert(shared_data / "davis", tmp_path / "out", to="voc", images="link")
     assert not done.losses
     back, before = open_dataset(tmp_path / "out"), done.datasets[0]
     assert back.semantic is not None
     assert back.semantic.categories.names == ("background", "object")
-    for index, name in enumerate(before.pictures.files):
-        twin = back.pictures.ids.index(name.replace("/", "_").removesuffix(".jpg"))
+    for index, name in enumerate(before.images.files):
+        twin = back.images.ids.index(name.replace("/", "_").removesuffix(".jpg"))
         old, new = before.semantic_map(index), back.semantic_map(twin)
         assert old is not None
         assert new is not None

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from otus.data.checks.doctor import Examination, examine, examine_path
-from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
+from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.formats import coco, voc
-from otus.data.images import write_index_picture, write_picture
+from otus.data.images import write_image, write_index_image
 from otus.errors import DataError
 from otus.metrics.detection.mask_pairs import mask_areas
 from otus.structures import Categories, Masks, Objects, Segmentations
@@ -33,20 +33,20 @@ def rectangle(box: list[float]) -> np.ndarray:
 
 
 def well(folder: Path, *, first_seed: int = 0, split: str | None = "train") -> Dataset:
-    """Four pictures with an object each, one of two categories, with polygons for boxes; nothing is wrong."""
+    """Four images with an object each, one of two categories, with polygons for boxes; nothing is wrong."""
     names = tuple(f"{split}_{i}.png" for i in range(4))
     for i, name in enumerate(names):
-        write_picture(folder / name, photograph(first_seed + i))
+        write_image(folder / name, photograph(first_seed + i))
     source = folder / f"{split}.json"
     source.write_text("{}")
     return Dataset(
         source=source,
         format="coco",
         split=split,
-        pictures=Pictures(folder, names, np.full((4, 2), (H, W)), (1, 2, 3, 4)),
+        images=Images(folder, names, np.full((4, 2), (H, W)), (1, 2, 3, 4)),
         categories=Categories(("cat", "dog")),
         objects=Objects.build(
-            picture=[0, 1, 2, 3],
+            image=[0, 1, 2, 3],
             labels=[0, 1, 0, 1],
             boxes_xyxy=BOXES,
             ids=[11, 12, 13, 14],
@@ -61,7 +61,7 @@ def change(dataset: Dataset, **columns: object) -> Dataset:
     objects = replace(dataset.objects, **columns)
     areas = area(objects.boxes_xyxy)
     if objects.segmentations is not None:
-        areas = mask_areas(objects, sizes_hw=dataset.pictures.sizes_hw, side="labels")
+        areas = mask_areas(objects, sizes_hw=dataset.images.sizes_hw, side="labels")
     return replace(dataset, objects=replace(objects, areas=areas))
 
 
@@ -75,37 +75,37 @@ def only(examination: Examination, kind: str, *, file: object, where: str | None
 def test_nothing_is_wrong(tmp_path):
     seen = []
     examination = examine([well(tmp_path)], progress=lambda done, total: seen.append((done, total)))
-    assert (examination.picture_count, examination.object_count, examination.findings) == (4, 4, ())
+    assert (examination.image_count, examination.object_count, examination.findings) == (4, 4, ())
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert examine([]).findings == ()
 
 
-def test_pictures(tmp_path):
+def test_images(tmp_path):
     dataset = well(tmp_path)
-    paths = [dataset.pictures.path(i) for i in range(4)]
+    paths = [dataset.images.path(i) for i in range(4)]
     paths[0].unlink()
-    only(examine([dataset]), "missing_picture", file=paths[0], where=None, says="no such file")
+    only(examine([dataset]), "missing_image", file=paths[0], where=None, says="no such file")
     for content in (b"", b"hello", paths[1].read_bytes()[:-200]):
         paths[0].write_bytes(content)
-        only(examine([dataset]), "unreadable_picture", file=paths[0], where=None, says=" ")
-    write_picture(paths[0], photograph(0, (W, H)))
-    only(examine([dataset]), "mis_sized_picture", file=paths[0], where=None, says="got 60 x 80")
+        only(examine([dataset]), "unreadable_image", file=paths[0], where=None, says=" ")
+    write_image(paths[0], photograph(0, (W, H)))
+    only(examine([dataset]), "mis_sized_image", file=paths[0], where=None, says="got 60 x 80")
 
 
-def test_further_pages_and_dark_pictures(tmp_path):
+def test_further_pages_and_dark_images(tmp_path):
     dataset = well(tmp_path)
-    path = dataset.pictures.path(0)
+    path = dataset.images.path(0)
     page = Image.fromarray(photograph(0, (H, W)))
     page.save(path, format="TIFF", save_all=True, append_images=[page])
     only(examine([dataset]), "further_pages", file=path, where=None, says="2 pages")
     Image.fromarray(photograph(0, (H, W))[..., 0].astype(np.uint16) * 16).save(path, format="TIFF")
-    only(examine([dataset]), "dark_picture", file=path, where=None, says="16 bits")
+    only(examine([dataset]), "dark_image", file=path, where=None, says="16 bits")
 
 
 def test_boxes(tmp_path):
     dataset = change(well(tmp_path), segmentations=None)
     for box, kind, says in (
-        ([10, 10, W + 5, 40], "box_outside", "reaches 5.0 pixels out of the picture of 80 x 60"),
+        ([10, 10, W + 5, 40], "box_outside", "reaches 5.0 pixels out of the image of 80 x 60"),
         ([-3.5, 10, 20, 40], "box_outside", "reaches 3.5 pixels"),
         ([200, 200, 220, 220], "box_outside", "reaches 160.0 pixels"),
         ([10, 10, 10, 40], "box_without_area", "[10, 10, 10, 40] has no area"),
@@ -158,13 +158,13 @@ def test_ids_and_duplicates(tmp_path):
         examine([change(dataset, ids=np.array([11, 12, 12, 14]))]),
         "duplicate_annotation_id", file=dataset.source, where="annotation 12", says="2 annotations have the id 12",
     )  # fmt: skip
-    pictures = replace(dataset.pictures, ids=(1, 2, 3, 1))
+    images = replace(dataset.images, ids=(1, 2, 3, 1))
     only(
-        examine([replace(dataset, pictures=pictures)]),
-        "duplicate_picture_id", file=dataset.source, where="picture 1", says="2 pictures have the id 1",
+        examine([replace(dataset, images=images)]),
+        "duplicate_image_id", file=dataset.source, where="image 1", says="2 images have the id 1",
     )  # fmt: skip
     twice = {
-        "picture": np.array([0, 1, 1, 3]),
+        "image": np.array([0, 1, 1, 3]),
         "labels": np.array([0, 1, 1, 1]),
         "boxes_xyxy": np.array([BOXES[0], BOXES[1], BOXES[1], BOXES[3]]),
     }
@@ -202,17 +202,17 @@ def test_what_the_readers_report(tmp_path):
 @pytest.mark.parametrize("across", [False, True])
 def test_the_same_photograph(tmp_path, suffix, resize, says, across):
     train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
-    first = train.pictures.path(1)
-    second = (val if across else train).pictures.path(3).with_suffix(f".{suffix}")
+    first = train.images.path(1)
+    second = (val if across else train).images.path(3).with_suffix(f".{suffix}")
     size_hw = (2 * H, 2 * W) if resize else (H, W)
-    write_picture(second, np.asarray(Image.open(first).resize(size_hw[::-1], Image.Resampling.BICUBIC)))
+    write_image(second, np.asarray(Image.open(first).resize(size_hw[::-1], Image.Resampling.BICUBIC)))
     dataset = val if across else train
-    pictures = replace(
-        dataset.pictures,
-        files=(*dataset.pictures.files[:3], second.name),
+    images = replace(
+        dataset.images,
+        files=(*dataset.images.files[:3], second.name),
         sizes_hw=np.array([(H, W), (H, W), (H, W), size_hw]),
     )
-    dataset = replace(dataset, pictures=pictures)
+    dataset = replace(dataset, images=images)
     examination = examine([train, dataset] if across else [dataset, val])
     if across:
         only(examination, "shared_between_splits", file=second, where="train and val", says=says)
@@ -223,25 +223,25 @@ def test_the_same_photograph(tmp_path, suffix, resize, says, across):
 
 def test_one_file_in_two_splits(tmp_path):
     train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
-    shared = replace(val.pictures, files=(train.pictures.files[0], *val.pictures.files[1:]))
+    shared = replace(val.images, files=(train.images.files[0], *val.images.files[1:]))
     only(
-        examine([train, replace(val, pictures=shared)]),
-        "shared_between_splits", file=train.pictures.path(0), where="train and val", says="each of these splits",
+        examine([train, replace(val, images=shared)]),
+        "shared_between_splits", file=train.images.path(0), where="train and val", says="each of these splits",
     )  # fmt: skip
     other_labels = replace(train, split="Segmentation/train")
     both = Dataset(
         source=tmp_path, format="coco", split="trainval", categories=train.categories,
-        pictures=Pictures(tmp_path, train.pictures.files + val.pictures.files, np.full((8, 2), (H, W)), tuple(range(8))),
+        images=Images(tmp_path, train.images.files + val.images.files, np.full((8, 2), (H, W)), tuple(range(8))),
     )  # fmt: skip
     assert examine([train, val, other_labels, both]).findings == ()
 
 
-def test_even_pictures_are_not_one_photograph(tmp_path):
+def test_even_images_are_not_one_photograph(tmp_path):
     dataset = well(tmp_path)
-    write_picture(dataset.pictures.path(0), np.full((H, W, 3), 255, np.uint8))
+    write_image(dataset.images.path(0), np.full((H, W, 3), 255, np.uint8))
     spot = np.full((H, W, 3), 255, np.uint8)
     spot[3, 3] = 250
-    write_picture(dataset.pictures.path(1), spot)
+    write_image(dataset.images.path(1), spot)
     assert examine([dataset]).findings == ()
 
 
@@ -249,26 +249,26 @@ def test_maps(tmp_path):
     dataset = well(tmp_path)
     files = tuple(tmp_path / f"map_{i}.png" for i in range(4))
     for i, file in enumerate(files):
-        write_index_picture(file, np.full((H, W), i % 2))
+        write_index_image(file, np.full((H, W), i % 2))
     lookup = np.full(256, 255)
     lookup[:3] = range(3)
     semantic = SemanticFiles((*files[:3], None), Categories(("cat", "dog", "sky")), lookup)
     plain = replace(dataset, objects=None)
     declared = replace(plain, categories=Categories(()), semantic=semantic)
     only(examine([declared]), "unused_category", file=dataset.source, where="category 'sky'", says="no object")
-    write_index_picture(files[0], np.full((H, W), 2))
+    write_index_image(files[0], np.full((H, W), 2))
     assert examine([declared]).findings == ()
-    write_index_picture(files[1], np.zeros((H, W - 1), int))
+    write_index_image(files[1], np.zeros((H, W - 1), int))
     values = np.zeros((H, W), int)
     values[0] = 1
-    write_index_picture(files[2], values)
-    only(examine([declared]), "mis_sized_picture", file=files[1], where=None, says="got 79 x 60")
+    write_index_image(files[2], values)
+    only(examine([declared]), "mis_sized_image", file=files[1], where=None, says="got 79 x 60")
     panoptic = PanopticFiles((files[0], None, None, None), ((), (), (), ()), Categories(()))
     examination = examine([replace(plain, categories=Categories(()), panoptic=panoptic)])
-    only(examination, "wrong_map", file=dataset.pictures.path(0), where=None, says="segment")
+    only(examination, "wrong_map", file=dataset.images.path(0), where=None, says="segment")
 
 
-def test_the_label_file_of_a_picture_is_named(tmp_path):
+def test_the_label_file_of_a_image_is_named(tmp_path):
     dataset = well(tmp_path)
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "train_2.xml").touch()
@@ -282,14 +282,14 @@ def test_the_label_file_of_a_picture_is_named(tmp_path):
 
 
 def test_real_sets_are_well(shared_data):
-    for reader, folder, pictures in ((coco, "coco", 404), (coco, "voc2012", 999), (voc, "voc2007", 4116)):
+    for reader, folder, images in ((coco, "coco", 404), (coco, "voc2012", 999), (voc, "voc2007", 4116)):
         problems: list[DataError] = []
         datasets = [reader.read(layout, report=problems.append) for layout in reader.find(shared_data / folder)]
         examination = examine(datasets, problems=problems)
-        assert (examination.picture_count, examination.counts) == (pictures, {})
+        assert (examination.image_count, examination.counts) == (images, {})
 
 
-def test_pictures_shared_by_the_two_voc_years(shared_data):
+def test_images_shared_by_the_two_voc_years(shared_data):
     def read(year: str, split: str) -> Dataset:
         layouts = {layout.split: layout for layout in voc.find(shared_data / year)}
         return voc.read(layouts[split])
@@ -325,7 +325,7 @@ def test_masks_may_leave_out_a_border_but_not_leave_the_box(tmp_path):
 def test_a_finding_of_yolo_names_the_label_file(tmp_path):
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
-    write_picture(tmp_path / "images" / "a.png", photograph(0, (W, H)))
+    write_image(tmp_path / "images" / "a.png", photograph(0, (W, H)))
     (tmp_path / "labels" / "a.txt").write_text("0 0.95 0.5 0.4 0.2\n")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
     only(

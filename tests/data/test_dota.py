@@ -12,12 +12,12 @@ from otus.structures import Objects
 HEADER = "imagesource:GoogleEarth\ngsd:0.25\n"
 
 
-def make(root: Path, labels: dict[str, str], *, labelled: str = "labelTxt", pictures: str = "images") -> Path:
-    for part in (labelled, pictures):
+def make(root: Path, labels: dict[str, str], *, labelled: str = "labelTxt", images: str = "images") -> Path:
+    for part in (labelled, images):
         (root / part).mkdir(parents=True, exist_ok=True)
     for stem, text in labels.items():
         (root / labelled / f"{stem}.txt").write_text(text)
-        Image.new("RGB", (200, 100)).save(root / pictures / f"{stem}.png")
+        Image.new("RGB", (200, 100)).save(root / images / f"{stem}.png")
     return root
 
 
@@ -32,13 +32,13 @@ def read_all(root: Path) -> tuple[Dataset, Objects, list[DataError]]:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_corners_by_hand(tmp_path: Path, mixed: bool) -> None:
     text = f"{HEADER}10 20 30 20 30 60 10 60 ship 0\n0 0 4 4 0 8 -4 4 plane 1\n"
-    where = {"labelled": ".", "pictures": "."} if mixed else {}
+    where = {"labelled": ".", "images": "."} if mixed else {}
     dataset, objects, problems = read_all(make(tmp_path, {"a": text, "b": "1 1 2 1 2 2 1 2 ship\n"}, **where))
     assert problems == []
-    assert dataset.pictures.size_hw(0) == (100, 200)
+    assert dataset.images.size_hw(0) == (100, 200)
     assert dataset.categories.names == dota.NAMES[:15]
     assert [dataset.categories[i] for i in objects.labels] == ["ship", "plane", "ship"]
-    assert objects.picture.tolist() == [0, 0, 1]
+    assert objects.image.tolist() == [0, 0, 1]
     assert objects.corners_xy is not None
     assert objects.corners_xy[1].tolist() == [[0, 0], [4, 4], [0, 8], [-4, 4]]
     assert objects.boxes_xyxy[:2].tolist() == [[10, 20, 30, 60], [-4, 0, 4, 8]]
@@ -86,11 +86,11 @@ def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path: Path, line: str, wor
 def test_real_labels(shared_data: Path) -> None:
     folder = shared_data / "dota8" / "dota_devkit_example"
     dataset, objects, problems = read_all(folder)
-    assert dataset.pictures.ids == ("P0706", "P1888")
-    assert {problem.kind for problem in problems} == {"missing_picture"}
+    assert dataset.images.ids == ("P0706", "P1888")
+    assert {problem.kind for problem in problems} == {"missing_image"}
     assert len(problems) == 5
     lines = (folder / "labelTxt" / "P0706.txt").read_text().splitlines()[2:]
-    assert (objects.picture == 0).sum() == len(lines)
+    assert (objects.image == 0).sum() == len(lines)
     assert objects.corners_xy is not None
     expected = [[float(word) for word in line.split()[:8]] for line in lines]
     np.testing.assert_array_equal(objects.corners_xy[: len(lines)].reshape(-1, 8), expected)

@@ -1,7 +1,7 @@
 """Files of every format with something broken in them: readers may refuse, but only by an OtusError, soon, in little memory.
 
 Each case is drawn from (seed, number), so a failure is repeated by its number alone. A case is read twice, strictly and
-collecting, and what was collected is then used: pictures decoded, masks made, the data set examined.
+collecting, and what was collected is then used: images decoded, masks made, the data set examined.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import pytest
 
 from otus.data.checks.doctor import examine, examine_path
 from otus.data.conversion import WRITERS, convert
-from otus.data.dataset import Dataset, PanopticFiles, Pictures
+from otus.data.dataset import Dataset, Images, PanopticFiles
 from otus.data.formats import (
     classification_folders,
     coco,
@@ -37,7 +37,7 @@ from otus.data.formats import (
     voc,
     yolo,
 )
-from otus.data.images import write_index_picture, write_picture
+from otus.data.images import write_image, write_index_image
 from otus.data.open import find_layouts
 from otus.errors import DataError, OtusError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segment, Segmentations
@@ -46,7 +46,7 @@ H, W = 24, 32
 SECONDS_A_CASE = 5.0
 SPARE_BYTES = 1 << 30
 LEAST_CASES = 30
-PICTURE_SUFFIXES = (".png", ".jpg")
+IMAGE_SUFFIXES = (".png", ".jpg")
 RNG = np.random.Generator
 
 NASTY = [
@@ -63,12 +63,12 @@ NASTY = [
 
 
 def labelled(folder: Path, *, keypoints: bool = True) -> Dataset:
-    """Three small pictures with polygons of two parts, run lengths, a crowd and keypoints, in ``folder / source``."""
+    """Three small images with polygons of two parts, run lengths, a crowd and keypoints, in ``folder / source``."""
     rng = np.random.default_rng(0)
     root = folder.parent / "source"
     names = tuple(f"{i}.png" for i in range(3))
     for name in names:
-        write_picture(root / name, rng.integers(0, 256, (H, W, 3), dtype=np.uint8))
+        write_image(root / name, rng.integers(0, 256, (H, W, 3), dtype=np.uint8))
     mask = np.zeros((1, H, W), bool)
     mask[0, 5:15, 6:20] = True
     mask[0, 8:10, 9:12] = False
@@ -80,10 +80,10 @@ def labelled(folder: Path, *, keypoints: bool = True) -> Dataset:
     return Dataset(
         source=root,
         format="made-up",
-        pictures=Pictures(root, names, np.full((3, 2), (H, W)), (1, 2, 3)),
+        images=Images(root, names, np.full((3, 2), (H, W)), (1, 2, 3)),
         categories=Categories(("person", "dog"), ids=(1, 18), keypoints=(("person", person),) if keypoints else ()),
         objects=Objects.build(
-            picture=[0, 0, 1, 2],
+            image=[0, 0, 1, 2],
             labels=[0, 1, 1, 0],
             boxes_xyxy=boxes,
             ids=[5, 6, 7, 8],
@@ -103,7 +103,7 @@ def made_panoptic(folder: Path) -> None:
     file = folder.parent / "source" / "map" / "0.png"
     ids = np.zeros((H, W), np.uint8)
     ids[2:9, 2:10], ids[12:20, 12:30] = 7, 9
-    write_picture(file, np.stack([ids, ids * 0, ids * 0], axis=2))
+    write_image(file, np.stack([ids, ids * 0, ids * 0], axis=2))
     maps = PanopticFiles((file, None, None), ((Segment(7, 0), Segment(9, 1)), (), ()), dataset.categories)
     coco_panoptic.write(replace(dataset, objects=None, panoptic=maps), folder)
 
@@ -131,7 +131,7 @@ def made_sa1b(folder: Path) -> None:
 def made_dota(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for i in range(2):
-        write_picture(folder / "images" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
+        write_image(folder / "images" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
         text = "imagesource:GoogleEarth\ngsd:0.14\n2 2 10 3 9 9 1 8 plane 0\n20 12 30 12 30 20 20 20 ship 1\n"
         (folder / "labelTxt").mkdir(exist_ok=True)
         (folder / "labelTxt" / f"{i}.txt").write_text(text)
@@ -140,7 +140,7 @@ def made_dota(folder: Path) -> None:
 def made_kitti(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for i in range(2):
-        write_picture(folder / "training" / "image_2" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
+        write_image(folder / "training" / "image_2" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
         labels = folder / "training" / "label_2"
         labels.mkdir(exist_ok=True)
         (labels / f"{i}.txt").write_text(
@@ -150,7 +150,7 @@ def made_kitti(folder: Path) -> None:
 
 
 def made_cvat(folder: Path) -> None:
-    write_picture(folder / "images" / "a.png", np.zeros((H, W, 3), dtype=np.uint8))
+    write_image(folder / "images" / "a.png", np.zeros((H, W, 3), dtype=np.uint8))
     (folder / "annotations.xml").write_text(
         "<annotations><meta><task><labels><label><name>dog</name></label></labels></task></meta>"
         f'<image id="0" name="a.png" width="{W}" height="{H}"><box label="dog" xtl="1" ytl="2" xbr="9.5" ybr="8"/>'
@@ -161,7 +161,7 @@ def made_cvat(folder: Path) -> None:
 
 
 def made_label_studio(folder: Path) -> None:
-    write_picture(folder / "images" / "a.png", np.zeros((H, W, 3), dtype=np.uint8))
+    write_image(folder / "images" / "a.png", np.zeros((H, W, 3), dtype=np.uint8))
     values = [
         ("rectanglelabels", {"x": 10, "y": 20, "width": 30.5, "height": 40, "rotation": 0}),
         ("rectanglelabels", {"x": 10, "y": 20, "width": 30.5, "height": 40, "rotation": 30}),
@@ -182,8 +182,8 @@ def made_label_studio(folder: Path) -> None:
 def made_index_png(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for i in range(2):
-        write_picture(folder / "train" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
-        write_index_picture(folder / "trainannot" / f"{i}.png", noise.integers(0, 3, (H, W)))
+        write_image(folder / "train" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
+        write_index_image(folder / "trainannot" / f"{i}.png", noise.integers(0, 3, (H, W)))
     (folder / "train.txt").write_text("train/0.png trainannot/0.png\ntrain/1.png trainannot/1.png\n")
     (folder / "classes.txt").write_text("0 sky\n1 road\n2 void\n")
 
@@ -191,7 +191,7 @@ def made_index_png(folder: Path) -> None:
 def made_folders(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for name in ("train/cat/a.png", "train/dog/b.png", "val/cat/c.png"):
-        write_picture(folder / name, noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
+        write_image(folder / name, noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
 
 
 FORMATS: list[tuple[ModuleType, Callable[[Path], None]]] = [
@@ -340,7 +340,7 @@ def mutate(rng: RNG, content: bytes) -> bytes:
 
 @contextlib.contextmanager
 def little_memory() -> Iterator[None]:
-    """An array of a picture that a file claims to be 1e9 pixels wide does not fit."""
+    """An array of an image that a file claims to be 1e9 pixels wide does not fit."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE_BYTES, limits[1]))
@@ -373,7 +373,7 @@ def hurt(folder: Path, work: Callable[[], None], *, seed: int, seconds: float) -
     work()
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     whole = {path: path.read_bytes() for path in files}
-    labels = [path for path in files if path.suffix not in PICTURE_SUFFIXES] or files
+    labels = [path for path in files if path.suffix not in IMAGE_SUFFIXES] or files
     crashes: dict[str, str] = {}
     end = time.perf_counter() + seconds
     for case in count():
@@ -430,7 +430,7 @@ def content(module: ModuleType, folder: Path) -> list[tuple]:
         objects = (
             [] if dataset.objects is None else [dataset.objects.boxes_xyxy.tolist(), dataset.objects.labels.tolist()]
         )
-        read.append((layout.split, dataset.pictures.files, dataset.categories, objects))
+        read.append((layout.split, dataset.images.files, dataset.categories, objects))
         use(dataset)
     return read
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import otus
 from otus.cli import app
 from otus.data.conversion import convert
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.open import open_dataset
 from otus.structures import Objects
 
@@ -19,13 +19,13 @@ OBJECT, INSIDE = (5.0, 6, 25, 26), (42.0, 12, 58, 28)
 REGION = (40.0, 10, 80, 40)
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True)
-    write_picture(path, np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8))
+    write_image(path, np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8))
 
 
 def kitti(root: Path) -> None:
-    picture(root / "training/image_2/a.png")
+    image(root / "training/image_2/a.png")
     (root / "training/label_2").mkdir()
     rows = [("Car", OBJECT, "1.5 1.6 4 2 1.7 20 0"), ("DontCare", REGION, "-1 -1 -1 -1000 -1000 -1000 -10")]
     lines = [f"{name} 0 0 0 {' '.join(map(str, box))} {rest}" for name, box, rest in rows]
@@ -33,7 +33,7 @@ def kitti(root: Path) -> None:
 
 
 def visdrone_as_coco(root: Path) -> None:
-    picture(root / "images/a.png")
+    image(root / "images/a.png")
     annotations = [
         {"id": k, "image_id": 1, "category_id": k, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0}
         for k, (x1, y1, x2, y2) in ((0, REGION), (1, OBJECT))
@@ -45,7 +45,7 @@ def visdrone_as_coco(root: Path) -> None:
 
 
 def visdrone_as_yolo(root: Path) -> None:
-    picture(root / "images/a.png")
+    image(root / "images/a.png")
     (root / "labels").mkdir()
     (root / "data.yaml").write_text("train: images\nnames: [ignored_regions, Car]\n")
     boxes = [(0, REGION), (1, OBJECT)]
@@ -54,7 +54,7 @@ def visdrone_as_yolo(root: Path) -> None:
 
 
 def labelme(root: Path) -> None:
-    picture(root / "a.png")
+    image(root / "a.png")
     shapes = [
         {"label": name, "shape_type": "rectangle", "points": [list(box[:2]), list(box[2:])]}
         for name, box in (("__ignore__", REGION), ("Car", OBJECT))
@@ -73,7 +73,7 @@ def test_a_detection_in_a_region_is_not_false(tmp_path: Path, make: Callable[[Pa
     dataset = open_dataset(tmp_path / "data")
     assert dataset.objects is not None
     car = dataset.categories.index("Car")
-    found = Objects.build(picture=[0, 0], labels=[car, car], boxes_xyxy=[INSIDE, OBJECT], scores=np.array([0.9, 0.5]))
+    found = Objects.build(image=[0, 0], labels=[car, car], boxes_xyxy=[INSIDE, OBJECT], scores=np.array([0.9, 0.5]))
     figures = otus.evaluate(dataset, predictions=found, protocol=protocol).results["bbox"]
     assert figures.figures["AP"] == pytest.approx(1)
     assert np.isnan([one["AP"] for name, one in figures.per_category.items() if name != "Car"]).all()

@@ -31,7 +31,7 @@ def read_all(root: Path) -> tuple[Dataset, Objects, list[DataError]]:
 
 def test_boxes_and_columns_by_hand(tmp_path: Path) -> None:
     dataset, objects, problems = read_all(make(tmp_path, f"{CAR.format(rotation=0.1)}\n{DONT_CARE}\n"))
-    assert (problems, dataset.split, dataset.pictures.files) == ([], "training", ("training/image_2/000000.png",))
+    assert (problems, dataset.split, dataset.images.files) == ([], "training", ("training/image_2/000000.png",))
     assert [dataset.categories[i] for i in objects.labels] == ["Car", "DontCare"]
     assert objects.boxes_xyxy.tolist() == [[10.5, 20, 90, 60], [5, 6, 7, 8]]
     assert objects.is_crowd.tolist() == objects.columns["ignored"].tolist() == [False, True]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from otus.data.conversion import convert
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats import labelme
 from otus.data.formats.contract import Layout
 from otus.errors import DataError
@@ -52,8 +52,8 @@ def test_polygons_rectangles_and_flags(tmp_path: Path) -> None:
     shapes = shape(flags={"difficult": True}), shape("ant", "rectangle", [[9, 7], [2, 3.5]], flags={"crowd": True})
     dataset = read(make(tmp_path, *shapes))
     objects = objects_of(dataset)
-    assert dataset.pictures.files == ("a.png",)
-    assert dataset.pictures.size_hw(0) == (8, 12)
+    assert dataset.images.files == ("a.png",)
+    assert dataset.images.size_hw(0) == (8, 12)
     assert [dataset.categories[i] for i in objects.labels] == ["cat", "ant"]
     assert objects.boxes_xyxy.tolist() == [[1, 1, 5, 7], [2, 3.5, 9, 7]]
     assert objects.areas.tolist() == [12, 24.5]
@@ -125,17 +125,17 @@ def test_order_of_labels_file_and_splits_agree(tmp_path: Path) -> None:
     assert [labelme.read(layout).categories.names for layout in layouts] == [("owl", "cat", "ant")] * 2
 
 
-def test_picture_path_and_size(tmp_path: Path) -> None:
+def test_image_path_and_size(tmp_path: Path) -> None:
     make(tmp_path / "set" / "labels", shape(), imagePath="..\\images\\a.png", imageHeight=None, imageWidth=None)
     (tmp_path / "set" / "images").mkdir()
     Image.new("RGB", (30, 20)).save(tmp_path / "set" / "images" / "a.png")
     dataset = read(tmp_path / "set")
-    assert dataset.pictures.files == ("images/a.png",)
-    assert dataset.pictures.size_hw(0) == (20, 30)
+    assert dataset.images.files == ("images/a.png",)
+    assert dataset.images.size_hw(0) == (20, 30)
     layout = Layout("labelme", tmp_path / "set" / "labels")
     with pytest.raises(DataError, match=r"imagePath: .*outside"):
         labelme.read(layout)
-    assert labelme.read(layout, allow_outside=True).pictures.path(0).resolve().is_file()
+    assert labelme.read(layout, allow_outside=True).images.path(0).resolve().is_file()
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_picture_path_and_size(tmp_path: Path) -> None:
         ({"points": TRIANGLE}, ["label"]),
         (shape(kind="mask", points=[[0, 0], [3, 3]], mask="@@"), ["PNG in base64"]),
         (shape(kind="mask", points=[[0, 0], [3, 3]], mask=png(np.ones((2, 2), bool))), ["4 x 4", "got 2 x 2"]),
-        (shape(kind="mask", points=[[0, 0], [30, 3]], mask=png(np.ones((4, 31), bool))), ["inside the picture"]),
-        (shape(kind="mask", points=[[0, 0], [1e9, 3]], mask=""), ["inside the picture"]),
+        (shape(kind="mask", points=[[0, 0], [30, 3]], mask=png(np.ones((4, 31), bool))), ["inside the image"]),
+        (shape(kind="mask", points=[[0, 0], [1e9, 3]], mask=""), ["inside the image"]),
         (shape(score=7), ["score in 0..1"]),
         (shape(group_id="x"), ["group_id"]),
         (shape("dog", group_id=1), ["'cat'", "'dog'", "group_id 1"]),
@@ -183,7 +183,7 @@ def test_a_bad_file_is_named_and_the_rest_is_read(tmp_path: Path, text: str) -> 
     problems: list[DataError] = []
     dataset = labelme.read(Layout("labelme", tmp_path), report=problems.append)
     assert ["b.json" in str(problem) for problem in problems] == [True]
-    assert dataset.pictures.files == ("a.png",)
+    assert dataset.images.files == ("a.png",)
 
 
 def test_bad_size(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_what_is_written_comes_back(
     corners = rng.uniform(-2, 25, (count, 4, 2))
     corners[rng.random(count) < 0.5] = np.nan
     objects = Objects.build(
-        picture=np.sort(rng.integers(0, 2, count)),
+        image=np.sort(rng.integers(0, 2, count)),
         labels=rng.integers(0, 2, count),
         boxes_xyxy=np.concatenate([corner, corner + rng.uniform(0, 9, (count, 2))], axis=1),
         is_crowd=rng.random(count) < 0.3,
@@ -227,7 +227,7 @@ def test_what_is_written_comes_back(
     dataset = Dataset(
         root / "source",
         "made",
-        Pictures(root / "source", files, np.tile(size_hw, (2, 1)), ids=files),
+        Images(root / "source", files, np.tile(size_hw, (2, 1)), ids=files),
         Categories(("zebra", "a cat"), keypoints=(("zebra", names), ("a cat", names))),
         objects,
         split=split,
@@ -236,7 +236,7 @@ def test_what_is_written_comes_back(
     back = read(root / "target")
     assert (back.split, len(back), back.categories) == (split, 2, dataset.categories)
     found = objects_of(back)
-    for name in ("picture", "labels", "is_crowd"):
+    for name in ("image", "labels", "is_crowd"):
         np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
     np.testing.assert_allclose(found.boxes_xyxy, objects.boxes_xyxy, atol=1e-9, rtol=0)
     if not count:
@@ -260,15 +260,15 @@ def test_what_labelme_cannot_hold_is_reported(tmp_path: Path) -> None:
     make(tmp_path / "source", shape())
     dataset = read(tmp_path / "source")
     objects = Objects.build(
-        picture=[0],
+        image=[0],
         labels=[0],
         boxes_xyxy=[[1, 1, 5, 7]],
         cuboids=np.ones((1, 7)),
         columns={"predicted_iou": np.array([0.5])},
     )
-    pictures = dataset.pictures
-    again = Dataset(dataset.source, "made", pictures, dataset.categories, objects)
-    losses = labelme.write(again, tmp_path / "target", pictures="none")
+    images = dataset.images
+    again = Dataset(dataset.source, "made", images, dataset.categories, objects)
+    losses = labelme.write(again, tmp_path / "target", images="none")
     assert sorted(loss.kind for loss in losses) == ["cuboid", "predicted_iou"]
 
 
@@ -281,10 +281,10 @@ def test_a_mark_of_utf8_is_no_fault(tmp_path: Path) -> None:
 def test_scores_that_are_no_confidences_are_reported_and_left_out(tmp_path: Path) -> None:
     dataset = read(make(tmp_path / "source", shape()))
     scores = np.array([0.5, 1.5, np.nan, -1, 1])
-    objects = Objects.build(picture=[0] * 5, labels=[0] * 5, boxes_xyxy=[[-90, 1, 50, 7]] * 5, scores=scores)
-    again = Dataset(dataset.source, "made", dataset.pictures, dataset.categories, objects)
+    objects = Objects.build(image=[0] * 5, labels=[0] * 5, boxes_xyxy=[[-90, 1, 50, 7]] * 5, scores=scores)
+    again = Dataset(dataset.source, "made", dataset.images, dataset.categories, objects)
     losses = labelme.write(again, tmp_path / "target")
-    assert [(loss.kind, loss.picture, loss.object_id) for loss in losses] == [
+    assert [(loss.kind, loss.image, loss.object_id) for loss in losses] == [
         ("score", "a.png", 2),
         ("score", "a.png", 4),
     ]
@@ -316,7 +316,7 @@ def test_rectangles_of_four_corners_whatever_the_first_and_the_direction(
     sizes = read(tmp_path).instances(0).oriented_boxes_xywhr
     assert sizes is not None
     np.testing.assert_allclose(np.sort(sizes[1:, 2:4]), [[8**0.5, 32**0.5]] * 3)
-    losses = labelme.write(read(tmp_path), tmp_path / "again", pictures="link")
+    losses = labelme.write(read(tmp_path), tmp_path / "again", images="link")
     assert losses == []
     np.testing.assert_array_equal(objects_of(read(tmp_path / "again")).corners_xy, objects.corners_xy)
 
@@ -337,7 +337,7 @@ def test_a_second_oriented_rectangle_of_a_group_is_reported(tmp_path: Path) -> N
     assert [problem.where for problem in problems] == ["shapes[1]"]
 
 
-def test_a_picture_that_is_missing_is_taken_out_of_the_file(tmp_path: Path) -> None:
+def test_a_image_that_is_missing_is_taken_out_of_the_file(tmp_path: Path) -> None:
     mask = np.eye(8, 12, dtype=bool)
     make(tmp_path, shape(), imageData=png(mask), imageHeight=None, imageWidth=None)
     make(tmp_path, shape(), stem="b", imageData=png(~mask))
@@ -347,7 +347,7 @@ def test_a_picture_that_is_missing_is_taken_out_of_the_file(tmp_path: Path) -> N
     problems: list[DataError] = []
     dataset = labelme.read(labelme.find(tmp_path)[0], report=problems.append)
     assert [(problem.file, problem.where) for problem in problems] == [(tmp_path / "c.json", "imageData")]
-    assert [dataset.pictures.size_hw(i) for i in range(2)] == [(8, 12)] * 2
+    assert [dataset.images.size_hw(i) for i in range(2)] == [(8, 12)] * 2
     np.testing.assert_array_equal(dataset.image(0), np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
     assert not dataset.image(1).any()  # what lies there counts
     done = convert(tmp_path, tmp_path / "yolo", to="yolo")

@@ -7,7 +7,7 @@ import pytest
 
 from otus.data.formats import coco, labelme, voc, yolo
 from otus.data.formats.coco_results import read_results
-from otus.data.images import read_picture
+from otus.data.images import read_image
 from otus.data.open import open_dataset
 from otus.data.scenes.files import write_scenes
 from otus.data.video import Video
@@ -30,7 +30,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("all_of_them", [True, False])
 def test_annotations(scenes: Path, tmp_path: Path, write: object, suffix: str, all_of_them: bool) -> None:
     folder = tmp_path / "data"
-    write.write(open_dataset(scenes, format="coco"), folder, pictures="copy")  # type: ignore[attr-defined]
+    write.write(open_dataset(scenes, format="coco"), folder, images="copy")  # type: ignore[attr-defined]
     assert len(open_dataset(folder)) == 3
     files = sorted(folder.rglob(f"*{suffix}"))
     for file in files if all_of_them else files[-1:]:
@@ -42,7 +42,7 @@ def test_annotations(scenes: Path, tmp_path: Path, write: object, suffix: str, a
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("a.jpg", read_picture),
+        ("a.jpg", read_image),
         ("a.mp4", Video),
         ("a.json", open_dataset),
         ("a.safetensors", load_checkpoint),
@@ -63,7 +63,7 @@ def test_predictions(scenes: Path, tmp_path: Path) -> None:
 
 def test_images_of_a_folder(scenes: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
-    yolo.write(open_dataset(scenes, format="coco"), folder, pictures="copy")
+    yolo.write(open_dataset(scenes, format="coco"), folder, images="copy")
     for file in folder.rglob("*.jpg"):
         file.write_bytes(POINTER)
     with pytest.raises(DataError, match=TOLD):

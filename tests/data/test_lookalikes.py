@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from otus.data.checks.near_duplicates import SIDE, find_lookalikes
-from otus.data.images import picture_files, read_thumbnail
+from otus.data.images import image_files, read_thumbnail
 
 
 def found(paths: list[Path]) -> set[tuple[str, str]]:
@@ -27,13 +27,13 @@ def test_every_listed_pair_of_the_two_voc_years_and_no_other(shared_data):
             listed.add(tuple(str(shared_data / name) for name in names))
     assert len(listed) > 100
     among_listed = sorted({Path(name) for pair in listed for name in pair})
-    others = picture_files(shared_data / "voc2007" / "JPEGImages")[:1000]
+    others = image_files(shared_data / "voc2007" / "JPEGImages")[:1000]
     paths = sorted({*among_listed, *others})
     assert found(paths) == listed
 
 
 def test_resized_recompressed_and_brightened_copies(tmp_path, shared_data):
-    photographs = picture_files(shared_data / "demo" / "photos")
+    photographs = image_files(shared_data / "demo" / "photos")
     expected = set()
     paths = list(photographs)
     for number, path in enumerate(photographs):
@@ -75,7 +75,7 @@ def test_noise_and_even_colours_are_not_alike():
     assert len(pairs) == 0
 
 
-def test_a_thumbnail_is_of_the_whole_upright_picture(tmp_path):
+def test_a_thumbnail_is_of_the_whole_upright_image(tmp_path):
     y, x = np.mgrid[:300, :400]
     pixels = np.stack([x * 255 // 400, y * 255 // 300, x * 0], axis=2).astype(np.uint8)
     exif = Image.Exif()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from otus.data.dataset import Dataset, Pictures, UnreadField
-from otus.data.formats.contract import Loss
+from otus.data.dataset import Dataset, Images, UnreadField
+from otus.data.formats.contract import ConversionLoss
 from otus.data.formats.conversion_losses import KINDS, losses_of
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
 
 def everything() -> Dataset:
-    """Three objects of one picture that have, between them, all that a file can say."""
+    """Three objects of one image that have, between them, all that a file can say."""
     ring = np.ones((5, 5), dtype=bool)
     ring[2, 2] = False
     two = np.zeros((5, 5), dtype=bool)
@@ -23,7 +23,7 @@ def everything() -> Dataset:
     return Dataset(
         source=Path("made-up"),
         format="coco",
-        pictures=Pictures(Path("."), ("a.jpg",), np.array([[5, 5]]), (7,)),
+        images=Images(Path("."), ("a.jpg",), np.array([[5, 5]]), (7,)),
         categories=Categories(
             ("cat", "sky"),
             ids=(3, 9),
@@ -32,7 +32,7 @@ def everything() -> Dataset:
             keypoints=(("cat", KeypointNames(("nose", "tail"), skeleton=((0, 1),))),),
         ),
         objects=Objects.build(
-            picture=[0, 0, 0],
+            image=[0, 0, 0],
             labels=[0, 0, 1],
             boxes_xyxy=[[0, 0, 5, 5], [0, 0, 5, 5], [1, 1, 2, 2]],
             ids=[10, 11, 12],
@@ -59,7 +59,7 @@ def test_a_format_that_holds_everything_loses_nothing() -> None:
 
 
 def test_a_format_of_boxes_loses_the_rest_object_by_object() -> None:
-    of_set = {"annotation_ids", "picture_ids", "category_ids", "supercategories", "stuff", "keypoint_names", "skeleton"}
+    of_set = {"annotation_ids", "image_ids", "category_ids", "supercategories", "stuff", "keypoint_names", "skeleton"}
     assert found(frozenset()) == {
         ("crowd", 11), ("score", 11), ("keypoints", 10), ("corners", 12), ("cuboid", 11), ("amodal_box", 10),
         ("amodal_outline", 12), ("outline", 10), ("outline", 11), ("difficult", 11), ("predicted_iou", 12),
@@ -78,7 +78,7 @@ def test_areas_are_lost_where_they_will_be_computed_otherwise() -> None:
 def test_what_was_not_read_is_told_of_every_format() -> None:
     dataset = replace(everything(), unread=(UnreadField("annotations[].caption", 12, "a cat"),))
     (loss,) = losses_of(dataset, can_hold=KINDS)
-    assert loss == Loss("unread_field", "", None, "annotations[].caption: 12 values, e.g. a cat")
+    assert loss == ConversionLoss("unread_field", "", None, "annotations[].caption: 12 values, e.g. a cat")
 
 
 def test_polygons_lose_holes_and_parts() -> None:
@@ -86,7 +86,7 @@ def test_polygons_lose_holes_and_parts() -> None:
     assert found(KINDS - {"holes", "parts"}) == {("holes", 10), ("parts", 11)}
 
 
-def test_each_loss_names_its_picture_and_can_be_counted() -> None:
+def test_each_loss_names_its_image_and_can_be_counted() -> None:
     losses = losses_of(everything(), can_hold=KINDS - {"columns", "outline"})
     assert Counter(loss.kind for loss in losses) == {"outline": 2, "difficult": 1, "predicted_iou": 1}
-    assert {loss.picture for loss in losses} == {"a.jpg"}
+    assert {loss.image for loss in losses} == {"a.jpg"}

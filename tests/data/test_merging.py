@@ -1,4 +1,4 @@
-"""Data sets joined: every object keeps its picture, box, outline and the name of its category."""
+"""Data sets joined: every object keeps its image, box, outline and the name of its category."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.merging import merge, merge_categories, with_categories
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Objects, Segmentations
 
 
 def dataset(root: str, names: tuple[str, ...], labels: list[int], **columns: object) -> Dataset:
-    """One picture more than objects; object i is on picture i."""
+    """One image more than objects; object i is on image i."""
     count = len(labels) + 1
     boxes = [[i, 0, i + 2, 3] for i in range(len(labels))]
     return Dataset(
         source=Path(root),
         format="made",
-        pictures=Pictures(Path(root), tuple(f"{i}.jpg" for i in range(count)), [[10, 20]] * count, tuple(range(count))),
+        images=Images(Path(root), tuple(f"{i}.jpg" for i in range(count)), [[10, 20]] * count, tuple(range(count))),
         categories=Categories(names),
-        objects=Objects.build(picture=range(len(labels)), labels=labels, boxes_xyxy=boxes, **columns),
+        objects=Objects.build(image=range(len(labels)), labels=labels, boxes_xyxy=boxes, **columns),
     )
 
 
@@ -33,14 +33,14 @@ def test_every_object_keeps_what_is_known_of_it() -> None:
     second = dataset("/a/y/z", ("cow", "dog"), [1, 0, 1], columns={"difficult": np.array([True, False, True])})
     both = merge([first, second])
     assert both.categories.names == ("cat", "dog", "cow")
-    assert both.pictures.root == Path("/a")
-    assert both.pictures.files[:4] == ("x/0.jpg", "x/1.jpg", "x/2.jpg", "y/z/0.jpg")
-    assert len(set(both.pictures.ids)) == len(both) == 7
+    assert both.images.root == Path("/a")
+    assert both.images.files[:4] == ("x/0.jpg", "x/1.jpg", "x/2.jpg", "y/z/0.jpg")
+    assert len(set(both.images.ids)) == len(both) == 7
     offset = 0
     for part in (first, second):
         for index in range(len(part)):
             ours, theirs = both.instances(offset + index), part.instances(index)
-            assert both.pictures.path(offset + index) == part.pictures.path(index)
+            assert both.images.path(offset + index) == part.images.path(index)
             assert [both.categories[i] for i in ours.labels] == [part.categories[i] for i in theirs.labels]
             np.testing.assert_array_equal(ours.boxes_xyxy, theirs.boxes_xyxy)
             assert (ours.masks is None) == (theirs.masks is None)

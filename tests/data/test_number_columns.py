@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats import coco_results
 from otus.data.formats.json_reader import stream as json_stream
 from otus.data.formats.json_reader.number_records import NumberField, NumberRecords, read_number_records
@@ -89,8 +89,8 @@ def test_what_is_no_number_of_json_or_a_long_one_is_left(text):
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    pictures = Pictures(Path(), ("a.png", "b.png"), np.array([[480, 640], [480, 640]]), (7, 9))
-    return Dataset(Path(), "coco", pictures, Categories(("cat", "owl"), ids=(1, 3)), None)
+    images = Images(Path(), ("a.png", "b.png"), np.array([[480, 640], [480, 640]]), (7, 9))
+    return Dataset(Path(), "coco", images, Categories(("cat", "owl"), ids=(1, 3)), None)
 
 
 def outcome(text: str | bytes, dataset: Dataset, folder: Path):
@@ -100,7 +100,7 @@ def outcome(text: str | bytes, dataset: Dataset, folder: Path):
     problems: list[str] = []
     objects = coco_results.read_results(file, dataset, report=lambda problem: problems.append(str(problem)))
     return [
-        getattr(objects, name).tolist() for name in ("picture", "labels", "boxes_xyxy", "ids", "areas", "scores")
+        getattr(objects, name).tolist() for name in ("image", "labels", "boxes_xyxy", "ids", "areas", "scores")
     ], problems
 
 

@@ -76,7 +76,7 @@ def test_one_split_of_boxes_needs_no_choice_and_all_are_converted(tmp_path: Path
     root = official(tmp_path / "coco")
     for file in root.glob("annotations/panoptic*"):
         file.unlink()
-    done = convert(root, tmp_path / "out", to="coco", pictures="none")
+    done = convert(root, tmp_path / "out", to="coco", images="none")
     assert [one.split for one in done.datasets] == ["train", "val"]
     for file in root.glob("annotations/*train*"):
         file.unlink()
@@ -87,7 +87,7 @@ def test_the_doctor_examines_all_but_captions(tmp_path: Path) -> None:
     examination = examine_path(official(tmp_path, ("val",)), format="coco")
     splits = {layout.split for layout in examination.layouts}
     assert splits == {"val", "person_keypoints/val", "stuff/val"}
-    assert set(examination.counts) == {"missing_picture"}
+    assert set(examination.counts) == {"missing_image"}
 
 
 def test_captions_alone_are_named_as_what_they_are_not(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_lvis_names_its_images_by_their_address(tmp_path: Path) -> None:
     file = tmp_path / "annotations/lvis_v1_val.json"
     file.write_text(json.dumps({"images": [image], "annotations": [BOX], "categories": [PERSON]}))
     dataset = open_dataset(tmp_path)
-    assert dataset.pictures.path(0) == tmp_path / "val2017/000000000007.jpg"
+    assert dataset.images.path(0) == tmp_path / "val2017/000000000007.jpg"
     assert dataset.unread == ()
     file.write_text(json.dumps({"images": [{**image, "coco_url": None}], "annotations": [BOX], "categories": [PERSON]}))
     with pytest.raises(DataError, match=r"images\[0\]: expected a file_name, got none"):

@@ -10,31 +10,31 @@ from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
 from otus.data.formats import coco
 from otus.data.formats.contract import Layout
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.open import find_layouts, open_dataset, open_splits
 from otus.errors import DataError
 
 XML = """<annotation><filename>{stem}.png</filename><size><width>20</width><height>10</height></size>
 <object><name>{name}</name><bndbox><xmin>3</xmin><ymin>2</ymin><xmax>12</xmax><ymax>8</ymax></bndbox></object></annotation>"""
-LINE = "{label} 0.35 0.45 0.5 0.7\n"  # of a picture of 20 x 10 the same box
+LINE = "{label} 0.35 0.45 0.5 0.7\n"  # of an image of 20 x 10 the same box
 BOX = [2, 1, 12, 8]
 
 
 def write(folder: Path, **texts: str) -> Path:
-    """Files by name, where / is __ and . is _ before the last part; pictures of 20 x 10 of those without a text."""
+    """Files by name, where / is __ and . is _ before the last part; images of 20 x 10 of those without a text."""
     for name, text in texts.items():
         *parts, suffix = name.replace("__", "/").rsplit("_", 1)
         file = folder / f"{'_'.join(parts)}.{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         if suffix == "png":
-            write_picture(file, np.full((10, 20, 3), 7, np.uint8))
+            write_image(file, np.full((10, 20, 3), 7, np.uint8))
         else:
             file.write_text(text)
     return folder
 
 
 def one_object(folder: Path, *, format: str, split: str | None = None, name: str = "owl") -> None:
-    """The folder is one set of that format, with one object in one picture."""
+    """The folder is one set of that format, with one object in one image."""
     assert {layout.format for layout in find_layouts(folder)} == {format}
     dataset = open_dataset(folder, split=split)
     assert dataset.objects is not None
@@ -45,10 +45,10 @@ def one_object(folder: Path, *, format: str, split: str | None = None, name: str
     assert not done.problems
 
 
-@pytest.mark.parametrize("pictures", ["images__", "annotations__", "JPEGImages__", ""])
-def test_voc_of_kaggle(tmp_path: Path, pictures: str) -> None:
-    labels = "annotations__" if pictures else ""
-    files = {f"{pictures}a_png": "", f"{labels}a_xml": XML.format(stem="a", name="owl")}
+@pytest.mark.parametrize("images", ["images__", "annotations__", "JPEGImages__", ""])
+def test_voc_of_kaggle(tmp_path: Path, images: str) -> None:
+    labels = "annotations__" if images else ""
+    files = {f"{images}a_png": "", f"{labels}a_xml": XML.format(stem="a", name="owl")}
     one_object(write(tmp_path / "set", **files), format="voc")
 
 
@@ -62,19 +62,19 @@ def test_voc_with_a_folder_a_split(tmp_path: Path) -> None:
     splits = open_splits(folder)
     assert [one.split for one in splits] == ["train", "valid"]
     assert {one.categories.names for one in splits} == {("cat eagle", "owl")}
-    assert [one.pictures.files for one in splits] == [("train/a.png",), ("valid/images/b.png",)]
+    assert [one.images.files for one in splits] == [("train/a.png",), ("valid/images/b.png",)]
 
 
 @pytest.mark.parametrize("classes", [True, False])
 @pytest.mark.parametrize("name", ["set", "images"])
-def test_pictures_beside_lines_of_yolo(tmp_path: Path, classes: bool, name: str) -> None:
+def test_images_beside_lines_of_yolo(tmp_path: Path, classes: bool, name: str) -> None:
     folder = write(tmp_path / name, a_png="", a_txt=LINE.format(label=1), b_png="")
     if classes:
         (folder / "classes.txt").write_text("cat\nowl\n")
     one_object(folder, format="yolo", name="owl" if classes else "1")
 
 
-def test_pictures_beside_lines_of_yolo_in_a_folder_a_split(tmp_path: Path) -> None:
+def test_images_beside_lines_of_yolo_in_a_folder_a_split(tmp_path: Path) -> None:
     line = LINE.format(label=0)
     folder = write(
         tmp_path / "set", train__a_png="", train__a_txt=line, train__classes_txt="owl", val__b_png="", val__b_txt=""
@@ -126,8 +126,8 @@ def test_coco_without_sizes(tmp_path: Path, without: tuple[str, ...]) -> None:
     folder = write(tmp_path / "set", images__a_png="", instances_json=json.dumps(document))
     problems: list[DataError] = []
     dataset = coco.read(Layout("coco", folder / "instances.json"), report=problems.append)
-    assert [problem.kind for problem in problems] == ["missing_picture"]
-    assert dataset.pictures.sizes_hw.tolist() == [[10, 20]]
+    assert [problem.kind for problem in problems] == ["missing_image"]
+    assert dataset.images.sizes_hw.tolist() == [[10, 20]]
     document.update(images=images[:1], annotations=[annotation])
     (folder / "instances.json").write_text(json.dumps(document))
     one_object(folder, format="coco")

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
-from otus.data.formats.coco import picture_ids
+from otus.data.formats.coco import image_ids
 from otus.data.formats.coco_results import read_results
-from otus.data.images import write_index_picture, write_picture
+from otus.data.images import write_image, write_index_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 from otus.metrics.diagnosis.mismatches import id_readings
@@ -27,7 +27,7 @@ def yolo_set(root: Path, names: tuple[str, ...] = NAMES) -> Path:
         (root / part).mkdir(parents=True)
     (root / "data.yaml").write_text("train: images\nnames: [owl, mouse, cat]\n")
     for seed, name in enumerate(names):
-        write_picture(
+        write_image(
             root / f"images/{name}.jpg", np.random.default_rng(seed).integers(0, 256, (40, 80, 3), dtype=np.uint8)
         )
         lines = [f"{label} {x} {y} 0.25 0.5" for label, (x, y) in enumerate(CENTRES)]
@@ -76,13 +76,13 @@ def test_text_ids_are_names_of_images(tmp_path: Path, fields: dict[str, Any]) ->
 
 def test_a_text_that_names_nothing_is_named(tmp_path: Path) -> None:
     data = open_dataset(yolo_set(tmp_path / "data"))
-    with pytest.raises(DataError, match=r"annotations\[3\].image_id: 'img_c' does not name one picture of the data"):
+    with pytest.raises(DataError, match=r"annotations\[3\].image_id: 'img_c' does not name one image of the data"):
         read_results(found_by(tmp_path / "found.json", image_id=["img_a", "img_c"]), data)
 
 
 def test_numbers_are_those_of_the_names(tmp_path: Path) -> None:
     data = yolo_set(tmp_path / "data", ("000285", "000139"))
-    assert picture_ids(open_dataset(data)) == [139, 285]
+    assert image_ids(open_dataset(data)) == [139, 285]
     assert evaluated(data, found_by(tmp_path / "found.json", image_id=[285, 139]))["bbox"]["AP"] == pytest.approx(1)
 
 
@@ -143,10 +143,10 @@ def test_results_of_other_data_are_no_mere_zeros(tmp_path: Path) -> None:
     done = run("evaluate", "--data", data, "--predictions", found)
     assert done.exit_code == 1
     assert (
-        "no picture has the id 71, nor any other of this file; the data has 1, 2: a file_name would tell" in done.stderr
+        "no image has the id 71, nor any other of this file; the data has 1, 2: a file_name would tell" in done.stderr
     )
     document = evaluated(data, found, "--skip-bad")
-    assert document["notes"] == ["of 6 predictions 6 are left out (6 unknown_picture): are they for these data?"]
+    assert document["notes"] == ["of 6 predictions 6 are left out (6 unknown_image): are they for these data?"]
 
 
 def test_text_files_of_another_counting(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_text_files_of_another_counting(tmp_path: Path) -> None:
     for file in (tmp_path / "found").iterdir():
         file.rename(file.with_name(f"pred_{file.name}"))
     done = run("evaluate", "--data", data, "--predictions", tmp_path / "found")
-    assert "names not one picture of the data, which are called img_a, img_b" in done.stderr
+    assert "names not one image of the data, which are called img_a, img_b" in done.stderr
 
 
 def test_semantic_maps_of_another_counting(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_semantic_maps_of_another_counting(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
     (tmp_path / "classes.txt").write_text("sky\nroad\ntree\n")
     true = np.repeat(np.array([0, 1, 1], dtype=np.uint8), 4)[None].repeat(9, axis=0)
-    write_picture(tmp_path / "images/a.png", np.full((9, 12, 3), 99, dtype=np.uint8))
-    write_index_picture(tmp_path / "masks/a.png", true)
-    write_index_picture(tmp_path / "found/a.png", true + 1)
+    write_image(tmp_path / "images/a.png", np.full((9, 12, 3), 99, dtype=np.uint8))
+    write_index_image(tmp_path / "masks/a.png", true)
+    write_index_image(tmp_path / "found/a.png", true + 1)
     document = evaluated(tmp_path, tmp_path / "found", "--protocol", "semantic")
     assert document["semantic"]["mIoU"] == 0
     assert "the data's plus 1" in document["notes"][0]
@@ -182,7 +182,7 @@ def test_panoptic_maps_of_another_counting_and_text_ids(tmp_path: Path) -> None:
 
     def write(name: str, shift: int, image_id: int | str) -> Path:
         (tmp_path / name).mkdir()
-        write_picture(tmp_path / name / "7.png", ids)
+        write_image(tmp_path / name / "7.png", ids)
         segments = [{"id": one, "category_id": one + shift} for one in (1, 2)]
         annotations = [{"image_id": image_id, "file_name": "7.png", "segments_info": segments}]
         images = [{"id": 7, "file_name": "7.jpg", "width": 8, "height": 6}]
@@ -204,7 +204,7 @@ def test_panoptic_maps_of_another_counting_and_text_ids(tmp_path: Path) -> None:
 def test_classifications_of_other_images(tmp_path: Path) -> None:
     for seed, name in enumerate(("owl", "mouse")):
         (tmp_path / "data" / name).mkdir(parents=True)
-        write_picture(tmp_path / "data" / name / f"{seed}.png", np.full((6, 8, 3), 40 * seed, dtype=np.uint8))
+        write_image(tmp_path / "data" / name / f"{seed}.png", np.full((6, 8, 3), 40 * seed, dtype=np.uint8))
     answers = [{"file": "z.png", "classification": [{"category": "owl", "score": 1.0}]}]
     (tmp_path / "found.json").write_text(json.dumps(answers))
     document = evaluated(tmp_path / "data", tmp_path / "found.json", "--skip-bad")

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders
-from otus.data.images import picture_files
+from otus.data.images import image_files
 from otus.data.open import open_dataset
 from otus.data.sources import files_of
 
 LEFT = {
     "otus-predictions": ("a.jpg", "predictions.json"),
-    "otus-compare": ("pictures/a.jpg", "rows/fcos.json"),
+    "otus-compare": ("images/a.jpg", "rows/fcos.json"),
     "otus-lineage": ("rcnn-12.json",),
     "runs": ("detection/fcos/batch.jpg", "detection/fcos/config.json"),
 }
@@ -30,13 +30,13 @@ def write(folder: Path, *files: str, text: str = "{}") -> None:
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_own_output_is_neither_a_picture_nor_a_category(tmp_path: Path, name: str) -> None:
+def test_own_output_is_neither_a_image_nor_a_category(tmp_path: Path, name: str) -> None:
     write(tmp_path, "cat/1.png", "owl/1.png")
     write(tmp_path / name, *LEFT[name], text='{"data_digest": "12"}')
     assert files_of(tmp_path) == [tmp_path / "cat/1.png", tmp_path / "owl/1.png"]
     assert open_dataset(tmp_path).categories.names == ("cat", "owl")
     own = [file for file in LEFT[name] if file.endswith(".jpg")]
-    assert picture_files(tmp_path / name, recursive=True) == [tmp_path / name / file for file in own]  # asked for
+    assert image_files(tmp_path / name, recursive=True) == [tmp_path / name / file for file in own]  # asked for
 
 
 @pytest.mark.parametrize("name", LEFT)

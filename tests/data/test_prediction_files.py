@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
+from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.formats.coco_panoptic import colours_of, read_panoptic_results
 from otus.data.formats.coco_results import read_results
 from otus.data.formats.image_results import read_classifications, read_click_curves
 from otus.data.formats.index_png_results import find_semantic_results, read_semantic_result
 from otus.data.formats.text_results import read_text_results
-from otus.data.image_lookup import picture_namer
+from otus.data.image_lookup import image_namer
 from otus.errors import DataError
 from otus.structures import Categories, Objects
 
@@ -23,8 +23,8 @@ FILES = ("val/cats/1.png", "val/dogs/1.png", "val/dogs/2.png")
 
 
 def a_dataset(**others) -> Dataset:
-    pictures = Pictures(Path("pictures"), FILES, np.array([[20, 40]] * 3), (101, 102, 103))
-    return Dataset(Path("labels"), "made", pictures, CATEGORIES, **others)
+    images = Images(Path("images"), FILES, np.array([[20, 40]] * 3), (101, 102, 103))
+    return Dataset(Path("labels"), "made", images, CATEGORIES, **others)
 
 
 def collect(read, *arguments) -> tuple[object, list[str]]:
@@ -39,8 +39,8 @@ def collect(read, *arguments) -> tuple[object, list[str]]:
     return value, [str(problem) for problem in problems]
 
 
-def test_a_picture_is_meant_by_as_much_of_its_name_as_tells_it_apart():
-    find = picture_namer(a_dataset())
+def test_a_image_is_meant_by_as_much_of_its_name_as_tells_it_apart():
+    find = image_namer(a_dataset())
     for name in ("val/dogs/1.png", "dogs/1", "dogs/1.png", "/home/me/val/dogs/1.png", "102"):
         assert find(name) == 1
     assert find("2") == find("2.png") == find("elsewhere/2.png") == 2
@@ -60,7 +60,7 @@ def test_dota_has_a_file_a_category(tmp_path):
     folder = write(tmp_path / "found", Task1_plane=f"2 0.9 {square}\n101 0.25 {square}\n", Task1_owl=f"2 1e-3 {square}")
     found, problems = collect(read_text_results, folder, a_dataset())
     assert problems == []
-    assert found.picture.tolist() == [0, 2, 2]
+    assert found.image.tolist() == [0, 2, 2]
     assert found.labels.tolist() == [0, 0, 2] or found.labels.tolist() == [0, 2, 0]
     assert sorted(found.scores.tolist()) == [1e-3, 0.25, 0.9]
     assert found.boxes_xyxy.tolist() == [[2, 2, 18, 18]] * 3
@@ -80,7 +80,7 @@ def test_dota_has_a_file_a_category(tmp_path):
 def test_kitti_has_cuboids_and_scores(tmp_path):
     line = "Car -1 -1 -1.5 1 2 30 18 1.5 1.6 4.0 2.0 1.7 20.0 -1.5707963"
     found, problems = collect(read_text_results, write(tmp_path / "found", **{"2": f"{line} 0.75\n"}), a_dataset())
-    assert (problems, found.picture.tolist(), found.labels.tolist(), found.scores.tolist()) == ([], [2], [1], [0.75])
+    assert (problems, found.image.tolist(), found.labels.tolist(), found.scores.tolist()) == ([], [2], [1], [0.75])
     np.testing.assert_allclose(found.cuboids[0], [20, -2, -0.95, 4, 1.6, 1.5, 0], atol=1e-6)
     with pytest.raises(DataError, match="needs a score"):
         read_text_results(write(tmp_path / "unscored", **{"2": f"{line}\n"}), a_dataset())
@@ -96,7 +96,7 @@ def test_yolo_has_fractions(tmp_path):
     folder = write(tmp_path / "boxes", **{"2": "2 0.5 0.5 0.25 0.5 0.9\n", "103": ""})
     found, problems = collect(read_text_results, folder, a_dataset())
     assert len(problems) == 0
-    assert (found.picture.tolist(), found.labels.tolist(), found.scores.tolist()) == ([2], [2], [0.9])
+    assert (found.image.tolist(), found.labels.tolist(), found.scores.tolist()) == ([2], [2], [0.9])
     assert found.boxes_xyxy.tolist() == [[15, 5, 25, 15]]
     folder = write(tmp_path / "turned", **{"2": "0 0.25 0.1 0.45 0.5 0.25 0.9 0.05 0.5 0.8\n"})
     found, _ = collect(read_text_results, folder, a_dataset())
@@ -117,10 +117,10 @@ def test_semantic_maps_by_name(tmp_path):
     files, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
     assert files == (None, tmp_path / "dogs/1.png", tmp_path / "2.png")
     assert len(problems) == 1
-    assert "9.png: names not one picture of the data" in problems[0]
+    assert "9.png: names not one image of the data" in problems[0]
     (tmp_path / "9.png").rename(tmp_path / "dogs/2.png")
     _, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
-    assert "of the same picture" in problems[0]
+    assert "of the same image" in problems[0]
     values = np.full((20, 40), 6, np.uint8)
     values[0, :3] = 5, 11, 255
     Image.fromarray(values).save(tmp_path / "2.png")
@@ -182,7 +182,7 @@ def answers(*scores: tuple[str, float]) -> list[dict]:
 
 
 def test_classifications(tmp_path):
-    dataset = a_dataset(picture_labels=np.array([0, 1, 2]))
+    dataset = a_dataset(image_labels=np.array([0, 1, 2]))
     records = [
         {"file": "x/dogs/1.png", "seconds": 0.1, "classification": answers(("owl", 0.9), ("Car", 0.1))},
         {"file": "2.png", "classification": []},
@@ -209,7 +209,7 @@ def test_classifications(tmp_path):
     assert [index for index, _ in found] == [2]
     assert len(problems) == 6
     assert all(f"images[{i}]" in "".join(problems) for i in (0, 1, 2, 3, 4, 6))
-    for text, words in (("[]", None), ('{"images": []}', None), ('{"answers": []}', "expected a list of pictures")):
+    for text, words in (("[]", None), ('{"images": []}', None), ('{"answers": []}', "expected a list of images")):
         (tmp_path / "found.json").write_text(text)
         found, problems = collect(read_classifications, tmp_path / "found.json", dataset)
         assert (found, len(problems)) == ([], words is not None)

@@ -1,4 +1,4 @@
-"""Predictions that say the names of their pictures: the name counts, not a number that somebody gave in passing."""
+"""Predictions that say the names of their images: the name counts, not a number that somebody gave in passing."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco_results import read_results
 from otus.errors import DataError
 from otus.structures import Categories
@@ -16,7 +16,7 @@ FILES = ("cats/1.jpg", "dogs/1.jpg", "b.png")
 DATA = Dataset(
     Path("labels.json"),
     "coco",
-    Pictures(Path("pictures"), FILES, np.full((3, 2), 50), (2, 3, 1)),
+    Images(Path("images"), FILES, np.full((3, 2), 50), (2, 3, 1)),
     Categories(("owl", "mouse"), ids=(7, 9)),
 )
 
@@ -28,28 +28,26 @@ def written(folder: Path, *records: dict[str, Any]) -> Path:
     return file
 
 
-def test_names_say_which_pictures_are_meant(tmp_path: Path) -> None:
+def test_names_say_which_images_are_meant(tmp_path: Path) -> None:
     records = [
         {"image_id": 1, "file_name": "../photos/cats/1.jpg"},
         {"image_id": 2, "file_name": "/tmp/b.png", "frame": 4},
     ]
     records += [{"image_id": 3}, {"image_id": 2, "file_name": None}]
     found = read_results(written(tmp_path, *records), DATA)
-    assert [FILES[index] for index in found.picture] == ["cats/1.jpg", "cats/1.jpg", "dogs/1.jpg", "b.png"]
+    assert [FILES[index] for index in found.image] == ["cats/1.jpg", "cats/1.jpg", "dogs/1.jpg", "b.png"]
     assert found.ids.tolist() == [1, 4, 3, 2]
 
 
 @pytest.mark.parametrize("name", ["c.png", "1.jpg"])
-def test_a_name_of_no_picture_is_not_believed_its_number(tmp_path: Path, name: str) -> None:
+def test_a_name_of_no_image_is_not_believed_its_number(tmp_path: Path, name: str) -> None:
     file = written(tmp_path, {"image_id": 1, "file_name": "b.png"}, {"image_id": 2, "file_name": name})
-    with pytest.raises(
-        DataError, match=rf"annotations\[1\]\.file_name: '{name}' does not name one picture of the data"
-    ):
+    with pytest.raises(DataError, match=rf"annotations\[1\]\.file_name: '{name}' does not name one image of the data"):
         read_results(file, DATA)
     problems: list[DataError] = []
     found = read_results(file, DATA, report=problems.append)
-    assert [FILES[index] for index in found.picture] == ["b.png"]
-    assert [problem.kind for problem in problems] == ["unknown_picture"]
+    assert [FILES[index] for index in found.image] == ["b.png"]
+    assert [problem.kind for problem in problems] == ["unknown_image"]
 
 
 def test_beside_them_names_of_categories_go_before_numbers_too(tmp_path: Path) -> None:
@@ -65,5 +63,5 @@ def test_beside_them_names_of_categories_go_before_numbers_too(tmp_path: Path) -
 
 
 def test_results_of_numbers_alone_never_ask_for_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otus.data.formats.coco_results.picture_namer", None)
+    monkeypatch.setattr("otus.data.formats.coco_results.image_namer", None)
     assert len(read_results(written(tmp_path, {"image_id": 3}), DATA)) == 1

@@ -39,17 +39,17 @@ def test_every_field_comes_back(tmp_path: Path) -> None:
     source = folder_with(tmp_path / "in", MASK, {**MASK, "id": 533})
     (layout,) = sa1b.find(source)
     dataset = sa1b.read(layout)
-    assert dataset.pictures.path(0) == source / "sa_1.jpg"
+    assert dataset.images.path(0) == source / "sa_1.jpg"
     assert dataset.objects is not None
     assert dataset.objects.columns.keys() == set(sa1b.COLUMNS)
-    assert sa1b.write(dataset, tmp_path / "out", pictures="none") == []
+    assert sa1b.write(dataset, tmp_path / "out", images="none") == []
     for name in ("sa_1.json", "sa_2.json"):
         assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((source / name).read_text())
 
 
 def test_masks_from_coco_keep_their_pixels_and_losses_are_told(shared_data: Path, tmp_path: Path) -> None:
     first = coco.read(Layout("coco", shared_data / "coco/annotations.json")).select(range(20))
-    losses = sa1b.write(first, tmp_path / "out", pictures="none")
+    losses = sa1b.write(first, tmp_path / "out", images="none")
     assert first.objects is not None
     assert {loss.kind for loss in losses} == {
         "category", "categories", "category_ids", "supercategories", "keypoints", "keypoint_names", "skeleton",
@@ -81,7 +81,7 @@ def test_faults_name_their_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", [{"image_id": "1"}, {"image_id": 7}, {"width": 0}, {"file_name": "../a.jpg"}])
-def test_faults_of_pictures(tmp_path: Path, image: dict[str, Any]) -> None:
+def test_faults_of_images(tmp_path: Path, image: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"sa_\d\.json: image"):
         sa1b.read(Layout("sa1b", folder_with(tmp_path, MASK, **image)))
 

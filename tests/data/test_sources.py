@@ -1,12 +1,12 @@
-"""What a person points at becomes pictures one after the other."""
+"""What a person points at becomes images one after the other."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.sources import files_of, is_video, pictures_of
+from otus.data.sources import files_of, images_of, is_video
 from otus.data.video import VideoWriter
-from otus.errors import PictureError
+from otus.errors import ImageError
 
 IMAGE = np.full((6, 8, 3), 90, np.uint8)
 
@@ -16,7 +16,7 @@ def folder(tmp_path):
     for name in ("b.png", "a.png", "deep/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(IMAGE).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -34,25 +34,25 @@ def test_a_name_with_the_letters_of_a_pattern_is_a_file(folder):
 
 def test_what_is_not_there(folder):
     (folder / "empty").mkdir()
-    with pytest.raises(PictureError, match="holds no image or video"):
+    with pytest.raises(ImageError, match="holds no image or video"):
         files_of(folder / "empty")
-    with pytest.raises(PictureError, match="no file fits this pattern"):
+    with pytest.raises(ImageError, match="no file fits this pattern"):
         files_of(f"{folder}/*.webp")
-    with pytest.raises(PictureError, match="no such file"):
-        list(pictures_of(folder / "x.png"))
+    with pytest.raises(ImageError, match="no such file"):
+        list(images_of(folder / "x.png"))
 
 
 def test_names_of_what_has_none(folder):
-    found = list(pictures_of([IMAGE, folder / "a.png", Image.fromarray(IMAGE), [IMAGE]]))
-    assert [one.name for one in found] == ["picture 0", str(folder / "a.png"), "picture 2", "picture 3"]
+    found = list(images_of([IMAGE, folder / "a.png", Image.fromarray(IMAGE), [IMAGE]]))
+    assert [one.name for one in found] == ["image 0", str(folder / "a.png"), "image 2", "image 3"]
     assert all(np.array_equal(one.image, IMAGE) for one in found)
 
 
 def test_nothing_is_read_before_its_turn(folder):
-    pictures = pictures_of([folder / "a.png", folder / "missing.png"])
-    assert next(pictures).name.endswith("a.png")
-    with pytest.raises(PictureError, match=r"missing\.png"):
-        next(pictures)
+    images = images_of([folder / "a.png", folder / "missing.png"])
+    assert next(images).name.endswith("a.png")
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        next(images)
 
 
 def test_frames_of_a_video_have_index_and_time(tmp_path):
@@ -61,22 +61,22 @@ def test_frames_of_a_video_have_index_and_time(tmp_path):
         for _ in range(5):
             writer.add(IMAGE)
     assert is_video(path)
-    assert [(one.frame, one.time_s) for one in pictures_of(path, stride=2)] == [(0, 0.0), (2, 0.5), (4, 1.0)]
+    assert [(one.frame, one.time_s) for one in images_of(path, stride=2)] == [(0, 0.0), (2, 0.5), (4, 1.0)]
 
 
 def test_bad_files_are_reported_and_left_out(folder):
     (folder / "a.png").write_bytes(b"")
     (folder / "bad.mp4").write_bytes(b"no video")
     reported = []
-    found = list(pictures_of(folder, report=reported.append))
+    found = list(images_of(folder, report=reported.append))
     assert [one.name for one in found] == [str(folder / "b.png"), str(folder / "deep" / "c.png")]
     assert [error.file.name for error in reported] == ["a.png", "bad.mp4"]
 
 
-def test_folders_and_patterns_without_a_picture_are_reported_and_left_out(folder):
+def test_folders_and_patterns_without_a_image_are_reported_and_left_out(folder):
     (folder / "empty").mkdir()
     reported = []
     sources = [folder / "a.png", folder / "empty", f"{folder}/*.webp", folder / "b.png"]
-    found = list(pictures_of(sources, report=reported.append))
+    found = list(images_of(sources, report=reported.append))
     assert [one.name for one in found] == [str(folder / "a.png"), str(folder / "b.png")]
     assert [error.file.name for error in reported] == ["empty", "*.webp"]

@@ -1,4 +1,4 @@
-"""Pictures kept aside."""
+"""Images kept aside."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.dataset import Dataset, Pictures
-from otus.data.splitting import fingerprint, shared_pictures, split_off
+from otus.data.dataset import Dataset, Images
+from otus.data.splitting import fingerprint, shared_images, split_off
 from otus.errors import UsageError
 from otus.structures import Categories, Objects
 
@@ -19,9 +19,9 @@ def dataset(folder: Path, contents: dict[str, str]) -> Dataset:
     return Dataset(
         source=folder,
         format="made",
-        pictures=Pictures(folder, tuple(contents), [[4, 4]] * count, tuple(range(count))),
+        images=Images(folder, tuple(contents), [[4, 4]] * count, tuple(range(count))),
         categories=Categories(("cat",)),
-        objects=Objects.build(picture=range(count), labels=[0] * count, boxes_xyxy=[[0, 0, 1, 1]] * count),
+        objects=Objects.build(image=range(count), labels=[0] * count, boxes_xyxy=[[0, 0, 1, 1]] * count),
     )
 
 
@@ -29,10 +29,10 @@ def test_the_parts_are_the_whole_and_share_nothing(tmp_path: Path) -> None:
     whole = dataset(tmp_path, {f"{i}.jpg": str(i) for i in range(20)})
     rest, aside = split_off(whole, 0.25)
     assert (len(rest), len(aside)) == (15, 5)
-    assert {*rest.pictures.files, *aside.pictures.files} == set(whole.pictures.files)
+    assert {*rest.images.files, *aside.images.files} == set(whole.images.files)
     backwards = split_off(whole.select(np.arange(len(whole))[::-1]), 0.25)[1]
-    assert sorted(backwards.pictures.files) == sorted(aside.pictures.files)
-    assert set(split_off(whole, 0.5)[1].pictures.files) >= set(aside.pictures.files)
+    assert sorted(backwards.images.files) == sorted(aside.images.files)
+    assert set(split_off(whole, 0.5)[1].images.files) >= set(aside.images.files)
     assert len(split_off(whole, 0.001)[1]) == 1
     assert len(split_off(whole, 0.999)[0]) == 1
 
@@ -44,13 +44,13 @@ def test_a_share_that_cannot_be(tmp_path: Path) -> None:
             split_off(data, share)
 
 
-def test_the_same_picture_is_found_under_another_name(tmp_path: Path) -> None:
+def test_the_same_image_is_found_under_another_name(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = dataset(tmp_path / "a", {"x.jpg": "one", "y.jpg": "two"})
     second = dataset(tmp_path / "b", {"z.jpg": "two", "w.jpg": "ten", "x.jpg": "three"})
-    assert shared_pictures(first, second) == ["z.jpg"]
-    assert shared_pictures(first, first) == ["x.jpg", "y.jpg"]
+    assert shared_images(first, second) == ["z.jpg"]
+    assert shared_images(first, first) == ["x.jpg", "y.jpg"]
 
 
 def test_the_fingerprint_changes_with_labels_and_files(tmp_path: Path) -> None:

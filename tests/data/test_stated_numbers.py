@@ -11,7 +11,7 @@ from pycocotools import mask as codec
 
 import otus
 from otus.data.checks.doctor import Examination, examine_path
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.structures import Objects
 
 H, W = 300, 400
@@ -19,9 +19,9 @@ BOX = [20, 30, 200, 250]
 RING = [[20, 30, 220, 30, 220, 280, 20, 280]]
 
 
-def picture(root: Path, name: str = "a.png") -> None:
+def image(root: Path, name: str = "a.png") -> None:
     root.mkdir(parents=True, exist_ok=True)
-    write_picture(root / name, np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8))
+    write_image(root / name, np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8))
 
 
 def mask() -> dict[str, Any]:
@@ -32,7 +32,7 @@ def mask() -> dict[str, Any]:
 
 
 def coco(root: Path, *, names: list[str] | None = None, **fields: Any) -> Path:
-    picture(root)
+    image(root)
     annotation = {"id": 5, "image_id": 1, "category_id": 1, "bbox": BOX, "area": 50000, "iscrowd": 0, **fields}
     category = {"id": 1, "name": "owl"} | ({"keypoints": names} if names else {})
     images = [{"id": 1, "file_name": "a.png", "width": W, "height": H}]
@@ -42,7 +42,7 @@ def coco(root: Path, *, names: list[str] | None = None, **fields: Any) -> Path:
 
 
 def sa1b(root: Path, **fields: Any) -> Path:
-    picture(root)
+    image(root)
     annotation = {"id": 5, "bbox": BOX, "area": 50000, "segmentation": mask(), **fields}
     content = {"image": {"image_id": 1, "file_name": "a.png", "width": W, "height": H}, "annotations": [annotation]}
     (root / "a.json").write_text(json.dumps(content))
@@ -50,11 +50,11 @@ def sa1b(root: Path, **fields: Any) -> Path:
 
 
 def panoptic(root: Path, change: Callable[[list[dict[str, Any]]], object] = lambda segments: None) -> Path:
-    picture(root)
+    image(root)
     colours = np.zeros((H, W, 3), dtype=np.uint8)
     colours[30:280, 20:220, 0], colours[:10, :, 0] = 7, 9
     (root / "panoptic").mkdir()
-    write_picture(root / "panoptic/a.png", colours)
+    write_image(root / "panoptic/a.png", colours)
     segments = [
         {"id": 7, "category_id": 1, "area": 50000, "bbox": BOX},
         {"id": 9, "category_id": 1, "area": 10 * W, "bbox": [0, 0, W, 10]},
@@ -97,7 +97,7 @@ def test_an_area_of_sa1b(tmp_path: Path) -> None:
 def test_what_evaluate_does_with_a_wrong_area(tmp_path: Path) -> None:
     """It is believed, as pycocotools does: the object is a small one."""
     dataset = otus.open_dataset(coco(tmp_path, area=1.0))
-    found = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[20, 30, 220, 280]], scores=np.array([0.9]))
+    found = Objects.build(image=[0], labels=[0], boxes_xyxy=[[20, 30, 220, 280]], scores=np.array([0.9]))
     figures = otus.evaluate(dataset, predictions=found).results["bbox"].figures
     assert (figures["AP"], figures["APs"]) == pytest.approx((1, 1))
     assert np.isnan(figures["APl"])
@@ -133,7 +133,7 @@ def test_segments_that_the_file_says(
     only(examine_path(panoptic(tmp_path / "wrong", change)), kind, f"annotations[0].segments_info{where}", says)
 
 
-def test_segments_that_only_the_picture_has(tmp_path: Path) -> None:
+def test_segments_that_only_the_image_has(tmp_path: Path) -> None:
     finding = examine_path(panoptic(tmp_path, lambda segments: segments.pop())).findings[0]
     assert finding.kind == "wrong_map"
     assert "pixels have the ids [9], which no segment has" in finding.message
@@ -142,16 +142,16 @@ def test_segments_that_only_the_picture_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [coco, sa1b, panoptic])
 def test_sizes_of_images(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     root = make(tmp_path)
-    write_picture(root / "a.png", np.random.default_rng(0).integers(0, 256, (H, W - 1, 3), dtype=np.uint8))
+    write_image(root / "a.png", np.random.default_rng(0).integers(0, 256, (H, W - 1, 3), dtype=np.uint8))
     kinds = examine_path(root).counts
-    assert kinds == {"mis_sized_picture": 1}
+    assert kinds == {"mis_sized_image": 1}
 
 
 def test_the_size_of_an_image_of_voc(tmp_path: Path) -> None:
     for part in ("JPEGImages", "Annotations"):
         (tmp_path / part).mkdir()
-    picture(tmp_path / "JPEGImages")
+    image(tmp_path / "JPEGImages")
     sizes = f"<size><width>{H}</width><height>{W}</height><depth>3</depth></size>"
     (tmp_path / "Annotations/a.xml").write_text(f"<annotation><filename>a.png</filename>{sizes}</annotation>")
     (finding,) = examine_path(tmp_path).findings
-    assert finding.kind == "mis_sized_picture"
+    assert finding.kind == "mis_sized_image"

@@ -1,6 +1,6 @@
-"""Every column of a sample moves with the picture.
+"""Every column of a sample moves with the image.
 
-The chief trick: a picture whose red and green are each pixel's own x and y. Wherever a point goes, the colour under it says
+The chief trick: an image whose red and green are each pixel's own x and y. Wherever a point goes, the colour under it says
 where it came from. And object i is segment i + 1 of a scene's panoptic map, so the map says where its mask should be.
 """
 
@@ -23,10 +23,10 @@ from otus.data.open import open_dataset
 from otus.data.scenes.generator import Scenes
 from otus.data.tensors import TensorSample, object_keys, sample_generator, to_tensors
 from otus.data.transforms.augmentation import (
+    ColorJitter,
     Compose,
+    CropAndPad,
     HorizontalFlip,
-    MovedBorders,
-    Photometric,
     RandomCrop,
     ResizeLongSide,
     ScaleJitter,
@@ -43,7 +43,7 @@ RAMP = 256  # a power of two, so that dividing by it loses nothing
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Threads only get in one another's way on pictures this small."""
+    """Threads only get in one another's way on images this small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -111,7 +111,7 @@ CUTS = st.lists(
     st.sampled_from(
         [
             HorizontalFlip(1.0),
-            MovedBorders(0.3),
+            CropAndPad(0.3),
             RandomCrop((40, 60)),
             RandomCrop((72, 50)),
             RandomCrop((110, 130), least_visible=0.0),
@@ -156,7 +156,7 @@ def test_boxes_proposals_and_corners_that_agree_go_on_agreeing(
     left, top, right, bottom = plain(before["boxes"]).unbind(1)
     corners = torch.stack([left, top, right, top, right, bottom, left, bottom], dim=1).reshape(-1, 4, 2)
     before["corners"] = tv_tensors.KeyPoints(corners, canvas_size=SIZE_HW)
-    steps = [replace(cut, least_visible=0.0) if isinstance(cut, RandomCrop | MovedBorders) else cut for cut in cuts]
+    steps = [replace(cut, least_visible=0.0) if isinstance(cut, RandomCrop | CropAndPad) else cut for cut in cuts]
     generator = partial(sample_generator, seed, 0, index)
     after = Compose([*([resize] if resize else []), *steps])(before, generator=generator())
     assert torch.equal(after["boxes"], after["proposals"])
@@ -238,14 +238,14 @@ def test_what_a_crop_leaves_of_an_object_decides() -> None:
     assert whole["boxes"].tolist()[0] == [0, 0, 20, 36.5]  # nothing was cut: the box is as it was given
 
 
-def test_photometric_changes_the_picture_alone_and_stays_in_range() -> None:
+def test_photometric_changes_the_image_alone_and_stays_in_range() -> None:
     before = scene(0)
-    after = Photometric(0.8, 0.8, 0.8, 0.3)(before, generator=sample_generator(1, 0, 0))
+    after = ColorJitter(0.8, 0.8, 0.8, 0.3)(before, generator=sample_generator(1, 0, 0))
     assert (after["image"] - before["image"]).abs().mean() > 0.02
     assert after["image"].min() >= 0
     assert after["image"].max() <= 1
     assert_equal(after | {"image": before["image"]}, before)
-    assert_equal(Photometric(0, 0, 0, 0)(before, generator=sample_generator(1, 0, 0)), before)
+    assert_equal(ColorJitter(0, 0, 0, 0)(before, generator=sample_generator(1, 0, 0)), before)
 
 
 @given(st.integers(0, 999), st.integers(0, 999))
@@ -266,7 +266,7 @@ def test_mosaic_and_copy_paste_keep_every_column_together(index: int, seed: int)
         assert not pasted["masks"][i, points[i, j, 1], points[i, j, 0]]
 
 
-def test_mosaic_shows_four_pictures() -> None:
+def test_mosaic_shows_four_images() -> None:
     colours = iter(torch.eye(3))
 
     def plain_colour(_: torch.Generator) -> TensorSample:
@@ -305,16 +305,16 @@ def test_copy_paste_hides_what_it_covers_and_nothing_else(index: int) -> None:
 
 def test_moved_borders_change_scale_and_shape_within_their_share() -> None:
     sizes = [
-        geometry.size_hw(MovedBorders(0.2)(scene(0), generator=sample_generator(0, 0, index))) for index in range(200)
+        geometry.size_hw(CropAndPad(0.2)(scene(0), generator=sample_generator(0, 0, index))) for index in range(200)
     ]
     heights, widths = np.array(sizes).T / np.array(SIZE_HW)[:, None]
     for sides in (heights, widths):
         assert 0.6 <= sides.min() < 0.7
         assert 1.3 < sides.max() <= 1.4
     assert abs(np.corrcoef(heights, widths)[0, 1]) < 0.3  # each side on its own
-    assert_equal(MovedBorders(0.0)(scene(0), generator=sample_generator(0, 0, 0)), scene(0))
+    assert_equal(CropAndPad(0.0)(scene(0), generator=sample_generator(0, 0, 0)), scene(0))
     with pytest.raises(ShapeError, match=r"\[0, 0\.5\)"):
-        MovedBorders(0.5)
+        CropAndPad(0.5)
 
 
 EVERYTHING = Compose(
@@ -323,9 +323,9 @@ EVERYTHING = Compose(
         CopyPaste(draw),
         HorizontalFlip(),
         ScaleJitter(),
-        MovedBorders(),
+        CropAndPad(),
         RandomCrop((64, 64)),
-        Photometric(),
+        ColorJitter(),
     ]
 )
 
@@ -361,7 +361,7 @@ def test_what_is_given_stays_as_it_was(index: int) -> None:
     assert_equal(before, copy)
 
 
-def test_pictures_without_objects_and_without_labels() -> None:
+def test_images_without_objects_and_without_labels() -> None:
     image = tv_tensors.Image(torch.rand(3, 20, 30))
     bare: dict[str, Any] = {"image": image, "key": "bare"}
     unlabelled = EVERYTHING(bare, generator=sample_generator(0, 0, 1))
@@ -378,7 +378,7 @@ def test_a_scale_that_cannot_be_is_refused() -> None:
         ScaleJitter(0, 2)
 
 
-def test_real_pictures_with_crowds_and_keypoints(shared_data: Path) -> None:
+def test_real_images_with_crowds_and_keypoints(shared_data: Path) -> None:
     dataset = open_dataset(shared_data / "coco")
     crowded = [i for i in range(len(dataset)) if dataset.instances(i).columns["is_crowd"].any()][:10]
     chain = Compose([HorizontalFlip(1.0), ScaleJitter(1.0, 1.6), RandomCrop((256, 256))])

@@ -1,4 +1,4 @@
-"""What readers leave unread is counted, in every format; labels without their picture are reported."""
+"""What readers leave unread is counted, in every format; labels without their image are reported."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 
 
-def picture(file: Path) -> Path:
-    write_picture(file, np.zeros((6, 8, 3), np.uint8))
+def photo(file: Path) -> Path:
+    write_image(file, np.zeros((6, 8, 3), np.uint8))
     return file
 
 
@@ -22,7 +22,7 @@ def unread(folder: Path) -> dict[str, tuple[int, str]]:
 
 def test_voc(tmp_path: Path) -> None:
     for stem, pose in (("a", "Left"), ("b", "")):
-        picture(tmp_path / f"JPEGImages/{stem}.jpg")
+        photo(tmp_path / f"JPEGImages/{stem}.jpg")
         (tmp_path / "Annotations").mkdir(exist_ok=True)
         (tmp_path / f"Annotations/{stem}.xml").write_text(
             f"<annotation><folder>x</folder><filename>{stem}.jpg</filename><source><database>The DB</database>"
@@ -39,7 +39,7 @@ def test_voc(tmp_path: Path) -> None:
 
 
 def test_labelme(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    photo(tmp_path / "a.png")
     shape = {"label": "cat", "points": [[1, 1], [4, 4]], "shape_type": "rectangle", "flags": {"wet": True}}
     document = {
         "version": "5.5.0", "flags": {}, "imagePath": "a.png", "imageData": "A" * 2000, "imageHeight": 6, "imageWidth": 8,
@@ -56,7 +56,7 @@ def test_labelme(tmp_path: Path) -> None:
 
 
 def test_sa1b(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
+    photo(tmp_path / "a.png")
     mask = {"id": 1, "bbox": [1, 1, 4, 4], "area": 16, "source": "manual"}
     image = {"image_id": 3, "width": 8, "height": 6, "file_name": "a.png", "country": "NO"}
     (tmp_path / "a.json").write_text(json.dumps({"image": image, "annotations": [mask]}))
@@ -68,7 +68,7 @@ def test_sa1b(tmp_path: Path) -> None:
 
 def test_dota(tmp_path: Path) -> None:
     for stem in "ab":
-        picture(tmp_path / f"images/{stem}.png")
+        photo(tmp_path / f"images/{stem}.png")
         (tmp_path / "labelTxt").mkdir(exist_ok=True)
         text = "imagesource:GoogleEarth\ngsd:0.14\n1 1 4 1 4 4 1 4 plane 0\n"
         (tmp_path / f"labelTxt/{stem}.txt").write_text(text)
@@ -76,7 +76,7 @@ def test_dota(tmp_path: Path) -> None:
 
 
 def yolo(folder: Path) -> Path:
-    picture(folder / "images/train/a.png")
+    photo(folder / "images/train/a.png")
     (folder / "labels/train").mkdir(parents=True)
     (folder / "labels/train/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (folder / "data.yaml").write_text("train: images/train\nnames: [cat]\nroboflow: {license: CC}\n")
@@ -87,18 +87,18 @@ def test_yolo(tmp_path: Path) -> None:
     assert unread(yolo(tmp_path)) == {"data.yaml: roboflow": (1, "{'license': 'CC'}")}
 
 
-def test_labels_without_a_picture_of_yolo(tmp_path: Path) -> None:
+def test_labels_without_a_image_of_yolo(tmp_path: Path) -> None:
     (yolo(tmp_path) / "labels/train/b.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "labels/train/classes.txt").write_text("cat\n")
-    with pytest.raises(DataError, match=r"b\.txt: has no picture of that name"):
+    with pytest.raises(DataError, match=r"b\.txt: has no image of that name"):
         open_dataset(tmp_path)
     problems: list[DataError] = []
     assert len(open_dataset(tmp_path, report=problems.append)) == 1
-    assert [one.kind for one in problems] == ["missing_picture"]
+    assert [one.kind for one in problems] == ["missing_image"]
 
 
-def test_labels_without_a_picture_of_kitti(tmp_path: Path) -> None:
-    picture(tmp_path / "image_2/0.png")
+def test_labels_without_a_image_of_kitti(tmp_path: Path) -> None:
+    photo(tmp_path / "image_2/0.png")
     (tmp_path / "label_2").mkdir()
     for stem in "01":
         (tmp_path / f"label_2/{stem}.txt").write_text(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from otus.data.video import Frame, Video, VideoWriter
-from otus.errors import PictureError, ShapeError, UsageError
+from otus.errors import ImageError, ShapeError, UsageError
 
 
 def scene(index: int, size_hw: tuple[int, int] = (96, 128)) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_a_cut_video_gives_the_frames_before_the_cut(tmp_path, codec, share):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(content[: start + int((len(content) - start) * share)])
     got = []
-    with pytest.raises(PictureError, match=r"cut.mp4: frame \d+: .*(cut off|ends here)") as caught:
+    with pytest.raises(ImageError, match=r"cut.mp4: frame \d+: .*(cut off|ends here)") as caught:
         got.extend(frame for frame in Video(cut))
     assert caught.value.where == f"frame {len(got)}"
     assert 0 < len(got) < 30
@@ -92,17 +92,17 @@ def test_a_cut_video_gives_the_frames_before_the_cut(tmp_path, codec, share):
         assert len(got) == sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(video=0))
 
 
-@pytest.mark.parametrize(("suffix", "pictures"), [(".avi", b"movi"), (".mkv", b"\x1f\x43\xb6\x75")])
-def test_containers_whose_cut_ffmpeg_does_not_tell(tmp_path, suffix, pictures):
+@pytest.mark.parametrize(("suffix", "images"), [(".avi", b"movi"), (".mkv", b"\x1f\x43\xb6\x75")])
+def test_containers_whose_cut_ffmpeg_does_not_tell(tmp_path, suffix, images):
     path = write(tmp_path / f"a{suffix}", codec="mpeg4")
     whole = [frame.image for frame in Video(path)]
     assert len(whole) == 30
     content = path.read_bytes()
-    start = content.index(pictures)
+    start = content.index(images)
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(content[: start + int((len(content) - start) * 0.6)])
     got = []
-    with pytest.raises(PictureError, match=r"frame \d+: .*cut off") as caught:
+    with pytest.raises(ImageError, match=r"frame \d+: .*cut off") as caught:
         got.extend(frame for frame in Video(cut))
     assert caught.value.where == f"frame {len(got)}"
     assert 0 < len(got) < 30
@@ -117,12 +117,12 @@ def test_what_is_no_video(tmp_path):
         ("head.mp4", write(tmp_path / "a.mp4").read_bytes()[:500]),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(PictureError, match=name):
+        with pytest.raises(ImageError, match=name):
             Video(tmp_path / name)
     for path in (tmp_path / "none.mp4", tmp_path):
-        with pytest.raises(PictureError, match=str(path)) as caught:
+        with pytest.raises(ImageError, match=str(path)) as caught:
             Video(path)
-        assert caught.value.kind == "missing_picture"
+        assert caught.value.kind == "missing_image"
 
 
 def test_sound_alone_is_no_video(tmp_path):
@@ -131,7 +131,7 @@ def test_sound_alone_is_no_video(tmp_path):
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), format="fltp", layout="mono")
         sound.sample_rate = 8000
         container.mux([*stream.encode(sound), *stream.encode()])
-    with pytest.raises(PictureError, match="only sound"):
+    with pytest.raises(ImageError, match="only sound"):
         Video(tmp_path / "a.mp4")
 
 
@@ -144,7 +144,7 @@ def test_mutated_videos_raise_nothing_else(tmp_path, seed):
     (tmp_path / "b.mp4").write_bytes(content)
     try:
         assert sum(1 for _ in Video(tmp_path / "b.mp4")) < 1000
-    except PictureError as error:
+    except ImageError as error:
         assert "b.mp4" in str(error)  # noqa: PT017
 
 
@@ -217,12 +217,12 @@ def mpegts(path: Path, count: int = 40, size_hw: tuple[int, int] = (96, 128)) ->
     return path.read_bytes()
 
 
-def collected(path: Path) -> tuple[list[Frame], PictureError | None]:
+def collected(path: Path) -> tuple[list[Frame], ImageError | None]:
     """All frames, and the error that ended them."""
     frames: list[Frame] = []
     try:
         frames.extend(Video(path))
-    except PictureError as error:
+    except ImageError as error:
         return frames, error
     return frames, None
 
@@ -237,8 +237,8 @@ def test_times_start_at_the_start_of_the_video(tmp_path):
 def test_lost_packets_cost_a_few_frames_and_are_named(tmp_path):
     content = mpegts(tmp_path / "a.ts")
     packets = [content[place : place + 188] for place in range(0, len(content), 188)]
-    pictures = [i for i, packet in enumerate(packets) if int.from_bytes(packet[1:3], "big") & 0x1FFF == 256]
-    lost = pictures[len(pictures) // 2 - 1]
+    images = [i for i, packet in enumerate(packets) if int.from_bytes(packet[1:3], "big") & 0x1FFF == 256]
+    lost = images[len(images) // 2 - 1]
     (tmp_path / "lost.ts").write_bytes(b"".join(packets[:lost] + packets[lost + 1 :]))
     frames, error = collected(tmp_path / "lost.ts")
     assert 28 <= len(frames) < 41  # up to the next key frame there may be none

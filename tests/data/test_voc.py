@@ -10,7 +10,7 @@ from PIL import Image
 
 from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
-from otus.data.dataset import Dataset, Pictures, SemanticFiles
+from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats import voc
 from otus.data.formats.contract import Layout
 from otus.data.open import open_dataset
@@ -53,8 +53,8 @@ def test_boxes_flags_and_splits_by_hand(tmp_path: Path) -> None:
     layouts = voc.find(root)
     assert [layout.split for layout in layouts] == ["train", "val"]
     dataset = voc.read(layouts[0])
-    assert dataset.pictures.files == ("JPEGImages/a.png",)
-    assert dataset.pictures.size_hw(0) == (8, 12)
+    assert dataset.images.files == ("JPEGImages/a.png",)
+    assert dataset.images.size_hw(0) == (8, 12)
     assert dataset.categories.names == voc.NAMES
     assert dataset.objects is not None
     # 1-based inclusive: pixel 2 is [1, 2)
@@ -65,13 +65,13 @@ def test_boxes_flags_and_splits_by_hand(tmp_path: Path) -> None:
     assert len(voc.read(layouts[1]).instances(0)) == 0
 
 
-def test_pictures_beside_their_xml_and_size_from_the_picture(tmp_path: Path) -> None:
+def test_images_beside_their_xml_and_size_from_the_image(tmp_path: Path) -> None:
     (tmp_path / "a.xml").write_text(xml(one("owl"), size="<size><width>0</width><height>0</height></size>"))
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     (layout,) = voc.find(tmp_path)
     dataset = voc.read(layout)
-    assert dataset.pictures.files == ("a.png",)
-    assert dataset.pictures.size_hw(0) == (20, 30)
+    assert dataset.images.files == ("a.png",)
+    assert dataset.images.size_hw(0) == (20, 30)
     assert dataset.categories.names == ("owl",)
 
 
@@ -87,7 +87,7 @@ def write_index(file: Path, values: np.ndarray) -> None:
 
 
 def test_masks_of_objects_by_number_or_by_box(tmp_path: Path) -> None:
-    # Boxes 0-based: left half, right half; the picture of objects numbers the right half 1 and the left half 2.
+    # Boxes 0-based: left half, right half; the image of objects numbers the right half 1 and the left half 2.
     root = make_voc(tmp_path, {"a": xml(one(box=(1, 1, 6, 8)), one(box=(7, 1, 12, 8)))})
     values = np.zeros((8, 12))
     values[:, :6], values[:, 6:], values[0, :] = 2, 1, 255
@@ -100,7 +100,7 @@ def test_masks_of_objects_by_number_or_by_box(tmp_path: Path) -> None:
 
 
 def test_a_mask_partly_hidden_stays_with_its_number(tmp_path: Path) -> None:
-    # The first fills the picture but for the second; of the second one corner is left. Both boxes are nearly the same.
+    # The first fills the image but for the second; of the second one corner is left. Both boxes are nearly the same.
     root = make_voc(tmp_path, {"a": xml(one(box=(1, 1, 12, 8)), one(box=(1, 1, 12, 7)))})
     values = np.ones((8, 12))
     values[:2, :2] = 2
@@ -159,7 +159,7 @@ def test_bad_xml_is_named_and_the_rest_is_read(tmp_path: Path, text: str, words:
     dataset, problems = problems_of(Layout("voc", root))
     assert len(problems) == 1
     assert all(word in str(problems[0]) for word in [*words, str(root)])
-    assert "b.png" in dataset.pictures.files[-1]
+    assert "b.png" in dataset.images.files[-1]
     assert dataset.objects is not None
     assert dataset.categories[int(dataset.objects.labels[-1])] == "cat"
     with pytest.raises(DataError):
@@ -170,7 +170,7 @@ def test_listed_without_annotation(tmp_path: Path) -> None:
     root = make_voc(tmp_path, {"a": xml()}, {"train": "a\nb\n"})
     dataset, (problem,) = problems_of(Layout("voc", root, "train"))
     assert "b.xml" in str(problem)
-    assert dataset.pictures.ids == ("a",)
+    assert dataset.images.ids == ("a",)
 
 
 def random_dataset(root: Path, rng: np.random.Generator, count: int) -> Dataset:
@@ -183,10 +183,10 @@ def random_dataset(root: Path, rng: np.random.Generator, count: int) -> Dataset:
         source=root,
         format="made",
         split="train",
-        pictures=Pictures(root, files, np.tile([20, 30], (3, 1)), ids=files),
+        images=Images(root, files, np.tile([20, 30], (3, 1)), ids=files),
         categories=Categories(("zebra", "a cat", "dog & co")),
         objects=Objects.build(
-            picture=np.sort(rng.integers(0, 3, count)),
+            image=np.sort(rng.integers(0, 3, count)),
             labels=rng.integers(0, 3, count),
             boxes_xyxy=np.concatenate([corner, corner + rng.uniform(0, 9, (count, 2))], axis=1),
             columns={name: rng.random(count) < 0.5 for name in ("difficult", "truncated", "occluded")},
@@ -207,7 +207,7 @@ def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, se
     assert back.objects is not None
     assert dataset.objects is not None
     np.testing.assert_allclose(back.objects.boxes_xyxy, dataset.objects.boxes_xyxy, atol=1e-9, rtol=0)
-    for name in ("picture", "labels"):
+    for name in ("image", "labels"):
         np.testing.assert_array_equal(getattr(back.objects, name), getattr(dataset.objects, name))
     if count:
         for name, column in dataset.objects.columns.items():
@@ -223,7 +223,7 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
     low[10:18, 4:20] = True  # larger, so two rows of the ring hide it
     masks = Masks.from_dense(np.stack([ring, low])).to_rle()
     objects = Objects.build(
-        picture=[0, 0],
+        image=[0, 0],
         labels=[0, 1],
         boxes_xyxy=masks.boxes_xyxy(),
         segmentations=Segmentations.build([one["counts"] for one in masks.rle()]),  # type: ignore[misc]
@@ -239,7 +239,7 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
             np.where(np.arange(256) < 4, np.arange(256), 255),
         ),
     )
-    losses = voc.write(dataset, tmp_path / "target", pictures="link")
+    losses = voc.write(dataset, tmp_path / "target", images="link")
     assert [(loss.kind, loss.object_id) for loss in losses] == [("areas", None), ("overlap", 2)]
     assert "16 of 128" in losses[1].message
     back = voc.read(voc.find(tmp_path / "target")[0])
@@ -264,14 +264,14 @@ def test_real_xml_says_what_the_coco_json_beside_it_says(shared_data: Path, year
     truth = json.loads((root / f"{'instances' if year == '2007' else 'boxes'}_{split}.json").read_text())
     assert dataset.objects is not None
     assert len(dataset.objects) == len(truth["annotations"])
-    by_picture: dict[int, list[dict[str, object]]] = {image["id"]: [] for image in truth["images"]}
+    by_image: dict[int, list[dict[str, object]]] = {image["id"]: [] for image in truth["images"]}
     for annotation in truth["annotations"]:
-        by_picture[annotation["image_id"]].append(annotation)
-    place = {file: index for index, file in enumerate(dataset.pictures.files)}
+        by_image[annotation["image_id"]].append(annotation)
+    place = {file: index for index, file in enumerate(dataset.images.files)}
     for image in truth["images"]:
         index = place[f"JPEGImages/{image['file_name']}"]
-        expected, found = by_picture[image["id"]], dataset.instances(index)
-        assert dataset.pictures.size_hw(index) == (image["height"], image["width"])
+        expected, found = by_image[image["id"]], dataset.instances(index)
+        assert dataset.images.size_hw(index) == (image["height"], image["width"])
         assert (found.labels + 1).tolist() == [one["category_id"] for one in expected]
         assert found.columns["difficult"].tolist() == [bool(one["difficult"]) for one in expected]
         boxes = np.array([one["bbox"] for one in expected], dtype=np.float64).reshape(-1, 4)
@@ -287,7 +287,7 @@ def test_real_masks_of_objects(shared_data: Path) -> None:
     assert dataset.objects.segmentations is not None
     masked = np.flatnonzero(dataset.objects.segmentations.kinds)
     assert len(masked) == len(truth["annotations"])
-    assert len(np.unique(dataset.objects.picture[masked])) == len(truth["images"])
+    assert len(np.unique(dataset.objects.image[masked])) == len(truth["images"])
     expected = sorted((one["category_id"] - 1, one["area"]) for one in truth["annotations"])
     found = sorted(zip(dataset.objects.labels[masked].tolist(), dataset.objects.areas[masked].tolist(), strict=True))
     assert found == expected
@@ -325,14 +325,14 @@ def test_lists_that_climb_are_refused(tmp_path: Path) -> None:
 def test_names_with_spaces_are_read_whole_and_flags_dropped(tmp_path: Path) -> None:
     texts = {stem: xml(name=f"{stem}.png") for stem in ("my", "my photo", "my photo 1", "b")}
     root = make_voc(tmp_path, texts, {"train": "my photo\nmy photo 1 \nb -1\nmy  1\n"})
-    assert voc.read(Layout("voc", root, "train")).pictures.ids == ("my photo", "my photo 1", "b", "my")
+    assert voc.read(Layout("voc", root, "train")).images.ids == ("my photo", "my photo 1", "b", "my")
 
 
 def test_a_split_whose_name_ends_in_that_of_another_is_one(tmp_path: Path) -> None:
     splits = {"train": "a\n", "extra_train": "b c\n", "cat_train": "a -1\nb c  1\n", "dog_train": ""}
     root = make_voc(tmp_path, {"a": xml(), "b c": xml()}, splits)
     assert [layout.split for layout in voc.find(root)] == ["extra_train", "train"]
-    assert voc.read(Layout("voc", root, "extra_train")).pictures.ids == ("b c",)
+    assert voc.read(Layout("voc", root, "extra_train")).images.ids == ("b c",)
 
 
 def test_categories_that_begin_with_a_number_sign(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import _utils as reference
-from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator as ReferenceDefaultBoxes
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
@@ -23,21 +23,21 @@ from otus.detection.single_stage.fcos import LocationMatcher, centerness, fcos_e
 from otus.detection.single_stage.oriented_fcos import OrientedLocationMatcher
 from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_fpn
 from otus.detection.single_stage.rpn_classifier import SampledLoss
-from otus.detection.single_stage.ssd import DefaultBoxes, DefaultBoxMatcher, VGGMaps, ssd_efficientnet_lite0
+from otus.detection.single_stage.ssd import DefaultBoxGenerator, DefaultBoxMatcher, VGGExtractor, ssd_efficientnet_lite0
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.batching import make_target
-from otus.parts.boxes.coding import BoxTransform, EdgeDistances
+from otus.parts.boxes.coding import DeltaBoxCoder, LTRBCoder
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
 from otus.parts.boxes.oriented import (
-    OrientedTransform,
+    OrientedBoxCoder,
     from_corners,
     gaussian_distance,
     oriented_boxes,
 )
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.dense_head import Answers
+from otus.parts.heads.dense_head import DenseOutputs
 from otus.parts.heads.dense_scores import SigmoidScores, SoftmaxScores
 from otus.parts.losses import focal_loss
 from otus.parts.preprocess import Preprocess
@@ -82,10 +82,10 @@ def test_losses_of_the_proposer_that_names_are_divided_as_torchvisions_proposer_
     slots = torch.where(matches >= 0, matches + 1, matches)
     logits, codes = torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator)
     found = SampledLoss(BalancedSampler(count=100, positive_share=1.0))(
-        Answers([logits[None]], [codes[None]]),
+        DenseOutputs([logits[None]], [codes[None]]),
         anchors,
         [DenseAssignment(matches, slots, positives, objects[matches[positives]])],
-        BoxTransform(),
+        DeltaBoxCoder(),
     )
     wanted = reference.BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(objects[matches[positives]], anchors[positives])
     wrong = functional.smooth_l1_loss(codes[positives], wanted, beta=1 / 9, reduction="sum")
@@ -98,19 +98,19 @@ def test_default_boxes_are_torchvisions(steps):
     ratios, scales = [[2], [2, 3], [2, 3]], [0.1, 0.4, 0.8, 1.05]
     grids = [(12, 20), (6, 10), (3, 5)]
     images = ImageList(torch.zeros(1, 3, 96, 160), [(96, 160)])
-    expected = DefaultBoxGenerator(ratios, scales=scales, steps=steps)(images, [torch.zeros(1, 1, *g) for g in grids])
-    found = DefaultBoxes(ratios, scales, steps=steps)(grids, (96, 160))
+    expected = ReferenceDefaultBoxes(ratios, scales=scales, steps=steps)(images, [torch.zeros(1, 1, *g) for g in grids])
+    found = DefaultBoxGenerator(ratios, scales, steps=steps)(grids, (96, 160))
     torch.testing.assert_close(torch.cat(found), expected[0], rtol=0, atol=0)
 
 
-def test_default_boxes_lie_in_pictures_of_any_size_or_a_step_beside():
+def test_default_boxes_lie_in_images_of_any_size_or_a_step_beside():
     for size_hw, grid in (((300, 300), (10, 10)), ((512, 200), (16, 7)), ((40, 1000), (3, 30))):
-        (found,) = DefaultBoxes([[2]], [0.2, 0.4], steps=[32])([grid], size_hw)
+        (found,) = DefaultBoxGenerator([[2]], [0.2, 0.4], steps=[32])([grid], size_hw)
         centres = (found[:, :2] + found[:, 2:]) / 2
         assert (centres > 0).all()
         assert (centres < torch.tensor([size_hw[1] + 16, size_hw[0] + 16])).all()
     with pytest.raises(ShapeError, match="made for 1 maps, but there are 2"):
-        DefaultBoxes([[2]], [0.2, 0.4])([(1, 1)] * 2, (4, 4))
+        DefaultBoxGenerator([[2]], [0.2, 0.4])([(1, 1)] * 2, (4, 4))
 
 
 @given(seeds, st.integers(1, 6))
@@ -166,10 +166,10 @@ def test_locations_of_a_crowd_are_neutral():
 @given(seeds)
 def test_distances_to_edges_are_torchvisions(seed):
     anchors, objects = boxes(20, seed), boxes(20, seed + 1)
-    code = EdgeDistances().encode(objects, anchors)
+    code = LTRBCoder().encode(objects, anchors)
     torch.testing.assert_close(code, reference.BoxLinearCoder().encode(anchors, objects), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        EdgeDistances().decode(code, anchors), reference.BoxLinearCoder().decode(code.relu(), anchors)
+        LTRBCoder().decode(code, anchors), reference.BoxLinearCoder().decode(code.relu(), anchors)
     )
     assert (centerness(code.abs() + 0.1) <= 1).all()
 
@@ -179,7 +179,7 @@ def test_candidates_are_those_of_a_full_search():
     logits, quality = [torch.randn(2, n, 5) for n in (30, 10)], [torch.randn(2, n) for n in (30, 10)]
     never = torch.inf
     thresholds = torch.tensor([never, 0.4, 0.5, never, 0.4])
-    for answers in (Answers(logits, []), Answers(logits, [], quality)):
+    for answers in (DenseOutputs(logits, []), DenseOutputs(logits, [], quality)):
         scores, slots, anchors = SigmoidScores(per_map=12).choose(answers, 1, thresholds)
         expected, first = [], 0
         for i, x in enumerate(logits):
@@ -195,7 +195,7 @@ def test_candidates_are_those_of_a_full_search():
     thresholds = torch.tensor([never, 0.3, 0.3, never, 0.2])
     most = max(int((s[:, c] > thresholds[c]).sum()) for c in (1, 2, 4))
     for limit in (1, 3, most, 100):  # all categories have too many, some, one, none
-        chosen = SoftmaxScores(per_category=limit).choose(Answers(logits, []), 0, thresholds)
+        chosen = SoftmaxScores(per_category=limit).choose(DenseOutputs(logits, []), 0, thresholds)
         scores, slots, anchors = chosen
         best = {c: s[:, c].topk(min(limit, len(s))).indices.tolist() for c in (1, 2, 4)}
         expected = sorted((c, a) for c in best for a in best[c] if s[a, c] > thresholds[c])
@@ -205,7 +205,7 @@ def test_candidates_are_those_of_a_full_search():
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_the_ends_of_the_threshold(threshold):
-    answers = Answers([torch.zeros(1, 4, 2)], [])
+    answers = DenseOutputs([torch.zeros(1, 4, 2)], [])
     for scores in (SigmoidScores(), SoftmaxScores()):
         found = scores.choose(answers, 0, torch.full((2,), threshold))
         assert len(found[0]) == (0 if threshold == 1 else 8)
@@ -215,7 +215,7 @@ def test_the_ends_of_the_threshold(threshold):
 def test_oriented_codes_invert_and_corners_agree_with_numpy(seed):
     objects, anchors = turned(12, seed), boxes(12, seed + 1)
     anchors[:, 2:] = anchors[:, :2] + 8
-    back = OrientedTransform().decode(OrientedTransform().encode(objects, anchors), anchors)
+    back = OrientedBoxCoder().decode(OrientedBoxCoder().encode(objects, anchors), anchors)
     torch.testing.assert_close(back[:, :4], objects[:, :4], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close((2 * back[:, 4]).cos(), (2 * objects[:, 4]).cos(), rtol=1e-3, atol=1e-3)
     points = torch.from_numpy(oriented.corners(objects.numpy()))
@@ -252,7 +252,7 @@ def test_gradients_of_oriented_boxes_are_finite_everywhere():
     codes = torch.zeros(3, 6, requires_grad=True)
     anchors = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(3, 4)
     wanted = torch.tensor([[4.0, 4.0, 8.0, 8.0, 0.0], [4.0, 4.0, 900.0, 0.01, 1.0], [1e4, 0.0, 5.0, 5.0, 0.0]])
-    loss = gaussian_distance(OrientedTransform().decode(codes, anchors), wanted).sum()
+    loss = gaussian_distance(OrientedBoxCoder().decode(codes, anchors), wanted).sum()
     loss.backward()
     assert loss.isfinite()
     assert codes.grad.isfinite().all()
@@ -269,7 +269,7 @@ def test_objects_without_an_oriented_box_are_learned_upright():
     assert (oriented_boxes(replace(target, corners=None))[:, 4] == 0).all()
 
 
-def test_oriented_boxes_come_back_to_the_pictures_frame():
+def test_oriented_boxes_come_back_to_the_images_frame():
     box = np.array([[40.0, 30.0, 20.0, 10.0, 0.5]])
     made = Instances([[0, 0, 9, 9]], [0], size_hw=(60, 80), scores=[0.5], oriented_boxes_xywhr=box)
     back = Preprocess(shorter_side=60, longer_side=80).undo(made, (120, 160))
@@ -307,19 +307,19 @@ def test_fast_copies_answer_alike(build, precision):
 
 def test_class_slots_that_do_not_fit_are_an_error():
     with pytest.raises(ShapeError, match="expected different numbers from 1 on"):
-        ssd_efficientnet_lite0(THINGS, class_slots=[0, *range(1, len(THINGS))])
+        ssd_efficientnet_lite0(THINGS, class_indices=[0, *range(1, len(THINGS))])
     for build in (retinanet_efficientnet_lite0_fpn, detr_efficientnet_lite0):
         with pytest.raises(ShapeError, match="expected one for each category"):
-            build(THINGS, class_slots=[0])
+            build(THINGS, class_indices=[0])
         with pytest.raises(ShapeError, match="expected different numbers from 0 on"):
-            build(THINGS, class_slots=[0] * len(THINGS))
+            build(THINGS, class_indices=[0] * len(THINGS))
         with pytest.raises(ShapeError, match=r"expected one for each category \(0\)"):
             build(Categories(()))
 
 
-def test_ssd_takes_the_smallest_pictures():
-    maps = VGGMaps().to("meta")
-    steps = [x.shape[-1] for x in maps(torch.empty(1, 3, maps.least_side, maps.least_side, device="meta"))]
+def test_ssd_takes_the_smallest_images():
+    maps = VGGExtractor().to("meta")
+    steps = [x.shape[-1] for x in maps(torch.empty(1, 3, maps.min_size, maps.min_size, device="meta"))]
     assert steps == [34, 17, 9, 5, 3, 1]
     with pytest.raises(RuntimeError, match="Kernel size"):  # so it is the smallest
-        maps(torch.empty(1, 3, maps.least_side, maps.least_side - 1, device="meta"))
+        maps(torch.empty(1, 3, maps.min_size, maps.min_size - 1, device="meta"))

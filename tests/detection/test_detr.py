@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.tensors import TensorSample, bounding_boxes
 from otus.detection.set_prediction.detr import EncoderDecoder, detr_efficientnet_lite0
 from otus.detection.set_prediction.query_selection_detr import (
@@ -18,8 +18,8 @@ from otus.detection.set_prediction.query_selection_detr import (
     _Steps,
     deformable_detr_efficientnet_lite0,
 )
-from otus.detection.set_prediction.set_detector import SetDetector, picture_on_map
-from otus.parts.backbones import LayeredTrunk, freeze_norms, torchvision_trunk
+from otus.detection.set_prediction.set_detector import SetDetector, image_on_map
+from otus.parts.backbones import LayeredBackbone, freeze_norms, torchvision_backbone
 from otus.parts.batching import make_batch
 from otus.parts.fast.fusion import fused_for_inference
 from otus.structures import Categories, Objects
@@ -27,12 +27,12 @@ from otus.structures import Categories, Objects
 CATEGORIES = Categories(("cat", "dog", "owl"))
 
 
-def trunk() -> LayeredTrunk:
+def backbone() -> LayeredBackbone:
     layers = {
         f"c{i}": nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU())
         for i, (a, b) in enumerate([(3, 8), (8, 16), (16, 16)])
     }
-    return LayeredTrunk(layers, levels=(2, 3))
+    return LayeredBackbone(layers, levels=(2, 3))
 
 
 def plain() -> SetDetector:
@@ -40,13 +40,13 @@ def plain() -> SetDetector:
     head = EncoderDecoder(
         16, (0, 1, 2), width=16, heads=2, inner=32, encoder_layers=2, decoder_layers=2, queries=6, dropout=0.0
     )
-    return SetDetector(categories=CATEGORIES, trunk=trunk(), head=head)
+    return SetDetector(categories=CATEGORIES, backbone=backbone(), head=head)
 
 
 def improved() -> SetDetector:
     torch.manual_seed(0)
     head = DeformableHead((16, 16), (4, 8), 3, width=16, heads=2, inner=32, layers=2, queries=6)
-    return SetDetector(categories=CATEGORIES, trunk=trunk(), head=head)
+    return SetDetector(categories=CATEGORIES, backbone=backbone(), head=head)
 
 
 @pytest.fixture(params=[plain, improved], ids=["plain", "improved"])
@@ -80,14 +80,14 @@ def test_the_transformer_does_not_see_padding():
     assert attention[:, 4:].abs().max() == attention[:, :, 5:].abs().max() == 0
 
 
-def test_which_steps_are_the_picture_is_what_scaling_a_mask_says():
-    batch = make_batch([sample([], [], size_hw=(37, 50)), sample([], [], size_hw=(64, 20))], divisor=1)
+def test_which_steps_are_the_image_is_what_scaling_a_mask_says():
+    batch = make_batch([sample([], [], size_hw=(37, 50)), sample([], [], size_hw=(64, 20))], size_divisor=1)
     mask = torch.zeros(2, 64, 50)
     for one, (height, width) in zip(mask, batch.sizes_hw, strict=True):
         one[:height, :width] = 1
     for map_hw in ((64, 50), (32, 25), (8, 7), (2, 2), (1, 1)):
         expected = nn.functional.interpolate(mask[None], size=map_hw)[0].bool()
-        assert torch.equal(picture_on_map(batch, map_hw), expected)
+        assert torch.equal(image_on_map(batch, map_hw), expected)
 
 
 def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system):
@@ -101,19 +101,19 @@ def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system
     (match,) = system.match(system.stages([crowded]))
     assert len(match.queries) == len(set(match.queries.tolist())) == len(set(match.objects.tolist())) == 6
     objects = Objects.build(
-        picture=[0] * 30 + [1] * 6 + [2] * 8, labels=[0] * 44, boxes_xyxy=np.tile([0, 0, 5, 5], (44, 1))
+        image=[0] * 30 + [1] * 6 + [2] * 8, labels=[0] * 44, boxes_xyxy=np.tile([0, 0, 5, 5], (44, 1))
     )
-    pictures = Pictures(root=Path("."), files=("a", "b", "c"), sizes_hw=np.array([[64, 96]] * 3), ids=(1, 2, 3))
-    dataset = Dataset(source=Path("."), format="made", pictures=pictures, categories=CATEGORIES, objects=objects)
-    assert system.remarks(dataset) == [
-        "note: 2 pictures have more objects (at most 30) than the 6 queries; of these, 26 objects are not learned"
+    images = Images(root=Path("."), files=("a", "b", "c"), sizes_hw=np.array([[64, 96]] * 3), ids=(1, 2, 3))
+    dataset = Dataset(source=Path("."), format="made", images=images, categories=CATEGORIES, objects=objects)
+    assert system.warnings(dataset) == [
+        "note: 2 images have more objects (at most 30) than the 6 queries; of these, 26 objects are not learned"
     ]
     flat = objects.boxes_xyxy.copy()
     flat[30:, 2] = 0  # without area they are none to learn
-    (line,) = system.remarks(replace(dataset, objects=replace(objects, boxes_xyxy=flat)))
-    assert line.startswith("note: 1 picture has more objects (at most 30)")
-    few = replace(dataset, objects=objects.take(objects.picture == 1))
-    assert system.remarks(few) == system.remarks(replace(dataset, objects=None)) == []
+    (line,) = system.warnings(replace(dataset, objects=replace(objects, boxes_xyxy=flat)))
+    assert line.startswith("note: 1 image has more objects (at most 30)")
+    few = replace(dataset, objects=objects.take(objects.image == 1))
+    assert system.warnings(few) == system.warnings(replace(dataset, objects=None)) == []
 
 
 def test_a_crowd_over_everything_teaches_nothing(system):
@@ -157,9 +157,9 @@ def test_nothing_is_suppressed_unless_asked_for(system):
 def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
     system = improved()
     learned = [sample([[5, 5, 30, 30]], [1]), sample([[10, 8, 60, 40], [2, 2, 9, 9]], [0, 2])]
-    batch = make_batch(learned, divisor=1)
+    batch = make_batch(learned, size_divisor=1)
     targets = [system.target(one) for one in learned]
-    maps = system.trunk(batch.images)
+    maps = system.backbone(batch.images)
     with_noise, _ = system.head.answer(maps, batch, targets, generator=torch.Generator().manual_seed(0))
     without, _ = system.head.answer(maps, batch, None)
     torch.testing.assert_close(with_noise.logits, without.logits, atol=1e-5, rtol=1e-4)
@@ -169,15 +169,15 @@ def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
 
 def test_queries_of_the_improved_decoder_are_steps_whose_boxes_differ():
     system = improved()
-    batch = make_batch([sample([], [], size_hw=(48, 64)), sample([], [], size_hw=(32, 48))], divisor=32)
-    maps, inside = system.head._encode(system.trunk(batch.images), batch)
+    batch = make_batch([sample([], [], size_hw=(48, 64)), sample([], [], size_hw=(32, 48))], size_divisor=32)
+    maps, inside = system.head._encode(system.backbone(batch.images), batch)
     steps = _Steps(system.head, maps, inside, batch)
     steps.logits = torch.randn(steps.logits.shape, generator=torch.Generator().manual_seed(0))
     count = steps.logits.shape[1]
-    for picture, chosen in enumerate(steps.surest(count, distinct_iou=0.3)):
-        scores = steps.logits[picture, chosen].amax(dim=1)
-        overlaps = box_iou(*[box_convert(steps.boxes[picture, chosen], "cxcywh", "xyxy")] * 2).tril(-1)
-        real = int(steps.inside[picture].sum())
+    for image, chosen in enumerate(steps.surest(count, distinct_iou=0.3)):
+        scores = steps.logits[image, chosen].amax(dim=1)
+        overlaps = box_iou(*[box_convert(steps.boxes[image, chosen], "cxcywh", "xyxy")] * 2).tril(-1)
+        real = int(steps.inside[image].sum())
         differ = overlaps.amax(dim=1) <= 0.3
         first = int(differ[:real].logical_not().float().argmax())  # the first that is much like a surer one
         assert 3 < first < real
@@ -185,24 +185,24 @@ def test_queries_of_the_improved_decoder_are_steps_whose_boxes_differ():
         assert scores[first:real].tolist() == sorted(scores[first:real].tolist(), reverse=True)
         likes = overlaps[first:real, :first]
         assert (likes.amax(dim=1) > 0.3).all()  # none is left out that could have been among them
-        assert steps.inside[picture, chosen[:real]].all()
+        assert steps.inside[image, chosen[:real]].all()
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_fused_copies_answer_alike(precision):
     torch.manual_seed(0)
-    backbone = torchvision_trunk("resnet18", levels=(4, 5))
+    backbone = torchvision_backbone("resnet18", levels=(4, 5))
     freeze_norms(backbone)
     for head in (
         EncoderDecoder(512, (0, 1, 2), width=32, heads=4, inner=64, encoder_layers=1, decoder_layers=2, queries=9),
         DeformableHead(backbone.channels, backbone.strides, 3, width=32, heads=4, inner=64, layers=2, queries=9),
     ):
-        system = SetDetector(categories=CATEGORIES, trunk=backbone, head=head).eval()
+        system = SetDetector(categories=CATEGORIES, backbone=backbone, head=head).eval()
         fused = fused_for_inference(system, precision=precision)
-        pictures = [sample([], [], size_hw=(70, 90))]
-        exact = system.stages(pictures).answers
+        images = [sample([], [], size_hw=(70, 90))]
+        exact = system.stages(images).answers
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            fast = fused.stages(pictures).answers
+            fast = fused.stages(images).answers
         assert fast.boxes.dtype == fast.logits.dtype == torch.float32
         tolerance = 1e-4 if precision == "float32" else 0.15
         torch.testing.assert_close(fast.logits[-1], exact.logits[-1], atol=tolerance, rtol=tolerance)
@@ -216,4 +216,4 @@ def test_the_small_ones(build: Callable[..., SetDetector]):
     assert system.head.capacity == 20
     frozen = [name for name, parameter in system.named_parameters() if not parameter.requires_grad]
     assert frozen
-    assert all(name.startswith(("trunk.stem", "trunk.stage1", "trunk.stage2")) for name in frozen)
+    assert all(name.startswith(("backbone.stem", "backbone.stage1", "backbone.stage2")) for name in frozen)

@@ -13,12 +13,12 @@ from otus.detection.region_based.rcnn import rcnn, rcnn_vgg16
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.detection.region_based.spp_net import PAPER_LEVELS, SpatialPyramid, map_cells, spp_net, spp_net_vgg16
 from otus.errors import UsageError
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredBackbone
 from otus.parts.batching import make_batch
 from otus.parts.regions.crops import WarpedCrops
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
-from otus.proposals.dataset import Proposals, SearchedSmall
-from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.proposals.dataset import Proposals, ResizedProposer
+from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.structures import Categories
 from otus.zoo.models import MODELS, build_model
 
@@ -26,12 +26,12 @@ CATEGORIES = Categories(("cat", "dog"))
 LINEAGE = ("classifier", "regression", "sliding_window", "rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 
 
-def trunk() -> LayeredTrunk:
+def backbone() -> LayeredBackbone:
     torch.manual_seed(0)
     layers = {
         f"c{i}": nn.Sequential(nn.Conv2d(3 if i == 1 else 8, 8, 3, stride=2, padding=1), nn.ReLU()) for i in (1, 2)
     }
-    return LayeredTrunk(layers, levels=(2,))
+    return LayeredBackbone(layers, levels=(2,))
 
 
 def slow_pyramid(x: np.ndarray, box: list[float], *, stride: int, levels: tuple[int, ...]) -> np.ndarray:
@@ -62,7 +62,7 @@ def slow_pyramid(x: np.ndarray, box: list[float], *, stride: int, levels: tuple[
 
 @pytest.mark.parametrize("levels", [PAPER_LEVELS, (4, 2, 1), (5,)])
 def test_the_spatial_pyramid_equals_the_slow_loop(levels):
-    pyramid = SpatialPyramid(trunk(), levels=levels)
+    pyramid = SpatialPyramid(backbone(), levels=levels)
     rng = np.random.default_rng(1)
     maps = torch.from_numpy(rng.normal(size=(2, 8, 12, 16)).astype(np.float32))
     corners = np.sort(rng.uniform(0, [64, 48], (2, 40, 2, 2)), axis=2)  # stride 4
@@ -70,7 +70,7 @@ def test_the_spatial_pyramid_equals_the_slow_loop(levels):
     boxes[:, 0] = [0, 0, 64, 48]
     boxes[:, 1] = [5, 5, 6, 6]
     boxes[:, 2] = [63, 47, 64, 48]
-    batch = make_batch([{"image": torch.zeros(3, 48, 64)}] * 2, divisor=1)
+    batch = make_batch([{"image": torch.zeros(3, 48, 64)}] * 2, size_divisor=1)
     found = pyramid.extract([maps], batch, [torch.from_numpy(one).float() for one in boxes])
     assert found.shape == (80, pyramid.out_features)
     for i, one in enumerate(boxes.astype(np.float32).reshape(-1, 4)):
@@ -82,9 +82,9 @@ def test_a_roi_pool_is_a_spatial_pyramid_of_one_level():
     """On boxes whose borders both round to the same cells."""
     maps = [torch.randn(1, 8, 12, 16)]
     boxes = torch.tensor([[8.0, 4.0, 40.0, 32.0], [0.0, 0.0, 56.0, 44.0]])
-    batch = make_batch([{"image": torch.zeros(3, 48, 64)}], divisor=1)
-    pyramid = SpatialPyramid(trunk(), levels=(3,))
-    pooled = RegionPooling(3, strides=(4,), method="pool")(maps, [boxes])
+    batch = make_batch([{"image": torch.zeros(3, 48, 64)}], size_divisor=1)
+    pyramid = SpatialPyramid(backbone(), levels=(3,))
+    pooled = RoIPooler(3, strides=(4,), method="pool")(maps, [boxes])
     # A box from cell 2 to cell 10: RoI pool takes 2 to 10, the pyramid what lies between the borders' cells, 3 to 9.
     wider = boxes + torch.tensor([-4.0, -4.0, 4.0, 4.0])
     torch.testing.assert_close(pyramid.extract(maps, batch, [wider]), pooled.flatten(start_dim=1))
@@ -102,7 +102,7 @@ def test_the_cells_of_a_box_lie_on_the_map():
 def test_the_cells_of_vgg_see_half_a_stride_further():
     """By the gradient of a cell, through VGG-16's strides and paddings with one channel and means for maxima."""
     layers = []
-    for layer in spp_net_vgg16(CATEGORIES, features=4).region_features.trunk.modules():
+    for layer in spp_net_vgg16(CATEGORIES, features=4).region_features.backbone.modules():
         if isinstance(layer, nn.Conv2d):
             layers.append(nn.Conv2d(1, 1, 3, stride=layer.stride, padding=layer.padding, bias=False))
             nn.init.ones_(layers[-1].weight)
@@ -116,23 +116,23 @@ def test_the_cells_of_vgg_see_half_a_stride_further():
     assert centre == pytest.approx(16 * 16 + features.offset)
     # A box of four cells' width is seen by the four whose centres lie in it, alike from both sides.
     maps = [torch.arange(32.0).expand(1, 512, 32, 32).contiguous()]
-    batch = make_batch([{"image": torch.zeros(3, 512, 512)}], divisor=1)
+    batch = make_batch([{"image": torch.zeros(3, 512, 512)}], size_divisor=1)
     found = [features.extract(maps, batch, [torch.tensor([[left, 0.0, left + 64, 64]])])[0] for left in (0.0, 192.0)]
     assert [float(one[-1]) for one in found] == [3, 15]
     assert [float(one[0]) for one in found] == [0, 12]
 
 
 def of_crops() -> RegionDetector:
-    return rcnn(WarpedCrops(trunk(), side=16, context=1), CATEGORIES, features=8)
+    return rcnn(WarpedCrops(backbone(), side=16, context=1), CATEGORIES, features=8)
 
 
 def of_pyramid() -> RegionDetector:
-    return spp_net(SpatialPyramid(trunk(), levels=(2, 1)), CATEGORIES, features=8)
+    return spp_net(SpatialPyramid(backbone(), levels=(2, 1)), CATEGORIES, features=8)
 
 
 def of_roi_pool() -> RegionDetector:
-    one = trunk()
-    return fast_rcnn(SharedMaps(one, RegionPooling(2, strides=one.strides, method="pool")), CATEGORIES, features=8)
+    one = backbone()
+    return fast_rcnn(RoIFeatures(one, RoIPooler(2, strides=one.strides, method="pool")), CATEGORIES, features=8)
 
 
 SYSTEMS = [of_crops, of_pyramid, of_roi_pool]
@@ -175,7 +175,7 @@ def test_proposals_without_area_are_left_out(build):
 
 
 @pytest.mark.parametrize("build", SYSTEMS)
-def test_pictures_without_any_positive_region_teach_background(build):
+def test_images_without_any_positive_region_teach_background(build):
     system = build()
     losses = system.losses([sample([[0, 0, 20, 20]]), sample([[5, 5, 40, 30]], [[3, 3, 3, 9]])])
     assert losses["class"] > 0
@@ -196,24 +196,24 @@ def test_rcnn_learns_from_positives_and_negatives_and_leaves_the_neutral_out():
 
 def test_at_most_the_first_proposals_are_looked_at():
     system = of_roi_pool()
-    system.proposer = GivenProposals(2)
+    system.proposer = PrecomputedProposals(2)
     record = system.stages([sample([[0, 0, 9, 9], [0, 0, 20, 20], [0, 0, 30, 30]])])
     assert record.proposals.boxes[0].tolist() == [[0, 0, 9, 9], [0, 0, 20, 20]]
     assert record.proposals.scores[0].tolist() == [1.0, 0.5]
 
 
-def test_a_sample_without_proposals_is_searched_in_the_pictures_own_colours():
+def test_a_sample_without_proposals_is_searched_in_the_images_own_colours():
     seen = []
 
-    def search(picture: np.ndarray) -> Proposals:
-        seen.append(picture)
+    def search(photo: np.ndarray) -> Proposals:
+        seen.append(photo)
         return Proposals([[0, 0, 50, 25]], [1.0])
 
-    small = SearchedSmall(search, longer_side=100)
-    proposer = GivenProposals(search=small, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
+    small = ResizedProposer(search, longer_side=100)
+    proposer = PrecomputedProposals(search=small, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
     colour = torch.tensor([0.2, 0.6, 1.0])
     image = ((colour - torch.tensor(proposer.mean)) / torch.tensor(proposer.std))[:, None, None].expand(3, 80, 200)
-    proposals, losses = proposer.propose([], make_batch([{"image": image}], divisor=1), None)
+    proposals, losses = proposer.propose([], make_batch([{"image": image}], size_divisor=1), None)
     assert seen[0].shape == (40, 100, 3)
     assert seen[0].dtype == np.uint8
     assert np.unique(seen[0].reshape(-1, 3), axis=0).tolist() == [[51, 153, 255]]
@@ -221,9 +221,9 @@ def test_a_sample_without_proposals_is_searched_in_the_pictures_own_colours():
     assert losses == {}
 
 
-def test_every_window_of_each_picture_is_proposed():
-    batch = make_batch([{"image": torch.zeros(3, 20, 30)}, {"image": torch.zeros(3, 40, 10)}], divisor=1)
-    proposals, _ = EveryWindow().propose([], batch, None)
+def test_every_window_of_each_image_is_proposed():
+    batch = make_batch([{"image": torch.zeros(3, 20, 30)}, {"image": torch.zeros(3, 40, 10)}], size_divisor=1)
+    proposals, _ = SlidingWindowProposer().propose([], batch, None)
     for boxes, (height, width) in zip(proposals.boxes, batch.sizes_hw, strict=True):
         assert len(boxes) > 50
         assert (boxes >= 0).all()
@@ -253,4 +253,4 @@ def test_the_small_ones_are_small(kind):
 
 def test_a_pyramid_without_levels():
     with pytest.raises(UsageError, match="levels: expected"):
-        SpatialPyramid(trunk(), levels=())
+        SpatialPyramid(backbone(), levels=())

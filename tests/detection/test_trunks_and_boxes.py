@@ -1,4 +1,4 @@
-"""Faster R-CNN over trunks of others, and on modal and amodal boxes."""
+"""Faster R-CNN over backbones of others, and on modal and amodal boxes."""
 
 import numpy as np
 import pytest
@@ -10,25 +10,27 @@ from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faste
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
-from otus.parts.backbones import timm_trunk, torchvision_trunk
+from otus.parts.backbones import timm_backbone, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
-from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.preprocess import Preprocess
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 
 
 def over_timm() -> RegionDetector:
-    pytest.importorskip("timm", reason="a trunk of timm")
-    trunk = timm_trunk("mobilenetv3_small_100", levels=(3, 4, 5))
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=FeaturePyramid(trunk.channels, 16))
-    proposer = RegionProposalNetwork(16, Anchors([[16], [32], [64], [128]]), count=50, training_count=50)
+    pytest.importorskip("timm", reason="a backbone of timm")
+    backbone = timm_backbone("mobilenetv3_small_100", levels=(3, 4, 5))
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=FeaturePyramid(backbone.channels, 16))
+    proposer = RegionProposalNetwork(16, GridAnchorGenerator([[16], [32], [64], [128]]), count=50, training_count=50)
     return faster_rcnn(maps, proposer, THINGS, box_features=32)
 
 
 def over_alexnet() -> RegionDetector:
-    trunk = torchvision_trunk("alexnet", levels=(4,))
-    maps = SharedMaps(trunk, RegionPooling(6, strides=trunk.strides, method="pool"))
-    proposer = RegionProposalNetwork(maps.out_channels, Anchors([[32, 64, 128]]), count=50, training_count=50)
+    backbone = torchvision_backbone("alexnet", levels=(4,))
+    maps = RoIFeatures(backbone, RoIPooler(6, strides=backbone.strides, method="pool"))
+    proposer = RegionProposalNetwork(
+        maps.out_channels, GridAnchorGenerator([[32, 64, 128]]), count=50, training_count=50
+    )
     return faster_rcnn(maps, proposer, THINGS, box_features=32)
 
 
@@ -54,9 +56,9 @@ def test_learns_and_predicts(build):
 
 
 def test_anchors_of_another_number_of_maps_are_an_error():
-    trunk = torchvision_trunk("alexnet", levels=(4,))
-    maps = SharedMaps(trunk, RegionPooling(6, strides=trunk.strides, method="pool"))
-    proposer = RegionProposalNetwork(maps.out_channels, Anchors([[32], [64]]))
+    backbone = torchvision_backbone("alexnet", levels=(4,))
+    maps = RoIFeatures(backbone, RoIPooler(6, strides=backbone.strides, method="pool"))
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([[32], [64]]))
     system = faster_rcnn(maps, proposer, THINGS, box_features=32)
     with pytest.raises(ShapeError, match="given for 2 maps, but there are 1"):
         system.predict([{"image": torch.zeros(3, 64, 64)}])

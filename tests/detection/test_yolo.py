@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection.single_stage.yolo import YOLO, yolo, yolo_efficientnet_lite0, yolo_trunk
-from otus.parts.backbones import LayeredTrunk
+from otus.detection.single_stage.yolo import YOLO, yolo, yolo_backbone, yolo_efficientnet_lite0
+from otus.parts.backbones import LayeredBackbone
 from otus.structures import Categories, Objects
 
 CATEGORIES = Categories(("cat", "dog", "owl"))
@@ -21,10 +21,10 @@ S, K, C = 4, 2, 3
 def tiny() -> YOLO:
     torch.manual_seed(0)
     conv = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU())
-    trunk = LayeredTrunk({"c": conv}, levels=(3,))
+    backbone = LayeredBackbone({"c": conv}, levels=(3,))
     system = YOLO(
         categories=CATEGORIES,
-        trunk=trunk,
+        backbone=backbone,
         convolutions=nn.Identity(),
         channels=8,
         hidden=16,
@@ -64,10 +64,10 @@ def iou(a: list[float], b: list[float]) -> float:
 def slow_losses(output: list, samples: list[TensorSample], size_hw: tuple[int, int]) -> dict[str, float]:
     """Equation 3, cell by cell; responsibility and IoU as section 2.2 says."""
     total = {"box": 0.0, "confidence": 0.0, "no_object": 0.0, "class": 0.0}
-    for of_picture, one in zip(output, samples, strict=True):
+    for of_image, one in zip(output, samples, strict=True):
         for row in range(S):
             for column in range(S):
-                numbers = of_picture[row][column]
+                numbers = of_image[row][column]
                 held = None
                 for (x1, y1, x2, y2), label in zip(one["boxes"].tolist(), one["labels"].tolist(), strict=True):
                     x, y = (x1 + x2) / 2 / size_hw[1], (y1 + y2) / 2 / size_hw[0]
@@ -119,7 +119,7 @@ def test_the_confidence_is_taught_the_overlap_and_only_the_responsible_box_learn
     system = tiny()
     record = system._run(SEVERAL[:1], postprocess=None)
     index, overlaps = system.responsible(record.output, record.assignment)
-    cell = (record.assignment.picture, record.assignment.row, record.assignment.column)
+    cell = (record.assignment.image, record.assignment.row, record.assignment.column)
     (gradient,) = torch.autograd.grad(record.losses["box"], record.output, retain_graph=True)
     (of_confidence,) = torch.autograd.grad(record.losses["confidence"], record.output)
     touched = gradient[..., : 5 * K].unflatten(3, (K, 5)).abs().sum(-1) > 0
@@ -135,14 +135,14 @@ def test_objects_that_share_a_cell_are_counted_and_the_largest_is_learned():
     assert record.assignment.lost == (1, 2, 0)
     assert record.assignment.labels.tolist() == [0, 1, 1]
     objects = Objects.build(
-        picture=[0, 0, 0, 1, 1, 1, 1],
+        image=[0, 0, 0, 1, 1, 1, 1],
         labels=[0, 1, 2, 2, 0, 1, 0],
         boxes_xyxy=[*SEVERAL[0]["boxes"].tolist(), *SEVERAL[1]["boxes"].tolist(), [1, 1, 1, 9]],
         is_crowd=np.zeros(7, dtype=bool),
     )
-    pictures = Pictures(root=".", files=("a", "b"), sizes_hw=np.array([[64, 96]] * 2), ids=(1, 2))
-    dataset = Dataset(source=".", format="made", pictures=pictures, categories=CATEGORIES, objects=objects)
-    (line,) = tiny().remarks(dataset)
+    images = Images(root=".", files=("a", "b"), sizes_hw=np.array([[64, 96]] * 2), ids=(1, 2))
+    dataset = Dataset(source=".", format="made", images=images, categories=CATEGORIES, objects=objects)
+    (line,) = tiny().warnings(dataset)
     assert line.startswith("note: 3 of 6 objects are not learned: a cell of the 4 x 4 grid learns one object")
 
 
@@ -211,7 +211,7 @@ def test_the_papers_network():
     hidden, answer = system.connected[0], system.connected[3]
     assert (hidden.in_features, hidden.out_features) == (7 * 7 * 1024, 4096)
     assert answer.out_features == 7 * 7 * (5 * 2 + 20)
-    pooled = yolo_trunk().strides[0] * 2
+    pooled = yolo_backbone().strides[0] * 2
     assert 448 // pooled == 7
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import otus
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats import coco
 from otus.data.formats.coco_results import write_results
 from otus.errors import DataError, UsageError
@@ -20,14 +20,14 @@ SQUARE = [np.array([[2.0, 2], [12, 2], [12, 12], [2, 12]])]
 
 def a_dataset(**changes) -> Dataset:
     objects = Objects.build(
-        picture=[0, 1],
+        image=[0, 1],
         labels=[0, 1],
         boxes_xyxy=[[2, 2, 12, 12], [5, 5, 9, 19]],
         segmentations=Segmentations.build([SQUARE, SQUARE]),
         keypoints=np.array([[[4, 4, 2], [10, 4, 2]], [[0, 0, 0], [0, 0, 0]]], dtype=float),
     )
-    pictures = Pictures(Path("pictures"), ("b.png", "a.png"), np.array([[20, 20], [20, 20]]), (9, 3))
-    return Dataset(Path("labels.json"), "coco", pictures, CATEGORIES, replace(objects, **changes))
+    images = Images(Path("images"), ("b.png", "a.png"), np.array([[20, 20], [20, 20]]), (9, 3))
+    return Dataset(Path("labels.json"), "coco", images, CATEGORIES, replace(objects, **changes))
 
 
 def perfect(dataset: Dataset, **changes) -> Objects:
@@ -101,7 +101,7 @@ def test_voc_counts_boxes_and_knows_difficult(protocol):
 
 def test_file_names_as_ids_need_not_differ():
     dataset = a_dataset()
-    dataset = replace(dataset, pictures=replace(dataset.pictures, ids=("1", "1")))
+    dataset = replace(dataset, images=replace(dataset.images, ids=("1", "1")))
     assert evaluate_predictions(dataset, perfect(dataset)).results["bbox"].figures["AP"] == pytest.approx(1)
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 import otus
 from otus.cli import app
-from otus.data.dataset import Dataset, PanopticFiles, Pictures, SemanticFiles
+from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.formats import coco
 from otus.data.formats.coco_results import write_results
 from otus.errors import DataError, UsageError
@@ -44,7 +44,7 @@ def test_semantic_on_camvid(shared_data, tmp_path):
     assert perfect["images"] == 101
     assert {perfect["semantic"][name] for name in ("mIoU", "fwIoU", "mAcc", "aAcc", "BF")} == {1}
     assert perfect["semantic"]["per_category"]["Car"] == {"IoU": 1, "Acc": 1, "BF": 1}
-    # The same pictures moved by a few pixels: hotcoco's figures.
+    # The same images moved by a few pixels: hotcoco's figures.
     semantic = pytest.importorskip("hotcoco.semantic", reason="hotcoco is a reference")
     files = sorted((data / "valannot").glob("*.png"))
     theirs = semantic.SemanticEval(11, ignore_index=11)
@@ -61,14 +61,14 @@ def test_semantic_on_camvid(shared_data, tmp_path):
     assert 0.3 < figures["BF"] < 1
 
 
-def test_a_picture_without_a_map_is_missed(shared_data, tmp_path):
+def test_a_image_without_a_map_is_missed(shared_data, tmp_path):
     data = shared_data / "camvid"
     files = sorted((data / "valannot").glob("*.png"))
     for file in files[1:]:
         (tmp_path / file.name).symlink_to(file)
     table = run(data, tmp_path, "semantic", "--split", "val")
     assert table.exit_code == 0, table.stderr
-    assert "1 picture without a prediction: counted as missed" in table.stderr
+    assert "1 image without a prediction: counted as missed" in table.stderr
     assert all(word in table.stdout for word in ("protocol semantic", "Bicyclist", "IoU", "fwIoU 0.99"))
 
 
@@ -78,7 +78,7 @@ def test_semantic_on_voc(shared_data):
     figures = document(data, data / "SegmentationClass", "semantic", "--format", "voc", "--split", "val", "--skip-bad")
     assert figures["semantic"]["mIoU"] == 1
     assert figures["images"] == 230
-    assert sum(figures["skipped"].values()) > 0  # the maps of the training pictures, which are not of this split
+    assert sum(figures["skipped"].values()) > 0  # the maps of the training images, which are not of this split
 
 
 def test_panoptic_on_coco(shared_data):
@@ -102,8 +102,8 @@ def test_oriented_on_dota_by_all_kinds_of_files(shared_data, tmp_path):
     for folder in ("yolo", "dota"):
         (tmp_path / folder).mkdir()
     for row in range(len(found)):
-        index, scores = int(found.picture[row]), found.scores
-        stem, (height, width) = Path(dataset.pictures.files[index]).stem, dataset.pictures.size_hw(index)
+        index, scores = int(found.image[row]), found.scores
+        stem, (height, width) = Path(dataset.images.files[index]).stem, dataset.images.size_hw(index)
         corners, name = found.corners_xy[row], dataset.categories[found.labels[row]]
         fractions = " ".join(map(str, (corners / [width, height]).ravel().tolist()))
         with (tmp_path / "yolo" / f"{stem}.txt").open("a") as file:
@@ -160,7 +160,7 @@ CATEGORIES = Categories(("owl", "mouse"))
 def a_dataset(folder: Path | None = None, **others) -> Dataset:
     square = [np.array([[2.0, 2], [12, 2], [12, 12], [2, 12]])]
     objects = Objects.build(
-        picture=[0, 1],
+        image=[0, 1],
         labels=[0, 1],
         boxes_xyxy=[[2, 2, 12, 12], [2, 2, 12, 12]],
         segmentations=Segmentations.build([square, square]),
@@ -169,8 +169,8 @@ def a_dataset(folder: Path | None = None, **others) -> Dataset:
         amodal_boxes_xyxy=np.array([[2, 2, 12, 12], [2, 2, 14, 12]], dtype=float),
         amodal_segmentations=Segmentations.build([square, square]),
     )
-    pictures = Pictures(folder or Path("pictures"), ("a.png", "b.png"), np.array([[20, 20]] * 2), (9, 3))
-    return replace(Dataset(Path("labels.json"), "coco", pictures, CATEGORIES, objects), **others)
+    images = Images(folder or Path("images"), ("a.png", "b.png"), np.array([[20, 20]] * 2), (9, 3))
+    return replace(Dataset(Path("labels.json"), "coco", images, CATEGORIES, objects), **others)
 
 
 @pytest.mark.parametrize("protocol", OBJECT_PROTOCOLS)
@@ -246,12 +246,12 @@ def test_records_without_what_is_compared_are_named_or_left_out(protocol, field,
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_the_data_lacks_and_what_it_offers_is_said(protocol, tmp_path):
-    bare = Dataset(Path("here"), "made", Pictures(Path("p"), ("a.png",), np.array([[4, 4]]), (1,)), CATEGORIES)
+    bare = Dataset(Path("here"), "made", Images(Path("p"), ("a.png",), np.array([[4, 4]]), (1,)), CATEGORIES)
     with pytest.raises(
         UsageError, match=f"here: .* has no .*, which the protocol {protocol} needs; .* labels for: none"
     ):
         otus.evaluate(bare, predictions=tmp_path, protocol=protocol)
-    other = replace(bare, picture_labels=np.array([0]))
+    other = replace(bare, image_labels=np.array([0]))
     if protocol != "classification":
         with pytest.raises(UsageError, match="it has labels for: classification"):
             otus.evaluate(other, predictions=tmp_path, protocol=protocol)
@@ -264,7 +264,7 @@ def test_wrong_commands(tmp_path):
         otus.evaluate(a_dataset(), predictions=tmp_path, protocol="boundary", kinds=["segm"])
     with pytest.raises(UsageError, match="does not judge objects"):
         evaluate_predictions(
-            replace(a_dataset(), picture_labels=np.zeros(2, int)), Objects.empty(), protocol="classification"
+            replace(a_dataset(), image_labels=np.zeros(2, int)), Objects.empty(), protocol="classification"
         )
     with pytest.raises(UsageError, match="judges predictions from files"):
         otus.evaluate(a_dataset(), predictions=Objects.empty(), protocol="interactive")
@@ -299,7 +299,7 @@ def test_a_classifier_is_judged_by_what_it_says(tmp_path):
     from otus.structures import Classification, Instances
 
     class Guesses:
-        """A predictor that says owl of bright pictures and nothing of mice, which it does not know."""
+        """A predictor that says owl of bright images and nothing of mice, which it does not know."""
 
         name, categories, training = "guesses", Categories(("cat", "owl")), {}
 

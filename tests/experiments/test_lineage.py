@@ -17,40 +17,40 @@ from otus.detection.region_based.spp_net import SpatialPyramid, spp_net
 from otus.errors import UsageError
 from otus.experiments import lineage
 from otus.experiments.lineage import SYSTEMS, LineageTable, Timing, measure_lineage
-from otus.parts.backbones import LayeredTrunk
-from otus.parts.boxes.anchors import Anchors
+from otus.parts.backbones import LayeredBackbone
+from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
-from otus.proposals.proposers import GivenProposals
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.proposals.proposers import PrecomputedProposals
 from otus.zoo.models import MODELS, ModelEntry
 
 
-def trunk() -> LayeredTrunk:
+def backbone() -> LayeredBackbone:
     layers = {
         "c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
         "c2": nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
     }
-    return LayeredTrunk(layers, levels=(2,))
+    return LayeredBackbone(layers, levels=(2,))
 
 
-def maps() -> SharedMaps:
-    one = trunk()
-    return SharedMaps(one, RegionPooling(4, strides=one.strides, method="pool"))
+def maps() -> RoIFeatures:
+    one = backbone()
+    return RoIFeatures(one, RoIPooler(4, strides=one.strides, method="pool"))
 
 
 BUILDERS = {
     "rcnn": lambda categories, proposals: rcnn(
-        WarpedCrops(trunk(), side=16), categories, proposer=GivenProposals(proposals), features=8
+        WarpedCrops(backbone(), side=16), categories, proposer=PrecomputedProposals(proposals), features=8
     ),
     "spp_net": lambda categories, proposals: spp_net(
-        SpatialPyramid(trunk(), levels=(2, 1)), categories, proposer=GivenProposals(proposals), features=8
+        SpatialPyramid(backbone(), levels=(2, 1)), categories, proposer=PrecomputedProposals(proposals), features=8
     ),
     "fast_rcnn": lambda categories, proposals: fast_rcnn(
-        maps(), categories, proposer=GivenProposals(proposals), features=8
+        maps(), categories, proposer=PrecomputedProposals(proposals), features=8
     ),
     "faster_rcnn": lambda categories: faster_rcnn(
-        maps(), RegionProposalNetwork(8, Anchors([[16, 32]]), count=10), categories, box_features=8
+        maps(), RegionProposalNetwork(8, GridAnchorGenerator([[16, 32]]), count=10), categories, box_features=8
     ),
 }
 
@@ -63,7 +63,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[str]:
+def images(tmp_path: Path) -> list[str]:
     rng = np.random.default_rng(0)
     paths = []
     for i in range(3):
@@ -74,9 +74,9 @@ def pictures(tmp_path: Path) -> list[str]:
 
 
 def test_the_command_measures_all_and_goes_on_where_it_stopped(
-    pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["benchmark", "lineage", *pictures, "--small", "--proposals", "30", "--precision", "exact"]
+    command = ["benchmark", "lineage", *images, "--small", "--proposals", "30", "--precision", "exact"]
     command += ["--out", str(tmp_path / "kept")]
     original, calls = lineage._stages, []
 
@@ -91,7 +91,7 @@ def test_the_command_measures_all_and_goes_on_where_it_stopped(
     assert len(list((tmp_path / "kept").glob("*.json"))) == 3
     result = CliRunner().invoke(app, [*command, "--json"])
     assert result.exit_code == 0, result.stderr
-    assert len(calls) == 6 + 3 * 4  # of each system that was missing: a warm-up and three pictures
+    assert len(calls) == 6 + 3 * 4  # of each system that was missing: a warm-up and three images
     document = json.loads(result.stdout)
     assert [row["system"] for row in document["rows"]] == list(SYSTEMS)
     assert [row["proposals"] for row in document["rows"]] == [30, 30, 30, 10]
@@ -123,6 +123,6 @@ def test_ratios_are_over_rcnn() -> None:
     assert [row["without_published_s"] for row in rows] == [47.0, 2.3, 0.32, None]
 
 
-def test_too_few_pictures() -> None:
-    with pytest.raises(UsageError, match="at least 3 pictures, got 1"):
+def test_too_few_images() -> None:
+    with pytest.raises(UsageError, match="at least 3 images, got 1"):
         measure_lineage([("a", np.zeros((9, 9, 3), np.uint8))])

@@ -19,13 +19,13 @@ from otus.data.tensors import to_tensors
 from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import DataError, ShapeError
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.proposals.dataset import ProposedDataset
 from otus.proposals.of_system import with_proposals
-from otus.proposals.proposers import GivenProposals
+from otus.proposals.proposers import PrecomputedProposals
 from otus.proposals.selective_search import SelectiveSearch
 from otus.structures import Categories
 from otus.training.run import train
@@ -36,22 +36,22 @@ PREPROCESS = Preprocess(shorter_side=48, longer_side=64)
 QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 
 
-def trunk() -> LayeredTrunk:
+def backbone() -> LayeredBackbone:
     layers = {
         "c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
         "c2": nn.Sequential(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU()),
     }
-    return LayeredTrunk(layers, levels=(2,))
+    return LayeredBackbone(layers, levels=(2,))
 
 
 def tiny_detector(categories: Categories) -> RegionDetector:
-    one = trunk()
-    maps = SharedMaps(one, RegionPooling(4, strides=one.strides, method="pool"))
-    return fast_rcnn(maps, categories, proposer=GivenProposals(50), features=16)
+    one = backbone()
+    maps = RoIFeatures(one, RoIPooler(4, strides=one.strides, method="pool"))
+    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(50), features=16)
 
 
 def tiny_classifier(categories: Categories, *, side: int = 24) -> ImageClassifier:
-    crops = WarpedCrops(trunk(), side=side)
+    crops = WarpedCrops(backbone(), side=side)
     network = nn.Sequential(nn.Flatten(), nn.Linear(crops.out_features, 16), nn.ReLU())
     return ImageClassifier(crops, network, features=16, categories=categories)
 
@@ -65,7 +65,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """Twelve bright and twelve dark pictures to learn, four of each to validate."""
+    """Twelve bright and twelve dark images to learn, four of each to validate."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
         for name, level in (("bright", 200), ("dark", 40)):
@@ -77,7 +77,7 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path / "folders"
 
 
-def test_proposals_are_found_once_and_travel_with_the_pictures(scenes: Dataset, tmp_path: Path) -> None:
+def test_proposals_are_found_once_and_travel_with_the_images(scenes: Dataset, tmp_path: Path) -> None:
     system = tiny_detector(scenes.categories)
     told = []
     proposed = with_proposals(scenes, system, workers=1, report=lambda done, total: told.append((done, total)))
@@ -133,16 +133,16 @@ def test_a_classifier_learns_folders(folders: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "top-1 accuracy 1.000" in result.stdout
     weights = tmp_path / "runs" / "classification" / "tiny_classifier" / "weights" / "best.safetensors"
-    picture = folders / "val" / "dark" / "1.png"
+    photo = folders / "val" / "dark" / "1.png"
     out = tmp_path / "predicted"
-    result = CliRunner().invoke(app, ["predict", str(picture), "--model", str(weights), "--json", "--out", str(out)])
+    result = CliRunner().invoke(app, ["predict", str(photo), "--model", str(weights), "--json", "--out", str(out)])
     assert result.exit_code == 0, result.stderr
     (image,) = json.loads(result.stdout)["images"]
     assert [one["category"] for one in image["classification"]] == ["dark", "bright"]
     assert sum(one["score"] for one in image["classification"]) == pytest.approx(1, abs=1e-5)
     assert "instances" not in image
     assert json.loads((out / "predictions.json").read_text())[0]["category_id"] == 1
-    result = CliRunner().invoke(app, ["predict", str(picture), "--model", str(weights), "--out", str(out)])
+    result = CliRunner().invoke(app, ["predict", str(photo), "--model", str(weights), "--out", str(out)])
     assert "dark 1.00, bright 0.00" in result.stdout
 
 
@@ -178,10 +178,10 @@ def test_classifiers_bear_odd_sizes_and_nothing_to_learn() -> None:
         system.losses([{"image": torch.rand(3, 9, 9), "label": torch.tensor(2)}])
 
 
-def test_pictures_of_categories_teach_no_detector(folders: Path, tmp_path: Path) -> None:
+def test_images_of_categories_teach_no_detector(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match="expected boxes and labels to learn from"):
         train("tiny_fast_rcnn", folders, split="train", settings=QUICK, out=tmp_path, quiet=True)
     unknown = otus.open_dataset(folders, split="val")
     other = replace(unknown, categories=Categories(("bright", "night")))
-    with pytest.raises(DataError, match="has pictures of night, expected only"):
+    with pytest.raises(DataError, match="has images of night, expected only"):
         train("tiny_classifier", folders, split="train", val=other, settings=QUICK, out=tmp_path, quiet=True)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_run import write_scenes
 
 import otus
 from otus.experiments.recipes import single_stage
@@ -13,6 +12,7 @@ from otus.training.run import train
 from otus.training.settings import TrainSettings
 from otus.zoo.checkpoint import load_checkpoint
 from otus.zoo.models import MODELS
+from tiny_run import write_scenes
 
 QUICK = TrainSettings(epochs=1, batch_size=2, device="cpu", workers=1)
 
@@ -28,9 +28,9 @@ def test_a_run_by_name_leaves_a_file_that_loads(model: str, tmp_path: Path, capf
     assert "bbox/AP50" in figures
     predictor = otus.load(run.best)
     assert predictor.preprocess.size_of((100, 100)) == (64, 64)
-    picture = scenes[0].image
-    assert predictor.predict(picture, score_threshold=0)[0].instances.size_hw == picture.shape[:2]
-    assert "2 pictures to learn from" in capfd.readouterr().err
+    image = scenes[0].image
+    assert predictor.predict(image, score_threshold=0)[0].instances.size_hw == image.shape[:2]
+    assert "2 images to learn from" in capfd.readouterr().err
 
 
 def test_what_a_grid_cannot_hold_is_said_at_the_start(
@@ -45,4 +45,4 @@ def test_what_a_grid_cannot_hold_is_said_at_the_start(
     assert found is not None
     crowds = int(scenes.objects.is_crowd.sum())
     assert int(found[2]) == len(scenes.objects) - crowds
-    assert int(found[1]) == int(found[2]) - len(set(scenes.objects.picture[~scenes.objects.is_crowd].tolist()))
+    assert int(found[1]) == int(found[2]) - len(set(scenes.objects.image[~scenes.objects.is_crowd].tolist()))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import otus
-from otus.errors import PictureError
+from otus.errors import ImageError
 from otus.inference.prediction import Prediction
 from otus.inference.predictor import choose_device
 from otus.structures import Categories, Instances, Masks
@@ -79,7 +79,7 @@ def test_sources_and_devices_as_people_write_them(tmp_path):
     for source in (encoded.getvalue(), [encoded.getvalue()], tmp_path, tmp_path / "scan.jfif"):
         (found,) = predictor.predict(source, tiles=320, categories="person")
         assert found.instances.size_hw == (48, 64)
-    with pytest.raises(PictureError, match=r"web address.*download it"):
+    with pytest.raises(ImageError, match=r"web address.*download it"):
         predictor.predict("https://example.org/a.jpg")
     if not torch.cuda.is_available():
         with pytest.raises(otus.OtusError, match="got 'cuda:0'"):

@@ -11,19 +11,19 @@ from PIL import Image
 from torch import nn
 
 import otus
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.video import VideoWriter
 from otus.detection.region_based.fast_rcnn import fast_rcnn
-from otus.errors import CheckpointError, PictureError, UsageError
+from otus.errors import CheckpointError, ImageError, UsageError
 from otus.evaluation.on_dataset import predict_dataset
 from otus.inference.predictor import Predictor, choose_device
 from otus.inference.tiling import Tiles
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredBackbone
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.proposals.dataset import Proposals
-from otus.proposals.proposers import GivenProposals
+from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories, Classification, Instances, Masks
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import build_model
@@ -75,7 +75,7 @@ def predictor():
     return Predictor(FindsColours(), preprocess=preprocess, name="colours", device="cpu")
 
 
-def picture(size_hw=(128, 192), *, red=(20, 30, 60, 90), blue=None):
+def photo(size_hw=(128, 192), *, red=(20, 30, 60, 90), blue=None):
     image = np.zeros((*size_hw, 3), np.uint8)
     for colour, box in ((0, red), (2, blue)):
         if box is not None:
@@ -84,8 +84,8 @@ def picture(size_hw=(128, 192), *, red=(20, 30, 60, 90), blue=None):
     return image
 
 
-def test_boxes_and_masks_come_back_in_the_pictures_frame(predictor):
-    (found,) = predictor.predict(picture())
+def test_boxes_and_masks_come_back_in_the_images_frame(predictor):
+    (found,) = predictor.predict(photo())
     np.testing.assert_allclose(found.instances.boxes_xyxy, [[20, 30, 60, 90]], atol=2)
     assert found.instances.size_hw == (128, 192)
     assert found.instances.masks.size_hw == (128, 192)
@@ -95,12 +95,12 @@ def test_boxes_and_masks_come_back_in_the_pictures_frame(predictor):
 
 
 def test_every_kind_of_source(predictor, tmp_path):
-    image = picture()
+    image = photo()
     folder = tmp_path / "photos" / "deep"
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         Image.fromarray(image).save(folder / name)
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     with VideoWriter(tmp_path / "film.mp4", frame_rate=5) as writer:
         for _ in range(4):
             writer.add(image)
@@ -123,7 +123,7 @@ def test_every_kind_of_source(predictor, tmp_path):
 
 
 def test_thresholds_and_categories(predictor):
-    image = picture(red=(0, 0, 40, 40), blue=(96, 64, 160, 120))
+    image = photo(red=(0, 0, 40, 40), blue=(96, 64, 160, 120))
     assert predictor.predict(image)[0].instances.labels.tolist() == [0, 1]
     assert predictor.predict(image, categories=["blue"])[0].instances.labels.tolist() == [1]
     own = predictor.system.postprocess
@@ -136,7 +136,7 @@ def test_thresholds_and_categories(predictor):
 
 
 def test_tiles_find_what_is_small(predictor):
-    image = picture((600, 900), red=(400, 300, 430, 330), blue=(10, 10, 40, 40))
+    image = photo((600, 900), red=(400, 300, 430, 330), blue=(10, 10, 40, 40))
     found = predictor.predict(image, tiles=Tiles(200, overlap=0.3), score_threshold=0.3)[0].instances
     assert sorted(found.labels.tolist()) == [0, 1]
     red = found[found.labels == 0]
@@ -145,7 +145,7 @@ def test_tiles_find_what_is_small(predictor):
 
 
 def test_an_object_larger_than_a_tile_is_found_once(predictor):
-    image = picture((600, 900), red=(50, 50, 800, 500), blue=(10, 10, 40, 40))
+    image = photo((600, 900), red=(50, 50, 800, 500), blue=(10, 10, 40, 40))
     found = predictor.predict(image, tiles=200, score_threshold=0.3)[0].instances
     assert sorted(found.labels.tolist()) == [0, 1]
     np.testing.assert_allclose(found[found.labels == 0].boxes_xyxy, [[50, 50, 800, 500]], atol=10)
@@ -157,15 +157,15 @@ def test_an_object_larger_than_a_tile_is_found_once(predictor):
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1)])
-def test_tiny_and_thin_pictures(predictor, size_hw):
-    assert len(predictor.predict(picture(size_hw, red=None))[0].instances) == 0
+def test_tiny_and_thin_images(predictor, size_hw):
+    assert len(predictor.predict(photo(size_hw, red=None))[0].instances) == 0
 
 
 def test_unreadable_files_are_named_and_the_rest_is_done(predictor, tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.png").write_text("no picture")
-    Image.fromarray(picture()).save(tmp_path / "good.png")
-    with pytest.raises(PictureError, match=r"empty\.jpg"):
+    (tmp_path / "text.png").write_text("no image")
+    Image.fromarray(photo()).save(tmp_path / "good.png")
+    with pytest.raises(ImageError, match=r"empty\.jpg"):
         predictor.predict(tmp_path)
     bad = []
     assert [one.name for one in predictor.predict(tmp_path, report=bad.append)] == [str(tmp_path / "good.png")]
@@ -191,11 +191,11 @@ def test_load_our_own_file(checkpoint):
     loaded = otus.load(checkpoint, device="cpu")
     assert tuple(loaded.categories) == ("cat", "dog")
     assert loaded.preprocess.shorter_side == 64
-    twice = [loaded.predict(picture(), score_threshold=0.01)[0].instances for _ in range(2)]
+    twice = [loaded.predict(photo(), score_threshold=0.01)[0].instances for _ in range(2)]
     np.testing.assert_array_equal(twice[0].boxes_xyxy, twice[1].boxes_xyxy)
     by_name = otus.load("faster_rcnn_mobilenet_v3_large_320_fpn", weights=checkpoint)
     np.testing.assert_array_equal(
-        by_name.predict(picture(), score_threshold=0.01)[0].instances.boxes_xyxy, twice[0].boxes_xyxy
+        by_name.predict(photo(), score_threshold=0.01)[0].instances.boxes_xyxy, twice[0].boxes_xyxy
     )
 
 
@@ -236,7 +236,7 @@ def test_devices_that_are_not_there(name):
 
 
 class SaysColours(nn.Module):
-    """Of whole pictures."""
+    """Of whole images."""
 
     categories = COLOURS
     postprocess = None
@@ -248,17 +248,17 @@ class SaysColours(nn.Module):
 @pytest.mark.parametrize(
     "option", [{"tiles": Tiles(20)}, {"categories": ["red"]}, {"score_threshold": 0.2}, {"nms_threshold": 0.3}]
 )
-def test_options_of_objects_are_refused_where_whole_pictures_are_named(option):
+def test_options_of_objects_are_refused_where_whole_images_are_named(option):
     predictor = Predictor(SaysColours(), preprocess=Preprocess(fixed_hw=(8, 8)), name="says", device="cpu")
-    (found,) = predictor.predict(picture())
+    (found,) = predictor.predict(photo())
     assert found.classification.scores.tolist() == [0.7, 0.3]
     (name,) = option
-    with pytest.raises(UsageError, match=f"{name}: says says what whole pictures show"):
-        predictor.predict(picture(), **option)
+    with pytest.raises(UsageError, match=f"{name}: says says what whole images show"):
+        predictor.predict(photo(), **option)
 
 
-class HalvesOfItsPicture:
-    """A search whose proposals tell by their places how large the picture was that it saw."""
+class HalvesOfItsImage:
+    """A search whose proposals tell by their places how large the image was that it saw."""
 
     parameters = {"method": "halves"}  # noqa: RUF012
 
@@ -268,16 +268,16 @@ class HalvesOfItsPicture:
         return Proposals(np.array(boxes, dtype=np.float32), np.array([1.0, 0.9, 0.8]))
 
 
-def test_given_proposals_are_those_of_the_picture_as_it_came_as_in_evaluation(tmp_path, monkeypatch):
+def test_given_proposals_are_those_of_the_image_as_it_came_as_in_evaluation(tmp_path, monkeypatch):
     monkeypatch.setenv("OTUS_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
-    trunk = LayeredTrunk({"c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())}, levels=(1,))
-    maps = SharedMaps(trunk, RegionPooling(4, strides=trunk.strides, method="pool"))
-    system = fast_rcnn(maps, COLOURS, proposer=GivenProposals(2, search=HalvesOfItsPicture()), features=8)
+    backbone = LayeredBackbone({"c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())}, levels=(1,))
+    maps = RoIFeatures(backbone, RoIPooler(4, strides=backbone.strides, method="pool"))
+    system = fast_rcnn(maps, COLOURS, proposer=PrecomputedProposals(2, search=HalvesOfItsImage()), features=8)
     nn.init.normal_(system.box_head.cls_score.weight, std=2.0)
     predictor = Predictor(system, preprocess=Preprocess(shorter_side=32, longer_side=48), name="fast", device="cpu")
-    Image.fromarray(picture()).save(tmp_path / "a.png")
-    dataset = Dataset(tmp_path, "coco", Pictures(tmp_path, ("a.png",), np.array([[128, 192]]), (1,)), COLOURS)
+    Image.fromarray(photo()).save(tmp_path / "a.png")
+    dataset = Dataset(tmp_path, "coco", Images(tmp_path, ("a.png",), np.array([[128, 192]]), (1,)), COLOURS)
     evaluated = predict_dataset(system, dataset, preprocess=predictor.preprocess)[0]
     (found,) = predictor.predict(tmp_path / "a.png", score_threshold=system.postprocess.score_threshold)
     assert len(evaluated) > 0
@@ -292,10 +292,10 @@ def run(*arguments):
 
 
 def test_the_command_writes_overlays_and_json(checkpoint, tmp_path):
-    Image.fromarray(picture()).save(tmp_path / "one.png")
+    Image.fromarray(photo()).save(tmp_path / "one.png")
     with VideoWriter(tmp_path / "film.mp4", frame_rate=5) as writer:
         for _ in range(3):
-            writer.add(picture())
+            writer.add(photo())
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 nothing more")
     out = tmp_path / "out"
     inputs = [tmp_path / name for name in ("one.png", "film.mp4", "broken.jpg")]
@@ -317,7 +317,7 @@ def test_the_command_writes_overlays_and_json(checkpoint, tmp_path):
         assert overlay.size == (576, 384), "a small image is enlarged to be looked at"
 
 
-def test_a_run_without_pictures_keeps_what_an_earlier_one_wrote(tmp_path):
+def test_a_run_without_images_keeps_what_an_earlier_one_wrote(tmp_path):
     from otus.reports.predictions import PredictionFolder
 
     (tmp_path / "predictions.json").write_text("[1]")
@@ -328,7 +328,7 @@ def test_a_run_without_pictures_keeps_what_an_earlier_one_wrote(tmp_path):
 
 
 def test_huge_files_are_decoded_smaller_and_the_answer_is_in_their_own_frame(predictor, tmp_path, monkeypatch):
-    image = picture((1024, 1536), red=(160, 240, 480, 720), blue=(800, 400, 1200, 800))
+    image = photo((1024, 1536), red=(160, 240, 480, 720), blue=(800, 400, 1200, 800))
     Image.fromarray(image).save(tmp_path / "huge.jpg", quality=95)
     (whole,) = predictor.predict(tmp_path / "huge.jpg")
     monkeypatch.setattr("otus.data.images.REDUCED_FROM", 1_000_000)
@@ -348,8 +348,8 @@ def test_huge_files_are_decoded_smaller_and_the_answer_is_in_their_own_frame(pre
 
 
 def test_the_limit_of_pixels_can_be_raised_as_its_error_advises(predictor, tmp_path, monkeypatch):
-    Image.fromarray(picture((1024, 1536))).save(tmp_path / "a.png")
-    with pytest.raises(PictureError, match=r"the limit is 1 .*otus predict --max-pixels, max_pixels in Python"):
+    Image.fromarray(photo((1024, 1536))).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"the limit is 1 .*otus predict --max-pixels, max_pixels in Python"):
         predictor.predict(tmp_path / "a.png", max_pixels=1_000_000)
     assert len(predictor.predict(tmp_path / "a.png", max_pixels=2_000_000)) == 1
     with pytest.raises(UsageError, match="max_pixels"):

@@ -9,7 +9,7 @@ from otus.structures import Instances, Masks
 
 
 @given(height=st.integers(1, 400), width=st.integers(1, 400), size=st.integers(16, 200), overlap=st.floats(0, 0.9))
-def test_tiles_cover_the_picture_and_stay_in_it(height, width, size, overlap):
+def test_tiles_cover_the_image_and_stay_in_it(height, width, size, overlap):
     covered = np.zeros((height, width), bool)
     for rows, columns in Tiles(size, overlap, whole_image=False).windows((height, width)):
         assert rows.stop - rows.start == min(size, height)

@@ -13,7 +13,7 @@ from otus.instance.keypoint_rcnn import KeypointHead, cells_of_keypoints, keypoi
 from otus.instance.mask_rcnn import MaskHead, crop_masks, mask_rcnn
 from otus.parts.batching import Target
 from otus.parts.heads.box_head import Assignment, BoxHead
-from otus.parts.regions.roi_features import RegionPooling
+from otus.parts.regions.roi_features import RoIPooler
 from otus.structures import Categories, KeypointNames
 
 
@@ -62,7 +62,7 @@ def test_cut_masks_are_torchvisions():
 
 def test_an_object_without_a_mask_adds_none_to_the_loss():
     torch.manual_seed(0)
-    head = MaskHead(4, (1, 2), RegionPooling(14, strides=(4,)), width=4)
+    head = MaskHead(4, (1, 2), RoIPooler(14, strides=(4,)), width=4)
     maps = [torch.randn(1, 4, 12, 12)]
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 20, 44, 44]])
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_an_object_without_a_mask_adds_none_to_the_loss():
 
 
 def test_keypoints_of_another_number_are_refused():
-    head = KeypointHead(4, 3, RegionPooling(14, strides=(4,)), width=4, depth=1)
+    head = KeypointHead(4, 3, RoIPooler(14, strides=(4,)), width=4, depth=1)
     box = torch.tensor([[0.0, 0, 9, 9]])
     target = Target(box, torch.zeros(1, dtype=torch.int64), box[:0], keypoints=torch.ones(1, 17, 3))
     assignment = Assignment(box, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
@@ -96,7 +96,7 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
         categories=Categories(("cat",)),
         proposer=nn.Identity(),
         region_features=Crops(),
-        box_head=BoxHead(nn.Identity(), features=4, class_slots=(1,)),
+        box_head=BoxHead(nn.Identity(), features=4, class_indices=(1,)),
     )
     with pytest.raises(UsageError, match="shared maps, not Crops"):
         mask_rcnn(detector)
@@ -109,7 +109,7 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
 
 
 def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None:
-    head = MaskHead(4, (1,), RegionPooling(4, strides=(8,)), width=4, max_masks_per_image=3)
+    head = MaskHead(4, (1,), RoIPooler(4, strides=(8,)), width=4, max_masks_per_image=3)
     side = torch.arange(1.0, 8.0)
     regions = torch.stack([torch.zeros(7), torch.zeros(7), side * 4, side * 4], dim=1)
     assignment = Assignment(regions, torch.arange(7) - 1, (torch.arange(7) > 0).long())  # the first is background
@@ -119,7 +119,7 @@ def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None
     cut = head.pooling.__call__
     seen: list[torch.Tensor] = []
 
-    class Watched(RegionPooling):
+    class Watched(RoIPooler):
         def __call__(self, maps, boxes):
             seen.extend(boxes)
             return cut(maps, boxes)

@@ -34,7 +34,7 @@ def _blob(rng: np.random.Generator, box: list[float], height: int, width: int) -
 def make_scene(
     seed: int,
     *,
-    pictures: int = 12,
+    photos: int = 12,
     categories: int = 4,
     decimals: int | None = 0,
     score_steps: int = 20,
@@ -44,7 +44,7 @@ def make_scene(
     detections: int = 14,
     side: int = 120,
 ) -> tuple[dict[str, Any], Records]:
-    """A COCO annotation file and results with ties, crowds, near hits, duplicates, and pictures without either side."""
+    """A COCO annotation file and results with ties, crowds, near hits, duplicates, and images without either side."""
     rng = np.random.default_rng(seed)
 
     def number(value: float) -> float:
@@ -64,7 +64,7 @@ def make_scene(
         grid = np.stack([x + w * rng.random(KEYPOINTS), y + h * rng.random(KEYPOINTS)], axis=1)
         return np.round(grid + noise * rng.normal(size=grid.shape), 1)
 
-    images = [{"id": int(i), "width": side, "height": side} for i in rng.permutation(pictures) * 3]
+    images = [{"id": int(i), "width": side, "height": side} for i in rng.permutation(photos) * 3]
     annotations: Records = []
     results: Records = []
     for image in images:
@@ -137,7 +137,7 @@ def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -
     label = {c["id"]: i for i, c in enumerate(sorted(document["categories"], key=lambda c: c["id"]))}
     if not records:
         scores = {"scores": np.zeros(0)} if predictions else {}
-        return Objects.build(picture=[], labels=[], boxes_xyxy=[], **scores)
+        return Objects.build(image=[], labels=[], boxes_xyxy=[], **scores)
     boxes, areas = [], []
     for record in records:
         if "bbox" in record:
@@ -177,7 +177,7 @@ def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -
             -1, 17, 3
         )
     return Objects.build(
-        picture=[place[r["image_id"]] for r in records],
+        image=[place[r["image_id"]] for r in records],
         labels=[label[r["category_id"]] for r in records],
         boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         ids=[r.get("id", i + 1) for i, r in enumerate(records)],
@@ -188,7 +188,7 @@ def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -
 
 
 def to_values(document: dict[str, Any], results: Records) -> SimpleNamespace:
-    """``truth``, ``predictions``, ``categories``, ``picture_ids`` and ``sizes_hw`` of COCO records."""
+    """``truth``, ``predictions``, ``categories``, ``image_ids`` and ``sizes_hw`` of COCO records."""
     ordered = sorted(document["categories"], key=lambda c: c["id"])
     names = tuple(c["name"] for c in ordered)
     person = KeypointNames(tuple(f"p{i}" for i in range(KEYPOINTS)))
@@ -196,7 +196,7 @@ def to_values(document: dict[str, Any], results: Records) -> SimpleNamespace:
         truth=_columns(document["annotations"], document, predictions=False),
         predictions=_columns(results, document, predictions=True),
         categories=Categories(names, ids=tuple(c["id"] for c in ordered), keypoints=tuple((n, person) for n in names)),
-        picture_ids=[image["id"] for image in document["images"]],
+        image_ids=[image["id"] for image in document["images"]],
         sizes_hw=np.array([[image["height"], image["width"]] for image in document["images"]]),
     )
 

@@ -17,7 +17,7 @@ def score(values, kind: str, **changes) -> CocoResult:
     return metric.update(
         changes.get("truth", values.truth),
         changes.get("predictions", values.predictions),
-        picture_ids=values.picture_ids,
+        image_ids=values.image_ids,
         sizes_hw=values.sizes_hw,
     ).compute()
 
@@ -68,19 +68,19 @@ def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_valu
 def test_detections_that_find_nothing_are_false_in_every_part():
     boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     truth = Objects.build(
-        picture=[0, 0],
+        image=[0, 0],
         labels=[0, 0],
         boxes_xyxy=boxes,
         amodal_boxes_xyxy=boxes + np.array([[0, 0, 0, 0], [0, 0, 10, 0]]),
     )
     found = Objects.build(
-        picture=[0] * 3,
+        image=[0] * 3,
         labels=[0] * 3,
         boxes_xyxy=[[50, 50, 60, 60], [0, 0, 10, 10], [20, 20, 40, 30]],
         scores=np.array([0.9, 0.8, 0.7]),
     )
     metric = AveragePrecision(amodal_protocols()["amodal_bbox"], Categories(("a",)))
-    figures = metric.update(truth, found, picture_ids=[1]).compute().figures
+    figures = metric.update(truth, found, image_ids=[1]).compute().figures
     assert figures["AR_none"] == figures["AR_heavy"] == 1
     assert figures["AP_none"] == figures["AP_heavy"] == pytest.approx(0.5)
     assert np.isnan(figures["AP_partial"])
@@ -92,7 +92,7 @@ def test_what_says_how_much_is_hidden():
     square = [np.array([[0.0, 0], [10, 0], [10, 10], [0, 10]])]
     half = [np.array([[0.0, 0], [10, 0], [10, 5], [0, 5]])]
     objects = Objects.build(
-        picture=[0, 0, 0, 0],
+        image=[0, 0, 0, 0],
         labels=[0, 0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 2.5]] * 4,
         segmentations=Segmentations.build([half, half, None, half]),

@@ -18,20 +18,20 @@ CATEGORIES = Categories(("a", "b", "c"))
 
 @st.composite
 def scenes(draw: st.DrawFn) -> SimpleNamespace:
-    """Objects and detections of some pictures; all scores differ."""
+    """Objects and detections of some images; all scores differ."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    pictures, objects = draw(st.integers(1, 6)), draw(st.integers(0, 15))
+    images, objects = draw(st.integers(1, 6)), draw(st.integers(0, 15))
     where = rng.random((objects, 2)) * 60
     true_boxes = np.concatenate([where, where + rng.integers(3, 50, (objects, 2))], axis=1)
-    picture, labels = rng.integers(0, pictures, objects), rng.integers(0, 3, objects)
+    image, labels = rng.integers(0, images, objects), rng.integers(0, 3, objects)
     copies = rng.integers(0, objects, 2 * objects) if objects else np.zeros(0, int)
     boxes = true_boxes[copies] + rng.normal(size=(len(copies), 4))
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     scores = (rng.permutation(len(copies)) + 1) / (len(copies) + 1)
     return SimpleNamespace(
-        pictures=pictures,
-        truth=Objects.build(picture=picture, labels=labels, boxes_xyxy=true_boxes, is_crowd=rng.random(objects) < 0.1),
-        predictions=Objects.build(picture=picture[copies], labels=labels[copies], boxes_xyxy=boxes, scores=scores),
+        images=images,
+        truth=Objects.build(image=image, labels=labels, boxes_xyxy=true_boxes, is_crowd=rng.random(objects) < 0.1),
+        predictions=Objects.build(image=image[copies], labels=labels[copies], boxes_xyxy=boxes, scores=scores),
     )
 
 
@@ -40,13 +40,13 @@ def score(scene: SimpleNamespace, truth: Objects | None = None, predictions: Obj
     return metric.update(
         scene.truth if truth is None else truth,
         scene.predictions if predictions is None else predictions,
-        picture_ids=range(scene.pictures),
+        image_ids=range(scene.images),
     ).compute()
 
 
 def rows(objects: Objects, **changes) -> Objects:
-    """The same objects with other columns, in the order of their pictures again."""
-    columns = {name: getattr(objects, name) for name in ("picture", "labels", "boxes_xyxy", "areas", "is_crowd", "ids")}
+    """The same objects with other columns, in the order of their images again."""
+    columns = {name: getattr(objects, name) for name in ("image", "labels", "boxes_xyxy", "areas", "is_crowd", "ids")}
     if objects.scores is not None:
         columns["scores"] = objects.scores
     return Objects.build(**{**columns, **changes})
@@ -75,17 +75,17 @@ def test_only_the_order_of_scores_matters(scene, rising):
 
 @given(scenes(), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
-def test_orders_of_pictures_categories_and_records_do_not_matter(scene, random):
-    pictures = np.array(random.sample(range(scene.pictures), scene.pictures))
+def test_orders_of_images_categories_and_records_do_not_matter(scene, random):
+    images = np.array(random.sample(range(scene.images), scene.images))
     labels = np.array(random.sample(range(3), 3))
     shuffle = np.array(random.sample(range(len(scene.predictions)), len(scene.predictions)), dtype=int)
 
     def moved(objects: Objects) -> Objects:
-        return rows(objects, picture=pictures[objects.picture], labels=labels[objects.labels])
+        return rows(objects, image=images[objects.image], labels=labels[objects.labels])
 
     one = scene.predictions
     shuffled = rows(
-        one, picture=one.picture[shuffle], labels=one.labels[shuffle], boxes_xyxy=one.boxes_xyxy[shuffle],
+        one, image=one.image[shuffle], labels=one.labels[shuffle], boxes_xyxy=one.boxes_xyxy[shuffle],
         areas=one.areas[shuffle], scores=one.scores[shuffle],
     )  # fmt: skip
     plain, other = score(scene), score(scene, moved(scene.truth), moved(shuffled))
@@ -100,12 +100,12 @@ def test_one_more_false_detection_never_helps(scene, confidence, label, is_dupli
     before = scene.predictions
     if is_duplicate and len(before):
         worst = int(np.argmin(before.scores))
-        picture, label, box, confidence = before.picture[worst], before.labels[worst], before.boxes_xyxy[worst], 0.0
+        image, label, box, confidence = before.image[worst], before.labels[worst], before.boxes_xyxy[worst], 0.0
     else:
-        picture, box = 0, np.array([500.0, 500, 510, 510])
+        image, box = 0, np.array([500.0, 500, 510, 510])
     more = rows(
         before,
-        picture=np.append(before.picture, picture),
+        image=np.append(before.image, image),
         labels=np.append(before.labels, label),
         boxes_xyxy=np.concatenate([before.boxes_xyxy, [box]]),
         areas=None,
@@ -127,7 +127,7 @@ def test_perfect_detections_above_all_others_give_1(scene):
     kept = scene.truth.take(~scene.truth.is_crowd)
     noise = scene.predictions
     predictions = Objects.build(
-        picture=np.append(kept.picture, noise.picture),
+        image=np.append(kept.image, noise.image),
         labels=np.append(kept.labels, noise.labels),
         boxes_xyxy=np.concatenate([kept.boxes_xyxy, noise.boxes_xyxy]),
         scores=np.append(np.full(len(kept), 2.0), noise.scores),
@@ -144,19 +144,19 @@ def test_shards_merge_to_the_same_figures(kind, coco_scene, coco_values):
     protocol = CocoProtocol(kind)
 
     def judged(chosen: list[int]) -> AveragePrecision[CocoResult]:
-        place = np.full(len(values.picture_ids), -1)
+        place = np.full(len(values.image_ids), -1)
         place[chosen] = np.arange(len(chosen))
         parts = []
         for objects in (values.truth, values.predictions):
-            here = np.flatnonzero(place[objects.picture] >= 0)
-            new_place = place[objects.picture[here]]
+            here = np.flatnonzero(place[objects.image] >= 0)
+            new_place = place[objects.image[here]]
             order = np.argsort(new_place, kind="stable")
-            picture = new_place[order]
-            cut = replace(objects, picture=np.zeros(len(objects), np.int64)).take(here[order])
-            parts.append(replace(cut, picture=picture))
-        ids = [values.picture_ids[i] for i in chosen]
+            image = new_place[order]
+            cut = replace(objects, image=np.zeros(len(objects), np.int64)).take(here[order])
+            parts.append(replace(cut, image=image))
+        ids = [values.image_ids[i] for i in chosen]
         metric = AveragePrecision(protocol, values.categories)
-        return metric.update(*parts, picture_ids=ids, sizes_hw=values.sizes_hw[chosen])
+        return metric.update(*parts, image_ids=ids, sizes_hw=values.sizes_hw[chosen])
 
     whole = judged(list(range(12))).compute()
     shards = [judged(chosen) for chosen in ([3, 8, 1], [0, 2], [11, 10, 9], [4, 5, 6, 7])]
@@ -165,14 +165,14 @@ def test_shards_merge_to_the_same_figures(kind, coco_scene, coco_values):
         np.testing.assert_array_equal(getattr(whole.curves, name), getattr(merged.curves, name))
 
 
-def test_a_picture_counts_once_and_protocols_do_not_mix():
+def test_a_image_counts_once_and_protocols_do_not_mix():
     nothing, no_scores = Objects.empty(), np.zeros(0)
     found = replace(nothing, scores=no_scores)
-    metric = AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, picture_ids=["x", "y"])
-    with pytest.raises(UsageError, match="picture y was judged before"):
-        metric.update(nothing, found, picture_ids=["y"])
-    with pytest.raises(UsageError, match="picture x was judged before"):
-        metric.merge(AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, picture_ids=["x"]))
+    metric = AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x", "y"])
+    with pytest.raises(UsageError, match="image y was judged before"):
+        metric.update(nothing, found, image_ids=["y"])
+    with pytest.raises(UsageError, match="image x was judged before"):
+        metric.merge(AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x"]))
     with pytest.raises(UsageError, match="one protocol"):
         metric.merge(AveragePrecision(CocoProtocol("segm"), CATEGORIES))
     with pytest.raises(UsageError, match="categories"):

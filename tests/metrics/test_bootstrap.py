@@ -1,4 +1,4 @@
-"""The bootstrap: each resample equals a data set of the pictures that were drawn, and intervals cover what they should."""
+"""The bootstrap: each resample equals a data set of the images that were drawn, and intervals cover what they should."""
 
 from dataclasses import replace
 
@@ -10,63 +10,61 @@ from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import CocoProtocol
 from otus.metrics.detection.rules import RULES, Rules
 from otus.metrics.detection.voc import VocProtocol
-from otus.metrics.diagnosis.bootstrap import draw_pictures, paired_bootstrap, resampled_average_precision
+from otus.metrics.diagnosis.bootstrap import paired_bootstrap, resample_images, resampled_average_precision
 from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects
 
 
 def repeated(objects: Objects, counts: np.ndarray) -> Objects:
-    """Pictures as often as they were drawn, as pictures of their own."""
+    """Images as often as they were drawn, as images of their own."""
     drawn = np.repeat(np.arange(len(counts)), counts)
-    rows = [np.flatnonzero(objects.picture == one) for one in drawn]
+    rows = [np.flatnonzero(objects.image == one) for one in drawn]
     index = np.concatenate(rows)
     new = np.repeat(np.arange(len(drawn)), [len(one) for one in rows])
     columns = {name: getattr(objects, name)[index] for name in ("labels", "boxes_xyxy", "ids", "areas", "is_crowd")}
     if objects.scores is not None:
         columns["scores"] = objects.scores[index]
-    return Objects.build(picture=new, columns={k: v[index] for k, v in objects.columns.items()}, **columns)
+    return Objects.build(image=new, columns={k: v[index] for k, v in objects.columns.items()}, **columns)
 
 
 @pytest.mark.parametrize("protocol", [CocoProtocol(), VocProtocol(2007), VocProtocol(2012)])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_resample_is_a_data_set_of_the_drawn_pictures(seed, protocol, coco_scene, coco_values):
+def test_a_resample_is_a_data_set_of_the_drawn_images(seed, protocol, coco_scene, coco_values):
     values = coco_values(*coco_scene(seed, score_steps=10**9))
     difficult = np.random.default_rng(seed).random(len(values.truth)) < 0.2
     values.truth = replace(values.truth, columns={**values.truth.columns, "difficult": difficult})
     comparison = Comparison(**vars(values))
     rules = RULES["coco" if isinstance(protocol, CocoProtocol) else f"voc{protocol.year % 100:02}"]
-    weights = draw_pictures(len(values.picture_ids), resamples=6, seed=seed)
+    weights = resample_images(len(values.image_ids), resamples=6, seed=seed)
     weights[0] = 1
     figures = resampled_average_precision(comparison, comparison.match(rules), weights)
     np.testing.assert_allclose(figures[0], comparison.match(rules).average_precision(), atol=1e-12)
     for counts, ours in zip(weights, figures, strict=True):
         metric = AveragePrecision(protocol, values.categories)
         metric.update(
-            repeated(values.truth, counts), repeated(values.predictions, counts), picture_ids=range(counts.sum())
+            repeated(values.truth, counts), repeated(values.predictions, counts), image_ids=range(counts.sum())
         )
         theirs = [figures["AP"] for figures in metric.compute().per_category.values()]
         np.testing.assert_allclose(ours.mean(axis=1), theirs, atol=1e-9)
 
 
-def test_draws_are_seeded_and_as_many_as_there_are_pictures():
-    weights = draw_pictures(30, resamples=50, seed=3)
+def test_draws_are_seeded_and_as_many_as_there_are_images():
+    weights = resample_images(30, resamples=50, seed=3)
     assert (weights.sum(axis=1) == 30).all()
-    assert (weights == draw_pictures(30, resamples=50, seed=3)).all()
-    assert (weights != draw_pictures(30, resamples=50, seed=4)).any()
+    assert (weights == resample_images(30, resamples=50, seed=3)).all()
+    assert (weights != resample_images(30, resamples=50, seed=4)).any()
     assert weights.max() > 2
 
 
-def pictures_with(rng: np.random.Generator, chance_a: float, chance_b: float, count: int = 200):
-    """An object a picture, which two models find by chance."""
-    truth = Objects.build(
-        picture=np.arange(count), labels=np.zeros(count), boxes_xyxy=np.tile([0, 0, 9, 9], (count, 1))
-    )
+def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, count: int = 200):
+    """An object an image, which two models find by chance."""
+    truth = Objects.build(image=np.arange(count), labels=np.zeros(count), boxes_xyxy=np.tile([0, 0, 9, 9], (count, 1)))
     sides = []
     for chance in (chance_a, chance_b):
         shift = np.where(rng.random(count) < chance, 0, 100)[:, None]
         boxes = np.tile([0.0, 0, 9, 9], (count, 1)) + shift
         found = Objects.build(
-            picture=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
+            image=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
         )
         sides.append(Comparison(truth, found, Categories(("owl",)), np.arange(count)))
     return sides
@@ -75,7 +73,7 @@ def pictures_with(rng: np.random.Generator, chance_a: float, chance_b: float, co
 def test_what_is_plain_is_sure_and_what_is_the_same_is_not():
     rng = np.random.default_rng(0)
     rules = Rules()
-    a, b = pictures_with(rng, 0.5, 0.9)
+    a, b = images_with(rng, 0.5, 0.9)
     for one in paired_bootstrap(a, b, rules, resamples=300):
         assert one.low > 0
         assert (one.a_better, one.b_better) == (0, 1)
@@ -84,14 +82,14 @@ def test_what_is_plain_is_sure_and_what_is_the_same_is_not():
     assert (first.difference, first.low, first.high, first.a_better, first.b_better) == (0, 0, 0, 0, 0)
     covered = 0
     for _ in range(60):
-        a, b = pictures_with(rng, 0.7, 0.7, count=80)
+        a, b = images_with(rng, 0.7, 0.7, count=80)
         first = paired_bootstrap(a, b, rules, resamples=200)[0]
         covered += first.low <= 0 <= first.high
     assert covered >= 50  # 95 of 100 expected: 57
 
 
 def test_the_names_and_what_is_not_defined():
-    a, b = pictures_with(np.random.default_rng(1), 0.6, 0.7, count=20)
+    a, b = images_with(np.random.default_rng(1), 0.6, 0.7, count=20)
     a, b = (replace(one, categories=Categories(("owl", "cat"))) for one in (a, b))
     rows = paired_bootstrap(a, b, Rules(), resamples=20)
     assert [one.name for one in rows] == ["AP", "AP50", "AP75", "owl", "cat"]
@@ -101,7 +99,7 @@ def test_the_names_and_what_is_not_defined():
 
 
 def test_wrong_calls_are_refused():
-    a, b = pictures_with(np.random.default_rng(1), 0.6, 0.7, count=5)
+    a, b = images_with(np.random.default_rng(1), 0.6, 0.7, count=5)
     with pytest.raises(UsageError, match="same labels"):
         paired_bootstrap(a, replace(b, truth=Objects.empty()), Rules())
     for options in ({"resamples": 0}, {"confidence": 1.0}):

@@ -17,12 +17,12 @@ from otus.metrics.detection.coco import CocoProtocol, CocoResult
 def score(values, **options) -> CocoResult:
     metric = AveragePrecision(boundary_protocols(**options)["boundary"], values.categories)
     return metric.update(
-        values.truth, values.predictions, picture_ids=values.picture_ids, sizes_hw=values.sizes_hw
+        values.truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
     ).compute()
 
 
 def slow_boundary(rle: dict) -> dict:
-    """Mask less its erosion by a 3 x 3 square, once for each pixel of distance, the picture's border eroding too."""
+    """Mask less its erosion by a 3 x 3 square, once for each pixel of distance, the image's border eroding too."""
     from pycocotools import mask as codec
     from scipy.ndimage import binary_erosion
 
@@ -32,11 +32,11 @@ def slow_boundary(rle: dict) -> dict:
     return codec.encode(np.asfortranarray(mask & ~inner, dtype=np.uint8))
 
 
-def similarities_of_the_paper(evaluation, picture, category) -> np.ndarray | list:
+def similarities_of_the_paper(evaluation, image, category) -> np.ndarray | list:
     """What takes the place of pycocotools' ``computeIoU``."""
     from pycocotools import mask as codec
 
-    truth, found = evaluation._gts[picture, category], evaluation._dts[picture, category]
+    truth, found = evaluation._gts[image, category], evaluation._dts[image, category]
     if not truth and not found:
         return []
     order = np.argsort([-one["score"] for one in found], kind="mergesort")
@@ -51,7 +51,7 @@ def similarities_of_the_paper(evaluation, picture, category) -> np.ndarray | lis
 def test_equal_to_the_bit_over_slow_boundaries(seed, coco_scene, coco_values, pycocotools_says, monkeypatch):
     from pycocotools.cocoeval import COCOeval
 
-    scene = coco_scene(seed, outlines=True, pictures=8)
+    scene = coco_scene(seed, outlines=True, images=8)
     plain = pycocotools_says(*scene, "segm")
     monkeypatch.setattr(COCOeval, "computeIoU", similarities_of_the_paper)
     theirs = pycocotools_says(*scene, "segm")
@@ -92,7 +92,7 @@ def test_figures_of_the_official_code_on_its_small_case(shared_data, coco_values
 
 def test_faster_coco_eval_says_the_same(coco_scene, coco_values):
     faster = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is a reference")
-    document, results = coco_scene(5, outlines=True, pictures=20)
+    document, results = coco_scene(5, outlines=True, images=20)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = faster.COCO(
             copy.deepcopy({**document, "images": [{**i, "file_name": "x"} for i in document["images"]]})
@@ -120,7 +120,7 @@ def test_a_coarse_outline_of_a_large_object_is_not_forgiven(coco_values):
     rle["counts"] = rle["counts"].decode()
     values = coco_values(document, [{"image_id": 1, "category_id": 1, "score": 1.0, "segmentation": rle}])
     masks = AveragePrecision(CocoProtocol("segm"), values.categories).update(
-        values.truth, values.predictions, picture_ids=[1], sizes_hw=values.sizes_hw
+        values.truth, values.predictions, image_ids=[1], sizes_hw=values.sizes_hw
     )
     assert masks.compute().figures["AP75"] == pytest.approx(1)
     assert score(values).figures["AP50"] == 0

@@ -15,7 +15,7 @@ from otus.structures import Categories, Objects
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
     hotcoco = pytest.importorskip("hotcoco", reason="hotcoco is the reference")
-    document, results = coco_scene(seed, score_steps=20, pictures=20)
+    document, results = coco_scene(seed, score_steps=20, images=20)
     (tmp_path / "truth.json").write_text(json.dumps(document))
     (tmp_path / "found.json").write_text(json.dumps(results))
     truth = hotcoco.COCO(str(tmp_path / "truth.json"))
@@ -36,9 +36,9 @@ def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
 
 
 def three(scores) -> Comparison:
-    truth = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [50, 0, 60, 10], [80, 0, 90, 10]]
-    found = Objects.build(picture=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array(scores))
+    found = Objects.build(image=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array(scores))
     return Comparison(truth, found, Categories(("owl",)), np.array([1]))
 
 

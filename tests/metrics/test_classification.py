@@ -53,11 +53,11 @@ def test_ties_and_answers_that_were_not_given():
 
 
 @given(st.integers(0, 2**32 - 1), st.permutations(range(40)), st.permutations(range(8)), st.integers(0, 40))
-def test_orders_shards_and_rising_maps_do_not_matter(seed, pictures, categories, cut):
+def test_orders_shards_and_rising_maps_do_not_matter(seed, images, categories, cut):
     labels, scores = answers(seed)
     whole = judge(labels, scores)
     place = np.argsort(categories)
-    moved = 1 / (1 + np.exp(-3 * scores[pictures][:, categories])), place[labels[pictures]]
+    moved = 1 / (1 + np.exp(-3 * scores[images][:, categories])), place[labels[images]]
     parts = [
         ClassificationAccuracy(CATEGORIES).update(moved[1][s], moved[0][s]) for s in (slice(cut), slice(cut, None))
     ]

@@ -16,7 +16,7 @@ from otus.structures import Categories, Objects
 def score(values, protocol) -> CocoResult:
     metric = AveragePrecision(protocol, values.categories)
     return metric.update(
-        values.truth, values.predictions, picture_ids=values.picture_ids, sizes_hw=values.sizes_hw
+        values.truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
     ).compute()
 
 
@@ -32,10 +32,10 @@ SCENES = {
     "integers, many ties": {"score_steps": 4},
     "two decimals": {"decimals": 2},
     "all decimals, no ties": {"decimals": None, "score_steps": 10**9},
-    "one category, crowded": {"categories": 1, "detections": 150, "pictures": 6, "score_steps": 50},
-    "many categories, most empty": {"categories": 30, "pictures": 4},
-    "one picture": {"pictures": 1},
-    "few detections": {"detections": 1, "pictures": 3},
+    "one category, crowded": {"categories": 1, "detections": 150, "images": 6, "score_steps": 50},
+    "many categories, most empty": {"categories": 30, "images": 4},
+    "one image": {"images": 1},
+    "few detections": {"detections": 1, "images": 3},
 }
 
 
@@ -125,7 +125,7 @@ def test_nothing_on_one_side(kind, missing, coco_scene, coco_values, pycocotools
 
 def test_object_with_id_0_can_be_found(coco_scene, coco_values, pycocotools_says):
     """pycocotools takes the id of the matched object as the sign of a match, so with id 0 the detection counts as false."""
-    document, results = coco_scene(7, pictures=3)
+    document, results = coco_scene(7, images=3)
     first = next(a for a in document["annotations"] if not a["iscrowd"])
     for record in document["annotations"]:
         record["id"] = 0 if record is first else record["id"] + 1000
@@ -178,7 +178,7 @@ def test_real_labels_moved_a_little(shared_data, coco_values, pycocotools_says):
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
-def test_published_lines_of_the_first_100_pictures(kind, shared_data: Path, coco_values, pycocotools_says):
+def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_values, pycocotools_says):
     folder = shared_data / "metric_fixtures" / "coco_fake100"
     truth, found = {
         "bbox": ("instances_val2014_100", "instances_val2014_fakebbox100_results"),
@@ -196,7 +196,7 @@ def test_published_lines_of_the_first_100_pictures(kind, shared_data: Path, coco
 
 def one_box(**changes) -> Objects:
     return replace(
-        Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]], ids=[42], scores=np.array([0.5])), **changes
+        Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]], ids=[42], scores=np.array([0.5])), **changes
     )
 
 
@@ -208,29 +208,29 @@ def one_box(**changes) -> Objects:
         ({"boxes_xyxy": np.array([[0, 0, np.nan, 1]])}, ["predictions[0]", "boxes_xyxy", "nan"]),
         ({"boxes_xyxy": np.array([[0.0, 0, -3, 1]])}, ["predictions[0]", "boxes_xyxy", "-3"]),
         ({"labels": np.array([2])}, ["predictions[0]", "labels", "0..1", "2"]),
-        ({"picture": np.array([1])}, ["predictions[0]", "picture", "0..0", "1"]),
+        ({"image": np.array([1])}, ["predictions[0]", "image", "0..0", "1"]),
         ({"areas": np.array([-1.0])}, ["predictions[0]", "areas", "-1"]),
     ],
 )
 def test_a_record_that_cannot_be_is_named(changes, names):
     metric = AveragePrecision(CocoProtocol(), Categories(("a", "b")))
     with pytest.raises(DataError) as caught:
-        metric.update(one_box(), one_box(**changes), picture_ids=[1])
+        metric.update(one_box(), one_box(**changes), image_ids=[1])
     for name in names:
         assert name in str(caught.value)
-    assert metric.update(one_box(), one_box(), picture_ids=[1]).compute().figures["AP"] == pytest.approx(1)
+    assert metric.update(one_box(), one_box(), image_ids=[1]).compute().figures["AP"] == pytest.approx(1)
 
 
 def test_what_is_missing_is_said():
     metric = AveragePrecision(CocoProtocol("segm"), Categories(("a", "b")))
     with pytest.raises(UsageError, match="sizes_hw"):
-        metric.update(one_box(), one_box(), picture_ids=[1])
+        metric.update(one_box(), one_box(), image_ids=[1])
     with pytest.raises(UsageError, match="no outlines"):
-        metric.update(one_box(), one_box(), picture_ids=[1], sizes_hw=np.array([[20, 20]]))
+        metric.update(one_box(), one_box(), image_ids=[1], sizes_hw=np.array([[20, 20]]))
     with pytest.raises(UsageError, match="scores"):
-        AveragePrecision(CocoProtocol(), Categories(("a",))).update(one_box(), one_box(scores=None), picture_ids=[1])
+        AveragePrecision(CocoProtocol(), Categories(("a",))).update(one_box(), one_box(scores=None), image_ids=[1])
     with pytest.raises(UsageError, match="tolerances"):
-        AveragePrecision(CocoProtocol("keypoints"), Categories(("a",))).update(one_box(), one_box(), picture_ids=[1])
+        AveragePrecision(CocoProtocol("keypoints"), Categories(("a",))).update(one_box(), one_box(), image_ids=[1])
     with pytest.raises(UsageError, match="nothing was judged"):
         metric.compute()
     for wrong in ({"kind": "boxes"}, {"max_dets": (0,)}, {"iou_thresholds": (0.9, 0.5)}, {"recall_thresholds": ()}):

@@ -180,7 +180,7 @@ def test_curves_by_other_parameters_after_judging(coco_scene):
 
 
 def test_object_with_id_0_can_be_found(coco_scene):
-    document, results = coco_scene(7, pictures=3)
+    document, results = coco_scene(7, images=3)
     first = next(a for a in document["annotations"] if not a["iscrowd"])
     for record in document["annotations"]:
         record["id"] = 0 if record is first else record["id"] + 1000
@@ -295,7 +295,7 @@ def test_what_cannot_be_is_named(coco_scene):
             COCOeval(truth, found, "bbox").evaluate()
         for word in words:
             assert word in str(caught.value)
-    with pytest.raises(DataError, match=r"\[0\].image_id: no picture has the id 77"):
+    with pytest.raises(DataError, match=r"\[0\].image_id: no image has the id 77"):
         truth.loadRes([{**results[0], "image_id": 77}])
     with pytest.raises(DataError, match="expected a bbox"):
         truth.loadRes([{"image_id": document["images"][0]["id"], "score": 1}])

@@ -8,7 +8,7 @@ import pytest
 from otus.errors import UsageError
 from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import ALL, LARGE, MEDIUM, SMALL, CocoProtocol
-from otus.metrics.detection.matching import Verdict, match_picture
+from otus.metrics.detection.matching import Verdict, match_image
 from otus.metrics.detection.rules import RULES, Rules, parse_rules
 from otus.metrics.detection.voc import VocProtocol
 from otus.metrics.diagnosis.comparison import Comparison
@@ -19,7 +19,7 @@ from otus.structures.boxes import pairwise_iou
 def by_protocol(values, protocol):
     metric = AveragePrecision(protocol, values.categories)
     return metric.update(
-        values.truth, values.predictions, picture_ids=values.picture_ids, sizes_hw=values.sizes_hw
+        values.truth, values.predictions, image_ids=values.image_ids, sizes_hw=values.sizes_hw
     ).compute()
 
 
@@ -63,15 +63,15 @@ def test_each_takes_what_the_plain_rule_says(scene):
     truth, found = scene.truth, scene.predictions
     matched = 0
     for label in range(len(scene.categories)):
-        for picture in range(len(scene.picture_ids)):
-            there = np.flatnonzero((truth.labels == label) & (truth.picture == picture))
-            here = np.flatnonzero((matches.labels == label) & (matches.pictures == picture))
+        for image in range(len(scene.image_ids)):
+            there = np.flatnonzero((truth.labels == label) & (truth.image == image))
+            here = np.flatnonzero((matches.labels == label) & (matches.images == image))
             crowd = truth.is_crowd[there]
             boxes = found.boxes_xyxy[matches.detections[here]]
             within = intersection_over_first(boxes, truth.boxes_xyxy[there])
             iou = np.where(crowd, within, pairwise_iou(boxes, truth.boxes_xyxy[there]))
             for t, threshold in enumerate((0.5, 0.75)):
-                expected = match_picture(iou, threshold, ignored=crowd, crowd=crowd)
+                expected = match_image(iou, threshold, ignored=crowd, crowd=crowd)
                 np.testing.assert_array_equal(matches.taken[here, t], np.append(there, -1)[expected])
                 found_one = np.flatnonzero(expected >= 0)
                 overlaps = iou[found_one, expected[found_one]]
@@ -87,9 +87,9 @@ def intersection_over_first(a, b):
 
 def one_object(**columns) -> Comparison:
     """An object, one that a column marks, and a detection on each."""
-    truth = Objects.build(picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns)
+    truth = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns)
     found = Objects.build(
-        picture=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
+        image=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
     )
     return Comparison(truth, found, Categories(("owl", "cat")), np.array([3]))
 
@@ -121,8 +121,8 @@ def test_floor_rounding_and_average():
 
 
 def test_inclusive_boxes_reach_further():
-    truth = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
-    found = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
+    truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    found = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
     values = Comparison(truth, found, Categories(("owl",)), np.array([3]))
     assert values.match(Rules()).overlaps[0, 0] == pytest.approx(0.5)
     assert values.match(Rules(inclusive_boxes=True)).overlaps[0, 0] == pytest.approx(6 / 11)

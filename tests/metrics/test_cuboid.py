@@ -17,13 +17,13 @@ from otus.structures import Categories, Objects, oriented
 CATEGORIES = Categories(("Car", "Cyclist"))
 
 
-def as_objects(picture, labels, cuboids, **others) -> Objects:
+def as_objects(image, labels, cuboids, **others) -> Objects:
     return Objects.build(
-        picture=picture, labels=labels, boxes_xyxy=np.tile([0.0, 0, 9, 9], (len(cuboids), 1)), cuboids=cuboids, **others
+        image=image, labels=labels, boxes_xyxy=np.tile([0.0, 0, 9, 9], (len(cuboids), 1)), cuboids=cuboids, **others
     )
 
 
-def a_scene(seed: int, *, pictures: int = 4, objects: int = 40) -> SimpleNamespace:
+def a_scene(seed: int, *, images: int = 4, objects: int = 40) -> SimpleNamespace:
     rng = np.random.default_rng(seed)
     cuboids = np.column_stack(
         [
@@ -33,21 +33,21 @@ def a_scene(seed: int, *, pictures: int = 4, objects: int = 40) -> SimpleNamespa
             rng.uniform(-3, 3, objects),
         ]
     )
-    picture, labels = rng.integers(0, pictures, objects), rng.integers(0, 2, objects)
+    image, labels = rng.integers(0, images, objects), rng.integers(0, 2, objects)
     copies = rng.integers(0, objects, 2 * objects)
     found = cuboids[copies] + rng.normal(size=(len(copies), 7)) * [0.3, 0.3, 0.2, 0.2, 0.2, 0.2, 0.1]
     found[:, 3:6] = np.maximum(found[:, 3:6], 0.2)
     scores = (rng.permutation(len(copies)) + 1) / (len(copies) + 1)
     return SimpleNamespace(
-        pictures=pictures,
-        truth=as_objects(picture, labels, cuboids),
-        predictions=as_objects(picture[copies], labels[copies], found, scores=scores),
+        images=images,
+        truth=as_objects(image, labels, cuboids),
+        predictions=as_objects(image[copies], labels[copies], found, scores=scores),
     )
 
 
 def score(scene: SimpleNamespace, name: str = "cuboid") -> CocoResult:
     metric = AveragePrecision(cuboid_protocols()[name], CATEGORIES)
-    return metric.update(scene.truth, scene.predictions, picture_ids=range(scene.pictures)).compute()
+    return metric.update(scene.truth, scene.predictions, image_ids=range(scene.images)).compute()
 
 
 def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: float, recalls: np.ndarray) -> float:
@@ -60,7 +60,7 @@ def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: flo
     free = truth.labels == label
     curve, true = [], 0
     for count, row in enumerate(rows[np.argsort(-found.scores[rows])], start=1):
-        mine = np.where(free & (truth.picture == found.picture[row]), ious[row], -1)
+        mine = np.where(free & (truth.image == found.image[row]), ious[row], -1)
         best = int(mine.argmax())
         if mine[best] >= threshold:
             free[best], true = False, true + 1
@@ -111,10 +111,10 @@ def test_ious_by_counting_points():
         for _ in range(3):
             b = a + rng.normal(size=7) * [0.6, 0.6, 0.3, 0.4, 0.4, 0.3, 0.4]
             one = as_objects([0], [0], b[None], scores=np.ones(1))
-            from otus.metrics.detection.pairs import Order
+            from otus.metrics.detection.pairs import RankedDetections
 
             truth = as_objects([0], [0], a[None])
-            order = Order.of(truth, one, label_count=1, limit=None)
+            order = RankedDetections.of(truth, one, label_count=1, limit=None)
             pairs = Cuboids(seen).pairs(truth, one, order, sizes_hw=None, at_least=0.0)
             both, either = inside(a, axes) & inside(b, axes), inside(a, axes) | inside(b, axes)
             assert pairs.similarities[0] == pytest.approx(both.sum() / either.sum(), abs=0.02)
@@ -124,7 +124,7 @@ def test_40_recalls_leave_out_recall_0():
     """One of four cars found: at 101 recalls 26 count, at 40 ten."""
     cuboids = np.tile([0.0, 0, 0, 4, 2, 1.5, 0], (4, 1)) + np.arange(4)[:, None] * [10, 0, 0, 0, 0, 0, 0]
     scene = SimpleNamespace(
-        pictures=1,
+        images=1,
         truth=as_objects([0] * 4, [0] * 4, cuboids),
         predictions=as_objects([0], [0], cuboids[:1], scores=np.ones(1)),
     )
@@ -135,12 +135,12 @@ def test_40_recalls_leave_out_recall_0():
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["cuboid", "birds_eye_r40"]))
 @settings(max_examples=15, deadline=None)
 def test_what_must_hold(seed, name):
-    scene = a_scene(seed, objects=12, pictures=2)
+    scene = a_scene(seed, objects=12, images=2)
     figures = score(scene, name).figures
     assert all(np.isnan(value) or 0 <= value <= 1 for value in figures.values())
     monotone = replace(scene.predictions, scores=scene.predictions.scores**3 - 2)
     assert score(SimpleNamespace(**{**vars(scene), "predictions": monotone}), name).figures == pytest.approx(figures)
-    perfect = SimpleNamespace(pictures=2, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(12)))
+    perfect = SimpleNamespace(images=2, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(12)))
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
 
 

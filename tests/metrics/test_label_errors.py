@@ -7,7 +7,7 @@ import pytest
 
 from otus.data.open import open_dataset
 from otus.metrics.diagnosis.comparison import Comparison
-from otus.metrics.diagnosis.label_errors import count_by_picture, find_label_errors
+from otus.metrics.diagnosis.label_errors import count_by_image, find_label_errors
 from otus.metrics.diagnosis.tide import find_errors
 from otus.structures import Categories, Objects
 
@@ -22,16 +22,16 @@ def test_planted_errors_are_found(shared_data):
     seen = rng.random(len(labels)) < 0.9
     scores = rng.uniform(0.3, 1, len(labels))
     predictions = Objects.build(
-        picture=labels.picture[seen], labels=labels.labels[seen], boxes_xyxy=boxes[seen], scores=scores[seen]
+        image=labels.image[seen], labels=labels.labels[seen], boxes_xyxy=boxes[seen], scores=scores[seen]
     )
     order = rng.permutation(len(labels))
     forgotten, misnamed = order[:40], order[40:80]
     names = labels.labels.copy()
     names[misnamed] = (names[misnamed] + 7) % len(dataset.categories)
     kept = np.setdiff1d(np.arange(len(labels)), forgotten)
-    pictures = rng.integers(0, len(dataset), 40)
+    images = rng.integers(0, len(dataset), 40)
     truth = Objects.build(
-        picture=np.concatenate([labels.picture[kept], pictures]),
+        image=np.concatenate([labels.image[kept], images]),
         labels=np.concatenate([names[kept], rng.integers(0, len(dataset.categories), 40)]),
         boxes_xyxy=np.concatenate([labels.boxes_xyxy[kept], np.tile([2.0, 2, 14, 14], (40, 1))]),
         ids=np.concatenate([kept, np.arange(100_000, 100_040)]),
@@ -41,7 +41,7 @@ def test_planted_errors_are_found(shared_data):
     accused = {int(truth.ids[one.truth]) for one in suspects if one.kind == "wrong_category"}
     imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "nobody_finds"}
     alone = {one.detection for one in suspects if one.kind == "missing_label"}
-    origin = np.flatnonzero(seen)[np.argsort(labels.picture[seen], kind="stable")]
+    origin = np.flatnonzero(seen)[np.argsort(labels.image[seen], kind="stable")]
     confident = set(np.flatnonzero(seen & (scores >= 0.5)).tolist())
     assert len(accused & set(misnamed.tolist())) >= 0.8 * len(confident & set(misnamed.tolist())) > 10
     assert len(imagined & set(range(100_000, 100_040))) > 25
@@ -54,12 +54,12 @@ def test_planted_errors_are_found(shared_data):
 
 
 def a_comparison() -> Comparison:
-    """Picture 0: one right, one false. Picture 1: nothing at all. Picture 2: two unfound, a weak detection on one."""
+    """Image 0: one right, one false. Image 1: nothing at all. Image 2: two unfound, a weak detection on one."""
     truth = Objects.build(
-        picture=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
+        image=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
     )
     found = Objects.build(
-        picture=[0, 0, 2],
+        image=[0, 0, 2],
         labels=[0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]],
         scores=np.array([0.9, 0.8, 0.3]),
@@ -67,21 +67,21 @@ def a_comparison() -> Comparison:
     return Comparison(truth, found, Categories(("owl",)), np.array([5, 6, 7]))
 
 
-def test_the_worst_pictures():
+def test_the_worst_images():
     comparison = a_comparison()
-    counts = count_by_picture(comparison, find_errors(comparison))
+    counts = count_by_image(comparison, find_errors(comparison))
     assert (counts.right.tolist(), counts.false.tolist(), counts.unfound.tolist()) == ([1, 0, 0], [1, 0, 0], [0, 0, 2])
     np.testing.assert_allclose(counts.f1, [2 / 3, np.nan, 0])
     assert counts.worst(5) == [2, 0]
     assert counts.worst(1) == [2]
-    weak = count_by_picture(comparison, find_errors(comparison), score_threshold=0.2)
+    weak = count_by_image(comparison, find_errors(comparison), score_threshold=0.2)
     assert weak.right.tolist() == [1, 0, 1]
 
 
 def test_by_hand():
     comparison = a_comparison()
     suspects = find_label_errors(comparison, find_errors(comparison))
-    assert [(one.kind, one.picture, one.detection, one.truth) for one in suspects] == [
+    assert [(one.kind, one.image, one.detection, one.truth) for one in suspects] == [
         ("missing_label", 0, 1, -1),
         ("nobody_finds", 2, -1, 2),
     ]

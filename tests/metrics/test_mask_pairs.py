@@ -61,7 +61,7 @@ def test_run_lengths_are_read_as_written(seed, share):
 
 
 def test_long_runs():
-    """A picture of 40 million pixels, whose runs need five characters."""
+    """An image of 40 million pixels, whose runs need five characters."""
     size_hw = (5000, 8000)
     counts = Masks.from_rle([[12_345_678, 20_000_000, 5_000_000, 2_654_322]], size_hw).rle()[0]["counts"]
     _, boxes, areas = rasterised([counts], size_hw)
@@ -104,6 +104,6 @@ def test_broken_run_lengths_are_refused(broken):
 def test_sizes_that_disagree_are_both_said():
     dense = np.ones((6, 7), dtype=np.uint8, order="F")
     outlines = Segmentations.build([codec.encode(dense)["counts"]])
-    one = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 7, 6]], segmentations=outlines)
-    with pytest.raises(DataError, match=r"add up to 42 pixels, the picture has 4 x 5 = 20"):
+    one = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 7, 6]], segmentations=outlines)
+    with pytest.raises(DataError, match=r"add up to 42 pixels, the image has 4 x 5 = 20"):
         mask_areas(one, sizes_hw=np.array([[4, 5]]), side="truth")

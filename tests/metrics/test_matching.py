@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otus.metrics.detection.matching import Outcomes, Verdict, judge_greedily, match_picture
-from otus.metrics.detection.pairs import Order, Pairs
+from otus.metrics.detection.matching import MatchResults, Verdict, match_greedily, match_image
+from otus.metrics.detection.pairs import Pairs, RankedDetections
 from otus.metrics.detection.precision_recall import curve, interpolate, interpolated_curves
 from otus.structures import Objects
 
@@ -24,7 +24,7 @@ def test_compiled_matching_follows_the_rule(seed, detections, objects):
     all_pairs = Pairs(
         np.arange(detections + 1) * objects, np.tile(np.arange(objects), detections), similarities.reshape(-1)
     )
-    rows, verdicts = judge_greedily(
+    rows, verdicts = match_greedily(
         all_pairs.at_least(THRESHOLDS[0]),
         thresholds=THRESHOLDS,
         ignored=ignored,
@@ -34,7 +34,7 @@ def test_compiled_matching_follows_the_rule(seed, detections, objects):
     assert ((rows >= 0) == (similarities >= 0.3).any(axis=1)).all()
     for a in range(2):
         for t, threshold in enumerate(THRESHOLDS):
-            matched = match_picture(similarities, threshold, ignored=ignored[:, a], crowd=crowd)
+            matched = match_image(similarities, threshold, ignored=ignored[:, a], crowd=crowd)
             for d, g in enumerate(matched):
                 does_not_count = unmatched[d, a] if g < 0 else ignored[g, a]
                 expected = Verdict.IGNORED if does_not_count else Verdict(int(g >= 0))
@@ -51,14 +51,14 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
 
     def some(number: int, **others) -> Objects:
         return Objects.build(
-            picture=rng.integers(0, 4, number),
+            image=rng.integers(0, 4, number),
             labels=rng.integers(0, 3, number),
             boxes_xyxy=np.zeros((number, 4)),
             **others,
         )
 
     truth, found = some(objects), some(detections, scores=rng.integers(0, 9, detections) / 9)
-    whole = Order.of(truth, found, label_count=3, limit=5)
+    whole = RankedDetections.of(truth, found, label_count=3, limit=5)
     parts = whole.split(count)
     for name in ("detections", "scores", "ranks", "truths"):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
@@ -66,7 +66,7 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
     expected = [whole.truths[first:last].tolist() for first, last in whole.spans]
     assert [one for part in spans for one in part] == expected
     for d, true in zip(whole.detections, expected, strict=True):
-        same = (truth.labels == found.labels[d]) & (truth.picture == found.picture[d])
+        same = (truth.labels == found.labels[d]) & (truth.image == found.image[d])
         assert true == np.flatnonzero(same).tolist()
 
 
@@ -78,9 +78,9 @@ def test_compiled_curves_are_the_interpolated_ones(seed, detections):
     scores = rng.integers(0, 6, detections) / 5
     candidate = rng.random(detections) < 0.6
     rows = np.where(candidate, np.cumsum(candidate) - 1, -1)
-    outcomes = Outcomes(
+    outcomes = MatchResults(
         labels=labels,
-        pictures=np.zeros(detections, np.int64),
+        images=np.zeros(detections, np.int64),
         ranks=rng.integers(0, 4, detections),
         scores=scores,
         ignored_unmatched=rng.random((detections, 2)) < 0.2,

@@ -15,16 +15,16 @@ from otus.errors import DataError, UsageError
 from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import CocoProtocol
 from otus.metrics.detection.oriented import OrientedBoxes, oriented_protocols
-from otus.metrics.detection.pairs import Order
+from otus.metrics.detection.pairs import RankedDetections
 from otus.structures import Categories, Objects, oriented
 
 CATEGORIES = Categories(("plane", "ship", "harbor"))
 
 
-def as_objects(picture, labels, boxes_xywhr, **others) -> Objects:
+def as_objects(image, labels, boxes_xywhr, **others) -> Objects:
     boxes_xywhr = np.asarray(boxes_xywhr, dtype=float).reshape(-1, 5)
     return Objects.build(
-        picture=picture,
+        image=image,
         labels=labels,
         boxes_xyxy=oriented.enclosing_boxes(boxes_xywhr),
         corners_xy=oriented.corners(boxes_xywhr),
@@ -32,36 +32,36 @@ def as_objects(picture, labels, boxes_xywhr, **others) -> Objects:
     )
 
 
-def a_scene(seed: int, *, crowds: bool = False, pictures: int = 6, objects: int = 60) -> SimpleNamespace:
+def a_scene(seed: int, *, crowds: bool = False, images: int = 6, objects: int = 60) -> SimpleNamespace:
     """Turned boxes, detections that are nearly right, and false ones."""
     rng = np.random.default_rng(seed)
     boxes = np.column_stack(
         [rng.random((objects, 2)) * 150, 5 + rng.random((objects, 2)) * 110, rng.uniform(-3, 3, objects)]
     )
-    picture, labels = rng.integers(0, pictures, objects), rng.integers(0, 3, objects)
+    image, labels = rng.integers(0, images, objects), rng.integers(0, 3, objects)
     copies = rng.integers(0, objects, 2 * objects)
     found = boxes[copies] + rng.normal(size=(len(copies), 5)) * [2, 2, 2, 2, 0.08]
     found[:, 2:4] = np.maximum(found[:, 2:4], 1)
     found[::7, :2] += 60
     return SimpleNamespace(
-        pictures=pictures,
+        images=images,
         boxes=boxes,
         found=found,
-        truth=as_objects(picture, labels, boxes, is_crowd=rng.random(objects) < (0.15 if crowds else 0)),
-        predictions=as_objects(picture[copies], labels[copies], found, scores=np.round(rng.random(len(copies)), 2)),
+        truth=as_objects(image, labels, boxes, is_crowd=rng.random(objects) < (0.15 if crowds else 0)),
+        predictions=as_objects(image[copies], labels[copies], found, scores=np.round(rng.random(len(copies)), 2)),
     )
 
 
 def score(scene: SimpleNamespace, name: str = "oriented", **options):
     metric = AveragePrecision(oriented_protocols(**options)[name], CATEGORIES)
-    return metric.update(scene.truth, scene.predictions, picture_ids=range(scene.pictures)).compute()
+    return metric.update(scene.truth, scene.predictions, image_ids=range(scene.images)).compute()
 
 
 def record(objects: Objects, row: int) -> dict:
     x1, y1, x2, y2 = objects.boxes_xyxy[row].tolist()
     box = oriented.from_corners(objects.corners_xy[row : row + 1])[0]
     return {
-        "image_id": int(objects.picture[row]) + 1,
+        "image_id": int(objects.image[row]) + 1,
         "category_id": int(objects.labels[row]) + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "obb": box.tolist(),
@@ -76,7 +76,7 @@ def test_hotcoco_says_the_same(seed, crowds, tmp_path):
     hotcoco = pytest.importorskip("hotcoco", reason="hotcoco is a reference")
     scene = a_scene(seed, crowds=crowds)
     document = {
-        "images": [{"id": i + 1, "width": 200, "height": 200} for i in range(scene.pictures)],
+        "images": [{"id": i + 1, "width": 200, "height": 200} for i in range(scene.images)],
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CATEGORIES)],
         "annotations": [
             {**record(scene.truth, row), "id": row + 1, "iscrowd": int(scene.truth.is_crowd[row])}
@@ -109,7 +109,7 @@ def test_published_ious_decide_what_matches(shared_data):
         found = as_objects([0] * len(sides[0]), [0] * len(sides[0]), sides[0], scores=np.ones(len(sides[0])))
         truth = as_objects([0] * len(sides[1]), [0] * len(sides[1]), sides[1])
         truth, found = OrientedBoxes().view(truth, found, sizes_hw=None)
-        order = Order.of(truth, found, label_count=1, limit=None)
+        order = RankedDetections.of(truth, found, label_count=1, limit=None)
         pairs = OrientedBoxes().pairs(truth, found, order, sizes_hw=None, at_least=0.0)
         np.testing.assert_allclose(pairs.similarities.reshape(expected.shape), expected, atol=2e-3)
         compared += expected.size
@@ -131,7 +131,7 @@ def test_voc_rules_by_a_slow_loop(year):
         points = []
         positives = int(((truth.labels == label) & ~difficult).sum())
         for row in rows[np.argsort(-found.scores[rows], kind="stable")]:
-            mine = np.flatnonzero((truth.picture == found.picture[row]) & (truth.labels == label))
+            mine = np.flatnonzero((truth.image == found.image[row]) & (truth.labels == label))
             best = mine[ious[row, mine].argmax()] if len(mine) else -1
             if best >= 0 and ious[row, best] >= 0.5:
                 if difficult[best]:
@@ -163,7 +163,7 @@ def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_says)
         corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
         setattr(values, side, replace(objects, corners_xy=corners))
     metric = AveragePrecision(oriented_protocols()["oriented"], values.categories)
-    figures = metric.update(values.truth, values.predictions, picture_ids=values.picture_ids).compute().figures
+    figures = metric.update(values.truth, values.predictions, image_ids=values.image_ids).compute().figures
     assert np.nan_to_num(list(figures.values()), nan=-1) == pytest.approx(
         pycocotools_says(*scene, "bbox").stats, abs=1e-9
     )
@@ -172,21 +172,21 @@ def test_axis_aligned_ones_are_coco_s(coco_scene, coco_values, pycocotools_says)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["oriented", "oriented_voc07", "oriented_voc12"]))
 @settings(max_examples=15, deadline=None)
 def test_what_must_hold(seed, name):
-    scene = a_scene(seed, objects=20, pictures=3)
+    scene = a_scene(seed, objects=20, images=3)
     plain = score(scene, name)
     assert all(np.isnan(value) or 0 <= value <= 1 for value in plain.figures.values())
-    turned = SimpleNamespace(pictures=3, truth=turn(scene.truth, 0.7), predictions=turn(scene.predictions, 0.7))
+    turned = SimpleNamespace(images=3, truth=turn(scene.truth, 0.7), predictions=turn(scene.predictions, 0.7))
     assert score(turned, name).figures["AP"] == pytest.approx(plain.figures["AP"])
     risen = replace(scene.predictions, scores=1 / (1 + np.exp(-5 * scene.predictions.scores)))
     assert score(SimpleNamespace(**{**vars(scene), "predictions": risen}), name).figures == pytest.approx(
         plain.figures, nan_ok=True
     )
-    perfect = SimpleNamespace(pictures=3, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(20)))
+    perfect = SimpleNamespace(images=3, truth=scene.truth, predictions=replace(scene.truth, scores=np.ones(20)))
     assert score(perfect, name).figures["AP50"] == pytest.approx(1)
     far = np.array([900.0, 900, 20, 10, 0.5])
     found = scene.predictions
     more = as_objects(
-        np.append(found.picture, 0),
+        np.append(found.image, 0),
         np.append(found.labels, seed % 3),
         np.concatenate([oriented.from_corners(found.corners_xy), far[None]]),
         scores=np.append(found.scores, (seed % 100) / 100),
@@ -199,15 +199,15 @@ def test_shards_merge_and_other_comparisons_do_not():
     scene = a_scene(2)
     whole = score(scene).figures
     parts = []
-    for pictures in ([0, 3], [1, 2, 4, 5]):
+    for images in ([0, 3], [1, 2, 4, 5]):
         place = np.full(6, -1)
-        place[pictures] = range(len(pictures))
+        place[images] = range(len(images))
         sides = []
         for objects in (scene.truth, scene.predictions):
-            here = place[objects.picture] >= 0
-            sides.append(replace(objects.take(here), picture=place[objects.picture[here]]))
+            here = place[objects.image] >= 0
+            sides.append(replace(objects.take(here), image=place[objects.image[here]]))
         metric = AveragePrecision(oriented_protocols()["oriented"], CATEGORIES)
-        parts.append(metric.update(*sides, picture_ids=pictures))
+        parts.append(metric.update(*sides, image_ids=images))
     assert parts[0].merge(parts[1]).compute().figures == whole
     with pytest.raises(UsageError, match="one protocol"):
         parts[0].merge(AveragePrecision(CocoProtocol(), CATEGORIES))
@@ -223,11 +223,11 @@ def turn(objects: Objects, angle: float) -> Objects:
 def test_records_without_corners_are_named():
     scene = a_scene(1)
     with pytest.raises(UsageError, match="corners_xy: the predictions have none"):
-        score(SimpleNamespace(pictures=6, truth=scene.truth, predictions=replace(scene.predictions, corners_xy=None)))
+        score(SimpleNamespace(images=6, truth=scene.truth, predictions=replace(scene.predictions, corners_xy=None)))
     corners = scene.predictions.corners_xy.copy()
     corners[5, 1] = np.nan
     broken = replace(scene.predictions, corners_xy=corners)
     with pytest.raises(DataError, match=r"predictions\[5\] \(id \d+\).corners_xy"):
-        score(SimpleNamespace(pictures=6, truth=scene.truth, predictions=broken))
-    nothing = SimpleNamespace(pictures=6, truth=scene.truth, predictions=replace(Objects.empty(), scores=np.zeros(0)))
+        score(SimpleNamespace(images=6, truth=scene.truth, predictions=broken))
+    nothing = SimpleNamespace(images=6, truth=scene.truth, predictions=replace(Objects.empty(), scores=np.zeros(0)))
     assert score(nothing).figures["AP"] == score(nothing, "oriented_voc12").figures["AP"] == 0

@@ -13,34 +13,34 @@ NAMES = Categories(("owl", "mouse", "moth"))
 PROTOCOL = ProposalProtocol(counts=(1, 2, 3, 5, 8), iou_thresholds=(0.3, 0.5, 0.7, 0.9))
 
 
-def some_objects(rng, pictures, mean, **columns):
-    count = rng.poisson(mean * pictures)
+def some_objects(rng, images, mean, **columns):
+    count = rng.poisson(mean * images)
     low = rng.integers(0, 12, (count, 2))
     boxes = np.concatenate([low, low + rng.integers(0, 9, (count, 2))], axis=1)
     made = {name: make(count) for name, make in columns.items()}
     return Objects.build(
-        picture=np.sort(rng.integers(0, pictures, count)), labels=rng.integers(0, 2, count), boxes_xyxy=boxes, **made
+        image=np.sort(rng.integers(0, images, count)), labels=rng.integers(0, 2, count), boxes_xyxy=boxes, **made
     )
 
 
 def some_case(seed):
     rng = np.random.default_rng(seed)
-    pictures = int(rng.integers(1, 6))
+    images = int(rng.integers(1, 6))
     truth = some_objects(
-        rng, pictures, rng.uniform(0, 4), is_crowd=lambda n: rng.random(n) < 0.1,
+        rng, images, rng.uniform(0, 4), is_crowd=lambda n: rng.random(n) < 0.1,
         columns=lambda n: {"difficult": rng.random(n) < 0.2},
     )  # fmt: skip
-    found = some_objects(rng, pictures, rng.uniform(0, 12), scores=lambda n: rng.integers(0, 6, n) / 5)
-    return truth, found, pictures
+    found = some_objects(rng, images, rng.uniform(0, 12), scores=lambda n: rng.integers(0, 6, n) / 5)
+    return truth, found, images
 
 
-def slowly(truth, found, pictures):
+def slowly(truth, found, images):
     """Recall by (threshold, count), ABO by (label, count)."""
     best = []
     for g in range(len(truth)):
         if truth.is_crowd[g] or truth.columns["difficult"][g]:
             continue
-        here = [p for p in range(len(found)) if found.picture[p] == truth.picture[g]]
+        here = [p for p in range(len(found)) if found.image[p] == truth.image[g]]
         here.sort(key=lambda p: -found.scores[p])
         overlaps = []
         for p in here:
@@ -62,21 +62,21 @@ def slowly(truth, found, pictures):
 
 @given(seed=st.integers(0, 10**6))
 def test_equal_to_the_slow_loop(seed):
-    truth, found, pictures = some_case(seed)
-    result = ProposalRecall(NAMES, PROTOCOL).update(truth, found, picture_ids=range(pictures)).compute()
-    recall, average, abo, mabo, count = slowly(truth, found, pictures)
+    truth, found, images = some_case(seed)
+    result = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
+    recall, average, abo, mabo, count = slowly(truth, found, images)
     np.testing.assert_allclose(result.recall, recall)
     np.testing.assert_allclose(result.average_recall, average)
     np.testing.assert_allclose(result.abo, abo)
     np.testing.assert_allclose(result.mabo, mabo)
     assert result.objects == count
-    assert result.proposals_per_picture == pytest.approx(len(found) / pictures)
+    assert result.proposals_per_image == pytest.approx(len(found) / images)
 
 
 @given(seed=st.integers(0, 10**6))
 def test_more_proposals_cover_more_and_stricter_overlap_less(seed):
-    truth, found, pictures = some_case(seed)
-    result = ProposalRecall(NAMES, PROTOCOL).update(truth, found, picture_ids=range(pictures)).compute()
+    truth, found, images = some_case(seed)
+    result = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
     if result.objects:
         assert (np.diff(result.recall, axis=1) >= 0).all()
         assert (np.diff(result.recall, axis=0) <= 0).all()
@@ -95,22 +95,22 @@ def _wanted(truth):
 
 @given(seed=st.integers(0, 10**6), cut=st.integers(0, 6))
 def test_shards_merge_to_the_same_figures(seed, cut):
-    truth, found, pictures = some_case(seed)
-    whole = ProposalRecall(NAMES, PROTOCOL).update(truth, found, picture_ids=range(pictures)).compute()
+    truth, found, images = some_case(seed)
+    whole = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
     parts = []
-    for low, high in ((0, min(cut, pictures)), (min(cut, pictures), pictures)):
-        cut_out = [one.take((one.picture >= low) & (one.picture < high)) for one in (truth, found)]
-        moved = [Objects(**{**vars(one), "picture": one.picture - low}) for one in cut_out]
-        parts.append(ProposalRecall(NAMES, PROTOCOL).update(*moved, picture_ids=range(low, high)))
+    for low, high in ((0, min(cut, images)), (min(cut, images), images)):
+        cut_out = [one.take((one.image >= low) & (one.image < high)) for one in (truth, found)]
+        moved = [Objects(**{**vars(one), "image": one.image - low}) for one in cut_out]
+        parts.append(ProposalRecall(NAMES, PROTOCOL).update(*moved, image_ids=range(low, high)))
     merged = parts[1].merge(parts[0]).compute()
     np.testing.assert_allclose(merged.recall, whole.recall)
     np.testing.assert_allclose(merged.abo, whole.abo)
-    assert merged.proposals_per_picture == pytest.approx(whole.proposals_per_picture)
+    assert merged.proposals_per_image == pytest.approx(whole.proposals_per_image)
 
 
 def test_the_objects_themselves_cover_everything():
-    truth = Objects.build(picture=[0, 1, 1], labels=[0, 1, 1], boxes_xyxy=[[0, 0, 4, 4], [1, 1, 3, 3], [2, 2, 9, 9]])
-    result = ProposalRecall(NAMES).update(truth, truth, picture_ids=["a", "b"]).compute()
+    truth = Objects.build(image=[0, 1, 1], labels=[0, 1, 1], boxes_xyxy=[[0, 0, 4, 4], [1, 1, 3, 3], [2, 2, 9, 9]])
+    result = ProposalRecall(NAMES).update(truth, truth, image_ids=["a", "b"]).compute()
     assert result.figures["recall50@10"] == result.figures["recall70@10"] == result.figures["AR@10"] == 1
     assert result.figures["MABO@10"] == result.per_category["owl"]["ABO@1"] == 1
     assert result.figures["recall50@1"] == pytest.approx(2 / 3)
@@ -119,31 +119,31 @@ def test_the_objects_themselves_cover_everything():
 
 
 def test_no_proposals_and_no_objects():
-    none = Objects.build(picture=[], labels=[], boxes_xyxy=[])
-    one = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
-    result = ProposalRecall(NAMES).update(one, none, picture_ids=[1]).compute()
+    none = Objects.build(image=[], labels=[], boxes_xyxy=[])
+    one = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
+    result = ProposalRecall(NAMES).update(one, none, image_ids=[1]).compute()
     assert not result.recall.any()
     assert result.figures["MABO@2000"] == 0
-    result = ProposalRecall(NAMES).update(none, one, picture_ids=[1]).compute()
+    result = ProposalRecall(NAMES).update(none, one, image_ids=[1]).compute()
     assert np.isnan(result.recall).all()
     assert np.isnan(result.figures["MABO@2000"])
     assert result.objects == 0
-    assert np.isnan(ProposalRecall(NAMES).update(none, none, picture_ids=[]).compute().proposals_per_picture)
+    assert np.isnan(ProposalRecall(NAMES).update(none, none, image_ids=[]).compute().proposals_per_image)
 
 
 def test_misuse_is_named():
-    one = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
+    one = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
     metric = ProposalRecall(NAMES)
     with pytest.raises(UsageError, match="update first"):
         metric.compute()
-    metric.update(one, one, picture_ids=[4])
-    with pytest.raises(UsageError, match="picture 4 was judged before"):
-        metric.update(one, one, picture_ids=[4])
+    metric.update(one, one, image_ids=[4])
+    with pytest.raises(UsageError, match="image 4 was judged before"):
+        metric.update(one, one, image_ids=[4])
     with pytest.raises(UsageError, match="protocol"):
         metric.merge(ProposalRecall(NAMES, PROTOCOL))
-    bad = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, np.nan, 4]])
+    bad = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, np.nan, 4]])
     with pytest.raises(DataError, match=r"proposals\[0\]"):
-        metric.update(one, bad, picture_ids=[5])
+        metric.update(one, bad, image_ids=[5])
     for counts in ((), (0, 1), (2, 1), (2, 2)):
         with pytest.raises(UsageError, match="counts"):
             ProposalProtocol(counts=counts)

@@ -11,7 +11,7 @@ from otus.errors import UsageError
 from otus.metrics.detection.matching import Verdict
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.comparison import Comparison
-from otus.metrics.diagnosis.thresholds import best_cut, by_nms_iou, score_curve, suppressed
+from otus.metrics.diagnosis.thresholds import best_threshold, by_nms_iou, score_curve, suppressed
 from otus.structures import Categories, Objects
 
 AT_HALF = Rules(iou_thresholds=(0.5,))
@@ -32,7 +32,7 @@ def test_the_best_cut_is_the_best_of_all(seed, coco_scene, coco_values):
     comparison = Comparison(**vars(coco_values(*coco_scene(seed, score_steps=15))))
     matches = comparison.match(AT_HALF)
     for label in range(len(comparison.categories)):
-        cut = best_cut(matches, label)
+        cut = best_threshold(matches, label)
         assert (cut.precision, cut.recall, cut.f1) == pytest.approx(f1_above(comparison, label, cut.threshold))
         tried = {t: f1_above(comparison, label, t)[2] for t in np.unique([-1, *comparison.scores])}
         assert cut.f1 == pytest.approx(max(tried.values()))
@@ -49,8 +49,8 @@ def comparison_of(scores, right) -> Comparison:
     boxes = np.stack([places, np.zeros(len(places)), places + 10, np.full(len(places), 10)], axis=1)
     truth = np.concatenate([boxes[np.array(right, dtype=bool)], boxes[:2] + np.array([0, 500, 0, 500])])
     return Comparison(
-        Objects.build(picture=[0] * len(truth), labels=[0] * len(truth), boxes_xyxy=truth),
-        Objects.build(picture=[0] * len(boxes), labels=[0] * len(boxes), boxes_xyxy=boxes, scores=np.array(scores)),
+        Objects.build(image=[0] * len(truth), labels=[0] * len(truth), boxes_xyxy=truth),
+        Objects.build(image=[0] * len(boxes), labels=[0] * len(boxes), boxes_xyxy=boxes, scores=np.array(scores)),
         Categories(("owl", "cat")),
         np.array([1]),
     )
@@ -62,9 +62,9 @@ def test_by_hand():
     assert curve.scores.tolist() == [0.9, 0.7, 0.4, 0.2]
     assert curve.precision.tolist() == pytest.approx([1, 2 / 3, 3 / 4, 3 / 5])
     assert curve.recall.tolist() == pytest.approx([1 / 5, 2 / 5, 3 / 5, 3 / 5])
-    cut = best_cut(matches, 0)
+    cut = best_threshold(matches, 0)
     assert cut == pytest.approx((0.3, 3 / 4, 3 / 5, 6 / 9, 5))
-    nothing = best_cut(matches, 1)
+    nothing = best_threshold(matches, 1)
     assert np.isnan(nothing[:4]).all()
     assert nothing.objects == 0
     assert np.isnan(score_curve(matches, label=1).recall).all()
@@ -73,7 +73,7 @@ def test_by_hand():
 @given(st.lists(st.floats(-2, 2, allow_subnormal=False), min_size=2, max_size=12), st.integers(0, 2**12))
 def test_what_the_cut_promises_scores_above_it(scores, pattern):
     comparison = comparison_of(scores, [bool(pattern >> i & 1) for i in range(len(scores))])
-    cut = best_cut(comparison.match(AT_HALF), 0)
+    cut = best_threshold(comparison.match(AT_HALF), 0)
     if not np.isnan(cut.threshold):
         assert cut[1:4] == pytest.approx(f1_above(comparison, 0, cut.threshold))
 
@@ -87,21 +87,21 @@ def test_suppression_equals_torchvision(seed, iou):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, (120, 2))
     found = Objects.build(
-        picture=rng.integers(0, 3, 120),
+        image=rng.integers(0, 3, 120),
         labels=rng.integers(0, 3, 120),
         boxes_xyxy=np.concatenate([corner, corner + rng.uniform(5, 40, (120, 2))], axis=1),
         scores=rng.random(120),
     )
     comparison = Comparison(Objects.empty(), found, Categories(("a", "b", "c")), np.arange(3))
-    groups = torch.from_numpy(found.picture * 3 + found.labels)
+    groups = torch.from_numpy(found.image * 3 + found.labels)
     theirs = batched_nms(torch.from_numpy(found.boxes_xyxy), torch.from_numpy(found.scores), groups, iou)
     assert np.flatnonzero(suppressed(comparison, iou)).tolist() == sorted(theirs.tolist())
 
 
 def test_duplicates_go_where_nms_is_strict():
-    truth = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [0, 0, 10, 8], [40, 0, 50, 10]]
-    found = Objects.build(picture=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95]))
+    found = Objects.build(image=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95]))
     comparison = Comparison(truth, found, Categories(("owl",)), np.array([1]))
     strict, loose = by_nms_iou(comparison, (0.5, 0.9))
     assert (strict.detections, loose.detections) == (2, 3)

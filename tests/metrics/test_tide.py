@@ -41,7 +41,7 @@ def assert_equal(errors: Errors, theirs) -> None:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_hotcoco(seed, kind, tmp_path, coco_scene, coco_values):
-    document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, pictures=20)
+    document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, images=20)
     for record in document["annotations"]:  # hotcoco also takes crowds for neighbours, the paper's code does not
         record["iscrowd"] = 0
     errors = find_errors(Comparison(**vars(coco_values(document, results))), masks=kind == "segm")
@@ -53,12 +53,12 @@ def fixture(shared_data, kind):
     folder = shared_data / "metric_fixtures" / "coco_fake100"
     dataset = open_dataset(folder / "instances_val2014_100.json")
     found = read_results(folder / f"instances_val2014_fake{kind}100_results.json", dataset)
-    ids = np.array(dataset.pictures.ids)
-    return folder, Comparison(dataset.objects, found, dataset.categories, ids, dataset.pictures.sizes_hw)
+    ids = np.array(dataset.images.ids)
+    return folder, Comparison(dataset.objects, found, dataset.categories, ids, dataset.images.sizes_hw)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_equals_hotcoco_on_the_first_100_pictures(kind, shared_data, tmp_path):
+def test_equals_hotcoco_on_the_first_100_images(kind, shared_data, tmp_path):
     folder, comparison = fixture(shared_data, kind)
     document = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
@@ -83,7 +83,7 @@ def tidecv_points(errors: Errors, mended: Error | None):
     """Label, score and truth of each detection; of equal scores the false ones first once something is mended."""
     matches, best = errors.matches, errors._best_about_unfound
     points, right = [], []
-    for i in np.lexsort((-matches.scores, matches.pictures)):
+    for i in np.lexsort((-matches.scores, matches.images)):
         type_ = errors.types[i]
         if type_ == Error.NONE:
             (right if mended is not None else points).append((matches.labels[i], matches.scores[i], True))
@@ -102,7 +102,7 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
     errors = find_errors(fixture(shared_data, kind)[1], masks=kind == "segm")
     positives = errors.matches.positives
     before = tidecv_average(tidecv_points(errors, None), positives)
-    assert before == pytest.approx(expected["ap50"], abs=0.02)  # pictures of equal scores stand in another order there
+    assert before == pytest.approx(expected["ap50"], abs=0.02)  # images of equal scores stand in another order there
     for one in WRONG:
         left = positives
         if one is Error.MISSED:
@@ -112,14 +112,14 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
 
 
 def by_hand() -> Comparison:
-    """Two cats and two dogs in a picture; detections from the best on: see the test."""
+    """Two cats and two dogs in an image; detections from the best on: see the test."""
     truth = Objects.build(
-        picture=[0, 0, 0, 0],
+        image=[0, 0, 0, 0],
         labels=[0, 0, 1, 1],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]],
     )
     found = Objects.build(
-        picture=[0] * 7,
+        image=[0] * 7,
         labels=[0, 0, 1, 0, 1, 1, 0],
         boxes_xyxy=[
             [0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [40, 0, 44, 10], [80, 0, 90, 10], [40, 0, 44, 10],
@@ -157,7 +157,7 @@ def test_perfect_detections_cost_nothing():
 
 
 def test_nothing_on_one_side():
-    empty = Objects.build(picture=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    empty = Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     errors = find_errors(replace(by_hand(), predictions=empty))
     assert errors.counts[Error.MISSED] == 4
     assert errors.costs()[Error.MISSED] == 0

@@ -16,21 +16,21 @@ from otus.structures import BoxFormat, Categories, Objects
 from otus.structures.boxes import convert, pairwise_iou
 
 
-def score(truth: Objects, found: Objects, names, pictures: int, protocol: VocProtocol) -> VocResult:
+def score(truth: Objects, found: Objects, names, images: int, protocol: VocProtocol) -> VocResult:
     metric = AveragePrecision(protocol, Categories(tuple(names)))
-    return metric.update(truth, found, picture_ids=range(pictures)).compute()
+    return metric.update(truth, found, image_ids=range(images)).compute()
 
 
 def test_by_hand():
     """Two objects and a difficult one; from the top: true, duplicate, difficult (does not count), nothing, true."""
     truth = Objects.build(
-        picture=[0, 0, 1],
+        image=[0, 0, 1],
         labels=[0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 10]],
         columns={"difficult": np.array([False, True, False])},
     )
     found = Objects.build(
-        picture=[0, 0, 0, 1, 1],
+        image=[0, 0, 0, 1, 1],
         labels=[0] * 5,
         boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [50, 50, 60, 60], [0, 0, 10, 5]],
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
@@ -54,7 +54,7 @@ def voc_eval(truth, found, label: int, threshold: float, *, eleven_points: bool)
     for d in here:
         best, match = -1.0, -1
         for g in range(len(truth)):
-            if truth.labels[g] == label and truth.picture[g] == found.picture[d]:
+            if truth.labels[g] == label and truth.image[g] == found.image[d]:
                 iou = pairwise_iou(found.boxes_xyxy[d : d + 1], truth.boxes_xyxy[g : g + 1])[0, 0]
                 if iou > best:
                     best, match = iou, g
@@ -81,13 +81,13 @@ def test_equals_the_slow_loop(seed, threshold):
     objects, detections = rng.integers(0, 12), rng.integers(0, 40)
     corner = rng.integers(0, 12, (objects, 2))
     truth = Objects.build(
-        picture=np.sort(rng.integers(0, 3, objects)), labels=rng.integers(0, 2, objects),
+        image=np.sort(rng.integers(0, 3, objects)), labels=rng.integers(0, 2, objects),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(3, 12, (objects, 2))], axis=1),
         columns={"difficult": rng.random(objects) < 0.3},
     )  # fmt: skip
     corner = rng.integers(0, 12, (detections, 2))
     found = Objects.build(
-        picture=np.sort(rng.integers(0, 3, detections)), labels=rng.integers(0, 2, detections),
+        image=np.sort(rng.integers(0, 3, detections)), labels=rng.integers(0, 2, detections),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(3, 12, (detections, 2))], axis=1),
         scores=rng.permutation(detections) / 50,
     )  # fmt: skip
@@ -108,28 +108,28 @@ def test_difficult_objects_of_voc2007(shared_data):
     folder = shared_data / "metric_fixtures" / "voc_ap_difficult"
     expected = json.loads((folder / "expected.json").read_text())["expected"]
     names = sorted(expected["voc07_11point"]["0.5"]["AP"])
-    pictures = (folder / "images.txt").read_text().split()
-    picture, labels, boxes, difficult = [], [], [], []
-    for index, stem in enumerate(pictures):
+    images = (folder / "images.txt").read_text().split()
+    image, labels, boxes, difficult = [], [], [], []
+    for index, stem in enumerate(images):
         for one in ElementTree.parse(folder / "annotations" / f"{stem}.xml").iter("object"):
-            picture.append(index)
+            image.append(index)
             labels.append(names.index(one.findtext("name")))
             boxes.append([float(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")])
             difficult.append(one.findtext("difficult") == "1")
     truth = Objects.build(
-        picture=picture, labels=labels, boxes_xyxy=convert(boxes, BoxFormat.VOC, BoxFormat.XYXY),
+        image=image, labels=labels, boxes_xyxy=convert(boxes, BoxFormat.VOC, BoxFormat.XYXY),
         columns={"difficult": np.array(difficult)},
     )  # fmt: skip
     rows = [(names.index(name), *row) for name, lines in read_lines(folder / "detections").items() for row in lines]
     found = Objects.build(
-        picture=[pictures.index(row[1]) for row in rows],
+        image=[images.index(row[1]) for row in rows],
         labels=[row[0] for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[3:]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         scores=np.array([float(row[2]) for row in rows]),
     )
     for key, year in (("voc07_11point", 2007), ("voc10_area", 2012)):
         for threshold, figures in expected[key].items():
-            result = score(truth, found, names, len(pictures), VocProtocol(year, float(threshold)))
+            result = score(truth, found, names, len(images), VocProtocol(year, float(threshold)))
             assert result.average_precision == pytest.approx(figures["AP"], abs=1e-9)
             assert result.figures["AP"] == pytest.approx(figures["mAP"], abs=1e-9)
 
@@ -139,21 +139,21 @@ def test_cartucho_map(shared_data):
     expected = json.loads((folder / "expected.json").read_text())
     names = sorted(expected["AP_percent"])
     lines = read_lines(folder / "ground-truth")
-    pictures = list(lines)
-    rows = [(pictures.index(stem), *row) for stem, some in lines.items() for row in some]
+    images = list(lines)
+    rows = [(images.index(stem), *row) for stem, some in lines.items() for row in some]
     truth = Objects.build(
-        picture=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
+        image=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[2:6]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         columns={"difficult": np.array(["difficult" in row for row in rows])},
     )  # fmt: skip
     results = read_lines(folder / "detection-results")
-    rows = [(pictures.index(stem), *row) for stem, some in results.items() for row in some if row[0] in names]
+    rows = [(images.index(stem), *row) for stem, some in results.items() for row in some if row[0] in names]
     found = Objects.build(
-        picture=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
+        image=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[3:7]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         scores=np.array([float(row[2]) for row in rows]),
     )  # fmt: skip
-    result = score(truth, found, names, len(pictures), VocProtocol(2012))
+    result = score(truth, found, names, len(images), VocProtocol(2012))
     percent = {name: round(100 * value, 2) for name, value in result.average_precision.items()}
     assert percent == expected["AP_percent"]
     assert round(100 * result.figures["AP"], 2) == expected["mAP_percent"]
@@ -165,20 +165,20 @@ def test_padilla_sample(threshold, shared_data):
     folder = shared_data / "metric_fixtures" / "voc_ap_padilla"
     expected = json.loads((folder / "expected.json").read_text())["sample_2"]
     truths, results = (read_lines(folder / "sample_2" / side) for side in ("groundtruths", "detections"))
-    pictures = list(truths)
+    images = list(truths)
 
     def columns(lines, first):
-        rows = [(pictures.index(stem), [float(v) for v in row[1:]]) for stem, some in lines.items() for row in some]
+        rows = [(images.index(stem), [float(v) for v in row[1:]]) for stem, some in lines.items() for row in some]
         boxes = convert([row[1][first : first + 4] for row in rows], BoxFormat.XYWH, BoxFormat.XYXY)
         boxes[:, 2:] += 1
-        return {"picture": [row[0] for row in rows], "labels": [0] * len(rows), "boxes_xyxy": boxes}, rows
+        return {"image": [row[0] for row in rows], "labels": [0] * len(rows), "boxes_xyxy": boxes}, rows
 
     truth, _ = columns(truths, 0)
     found, rows = columns(results, 1)
     scores = np.array([row[1][0] for row in rows])
     for key, year in (("11_point", 2007), ("all_point", 2012)):
         result = score(
-            Objects.build(**truth), Objects.build(**found, scores=scores), ["object"], len(pictures),
+            Objects.build(**truth), Objects.build(**found, scores=scores), ["object"], len(images),
             VocProtocol(year, float(threshold)),
         )  # fmt: skip
         assert result.figures["AP"] == pytest.approx(expected[key][threshold], abs=1e-9)

@@ -8,7 +8,7 @@ from torch import nn
 
 from otus.parts.transformer.attention import Attention
 from otus.parts.transformer.deformable_attention import DeformableAttention
-from otus.parts.transformer.positional_encodings import sine_grid, sine_waves
+from otus.parts.transformer.positional_encodings import sine_embedding, sine_positional_encoding
 
 
 def test_attention_is_pytorchs():
@@ -95,11 +95,11 @@ def test_deformable_attention_begins_by_looking_around():
 def test_encodings_tell_places_apart_and_do_not_see_padding():
     alone, padded = torch.ones(1, 3, 4, dtype=torch.bool), torch.zeros(1, 5, 6, dtype=torch.bool)
     padded[:, :3, :4] = True
-    torch.testing.assert_close(sine_grid(padded, 16)[..., :3, :4], sine_grid(alone, 16))
-    vectors = sine_grid(alone, 16)[0].flatten(1).t()
+    torch.testing.assert_close(sine_positional_encoding(padded, 16)[..., :3, :4], sine_positional_encoding(alone, 16))
+    vectors = sine_positional_encoding(alone, 16)[0].flatten(1).t()
     apart = torch.cdist(vectors, vectors) + torch.eye(12)
     assert float(apart.min()) > 0.1
-    wave = sine_waves(torch.tensor([[0.3]]), 4)[0]
+    wave = sine_embedding(torch.tensor([[0.3]]), 4)[0]
     angles = 0.3 * 2 * math.pi / torch.tensor([1.0, 100.0])
     expected = [float(f(angle)) for angle in angles for f in (math.sin, math.cos)]
     assert wave.tolist() == pytest.approx(expected, abs=1e-6)

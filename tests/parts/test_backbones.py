@@ -1,4 +1,4 @@
-"""Trunks against the networks that they are taken from."""
+"""Backbones against the networks that they are taken from."""
 
 import builtins
 import copy
@@ -15,13 +15,13 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from otus.errors import CheckpointError, MissingExtraError, UsageError
 from otus.parts.backbones import (
-    efficientnet_lite0_trunk,
+    efficientnet_lite0_backbone,
     freeze_norms,
     freeze_stages,
     fuse_frozen_norms,
     imagenet_efficientnet_lite0,
-    timm_trunk,
-    torchvision_trunk,
+    timm_backbone,
+    torchvision_backbone,
 )
 from otus.parts.fast.depthwise import DepthwiseOnCPU, depthwise_pays
 
@@ -66,22 +66,22 @@ def assert_same_maps(ours: list[torch.Tensor], theirs: list[torch.Tensor], toler
 )
 def test_maps_and_names_are_those_of_torchvision(name, levels, taps):
     classifier = shaken(getattr(models, name)(weights=None)).eval()
-    trunk = torchvision_trunk(name, levels=levels, weights=classifier.state_dict()).eval()
+    backbone = torchvision_backbone(name, levels=levels, weights=classifier.state_dict()).eval()
     body = IntermediateLayerGetter(getattr(classifier, "features", classifier), {tap: tap for tap in taps})
-    assert list(trunk.state_dict()) == list(body.state_dict())
+    assert list(backbone.state_dict()) == list(body.state_dict())
     images = torch.rand(2, 3, 128, 160)
     with torch.no_grad():
-        assert_same_maps(trunk(images), list(body(images).values()), tolerance=0)
+        assert_same_maps(backbone(images), list(body(images).values()), tolerance=0)
 
 
 @pytest.mark.parametrize(("name", "levels"), SMALL)
 def test_channels_and_strides_are_what_comes_out(name, levels):
-    trunk = torchvision_trunk(name, levels=levels).eval()
-    assert trunk.strides == tuple(2**level for level in levels)
+    backbone = torchvision_backbone(name, levels=levels).eval()
+    assert backbone.strides == tuple(2**level for level in levels)
     with torch.no_grad():
-        maps = trunk(torch.rand(1, 3, 512, 640))
-    assert tuple(x.shape[1] for x in maps) == trunk.channels
-    for x, stride in zip(maps, trunk.strides, strict=True):
+        maps = backbone(torch.rand(1, 3, 512, 640))
+    assert tuple(x.shape[1] for x in maps) == backbone.channels
+    for x, stride in zip(maps, backbone.strides, strict=True):
         # AlexNet alone loses the border.
         assert 0 <= 512 // stride - x.shape[2] <= (2 if name == "alexnet" else 0)
         assert 0 <= 640 // stride - x.shape[3] <= (2 if name == "alexnet" else 0)
@@ -89,13 +89,15 @@ def test_channels_and_strides_are_what_comes_out(name, levels):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "resnet18", "mobilenet_v3_small", "efficientnet_lite0"])
-def test_no_picture_is_too_small(name, training):
-    build = efficientnet_lite0_trunk if name == "efficientnet_lite0" else lambda **kw: torchvision_trunk(name, **kw)
-    trunk = build(levels=(4, 5)).train(training)
+def test_no_image_is_too_small(name, training):
+    build = (
+        efficientnet_lite0_backbone if name == "efficientnet_lite0" else lambda **kw: torchvision_backbone(name, **kw)
+    )
+    backbone = build(levels=(4, 5)).train(training)
     for size_hw in ((1, 1), (1, 2000), (31, 33), (70, 2)):
-        maps = trunk(torch.rand(1, 3, *size_hw))
+        maps = backbone(torch.rand(1, 3, *size_hw))
         assert len(maps) == 2
-        for x, stride in zip(maps, trunk.strides, strict=True):
+        for x, stride in zip(maps, backbone.strides, strict=True):
             assert torch.isfinite(x).all()
             assert x.shape[2] >= max(1, size_hw[0] // stride - 2)
             assert x.shape[3] >= max(1, size_hw[1] // stride - 2)
@@ -104,29 +106,31 @@ def test_no_picture_is_too_small(name, training):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8))
 def test_padding_adds_zeros_at_the_right_and_bottom_only(height, width):
-    trunk = torchvision_trunk("resnet18", levels=(2,)).eval()
+    backbone = torchvision_backbone("resnet18", levels=(2,)).eval()
     images = torch.rand(1, 3, height, width)
     padded = torch.zeros(1, 3, max(4, height), max(4, width))
     padded[..., :height, :width] = images
     with torch.no_grad():
-        assert torch.equal(trunk(images)[0], trunk.maps(padded)[0])
+        assert torch.equal(backbone(images)[0], backbone.maps(padded)[0])
 
 
 def test_dilated_resnet_keeps_stride_16():
     classifier = models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True]).eval()
-    trunk = torchvision_trunk("resnet50", levels=("layer4",), weights=classifier.state_dict(), dilated=True).eval()
-    assert (trunk.strides, trunk.channels) == ((16,), (2048,))
-    assert torchvision_trunk("resnet50", levels=(4,), dilated=True).taps == ("layer4",)
+    backbone = torchvision_backbone(
+        "resnet50", levels=("layer4",), weights=classifier.state_dict(), dilated=True
+    ).eval()
+    assert (backbone.strides, backbone.channels) == ((16,), (2048,))
+    assert torchvision_backbone("resnet50", levels=(4,), dilated=True).taps == ("layer4",)
     body = IntermediateLayerGetter(classifier, {"layer4": "0"})
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        assert_same_maps(trunk(images), list(body(images).values()), tolerance=0)
+        assert_same_maps(backbone(images), list(body(images).values()), tolerance=0)
 
 
 def test_returned_maps_are_not_written_into_by_the_next_layer():
-    trunk = torchvision_trunk("vgg11", levels=("0", "3")).eval()
+    backbone = torchvision_backbone("vgg11", levels=("0", "3")).eval()
     with torch.no_grad():
-        assert trunk(torch.rand(1, 3, 32, 32))[0].min() < 0
+        assert backbone(torch.rand(1, 3, 32, 32))[0].min() < 0
 
 
 def test_detection_checkpoints_load_by_name():
@@ -136,15 +140,15 @@ def test_detection_checkpoints_load_by_name():
         for name, tensor in reference.state_dict().items()
         if name.startswith("body.")
     }
-    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
-    freeze_norms(trunk, eps=0.0)
-    trunk.load_state_dict(state)
+    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5))
+    freeze_norms(backbone, eps=0.0)
+    backbone.load_state_dict(state)
     for layer in reference.modules():
         if isinstance(layer, FrozenBatchNorm2d):
             layer.eps = 0.0
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
-        assert_same_maps(trunk(images), list(reference.body(images).values()))
+        assert_same_maps(backbone(images), list(reference.body(images).values()))
 
 
 def test_weights_that_do_not_fit_say_what_was_expected():
@@ -152,22 +156,22 @@ def test_weights_that_do_not_fit_say_what_was_expected():
     del wrong["layer1.0.conv1.weight"]
     wrong["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     with pytest.raises(CheckpointError, match=r"conv1\.weight: expected \(64, 3, 7, 7\), got \(64, 1, 7, 7\)") as error:
-        torchvision_trunk("resnet18", levels=(5,), weights=wrong)
+        torchvision_backbone("resnet18", levels=(5,), weights=wrong)
     assert "layer1.0.conv1.weight: expected (64, 64, 3, 3), got nothing" in str(error.value)
     with pytest.raises(CheckpointError, match=r"'conv1\.weight' stands where 'stem\.0\.weight' is expected"):
-        efficientnet_lite0_trunk(weights=models.resnet50(weights=None).state_dict())
+        efficientnet_lite0_backbone(weights=models.resnet50(weights=None).state_dict())
     with pytest.raises(CheckpointError, match="expected at least 288 tensors, got 1"):
-        efficientnet_lite0_trunk(weights={"one": torch.zeros(1)})
+        efficientnet_lite0_backbone(weights={"one": torch.zeros(1)})
 
 
 def test_unknown_names_and_levels_say_what_there_is():
     with pytest.raises(UsageError, match=r"resnet19.*resnet18"):
-        torchvision_trunk("resnet19", levels=(5,))
+        torchvision_backbone("resnet19", levels=(5,))
     for levels in ((6,), (3, 2), (), ("layer9",), (2, 2)):
         with pytest.raises(UsageError, match=r"levels 1, 2, 3, 4, 5 or of the layers conv1.*layer4"):
-            torchvision_trunk("resnet18", levels=levels)
+            torchvision_backbone("resnet18", levels=levels)
     with pytest.raises(UsageError, match="cannot be dilated"):
-        torchvision_trunk("resnet18", levels=(5,), dilated=True)
+        torchvision_backbone("resnet18", levels=(5,), dilated=True)
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3, 4, 5), ("head",)])
@@ -177,7 +181,7 @@ def test_efficientnet_lite0_is_that_of_timm(levels):
     reference = shaken(timm.create_model("efficientnet_lite0")).eval()
     state = reference.state_dict()
     assert len(state) == 296
-    trunk = efficientnet_lite0_trunk(levels=levels, weights=state).eval()
+    backbone = efficientnet_lite0_backbone(levels=levels, weights=state).eval()
     images = torch.randn(2, 3, 96, 128)
     with torch.no_grad():
         if levels == ("head",):
@@ -186,8 +190,8 @@ def test_efficientnet_lite0_is_that_of_timm(levels):
             features = timm.create_model("efficientnet_lite0", features_only=True).eval()
             features.load_state_dict(state, strict=False)
             expected = features(images)
-            assert len(trunk.state_dict()) == 296 - 8  # without the head's convolution and norm, and the classifier
-        assert_same_maps(trunk(images), expected)
+            assert len(backbone.state_dict()) == 296 - 8  # without the head's convolution and norm, and the classifier
+        assert_same_maps(backbone(images), expected)
 
 
 def test_efficientnet_lite0_with_the_weights_of_imagenet():
@@ -197,12 +201,12 @@ def test_efficientnet_lite0_with_the_weights_of_imagenet():
     state = imagenet_efficientnet_lite0()
     reference = timm.create_model("efficientnet_lite0").eval()
     reference.load_state_dict(dict(zip(reference.state_dict(), state.values(), strict=True)))
-    trunk = efficientnet_lite0_trunk(levels=("head",), weights=state).eval()
+    backbone = efficientnet_lite0_backbone(levels=("head",), weights=state).eval()
     image = torch.from_numpy(data.cat()[:288, :416].copy()).permute(2, 0, 1)[None].float() / 255
     mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]
     image = (image - mean) / deviation
     with torch.no_grad():
-        maps = trunk(image)
+        maps = backbone(image)
         assert_same_maps(maps, [reference.forward_features(image)])
         assert int(reference.forward_head(maps[0]).argmax()) in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
 
@@ -217,38 +221,38 @@ def test_missing_packages_name_the_command(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"pip install 'otus\[timm\]'"):
-        timm_trunk("resnet18", levels=(5,))
+        timm_backbone("resnet18", levels=(5,))
     with pytest.raises(MissingExtraError, match=r"pip install 'otus\[train\]'"):
         imagenet_efficientnet_lite0()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224"])
-def test_timm_trunks(name):
-    timm = pytest.importorskip("timm", reason="trunks of timm")
+def test_timm_backbones(name):
+    timm = pytest.importorskip("timm", reason="backbones of timm")
     reference = timm.create_model(name, features_only=True, out_indices=(-2, -1)).eval()
-    trunk = timm_trunk(name, levels=(4, 5), weights=reference.state_dict()).eval()
-    assert trunk.strides == (16, 32)
+    backbone = timm_backbone(name, levels=(4, 5), weights=reference.state_dict()).eval()
+    assert backbone.strides == (16, 32)
     images = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
-        maps = trunk(images)
+        maps = backbone(images)
         assert [tuple(x.shape) for x in maps] == [
             (1, channels, 224 // stride, 224 // stride)
-            for channels, stride in zip(trunk.channels, trunk.strides, strict=True)
+            for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
         ]
         expected = reference(images)
         if name.startswith("swin"):
             expected = [x.permute(0, 3, 1, 2) for x in expected]
         else:
-            assert all(torch.isfinite(x).all() for x in trunk(torch.rand(1, 3, 1, 1)))
+            assert all(torch.isfinite(x).all() for x in backbone(torch.rand(1, 3, 1, 1)))
         assert_same_maps(maps, expected, tolerance=0)
 
 
-def test_timm_trunks_that_cannot_be():
-    pytest.importorskip("timm", reason="trunks of timm")
+def test_timm_backbones_that_cannot_be():
+    pytest.importorskip("timm", reason="backbones of timm")
     with pytest.raises(UsageError, match="no_such_net"):
-        timm_trunk("no_such_net", levels=(5,))
+        timm_backbone("no_such_net", levels=(5,))
     with pytest.raises(UsageError, match=r"expected some of 1, 2, 3, 4, 5"):
-        timm_trunk("resnet18", levels=(6,))
+        timm_backbone("resnet18", levels=(6,))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -285,17 +289,17 @@ def test_grouped_convolutions_learn_in_float32():
 
 
 def test_freeze_norms_keeps_the_numbers_and_stops_the_statistics():
-    trunk = shaken(torchvision_trunk("mobilenet_v3_small", levels=(4, 5))).eval()
+    backbone = shaken(torchvision_backbone("mobilenet_v3_small", levels=(4, 5))).eval()
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = trunk(images)
-        freeze_norms(trunk)
-        assert_same_maps(trunk(images), expected)
-        assert_same_maps(trunk.train()(images), expected)
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in trunk.modules())
-    assert {layer.eps for layer in trunk.modules() if isinstance(layer, FrozenBatchNorm2d)} == {1e-3}
-    freeze_norms(trunk, eps=1e-5)
-    assert {layer.eps for layer in trunk.modules() if isinstance(layer, FrozenBatchNorm2d)} == {1e-5}
+        expected = backbone(images)
+        freeze_norms(backbone)
+        assert_same_maps(backbone(images), expected)
+        assert_same_maps(backbone.train()(images), expected)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in backbone.modules())
+    assert {layer.eps for layer in backbone.modules() if isinstance(layer, FrozenBatchNorm2d)} == {1e-3}
+    freeze_norms(backbone, eps=1e-5)
+    assert {layer.eps for layer in backbone.modules() if isinstance(layer, FrozenBatchNorm2d)} == {1e-5}
 
 
 @pytest.mark.parametrize(
@@ -315,30 +319,32 @@ def test_frozen_stages_are_those_of_torchvision(name, trainable_layers, level):
         reference = mobilenet_backbone(
             backbone_name=name, weights=None, fpn=True, trainable_layers=trainable_layers
         ).body
-    trunk = torchvision_trunk(name, levels=(2, 3, 4, 5))
-    freeze_stages(trunk, level)
+    backbone = torchvision_backbone(name, levels=(2, 3, 4, 5))
+    freeze_stages(backbone, level)
     expected = {name for name, parameter in reference.named_parameters() if parameter.requires_grad}
     # The norms of the reference are all frozen, ours only those of the frozen stages.
     norms = {
         f"{name}.{leaf}"
-        for name, layer in trunk.named_modules()
+        for name, layer in backbone.named_modules()
         if isinstance(layer, nn.BatchNorm2d)
         for leaf in ("weight", "bias")
     }
-    assert {name for name, parameter in trunk.named_parameters() if parameter.requires_grad} - norms == expected
-    frozen = copy.deepcopy({key: value for key, value in trunk.state_dict().items() if key not in expected | norms})
-    sum(x.mean() for x in trunk.train()(torch.rand(2, 3, 64, 64))).backward()
-    moved = [key for key, value in trunk.state_dict().items() if key in frozen and not torch.equal(value, frozen[key])]
-    still_learning = {name for name, layer in trunk.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert {name for name, parameter in backbone.named_parameters() if parameter.requires_grad} - norms == expected
+    frozen = copy.deepcopy({key: value for key, value in backbone.state_dict().items() if key not in expected | norms})
+    sum(x.mean() for x in backbone.train()(torch.rand(2, 3, 64, 64))).backward()
+    moved = [
+        key for key, value in backbone.state_dict().items() if key in frozen and not torch.equal(value, frozen[key])
+    ]
+    still_learning = {name for name, layer in backbone.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     assert {key.rpartition(".")[0] for key in moved} == still_learning
 
 
-def test_frozen_stages_of_vgg_begin_at_the_picture():
-    trunk = torchvision_trunk("vgg11", levels=(4,))
-    freeze_stages(trunk, 0)
-    assert all(parameter.requires_grad for parameter in trunk.parameters())
-    freeze_stages(trunk, 1)
-    still = {name for name, parameter in trunk.named_parameters() if not parameter.requires_grad}
+def test_frozen_stages_of_vgg_begin_at_the_image():
+    backbone = torchvision_backbone("vgg11", levels=(4,))
+    freeze_stages(backbone, 0)
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    freeze_stages(backbone, 1)
+    still = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
     assert still == {"0.weight", "0.bias", "3.weight", "3.bias"}
 
 
@@ -348,17 +354,17 @@ def test_frozen_stages_of_vgg_begin_at_the_picture():
 )
 def test_fused_norms_give_the_same_maps(name, levels, frozen):
     torch.manual_seed(0)
-    trunk = shaken(torchvision_trunk(name, levels=levels))
+    backbone = shaken(torchvision_backbone(name, levels=levels))
     if frozen:
-        freeze_norms(trunk)
-    before = copy.deepcopy(trunk.state_dict())
-    fused = fuse_frozen_norms(trunk)
-    assert trunk.training
-    assert all(torch.equal(value, before[key]) for key, value in trunk.state_dict().items())
+        freeze_norms(backbone)
+    before = copy.deepcopy(backbone.state_dict())
+    fused = fuse_frozen_norms(backbone)
+    assert backbone.training
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     assert not any(isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d) for layer in fused.modules())
     images = torch.rand(1, 3, 96, 128)
     with torch.no_grad():
-        assert_same_maps(fused(images), trunk.eval()(images))
+        assert_same_maps(fused(images), backbone.eval()(images))
 
 
 def test_fusing_leaves_norms_that_hold_an_activation():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import Conv2dNormActivation, FrozenBatchNorm2d
 
-from otus.parts.backbones import efficientnet_lite0_trunk, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.fast.fusion import FusedBlock, FusedConvolution, fused_for_inference
 
 
@@ -23,52 +23,52 @@ def with_live_norms(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-TRUNKS = {
-    "resnet18": lambda: torchvision_trunk("resnet18", levels=(2, 3, 4, 5)),
-    "resnet50": lambda: torchvision_trunk("resnet50", levels=(4, 5)),
-    "mobilenet_v3_large": lambda: torchvision_trunk("mobilenet_v3_large", levels=(4, 5)),
-    "vgg11": lambda: torchvision_trunk("vgg11", levels=(4,)),
-    "efficientnet_lite0": lambda: efficientnet_lite0_trunk(levels=(3, 4, 5)),
+BACKBONES = {
+    "resnet18": lambda: torchvision_backbone("resnet18", levels=(2, 3, 4, 5)),
+    "resnet50": lambda: torchvision_backbone("resnet50", levels=(4, 5)),
+    "mobilenet_v3_large": lambda: torchvision_backbone("mobilenet_v3_large", levels=(4, 5)),
+    "vgg11": lambda: torchvision_backbone("vgg11", levels=(4,)),
+    "efficientnet_lite0": lambda: efficientnet_lite0_backbone(levels=(3, 4, 5)),
 }
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_maps_differ_by_rounding_only(name):
-    trunk = with_live_norms(TRUNKS[name]())
-    before = copy.deepcopy(trunk.state_dict())
-    fused = fused_for_inference(trunk)
+    backbone = with_live_norms(BACKBONES[name]())
+    before = copy.deepcopy(backbone.state_dict())
+    fused = fused_for_inference(backbone)
     assert any(isinstance(layer, FusedConvolution) for layer in fused.modules())
     images = torch.randn(2, 3, 70, 96)
     with torch.inference_mode():
-        for _ in range(2):  # a second pass over the same picture: nothing was overwritten
-            for ours, theirs in zip(fused(images), trunk(images), strict=True):
+        for _ in range(2):  # a second pass over the same image: nothing was overwritten
+            for ours, theirs in zip(fused(images), backbone(images), strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
-    for key, tensor in trunk.state_dict().items():
+    for key, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, before[key]), key
 
 
 @pytest.mark.bfloat16
 def test_bfloat16_stays_near():
-    trunk = with_live_norms(TRUNKS["resnet18"]())
-    fused = fused_for_inference(trunk, precision="bfloat16")
+    backbone = with_live_norms(BACKBONES["resnet18"]())
+    fused = fused_for_inference(backbone, precision="bfloat16")
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         coarse = fused(images)[-1]
     with torch.inference_mode():
-        exact = trunk(images)[-1]
+        exact = backbone(images)[-1]
     assert coarse.dtype == torch.bfloat16
     assert float((coarse.float() - exact).abs().mean() / exact.abs().mean()) < 0.05
 
 
 def test_a_block_whose_norms_cannot_be_folded_stays_as_it_is():
-    trunk = TRUNKS["resnet18"]()
-    trunk.layer1[0].bn1 = nn.GroupNorm(4, 64)
-    fused = fused_for_inference(with_live_norms(trunk))
+    backbone = BACKBONES["resnet18"]()
+    backbone.layer1[0].bn1 = nn.GroupNorm(4, 64)
+    fused = fused_for_inference(with_live_norms(backbone))
     assert not isinstance(fused.layer1[0], FusedBlock)
     assert isinstance(fused.layer1[1], FusedBlock)
 
 
-def test_the_picture_itself_is_not_overwritten():
+def test_the_image_itself_is_not_overwritten():
     torch.manual_seed(0)
     layer = fused_for_inference(nn.Sequential(Conv2dNormActivation(3, 8, 3)).eval())
     images = torch.randn(1, 3, 9, 9).contiguous(memory_format=torch.channels_last)
@@ -80,5 +80,5 @@ def test_the_picture_itself_is_not_overwritten():
 
 def test_without_the_operators_nothing_is_replaced(monkeypatch):
     monkeypatch.setattr("otus.parts.fast.fusion._operators_work", lambda: False)
-    fused = fused_for_inference(with_live_norms(TRUNKS["resnet18"]()))
+    fused = fused_for_inference(with_live_norms(BACKBONES["resnet18"]()))
     assert not any(isinstance(layer, FusedConvolution | FusedBlock) for layer in fused.modules())

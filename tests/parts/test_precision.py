@@ -77,18 +77,18 @@ def test_by_name_it_is_refused_before_any_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "predict {picture} --precision bfloat16",
-        "explain detection {picture} --precision bfloat16",
+        "predict {image} --precision bfloat16",
+        "explain detection {image} --precision bfloat16",
         "evaluate --data {data} --model fcos_efficientnet_lite0_fpn --precision bfloat16",
         "compare --data {data} --models fcos_efficientnet_lite0_fpn --precision bfloat16",
-        "benchmark lineage {picture} {picture} {picture} --precision bfloat16",
+        "benchmark lineage {image} {image} {image} --precision bfloat16",
         "train --data {data} --weights packaged --precision bf16-mixed",
     ],
 )
 def test_the_command_says_so_in_a_sentence(command: str, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('{"images": [], "annotations": [], "categories": []}')
-    picture = Path(__file__).parents[2] / "docs" / "images" / "taxonomy.jpg"
-    words = command.format(picture=picture, data=tmp_path / "labels.json").split()
+    image = Path(__file__).parents[2] / "docs" / "images" / "taxonomy.jpg"
+    words = command.format(image=image, data=tmp_path / "labels.json").split()
     if words[0] != "benchmark":
         words += ["--device", "cpu"]
     done = CliRunner().invoke(app, words)

@@ -38,7 +38,7 @@ def sample(height: int, width: int) -> dict:
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 91), (120, 50), (300, 40), (96, 128)])
-def test_pictures_and_targets_are_prepared_as_torchvision_does(height, width):
+def test_images_and_targets_are_prepared_as_torchvision_does(height, width):
     reference = GeneralizedRCNNTransform(96, 150, list(IMAGENET_MEAN), list(IMAGENET_STD)).eval()
     before = sample(height, width)
     target = {name: before[name].as_subclass(Tensor) for name in ("boxes", "masks", "keypoints")}

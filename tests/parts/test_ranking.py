@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otus.parts.heads.dense_head import Answers
+from otus.parts.heads.dense_head import DenseOutputs
 from otus.parts.heads.dense_scores import SigmoidScores, SoftmaxScores
 from otus.parts.ranking import stable_topk
 
@@ -30,7 +30,9 @@ def test_of_many_equal_ones_the_first_are_taken() -> None:
     "rule", [SigmoidScores(per_map=40), SoftmaxScores(per_category=40)], ids=["sigmoid", "softmax"]
 )
 def test_candidates_of_equal_score_are_the_first(rule: SigmoidScores | SoftmaxScores) -> None:
-    answers = Answers([torch.ones(1, 5000, 3), torch.ones(1, 60, 3)], [torch.zeros(1, 5000, 4), torch.zeros(1, 60, 4)])
+    answers = DenseOutputs(
+        [torch.ones(1, 5000, 3), torch.ones(1, 60, 3)], [torch.zeros(1, 5000, 4), torch.zeros(1, 60, 4)]
+    )
     thresholds = torch.tensor([torch.inf, 0.1, 0.1])
     _, slots, anchors = rule.choose(answers, 0, thresholds)
     if isinstance(rule, SigmoidScores):  # by anchor and class of each map

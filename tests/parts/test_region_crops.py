@@ -1,4 +1,4 @@
-"""Crops against a slow loop; the trunk in chunks."""
+"""Crops against a slow loop; the backbone in chunks."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from otus.errors import UsageError
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredBackbone
 from otus.parts.batching import make_batch
 from otus.parts.regions.crops import WarpedCrops, warp
 
@@ -55,17 +55,17 @@ def test_the_context_is_as_many_pixels_of_the_crop_as_asked_for():
 def crops_of(chunk: int) -> WarpedCrops:
     torch.manual_seed(0)
     layers = {"c1": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU())}
-    return WarpedCrops(LayeredTrunk(layers, levels=(1,)), side=10, context=1, chunk=chunk)
+    return WarpedCrops(LayeredBackbone(layers, levels=(1,)), side=10, context=1, chunk=chunk)
 
 
-def test_chunks_change_nothing_and_bound_what_is_in_the_trunk(monkeypatch):
-    batch = make_batch([{"image": torch.rand(3, 20, 30)}, {"image": torch.rand(3, 24, 18)}], divisor=1)
+def test_chunks_change_nothing_and_bound_what_is_in_the_backbone(monkeypatch):
+    batch = make_batch([{"image": torch.rand(3, 20, 30)}, {"image": torch.rand(3, 24, 18)}], size_divisor=1)
     rng = torch.Generator().manual_seed(0)
     boxes = [torch.rand(n, 2, generator=rng) * 8 for n in (7, 4)]
     boxes = [torch.cat([one, one + 6], dim=1) for one in boxes]
     whole, chunked = crops_of(100), crops_of(3)
     seen = []
-    chunked.trunk.register_forward_hook(lambda module, given, maps: seen.append(len(given[0])))
+    chunked.backbone.register_forward_hook(lambda module, given, maps: seen.append(len(given[0])))
     pieces = chunked.extract([], batch, boxes)
     torch.testing.assert_close(pieces, whole.extract([], batch, boxes))
     assert pieces.shape == (11, *whole.piece_shape)
@@ -73,9 +73,9 @@ def test_chunks_change_nothing_and_bound_what_is_in_the_trunk(monkeypatch):
     assert seen == [3, 3, 1, 3, 1]
 
 
-def test_without_regions_the_trunk_still_gets_its_gradient():
+def test_without_regions_the_backbone_still_gets_its_gradient():
     crops = crops_of(3)
-    batch = make_batch([{"image": torch.rand(3, 20, 30)}], divisor=1)
+    batch = make_batch([{"image": torch.rand(3, 20, 30)}], size_divisor=1)
     pieces = crops.extract([], batch, [torch.zeros(0, 4)])
     assert pieces.shape == (0, *crops.piece_shape)
     pieces.sum().backward()
@@ -83,8 +83,8 @@ def test_without_regions_the_trunk_still_gets_its_gradient():
 
 
 def test_sizes_that_cannot_be():
-    trunk = crops_of(1).trunk
-    too_small = 2 * trunk.minimum_side - 1  # batch norms would have it padded while learning, and only then
+    backbone = crops_of(1).backbone
+    too_small = 2 * backbone.minimum_side - 1  # batch norms would have it padded while learning, and only then
     for wrong in ({"side": 10, "context": 5}, {"side": 0}, {"side": 10, "chunk": 0}, {"side": too_small}):
         with pytest.raises(UsageError, match="crops: expected"):
-            WarpedCrops(trunk, **wrong)
+            WarpedCrops(backbone, **wrong)

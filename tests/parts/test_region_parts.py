@@ -14,14 +14,14 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from otus.errors import ShapeError
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.batching import make_batch, make_target
-from otus.parts.boxes.anchors import Anchors
-from otus.parts.boxes.coding import BoxTransform
-from otus.parts.boxes.matching import NEGATIVE, NEUTRAL, IoUMatcher, share_inside
+from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.coding import DeltaBoxCoder
+from otus.parts.boxes.matching import NEGATIVE, NEUTRAL, IoUMatcher, pairwise_ioa
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.box_head import BoxHead
-from otus.parts.inference_mode import predicting
-from otus.parts.losses import transform_loss, zero_loss
-from otus.parts.regions.roi_features import RegionPooling, RoIAlignOnCPU
+from otus.parts.inference_mode import inference_mode
+from otus.parts.losses import box_delta_loss, zero_loss
+from otus.parts.regions.roi_features import RoIAlignOnCPU, RoIPooler
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -38,13 +38,13 @@ def test_anchors_are_torchvisions(height, width):
     sizes = ((16, 32), (64, 90), (128, 130), (256, 300))
     images = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
     expected = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 4)(images, [torch.zeros(1, 1, *grid) for grid in grids])[0]
-    anchors = Anchors(sizes)
+    anchors = GridAnchorGenerator(sizes)
     assert anchors.per_location == 6
     assert torch.equal(torch.cat(anchors(grids, (height, width))), expected)
 
 
 def test_anchors_made_while_predicting_serve_training():
-    anchors = Anchors([[8.0, 16.0]])
+    anchors = GridAnchorGenerator([[8.0, 16.0]])
     with torch.inference_mode():
         anchors([(3, 5)], (24, 40))
     (kept,) = anchors([(3, 5)], (24, 40))
@@ -55,14 +55,14 @@ def test_anchors_made_while_predicting_serve_training():
 
 def test_anchors_for_another_number_of_maps_are_refused():
     with pytest.raises(ValueError, match="1 maps, but there are 2"):
-        Anchors([[8.0]])([(1, 1), (1, 1)], (8, 8))
+        GridAnchorGenerator([[8.0]])([(1, 1), (1, 1)], (8, 8))
 
 
 @given(seeds)
 @settings(max_examples=30, deadline=None)
 def test_transforms_are_torchvisions_and_invert(seed):
     weights = (10.0, 10.0, 5.0, 5.0)
-    transform, oracle = BoxTransform(weights), reference.BoxCoder(weights)
+    transform, oracle = DeltaBoxCoder(weights), reference.BoxCoder(weights)
     regions, objects = boxes(20, seed), boxes(20, seed + 1)
     codes = transform.encode(objects, regions)
     torch.testing.assert_close(codes, oracle.encode_single(objects, regions))
@@ -72,7 +72,7 @@ def test_transforms_are_torchvisions_and_invert(seed):
 
 def test_transforms_too_large_for_the_exponential_are_cut():
     region = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
-    decoded = BoxTransform().decode(torch.full((1, 4), 1000.0), region)
+    decoded = DeltaBoxCoder().decode(torch.full((1, 4), 1000.0), region)
     assert decoded.isfinite().all()
     torch.testing.assert_close(decoded[0, 2] - decoded[0, 0], torch.tensor(1000.0), rtol=1e-3, atol=0)
 
@@ -101,7 +101,7 @@ def test_without_objects_all_is_negative_but_in_a_crowd():
     assert (matcher(regions, torch.zeros(0, 4)) == NEGATIVE).all()
     found = matcher(regions, torch.zeros(0, 4), crowds=crowd)
     assert found.tolist() == [NEUTRAL, NEUTRAL, NEGATIVE, NEGATIVE, NEGATIVE]
-    torch.testing.assert_close(share_inside(regions, crowd), torch.tensor([1.0, 0.6, 0.4, 0.0, 0.0]))
+    torch.testing.assert_close(pairwise_ioa(regions, crowd), torch.tensor([1.0, 0.6, 0.4, 0.0, 0.0]))
 
 
 def test_an_object_in_a_crowd_is_still_an_object():
@@ -142,7 +142,7 @@ def test_aligned_regions_of_a_pyramid_are_torchvisions():
     regions = [boxes(40, 1, side=900), boxes(30, 3, side=30)]
     oracle = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
     expected = oracle({str(i): x for i, x in enumerate(maps)}, regions, [(256, 256)] * 2)
-    pooling = RegionPooling(7, strides=(4, 8, 16, 32))
+    pooling = RoIPooler(7, strides=(4, 8, 16, 32))
     assert len(pooling.levels(torch.cat(regions)).unique()) > 1
     torch.testing.assert_close(pooling(maps, regions), expected)
     assert pooling([x.bfloat16() for x in maps], regions).dtype == torch.float32
@@ -151,20 +151,20 @@ def test_aligned_regions_of_a_pyramid_are_torchvisions():
 def test_pooled_regions_take_the_maximum_of_whole_cells():
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
     region = torch.tensor([[16.0, 32.0, 79.0, 95.0]])  # columns 1..5 and rows 2..6 of a map of stride 16
-    found = RegionPooling(2, strides=(16,), method="pool")([x], [region])
+    found = RoIPooler(2, strides=(16,), method="pool")([x], [region])
     assert found.flatten().tolist() == [4 * 8 + 3, 4 * 8 + 5, 6 * 8 + 3, 6 * 8 + 5]
 
 
 @pytest.mark.parametrize("strides", [(16,), (4, 8)])
 def test_no_regions_give_no_pieces(strides):
     maps = [torch.rand(2, 5, 8, 8) for _ in strides]
-    assert RegionPooling(7, strides=strides)(maps, [torch.zeros(0, 4)] * 2).shape == (0, 5, 7, 7)
+    assert RoIPooler(7, strides=strides)(maps, [torch.zeros(0, 4)] * 2).shape == (0, 5, 7, 7)
 
 
 def test_the_box_loss_counts_every_sampled_region():
     predicted, target = torch.tensor([[1.0, 0, 0, 0]]), torch.zeros(1, 4)
-    torch.testing.assert_close(transform_loss(predicted, target, count=4), torch.tensor((1 - 1 / 18) / 4))
-    assert float(transform_loss(predicted[:0], target[:0], count=0)) == 0
+    torch.testing.assert_close(box_delta_loss(predicted, target, count=4), torch.tensor((1 - 1 / 18) / 4))
+    assert float(box_delta_loss(predicted[:0], target[:0], count=0)) == 0
 
 
 def test_no_loss_has_a_gradient_of_zeros_for_every_parameter():
@@ -173,9 +173,9 @@ def test_no_loss_has_a_gradient_of_zeros_for_every_parameter():
     assert all((parameter.grad == 0).all() for parameter in module.parameters())
 
 
-def test_pictures_of_different_sizes_make_one_batch():
+def test_images_of_different_sizes_make_one_batch():
     samples = [{"image": torch.ones(3, 10, 33)}, {"image": torch.full((3, 40, 5), 2.0)}]
-    batch = make_batch(samples, divisor=32)
+    batch = make_batch(samples, size_divisor=32)
     assert batch.padded_hw == (64, 64)
     assert batch.sizes_hw == ((10, 33), (40, 5))
     assert float(batch.images[0].sum()) == 3 * 10 * 33
@@ -183,11 +183,11 @@ def test_pictures_of_different_sizes_make_one_batch():
 
 
 @pytest.mark.parametrize("image", [torch.zeros(1, 4, 4), torch.zeros(3, 0, 4), torch.zeros(3, 4, 4, dtype=torch.uint8)])
-def test_what_is_no_prepared_picture_is_refused(image):
+def test_what_is_no_prepared_image_is_refused(image):
     with pytest.raises(ShapeError, match=r"image odd: expected float \(3, H, W\)"):
-        make_batch([{"image": image, "key": "odd"}], divisor=32)
+        make_batch([{"image": image, "key": "odd"}], size_divisor=32)
     with pytest.raises(ShapeError, match="at least one"):
-        make_batch([], divisor=32)
+        make_batch([], size_divisor=32)
 
 
 def test_targets_leave_out_crowds_and_boxes_without_area():
@@ -221,23 +221,23 @@ def test_what_cannot_be_learned_from_is_said(sample, message):
 @pytest.mark.parametrize("slots", [(), (0, 1), (1, 1)])
 def test_class_slots_must_differ_and_leave_room_for_background(slots):
     with pytest.raises(ShapeError, match="class slots"):
-        BoxHead(nn.Identity(), features=4, class_slots=slots)
+        BoxHead(nn.Identity(), features=4, class_indices=slots)
 
 
 def test_predicting_leaves_each_part_as_it_is_even_after_an_error():
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     module.train()
     module[1].eval()
-    with predicting(module) as evaluated:
+    with inference_mode(module) as evaluated:
         assert module[0].training
         assert not evaluated[0].training
         assert evaluated[0].weight is module[0].weight
         assert evaluated(torch.zeros(1, 3)).is_inference()
-    with pytest.raises(RuntimeError, match="shapes"), predicting(module) as evaluated:
+    with pytest.raises(RuntimeError, match="shapes"), inference_mode(module) as evaluated:
         evaluated(torch.zeros(2, 9))
     assert module[0].training
     assert not module[1].training
-    with predicting(module.eval()) as evaluated:
+    with inference_mode(module.eval()) as evaluated:
         assert evaluated is module
 
 

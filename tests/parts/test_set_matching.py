@@ -8,11 +8,11 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
 from otus.parts.batching import Target
-from otus.parts.boxes.matching import iou_of_pairs
+from otus.parts.boxes.matching import paired_iou
 from otus.parts.boxes.task_aligned import TaskAlignedAssigner
 from otus.parts.losses import varifocal_loss
 from otus.parts.transformer.denoising import Denoising
-from otus.parts.transformer.set_matching import HungarianMatcher, box_losses, pixels_of_picture, shares_of_picture
+from otus.parts.transformer.set_matching import HungarianMatcher, box_losses, denormalize_boxes, normalize_boxes
 
 
 def boxes(count: int, seed: int) -> torch.Tensor:
@@ -23,7 +23,7 @@ def boxes(count: int, seed: int) -> torch.Tensor:
 
 
 def target(wanted: torch.Tensor, labels: list[int], size_hw: tuple[int, int]) -> Target:
-    return Target(pixels_of_picture(wanted, size_hw), torch.tensor(labels, dtype=torch.int64), torch.zeros(0, 4))
+    return Target(denormalize_boxes(wanted, size_hw), torch.tensor(labels, dtype=torch.int64), torch.zeros(0, 4))
 
 
 def test_no_assignment_costs_less():
@@ -46,7 +46,7 @@ def test_more_objects_than_queries_and_answers_that_are_not_finite():
 
 def test_shares_and_pixels_are_inverse_and_losses_know_no_empty_sum():
     wanted = boxes(4, 3)
-    torch.testing.assert_close(shares_of_picture(pixels_of_picture(wanted, (30, 50)), (30, 50)), wanted)
+    torch.testing.assert_close(normalize_boxes(denormalize_boxes(wanted, (30, 50)), (30, 50)), wanted)
     said = boxes(6, 4)[None].requires_grad_()
     nothing = target(wanted[:0], [], (30, 50))
     match = HungarianMatcher()(torch.zeros(6, 0), said[0], wanted[:0])
@@ -58,8 +58,8 @@ def test_shares_and_pixels_are_inverse_and_losses_know_no_empty_sum():
 
 def test_iou_of_pairs_is_the_diagonal():
     a, b = (box_convert(boxes(6, seed), "cxcywh", "xyxy") for seed in (5, 6))
-    torch.testing.assert_close(iou_of_pairs(a, b), box_iou(a, b).diagonal())
-    assert iou_of_pairs(a[:1] * 0, b[:1] * 0) == 0
+    torch.testing.assert_close(paired_iou(a, b), box_iou(a, b).diagonal())
+    assert paired_iou(a[:1] * 0, b[:1] * 0) == 0
 
 
 def test_task_alignment_is_what_the_paper_says():

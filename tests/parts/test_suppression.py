@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
+from torchvision import ops
+from torchvision.ops import box_iou
 
 from otus.parts.boxes import nms as suppression
-from otus.parts.boxes.nms import suppress
-from otus.parts.boxes.oriented import OrientedPostprocess, suppress_oriented
+from otus.parts.boxes.nms import batched_nms
+from otus.parts.boxes.oriented import OrientedPostprocess, oriented_nms
 from otus.parts.postprocess import Postprocess
 from otus.structures.oriented import pairwise_oriented_iou
 
@@ -43,9 +44,9 @@ def slow_suppression(similarity: Tensor, scores: Tensor, groups: Tensor, thresho
 def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
     boxes, scores, groups = crowd(count, seed, groups=3, ties=ties)
     with patch.object(suppression, "_FEW", 0):  # what is compiled is asked, few as they are
-        kept = suppress(boxes, scores, groups, iou_threshold=threshold)
+        kept = batched_nms(boxes, scores, groups, iou_threshold=threshold)
     assert kept.tolist() == slow_suppression(box_iou(boxes, boxes), scores, groups, threshold)
-    again = suppress(boxes[kept], scores[kept], groups[kept], iou_threshold=threshold)
+    again = batched_nms(boxes[kept], scores[kept], groups[kept], iou_threshold=threshold)
     assert again.tolist() == list(range(len(kept)))
     limited = Postprocess(nms_threshold=threshold, max_detections=3).keep(boxes, scores, groups)
     assert torch.equal(limited, kept[:3])
@@ -53,7 +54,7 @@ def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
 
 def torchvisions(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """What torchvision keeps; equal scores, whose order it leaves open, by index."""
-    kept = batched_nms(boxes, scores, groups, threshold).sort().values
+    kept = ops.batched_nms(boxes, scores, groups, threshold).sort().values
     return kept[scores[kept].argsort(descending=True, stable=True)]
 
 
@@ -61,10 +62,10 @@ def torchvisions(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float
 @settings(max_examples=60, deadline=None)
 def test_what_stays_is_torchvisions(seed, count, groups, threshold, ties):
     boxes, scores, group = crowd(count, seed, groups=groups, ties=ties)
-    kept = suppress(boxes, scores, group, iou_threshold=threshold)
+    kept = batched_nms(boxes, scores, group, iou_threshold=threshold)
     assert torch.equal(kept, torchvisions(boxes, scores, group, threshold))
     for limit in (0, 1, 7, 100):
-        assert torch.equal(suppress(boxes, scores, group, iou_threshold=threshold, limit=limit), kept[:limit])
+        assert torch.equal(batched_nms(boxes, scores, group, iou_threshold=threshold, limit=limit), kept[:limit])
 
 
 def test_what_is_no_number_stays_as_in_torchvision():
@@ -74,28 +75,28 @@ def test_what_is_no_number_stays_as_in_torchvision():
     scores[::11], scores[1::11] = torch.nan, torch.inf
     expected = torchvisions(boxes, scores, groups, 0.4)
     for limit in (5, 100, None):
-        assert torch.equal(suppress(boxes, scores, groups, iou_threshold=0.4, limit=limit), expected[:limit])
+        assert torch.equal(batched_nms(boxes, scores, groups, iou_threshold=0.4, limit=limit), expected[:limit])
 
 
 def test_any_kind_of_tensor_may_come():
     boxes, scores, groups = crowd(1500, 1, groups=600, ties=False)
-    expected = suppress(boxes, scores, groups, iou_threshold=0.5)
+    expected = batched_nms(boxes, scores, groups, iou_threshold=0.5)
     apart = torch.stack([boxes.double(), torch.zeros(1500, 4)], 2)[..., 0].requires_grad_()
     assert not apart.is_contiguous()
     turned = torch.stack([groups * 2**40, groups], 1)[:, 0]
-    assert torch.equal(suppress(apart, scores.double(), turned, iou_threshold=0.5), expected)
+    assert torch.equal(batched_nms(apart, scores.double(), turned, iou_threshold=0.5), expected)
     coarse = scores.bfloat16()
     assert torch.equal(
-        suppress(boxes, coarse, groups, iou_threshold=0.5), torchvisions(boxes, coarse.float(), groups, 0.5)
+        batched_nms(boxes, coarse, groups, iou_threshold=0.5), torchvisions(boxes, coarse.float(), groups, 0.5)
     )
 
 
 @pytest.mark.filterwarnings("ignore:.create_unbacked_symint:FutureWarning")  # torchvision's own use of torch
 def test_what_is_traced_keeps_torchvisions_operator():
     boxes, scores, groups = crowd(1500, 2, groups=1, ties=False)
-    expected = suppress(boxes, scores, groups, iou_threshold=0.5, limit=20)
+    expected = batched_nms(boxes, scores, groups, iou_threshold=0.5, limit=20)
     with patch.object(suppression, "kernels", None):
-        traced = torch.compile(suppress, backend="eager")
+        traced = torch.compile(batched_nms, backend="eager")
         assert torch.equal(traced(boxes, scores, groups, iou_threshold=0.5, limit=20), expected)
 
 
@@ -115,7 +116,7 @@ def test_what_stays_of_oriented_boxes_is_a_slow_loops(seed, count, threshold, ti
     boxes, (_, scores, groups) = turned(count, seed, ties=ties), crowd(count, seed, groups=2, ties=ties)
     iou = torch.from_numpy(pairwise_oriented_iou(boxes.numpy(), boxes.numpy()))
     kept = slow_suppression(iou, scores, groups, threshold)
-    assert suppress_oriented(boxes, scores, groups, iou_threshold=threshold).tolist() == kept
+    assert oriented_nms(boxes, scores, groups, iou_threshold=threshold).tolist() == kept
     postprocess = OrientedPostprocess(nms_threshold=threshold, max_detections=3)
     assert postprocess.keep(boxes, scores, groups).tolist() == kept[:3]
 
@@ -124,12 +125,12 @@ def test_upright_boxes_are_suppressed_alike_when_they_may_turn():
     boxes, scores, groups = crowd(300, 3, groups=3, ties=False)
     upright = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2], torch.zeros(300, 1)], 1)
     far = upright + torch.tensor([1e5, 1e5, 0, 0, 0])
-    kept = suppress(boxes, scores, groups, iou_threshold=0.2)
-    assert torch.equal(suppress_oriented(upright, scores, groups, iou_threshold=0.2), kept)
+    kept = batched_nms(boxes, scores, groups, iou_threshold=0.2)
+    assert torch.equal(oriented_nms(upright, scores, groups, iou_threshold=0.2), kept)
     on_their_side = far.double() @ torch.eye(5).double()[:, [0, 1, 3, 2, 4]]
     on_their_side[:, 4] += np.pi / 2
     iou = [pairwise_oriented_iou(one.numpy(), one.numpy()) for one in (far.double(), on_their_side)]
     np.testing.assert_allclose(*iou, atol=1e-8)
-    assert suppress_oriented(on_their_side, scores, groups, iou_threshold=0.2).tolist() == slow_suppression(
+    assert oriented_nms(on_their_side, scores, groups, iou_threshold=0.2).tolist() == slow_suppression(
         torch.from_numpy(iou[0]), scores, groups, 0.2
     )

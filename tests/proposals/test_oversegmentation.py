@@ -12,13 +12,11 @@ from otus.proposals.oversegmentation import PixelGraph, derivatives, oversegment
 
 shapes = st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 # few values: many equal weights, whose order must not matter less than in the reference
-pictures = shapes.flatmap(
-    lambda shape: hnp.arrays(np.float32, shape, elements=st.sampled_from([0, 1, 3, 40, 200, 255]))
-)
+images = shapes.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=st.sampled_from([0, 1, 3, 40, 200, 255])))
 
 
 @given(
-    planes=pictures,
+    planes=images,
     scale=st.sampled_from([0, 1, 37.5, 300, 3000]),
     min_size=st.integers(0, 12),
     sigma=st.sampled_from([0, 0.8]),
@@ -29,7 +27,7 @@ def test_equal_to_the_slow_reference(planes, scale, min_size, sigma):
     np.testing.assert_array_equal(labels, reference_regions(graph.weights, scale=scale, min_size=min_size))
 
 
-@given(planes=pictures)
+@given(planes=images)
 def test_weights_are_distances_of_neighbours(planes):
     graph = PixelGraph(planes, sigma=0)
     _, height, width = planes.shape
@@ -78,7 +76,7 @@ def test_two_flat_halves_are_two_regions_and_larger_scales_make_fewer():
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1), (7, 5)])
-def test_a_picture_of_one_colour_is_one_region(size_hw):
+def test_a_image_of_one_colour_is_one_region(size_hw):
     assert not oversegment(np.full((*size_hw, 3), 90)).any()
     assert not oversegment(np.full(size_hw, 90)).any()
 

@@ -1,4 +1,4 @@
-"""Proposals of a data set: found once, never believed when foreign or half-written, and moved with their picture."""
+"""Proposals of a data set: found once, never believed when foreign or half-written, and moved with their image."""
 
 import json
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from otus.data.dataset import Dataset, Pictures
-from otus.data.images import write_picture
+from otus.data.dataset import Dataset, Images
+from otus.data.images import write_image
 from otus.data.tensors import to_tensors
 from otus.data.transforms.augmentation import HorizontalFlip
 from otus.errors import DataError, ShapeError, UsageError
@@ -20,7 +20,7 @@ from otus.structures import Categories, Objects
 
 @dataclass(frozen=True)
 class Corners:
-    """Boxes that grow from the corner, and a tally of the pictures asked for."""
+    """Boxes that grow from the corner, and a tally of the images asked for."""
 
     asked: list
     step: int = 1
@@ -40,15 +40,15 @@ def a_dataset(folder, count=4, size_hw=(12, 20)):
     rng = np.random.default_rng(0)
     files = tuple(f"{i}.png" for i in range(count))
     for name in files:
-        write_picture(folder / name, rng.integers(0, 256, (*size_hw, 3)).astype(np.uint8))
-    pictures = Pictures(folder, files, np.tile(size_hw, (count, 1)), tuple(range(count)))
-    objects = Objects.build(picture=range(count), labels=[0] * count, boxes_xyxy=[[2, 3, 8, 9]] * count)
-    return Dataset(folder, "made up", pictures, Categories(("owl",)), objects)
+        write_image(folder / name, rng.integers(0, 256, (*size_hw, 3)).astype(np.uint8))
+    images = Images(folder, files, np.tile(size_hw, (count, 1)), tuple(range(count)))
+    objects = Objects.build(image=range(count), labels=[0] * count, boxes_xyxy=[[2, 3, 8, 9]] * count)
+    return Dataset(folder, "made up", images, Categories(("owl",)), objects)
 
 
 @pytest.fixture
 def dataset(tmp_path):
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     return a_dataset(folder)
 
@@ -78,7 +78,7 @@ def test_files_that_hold_more_serve_and_those_that_hold_less_do_not(dataset, tmp
         assert len(proposer.asked) == asked
 
 
-def test_other_parameters_and_other_pictures_are_other_files(dataset, tmp_path):
+def test_other_parameters_and_other_images_are_other_files(dataset, tmp_path):
     one, other = ProposalCache(tmp_path, Corners([])), ProposalCache(tmp_path, Corners([], step=2))
     image = dataset.image(0)
     assert len(one.proposals(image)) == 12
@@ -123,11 +123,11 @@ def test_files_in_the_place_of_others_are_found_anew(dataset, tmp_path):
     one, other = ProposalCache(tmp_path, Corners([])), ProposalCache(tmp_path, Corners([], step=3))
     image, second = dataset.image(0), dataset.image(1)
     one.proposals(image)
-    for cache, picture in ((other, image), (one, second)):  # of other parameters, of another picture
-        path = cache.path(picture)
+    for cache, photo in ((other, image), (one, second)):  # of other parameters, of another image
+        path = cache.path(photo)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(one.path(image).read_bytes())
-        assert cache.read(picture) is None
+        assert cache.read(photo) is None
     path = one.path(image)
     for content in ({"boxes_xyxy": np.zeros((1, 4))}, {"boxes_xyxy": np.zeros((2, 3)), "scores": np.zeros(2)}):
         np.savez(path, **content, header=np.array(json.dumps({"count": None, **one._header(image)})))
@@ -157,8 +157,8 @@ def test_several_processes_find_the_same_and_go_on_where_a_run_was_stopped(datas
     assert not list((tmp_path / "together").rglob(".*"))
 
 
-def test_a_picture_that_cannot_be_read_is_named_also_from_another_process(dataset, tmp_path):
-    (dataset.pictures.root / "1.png").write_bytes(b"no picture")
+def test_a_image_that_cannot_be_read_is_named_also_from_another_process(dataset, tmp_path):
+    (dataset.images.root / "1.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1\.png"):
         ProposalCache(tmp_path / "cache", SelectiveSearch()).fill(dataset, workers=2)
     with pytest.raises(UsageError, match="workers"):
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(dataset, tmp_path):
         ProposalCache(tmp_path / "cache", Corners([])).proposals(dataset.image(0))
 
 
-def test_proposals_stay_with_chosen_pictures(dataset, tmp_path):
+def test_proposals_stay_with_chosen_images(dataset, tmp_path):
     proposed = ProposedDataset.of(dataset, ProposalCache(tmp_path / "cache", Corners([]), 3))
     chosen = proposed.select([2, 0])
     assert isinstance(chosen, ProposedDataset)
@@ -181,7 +181,7 @@ def test_proposals_stay_with_chosen_pictures(dataset, tmp_path):
     assert len(again[0].columns["proposals_xyxy"]) == 2
 
 
-def test_they_move_with_the_picture(dataset, tmp_path):
+def test_they_move_with_the_image(dataset, tmp_path):
     cache = ProposalCache(tmp_path / "cache", Corners([]), 4)
     sample = ProposedDataset.of(dataset, cache)[0]
     boxes = torch.tensor(sample.columns["proposals_xyxy"])

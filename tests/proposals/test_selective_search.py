@@ -112,7 +112,7 @@ def test_boxes_that_nearly_coincide_are_left_out_as_by_a_loop(seed, side, same_i
 
 
 @pytest.fixture(scope="module")
-def picture():
+def photo():
     """Three things before a shaded ground, one of them of two colours."""
     image = np.broadcast_to(np.linspace(40, 90, 160)[None, :, None], (120, 160, 3)).copy()
     image[20:60, 20:70] = 190, 40, 40
@@ -122,17 +122,17 @@ def picture():
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def test_objects_are_found(picture):
-    found = selective_search(picture)
+def test_objects_are_found(photo):
+    found = selective_search(photo)
     true = np.array(
         [[20, 20, 70, 60], [30, 60, 60, 90], [100, 30, 140, 100], [20, 20, 70, 90], [0, 0, 160, 120]], float
     )
     assert pairwise_iou(true, found.boxes_xyxy).max(axis=1).min() > 0.9
 
 
-def test_boxes_are_inside_whole_once_and_ordered(picture):
+def test_boxes_are_inside_whole_once_and_ordered(photo):
     for mode in MODES:
-        found = selective_search(picture, mode=mode)
+        found = selective_search(photo, mode=mode)
         boxes = found.boxes_xyxy
         assert boxes.dtype == found.scores.dtype == np.float32
         assert len(np.unique(boxes, axis=0)) == len(boxes)
@@ -143,35 +143,35 @@ def test_boxes_are_inside_whole_once_and_ordered(picture):
         assert (np.diff(found.scores) <= 0).all()
         assert found.scores.max() <= 1
         assert found.scores.min() > 0
-    assert len(found) > 2 * len(selective_search(picture))
+    assert len(found) > 2 * len(selective_search(photo))
 
 
-def test_one_seed_one_answer_whatever_the_threads(picture):
-    first, again = selective_search(picture, seed=5), selective_search(picture, seed=5, workers=3)
+def test_one_seed_one_answer_whatever_the_threads(photo):
+    first, again = selective_search(photo, seed=5), selective_search(photo, seed=5, workers=3)
     np.testing.assert_array_equal(first.boxes_xyxy, again.boxes_xyxy)
     np.testing.assert_array_equal(first.scores, again.scores)
-    first, other = (selective_search(picture, seed=seed, same_iou=1) for seed in (5, 6))
+    first, other = (selective_search(photo, seed=seed, same_iou=1) for seed in (5, 6))
     assert not np.array_equal(first.boxes_xyxy, other.boxes_xyxy)
     assert set(map(tuple, first.boxes_xyxy.tolist())) == set(map(tuple, other.boxes_xyxy.tolist()))
 
 
-def test_the_order_is_the_papers(picture):
+def test_the_order_is_the_papers(photo):
     """Place from the top of the hierarchy times a random number, the best of a box that comes several times."""
     one = Strategies((ColourSpace.RGB,), (80,), (Similarity.SIZE | Similarity.FILL,))
     search = SelectiveSearch(one, seed=9, same_iou=1)
-    (hierarchy,) = search._hierarchies(picture, ColourSpace.RGB)
+    (hierarchy,) = search._hierarchies(photo, ColourSpace.RGB)
     random = np.random.default_rng(9).random(len(hierarchy))
     best: dict[tuple, float] = {}
     for place, (box, number) in enumerate(zip(hierarchy[::-1].tolist(), random[::-1], strict=True), start=1):
         best[tuple(box)] = min(place * number, best.get(tuple(box), np.inf))
-    found = search(picture)
+    found = search(photo)
     assert [tuple(box) for box in found.boxes_xyxy.astype(int).tolist()] == sorted(best, key=best.__getitem__)
     np.testing.assert_allclose(found.scores, [1 / (1 + value) for value in sorted(best.values())], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", list(MODES))
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1), (2, 2), (30, 40)])
-def test_a_picture_of_one_colour_is_one_proposal(mode, size_hw):
+def test_a_image_of_one_colour_is_one_proposal(mode, size_hw):
     found = selective_search(np.full((*size_hw, 3), 77, np.uint8), mode=mode)
     assert found.boxes_xyxy.tolist() == [[0, 0, size_hw[1], size_hw[0]]]
 

@@ -13,7 +13,7 @@ sides = st.integers(1, 400)
 
 
 @given(height=sides, width=sides, scale=st.floats(0.1, 1.5), ratio=st.floats(0.2, 5), stride=st.floats(0.1, 1))
-def test_windows_of_one_shape_cover_the_picture(height, width, scale, ratio, stride):
+def test_windows_of_one_shape_cover_the_image(height, width, scale, ratio, stride):
     windows = sliding_windows((height, width), scales=[scale], aspect_ratios=[ratio], stride=stride)
     assert (windows[:, :2] >= 0).all()
     assert (windows[:, 2] <= width).all()
@@ -51,7 +51,7 @@ def test_every_box_of_the_scales_and_shapes_has_a_window_that_overlaps_it():
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 2000), (2000, 1)])
-def test_thin_pictures_have_windows(size_hw):
+def test_thin_images_have_windows(size_hw):
     windows = sliding_windows(size_hw)
     assert len(windows) > 0
     assert ((windows[:, 2:] - windows[:, :2]) >= 1 - 1e-9).all()

@@ -18,7 +18,7 @@ from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_f
 from otus.detection.single_stage.ssd import ssd_efficientnet_lite0
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
-from otus.parts.boxes.matching import share_inside
+from otus.parts.boxes.matching import pairwise_ioa
 from otus.parts.preprocess import Preprocess
 from otus.reports.explain.dense import explain_dense
 from otus.reports.explain.one_pass import labels_of
@@ -54,7 +54,7 @@ def predictor_of(kind: str) -> Predictor:
     return Predictor(system, preprocess=preprocess, name="tiny", device="cpu")
 
 
-def picture() -> np.ndarray:
+def photo() -> np.ndarray:
     rng = np.random.default_rng(5)
     image = rng.integers(0, 60, (150, 210, 3), dtype=np.uint8)
     image[40:100, 30:90] = (200, 30, 30)
@@ -65,8 +65,8 @@ def picture() -> np.ndarray:
 @pytest.fixture(scope="module", params=["retinanet", "ssd", "oriented"])
 def explained(request):
     predictor = predictor_of(request.param)
-    stages = explain_dense(predictor, picture(), name="photos/one.jpg", score_threshold=0.3, truth=LABELS)
-    found = predictor.predict(picture(), score_threshold=0.3)[0].instances
+    stages = explain_dense(predictor, photo(), name="photos/one.jpg", score_threshold=0.3, truth=LABELS)
+    found = predictor.predict(photo(), score_threshold=0.3)[0].instances
     assert len(found) > 1, "the weights find too little"
     return request.param, predictor, stages, found
 
@@ -132,7 +132,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
     text = stages.page().html()
     assert not re.search(r"https?://|<script|<link", text)
     assert re.findall("<h2>(.*?)</h2>", text) == [
-        "The picture",
+        "The image",
         "1. Feature maps",
         "2. Anchors",
         "3. Which anchors match",
@@ -156,7 +156,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
 
 def test_without_labels_what_was_found_is_matched_and_nothing_is_explained_too():
     predictor = predictor_of("retinanet")
-    document = explain_dense(predictor, picture(), name="x.jpg", score_threshold=0.3).document()
+    document = explain_dense(predictor, photo(), name="x.jpg", score_threshold=0.3).document()
     assert document["truth"] == "detections"
     boxes = [one["box_xyxy"] for one in document["detections"]]
     with_area = [box for box in boxes if box[2] > box[0] and box[3] > box[1]]  # what lies outside is clipped to no area
@@ -166,7 +166,7 @@ def test_without_labels_what_was_found_is_matched_and_nothing_is_explained_too()
     assert "0 anchors stand for an object" in nothing.page().html()
 
 
-def test_labels_are_found_by_the_pictures_name(tmp_path):
+def test_labels_are_found_by_the_images_name(tmp_path):
     coco = {
         "images": [{"id": 1, "file_name": "one.jpg", "height": 150, "width": 210}],
         "categories": [{"id": 7, "name": "dog"}, {"id": 9, "name": "bird"}],
@@ -176,7 +176,7 @@ def test_labels_are_found_by_the_pictures_name(tmp_path):
         ],
     }
     (tmp_path / "labels.json").write_text(json.dumps(coco))
-    Image.fromarray(picture()).save(tmp_path / "one.jpg")
+    Image.fromarray(photo()).save(tmp_path / "one.jpg")
     dataset, said = open_dataset(tmp_path / "labels.json"), []
     found = labels_of(dataset, str(tmp_path / "one.jpg"), CATEGORIES, say=said.append)
     assert found.labels.tolist() == [1]
@@ -188,7 +188,7 @@ def test_labels_are_found_by_the_pictures_name(tmp_path):
         labels_of(dataset, str(tmp_path / "one.jpg"), Categories(("horse",)))
 
 
-def test_of_two_pictures_with_one_name_the_path_says_which(tmp_path):
+def test_of_two_images_with_one_name_the_path_says_which(tmp_path):
     coco = {
         "images": [{"id": i, "file_name": f"{i}/x.jpg", "height": 150, "width": 210} for i in (1, 2)],
         "categories": [{"id": 7, "name": "dog"}],
@@ -199,18 +199,18 @@ def test_of_two_pictures_with_one_name_the_path_says_which(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(coco))
     for folder in ("1", "2"):
         (tmp_path / folder).mkdir()
-        Image.fromarray(picture()).save(tmp_path / folder / "x.jpg")
+        Image.fromarray(photo()).save(tmp_path / folder / "x.jpg")
     dataset = open_dataset(tmp_path / "labels.json")
     assert [len(labels_of(dataset, str(tmp_path / one / "x.jpg"), CATEGORIES)) for one in ("1", "2")] == [0, 1]
 
 
 def test_anchors_inside_a_crowd_are_nobodys_as_in_training():
     predictor = predictor_of("retinanet")
-    matching = explain_dense(predictor, picture(), name="x.jpg", truth=LABELS).document()["matching"]
-    sample = predictor.preprocess.sample(to_tensors(Sample(picture(), "x.jpg", instances=LABELS)))
+    matching = explain_dense(predictor, photo(), name="x.jpg", truth=LABELS).document()["matching"]
+    sample = predictor.preprocess.sample(to_tensors(Sample(photo(), "x.jpg", instances=LABELS)))
     record = predictor.system.stages([sample])
     (crowd,) = predictor.system.target(sample).crowds
-    inside = share_inside(torch.cat(record.anchors), crowd[None]) >= 0.5
+    inside = pairwise_ioa(torch.cat(record.anchors), crowd[None]) >= 0.5
     assert matching["neutral"] >= int(inside.sum()) - matching["positive"] > 100
     assert matching["negative"] <= int((~inside).sum())
 
@@ -218,15 +218,15 @@ def test_anchors_inside_a_crowd_are_nobodys_as_in_training():
 @pytest.mark.parametrize("kind", ["retinanet", "ssd", "oriented"])
 def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kind):
     predictor = predictor_of(kind)
-    everything = predictor.predict(picture(), score_threshold=0.3)[0].instances
+    everything = predictor.predict(photo(), score_threshold=0.3)[0].instances
     own = {"cat": 0.3, "dog": float(np.median(everything.scores))}
     predictor.score_thresholds = own
-    found = predictor.predict(picture())[0].instances
+    found = predictor.predict(photo())[0].instances
     assert found.scores.min() > 0.3
     assert found.scores[found.labels == 1].min() > own["dog"]
     assert 0 < (found.labels == 1).sum() < (everything.labels == 1).sum()
-    document = explain_dense(predictor, picture(), name="x.jpg").document()
+    document = explain_dense(predictor, photo(), name="x.jpg").document()
     assert [one["score"] for one in document["detections"]] == found.scores.tolist()
     assert document["score_thresholds"] == own
     with pytest.raises(UsageError, match="score_threshold: expected 0 to 1, got -1"):
-        explain_dense(predictor, picture(), name="x.jpg", score_threshold=-1.0)
+        explain_dense(predictor, photo(), name="x.jpg", score_threshold=-1.0)

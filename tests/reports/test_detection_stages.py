@@ -38,7 +38,7 @@ def predictor_of(kind: str, *, precision: str = "exact") -> Predictor:
     return Predictor(system, preprocess=preprocess, name="tiny", device="cpu", precision=precision)
 
 
-def picture() -> np.ndarray:
+def photo() -> np.ndarray:
     rng = np.random.default_rng(5)
     image = rng.integers(0, 60, (150, 210, 3), dtype=np.uint8)
     image[40:100, 30:90] = (200, 30, 30)
@@ -49,8 +49,8 @@ def picture() -> np.ndarray:
 @pytest.fixture(scope="module", params=["boxes", "masks", "keypoints"])
 def explained(request):
     predictor = predictor_of(request.param)
-    stages = explain_detection(predictor, picture(), name="photos/one.jpg", score_threshold=0.4)
-    found = predictor.predict(picture(), score_threshold=0.4)[0].instances
+    stages = explain_detection(predictor, photo(), name="photos/one.jpg", score_threshold=0.4)
+    found = predictor.predict(photo(), score_threshold=0.4)[0].instances
     assert len(found) > 1, "the weights find too little"
     return request.param, predictor, stages, found
 
@@ -124,7 +124,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
     assert not re.search(r"https?://|<script|<link", text)
     last = {"boxes": [], "masks": ["6. Masks"], "keypoints": ["6. Keypoints"]}[kind]
     assert re.findall("<h2>(.*?)</h2>", text) == [
-        "The picture",
+        "The image",
         "1. Feature maps",
         "2. Anchors",
         "3. Proposals",
@@ -144,14 +144,14 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
 
 
 def test_nothing_found_is_explained_too():
-    stages = explain_detection(predictor_of("masks"), picture(), name="x.jpg", score_threshold=1.0)
+    stages = explain_detection(predictor_of("masks"), photo(), name="x.jpg", score_threshold=1.0)
     document = stages.document()
     assert document["before_nms"] == document["detections"] == document["masks"] == []
     assert "0 pairs" in stages.page().html()
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 300)])
-def test_tiny_and_thin_pictures(size_hw):
+def test_tiny_and_thin_images(size_hw):
     stages = explain_detection(predictor_of("boxes"), np.zeros((*size_hw, 3), np.uint8), name="x.jpg")
     assert "5. Detections" in stages.page().html()
 
@@ -159,8 +159,8 @@ def test_tiny_and_thin_pictures(size_hw):
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_fast_copies_are_explained_as_they_predict(precision):
     predictor = predictor_of("boxes", precision=precision)
-    stages = explain_detection(predictor, picture(), name="x.jpg", score_threshold=0.4)
-    found = predictor.predict(picture(), score_threshold=0.4)[0].instances
+    stages = explain_detection(predictor, photo(), name="x.jpg", score_threshold=0.4)
+    found = predictor.predict(photo(), score_threshold=0.4)[0].instances
     assert [one["box_xyxy"] for one in stages.document()["detections"]] == found.boxes_xyxy.tolist()
 
 
@@ -170,4 +170,4 @@ def test_other_kinds_of_model_are_refused():
 
     predictor = Predictor(Other(), preprocess=Preprocess(shorter_side=96, longer_side=128), name="other", device="cpu")
     with pytest.raises(UsageError, match="other is not a region-based detector"):
-        explain_detection(predictor, picture(), name="x.jpg")
+        explain_detection(predictor, photo(), name="x.jpg")

@@ -1,4 +1,4 @@
-"""Explanations from regression to Fast R-CNN: what they say is what predict answers, and what a picture costs."""
+"""Explanations from regression to Fast R-CNN: what they say is what predict answers, and what an image costs."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from otus.cli import app
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.scenes.files import write_scenes
 from otus.data.scenes.generator import THINGS, Scenes
 from otus.detection.region_based.fast_rcnn import fast_rcnn
@@ -18,12 +18,12 @@ from otus.detection.region_based.rcnn import rcnn
 from otus.detection.region_based.sliding_window import sliding_window
 from otus.detection.regression import SingleObjectDetector
 from otus.inference.predictor import Predictor
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.proposals.dataset import Proposals
-from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
 from otus.reports.explain.region_based import explain_detection
 from otus.reports.explain.regression import explain_regression
@@ -34,12 +34,12 @@ SCENE = Scenes(1, size_hw=(90, 120), seed=3)[0]
 PREPROCESS = Preprocess(shorter_side=60, longer_side=80)
 
 
-def trunk() -> LayeredTrunk:
+def backbone() -> LayeredBackbone:
     layers = {
         "c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU()),
         "c2": nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU()),
     }
-    return LayeredTrunk(layers, levels=(2,))
+    return LayeredBackbone(layers, levels=(2,))
 
 
 class Windows:
@@ -49,19 +49,19 @@ class Windows:
 
     def __call__(self, image: np.ndarray) -> Proposals:
         boxes = sliding_windows(image.shape[:2], scales=(0.6, 0.4), stride=0.5)
-        boxes[:, :2] += 5  # which tells how large the picture was that it saw
+        boxes[:, :2] += 5  # which tells how large the image was that it saw
         return Proposals(boxes, np.linspace(1, 0, len(boxes)))
 
 
 def predictor_of(kind: str) -> Predictor:
     torch.manual_seed(0)
-    given = GivenProposals(30, search=Windows())
-    crops = WarpedCrops(trunk(), side=16, context=2)
-    one = trunk()
-    shared = SharedMaps(one, RegionPooling(4, strides=one.strides, method="pool"))
+    given = PrecomputedProposals(30, search=Windows())
+    crops = WarpedCrops(backbone(), side=16, context=2)
+    one = backbone()
+    shared = RoIFeatures(one, RoIPooler(4, strides=one.strides, method="pool"))
     system = {
-        "regression": lambda: SingleObjectDetector(trunk(), THINGS, features=16),
-        "sliding_window": lambda: sliding_window(crops, THINGS, proposer=EveryWindow(), features=16),
+        "regression": lambda: SingleObjectDetector(backbone(), THINGS, features=16),
+        "sliding_window": lambda: sliding_window(crops, THINGS, proposer=SlidingWindowProposer(), features=16),
         "rcnn": lambda: rcnn(crops, THINGS, proposer=given, features=16),
         "fast_rcnn": lambda: fast_rcnn(shared, THINGS, proposer=given, features=16),
     }[kind]()
@@ -81,7 +81,7 @@ def test_regions_are_explained_and_crops_are_counted(kind):
     assert [one["score"] for one in document["detections"]] == pytest.approx(found.instances.scores.tolist())
     assert len(found.instances) > 0
     count = len(document["proposals"])
-    if kind != "sliding_window":  # they are of the picture as it came, as in training
+    if kind != "sliding_window":  # they are of the image as it came, as in training
         expected = Windows()(SCENE.image).best(30).boxes_xyxy
         np.testing.assert_allclose([one["box_xyxy"] for one in document["proposals"]], expected, atol=1e-4)
     assert [one["rank"] for one in document["proposals"]] == list(range(1, count + 1))  # nobody learned a score
@@ -93,7 +93,7 @@ def test_regions_are_explained_and_crops_are_counted(kind):
         return
     side = predictor.system.region_features.side
     assert document["crops"] == {"count": count, "side": side, "context": 2}
-    assert f"This picture needs {count} crops" in page
+    assert f"This image needs {count} crops" in page
     assert count == (len(sliding_windows((60, 80))) if kind == "sliding_window" else 30)
     assert page.count("crop of proposal") >= 1
     assert ("every window" in page) == (kind == "sliding_window")
@@ -122,14 +122,14 @@ def test_regression_is_shown_to_miss_what_is_more_than_one():
 
 
 def saved(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command that explains a picture with a model of that kind."""
+    """The command that explains an image with a model of that kind."""
     entry = ModelEntry(lambda categories: predictor_of(kind).system, "detection", "none", PREPROCESS)
     monkeypatch.setitem(MODELS, f"tiny_{kind}", entry)
-    weights, picture = folder / "tiny.safetensors", folder / "a.png"
+    weights, image = folder / "tiny.safetensors", folder / "a.png"
     header = CheckpointHeader(builder=f"tiny_{kind}", categories=THINGS, preprocess=PREPROCESS.to_dict())
     save_checkpoint(weights, predictor_of(kind).system.state_dict(), header)
-    write_picture(picture, SCENE.image)
-    command = ["explain", "detection", picture, "--model", weights, "--precision", "exact", "--device", "cpu"]
+    write_image(image, SCENE.image)
+    command = ["explain", "detection", image, "--model", weights, "--precision", "exact", "--device", "cpu"]
     return [*map(str, command), "--out", str(folder / "page.html"), "--json"]
 
 
@@ -153,7 +153,7 @@ def test_labels_are_refused_where_they_would_not_be_drawn(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (3, 200)])
-def test_small_pictures_are_not_cut(size_hw):
+def test_small_images_are_not_cut(size_hw):
     stages = explain_regression(predictor_of("regression"), np.zeros((*size_hw, 3), np.uint8), name="dot")
     assert len(stages.document()["parts"]) == 1
     stages.page().html()

@@ -19,7 +19,7 @@ from otus.detection.set_prediction.query_selection_detr import DeformableHead
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
-from otus.parts.backbones import LayeredTrunk
+from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.reports.explain.one_pass import overlaid
 from otus.reports.explain.set_prediction import explain_set
@@ -32,11 +32,17 @@ CATEGORIES = Categories(("cat", "dog", "owl"))
 def predictor_of(kind: str, *, precision: str = "exact") -> Predictor:
     torch.manual_seed(0)
     channels = [(3, 8), (8, 16), (16, 16)]
-    trunk = LayeredTrunk({f"c{i}": nn.Conv2d(a, b, 3, 2, 1) for i, (a, b) in enumerate(channels)}, levels=(2, 3))
+    backbone = LayeredBackbone({f"c{i}": nn.Conv2d(a, b, 3, 2, 1) for i, (a, b) in enumerate(channels)}, levels=(2, 3))
     preprocess = Preprocess(shorter_side=48, longer_side=64)
     if kind == "yolo":
         system: Any = YOLO(
-            categories=CATEGORIES, trunk=trunk, convolutions=nn.Identity(), channels=16, hidden=16, dropout=0.0, side=4
+            categories=CATEGORIES,
+            backbone=backbone,
+            convolutions=nn.Identity(),
+            channels=16,
+            hidden=16,
+            dropout=0.0,
+            side=4,
         )
         nn.init.normal_(system.connected[3].weight, std=0.5)
         nn.init.normal_(system.connected[3].bias, mean=0.4, std=0.2)
@@ -52,11 +58,11 @@ def predictor_of(kind: str, *, precision: str = "exact") -> Predictor:
             for layer in head.class_embeds:
                 nn.init.normal_(layer.weight, std=1.0)
                 nn.init.zeros_(layer.bias)
-        system = SetDetector(categories=CATEGORIES, trunk=trunk, head=head)
+        system = SetDetector(categories=CATEGORIES, backbone=backbone, head=head)
     return Predictor(system, preprocess=preprocess, name="tiny", device="cpu", precision=precision)
 
 
-def picture() -> np.ndarray:
+def photo() -> np.ndarray:
     image = np.random.default_rng(5).integers(0, 60, (90, 120, 3), dtype=np.uint8)
     image[20:60, 20:60] = (200, 30, 30)
     return image
@@ -74,8 +80,8 @@ EXPLAIN = {"yolo": explain_yolo, "detr": explain_set, "deformable": explain_set}
 def explained(request):
     predictor = predictor_of(request.param)
     explain = EXPLAIN[request.param]
-    stages = explain(predictor, picture(), name="photos/one.jpg", score_threshold=0.25, truth=labels())
-    found = predictor.predict(picture(), score_threshold=0.25)[0].instances
+    stages = explain(predictor, photo(), name="photos/one.jpg", score_threshold=0.25, truth=labels())
+    found = predictor.predict(photo(), score_threshold=0.25)[0].instances
     assert len(found) > 1
     return request.param, predictor, stages, found
 
@@ -90,7 +96,7 @@ def test_detections_are_those_of_predict(explained):
 
 
 def test_cells_answer_for_their_boxes():
-    stages = explain_yolo(predictor_of("yolo"), picture(), name="x", score_threshold=0.25, truth=labels())
+    stages = explain_yolo(predictor_of("yolo"), photo(), name="x", score_threshold=0.25, truth=labels())
     document = stages.document()
     assert document["grid"] == {"side": 4, "boxes": 2, "numbers": 13}
     assert [(one["row"], one["column"]) for one in document["cells"]] == [(i, j) for i in range(4) for j in range(4)]
@@ -110,14 +116,14 @@ def test_cells_answer_for_their_boxes():
         sure = min(max(cell["confidences"][one["box_of_cell"]], 0), 1)
         if one["category"] == cell["category"]:
             assert one["score"] == pytest.approx(sure * min(max(cell["class_score"], 0), 1), rel=1e-5)
-    without = explain_yolo(predictor_of("yolo"), picture(), name="x", score_threshold=0.25).document()
+    without = explain_yolo(predictor_of("yolo"), photo(), name="x", score_threshold=0.25).document()
     assert without["truth"] == "detections"
 
 
 @pytest.mark.parametrize("kind", ["detr", "deformable"])
-def test_queries_are_matched_as_in_training_and_look_at_the_picture(kind):
+def test_queries_are_matched_as_in_training_and_look_at_the_image(kind):
     predictor = predictor_of(kind)
-    stages = explain_set(predictor, picture(), name="x", score_threshold=0.25, truth=labels())
+    stages = explain_set(predictor, photo(), name="x", score_threshold=0.25, truth=labels())
     document = stages.document()
     assert len(document["queries"]) == 8
     matching = document["matching"]
@@ -136,13 +142,13 @@ def test_queries_are_matched_as_in_training_and_look_at_the_picture(kind):
     assert stages.attention.shape[0] == 8
     assert (stages.attention >= 0).all()
     assert (stages.attention.sum(axis=(1, 2)) <= 1 + 1e-5).all()
-    assert explain_set(predictor, picture(), name="x").document()["matching"] is None
+    assert explain_set(predictor, photo(), name="x").document()["matching"] is None
 
 
 def test_queries_inside_a_crowd_would_not_learn_to_say_nothing():
     predictor, everything = predictor_of("detr"), Instances([[0, 0, 120, 90]], [0], (90, 120), CATEGORIES)
     crowd = replace(everything, columns={"is_crowd": np.array([True])})
-    stages = explain_set(predictor, picture(), name="x", score_threshold=0.25, truth=crowd)
+    stages = explain_set(predictor, photo(), name="x", score_threshold=0.25, truth=crowd)
     matching = stages.document()["matching"]
     assert (matching["objects"], matching["unmatched_queries"], matching["queries_in_crowds"]) == (0, 0, 8)
     assert "8 that answer inside a box of many objects and learn nothing" in stages.page().html()
@@ -151,13 +157,13 @@ def test_queries_inside_a_crowd_would_not_learn_to_say_nothing():
 @pytest.mark.parametrize("kind", EXPLAIN)
 def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kind):
     predictor = predictor_of(kind)
-    everything = predictor.predict(picture(), score_threshold=0.0)[0].instances
+    everything = predictor.predict(photo(), score_threshold=0.0)[0].instances
     cats = everything.scores[everything.labels == 0]
     predictor.score_thresholds = {"cat": float(np.median(cats)), "dog": 0.3}
-    found = predictor.predict(picture())[0].instances
+    found = predictor.predict(photo())[0].instances
     assert (found.labels == 0).sum() == len(cats) // 2
     assert (found.scores > np.array([np.median(cats), 0.3, SCORE_THRESHOLD])[found.labels]).all()
-    stages = EXPLAIN[kind](predictor, picture(), name="x")
+    stages = EXPLAIN[kind](predictor, photo(), name="x")
     assert [one["score"] for one in stages.document()["detections"]] == found.scores.tolist()
     stages.page()
 
@@ -166,8 +172,8 @@ def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kin
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_every_precision_is_explained(kind, precision):
     predictor = predictor_of(kind, precision=precision)
-    stages = EXPLAIN[kind](predictor, picture(), name="x", score_threshold=0.25, truth=labels())
-    found = predictor.predict(picture(), score_threshold=0.25)[0].instances
+    stages = EXPLAIN[kind](predictor, photo(), name="x", score_threshold=0.25, truth=labels())
+    found = predictor.predict(photo(), score_threshold=0.25)[0].instances
     assert [one["score"] for one in stages.document()["detections"]] == found.scores.tolist()
     stages.page()
 
@@ -183,7 +189,7 @@ def test_a_strip_is_explained_on_a_page_of_reasonable_height(kind, size_hw):
 
 @pytest.mark.parametrize("truth", [None, labels()])
 def test_sections_are_counted_without_a_gap(truth):
-    page = explain_set(predictor_of("detr"), picture(), name="x", truth=truth).page()
+    page = explain_set(predictor_of("detr"), photo(), name="x", truth=truth).page()
     numbers = [section.title.split(".")[0] for section in page.sections[1:]]
     assert numbers == [str(i) for i in range(1, 5 if truth is None else 6)]
 
@@ -224,7 +230,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
 
 @pytest.mark.parametrize("kind", EXPLAIN)
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 300)])
-def test_tiny_and_thin_pictures_and_nothing_found(kind, size_hw):
+def test_tiny_and_thin_images_and_nothing_found(kind, size_hw):
     stages = EXPLAIN[kind](predictor_of(kind), np.zeros((*size_hw, 3), np.uint8), name="x.jpg", score_threshold=1.0)
     assert stages.document()["detections"] == []
     assert "Detections" in stages.page().html()

@@ -10,7 +10,7 @@ from PIL import Image
 from otus.reports.page import Figure, Page, Section
 
 
-def test_pictures_are_carried_by_the_page():
+def test_images_are_carried_by_the_page():
     image = np.zeros((30, 40, 3), np.uint8)
     image[:, 20:] = 200
     html = Page("Title", "below", [Section("One", figures=[Figure.of(image, "half & half", width=80)])]).html()
@@ -21,7 +21,7 @@ def test_pictures_are_carried_by_the_page():
     assert not re.search(r"https?://|<script|<link", html)
 
 
-def test_a_figure_is_as_broad_as_its_picture_unless_said():
+def test_a_figure_is_as_broad_as_its_image_unless_said():
     assert Figure.of(np.zeros((30, 40, 3), np.uint8), "").width == 40
 
 

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from otus.data.images import read_picture, write_picture
+from otus.data.images import read_image, write_image
 from otus.errors import UsageError
 from otus.inference.prediction import Prediction
 from otus.reports.predictions import PredictionFolder
@@ -23,13 +23,13 @@ def prediction(name: str, shade: int = 0) -> Prediction:
     return Prediction(name, image, found, {"network": 1.0})
 
 
-def test_pictures_of_one_name_are_numbered_without_meeting_others(tmp_path):
+def test_images_of_one_name_are_numbered_without_meeting_others(tmp_path):
     names = ["s1/a.jpg", "s2/a.jpg", "s2/a-2.jpg", "s3/A.png", "s4/a-2.png"]
     with PredictionFolder(tmp_path, categories=OWLS) as folder:
         for shade, name in enumerate(names):
             folder.add(prediction(name, shade=50 * shade))
     assert [path.name for path in folder.written] == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "A-3.jpg", "a-2-3.jpg"]
-    corners = [int(read_picture(path)[-1, -1].mean()) for path in folder.written]
+    corners = [int(read_image(path)[-1, -1].mean()) for path in folder.written]
     assert corners == pytest.approx([50 * shade for shade in range(len(names))], abs=8)
 
 
@@ -37,17 +37,17 @@ def test_pictures_of_one_name_are_numbered_without_meeting_others(tmp_path):
 def test_a_folder_of_photographs_is_refused_where_one_would_be_lost(tmp_path, sources):
     for name in ("same/owl.jpg", "same/a.jpg", "same/a.png", "other/a.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_picture(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
+        write_image(tmp_path / name, np.zeros((4, 4, 3), np.uint8))
     os.symlink(tmp_path / "same", tmp_path / "link")
     folder = PredictionFolder(tmp_path / "same", categories=OWLS)
-    with pytest.raises(UsageError, match=r"--out: .*same holds pictures to predict on.*(owl|a)\.jpg"):
+    with pytest.raises(UsageError, match=r"--out: .*same holds images to predict on.*(owl|a)\.jpg"):
         folder.refuse_sources([tmp_path / name for name in sources])
     PredictionFolder(tmp_path / "new", categories=OWLS).refuse_sources([tmp_path / name for name in sources])
-    folder.refuse_sources([tmp_path / "other/owl.jpg"])  # no picture to predict on lies there
+    folder.refuse_sources([tmp_path / "other/owl.jpg"])  # no image to predict on lies there
 
 
 def test_beside_photographs_what_is_new_may_be_written_and_pages_are_kept(tmp_path):
-    write_picture(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
     (tmp_path / "index.html").write_text("mine")
     PredictionFolder(tmp_path, categories=OWLS).refuse_sources([tmp_path / "a.png"])
     with pytest.raises(UsageError, match=r"index\.html"):

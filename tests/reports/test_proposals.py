@@ -1,4 +1,4 @@
-"""Proposals on their picture, and the plot of how much they cover."""
+"""Proposals on their image, and the plot of how much they cover."""
 
 import numpy as np
 
@@ -21,10 +21,10 @@ def test_the_first_are_drawn_and_the_rest_is_not():
 
 
 def test_a_line_for_each_method_with_the_metrics_figures():
-    truth = Objects.build(picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
-    found = Objects.build(picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 6], [20, 0, 30, 10]])
+    truth = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
+    found = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 6], [20, 0, 30, 10]])
     protocol = ProposalProtocol(counts=(1, 2, 5), iou_thresholds=(0.5, 0.7))
-    result = ProposalRecall(Categories(("owl",)), protocol).update(truth, found, picture_ids=[0]).compute()
+    result = ProposalRecall(Categories(("owl",)), protocol).update(truth, found, image_ids=[0]).compute()
     figure = proposal_plot({"ours": result, "theirs": result})
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Recall at IoU 0.5", "Recall at IoU 0.7", "MABO"]
     for axes, values in zip(figure.axes, (*result.recall, result.mabo), strict=True):

@@ -68,7 +68,7 @@ def test_boxes_without_area_have_no_overlap():
 
 
 @given(given_boxes=boxes())
-def test_clipped_boxes_lie_in_the_picture(given_boxes):
+def test_clipped_boxes_lie_in_the_image(given_boxes):
     clipped = clip(given_boxes, (100, 50))
     assert (clipped >= 0).all()
     assert (clipped[:, ::2] <= 50).all()

@@ -17,7 +17,7 @@ import otus
 from otus.cli import app
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError, UsageError
 from otus.training.run import resume_run, train
@@ -37,7 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    coco.write(write_scenes(tmp_path / "made", 12), tmp_path / "data", pictures="copy")
+    coco.write(write_scenes(tmp_path / "made", 12), tmp_path / "data", images="copy")
     return tmp_path / "data"
 
 
@@ -72,9 +72,9 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
     whole = open_dataset(data)
     more = write_scenes(tmp_path / "more", 14).select(np.arange(14)[::-1])
     moved = tmp_path / "moved"
-    coco.write(more, moved, pictures="copy")
-    for file in whole.pictures.files:
-        shutil.copy(whole.pictures.root / file, open_dataset(moved).pictures.root / file)
+    coco.write(more, moved, images="copy")
+    for file in whole.images.files:
+        shutil.copy(whole.images.root / file, open_dataset(moved).images.root / file)
     shutil.rmtree(data)
     code, _, err = otus_evaluate("--run", trained.folder)
     assert code == 2
@@ -83,11 +83,11 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
     assert again.images == 3
     assert again.results["bbox"].figures["AP"] == pytest.approx(told, nan_ok=True)
     lost = next(iter(listed["validation"]))
-    files = open_dataset(moved).pictures.files
+    files = open_dataset(moved).images.files
     coco.write(
         open_dataset(moved).select([i for i, file in enumerate(files) if file != lost]),
         tmp_path / "less",
-        pictures="copy",
+        images="copy",
     )
     with pytest.raises(DataError, match=f"1 of the 3 images .* not there, e.g. {lost}"):
         otus.evaluate(tmp_path / "less", run=trained.folder)
@@ -117,7 +117,7 @@ def test_a_run_goes_on_where_its_data_have_moved_and_were_repaired(
     with pytest.raises(UsageError, match="say where by --data"):
         resume_run(stopped.folder)
     aside = next(iter(json.loads((stopped.folder / "images.json").read_text())["validation"]))
-    file = open_dataset(moved).pictures.root / aside
+    file = open_dataset(moved).images.root / aside
     file.write_bytes(file.read_bytes() + b"another ending")
     capsys.readouterr()
     done = resume_run(stopped.folder, arguments={"data": [moved]})
@@ -129,13 +129,13 @@ def test_a_run_goes_on_where_its_data_have_moved_and_were_repaired(
     assert otus.evaluate(run=done.folder).images == 3
 
     other = tmp_path / "other"
-    coco.write(write_scenes(tmp_path / "made2", 12, seed=5), other, pictures="copy")
+    coco.write(write_scenes(tmp_path / "made2", 12, seed=5), other, images="copy")
     with pytest.raises(UsageError, match="data_digest: was"):
         resume_run(stopped.folder, arguments={"data": [other]})
 
 
 def test_all_faults_of_images_are_said_before_training(data: Path, tmp_path: Path) -> None:
-    root, files = open_dataset(data).pictures.root, open_dataset(data).pictures.files
+    root, files = open_dataset(data).images.root, open_dataset(data).images.files
     (root / files[0]).write_bytes((root / files[0]).read_bytes()[:300])
     (root / files[5]).unlink()
     shutil.copy(root / files[3], root / files[1])  # of another size
@@ -164,11 +164,11 @@ def write_large_scenes(folder: Path) -> Dataset:
     made = write_scenes(folder / "small", 4)
     objects = made.objects
     assert objects is not None
-    for index, file in enumerate(made.pictures.files):
+    for index, file in enumerate(made.images.files):
         noise = np.random.default_rng(index).integers(0, 256, (400, 400, 3), dtype=np.uint8)
-        write_picture(folder / file, noise)
-    pictures = replace(made.pictures, root=folder, sizes_hw=np.full((4, 2), 400))
-    return replace(made, pictures=pictures, objects=replace(objects, segmentations=None))
+        write_image(folder / file, noise)
+    images = replace(made.images, root=folder, sizes_hw=np.full((4, 2), 400))
+    return replace(made, images=images, objects=replace(objects, segmentations=None))
 
 
 def test_runs_that_begin_at_once_get_folders_of_their_own(tmp_path: Path) -> None:

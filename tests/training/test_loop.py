@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from otus.data.dataset import Dataset
 from otus.data.scenes.generator import Scenes
 from otus.data.tensors import TensorSample, sample_generator, to_tensors
-from otus.data.transforms.augmentation import Compose, HorizontalFlip, MovedBorders, Photometric, RandomCrop
+from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip, RandomCrop
 from otus.data.transforms.geometry import tight_boxes
 from otus.data.transforms.mixing import Mosaic
 from otus.errors import TrainingError, UsageError
@@ -25,7 +25,7 @@ from otus.training.resuming import pack, unpack
 from otus.training.seeding import model_generator
 from otus.training.settings import TrainSettings
 from otus.training.state import UNPLANNED, RunState, Validation
-from otus.training.train_loader import Feed, OtherPictures, Place, epoch_order
+from otus.training.train_loader import BatchIndex, RandomSampleSource, TrainLoader, epoch_order
 from otus.zoo.checkpoint import load_checkpoint
 from tiny_run import AUGMENT, PREPROCESS, TinyDetector, run, tiny_detector
 
@@ -38,7 +38,7 @@ def by_hand(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.
     vectors = [p for p in system.parameters() if p.ndim == 1]
     matrices = [p for p in system.parameters() if p.ndim > 1]
     optimizer = torch.optim.SGD([{"params": matrices, "weight_decay": 0.02}, {"params": vectors}], momentum=0.9)
-    feed = Feed(dataset, PREPROCESS, settings, augment=AUGMENT)
+    feed = TrainLoader(dataset, PREPROCESS, settings, augment=AUGMENT)
     steps_per_epoch = 12 // 4
     for step in range(settings.epochs * steps_per_epoch):
         for group in optimizer.param_groups:
@@ -110,7 +110,7 @@ def test_mixed_precision_leaves_the_samples_as_they_are(scenes: Dataset) -> None
     assert set(seen) == {torch.float32}  # in bfloat16 a box at 301 pixels would be one at 302
 
 
-def test_an_epoch_has_every_picture_once_and_batches_of_one_shape() -> None:
+def test_an_epoch_has_every_image_once_and_batches_of_one_shape() -> None:
     groups = torch.tensor([0, 1, 1] * 10).numpy()
     order = epoch_order(30, batch_size=5, seed=3, epoch=2, groups=groups)
     assert sorted(order.flatten().tolist()) == list(range(30))
@@ -122,11 +122,11 @@ def test_an_epoch_has_every_picture_once_and_batches_of_one_shape() -> None:
     assert set(filled[0]) == {0, 1, 2}
 
 
-def test_pictures_are_mixed_the_same_way_each_time(scenes: Dataset) -> None:
+def test_images_are_mixed_the_same_way_each_time(scenes: Dataset) -> None:
     settings = TrainSettings(batch_size=4)
-    mosaic = Mosaic(OtherPictures(scenes), (40, 40))
-    assert repr(mosaic) == repr(Mosaic(OtherPictures(scenes.select([0])), (40, 40)))  # without the data set
-    feeds = [Feed(scenes, PREPROCESS, settings, augment=mosaic) for _ in range(2)]
+    mosaic = Mosaic(RandomSampleSource(scenes), (40, 40))
+    assert repr(mosaic) == repr(Mosaic(RandomSampleSource(scenes.select([0])), (40, 40)))  # without the data set
+    feeds = [TrainLoader(scenes, PREPROCESS, settings, augment=mosaic) for _ in range(2)]
     (first, *_), (second, *_) = ([feed.load(place) for place in next(feed.plan())] for feed in feeds)
     assert torch.equal(first["image"], second["image"])
     assert torch.equal(first["boxes"], second["boxes"])
@@ -134,8 +134,8 @@ def test_pictures_are_mixed_the_same_way_each_time(scenes: Dataset) -> None:
 
 def test_every_process_takes_its_part_of_each_batch(scenes: Dataset) -> None:
     settings = TrainSettings(batch_size=4, accumulate=2)
-    whole = next(Feed(scenes, PREPROCESS, settings).plan())
-    parts = [next(Feed(scenes, PREPROCESS, settings, rank=rank, world_size=2).plan()) for rank in range(2)]
+    whole = next(TrainLoader(scenes, PREPROCESS, settings).plan())
+    parts = [next(TrainLoader(scenes, PREPROCESS, settings, rank=rank, world_size=2).plan()) for rank in range(2)]
     assert parts[0] + parts[1] == whole
 
 
@@ -204,7 +204,7 @@ class Explodes(TinyDetector):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(scenes: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"step 4: .*class inf.* pictures (\d{3}\.png, ){3}\d{3}\.png.*last\.safe"):
+    with pytest.raises(TrainingError, match=r"step 4: .*class inf.* images (\d{3}\.png, ){3}\d{3}\.png.*last\.safe"):
         run(Explodes(), scenes, tmp_path, epochs=3)
     tensors, header = load_checkpoint(tmp_path / "weights/last.safetensors")
     assert header.extra["run"]["step"] == 3
@@ -245,7 +245,7 @@ def test_the_folder_of_a_run(scenes: Dataset, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_few_pictures(scenes: Dataset, count: int) -> None:
+def test_few_images(scenes: Dataset, count: int) -> None:
     assert len(run(tiny_detector(), scenes.select(range(count)), batch_size=8).history) == 3
 
 
@@ -300,8 +300,8 @@ def test_settings_that_cannot_be() -> None:
 @pytest.mark.parametrize(
     ("augment", "enters_at"),
     [
-        (Compose([HorizontalFlip(), Photometric()]), (90, 120)),
-        (MovedBorders(0.2), (150, 200)),
+        (Compose([HorizontalFlip(), ColorJitter()]), (90, 120)),
+        (CropAndPad(0.2), (150, 200)),
         (RandomCrop((64, 64)), (240, 320)),
     ],
 )
@@ -316,10 +316,10 @@ def test_a_large_image_is_made_smaller_before_it_is_augmented(augment, enters_at
             entered.append((tuple(tensors["image"].shape[1:]), tuple(tensors["masks"].shape[1:])))
             return augment(tensors, generator=generator)
 
-    feed = Feed(
+    feed = TrainLoader(
         scenes, Preprocess(shorter_side=90, longer_side=200), TrainSettings(epochs=1, seed=4), augment=Watched()
     )
-    sample = feed.load(Place(0, 0, 0))
+    sample = feed.load(BatchIndex(0, 0, 0))
     assert entered == [(enters_at, enters_at)]
     assert len(sample["boxes"]) == len(sample["masks"])
     assert len(sample["boxes"]) > 0 or enters_at == (240, 320)  # a small window may be empty
@@ -333,7 +333,7 @@ def test_flips_and_colours_are_the_same_before_and_after_the_image_is_made_small
     preprocess = Preprocess(shorter_side=90, longer_side=200)
     for seed in range(4):
         settings = TrainSettings(epochs=1, seed=seed)
-        before = Feed(scenes, preprocess, settings, augment=HorizontalFlip()).load(Place(0, 0, 0))
+        before = TrainLoader(scenes, preprocess, settings, augment=HorizontalFlip()).load(BatchIndex(0, 0, 0))
         generator = sample_generator(seed, 0, 0)
         after = preprocess.sample(HorizontalFlip()(to_tensors(scenes[0]), generator=generator))
         torch.testing.assert_close(before["image"], after["image"], atol=2e-4, rtol=0)
@@ -345,8 +345,8 @@ def test_images_are_enlarged_for_small_objects_alone(scenes: Dataset) -> None:
     def sized(side: float, *, size_hw: tuple[int, int] = (480, 640)) -> Dataset:
         assert scenes.objects is not None
         boxes = np.tile([10.0, 10.0, 10.0 + side, 10.0 + side], (len(scenes.objects), 1))
-        pictures = replace(scenes.pictures, sizes_hw=np.tile(size_hw, (len(scenes), 1)))
-        return replace(scenes, pictures=pictures, objects=replace(scenes.objects, boxes_xyxy=boxes))
+        images = replace(scenes.images, sizes_hw=np.tile(size_hw, (len(scenes), 1)))
+        return replace(scenes, images=images, objects=replace(scenes.objects, boxes_xyxy=boxes))
 
     own = Preprocess(shorter_side=448, longer_side=448)
     assert size_for_labels(own, sized(100)) is own
@@ -362,7 +362,7 @@ def test_images_are_enlarged_for_small_objects_alone(scenes: Dataset) -> None:
 
 @pytest.mark.parametrize(("minutes", "step_s", "warned"), [(8.0, 1.0, False), (0.5, 4.0, True)])
 def test_it_is_said_what_a_budget_buys(scenes: Dataset, minutes: float, step_s: float, warned: bool) -> None:
-    feed = Feed(scenes, PREPROCESS, TrainSettings(minutes=minutes, batch_size=4))
+    feed = TrainLoader(scenes, PREPROCESS, TrainSettings(minutes=minutes, batch_size=4))
     state = RunState(
         total_steps=UNPLANNED, step=3, seconds=4 * step_s, seconds_of_steps=4 * step_s, first_step_s=2 * step_s
     )

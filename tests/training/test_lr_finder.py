@@ -11,7 +11,7 @@ from otus.errors import TrainingError
 from otus.training.devices import start_fabric
 from otus.training.lr_finder import LearningRateCurve, find_learning_rate
 from otus.training.settings import TrainSettings
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 from tiny_run import PREPROCESS, tiny_detector
 
 
@@ -31,7 +31,7 @@ class Bowl(nn.Module):
 def test_the_rate_found_is_stable_and_not_idle(scenes: Dataset, steepness: float) -> None:
     settings = TrainSettings(optimizer="sgd", momentum=0, weight_decay=0, device="cpu", batch_size=1)
     bowl = Bowl(steepness)
-    feed = Feed(scenes, PREPROCESS, settings)
+    feed = TrainLoader(scenes, PREPROCESS, settings)
     curve = find_learning_rate(bowl, feed=feed, fabric=start_fabric(settings), lowest=1e-5, highest=100, steps=150)
     assert 0.01 / steepness < curve.suggestion < 2 / steepness
     assert curve.rates[-1] < 100
@@ -45,7 +45,7 @@ def test_the_steepest_place_before_the_lowest_is_suggested() -> None:
 
 def test_a_real_system_and_one_that_explodes_at_once(scenes: Dataset) -> None:
     settings = TrainSettings(device="cpu", batch_size=4)
-    feed, fabric = Feed(scenes, PREPROCESS, settings), start_fabric(settings)
+    feed, fabric = TrainLoader(scenes, PREPROCESS, settings), start_fabric(settings)
     curve = find_learning_rate(tiny_detector(), feed=feed, fabric=fabric, steps=30)
     assert 1e-6 <= curve.suggestion <= 1
     with pytest.raises(TrainingError, match="exploded after 0 steps"):

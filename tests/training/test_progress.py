@@ -17,7 +17,7 @@ def test_without_a_terminal_there_is_a_line_each_minute(monkeypatch, capsys):
     for _ in range(4):
         now[0] += 25
         state.count_step({"class": 0.5}, seconds=25.0)
-        shown.step(state, {"class": 0.5}, steps_per_epoch=100, pictures=8)
+        shown.step(state, {"class": 0.5}, steps_per_epoch=100, images=8)
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(lines) == 1
     assert lines[0].startswith("epoch 1/4, step 3: loss 0.500")
@@ -29,7 +29,7 @@ def test_quiet_is_quiet(monkeypatch, capsys):
     monkeypatch.setattr(progress.time, "monotonic", lambda: 1e9)
     state = RunState(total_steps=4)
     state.count_step({"class": 0.5}, seconds=1.0)
-    shown.step(state, {"class": 0.5}, steps_per_epoch=4, pictures=8)
+    shown.step(state, {"class": 0.5}, steps_per_epoch=4, images=8)
     assert capsys.readouterr().err == ""
 
 
@@ -42,7 +42,7 @@ def test_the_bar_shows_what_matters_at_every_width(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(progress, "Console", lambda **_: terminal)
     shown = progress.TrainProgress()
     state = RunState(total_steps=1250, step=1117, seconds_of_steps=36 * 3600.0, epoch_s=9.0)
-    shown.step(state, LOSSES, steps_per_epoch=100, pictures=8000)
+    shown.step(state, LOSSES, steps_per_epoch=100, images=8000)
     (line,) = terminal.render_lines(shown._bar.get_renderable(), pad=False)
     text = "".join(segment.text for segment in line)
     assert text.startswith("epoch 12/13 \u2501")
@@ -67,7 +67,7 @@ def test_the_line_of_an_epoch_says_of_what_its_score_is(capsys, figures: dict[st
         "epoch": 11,
         "loss": 1.0,
         "score": 0.25,
-        "pictures_per_s": 2.0,
+        "images_per_s": 2.0,
         "waiting_share": 0.0,
         "hours": 0.1,
         **figures,

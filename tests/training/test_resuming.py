@@ -17,7 +17,7 @@ from otus.data.dataset import Dataset
 from otus.errors import OtusError, UsageError
 from otus.training import loop
 from otus.training.interrupts import Interrupts
-from otus.training.resuming import refuse_changes
+from otus.training.resuming import check_unchanged
 from otus.zoo.checkpoint import load_checkpoint
 from tiny_run import TinyDetector, interrupt_at, run, tiny_detector
 
@@ -98,9 +98,9 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 def test_another_run_is_not_resumed() -> None:
     before = {"seed": 0, "workers": 2, "data": "a1"}
-    refuse_changes(before, before | {"workers": 0})
+    check_unchanged(before, before | {"workers": 0})
     with pytest.raises(UsageError, match=r"seed: was 0, is 1; data: was a1, is b2"):
-        refuse_changes(before, {"seed": 1, "workers": 2, "data": "b2"})
+        check_unchanged(before, {"seed": 1, "workers": 2, "data": "b2"})
 
 
 def test_a_full_disk_keeps_the_checkpoint(scenes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,12 @@ import otus
 from otus.cli import app
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
-from otus.data.images import read_picture
+from otus.data.images import read_image
 from otus.data.scenes import files as scene_files
 from otus.errors import CheckpointError, DataError, UsageError
 from otus.structures import Categories, Objects, Segmentations
 from otus.training.datasets import trainable_model
-from otus.training.fine_tuning import find_weights, start_from
+from otus.training.fine_tuning import find_weights, load_pretrained
 from otus.training.run import _loaded, train
 from otus.training.settings import TrainSettings, make_settings
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
@@ -39,7 +39,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def coco_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve scenes to learn from, in COCO's format."""
     folder = tmp_path_factory.mktemp("coco") / "data"
-    coco.write(write_scenes(tmp_path_factory.mktemp("made"), 12), folder, pictures="copy")
+    coco.write(write_scenes(tmp_path_factory.mktemp("made"), 12), folder, images="copy")
     return folder
 
 
@@ -56,7 +56,7 @@ def test_the_command_writes_a_folder_that_loads(tiny: None, coco_scenes: Path, t
     folder = tmp_path / "detection" / "tiny"
     assert code == 0
     assert out.startswith(str(folder / "weights" / "best.safetensors"))
-    assert "9 pictures to learn from" in err
+    assert "9 images to learn from" in err
     assert "epoch 2/2" in err
     files = {
         "batch.jpg",
@@ -69,9 +69,9 @@ def test_the_command_writes_a_folder_that_loads(tiny: None, coco_scenes: Path, t
         "validation.jpg",
     }
     assert {file.name for file in folder.iterdir()} == files | {"weights"}
-    assert read_picture(folder / "validation.jpg").std() > 10
+    assert read_image(folder / "validation.jpg").std() > 10
     record = json.loads((folder / "run.json").read_text())
-    assert record["pictures"] == 9
+    assert record["images"] == 9
     assert record["settings"]["seed"] == 0
     header = load_checkpoint(folder / "weights/best.safetensors")[1]
     assert header.builder == "tiny"
@@ -138,10 +138,10 @@ def test_a_run_that_had_not_begun_is_begun_by_resuming_it(tiny: None, scenes: Da
 
 def test_what_cannot_be_validated_by_is_said_before_training(tiny: None, scenes: Dataset, tmp_path: Path) -> None:
     nothing = scenes.select(np.zeros(0, dtype=np.int64))
-    labelled = replace(scenes, objects=None, picture_labels=np.zeros(len(scenes), dtype=np.int64))
+    labelled = replace(scenes, objects=None, image_labels=np.zeros(len(scenes), dtype=np.int64))
     unknown = replace(scenes, categories=Categories(tuple(f"new {name}" for name in scenes.categories)))
     for val, message in (
-        (nothing, "no pictures with objects or categories to validate by"),
+        (nothing, "no images with objects or categories to validate by"),
         (labelled, "has no objects to validate by"),
         (unknown, "new "),
     ):
@@ -167,9 +167,9 @@ def test_data_of_several_folders_and_what_is_said_of_them(
     other = replace(other, categories=names, objects=replace(other.objects, labels=labels, segmentations=None))
     run = train("tiny", [scenes, other], val=scenes, settings=QUICK, out=tmp_path)
     said = capsys.readouterr().err
-    assert "18 pictures to learn from" in said
+    assert "18 images to learn from" in said
     assert "no object to learn from of unicorn" in said
-    assert "all validation pictures are learned from too" in said
+    assert "all validation images are learned from too" in said
     assert otus.load(run.best, device="cpu").categories.names == (*scenes.categories.names, "unicorn")
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_trained(tiny: None, scenes: Dataset, tmp_path: Path) -> 
     assert otus_train("--data", tmp_path)[0] == 1, "there are no data"
     assert otus_train("--model", "tiny", "--data", tmp_path / "nowhere")[0] == 1
     assert otus_train("--resume", tmp_path)[0] == 2
-    with pytest.raises(DataError, match="no pictures with objects"):
+    with pytest.raises(DataError, match="no images with objects"):
         train("tiny", replace(scenes, objects=None), settings=QUICK, out=tmp_path, quiet=True)
     with pytest.raises(UsageError, match=r"share between 0 and 1, got 1\.5"):
         train("tiny", scenes, val=1.5, settings=QUICK, out=tmp_path, quiet=True)
@@ -200,20 +200,20 @@ def test_weights_start_what_fits_and_leave_heads_of_other_categories(tmp_path: P
     found = find_weights(file)
 
     system = TinyDetector(same)
-    assert start_from(system, found, build=TinyDetector) == []
+    assert load_pretrained(system, found, build=TinyDetector) == []
     assert torch.equal(system.head.weight, source.head.weight)
 
     system = TinyDetector(other)
     before = system.head.weight.clone()
-    left = start_from(system, found, build=TinyDetector)
+    left = load_pretrained(system, found, build=TinyDetector)
     assert left == ["of other categories: head.weight (6, 8)", "of other categories: head.bias (6,)"]
     assert torch.equal(system.head.weight, before)
-    assert torch.equal(system.trunk[0].weight, source.trunk[0].weight)
+    assert torch.equal(system.backbone[0].weight, source.backbone[0].weight)
 
     stranger = torch.nn.Linear(2, 2)
     stranger.categories = one
     with pytest.raises(CheckpointError, match="nothing of it fits Linear"):
-        start_from(stranger, found)
+        load_pretrained(stranger, found)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_categories_that_both_have_keep_what_was_learned_of_them(model: str, tmp
     source, system = build_model(model, old).eval(), build_model(model, new).eval()
     save_checkpoint(tmp_path / "old.safetensors", source.state_dict(), CheckpointHeader(builder=model, categories=old))
     found = find_weights(tmp_path / "old.safetensors")
-    left = start_from(system, found, build=lambda categories: build_model(model, categories))
+    left = load_pretrained(system, found, build=lambda categories: build_model(model, categories))
     assert left
     assert all(line.startswith("with categories that are new (known are d, b): ") for line in left), left
     if model.startswith("mask"):
@@ -255,21 +255,21 @@ def test_categories_that_both_have_keep_what_was_learned_of_them(model: str, tmp
         ("mask_rcnn_efficientnet_lite0_fpn", "region_features.", "region_features."),
     ],
 )
-def test_trunk_and_pyramid_go_from_one_system_to_another(model: str, place: str, pyramid: str | None) -> None:
+def test_backbone_and_pyramid_go_from_one_system_to_another(model: str, place: str, pyramid: str | None) -> None:
     found = find_weights("packaged", model=model)
     system = build_model(model, Categories(("a",)))
-    left = start_from(system, found, build=lambda categories: build_model(model, categories))
+    left = load_pretrained(system, found, build=lambda categories: build_model(model, categories))
     own = system.state_dict()
     for theirs, tensor in found.state.items():
         name = theirs.removeprefix("region_features.")
-        if name.startswith("trunk."):
+        if name.startswith("backbone."):
             assert torch.equal(own[place + name], tensor.float())
         elif name.startswith("pyramid.") and pyramid is not None:
             assert torch.equal(own[pyramid + name], tensor.float())
-    assert not any(line.startswith("missing") and "trunk." in line for line in left)
+    assert not any(line.startswith("missing") and "backbone." in line for line in left)
 
 
-def test_weights_of_another_system_do_not_say_the_size_of_pictures(scenes: Dataset, tmp_path: Path) -> None:
+def test_weights_of_another_system_do_not_say_the_size_of_images(scenes: Dataset, tmp_path: Path) -> None:
     run = train("yolo_efficientnet_lite0", scenes, weights="packaged", settings=QUICK, out=tmp_path, quiet=True)
     assert otus.load(run.last, device="cpu").preprocess.fixed_hw == (224, 224)
 
@@ -356,8 +356,8 @@ def test_masks_or_keypoints_of_some_objects_are_enough(scenes: Dataset) -> None:
 
 def test_a_mask_head_that_nothing_teaches_is_said(scenes: Dataset) -> None:
     system = build_model("mask_rcnn_efficientnet_lite0_fpn", scenes.categories)
-    assert system.remarks(scenes) == []
-    assert "no object has a mask" in system.remarks(without_masks(scenes))[0]
+    assert system.warnings(scenes) == []
+    assert "no object has a mask" in system.warnings(without_masks(scenes))[0]
     objects = scenes.objects
     assert objects is not None
     assert objects.segmentations is not None
@@ -365,7 +365,7 @@ def test_a_mask_head_that_nothing_teaches_is_said(scenes: Dataset) -> None:
     some = Segmentations.build(
         None if objects.labels[i] == label else objects.segmentations.outline(i) for i in range(len(objects))
     )
-    said = system.remarks(replace(scenes, objects=replace(objects, segmentations=some)))
+    said = system.warnings(replace(scenes, objects=replace(objects, segmentations=some)))
     assert f"no mask to learn from of {scenes.categories[label]}" in said[0]
 
 
@@ -408,7 +408,7 @@ def test_train_and_val_are_taken_where_there_are_just_these(
     code, _, err = otus_train(*options, "--out", tmp_path / "runs")
     assert code == 0, err
     record = json.loads((tmp_path / "runs/detection/tiny/run.json").read_text())
-    assert (record["pictures"], record["validation_pictures"]) == (3, 4)
+    assert (record["images"], record["validation_images"]) == (3, 4)
     assert "the splits train and val are taken" in caplog.text
     code, _, err = otus_train(*options, "--split", "val", "--out", tmp_path / "runs")
     assert (code, "nothing is validated" in err) == (0, True)

@@ -1,4 +1,4 @@
-"""What is drawn is where it should be, can be read, and leaves the rest of the picture alone."""
+"""What is drawn is where it should be, can be read, and leaves the rest of the image alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ def one(box: list[float], label: int = 0, **fields: object) -> Instances:
     return Instances([box], [label], (120, 160), CATEGORIES, **fields)
 
 
-def test_a_picture_without_objects_stays_as_it_is() -> None:
+def test_a_image_without_objects_stays_as_it_is() -> None:
     image = Scenes(1).scene(0).image
     result = draw(image, Instances.empty(image.shape[:2], CATEGORIES))
     np.testing.assert_array_equal(result, image)
@@ -119,7 +119,7 @@ def test_labels_have_category_and_score_or_what_there_is() -> None:
     st.text(min_size=1, max_size=30),
 )
 @settings(max_examples=40, deadline=None)
-def test_tags_lie_within_the_picture(boxes: list[tuple[float, ...]], size_hw: tuple[int, int], text: str) -> None:
+def test_tags_lie_within_the_image(boxes: list[tuple[float, ...]], size_hw: tuple[int, int], text: str) -> None:
     for tag in place_tags([text] * len(boxes), np.array(boxes), size_hw[::-1], 14):
         if tag is not None:
             left, top, right, bottom = tag.place
@@ -150,7 +150,7 @@ def crowd(count: int, longer_side: int, *, names: tuple[str, ...] = ("platelet",
 
 
 def hidden_by_labels(image: np.ndarray, found: Instances) -> tuple[np.ndarray, float]:
-    """The share of each box, and of the picture, that labels cover."""
+    """The share of each box, and of the image, that labels cover."""
     covered = (draw(image, found) != draw(image, found, labels=False)).any(axis=2)
     corners = found.boxes_xyxy.round().astype(int)
     return np.array([covered[y1:y2, x1:x2].mean() for x1, y1, x2, y2 in corners.tolist()]), float(covered.mean())
@@ -158,15 +158,15 @@ def hidden_by_labels(image: np.ndarray, found: Instances) -> tuple[np.ndarray, f
 
 @pytest.mark.parametrize("longer_side", [100, 600, 2000])
 @pytest.mark.parametrize("count", [1, 10, 100, 500])
-def test_labels_hide_neither_objects_nor_the_picture(count: int, longer_side: int) -> None:
+def test_labels_hide_neither_objects_nor_the_image(count: int, longer_side: int) -> None:
     found = crowd(count, longer_side)
     image = np.full((*found.size_hw, 3), 100, dtype=np.uint8)
-    of_objects, of_picture = hidden_by_labels(image, found)
+    of_objects, of_image = hidden_by_labels(image, found)
     # A box of a few pixels has no quarter to the pixel: its edge belongs to it in part.
     assert (of_objects <= MOST_HIDDEN + (0.03 if longer_side > 100 else 0.25)).all()
-    assert of_picture <= MOST_COVERED or count == 1
+    assert of_image <= MOST_COVERED or count == 1
     shown = overlay(image, found)
-    assert max(shown.shape) >= 480, "small pictures are enlarged"
+    assert max(shown.shape) >= 480, "small images are enlarged"
     assert shown.shape[1] % longer_side == 0
     of_strip = shown[shown.shape[1] * 3 // 4 :]
     assert (len(of_strip) > 0) == (count >= 100), "a legend where not every object is named"
@@ -269,7 +269,7 @@ def test_legends_are_as_wide_as_asked(width: int, count: int) -> None:
         assert (strip == colour).all(axis=2).any()
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_grow_with_the_image() -> None:
     assert line_width((240, 320)) < line_width((1080, 1920)) < line_width((3000, 4000))
 
 
@@ -277,7 +277,7 @@ def test_a_scene_with_everything_is_drawn_and_another_size_is_refused() -> None:
     sample = Scenes(1, seed=3).scene(0)
     assert sample.instances is not None
     assert (draw(sample.image, sample.instances) != sample.image).any()
-    with pytest.raises(ShapeError, match=r"expected a picture uint8 \(240, 320, 3\), got uint8 \(120, 160, 3\)"):
+    with pytest.raises(ShapeError, match=r"expected an image uint8 \(240, 320, 3\), got uint8 \(120, 160, 3\)"):
         draw(GREY, sample.instances)
 
 

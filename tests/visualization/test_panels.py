@@ -1,4 +1,4 @@
-"""Pictures side by side: titles keep to their own, and mosaics have no gaps."""
+"""Images side by side: titles keep to their own, and mosaics have no gaps."""
 
 import numpy as np
 import pytest
@@ -21,14 +21,14 @@ def test_mosaics_fill_their_rows_from_edge_to_edge(count):
     page = mosaic(groups)
     assert not (page == 255).all(axis=2).any(), "no white"
     ground = (page == panels._DARK).all(axis=2)
-    assert ground.mean() < 0.05, "lines between pictures and no more"
-    pictures = ~ground
-    assert pictures[:, 0].mean() > 0.9
-    assert pictures[:, -1].mean() > 0.9
-    assert {tuple(colour) for colour in page[pictures].tolist()} == set(SHADES[: min(count + 1, 6)])
+    assert ground.mean() < 0.05, "lines between images and no more"
+    images = ~ground
+    assert images[:, 0].mean() > 0.9
+    assert images[:, -1].mean() > 0.9
+    assert {tuple(colour) for colour in page[images].tolist()} == set(SHADES[: min(count + 1, 6)])
 
 
-def test_the_pictures_of_a_pair_have_one_height_and_keep_their_shape():
+def test_the_images_of_a_pair_have_one_height_and_keep_their_shape():
     page = mosaic(
         [("owl.jpg: labels | found", [plain(300, 400, 0), plain(300, 400, 1)])], [("owl", np.uint8(SHADES[2]))]
     )

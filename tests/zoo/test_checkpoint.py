@@ -37,7 +37,7 @@ from otus.zoo.checkpoint import (
 PERSON = KeypointNames(("nose", "left_eye", "right_eye"), skeleton=((0, 1), (0, 2)))
 HEADER = CheckpointHeader(
     builder="mask_rcnn",
-    arguments={"trunk": "resnet18", "levels": [2, 3], "threshold": 0.05, "score": None},
+    arguments={"backbone": "resnet18", "levels": [2, 3], "threshold": 0.05, "score": None},
     categories=Categories(("person", "sky"), ids=(1, 90), is_thing=(True, False), keypoints=(("person", PERSON),)),
     preprocess={"short_side": 320, "mean": [0.485, 0.456, 0.406]},
     licence="Apache-2.0",

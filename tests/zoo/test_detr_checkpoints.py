@@ -14,7 +14,7 @@ from otus.data.tensors import TensorSample, bounding_boxes
 from otus.detection.set_prediction import detr
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.errors import CheckpointError
-from otus.parts.backbones import freeze_norms, torchvision_trunk
+from otus.parts.backbones import freeze_norms, torchvision_backbone
 from otus.parts.batching import make_batch
 from otus.parts.preprocess import Preprocess
 from otus.parts.transformer.set_matching import HungarianMatcher
@@ -23,14 +23,14 @@ from otus.zoo.coco import COCO, COCO_IDS
 from otus.zoo.detr_checkpoints import read_detr
 
 transformers = pytest.importorskip("transformers", reason="DETR is compared with transformers'")
-pytest.importorskip("timm", reason="transformers' DETR has its trunk from timm")
+pytest.importorskip("timm", reason="transformers' DETR has its backbone from timm")
 
 NO_CATEGORY = sorted(set(range(91)) - set(COCO_IDS))
 TINY = {"d_model": 32, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "num_queries": 40,
         "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_layers": 2, "decoder_layers": 3}  # fmt: skip
 
 
-def pictures(*sizes_hw: tuple[int, int]) -> list[Tensor]:
+def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
     """Coloured rectangles on noise, normalised."""
     generator = torch.Generator().manual_seed(3)
     images = []
@@ -45,7 +45,7 @@ def pictures(*sizes_hw: tuple[int, int]) -> list[Tensor]:
 
 def padded(images: Sequence[Tensor]) -> dict[str, Tensor]:
     """As transformers' own image processor batches."""
-    batch = make_batch([{"image": image} for image in images], divisor=1)
+    batch = make_batch([{"image": image} for image in images], size_divisor=1)
     mask = torch.zeros(len(images), *batch.padded_hw)
     for one, (height, width) in zip(mask, batch.sizes_hw, strict=True):
         one[:height, :width] = 1
@@ -129,10 +129,10 @@ def of_the_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
     checkpoint = read_detr(state)
     name, stage = ("resnet50", 4) if dilated else ("resnet18", 5)
-    trunk = torchvision_trunk(name, levels=(stage,), dilated=dilated)
-    freeze_norms(trunk)
+    backbone = torchvision_backbone(name, levels=(stage,), dilated=dilated)
+    freeze_norms(backbone)
     head = detr.EncoderDecoder(
-        trunk.channels[0],
+        backbone.channels[0],
         checkpoint.arguments["class_slots"],
         queries=checkpoint.arguments["queries"],
         width=32,
@@ -141,7 +141,7 @@ def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
         encoder_layers=2,
         decoder_layers=3,
     )
-    system = SetDetector(categories=COCO, trunk=trunk, head=head)
+    system = SetDetector(categories=COCO, backbone=backbone, head=head)
     load_into(system, checkpoint.state, source="reference")
     return system.eval()
 
@@ -152,7 +152,7 @@ def assert_same_answers(system: SetDetector, model: nn.Module, images: Sequence[
     record = system.stages([{"image": image} for image in images])
     torch.testing.assert_close(record.answers.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(record.answers.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
-    # What is reported of each query: its likeliest category, its box in the picture's own pixels.
+    # What is reported of each query: its likeliest category, its box in the image's own pixels.
     probabilities = expected.logits.softmax(-1)[..., :-1]
     for found, scores, boxes, image in zip(record.detections, probabilities, expected.pred_boxes, images, strict=True):
         score, slot = scores.max(-1)
@@ -172,7 +172,7 @@ def assert_same_answers(system: SetDetector, model: nn.Module, images: Sequence[
 
 @pytest.mark.parametrize("naming", ["official", "hub", "transformers 5"])
 def test_tiny_detrs_give_transformers_answers(naming):
-    images = pictures((90, 128), (110, 75))
+    images = photos((90, 128), (110, 75))
     model = reference(images, backbone="resnet18", **TINY)
     state = {"official": official, "hub": of_the_hub, "transformers 5": dict}[naming](model.state_dict())
     system = tiny(state)
@@ -180,27 +180,29 @@ def test_tiny_detrs_give_transformers_answers(naming):
     assert_same_answers(system, model, images[:1])
 
 
-def test_a_dilated_trunk_gives_transformers_answers():
-    images = pictures((70, 100))
+def test_a_dilated_backbone_gives_transformers_answers():
+    images = photos((70, 100))
     model = reference(images, backbone="resnet50", dilation=True, **TINY)
     assert_same_answers(tiny(official(model.state_dict()), dilated=True), model, images)
 
 
-def test_a_trunk_by_transformers_own_resnet_is_read():
-    images = pictures((70, 100))
-    trunk = transformers.ResNetConfig(out_features=["stage4"])
+def test_a_backbone_by_transformers_own_resnet_is_read():
+    images = photos((70, 100))
+    backbone = transformers.ResNetConfig(out_features=["stage4"])
     small = {**TINY, "d_model": 256, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
-    model = reference(images, use_timm_backbone=False, backbone_config=trunk, **small)
+    model = reference(images, use_timm_backbone=False, backbone_config=backbone, **small)
     state = read_detr(model.state_dict()).state
-    ours = detr.detr_resnet50(COCO, class_slots=COCO_IDS).trunk
-    load_into(ours, {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}, source="trunk")
+    ours = detr.detr_resnet50(COCO, class_indices=COCO_IDS).backbone
+    load_into(
+        ours, {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}, source="backbone"
+    )
     with torch.inference_mode():
         expected = model.model.backbone(**padded(images))[-1][0]
         torch.testing.assert_close(ours.eval()(torch.stack(images))[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_attention_is_transformers_and_adds_up_to_one():
-    images = pictures((90, 128), (110, 75))
+    images = photos((90, 128), (110, 75))
     model = reference(images, backbone="resnet18", attn_implementation="eager", **TINY)
     with torch.inference_mode():
         expected = model(**padded(images), output_attentions=True).cross_attentions[-1].mean(1)
@@ -222,7 +224,7 @@ def samples(images: Sequence[Tensor], counts: Sequence[int]) -> list[TensorSampl
 
 @pytest.mark.parametrize("counts", [(4, 2), (3, 0), (0, 0), (60, 5)], ids=["few", "some", "none", "too many"])
 def test_losses_are_transformers_on_the_same_answers(counts):
-    images = pictures((90, 128), (110, 75))
+    images = photos((90, 128), (110, 75))
     model = reference(images, backbone="resnet18", **TINY)
     system, learned = tiny(model.state_dict()), samples(images, counts)
     found = system.losses(learned)
@@ -265,7 +267,7 @@ def test_official_files_load_by_name(tmp_path):
     torch.save({"model": official(model.state_dict())}, tmp_path / "detr-r50.pth")
     predictor = otus.load("detr_resnet50", weights=tmp_path / "detr-r50.pth")
     assert predictor.categories is COCO
-    image = pictures((64, 90))[0]
+    image = photos((64, 90))[0]
     with torch.inference_mode():
         expected = model(pixel_values=image[None])
     record = predictor.system.stages([{"image": image}])
@@ -290,7 +292,7 @@ PAPER_SIZES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER_SIZES)
 def test_paper_size_detrs_give_transformers_answers(name):
-    images = pictures((480, 640), (500, 353))
+    images = photos((480, 640), (500, 353))
     model = reference(images, **PAPER_SIZES[name])
     for naming in (official, of_the_hub, dict):
         checkpoint = read_detr(naming(model.state_dict()))

@@ -79,5 +79,5 @@ def test_the_original_detector_learns_and_predicts():
     assert model.predict([sample])[0].size_hw == (64, 80)
     assert model.box_head.network.fc7.out_features == 4096
     assert model.proposer.count == 300
-    convs = [m for m in model.region_features.trunk.modules() if isinstance(m, nn.Conv2d)]
+    convs = [m for m in model.region_features.backbone.modules() if isinstance(m, nn.Conv2d)]
     assert [conv.weight.requires_grad for conv in convs] == [False] * 4 + [True] * 9

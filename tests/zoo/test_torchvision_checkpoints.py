@@ -50,7 +50,7 @@ FEW_TO_LEARN_FROM = {"rpn_post_nms_top_n_train": 150, "box_batch_size_per_image"
 NO_CATEGORY = sorted(set(range(1, 91)) - set(COCO_IDS))
 
 
-def pictures(*sizes_hw: tuple[int, int]) -> list[Tensor]:
+def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
     """Coloured rectangles on noise: what random weights tell apart."""
     generator = torch.Generator().manual_seed(3)
     images = []
@@ -164,21 +164,21 @@ def compare(
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_small_pictures_give_torchvisions_answers(name):
+def test_small_images_give_torchvisions_answers(name):
     eps = 0.0 if name == "fasterrcnn_resnet50_fpn" else 1e-5  # one of them as the hash of its checkpoint wants it
-    compare(name, pictures((90, 128), (110, 75)), shorter_side=96, longer_side=150, eps=eps, **FEW)
+    compare(name, photos((90, 128), (110, 75)), shorter_side=96, longer_side=150, eps=eps, **FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
-def test_usual_pictures_give_torchvisions_answers(name):
+def test_usual_images_give_torchvisions_answers(name):
     small = "320" in name
     sides = {"shorter_side": 320, "longer_side": 640} if small else {"shorter_side": 800, "longer_side": 1333}
-    compare(name, pictures((480, 640), (500, 353)), **sides)
+    compare(name, photos((480, 640), (500, 353)), **sides)
 
 
 def test_slots_without_category_stay_in_the_softmax_and_are_never_reported():
-    name, images = "fasterrcnn_mobilenet_v3_large_320_fpn", pictures((120, 170))
+    name, images = "fasterrcnn_mobilenet_v3_large_320_fpn", photos((120, 170))
     model = reference(name, images, box_detections_per_img=10**6)
     with torch.inference_mode():
         expected = model(images)[0]
@@ -198,8 +198,8 @@ class SameChoice:
 
     def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         masks: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for of_picture in labels:
-            matches = torch.where(of_picture > 0, 0, torch.where(of_picture == 0, NEGATIVE, NEUTRAL))
+        for of_image in labels:
+            matches = torch.where(of_image > 0, 0, torch.where(of_image == 0, NEGATIVE, NEUTRAL))
             for chosen, kept in zip(self.sampler(matches, generator=self.generator), masks, strict=True):
                 kept.append(torch.zeros(len(matches), dtype=torch.uint8).index_fill(0, chosen, 1))
         return masks
@@ -231,21 +231,23 @@ def targets(images: Sequence[Tensor], categories: int) -> list[TensorSample]:
 
 
 def mobilenet_with(head: str, **arguments: int) -> nn.Module:
-    """A mask or keypoint head of torchvision on its small trunk, for tests in seconds."""
-    trunk = backbone_utils.mobilenet_backbone(
+    """A mask or keypoint head of torchvision on its small backbone, for tests in seconds."""
+    backbone = backbone_utils.mobilenet_backbone(
         backbone_name="mobilenet_v3_large", weights=None, fpn=True, norm_layer=nn.BatchNorm2d, trainable_layers=6
     )
     anchors = AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3)
     arguments |= {"rpn_anchor_generator": anchors, "rpn_score_thresh": 0.05}
     if head == "mask":
-        return reference_models.MaskRCNN(trunk, 91, **arguments)
+        return reference_models.MaskRCNN(backbone, 91, **arguments)
     narrow = keypoint_reference.KeypointRCNNHeads(256, (32,) * 8), keypoint_reference.KeypointRCNNPredictor(32, 17)
-    return reference_models.KeypointRCNN(trunk, 2, keypoint_head=narrow[0], keypoint_predictor=narrow[1], **arguments)
+    return reference_models.KeypointRCNN(
+        backbone, 2, keypoint_head=narrow[0], keypoint_predictor=narrow[1], **arguments
+    )
 
 
 @pytest.mark.parametrize("head", ["mask", "keypoint"])
 def test_losses_are_torchvisions_on_the_same_regions(head):
-    images = pictures((120, 170), (150, 97))
+    images = photos((120, 170), (150, 97))
     torch.manual_seed(0)
     model = prepared(mobilenet_with(head, min_size=128, max_size=200, **FEW_TO_LEARN_FROM), images, frozen=True)
     checkpoint = read_torchvision_detector(model.state_dict())
@@ -262,7 +264,7 @@ def test_losses_are_torchvisions_on_the_same_regions(head):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn"])
 def test_losses_of_whole_models_are_torchvisions(name):
-    images = pictures((120, 170), (150, 97))
+    images = photos((120, 170), (150, 97))
     model = reference(name, images, min_size=128, max_size=200, **FEW_TO_LEARN_FROM)
     slots = (1,) if name.startswith("keypoint") else COCO_IDS
     compare_losses(model, ours(name, model.state_dict()), images, slots=slots)

@@ -20,12 +20,12 @@ import otus
 from otus.data.tensors import TensorSample, bounding_boxes
 from otus.detection.single_stage import fcos, retinanet, ssd
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import PyramidMaps
+from otus.detection.single_stage.dense_parts import BackboneWithFPN
 from otus.errors import CheckpointError
-from otus.parts.backbones import freeze_norms, torchvision_trunk
+from otus.parts.backbones import freeze_norms, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.backbones.norms import FoldedNorm
-from otus.parts.boxes.anchors import Anchors
+from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.preprocess import Preprocess
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS
@@ -46,12 +46,12 @@ BUILDERS: dict[str, Callable[..., DenseDetector]] = {
     "ssdlite320_mobilenet_v3_large": ssd.ssdlite320_mobilenet_v3_large,
 }
 SMALL = ("retinanet_resnet18", "retinanet_resnet18_v2", "fcos_resnet18")
-"""The same over a small trunk and a narrow pyramid, for tests in seconds."""
+"""The same over a small backbone and a narrow pyramid, for tests in seconds."""
 LOSSES = {"classification": "class", "bbox_regression": "box", "bbox_ctrness": "centerness"}
 NO_CATEGORY = sorted(set(range(91)) - set(COCO_IDS))
 
 
-def pictures(*sizes_hw: tuple[int, int]) -> list[Tensor]:
+def photos(*sizes_hw: tuple[int, int]) -> list[Tensor]:
     """Coloured rectangles and noise everywhere, so that no two places are equal."""
     generator = torch.Generator().manual_seed(3)
     images = []
@@ -80,10 +80,10 @@ def built(name: str, **arguments: int) -> nn.Module:
     """torchvision's own model of a name, or the like of SMALL."""
     if name not in SMALL:
         return getattr(reference_models, name)(weights=None, weights_backbone=None, **arguments)
-    trunk, width = models.resnet18(weights=None), 64
+    backbone, width = models.resnet18(weights=None), 64
     extra = LastLevelP6P7(512 if name.endswith("_v2") else width, width)
     layers = {f"layer{i}": str(i) for i in (2, 3, 4)}
-    backbone = backbone_utils.BackboneWithFPN(trunk, layers, [128, 256, 512], width, extra_blocks=extra)
+    backbone = backbone_utils.BackboneWithFPN(backbone, layers, [128, 256, 512], width, extra_blocks=extra)
     if name.startswith("fcos"):
         return reference_models.FCOS(backbone, 91, **arguments)
     head = retinanet_reference.RetinaNetHead(
@@ -94,17 +94,17 @@ def built(name: str, **arguments: int) -> nn.Module:
     return reference_models.RetinaNet(backbone, 91, head=head, **arguments)
 
 
-def ours_over_resnet18(name: str, *, class_slots: Sequence[int], norm_eps: float | None = None) -> DenseDetector:
-    trunk, version_2 = torchvision_trunk("resnet18", levels=(3, 4, 5)), name.endswith("_v2")
+def ours_over_resnet18(name: str, *, class_indices: Sequence[int], norm_eps: float | None = None) -> DenseDetector:
+    backbone, version_2 = torchvision_backbone("resnet18", levels=(3, 4, 5)), name.endswith("_v2")
     if norm_eps is not None:
-        freeze_norms(trunk, eps=norm_eps)
-    extra = ConvolutionLevels(512 if version_2 else 64, 64, from_trunk=version_2)
-    maps = PyramidMaps(trunk, FeaturePyramid(trunk.channels, 64, extra_levels=extra))
+        freeze_norms(backbone, eps=norm_eps)
+    extra = ConvolutionLevels(512 if version_2 else 64, 64, from_backbone=version_2)
+    maps = BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, 64, extra_levels=extra))
     if name.startswith("fcos"):
-        return fcos.fcos(maps, fcos.locations_of((8, 16, 32, 64, 128)), COCO, class_slots=class_slots)
-    anchors = Anchors(retinanet.three_an_octave(32, 64, 128, 256, 512))
+        return fcos.fcos(maps, fcos.locations_of((8, 16, 32, 64, 128)), COCO, class_indices=class_indices)
+    anchors = GridAnchorGenerator(retinanet.octave_scales(32, 64, 128, 256, 512))
     variant = {"head_norm": "group", "box_loss": "giou"} if version_2 else {}
-    return retinanet.retinanet(maps, anchors, COCO, class_slots=class_slots, **variant)
+    return retinanet.retinanet(maps, anchors, COCO, class_indices=class_indices, **variant)
 
 
 def reference(name: str, images: Sequence[Tensor], *, eps: float = 1e-5, **arguments: int) -> nn.Module:
@@ -206,20 +206,20 @@ OF_PAPER_SIZE = tuple(pytest.param(name, marks=pytest.mark.slow) for name in BUI
 
 @pytest.fixture(scope="module", params=QUICK + OF_PAPER_SIZE)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """The reference, ours with its weights, and how pictures are prepared: small ones where any size will do."""
+    """The reference, ours with its weights, and how images are prepared: small ones where any size will do."""
     name = request.param
     sides = {} if "ssd" in name else {"min_size": 96, "max_size": 150}
     eps = (
         0.0 if name in ("retinanet_resnet18", "retinanet_resnet50_fpn") else 1e-5
     )  # as the hash of its checkpoint wants it
-    model = reference(name, pictures((90, 128), (110, 75)), eps=eps, **sides)
+    model = reference(name, photos((90, 128), (110, 75)), eps=eps, **sides)
     mine = ours(name, model.state_dict(), sha256="eeacb38b" + "0" * 56 if eps == 0 else None)
     return model, mine, preprocess_of(name, **sides)
 
 
-def test_small_pictures_give_torchvisions_answers(pair):
+def test_small_images_give_torchvisions_answers(pair):
     model, mine, preprocess = pair
-    compare(model, mine, pictures((90, 128), (110, 75)), preprocess)
+    compare(model, mine, photos((90, 128), (110, 75)), preprocess)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -233,16 +233,16 @@ def test_every_tensor_of_a_published_model_has_its_place(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BUILDERS if "ssd" not in name])
-def test_usual_pictures_give_torchvisions_answers(name):
+def test_usual_images_give_torchvisions_answers(name):
     sides = {"min_size": 800, "max_size": 1333}
     assert model_entry(name).preprocess == preprocess_of(name, **sides)
-    images = pictures((480, 640), (500, 353))
+    images = photos((480, 640), (500, 353))
     model = reference(name, images, **sides)
     compare(model, ours(name, model.state_dict()), images, preprocess_of(name, **sides))
 
 
 def targets(images: Sequence[Tensor]) -> list[TensorSample]:
-    """Four objects and two; with a third picture, one without any."""
+    """Four objects and two; with a third image, one without any."""
     generator = torch.Generator().manual_seed(5)
     samples: list[TensorSample] = []
     for image, count in zip(images, (4, 2, 0), strict=False):
@@ -260,7 +260,7 @@ def targets(images: Sequence[Tensor]) -> list[TensorSample]:
 
 def test_losses_and_gradients_are_torchvisions(pair):
     model, mine, preprocess = pair
-    images = pictures((120, 170), (150, 97), (100, 100))
+    images = photos((120, 170), (150, 97), (100, 100))
     samples = targets(images)
     theirs = [
         {"boxes": one["boxes"].as_subclass(Tensor), "labels": torch.tensor(COCO_IDS)[one["labels"]]} for one in samples

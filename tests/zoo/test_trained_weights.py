@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "trained_weights.py"
 @pytest.mark.timeout(1200)
 def test_trained_weights_have_the_same_average_precision(shared_data):
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--data", shared_data / "penn_fudan", "--minutes", "4", "--pictures", "6"],
+        [sys.executable, SCRIPT, "--data", shared_data / "penn_fudan", "--minutes", "4", "--images", "6"],
         capture_output=True,
         text=True,
         check=True,

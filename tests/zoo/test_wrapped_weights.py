@@ -10,7 +10,7 @@ import otus
 from otus.errors import CheckpointError
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
-from otus.training.fine_tuning import start_from
+from otus.training.fine_tuning import load_pretrained
 from otus.zoo.weights import read_weights_file
 
 OF_DETR = {"class_embed.weight": torch.ones(92, 4), "query_embed.weight": torch.ones(5, 4)}
@@ -60,7 +60,7 @@ class Small(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = nn.Linear(2, 2)
+        self.backbone = nn.Linear(2, 2)
         self.head = nn.Linear(2, 3)
 
     def predict(self, samples: object) -> list[object]:
@@ -71,14 +71,14 @@ class Small(nn.Module):
 def test_those_of_a_system_of_ones_own_load_and_start_a_training(tmp_path: Path, prefix: str) -> None:
     source = Small()
     file = tmp_path / "lightning.pth"
-    beside = {"criterion.weight": torch.zeros(2), **prefixed({"trunk.weight": torch.zeros(2, 2)}, "teacher.")}
+    beside = {"criterion.weight": torch.zeros(2), **prefixed({"backbone.weight": torch.zeros(2, 2)}, "teacher.")}
     torch.save({"state_dict": prefixed(source.state_dict(), prefix) | beside}, file)
     predictor = otus.load(file, system=Small(), preprocess=Preprocess(fixed_hw=(8, 8)), device="cpu")
     assert torch.equal(predictor.system.head.weight, source.head.weight)
     system = Small()
-    start_from(system, read_weights_file(file))
+    load_pretrained(system, read_weights_file(file))
     assert torch.equal(system.head.weight, source.head.weight)
-    assert torch.equal(system.trunk.weight, source.trunk.weight)
+    assert torch.equal(system.backbone.weight, source.backbone.weight)
 
 
 def test_those_of_something_else_are_named_with_their_prefix(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
-"""Image classification: what does the picture show? The ground on which the first detectors stand.
+"""Image classification: what does the image show? The ground on which the first detectors stand.
 
-Shape shorthand: B pictures, R crops of all pictures, C categories.
+Shape shorthand: B images, R crops of all images, C categories.
 
 Papers: "ImageNet Classification with Deep Convolutional Neural Networks" (AlexNet: Krizhevsky, Sutskever, Hinton, NeurIPS
 2012): convolutions, then two fully connected layers of 4096 and a softmax. "Very Deep Convolutional Networks for Large-Scale
 Image Recognition" (VGG: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556). EfficientNet's own head is one layer over the
 mean of the map (:mod:`otus.parts.backbones.efficientnet_lite`).
 
-A picture of a folder of categories is learned whole. A picture with objects is learned object by object: each box is a crop
-with a label, which is what the sliding window and R-CNN ask of the network later, so their trunks can start from this one.
+An image of a folder of categories is learned whole. An image with objects is learned object by object: each box is a crop
+with a label, which is what the sliding window and R-CNN ask of the network later, so their backbones can start from this one.
 
-Departures: the whole picture is stretched to a square, and not cut to one; no dropout.
+Departures: the whole image is stretched to a square, and not cut to one; no dropout.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from otus.data.tensors import TensorSample
 from otus.errors import ShapeError
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
 from otus.parts.batching import Batch, make_batch, make_target
-from otus.parts.heads.box_head import TwoFullyConnected
-from otus.parts.inference_mode import Stopwatch, predicting
+from otus.parts.heads.box_head import TwoLayerMLP
+from otus.parts.inference_mode import Stopwatch, inference_mode
 from otus.parts.losses import zero_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops
@@ -35,7 +35,7 @@ from otus.structures import Categories, Classification
 
 @dataclass
 class ClassifierStages:
-    """The record of one pass: the crops of each picture that were looked at, and the logits of all, picture by picture.
+    """The record of one pass: the crops of each image that were looked at, and the logits of all, image by image.
 
     ``labels`` and ``losses`` are of a pass that learns.
     """
@@ -48,19 +48,19 @@ class ClassifierStages:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     def scores(self) -> list[Float[Tensor, "_ c"]]:
-        """The probability of each category for the crops of each picture."""
+        """The probability of each category for the crops of each image."""
         return list(self.logits.softmax(dim=1).split_with_sizes([len(crops) for crops in self.crops]))
 
 
 class ImageClassifier(nn.Module):
-    """A trunk, a network over its last map, and a softmax over the categories.
+    """A backbone, a network over its last map, and a softmax over the categories.
 
     Parameters
     ----------
     region_features
-        The trunk, and the size that pictures and crops are stretched to.
+        The backbone, and the size that images and crops are stretched to.
     network
-        The trunk's map in, (R, ``features``) out.
+        The backbone's map in, (R, ``features``) out.
     features
         Length of the vector that the categories are read from.
     categories
@@ -86,7 +86,7 @@ class ImageClassifier(nn.Module):
     def losses(
         self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
     ) -> dict[str, Float[Tensor, ""]]:
-        """``class``: cross-entropy over whole pictures (where a sample has ``label``) and crops of objects (``boxes``).
+        """``class``: cross-entropy over whole images (where a sample has ``label``) and crops of objects (``boxes``).
 
         ``generator`` is not needed: nothing is drawn.
 
@@ -100,18 +100,18 @@ class ImageClassifier(nn.Module):
     def predict(
         self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None
     ) -> list[Classification]:
-        """What each whole picture shows; there is nothing to postprocess."""
+        """What each whole image shows; there is nothing to postprocess."""
         scores = self.stages(samples).scores()
         return [Classification(of_one[0].cpu().numpy(), self.categories) for of_one in scores]
 
     def stages(self, samples: Sequence[TensorSample]) -> ClassifierStages:
         """The record of a pass that predicts."""
-        with predicting(self) as system:
+        with inference_mode(self) as system:
             return system._run(samples, None)
 
     def judge(self, samples: Sequence[TensorSample]) -> ClassifierStages:
         """The record of a pass that predicts, over everything that has a label, with ``labels`` and ``losses``."""
-        with predicting(self) as system:
+        with inference_mode(self) as system:
             return system._run(samples, [self._known(sample) for sample in samples])
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class ImageClassifier(nn.Module):
     def _run(self, samples: Sequence[TensorSample], known: list[tuple[Tensor, Tensor]] | None) -> ClassifierStages:
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=1, device=self.device)
+            batch = make_batch(samples, size_divisor=1, device=self.device)
             crops = [_whole(sample, self.device) for sample in samples] if known is None else [one for one, _ in known]
         with watch.time("regions"):
             pieces = self.region_features.extract([], batch, crops)
@@ -134,7 +134,7 @@ class ImageClassifier(nn.Module):
         return record
 
     def _known(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
-        """The crops of a picture whose label is known, and their labels."""
+        """The crops of an image whose label is known, and their labels."""
         count = len(self.categories)
         if "label" not in sample:
             target = make_target(sample, category_count=count, device=self.device)
@@ -158,16 +158,16 @@ def classifier_vgg16(
     Parameters
     ----------
     side
-        Pixels that pictures and crops are stretched to.
+        Pixels that images and crops are stretched to.
     features
         Numbers in each of the two fully connected layers.
     frozen_level
-        Layers of the trunk up to this level do not learn.
+        Layers of the backbone up to this level do not learn.
     """
-    trunk = torchvision_trunk("vgg16", levels=(5,))
-    freeze_stages(trunk, frozen_level)
-    crops = WarpedCrops(trunk, side=side)
-    network = TwoFullyConnected(crops.out_features, features)
+    backbone = torchvision_backbone("vgg16", levels=(5,))
+    freeze_stages(backbone, frozen_level)
+    crops = WarpedCrops(backbone, side=side)
+    network = TwoLayerMLP(crops.out_features, features)
     return ImageClassifier(crops, network, features=features, categories=categories)
 
 
@@ -178,7 +178,7 @@ def classifier_efficientnet_lite0(
 
     Arguments as of :func:`classifier_vgg16`. Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=("head",), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    crops = WarpedCrops(trunk, side=side, chunk=128)
+    backbone = efficientnet_lite0_backbone(levels=("head",), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    crops = WarpedCrops(backbone, side=side, chunk=128)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return ImageClassifier(crops, network, features=trunk.channels[-1], categories=categories)
+    return ImageClassifier(crops, network, features=backbone.channels[-1], categories=categories)

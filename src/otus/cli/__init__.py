@@ -48,7 +48,7 @@ _VERBS = (
     (
         convert.convert,
         "otus convert annotations.json yolo-data --to yolo",
-        "otus convert voc2007 coco-data --to coco --split val --pictures link",
+        "otus convert voc2007 coco-data --to coco --split val --images link",
     ),
     (doctor.doctor, "otus doctor photos", "otus doctor photos --split train --ignore same_photograph"),
     (models.models, "otus models", "otus models --json"),

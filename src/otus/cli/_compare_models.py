@@ -53,6 +53,6 @@ def compare_models(
         table.add_column(name, justify="left" if name in ("model", "start") else "right")
     for row in rows:
         table.add_row(*row.values())
-    console.print(f"{comparison.data}: {len(comparison.pictures)} pictures, protocol coco bbox; seconds are medians")
+    console.print(f"{comparison.data}: {len(comparison.images)} images, protocol coco bbox; seconds are medians")
     console.print(table)
     console.print(f"written to {comparison.folder}: compare.md, compare.csv, compare.png, index.html, run.json")

@@ -21,10 +21,10 @@ def benchmark() -> None:
 )
 @verb
 def lineage(
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PICTURES]...", help="Three or more images.", show_default="those of scikit-image's wheel"
+            metavar="[IMAGES]...", help="Three or more images.", show_default="those of scikit-image's wheel"
         ),
     ] = None,
     small: Annotated[bool, typer.Option("--small", help="A small backbone in the place of VGG-16.")] = False,
@@ -38,13 +38,13 @@ def lineage(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same pictures: seconds with and without finding proposals."""
-    from otus.data.sources import pictures_of
+    """R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images: seconds with and without finding proposals."""
+    from otus.data.sources import images_of
     from otus.experiments.lineage import measure_lineage
 
     if out is not None:
         output_folder(out, "the timings")
-    named = [(one.name, one.image) for one in pictures_of(pictures or _photographs())]
+    named = [(one.name, one.image) for one in images_of(images or _photographs())]
     with counting("timing") as count:
         said = ""
 
@@ -72,7 +72,7 @@ def _photographs() -> list[str]:
 
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise UsageError("benchmark lineage: name three or more pictures, or pip install scikit-image for its own")
+        raise UsageError("benchmark lineage: name three or more images, or pip install scikit-image for its own")
     folder = Path(spec.origin).parent / "data"
     return [str(folder / name) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
 
@@ -81,10 +81,10 @@ def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = answer_console()
-    pictures = len(document["pictures"])
+    images = len(document["images"])
     console.print(
-        f"{document['trunk']}, random weights, {document['precision']}, {document['threads']} threads; "
-        f"means over {pictures} pictures; published: VGG-16 on a GPU of 2015"
+        f"{document['backbone']}, random weights, {document['precision']}, {document['threads']} threads; "
+        f"means over {images} images; published: VGG-16 on a GPU of 2015"
     )
     table = Table()
     columns = {

@@ -87,7 +87,7 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Train or load models, judge and time them on the same pictures; or judge the predictions of two by the same labels:
+    """Train or load models, judge and time them on the same images; or judge the predictions of two by the same labels:
     the difference of each figure, and whether it is more than luck.
     """
     of_models = option_values(val=path_or_share(val), val_split=val_split, limit=limit, precision=precision, out=out)
@@ -165,7 +165,7 @@ def _print_table(document: dict[str, Any]) -> None:
 
     console = answer_console()
     console.print(
-        f"{document['data']}: {document['images']} pictures, protocol {document['protocol']} {document['kind']}"
+        f"{document['data']}: {document['images']} images, protocol {document['protocol']} {document['kind']}"
     )
     console.print(f"A {document['a']}\nB {document['b']}")
     table = Table()
@@ -183,7 +183,7 @@ def _print_table(document: dict[str, Any]) -> None:
     console.print(table)
     first = next(iter(document["figures"].values()))
     verdict = "nobody can say" if math.isnan(first["low"]) else _verdict(first["low"], first["high"])
-    console.print(f"By AP {verdict} (paired bootstrap over pictures, {document['resamples']} draws).")
+    console.print(f"By AP {verdict} (paired bootstrap over images, {document['resamples']} draws).")
 
 
 def _verdict(low: float, high: float) -> str:

@@ -14,7 +14,7 @@ from otus.cli._common import emit_json, verb
 if TYPE_CHECKING:
     from otus.data.conversion import Conversion
     from otus.data.dataset import Dataset
-    from otus.data.formats.contract import Loss
+    from otus.data.formats.contract import ConversionLoss
 
 _SHOWN = 3  # losses of each kind; all of them are in the file
 
@@ -28,7 +28,7 @@ def convert(
         str | None, typer.Option(help="Format of SRC, where it holds several.", show_default="recognised")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to convert, e.g. val.", show_default="all")] = None,
-    pictures: Annotated[
+    images: Annotated[
         str | None, typer.Option(help="Images in the new folder: copy, link or none.", show_default="copy")
     ] = None,
     allow_outside: Annotated[bool, typer.Option("--allow-outside", help="Follow paths that lead outside SRC.")] = False,
@@ -41,9 +41,9 @@ def convert(
     from otus.data.conversion import convert as convert_dataset
     from otus.errors import UsageError
 
-    if pictures not in (None, "copy", "link", "none"):
-        raise UsageError(f"--pictures: expected copy, link or none, got {pictures!r}")
-    chosen: dict[str, Any] = {} if pictures is None else {"pictures": pictures}
+    if images not in (None, "copy", "link", "none"):
+        raise UsageError(f"--images: expected copy, link or none, got {images!r}")
+    chosen: dict[str, Any] = {} if images is None else {"images": images}
     done = convert_dataset(source, target, to=to, format=format, split=split, allow_outside=allow_outside, **chosen)
     for problem in done.problems:
         print(f"otus: left out: {problem}", file=sys.stderr)
@@ -65,7 +65,7 @@ def _document(done: "Conversion", target: Path, to: str) -> dict[str, Any]:
         "splits": {one.split: _counts([one]) for one in done.datasets if one.split},
         "losses": dict(Counter(loss.kind for loss in done.losses)),
         "lost": [
-            {"kind": loss.kind, "picture": loss.picture, "object_id": loss.object_id, "message": loss.message}
+            {"kind": loss.kind, "image": loss.image, "object_id": loss.object_id, "message": loss.message}
             for loss in done.losses
         ],
         "problems": [{"kind": problem.kind, "message": str(problem)} for problem in done.problems],
@@ -81,7 +81,7 @@ def _text(done: "Conversion", target: Path, to: str) -> str:
     from otus.data.conversion import losses_file
 
     counts = _counts(done.datasets)
-    lines = [f"{target}: {counts['images']} pictures, {counts['objects']} objects, {done.datasets[0].format} to {to}"]
+    lines = [f"{target}: {counts['images']} images, {counts['objects']} objects, {done.datasets[0].format} to {to}"]
     splits = [f"{one.split} {len(one)}" for one in done.datasets if one.split]
     if splits:
         lines.append(f"splits: {', '.join(splits)}")
@@ -97,6 +97,6 @@ def _text(done: "Conversion", target: Path, to: str) -> str:
     return "\n".join(lines)
 
 
-def _told(loss: "Loss") -> str:
+def _told(loss: "ConversionLoss") -> str:
     whose = f", object {loss.object_id}" if loss.object_id is not None else ""
-    return f"{loss.picture}{whose}: {loss.message}" if loss.picture else loss.message
+    return f"{loss.image}{whose}: {loss.message}" if loss.image else loss.message

@@ -30,12 +30,12 @@ def doctor(
 ) -> None:
     """Look for everything that is wrong with a data set; exit 1 if anything is.
 
-    Missing, unreadable or mis-sized pictures, boxes outside the picture or without area, masks that disagree with
+    Missing, unreadable or mis-sized images, boxes outside the image or without area, masks that disagree with
     boxes, unknown or unused categories, ids or objects given twice, the same photograph twice or in two splits.
     """
     from otus.data.checks.doctor import examine_path
 
-    with counting("looking at pictures") as count:
+    with counting("looking at images") as count:
         examination = examine_path(path, format=format, split=split, progress=count)
     examination = examination.without(ignore or ())
     if json:
@@ -53,7 +53,7 @@ def _document(path: Path, examination: "Examination") -> dict[str, object]:
         "format": ", ".join(dict.fromkeys(layout.format for layout in layouts)),
         "splits": list(dict.fromkeys(layout.split for layout in layouts if layout.split is not None)),
         "layouts": [{"format": one.format, "split": one.split, "source": str(one.source)} for one in layouts],
-        "pictures": examination.picture_count,
+        "images": examination.image_count,
         "objects": examination.object_count,
         "per_category": {name: list(numbers) for name, numbers in examination.per_category.items()},
         "findings": [
@@ -87,7 +87,7 @@ def _tell_counts(examination: "Examination") -> None:
 def _tell(path: Path, examination: "Examination") -> None:
     parts = [f"{layout.format} {layout.split or layout.source.name}" for layout in dict.fromkeys(examination.layouts)]
     typer.echo(f"{path}: {', '.join(parts)}")
-    typer.echo(f"{examination.picture_count} pictures, {examination.object_count} objects")
+    typer.echo(f"{examination.image_count} images, {examination.object_count} objects")
     _tell_counts(examination)
     if not examination.findings:
         typer.echo("nothing is wrong")

@@ -150,7 +150,7 @@ def evaluate(
     if answer.unknown_categories:
         typer.echo(f"otus: {model} does not know {', '.join(answer.unknown_categories)}", err=True)
     if answer.without_prediction:
-        missed = _count(answer.without_prediction, "picture")
+        missed = _count(answer.without_prediction, "image")
         typer.echo(f"otus: {missed} without a prediction: counted as missed", err=True)
     tell_notes(answer.notes)
     skipped_kinds = Counter(one.kind for one in skipped)
@@ -243,7 +243,7 @@ def _print_table(report: "EvaluationReport") -> None:
         return [name, *("" if math.isnan(value) else f"{value:.3f}" for value in values)]
 
     console = answer_console()
-    console.print(f"{report.data}: {_count(report.images, 'picture')}, protocol {report.protocol}")
+    console.print(f"{report.data}: {_count(report.images, 'image')}, protocol {report.protocol}")
     for kind, result in report.results.items():
         title = kind if kind.startswith(report.protocol) else f"{report.protocol} {kind}"
         if not result.per_category:

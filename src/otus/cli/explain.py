@@ -24,7 +24,7 @@ def explain() -> None:
 )
 @verb
 def taxonomy(
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="An image of the data set: its name or path.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image of the data set: its name or path.")],
     data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="PNG file to write; .png is added.", show_default="taxonomy-IMAGE.png")
@@ -38,21 +38,21 @@ def taxonomy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """One picture's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
-    from otus.data.image_lookup import find_picture
-    from otus.data.images import write_picture
+    """One image's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
+    from otus.data.image_lookup import find_image
+    from otus.data.images import write_image
     from otus.data.open import open_dataset
     from otus.reports.explain.taxonomy import answers_for
     from otus.reports.explain.taxonomy_page import draw_answers
 
     dataset = open_dataset(data, format=format_, split=split)
-    sample = dataset[find_picture(dataset, picture)]
+    sample = dataset[find_image(dataset, image)]
     path = output_file(out, f"taxonomy-{Path(sample.key).stem}.png")
     answers = answers_for(sample, dataset.categories)
-    write_picture(path, draw_answers(answers))
+    write_image(path, draw_answers(answers))
     if as_json:
         height, width = sample.size_hw
-        document = {"file": sample.key, "width": width, "height": height, "picture": str(path)}
+        document = {"file": sample.key, "width": width, "height": height, "image": str(path)}
         emit_json(document | answers.document())
         return
     for task, origin in answers.origins.items():
@@ -68,7 +68,7 @@ def taxonomy(
 )
 @verb
 def detection(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="An image.")],
+    image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
     model: Annotated[
         str | None,
         typer.Option(
@@ -116,9 +116,9 @@ def detection(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """The stages of one picture: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
+    """The stages of one image: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
     from otus.cli._common import option_values
-    from otus.data.images import read_picture
+    from otus.data.images import read_image
     from otus.data.open import open_dataset
     from otus.detection.regression import SingleObjectDetector
     from otus.detection.set_prediction.set_detector import SetDetector
@@ -134,16 +134,16 @@ def detection(
     from otus.reports.explain.set_prediction import SetExplanation, explain_set
     from otus.reports.explain.yolo import YoloExplanation, explain_yolo
 
-    path = output_file(out, f"detection-{picture.stem}.html")
+    path = output_file(out, f"detection-{image_path.stem}.html")
     if data is None and (format_ is not None or split is not None):
         raise UsageError("--format and --split are of the labels: give --data too")
     predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
-    image = read_picture(picture)
-    options = {"name": str(picture), **option_values(score_threshold=score_threshold)}
+    image = read_image(image_path)
+    options = {"name": str(image_path), **option_values(score_threshold=score_threshold)}
     truth = None
     if data is not None:
         dataset = open_dataset(data, format=format_, split=split)
-        truth = labels_of(dataset, str(picture), predictor.categories, say=partial(typer.echo, err=True))
+        truth = labels_of(dataset, str(image_path), predictor.categories, say=partial(typer.echo, err=True))
     stages: DenseExplanation | DetectionStages | RegressionExplanation | SetExplanation | YoloExplanation
     if isinstance(predictor.system, DenseDetector):
         stages = explain_dense(predictor, image, truth=truth, **options)
@@ -347,7 +347,7 @@ def errors(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """What goes wrong and what it costs: types of errors, confusion, calibration, worst pictures, doubtful labels."""
+    """What goes wrong and what it costs: types of errors, confusion, calibration, worst images, doubtful labels."""
     from otus.cli._common import option_values
     from otus.data.open import open_dataset
     from otus.evaluation.comparing import compare_with_labels, notes_on

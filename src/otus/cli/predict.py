@@ -1,4 +1,4 @@
-"""``otus predict``: see what is on pictures."""
+"""``otus predict``: see what is on images."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -83,7 +83,7 @@ def predict(
     page: Annotated[bool, typer.Option("--page", help="Write index.html there too: overlays and a table.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Find objects on pictures or videos; write them as overlays and JSON."""
+    """Find objects on images or videos; write them as overlays and JSON."""
     from contextlib import nullcontext
 
     from otus.errors import DataError, UsageError

@@ -18,7 +18,7 @@ RPN = "rpn"
 
 @verb
 def propose(
-    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="An image.")],
+    image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
     method: Annotated[
         str,
         typer.Option(
@@ -69,7 +69,7 @@ def propose(
     """Propose boxes where objects may be, the likeliest first."""
     import time
 
-    from otus.data.images import read_picture
+    from otus.data.images import read_image
     from otus.errors import UsageError, did_you_mean
     from otus.proposals.methods import METHODS, make_proposer
 
@@ -79,7 +79,7 @@ def propose(
     if count is not None and count < 1:
         raise UsageError(f"--count: expected a number from 1 on, got {count}")
     if out is not None:
-        out = output_file(out, f"proposals-{picture.stem}.png")
+        out = output_file(out, f"proposals-{image_path.stem}.png")
     of_search = option_values(mode=mode, seed=seed, workers=workers)
     of_detector = option_values(weights=weights, device=device) | ({} if model is None else {"model": model})
     if method == RPN:
@@ -90,7 +90,7 @@ def propose(
         if of_detector:
             raise UsageError(f"--{', --'.join(of_detector)}: only of --method {RPN}")
         proposer = make_proposer(method, **of_search)
-    image = read_picture(picture)
+    image = read_image(image_path)
     start = time.perf_counter()
     found = proposer(image)
     seconds = time.perf_counter() - start
@@ -102,7 +102,7 @@ def propose(
         proposals = [{"box_xyxy": box, "score": score} for box, score in pairs]
         emit_json({"method": method, "count": len(found), "seconds": seconds, "proposals": proposals})
         return
-    typer.echo(f"{picture}: {len(found)} proposals by {method} in {seconds:.2f} s")
+    typer.echo(f"{image_path}: {len(found)} proposals by {method} in {seconds:.2f} s")
     for box, score in zip(found.boxes_xyxy[:10].tolist(), found.scores[:10].tolist(), strict=True):
         typer.echo(f"  {', '.join(f'{side:.0f}' for side in box)}  {score:.3f}")
     if len(found) > 10:
@@ -114,13 +114,13 @@ def propose(
 def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
     """The proposals of a detector's region proposal network; torch is imported here."""
     from otus.inference.loading import load
-    from otus.inference.region_proposals import LearnedProposals
+    from otus.inference.region_proposals import RPNProposals
 
-    return LearnedProposals(load(options.pop("model", None), **options, precision="auto"))
+    return RPNProposals(load(options.pop("model", None), **options, precision="auto"))
 
 
 def _draw(image: "np.ndarray", found: "Proposals", out: Path) -> None:
-    from otus.data.images import write_picture
+    from otus.data.images import write_image
     from otus.reports.proposals import draw_proposals
 
-    write_picture(out, draw_proposals(image, found))
+    write_image(out, draw_proposals(image, found))

@@ -1,4 +1,4 @@
-"""``otus train``: teach a model on pictures with labels."""
+"""``otus train``: teach a model on images with labels."""
 
 from pathlib import Path
 from typing import Annotated

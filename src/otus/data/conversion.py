@@ -9,11 +9,11 @@ import msgspec
 from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
-from otus.data.formats.contract import Loss, PictureMode
-from otus.data.images import picture_size_hw, read_picture
+from otus.data.formats.contract import ConversionLoss, ImageMode
+from otus.data.images import image_size_hw, read_image
 from otus.data.merging import merge_categories, with_categories
 from otus.data.open import format_name, open_splits
-from otus.errors import DataError, PictureError, UsageError, did_you_mean
+from otus.errors import DataError, ImageError, UsageError, did_you_mean
 
 WRITERS = {format_name(module): module for module in (coco, voc, yolo, sa1b, labelme, coco_panoptic)}
 
@@ -36,7 +36,7 @@ class Conversion:
     """
 
     datasets: Sequence[Dataset]
-    losses: Sequence[Loss]
+    losses: Sequence[ConversionLoss]
     problems: Sequence[DataError]
 
 
@@ -47,13 +47,13 @@ def convert(
     to: str,
     format: str | None = None,
     split: str | None = None,
-    pictures: PictureMode = "copy",
+    images: ImageMode = "copy",
     allow_outside: bool = False,
 ) -> Conversion:
     """Write a data set in another format, with all of its splits unless one is chosen.
 
-    Faulty records and unreadable pictures are left out and returned as ``problems``. Losses, where there are
-    some, are also written beside the new folder (:func:`losses_file`): inside, readers of one JSON a picture would stumble.
+    Faulty records and unreadable images are left out and returned as ``problems``. Losses, where there are
+    some, are also written beside the new folder (:func:`losses_file`): inside, readers of one JSON an image would stumble.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def convert(
         The new folder.
     to
         ``coco``, ``voc``, ``yolo``, ``sa1b``, ``labelme`` or ``coco_panoptic``.
-    pictures
-        Copy the pictures, link to them, or leave them where they are.
+    images
+        Copy the images, link to them, or leave them where they are.
 
     Raises
     ------
@@ -83,15 +83,15 @@ def convert(
     datasets, more = _with_common_categories(datasets)
     losses += more
     _refuse_maps_alone(datasets, to)
-    if pictures != "none":
+    if images != "none":
         for index, dataset in enumerate(datasets):
             readable, unreadable = _readable(dataset)
             problems += unreadable
             datasets[index] = dataset if not unreadable else dataset.select(readable)
-    losses += WRITERS[to].write(datasets, Path(target), pictures=pictures)
+    losses += WRITERS[to].write(datasets, Path(target), images=images)
     # What concerns the whole data set is said of each split.
-    of_set = dict.fromkeys(one for one in losses if not one.picture)
-    losses = [*of_set, *(one for one in losses if one.picture)]
+    of_set = dict.fromkeys(one for one in losses if not one.image)
+    losses = [*of_set, *(one for one in losses if one.image)]
     if losses:
         with staged_file(losses_file(target)) as stage:
             stage.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(one) for one in losses])))
@@ -112,7 +112,7 @@ def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
             known = {
                 "semantic maps": one.semantic,
                 "panoptic maps": one.panoptic,
-                "pictures' labels": one.picture_labels,
+                "images' labels": one.image_labels,
             }
             has = " and ".join(name for name, value in known.items() if value is not None)
             remedy = "choose another target" if one.panoptic is None else "coco_panoptic can"
@@ -121,46 +121,48 @@ def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
             )
 
 
-def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:
+def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """The splits but for those that are others put together, as VOC's trainval is."""
-    pictures = [{dataset.pictures.path(i) for i in range(len(dataset))} for dataset in datasets]
+    images = [{dataset.images.path(i) for i in range(len(dataset))} for dataset in datasets]
     kept: list[Dataset] = []
-    losses: list[Loss] = []
-    for dataset, here in zip(datasets, pictures, strict=True):
-        parts = [other for other in pictures if other < here]
+    losses: list[ConversionLoss] = []
+    for dataset, here in zip(datasets, images, strict=True):
+        parts = [other for other in images if other < here]
         if len(parts) > 1 and set().union(*parts) == here:
             what = f"the split {dataset.split!r}: it is others of the splits put together"
-            losses.append(Loss("split", "", None, what))
+            losses.append(ConversionLoss("split", "", None, what))
         else:
             kept.append(dataset)
     return kept, losses
 
 
-def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:
+def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """The splits with one list of categories, and that they got new ids if their lists differed."""
     if all(one.categories == datasets[0].categories for one in datasets):
         return datasets, []
     common = merge_categories([one.categories for one in datasets])
     joined = [replace(with_categories(one, common), categories=common) for one in datasets]
-    return joined, [Loss("category_ids", "", None, "the ids of categories: the splits' lists differ and were joined")]
+    return joined, [
+        ConversionLoss("category_ids", "", None, "the ids of categories: the splits' lists differ and were joined")
+    ]
 
 
-def _readable(dataset: Dataset) -> tuple[list[int], list[PictureError]]:
-    """The pictures whose files are pictures of the size that the labels are for, and what is wrong with the others."""
+def _readable(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
+    """The images whose files are images of the size that the labels are for, and what is wrong with the others."""
     readable: list[int] = []
-    problems: list[PictureError] = []
+    problems: list[ImageError] = []
     for index in range(len(dataset)):
-        path, expected = dataset.pictures.path(index), dataset.pictures.size_hw(index)
+        path, expected = dataset.images.path(index), dataset.images.size_hw(index)
         try:
-            size_hw = picture_size_hw(path)
+            size_hw = image_size_hw(path)
             if not _has_end(path):
-                read_picture(path)  # says whether it is cut off
-        except PictureError as problem:
+                read_image(path)  # says whether it is cut off
+        except ImageError as problem:
             problems.append(problem)
             continue
         if size_hw != expected:
             sizes = f"expected height and width {expected} as the labels say, got {size_hw}"
-            problems.append(PictureError(sizes, file=path, kind="picture_size"))
+            problems.append(ImageError(sizes, file=path, kind="image_size"))
             continue
         readable.append(index)
     return readable, problems

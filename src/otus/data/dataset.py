@@ -1,7 +1,7 @@
-"""A data set: pictures, categories, and what is known of each picture, whatever format it was read from.
+"""A data set: images, categories, and what is known of each image, whatever format it was read from.
 
-Shape shorthand: M pictures, N objects in all of them. Objects are columns over the whole set, ordered by picture, so a
-million of them are a handful of arrays; :meth:`Dataset.instances` cuts out one picture's. Nothing here decodes a picture
+Shape shorthand: M images, N objects in all of them. Objects are columns over the whole set, ordered by image, so a
+million of them are a handful of arrays; :meth:`Dataset.instances` cuts out one image's. Nothing here decodes an image
 until it is asked for.
 """
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
-    """The M pictures of a data set.
+class Images:
+    """The M images of a data set.
 
     Parameters
     ----------
     root
         The folder that ``files`` are relative to.
     files
-        M paths with forward slashes; they are the pictures' keys too.
+        M paths with forward slashes; they are the images' keys too.
     sizes_hw
         (M, 2) height and width as shown, i.e. after EXIF orientation.
     ids
@@ -57,28 +57,28 @@ class Pictures:
         sizes = np.asarray(self.sizes_hw, dtype=np.int64).reshape(-1, 2)
         object.__setattr__(self, "sizes_hw", sizes)
         if not len(self.files) == len(sizes) == len(self.ids):
-            raise ShapeError(f"pictures: {len(self.files)} files, {len(sizes)} sizes and {len(self.ids)} ids")
+            raise ShapeError(f"images: {len(self.files)} files, {len(sizes)} sizes and {len(self.ids)} ids")
 
     def __len__(self) -> int:
         return len(self.files)
 
     def path(self, index: int) -> Path:
-        """Where a picture lies."""
+        """Where an image lies."""
         return self.root / self.files[index]
 
     def size_hw(self, index: int) -> tuple[int, int]:
-        """Height and width of one picture."""
+        """Height and width of one image."""
         return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticFiles:
-    """Index pictures that say the category of every pixel.
+    """Index images that say the category of every pixel.
 
     Parameters
     ----------
     files
-        M paths, None for a picture without one.
+        M paths, None for an image without one.
     categories
         What the labels mean (background is a category here, where the source has it).
     lookup
@@ -95,9 +95,9 @@ class SemanticFiles:
 
 @dataclass(frozen=True, eq=False)
 class PanopticFiles:
-    """COCO panoptic pictures: the id of each pixel's segment is R + 256 G + 256^2 B.
+    """COCO panoptic images: the id of each pixel's segment is R + 256 G + 256^2 B.
 
-    ``files`` and ``segments`` have one entry a picture, None and () for a picture without.
+    ``files`` and ``segments`` have one entry an image, None and () for an image without.
     """
 
     files: tuple[Path | None, ...]
@@ -119,7 +119,7 @@ class UnreadField:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures, categories and labels. ``dataset[i]`` is a :class:`Sample`; nothing is decoded before.
+    """Images, categories and labels. ``dataset[i]`` is a :class:`Sample`; nothing is decoded before.
 
     Parameters
     ----------
@@ -127,25 +127,25 @@ class Dataset:
         The file or folder that it was read from.
     format, split
         The format's name, and the part (``train``, ``val`` …) where the source has parts.
-    pictures, categories, objects
+    images, categories, objects
         See there. ``objects`` is None for a set without boxes (classification, semantic segmentation alone).
     semantic, panoptic
         Maps of pixels, where the source has them.
-    picture_labels
-        (M,) the category of each picture, for classification.
+    image_labels
+        (M,) the category of each image, for classification.
     unread
         What else the source says.
     """
 
     source: Path
     format: str
-    pictures: Pictures
+    images: Images
     categories: Categories
     objects: Objects | None = None
     split: str | None = None
     semantic: SemanticFiles | None = None
     panoptic: PanopticFiles | None = None
-    picture_labels: Int[np.ndarray, "m"] | None = None
+    image_labels: Int[np.ndarray, "m"] | None = None
     unread: tuple[UnreadField, ...] = ()
 
     def __post_init__(self) -> None:
@@ -153,8 +153,8 @@ class Dataset:
             low, high = self.objects.labels.min(), self.objects.labels.max()
             if low < 0 or high >= len(self.categories):
                 raise ShapeError(f"{self.source}: labels {low}..{high} for {len(self.categories)} categories")
-            if self.objects.picture[0] < 0 or self.objects.picture[-1] >= len(self.pictures):
-                raise ShapeError(f"{self.source}: objects of pictures outside 0..{len(self.pictures) - 1}")
+            if self.objects.image[0] < 0 or self.objects.image[-1] >= len(self.images):
+                raise ShapeError(f"{self.source}: objects of images outside 0..{len(self.images) - 1}")
 
     def __repr__(self) -> str:
         objects = "" if self.objects is None else f", {len(self.objects)} objects"
@@ -163,43 +163,43 @@ class Dataset:
         return f"{type(self).__name__}({str(self.source)!r}, {self.format}{split}, {what})"
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        """One picture, decoded, with all that is known of it."""
+        """One image, decoded, with all that is known of it."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
         return Sample(
             image=self.image(index),
-            key=self.pictures.files[index],
+            key=self.images.files[index],
             instances=None if self.objects is None else self.instances(index),
             semantic=self.semantic_map(index),
             panoptic=self.panoptic_map(index),
-            label=None if self.picture_labels is None else int(self.picture_labels[index]),
+            label=None if self.image_labels is None else int(self.image_labels[index]),
         )
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
     def image(self, index: int, *, need: "Need | None" = None) -> np.ndarray:
-        """The picture, uint8 (H, W, 3) RGB, checked against the size that the labels were made for.
+        """The image, uint8 (H, W, 3) RGB, checked against the size that the labels were made for.
 
-        ``need`` as of :func:`~otus.data.images.read_reduced_picture`.
+        ``need`` as of :func:`~otus.data.images.read_reduced_image`.
         """
-        from otus.data.images import read_reduced_picture
+        from otus.data.images import read_reduced_image
 
-        path, size_hw = self.pictures.path(index), self.pictures.size_hw(index)
-        return read_reduced_picture(path, need, expected_size_hw=size_hw)[0]
+        path, size_hw = self.images.path(index), self.images.size_hw(index)
+        return read_reduced_image(path, need, expected_size_hw=size_hw)[0]
 
     @cached_property
     def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:
         assert self.objects is not None
-        return np.searchsorted(self.objects.picture, np.arange(len(self) + 1))
+        return np.searchsorted(self.objects.image, np.arange(len(self) + 1))
 
     def instances(self, index: int) -> Instances:
-        """The objects of one picture; none where the data set has no boxes."""
-        size_hw = self.pictures.size_hw(index)
+        """The objects of one image; none where the data set has no boxes."""
+        size_hw = self.images.size_hw(index)
         objects = self.objects
         if objects is None:
             return Instances.empty(size_hw, self.categories)
@@ -235,41 +235,41 @@ class Dataset:
         )
 
     def semantic_map(self, index: int) -> SemanticMap | None:
-        """The category of every pixel of one picture, where the source says it."""
+        """The category of every pixel of one image, where the source says it."""
         file = self.semantic.files[index] if self.semantic else None
         if self.semantic is None or file is None:
             return None
-        from otus.data.images import read_index_picture
+        from otus.data.images import read_index_image
 
-        values = read_index_picture(file, expected_size_hw=self.pictures.size_hw(index))
+        values = read_index_image(file, expected_size_hw=self.images.size_hw(index))
         return SemanticMap(self.semantic.lookup[values], self.semantic.categories)
 
     def panoptic_map(self, index: int) -> PanopticMap | None:
-        """The segments of one picture, where the source has them."""
+        """The segments of one image, where the source has them."""
         file = self.panoptic.files[index] if self.panoptic else None
         if self.panoptic is None or file is None:
             return None
-        from otus.data.images import read_picture
+        from otus.data.images import read_image
 
-        colours = read_picture(file, expected_size_hw=self.pictures.size_hw(index)).astype(np.int64)
+        colours = read_image(file, expected_size_hw=self.images.size_hw(index)).astype(np.int64)
         ids = colours[..., 0] + 256 * colours[..., 1] + 256**2 * colours[..., 2]
         return PanopticMap(ids, self.panoptic.segments[index], self.panoptic.categories)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
-        """The data set of some of its pictures, in that order."""
+        """The data set of some of its images, in that order."""
         chosen = np.arange(len(self))[np.asarray(indices) if len(indices) else []].tolist()
-        pictures = Pictures(
-            root=self.pictures.root,
-            files=tuple(self.pictures.files[i] for i in chosen),
-            sizes_hw=self.pictures.sizes_hw[chosen],
-            ids=tuple(self.pictures.ids[i] for i in chosen),
+        images = Images(
+            root=self.images.root,
+            files=tuple(self.images.files[i] for i in chosen),
+            sizes_hw=self.images.sizes_hw[chosen],
+            ids=tuple(self.images.ids[i] for i in chosen),
         )
         objects = self.objects
         if objects is not None:
             spans = [np.arange(self._boundaries[i], self._boundaries[i + 1]) for i in chosen]
             rows = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
             place = np.repeat(np.arange(len(chosen)), [len(span) for span in spans])
-            objects = replace(replace(objects, picture=np.zeros(len(objects), np.int64)).take(rows), picture=place)
+            objects = replace(replace(objects, image=np.zeros(len(objects), np.int64)).take(rows), image=place)
         semantic, panoptic = self.semantic, self.panoptic
         if semantic is not None:
             semantic = replace(semantic, files=tuple(semantic.files[i] for i in chosen))
@@ -279,7 +279,5 @@ class Dataset:
                 files=tuple(panoptic.files[i] for i in chosen),
                 segments=tuple(panoptic.segments[i] for i in chosen),
             )
-        labels = None if self.picture_labels is None else self.picture_labels[chosen]
-        return replace(
-            self, pictures=pictures, objects=objects, semantic=semantic, panoptic=panoptic, picture_labels=labels
-        )
+        labels = None if self.image_labels is None else self.image_labels[chosen]
+        return replace(self, images=images, objects=objects, semantic=semantic, panoptic=panoptic, image_labels=labels)

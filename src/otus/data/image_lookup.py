@@ -1,4 +1,4 @@
-"""Which picture of a data set somebody means."""
+"""Which image of a data set somebody means."""
 
 import difflib
 from collections.abc import Callable
@@ -10,53 +10,53 @@ from otus.errors import UsageError
 _NEAR_NAMES = 5
 
 
-def find_picture(dataset: Dataset, name: str) -> int:
-    """The index of the picture that a name or a path means: its key, else its file's name or stem, or its id.
+def find_image(dataset: Dataset, name: str) -> int:
+    """The index of the image that a name or a path means: its key, else its file's name or stem, or its id.
 
     Raises
     ------
     UsageError
         If there is none, with the nearest names, or if there are several.
     """
-    files = dataset.pictures.files
+    files = dataset.images.files
     if name in files:
         return files.index(name)
     if Path(name).is_file():
         path = Path(name).resolve()
         same = [
-            i for i in range(len(files)) if files[i].endswith(path.name) and dataset.pictures.path(i).resolve() == path
+            i for i in range(len(files)) if files[i].endswith(path.name) and dataset.images.path(i).resolve() == path
         ]
         if same:
             return same[0]
     wanted = Path(name).name
     meant = [
-        i for i, file in enumerate(files) if wanted in (Path(file).name, Path(file).stem, str(dataset.pictures.ids[i]))
+        i for i, file in enumerate(files) if wanted in (Path(file).name, Path(file).stem, str(dataset.images.ids[i]))
     ]
     if len(meant) == 1:
         return meant[0]
     if meant:
         several = ", ".join(files[i] for i in meant[:_NEAR_NAMES])
-        raise UsageError(f"{name}: {len(meant)} pictures of {dataset.source} are called so: {several} (give the path)")
+        raise UsageError(f"{name}: {len(meant)} images of {dataset.source} are called so: {several} (give the path)")
     near = difflib.get_close_matches(wanted, [Path(file).name for file in files], n=_NEAR_NAMES, cutoff=0.5)
     known = ", ".join(near or [Path(file).name for file in files[:_NEAR_NAMES]])
     hint = "near are" if near else "there are"
-    raise UsageError(f"{name}: not one of the {len(files)} pictures of {dataset.source}; {hint}: {known}")
+    raise UsageError(f"{name}: not one of the {len(files)} images of {dataset.source}; {hint}: {known}")
 
 
 def some_names(dataset: Dataset) -> str:
-    """A few names of pictures, for messages about others."""
-    names = [PurePosixPath(file).stem for file in dataset.pictures.files[:3]]
+    """A few names of images, for messages about others."""
+    names = [PurePosixPath(file).stem for file in dataset.images.files[:3]]
     return f"{', '.join(names) or 'none'}{' …' if len(dataset) > len(names) else ''}"
 
 
-def picture_namer(dataset: Dataset) -> Callable[[str], int | None]:
-    """A function that says which picture a name means, None where it means none or several; for many names.
+def image_namer(dataset: Dataset) -> Callable[[str], int | None]:
+    """A function that says which image a name means, None where it means none or several; for many names.
 
-    A name is a picture's id, or its file as far as it is needed to tell it from others, with or without its suffix:
+    A name is an image's id, or its file as far as it is needed to tell it from others, with or without its suffix:
     ``val/cats/1.jpg``, ``cats/1.jpg``, ``cats/1``, ``1`` …; folders before that do not matter.
     """
     meant: dict[str, int | None] = {}
-    for index, (file, own) in enumerate(zip(dataset.pictures.files, dataset.pictures.ids, strict=True)):
+    for index, (file, own) in enumerate(zip(dataset.images.files, dataset.images.ids, strict=True)):
         parts = PurePosixPath(file).parts
         names = {"/".join(parts[first:]) for first in range(len(parts))}
         names |= {name.removesuffix(PurePosixPath(file).suffix) for name in names} | {str(own)}

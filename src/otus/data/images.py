@@ -1,6 +1,6 @@
-"""Pictures at the door: whatever lies in the file, what comes in is uint8 (H, W, 3) RGB as a viewer would show it.
+"""Images at the door: whatever lies in the file, what comes in is uint8 (H, W, 3) RGB as a viewer would show it.
 
-Decoding is Pillow's. Added here: orientation, transparency, deep and float pictures, our own limit of size, and errors
+Decoding is Pillow's. Added here: orientation, transparency, deep and float images, our own limit of size, and errors
 that name the file. Only formats of pixels are opened, never those that Pillow hands to another program (EPS, WMF).
 """
 
@@ -18,9 +18,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from otus._files import staged_file
 from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
-from otus.errors import DataError, PictureError, ShapeError, stop_at_first
+from otus.errors import DataError, ImageError, ShapeError, stop_at_first
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     (
         ".jpg",
         ".jpeg",
@@ -39,7 +39,7 @@ PICTURE_SUFFIXES = frozenset(
     )
 )
 MAX_PIXELS = 180_000_000
-"""Largest picture that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
+"""Largest image that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
 
 REDUCED_FROM = 25_000_000
 """Images of more pixels, larger than most cameras make, may be decoded at a fraction of their size."""
@@ -49,7 +49,7 @@ Need = Callable[[tuple[int, int]], tuple[int, int]]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
 _STRIP = 512  # rows
-_UNREADABLE = "unreadable_picture"
+_UNREADABLE = "unreadable_image"
 _TWELVE_BITS = 4095
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -62,7 +62,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES_SIDES = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-# Folders that commands make where they are run, in the data's own folder too: its pictures of what was found are no data.
+# Folders that commands make where they are run, in the data's own folder too: its images of what was found are no data.
 # A folder of such a name may be somebody's own, so it counts only with what the command leaves in it; "runs" is anybody's
 # word, so there the configuration of a run must be ours too.
 _OWN_OUTPUT = {
@@ -75,15 +75,15 @@ _OF_A_RUN = b'"data_digest"'
 _LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 _held = threading.Lock()
 
-PictureSource = str | Path | bytes | Image.Image | np.ndarray
+ImageSource = str | Path | bytes | Image.Image | np.ndarray
 
 
-def read_picture(
-    source: PictureSource, *, expected_size_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+def read_image(
+    source: ImageSource, *, expected_size_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture as uint8 (H, W, 3) RGB, upright.
+    """An image as uint8 (H, W, 3) RGB, upright.
 
-    EXIF orientation is applied, also to a PIL picture. Transparency is laid on white, as a browser shows it. 16 bits
+    EXIF orientation is applied, also to a PIL image. Transparency is laid on white, as a browser shows it. 16 bits
     are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
     stretched from their smallest to their largest value if they are in neither; so are 32-bit integers beyond 16 bits.
     Of several pages or frames, the first; :func:`image_notes` tells of the others.
@@ -91,31 +91,31 @@ def read_picture(
     Parameters
     ----------
     source
-        A path, an encoded picture (bytes), a PIL picture, or uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or
+        A path, an encoded image (bytes), a PIL image, or uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or
         (H, W, 4) RGBA.
     expected_size_hw
         The size that its labels were made for.
     max_pixels
-        Larger pictures are refused before they are decoded.
+        Larger images are refused before they are decoded.
 
     Raises
     ------
-    PictureError
-        If it is missing, unreadable, truncated, not a picture, too large, or not of the expected size.
+    ImageError
+        If it is missing, unreadable, truncated, not an image, too large, or not of the expected size.
     ShapeError
         If an array has another shape or type.
     """
-    return read_reduced_picture(source, expected_size_hw=expected_size_hw, max_pixels=max_pixels)[0]
+    return read_reduced_image(source, expected_size_hw=expected_size_hw, max_pixels=max_pixels)[0]
 
 
-def read_reduced_picture(
-    source: PictureSource,
+def read_reduced_image(
+    source: ImageSource,
     need: Need | None = None,
     *,
     expected_size_hw: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
-    """An image as of :func:`read_picture`, a huge one at a fraction of its size, and the height and width of the whole.
+    """An image as of :func:`read_image`, a huge one at a fraction of its size, and the height and width of the whole.
 
     One of more than :data:`REDUCED_FROM` pixels comes at a half, a quarter or an eighth, whatever leaves it at least twice
     as large as needed. A JPEG is decoded at that size.
@@ -125,15 +125,15 @@ def read_reduced_picture(
     need
         How large it has to be; None for the whole image.
     expected_size_hw, max_pixels
-        As of :func:`read_picture`, of the whole image.
+        As of :func:`read_image`, of the whole image.
 
     Raises
     ------
-    PictureError, ShapeError
-        As of :func:`read_picture`.
+    ImageError, ShapeError
+        As of :func:`read_image`.
     """
     if isinstance(source, np.ndarray):
-        source = _picture_of_array(source)
+        source = _image_of_array(source)
     name = _name(source)
     with _opened(source, name) as image:
         _check_pixels(image.size, name, max_pixels)
@@ -160,13 +160,13 @@ def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
     return next(factor for factor in (8, 4, 2, 1) if factor <= max(room, 1))
 
 
-def picture_size_hw(path: str | Path) -> tuple[int, int]:
-    """Height and width of a picture as :func:`read_picture` gives it, from the header alone.
+def image_size_hw(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image as :func:`read_image` gives it, from the header alone.
 
     Raises
     ------
-    PictureError
-        If it is missing or not a picture.
+    ImageError
+        If it is missing or not an image.
     """
     with _opened(path, str(path)) as image:
         width, height = image.size
@@ -175,15 +175,15 @@ def picture_size_hw(path: str | Path) -> tuple[int, int]:
 
 
 def image_notes(source: str | Path | bytes) -> dict[str, str]:
-    """Return warnings about an image as :func:`read_picture` gives it: a message by kind.
+    """Return warnings about an image as :func:`read_image` gives it: a message by kind.
 
-    ``further_pages``: the file has pages or frames after the first. ``dark_picture``: it has 16 bits a pixel, of which 12 at
+    ``further_pages``: the file has pages or frames after the first. ``dark_image``: it has 16 bits a pixel, of which 12 at
     most are used, as microscopes and medical devices write them. (The second image of a phone's MPO is no page.)
 
     Raises
     ------
-    PictureError
-        If it is missing, or not a picture.
+    ImageError
+        If it is missing, or not an image.
     """
     name, notes = _name(source), {}
     with _opened(source, name) as image, _decoding(image, name):
@@ -193,7 +193,7 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
             image.load()
             brightest = int(np.asarray(image).max())
             if 0 < brightest <= _TWELVE_BITS:
-                notes["dark_picture"] = (
+                notes["dark_image"] = (
                     f"has 16 bits a pixel, and {brightest} is the largest value: it is read as nearly black; "
                     f"save it with values up to 65535, or as 8 bits"
                 )
@@ -201,14 +201,14 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
 
 
 def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
-    """A grey square of ``side`` pixels, whatever the picture's shape, and the picture's height and width.
+    """A grey square of ``side`` pixels, whatever the image's shape, and the image's height and width.
 
     The whole file is read, so one that is cut off is found; but a large JPEG is decoded at a fraction of its size.
 
     Raises
     ------
-    PictureError
-        As :func:`read_picture`.
+    ImageError
+        As :func:`read_image`.
     """
     name = str(path)
     with _opened(path, name) as image:
@@ -225,24 +225,22 @@ def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "s
             return np.array(upright), size_hw
 
 
-def read_index_picture(
-    path: str | Path, *, expected_size_hw: tuple[int, int] | None = None
-) -> UInt8[np.ndarray, "h w"]:
-    """A picture whose values are labels, untouched: palette indices (not colours), grey values, 0 and 1 of a bitmap.
+def read_index_image(path: str | Path, *, expected_size_hw: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
+    """An image whose values are labels, untouched: palette indices (not colours), grey values, 0 and 1 of a bitmap.
 
     Raises
     ------
-    PictureError
-        As :func:`read_picture`; and if the picture is RGB, deeper than 8 bits or a JPEG, which changes values.
+    ImageError
+        As :func:`read_image`; and if the image is RGB, deeper than 8 bits or a JPEG, which changes values.
     """
     name = str(path)
     with _opened(path, name) as image:
         _check_pixels(image.size, name, MAX_PIXELS)
         remedy = "save the labels as a palette or grey PNG"
         if image.format in ("JPEG", "MPO"):
-            raise PictureError("expected labels, got a JPEG, which changes values", file=name, remedy=remedy)
+            raise ImageError("expected labels, got a JPEG, which changes values", file=name, remedy=remedy)
         if image.mode not in ("1", "L", "P"):
-            raise PictureError(
+            raise ImageError(
                 f"expected one label of 8 bits a pixel (mode P, L or 1), got mode {image.mode}",
                 file=name,
                 remedy=remedy,
@@ -260,27 +258,27 @@ def read_index_picture(
 
 
 def check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
-    """Nothing if a picture has the size (height, width) that its labels were made for, or if none is expected.
+    """Nothing if an image has the size (height, width) that its labels were made for, or if none is expected.
 
     Raises
     ------
-    PictureError
-        Otherwise, of the kind ``mis_sized_picture``.
+    ImageError
+        Otherwise, of the kind ``mis_sized_image``.
     """
     if expected is None or tuple(actual) == tuple(expected):
         return
     transposed = tuple(actual) == (expected[1], expected[0])
-    raise PictureError(
+    raise ImageError(
         f"expected {expected[1]} x {expected[0]} pixels as its labels say, got {actual[1]} x {actual[0]}",
         file=name,
         remedy="height and width are exchanged: were the labels made without the EXIF orientation?"
         if transposed
-        else "scale the picture or correct the size that the labels give",
-        kind="mis_sized_picture",
+        else "scale the image or correct the size that the labels give",
+        kind="mis_sized_image",
     )
 
 
-def write_index_picture(
+def write_index_image(
     path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
 ) -> None:
     """Write labels 0..255 as a PNG: with a palette of up to 256 colours, else grey. Nothing half-written is left."""
@@ -290,7 +288,7 @@ def write_index_picture(
         or values.dtype.kind not in "biu"
         or (values.size and not 0 <= values.min() <= values.max() < 256)
     ):
-        raise ShapeError(f"index picture {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
+        raise ShapeError(f"index image {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8))
     if palette is not None:
         image.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1, 3).tobytes())
@@ -298,24 +296,24 @@ def write_index_picture(
         image.save(stage, format="PNG")
 
 
-def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_image(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left.
 
     Raises
     ------
-    PictureError
+    ImageError
         If the suffix is of no format, or the format cannot hold so many pixels: a JPEG has at most 65,500 a side.
     DataError
         If there is no room or no right to write it.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ShapeError(f"picture {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        raise ShapeError(f"image {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
     target = Path(path)
     form = Image.registered_extensions().get(target.suffix.lower())
-    if form is None or target.suffix.lower() not in PICTURE_SUFFIXES:
-        raise PictureError(
-            f"cannot write a picture with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
+    if form is None or target.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ImageError(
+            f"cannot write an image with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
         )
     with staged_file(target) as stage:
         try:
@@ -324,17 +322,17 @@ def write_picture(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
             if getattr(error, "errno", None) is not None:  # of the disk
                 raise
             what = f"{image.shape[1]} x {image.shape[0]} pixels cannot be written as {form}: {error}"
-            raise PictureError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
+            raise ImageError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
 
 
-def picture_files(
+def image_files(
     folder: str | Path,
     *,
     recursive: bool = False,
-    suffixes: Collection[str] = PICTURE_SUFFIXES,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
     report: Callable[[DataError], None] = stop_at_first,
 ) -> list[Path]:
-    """The files with a picture's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
+    """The files with an image's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
 
     Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
 
@@ -354,12 +352,12 @@ def picture_files(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError("expected a folder of pictures", file=folder, remedy="check the path")
+        raise DataError("expected a folder of images", file=folder, remedy="check the path")
     found: list[Path] = []
 
     def locked(error: OSError) -> None:
         problem = f"may not be read: {error.strerror}"
-        report(PictureError(problem, file=error.filename, remedy="change its permissions", kind=_UNREADABLE))
+        report(ImageError(problem, file=error.filename, remedy="change its permissions", kind=_UNREADABLE))
 
     for parent, folders, names in os.walk(folder, onerror=locked):
         folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
@@ -390,12 +388,12 @@ def is_own_output(folder: Path) -> bool:
 def _name(source: str | Path | bytes | Image.Image) -> str:
     if isinstance(source, str | Path):
         return str(source)
-    return f"picture of {len(source)} bytes" if isinstance(source, bytes) else "picture in memory"
+    return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
 
 
 @contextmanager
 def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
-    """The picture with its header read."""
+    """The image with its header read."""
     if isinstance(source, Image.Image):
         yield source
         return
@@ -404,34 +402,34 @@ def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Ima
         if not os.path.isfile(path):  # Path.is_file raises for names that are too long
             raise _why_not_a_file(path)
         if path.stat().st_size == 0:
-            raise PictureError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
+            raise ImageError("is empty (0 bytes)", file=name, remedy="restore it or leave it out", kind=_UNREADABLE)
     try:
         with _pillow_held():
             image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         if not isinstance(source, bytes) and is_lfs_pointer(source):
-            raise PictureError(IS_POINTER, file=name, remedy=FETCH_IT, kind=_UNREADABLE) from None
+            raise ImageError(IS_POINTER, file=name, remedy=FETCH_IT, kind=_UNREADABLE) from None
         raise _unreadable(error, name) from error
     with image:
         yield image
 
 
-def _why_not_a_file(path: Path) -> PictureError:
+def _why_not_a_file(path: Path) -> ImageError:
     if os.path.isdir(path):
-        return PictureError("expected a picture, got a folder", file=path, remedy="name a file", kind=_UNREADABLE)
+        return ImageError("expected an image, got a folder", file=path, remedy="name a file", kind=_UNREADABLE)
     if os.path.exists(path):
-        return PictureError("is not a regular file", file=path, remedy="name a picture", kind=_UNREADABLE)
-    return PictureError("there is no such file", file=path, remedy="check the path", kind="missing_picture")
+        return ImageError("is not a regular file", file=path, remedy="name an image", kind=_UNREADABLE)
+    return ImageError("there is no such file", file=path, remedy="check the path", kind="missing_image")
 
 
-def _unreadable(error: Exception, name: str) -> PictureError:
+def _unreadable(error: Exception, name: str) -> ImageError:
     if isinstance(error, UnidentifiedImageError):
-        problem, remedy = "is not a picture of a known format", "convert it to JPEG or PNG, or leave it out"
+        problem, remedy = "is not an image of a known format", "convert it to JPEG or PNG, or leave it out"
     elif isinstance(error, PermissionError):
         problem, remedy = "may not be read", "change its permissions"
     else:
         problem, remedy = f"cannot be decoded: {error or type(error).__name__}", "restore it or leave it out"
-    return PictureError(problem, file=name, remedy=remedy, kind=_UNREADABLE)
+    return ImageError(problem, file=name, remedy=remedy, kind=_UNREADABLE)
 
 
 @contextmanager
@@ -448,7 +446,7 @@ def _pillow_held() -> Iterator[None]:
 
 @contextmanager
 def _decoding(image: Image.Image, name: str) -> Iterator[None]:
-    """Decode inside: in parallel with others, but for pictures so large that Pillow would warn."""
+    """Decode inside: in parallel with others, but for images so large that Pillow would warn."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
         if limit is not None and image.width * image.height > limit:
@@ -460,12 +458,12 @@ def _decoding(image: Image.Image, name: str) -> Iterator[None]:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the picture upright, None where it is."""
+    """What makes the image upright, None where it is."""
     if image.format == "TIFF":  # Pillow turns TIFFs itself
         return None
     try:
         with _pillow_held():
-            # Not PngImageFile.getexif: it decodes the whole picture to look for EXIF behind it.
+            # Not PngImageFile.getexif: it decodes the whole image to look for EXIF behind it.
             return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
     except Exception:  # broken EXIF says nothing of the pixels
         return None
@@ -483,7 +481,7 @@ def _page_count(image: Image.Image) -> int:
 def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size_wh
     if width * height > max_pixels:
-        raise PictureError(
+        raise ImageError(
             f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
             file=name,
             remedy="scale it down, or raise the limit if you trust it: otus predict --max-pixels, max_pixels in Python",
@@ -519,7 +517,7 @@ def _to_8_bits(values: np.ndarray) -> UInt8[np.ndarray, "h w"]:
     return np.round((finite - bottom) * (255 / ((top - bottom) or 1))).astype(np.uint8)
 
 
-def _picture_of_array(array: np.ndarray) -> Image.Image:
+def _image_of_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if (
@@ -527,5 +525,5 @@ def _picture_of_array(array: np.ndarray) -> Image.Image:
         or not array.size
         or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
     ):
-        raise ShapeError(f"picture: expected uint8 (H, W), (H, W, 3) or (H, W, 4), got {array.dtype} {array.shape}")
+        raise ShapeError(f"image: expected uint8 (H, W), (H, W, 3) or (H, W, 4), got {array.dtype} {array.shape}")
     return Image.fromarray(array)

@@ -1,6 +1,6 @@
-"""Several data sets as one: pictures one after the other, categories joined by name.
+"""Several data sets as one: images one after the other, categories joined by name.
 
-Shape shorthand: M pictures, N objects.
+Shape shorthand: M images, N objects.
 """
 
 import os
@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.errors import DataError
 from otus.structures import Categories, Objects, Segmentations
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """All pictures and objects of several data sets, with new ids.
+    """All images and objects of several data sets, with new ids.
 
     What only some of them know (outlines, keypoints, further columns) is absent for the objects of the others. Semantic
-    and panoptic maps and labels of whole pictures are left out.
+    and panoptic maps and labels of whole images are left out.
 
     Raises
     ------
@@ -37,19 +37,19 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
         if dataset.objects is None:
             raise DataError("has no objects to merge with others'", file=dataset.source, remedy="leave it out")
     categories = merge_categories([dataset.categories for dataset in datasets])
-    root = Path(os.path.commonpath([dataset.pictures.root.absolute() for dataset in datasets]))
+    root = Path(os.path.commonpath([dataset.images.root.absolute() for dataset in datasets]))
     files = [
-        os.path.relpath(dataset.pictures.path(index).absolute(), root).replace(os.sep, "/")
+        os.path.relpath(dataset.images.path(index).absolute(), root).replace(os.sep, "/")
         for dataset in datasets
         for index in range(len(dataset))
     ]
     return Dataset(
         source=root,
         format="merged",
-        pictures=Pictures(
+        images=Images(
             root=root,
             files=tuple(files),
-            sizes_hw=np.concatenate([dataset.pictures.sizes_hw for dataset in datasets]),
+            sizes_hw=np.concatenate([dataset.images.sizes_hw for dataset in datasets]),
             ids=tuple(range(1, len(files) + 1)),
         ),
         categories=categories,
@@ -96,7 +96,7 @@ def with_categories(dataset: Dataset, categories: Categories) -> Dataset:
     DataError
         If objects are of a category that is not in the list.
     """
-    several = [dataset.picture_labels, None if dataset.objects is None else dataset.objects.labels]
+    several = [dataset.image_labels, None if dataset.objects is None else dataset.objects.labels]
     labels = [one for one in several if one is not None]
     if dataset.categories.names == categories.names or not labels:
         return dataset
@@ -104,15 +104,15 @@ def with_categories(dataset: Dataset, categories: Categories) -> Dataset:
     unknown = [name for name in used if name not in categories.names]
     if unknown:
         raise DataError(
-            f"has {'pictures' if dataset.objects is None else 'objects'} of {', '.join(unknown)}, "
+            f"has {'images' if dataset.objects is None else 'objects'} of {', '.join(unknown)}, "
             f"expected only {', '.join(categories)}",
             file=dataset.source,
             remedy="leave them out, or add a data set that teaches them",
         )
     lookup = _lookup(dataset.categories, categories)
     objects = None if dataset.objects is None else replace(dataset.objects, labels=lookup[dataset.objects.labels])
-    of_pictures = None if dataset.picture_labels is None else lookup[dataset.picture_labels]
-    return replace(dataset, categories=categories, objects=objects, picture_labels=of_pictures)
+    of_images = None if dataset.image_labels is None else lookup[dataset.image_labels]
+    return replace(dataset, categories=categories, objects=objects, image_labels=of_images)
 
 
 def _lookup(own: Categories, joined: Categories) -> np.ndarray:
@@ -124,7 +124,7 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
     firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
     columns = dict.fromkeys(name for part in parts for name in part.columns)
     merged: dict[str, Any] = {
-        "picture": np.concatenate([part.picture + first for part, first in zip(parts, firsts, strict=False)]),
+        "image": np.concatenate([part.image + first for part, first in zip(parts, firsts, strict=False)]),
         "labels": np.concatenate(
             [
                 _lookup(dataset.categories, categories)[part.labels]

@@ -32,7 +32,7 @@ from otus.data.ignore_regions import with_ignore_regions
 from otus.data.lfs import refuse_lfs_pointer
 from otus.errors import DataError, Report, UsageError, did_you_mean, stop_at_first
 
-# The more telling formats first: a folder of pictures in folders may be anything.
+# The more telling formats first: a folder of images in folders may be anything.
 FORMATS: tuple[ModuleType, ...] = (
     coco,
     coco_panoptic,
@@ -51,8 +51,8 @@ FORMATS: tuple[ModuleType, ...] = (
 _MAY_LEAD_OUTSIDE = (coco, coco_panoptic, cvat, yolo, labelme, sa1b)
 _UNDERSTOOD = """\
 COCO JSON (instances, keypoints, panoptic), Pascal VOC (Annotations/, JPEGImages/), YOLO (data.yaml, labels/, obj.data), \
-LabelMe and SA-1B (one JSON a picture), CVAT XML (for images), Label Studio JSON, DOTA (labelTxt/), KITTI (label_2/), \
-pictures with index PNGs, one folder a category"""
+LabelMe and SA-1B (one JSON an image), CVAT XML (for images), Label Studio JSON, DOTA (labelTxt/), KITTI (label_2/), \
+images with index PNGs, one folder a category"""
 
 
 def format_name(module: ModuleType) -> str:

@@ -29,9 +29,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(count)
 
 
-def load_ahead(
-    batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers: int
-) -> Generator[list[R], None, None]:
+def prefetch(batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers: int) -> Generator[list[R], None, None]:
     """``[load(one) for one in batch]`` for each batch, in order, a few batches ahead of what is asked for.
 
     Parameters

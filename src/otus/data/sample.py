@@ -1,4 +1,4 @@
-"""What a system learns from and predicts on: one picture with what is known of it."""
+"""What a system learns from and predicts on: one image with what is known of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ from otus.structures import Instances, PanopticMap, SemanticMap
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A picture, its target and its key.
+    """An image, its target and its key.
 
     Parameters
     ----------
     image
         uint8 (H, W, 3), RGB.
     key
-        What names the picture in its data set: caches and error messages use it.
+        What names the image in its data set: caches and error messages use it.
     instances, semantic, panoptic
         What is known of it; None where nothing is (not the same as no objects).
     label
-        The category of the whole picture, for classification.
+        The category of the whole image, for classification.
     columns
-        Optional arrays that belong to the picture, boxes among them: those whose name ends in ``_xyxy`` are (P, 4) boxes
-        that every transform moves with the picture, e.g. ``proposals_xyxy``.
+        Optional arrays that belong to the image, boxes among them: those whose name ends in ``_xyxy`` are (P, 4) boxes
+        that every transform moves with the image, e.g. ``proposals_xyxy``.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -43,11 +43,9 @@ class Sample:
         for name in ("instances", "semantic", "panoptic"):
             value = getattr(self, name)
             if value is not None and tuple(value.size_hw) != self.size_hw:
-                raise ShapeError(
-                    f"{name} of {self.key}: expected the picture's size {self.size_hw}, got {value.size_hw}"
-                )
+                raise ShapeError(f"{name} of {self.key}: expected the image's size {self.size_hw}, got {value.size_hw}")
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """The picture's height and width."""
+        """The image's height and width."""
         return self.image.shape[0], self.image.shape[1]

@@ -1,6 +1,6 @@
-"""What a person points at to have it looked at: a picture, many pictures, or a video, one after the other.
+"""What a person points at to have it looked at: an image, many images, or a video, one after the other.
 
-Nothing is read before its turn, so a folder of a million pictures or a long video needs the memory of one frame.
+Nothing is read before its turn, so a folder of a million images or a long video needs the memory of one frame.
 """
 
 import glob
@@ -13,20 +13,20 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.images import MAX_PIXELS, PICTURE_SUFFIXES, Need, image_notes, picture_files, read_reduced_picture
+from otus.data.images import IMAGE_SUFFIXES, MAX_PIXELS, Need, image_files, image_notes, read_reduced_image
 from otus.data.video import VIDEO_SUFFIXES, Video
-from otus.errors import DataError, PictureError, stop_at_first
+from otus.errors import DataError, ImageError, stop_at_first
 
 Source = str | Path | bytes | Image.Image | np.ndarray | Iterable["Source"]
-"""A path of a picture, a folder, a pattern such as ``photos/*.jpg``, a video; an encoded image as bytes; a PIL picture; an
+"""A path of an image, a folder, a pattern such as ``photos/*.jpg``, a video; an encoded image as bytes; a PIL image; an
 array; or many of these."""
 
 
 @dataclass(frozen=True, eq=False)
-class SourcePicture:
-    """One picture to be looked at.
+class SourceImage:
+    """One image to be looked at.
 
-    ``name`` is its path, or ``picture 3`` for the fourth without one; ``size_hw`` its height and width, of which ``image``
+    ``name`` is its path, or ``image 3`` for the fourth without one; ``size_hw`` its height and width, of which ``image``
     may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` messages of
     :func:`~otus.data.images.image_notes`.
     """
@@ -45,7 +45,7 @@ def is_video(source: object) -> bool:
 
 
 def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_at_first) -> list[Path]:
-    """The pictures and videos that a path, folder (searched in depth, but for what Otus wrote) or pattern names.
+    """The images and videos that a path, folder (searched in depth, but for what Otus wrote) or pattern names.
 
     Parameters
     ----------
@@ -54,37 +54,37 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
 
     Raises
     ------
-    PictureError
+    ImageError
         If there is no such file, or no image or video in the folder.
     """
     if re.match(r"[a-z0-9+.-]+://", str(source), re.IGNORECASE):
-        raise PictureError(
+        raise ImageError(
             "is a web address, and Otus fetches no images", file=source, remedy="download it and give the file"
         )
     path = Path(source)
     if path.is_dir():
-        known = PICTURE_SUFFIXES | VIDEO_SUFFIXES
-        found = picture_files(path, recursive=True, suffixes=known, report=report)
+        known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        found = image_files(path, recursive=True, suffixes=known, report=report)
         if not found:
-            raise PictureError("holds no image or video", file=path, remedy=f"known are {', '.join(sorted(known))}")
+            raise ImageError("holds no image or video", file=path, remedy=f"known are {', '.join(sorted(known))}")
         return found
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
     found = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
     if not found:
-        raise PictureError("no file fits this pattern", file=path, remedy="check it; quote it in a shell")
+        raise ImageError("no file fits this pattern", file=path, remedy="check it; quote it in a shell")
     return found
 
 
-def pictures_of(
+def images_of(
     source: Source,
     *,
     stride: int = 1,
     report: Callable[[DataError], None] | None = None,
     need: Need | None = None,
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[SourcePicture]:
-    """All pictures of a source, in order.
+) -> Iterator[SourceImage]:
+    """All images of a source, in order.
 
     Parameters
     ----------
@@ -94,22 +94,22 @@ def pictures_of(
         Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out,
         and of each damaged video, after its last frame; without it the first one is raised.
     need, max_pixels
-        As of :func:`~otus.data.images.read_reduced_picture`; images in memory stay whole.
+        As of :func:`~otus.data.images.read_reduced_image`; images in memory stay whole.
     """
     for number, one in enumerate(_flat(source, report)):
         if not isinstance(one, Path):
             notes = tuple(image_notes(one).values()) if isinstance(one, bytes) else ()
-            image, size_hw = read_reduced_picture(one, max_pixels=max_pixels)
-            yield SourcePicture(f"picture {number}", image, size_hw, notes=notes)
+            image, size_hw = read_reduced_image(one, max_pixels=max_pixels)
+            yield SourceImage(f"image {number}", image, size_hw, notes=notes)
             continue
         try:
             if is_video(one):
                 for frame in Video(one).frames(stride=stride):
                     size_hw = (frame.image.shape[0], frame.image.shape[1])
-                    yield SourcePicture(str(one), frame.image, size_hw, frame.index, frame.time_s)
+                    yield SourceImage(str(one), frame.image, size_hw, frame.index, frame.time_s)
             else:
-                image, size_hw = read_reduced_picture(one, need, max_pixels=max_pixels)
-                yield SourcePicture(str(one), image, size_hw, notes=tuple(image_notes(one).values()))
+                image, size_hw = read_reduced_image(one, need, max_pixels=max_pixels)
+                yield SourceImage(str(one), image, size_hw, notes=tuple(image_notes(one).values()))
         except DataError as error:
             if report is None:
                 raise

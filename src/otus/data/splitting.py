@@ -1,4 +1,4 @@
-"""Keeping some pictures aside, and finding out that one forgot to."""
+"""Keeping some images aside, and finding out that one forgot to."""
 
 import hashlib
 from collections import defaultdict
@@ -19,26 +19,26 @@ def split_off(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     Raises
     ------
     UsageError
-        If the share is not between 0 and 1, or there is but one picture.
+        If the share is not between 0 and 1, or there is but one image.
     """
     if not 0 < share < 1:
         raise UsageError(f"val: expected a data set or a share between 0 and 1, got {share}")
     if len(dataset) < 2:
-        raise UsageError(f"{dataset.source}: expected at least two pictures to keep some aside, got {len(dataset)}")
-    order = np.array(sorted(range(len(dataset)), key=lambda index: _hash_key(dataset.pictures.files[index])))
+        raise UsageError(f"{dataset.source}: expected at least two images to keep some aside, got {len(dataset)}")
+    order = np.array(sorted(range(len(dataset)), key=lambda index: _hash_key(dataset.images.files[index])))
     count = min(max(1, round(len(dataset) * share)), len(dataset) - 1)
     return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
 
 
-def shared_pictures(first: Dataset, second: Dataset) -> list[str]:
+def shared_images(first: Dataset, second: Dataset) -> list[str]:
     """Files of the second data set that are in the first as well, under whatever name, byte by byte the same."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for index in range(len(first)):
-        path = first.pictures.path(index)
+        path = first.images.path(index)
         by_size[_size(path)].append(path)
     shared = []
-    for index, file in enumerate(second.pictures.files):
-        path = second.pictures.path(index)
+    for index, file in enumerate(second.images.files):
+        path = second.images.path(index)
         candidates = by_size.get(_size(path), [])
         if path in candidates or (candidates and _digest(path) in {_digest(one) for one in candidates}):
             shared.append(file)
@@ -48,12 +48,12 @@ def shared_pictures(first: Dataset, second: Dataset) -> list[str]:
 def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
     """A digest of what a data set says: names of its files, and their sizes in bytes if wanted, categories, and objects."""
     digest = hashlib.sha256()
-    for index, file in enumerate(dataset.pictures.files):
-        digest.update(f"{file} {_size(dataset.pictures.path(index)) if sizes else ''}\n".encode())
+    for index, file in enumerate(dataset.images.files):
+        digest.update(f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode())
     digest.update(repr((dataset.categories, dataset.split)).encode())
     objects = dataset.objects
     if objects is not None:
-        for array in (objects.picture, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
+        for array in (objects.image, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         outlines = objects.segmentations

@@ -1,20 +1,20 @@
 """The one place where a numpy :class:`~otus.data.sample.Sample` becomes torch.
 
-Shape shorthand: H x W the picture, N objects, K keypoints, P proposals.
+Shape shorthand: H x W the image, N objects, K keypoints, P proposals.
 
 A *tensor sample* is a plain dict, because ``torchvision.transforms.v2`` walks dicts and passes dataclasses through
 untouched. A key is absent where its value is not known.
 
 =================  ============================  =====================================================================
-of the picture
+of the image
 ``image``          Image float32 (3, H, W)       in [0, 1]
-``key``            str                           the picture's name in its data set
-``label``          int64 ()                      the category of the whole picture
+``key``            str                           the image's name in its data set
+``label``          int64 ()                      the category of the whole image
 ``semantic``       Mask int64 (H, W)             labels, 255 to be ignored
 ``panoptic``       Mask int64 (H, W)             ids of segments, 0 for none
 ``segments``       list of Segment               what those ids are
 ``proposals``      BoundingBoxes float32 (P, 4)  from ``Sample.columns["proposals_xyxy"]``; other ``*_xyxy`` likewise
-``flip_order``     list of K int                 which keypoint takes each place in a mirrored picture
+``flip_order``     list of K int                 which keypoint takes each place in a mirrored image
 of the objects
 ``boxes``          BoundingBoxes float32 (N, 4)  xyxy
 ``labels``         int64 (N,)
@@ -44,7 +44,7 @@ from otus.structures.boxes import area
 
 TensorSample = dict[str, Any]
 
-_PICTURE_KEYS = frozenset({"image", "key", "label", "semantic", "panoptic", "segments", "flip_order"})
+_IMAGE_KEYS = frozenset({"image", "key", "label", "semantic", "panoptic", "segments", "flip_order"})
 
 
 def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
@@ -87,23 +87,23 @@ def target_tensors(
         if name.endswith("_xyxy"):
             tensors[name.removesuffix("_xyxy")] = bounding_boxes(column, sample.size_hw)
     if sample.instances is not None:
-        instances = whole_objects(sample.instances) if boxes == "amodal" else sample.instances
+        instances = amodal_view(sample.instances) if boxes == "amodal" else sample.instances
         tensors |= _object_tensors(instances, masks_hw or sample.size_hw)
     return tensors
 
 
 def object_keys(tensors: TensorSample) -> list[str]:
     """The keys that have one row an object, in the order of the dict."""
-    return [key for key in tensors if key not in _PICTURE_KEYS and not is_picture_boxes(tensors, key)]
+    return [key for key in tensors if key not in _IMAGE_KEYS and not is_image_boxes(tensors, key)]
 
 
-def is_picture_boxes(tensors: TensorSample, key: str) -> bool:
-    """Whether a key holds boxes of the picture that are not its objects': ``proposals`` and the like."""
+def is_image_boxes(tensors: TensorSample, key: str) -> bool:
+    """Whether a key holds boxes of the image that are not its objects': ``proposals`` and the like."""
     return isinstance(tensors[key], tv_tensors.BoundingBoxes) and key not in ("boxes", "amodal_boxes")
 
 
 def bounding_boxes(boxes_xyxy: Any, size_hw: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    """Float32 boxes (N, 4) of a picture, as torchvision knows them."""
+    """Float32 boxes (N, 4) of an image, as torchvision knows them."""
     data = torch.as_tensor(boxes_xyxy, dtype=torch.float32).reshape(-1, 4).clone()
     return tv_tensors.BoundingBoxes(data, format="XYXY", canvas_size=size_hw)
 
@@ -114,7 +114,7 @@ def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def whole_objects(instances: Instances) -> Instances:
+def amodal_view(instances: Instances) -> Instances:
     """The objects as if nothing hid them: amodal boxes and masks in the place of the visible ones where they are known."""
     changes: dict[str, Any] = {"amodal_boxes_xyxy": None, "amodal_masks": None}
     whole = instances.amodal_boxes_xyxy
@@ -156,7 +156,7 @@ def _nearest(values: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarray:
 
 def _masks(masks: Masks | None, count: int, size_hw: tuple[int, int]) -> tv_tensors.Mask | None:
     if masks is None:
-        # A reader says None for a picture without objects; a batch wants all its samples alike.
+        # A reader says None for an image without objects; a batch wants all its samples alike.
         return tv_tensors.Mask(torch.zeros(0, *size_hw, dtype=torch.bool)) if count == 0 else None
     sized = masks if tuple(masks.size_hw) == size_hw else masks.resized(size_hw)
     dense = sized.dense()

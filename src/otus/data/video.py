@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt8
 
 from otus._files import staged_file
 from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
-from otus.errors import PictureError, ShapeError, UsageError
+from otus.errors import ImageError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
 _NAMED_PLACES = 3  # of the damage in an error
@@ -51,7 +51,7 @@ class Video:
 
     Raises
     ------
-    PictureError
+    ImageError
         If it is missing, not a video, or its first frame cannot be decoded.
 
     Examples
@@ -63,7 +63,7 @@ class Video:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if is_lfs_pointer(path):
-            raise PictureError(IS_POINTER, file=path, remedy=FETCH_IT)
+            raise ImageError(IS_POINTER, file=path, remedy=FETCH_IT)
         with self._opened() as (_, stream):
             self.frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.frame_count: int | None = stream.frames or None
@@ -83,7 +83,7 @@ class Video:
 
         Raises
         ------
-        PictureError
+        ImageError
             After the last frame, if the file is cut off or damaged: all frames that can be decoded have been given by then,
             those after a damaged place too, and the error says where that is.
         """
@@ -166,11 +166,11 @@ class Video:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Any, Any]]:
         if not os.path.isfile(self.path):
-            raise PictureError(
+            raise ImageError(
                 "expected a video, got a folder" if os.path.isdir(self.path) else "there is no such video",
                 file=self.path,
                 remedy="check the path",
-                kind="missing_picture",
+                kind="missing_image",
             )
         try:
             container = av.open(str(self.path), metadata_errors="replace")
@@ -178,17 +178,17 @@ class Video:
             raise self._broken(f"is not a video that can be read, or its index is cut off: {error}") from error
         with container:
             if not container.streams.video:
-                raise self._broken("has no pictures, only sound or text")
+                raise self._broken("has no images, only sound or text")
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise self._broken("is encoded in a way that FFmpeg does not know")
             stream.thread_type = "AUTO"
             yield container, stream
 
-    def _broken(self, problem: str, *, where: str | None = None) -> PictureError:
+    def _broken(self, problem: str, *, where: str | None = None) -> ImageError:
         remedy = "restore the file, or use the frames that can be decoded" if where else "convert it to MP4"
         kind = "damaged_video" if where else "unreadable_video"
-        return PictureError(problem, file=self.path, where=where, remedy=remedy, kind=kind)
+        return ImageError(problem, file=self.path, where=where, remedy=remedy, kind=kind)
 
 
 class VideoWriter:

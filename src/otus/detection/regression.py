@@ -1,16 +1,16 @@
-"""Detection as regression: one object a picture, its class and its box from one vector of numbers.
+"""Detection as regression: one object an image, its class and its box from one vector of numbers.
 
-Shape shorthand: B pictures, C categories, F numbers in the vector.
+Shape shorthand: B images, C categories, F numbers in the vector.
 
 The lecture's first detector: a classification network whose last vector (4096 numbers in AlexNet and VGG) is read twice, for
 class scores and for four numbers of a box; both losses added (a multi-task loss). As in "OverFeat" (Sermanet et al., ICLR
 2014, arXiv:1312.6229, section 4), where the box regressor reads the classifier's features.
 
-It cannot say "none" and cannot say "two": the number of answers is built in. A picture without objects teaches nothing, of
+It cannot say "none" and cannot say "two": the number of answers is built in. An image without objects teaches nothing, of
 several objects the largest is learned. What follows it (sliding window, R-CNN) makes detection a question of classifying
-parts of the picture instead.
+parts of the image instead.
 
-The box is the transform that brings the whole picture onto the object, so that pictures may have any size; the last map is
+The box is the transform that brings the whole image onto the object, so that images may have any size; the last map is
 brought to a grid of fixed size first, as the classification network's was.
 """
 
@@ -23,27 +23,27 @@ from torch.nn import functional as F
 from torchvision.ops import box_area, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.tensors import TensorSample
-from otus.detection.region_based.region_stages import Stages, instances
-from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.detection.region_based.region_stages import RegionStages, to_instances
+from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
 from otus.parts.batching import Target, make_batch, make_target
-from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.detections import Detections
-from otus.parts.heads.box_head import TwoFullyConnected
-from otus.parts.inference_mode import Stopwatch, predicting
-from otus.parts.losses import transform_loss
+from otus.parts.heads.box_head import TwoLayerMLP
+from otus.parts.inference_mode import Stopwatch, inference_mode
+from otus.parts.losses import box_delta_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.proposals import Proposals
-from otus.parts.regions.roi_features import RegionPooling
+from otus.parts.regions.roi_features import RoIPooler
 from otus.structures import Categories, Instances
 
 
 class SingleObjectDetector(nn.Module):
-    """One class and one box for each picture.
+    """One class and one box for each image.
 
     Parameters
     ----------
-    trunk
-        Pictures in, maps out, of which the last counts.
+    backbone
+        Images in, maps out, of which the last counts.
     categories
         What the labels mean. There is no background among them.
     features
@@ -56,7 +56,7 @@ class SingleObjectDetector(nn.Module):
 
     def __init__(
         self,
-        trunk: Trunk,
+        backbone: Backbone,
         categories: Categories,
         *,
         features: int = 4096,
@@ -64,14 +64,14 @@ class SingleObjectDetector(nn.Module):
         postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = backbone
         self.categories = categories
         self.postprocess = postprocess
-        self.pooling = RegionPooling(side, strides=trunk.strides[-1:])
-        self.network = TwoFullyConnected(trunk.channels[-1] * side**2, features)
+        self.pooling = RoIPooler(side, strides=backbone.strides[-1:])
+        self.network = TwoLayerMLP(backbone.channels[-1] * side**2, features)
         self.cls_score = nn.Linear(features, len(categories))
         self.bbox_pred = nn.Linear(features, 4)
-        self.transform = BoxTransform()
+        self.transform = DeltaBoxCoder()
 
     @property
     def device(self) -> torch.device:
@@ -81,42 +81,42 @@ class SingleObjectDetector(nn.Module):
     def losses(
         self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
     ) -> dict[str, Float[Tensor, ""]]:
-        """``class`` and ``box`` of the largest object of each picture; pictures without objects add nothing.
+        """``class`` and ``box`` of the largest object of each image; images without objects add nothing.
 
         ``generator`` is not needed: nothing is drawn.
         """
         return self._run(samples, postprocess=None).losses
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """At most one object of each prepared picture, in its own frame."""
-        return instances(self.stages(samples, postprocess=postprocess), self.categories)
+        """At most one object of each prepared image, in its own frame."""
+        return to_instances(self.stages(samples, postprocess=postprocess), self.categories)
 
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages:
-        """The record of a pass that predicts. A picture's one proposal is the whole of it; there is no background."""
-        with predicting(self) as system:
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> RegionStages:
+        """The record of a pass that predicts. An image's one proposal is the whole of it; there is no background."""
+        with inference_mode(self) as system:
             return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``boxes``, ``scores`` and ``labels``, one of each ``picture``."""
+        """What export sees: ``boxes``, ``scores`` and ``labels``, one of each ``image_index``."""
         record = self._run([{"image": image} for image in images], postprocess=self.postprocess)
         scores, labels = record.logits.softmax(dim=1).max(dim=1)
         boxes = torch.cat([self._boxes(record, i) for i in range(len(images))])
-        picture = torch.arange(len(images), device=images.device)
-        return {"picture": picture, "boxes": boxes, "scores": scores, "labels": labels}
+        image_index = torch.arange(len(images), device=images.device)
+        return {"image_index": image_index, "boxes": boxes, "scores": scores, "labels": labels}
 
-    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> Stages:
+    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> RegionStages:
         """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=1, device=self.device)
+            batch = make_batch(samples, size_divisor=1, device=self.device)
             whole = [batch.images.new_tensor([[0, 0, width, height]]) for height, width in batch.sizes_hw]
         with watch.time("maps"):
-            maps = self.trunk(batch.images)[-1:]
+            maps = self.backbone(batch.images)[-1:]
         with watch.time("regions"):
             vectors = self.network(self.pooling(maps, whole))
             logits, transforms = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
         proposals = Proposals(whole, [torch.ones_like(one[:, 0]) for one in whole])
-        record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms[:, None])
+        record = RegionStages(batch, maps, proposals, watch.milliseconds, logits, transforms[:, None])
         if postprocess is None:
             with watch.time("losses"):
                 count = len(self.categories)
@@ -144,10 +144,10 @@ class SingleObjectDetector(nn.Module):
         codes = self.transform.encode(boxes, torch.cat(whole)[known])
         return {
             "class": F.cross_entropy(logits[known], labels),
-            "box": transform_loss(transforms[known], codes, count=len(known)),
+            "box": box_delta_loss(transforms[known], codes, count=len(known)),
         }
 
-    def _postprocess(self, record: Stages, postprocess: Postprocess) -> None:
+    def _postprocess(self, record: RegionStages, postprocess: Postprocess) -> None:
         record.scores = list(torch.split(record.logits.softmax(dim=1), 1))
         thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=record.logits.device))
         for i, scores in enumerate(record.scores):
@@ -160,7 +160,7 @@ class SingleObjectDetector(nn.Module):
             record.kept.append(kept)
             record.detections.append(candidates[kept])
 
-    def _boxes(self, record: Stages, index: int) -> Float[Tensor, "1 4"]:
+    def _boxes(self, record: RegionStages, index: int) -> Float[Tensor, "1 4"]:
         boxes = self.transform.decode(record.transforms[index], record.proposals.boxes[index])
         return clip_boxes_to_image(boxes, record.batch.sizes_hw[index])
 
@@ -173,11 +173,11 @@ def regression_vgg16(categories: Categories, *, features: int = 4096, frozen_lev
     features
         Numbers in each fully connected layer.
     frozen_level
-        Layers of the trunk up to this level do not learn; 0 for all learn.
+        Layers of the backbone up to this level do not learn; 0 for all learn.
     """
-    trunk = torchvision_trunk("vgg16", levels=(5,))
-    freeze_stages(trunk, frozen_level)
-    return SingleObjectDetector(trunk, categories, features=features)
+    backbone = torchvision_backbone("vgg16", levels=(5,))
+    freeze_stages(backbone, frozen_level)
+    return SingleObjectDetector(backbone, categories, features=features)
 
 
 def regression_efficientnet_lite0(
@@ -187,5 +187,5 @@ def regression_efficientnet_lite0(
 
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return SingleObjectDetector(trunk, categories, features=features)
+    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    return SingleObjectDetector(backbone, categories, features=features)

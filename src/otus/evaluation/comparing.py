@@ -7,7 +7,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import read_results
 from otus.errors import Report, UsageError, stop_at_first
-from otus.metrics.detection.average_precision import sound_objects
+from otus.metrics.detection.average_precision import validate_objects
 from otus.metrics.detection.ignore_regions import complete_regions
 from otus.metrics.diagnosis.comparison import Comparison
 from otus.metrics.diagnosis.mismatches import cut_notes, mismatch_notes
@@ -23,7 +23,7 @@ def notes_on(*comparisons: Comparison) -> list[str]:
 def compare_with_labels(
     dataset: Dataset, predictions: str | Path | Objects, *, report: Report = stop_at_first
 ) -> Comparison:
-    """Labels and predictions of the same pictures, without records that cannot be.
+    """Labels and predictions of the same images, without records that cannot be.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def compare_with_labels(
     if dataset.objects is None:
         raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
     found = predictions if isinstance(predictions, Objects) else read_results(predictions, dataset, report=report)
-    counts = {"label_count": len(dataset.categories), "picture_count": len(dataset)}
-    truth = sound_objects(dataset.objects, "truth", **counts, report=report)
-    found = sound_objects(found, "predictions", **counts, report=report)
-    numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
-    ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
-    return Comparison(complete_regions(truth), found, dataset.categories, ids, dataset.pictures.sizes_hw)
+    counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
+    truth = validate_objects(dataset.objects, "truth", **counts, report=report)
+    found = validate_objects(found, "predictions", **counts, report=report)
+    numbered = all(isinstance(one, int) for one in dataset.images.ids)  # file names may be the same in two folders
+    ids = np.array(dataset.images.ids if numbered else range(len(dataset)), dtype=np.int64)
+    return Comparison(complete_regions(truth), found, dataset.categories, ids, dataset.images.sizes_hw)

@@ -38,7 +38,7 @@ class EvaluationReport:
     data
         The file or folder of the labels.
     images
-        How many pictures were judged.
+        How many images were judged.
     results
         Result by what was compared: ``bbox``, ``segm``, ``keypoints``; or by the name of the protocol.
     left_out
@@ -48,13 +48,13 @@ class EvaluationReport:
     cut_at
         Score threshold at which predictions were cut before they were written (None: they were not).
     without_prediction
-        How many pictures had no map, category or click, and counted as missed.
+        How many images had no map, category or click, and counted as missed.
     notes
         What to know before the figures are believed.
     training_images
         How many of the images the model was trained on, where its file records that.
     judged
-        The data set and the objects that were judged, for who looks closer; None where whole pictures were.
+        The data set and the objects that were judged, for who looks closer; None where whole images were.
     """
 
     protocol: str
@@ -138,7 +138,7 @@ def evaluate(
     report
         Gets each faulty record of labels and predictions; the default raises the first.
     progress
-        Told while a model predicts how many pictures are done, and of how many.
+        Told while a model predicts how many images are done, and of how many.
 
     Raises
     ------
@@ -248,10 +248,10 @@ def _judge_classifier(
     from otus.evaluation.image_protocols import answers_of, judge_classifications
 
     def shown() -> Iterator[Classification]:
-        paths = [dataset.pictures.path(index) for index in range(len(dataset))]
+        paths = [dataset.images.path(index) for index in range(len(dataset))]
         for done, prediction in enumerate(predictor.stream(paths) if paths else (), start=1):
             if prediction.classification is None:
-                raise UsageError(f"{predictor.name}: does not say what whole pictures show; evaluate it on objects")
+                raise UsageError(f"{predictor.name}: does not say what whole images show; evaluate it on objects")
             if progress is not None:
                 progress(done, len(dataset))
             yield prediction.classification
@@ -278,7 +278,7 @@ def _predictor(model: "str | Path | Predictor | None", options: dict[str, Any]) 
 
 
 def _predict(predictor: "Predictor", dataset: Dataset, progress: Callable[[int, int], None] | None) -> Objects:
-    """What a model says of the data set's pictures."""
+    """What a model says of the data set's images."""
     from otus.evaluation.on_dataset import as_objects, predict_dataset
 
     def count(done: int) -> None:
@@ -306,13 +306,13 @@ def evaluate_predictions(
     dataset
         With objects.
     predictions
-        Objects with scores; ``picture`` and ``labels`` count as the data set's do.
+        Objects with scores; ``image`` and ``labels`` count as the data set's do.
     protocol
         One of :data:`~otus.evaluation.protocols.OBJECT_PROTOCOLS`.
     kinds
         What ``coco`` is to compare; without it everything that both sides have throughout.
     max_dets
-        Limits on the detections of a picture and category, of ``proposals`` on those of a picture; the protocol's own
+        Limits on the detections of an image and category, of ``proposals`` on those of an image; the protocol's own
         without it.
     report
         Gets each record that cannot be; the record is left out.
@@ -322,7 +322,7 @@ def evaluate_predictions(
     UsageError
         An unknown protocol, a data set without objects, or kinds that one side does not have.
     DataError
-        Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or picture.
+        Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or image.
     """
     check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
     if protocol not in OBJECT_PROTOCOLS:

@@ -1,4 +1,4 @@
-"""Predictions that are one answer a picture, judged by its labels: maps of pixels, categories, clicks.
+"""Predictions that are one answer an image, judged by its labels: maps of pixels, categories, clicks.
 
 What has no answer counts as missed: a map that says nothing, no category, no click that did any good.
 """
@@ -21,17 +21,17 @@ from otus.metrics.semantic import SemanticQuality, SemanticResult
 from otus.structures import IGNORE, Categories, Classification, PanopticMap, SemanticMap
 
 Map = TypeVar("Map", SemanticMap, PanopticMap)
-PictureResult = SemanticResult | PanopticResult | ClassificationResult | InteractiveResult
+ImageResult = SemanticResult | PanopticResult | ClassificationResult | InteractiveResult
 
 _AT_ONCE = 256
-"""Pictures whose scores are in memory together."""
+"""Images whose scores are in memory together."""
 
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """A result, of how many pictures it is, how many of these had no prediction and counted as missed, and what to know."""
+    """A result, of how many images it is, how many of these had no prediction and counted as missed, and what to know."""
 
-    result: PictureResult
+    result: ImageResult
     images: int
     without_prediction: int
     notes: Sequence[str] = ()
@@ -43,9 +43,9 @@ def judge_semantic(
     *,
     report: Report = stop_at_first,
 ) -> Judged:
-    """Judge the semantic map that ``prediction_of`` gives for each picture that has one in the data set.
+    """Judge the semantic map that ``prediction_of`` gives for each image that has one in the data set.
 
-    Maps that cannot be go to ``report``, and their pictures are left out.
+    Maps that cannot be go to ``report``, and their images are left out.
     """
     assert dataset.semantic is not None
 
@@ -83,7 +83,7 @@ def _judge_maps(
     nothing: Callable[[Map], Map],
     report: Report,
 ) -> tuple[int, int]:
-    """How many pictures were judged, and how many of these without a prediction."""
+    """How many images were judged, and how many of these without a prediction."""
     images = without_prediction = 0
     for index in range(len(dataset)):
         try:
@@ -96,7 +96,7 @@ def _judge_maps(
             report(problem)
         except ShapeError as error:
             remedy = "mend this prediction or take it out"
-            report(DataError(str(error), file=dataset.pictures.files[index], remedy=remedy, kind="bad_map"))
+            report(DataError(str(error), file=dataset.images.files[index], remedy=remedy, kind="bad_map"))
         else:
             images += 1
             without_prediction += found is None
@@ -104,9 +104,9 @@ def _judge_maps(
 
 
 def judge_classifications(dataset: Dataset, answers: Iterable[tuple[int, Float[np.ndarray, "k"]]]) -> Judged:
-    """Judge scores by category, which come with the index of their picture, each picture's at most once."""
-    assert dataset.picture_labels is not None
-    labels = dataset.picture_labels
+    """Judge scores by category, which come with the index of their image, each image's at most once."""
+    assert dataset.image_labels is not None
+    labels = dataset.image_labels
     metric = ClassificationAccuracy(dataset.categories)
     unanswered = np.ones(len(dataset), dtype=bool)
     waiting: dict[int, np.ndarray] = {}
@@ -126,14 +126,14 @@ def judge_classifications(dataset: Dataset, answers: Iterable[tuple[int, Float[n
 
 
 def answers_of(shown: Iterable[Classification], categories: Categories) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """What a model says of picture after picture, as scores of a data set's categories; those it does not know are -inf."""
+    """What a model says of image after image, as scores of a data set's categories; those it does not know are -inf."""
     for index, one in enumerate(shown):
         said = dict(zip(one.categories, np.asarray(one.scores, dtype=np.float64).tolist(), strict=True))
         yield index, np.array([said.get(name, -np.inf) for name in categories])
 
 
 def judge_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> Judged:
-    """Judge IoUs by clicks, which come with the index of their picture; a picture may have several objects."""
+    """Judge IoUs by clicks, which come with the index of their image; an image may have several objects."""
     several = list(curves)
     missed = sorted(set(range(len(dataset))) - {index for index, _ in several})
     metric = InteractiveQuality().update([curve for _, curve in several]).update([[0.0]] * len(missed))
@@ -144,7 +144,7 @@ def judge_file(dataset: Dataset, path: str | Path, protocol: str, *, report: Rep
     """Judge predictions from files by one of ``READERS``."""
     judged = READERS[protocol](dataset, path, report)
     if judged.images and judged.without_prediction == judged.images:
-        example = dataset.pictures.files[0]
+        example = dataset.images.files[0]
         note = f"not one of the {judged.images} images has a prediction: are these named as the images, e.g. {example}?"
         return replace(judged, notes=(note, *judged.notes))
     return judged
@@ -159,7 +159,7 @@ def _semantic(dataset: Dataset, path: str | Path, report: Report) -> Judged:
 
     def prediction_of(index: int) -> SemanticMap | None:
         file = files[index]
-        return None if file is None else read_semantic_result(file, semantic, size_hw=dataset.pictures.size_hw(index))
+        return None if file is None else read_semantic_result(file, semantic, size_hw=dataset.images.size_hw(index))
 
     return judge_semantic(dataset, prediction_of, report=report)
 

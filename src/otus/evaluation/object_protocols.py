@@ -9,10 +9,10 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.errors import Report
 from otus.evaluation.protocols import outlined
-from otus.metrics.detection.average_precision import AveragePrecision, DetectionProtocol, sound_objects
+from otus.metrics.detection.average_precision import AveragePrecision, DetectionProtocol, validate_objects
 from otus.metrics.detection.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.detection.ignore_regions import complete_regions
-from otus.metrics.detection.required_fields import having
+from otus.metrics.detection.required_fields import require_field
 from otus.metrics.detection.voc import VocProtocol
 from otus.metrics.diagnosis.comparison import Comparison
 from otus.metrics.diagnosis.mismatches import mismatch_notes
@@ -55,15 +55,15 @@ def judge_objects(
     Parameters as of :func:`otus.evaluation.evaluate.evaluate_predictions`, which has checked them.
     """
     assert dataset.objects is not None
-    counts = {"label_count": len(dataset.categories), "picture_count": len(dataset)}
-    truth = sound_objects(dataset.objects, "truth", **counts, report=report)
-    predictions = sound_objects(predictions, "predictions", **counts, report=report)
-    numbered = all(isinstance(one, int) for one in dataset.pictures.ids)  # file names may be the same in two folders
-    picture_ids = np.array(dataset.pictures.ids if numbered else range(len(dataset)), dtype=np.int64)
+    counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
+    truth = validate_objects(dataset.objects, "truth", **counts, report=report)
+    predictions = validate_objects(predictions, "predictions", **counts, report=report)
+    numbered = all(isinstance(one, int) for one in dataset.images.ids)  # file names may be the same in two folders
+    image_ids = np.array(dataset.images.ids if numbered else range(len(dataset)), dtype=np.int64)
     truth = complete_regions(truth)
     for compared in _COMPARED.get(protocol, ()):
-        truth = having(truth, compared, "truth", report=report)
-        predictions = having(predictions, compared, "predictions", report=report)
+        truth = require_field(truth, compared, "truth", report=report)
+        predictions = require_field(predictions, compared, "predictions", report=report)
     left_out: dict[str, str] = {}
     notes: list[str] = []
     categories = dataset.categories
@@ -81,15 +81,15 @@ def judge_objects(
         left_out = _amodal_obstacles(truth, predictions)
     results: dict[str, Result] = {}
     if protocol == "proposals":
-        results["proposals"] = _judge_proposals(truth, predictions, categories, picture_ids, max_dets)
+        results["proposals"] = _judge_proposals(truth, predictions, categories, image_ids, max_dets)
     for name, rules in _rules(protocol, kinds or (), tuple(max_dets or ())).items():
         if name in left_out:
             continue
         metric: AveragePrecision[Result] = AveragePrecision(rules, categories)
-        metric.update(truth, predictions, picture_ids=picture_ids, sizes_hw=dataset.pictures.sizes_hw)
+        metric.update(truth, predictions, image_ids=image_ids, sizes_hw=dataset.images.sizes_hw)
         results[name] = metric.compute()
     if any(not next(iter(result.figures.values())) >= _DOUBTFUL for result in results.values()):
-        sides = Comparison(truth, predictions, categories, picture_ids, dataset.pictures.sizes_hw)
+        sides = Comparison(truth, predictions, categories, image_ids, dataset.images.sizes_hw)
         notes += mismatch_notes(sides, by_category=protocol != "proposals")
     return results, left_out, notes
 
@@ -106,13 +106,13 @@ def _judge_proposals(
     truth: Objects,
     proposals: Objects,
     categories: Categories,
-    picture_ids: np.ndarray,
+    image_ids: np.ndarray,
     counts: Sequence[int] | None,
 ) -> Result:
     from otus.metrics.proposals import ProposalProtocol, ProposalRecall
 
     rules = ProposalProtocol() if counts is None else ProposalProtocol(tuple(sorted(set(counts))))
-    return ProposalRecall(categories, rules).update(truth, proposals, picture_ids=picture_ids).compute()
+    return ProposalRecall(categories, rules).update(truth, proposals, image_ids=image_ids).compute()
 
 
 def _rules(protocol: str, kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:

@@ -1,4 +1,4 @@
-"""What a system finds on the pictures of a data set, as the evaluation wants it."""
+"""What a system finds on the images of a data set, as the evaluation wants it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.data.prefetching import load_ahead
+from otus.data.prefetching import prefetch
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample
 from otus.errors import UsageError
@@ -40,30 +40,30 @@ def predict_dataset(
     parts: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> dict[int, Instances]:
-    """What a system finds, by index of the picture, in the picture's own frame, masks at rest.
+    """What a system finds, by index of the image, in the image's own frame, masks at rest.
 
     Of categories that the data set has not, nothing is reported: it would take places of the limit, and is not judged.
-    Batches hold the same pictures however many parts there are, because padding touches the last digits.
+    Batches hold the same images however many parts there are, because padding touches the last digits.
 
     Parameters
     ----------
     system
         In whatever precision and on whatever device it is.
     preprocess
-        How it wants pictures prepared.
+        How it wants images prepared.
     batch_size
-        Pictures that go through the network together.
+        Images that go through the network together.
     workers
         Threads that load them.
     part, parts
         Batches number ``part``, ``part + parts``, ``part + 2 * parts`` … only.
     progress
-        Told after each batch how many pictures are done.
+        Told after each batch how many images are done.
 
     Raises
     ------
     UsageError
-        If the system answers for whole pictures, not with objects.
+        If the system answers for whole images, not with objects.
     """
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
 
@@ -80,25 +80,25 @@ def predict_dataset(
             columns["proposals_xyxy"] = dataset.proposals.proposals(image).boxes_xyxy
         else:
             image = dataset.image(index, need=preprocess.size_of)
-        return preprocess.prepare(Sample(image, dataset.pictures.files[index], columns=columns))
+        return preprocess.prepare(Sample(image, dataset.images.files[index], columns=columns))
 
     found = {}
     mine = batches[part::parts]
-    for indices, samples in zip(mine, load_ahead(mine, load, workers=workers), strict=True):
+    for indices, samples in zip(mine, prefetch(mine, load, workers=workers), strict=True):
         for index, instances in zip(indices, system.predict(samples, postprocess=postprocess), strict=True):
             if isinstance(instances, Classification):
                 raise UsageError(
-                    "model: says what whole pictures show, not where objects are; evaluate it on pictures with a category "
+                    "model: says what whole images show, not where objects are; evaluate it on images with a category "
                     "each, such as a folder of folders"
                 )
-            found[index] = _at_rest(preprocess.undo(instances, dataset.pictures.size_hw(index)))
+            found[index] = _at_rest(preprocess.undo(instances, dataset.images.size_hw(index)))
         if progress is not None:
             progress(len(found))
     return found
 
 
 def as_objects(found: Mapping[int, Instances], *, categories: Categories) -> Objects:
-    """Predictions by index of the picture as columns.
+    """Predictions by index of the image as columns.
 
     Parameters
     ----------
@@ -110,13 +110,13 @@ def as_objects(found: Mapping[int, Instances], *, categories: Categories) -> Obj
     several = [(index, _relabelled(found[index], categories)) for index in sorted(found)]
     several = [(index, instances) for index, instances in several if len(instances)]
     if not several:
-        return Objects.build(picture=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+        return Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     all_instances = [instances for _, instances in several]
     masks = [instances.masks for instances in all_instances]
     keypoints = [instances.keypoints for instances in all_instances]
     turned = [instances.oriented_boxes_xywhr for instances in all_instances]
     return Objects.build(
-        picture=np.repeat([index for index, _ in several], [len(instances) for instances in all_instances]),
+        image=np.repeat([index for index, _ in several], [len(instances) for instances in all_instances]),
         labels=np.concatenate([instances.labels for instances in all_instances]),
         boxes_xyxy=np.concatenate([instances.boxes_xyxy for instances in all_instances]),
         scores=np.concatenate([instances.scores for instances in all_instances if instances.scores is not None]),

@@ -42,7 +42,7 @@ _NEEDS: Mapping[str, _Labels] = {
     "proposals": _OBJECTS,
     "panoptic": _Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
     "semantic": _Labels("semantic maps", lambda dataset: dataset.semantic is not None),
-    "classification": _Labels("categories of whole pictures", lambda dataset: dataset.picture_labels is not None),
+    "classification": _Labels("categories of whole images", lambda dataset: dataset.image_labels is not None),
     "interactive": _Labels(
         "masks to click at",
         lambda dataset: dataset.semantic is not None or (dataset.objects is not None and outlined(dataset.objects) > 0),

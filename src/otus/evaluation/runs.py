@@ -41,7 +41,7 @@ def kept_aside(run: str | Path, *, data: str | Path | None = None) -> Dataset:
         if not Path(source).exists():
             raise UsageError(f"run: the data of {run} are not at {source} any more; say where they are by --data PATH")
     dataset = merge([open_dataset(source, format=config["format"], split=split) for source in sources])
-    place = {file: index for index, file in enumerate(dataset.pictures.files)}
+    place = {file: index for index, file in enumerate(dataset.images.files)}
     missing = [name for name in names if name not in place]
     if missing:
         raise DataError(

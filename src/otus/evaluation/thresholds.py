@@ -17,7 +17,7 @@ from otus._files import staged_file
 from otus.errors import CheckpointError, DataError
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.comparison import Comparison
-from otus.metrics.diagnosis.thresholds import Cut, best_cut
+from otus.metrics.diagnosis.thresholds import OperatingPoint, best_threshold
 
 IOU = 0.5
 
@@ -34,7 +34,7 @@ class ChosenThresholds:
         What they were chosen on.
     """
 
-    cuts: Mapping[str, Cut]
+    cuts: Mapping[str, OperatingPoint]
     data: str
     images: int
 
@@ -81,8 +81,8 @@ class ChosenThresholds:
 def choose_thresholds(comparison: Comparison, *, data: str) -> ChosenThresholds:
     """The threshold of each category with the highest F1 at IoU 0.5."""
     matches = comparison.match(Rules(iou_thresholds=(IOU,)))
-    cuts = {name: best_cut(matches, label) for label, name in enumerate(comparison.categories)}
-    return ChosenThresholds(cuts, data, len(comparison.picture_ids))
+    cuts = {name: best_threshold(matches, label) for label, name in enumerate(comparison.categories)}
+    return ChosenThresholds(cuts, data, len(comparison.image_ids))
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Several models in one table: trained for the same time or loaded, judged on the same pictures, timed on the same machine.
+"""Several models in one table: trained for the same time or loaded, judged on the same images, timed on the same machine.
 
 A row that is finished is kept on disk under what it depends on, and not computed again.
 """
@@ -24,7 +24,7 @@ from otus.data.checks.images import learned_from
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import write_results
 from otus.data.formats.files import flat_names
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.open import open_dataset
 from otus.data.sample import Sample
 from otus.data.splitting import fingerprint
@@ -36,11 +36,11 @@ from otus.inference.loading import load
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
 from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of, told_apart
 from otus.structures import Instances, Objects
-from otus.training.datasets import open_material, trainable_model
+from otus.training.datasets import open_datasets, trainable_model
 from otus.training.imagenet import imagenet_start
 from otus.training.run import read_config, resume_run, train
 from otus.training.run_folder import environment
-from otus.training.settings import TrainSettings, at_own_rate
+from otus.training.settings import TrainSettings, with_default_lr
 from otus.visualization.drawing import overlay
 from otus.zoo.models import MODELS, model_entry
 from otus.zoo.weights import read_weights, read_weights_file, weights_file
@@ -48,9 +48,9 @@ from otus.zoo.weights import read_weights, read_weights_file, weights_file
 TRAINING = TrainSettings(batch_size=4)
 """How models are trained unless somebody says otherwise."""
 KEPT_ASIDE = 0.2
-"""Share of the pictures that is judged on where nothing else is named."""
-_TIMED_PICTURES = 8
-_SHOWN_PICTURES = 4
+"""Share of the images that is judged on where nothing else is named."""
+_TIMED_IMAGES = 8
+_SHOWN_IMAGES = 4
 _AFTER = frozenset({"postprocess", "undo"})
 Say = Callable[[str], None]
 
@@ -124,7 +124,7 @@ def compare(
     say: Say = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Train or load models, judge them on the same pictures, and write the table.
+    """Train or load models, judge them on the same images, and write the table.
 
     Parameters
     ----------
@@ -137,18 +137,18 @@ def compare(
         What is judged on: another path, a share of the data that is not learned from, or a part of it by name. Without
         them, where something is trained, a fifth is kept aside. Nothing is chosen by it: the last weights are judged.
     budget_minutes
-        Of training, for each. A trunk starts from ImageNet where that is at hand.
+        Of training, for each. A backbone starts from ImageNet where that is at hand.
     settings
         Of the training.
     limit
-        Judge on so many pictures only, taken evenly.
+        Judge on so many images only, taken evenly.
     precision
         Of predicting, see :class:`~otus.inference.predictor.Predictor`.
     out
         The folder of the comparison; what is finished there is not computed again. What each model found is kept in
         ``predictions`` as COCO results, for ``otus compare --predictions`` and ``otus explain errors``.
     say, progress
-        Told what is being done, and how many pictures of how many are predicted.
+        Told what is being done, and how many images of how many are predicted.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def compare(
     if budget_minutes is not None and not budget_minutes > 0:
         raise UsageError(f"budget: expected minutes, more than 0, got {budget_minutes:g}")
     if limit is not None and limit < 1:
-        raise UsageError(f"limit: expected at least one picture, got {limit}")
+        raise UsageError(f"limit: expected at least one image, got {limit}")
     device = choose_device(settings.device)
     choose_precision(precision, device)  # what is wrong with it is said before anything is trained
     contenders = [Contender.parse(text) for text in models if text]
@@ -173,7 +173,7 @@ def compare(
     trained = [one for one in contenders if one.weights is None and budget_minutes is not None]
     if trained and val is None and val_split is None:
         val = KEPT_ASIDE
-        say(f"a share of {val:g} of the pictures is kept aside to judge on; --val and --val-split name others")
+        say(f"a share of {val:g} of the images is kept aside to judge on; --val and --val-split name others")
     learned, judged_on, whole = _material(
         data, val, format=format, split=split, val_split=val_split, learns=bool(trained)
     )
@@ -184,11 +184,11 @@ def compare(
         fitting = {one: dataclasses.replace(one, model=names[one.model][0]) for one in trained}
         contenders, trained = [fitting.get(one, one) for one in contenders], list(fitting.values())
     if judged_on.objects is None or not len(judged_on):
-        raise UsageError(f"{whole.source}: has no pictures with objects to judge detectors by")
+        raise UsageError(f"{whole.source}: has no images with objects to judge detectors by")
     if limit is not None and limit < len(judged_on):
         judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
-    place = {file: index for index, file in enumerate(whole.pictures.files)}
-    place_in_whole = np.array([place[file] for file in judged_on.pictures.files], dtype=int)
+    place = {file: index for index, file in enumerate(whole.images.files)}
+    place_in_whole = np.array([place[file] for file in judged_on.images.files], dtype=int)
     folder = Path(out)
     common = {
         "device": str(device),
@@ -199,7 +199,11 @@ def compare(
     training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
     rows = []
     for one in contenders:
-        own = dataclasses.replace(at_own_rate(settings, one.model), minutes=budget_minutes) if one in trained else None
+        own = (
+            dataclasses.replace(with_default_lr(settings, one.model), minutes=budget_minutes)
+            if one in trained
+            else None
+        )
         weights = one.weights
         if weights is None and own is None:
             weights = read_weights(None, model=one.model).source
@@ -221,18 +225,18 @@ def compare(
                 f"{one.model}: {flattering} of the {len(judged_on)} images judged on were trained on: its figures flatter"
             )
         predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
-        say(f"{one.model}: predicting {len(judged_on)} pictures")
+        say(f"{one.model}: predicting {len(judged_on)} images")
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
         results = folder / "predictions" / f"{kept.stem}.json"
         results.parent.mkdir(parents=True, exist_ok=True)
-        write_results(whole, dataclasses.replace(found, picture=place_in_whole[found.picture]), results)
+        write_results(whole, dataclasses.replace(found, image=place_in_whole[found.image]), results)
         row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(dataclasses.replace(row, label=one.label))
     said = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": said}
-    comparison = Comparison(str(whole.source), judged_on.pictures.files, told_apart(rows), folder, record)
+    comparison = Comparison(str(whole.source), judged_on.images.files, told_apart(rows), folder, record)
     comparison.write()
     return comparison
 
@@ -248,7 +252,7 @@ def _material(
 ) -> tuple[Dataset | None, Dataset, Dataset]:
     """What is learned from, what is judged on, and the data set as it lies on disk that this is all or a part of."""
     if isinstance(val, float):  # as the training keeps it aside
-        learned, judged_on = open_material([data], val, format=format, split=split, val_split=None)
+        learned, judged_on = open_datasets([data], val, format=format, split=split, val_split=None)
         assert judged_on is not None
         return learned, judged_on, open_dataset(data, format=format, split=split)
     named = val is not None or val_split is not None
@@ -285,11 +289,11 @@ def _train(
 
 def _told(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:
     """``start``, ``minutes`` and ``epochs`` of a row, from what weights say of their training."""
-    if not {"settings", "steps", "hours", "pictures"} <= record.keys():
+    if not {"settings", "steps", "hours", "images"} <= record.keys():
         return {}
     settings = record["settings"]
     began = Path(settings["weights"]).name if settings["weights"] else "random"
-    epochs = record["steps"] * settings["batch_size"] * settings["accumulate"] / record["pictures"]
+    epochs = record["steps"] * settings["batch_size"] * settings["accumulate"] / record["images"]
     return {"start": start or began, "minutes": record["hours"] * 60, "epochs": epochs}
 
 
@@ -313,7 +317,7 @@ def _judge(
     objects = as_objects(found, categories=dataset.categories)
     results = evaluate_predictions(dataset, objects).results
     figures, of_masks = results["bbox"].figures, results["segm"].figures if "segm" in results else None
-    _draw(dataset, found, folder / "pictures", slug=slug_of(predictor.name, weights))
+    _draw(dataset, found, folder / "images", slug=slug_of(predictor.name, weights))
     system: nn.Module = predictor.system
     row = Row(
         model=predictor.name,
@@ -330,17 +334,17 @@ def _judge(
 
 
 def time_prediction(
-    predictor: Predictor, dataset: Dataset, *, pictures: int = _TIMED_PICTURES
+    predictor: Predictor, dataset: Dataset, *, images: int = _TIMED_IMAGES
 ) -> tuple[dict[str, float], float | None]:
-    """Median seconds a picture by part, one picture at a time after one that does not count, and peak memory in MB.
+    """Median seconds an image by part, one image at a time after one that does not count, and peak memory in MB.
 
     Proposals are found on the spot, wherever the data set may have them from.
     """
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(pictures, len(dataset))).round().astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
     parts: list[dict[str, float]] = []
     with predictor.autocast(), _memory() as used:
         for index in (chosen[0], *chosen):
-            sample = predictor.preprocess.prepare(Sample(dataset.image(index), dataset.pictures.files[index]))
+            sample = predictor.preprocess.prepare(Sample(dataset.image(index), dataset.images.files[index]))
             parts.append(_three_parts(_milliseconds(predictor.system, sample)))
     medians = {name: statistics.median(one[name] for one in parts[1:]) for name in parts[0]}
     return medians, used()
@@ -387,12 +391,12 @@ def _kilobytes(status: Path, name: str) -> int:
 
 
 def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slug: str) -> None:
-    shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_PICTURES, len(dataset))).round().astype(int))
-    names = flat_names(dataset.pictures.files)  # cat/1.jpg beside dog/1.jpg
+    shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_IMAGES, len(dataset))).round().astype(int))
+    names = flat_names(dataset.images.files)  # cat/1.jpg beside dog/1.jpg
     for index in shown.tolist():
         scores = found[index].scores
         sure = found[index] if scores is None else found[index][scores >= SCORE_THRESHOLD]
-        write_picture(folder / f"{slug}-{Path(names[index]).stem}.jpg", overlay(dataset.image(index), sure))
+        write_image(folder / f"{slug}-{Path(names[index]).stem}.jpg", overlay(dataset.image(index), sure))
 
 
 def _file_key(weights: Path | None) -> str | None:

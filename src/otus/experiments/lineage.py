@@ -1,6 +1,6 @@
-"""From R-CNN to Faster R-CNN on one machine: what a picture costs, and what of it goes into finding proposals.
+"""From R-CNN to Faster R-CNN on one machine: what an image costs, and what of it goes into finding proposals.
 
-The same trunk, the same pictures, the same proposals from Selective Search for the first three. Weights are random: what is
+The same backbone, the same images, the same proposals from Selective Search for the first three. Weights are random: what is
 measured is time, which does not depend on them (but for suppression, which has little to do then).
 
 The published seconds are of a GPU of 2015 with VGG-16 (Fast R-CNN, arXiv:1504.08083, table 4, and Faster R-CNN,
@@ -29,7 +29,7 @@ from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor, choose_precision
 from otus.parts.regions.crops import WarpedCrops
-from otus.proposals.dataset import SearchedSmall
+from otus.proposals.dataset import ResizedProposer
 from otus.proposals.selective_search import SelectiveSearch
 from otus.structures import Categories
 from otus.zoo.models import build_model, model_entry
@@ -39,18 +39,18 @@ PUBLISHED_WITH = {"rcnn": 49.0, "spp_net": 4.3, "fast_rcnn": 2.3, "faster_rcnn":
 PUBLISHED_WITHOUT = {"rcnn": 47.0, "spp_net": 2.3, "fast_rcnn": 0.32}
 PROPOSALS = 2000
 _TWENTY = Categories(tuple(f"category {i}" for i in range(1, 21)))  # as many as VOC has
-_LEAST_PICTURES = 3
+_LEAST_IMAGES = 3
 
 Report = Callable[[str, int, int], object]
-Picture = tuple[str, UInt8[np.ndarray, "h w 3"]]
+Image = tuple[str, UInt8[np.ndarray, "h w 3"]]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One system on one picture. ``proposal_s`` is Selective Search's; None where the network finds them itself."""
+    """One system on one image. ``proposal_s`` is Selective Search's; None where the network finds them itself."""
 
     system: str
-    picture: str
+    image: str
     proposals: int
     proposal_s: float | None
     network_s: float
@@ -60,13 +60,13 @@ class Timing:
 class LineageTable:
     """All timings, and under what they were taken."""
 
-    trunk: str
+    backbone: str
     precision: str
     threads: int
     timings: Sequence[Timing]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Means over the pictures: seconds with and without finding proposals, how many times faster than R-CNN that is, and
+        """Means over the images: seconds with and without finding proposals, how many times faster than R-CNN that is, and
         the published figures beside them."""
         rows: list[dict[str, Any]] = []
         for system in SYSTEMS:
@@ -95,18 +95,18 @@ class LineageTable:
     def document(self) -> dict[str, Any]:
         """What ``otus benchmark lineage --json`` says."""
         return {
-            "trunk": self.trunk,
+            "backbone": self.backbone,
             "weights": "random",
             "precision": self.precision,
             "threads": self.threads,
-            "pictures": list(dict.fromkeys(one.picture for one in self.timings)),
+            "images": list(dict.fromkeys(one.image for one in self.timings)),
             "rows": self.rows(),
             "timings": [asdict(one) for one in self.timings],
         }
 
 
 def measure_lineage(
-    pictures: Sequence[Picture],
+    images: Sequence[Image],
     *,
     small: bool = False,
     proposals: int = PROPOSALS,
@@ -114,63 +114,63 @@ def measure_lineage(
     folder: str | Path = "otus-lineage",
     report: Report = lambda what, done, total: None,
 ) -> LineageTable:
-    """Time the four systems on the same pictures.
+    """Time the four systems on the same images.
 
     Parameters
     ----------
-    pictures
+    images
         At least three, by name.
     small
-        EfficientNet-Lite0 on pictures of 320 pixels in the place of VGG-16 on 600.
+        EfficientNet-Lite0 on images of 320 pixels in the place of VGG-16 on 600.
     proposals
-        At most so many of a picture, for the first three.
+        At most so many of an image, for the first three.
     precision
         See :class:`~otus.inference.predictor.Predictor`.
     folder
         Keeps each timing as soon as it is taken; a second run takes only those that are missing.
     report
-        Told what is being done, and how many crops or pictures of how many are through.
+        Told what is being done, and how many crops or images of how many are through.
 
     Raises
     ------
     UsageError
-        If there are fewer pictures.
+        If there are fewer images.
     """
-    if len(pictures) < _LEAST_PICTURES:
-        raise UsageError(f"lineage: expected at least {_LEAST_PICTURES} pictures, got {len(pictures)}")
+    if len(images) < _LEAST_IMAGES:
+        raise UsageError(f"lineage: expected at least {_LEAST_IMAGES} images, got {len(images)}")
     if proposals < 1:
         raise UsageError(f"proposals: expected 1 or more, got {proposals}")
-    trunk = "efficientnet_lite0" if small else "vgg16"
+    backbone = "efficientnet_lite0" if small else "vgg16"
     precision, timings = choose_precision(precision, torch.device("cpu")), []
-    searched = [_search(one, proposals, report, place=(i, len(pictures))) for i, one in enumerate(pictures)]
+    searched = [_search(one, proposals, report, place=(i, len(images))) for i, one in enumerate(images)]
     for system in SYSTEMS:
         predictor = None
-        for number, ((name, image), (boxes, seconds)) in enumerate(zip(pictures, searched, strict=True)):
+        for number, ((name, image), (boxes, seconds)) in enumerate(zip(images, searched, strict=True)):
             own = None if system == "faster_rcnn" else boxes
-            conditions = [system, trunk, precision, torch.get_num_threads(), proposals]
+            conditions = [system, backbone, precision, torch.get_num_threads(), proposals]
             kept = Path(folder) / f"{system}-{_digest(image, conditions)}.json"
             before = _read(kept)
             if before is not None:
-                timings.append(dataclasses.replace(before, picture=name))
+                timings.append(dataclasses.replace(before, image=name))
                 continue
             if predictor is None:
-                report(f"{system}: building", number, len(pictures))
-                predictor = _predictor(f"{system}_{trunk}", proposals, precision)
+                report(f"{system}: building", number, len(images))
+                predictor = _predictor(f"{system}_{backbone}", proposals, precision)
                 _stages(predictor, image, None if own is None else own[:8])  # the first pass does not count
             with _counting_crops(predictor.system, f"{system}: {name}", report, total=len(boxes)):
                 found, network_s = _stages(predictor, image, own)
             timings.append(Timing(system, name, found, None if own is None else seconds, network_s))
             with staged_file(kept) as stage:
                 stage.write_text(json.dumps(asdict(timings[-1])) + "\n")
-            report(system, number + 1, len(pictures))
-    return LineageTable(trunk, precision, torch.get_num_threads(), timings)
+            report(system, number + 1, len(images))
+    return LineageTable(backbone, precision, torch.get_num_threads(), timings)
 
 
-def _search(picture: Picture, count: int, report: Report, *, place: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Proposals of a picture in its own pixels, and the seconds that they took; found anew each time, for it is quick."""
-    name, image = picture
+def _search(named_image: Image, count: int, report: Report, *, place: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Proposals of an image in its own pixels, and the seconds that they took; found anew each time, for it is quick."""
+    name, image = named_image
     report(f"selective search: {name}", *place)
-    search = SearchedSmall(SelectiveSearch())
+    search = ResizedProposer(SelectiveSearch())
     if place[0] == 0:
         search(image)  # kernels are compiled or loaded
     start = time.perf_counter()
@@ -187,10 +187,10 @@ def _predictor(model: str, proposals: int, precision: str) -> Predictor:
 
 
 def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -> tuple[int, float]:
-    """How many proposals were looked at, and the seconds from the picture's pixels to what is reported."""
+    """How many proposals were looked at, and the seconds from the image's pixels to what is reported."""
     start = time.perf_counter()
     columns = {} if boxes is None else {"proposals_xyxy": boxes}
-    sample = predictor.preprocess.prepare(Sample(image, "picture", columns=columns))
+    sample = predictor.preprocess.prepare(Sample(image, "image", columns=columns))
     with predictor.autocast():
         record = predictor.system.stages([sample])
     return len(record.proposals.boxes[0]), time.perf_counter() - start
@@ -198,7 +198,7 @@ def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -
 
 @contextmanager
 def _counting_crops(system: RegionDetector, what: str, report: Report, *, total: int) -> Iterator[None]:
-    """Tell how many crops went through the trunk, where each region is one."""
+    """Tell how many crops went through the backbone, where each region is one."""
     if not isinstance(system.region_features, WarpedCrops):
         yield
         return
@@ -209,7 +209,7 @@ def _counting_crops(system: RegionDetector, what: str, report: Report, *, total:
         done += len(given[0])
         report(what, done, total)
 
-    hook = system.region_features.trunk.register_forward_hook(count)
+    hook = system.region_features.backbone.register_forward_hook(count)
     try:
         yield
     finally:

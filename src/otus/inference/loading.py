@@ -36,7 +36,7 @@ def load(
     weights
         Of a name: a file (ours or torchvision's), or the name of published weights; the best there is without it.
     system, preprocess
-        Of a checkpoint of a model put together by hand: the same model, and how it wants pictures if the file does not say.
+        Of a checkpoint of a model put together by hand: the same model, and how it wants images if the file does not say.
     categories
         What the labels mean, where the file does not say.
     device, precision
@@ -90,7 +90,7 @@ def load(
     load_into(system, state, source=found.source, model=name)
     preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
     if preprocess is None:
-        raise UsageError(f"{found.source}: does not say how pictures are prepared; pass preprocess=…")
+        raise UsageError(f"{found.source}: does not say how images are prepared; pass preprocess=…")
     return Predictor(
         system,
         preprocess=preprocess,
@@ -111,6 +111,6 @@ def _refuse_another_model(found: FoundWeights) -> None:
         load_into(usual, found.state, source=found.source, model=builder)
 
 
-def _numbered(class_slots: Sequence[int] | None) -> Categories | None:
+def _numbered(class_indices: Sequence[int] | None) -> Categories | None:
     """Names for categories that nobody named."""
-    return None if class_slots is None else Categories(tuple(f"category {slot}" for slot in class_slots))
+    return None if class_indices is None else Categories(tuple(f"category {slot}" for slot in class_indices))

@@ -1,4 +1,4 @@
-"""What was found on one picture, and how it is drawn, told and written down."""
+"""What was found on one image, and how it is drawn, told and written down."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.inference.tiling import Tiles
 from otus.parts.postprocess import Postprocess
 from otus.structures import BoxFormat, Categories, Classification, Instances
@@ -22,13 +22,13 @@ _SHOWN_CATEGORIES = 5
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found on one picture, in its own pixels.
+    """What was found on one image, in its own pixels.
 
-    ``image`` is the picture. A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a
+    ``image`` is the image. A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a
     quarter or an eighth: then ``instances``, whose ``size_hw`` is the file's, are in the frame of the file.
-    ``name``, ``frame``, ``time_s`` and ``notes`` as in :class:`~otus.data.sources.SourcePicture`; ``milliseconds`` by part:
-    ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``, this picture's share
-    of its batch. ``classification`` is what the whole picture shows, of models that say that; they find no instances.
+    ``name``, ``frame``, ``time_s`` and ``notes`` as in :class:`~otus.data.sources.SourceImage`; ``milliseconds`` by part:
+    ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``, this image's share
+    of its batch. ``classification`` is what the whole image shows, of models that say that; they find no instances.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Prediction:
 
     def save(self, path: str | Path) -> Path:
         """Write the overlay that ``otus predict`` writes, in the format of the path's suffix, and return the path."""
-        write_picture(path, self._overlay())
+        write_image(path, self._overlay())
         return Path(path)
 
     def show(self) -> None:
@@ -149,7 +149,7 @@ def postprocess_facts(postprocess: Postprocess | None, categories: Categories, t
 
 
 def answer_document(prediction: Prediction, categories: Categories) -> dict[str, list[dict[str, Any]]]:
-    """``instances``, or ``classification``: the likeliest categories of the picture as a whole."""
+    """``instances``, or ``classification``: the likeliest categories of the image as a whole."""
     shown = prediction.classification
     if shown is None:
         return {"instances": list(instance_records(prediction.instances, categories))}
@@ -158,7 +158,7 @@ def answer_document(prediction: Prediction, categories: Categories) -> dict[str,
 
 
 def document_in_words(document: Mapping[str, Any]) -> str:
-    """What a document says is on the picture: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
+    """What a document says is on the image: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
     if "classification" in document:
         return ", ".join(f"{one['category']} {one['score']:.2f}" for one in document["classification"])
     return found_in_words(document["instances"])

@@ -1,7 +1,7 @@
-"""Any picture in, results out.
+"""Any image in, results out.
 
 A :class:`Predictor` joins what belongs together: a system, the :class:`~otus.parts.preprocess.Preprocess` that its weights
-were trained with, and the way back to the frame of the picture as it came.
+were trained with, and the way back to the frame of the image as it came.
 """
 
 import time
@@ -19,7 +19,7 @@ from torch import nn
 
 from otus.data.images import MAX_PIXELS
 from otus.data.sample import Sample
-from otus.data.sources import Source, SourcePicture, pictures_of
+from otus.data.sources import Source, SourceImage, images_of
 from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.prediction import Prediction
@@ -28,7 +28,7 @@ from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.postprocess import Postprocess
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
-from otus.proposals.proposers import GivenProposals
+from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories, Classification, Instances
 
 PRECISIONS = ("exact", "float32", "bfloat16")
@@ -38,23 +38,23 @@ system reports instead."""
 
 
 class Predictor:
-    """A trained system, ready for pictures.
+    """A trained system, ready for images.
 
     Parameters
     ----------
     system
         A module with ``categories``, ``postprocess`` and ``predict(samples, *, postprocess=None)``, which finds objects on
-        prepared pictures. It is put into evaluation mode here, and nothing on it changes afterwards: any number of threads
+        prepared images. It is put into evaluation mode here, and nothing on it changes afterwards: any number of threads
         may predict at once, each by a :class:`~otus.parts.postprocess.Postprocess` of its own.
     preprocess
-        How its weights want pictures prepared.
+        How its weights want images prepared.
     name
         What the model is called in documents.
     device
         ``cpu``, ``cuda``, ``mps``, a torch device, the number of a CUDA device, or ``auto``: the best there is.
     precision
         ``exact``: the system as it was trained, equal to its reference in every digit. On a CPU there is also ``float32``,
-        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fast.fusion`), ``bfloat16``, in which trunk, pyramid
+        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fast.fusion`), ``bfloat16``, in which backbone, pyramid
         and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where the chip multiplies
         it, else float32.
     score_thresholds
@@ -96,7 +96,7 @@ class Predictor:
         return self.system.categories
 
     def predict(self, source: Source, **options: Any) -> list[Prediction]:
-        """What is on each picture of a source; options as of :meth:`stream`."""
+        """What is on each image of a source; options as of :meth:`stream`."""
         return list(self.stream(source, **options))
 
     def stream(
@@ -117,7 +117,7 @@ class Predictor:
         Parameters
         ----------
         source
-            A picture's path, a folder, a pattern, a video, a PIL picture, an array uint8 (H, W, 3) RGB, or many of these.
+            An image's path, a folder, a pattern, a video, a PIL image, an array uint8 (H, W, 3) RGB, or many of these.
         score_threshold
             Only what scores above it: one for all, or by the category's name; the model's own without it.
         nms_threshold
@@ -137,10 +137,10 @@ class Predictor:
 
         Raises
         ------
-        PictureError
-            If a file is missing or not a picture.
+        ImageError
+            If a file is missing or not an image.
         UsageError
-            If an option is out of its range, a category is none of the model's, or a model of whole pictures is asked for
+            If an option is out of its range, a category is none of the model's, or a model of whole images is asked for
             objects: by tiles, thresholds or categories.
         """
         postprocess = self.postprocess(score_threshold, nms_threshold, categories)
@@ -151,12 +151,12 @@ class Predictor:
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
         # Tiles are cut from, and proposals searched on, the whole image.
-        is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), GivenProposals)
+        is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), PrecomputedProposals)
         need = None if is_whole else self.preprocess.size_of
-        pictures = pictures_of(source, stride=stride, report=report, need=need, max_pixels=max_pixels)
+        images = images_of(source, stride=stride, report=report, need=need, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
-            while batch := list(islice(pictures, batch_size)):
+            while batch := list(islice(images, batch_size)):
                 if tiles is None:
                     yield from self._whole(batch, postprocess)
                 else:
@@ -235,27 +235,27 @@ class Predictor:
         return {name: value for name, value in named if value > own.score_threshold}
 
     def _finds_no_objects(self, *options: str) -> UsageError:
-        what = "says what whole pictures show, not where objects are"
+        what = "says what whole images show, not where objects are"
         return UsageError(f"{', '.join(options)}: {self.name} {what}; leave them out")
 
     def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
-        """A picture as the system wants it, with the proposals that it looks at if it does not find its own.
+        """An image as the system wants it, with the proposals that it looks at if it does not find its own.
 
-        They are those of the picture as it came, as in training and evaluation: of the prepared one they would be others.
+        They are those of the image as it came, as in training and evaluation: of the prepared one they would be others.
         """
         proposer, columns = getattr(self.system, "proposer", None), {}
-        if isinstance(proposer, GivenProposals):
+        if isinstance(proposer, PrecomputedProposals):
             columns["proposals_xyxy"] = proposer.search(image).best(proposer.count).boxes_xyxy
         return self.preprocess.prepare(Sample(image, key, columns=columns))
 
-    def _whole(self, batch: list[SourcePicture], postprocess: Postprocess | None) -> list[Prediction]:
+    def _whole(self, batch: list[SourceImage], postprocess: Postprocess | None) -> list[Prediction]:
         clock = time.perf_counter()
         samples = [self.prepared(one.image, one.name) for one in batch]
         prepared = time.perf_counter()
         with self.autocast():
             raw = self.system.predict(samples, postprocess=postprocess)
         ran = time.perf_counter()
-        results = [self._undone(one, picture.size_hw) for one, picture in zip(raw, batch, strict=True)]
+        results = [self._undone(one, image.size_hw) for one, image in zip(raw, batch, strict=True)]
         undone = time.perf_counter()
         parts = {"prepare": prepared - clock, "network": ran - prepared, "undo": undone - ran}
         share = {name: seconds * 1e3 / len(batch) for name, seconds in parts.items()}
@@ -272,28 +272,26 @@ class Predictor:
         return self.preprocess.undo(result, size_hw), None
 
     def _tiled(
-        self, picture: SourcePicture, tiles: Tiles, postprocess: Postprocess | None, *, batch_size: int
+        self, image: SourceImage, tiles: Tiles, postprocess: Postprocess | None, *, batch_size: int
     ) -> Prediction:
-        size_hw = (picture.image.shape[0], picture.image.shape[1])
+        size_hw = (image.image.shape[0], image.image.shape[1])
         windows, instances = list(tiles.windows(size_hw)), []
         if len(windows) == 1:
-            return self._whole([picture], postprocess)[0]
+            return self._whole([image], postprocess)[0]
         total: Counter[str] = Counter()
         for first in range(0, len(windows), batch_size):
             here = windows[first : first + batch_size]
-            parts = [_part(picture, window) for window in here]
+            parts = [_part(image, window) for window in here]
             for (rows, columns), part in zip(here, self._whole(parts, postprocess), strict=True):
                 instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
                 total.update(part.milliseconds)
         found = merged(instances, windows, threshold=tiles.merge_threshold)
-        return Prediction(
-            picture.name, picture.image, found, dict(total), picture.frame, picture.time_s, notes=picture.notes
-        )
+        return Prediction(image.name, image.image, found, dict(total), image.frame, image.time_s, notes=image.notes)
 
 
-def _part(picture: SourcePicture, window: tuple[slice, slice]) -> SourcePicture:
-    image = np.ascontiguousarray(picture.image[window])
-    return replace(picture, image=image, size_hw=(image.shape[0], image.shape[1]))
+def _part(source_image: SourceImage, window: tuple[slice, slice]) -> SourceImage:
+    image = np.ascontiguousarray(source_image.image[window])
+    return replace(source_image, image=image, size_hw=(image.shape[0], image.shape[1]))
 
 
 def choose_device(name: str | int | torch.device) -> torch.device:

@@ -10,12 +10,12 @@ from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.proposals.dataset import Proposals
-from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.structures import Instances
 from otus.structures.boxes import clip
 
 
-class LearnedProposals:
+class RPNProposals:
     """Finds what the region proposal network of a detector proposes.
 
     Parameters
@@ -31,14 +31,16 @@ class LearnedProposals:
 
     def __init__(self, predictor: Predictor) -> None:
         system: Any = predictor.system
-        if not isinstance(system, RegionDetector) or isinstance(system.proposer, GivenProposals | EveryWindow):
+        if not isinstance(system, RegionDetector) or isinstance(
+            system.proposer, PrecomputedProposals | SlidingWindowProposer
+        ):
             raise UsageError(f"{predictor.name} learns no proposals; Faster, Mask and Keypoint R-CNN do")
         self.predictor = predictor
         self.system = system
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of a picture, in its frame."""
-        prepared = self.predictor.preprocess.prepare(Sample(image, "picture"))
+        """The proposals of an image, in its frame."""
+        prepared = self.predictor.preprocess.prepare(Sample(image, "image"))
         with self.predictor.autocast():
             record = self.system.stages([prepared])
         scores = record.proposals.scores[0].float().cpu().numpy()

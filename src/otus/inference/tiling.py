@@ -68,7 +68,7 @@ def _starts(length: int, size: int, overlap: float) -> list[int]:
 
 
 def moved(found: Instances, *, top: int, left: int, size_hw: tuple[int, int]) -> Instances:
-    """What was found in a tile, in the frame of the whole picture of ``size_hw``."""
+    """What was found in a tile, in the frame of the whole image of ``size_hw``."""
     shift = np.array([left, top, left, top], dtype=found.boxes_xyxy.dtype)
     keypoints = found.keypoints
     if keypoints is not None:

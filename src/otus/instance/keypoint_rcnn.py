@@ -1,6 +1,6 @@
 """Keypoint R-CNN: a detector with one more head, which places the keypoints of each object.
 
-Shape shorthand: R regions of all pictures, N objects of one, K keypoints, M = 56 the side of a map.
+Shape shorthand: R regions of all images, N objects of one, K keypoints, M = 56 the side of a map.
 
 Paper: "Mask R-CNN" (arXiv:1703.06870), section 5: a map for each keypoint, in which one pixel is right, learned by
 cross-entropy over all pixels of the map.
@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from otus.detection.region_based.faster_rcnn import faster_rcnn_resnet50_fpn
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError
-from otus.instance.mask_rcnn import shared_maps_of
+from otus.instance.mask_rcnn import roi_features_of
 from otus.parts.batching import Target
 from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment
 from otus.parts.losses import zero_loss
-from otus.parts.regions.roi_features import RegionPooling
+from otus.parts.regions.roi_features import RoIPooler
 from otus.structures import Categories
 
 VISIBLE = 2
@@ -46,9 +46,7 @@ class KeypointHead(nn.Module):
         Channels inside, and number of convolutions.
     """
 
-    def __init__(
-        self, channels: int, keypoints: int, pooling: RegionPooling, *, width: int = 512, depth: int = 8
-    ) -> None:
+    def __init__(self, channels: int, keypoints: int, pooling: RoIPooler, *, width: int = 512, depth: int = 8) -> None:
         super().__init__()
         self.pooling = pooling
         layers: list[nn.Module] = []
@@ -89,8 +87,8 @@ class KeypointHead(nn.Module):
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ k 4"]]:
         """x, y, visibility and score of the keypoints of each object."""
         logits = self(self.pooling(maps, [one.boxes for one in detections]))
-        of_pictures = logits.split_with_sizes([len(one) for one in detections])
-        return [locate_keypoints(x, one.boxes) for x, one in zip(of_pictures, detections, strict=True)]
+        of_images = logits.split_with_sizes([len(one) for one in detections])
+        return [locate_keypoints(x, one.boxes) for x, one in zip(of_images, detections, strict=True)]
 
     def _check(self, keypoints: Tensor) -> None:
         expected = self.kps_score_lowres.out_channels
@@ -139,8 +137,8 @@ def keypoint_rcnn(detector: RegionDetector, *, width: int = 512, depth: int = 8)
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {told}")
-    maps = shared_maps_of(detector)
-    pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
+    maps = roi_features_of(detector)
+    pooling = RoIPooler(2 * maps.pooling.side, strides=maps.pooling.strides)
     keypoints = next(iter(counts.values()))
     detector.keypoint_head = KeypointHead(maps.out_channels, keypoints, pooling, width=width, depth=depth)
     return detector
@@ -149,7 +147,7 @@ def keypoint_rcnn(detector: RegionDetector, *, width: int = 512, depth: int = 8)
 def keypoint_rcnn_resnet50_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
@@ -158,7 +156,7 @@ def keypoint_rcnn_resnet50_fpn(
     return keypoint_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,
-            class_slots=class_slots,
+            class_indices=class_indices,
             norm_eps=norm_eps,
             frozen_norms=frozen_norms,
             frozen_level=frozen_level,

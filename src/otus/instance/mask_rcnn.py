@@ -1,6 +1,6 @@
 """Mask R-CNN: a detector with one more head, which draws the mask of each object.
 
-Shape shorthand: R regions of all pictures, N objects of one, S class slots, M = 28 the side of a mask.
+Shape shorthand: R regions of all images, N objects of one, S class slots, M = 28 the side of a mask.
 
 Paper: "Mask R-CNN" (He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv:1703.06870), section 3: one mask for each class,
 each pixel a yes or no of its own, so that classes do not compete; learned on the positives only.
@@ -25,9 +25,9 @@ from otus.errors import UsageError
 from otus.parts.batching import Target
 from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment
-from otus.parts.heads.class_indices import slot_tables
+from otus.parts.heads.class_indices import class_index_tables
 from otus.parts.losses import zero_loss
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.structures import Categories
 
 
@@ -51,27 +51,27 @@ class MaskHead(nn.Module):
         part of a small model's step, and positives that overlap say the same.
     """
 
-    slot_of_label: Tensor
+    index_of_label: Tensor
 
     def __init__(
         self,
         channels: int,
-        class_slots: Sequence[int],
-        pooling: RegionPooling,
+        class_indices: Sequence[int],
+        pooling: RoIPooler,
         *,
         width: int = 256,
         norm_layer: type[nn.Module] | None = None,
         max_masks_per_image: int | None = None,
     ) -> None:
         super().__init__()
-        label_of_slot, slot_of_label = slot_tables(class_slots, background=True)
-        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
+        label_of_index, index_of_label = class_index_tables(class_indices, background=True)
+        self.register_buffer("slot_of_label", index_of_label, persistent=False)
         self.pooling = pooling
         self.max_masks_per_image = max_masks_per_image
         inputs = (channels, width, width, width)
         self.convs = nn.Sequential(*(Conv2dNormActivation(c, width, 3, norm_layer=norm_layer) for c in inputs))
         self.conv5_mask = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.mask_fcn_logits = nn.Conv2d(width, len(label_of_slot), 1)
+        self.mask_fcn_logits = nn.Conv2d(width, len(label_of_index), 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -89,7 +89,7 @@ class MaskHead(nn.Module):
         boxes, slots, truths = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
-            # A picture may have no masks, or have them of some objects only: an unknown one comes as an empty mask.
+            # An image may have no masks, or have them of some objects only: an unknown one comes as an empty mask.
             known = matches[:0]
             if target.masks is not None:
                 known = self._drawn(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
@@ -113,7 +113,7 @@ class MaskHead(nn.Module):
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Probabilities of the masks, each filling its object's box."""
-        slot = self.slot_of_label[torch.cat([one.labels for one in detections])]
+        slot = self.index_of_label[torch.cat([one.labels for one in detections])]
         logits = self(self.pooling(maps, [one.boxes for one in detections]))
         of_class = logits[torch.arange(len(slot), device=slot.device), slot].sigmoid()
         return list(of_class.split_with_sizes([len(one) for one in detections]))
@@ -128,9 +128,9 @@ def crop_masks(
     return roi_align(masks[needed, None].to(regions), places, side)[:, 0]
 
 
-def shared_maps_of(detector: RegionDetector) -> SharedMaps:
+def roi_features_of(detector: RegionDetector) -> RoIFeatures:
     """The maps that a further head can read; UsageError where regions are crops that share nothing."""
-    if not isinstance(detector.region_features, SharedMaps):
+    if not isinstance(detector.region_features, RoIFeatures):
         raise UsageError(f"a mask or keypoint head needs shared maps, not {type(detector.region_features).__name__}")
     return detector.region_features
 
@@ -143,11 +143,11 @@ def mask_rcnn(
     max_masks_per_image: int | None = None,
 ) -> RegionDetector:
     """Give a detector with shared maps, such as a Faster R-CNN, a mask head. Returns the same detector."""
-    maps = shared_maps_of(detector)
-    pooling = RegionPooling(2 * maps.pooling.side, strides=maps.pooling.strides)
+    maps = roi_features_of(detector)
+    pooling = RoIPooler(2 * maps.pooling.side, strides=maps.pooling.strides)
     detector.mask_head = MaskHead(
         maps.out_channels,
-        detector.box_head.slot_of_label.tolist(),
+        detector.box_head.index_of_label.tolist(),
         pooling,
         width=width,
         norm_layer=norm_layer,
@@ -159,7 +159,7 @@ def mask_rcnn(
 def mask_rcnn_resnet50_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
@@ -168,7 +168,7 @@ def mask_rcnn_resnet50_fpn(
     return mask_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,
-            class_slots=class_slots,
+            class_indices=class_indices,
             norm_eps=norm_eps,
             frozen_norms=frozen_norms,
             frozen_level=frozen_level,
@@ -177,23 +177,23 @@ def mask_rcnn_resnet50_fpn(
 
 
 def mask_rcnn_resnet50_fpn_v2(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, frozen_level: int = 2
 ) -> RegionDetector:
     """Version 2: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
-    detector = faster_rcnn_resnet50_fpn_v2(categories, class_slots=class_slots, frozen_level=frozen_level)
+    detector = faster_rcnn_resnet50_fpn_v2(categories, class_indices=class_indices, frozen_level=frozen_level)
     return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)
 
 
 def mask_rcnn_efficientnet_lite0_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
     """Small: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as there."""
     detector = faster_rcnn_efficientnet_lite0_fpn(
-        categories, class_slots=class_slots, frozen_norms=frozen_norms, frozen_level=frozen_level
+        categories, class_indices=class_indices, frozen_norms=frozen_norms, frozen_level=frozen_level
     )
     # As many masks as with the paper's 64 regions of an image.
-    return mask_rcnn(detector, width=shared_maps_of(detector).out_channels, max_masks_per_image=16)
+    return mask_rcnn(detector, width=roi_features_of(detector).out_channels, max_masks_per_image=16)

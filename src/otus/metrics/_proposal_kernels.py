@@ -14,13 +14,13 @@ def best_overlaps(
     proposals: Float[np.ndarray, "p 4"],
     spans: Int[np.ndarray, "m 2"],
     truths: Float[np.ndarray, "g 4"],
-    pictures: Int[np.ndarray, "g"],
+    images: Int[np.ndarray, "g"],
     counts: Int[np.ndarray, "c"],
 ) -> Float[np.ndarray, "g c"]:
-    """The largest IoU (xyxy) of each object with the first ``counts`` (rising) proposals of its picture, 0 without any."""
+    """The largest IoU (xyxy) of each object with the first ``counts`` (rising) proposals of its image, 0 without any."""
     best = np.zeros((len(truths), len(counts)))
     for g in range(len(truths)):
-        first, last = spans[pictures[g]]
+        first, last = spans[images[g]]
         box = truths[g]
         area = (box[2] - box[0]) * (box[3] - box[1])
         largest = 0.0

@@ -1,10 +1,10 @@
 """Classification: is the right category among the first answers?
 
 Top-1 and top-5 as ImageNet counts them (Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015,
-section 4), of all pictures and of each category. Departure: of equal scores the category with the lower label comes first,
+section 4), of all images and of each category. Departure: of equal scores the category with the lower label comes first,
 so that a figure does not depend on a sort.
 
-Shape shorthand: M pictures, K categories.
+Shape shorthand: M images, K categories.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from otus.structures import Categories
 
 
 class ClassificationAccuracy:
-    """Top-k accuracy over any number of pictures. Memory is that of a few counts a category.
+    """Top-k accuracy over any number of images. Memory is that of a few counts a category.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class ClassificationAccuracy:
             raise UsageError(f"top: expected rising numbers from 1 on, got {top}")
         self.categories = categories
         self.top = top
-        self._pictures = np.zeros(len(categories), dtype=np.int64)
+        self._images = np.zeros(len(categories), dtype=np.int64)
         self._hits = np.zeros((len(top), len(categories)), dtype=np.int64)
 
     def update(self, labels: Int[np.ndarray, "m"], scores: Float[np.ndarray, "m k"]) -> Self:
-        """Judge the answers for M more pictures.
+        """Judge the answers for M more images.
 
         Parameters
         ----------
@@ -81,22 +81,22 @@ class ClassificationAccuracy:
         earlier = np.arange(count) < labels[:, None]
         before = np.greater(scores, right).sum(axis=1) + (np.equal(scores, right) & earlier).sum(axis=1)
         answered = np.isfinite(right[:, 0])
-        self._pictures += np.bincount(labels, minlength=count)
+        self._images += np.bincount(labels, minlength=count)
         for row, k in enumerate(self.top):
             self._hits[row] += np.bincount(labels[answered & (before < k)], minlength=count)
         return self
 
     def merge(self, other: "ClassificationAccuracy") -> Self:
-        """Take over what another one has judged, of other pictures with the same categories."""
+        """Take over what another one has judged, of other images with the same categories."""
         if other.categories != self.categories or other.top != self.top:
             raise UsageError("only figures of the same categories and numbers of answers can be merged")
-        self._pictures += other._pictures
+        self._images += other._images
         self._hits += other._hits
         return self
 
     def compute(self) -> "ClassificationResult":
-        """The figures of all pictures so far."""
-        return ClassificationResult(self.categories, self.top, self._pictures.copy(), self._hits.copy())
+        """The figures of all images so far."""
+        return ClassificationResult(self.categories, self.top, self._images.copy(), self._hits.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,24 +107,24 @@ class ClassificationResult:
     ----------
     categories, top
         What was judged, and how many first answers were looked at.
-    pictures
-        (K,) pictures of each category.
+    images
+        (K,) images of each category.
     hits
         (len(top), K) those of them where it was among the first answers.
     """
 
     categories: Categories
     top: tuple[int, ...]
-    pictures: Int[np.ndarray, "k"]
+    images: Int[np.ndarray, "k"]
     hits: Int[np.ndarray, "t k"]
     figures: Mapping[str, float] = field(init=False)
     """top1, top5, and mAcc: the mean over categories of the first of them."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
-    """The same by the category's name, NaN where it has no pictures."""
+    """The same by the category's name, NaN where it has no images."""
 
     def __post_init__(self) -> None:
-        by_category = {f"top{k}": ratio(hits, self.pictures) for k, hits in zip(self.top, self.hits, strict=True)}
-        total = int(self.pictures.sum())
+        by_category = {f"top{k}": ratio(hits, self.images) for k, hits in zip(self.top, self.hits, strict=True)}
+        total = int(self.images.sum())
         figures = {
             f"top{k}": int(hits.sum()) / total if total else float("nan")
             for k, hits in zip(self.top, self.hits, strict=True)

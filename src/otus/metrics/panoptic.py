@@ -1,4 +1,4 @@
-"""Panoptic quality: how well the segments of a picture, things and stuff, are found and drawn.
+"""Panoptic quality: how well the segments of an image, things and stuff, are found and drawn.
 
 Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; rules as cocodataset/panopticapi's ``evaluation.py`` has them
 (BSD). A predicted and a true segment of one category match where their IoU is over 0.5, so at most one to one; then
@@ -10,7 +10,7 @@ of each category, and the mean over the categories that occur on either side:
 - pixels without a true segment (void) are taken out of a prediction's area before its IoU is measured;
 - a crowd matches nothing and need not be found;
 - an unmatched prediction that lies by more than half on void and on its category's crowd does not count. Of several crowds
-  of a category in a picture the last one is meant, as there.
+  of a category in an image the last one is meant, as there.
 
 Departure: what is not defined, the mean of no categories, is NaN (there an error).
 
@@ -32,7 +32,7 @@ _VOID = 0
 
 
 class PanopticQuality:
-    """PQ, SQ and RQ over any number of pictures. Memory is that of a confusion matrix.
+    """PQ, SQ and RQ over any number of images. Memory is that of a confusion matrix.
 
     ``confusion`` (K, K) counts pixels by the categories of their true (rows) and predicted segments.
 
@@ -53,7 +53,7 @@ class PanopticQuality:
         self.confusion = np.zeros((len(categories), len(categories)), dtype=np.int64)
 
     def update(self, truth: PanopticMap, prediction: PanopticMap) -> Self:
-        """Judge one more picture.
+        """Judge one more image.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class PanopticQuality:
         return self
 
     def merge(self, other: "PanopticQuality") -> Self:
-        """Take over what another one has judged, of other pictures with the same categories."""
+        """Take over what another one has judged, of other images with the same categories."""
         if other.categories != self.categories:
             raise UsageError("only figures of the same categories can be merged")
         self._iou_sums += other._iou_sums
@@ -112,7 +112,7 @@ class PanopticQuality:
         return self
 
     def compute(self) -> "PanopticResult":
-        """The figures of all pictures so far."""
+        """The figures of all images so far."""
         return PanopticResult(self.categories, self._iou_sums.copy(), *self._counts.copy())
 
 

@@ -1,4 +1,4 @@
-"""How good proposals are: which objects the best so many of a picture cover, whatever category a proposal is of.
+"""How good proposals are: which objects the best so many of an image cover, whatever category a proposal is of.
 
 Shape shorthand: G true objects, T IoU thresholds, C numbers of proposals, K categories.
 
@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from otus.errors import UsageError
 from otus.metrics import _proposal_kernels as kernels
-from otus.metrics.detection.average_precision import sound_objects
+from otus.metrics.detection.average_precision import validate_objects
 from otus.structures import Categories, Objects
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -27,7 +27,7 @@ COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclass(frozen=True)
 class ProposalProtocol:
-    """By how many proposals of a picture, the best, and at which IoUs objects are counted as covered."""
+    """By how many proposals of an image, the best, and at which IoUs objects are counted as covered."""
 
     counts: tuple[int, ...] = (1, 10, 50, 100, 200, 300, 500, 1000, 2000)
     iou_thresholds: tuple[float, ...] = (0.5, 0.7)
@@ -57,7 +57,7 @@ class ProposalResult:
         (C,) its mean over the categories that have objects.
     objects
         How many there were to cover.
-    proposals_per_picture
+    proposals_per_image
         The mean.
     """
 
@@ -68,7 +68,7 @@ class ProposalResult:
     abo: Float[np.ndarray, "k c"]
     mabo: Float[np.ndarray, "c"]
     objects: int
-    proposals_per_picture: float
+    proposals_per_image: float
     figures: Mapping[str, float] = field(init=False)
     """``recall50@1000``, ``AR@1000``, ``MABO@1000`` … for each threshold and number."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
@@ -93,22 +93,22 @@ class ProposalResult:
         return {
             **self.figures,
             "objects": self.objects,
-            "proposals_per_picture": self.proposals_per_picture,
+            "proposals_per_image": self.proposals_per_image,
             "per_category": {name: dict(figures) for name, figures in self.per_category.items()},
         }
 
 
 class ProposalRecall:
-    """Recall, ABO and MABO over any number of pictures and shards; a few numbers are kept an object.
+    """Recall, ABO and MABO over any number of images and shards; a few numbers are kept an object.
 
     Examples
     --------
-    >>> truth = Objects.build(picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
+    >>> truth = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
     >>> found = Objects.build(
-    ...     picture=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
+    ...     image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
     ... )
     >>> metric = ProposalRecall(Categories(("owl",)), ProposalProtocol(counts=(1, 2)))
-    >>> result = metric.update(truth, found, picture_ids=[7]).compute()
+    >>> result = metric.update(truth, found, image_ids=[7]).compute()
     >>> result.recall.tolist(), result.mabo.round(3).tolist()
     ([[0.5, 1.0], [0.5, 1.0]], [0.4, 0.9])
     """
@@ -116,38 +116,38 @@ class ProposalRecall:
     def __init__(self, categories: Categories, protocol: ProposalProtocol = ProposalProtocol()) -> None:
         self.categories = categories
         self.protocol = protocol
-        self._picture_ids: list[np.ndarray] = []
+        self._image_ids: list[np.ndarray] = []
         self._labels: list[Int[np.ndarray, "g"]] = []
         self._best: list[Float[np.ndarray, "g c"]] = []
         self._proposals = 0
 
     def update(
-        self, truth: Objects, proposals: Objects, *, picture_ids: Sequence[int] | Sequence[str] | np.ndarray
+        self, truth: Objects, proposals: Objects, *, image_ids: Sequence[int] | Sequence[str] | np.ndarray
     ) -> Self:
-        """Judge the proposals for M more pictures.
+        """Judge the proposals for M more images.
 
         Parameters
         ----------
         truth, proposals
-            Objects whose ``picture`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal ones the
+            Objects whose ``image`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal ones the
             first; those without in their order. Their labels only have to be known.
-        picture_ids
+        image_ids
             M names or numbers.
 
         Raises
         ------
         DataError
-            A record that cannot be: a box that is not finite, a negative size, an unknown label or picture.
+            A record that cannot be: a box that is not finite, a negative size, an unknown label or image.
         UsageError
-            A picture was judged before.
+            An image was judged before.
         """
-        ids = np.asarray(picture_ids)
-        sound_objects(truth, "truth", label_count=len(self.categories), picture_count=len(ids))
-        sound_objects(proposals, "proposals", label_count=len(self.categories), picture_count=len(ids))
+        ids = np.asarray(image_ids)
+        validate_objects(truth, "truth", label_count=len(self.categories), image_count=len(ids))
+        validate_objects(proposals, "proposals", label_count=len(self.categories), image_count=len(ids))
         self._add_ids([ids])
         scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
-        order = np.lexsort((-scores, proposals.picture))
-        bounds = np.searchsorted(proposals.picture, np.arange(len(ids) + 1))
+        order = np.lexsort((-scores, proposals.image))
+        bounds = np.searchsorted(proposals.image, np.arange(len(ids) + 1))
         wanted = ~truth.is_crowd
         if "difficult" in truth.columns:
             wanted = wanted & ~truth.columns["difficult"].astype(bool)
@@ -155,7 +155,7 @@ class ProposalRecall:
             proposals.boxes_xyxy[order].astype(np.float64, copy=False),
             np.stack([bounds[:-1], bounds[1:]], axis=1),
             truth.boxes_xyxy[wanted].astype(np.float64, copy=False),
-            truth.picture[wanted],
+            truth.image[wanted],
             np.array(self.protocol.counts, dtype=np.int64),
         )
         self._labels.append(truth.labels[wanted])
@@ -164,30 +164,30 @@ class ProposalRecall:
         return self
 
     def merge(self, other: "ProposalRecall") -> Self:
-        """Take over what another one has judged, of other pictures by the same protocol."""
+        """Take over what another one has judged, of other images by the same protocol."""
         if other.protocol != self.protocol or other.categories != self.categories:
             raise UsageError("only figures of one protocol and the same categories can be merged")
-        self._add_ids(other._picture_ids)
+        self._add_ids(other._image_ids)
         self._labels += other._labels
         self._best += other._best
         self._proposals += other._proposals
         return self
 
     def _add_ids(self, further: list[np.ndarray]) -> None:
-        ids, times = np.unique(np.concatenate([*self._picture_ids, *further, np.array([], int)]), return_counts=True)
+        ids, times = np.unique(np.concatenate([*self._image_ids, *further, np.array([], int)]), return_counts=True)
         if (times > 1).any():
-            raise UsageError(f"picture {ids[times > 1][0]} was judged before; every picture counts once")
-        self._picture_ids += further
+            raise UsageError(f"image {ids[times > 1][0]} was judged before; every image counts once")
+        self._image_ids += further
 
     def compute(self) -> ProposalResult:
-        """The figures of all pictures so far."""
-        if not self._picture_ids:
+        """The figures of all images so far."""
+        if not self._image_ids:
             raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
         best, labels = np.concatenate(self._best), np.concatenate(self._labels)
         abo = np.full((len(self.categories), best.shape[1]), np.nan)
         for label in np.unique(labels).tolist():
             abo[label] = best[labels == label].mean(axis=0)
-        pictures = sum(len(ids) for ids in self._picture_ids)
+        images = sum(len(ids) for ids in self._image_ids)
         return ProposalResult(
             protocol=self.protocol,
             categories=self.categories,
@@ -196,7 +196,7 @@ class ProposalRecall:
             abo=abo,
             mabo=_mean(abo[np.isfinite(abo[:, 0])]),
             objects=len(best),
-            proposals_per_picture=self._proposals / pictures if pictures else float("nan"),
+            proposals_per_image=self._proposals / images if images else float("nan"),
         )
 
 

@@ -1,6 +1,6 @@
 """Semantic segmentation: how many pixels have the right category, and how well the borders between categories are drawn.
 
-From one confusion matrix over all pictures, as Long et al., Fully Convolutional Networks, CVPR 2015, section 5, define it
+From one confusion matrix over all images, as Long et al., Fully Convolutional Networks, CVPR 2015, section 5, define it
 (and mmsegmentation, torchmetrics and hotcoco compute it):
 
 - IoU of a category = pixels that both sides give it / pixels that either gives it; mIoU is the mean over categories, fwIoU
@@ -8,9 +8,9 @@ From one confusion matrix over all pictures, as Long et al., Fully Convolutional
 - accuracy of a category = its true pixels that are right; mAcc is the mean over categories, aAcc that of all pixels.
 
 Boundary F (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013; contours as Perazzi et
-al., DAVIS, CVPR 2016, draw them): of each picture and category, the harmonic mean of precision and recall of boundary
-pixels, of which those count as right that lie within ``tolerance`` of the picture's diagonal (rounded up to pixels) of the
-other side's; then the mean over the pictures where either side has the category, and over categories.
+al., DAVIS, CVPR 2016, draw them): of each image and category, the harmonic mean of precision and recall of boundary
+pixels, of which those count as right that lie within ``tolerance`` of the image's diagonal (rounded up to pixels) of the
+other side's; then the mean over the images where either side has the category, and over categories.
 
 - Pixels with the truth 255 are not judged; boundaries along them are given to both sides.
 - A prediction of 255 says nothing: the pixel is missed.
@@ -34,14 +34,14 @@ from otus.structures import IGNORE, Categories, SemanticMap
 
 
 class SemanticQuality:
-    """IoU, accuracy and boundary F over any number of pictures. Memory is that of one confusion matrix.
+    """IoU, accuracy and boundary F over any number of images. Memory is that of one confusion matrix.
 
     Parameters
     ----------
     categories
         K, of both sides.
     tolerance
-        How far a boundary may be off, as a share of the picture's diagonal.
+        How far a boundary may be off, as a share of the image's diagonal.
 
     Examples
     --------
@@ -59,10 +59,10 @@ class SemanticQuality:
         self.tolerance = tolerance
         self._confusion = np.zeros((len(categories), len(categories) + 1), dtype=np.int64)
         self._boundary_sums = np.zeros(len(categories))
-        self._boundary_pictures = np.zeros(len(categories), dtype=np.int64)
+        self._boundary_images = np.zeros(len(categories), dtype=np.int64)
 
     def update(self, truth: SemanticMap, prediction: SemanticMap) -> Self:
-        """Judge one more picture.
+        """Judge one more image.
 
         Raises
         ------
@@ -86,21 +86,21 @@ class SemanticQuality:
         occurs = confusion.sum(axis=1) + confusion[:, :count].sum(axis=0) > 0
         if occurs.any():
             self._boundary_sums[occurs] += _boundary_f(true, found, count, self.tolerance)[occurs]
-            self._boundary_pictures += occurs
+            self._boundary_images += occurs
         return self
 
     def merge(self, other: "SemanticQuality") -> Self:
-        """Take over what another one has judged, of other pictures with the same categories and tolerance."""
+        """Take over what another one has judged, of other images with the same categories and tolerance."""
         if other.categories != self.categories or other.tolerance != self.tolerance:
             raise UsageError("only figures of the same categories and tolerance can be merged")
         self._confusion += other._confusion
         self._boundary_sums += other._boundary_sums
-        self._boundary_pictures += other._boundary_pictures
+        self._boundary_images += other._boundary_images
         return self
 
     def compute(self) -> "SemanticResult":
-        """The figures of all pictures so far."""
-        boundary = ratio(self._boundary_sums, self._boundary_pictures)
+        """The figures of all images so far."""
+        boundary = ratio(self._boundary_sums, self._boundary_images)
         return SemanticResult(self.categories, self._confusion.copy(), boundary)
 
 
@@ -150,7 +150,7 @@ class SemanticResult:
 def _boundary_f(
     truth: Int[np.ndarray, "h w"], prediction: Int[np.ndarray, "h w"], count: int, tolerance: float
 ) -> Float[np.ndarray, "k"]:
-    """F of each category in one picture: 1 where neither side has a boundary, 0 where only one has."""
+    """F of each category in one image: 1 where neither side has a boundary, 0 where only one has."""
     radius = int(np.ceil(tolerance * float(np.hypot(*truth.shape))))
     true, true_near, found, found_near = boundary_counts(truth, prediction, _disk(radius), count).astype(np.float64)
     both = (true > 0) & (found > 0)

@@ -1,6 +1,6 @@
-"""Pictures of different sizes in one batch, and what is known of the objects on them.
+"""Images of different sizes in one batch, and what is known of the objects on them.
 
-Shape shorthand: B pictures, H x W the batch, N objects of one picture, K keypoints.
+Shape shorthand: B images, H x W the batch, N objects of one image, K keypoints.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from otus.errors import ShapeError
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures padded on the right and at the bottom by zeros to one size.
+    """Images padded on the right and at the bottom by zeros to one size.
 
-    ``samples`` are what they were made of, ``sizes_hw`` the pictures' sizes without padding.
+    ``samples`` are what they were made of, ``sizes_hw`` the images' sizes without padding.
     """
 
     samples: Sequence[TensorSample]
@@ -32,9 +32,9 @@ class Batch:
 
 
 def make_batch(
-    samples: Sequence[TensorSample], *, divisor: int, least_side: int = 1, device: torch.device | None = None
+    samples: Sequence[TensorSample], *, size_divisor: int, min_size: int = 1, device: torch.device | None = None
 ) -> Batch:
-    """Put prepared pictures into one batch whose sides are multiples of ``divisor`` and at least ``least_side``."""
+    """Put prepared images into one batch whose sides are multiples of ``size_divisor`` and at least ``min_size``."""
     if not samples:
         raise ShapeError("a batch needs at least one sample")
     images = [sample["image"] for sample in samples]
@@ -44,7 +44,7 @@ def make_batch(
                 f"image {sample.get('key', '')}: expected float (3, H, W), got {image.dtype} {tuple(image.shape)}"
             )
     sizes = tuple((image.shape[1], image.shape[2]) for image in images)
-    height, width = (-(-max(least_side, *sides) // divisor) * divisor for sides in zip(*sizes, strict=True))
+    height, width = (-(-max(min_size, *sides) // size_divisor) * size_divisor for sides in zip(*sizes, strict=True))
     first = images[0].as_subclass(Tensor)
     padded = first.new_zeros((len(images), 3, height, width), device=device)
     for row, image, (h, w) in zip(padded, images, sizes, strict=True):
@@ -54,7 +54,7 @@ def make_batch(
 
 @dataclass(frozen=True)
 class Target:
-    """What a detector learns from one picture. Boxes are xyxy and have an area.
+    """What a detector learns from one image. Boxes are xyxy and have an area.
 
     ``crowds`` are the boxes of many objects at once: they are no objects to be found, and what lies in them is neither
     right nor wrong. ``masks`` and ``keypoints`` (x, y, visibility) are None where they are not known; so are ``corners``

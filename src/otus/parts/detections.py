@@ -14,7 +14,7 @@ from otus.structures.boxes import as_boxes
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects of one picture as tensors; boxes xyxy or xywhr.
+    """Objects of one image as tensors; boxes xyxy or xywhr.
 
     ``origins`` says of which region, anchor, box of a cell or query each was made.
     """
@@ -32,9 +32,9 @@ class Detections:
 
 
 def as_tensors(detections: Sequence[Detections]) -> dict[str, Tensor]:
-    """``boxes``, ``scores``, ``labels`` of all pictures, and ``picture`` saying of which each is: what export sees."""
+    """``boxes``, ``scores``, ``labels`` of all images, and ``image_index`` saying of which each is: what export sees."""
     counts = torch.tensor([len(one) for one in detections], device=detections[0].labels.device)
-    answer = {"picture": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)}
+    answer = {"image_index": torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)}
     return answer | {
         name: torch.cat([getattr(one, name) for one in detections]) for name in ("boxes", "scores", "labels")
     }
@@ -43,9 +43,9 @@ def as_tensors(detections: Sequence[Detections]) -> dict[str, Tensor]:
 def as_instances(
     detections: Sequence[Detections], sizes_hw: Sequence[tuple[int, int]], categories: Categories
 ) -> list[Instances]:
-    """The detections of each picture as numpy values, in its own frame.
+    """The detections of each image as numpy values, in its own frame.
 
-    Oriented boxes come with the boxes around them, inside the picture.
+    Oriented boxes come with the boxes around them, inside the image.
     """
     values = []
     for found, size_hw in zip(detections, sizes_hw, strict=True):

@@ -14,7 +14,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @contextmanager
-def predicting(module: AnyModule) -> Iterator[AnyModule]:
+def inference_mode(module: AnyModule) -> Iterator[AnyModule]:
     """Enter inference mode and yield the module in evaluation mode, without changing the module.
 
     A module of which any part is in training mode is yielded as a copy in evaluation mode that shares all parameters and
@@ -28,7 +28,7 @@ def predicting(module: AnyModule) -> Iterator[AnyModule]:
 
 
 @contextmanager
-def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
+def seeded_generator(generator: torch.Generator | None) -> Iterator[None]:
     """Dropout inside draws from ``generator``, though PyTorch's knows the global one only; as ever without one."""
     if generator is None:
         yield

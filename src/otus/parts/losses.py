@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def transform_loss(
+def box_delta_loss(
     predicted: Float[Tensor, "p 4"], target: Float[Tensor, "p 4"], *, count: int, beta: float = 1 / 9
 ) -> Float[Tensor, ""]:
     """Smooth L1 over the transforms of the positives, divided by all ``count`` regions that were sampled.

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from otus.parts.boxes.nms import suppress
+from otus.parts.boxes.nms import batched_nms
 
 
 @dataclass(frozen=True)
@@ -61,4 +61,4 @@ class Postprocess:
         """Return the indices of the boxes that NMS and the limit leave of those above their thresholds, best first."""
         if self.nms_threshold >= 1:  # nothing overlaps more
             return scores.argsort(descending=True, stable=True)[: self.max_detections]
-        return suppress(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
+        return batched_nms(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)

@@ -1,6 +1,6 @@
-"""What happens to a picture between the door and the network, and back: the only place where geometry changes.
+"""What happens to an image between the door and the network, and back: the only place where geometry changes.
 
-A :class:`Preprocess` travels with weights, because they only mean something for pictures prepared as in their training.
+A :class:`Preprocess` travels with weights, because they only mean something for images prepared as in their training.
 
 Order and rounding are those of torchvision's detectors: normalise, then interpolate without antialiasing to whole pixels,
 rounded down. (Both are linear, so the order matters by rounding errors only; antialiasing matters much.) Padding is not
@@ -28,15 +28,15 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pictures are prepared.
+    """How images are prepared.
 
     Parameters
     ----------
     shorter_side, longer_side
-        The picture is scaled so that its shorter side has the first many pixels, or less where its longer side would
+        The image is scaled so that its shorter side has the first many pixels, or less where its longer side would
         have more than the second. Both or none.
     fixed_hw
-        Height and width that every picture gets instead, whatever its shape.
+        Height and width that every image gets instead, whatever its shape.
     mean, std
         Subtracted from and divided into red, green and blue in [0, 1].
     antialias
@@ -73,7 +73,7 @@ class Preprocess:
         return asdict(self)
 
     def size_of(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Height and width that a picture of ``size_hw`` gets; at least one pixel each."""
+        """Height and width that an image of ``size_hw`` gets; at least one pixel each."""
         if self.fixed_hw is not None:
             return self.fixed_hw
         if self.shorter_side is None or self.longer_side is None:
@@ -82,7 +82,7 @@ class Preprocess:
         return max(1, int(size_hw[0] * scale)), max(1, int(size_hw[1] * scale))
 
     def apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
-        """The prepared picture of one in [0, 1]."""
+        """The prepared image of one in [0, 1]."""
         return self._apply(image.as_subclass(Tensor).clone())
 
     def _apply(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h2 w2"]:
@@ -96,7 +96,7 @@ class Preprocess:
         return F.interpolate(image[None], size_hw, mode="bilinear", align_corners=False, antialias=self.antialias)[0]
 
     def sample(self, sample: TensorSample) -> TensorSample:
-        """A tensor sample with its picture prepared and all boxes, masks and points scaled along."""
+        """A tensor sample with its image prepared and all boxes, masks and points scaled along."""
         return self._moved(sample, (sample["image"].shape[1], sample["image"].shape[2]), self.apply(sample["image"]))
 
     def prepare(self, sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
@@ -127,7 +127,7 @@ class Preprocess:
         return prepared
 
     def undo(self, result: Instances, size_hw: tuple[int, int]) -> Instances:
-        """Objects of a prepared picture, brought back to the picture of ``size_hw`` that it was made of."""
+        """Objects of a prepared image, brought back to the image of ``size_hw`` that it was made of."""
         return result.resized(size_hw)
 
 

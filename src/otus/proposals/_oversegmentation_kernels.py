@@ -1,6 +1,6 @@
 """Compiled inner loops of the graph-based over-segmentation.
 
-Shape shorthand: C channels, H x W the picture, E edges (4 a pixel), P pixels.
+Shape shorthand: C channels, H x W the image, E edges (4 a pixel), P pixels.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Row and column steps from a pixel to the neighbours that its four edges lead to: right, down, and the two diagonals."""
 
 OUTSIDE = np.uint16(65535)
-"""The weight of an edge that leaves the picture."""
+"""The weight of an edge that leaves the image."""
 
 
 @kernel
@@ -71,7 +71,7 @@ def edge_weights(planes: Float[np.ndarray, "c h w"], per_unit: float) -> Int[np.
 
 @kernel
 def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "65535"]]:
-    """The edges inside the picture by rising weight, equal ones in their order (counting sort), and each weight's end.
+    """The edges inside the image by rising weight, equal ones in their order (counting sort), and each weight's end.
 
     Edge e is the ``e % 4``-th of pixel ``e // 4``; those of weight w end before the w-th end.
     """
@@ -109,7 +109,7 @@ def segment(
 ) -> tuple[Int[np.ndarray, "h w"], int]:
     """Labels from 0 in the order of the regions' first pixels, and how many; ``scale`` is in steps of the weights.
 
-    Edges come from all over the picture, so what is looked up for each costs most once it is larger than the caches. It is
+    Edges come from all over the image, so what is looked up for each costs most once it is larger than the caches. It is
     six bytes a pixel: the pixel above in the region's tree, or less the region's size at its root, and there the largest
     weight inside.
     """

@@ -1,6 +1,6 @@
 """Compiled inner loops of Selective Search.
 
-Shape shorthand: C channels, H x W the picture, R regions, B bins of a region's histograms, P pairs of neighbours.
+Shape shorthand: C channels, H x W the image, R regions, B bins of a region's histograms, P pairs of neighbours.
 """
 
 import numpy as np
@@ -194,7 +194,7 @@ def group(
     boxes: Int[np.ndarray, "r 4"],
     counts: Int[np.ndarray, "r bins"],
     pairs: Int[np.ndarray, "p 2"],
-    picture_size: int,
+    image_size: int,
     colour: bool,
     texture: bool,
     size: bool,
@@ -260,11 +260,11 @@ def group(
                 similarity += _shared(normal[row[a]], normal[row[b]], first_bin, last_bin)
             both = all_sizes[a] + all_sizes[b]
             if size:
-                similarity += ((picture_size - both) * ONE) // picture_size
+                similarity += ((image_size - both) * ONE) // image_size
             if fill:
                 width = max(all_boxes[a, 2], all_boxes[b, 2]) - min(all_boxes[a, 0], all_boxes[b, 0])
                 height = max(all_boxes[a, 3], all_boxes[b, 3]) - min(all_boxes[a, 1], all_boxes[b, 1])
-                similarity += ((picture_size - width * height + both) * ONE) // picture_size
+                similarity += ((image_size - width * height + both) * ONE) // image_size
             one[entries] = a
             other[entries] = b
             _push(heap, waiting, (similarity << _NUMBER_BITS) | ((1 << _NUMBER_BITS) - 1 - entries))

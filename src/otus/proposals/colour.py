@@ -12,7 +12,7 @@ _CURVE_STEPS = 1 << 14  # interpolated between: L, a and b are off by less than 
 
 
 class ColourSpace(Enum):
-    """What the channels of a picture mean."""
+    """What the channels of an image mean."""
 
     RGB = "rgb"
     """As they are."""
@@ -29,7 +29,7 @@ class ColourSpace(Enum):
 
 
 def colour_planes(image: UInt8[np.ndarray, "h w 3"], space: ColourSpace) -> Float[np.ndarray, "c h w"]:
-    """The channels of an RGB picture in a colour space, float32, 0..255.
+    """The channels of an RGB image in a colour space, float32, 0..255.
 
     >>> colour_planes(np.array([[[0, 255, 0]]], dtype=np.uint8), ColourSpace.HSV).ravel().tolist()
     [85.0, 255.0, 255.0]

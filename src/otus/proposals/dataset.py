@@ -1,9 +1,9 @@
 """Proposals: boxes where objects may be. Of a data set they are computed once, kept on disk, and travel in its samples.
 
-Shape shorthand: P proposals, M pictures, H x W a picture.
+Shape shorthand: P proposals, M images, H x W an image.
 
-A file of the cache is named by the picture's pixels and the proposer's parameters, and says both again inside. One that is
-half-written, of another picture or of other parameters counts as missing: it is computed anew, never believed.
+A file of the cache is named by the image's pixels and the proposer's parameters, and says both again inside. One that is
+half-written, of another image or of other parameters counts as missing: it is computed anew, never believed.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Proposals:
     boxes_xyxy
         float32 (P, 4).
     scores
-        float32 (P,), falling; comparable within one picture only.
+        float32 (P,), falling; comparable within one image only.
     """
 
     boxes_xyxy: Float[np.ndarray, "p 4"]
@@ -59,22 +59,22 @@ class Proposals:
 
 
 class Proposer(Protocol):
-    """What finds proposals on a picture, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
+    """What finds proposals on an image, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
 
     Workers of a data set are sent one by pickling.
     """
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """What its answer depends on besides the picture, its method and its version among it; values of JSON."""
+        """What its answer depends on besides the image, its method and its version among it; values of JSON."""
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of a picture."""
+        """The proposals of an image."""
 
 
 @dataclass(frozen=True)
-class SearchedSmall:
-    """A proposer that sees large pictures at ``longer_side`` pixels; the boxes are those of the picture as it came."""
+class ResizedProposer:
+    """A proposer that sees large images at ``longer_side`` pixels; the boxes are those of the image as it came."""
 
     proposer: Proposer
     longer_side: int = 500
@@ -85,7 +85,7 @@ class SearchedSmall:
         return {**self.proposer.parameters, "longer_side": self.longer_side}
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of a picture."""
+        """The proposals of an image."""
         height, width = image.shape[:2]
         scale = self.longer_side / max(height, width)
         if scale >= 1:
@@ -98,7 +98,7 @@ class SearchedSmall:
 
 @dataclass(frozen=True)
 class ProposalCache:
-    """Proposals on disk, by picture and parameters.
+    """Proposals on disk, by image and parameters.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class ProposalCache:
     proposer
         Who is asked for what is not there.
     count
-        How many of a picture are kept, the best; all where it is None. Files that hold more serve too.
+        How many of an image are kept, the best; all where it is None. Files that hold more serve too.
     """
 
     folder: Path
@@ -115,12 +115,12 @@ class ProposalCache:
     count: int | None = None
 
     def path(self, image: UInt8[np.ndarray, "h w 3"]) -> Path:
-        """The file of a picture."""
+        """The file of an image."""
         key = _pixels_key(image)
         return self._parameters_folder / key[:2] / f"{key}.npz"
 
     def proposals(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of a picture: from its file, else found and kept.
+        """The proposals of an image: from its file, else found and kept.
 
         Raises
         ------
@@ -137,7 +137,7 @@ class ProposalCache:
         return found
 
     def read(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals | None:
-        """The proposals of a picture if its file has them, sound and as many as wanted."""
+        """The proposals of an image if its file has them, sound and as many as wanted."""
         try:
             with open(self.path(image), "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
@@ -157,12 +157,12 @@ class ProposalCache:
             Processes. They are spawned: a script that asks for more than one must be importable
             (``if __name__ == "__main__":``).
         report
-            Called with how many pictures are done and of how many.
+            Called with how many images are done and of how many.
 
         Raises
         ------
         DataError
-            If a picture cannot be read or the folder cannot be written to.
+            If an image cannot be read or the folder cannot be written to.
         UsageError
             If the worker processes could not start.
         """
@@ -179,7 +179,7 @@ class ProposalCache:
                     tell(done, total)
                 else:
                     missing.append(index)
-        tasks = [(dataset.pictures.path(index), dataset.pictures.size_hw(index)) for index in missing]
+        tasks = [(dataset.images.path(index), dataset.images.size_hw(index)) for index in missing]
         workers = min(workers, len(tasks))
         if workers <= 1:
             for task in tasks:
@@ -194,14 +194,14 @@ class ProposalCache:
                     tell(done, total)
         except BrokenProcessPool:
             raise UsageError(
-                f"workers: of {workers} processes one ended unexpectedly, after {done} of {total} pictures. Is there memory "
+                f"workers: of {workers} processes one ended unexpectedly, after {done} of {total} images. Is there memory "
                 'enough, and does the script guard what it does by if __name__ == "__main__"? Else say workers=1'
             ) from None
 
     def _find(self, path: Path, size_hw: tuple[int, int]) -> None:
-        from otus.data.images import read_picture
+        from otus.data.images import read_image
 
-        self.proposals(read_picture(path, expected_size_hw=size_hw))
+        self.proposals(read_image(path, expected_size_hw=size_hw))
 
     @property
     def _parameters_folder(self) -> Path:
@@ -227,7 +227,7 @@ class ProposedDataset(Dataset):
         return cls(**{**known, "proposals": proposals})
 
     def __getitem__(self, index: int) -> Sample:
-        """One picture, decoded, with all that is known of it and its proposals."""
+        """One image, decoded, with all that is known of it and its proposals."""
         sample = super().__getitem__(index)
         boxes = self.proposals.proposals(sample.image).boxes_xyxy
         return replace(sample, columns={**sample.columns, "proposals_xyxy": boxes})

@@ -48,19 +48,19 @@ def find_proposals(
     workers: int = 1,
     **options: Any,
 ) -> ProposedDataset:
-    """The data set with proposals of every picture, in ``Sample.columns["proposals_xyxy"]``.
+    """The data set with proposals of every image, in ``Sample.columns["proposals_xyxy"]``.
 
-    They are found once and kept on disk, by the picture's pixels and the options; what a run that was stopped had found is
+    They are found once and kept on disk, by the image's pixels and the options; what a run that was stopped had found is
     there for the next. A bar on stderr counts them while somebody watches. In memory they are only while a sample is.
 
     Parameters
     ----------
     dataset
-        Any; pictures that cannot be read are an error.
+        Any; images that cannot be read are an error.
     method
         One of :data:`METHODS`.
     count
-        How many of a picture, the best; all where it is None.
+        How many of an image, the best; all where it is None.
     cache
         The folder; ``proposals`` in :func:`~otus.zoo.hub.cache_folder` without it.
     workers

@@ -7,7 +7,7 @@ from torch import nn
 from otus._files import cache_folder
 from otus.data.dataset import Dataset
 from otus.proposals.dataset import ProposalCache, ProposedDataset
-from otus.proposals.proposers import GivenProposals
+from otus.proposals.proposers import PrecomputedProposals
 
 
 def with_proposals(
@@ -20,10 +20,10 @@ def with_proposals(
     workers
         Processes that find what is not on disk yet.
     report
-        Called with how many pictures are done and of how many.
+        Called with how many images are done and of how many.
     """
     proposer = getattr(system, "proposer", None)
-    if isinstance(dataset, ProposedDataset) or not isinstance(proposer, GivenProposals):
+    if isinstance(dataset, ProposedDataset) or not isinstance(proposer, PrecomputedProposals):
         return dataset
     kept = ProposalCache(cache_folder() / "proposals", proposer.search, proposer.count)
     kept.fill(dataset, workers=workers, report=report)

@@ -1,6 +1,6 @@
-"""Graph-based over-segmentation: a picture cut into regions whose borders are stronger than what is inside.
+"""Graph-based over-segmentation: an image cut into regions whose borders are stronger than what is inside.
 
-Shape shorthand: C channels, H x W the picture, R regions.
+Shape shorthand: C channels, H x W the image, R regions.
 
 Paper: "Efficient Graph-Based Image Segmentation" (Felzenszwalb and Huttenlocher, IJCV 2004), sections 3 and 5.
 Departures: the weights of the edges are whole sixteenths of a unit, so that a counting sort orders them; equal ones count in
@@ -33,14 +33,14 @@ def oversegment(
     scale
         The paper's k: the larger, the larger the regions.
     min_size
-        No region is smaller, in pixels (unless the picture is).
+        No region is smaller, in pixels (unless the image is).
     sigma
-        Of the Gaussian that smooths the picture first, pixels.
+        Of the Gaussian that smooths the image first, pixels.
 
     Raises
     ------
     ShapeError
-        If it is no picture.
+        If it is no image.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def oversegment(
 class PixelGraph:
     """The edges between neighbouring pixels (8 of each), weighed by how far apart their colours are.
 
-    Several segmentations of one picture share it.
+    Several segmentations of one image share it.
 
     Parameters
     ----------

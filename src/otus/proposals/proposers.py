@@ -1,7 +1,7 @@
-"""Where to look, without learning it: every window, or the proposals that came with the picture.
+"""Where to look, without learning it: every window, or the proposals that came with the image.
 
-Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals a picture from Selective Search (Uijlings et al., IJCV
-2013), made on pictures of 500 pixels.
+Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals an image from Selective Search (Uijlings et al., IJCV
+2013), made on images of 500 pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,26 +16,26 @@ from otus.parts.batching import Batch, Target
 from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from otus.parts.regions.proposals import Proposals
 from otus.proposals.dataset import Proposer as Search
-from otus.proposals.dataset import SearchedSmall
+from otus.proposals.dataset import ResizedProposer
 from otus.proposals.selective_search import SelectiveSearch
 from otus.proposals.windows import sliding_windows
 
 Windows = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
 
 
-class GivenProposals:
-    """The proposals that travel with a sample (``proposals``); for a sample without, those of a search on its picture.
+class PrecomputedProposals:
+    """The proposals that travel with a sample (``proposals``); for a sample without, those of a search on its image.
 
-    Boxes that have no area inside the picture are left out. Scores only tell the order: 1 for the first, then falling.
+    Boxes that have no area inside the image are left out. Scores only tell the order: 1 for the first, then falling.
 
     Parameters
     ----------
     count
-        At most so many of a picture, the likeliest.
+        At most so many of an image, the likeliest.
     search
-        From a picture to its proposals; without it Selective Search, on pictures of at most 500 pixels.
+        From an image to its proposals; without it Selective Search, on images of at most 500 pixels.
     mean, std
-        Of the preprocessing, to see the picture's own colours again.
+        Of the preprocessing, to see the image's own colours again.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class GivenProposals:
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         self.count = count
-        self.search = search or SearchedSmall(SelectiveSearch())
+        self.search = search or ResizedProposer(SelectiveSearch())
         self.mean, self.std = mean, std
 
     def propose(
@@ -58,7 +58,7 @@ class GivenProposals:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """The first proposals of each picture; nothing is learned."""
+        """The first proposals of each image; nothing is learned."""
         found = []
         for sample, size_hw in zip(batch.samples, batch.sizes_hw, strict=True):
             boxes = sample.get("proposals")
@@ -75,13 +75,13 @@ class GivenProposals:
         return torch.from_numpy(self.search(pixels.permute(1, 2, 0).contiguous().cpu().numpy()).boxes_xyxy)
 
 
-class EveryWindow:
-    """Every window of the picture, at all places, sizes and shapes; all are as likely.
+class SlidingWindowProposer:
+    """Every window of the image, at all places, sizes and shapes; all are as likely.
 
     Parameters
     ----------
     windows
-        Which: from the picture's height and width to boxes xyxy; a ``functools.partial`` chooses scales, shapes and step.
+        Which: from the image's height and width to boxes xyxy; a ``functools.partial`` chooses scales, shapes and step.
     """
 
     def __init__(self, windows: Windows = sliding_windows) -> None:
@@ -95,7 +95,7 @@ class EveryWindow:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """The windows of each picture; nothing is learned."""
+        """The windows of each image; nothing is learned."""
         device = batch.images.device
         found = [torch.from_numpy(self.windows(size_hw)).to(device, torch.float32) for size_hw in batch.sizes_hw]
         return Proposals(found, [torch.ones_like(windows[:, 0]) for windows in found]), {}

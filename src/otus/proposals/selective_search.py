@@ -1,6 +1,6 @@
-"""Selective Search: where objects may be, from how the regions of a picture join to larger and larger ones.
+"""Selective Search: where objects may be, from how the regions of an image join to larger and larger ones.
 
-Shape shorthand: C channels, H x W the picture, R regions, B bins of a region's histograms, K pairs of neighbours.
+Shape shorthand: C channels, H x W the image, R regions, B bins of a region's histograms, K pairs of neighbours.
 
 Paper: "Selective Search for Object Recognition" (Uijlings, van de Sande, Gevers and Smeulders, IJCV 2013): grouping in
 section 3.1, similarities and colour spaces in 3.2, the order of the proposals in 3.3, the presets in section 5. The first
@@ -44,9 +44,9 @@ class Similarity(Flag):
     TEXTURE = auto()
     """The overlap of their histograms of derivatives: 8 directions with 10 bins each, a channel."""
     SIZE = auto()
-    """1 less the share of the picture that they fill: small regions join early."""
+    """1 less the share of the image that they fill: small regions join early."""
     FILL = auto()
-    """1 less the share of the picture that the box around both has beside them: regions that fit into each other join."""
+    """1 less the share of the image that the box around both has beside them: regions that fit into each other join."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ MODES: Mapping[str, Strategies] = {
 
 
 class Regions(NamedTuple):
-    """What grouping needs to know of the R regions of a picture.
+    """What grouping needs to know of the R regions of an image.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class SelectiveSearch:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the proposals of a picture depend on."""
+        """What the proposals of an image depend on."""
         return {
             "method": "selective-search",
             "version": VERSION,
@@ -163,7 +163,7 @@ class SelectiveSearch:
         Raises
         ------
         ShapeError
-            If the picture is not uint8 (H, W, 3) with pixels.
+            If the image is not uint8 (H, W, 3) with pixels.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ShapeError(f"image: expected uint8 (H, W, 3) with pixels, got {image.dtype} {image.shape}")
@@ -198,7 +198,7 @@ def selective_search(
     same_iou: float = SelectiveSearch.same_iou,
     workers: int = SelectiveSearch.workers,
 ) -> Proposals:
-    """The proposals of a picture, see :class:`SelectiveSearch`."""
+    """The proposals of an image, see :class:`SelectiveSearch`."""
     return SelectiveSearch(mode, seed, same_iou, workers)(image)
 
 
@@ -225,7 +225,7 @@ def group(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"
 
 def reference_group(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
     """What :func:`group` gives, slowly: the algorithm to be read, and what the tests compare with."""
-    picture_size = int(regions.sizes.sum())
+    image_size = int(regions.sizes.sum())
     channels = regions.counts.shape[1] // (kernels.COLOUR_BINS + kernels.DIRECTIONS * kernels.TEXTURE_BINS)
     split = channels * kernels.COLOUR_BINS
     sizes, boxes, counts = list(regions.sizes), list(regions.boxes_xyxy), list(regions.counts)
@@ -250,11 +250,11 @@ def reference_group(regions: Regions, similarity: Similarity) -> Int[np.ndarray,
         if Similarity.TEXTURE in similarity:
             total += shared(counts[a][split:], sizes[a], counts[b][split:], sizes[b], channels * kernels.DIRECTIONS)
         if Similarity.SIZE in similarity:
-            total += (picture_size - both) * kernels.ONE // picture_size
+            total += (image_size - both) * kernels.ONE // image_size
         if Similarity.FILL in similarity:
             x1, y1 = np.minimum(boxes[a][:2], boxes[b][:2])
             x2, y2 = np.maximum(boxes[a][2:], boxes[b][2:])
-            total += (picture_size - ((x2 - x1) * (y2 - y1) - both)) * kernels.ONE // picture_size
+            total += (image_size - ((x2 - x1) * (y2 - y1) - both)) * kernels.ONE // image_size
         similarities[a, b] = int(total)
 
     for a, b in regions.neighbours.tolist():

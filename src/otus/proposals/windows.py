@@ -4,7 +4,7 @@ Shape shorthand: W windows.
 
 Paper: "Robust Real-Time Face Detection" (Viola and Jones, IJCV 2004), section 4; "Histograms of Oriented Gradients for
 Human Detection" (Dalal and Triggs, CVPR 2005).
-Departures: windows of several shapes instead of one; sides relative to the picture instead of an image pyramid; the last
+Departures: windows of several shapes instead of one; sides relative to the image instead of an image pyramid; the last
 window of a row ends at the border, so the steps are evenly a little shorter than ``stride``.
 """
 
@@ -32,23 +32,23 @@ def sliding_windows(
     aspect_ratios: Sequence[float] = ASPECT_RATIOS,
     stride: float = STRIDE,
 ) -> Float[np.ndarray, "w 4"]:
-    """The windows xyxy of a picture, scale by scale as given, each once and wholly inside the picture.
+    """The windows xyxy of an image, scale by scale as given, each once and wholly inside the image.
 
     Parameters
     ----------
     size_hw
-        Height and width of the picture.
+        Height and width of the image.
     scales
-        Square roots of the windows' areas, as shares of the square root of the picture's area.
+        Square roots of the windows' areas, as shares of the square root of the image's area.
     aspect_ratios
-        Height / width. A side longer than the picture's is cut to it, one below a pixel is a pixel.
+        Height / width. A side longer than the image's is cut to it, one below a pixel is a pixel.
     stride
         The step from a window to the next, at most, as a share of the window's side; at least one pixel.
 
     Raises
     ------
     UsageError
-        If the picture has no pixels or an argument is not a positive number.
+        If the image has no pixels or an argument is not a positive number.
 
     Examples
     --------
@@ -88,9 +88,9 @@ def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps
 
 @dataclass(frozen=True)
 class SlidingWindows:
-    """The windows of a picture as proposals, those of large scales first; the fields are those of :func:`sliding_windows`.
+    """The windows of an image as proposals, those of large scales first; the fields are those of :func:`sliding_windows`.
 
-    No window is likelier than another: the score is its share of the picture, so that the best so many cover it all.
+    No window is likelier than another: the score is its share of the image, so that the best so many cover it all.
     """
 
     scales: Sequence[float] = SCALES
@@ -99,7 +99,7 @@ class SlidingWindows:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the windows of a picture depend on."""
+        """What the windows of an image depend on."""
         return {"method": "sliding-window", "version": 1, **asdict(self)}
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:

@@ -14,7 +14,7 @@ from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.calibration import Calibration, calibration
 from otus.metrics.diagnosis.comparison import Comparison, Matches
 from otus.metrics.diagnosis.confusion import Confusion, confusion_matrix
-from otus.metrics.diagnosis.label_errors import PictureCounts, Suspect, count_by_picture, find_label_errors
+from otus.metrics.diagnosis.label_errors import ImageCounts, Suspect, count_by_image, find_label_errors
 from otus.metrics.diagnosis.thresholds import ScoreCurve, score_curve
 from otus.metrics.diagnosis.tide import Errors, find_errors
 from otus.reports import plots
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE_THRESHOLD = 0.5
-"""What counts as shown to people, in matrices and lists of pictures; curves and costs take all that was reported."""
+"""What counts as shown to people, in matrices and lists of images; curves and costs take all that was reported."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +81,9 @@ class Analysis:
         return score_curve(self.errors.matches)
 
     @cached_property
-    def pictures(self) -> PictureCounts:
-        """What is right and wrong on each picture, of what is shown."""
-        return count_by_picture(self.comparison, self.errors, score_threshold=self.score_threshold)
+    def images(self) -> ImageCounts:
+        """What is right and wrong on each image, of what is shown."""
+        return count_by_image(self.comparison, self.errors, score_threshold=self.score_threshold)
 
     @cached_property
     def suspects(self) -> list[Suspect]:

@@ -1,4 +1,4 @@
-"""The table of several models: as words, Markdown, CSV, a plot and a page with pictures."""
+"""The table of several models: as words, Markdown, CSV, a plot and a page with images."""
 
 import csv
 import hashlib
@@ -35,7 +35,7 @@ class Row:
     label
         What the row is called, if not by the model's name.
     seconds
-        A picture, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
+        An image, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
     parameters, memory_mb
         Numbers that it has, and what it needs beside them while predicting (None where it cannot be measured).
     minutes, epochs
@@ -66,7 +66,7 @@ class Comparison:
     """The rows, where they lie, and what they have in common: ``record`` says of which machine, versions and settings."""
 
     data: str
-    pictures: Sequence[str]
+    images: Sequence[str]
     rows: Sequence[Row]
     folder: Path
     record: Mapping[str, Any]
@@ -76,7 +76,7 @@ class Comparison:
         return {
             "data": self.data,
             "protocol": "coco",
-            "images": len(self.pictures),
+            "images": len(self.images),
             "rows": [asdict(row) for row in self.rows],
             "folder": str(self.folder),
         }
@@ -91,7 +91,7 @@ class Comparison:
                 "model": row.name,
                 **{title: _figure(getattr(row, name)) for name, title in names.items()},
                 **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
-                "s a picture": f"{sum(row.seconds.values()):.3f}",
+                "s an image": f"{sum(row.seconds.values()):.3f}",
                 "parameters": f"{row.parameters / 1e6:.1f} M",
                 "memory": "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
                 "trained": "" if row.minutes is None else f"{row.minutes:.0f} min, {row.epochs:.3g} epochs",
@@ -122,24 +122,24 @@ class Comparison:
         return text.getvalue()
 
     def plot(self) -> "PlotFigure":
-        """AP50 by seconds a picture."""
+        """AP50 by seconds an image."""
         return cost_plot({row.name: (sum(row.seconds.values()), row.AP50) for row in self.rows})
 
     def page(self) -> Page:
-        """The table, and what each model found on a few of the pictures."""
+        """The table, and what each model found on a few of the images."""
         known = any(not math.isnan(row.AP50) for row in self.rows)
         figures = [on_page(self.plot())] if known else []
         sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
         for row in self.rows:
-            shown = sorted((self.folder / "pictures").glob(f"{slug_of(row.model, row.weights)}-*.jpg"))
-            figures = [Figure(f"pictures/{path.name}", _caption(path), 320) for path in shown]
+            shown = sorted((self.folder / "images").glob(f"{slug_of(row.model, row.weights)}-*.jpg"))
+            figures = [Figure(f"images/{path.name}", _caption(path), 320) for path in shown]
             sections.append(Section(row.name, f"What scores at least {SCORE_THRESHOLD}.", figures))
-        subtitle = f"{len(self.pictures)} pictures of {self.data}"
+        subtitle = f"{len(self.images)} images of {self.data}"
         return Page("Comparison", subtitle, sections)
 
     def write(self) -> None:
         """``compare.md``, ``compare.csv``, ``compare.png``, ``index.html`` and ``run.json`` in the folder."""
-        run = {**self.record, **self.document(), "pictures": list(self.pictures)}
+        run = {**self.record, **self.document(), "files": list(self.images)}
         for name, text in (
             ("compare.md", self.markdown()),
             ("compare.csv", self.csv()),
@@ -159,7 +159,7 @@ def read_row(path: Path) -> Row:
 
 
 def slug_of(model: str, weights: str) -> str:
-    """What a row's pictures are named after."""
+    """What a row's images are named after."""
     return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of sections, pictures and tables: what every explanation and report is written on."""
+"""One self-contained HTML page of sections, images and tables: what every explanation and report is written on."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from otus._files import staged_file
 
 _HIGHEST = 2000
-"""CSS pixels of a figure: a picture of 1 x 2000 shown broadly would be higher than any screen."""
+"""CSS pixels of a figure: an image of 1 x 2000 shown broadly would be higher than any screen."""
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ page.title }}</title>
@@ -56,7 +56,7 @@ td.number, th.number { text-align: right; }
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, or a video (``.mp4``), with its caption.
+    """An image, or a video (``.mp4``), with its caption.
 
     ``width`` is how broad it is shown, CSS pixels; less where it would be too high.
     """
@@ -78,7 +78,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a few sentences, pictures side by side, and a table (rows with the same keys)."""
+    """A heading, a few sentences, images side by side, and a table (rows with the same keys)."""
 
     title: str
     text: str = ""

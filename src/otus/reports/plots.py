@@ -324,9 +324,9 @@ def cost_plot(
     quality: str = "AP50",
     canvas: Canvas = Canvas(),
 ) -> "Figure":
-    """What each model costs, seconds a picture, and what it is worth; above and to the left is better."""
+    """What each model costs, seconds an image, and what it is worth; above and to the left is better."""
     figure, axes = canvas.axes(
-        f"{quality} by seconds a picture", xlabel="seconds a picture", ylabel=quality, size=(8.4, 4.8)
+        f"{quality} by seconds an image", xlabel="seconds an image", ylabel=quality, size=(8.4, 4.8)
     )
     known = {name: point for name, point in models.items() if not np.isnan(point).any()}
     if known:

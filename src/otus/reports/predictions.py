@@ -1,4 +1,4 @@
-"""What ``otus predict`` leaves behind: pictures with what was found drawn on them, and the same as JSON and as a page."""
+"""What ``otus predict`` leaves behind: images with what was found drawn on them, and the same as JSON and as a page."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from otus._files import staged_file
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import DataError, UsageError, stop_at_first
@@ -34,9 +34,9 @@ _SHOWN_WIDTH = 560  # CSS pixels of an overlay on the page
 class PredictionFolder:
     """A folder that fills with overlays and ``predictions.json`` as predictions come; one of them is in memory at a time.
 
-    A picture's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name,
+    An image's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name,
     and another one wherever their size changes.
-    ``predictions.json`` is COCO's list of results: ``image_id`` counts pictures and frames from 1 in the order in which they
+    ``predictions.json`` is COCO's list of results: ``image_id`` counts images and frames from 1 in the order in which they
     came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again, and the
     ``score_threshold`` that the records of its category were cut at, so that who judges the file can say so. On request,
     ``index.html`` shows the overlays and lists what was found where. However
@@ -105,7 +105,7 @@ class PredictionFolder:
         Parameters
         ----------
         files
-            Pictures and videos that are to be predicted on.
+            Images and videos that are to be predicted on.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class PredictionFolder:
         if lost:
             several = f"{lost[0]} and {len(lost) - 1} more" if len(lost) > 1 else lost[0]
             raise UsageError(
-                f"--out: {self.folder} holds pictures to predict on, and what is there would be replaced: {several}; "
+                f"--out: {self.folder} holds images to predict on, and what is there would be replaced: {several}; "
                 "name another folder"
             )
 
@@ -197,7 +197,7 @@ class PredictionFolder:
         self._end_video()
         target = self._target(prediction.name, suffix=".jpg")
         image = self._overlay(prediction)
-        write_picture(target, image)
+        write_image(target, image)
         self.written.append(target)
         if self._page:
             self._show(prediction.name, target, width=image.shape[1], what=self._list(prediction))

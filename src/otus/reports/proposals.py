@@ -1,4 +1,4 @@
-"""Proposals to look at: the likeliest on their picture, and how much of a data set's objects so many of them cover."""
+"""Proposals to look at: the likeliest on their image, and how much of a data set's objects so many of them cover."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ _FIRST, _LAST = np.array([255, 214, 10]), np.array([20, 60, 140])
 def draw_proposals(
     image: UInt8[np.ndarray, "h w 3"], proposals: Proposals, *, count: int = 40
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The first ``count`` on a copy of the picture, from yellow, the likeliest, to blue."""
+    """The first ``count`` on a copy of the image, from yellow, the likeliest, to blue."""
     shown = proposals.best(count)
     names = tuple(str(rank + 1) for rank in range(len(shown)))
     shares = np.linspace(0, 1, len(names))
@@ -49,7 +49,7 @@ def proposal_plot(results: Mapping[str, ProposalResult], *, canvas: Canvas | Non
             for name, result in results.items():
                 values = result.mabo if number == len(thresholds) else result.recall[number]
                 plot.plot(result.protocol.counts, values, marker="o", markersize=3, label=name)
-            plot.set(title=title, xlabel="proposals a picture, at most", xscale="log", ylim=(0, 1.03))
+            plot.set(title=title, xlabel="proposals an image, at most", xscale="log", ylim=(0, 1.03))
             counts = sorted({count for result in results.values() for count in result.protocol.counts})
             plot.set_xticks(counts, [str(count) for count in counts])
             plot.minorticks_off()

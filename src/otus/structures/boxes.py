@@ -20,7 +20,7 @@ class BoxFormat(Enum):
     XYWH = "xywh"
     """Left, top, width, height: COCO."""
     CXCYWH = "cxcywh"
-    """Centre, width, height: DETR, and YOLO once divided by the picture's size."""
+    """Centre, width, height: DETR, and YOLO once divided by the image's size."""
     VOC = "voc"
     """Left, top, right, bottom as 1-based inclusive pixels: Pascal VOC. Pixel 1 is [0, 1) here."""
 
@@ -72,7 +72,7 @@ def convert(boxes: object, source: BoxFormat, target: BoxFormat) -> Float[np.nda
 
 
 def clip(boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]) -> Float[np.ndarray, "n 4"]:
-    """Boxes cut to a picture of ``size_hw``; one wholly outside ends with no area, on the border."""
+    """Boxes cut to an image of ``size_hw``; one wholly outside ends with no area, on the border."""
     height, width = size_hw
     limit = np.array([width, height, width, height], dtype=boxes_xyxy.dtype)
     return np.clip(boxes_xyxy, 0, limit)

@@ -35,7 +35,7 @@ class KeypointNames:
     skeleton
         Pairs of indices from 0 that are joined by a line in drawings.
     flip_pairs
-        Pairs of indices from 0 that change places when the picture is mirrored. Without it, names that differ only in
+        Pairs of indices from 0 that change places when the image is mirrored. Without it, names that differ only in
         left and right are paired.
     sigmas
         K tolerances for object keypoint similarity; without it COCO's for 17 keypoints, else 1 / K for all.
@@ -66,7 +66,7 @@ class KeypointNames:
         return len(self.names)
 
     def flip_order(self) -> list[int]:
-        """Index i of the result says which keypoint takes place i in a mirrored picture."""
+        """Index i of the result says which keypoint takes place i in a mirrored image."""
         order = list(range(len(self.names)))
         for a, b in self.flip_pairs:
             order[a], order[b] = b, a

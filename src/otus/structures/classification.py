@@ -1,4 +1,4 @@
-"""What a whole picture shows."""
+"""What a whole image shows."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from otus.structures.categories import Categories
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """A score for each category: how likely the picture shows it.
+    """A score for each category: how likely the image shows it.
 
     Parameters
     ----------

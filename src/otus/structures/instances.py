@@ -1,4 +1,4 @@
-"""The one value object for objects of a picture: what a data set says of it, and what a system finds in it."""
+"""The one value object for objects of an image: what a data set says of it, and what a system finds in it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -28,7 +28,7 @@ _SHOWN_COLUMNS = ("masks", "keypoints", "oriented_boxes_xywhr", "cuboids")
 
 @dataclass(frozen=True, eq=False)
 class Instances:
-    """N objects of one picture, as columns of equal length. Indexing filters all columns together.
+    """N objects of one image, as columns of equal length. Indexing filters all columns together.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Instances:
     labels
         (N,) int64, indices into ``categories``.
     size_hw
-        The picture's height and width.
+        The image's height and width.
     categories
         What the labels mean.
     scores
@@ -109,12 +109,12 @@ class Instances:
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int], categories: Categories | None = None, **columns: Any) -> "Instances":
-        """No objects in a picture of that size; ``columns`` are further fields of no rows."""
+        """No objects in an image of that size; ``columns`` are further fields of no rows."""
         return cls(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), size_hw, categories, **columns)
 
     @classmethod
     def concatenate(cls, many: Sequence["Instances"]) -> "Instances":
-        """All objects of several values of one picture; they must have the same fields and named columns."""
+        """All objects of several values of one image; they must have the same fields and named columns."""
         first = many[0]
         changes: dict[str, Any] = {
             "columns": {name: np.concatenate([one.columns[name] for one in many]) for name in first.columns}
@@ -156,7 +156,7 @@ class Instances:
         return replace(self, **changes)
 
     def resized(self, size_hw: tuple[int, int]) -> "Instances":
-        """The objects of the same picture at another size; its sides' ratios are float32, as torchvision divides.
+        """The objects of the same image at another size; its sides' ratios are float32, as torchvision divides.
 
         Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, which are in the world, stay.
         """

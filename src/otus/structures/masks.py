@@ -1,11 +1,11 @@
-"""Masks of the objects of one picture, in one of three forms, and how they compare.
+"""Masks of the objects of one image, in one of three forms, and how they compare.
 
-Shape shorthand: N objects, H x W the picture, h x w a small mask.
+Shape shorthand: N objects, H x W the image, h x w a small mask.
 
 - dense: bool (N, H, W);
 - RLE: COCO's run lengths, compressed, what masks are at rest;
 - low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them; they are pasted into
-  the picture only when asked, so memory does not grow with pictures times objects.
+  the image only when asked, so memory does not grow with images times objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _MAX_OUTLINE_PX = 4e6
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """N masks of one picture. Build by ``from_dense``, ``from_rle``, ``from_polygons`` or ``from_probabilities``.
+    """N masks of one image. Build by ``from_dense``, ``from_rle``, ``from_polygons`` or ``from_probabilities``.
 
     Indexing with a slice, an index array or a bool array keeps the form.
 
@@ -95,7 +95,7 @@ class Masks:
         *,
         threshold: float = 0.5,
     ) -> "Masks":
-        """From small maps of probabilities that fill boxes of the picture; the object is where it is >= threshold."""
+        """From small maps of probabilities that fill boxes of the image; the object is where it is >= threshold."""
         probabilities, boxes = np.asarray(probabilities), as_boxes(boxes_xyxy)
         if probabilities.ndim != 3 or len(probabilities) != len(boxes):
             raise ShapeError(
@@ -105,7 +105,7 @@ class Masks:
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int]) -> "Masks":
-        """No masks of a picture of that size."""
+        """No masks of an image of that size."""
         return cls(size_hw=size_hw, _counts=())
 
     @property
@@ -176,7 +176,7 @@ class Masks:
 
     @classmethod
     def concatenate(cls, many: Sequence["Masks"], size_hw: tuple[int, int]) -> "Masks":
-        """All masks of several, of one picture; at rest, unless all are small maps of one shape."""
+        """All masks of several, of one image; at rest, unless all are small maps of one shape."""
         shapes = {None if m._probabilities is None else (m._probabilities.shape[1:], m.threshold) for m in many}
         if len(shapes) == 1 and None not in shapes:
             return cls.from_probabilities(
@@ -188,7 +188,7 @@ class Masks:
         return cls(size_hw=size_hw, _counts=tuple(counts for m in many for counts in m.to_rle()._counts or ()))
 
     def moved(self, *, top: int, left: int, size_hw: tuple[int, int]) -> "Masks":
-        """The masks of a part of a picture, as masks of the whole picture of ``size_hw``."""
+        """The masks of a part of an image, as masks of the whole image of ``size_hw``."""
         if self._probabilities is not None and self._boxes_xyxy is not None:
             shift = np.array([left, top, left, top], dtype=self._boxes_xyxy.dtype)
             return Masks.from_probabilities(
@@ -197,7 +197,7 @@ class Masks:
         return Masks.from_rle([_encode_part(mask, top, left, size_hw) for mask in self], size_hw)
 
     def resized(self, size_hw: tuple[int, int]) -> "Masks":
-        """The masks of the same picture at another size.
+        """The masks of the same image at another size.
 
         Low-resolution ones keep their maps, only their boxes move; others become dense, each pixel the nearest's.
         """
@@ -245,8 +245,8 @@ class Masks:
     def boundary(self, *, dilation_ratio: float = 0.02) -> "Masks":
         """The bands of pixels within a distance of each mask's own contour.
 
-        Cheng et al., Boundary IoU, CVPR 2021: the distance is ``dilation_ratio`` of the picture's diagonal, at least one
-        pixel; the picture's border counts as contour. What comes back is at rest.
+        Cheng et al., Boundary IoU, CVPR 2021: the distance is ``dilation_ratio`` of the image's diagonal, at least one
+        pixel; the image's border counts as contour. What comes back is at rest.
         """
         height, width = self.size_hw
         distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
@@ -280,7 +280,7 @@ def _check_length(rings: Sequence[np.ndarray]) -> None:
         if 2 * reach * len(points) <= _MAX_OUTLINE_PX:  # so it cannot be longer
             continue
         if not reach <= _MAX_OUTLINE_PX:
-            raise ShapeError(f"masks: a polygon reaches to {reach:.6g} pixels; there are no such pictures")
+            raise ShapeError(f"masks: a polygon reaches to {reach:.6g} pixels; there are no such images")
         length = float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
         if length > _MAX_OUTLINE_PX:
             raise ShapeError(f"masks: a polygon is {length:.6g} pixels long; the limit is {_MAX_OUTLINE_PX:.6g}")
@@ -303,7 +303,7 @@ def paste(
 def _pasted_parts(
     probabilities: Float[np.ndarray, "n h w"], boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]
 ) -> Iterator[tuple[int, int, Float[np.ndarray, "_ _"]]]:
-    """For each map the part of the picture that it fills: top, left, values."""
+    """For each map the part of the image that it fills: top, left, values."""
     height, width = size_hw
     map_height, map_width = probabilities.shape[1:]
     padded = np.pad(probabilities.astype(np.float32), ((0, 0), (1, 1), (1, 1)))

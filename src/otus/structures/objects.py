@@ -1,6 +1,6 @@
-"""Objects of many pictures at once: what a data set holds, and what predictions for it hold.
+"""Objects of many images at once: what a data set holds, and what predictions for it hold.
 
-Shape shorthand: N objects, K keypoints. :class:`~otus.structures.instances.Instances` is one picture's worth of this.
+Shape shorthand: N objects, K keypoints. :class:`~otus.structures.instances.Instances` is one image's worth of this.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from otus.structures.segmentations import Outline, Segmentations
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """The N objects of a data set, or of its predictions, as columns, ordered by picture.
+    """The N objects of a data set, or of its predictions, as columns, ordered by image.
 
     Parameters
     ----------
-    picture
-        (N,) index of the picture; must not decrease (:meth:`build` sorts).
+    image
+        (N,) index of the image; must not decrease (:meth:`build` sorts).
     labels, boxes_xyxy
         (N,), (N, 4).
     ids
@@ -47,7 +47,7 @@ class Objects:
         Further columns: ``difficult``, ``truncated``, ``occluded``, ``predicted_iou`` …
     """
 
-    picture: Int[np.ndarray, "n"]
+    image: Int[np.ndarray, "n"]
     labels: Int[np.ndarray, "n"]
     boxes_xyxy: Float[np.ndarray, "n 4"]
     ids: Int[np.ndarray, "n"]
@@ -63,7 +63,7 @@ class Objects:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.picture)
+        count = len(self.image)
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name != "columns" and value is not None and len(value) != count:
@@ -71,14 +71,14 @@ class Objects:
         for name, column in self.columns.items():
             if len(column) != count:
                 raise ShapeError(f"objects: expected {count} values in column {name!r}, got {len(column)}")
-        if count and (np.diff(self.picture) < 0).any():
-            raise ShapeError("objects: must be ordered by picture; use Objects.build")
+        if count and (np.diff(self.image) < 0).any():
+            raise ShapeError("objects: must be ordered by image; use Objects.build")
 
     @classmethod
     def build(
         cls,
         *,
-        picture: Sequence[int] | np.ndarray,
+        image: Sequence[int] | np.ndarray,
         labels: Sequence[int] | np.ndarray,
         boxes_xyxy: Sequence[Sequence[float]] | np.ndarray,
         ids: Sequence[int] | np.ndarray | None = None,
@@ -86,13 +86,13 @@ class Objects:
         is_crowd: Sequence[bool] | np.ndarray | None = None,
         **others: Any,
     ) -> "Objects":
-        """Columns in any order of pictures; ids are 1..N, areas the boxes', and no crowds where they are not given."""
-        place = np.asarray(picture, dtype=np.int64).reshape(-1)
+        """Columns in any order of images; ids are 1..N, areas the boxes', and no crowds where they are not given."""
+        place = np.asarray(image, dtype=np.int64).reshape(-1)
         count = len(place)
         boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
         size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         objects = cls(
-            picture=np.zeros(count, dtype=np.int64),  # the right order follows below
+            image=np.zeros(count, dtype=np.int64),  # the right order follows below
             labels=np.asarray(labels, dtype=np.int64).reshape(-1),
             boxes_xyxy=boxes,
             ids=np.arange(1, count + 1) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1),
@@ -101,17 +101,17 @@ class Objects:
             **others,
         )
         if (np.diff(place) >= 0).all():
-            return replace(objects, picture=place)
+            return replace(objects, image=place)
         order = np.argsort(place, kind="stable")
-        return replace(objects.take(order), picture=place[order])
+        return replace(objects.take(order), image=place[order])
 
     @classmethod
     def empty(cls) -> "Objects":
         """No objects."""
-        return cls.build(picture=[], labels=[], boxes_xyxy=[])
+        return cls.build(image=[], labels=[], boxes_xyxy=[])
 
     def __len__(self) -> int:
-        return len(self.picture)
+        return len(self.image)
 
     @property
     def has_mask(self) -> Bool[np.ndarray, "n"]:
@@ -128,7 +128,7 @@ class Objects:
         return (self.keypoints[..., 2] > 0).any(axis=1) & ~self.is_crowd
 
     def take(self, index: Any) -> "Objects":
-        """Some objects, by an index array that keeps the order of pictures or by a bool array."""
+        """Some objects, by an index array that keeps the order of images or by a bool array."""
         chosen = np.arange(len(self))[index]
         changes: dict[str, Any] = {"columns": {name: column[chosen] for name, column in self.columns.items()}}
         for one in fields(self):

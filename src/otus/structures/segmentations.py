@@ -1,4 +1,4 @@
-"""The outlines of many objects of many pictures, as their files have them: polygons, run lengths, or none.
+"""The outlines of many objects of many images, as their files have them: polygons, run lengths, or none.
 
 Ragged columns rather than lists of objects, so that a data set of a million objects is a handful of arrays. Shape
 shorthand: N objects, R rings (a ring is one closed polygon), P points, B bytes.
@@ -108,7 +108,7 @@ class Segmentations:
         return self.rle(index)
 
     def masks(self, indices: Iterable[int], size_hw: tuple[int, int]) -> Masks | None:
-        """The masks of some objects of one picture, at rest; an object without outline has an empty mask.
+        """The masks of some objects of one image, at rest; an object without outline has an empty mask.
 
         None where not one of the objects has an outline.
         """

@@ -15,7 +15,7 @@ from otus.parts.preprocess import Preprocess
 from otus.training.seeding import model_generator
 from otus.training.settings import TrainSettings
 from otus.training.state import UNPLANNED, RunState
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 
 _VALIDATING_SHARE = 0.1
 _PREDICTING_SHARE = 0.5
@@ -78,11 +78,11 @@ def plan_steps(
     return state.step + int(max(0.0, left_s) / epoch_s * steps_per_epoch)
 
 
-def say_plan(state: RunState, *, feed: Feed, preprocess: Preprocess, validates: bool) -> Sequence[str]:
+def say_plan(state: RunState, *, feed: TrainLoader, preprocess: Preprocess, validates: bool) -> Sequence[str]:
     """What the budget buys, and a warning where that is too little for anything."""
     settings, steps = feed.settings, state.total_steps
     assert settings.minutes is not None
-    epochs = steps * feed.pictures_per_step / len(feed.dataset)
+    epochs = steps * feed.images_per_step / len(feed.dataset)
     every = settings.validate_every
     times = 0
     if validates and every is not None:
@@ -95,7 +95,7 @@ def say_plan(state: RunState, *, feed: Feed, preprocess: Preprocess, validates: 
     often = "" if not times else "; validating once" if times == 1 else f"; validating about {times} times"
     lines = [
         f"{settings.minutes:g} minutes buy about {steps} steps = {epochs:.2g} epochs of {len(feed.dataset)} images{side}, "
-        f"batch {feed.pictures_per_step}{often}"
+        f"batch {feed.images_per_step}{often}"
     ]
     if steps < _FEWEST_STEPS or epochs < 1:
         enough = max(_FEWEST_STEPS, feed.batches_per_epoch) / max(steps, 1) * settings.minutes
@@ -121,12 +121,12 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
     if objects is None or preprocess.longer_side is None or preprocess.shorter_side is None:
         return preprocess
     boxes = objects.boxes_xyxy[~objects.is_crowd]
-    sizes_hw = np.asarray(dataset.pictures.sizes_hw, dtype=np.float64)
+    sizes_hw = np.asarray(dataset.images.sizes_hw, dtype=np.float64)
     if not len(boxes) or not len(sizes_hw):
         return preprocess
     scale = np.minimum(preprocess.shorter_side / sizes_hw.min(axis=1), preprocess.longer_side / sizes_hw.max(axis=1))
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1))
-    median = float(np.median(sides * scale[objects.picture[~objects.is_crowd]]))
+    median = float(np.median(sides * scale[objects.image[~objects.is_crowd]]))
     own = 1 / float(np.median(scale))  # the factor that brings an image to its own resolution
     factor = min(_SMALL_PX / max(median, 1.0), _LARGEST_FACTOR, own)
     longer = int(preprocess.longer_side * factor + 1e-6) // _GRID_PX * _GRID_PX
@@ -136,7 +136,7 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
     return replace(preprocess, shorter_side=shorter, longer_side=longer)
 
 
-def seconds_per_image(system: nn.Module, *, feed: Feed, fabric: Fabric) -> float:
+def seconds_per_image(system: nn.Module, *, feed: TrainLoader, fabric: Fabric) -> float:
     """Time to learn from an image: of a copy, two images at once, for the second time where the budget allows it."""
     tried = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tried.train()
@@ -154,7 +154,9 @@ def seconds_per_image(system: nn.Module, *, feed: Feed, fabric: Fabric) -> float
     return fabric.broadcast(seconds / len(samples)) / fabric.world_size
 
 
-def fit_to_budget(system: nn.Module, *, feed: Feed, own: Preprocess, fabric: Fabric) -> tuple[Feed, float]:
+def fit_to_budget(
+    system: nn.Module, *, feed: TrainLoader, own: Preprocess, fabric: Fabric
+) -> tuple[TrainLoader, float]:
     """The feed with a batch size, where none is chosen, and an image size of which a budget buys enough; and seconds spent.
 
     Parameters

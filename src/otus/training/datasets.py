@@ -9,7 +9,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.data.merging import merge
 from otus.data.open import choose_layouts, open_dataset
-from otus.data.splitting import shared_pictures, split_off
+from otus.data.splitting import shared_images, split_off
 from otus.errors import DataError
 from otus.zoo.models import model_entry
 
@@ -17,7 +17,7 @@ _LOG = logging.getLogger("otus")
 Data = str | Path | Dataset
 
 
-def open_material(
+def open_datasets(
     sources: Sequence[Data],
     val: Data | float | None,
     *,
@@ -61,9 +61,9 @@ def _has_two_splits(source: Data, format: str | None) -> bool:
 
 def _refuse_bare(datasets: Sequence[Dataset], purpose: str) -> None:
     for dataset in datasets:
-        if (dataset.objects is None and dataset.picture_labels is None) or not len(dataset):
+        if (dataset.objects is None and dataset.image_labels is None) or not len(dataset):
             raise DataError(
-                f"has no pictures with objects or categories {purpose}", file=dataset.source, remedy="choose another"
+                f"has no images with objects or categories {purpose}", file=dataset.source, remedy="choose another"
             )
 
 
@@ -88,21 +88,21 @@ def trainable_model(model: str, train_set: Dataset, *, boxes: str = "modal") -> 
     return entry.boxes_only, [f"note: no object has {what} to learn from: {entry.boxes_only} in the place of {model}"]
 
 
-def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
+def data_warnings(train_set: Dataset, val_set: Dataset | None) -> list[str]:
     """What a person should know before believing the figures."""
-    labels = train_set.picture_labels if train_set.objects is None else train_set.objects.labels
+    labels = train_set.image_labels if train_set.objects is None else train_set.objects.labels
     assert labels is not None
     counts = np.bincount(labels, minlength=len(train_set.categories))
     never = [name for name, count in zip(train_set.categories, counts, strict=True) if not count]
     lines = []
     if never:
         lines.append(
-            f"note: no {'picture' if train_set.objects is None else 'object'} to learn from of {', '.join(never)}"
+            f"note: no {'image' if train_set.objects is None else 'object'} to learn from of {', '.join(never)}"
         )
     if val_set is None:
         return [*lines, "note: nothing is validated; --val takes a data set or a share such as 0.1"]
     if val_set.objects is not None and val_set.objects.is_crowd.all():
-        lines.append("warning: there is no object on the validation pictures: no figure can be told")
+        lines.append("warning: there is no object on the validation images: no figure can be told")
     if train_set.objects is not None and val_set.objects is not None:
         learned, judged = train_set.objects, val_set.objects
         for what, taught, asked in (
@@ -111,8 +111,8 @@ def remarks(train_set: Dataset, val_set: Dataset | None) -> list[str]:
         ):
             if asked.any() and not taught.any():
                 lines.append(f"note: the validation images have {what}, the training images none: they are not judged")
-    shared = shared_pictures(train_set, val_set)
+    shared = shared_images(train_set, val_set)
     if shared:
         what = "all" if len(shared) == len(val_set) else f"{len(shared)} of {len(val_set)}"
-        lines.append(f"warning: {what} validation pictures are learned from too, e.g. {shared[0]}: figures flatter")
+        lines.append(f"warning: {what} validation images are learned from too, e.g. {shared[0]}: figures flatter")
     return lines

@@ -42,7 +42,7 @@ def start_fabric(settings: TrainSettings) -> Fabric:
         accelerator=settings.device,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        # A picture without masks gives the mask head no gradient, so which parameters are used differs.
+        # An image without masks gives the mask head no gradient, so which parameters are used differs.
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
         precision=None if mixed else settings.precision,
         plugins=[ExactInputs("bf16-mixed", device=device)] if mixed else None,

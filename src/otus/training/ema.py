@@ -13,7 +13,7 @@ from torch import nn
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-class AveragedWeights(Generic[AnyModule]):
+class ModelEMA(Generic[AnyModule]):
     """A copy of a module whose parameters follow it slowly; its buffers (statistics of norms) are the module's own.
 
     Parameters

@@ -41,10 +41,10 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
     return read_weights(weights, model=model)
 
 
-def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[str]:
+def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[str]:
     """Load every tensor that fits; a line for each of either side that does not.
 
-    A trunk and a pyramid serve every system: they are found wherever in theirs the others keep them. Where the categories
+    A backbone and a pyramid serve every system: they are found wherever in theirs the others keep them. Where the categories
     differ, tensors that depend on the categories stay as they are, also those whose shape happens to fit: with ``build``
     they are found by building the system for one category more. But a category that both have by name keeps what was
     learned of it, in the heads of region-based and dense detectors.
@@ -82,9 +82,9 @@ def start_from(system: nn.Module, weights: FoundWeights, *, build: Build | None 
 
 
 def _named_as_in(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with its trunk and pyramid where the system has them: ``features.trunk`` for ``region_features.trunk``."""
+    """The state with its backbone and pyramid where the system has them: ``features.backbone`` for ``region_features.backbone``."""
     places = {}
-    for part in ("trunk", "pyramid"):
+    for part in ("backbone", "pyramid"):
         theirs, own = _places_of(part, state), _places_of(part, system.state_dict())
         if len(theirs) == len(own) == 1:
             places[theirs.pop()] = own.pop()

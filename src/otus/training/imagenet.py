@@ -1,4 +1,4 @@
-"""Starting a model's trunk from ImageNet, where the weights are at hand."""
+"""Starting a model's backbone from ImageNet, where the weights are at hand."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from otus.parts.backbones import LayeredTrunk, efficientnet_lite0_trunk, imagenet_efficientnet_lite0
+from otus.parts.backbones import LayeredBackbone, efficientnet_lite0_backbone, imagenet_efficientnet_lite0
 from otus.structures import Categories
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import build_model, model_entry
 
 
 def imagenet_start(model: str, categories: Categories, path: Path, *, seed: int = 0) -> Path | None:
-    """Write a model with a trunk that knows ImageNet and heads that know nothing, to give to ``train`` as ``weights``.
+    """Write a model with a backbone that knows ImageNet and heads that know nothing, to give to ``train`` as ``weights``.
 
-    None where there are no weights for its trunk: it is no EfficientNet-Lite0.
+    None where there are no weights for its backbone: it is no EfficientNet-Lite0.
 
     Raises
     ------
@@ -24,13 +24,13 @@ def imagenet_start(model: str, categories: Categories, path: Path, *, seed: int 
     """
     torch.manual_seed(seed)
     system = build_model(model, categories)
-    whole = efficientnet_lite0_trunk(levels=("head",))
-    trunks = [part for part in system.modules() if isinstance(part, LayeredTrunk)]
-    if not trunks or not all(_same_layers(trunk, whole.state_dict()) for trunk in trunks):
+    whole = efficientnet_lite0_backbone(levels=("head",))
+    backbones = [part for part in system.modules() if isinstance(part, LayeredBackbone)]
+    if not backbones or not all(_same_layers(backbone, whole.state_dict()) for backbone in backbones):
         return None
-    known = efficientnet_lite0_trunk(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
-    for trunk in trunks:
-        trunk.load_state_dict({name: known[name] for name in trunk.state_dict()})
+    known = efficientnet_lite0_backbone(levels=("head",), weights=imagenet_efficientnet_lite0()).state_dict()
+    for backbone in backbones:
+        backbone.load_state_dict({name: known[name] for name in backbone.state_dict()})
     entry = model_entry(model)
     header = CheckpointHeader(
         builder=model, categories=categories, preprocess=entry.preprocess.to_dict(), licence="Apache-2.0"
@@ -39,6 +39,6 @@ def imagenet_start(model: str, categories: Categories, path: Path, *, seed: int 
     return path
 
 
-def _same_layers(trunk: nn.Module, known: dict[str, Any]) -> bool:
-    own = trunk.state_dict()
+def _same_layers(backbone: nn.Module, known: dict[str, Any]) -> bool:
+    own = backbone.state_dict()
     return all(name in known and known[name].shape == tensor.shape for name, tensor in own.items())

@@ -18,7 +18,7 @@ from otus.data.tensors import TensorSample
 from otus.errors import TrainingError
 from otus.training.budget import plan_is_due, plan_steps, say_plan, validation_is_due
 from otus.training.devices import any_process, same_weights
-from otus.training.ema import AveragedWeights
+from otus.training.ema import ModelEMA
 from otus.training.interrupts import Interrupts
 from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate, warm_up_share
 from otus.training.progress import TrainProgress
@@ -26,7 +26,7 @@ from otus.training.resuming import pack, restore_state, unpack
 from otus.training.run_folder import RunFolder
 from otus.training.seeding import model_generator
 from otus.training.state import UNPLANNED, RunState, Validation
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 
 _SAVE_EVERY_S = 600  # beside the end of each epoch
 
@@ -72,7 +72,7 @@ class LossStep(nn.Module):
 def fit(
     system: nn.Module,
     *,
-    feed: Feed,
+    feed: TrainLoader,
     fabric: Fabric,
     validate: Validate | None = None,
     folder: RunFolder | None = None,
@@ -112,7 +112,7 @@ def fit(
     settings = feed.settings
     steps_per_epoch = feed.batches_per_epoch // settings.accumulate
     system.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = AveragedWeights(system, decay=settings.average_decay)
+    averaged = ModelEMA(system, decay=settings.average_decay)
     bare_optimizer = make_optimizer(system, settings)
     state = RunState(total_steps=UNPLANNED if settings.minutes else settings.epochs * steps_per_epoch, seconds=spent_s)
     if resume and folder is not None:
@@ -134,7 +134,7 @@ def fit(
             steps_per_epoch=steps_per_epoch,
             minutes=minutes,
             validate_every=settings.validate_every,
-            images_per_step=feed.pictures_per_step,
+            images_per_step=feed.images_per_step,
             validation_images=0 if validate is None else validation_images,
         )
         steps = fabric.broadcast(steps)
@@ -181,12 +181,12 @@ def fit(
             now = time.monotonic()
             state.count_step(step_losses, seconds=now - clock)
             clock = now
-            progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
+            progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, images=feed.images_per_step)
             if settings.minutes and fabric.broadcast(plan_is_due(state, settings.minutes)):
                 plan(settings.minutes)
 
             if state.step % steps_per_epoch == 0 or state.step == state.total_steps:
-                row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, pictures=feed.pictures_per_step)
+                row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, images=feed.images_per_step)
                 due = validation_is_due(state, epoch=row["epoch"], settings=settings)
                 if validate is not None and fabric.broadcast(due):
                     same_weights(fabric, averaged.module)
@@ -221,6 +221,6 @@ def _not_finite(
     keys = ", ".join(str(sample["key"]) for sample in samples)
     good = folder.last if folder is not None and folder.last.exists() else "none"
     return TrainingError(
-        f"step {state.step}: the {what} is not finite (losses {named}) for the pictures {keys}; "
+        f"step {state.step}: the {what} is not finite (losses {named}) for the images {keys}; "
         f"last good checkpoint: {good}. Try a lower learning rate, a longer warm-up, or precision 32-true"
     )

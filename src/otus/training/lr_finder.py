@@ -20,7 +20,7 @@ from otus.errors import TrainingError
 from otus.training.loop import LossStep
 from otus.training.optimization import make_optimizer, set_learning_rate
 from otus.training.seeding import model_generator
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 
 _SMOOTHING = 0.9
 _EXPLODED = 4.0  # times the best loss
@@ -43,7 +43,13 @@ class LearningRateCurve:
 
 
 def find_learning_rate(
-    system: nn.Module, *, feed: Feed, fabric: Fabric, lowest: float = 1e-6, highest: float = 1.0, steps: int = 100
+    system: nn.Module,
+    *,
+    feed: TrainLoader,
+    fabric: Fabric,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    steps: int = 100,
 ) -> LearningRateCurve:
     """Train a copy of a system while the learning rate rises from ``lowest`` to ``highest``; the system stays as it is.
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from otus.errors import UsageError
 from otus.training.settings import TrainSettings
 
-_TRUNK = "trunk"
+_BACKBONE = "backbone"
 _FIRST_RATE = 0.1
 """Of the learning rate, where the warm-up starts."""
 
@@ -33,7 +33,7 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in system.named_parameters():
         if parameter.requires_grad:
-            key = (parameter.ndim > 1, _TRUNK in name.split("."))
+            key = (parameter.ndim > 1, _BACKBONE in name.split("."))
             groups.setdefault(key, []).append(parameter)
     if not groups:
         raise UsageError(f"{type(system).__name__}: expected parameters that learn, got none (all are frozen)")
@@ -41,9 +41,9 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
         {
             "params": members,
             "weight_decay": settings.weight_decay if decays else 0.0,
-            "share": settings.trunk_learning_rate_share if is_trunk else 1.0,
+            "share": settings.backbone_learning_rate_share if is_backbone else 1.0,
         }
-        for (decays, is_trunk), members in groups.items()
+        for (decays, is_backbone), members in groups.items()
     ]
     # Fused: one pass over the memory of each parameter instead of ten, on CPUs too.
     if settings.optimizer == "sgd":

@@ -69,12 +69,12 @@ class TrainProgress:
 
             yield count
 
-    def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, pictures: int) -> None:
-        """Show where the run is; ``pictures`` are those of a step."""
+    def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, images: int) -> None:
+        """Show where the run is; ``images`` are those of a step."""
         if self._console.quiet or (self._bar.disable and time.monotonic() < self._next_line_s):
             return
         known = state.total_steps < UNPLANNED
-        parts = [f"loss {sum(losses.values()):.3f}", f"{pictures / state.step_s:.1f} images/s"]
+        parts = [f"loss {sum(losses.values()):.3f}", f"{images / state.step_s:.1f} images/s"]
         if known:
             parts.append(f"{_duration((state.total_steps - state.step) * state.step_s)} left")
         more = [f"{state.waited_s / state.epoch_s:.0%} waiting"]
@@ -97,7 +97,7 @@ class TrainProgress:
 
     def epoch(self, row: dict[str, Any], *, total_epochs: int) -> None:
         """One line on an epoch that ended."""
-        shown = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "pictures_per_s": "{:.1f} images/s"}
+        shown = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "images_per_s": "{:.1f} images/s"}
         parts = [text.format(row[name]) for name, text in shown.items() if row.get(name) is not None]
         parts += [f"{row['waiting_share']:.0%} waiting", f"{_duration(row['hours'] * 3600)} so far"]
         self.say(f"epoch {row['epoch']}/{total_epochs}: " + " · ".join(parts))

@@ -58,7 +58,7 @@ def restore_state(record: Mapping[str, Any]) -> RunState:
     return RunState(**record)
 
 
-def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Compare what a run was started with (settings, data …) with what it is resumed with.
 
     Data may have moved: where their digests agree, it does not matter by which paths and options they are found.

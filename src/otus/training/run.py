@@ -16,10 +16,10 @@ import otus
 from otus.classification.classifier import ImageClassifier
 from otus.data.checks.images import check_images
 from otus.data.dataset import Dataset
-from otus.data.images import write_picture
+from otus.data.images import write_image
 from otus.data.merging import with_categories
 from otus.data.splitting import fingerprint
-from otus.data.transforms.augmentation import Compose, HorizontalFlip, Photometric, Transform
+from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip, Transform
 from otus.errors import DataError, UsageError
 from otus.evaluation.runs import IMAGES
 from otus.inference.predictor import choose_device
@@ -29,17 +29,17 @@ from otus.parts.preprocess import Preprocess
 from otus.proposals.of_system import with_proposals
 from otus.structures import Categories
 from otus.training.budget import fit_to_budget, size_for_labels
-from otus.training.datasets import Data, open_material, remarks, trainable_model
+from otus.training.datasets import Data, data_warnings, open_datasets, trainable_model
 from otus.training.devices import start_fabric
-from otus.training.fine_tuning import find_weights, start_from
+from otus.training.fine_tuning import find_weights, load_pretrained
 from otus.training.loop import TrainResult, Validate, fit
 from otus.training.lr_finder import find_learning_rate
 from otus.training.progress import TrainProgress
-from otus.training.resuming import refuse_changes
+from otus.training.resuming import check_unchanged
 from otus.training.run_folder import RunFolder, new_run_folder
-from otus.training.settings import TrainSettings, at_own_rate, make_settings
+from otus.training.settings import TrainSettings, make_settings, with_default_lr
 from otus.training.snapshots import draw_batch
-from otus.training.train_loader import Feed
+from otus.training.train_loader import TrainLoader
 from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
 from otus.zoo.models import build_model, model_entry
@@ -47,7 +47,7 @@ from otus.zoo.weights import FoundWeights, weights_file, without_head
 
 _SHOWN_LAYERS = 5
 _ALL_LEARNS = {"frozen_norms": False, "frozen_level": 0}
-STANDARD_AUGMENTATION = Compose([HorizontalFlip(), Photometric(hue=0.0)])  # turning the hue costs as much as all else
+STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])  # turning the hue costs as much as all else
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def train(
     resume: str | Path | None = None,
     quiet: bool = False,
 ) -> TrainedModel:
-    """Train a model on pictures with labels.
+    """Train a model on images with labels.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def train(
     data
         One or several data sets, or their folders or files; categories are joined by name.
     val
-        What to validate on: a data set, or a share of the training pictures to keep aside. Without it ``val_split`` of
+        What to validate on: a data set, or a share of the training images to keep aside. Without it ``val_split`` of
         ``data``; without that the split ``val``, where ``data`` has just ``train`` and ``val`` and no ``split`` is named;
         else nothing is validated.
     weights
@@ -105,9 +105,9 @@ def train(
         Pixels of the images' longer side. Without it the model's own size or that of the file of weights; the model's
         is enlarged where half of the objects are small (:func:`~otus.training.budget.size_for_labels`).
     preprocess
-        How pictures are prepared; needed for a system put together by hand.
+        How images are prepared; needed for a system put together by hand.
     augment
-        What is done to training pictures.
+        What is done to training images.
     format, split, val_split
         Of the data, where a folder holds several.
     out, name
@@ -136,7 +136,7 @@ def train(
     before = None if resume is None else read_config(resume)
     goes_on = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()  # else it had not begun
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
-    train_set, val_set = open_material(sources, val, format=format, split=split, val_split=val_split)
+    train_set, val_set = open_datasets(sources, val, format=format, split=split, val_split=val_split)
     if not len(train_set.categories):
         remedy = "label some objects, or name the categories in the data set's description"
         raise DataError("has neither objects nor names of categories to learn", file=train_set.source, remedy=remedy)
@@ -151,7 +151,7 @@ def train(
     if found is not None and isinstance(model, str):
         found = without_head(found, model)
     system, header = _build(model, train_set.categories, found, before, seed=settings.seed)
-    settings = at_own_rate(settings, header.builder)
+    settings = with_default_lr(settings, header.builder)
     given = preprocess
     preprocess = _preprocess(given, header, found, image_size=image_size)
     if found is not None:
@@ -176,7 +176,9 @@ def train(
     keeps_size = weights is not None and weights_file(weights) is not None  # a file's is what somebody trained it at
     if before is None and image_size is None and given is None and not keeps_size:
         preprocess = size_for_labels(own, train_set)
-    feed = Feed(train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size)
+    feed = TrainLoader(
+        train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size
+    )
     spent_s = 0.0
     if settings.minutes and before is None:
         feed, spent_s = fit_to_budget(system, feed=feed, own=own, fabric=fabric)
@@ -216,7 +218,7 @@ def train(
     }
     config = json.loads(json.dumps(config))  # as it will be read again
     if before is not None:
-        refuse_changes(before, config)
+        check_unchanged(before, config)
         config["command"] = before["command"]
         for line in _changes(Path(str(resume)), before, config, images):
             say.say(line)
@@ -233,18 +235,18 @@ def train(
         folder.write_json(IMAGES, images)
     if fabric.is_global_zero and before is None:
         first = [feed.load(place) for place in next(feed.plan())]
-        write_picture(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
+        write_image(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
     of_system: Any = getattr(system, "remarks", None)  # what a system of this kind cannot learn from these data
-    for line in [*remarks(train_set, val_set), *(of_system(train_set) if of_system else ())]:
+    for line in [*data_warnings(train_set, val_set), *(of_system(train_set) if of_system else ())]:
         say.say(line)
-    say.say(f"{config['model']}: {len(train_set)} pictures to learn from, writing to {path}")
+    say.say(f"{config['model']}: {len(train_set)} images to learn from, writing to {path}")
     validator: Validate | None = None
     if val_set is not None:
         if isinstance(system, ImageClassifier):
             validator = ClassificationValidator(val_set, preprocess, fabric, workers=settings.workers)
         else:
-            picture = path / "validation.jpg"
-            validator = Validator(val_set, preprocess, fabric, workers=settings.workers, picture=picture)
+            image = path / "validation.jpg"
+            validator = Validator(val_set, preprocess, fabric, workers=settings.workers, image=image)
     result = fit(
         system,
         feed=feed,
@@ -375,9 +377,9 @@ def _build(
 def _preprocess(
     given: Preprocess | None, header: CheckpointHeader, found: FoundWeights | None, *, image_size: int | None
 ) -> Preprocess:
-    """How pictures are prepared: as said, else as the weights want it, else as the model does.
+    """How images are prepared: as said, else as the weights want it, else as the model does.
 
-    Weights of another model say what its trunk is used to, mean and deviation, and not of which size pictures are.
+    Weights of another model say what its backbone is used to, mean and deviation, and not of which size images are.
     """
     learned, source = (None, None) if found is None else (found.preprocess, found.builder)
     own = None if header.builder is None else model_entry(header.builder).preprocess
@@ -400,14 +402,14 @@ def _fine_tune(system: nn.Module, header: CheckpointHeader, found: FoundWeights,
         assert header.builder is not None
         return build_model(header.builder, categories, header.arguments)
 
-    left = start_from(system, found, build=None if header.builder is None else build)
+    left = load_pretrained(system, found, build=None if header.builder is None else build)
     say.say(f"starting from {found.source}, {_loaded(left)}")
 
 
 def _loaded(left: Sequence[str]) -> str:
     """What of the weights was taken, in a few words: whole layers where tensors were left.
 
-    ``left`` are the lines of :func:`~otus.training.fine_tuning.start_from`: a kind, the tensor's name, and its shape.
+    ``left`` are the lines of :func:`~otus.training.fine_tuning.load_pretrained`: a kind, the tensor's name, and its shape.
     """
     layers: dict[str, dict[str, None]] = {}
     for line in left:
@@ -457,9 +459,9 @@ def _record(config: dict[str, Any], train_set: Dataset, val_set: Dataset | None)
         "otus": otus.__version__,
         "command": config["command"],
         "data": config["data"],
-        "pictures": len(train_set),
+        "images": len(train_set),
         "validated_on": config["val"] or config["val_split"],
-        "validation_pictures": None if val_set is None else len(val_set),
+        "validation_images": None if val_set is None else len(val_set),
         "protocol": "coco",
         "settings": config,
     }

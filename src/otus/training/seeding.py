@@ -10,7 +10,7 @@ _ORDER, _SCALE, _MODEL = range(3)
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
-    """For the order of the pictures in an epoch."""
+    """For the order of the images in an epoch."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_ORDER, epoch)))
 
 

@@ -23,21 +23,21 @@ class TrainSettings:
     Parameters
     ----------
     epochs
-        Passes over the training pictures.
+        Passes over the training images.
     minutes
         A budget of time in the place of ``epochs``: the number of steps is planned from the measured speed, after the first
         steps and again at the end of each epoch, and the schedule follows the plan. What speed the machine had is part of
         the result, so two such runs do not agree to the bit (a resumed one goes on with the plan of its checkpoint).
     batch_size
-        Pictures in one pass through the network, over all devices; 8 without it, or fewer where a budget of ``minutes``
+        Images in one pass through the network, over all devices; 8 without it, or fewer where a budget of ``minutes``
         buys few steps.
     accumulate
         Passes whose gradients are added up for one step of the optimizer.
     optimizer, learning_rate, momentum, weight_decay
-        Without a rate the model's own (:func:`at_own_rate`). Norms and biases do not decay. ``momentum`` is SGD's; AdamW
+        Without a rate the model's own (:func:`with_default_lr`). Norms and biases do not decay. ``momentum`` is SGD's; AdamW
         keeps its usual 0.9 and 0.999.
-    trunk_learning_rate_share
-        What the trunk learns at, as a share of ``learning_rate``, where the system has one that is called ``trunk``.
+    backbone_learning_rate_share
+        What the backbone learns at, as a share of ``learning_rate``, where the system has one that is called ``backbone``.
     schedule, drops_at
         After the warm-up, a cosine down to 0, or tenfold drops at these shares of the run.
     warm_up_steps
@@ -49,11 +49,11 @@ class TrainSettings:
     frozen_norms
         Keep the statistics and factors of batch norms as they are.
     scales
-        Factors of the picture's size, one drawn for each batch; (1,) for always the same size.
+        Factors of the image's size, one drawn for each batch; (1,) for always the same size.
     boxes
         ``amodal`` learns whole objects as if nothing hid them, where the data say so.
     group_by_shape
-        Put upright and broad pictures into batches of their own, so that less is padding.
+        Put upright and broad images into batches of their own, so that less is padding.
     patience
         Stop after so many validations without a better score; 0 for never.
     validate_every
@@ -65,7 +65,7 @@ class TrainSettings:
     seed
         Everything random follows from it: weights, order, augmentation, samplers.
     workers
-        Threads that load pictures. The result does not depend on it.
+        Threads that load images. The result does not depend on it.
     devices, num_nodes, device
         How many devices on how many machines (set up as by torchrun), and of what kind.
     """
@@ -78,7 +78,7 @@ class TrainSettings:
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     momentum: Share = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    trunk_learning_rate_share: Share = 1.0
+    backbone_learning_rate_share: Share = 1.0
     schedule: Literal["cosine", "steps"] = "cosine"
     drops_at: tuple[Share, ...] = (0.67, 0.92)
     warm_up_steps: Annotated[int, Field(ge=0)] = 200
@@ -131,7 +131,7 @@ def make_settings(options: Mapping[str, Any]) -> TrainSettings:
         raise UsageError("; ".join(faults)) from None
 
 
-def at_own_rate(settings: TrainSettings, model: str | None) -> TrainSettings:
+def with_default_lr(settings: TrainSettings, model: str | None) -> TrainSettings:
     """Settings with a learning rate: the one they have, else that of the zoo's model."""
     if settings.learning_rate is None and model is not None:
         return dataclasses.replace(settings, learning_rate=model_entry(model).learning_rate)

@@ -1,4 +1,4 @@
-"""Pictures of a run for people: what the network is shown, and what it finds on pictures that it is not."""
+"""Images of a run for people: what the network is shown, and what it finds on images that it is not."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -16,14 +16,14 @@ from otus.visualization.drawing import draw, object_legend
 from otus.visualization.panels import mosaic
 
 _SHOWN_SCORE = 0.3
-_LONGER_SIDE = 480  # of a picture in a mosaic
+_LONGER_SIDE = 480  # of an image in a mosaic
 Drawn = tuple[UInt8[np.ndarray, "h w 3"], Instances]
 
 
 def draw_batch(
     samples: Sequence[TensorSample], *, preprocess: Preprocess, categories: Categories
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The pictures of a batch as the network gets them, with their targets."""
+    """The images of a batch as the network gets them, with their targets."""
     shown = [_small(_pixels(sample["image"], preprocess), _target(sample, categories)) for sample in samples]
     return mosaic(
         [("", [draw(*one, labels=False)]) for one in shown],
@@ -31,8 +31,8 @@ def draw_batch(
     )
 
 
-def draw_found(dataset: Dataset, found: Mapping[int, Instances], *, count: int = 9) -> UInt8[np.ndarray, "h w 3"]:
-    """Some pictures of a data set, their labels on the left and on the right what was found."""
+def draw_predictions(dataset: Dataset, found: Mapping[int, Instances], *, count: int = 9) -> UInt8[np.ndarray, "h w 3"]:
+    """Some images of a data set, their labels on the left and on the right what was found."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     tiles, shown = [], []
     for index in indices:
@@ -46,7 +46,7 @@ def draw_found(dataset: Dataset, found: Mapping[int, Instances], *, count: int =
 
 
 def _small(image: UInt8[np.ndarray, "h w 3"], objects: Instances) -> Drawn:
-    """A picture and its objects at the size of a tile, so that lines are as wide on large pictures as on small ones."""
+    """An image and its objects at the size of a tile, so that lines are as wide on large images as on small ones."""
     scale = _LONGER_SIDE / max(objects.size_hw)
     height, width = (max(1, round(side * scale)) for side in objects.size_hw)
     pixels = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
@@ -67,7 +67,7 @@ def _pixels(image: Tensor, preprocess: Preprocess) -> UInt8[np.ndarray, "h w 3"]
 def _target(sample: TensorSample, categories: Categories) -> Instances:
     masks = sample.get("masks")
     size_hw = (sample["image"].shape[1], sample["image"].shape[2])
-    if "label" in sample:  # of the picture as a whole
+    if "label" in sample:  # of the image as a whole
         whole, label = np.array([[0, 0, size_hw[1], size_hw[0]]]), np.array([int(sample["label"])])
         return Instances(whole, label, size_hw, categories)
     if "boxes" not in sample:

@@ -49,7 +49,7 @@ class RunState:
     first_step_s
         Of the first step, which is slower than the others.
     loss_sums, epoch_s, waited_s
-        Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for pictures.
+        Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for images.
     best_score, best_step, validations_since_best
         The best validation; None before the first. Validations since one that was better than all before it.
     history
@@ -112,8 +112,8 @@ class RunState:
         for name, loss in losses.items():
             self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
 
-    def end_epoch(self, rate: float, *, steps_per_epoch: int, pictures: int) -> dict[str, Any]:
-        """The row of the epoch that ended with the last step, added to the history; ``pictures`` are those of a step."""
+    def end_epoch(self, rate: float, *, steps_per_epoch: int, images: int) -> dict[str, Any]:
+        """The row of the epoch that ended with the last step, added to the history; ``images`` are those of a step."""
         steps = self.step - (self.history[-1]["step"] if self.history else 0)
         row = {
             "epoch": -(-self.step // steps_per_epoch),
@@ -121,7 +121,7 @@ class RunState:
             "learning_rate": rate,
             "loss": sum(self.loss_sums.values()) / steps,
             **{f"loss/{name}": total / steps for name, total in self.loss_sums.items()},
-            "pictures_per_s": steps * pictures / self.epoch_s,
+            "images_per_s": steps * images / self.epoch_s,
             "waiting_share": self.waited_s / self.epoch_s,
             "hours": self.seconds / 3600,
         }

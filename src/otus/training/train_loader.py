@@ -1,6 +1,6 @@
 """From a data set to batches: in what order, how augmented, at what scale.
 
-Shape shorthand: M pictures, S steps of an epoch, B pictures of a step.
+Shape shorthand: M images, S steps of an epoch, B images of a step.
 """
 
 from collections.abc import Generator, Iterator
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset
-from otus.data.prefetching import load_ahead
+from otus.data.prefetching import prefetch
 from otus.data.tensors import TensorSample, sample_generator, to_tensors
 from otus.data.transforms.augmentation import Transform
 from otus.errors import UsageError
@@ -24,14 +24,14 @@ from otus.training.settings import TrainSettings
 def epoch_order(
     count: int, *, batch_size: int, seed: int, epoch: int, groups: Int[np.ndarray, "m"] | None = None
 ) -> Int[np.ndarray, "s b"]:
-    """Which pictures each step of an epoch takes: all of them, once, the last batch filled up from the first ones.
+    """Which images each step of an epoch takes: all of them, once, the last batch filled up from the first ones.
 
     Parameters
     ----------
     count
-        M, the pictures there are.
+        M, the images there are.
     groups
-        (M,) kinds of pictures that should share a batch.
+        (M,) kinds of images that should share a batch.
     """
     rng = order_rng(seed, epoch)
     order = rng.permutation(count)
@@ -43,28 +43,28 @@ def epoch_order(
 
 
 @dataclass(frozen=True)
-class OtherPictures:
-    """Draws a picture at random, for the transforms that make one sample of several (:mod:`otus.data.transforms.mixing`)."""
+class RandomSampleSource:
+    """Draws an image at random, for the transforms that make one sample of several (:mod:`otus.data.transforms.mixing`)."""
 
     dataset: Dataset = field(repr=False)
     boxes: Literal["modal", "amodal"] = "modal"
 
     def __call__(self, generator: torch.Generator) -> TensorSample:
-        """Any picture of the data set with its target."""
+        """Any image of the data set with its target."""
         index = int(torch.randint(len(self.dataset), (), generator=generator))
         return to_tensors(self.dataset[index], boxes=self.boxes)
 
 
-class Place(NamedTuple):
-    """A picture's place in a run: number of the batch, epoch, index of the picture."""
+class BatchIndex(NamedTuple):
+    """An image's place in a run: number of the batch, epoch, index of the image."""
 
     batch: int
     epoch: int
-    picture: int
+    image: int
 
 
 @dataclass(frozen=True)
-class Feed:
+class TrainLoader:
     """The batches of a run, as a function of their place in it.
 
     Parameters
@@ -76,7 +76,7 @@ class Feed:
     settings
         Batch size, seed, scales …
     augment
-        What is done to a picture before ``preprocess``.
+        What is done to an image before ``preprocess``.
     rank, world_size
         Which of how many processes this is; each takes its part of every batch.
     """
@@ -91,21 +91,21 @@ class Feed:
     @property
     def batches_per_epoch(self) -> int:
         """Passes through the network in one epoch, a multiple of ``settings.accumulate``."""
-        return -(-len(self.dataset) // self.pictures_per_step) * self.settings.accumulate
+        return -(-len(self.dataset) // self.images_per_step) * self.settings.accumulate
 
     @property
-    def pictures_per_step(self) -> int:
-        """Pictures that a step of the optimizer learns from, over all devices."""
+    def images_per_step(self) -> int:
+        """Images that a step of the optimizer learns from, over all devices."""
         return self.settings.images_per_batch * self.settings.accumulate
 
-    def plan(self, first: int = 0) -> Iterator[list[Place]]:
+    def plan(self, first: int = 0) -> Iterator[list[BatchIndex]]:
         """What this process loads for each batch, from batch number ``first`` on, without end."""
         groups = _shapes(self.dataset) if self.settings.group_by_shape else None
         epoch, skipped = divmod(first, self.batches_per_epoch)
         while True:
             order = epoch_order(
                 len(self.dataset),
-                batch_size=self.pictures_per_step,
+                batch_size=self.images_per_step,
                 seed=self.settings.seed,
                 epoch=epoch,
                 groups=groups,
@@ -113,13 +113,13 @@ class Feed:
             parts = order.reshape(self.batches_per_epoch, self.world_size, -1)[:, self.rank]
             for place in range(skipped, self.batches_per_epoch):
                 batch = epoch * self.batches_per_epoch + place
-                yield [Place(batch, epoch, int(picture)) for picture in parts[place]]
+                yield [BatchIndex(batch, epoch, int(image)) for image in parts[place]]
             epoch, skipped = epoch + 1, 0
 
-    def load(self, place: Place) -> TensorSample:
-        """One picture, augmented and prepared."""
-        generator = sample_generator(self.settings.seed, place.epoch, place.picture)
-        sample, boxes = self.dataset[place.picture], self.settings.boxes
+    def load(self, place: BatchIndex) -> TensorSample:
+        """One image, augmented and prepared."""
+        generator = sample_generator(self.settings.seed, place.epoch, place.image)
+        sample, boxes = self.dataset[place.image], self.settings.boxes
         if boxes == "modal" and sample.instances is not None:  # no system learns from both kinds of masks
             sample = replace(sample, instances=replace(sample.instances, amodal_masks=None))
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
@@ -132,12 +132,12 @@ class Feed:
 
     def batches(self, first: int = 0) -> Generator[list[TensorSample]]:
         """Loaded batches from number ``first`` on, without end; close it when done."""
-        return load_ahead(self.plan(first), self.load, workers=self.settings.workers)
+        return prefetch(self.plan(first), self.load, workers=self.settings.workers)
 
 
 def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:
-    """0 for broad pictures, 1 for upright ones."""
-    sizes_hw = dataset.pictures.sizes_hw
+    """0 for broad images, 1 for upright ones."""
+    sizes_hw = dataset.images.sizes_hw
     return (sizes_hw[:, 0] > sizes_hw[:, 1]).astype(np.int64)
 
 
@@ -152,7 +152,7 @@ def _smaller(preprocess: Preprocess, augment: Transform, size_hw: tuple[int, int
 
 
 def _scaled(preprocess: Preprocess, factor: float) -> Preprocess:
-    """The same preparation to pictures ``factor`` times as large."""
+    """The same preparation to images ``factor`` times as large."""
     if factor == 1:
         return preprocess
     if preprocess.fixed_hw is not None:

@@ -11,17 +11,17 @@ from torch import nn
 
 from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
-from otus.data.images import write_picture
-from otus.data.prefetching import load_ahead
+from otus.data.images import write_image
+from otus.data.prefetching import prefetch
 from otus.data.tensors import TensorSample
 from otus.evaluation.evaluate import evaluate_predictions
 from otus.evaluation.on_dataset import as_objects, predict_dataset
 from otus.metrics.classification import ClassificationAccuracy
-from otus.parts.inference_mode import predicting
+from otus.parts.inference_mode import inference_mode
 from otus.parts.preprocess import Preprocess
 from otus.structures import Instances
 from otus.training.devices import gather
-from otus.training.snapshots import draw_found
+from otus.training.snapshots import draw_predictions
 from otus.training.state import Validation
 
 
@@ -40,9 +40,9 @@ class Validator:
     fabric
         Its processes share the batches; each ends with the figures of all.
     batch_size, workers
-        Pictures together, and threads that load them.
-    picture
-        Where to draw what was found on a few pictures.
+        Images together, and threads that load them.
+    image
+        Where to draw what was found on a few images.
     """
 
     dataset: Dataset
@@ -50,13 +50,13 @@ class Validator:
     fabric: Fabric
     batch_size: int = 4
     workers: int = 2
-    picture: Path | None = None
+    image: Path | None = None
 
     def __call__(self, system: nn.Module) -> Validation:
         """The figures of a system in float32, which is what ``otus evaluate`` will say of its checkpoint."""
         found = self.predict(system)
-        if self.picture is not None and self.fabric.is_global_zero:
-            write_picture(self.picture, draw_found(self.dataset, found))
+        if self.image is not None and self.fabric.is_global_zero:
+            write_image(self.image, draw_predictions(self.dataset, found))
         report = evaluate_predictions(self.dataset, as_objects(found, categories=self.dataset.categories))
         figures = {
             f"{kind}/{name}": float(value)
@@ -68,8 +68,8 @@ class Validator:
         return Validation(figures, score=0.0 if math.isnan(score) else score)
 
     def predict(self, system: nn.Module) -> dict[int, Instances]:
-        """What a system finds on all pictures, by index, in every process."""
-        with predicting(system) as evaluated:
+        """What a system finds on all images, by index, in every process."""
+        with inference_mode(system) as evaluated:
             mine = predict_dataset(
                 evaluated,  # type: ignore[arg-type]
                 self.dataset,
@@ -84,7 +84,7 @@ class Validator:
 
 @dataclass(frozen=True)
 class ClassificationValidator:
-    """Judges classifiers on whole pictures, or crop by crop where a data set has objects; the score is top-1 accuracy.
+    """Judges classifiers on whole images, or crop by crop where a data set has objects; the score is top-1 accuracy.
 
     Parameters as of :class:`Validator`.
     """
@@ -101,7 +101,7 @@ class ClassificationValidator:
         firsts = range(0, len(self.dataset), self.batch_size)[self.fabric.global_rank :: self.fabric.world_size]
         batches = [range(first, min(first + self.batch_size, len(self.dataset))) for first in firsts]
         labels, scores = [np.zeros(0, np.int64)], [np.zeros((0, len(system.categories)))]
-        for samples in load_ahead(batches, self._load, workers=self.workers):
+        for samples in prefetch(batches, self._load, workers=self.workers):
             record = system.judge(samples)
             labels += [one.cpu().numpy() for one in record.labels or ()]
             scores += [one.cpu().numpy() for one in record.scores()]

@@ -1,6 +1,6 @@
-"""Results and labels drawn on their picture.
+"""Results and labels drawn on their image.
 
-Shape shorthand: H x W the picture, N objects, K keypoints. Lines and letters grow with the picture; colours go by category.
+Shape shorthand: H x W the image, N objects, K keypoints. Lines and letters grow with the image; colours go by category.
 What should not be drawn is left out of the value: ``draw(image, replace(found, masks=None))``.
 """
 
@@ -18,7 +18,7 @@ from otus.visualization.palette import category_colours, colours_apart
 
 _SMOOTHED_UP_TO = 2400  # pixels of the longer side: above, jagged lines are not seen, and twice the size costs memory
 _LEAST_SIDE = (
-    480  # the longer one; a smaller picture is enlarged before people look at it, so that lines and letters stay fine
+    480  # the longer one; a smaller image is enlarged before people look at it, so that lines and letters stay fine
 )
 _SMALL_LETTERS, _LEAST_LETTERS = (
     0.75,
@@ -26,7 +26,7 @@ _SMALL_LETTERS, _LEAST_LETTERS = (
 )  # of letters where there are many: their share of the usual size, pixels at least
 _FIND_ROOM = 0.8  # share of the tags that must find room for a style to be taken
 _SHADES = (0, 0.3, -0.25, 0.5, -0.4)  # towards white or black, of objects of one category one after another
-Picture = UInt8[np.ndarray, "h w 3"]
+ImageArray = UInt8[np.ndarray, "h w 3"]
 Page = UInt8[np.ndarray, "rows columns 3"]
 
 
@@ -34,8 +34,8 @@ Colours = Mapping[str, UInt8[np.ndarray, "3"]]  # by name of the category
 
 
 def draw(
-    image: Picture, result: Instances, *, labels: bool = True, opacity: float = 0.45, colours: Colours | None = None
-) -> Picture:
+    image: ImageArray, result: Instances, *, labels: bool = True, opacity: float = 0.45, colours: Colours | None = None
+) -> ImageArray:
     """Draw objects on a copy of their image, which keeps its size.
 
     Masks are filled and outlined; boxes are drawn, oriented ones where an object has one; whole (amodal) boxes dashed where
@@ -49,12 +49,12 @@ def draw(
     opacity
         Of masks, in [0, 1].
     colours
-        Of the categories, in place of the usual ones: so that several pictures of one page agree.
+        Of the categories, in place of the usual ones: so that several images of one page agree.
     """
     return _draw(image, result, labels=labels, opacity=opacity, colours=colours)[0]
 
 
-def overlay(image: Picture, result: Instances, *, colours: Colours | None = None) -> Page:
+def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = None) -> Page:
     """Draw objects on a copy of their image, to be looked at: a small image is enlarged by a whole factor first.
 
     Labels never hide much of an object. Where they find no room with their category and score, their letters become smaller;
@@ -72,8 +72,8 @@ def overlay(image: Picture, result: Instances, *, colours: Colours | None = None
         size_hw = (image.shape[0] * factor, image.shape[1] * factor)
         image = np.asarray(Image.fromarray(image).resize(size_hw[::-1], Image.Resampling.LANCZOS))
         result = result.resized(size_hw)
-    picture, complete = _draw(image, result, labels=True, opacity=0.45, colours=colours)
-    return picture if complete else _with_legend(picture, object_legend([result], colours=colours))
+    canvas, complete = _draw(image, result, labels=True, opacity=0.45, colours=colours)
+    return canvas if complete else _with_legend(canvas, object_legend([result], colours=colours))
 
 
 def object_legend(
@@ -92,30 +92,30 @@ def object_legend(
 
 
 def _draw(
-    image: Picture, result: Instances, *, labels: bool, opacity: float, colours: Colours | None
-) -> tuple[Picture, bool]:
-    """The picture, and whether each object has its category and score beside it."""
+    image: ImageArray, result: Instances, *, labels: bool, opacity: float, colours: Colours | None
+) -> tuple[ImageArray, bool]:
+    """The image, and whether each object has its category and score beside it."""
     _check(image, result.size_hw)
     order = np.argsort(-_areas(result), kind="stable")  # small objects on top of large ones
     result = result[order]
-    picture = image.copy()
+    canvas = image.copy()
     shades = _shades(result, colours)
     width = line_width(result.size_hw, result.boxes_xyxy)
     if result.masks is not None:
         for mask, colour in zip(result.masks, shades, strict=True):
-            _fill(picture, mask, colour, opacity=opacity, width=max(1, round(0.7 * width)))
+            _fill(canvas, mask, colour, opacity=opacity, width=max(1, round(0.7 * width)))
     scale = 2 if max(result.size_hw) <= _SMOOTHED_UP_TO else 1
     # Enlarged by repeating pixels and averaged back: what is not drawn on comes out as it was.
-    canvas = Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
-    pen = ImageDraw.Draw(canvas)
+    enlarged = Image.fromarray(canvas.repeat(scale, axis=0).repeat(scale, axis=1))
+    pen = ImageDraw.Draw(enlarged)
     for i, colour in enumerate(shades):
         _draw_boxes(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
     for i, colour in enumerate(shades):
         _draw_keypoints(pen, result, i, tuple(colour.tolist()), scale=scale, width=width * scale)
-    tags, complete = _tags(result, canvas.size, scale=scale) if labels else ([], False)
+    tags, complete = _tags(result, enlarged.size, scale=scale) if labels else ([], False)
     for i, tag in tags:
         tag.draw(pen, shades[i])
-    return np.asarray(canvas.reduce(scale)), complete
+    return np.asarray(enlarged.reduce(scale)), complete
 
 
 def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list[tuple[int, Tag]], bool]:
@@ -148,11 +148,16 @@ def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list
 
 
 def draw_semantic(
-    image: Picture, semantic: SemanticMap, *, opacity: float = 0.6, names: bool = True, colours: Colours | None = None
+    image: ImageArray,
+    semantic: SemanticMap,
+    *,
+    opacity: float = 0.6,
+    names: bool = True,
+    colours: Colours | None = None,
 ) -> Page:
-    """The category of every pixel over the picture, with a legend below unless ``names`` is False.
+    """The category of every pixel over the image, with a legend below unless ``names`` is False.
 
-    The result is higher than the picture by the legend. Pixels to be ignored stay as they are.
+    The result is higher than the image by the legend. Pixels to be ignored stay as they are.
     ``colours`` as of :func:`draw`.
     """
     _check(image, semantic.size_hw)
@@ -161,16 +166,21 @@ def draw_semantic(
     shades = _colours_of(present, semantic.categories, colours)
     table = np.zeros((IGNORE + 1, 3))
     table[present] = np.array(list(shades.values())).reshape(-1, 3)
-    picture = _tinted(image, table[semantic.labels], known, opacity)
-    _draw_borders(picture, semantic.labels)
+    canvas = _tinted(image, table[semantic.labels], known, opacity)
+    _draw_borders(canvas, semantic.labels)
     entries = [(semantic.categories[label], shades[label]) for label in present]
-    return _with_legend(picture, entries) if names else picture
+    return _with_legend(canvas, entries) if names else canvas
 
 
 def draw_panoptic(
-    image: Picture, panoptic: PanopticMap, *, opacity: float = 0.6, names: bool = True, colours: Colours | None = None
+    image: ImageArray,
+    panoptic: PanopticMap,
+    *,
+    opacity: float = 0.6,
+    names: bool = True,
+    colours: Colours | None = None,
 ) -> Page:
-    """The segments over the picture: colours by category, objects of one category in lighter and darker shades of it.
+    """The segments over the image: colours by category, objects of one category in lighter and darker shades of it.
 
     The legend below counts the objects of each category; it is left out where ``names`` is False. ``colours`` as of
     :func:`draw`.
@@ -187,13 +197,13 @@ def draw_panoptic(
         numbers[segment.label] += 1
         colour = shades[segment.label].astype(np.float64)
         table[np.searchsorted(values, segment.id)] = colour + abs(shade) * ((255 if shade > 0 else 0) - colour)
-    picture = _tinted(image, table[place.reshape(panoptic.ids.shape)], panoptic.ids > 0, opacity)
-    _draw_borders(picture, panoptic.ids)
+    canvas = _tinted(image, table[place.reshape(panoptic.ids.shape)], panoptic.ids > 0, opacity)
+    _draw_borders(canvas, panoptic.ids)
     entries = []
     for label, colour in shades.items():
         countable = panoptic.categories.is_thing[label] and counts[label] > 1
         entries.append((panoptic.categories[label] + (f" × {counts[label]}" if countable else ""), colour))
-    return _with_legend(picture, entries) if names else picture
+    return _with_legend(canvas, entries) if names else canvas
 
 
 def _colours_of(
@@ -206,7 +216,7 @@ def _colours_of(
 
 def _check(image: np.ndarray, size_hw: tuple[int, int]) -> None:
     if image.dtype != np.uint8 or image.shape != (*size_hw, 3):
-        raise ShapeError(f"draw: expected a picture uint8 {(*size_hw, 3)}, got {image.dtype} {image.shape}")
+        raise ShapeError(f"draw: expected an image uint8 {(*size_hw, 3)}, got {image.dtype} {image.shape}")
 
 
 def _shades(result: Instances, colours: Colours | None) -> UInt8[np.ndarray, "n 3"]:
@@ -254,7 +264,7 @@ def _around(result: Instances, i: int) -> Float[np.ndarray, "4"]:
 
 
 def _fill(
-    picture: Picture, mask: Bool[np.ndarray, "h w"], colour: UInt8[np.ndarray, "3"], *, opacity: float, width: int
+    image: ImageArray, mask: Bool[np.ndarray, "h w"], colour: UInt8[np.ndarray, "3"], *, opacity: float, width: int
 ) -> None:
     """Tint a mask and draw a line along the inside of its border."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -268,7 +278,7 @@ def _fill(
             core &= np.roll(inside, step, axis) & np.roll(inside, -step, axis)
     cut = (slice(width, -width), slice(width, -width))
     inside, edge = inside[cut], (inside & ~core)[cut]
-    region = picture[window]
+    region = image[window]
     region[inside] = (region[inside] * (1 - opacity) + opacity * colour).astype(np.uint8)
     region[edge] = colour
 
@@ -292,7 +302,7 @@ def _rectangle(box_xyxy: Float[np.ndarray, "4"]) -> Float[np.ndarray, "4 2"]:
 def _line_around(
     pen: ImageDraw.ImageDraw, points: Float[np.ndarray, "p 2"], colour: tuple[int, ...], width: float, *, dashed: bool
 ) -> None:
-    """A closed line, kept inside the picture where it runs along its border."""
+    """A closed line, kept inside the image where it runs along its border."""
     half = width / 2
     limit = np.array(pen.im.size) - half
     on_border = np.abs(points - np.clip(points, half, limit)) <= half
@@ -340,19 +350,19 @@ def _draw_keypoints(
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=colour, width=round(width))
 
 
-def _tinted(image: Picture, colours: np.ndarray, where: Bool[np.ndarray, "h w"], opacity: float) -> Picture:
+def _tinted(image: ImageArray, colours: np.ndarray, where: Bool[np.ndarray, "h w"], opacity: float) -> ImageArray:
     mixed = image * (1 - opacity) + opacity * colours
     return np.where(where[..., None], mixed.round().astype(np.uint8), image)
 
 
-def _draw_borders(picture: Picture, values: np.ndarray) -> None:
+def _draw_borders(image: ImageArray, values: np.ndarray) -> None:
     """White lines, in place, where neighbouring pixels differ."""
     border = np.zeros(values.shape, dtype=bool)
     border[:, :-1] |= values[:, :-1] != values[:, 1:]
     border[:-1] |= values[:-1] != values[1:]
-    picture[border] = 255
+    image[border] = 255
 
 
-def _with_legend(picture: Picture, entries: list[tuple[str, np.ndarray]]) -> Page:
-    size_hw = (picture.shape[0], picture.shape[1])
-    return np.concatenate([picture, legend(entries, size_hw[1], text_size(size_hw))])
+def _with_legend(image: ImageArray, entries: list[tuple[str, np.ndarray]]) -> Page:
+    size_hw = (image.shape[0], image.shape[1])
+    return np.concatenate([image, legend(entries, size_hw[1], text_size(size_hw))])

@@ -1,4 +1,4 @@
-"""Words on pictures: a font, tags that keep out of one another's way, and legends."""
+"""Words on images: a font, tags that keep out of one another's way, and legends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from otus.visualization.palette import contrasting
 Rectangle = tuple[float, float, float, float]
 _LEAST_SIZE = 6
 MOST_HIDDEN, MOST_COVERED = 0.25, 0.25
-"""Share of an object, and of a picture, that tags may hide."""
+"""Share of an object, and of an image, that tags may hide."""
 
 
 @lru_cache(maxsize=64)
@@ -27,12 +27,12 @@ def font(size: float, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def text_size(size_hw: tuple[int, int]) -> float:
-    """How large letters are in a picture of that size, in pixels."""
+    """How large letters are in an image of that size, in pixels."""
     return float(np.clip(0.023 * np.sqrt(size_hw[0] * size_hw[1]), 10, 60))
 
 
 def line_width(size_hw: tuple[int, int], boxes_xyxy: Float[np.ndarray, "n 4"] | None = None) -> float:
-    """How wide lines are in a picture of that size, in pixels; finer around boxes most of which are small."""
+    """How wide lines are in an image of that size, in pixels; finer around boxes most of which are small."""
     width = max(1.25, 0.0036 * float(np.sqrt(size_hw[0] * size_hw[1])))
     if boxes_xyxy is None or not len(boxes_xyxy):
         return width

@@ -1,4 +1,4 @@
-"""Parts of pictures with named boxes on them, for pages that talk about single detections and objects."""
+"""Parts of images with named boxes on them, for pages that talk about single detections and objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from otus.data.dataset import Dataset
-from otus.errors import PictureError
+from otus.errors import ImageError
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
 from otus.visualization.drawing import draw
@@ -26,18 +26,18 @@ class Mark:
     colour: tuple[int, int, int]
 
 
-def picture_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """A picture and its name for a caption; grey ground where it cannot be read, and the name says so: figures need no
-    pictures, so a page can be made without them."""
-    name = dataset.pictures.files[index]
+def image_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """An image and its name for a caption; grey ground where it cannot be read, and the name says so: figures need no
+    images, so a page can be made without them."""
+    name = dataset.images.files[index]
     try:
         return dataset.image(index), name
-    except PictureError:
-        return np.full((*dataset.pictures.size_hw(index), 3), 190, dtype=np.uint8), f"{name} (cannot be read)"
+    except ImageError:
+        return np.full((*dataset.images.size_hw(index), 3), 190, dtype=np.uint8), f"{name} (cannot be read)"
 
 
 def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the picture with the marks; those without words are below."""
+    """A copy of the image with the marks; those without words are below."""
     for labels in (False, True):
         image = _drawn(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
     return image
@@ -64,8 +64,8 @@ def _drawn(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: 
 def part_with_marks(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The part of the picture around the marks, ``side`` pixels wide or high, so that letters have one size; square where
-    the picture is large enough."""
+    """The part of the image around the marks, ``side`` pixels wide or high, so that letters have one size; square where
+    the image is large enough."""
     boxes = as_boxes([mark.box_xyxy for mark in marks])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     limit = np.array([image.shape[1], image.shape[0]])

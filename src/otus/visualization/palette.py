@@ -1,4 +1,4 @@
-"""Colours of categories: the same label has the same colour in every picture, and neighbours are easy to tell apart.
+"""Colours of categories: the same label has the same colour in every image, and neighbours are easy to tell apart.
 
 Shape shorthand: C colours.
 """
@@ -40,10 +40,10 @@ def category_colours(count: int) -> UInt8[np.ndarray, "c 3"]:
 
 
 def colours_apart(labels: Sequence[int], count: int) -> dict[int, UInt8[np.ndarray, "3"]]:
-    """The colours of the labels that one picture shows, out of ``count``.
+    """The colours of the labels that one image shows, out of ``count``.
 
     As :func:`category_colours`, but where two would hardly differ, as happens among a hundred categories, the later label
-    gets that colour of the palette which is furthest from the others: such a picture needs a legend.
+    gets that colour of the palette which is furthest from the others: such an image needs a legend.
     """
     palette = category_colours(count)
     lab = _lab(_linear(palette))

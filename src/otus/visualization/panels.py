@@ -1,4 +1,4 @@
-"""Pictures side by side as one picture: titled panels, and mosaics."""
+"""Images side by side as one image: titled panels, and mosaics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,39 +13,39 @@ _INK, _FAINT = (25, 25, 25), (110, 110, 110)
 _DARK, _PALE = (40, 42, 46), (225, 225, 225)
 _TALLEST = 480  # pixels of a mosaic's rows
 _PAGE_ASPECT = 1.4
-_LONGEST = 4.0  # sides' ratio of a picture that is shown as it is in a mosaic
+_LONGEST = 4.0  # sides' ratio of an image that is shown as it is in a mosaic
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A picture, uint8 (H, W, 3), with a title and a line or more about it."""
+    """An image, uint8 (H, W, 3), with a title and a line or more about it."""
 
     title: str
     text: str
-    picture: UInt8[np.ndarray, "h w 3"]
+    image: UInt8[np.ndarray, "h w 3"]
 
 
 def grid(panels: Sequence[Panel], *, columns: int, width: int = 480) -> UInt8[np.ndarray, "h w 3"]:
-    """The panels in rows of ``columns``, on white; each picture becomes ``width`` wide."""
+    """The panels in rows of ``columns``, on white; each image becomes ``width`` wide."""
     gap, letters = width // 24, width / 30
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    pictures = [[_fitted(panel.picture, width) for panel in row] for row in rows]
+    images = [[_fitted(panel.image, width) for panel in row] for row in rows]
     texts = [[_wrapped(panel.text, width, letters) for panel in row] for row in rows]
     heads = [round(letters * (2.2 + 1.35 * max(map(len, row)))) for row in texts]
-    heights = [head + max(one.height for one in row) for head, row in zip(heads, pictures, strict=True)]
+    heights = [head + max(one.height for one in row) for head, row in zip(heads, images, strict=True)]
     size = (columns * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1))
     page = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(page)
     y = gap
-    for row, row_pictures, row_texts, head, height in zip(rows, pictures, texts, heads, heights, strict=True):
-        for column, (panel, picture, lines) in enumerate(zip(row, row_pictures, row_texts, strict=True)):
+    for row, row_images, row_texts, head, height in zip(rows, images, texts, heads, heights, strict=True):
+        for column, (panel, image, lines) in enumerate(zip(row, row_images, row_texts, strict=True)):
             x = gap + column * (width + gap)
             title = elided(panel.title, 1.25 * letters, width, bold=True)
             pen.text((x, y), title, fill=_INK, font=font(1.25 * letters, bold=True))
             for number, line in enumerate(lines):
                 place = (x, y + letters * (1.75 + 1.35 * number))
                 pen.text(place, line, fill=_FAINT, font=font(letters))
-            page.paste(picture, (x, y + head))
+            page.paste(image, (x, y + head))
         y += height + gap
     return np.asarray(page)
 
@@ -56,19 +56,19 @@ Group = tuple[str, Sequence[UInt8[np.ndarray, "h w 3"]]]
 def mosaic(
     groups: Sequence[Group], entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]] = (), *, width: int = 1440
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Pictures in rows that they fill from edge to edge, whatever their shapes, on dark ground; a legend below.
+    """Images in rows that they fill from edge to edge, whatever their shapes, on dark ground; a legend below.
 
     Parameters
     ----------
     groups
-        A caption, or none, and the pictures under it: of one height, side by side.
+        A caption, or none, and the images under it: of one height, side by side.
     entries
         Of the legend, see :func:`~otus.visualization.lettering.legend`.
     width
         In pixels.
     """
     rows = _even_rows(groups)
-    shapes = [[_aspect(picture) for _, pictures in row for picture in pictures] for row in rows]
+    shapes = [[_aspect(image) for _, images in row for image in images] for row in rows]
     width = min(width, round(_TALLEST * max(sum(row) for row in shapes)))
     letters, line = max(width / 110, 10), 3
     head = round(1.8 * letters) if any(caption for caption, _ in groups) else 0
@@ -79,16 +79,14 @@ def mosaic(
     y = 0
     for row, row_shapes, height in zip(rows, shapes, heights, strict=True):
         gaps = line * np.arange(len(row_shapes) + 1)
-        edges = (
-            np.cumsum([0, *row_shapes]) / sum(row_shapes) * (width + line - gaps[-1]) + gaps
-        )  # of pictures with gaps
+        edges = np.cumsum([0, *row_shapes]) / sum(row_shapes) * (width + line - gaps[-1]) + gaps  # of images with gaps
         places = iter(np.round(edges).astype(int).tolist())
         left = next(places)
-        for caption, pictures in row:
+        for caption, images in row:
             start = left
-            for picture in pictures:
+            for image in images:
                 right = next(places)
-                page.paste(_within(picture, (right - line - left, height)), (left, y + head))
+                page.paste(_within(image, (right - line - left, height)), (left, y + head))
                 left = right
             text = elided(caption, letters, left - line - start - letters)
             pen.text((start + letters / 2, y + head / 2), text, fill=_PALE, font=font(letters), anchor="lm")
@@ -99,7 +97,7 @@ def mosaic(
 
 def _even_rows(groups: Sequence[Group]) -> list[list[Group]]:
     """The groups in rows of about the same width at one height, as many as make a page a little broader than high."""
-    widths = np.array([sum(_aspect(picture) for picture in pictures) for _, pictures in groups])
+    widths = np.array([sum(_aspect(image) for image in images) for _, images in groups])
     count = max(1, round(float(np.sqrt(widths.sum() / _PAGE_ASPECT))))
     middles = np.cumsum(widths) - widths / 2
     rows: dict[int, list[Group]] = {}
@@ -108,25 +106,25 @@ def _even_rows(groups: Sequence[Group]) -> list[list[Group]]:
     return list(rows.values())
 
 
-def _aspect(picture: UInt8[np.ndarray, "h w 3"]) -> float:
-    """Width by height of a picture's place in a mosaic: its own, unless it is a strip."""
-    return float(np.clip(picture.shape[1] / picture.shape[0], 1 / _LONGEST, _LONGEST))
+def _aspect(image: UInt8[np.ndarray, "h w 3"]) -> float:
+    """Width by height of an image's place in a mosaic: its own, unless it is a strip."""
+    return float(np.clip(image.shape[1] / image.shape[0], 1 / _LONGEST, _LONGEST))
 
 
-def _within(picture: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image.Image:
-    """The picture at that size; a strip in the middle of it."""
-    scale = min(size[0] / picture.shape[1], size[1] / picture.shape[0])
-    own = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+def _within(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image.Image:
+    """The image at that size; a strip in the middle of it."""
+    scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
+    own = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     own = (size[0], size[1]) if abs(own[0] - size[0]) <= 3 and abs(own[1] - size[1]) <= 3 else own
     place = Image.new("RGB", size, _DARK)
-    scaled = Image.fromarray(picture).resize(own, Image.Resampling.LANCZOS)
+    scaled = Image.fromarray(image).resize(own, Image.Resampling.LANCZOS)
     place.paste(scaled, ((size[0] - own[0]) // 2, (size[1] - own[1]) // 2))
     return place
 
 
-def _fitted(picture: UInt8[np.ndarray, "h w 3"], width: int) -> Image.Image:
-    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
-    return Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int) -> Image.Image:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _wrapped(text: str, width: int, letters: float) -> list[str]:

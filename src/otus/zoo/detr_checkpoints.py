@@ -1,7 +1,7 @@
 """Reader of DETR's checkpoints: the official ones, and those of transformers.
 
 Four namings are read: the official repository's (github.com/facebookresearch/detr, Apache-2.0), whose attention keeps three
-projections in one matrix; transformers' of the hub's files; those that transformers 5 makes of them; and in these a trunk
+projections in one matrix; transformers' of the hub's files; those that transformers 5 makes of them; and in these a backbone
 that is transformers' own ResNet instead of timm's.
 
 Whether the last stage is dilated ("DC5") is not in the state: the model's name says it.
@@ -26,7 +26,7 @@ _RENAMES = tuple(
     (re.compile(pattern), ours)
     for pattern, ours in (
         # The official repository.
-        (r"^backbone\.0\.body\.", "trunk."),
+        (r"^backbone\.0\.body\.", "backbone."),
         (r"^transformer\.(encoder|decoder)\.layers\.", r"head.\1."),
         (r"^transformer\.decoder\.norm\.", "head.decoder_norm."),
         (r"^input_proj\.", "head.input_projection."),
@@ -37,7 +37,7 @@ _RENAMES = tuple(
         (r"\.linear1\.", ".feed_forward.0."),
         (r"\.linear2\.", ".feed_forward.3."),
         # transformers.
-        (r"^model\.backbone\.(conv_encoder\.)?model\.", "trunk."),
+        (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone."),
         (r"^model\.(encoder|decoder)\.layers\.", r"head.\1."),
         (r"^model\.decoder\.layernorm\.", "head.decoder_norm."),
         (r"^model\.input_projection\.", "head.input_projection."),
@@ -57,15 +57,17 @@ _RENAMES = tuple(
         (r"\.q_proj\.", ".query."),
         (r"\.k_proj\.", ".key."),
         (r"\.v_proj\.", ".value."),
-        # A trunk by transformers' own ResNet.
-        (r"^trunk\.embedder\.embedder\.convolution\.", "trunk.conv1."),
-        (r"^trunk\.embedder\.embedder\.normalization\.", "trunk.bn1."),
-        (r"^(trunk\.encoder\.stages\.\d+)\.layers\.(\d+)\.shortcut\.convolution\.", r"\1.\2.downsample.0."),
-        (r"^(trunk\.encoder\.stages\.\d+)\.layers\.(\d+)\.shortcut\.normalization\.", r"\1.\2.downsample.1."),
+        # A backbone by transformers' own ResNet.
+        (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.conv1."),
+        (r"^backbone\.embedder\.embedder\.normalization\.", "backbone.bn1."),
+        (r"^(backbone\.encoder\.stages\.\d+)\.layers\.(\d+)\.shortcut\.convolution\.", r"\1.\2.downsample.0."),
+        (r"^(backbone\.encoder\.stages\.\d+)\.layers\.(\d+)\.shortcut\.normalization\.", r"\1.\2.downsample.1."),
     )
 )
-_STAGE_LAYER = re.compile(r"^(trunk\.encoder\.stages\.\d+)\.layers\.(\d+)\.layer\.(\d)\.(convolution|normalization)\.")
-_STAGE = re.compile(r"^trunk\.encoder\.stages\.(\d+)\.")
+_STAGE_LAYER = re.compile(
+    r"^(backbone\.encoder\.stages\.\d+)\.layers\.(\d+)\.layer\.(\d)\.(convolution|normalization)\."
+)
+_STAGE = re.compile(r"^backbone\.encoder\.stages\.(\d+)\.")
 _PERCEPTRON = re.compile(r"^head\.box_embed\.(\d+)\.")
 _JOINT = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
 
@@ -75,7 +77,7 @@ class DetrCheckpoint:
     """A translated checkpoint.
 
     ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`; ``arguments`` are what the builder needs
-    for it, as JSON: ``class_slots``, the slot of each label, and ``queries``.
+    for it, as JSON: ``class_indices``, the slot of each label, and ``queries``.
     """
 
     state: dict[str, Tensor]
@@ -123,5 +125,5 @@ def _translate(key: str) -> str:
         lambda found: f"{found[1]}.{found[2]}.{'conv' if found[4] == 'convolution' else 'bn'}{int(found[3]) + 1}.",
         key,
     )
-    key = _STAGE.sub(lambda found: f"trunk.layer{int(found[1]) + 1}.", key)
+    key = _STAGE.sub(lambda found: f"backbone.layer{int(found[1]) + 1}.", key)
     return _PERCEPTRON.sub(lambda found: f"head.box_embed.{2 * int(found[1])}.", key)

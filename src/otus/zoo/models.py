@@ -68,7 +68,7 @@ class ModelEntry:
     paper
         Where it is described.
     preprocess
-        How it wants pictures prepared.
+        How it wants images prepared.
     weights
         What can be fetched for it, the best first.
     learning_rate
@@ -106,7 +106,7 @@ _USUAL = Preprocess(shorter_side=800, longer_side=1333)
 _OF_2015 = Preprocess(shorter_side=600, longer_side=1000)
 _SMALL = Preprocess(shorter_side=320, longer_side=320)
 _SQUARE = Preprocess(fixed_hw=(224, 224), antialias=True)
-_SMOOTHED = Preprocess(shorter_side=800, longer_side=1333, antialias=True)  # DETR's pictures are resized by Pillow
+_SMOOTHED = Preprocess(shorter_side=800, longer_side=1333, antialias=True)  # DETR's images are resized by Pillow
 _RETINANET = "https://arxiv.org/abs/1708.02002"
 _SSD = "https://arxiv.org/abs/1512.02325"
 _SSDLITE = "https://arxiv.org/abs/1801.04381"

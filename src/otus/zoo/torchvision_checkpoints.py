@@ -26,7 +26,7 @@ MARKS = ("roi_heads.box_predictor.cls_score.weight",)
 """Tensors by which a region-based detector is recognised."""
 
 _PREFIXES = (
-    ("backbone.body.", "region_features.trunk."),
+    ("backbone.body.", "region_features.backbone."),
     ("backbone.fpn.", "region_features.pyramid."),
     ("rpn.head.", "proposer."),
     ("roi_heads.box_head.", "box_head.network."),
@@ -48,7 +48,7 @@ class TorchvisionCheckpoint:
     """A translated checkpoint.
 
     ``state`` has the keys of a :class:`~otus.detection.region_based.region_detector.RegionDetector`; ``arguments`` are what the builder
-    needs for it, as JSON: ``class_slots``, the slot of each label, and ``norm_eps`` where the trunk's norms are frozen.
+    needs for it, as JSON: ``class_indices``, the slot of each label, and ``norm_eps`` where the backbone's norms are frozen.
     """
 
     state: dict[str, Tensor]

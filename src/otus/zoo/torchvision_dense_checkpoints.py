@@ -19,10 +19,10 @@ DENSE_MADE_WITHOUT_EPS = ("eeacb38b",)
 """First digits of the SHA-256 of the checkpoints (RetinaNet of ResNet-50, COCO_V1) to run with eps 0.0."""
 
 _PREFIXES = (
-    ("backbone.body.", "features.trunk."),
+    ("backbone.body.", "features.backbone."),
     ("backbone.fpn.extra_blocks.", "features.pyramid.extra_levels."),
     ("backbone.fpn.", "features.pyramid."),
-    ("backbone.features.", "features.trunk."),
+    ("backbone.features.", "features.backbone."),
     ("backbone.", "features."),
     ("head.classification_head.module_list.", "head.classification."),
     ("head.regression_head.module_list.", "head.regression."),
@@ -71,7 +71,7 @@ def read_torchvision_dense_detector(state: Mapping[str, Tensor], *, sha256: str 
     slots = classes.shape[0] // (boxes.shape[0] // 4)
     arguments: dict[str, Any] = {"class_slots": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
     is_fcos = "head.regression_head.bbox_ctrness.weight" in state
-    # Version 2 of RetinaNet, which alone has norms without biases before them in its towers, has live norms in the trunk.
+    # Version 2 of RetinaNet, which alone has norms without biases before them in its towers, has live norms in the backbone.
     if "backbone.body.conv1.weight" in state and (is_fcos or "head.classification_head.conv.0.1.weight" not in state):
         made_without = sha256 is not None and sha256.startswith(DENSE_MADE_WITHOUT_EPS)
         arguments["norm_eps"] = 0.0 if made_without else 1e-5

@@ -45,7 +45,7 @@ class FoundWeights:
     arguments
         The builder's arguments that the tensors need.
     categories, preprocess
-        What the labels mean, how pictures are prepared; None where the file does not say.
+        What the labels mean, how images are prepared; None where the file does not say.
     score_thresholds
         By the category's name, where some were chosen (``otus evaluate --choose-thresholds``).
     training

@@ -46,7 +46,7 @@ class _StatedMap(msgspec.Struct):
 
 
 StatedSegments = Mapping[int, tuple[int, list[StatedSegment]]]
-"""By index of the picture: the number of its record in a panoptic file, and what this says of its segments."""
+"""By index of the image: the number of its record in a panoptic file, and what this says of its segments."""
 
 
 def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
@@ -67,13 +67,13 @@ def stated_segments(dataset: Dataset) -> StatedSegments:
     """What the file of a data set says of its segments; nothing where it is no panoptic one."""
     if dataset.format != coco_panoptic.FORMAT:
         return {}
-    place = {one: index for index, one in enumerate(dataset.pictures.ids)}
+    place = {one: index for index, one in enumerate(dataset.images.ids)}
     records = ((number, one) for number, one in _records(dataset.source, _StatedMap) if one.image_id in place)
     return {place[one.image_id]: (number, one.segments_info) for number, one in records}
 
 
 def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]], source: Path) -> Iterator[Finding]:
-    """Segments that a file says and the picture lacks, and areas and boxes that are not those of the pixels."""
+    """Segments that a file says and the image lacks, and areas and boxes that are not those of the pixels."""
     number, segments = stated
     for k, one in enumerate(segments):
         where = f"annotations[{number}].segments_info[{k}]"

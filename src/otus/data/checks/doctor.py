@@ -1,10 +1,10 @@
-"""What is wrong with a data set: its pictures, its labels, and whether they agree.
+"""What is wrong with a data set: its images, its labels, and whether they agree.
 
-Kinds of findings, beside those that the readers report: ``missing_picture``, ``unreadable_picture``,
-``mis_sized_picture``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
+Kinds of findings, beside those that the readers report: ``missing_image``, ``unreadable_image``,
+``mis_sized_image``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
 ``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``, ``segment_without_pixels``,
-``unused_category``, ``duplicate_picture_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
-``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_picture``.
+``unused_category``, ``duplicate_image_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
+``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_image``.
 """
 
 import filecmp
@@ -24,7 +24,7 @@ from otus.data.checks.labels import Finding, check_labels
 from otus.data.checks.near_duplicates import SIDE, find_lookalikes
 from otus.data.dataset import Dataset
 from otus.data.formats.contract import Layout
-from otus.data.images import check_size, image_notes, read_picture, read_thumbnail
+from otus.data.images import check_size, image_notes, read_image, read_thumbnail
 from otus.data.open import choose_layouts, open_layout
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
@@ -42,8 +42,8 @@ class Examination:
     ----------
     layouts
         The data sets that were examined.
-    picture_count, object_count
-        How many different picture files and how many annotations were looked at.
+    image_count, object_count
+        How many different image files and how many annotations were looked at.
     findings
         What is wrong, none of it twice.
     per_category
@@ -51,7 +51,7 @@ class Examination:
     """
 
     layouts: tuple[Layout, ...]
-    picture_count: int
+    image_count: int
     object_count: int
     findings: tuple[Finding, ...]
     per_category: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -98,11 +98,11 @@ def examine(
     Parameters
     ----------
     datasets
-        Each picture file is looked at once, in however many of them it stands.
+        Each image file is looked at once, in however many of them it stands.
     problems
         What the readers reported; they become findings.
     progress
-        Called with the number of pictures done and of all pictures.
+        Called with the number of images done and of all images.
     """
     findings = [_of_error(problem, kind="unreadable_annotation") for problem in problems]
     for dataset in datasets:
@@ -110,7 +110,7 @@ def examine(
     sizes: dict[Path, set[tuple[int, int]]] = {}
     for dataset in datasets:
         for i, path in enumerate(_paths(dataset)):
-            sizes.setdefault(path, set()).add(dataset.pictures.size_hw(i))
+            sizes.setdefault(path, set()).add(dataset.images.size_hw(i))
     maps = [
         (k, dataset, i)
         for k, dataset in enumerate(datasets)
@@ -142,7 +142,7 @@ def examine(
     findings += _same_photographs(datasets, thumbnails)
     return Examination(
         layouts=tuple(Layout(dataset.format, dataset.source, dataset.split) for dataset in datasets),
-        picture_count=len(sizes),
+        image_count=len(sizes),
         object_count=sum(len(dataset.objects) for dataset in datasets if dataset.objects is not None),
         findings=tuple(dict.fromkeys(findings)),
         per_category=_per_category(datasets),
@@ -152,7 +152,7 @@ def examine(
 def _per_category(datasets: Sequence[Dataset]) -> dict[str, tuple[int, ...]]:
     counts: dict[str, list[int]] = {}
     for place, dataset in enumerate(datasets):
-        labels = dataset.picture_labels if dataset.objects is None else dataset.objects.labels
+        labels = dataset.image_labels if dataset.objects is None else dataset.objects.labels
         if labels is None:
             continue
         numbers = np.bincount(labels, minlength=len(dataset.categories)).tolist()
@@ -169,8 +169,8 @@ def _of_error(error: OtusError, *, kind: str = "", file: Path | str = "") -> Fin
 
 
 def _paths(dataset: Dataset) -> list[Path]:
-    """Where the pictures lie; two formats may reach the same file by different ways."""
-    return [Path(os.path.normpath(dataset.pictures.path(i))) for i in range(len(dataset))]
+    """Where the images lie; two formats may reach the same file by different ways."""
+    return [Path(os.path.normpath(dataset.images.path(i))) for i in range(len(dataset))]
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
@@ -202,18 +202,18 @@ def _names_of_labels(dataset: Dataset) -> set[str]:
     labels: set[int] = set()
     if dataset.objects is not None:
         labels.update(np.unique(dataset.objects.labels).tolist())
-    if dataset.picture_labels is not None:
-        labels.update(np.unique(dataset.picture_labels).tolist())
+    if dataset.image_labels is not None:
+        labels.update(np.unique(dataset.image_labels).tolist())
     return {dataset.categories[label] for label in labels}
 
 
 def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, int]) -> tuple[set[str], list[Finding]]:
-    """The categories that the maps of a picture have, and what is wrong with them."""
+    """The categories that the maps of an image have, and what is wrong with them."""
     k, dataset, index = item
     try:
         semantic, panoptic = dataset.semantic_map(index), dataset.panoptic_map(index)
     except OtusError as error:
-        return set(), [_of_error(error, kind="wrong_map", file=dataset.pictures.path(index))]
+        return set(), [_of_error(error, kind="wrong_map", file=dataset.images.path(index))]
     names: set[str] = set()
     if semantic is not None:
         names.update(semantic.categories[k] for k in np.unique(semantic.labels).tolist() if k != IGNORE)
@@ -244,10 +244,10 @@ def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) ->
 
 
 def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.ndarray]) -> Iterator[Finding]:
-    splits = _splits_of_pictures(datasets)
+    splits = _splits_of_images(datasets)
     for path, names in splits.items():
         if len(names) > 1:
-            message = "the picture stands in each of these splits (keep it in one)"
+            message = "the image stands in each of these splits (keep it in one)"
             yield Finding("shared_between_splits", str(path), " and ".join(sorted(names)), message)
     paths = list(thumbnails)
     pairs, correlations = find_lookalikes(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))
@@ -266,17 +266,17 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
         )
 
 
-def _splits_of_pictures(datasets: Sequence[Dataset]) -> dict[Path, set[str]]:
-    """The names of the splits that each picture is in, but for those that are the union of others (trainval)."""
-    pictures: dict[str, set[Path]] = {}
+def _splits_of_images(datasets: Sequence[Dataset]) -> dict[Path, set[str]]:
+    """The names of the splits that each image is in, but for those that are the union of others (trainval)."""
+    images: dict[str, set[Path]] = {}
     for dataset in datasets:
         if dataset.split is not None:
             # VOC's "Segmentation/train" is a part of its "train".
-            members = pictures.setdefault(dataset.split.rsplit("/", 1)[-1], set())
+            members = images.setdefault(dataset.split.rsplit("/", 1)[-1], set())
             members.update(_paths(dataset))
     splits: dict[Path, set[str]] = {}
-    for name, members in pictures.items():
-        parts = [other for other in pictures.values() if other < members]
+    for name, members in images.items():
+        parts = [other for other in images.values() if other < members]
         if len(parts) > 1 and set().union(*parts) == members:
             continue
         for path in members:
@@ -288,7 +288,7 @@ def _how_alike(first: Path, second: Path, thumbnails: dict[Path, np.ndarray], co
     if np.array_equal(thumbnails[first], thumbnails[second]):
         if filecmp.cmp(first, second, shallow=False):
             return "the same bytes"
-        if np.array_equal(read_picture(first), read_picture(second)):
+        if np.array_equal(read_image(first), read_image(second)):
             return "the same pixels"
         if np.ptp(thumbnails[first]) == 0:  # an even colour says nothing of the rest
             return None

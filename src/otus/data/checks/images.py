@@ -49,7 +49,7 @@ def check_images(
             "\n".join([f"{len(faults)} of {len(places)} images cannot be used:", *lines]), kind=faults[0].kind
         )
     told = iter(digests)
-    return [{file: next(told) for file in dataset.pictures.files} for dataset in datasets]
+    return [{file: next(told) for file in dataset.images.files} for dataset in datasets]
 
 
 def file_digest(path: Path) -> str:
@@ -67,14 +67,14 @@ def learned_from(training: Mapping[str, Any], dataset: Dataset) -> int:
     if not known:
         return 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(digest in known for digest in pool.map(file_digest, map(dataset.pictures.path, range(len(dataset)))))
+        return sum(digest in known for digest in pool.map(file_digest, map(dataset.images.path, range(len(dataset)))))
 
 
 def _look(dataset: Dataset, index: int) -> str | DataError:
-    path = dataset.pictures.path(index)
+    path = dataset.images.path(index)
     try:
         _, size_hw = read_thumbnail(path, side=SIDE)
-        check_size(size_hw, dataset.pictures.size_hw(index), str(path))
+        check_size(size_hw, dataset.images.size_hw(index), str(path))
         dataset.semantic_map(index), dataset.panoptic_map(index)
     except DataError as fault:
         return fault

@@ -1,4 +1,4 @@
-"""What is wrong with the labels of a data set, so far as it shows without looking at the pictures."""
+"""What is wrong with the labels of a data set, so far as it shows without looking at the images."""
 
 import os
 from collections import Counter
@@ -51,16 +51,16 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 
 def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
     """The file and the record of an object, in the words of its format."""
-    picture = int(objects.picture[index])
+    image = int(objects.image[index])
     if dataset.source.suffix in (".json", ".xml"):
-        return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.pictures.files[picture]})"
-    number = index - int(np.searchsorted(objects.picture, picture))
-    return str(_label_file(dataset, picture)), f"object[{number}]"
+        return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.images.files[image]})"
+    number = index - int(np.searchsorted(objects.image, image))
+    return str(_label_file(dataset, image)), f"object[{number}]"
 
 
-def _label_file(dataset: Dataset, picture: int) -> Path:
-    """Where the labels of one picture stand, if that is known of the format; else the picture."""
-    path = dataset.pictures.path(picture)
+def _label_file(dataset: Dataset, image: int) -> Path:
+    """Where the labels of one image stand, if that is known of the format; else the image."""
+    path = dataset.images.path(image)
     parts = ["labels" if part == "images" else part for part in path.parts]
     xml = f"{path.stem}.xml"
     places = {
@@ -78,9 +78,9 @@ def _label_file(dataset: Dataset, picture: int) -> Path:
 def _ids(dataset: Dataset) -> Iterator[Finding]:
     source = str(dataset.source)
     # Text ids are the stems of files: two may be equal where the folders differ, as in train/cat/1.jpg, train/dog/1.jpg.
-    numbers = [one for one in dataset.pictures.ids if isinstance(one, int)]
+    numbers = [one for one in dataset.images.ids if isinstance(one, int)]
     ids: list[tuple[str, Sequence[object]]] = [
-        ("picture", numbers),
+        ("image", numbers),
         ("annotation", [] if dataset.objects is None else dataset.objects.ids.tolist()),
     ]
     for what, values in ids:
@@ -88,21 +88,21 @@ def _ids(dataset: Dataset) -> Iterator[Finding]:
             if count > 1:
                 message = f"{count} {what}s have the id {value!r} (give each its own)"
                 yield Finding(f"duplicate_{what}_id", source, f"{what} {value}", message)
-    files = Counter(dataset.pictures.files)
+    files = Counter(dataset.images.files)
     for file, count in files.items():
         if count > 1:
-            message = f"the picture is listed {count} times (merge its labels)"
-            yield Finding("duplicate_picture_id", source, file, message)
+            message = f"the image is listed {count} times (merge its labels)"
+            yield Finding("duplicate_image_id", source, file, message)
     if len(numbers) < len(files) and dataset.objects is not None:
         for name, count in Counter(os.path.splitext(file)[0] for file in files).items():
             if count > 1:
-                message = f"{count} pictures differ in nothing but their suffix, and share their labels (rename one)"
-                yield Finding("duplicate_picture_id", source, name, message)
+                message = f"{count} images differ in nothing but their suffix, and share their labels (rename one)"
+                yield Finding("duplicate_image_id", source, name, message)
 
 
 def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     boxes = objects.boxes_xyxy
-    limits = dataset.pictures.sizes_hw[objects.picture][:, [1, 0]]
+    limits = dataset.images.sizes_hw[objects.image][:, [1, 0]]
     excess = np.concatenate([-boxes[:, :2], boxes[:, 2:] - limits], axis=1).max(axis=1, initial=-np.inf)
     without_area = np.logical_not((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     for i in np.flatnonzero(without_area | ~(excess <= BOX_SLACK_PX)).tolist():
@@ -112,7 +112,7 @@ def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
             yield Finding("box_without_area", file, where, f"{said} has no area (remove or draw it anew)")
         else:
             width, height = limits[i]
-            message = f"{said} reaches {excess[i]:.1f} pixels out of the picture of {width} x {height} (clip it)"
+            message = f"{said} reaches {excess[i]:.1f} pixels out of the image of {width} x {height} (clip it)"
             yield Finding("box_outside", file, where, message)
 
 
@@ -139,7 +139,7 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     if outlines is None:
         return
     for i in np.flatnonzero(outlines.kinds != Outline.NONE).tolist():
-        size_hw = dataset.pictures.size_hw(int(objects.picture[i]))
+        size_hw = dataset.images.size_hw(int(objects.image[i]))
         extent = _extent(objects, i, size_hw)
         if extent is None:
             file, where = _place(dataset, objects, i)
@@ -147,7 +147,7 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
             continue
         box = objects.boxes_xyxy[i]
         size_whwh = np.array([size_hw[1], size_hw[0]] * 2)
-        # A mask ends at the border of the picture; its box may have been written before or after that cut.
+        # A mask ends at the border of the image; its box may have been written before or after that cut.
         whole, cut = _apart(extent, box), _apart(extent.clip(0, size_whwh), box.clip(0, size_whwh))
         off = min(whole, cut, key=np.max)
         side = (box[2:] - box[:2]).max()
@@ -173,7 +173,7 @@ def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
         outlined = np.flatnonzero(has_outline & usable)
         for first in range(0, len(outlined), _AT_ONCE):
             rows = outlined[first : first + _AT_ONCE]
-            pixels = mask_areas(objects.take(rows), sizes_hw=dataset.pictures.sizes_hw, side="labels")
+            pixels = mask_areas(objects.take(rows), sizes_hw=dataset.images.sizes_hw, side="labels")
             border = sizes_wh[rows].sum(axis=1)  # about half of the outline's length: pixels that one may count or not
             least[rows], most[rows] = pixels / AREA_FACTOR - border, pixels * AREA_FACTOR + border
             usable[rows] = pixels > 0
@@ -203,8 +203,8 @@ def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.
 
 
 def _duplicate_annotations(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
-    """Objects of one picture with the same category, box and outline."""
-    key = np.column_stack([objects.picture, objects.labels, objects.is_crowd, objects.boxes_xyxy.round(2)])
+    """Objects of one image with the same category, box and outline."""
+    key = np.column_stack([objects.image, objects.labels, objects.is_crowd, objects.boxes_xyxy.round(2)])
     if objects.corners_xy is not None:
         key = np.column_stack([key, objects.corners_xy.reshape(len(objects), -1).round(2)])
     _, first, group = np.unique(key, axis=0, return_index=True, return_inverse=True)

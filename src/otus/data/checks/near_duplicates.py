@@ -1,10 +1,10 @@
-"""Which pictures show the same photograph, though it was resized, recompressed or brightened.
+"""Which images show the same photograph, though it was resized, recompressed or brightened.
 
-Two steps: 56 bits that say where a picture of 8 x 8 pixels gets brighter from left to right (the difference hash of
+Two steps: 56 bits that say where an image of 8 x 8 pixels gets brighter from left to right (the difference hash of
 Krawetz, hackerfactor.com 2013) choose the pairs, and thumbnails of 16 x 16 pixels decide. Mirrored, turned and cropped
 copies are not found.
 
-On Pascal VOC 2007 and 2012 (5,115 pictures, 162 photographs in both at different sizes) the correlation of the same
+On Pascal VOC 2007 and 2012 (5,115 images, 162 photographs in both at different sizes) the correlation of the same
 photograph's thumbnails is 0.997 or more, that of the most similar others, taken a moment apart, 0.989 or less.
 """
 
@@ -21,17 +21,17 @@ _ROWS = 512  # of the table of all pairs at a time
 
 
 def find_lookalikes(thumbnails: UInt8[np.ndarray, "m 16 16"]) -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, "p"]]:
-    """Pairs of pictures that show the same photograph.
+    """Pairs of images that show the same photograph.
 
     Parameters
     ----------
     thumbnails
-        One of each of M pictures.
+        One of each of M images.
 
     Returns
     -------
     pairs
-        (P, 2) indices, the lower one first. Of pictures with equal thumbnails, only the first is paired with others.
+        (P, 2) indices, the lower one first. Of images with equal thumbnails, only the first is paired with others.
     correlations
         (P,) how much their thumbnails agree, 1 for equal ones.
     """

@@ -1,4 +1,4 @@
-"""Classification by folders: the name of a picture's folder is its category. Read only. ::
+"""Classification by folders: the name of an image's folder is its category. Read only. ::
 
     CATEGORY/*.jpg      or      SPLIT/CATEGORY/*.jpg
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.contract import Layout
 from otus.data.formats.files import measured, relative_name, subfolders
-from otus.data.images import PICTURE_SUFFIXES, is_left_behind, is_own_output, picture_files
+from otus.data.images import IMAGE_SUFFIXES, image_files, is_left_behind, is_own_output
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
-# Folders of pictures that other layouts have and that are no categories.
+# Folders of images that other layouts have and that are no categories.
 _PARTS = frozenset(
     (
         "images", "image", "imgs", "img", "image_2", "jpegimages", "photos", "masks", "mask", "labels", "label",
@@ -27,7 +27,7 @@ _PARTS = frozenset(
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder of at least two folders of pictures, or folders of such folders called train, val …"""
+    """A folder of at least two folders of images, or folders of such folders called train, val …"""
     splits = [path / name for name in SPLITS if _categories(path / name)]
     if splits:
         return [Layout("classification_folders", path, folder.name) for folder in splits]
@@ -35,13 +35,13 @@ def find(path: Path) -> list[Layout]:
 
 
 def _categories(folder: Path) -> list[str]:
-    """The names of the folders in it, if each may be a category: holds pictures, or nothing."""
+    """The names of the folders in it, if each may be a category: holds images, or nothing."""
     parts = [part for part in subfolders(folder) if not part.name.startswith("_") and not is_own_output(part)]
     lowered = {part.name.lower() for part in parts}
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") or name.startswith("obj_") for name in lowered):
         return []
     content = [
-        [one.suffix.lower() in PICTURE_SUFFIXES for one in part.glob("*") if not is_left_behind(one.name)]
+        [one.suffix.lower() in IMAGE_SUFFIXES for one in part.glob("*") if not is_left_behind(one.name)]
         for part in parts
     ]
     if not any(any(one) for one in content) or not all(any(one) or not one for one in content):
@@ -50,31 +50,29 @@ def _categories(folder: Path) -> list[str]:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The pictures and ``picture_labels``; pictures that cannot be opened go to ``report`` and are left out."""
+    """The images and ``image_labels``; images that cannot be opened go to ``report`` and are left out."""
     root = layout.source
     folder = root / (layout.split or "")
     parts = [root / name for name in SPLITS] if layout.split else [root]
     names = sorted({name for part in parts for name in _categories(part)})
     if not folder.is_dir() or not names:
-        raise DataError(
-            "expected a folder for each category, with pictures in it", file=folder, remedy="check the path"
-        )
-    paths, sizes = measured([path for name in names for path in _pictures(folder / name)], report)
+        raise DataError("expected a folder for each category, with images in it", file=folder, remedy="check the path")
+    paths, sizes = measured([path for name in names for path in _images(folder / name)], report)
     label_of = {name: label for label, name in enumerate(names)}
     return Dataset(
         source=root,
         format="classification_folders",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=root,
             files=tuple(relative_name(path, root) for path in paths),
             sizes_hw=sizes,
             ids=tuple(path.stem for path in paths),
         ),
         categories=Categories(tuple(names)),
-        picture_labels=np.array([label_of[path.relative_to(folder).parts[0]] for path in paths], dtype=np.int64),
+        image_labels=np.array([label_of[path.relative_to(folder).parts[0]] for path in paths], dtype=np.int64),
     )
 
 
-def _pictures(folder: Path) -> list[Path]:
-    return picture_files(folder, recursive=True) if folder.is_dir() else []
+def _images(folder: Path) -> list[Path]:
+    return image_files(folder, recursive=True) if folder.is_dir() else []

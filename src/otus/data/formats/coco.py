@@ -1,7 +1,7 @@
 """COCO's JSON of instances: boxes, polygons, run lengths, crowds, keypoints.
 
 https://cocodataset.org/#format-data. What further fields of annotations mean is said in
-:mod:`otus.data.formats.coco_objects`; those of pictures (licence, date …) and of the file are counted, not kept. Files of
+:mod:`otus.data.formats.coco_objects`; those of images (licence, date …) and of the file are counted, not kept. Files of
 any size are read without keeping them in memory.
 
 The official folder ``annotations/`` has several files of the same images. ``instances_val2017.json`` is the split ``val``;
@@ -20,18 +20,26 @@ import msgspec
 import numpy as np
 
 from otus._files import staged_file, staged_folder
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, split_word, splits_of
+from otus.data.formats.contract import (
+    ConversionLoss,
+    ImageMode,
+    Layout,
+    place_images,
+    split_losses,
+    split_word,
+    splits_of,
+)
 from otus.data.formats.conversion_losses import KINDS, losses_of
 from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names
 from otus.data.formats.json_reader.stream import RecordReader, write_records
-from otus.data.images import picture_size_hw
-from otus.errors import DataError, PictureError, Report, ShapeError, stop_at_first
+from otus.data.images import image_size_hw
+from otus.errors import DataError, ImageError, Report, ShapeError, stop_at_first
 from otus.structures import Categories, KeypointNames
 
 FORMAT = "coco"
-CAN_HOLD = KINDS - {"semantic", "panoptic", "picture_label"}
+CAN_HOLD = KINDS - {"semantic", "panoptic", "image_label"}
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
 _SNIFFED = 1 << 18
@@ -40,16 +48,16 @@ _KINDS = (
     "person_keypoints",
     "stuff",
 )  # of the official files; the first that is there has the split's name
-_MANY = 64  # more JSON files than that in one folder are one a picture, not a data set each
+_MANY = 64  # more JSON files than that in one folder are one an image, not a data set each
 _SAMPLE = 8
 _DIGITS = 16  # a number of fewer is the same in every reader of JSON
 
 
-class Picture(msgspec.Struct):
+class ImageRecord(msgspec.Struct):
     """A record of ``images``."""
 
     id: Whole
-    width: Whole | Figure | None = None  # pandas writes 60.0; without sizes the pictures themselves say them
+    width: Whole | Figure | None = None  # pandas writes 60.0; without sizes the images themselves say them
     height: Whole | Figure | None = None
     file_name: str = ""
     coco_url: str | None = None  # says the name where LVIS does not
@@ -144,9 +152,9 @@ def _is_instances(file: Path) -> bool:
     except OSError:
         return False
     # In a large file the keys may lie between its beginning and its end; then the records there tell.
-    has_pictures = b'"images"' in text or (b'"file_name"' in text and b'"image"' not in text)
+    has_images = b'"images"' in text or (b'"file_name"' in text and b'"image"' not in text)
     has_objects = any(key in text for key in (b'"annotations"', b'"categories"', b'"category_id"'))
-    return has_pictures and has_objects and not is_panoptic(file, text)
+    return has_images and has_objects and not is_panoptic(file, text)
 
 
 def is_panoptic(file: Path, text: bytes) -> bool:
@@ -165,19 +173,19 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     report
         Gets each problem; the faulty record is left out.
     allow_outside
-        Whether a ``file_name`` may lead outside the folder of the pictures.
+        Whether a ``file_name`` may lead outside the folder of the images.
     """
     file = layout.source
-    pictures: list[tuple[int, Picture]] = []
+    images: list[tuple[int, ImageRecord]] = []
     categories: list[tuple[int, Category]] = []
     columns = ObjectColumns(lambda index: (file, f"annotations[{index}]"), report)
     unread = columns.unread
-    types: dict[str, type[msgspec.Struct]] = {"images": Picture, "annotations": Annotation, "categories": Category}
+    types: dict[str, type[msgspec.Struct]] = {"images": ImageRecord, "annotations": Annotation, "categories": Category}
     numbers = {"annotations": number_fields()}
     reader = RecordReader(file, types, report, open_ended=types.keys(), number_fields=numbers, largest=LARGEST)
     for batch in reader:
         if batch.array == "images":
-            pictures += unread.declared(batch, Picture)
+            images += unread.declared(batch, ImageRecord)
         elif batch.array == "categories":
             categories += unread.declared(batch, Category)
         else:
@@ -187,51 +195,49 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name in ("images", "categories"):
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
-    unread.note("images[].coco_url", (one.coco_url for _, one in pictures if one.file_name))
-    known, refused = sound_pictures(file, pictures, report, reader.faulty_ids["images"], allow_outside=allow_outside)
+    unread.note("images[].coco_url", (one.coco_url for _, one in images if one.file_name))
+    known, refused = sound_images(file, images, report, reader.faulty_ids["images"], allow_outside=allow_outside)
     kinds = read_categories(file, categories, report)
     sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
     objects = columns.finish(
-        picture_ids=np.array([one.id for one in known], dtype=np.int64),
+        image_ids=np.array([one.id for one in known], dtype=np.int64),
         sizes_hw=sizes_hw,
         category_ids=kinds.ids,
         refused=np.array(sorted(refused), dtype=np.int64),
     )
     names = tuple(one.file_name for one in known)
-    found = Pictures(picture_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
+    found = Images(image_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
     return Dataset(file, FORMAT, found, kinds, objects, split=layout.split, unread=unread.finish())
 
 
-def sound_pictures(
-    file: Path, pictures: list[tuple[int, Picture]], report: Report, faulty_ids: set[int], *, allow_outside: bool
-) -> tuple[list[Picture], set[int]]:
-    """The pictures without a fault, file names with forward slashes, and the ids of those left out.
+def sound_images(
+    file: Path, images: list[tuple[int, ImageRecord]], report: Report, faulty_ids: set[int], *, allow_outside: bool
+) -> tuple[list[ImageRecord], set[int]]:
+    """The images without a fault, file names with forward slashes, and the ids of those left out.
 
     ``faulty_ids`` are those of records that could not even be decoded.
     """
-    known: dict[int, Picture] = {}
+    known: dict[int, ImageRecord] = {}
     refused = set(faulty_ids)
-    without = tuple(one.file_name or "" for _, one in pictures if None in (one.width, one.height))
-    folder = picture_folder(file, without) if without else file.parent
-    for index, one in pictures:
+    without = tuple(one.file_name or "" for _, one in images if None in (one.width, one.height))
+    folder = image_folder(file, without) if without else file.parent
+    for index, one in images:
         where = f"images[{index}]"
         one.file_name = (one.file_name or "/".join((one.coco_url or "").split("/")[-2:])).replace("\\", "/")
         if not one.file_name:
             report(DataError("expected a file_name, got none", file=file, where=where, remedy="add it"))
             refused.add(one.id)
         elif one.id in known:
-            remedy = "give each picture an id of its own"
+            remedy = "give each image an id of its own"
             report(
-                DataError(
-                    f"id {one.id} is another picture's", file=file, where=where, remedy=remedy, kind="duplicate_id"
-                )
+                DataError(f"id {one.id} is another image's", file=file, where=where, remedy=remedy, kind="duplicate_id")
             )
         elif any(side is not None and (side <= 0 or side % 1) for side in (one.width, one.height)):
             size = f"{one.width} x {one.height}"
             report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
             refused.add(one.id)
         elif not allow_outside and leaves_folder(one.file_name):
-            text = f"{one.file_name!r} leads outside the folder of the pictures"
+            text = f"{one.file_name!r} leads outside the folder of the images"
             place = f"{where}.file_name"
             report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
             refused.add(one.id)
@@ -247,12 +253,12 @@ def sound_pictures(
     return list(known.values()), refused - known.keys()
 
 
-def _take_size(one: Picture, folder: Path) -> PictureError | None:
-    """Give a record without a size that of its picture; what is wrong with the picture, if that cannot be."""
+def _take_size(one: ImageRecord, folder: Path) -> ImageError | None:
+    """Give a record without a size that of its image; what is wrong with the image, if that cannot be."""
     if one.width is None or one.height is None:
         try:
-            one.height, one.width = picture_size_hw(folder / (one.file_name or ""))
-        except PictureError as problem:
+            one.height, one.width = image_size_hw(folder / (one.file_name or ""))
+        except ImageError as problem:
             return problem
     return None
 
@@ -302,8 +308,8 @@ def _keypoint_names(category: Category) -> KeypointNames:
     )
 
 
-def picture_folder(file: Path, names: tuple[str, ...]) -> Path:
-    """The folder in which the first pictures of a JSON file lie; where they lie nowhere, the likeliest."""
+def image_folder(file: Path, names: tuple[str, ...]) -> Path:
+    """The folder in which the first images of a JSON file lie; where they lie nowhere, the likeliest."""
     here, above = file.parent, file.parent.parent
     parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_of(file)) if part]
     folders = [here / "images", here]
@@ -318,42 +324,42 @@ def picture_folder(file: Path, names: tuple[str, ...]) -> Path:
     return folders[int(np.argmax(counts))]
 
 
-def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """``annotations.json`` (``instances_<split>.json`` where there is a split) and ``images/`` in a new folder.
 
-    The pictures of several splits lie in ``images/<split>/``.
+    The images of several splits lie in ``images/<split>/``.
     """
-    losses: list[Loss] = []
+    losses: list[ConversionLoss] = []
     splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         for dataset in splits:
             place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
-            place_pictures(dataset, place, pictures, names=picture_names(dataset))
+            place_images(dataset, place, images, names=image_names(dataset))
             name = f"instances_{split_word(dataset)}.json" if dataset.split else "annotations.json"
             write_json(dataset, stage / name)
             losses += losses_of(dataset, can_hold=CAN_HOLD) + split_losses(dataset, split_of(Path(name)))
     return losses
 
 
-def picture_names(dataset: Dataset) -> Sequence[str]:
-    """The names of the pictures in a new folder: their own where none of them leads out of it."""
-    files = dataset.pictures.files
+def image_names(dataset: Dataset) -> Sequence[str]:
+    """The names of the images in a new folder: their own where none of them leads out of it."""
+    files = dataset.images.files
     return flat_names(files) if any(map(leaves_folder, files)) else files
 
 
-def picture_ids(dataset: Dataset) -> list[int]:
+def image_ids(dataset: Dataset) -> list[int]:
     """The source's ids where they are numbers, or the digits of numbers as in ``000042.jpg``; else 1..M."""
-    ids = dataset.pictures.ids
+    ids = dataset.images.ids
     whole = [int(one) for one in ids if isinstance(one, int) or (one.isdecimal() and len(one) < _DIGITS)]
     return whole if len(set(whole)) == len(ids) else list(range(1, len(ids) + 1))
 
 
 def write_json(dataset: Dataset, path: Path) -> None:
     """The JSON file alone."""
-    ids = picture_ids(dataset)
+    ids = image_ids(dataset)
     with staged_file(path) as stage, stage.open("wb") as file:
         file.write(b'{"images": ')
-        write_records(file, picture_records(dataset, ids))
+        write_records(file, image_records(dataset, ids))
         file.write(b',\n"categories": ')
         write_records(file, category_records(dataset.categories))
         file.write(b',\n"annotations": ')
@@ -362,10 +368,10 @@ def write_json(dataset: Dataset, path: Path) -> None:
         file.write(b"}\n")
 
 
-def picture_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
+def image_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
     """The records of ``images``."""
-    for index, name in enumerate(picture_names(dataset)):
-        height, width = dataset.pictures.size_hw(index)
+    for index, name in enumerate(image_names(dataset)):
+        height, width = dataset.images.size_hw(index)
         yield {"id": ids[index], "file_name": name, "width": width, "height": height}
 
 

@@ -1,6 +1,6 @@
 """The annotations of COCO's JSON files (labels, predictions, SA-1B) as columns.
 
-Shape shorthand: N objects, M pictures, K keypoints. Annotations are decoded some thousand at a time and kept only as
+Shape shorthand: N objects, M images, K keypoints. Annotations are decoded some thousand at a time and kept only as
 numbers; faults that concern the whole file (unknown ids, the same id twice, run lengths of another size) are looked for
 at the end, all objects at once.
 
@@ -31,7 +31,7 @@ from otus.metrics.detection._rle_kernels import total_pixels
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
 
 _KINDS = {
-    "image_id": "unknown_picture",
+    "image_id": "unknown_image",
     "category_id": "unknown_category",
     "id": "duplicate_id",
     "size": "bad_outline",
@@ -230,30 +230,30 @@ class ObjectColumns:
     def finish(
         self,
         *,
-        picture_ids: Int[np.ndarray, "m"],
+        image_ids: Int[np.ndarray, "m"],
         sizes_hw: Int[np.ndarray, "m 2"],
         category_ids: Sequence[int],
         refused: Int[np.ndarray, "r"] | None = None,
     ) -> Objects:
-        """The objects, ordered by picture, and in the order of the file within one.
+        """The objects, ordered by image, and in the order of the file within one.
 
         Parameters
         ----------
-        picture_ids, sizes_hw
-            The pictures in their order.
+        image_ids, sizes_hw
+            The images in their order.
         category_ids
             The categories in the order of their labels.
         refused
-            Ids of pictures that were left out for a reason that is reported already: their objects go without a word.
+            Ids of images that were left out for a reason that is reported already: their objects go without a word.
         """
-        sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no picture
+        sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no image
         whole = {name: column.finish() for name, column in self._whole.items()}
-        picture, known_picture = _places(whole["image_id"], picture_ids)
+        image, known_image = _places(whole["image_id"], image_ids)
         labels, known_category = _places(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
         missing = whole["id"] == _NO_ID  # they are numbered as they stand in the file, behind the largest that it says
         whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
         keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
-        for what, name, known in (("picture", "image_id", known_picture), ("category", "category_id", known_category)):
+        for what, name, known in (("image", "image_id", known_image), ("category", "category_id", known_category)):
             hint = ""
             if self.predictions and name == "category_id" and not known[keep].all():
                 from otus.metrics.diagnosis.mismatches import reading_of_ids  # seldom needed
@@ -261,7 +261,7 @@ class ObjectColumns:
                 reading = reading_of_ids(np.unique(whole[name][keep]), category_ids)
                 hint = f"; the file's ids seem to be {reading}" if reading else ""
             elif self.predictions and not known[keep].any():
-                hint = f", nor any other of this file; the data has {_some(picture_ids)}: a file_name would tell"
+                hint = f", nor any other of this file; the data has {_some(image_ids)}: a file_name would tell"
             problems = (f"no {what} has the id {one}{hint}" for one in whole[name][keep & ~known].tolist())
             keep = self._without(keep, whole["index"], ~known, f".{name}", problems)
         keep = self._without(
@@ -271,25 +271,25 @@ class ObjectColumns:
             keep = self._without_inverted_boxes(keep, whole["index"])
         for name, column in self._outlines.items():
             column.pad(self._count)
-            keep = self._without_wrong_sizes(keep, whole["index"], name, column, sizes_hw[picture])
+            keep = self._without_wrong_sizes(keep, whole["index"], name, column, sizes_hw[image])
         rows = np.flatnonzero(keep)
-        order = rows[np.argsort(picture[rows], kind="stable")]
+        order = rows[np.argsort(image[rows], kind="stable")]
         # One column after another changes its order, so that only one at a time is there twice.
         outlines = {name: self._outlines.pop(name).finish(order) for name in list(self._outlines)}
         figures: dict[str, np.ndarray] = {}
         for name in list(self._optional):
             figures[name] = self._finished(self._optional.pop(name), order)
         keypoints = None if self._keypoints is None else self._finished(self._keypoints, order)
-        picture = picture[order]
+        image = image[order]
         xywh = figures.get("bbox", np.full((len(order), 4), np.nan))
         areas = figures.get("area", np.full(len(order), np.nan))
         if self.predictions:
             areas[:] = np.nan
-        _complete(xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[picture], predictions=self.predictions)
+        _complete(xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[image], predictions=self.predictions)
         if keypoints is not None:
             keypoints[np.isnan(keypoints)] = 0
         return Objects.build(
-            picture=picture,
+            image=image,
             labels=labels[order],
             boxes_xyxy=_xyxy(xywh),
             ids=whole["id"][order],
@@ -340,7 +340,7 @@ class ObjectColumns:
         other = is_rle & (made_for_hw != sizes_hw).any(axis=1)
         sizes = zip(made_for_hw[keep & other].tolist(), sizes_hw[keep & other].tolist(), strict=True)
         problems = (
-            f"made for {a} x {b} pixels (height x width), but the picture has {c} x {d}" for (a, b), (c, d) in sizes
+            f"made for {a} x {b} pixels (height x width), but the image has {c} x {d}" for (a, b), (c, d) in sizes
         )
         keep = self._without(keep, index, other, f".{name}.size", problems)
         pixels = total_pixels(counts_bytes, offsets)
@@ -452,7 +452,7 @@ def _box_around(points_xy: Float[np.ndarray, "p 2"]) -> np.ndarray:
     return np.concatenate([low, high - low])
 
 
-def annotation_records(dataset: Dataset, objects: Objects, picture_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
+def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
     """One record an object, with all that is known of it."""
     category_ids, sizes = dataset.categories.ids, boxes.written_sizes_wh(objects.boxes_xyxy)
     amodal = None if objects.amodal_boxes_xyxy is None else _xywh(objects.amodal_boxes_xyxy)
@@ -467,10 +467,10 @@ def annotation_records(dataset: Dataset, objects: Objects, picture_ids: Sequence
     outlines = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
     keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
     for row in range(len(objects)):
-        picture, label = int(objects.picture[row]), int(objects.labels[row])
+        image, label = int(objects.image[row]), int(objects.labels[row])
         record: dict[str, Any] = {
             "id": int(objects.ids[row]),
-            "image_id": picture_ids[picture],
+            "image_id": image_ids[image],
             "category_id": category_ids[label],
             "bbox": [*objects.boxes_xyxy[row, :2].tolist(), *sizes[row].tolist()],
             "area": float(objects.areas[row]),
@@ -478,7 +478,7 @@ def annotation_records(dataset: Dataset, objects: Objects, picture_ids: Sequence
         }
         for name, segmentations in outlines.items():
             outline = (
-                None if segmentations is None else outline_record(segmentations, row, dataset.pictures.size_hw(picture))
+                None if segmentations is None else outline_record(segmentations, row, dataset.images.size_hw(image))
             )
             if outline is not None:
                 record[name] = outline

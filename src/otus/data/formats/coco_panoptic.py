@@ -1,4 +1,4 @@
-"""COCO's panoptic format: a PNG a picture, whose pixels say the id of their segment, and a JSON that says what each is.
+"""COCO's panoptic format: a PNG an image, whose pixels say the id of their segment, and a JSON that says what each is.
 
 https://cocodataset.org/#format-data, panoptic segmentation: id = R + 256 G + 256^2 B; the PNGs lie in a folder named as
 the JSON file, beside it.
@@ -15,34 +15,42 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from otus._files import staged_folder
-from otus.data.dataset import Dataset, PanopticFiles, Pictures
+from otus.data.dataset import Dataset, Images, PanopticFiles
 from otus.data.formats.coco import (
     Category,
-    Picture,
+    ImageRecord,
     category_records,
+    image_folder,
+    image_ids,
+    image_names,
+    image_records,
     is_panoptic,
     json_files,
     leaves_folder,
-    picture_folder,
-    picture_ids,
-    picture_names,
-    picture_records,
     read_categories,
     sniff,
-    sound_pictures,
+    sound_images,
     split_of,
 )
-from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, split_word, splits_of
+from otus.data.formats.contract import (
+    ConversionLoss,
+    ImageMode,
+    Layout,
+    place_images,
+    split_losses,
+    split_word,
+    splits_of,
+)
 from otus.data.formats.conversion_losses import losses_of
 from otus.data.formats.files import Whole, flat_names
 from otus.data.formats.json_reader.stream import RecordReader, write_records
 from otus.data.formats.unread import UnreadFields
-from otus.data.image_lookup import picture_namer
+from otus.data.image_lookup import image_namer
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Masks, Objects, PanopticMap, Segment
 
 FORMAT = "coco_panoptic"
-CAN_HOLD = frozenset({"panoptic", "picture_ids", "category_ids", "supercategories", "stuff"})
+CAN_HOLD = frozenset({"panoptic", "image_ids", "category_ids", "supercategories", "stuff"})
 
 
 class SegmentInfo(msgspec.Struct):
@@ -54,7 +62,7 @@ class SegmentInfo(msgspec.Struct):
 
 
 class Annotation(msgspec.Struct):
-    """A record of ``annotations``: the map of one picture."""
+    """A record of ``annotations``: the map of one image."""
 
     image_id: Whole
     file_name: str
@@ -62,7 +70,7 @@ class Annotation(msgspec.Struct):
 
 
 class PredictedMap(Annotation):
-    """The same of a prediction; a text for ``image_id`` is the name of a picture."""
+    """The same of a prediction; a text for ``image_id`` is the name of an image."""
 
     image_id: Whole | str  # type: ignore[assignment]
 
@@ -86,7 +94,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     """
     file = layout.source
     records: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
-    types: dict[str, type[msgspec.Struct]] = {"images": Picture, "annotations": Annotation, "categories": Category}
+    types: dict[str, type[msgspec.Struct]] = {"images": ImageRecord, "annotations": Annotation, "categories": Category}
     unread = UnreadFields()
     reader = RecordReader(file, types, report, open_ended=types.keys())
     for batch in reader:
@@ -94,19 +102,19 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name, value in reader.others.items():
         unread.note(name, [value])
     unread.note("images[].coco_url", (one.coco_url for _, one in records["images"] if one.file_name))
-    pictures, refused = sound_pictures(
+    images, refused = sound_images(
         file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
     )
     categories = read_categories(file, records["categories"], report)
-    place = {one.id: index for index, one in enumerate(pictures)}
+    place = {one.id: index for index, one in enumerate(images)}
     records["annotations"] = [one for one in records["annotations"] if one[1].image_id not in refused]
     panoptic = _panoptic_files(file, records["annotations"], place, categories, report, allow_outside=allow_outside)
-    names = tuple(one.file_name for one in pictures)
-    sizes_hw = np.array([(one.height, one.width) for one in pictures], dtype=np.int64).reshape(-1, 2)
+    names = tuple(one.file_name for one in images)
+    sizes_hw = np.array([(one.height, one.width) for one in images], dtype=np.int64).reshape(-1, 2)
     return Dataset(
         source=file,
         format=FORMAT,
-        pictures=Pictures(picture_folder(file, names), names, sizes_hw, tuple(place)),
+        images=Images(image_folder(file, names), names, sizes_hw, tuple(place)),
         categories=categories,
         split=layout.split,
         panoptic=panoptic,
@@ -122,14 +130,14 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     path
         The JSON file, or a folder with one beside the maps.
     dataset
-        The labels that they belong to, with panoptic maps: ids of pictures and categories are its own.
+        The labels that they belong to, with panoptic maps: ids of images and categories are its own.
     report
         Gets each problem; the faulty map is left out.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: unknown ids, a second map of a picture, two segments of one id. A folder without such
+        Where ``report`` raises it: unknown ids, a second map of an image, two segments of one id. A folder without such
         a file, or with several, is raised at once.
     """
     assert dataset.panoptic is not None
@@ -144,9 +152,9 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     types: dict[str, type[msgspec.Struct]] = {"annotations": PredictedMap}
     for batch in RecordReader(files[0], types, report, records_key="annotations", open_ended=types.keys()):
         annotations += zip(batch.indices.tolist(), batch.records, strict=True)
-    ids = picture_ids(dataset)
+    ids = image_ids(dataset)
     if any(isinstance(one.image_id, str) for _, one in annotations):
-        name_of = picture_namer(dataset)
+        name_of = image_namer(dataset)
         for _, one in annotations:
             index = name_of(one.image_id) if isinstance(one.image_id, str) else None
             one.image_id = one.image_id if index is None else ids[index]
@@ -163,7 +171,7 @@ def _panoptic_files(
     *,
     allow_outside: bool,
 ) -> PanopticFiles:
-    """Where the maps lie and what their segments are, by index of the picture; ``place`` gives that of its id."""
+    """Where the maps lie and what their segments are, by index of the image; ``place`` gives that of its id."""
     labels = {category_id: label for label, category_id in enumerate(categories.ids)}
     files: list[Path | None] = [None] * len(place)
     segments: list[tuple[Segment, ...]] = [()] * len(place)
@@ -171,7 +179,7 @@ def _panoptic_files(
     for index, one in annotations:
         problem = _problem(one, place, labels, allow_outside=allow_outside)
         if problem is None and files[place[one.image_id]] is not None:
-            problem = (".image_id", f"picture {one.image_id} has a map already")
+            problem = (".image_id", f"image {one.image_id} has a map already")
         if problem is not None:
             where = f"annotations[{index}]{problem[0]}"
             report(DataError(problem[1], file=file, where=where, remedy="correct the record or take it out"))
@@ -184,10 +192,10 @@ def _panoptic_files(
 
 
 def _problem(
-    one: Annotation, pictures: dict[int, int], labels: dict[int, int], *, allow_outside: bool
+    one: Annotation, images: dict[int, int], labels: dict[int, int], *, allow_outside: bool
 ) -> tuple[str, str] | None:
-    if one.image_id not in pictures:
-        return ".image_id", f"no picture has the id {one.image_id!r}"
+    if one.image_id not in images:
+        return ".image_id", f"no image has the id {one.image_id!r}"
     if not allow_outside and leaves_folder(one.file_name):
         return ".file_name", f"{one.file_name!r} leads outside the folder of the maps"
     seen: set[int] = set()
@@ -201,17 +209,17 @@ def _problem(
     return None
 
 
-def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """``panoptic_<split>.json``, the maps in ``panoptic_<split>/`` and the pictures in ``images/``, in a new folder.
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
+    """``panoptic_<split>.json``, the maps in ``panoptic_<split>/`` and the images in ``images/``, in a new folder.
 
-    The pictures of several splits lie in ``images/<split>/``.
+    The images of several splits lie in ``images/<split>/``.
 
     Raises
     ------
     DataError
         If a data set has no panoptic maps: they cannot be made from objects that overlap.
     """
-    losses: list[Loss] = []
+    losses: list[ConversionLoss] = []
     splits = splits_of(datasets)
     for dataset in splits:
         if dataset.panoptic is None:
@@ -220,7 +228,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
     with staged_folder(folder) as stage:
         for dataset in splits:
             place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
-            place_pictures(dataset, place, pictures, names=picture_names(dataset))
+            place_images(dataset, place, images, names=image_names(dataset))
             name = f"panoptic_{split_word(dataset)}" if dataset.split else "panoptic"
             _write_json(dataset, stage / f"{name}.json", stage / name)
             losses += losses_of(replace(dataset, objects=None), can_hold=CAN_HOLD)
@@ -228,21 +236,23 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
     return losses
 
 
-def _lost_objects(dataset: Dataset) -> list[Loss]:
+def _lost_objects(dataset: Dataset) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    pairs = zip(objects.picture.tolist(), objects.ids.tolist(), strict=True)
-    return [Loss("object", dataset.pictures.files[picture], one, "all that is said of it") for picture, one in pairs]
+    pairs = zip(objects.image.tolist(), objects.ids.tolist(), strict=True)
+    return [
+        ConversionLoss("object", dataset.images.files[image], one, "all that is said of it") for image, one in pairs
+    ]
 
 
 def _write_json(dataset: Dataset, path: Path, maps: Path) -> None:
     assert dataset.panoptic is not None
-    ids, names = picture_ids(dataset), picture_names(dataset)
+    ids, names = image_ids(dataset), image_names(dataset)
     if len({Path(name).with_suffix("").as_posix().casefold() for name in names}) < len(names):
         names = flat_names(names)  # a.jpg beside a.png: their maps must not be called alike
     maps.mkdir()
     with path.open("wb") as file:
         file.write(b'{"images": ')
-        write_records(file, picture_records(dataset, ids))
+        write_records(file, image_records(dataset, ids))
         file.write(b',\n"categories": ')
         write_records(file, category_records(dataset.panoptic.categories, say_things=True))
         file.write(b',\n"annotations": ')
@@ -263,7 +273,7 @@ def _annotations(dataset: Dataset, ids: list[int], names: Sequence[str], maps: P
 
 
 def colours_of(ids: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture of a map of ids below 256^3."""
+    """The image of a map of ids below 256^3."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
 
 

@@ -2,7 +2,7 @@
 
 https://cocodataset.org/#format-results. Boxes and areas that are not said follow pycocotools' ``COCO.loadRes``.
 
-A record may say the ``file_name`` of its picture, and then the name of its ``category`` too, as those of ``otus predict``
+A record may say the ``file_name`` of its image, and then the name of its ``category`` too, as those of ``otus predict``
 do: their ids count what it was shown and are the model's, no data set's, so the names say what is meant. An ``image_id``
 that is a text is a name as well, with or without its suffix, as Ultralytics writes it.
 """
@@ -16,17 +16,17 @@ import numpy as np
 
 from otus._files import staged_file
 from otus.data.dataset import Dataset
-from otus.data.formats.coco import picture_ids
+from otus.data.formats.coco import image_ids
 from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
 from otus.data.formats.files import LARGEST, Whole
 from otus.data.formats.json_reader.stream import Batch, RecordReader, write_records
-from otus.data.image_lookup import picture_namer, some_names
+from otus.data.image_lookup import image_namer, some_names
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
 
 
 class Prediction(Annotation):
-    """One prediction; a text for ``image_id`` is the name of a picture."""
+    """One prediction; a text for ``image_id`` is the name of an image."""
 
     image_id: Whole | str  # type: ignore[assignment]
 
@@ -35,14 +35,14 @@ Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
 
 
 def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Predictions for a data set, ordered by its pictures; ``ids`` number them as they stand in the file, from 1.
+    """Predictions for a data set, ordered by its images; ``ids`` number them as they stand in the file, from 1.
 
     Parameters
     ----------
     path
         A JSON array of predictions, or an object whose ``annotations`` are some.
     dataset
-        The labels that they belong to: ``image_id`` and ``category_id`` are its pictures' and categories' ids; but a
+        The labels that they belong to: ``image_id`` and ``category_id`` are its images' and categories' ids; but a
         ``file_name`` goes before ``image_id``, and beside one the name of a ``category`` before ``category_id``.
     report
         Gets each problem; the faulty prediction is left out.
@@ -71,8 +71,8 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
             batch = _joined_by_name(batch, finders, some_names(dataset), columns.place, report)
         columns.extend(batch)
     return columns.finish(
-        picture_ids=np.array(picture_ids(dataset), dtype=np.int64),
-        sizes_hw=dataset.pictures.sizes_hw,
+        image_ids=np.array(image_ids(dataset), dtype=np.int64),
+        sizes_hw=dataset.images.sizes_hw,
         category_ids=dataset.categories.ids,
     )
 
@@ -83,14 +83,14 @@ def _has_text_ids(batch: Batch) -> bool:
 
 def _finders(dataset: Dataset) -> Finders:
     """By the field that has a name: the field of the id that it goes before, and what finds the id."""
-    ids, find = picture_ids(dataset), picture_namer(dataset)
+    ids, find = image_ids(dataset), image_namer(dataset)
 
-    def find_picture(name: str) -> int | None:
+    def find_image(name: str) -> int | None:
         index = find(name)
         return None if index is None else ids[index]
 
     categories = dict(zip(dataset.categories, dataset.categories.ids, strict=True))
-    return {"file_name": ("image_id", find_picture), "category": ("category_id", categories.get)}
+    return {"file_name": ("image_id", find_image), "category": ("category_id", categories.get)}
 
 
 def _joined_by_name(
@@ -98,7 +98,7 @@ def _joined_by_name(
 ) -> Batch:
     """The records with the ids of what their names mean; those with a name of nothing in the data are left out.
 
-    ``known`` are some names of pictures, for messages.
+    ``known`` are some names of images, for messages.
     """
     kept = []
     for k, record in enumerate(batch.records):
@@ -109,11 +109,11 @@ def _joined_by_name(
             found = find(name) if isinstance(name, str) else getattr(record, id_field)
             if found is None:
                 file, where = place(int(batch.indices[k]))
-                what = id_field.removesuffix("_id").replace("image", "picture")
+                what = id_field.removesuffix("_id")
                 problem = f"{name!r} does not name one {what} of the data"
                 remedy = f"correct the record, or take the name out where {id_field} is an id of the data"
                 if field == id_field:
-                    remedy = f"correct it; the pictures are called {known}"
+                    remedy = f"correct it; the images are called {known}"
                 kind = f"unknown_{what}"
                 report(DataError(problem, file=file, where=f"{where}.{field}", remedy=remedy, kind=kind))
                 break
@@ -130,7 +130,7 @@ def write_results(dataset: Dataset, predictions: Objects, path: str | Path) -> N
 
 
 def _records(dataset: Dataset, predictions: Objects) -> Iterator[dict[str, Any]]:
-    for record in annotation_records(dataset, predictions, picture_ids(dataset)):
+    for record in annotation_records(dataset, predictions, image_ids(dataset)):
         for name in ("id", "area", "iscrowd", "num_keypoints"):
             record.pop(name, None)
         yield record

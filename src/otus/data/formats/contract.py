@@ -5,7 +5,7 @@ A format is one module with some of:
 - ``find(path) -> list[Layout]``: the data sets of this format at a path, cheaply (names of files, the first bytes);
 - ``read(layout, *, report) -> Dataset``: ``report`` gets each problem as a :class:`~otus.errors.DataError`; the default
   raises the first one, ``otus doctor`` collects them; after reporting, the reader leaves the faulty record out and goes on;
-- ``write(datasets, folder, *, pictures) -> list[Loss]``: one data set, or its splits (:func:`splits_of`); what the target
+- ``write(datasets, folder, *, images) -> list[Loss]``: one data set, or its splits (:func:`splits_of`); what the target
   could not hold comes back, object by object.
 """
 
@@ -19,8 +19,8 @@ from typing import Literal
 from otus.data.dataset import Dataset
 from otus.errors import DataError
 
-PictureMode = Literal["copy", "link", "none"]
-"""What a writer does with the pictures: copy them, link to them (hard, else symbolic), or leave them where they are."""
+ImageMode = Literal["copy", "link", "none"]
+"""What a writer does with the images: copy them, link to them (hard, else symbolic), or leave them where they are."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Loss:
+class ConversionLoss:
     """Something that a target format cannot hold.
 
     ``kind`` is a word to count by (``holes``, ``parts``, ``crowd``, ``keypoints``, ``score`` …), ``object_id`` the id of
-    the annotation, None for what concerns the whole picture; ``picture`` is empty for what concerns the whole data set.
+    the annotation, None for what concerns the whole image; ``image`` is empty for what concerns the whole data set.
     """
 
     kind: str
-    picture: str
+    image: str
     object_id: int | None
     message: str
 
@@ -73,30 +73,30 @@ def split_word(dataset: Dataset) -> str:
     return (dataset.split or "").replace("/", "_")
 
 
-def split_losses(dataset: Dataset, name: str | None) -> list[Loss]:
+def split_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss]:
     """The loss of a split's name where a reader of the target will call it otherwise."""
     if dataset.split in (None, name):
         return []
     now = f"is called {name!r} now" if name else "stands nowhere"
-    return [Loss("split", "", None, f"the name of the split {dataset.split!r}, which {now}")]
+    return [ConversionLoss("split", "", None, f"the name of the split {dataset.split!r}, which {now}")]
 
 
-def stands_twice(dataset: Dataset, index: int) -> DataError:
-    """The error of a picture that stands in two splits, which the target cannot tell apart."""
+def duplicate_image_error(dataset: Dataset, index: int) -> DataError:
+    """The error of an image that stands in two splits, which the target cannot tell apart."""
     remedy = "take it out of one, or convert the splits one by one"
-    return DataError("the picture stands in two splits", file=dataset.pictures.path(index), remedy=remedy)
+    return DataError("the image stands in two splits", file=dataset.images.path(index), remedy=remedy)
 
 
-def place_pictures(dataset: Dataset, folder: Path, mode: PictureMode, *, names: Sequence[str] | None = None) -> None:
-    """Copy or link a data set's pictures into ``folder``, under their own relative names or those given.
+def place_images(dataset: Dataset, folder: Path, mode: ImageMode, *, names: Sequence[str] | None = None) -> None:
+    """Copy or link a data set's images into ``folder``, under their own relative names or those given.
 
-    One that is there already is the same picture, of another split.
+    One that is there already is the same image, of another split.
     """
     if mode == "none":
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(names or dataset.pictures.files):
-        source, target = dataset.pictures.path(index), folder / name
+    for index, name in enumerate(names or dataset.images.files):
+        source, target = dataset.images.path(index), folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             continue

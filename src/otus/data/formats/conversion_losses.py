@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import Loss
+from otus.data.formats.contract import ConversionLoss
 from otus.data.formats.files import flat_names
 from otus.data.formats.outlines import parts_of
 from otus.structures import KeypointNames, Objects, Outline
@@ -38,7 +38,7 @@ KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "parts",
     "columns",
     "annotation_ids",
-    "picture_ids",
+    "image_ids",
     "category_ids",
     "supercategories",
     "stuff",
@@ -49,11 +49,13 @@ KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "polygons",
     "semantic",
     "panoptic",
-    "picture_label",
+    "image_label",
 }
 
 
-def losses_of(dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.ndarray, "n"] | None = None) -> list[Loss]:
+def losses_of(
+    dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.ndarray, "n"] | None = None
+) -> list[ConversionLoss]:
     """Everything of a data set that is not among what a format can hold, object by object.
 
     Parameters
@@ -61,8 +63,8 @@ def losses_of(dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.nda
     can_hold
         Of each object: ``crowd``, ``score``, ``keypoints``, ``corners``, ``cuboid``, ``amodal_box``, ``amodal_outline``,
         ``outline`` (as one polygon), ``holes`` and ``parts`` (of an outline; pixels hold both), names of columns
-        (``difficult`` …) or ``columns`` for all. Of each picture: ``semantic``, ``panoptic``, ``picture_label``.
-        Of the whole set, reported once: ``annotation_ids``, ``picture_ids``, ``category_ids``, ``supercategories``,
+        (``difficult`` …) or ``columns`` for all. Of each image: ``semantic``, ``panoptic``, ``image_label``.
+        Of the whole set, reported once: ``annotation_ids``, ``image_ids``, ``category_ids``, ``supercategories``,
         ``stuff``, ``keypoint_names``, ``skeleton``, ``flip_pairs``, ``sigmas``, ``polygons`` (their points; asked only of
         formats of pixels, which say ``outline``, ``holes`` and ``parts``).
     areas
@@ -74,26 +76,30 @@ def losses_of(dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.nda
         In the order of objects for each kind. A flag that is 0 and a figure that is NaN are no loss. What the reader of
         the source left unread (``unread_field``) is lost in every format.
     """
-    losses: list[Loss] = []
+    losses: list[ConversionLoss] = []
     if dataset.objects is not None:
         losses += _of_objects(dataset, dataset.objects, can_hold)
         if "outline" in can_hold and not {"holes", "parts"} <= can_hold:
             losses += _of_outlines(dataset, dataset.objects, can_hold)
         if areas is not None:
             losses += _of_areas(dataset.objects, areas)
-    losses += _of_pictures(dataset, can_hold)
-    losses += [Loss(kind, "", None, f"{what} of the whole data set") for kind, what in _of_set(dataset, can_hold)]
+    losses += _of_images(dataset, can_hold)
+    losses += [
+        ConversionLoss(kind, "", None, f"{what} of the whole data set") for kind, what in _of_set(dataset, can_hold)
+    ]
     for one in dataset.unread:
-        losses.append(Loss("unread_field", "", None, f"{one.field}: {one.count} values, e.g. {one.example}"))
+        losses.append(ConversionLoss("unread_field", "", None, f"{one.field}: {one.count} values, e.g. {one.example}"))
     return losses
 
 
-def _of_areas(objects: Objects, areas: Float[np.ndarray, "n"]) -> Iterator[Loss]:
+def _of_areas(objects: Objects, areas: Float[np.ndarray, "n"]) -> Iterator[ConversionLoss]:
     differ = np.flatnonzero(~np.isclose(areas, objects.areas, rtol=_SAME_AREA, atol=_SAME_AREA))
     if len(differ):
         first = differ[0]
         example = f"e.g. {objects.areas[first]:g} of object {objects.ids[first]}, which becomes {areas[first]:g}"
-        yield Loss("areas", "", None, f"the stated areas of {len(differ)} objects, which are computed anew; {example}")
+        yield ConversionLoss(
+            "areas", "", None, f"the stated areas of {len(differ)} objects, which are computed anew; {example}"
+        )
 
 
 def flags_of(objects: Objects) -> dict[str, Bool[np.ndarray, "n"]]:
@@ -109,7 +115,7 @@ def _said(values: np.ndarray | None) -> np.ndarray | None:
     return None if values is None else ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
 
 
-def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[Loss]:
+def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[ConversionLoss]:
     found = [(kind, what, has(objects)) for kind, what, has in _OF_OBJECTS if kind not in can_hold]
     if "columns" not in can_hold:
         for name, column in objects.columns.items():
@@ -118,37 +124,37 @@ def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) ->
                 found.append((name, f"the column {name!r}", said.any(axis=tuple(range(1, said.ndim)))))
     for kind, what, has in found:
         for i in np.flatnonzero(has) if has is not None else ():
-            yield Loss(kind, dataset.pictures.files[objects.picture[i]], int(objects.ids[i]), what)
+            yield ConversionLoss(kind, dataset.images.files[objects.image[i]], int(objects.ids[i]), what)
 
 
-def _of_outlines(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[Loss]:
+def _of_outlines(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[ConversionLoss]:
     outlines = objects.segmentations
     for i in np.flatnonzero(outlines.kinds) if outlines is not None else ():
         assert outlines is not None
-        picture = int(objects.picture[i])
-        file, object_id = dataset.pictures.files[picture], int(objects.ids[i])
-        parts = parts_of(outlines, int(i), dataset.pictures.size_hw(picture))
+        image = int(objects.image[i])
+        file, object_id = dataset.images.files[image], int(objects.ids[i])
+        parts = parts_of(outlines, int(i), dataset.images.size_hw(image))
         holes = sum(len(part.holes) for part in parts)
         if holes and "holes" not in can_hold:
-            yield Loss("holes", file, object_id, f"{holes} of its outline")
+            yield ConversionLoss("holes", file, object_id, f"{holes} of its outline")
         if len(parts) > 1 and "parts" not in can_hold:
-            yield Loss("parts", file, object_id, f"that its outline has {len(parts)} parts")
+            yield ConversionLoss("parts", file, object_id, f"that its outline has {len(parts)} parts")
 
 
-def _of_pictures(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[Loss]:
+def _of_images(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[ConversionLoss]:
     for kind, maps in (("semantic", dataset.semantic), ("panoptic", dataset.panoptic)):
         if maps is not None and kind not in can_hold:
-            for file, one in zip(dataset.pictures.files, maps.files, strict=True):
+            for file, one in zip(dataset.images.files, maps.files, strict=True):
                 if one is not None:
-                    yield Loss(kind, file, None, f"its {kind} map")
-    if dataset.picture_labels is not None and "picture_label" not in can_hold:
-        for file, label in zip(dataset.pictures.files, dataset.picture_labels, strict=True):
-            yield Loss("picture_label", file, None, f"that it shows {dataset.categories[int(label)]!r}")
+                    yield ConversionLoss(kind, file, None, f"its {kind} map")
+    if dataset.image_labels is not None and "image_label" not in can_hold:
+        for file, label in zip(dataset.images.files, dataset.image_labels, strict=True):
+            yield ConversionLoss("image_label", file, None, f"that it shows {dataset.categories[int(label)]!r}")
 
 
 def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, str]]:
     categories, objects = dataset.categories, dataset.objects
-    names = flat_names(dataset.pictures.files)
+    names = flat_names(dataset.images.files)
     ordinary_ids = objects is None or (
         np.array_equal(objects.ids, np.arange(1, len(objects) + 1)) and names == sorted(names)
     )
@@ -166,7 +172,7 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
             "the points of polygons (their pixels are kept)",
         ),
         "annotation_ids": (not ordinary_ids, "the ids of annotations"),
-        "picture_ids": (any(isinstance(one, int) for one in dataset.pictures.ids), "the ids of pictures"),
+        "image_ids": (any(isinstance(one, int) for one in dataset.images.ids), "the ids of images"),
         "category_ids": (categories.ids != tuple(range(len(categories))), "the ids of categories"),
         "supercategories": (any(categories.supercategories), "the supercategories"),
         "stuff": (not all(categories.is_thing), "which categories are stuff"),

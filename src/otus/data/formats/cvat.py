@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Bool
 
-from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.coco import leaves_folder, picture_folder, split_of
+from otus.data.dataset import Dataset, Images
+from otus.data.formats.coco import image_folder, leaves_folder, split_of
 from otus.data.formats.contract import Layout
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
@@ -98,12 +98,12 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             occluded.append(node.get("occluded") == "1")
             unread.note("image/attribute", [f"{one.get('name')}: {one.text}" for one in node.iterfind("attribute")])
     categories = _categories(root, {one.label for one in shapes})
-    folder = picture_folder(file, tuple(names))
+    folder = image_folder(file, tuple(names))
     return Dataset(
         source=file,
         format="cvat",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=folder,
             files=tuple(names),
             sizes_hw=np.array(sizes, dtype=np.int64),
@@ -156,24 +156,24 @@ def _size_hw(image: ElementTree.Element) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _shape(node: ElementTree.Element, picture: int, size_hw: tuple[int, int]) -> DrawnShape:
+def _shape(node: ElementTree.Element, image: int, size_hw: tuple[int, int]) -> DrawnShape:
     """One shape; ValueError if it makes no sense."""
     label = _text(node, "label")
     turn = radians(_usable(node.get("rotation") or "0", "rotation"))
     if node.tag == "box":
         x1, y1, x2, y2 = (_number(node, side) for side in ("xtl", "ytl", "xbr", "ybr"))
         if turn:
-            return oriented_shape(picture, label, ((x1 + x2) / 2, (y1 + y2) / 2, abs(x2 - x1), abs(y2 - y1), turn))
-        return box_shape(picture, label, (x1, y1, x2, y2))
+            return oriented_shape(image, label, ((x1 + x2) / 2, (y1 + y2) / 2, abs(x2 - x1), abs(y2 - y1), turn))
+        return box_shape(image, label, (x1, y1, x2, y2))
     if node.tag == "ellipse":
         x, y, radius_x, radius_y = (_number(node, name) for name in ("cx", "cy", "rx", "ry"))
-        return ellipse_shape(picture, label, (x, y), (radius_x, radius_y), turn)
+        return ellipse_shape(image, label, (x, y), (radius_x, radius_y), turn)
     if node.tag == "polygon":
         pairs = [pair.split(",") for pair in _text(node, "points").split(";")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"points: expected x,y;x,y;…, got {node.get('points')!r:.60}")
-        return polygon_shape(picture, label, np.array([[_usable(word, "points") for word in pair] for pair in pairs]))
-    return mask_shape(picture, label, _mask(node, size_hw))
+        return polygon_shape(image, label, np.array([[_usable(word, "points") for word in pair] for pair in pairs]))
+    return mask_shape(image, label, _mask(node, size_hw))
 
 
 def _mask(node: ElementTree.Element, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

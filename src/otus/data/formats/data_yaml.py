@@ -1,4 +1,4 @@
-"""YOLO's ``data.yaml``: the categories, the keypoints, and where the pictures of each split lie."""
+"""YOLO's ``data.yaml``: the categories, the keypoints, and where the images of each split lie."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from otus.data.formats.files import (
     subfolders,
 )
 from otus.data.formats.unread import UnreadFields
-from otus.data.images import PICTURE_SUFFIXES
+from otus.data.images import IMAGE_SUFFIXES
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
@@ -57,7 +57,7 @@ class Description:
 
 
 def folders(root: Path) -> dict[str, list[Path]]:
-    """Folders of pictures by split ('' for none), where label files lie in their twins."""
+    """Folders of images by split ('' for none), where label files lie in their twins."""
     if (root / "images").is_dir() and files_in(root / "labels", "**/*.txt"):
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
@@ -68,9 +68,9 @@ def folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _is_flat(folder: Path) -> bool:
-    """Whether pictures lie beside their lines of numbers, as labelImg saves them."""
+    """Whether images lie beside their lines of numbers, as labelImg saves them."""
     for file in sample_of([file for file in files_in(folder, "*.txt") if file.name != "classes.txt"]):
-        if any(file.with_suffix(suffix).is_file() for suffix in PICTURE_SUFFIXES):
+        if any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
             words = first_bytes(file, 4000).decode(errors="replace").partition("\n")[0].split()
             if len(words) >= 5 and words[0].isdecimal() and all(_NUMBER.fullmatch(word) for word in words):
                 return True

@@ -1,4 +1,4 @@
-"""DOTA: a text file of oriented boxes a picture, as four corners in pixels. Read only.
+"""DOTA: a text file of oriented boxes an image, as four corners in pixels. Read only.
 
 Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018. ::
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.contract import Layout
 from otus.data.formats.files import (
     Line,
@@ -30,7 +30,7 @@ from otus.data.formats.files import (
     subfolders,
 )
 from otus.data.formats.unread import UnreadFields
-from otus.data.images import PICTURE_SUFFIXES, picture_files
+from otus.data.images import IMAGE_SUFFIXES, image_files
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects
 from otus.structures.oriented import areas_of_corners
@@ -46,7 +46,7 @@ _HEADERS = ("imagesource:", "gsd:")
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder with ``labelTxt``, folders with it (splits), or a folder of pictures and such texts."""
+    """A folder with ``labelTxt``, folders with it (splits), or a folder of images and such texts."""
     if _label_folder(path) is not None or _is_mixed(path):
         return [Layout("dota", path)]
     return [Layout("dota", path, folder.name) for folder in subfolders(path) if _label_folder(folder) is not None]
@@ -58,7 +58,7 @@ def _label_folder(folder: Path) -> Path | None:
 
 def _is_mixed(folder: Path) -> bool:
     for file in sample_of(files_in(folder, "*.txt")):
-        if any(file.with_suffix(suffix).is_file() for suffix in PICTURE_SUFFIXES):
+        if any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
             try:
                 lines = [line.split() for line in read_text(file).splitlines() if not line.startswith(_HEADERS)]
             except DataError:
@@ -73,18 +73,18 @@ def _is_number(word: str) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The pictures, their oriented boxes (``corners_xy``) and the boxes around these; ``difficult`` is a column.
+    """The images, their oriented boxes (``corners_xy``) and the boxes around these; ``difficult`` is a column.
 
     Raises
     ------
-    DataError, PictureError
-        Through ``report``: lines that are none, labels without a picture, pictures that cannot be opened.
+    DataError, ImageError
+        Through ``report``: lines that are none, labels without an image, images that cannot be opened.
     """
     folder = layout.source / (layout.split or "")
     label_folder = _label_folder(folder) or folder
-    picture_folder = next((one for one in (folder / "images", folder) if one.is_dir() and picture_files(one)), folder)
-    paths = picture_files(picture_folder)
-    if label_folder != folder:  # beside pictures may lie other texts
+    image_folder = next((one for one in (folder / "images", folder) if one.is_dir() and image_files(one)), folder)
+    paths = image_files(image_folder)
+    if label_folder != folder:  # beside images may lie other texts
         files = [label_folder / f"{path.stem}.txt" for path in paths]
         report_unpaired(files_in(label_folder, "*.txt"), files, report)
     paths, sizes = measured(paths, report)
@@ -99,7 +99,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         source=layout.source,
         format="dota",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=layout.source,
             files=tuple(relative_name(path, layout.source) for path in paths),
             sizes_hw=sizes,
@@ -107,7 +107,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         ),
         categories=categories,
         objects=Objects.build(
-            picture=[line.picture for line in lines],
+            image=[line.image for line in lines],
             labels=[label_of[name] for name in names],
             boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
             areas=areas_of_corners(corners),

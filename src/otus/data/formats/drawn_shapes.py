@@ -15,12 +15,12 @@ _ELLIPSE_SIDES = 64
 
 @dataclass(frozen=True)
 class DrawnShape:
-    """One object of image ``picture``: its box, and the corners or the outline that the box encloses.
+    """One object of image ``image``: its box, and the corners or the outline that the box encloses.
 
     ``outline`` is a list of one ring (P, 2), or compressed run lengths.
     """
 
-    picture: int
+    image: int
     label: str
     box_xyxy: Float[np.ndarray, "4"]
     area: float
@@ -28,43 +28,43 @@ class DrawnShape:
     outline: bytes | list[np.ndarray] | None = None
 
 
-def box_shape(picture: int, label: str, box_xyxy: Sequence[float]) -> DrawnShape:
+def box_shape(image: int, label: str, box_xyxy: Sequence[float]) -> DrawnShape:
     """Return a box; its two corners may come in any order."""
     corners = np.array(box_xyxy, dtype=np.float64).reshape(2, 2)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    return DrawnShape(picture, label, np.concatenate([low, high]), float(np.prod(high - low)))
+    return DrawnShape(image, label, np.concatenate([low, high]), float(np.prod(high - low)))
 
 
-def oriented_shape(picture: int, label: str, box_xywhr: Sequence[float]) -> DrawnShape:
+def oriented_shape(image: int, label: str, box_xywhr: Sequence[float]) -> DrawnShape:
     """Return an oriented box from its centre, width, height and angle (radians, clockwise on a screen)."""
     corners = oriented.corners(np.array([box_xywhr], dtype=np.float64))[0]
-    return DrawnShape(picture, label, _around(corners), polygon_area(corners), corners_xy=corners)
+    return DrawnShape(image, label, _around(corners), polygon_area(corners), corners_xy=corners)
 
 
-def polygon_shape(picture: int, label: str, ring: Float[np.ndarray, "p 2"]) -> DrawnShape:
+def polygon_shape(image: int, label: str, ring: Float[np.ndarray, "p 2"]) -> DrawnShape:
     """Return a polygon; ValueError if it has fewer than three points."""
     if len(ring) < 3:
         raise ValueError(f"expected 3 or more points of a polygon, got {ring.tolist()}")
-    return DrawnShape(picture, label, _around(ring), polygon_area(ring), outline=[ring])
+    return DrawnShape(image, label, _around(ring), polygon_area(ring), outline=[ring])
 
 
 def ellipse_shape(
-    picture: int, label: str, centre_xy: Sequence[float], radii: Sequence[float], angle: float
+    image: int, label: str, centre_xy: Sequence[float], radii: Sequence[float], angle: float
 ) -> DrawnShape:
     """Return an ellipse, turned by an angle (radians, clockwise on a screen), as a polygon of 64 points."""
     turns = np.arange(_ELLIPSE_SIDES) * (2 * np.pi / _ELLIPSE_SIDES)
     points = np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.asarray(radii)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return polygon_shape(picture, label, points @ rotation + np.asarray(centre_xy))
+    return polygon_shape(image, label, points @ rotation + np.asarray(centre_xy))
 
 
-def mask_shape(picture: int, label: str, mask: Bool[np.ndarray, "h w"]) -> DrawnShape:
+def mask_shape(image: int, label: str, mask: Bool[np.ndarray, "h w"]) -> DrawnShape:
     """Return a mask of the whole image; ValueError if it has no pixel."""
     masks = Masks.from_dense(mask[None])
     counts: Any = masks.rle()[0]["counts"]
     if not mask.any():
         raise ValueError("expected a mask with pixels, got an empty one")
-    return DrawnShape(picture, label, masks.boxes_xyxy()[0], float(masks.area()[0]), outline=counts)
+    return DrawnShape(image, label, masks.boxes_xyxy()[0], float(masks.area()[0]), outline=counts)
 
 
 def _around(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "4"]:
@@ -82,7 +82,7 @@ def objects_of_shapes(
     if any(one.outline is not None for one in shapes):
         more["segmentations"] = Segmentations.build([one.outline for one in shapes])
     return Objects.build(
-        picture=[one.picture for one in shapes],
+        image=[one.image for one in shapes],
         labels=[categories.index(one.label) for one in shapes],
         boxes_xyxy=np.array([one.box_xyxy for one in shapes]),
         areas=[one.area for one in shapes],

@@ -1,4 +1,4 @@
-"""What the formats share: files whatever their encoding, lines of numbers, sizes of pictures, flat names, safe paths."""
+"""What the formats share: files whatever their encoding, lines of numbers, sizes of images, flat names, safe paths."""
 
 import json
 import os
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.data.dataset import Dataset
-from otus.data.images import is_left_behind, picture_size_hw
+from otus.data.images import image_size_hw, is_left_behind
 from otus.data.lfs import refuse_lfs_pointer
-from otus.errors import DataError, PictureError, Report
+from otus.errors import DataError, ImageError, Report
 
 LARGEST = 1e12
 """No number of a data set is larger: products of such are still finite."""
@@ -40,9 +40,9 @@ OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows i
 
 
 class Line(NamedTuple):
-    """One line of a label file: the picture that it belongs to, where it stands, and its words."""
+    """One line of a label file: the image that it belongs to, where it stands, and its words."""
 
-    picture: int
+    image: int
     file: Path
     number: int
     words: list[str]
@@ -130,7 +130,7 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def listed_names(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line of a list of pictures, but for blank ones and what systems leave."""
+    """Yield the number and the text of each line of a list of images, but for blank ones and what systems leave."""
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         name = line.strip()
         if name and not is_left_behind(name.replace("\\", "/").rsplit("/", 1)[-1]):
@@ -138,9 +138,9 @@ def listed_names(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
-    """The lines that are not blank of label files, file i of picture i; a file that is not there has none."""
+    """The lines that are not blank of label files, file i of image i; a file that is not there has none."""
     lines: list[Line] = []
-    for picture, file in enumerate(files):
+    for image, file in enumerate(files):
         try:
             if not file.is_file():
                 continue
@@ -150,17 +150,17 @@ def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
             continue
         for number, line in enumerate(text.splitlines(), start=1):
             if words := line.split():
-                lines.append(Line(picture, file, number, words))
+                lines.append(Line(image, file, number, words))
     return lines
 
 
-def report_unpaired(labels: Sequence[Path], of_pictures: Sequence[Path], report: Report) -> None:
-    """Report files of labels that are not among ``of_pictures``, the files where the pictures' labels may stand."""
-    known = {os.path.normpath(path) for path in of_pictures}
+def report_unpaired(labels: Sequence[Path], of_images: Sequence[Path], report: Report) -> None:
+    """Report files of labels that are not among ``of_images``, the files where the images' labels may stand."""
+    known = {os.path.normpath(path) for path in of_images}
     for file in labels:
         if os.path.normpath(file) not in known:
-            remedy = "restore the picture or remove the labels"
-            report(DataError("has no picture of that name", file=file, remedy=remedy, kind="missing_picture"))
+            remedy = "restore the image or remove the labels"
+            report(DataError("has no image of that name", file=file, remedy=remedy, kind="missing_image"))
 
 
 def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line], Float[np.ndarray, "v"]]:
@@ -189,12 +189,12 @@ def _is_usable(word: str) -> bool:
 
 
 def measured(paths: Sequence[Path], report: Report) -> tuple[list[Path], Int[np.ndarray, "m 2"]]:
-    """The pictures that can be opened, and their sizes from their headers."""
+    """The images that can be opened, and their sizes from their headers."""
     kept, sizes = [], []
     for path in paths:
         try:
-            sizes.append(picture_size_hw(path))
-        except PictureError as problem:
+            sizes.append(image_size_hw(path))
+        except ImageError as problem:
             report(problem)
             continue
         kept.append(path)
@@ -234,10 +234,10 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
 
 
 def flat_names_of(splits: Sequence[Dataset]) -> list[list[str]]:
-    """Such names for each of several splits; a picture that stands in two of them has one name."""
+    """Such names for each of several splits; an image that stands in two of them has one name."""
     if len(splits) == 1:
-        return [flat_names(splits[0].pictures.files)]
-    paths = [[os.path.abspath(one.pictures.path(i)) for i in range(len(one))] for one in splits]
+        return [flat_names(splits[0].images.files)]
+    paths = [[os.path.abspath(one.images.path(i)) for i in range(len(one))] for one in splits]
     different = list(dict.fromkeys(path for some in paths for path in some))
     root = os.path.commonpath([os.path.dirname(path) for path in different]) if different else ""
     names = flat_names([Path(os.path.relpath(path, root)).as_posix() for path in different])
@@ -246,7 +246,7 @@ def flat_names_of(splits: Sequence[Dataset]) -> list[list[str]]:
 
 
 def flat_names(files: Sequence[str]) -> list[str]:
-    """Names without folders for pictures, different also without their suffixes, as label files are named after them."""
+    """Names without folders for images, different also without their suffixes, as label files are named after them."""
     names = [file.rsplit("/", 1)[-1] for file in files]
     if _stems_differ(names):
         return names

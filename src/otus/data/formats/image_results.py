@@ -1,10 +1,10 @@
-"""Predictions of one record a picture, as JSON: its categories with scores, or the IoU after each click. Read only. ::
+"""Predictions of one record an image, as JSON: its categories with scores, or the IoU after each click. Read only. ::
 
     {"images": [{"file": "a.jpg", "classification": [{"category": "owl", "score": 0.9}, …]}, …]}
     {"images": [{"file": "a.jpg", "ious": [0.71, 0.86, 0.92]}, …]}
 
-The first is what ``otus predict --json`` writes. The list may also stand alone. Pictures are meant by their names, as far
-as these are needed to tell them apart. Of clicks a picture may have several records, one an object.
+The first is what ``otus predict --json`` writes. The list may also stand alone. Images are meant by their names, as far
+as these are needed to tell them apart. Of clicks an image may have several records, one an object.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from otus.data.dataset import Dataset
 from otus.data.formats.json_reader.stream import RecordReader
-from otus.data.image_lookup import picture_namer, some_names
+from otus.data.image_lookup import image_namer, some_names
 from otus.errors import DataError, Report, stop_at_first
 
 
@@ -28,38 +28,38 @@ class Answer(msgspec.Struct):
     score: float
 
 
-class PictureAnswers(msgspec.Struct):
-    """What a picture shows."""
+class ImageAnswers(msgspec.Struct):
+    """What an image shows."""
 
     file: str
     classification: list[Answer]
 
 
-class PictureClicks(msgspec.Struct):
+class ImageClicks(msgspec.Struct):
     """How good the mask of an object was after each click."""
 
     file: str
     ious: list[float]
 
 
-Record = TypeVar("Record", PictureAnswers, PictureClicks)
+Record = TypeVar("Record", ImageAnswers, ImageClicks)
 
 
 def read_classifications(
     path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """The index of each picture and its scores by category, -inf for a category that the file does not say.
+    """The index of each image and its scores by category, -inf for a category that the file does not say.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: unknown pictures or categories, a second record of a picture, a category named twice.
+        Where ``report`` raises it: unknown images or categories, a second record of an image, a category named twice.
     """
     label_of = {name: label for label, name in enumerate(dataset.categories)}
     seen: set[int] = set()
-    for where, index, record in _records(Path(path), PictureAnswers, dataset, report):
+    for where, index, record in _records(Path(path), ImageAnswers, dataset, report):
         scores = np.full(len(label_of), -np.inf)
-        problem = ("", "the picture has a record already", "duplicate_id") if index in seen else None
+        problem = ("", "the image has a record already", "duplicate_id") if index in seen else None
         for k, answer in enumerate(record.classification):
             place = f".classification[{k}].category"
             if answer.category not in label_of:
@@ -78,14 +78,14 @@ def read_classifications(
 def read_click_curves(
     path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> Iterator[tuple[int, list[float]]]:
-    """The index of a picture and the IoU after each click of one of its objects.
+    """The index of an image and the IoU after each click of one of its objects.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: unknown pictures, an IoU outside 0..1, no click.
+        Where ``report`` raises it: unknown images, an IoU outside 0..1, no click.
     """
-    for where, index, record in _records(Path(path), PictureClicks, dataset, report):
+    for where, index, record in _records(Path(path), ImageClicks, dataset, report):
         wrong = [iou for iou in record.ious if not 0 <= iou <= 1]
         if wrong or not record.ious:
             problem = f"expected an IoU in 0..1 after each click, got {wrong[0] if wrong else 'no click'}"
@@ -95,21 +95,21 @@ def read_click_curves(
 
 
 def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -> Iterator[tuple[str, int, Record]]:
-    """Where each record stands, the index of its picture, and it."""
+    """Where each record stands, the index of its image, and it."""
     if path.is_dir():
         raise DataError("expected a JSON file, got a folder", file=path, remedy="give the file itself")
-    name_of = picture_namer(dataset)
+    name_of = image_namer(dataset)
     reader = RecordReader(path, {"images": kind}, report, records_key="images")
     for batch in reader:
         for number, record in zip(batch.indices.tolist(), batch.records, strict=True):
             index = name_of(record.file)
             if index is None:
-                problem = f"no picture of the data is called {record.file!r}; they are called {some_names(dataset)}"
-                report(_fault(path, f"images[{number}].file", problem, "unknown_picture"))
+                problem = f"no image of the data is called {record.file!r}; they are called {some_names(dataset)}"
+                report(_fault(path, f"images[{number}].file", problem, "unknown_image"))
             else:
                 yield f"images[{number}]", index, record
     if "images" not in reader.found and not (path.exists() and path.stat().st_size == 0):
-        report(_fault(path, "images", "expected a list of pictures, found none", "broken_json"))
+        report(_fault(path, "images", "expected a list of images, found none", "broken_json"))
 
 
 def _fault(path: Path, where: str, problem: str, kind: str) -> DataError:

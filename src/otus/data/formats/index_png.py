@@ -1,4 +1,4 @@
-"""Semantic segmentation by index pictures: the value of each pixel is its category. Read only. ::
+"""Semantic segmentation by index images: the value of each pixel is its category. Read only. ::
 
     train/*.jpg  trainannot/*.png  train.txt  classes.txt       CamVid as SegNet has it; likewise val, test
     images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from otus.data.dataset import Dataset, Pictures, SemanticFiles
+from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats.contract import Layout
 from otus.data.formats.files import (
     files_in,
@@ -27,7 +27,7 @@ from otus.data.formats.files import (
     sample_of,
     subfolders,
 )
-from otus.data.images import picture_files, read_index_picture
+from otus.data.images import image_files, read_index_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, Categories
 
@@ -39,7 +39,7 @@ _OBJECT_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder with pictures and index pictures in one of the ways above."""
+    """A folder with images and index images in one of the ways above."""
     splits = [split for split in _SPLITS if (path / f"{split}annot").is_dir() and (path / split).is_dir()]
     if splits:
         return [Layout("index_png", path, split) for split in splits]
@@ -70,42 +70,42 @@ def _looks_like_objects(masks: Path) -> bool:
 def _object_values(files: list[Path]) -> set[int] | None:
     found: set[int] = set()
     for file in files:
-        found |= set(np.flatnonzero(np.bincount(read_index_picture(file).ravel(), minlength=256)).tolist())
+        found |= set(np.flatnonzero(np.bincount(read_index_image(file).ravel(), minlength=256)).tolist())
         if not any(found <= values for values in _OBJECT_VALUES):
             return None
     return found
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The pictures and where their index pictures lie.
+    """The images and where their index images lie.
 
     Raises
     ------
-    DataError, PictureError
-        Through ``report``: pictures that cannot be opened or have no index picture. A ``classes.txt`` that makes no sense,
-        or index pictures of unknown values without it, are raised at once.
+    DataError, ImageError
+        Through ``report``: images that cannot be opened or have no index image. A ``classes.txt`` that makes no sense,
+        or index images of unknown values without it, are raised at once.
     """
     root = layout.source
     folder, masks = _folders(layout)
     is_sequences = masks.name == "Annotations"
 
-    def pictures_in(place: Path) -> dict[str, Path]:
-        paths = picture_files(place, recursive=is_sequences)
+    def images_in(place: Path) -> dict[str, Path]:
+        paths = image_files(place, recursive=is_sequences)
         return {path.relative_to(place).with_suffix("").as_posix(): path for path in paths}
 
-    named = pictures_in(folder)
+    named = images_in(folder)
     wanted = _listed(root / f"{layout.split}.txt", folder, named.keys(), report) if layout.split else None
     if wanted is not None:
         named = {name: path for name, path in named.items() if name in wanted}
-    files = pictures_in(masks)
+    files = images_in(masks)
     for name in sorted((wanted or set()) - named.keys()):
-        report(DataError("is listed but not there", file=folder / name, remedy="restore it", kind="missing_picture"))
+        report(DataError("is listed but not there", file=folder / name, remedy="restore it", kind="missing_image"))
     for name in sorted(named.keys() - files.keys()):
-        problem = f"has no index picture in {masks}"
-        report(DataError(problem, file=named.pop(name), remedy="add it or remove the picture"))
+        problem = f"has no index image in {masks}"
+        report(DataError(problem, file=named.pop(name), remedy="add it or remove the image"))
     for name in sorted(files.keys() - named.keys()) if wanted is None else ():
         remedy = f"put it into {folder} or remove the labels"
-        report(DataError("has no picture of that name", file=files[name], remedy=remedy, kind="missing_picture"))
+        report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
     paths, sizes = measured(list(named.values()), report)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     categories, lookup, void_values = _meaning(root, [files[name] for name in names])
@@ -113,7 +113,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         source=root,
         format="index_png",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=root,
             files=tuple(relative_name(path, root) for path in paths),
             sizes_hw=sizes,
@@ -125,7 +125,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def _folders(layout: Layout) -> tuple[Path, Path]:
-    """Where the pictures and where the index pictures lie."""
+    """Where the images and where the index images lie."""
     root, split = layout.source, layout.split or ""
     if split and (root / f"{split}annot").is_dir():
         return root / split, root / f"{split}annot"
@@ -143,7 +143,7 @@ def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[st
         return None
     stems = set()
     for number, whole in listed_names(file):
-        name = whole.rsplit("/", 1)[-1]  # of "picture labels", as CamVid has it, the labels: they are called alike
+        name = whole.rsplit("/", 1)[-1]  # of "image labels", as CamVid has it, the labels: they are called alike
         if not {name, Path(name).stem} & known:
             name = whole.split()[0].rsplit("/", 1)[-1]
         where = f"line {number}"
@@ -166,7 +166,7 @@ def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray,
     found = _object_values(files)
     if found is None:
         raise DataError(
-            f"the index pictures of {root} hold other values than those of one object on background",
+            f"the index images of {root} hold other values than those of one object on background",
             file=root / _LIST,
             remedy="write this file: a line 'value name' for each category",
         )

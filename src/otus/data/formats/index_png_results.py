@@ -1,6 +1,6 @@
 """Predicted semantic maps: a folder of index PNGs, whose values mean what those of the labels mean. Read only. ::
 
-    NAME.png      named as its picture, in folders or not
+    NAME.png      named as its image, in folders or not
 
 A value of void, such as 255, says nothing about its pixel.
 """
@@ -11,8 +11,8 @@ import numpy as np
 
 from otus.data.dataset import Dataset, SemanticFiles
 from otus.data.formats.files import files_in
-from otus.data.image_lookup import picture_namer, some_names
-from otus.data.images import read_index_picture
+from otus.data.image_lookup import image_namer, some_names
+from otus.data.images import read_index_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, SemanticMap
 
@@ -20,29 +20,29 @@ from otus.structures import IGNORE, SemanticMap
 def find_semantic_results(
     folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> tuple[Path | None, ...]:
-    """The predicted map of each picture of a data set, None where there is none.
+    """The predicted map of each image of a data set, None where there is none.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: a map of an unknown picture, a second map of one. A folder without PNGs is raised at
+        Where ``report`` raises it: a map of an unknown image, a second map of one. A folder without PNGs is raised at
         once.
     """
     folder = Path(folder)
     paths = files_in(folder, "**/*.png") if folder.is_dir() else []
     if not paths:
-        remedy = "give a folder with one for each picture, named as it"
+        remedy = "give a folder with one for each image, named as it"
         raise DataError("expected a folder of index PNGs, found none", file=folder, remedy=remedy)
-    name_of = picture_namer(dataset)
+    name_of = image_namer(dataset)
     files: list[Path | None] = [None] * len(dataset)
     for path in paths:
         index = name_of(path.relative_to(folder).with_suffix("").as_posix())
         if index is None:
-            remedy = "name it as its picture, or remove it"
-            problem = f"names not one picture of the data, which are called {some_names(dataset)}"
-            report(DataError(problem, file=path, remedy=remedy, kind="unknown_picture"))
+            remedy = "name it as its image, or remove it"
+            problem = f"names not one image of the data, which are called {some_names(dataset)}"
+            report(DataError(problem, file=path, remedy=remedy, kind="unknown_image"))
         elif files[index] is not None:
-            problem = f"{files[index]} is of the same picture"
+            problem = f"{files[index]} is of the same image"
             report(DataError(problem, file=path, remedy="remove one of them", kind="duplicate_id"))
         else:
             files[index] = path
@@ -54,10 +54,10 @@ def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[
 
     Raises
     ------
-    DataError, PictureError
+    DataError, ImageError
         If it cannot be read, has another size, or values that the labels do not know.
     """
-    values = read_index_picture(path, expected_size_hw=size_hw)
+    values = read_index_image(path, expected_size_hw=size_hw)
     occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     strange = occurring[(semantic.lookup[occurring] == IGNORE) & ~np.isin(occurring, semantic.void_values)]
     if len(strange):

@@ -1,4 +1,4 @@
-"""KITTI's object labels: a text file a picture with boxes and cuboids. Read only.
+"""KITTI's object labels: a text file an image with boxes and cuboids. Read only.
 
 Geiger et al., Are we ready for Autonomous Driving? The KITTI Vision Benchmark Suite, CVPR 2012; the development kit's
 readme. ::
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.contract import Layout
 from otus.data.formats.files import (
     Line,
@@ -34,7 +34,7 @@ from otus.data.formats.files import (
     report_unpaired,
     subfolders,
 )
-from otus.data.images import picture_files
+from otus.data.images import image_files
 from otus.errors import Report, stop_at_first
 from otus.structures import Categories, Objects
 
@@ -54,18 +54,18 @@ def _holds_kitti(folder: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The pictures, boxes and cuboids (see the head of this file for their frame).
+    """The images, boxes and cuboids (see the head of this file for their frame).
 
     ``truncated`` (0..1), ``occluded`` (0..3, 3 unknown), ``alpha`` (radians) and ``ignored`` are columns, where -1 and
     -10 of regions to be ignored are 0.
 
     Raises
     ------
-    DataError, PictureError
+    DataError, ImageError
         Through ``report``.
     """
     folder = layout.source / (layout.split or "")
-    paths = picture_files(folder / "image_2")
+    paths = image_files(folder / "image_2")
     label_folder = folder / "label_2"
     files = [label_folder / f"{path.stem}.txt" for path in paths]
     report_unpaired(files_in(label_folder, "*.txt"), files, report)
@@ -77,7 +77,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         source=layout.source,
         format="kitti",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=layout.source,
             files=tuple(relative_name(path, layout.source) for path in paths),
             sizes_hw=sizes,
@@ -100,7 +100,7 @@ def objects_of(lines: list[Line], categories: Categories, report: Report) -> Obj
     ignored = np.array([name == IGNORED for name in names], dtype=bool)
     columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
     return Objects.build(
-        picture=[line.picture for line in lines],
+        image=[line.image for line in lines],
         labels=[label_of[name] for name in names],
         boxes_xyxy=values[:, 3:7],
         is_crowd=ignored,

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 import numpy as np
 
-from otus.data.dataset import Dataset, Pictures
+from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco import json_files, sniff, split_of
 from otus.data.formats.contract import Layout
 from otus.data.formats.drawn_shapes import (
@@ -32,7 +32,7 @@ from otus.data.formats.drawn_shapes import (
 )
 from otus.data.formats.files import Figure, Whole, read_json_bytes, relative_name
 from otus.data.formats.unread import UnreadFields
-from otus.data.images import PICTURE_SUFFIXES, picture_size_hw
+from otus.data.images import IMAGE_SUFFIXES, image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
@@ -102,7 +102,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
     Raises
     ------
-    DataError, PictureError
+    DataError, ImageError
         Through ``report``, with the task and the region; a file that is none is raised at once.
     """
     file = layout.source
@@ -116,7 +116,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         unread.note("annotations of others", ["of a task"] * others)
         unread.note("predictions", ["of a task"] * len(task.predictions))
         try:
-            path = _picture(task, file, f"[{index}]")
+            path = _image(task, file, f"[{index}]")
             size_hw = _size_hw([region for _, region in regions], path)
         except DataError as problem:
             report(problem)
@@ -133,7 +133,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         source=file,
         format="label_studio",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=file.parent,
             files=tuple(relative_name(path, file.parent) for path in paths),
             sizes_hw=np.array(sizes, dtype=np.int64),
@@ -184,10 +184,10 @@ def _regions(
             report(DataError(str(error), file=file, where=where, remedy="correct the region or take it out"))
 
 
-def _picture(task: Task, file: Path, where: str) -> Path:
+def _image(task: Task, file: Path, where: str) -> Path:
     """Where the image of a task lies here, as far as it can be found."""
     addresses = [_server_path(value) for value in task.data.values() if isinstance(value, str)]
-    named = [address for address in addresses if Path(address).suffix.lower() in PICTURE_SUFFIXES]
+    named = [address for address in addresses if Path(address).suffix.lower() in IMAGE_SUFFIXES]
     if not named:
         raise DataError("data: expected the path of an image, got none", file=file, where=where, remedy="add it")
     parts = [part for part in named[0].replace("\\", "/").split("/") if part not in ("", ".", "..")]
@@ -214,10 +214,10 @@ def _size_hw(regions: list[Region], path: Path) -> tuple[int, int]:
     for region in regions:
         if (region.original_width or 0) > 0 and (region.original_height or 0) > 0:
             return int(region.original_height or 0), int(region.original_width or 0)
-    return picture_size_hw(path)
+    return image_size_hw(path)
 
 
-def _shape(region: Region, picture: int, size_hw: tuple[int, int]) -> DrawnShape:
+def _shape(region: Region, image: int, size_hw: tuple[int, int]) -> DrawnShape:
     """One shape in pixels; ValueError if it makes no sense."""
     value = region.value
     labels = value.rectanglelabels or value.polygonlabels or value.ellipselabels or value.labels
@@ -228,15 +228,15 @@ def _shape(region: Region, picture: int, size_hw: tuple[int, int]) -> DrawnShape
     turn = radians(value.rotation or 0)
     x, y = value.x * scale_x, value.y * scale_y
     if value.points is not None:
-        return polygon_shape(picture, label, np.array(value.points).reshape(-1, 2) * (scale_x, scale_y))
+        return polygon_shape(image, label, np.array(value.points).reshape(-1, 2) * (scale_x, scale_y))
     if value.radiusX is not None and value.radiusY is not None:
-        return ellipse_shape(picture, label, (x, y), (value.radiusX * scale_x, value.radiusY * scale_y), turn)
+        return ellipse_shape(image, label, (x, y), (value.radiusX * scale_x, value.radiusY * scale_y), turn)
     if value.width is None or value.height is None:
         raise ValueError(f"a {region.type!r} without width and height, points or radii")
     width, height = value.width * scale_x, value.height * scale_y
     if not turn:
-        return box_shape(picture, label, (x, y, x + width, y + height))
+        return box_shape(image, label, (x, y, x + width, y + height))
     # It turns about its first corner, which x and y say.
     centre_x = x + (width * cos(turn) - height * sin(turn)) / 2
     centre_y = y + (width * sin(turn) + height * cos(turn)) / 2
-    return oriented_shape(picture, label, (centre_x, centre_y, width, height, turn))
+    return oriented_shape(image, label, (centre_x, centre_y, width, height, turn))

@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file of shapes a picture (github.com/wkentaro/labelme, the desktop program, and X-AnyLabeling).
+"""LabelMe: a JSON file of shapes an image (github.com/wkentaro/labelme, the desktop program, and X-AnyLabeling).
 
 A shape is a polygon, a rectangle, an oriented rectangle (X-AnyLabeling's ``rotation``), a circle, a mask (a PNG that fills
 a rectangle, its last row and column included), or a point. Shapes that share a ``group_id`` are one object: several
@@ -8,7 +8,7 @@ keypoint.
 
 ``labels.txt`` (as ``labelme --labels`` takes it) gives the order of categories and keypoints; else categories are sorted
 and keypoints are in the order in which they appear. Lines are not objects and are reported; a circle becomes a polygon of
-64 points. A picture that is not there is taken out of ``imageData``, where the file has it. Our additions, which LabelMe
+64 points. An image that is not there is taken out of ``imageData``, where the file has it. Our additions, which LabelMe
 keeps: ``score`` of a shape, the flag ``oriented_box`` of a polygon that is one, and ``keypoint_names`` of each category
 beside the shapes.
 """
@@ -21,8 +21,16 @@ import msgspec
 import numpy as np
 
 from otus._files import staged_folder
-from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, split_word, splits_of
+from otus.data.dataset import Dataset, Images
+from otus.data.formats.contract import (
+    ConversionLoss,
+    ImageMode,
+    Layout,
+    place_images,
+    split_losses,
+    split_word,
+    splits_of,
+)
 from otus.data.formats.conversion_losses import flags_of, losses_of
 from otus.data.formats.files import (
     files_in,
@@ -37,7 +45,7 @@ from otus.data.formats.files import (
 )
 from otus.data.formats.labelme_shapes import (
     OBJECT_SHAPES,
-    EmbeddedPictures,
+    EmbeddedImages,
     LabelMeFile,
     LabelMeObject,
     decode,
@@ -47,7 +55,7 @@ from otus.data.formats.labelme_shapes import (
     gather,
 )
 from otus.data.formats.unread import UnreadFields
-from otus.data.images import MAX_PIXELS, picture_size_hw
+from otus.data.images import MAX_PIXELS, image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
@@ -66,7 +74,7 @@ def _holds_labelme(folder: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The pictures of the JSON files of a folder, and their objects.
+    """The images of the JSON files of a folder, and their objects.
 
     Parameters
     ----------
@@ -75,17 +83,17 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
     Raises
     ------
-    DataError, PictureError
+    DataError, ImageError
         Through ``report``, with the file and the shape.
     """
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
-    unread, embedded = UnreadFields(), EmbeddedPictures()
+    unread, embedded = UnreadFields(), EmbeddedImages()
     for file in files_in(folder, "*.json"):
         try:
             content = decode(file, unread)
             path = resolve_inside(
-                content.picture.replace("\\", "/"),
+                content.image.replace("\\", "/"),
                 folder,
                 within=layout.source,
                 allow_outside=allow_outside,
@@ -93,7 +101,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
                 where="imagePath",
             )
             if not path.is_file():
-                path = embedded.picture_of(file, path)
+                path = embedded.image_of(file, path)
             sizes.append(_size_hw(content, path, file))
         except DataError as problem:
             report(problem)
@@ -106,7 +114,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         source=layout.source,
         format="labelme",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=layout.source,
             files=tuple(relative_name(path, layout.source.absolute()) for path in paths),
             sizes_hw=np.array(sizes, dtype=np.int64),
@@ -120,9 +128,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
 def _size_hw(content: LabelMeFile, path: Path, file: Path) -> tuple[int, int]:
     if content.height is None or content.width is None:
-        return picture_size_hw(path)
+        return image_size_hw(path)
     if content.height < 1 or content.width < 1 or content.height * content.width > MAX_PIXELS:
-        problem = f"expected the picture's size, got {content.width} x {content.height}"
+        problem = f"expected the image's size, got {content.width} x {content.height}"
         raise DataError(problem, file=file, where="imageWidth, imageHeight", remedy="correct it or set both to null")
     return content.height, content.width
 
@@ -170,8 +178,8 @@ def _labels_of_other_splits(source: Path) -> set[str]:
     return labels
 
 
-def _columns(by_picture: list[list[LabelMeObject]], categories: Categories) -> Objects:
-    objects = [one for here in by_picture for one in here]
+def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Objects:
+    objects = [one for here in by_image for one in here]
     outlines = [one.outline for one in objects]
     flags = sorted({name for one in objects for name in one.flags if name != "crowd"})
     scores = np.array([one.score for one in objects])
@@ -185,7 +193,7 @@ def _columns(by_picture: list[list[LabelMeObject]], categories: Categories) -> O
     if categories.keypoints:
         more["keypoints"] = _keypoints(objects, categories)
     return Objects.build(
-        picture=np.repeat(np.arange(len(by_picture)), [len(here) for here in by_picture]),
+        image=np.repeat(np.arange(len(by_image)), [len(here) for here in by_image]),
         labels=[categories.index(one.label) for one in objects],
         boxes_xyxy=np.array([one.box_xyxy for one in objects]),
         areas=[one.area for one in objects],
@@ -205,23 +213,23 @@ def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarr
     return keypoints
 
 
-def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """Write a data set as LabelMe files beside their pictures, with ``labels.txt``; each split in a folder of its own.
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
+    """Write a data set as LabelMe files beside their images, with ``labels.txt``; each split in a folder of its own.
 
     Polygons stay polygons, run lengths become masks, so that holes and parts are kept. A box that is not that of its
     outline is written as a rectangle in the same group.
     """
-    losses: list[Loss] = []
+    losses: list[ConversionLoss] = []
     splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         (stage / _LISTED).write_text("".join(f"{name}\n" for name in splits[0].categories), encoding="utf-8")
         for dataset in splits:
-            losses += _write_split(dataset, stage / split_word(dataset), pictures)
+            losses += _write_split(dataset, stage / split_word(dataset), images)
             losses += split_losses(dataset, split_word(dataset))
     return losses
 
 
-def _write_split(dataset: Dataset, folder: Path, pictures: PictureMode) -> list[Loss]:
+def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = flags_of(objects)
     held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
@@ -229,15 +237,15 @@ def _write_split(dataset: Dataset, folder: Path, pictures: PictureMode) -> list[
     scores = np.full(len(objects), np.nan) if objects.scores is None else objects.scores
     for row in np.flatnonzero((scores < 0) | (scores > 1)).tolist():
         lost = f"its confidence, which is not in 0..1: {scores[row]:g}"
-        losses.append(Loss("score", dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost))
+        losses.append(ConversionLoss("score", dataset.images.files[objects.image[row]], int(objects.ids[row]), lost))
     flags["crowd"] = objects.is_crowd
-    names = flat_names(dataset.pictures.files)
+    names = flat_names(dataset.images.files)
     point_names = {name: list(scheme.names) for name, scheme in dataset.categories.keypoints}
-    bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
-    place_pictures(dataset, folder, pictures, names=names)
+    bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
+    place_images(dataset, folder, images, names=names)
     folder.mkdir(exist_ok=True)
     for index, name in enumerate(names):
-        height, width = dataset.pictures.size_hw(index)
+        height, width = dataset.images.size_hw(index)
         shapes: list[dict[str, Any]] = []
         for row in range(bounds[index], bounds[index + 1]):
             shapes += _shapes(dataset, objects, row, {flag: bool(column[row]) for flag, column in flags.items()})
@@ -267,7 +275,7 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
         if rings:
             areas[row] = sum(polygon_area(ring) for ring in rings)
         if outlines is not None and (counts := outlines.rle(row)) is not None:
-            size_hw = dataset.pictures.size_hw(int(objects.picture[row]))
+            size_hw = dataset.images.size_hw(int(objects.image[row]))
             areas[row] = Masks.from_rle([counts], size_hw).area()[0] or areas[row]
     return areas
 
@@ -275,7 +283,7 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
 def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]) -> list[dict[str, Any]]:
     """The shapes of one object; the first one carries its flags and its score."""
     label = dataset.categories[int(objects.labels[row])]
-    size_hw = dataset.pictures.size_hw(int(objects.picture[row]))
+    size_hw = dataset.images.size_hw(int(objects.image[row]))
     shapes: list[dict[str, Any]] = []
 
     def add(kind: str, points: np.ndarray, **more: Any) -> None:

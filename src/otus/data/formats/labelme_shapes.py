@@ -45,9 +45,9 @@ class Shape(msgspec.Struct):
     difficult: bool | str | None = None  # X-AnyLabeling's; some programs write "false"
 
 
-class LabelMeFile(msgspec.Struct, rename={"picture": "imagePath", "height": "imageHeight", "width": "imageWidth"}):
+class LabelMeFile(msgspec.Struct, rename={"image": "imagePath", "height": "imageHeight", "width": "imageWidth"}):
     shapes: list[msgspec.Raw]
-    picture: str
+    image: str
     height: Whole | None = None
     width: Whole | None = None
     keypoint_names: dict[str, list[str]] | None = None
@@ -101,27 +101,27 @@ class _Embedded(msgspec.Struct):
     imageData: str | None = None  # noqa: N815, LabelMe's name
 
 
-class EmbeddedPictures:
-    """The pictures that files have in themselves, in a temporary folder that goes with the process."""
+class EmbeddedImages:
+    """The images that files have in themselves, in a temporary folder that goes with the process."""
 
     _folder: Path | None = None
 
-    def picture_of(self, file: Path, path: Path) -> Path:
-        """Write the ``imageData`` of a file as a picture called as ``path``, and return where; ``path`` if it has none."""
+    def image_of(self, file: Path, path: Path) -> Path:
+        """Write the ``imageData`` of a file as an image called as ``path``, and return where; ``path`` if it has none."""
         try:
             data = msgspec.json.decode(read_json_bytes(file), type=_Embedded).imageData
             content = base64.b64decode(data or "", validate=True)
         except (msgspec.MsgspecError, ValueError) as error:
-            problem, remedy = f"expected a picture in base64, but {error}", "restore the picture beside the file"
+            problem, remedy = f"expected an image in base64, but {error}", "restore the image beside the file"
             raise DataError(problem, file=file, where="imageData", remedy=remedy) from None
         if not content:
             return path
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="otus-labelme-"))
             atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
-        picture = self._folder / f"{file.stem}{path.suffix or '.png'}"
-        picture.write_bytes(content)
-        return picture
+        image = self._folder / f"{file.stem}{path.suffix or '.png'}"
+        image.write_bytes(content)
+        return image
 
 
 def decode_shape(raw: msgspec.Raw) -> Shape:
@@ -210,19 +210,17 @@ def _is_upright(points: Float[np.ndarray, "p 2"]) -> bool:
 
 
 def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The mask in the picture's frame; ValueError if it does not fit its rectangle or the picture."""
+    """The mask in the image's frame; ValueError if it does not fit its rectangle or the image."""
     (left, top), (right, bottom) = points.round().tolist()
     if not (0 <= left <= right < size_hw[1] and 0 <= top <= bottom < size_hw[0]):
-        raise ValueError(
-            f"expected a rectangle inside the picture of {size_hw[1]} x {size_hw[0]}, got {points.tolist()}"
-        )
+        raise ValueError(f"expected a rectangle inside the image of {size_hw[1]} x {size_hw[0]}, got {points.tolist()}")
     x1, y1, x2, y2 = int(left), int(top), int(right), int(bottom)
     try:
-        with Image.open(BytesIO(base64.b64decode(shape.mask or "", validate=True)), formats=("PNG",)) as picture:
+        with Image.open(BytesIO(base64.b64decode(shape.mask or "", validate=True)), formats=("PNG",)) as image:
             # The size is compared before anything is decoded: a few bytes can claim to be any size.
-            fits = picture.size == (x2 - x1 + 1, y2 - y1 + 1)
-            values = np.array(picture.convert("L") if fits else []) > 0
-            size = picture.size
+            fits = image.size == (x2 - x1 + 1, y2 - y1 + 1)
+            values = np.array(image.convert("L") if fits else []) > 0
+            size = image.size
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a PNG in base64, but {error}") from None
     if not fits:

@@ -1,7 +1,7 @@
 """From the pixels of a mask back to polygons, exactly.
 
 The rings run along the edges of pixels, so their corners are whole numbers, and COCO's rasteriser turns them into the
-very same pixels. Shape shorthand: H x W the picture, P points.
+very same pixels. Shape shorthand: H x W the image, P points.
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def trace(mask: Bool[np.ndarray, "h w"]) -> list[Part]:
 
 
 def ring_inside(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]) -> Float[np.ndarray, "p 2"]:
-    """The part of a ring that lies in the picture, (0, 2) where none does: Sutherland and Hodgman, CACM 1974.
+    """The part of a ring that lies in the image, (0, 2) where none does: Sutherland and Hodgman, CACM 1974.
 
     >>> ring_inside(np.array([[-2.0, 1], [2, 1], [2, 3]]), np.array([8.0, 8])).tolist()
     [[0.0, 2.0], [0.0, 1.0], [2.0, 1.0], [2.0, 3.0]]

@@ -1,4 +1,4 @@
-"""SA-1B, Segment Anything's data: one JSON a picture with masks without categories, and how sure they are.
+"""SA-1B, Segment Anything's data: one JSON an image with masks without categories, and how sure they are.
 
 https://github.com/facebookresearch/segment-anything#dataset. What a mask says beside its pixels (``predicted_iou``,
 ``stability_score``, ``crop_box``, ``point_coords``) are columns here.
@@ -15,10 +15,18 @@ import msgspec
 import numpy as np
 
 from otus._files import staged_folder
-from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.coco import leaves_folder, picture_folder, picture_ids, sniff
+from otus.data.dataset import Dataset, Images
+from otus.data.formats.coco import image_folder, image_ids, leaves_folder, sniff
 from otus.data.formats.coco_objects import ObjectColumns
-from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, splits_of, stands_twice
+from otus.data.formats.contract import (
+    ConversionLoss,
+    ImageMode,
+    Layout,
+    duplicate_image_error,
+    place_images,
+    split_losses,
+    splits_of,
+)
 from otus.data.formats.conversion_losses import losses_of
 from otus.data.formats.files import OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names_of, read_json_bytes, sample_of
 from otus.data.formats.json_reader.growing_columns import FileOutline
@@ -30,11 +38,11 @@ from otus.structures import Categories, Objects, boxes
 FORMAT = "sa1b"
 CATEGORIES = Categories(("object",))
 COLUMNS = ("predicted_iou", "stability_score", "crop_box", "point_coords")
-CAN_HOLD = frozenset({"outline", "holes", "parts", "annotation_ids", "picture_ids", *COLUMNS})
+CAN_HOLD = frozenset({"outline", "holes", "parts", "annotation_ids", "image_ids", *COLUMNS})
 
 
 class Image(msgspec.Struct):
-    """What a file says of its picture."""
+    """What a file says of its image."""
 
     image_id: Whole
     width: Whole
@@ -43,7 +51,7 @@ class Image(msgspec.Struct):
 
 
 class Mask(msgspec.Struct, gc=False):
-    """A record of ``annotations``; the ids of picture and category are filled in after reading."""
+    """A record of ``annotations``; the ids of image and category are filled in after reading."""
 
     id: Whole
     bbox: tuple[Figure, Figure, Figure, Figure] | None = None
@@ -133,11 +141,11 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     sizes_hw = np.array([(one.height, one.width) for one in images.values()], dtype=np.int64).reshape(-1, 2)
     names = tuple(one.file_name for one in images.values())
     objects = columns.finish(
-        picture_ids=np.array(list(images), dtype=np.int64), sizes_hw=sizes_hw, category_ids=CATEGORIES.ids
+        image_ids=np.array(list(images), dtype=np.int64), sizes_hw=sizes_hw, category_ids=CATEGORIES.ids
     )
-    root = picture_folder(files[0], names) if files else source
-    pictures = Pictures(root, names, sizes_hw, tuple(images))
-    return Dataset(source, FORMAT, pictures, CATEGORIES, objects, unread=columns.unread.finish())
+    root = image_folder(files[0], names) if files else source
+    all_images = Images(root, names, sizes_hw, tuple(images))
+    return Dataset(source, FORMAT, all_images, CATEGORIES, objects, unread=columns.unread.finish())
 
 
 def _decoded(
@@ -164,7 +172,7 @@ def _decoded(
 
 def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> str | None:
     if image.image_id in seen:
-        return f"image_id {image.image_id} is another picture's"
+        return f"image_id {image.image_id} is another image's"
     if image.width <= 0 or image.height <= 0:
         return f"expected a width and a height above 0, got {image.width} x {image.height}"
     if not allow_outside and leaves_folder(image.file_name):
@@ -172,36 +180,36 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
     return None
 
 
-def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
-    """One JSON a picture beside the picture, in a new folder. Outlines of polygons become pixels.
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
+    """One JSON an image beside the image, in a new folder. Outlines of polygons become pixels.
 
-    Splits lie in one folder and are no longer told apart; if ids of their pictures or annotations meet, all get new ones.
+    Splits lie in one folder and are no longer told apart; if ids of their images or annotations meet, all get new ones.
     """
     splits = splits_of(datasets)
     written, losses = _with_ids_of_their_own(splits)
     with staged_folder(folder) as stage:
         for dataset, same, names in zip(splits, written, flat_names_of(splits), strict=True):
-            place_pictures(dataset, stage, pictures, names=names)
+            place_images(dataset, stage, images, names=names)
             _write_files(same, stage, names)
             losses += losses_of(dataset, can_hold=CAN_HOLD) + _lost_categories(dataset) + split_losses(dataset, None)
     return losses
 
 
-def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[Loss]]:
+def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """The splits with ids that differ over all of them."""
-    losses: list[Loss] = []
-    ids = [picture_ids(dataset) for dataset in splits]
+    losses: list[ConversionLoss] = []
+    ids = [image_ids(dataset) for dataset in splits]
     objects = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
     object_ids = [one.ids.tolist() for one in objects]
-    for kind, numbers in (("picture_ids", ids), ("annotation_ids", object_ids)):
+    for kind, numbers in (("image_ids", ids), ("annotation_ids", object_ids)):
         if len(set(chain.from_iterable(numbers))) < sum(map(len, numbers)):
             starts = np.cumsum([1, *map(len, numbers)]).tolist()
             numbers[:] = [list(range(start, start + len(some))) for start, some in zip(starts, numbers, strict=False)]
-            losses.append(Loss(kind, "", None, f"the {kind.replace('_', ' ')}, as splits have the same"))
+            losses.append(ConversionLoss(kind, "", None, f"the {kind.replace('_', ' ')}, as splits have the same"))
     renumbered = [
         replace(
             dataset,
-            pictures=replace(dataset.pictures, ids=tuple(own_ids)),
+            images=replace(dataset.images, ids=tuple(own_ids)),
             objects=replace(own, ids=np.array(own_object_ids, dtype=np.int64)),
         )
         for dataset, own, own_ids, own_object_ids in zip(splits, objects, ids, object_ids, strict=True)
@@ -213,40 +221,40 @@ def _write_files(dataset: Dataset, folder: Path, names: list[str]) -> None:
     encode = msgspec.json.Encoder().encode
     records = _records(dataset)
     for index, name in enumerate(names):
-        height, width = dataset.pictures.size_hw(index)
-        image = {"image_id": dataset.pictures.ids[index], "width": width, "height": height, "file_name": name}
+        height, width = dataset.images.size_hw(index)
+        image = {"image_id": dataset.images.ids[index], "width": width, "height": height, "file_name": name}
         file = (folder / name).with_suffix(".json")
         if file.exists():
-            raise stands_twice(dataset, index)
+            raise duplicate_image_error(dataset, index)
         file.write_bytes(encode({"image": image, "annotations": records.get(index, [])}))
 
 
-def _lost_categories(dataset: Dataset) -> list[Loss]:
+def _lost_categories(dataset: Dataset) -> list[ConversionLoss]:
     if dataset.categories.names == CATEGORIES.names:
         return []
-    losses = [Loss("categories", "", None, f"the names of {len(dataset.categories)} categories")]
+    losses = [ConversionLoss("categories", "", None, f"the names of {len(dataset.categories)} categories")]
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    for picture, label, object_id in zip(objects.picture, objects.labels, objects.ids, strict=True):
+    for image, label, object_id in zip(objects.image, objects.labels, objects.ids, strict=True):
         name = dataset.categories[int(label)]
-        losses.append(Loss("category", dataset.pictures.files[picture], int(object_id), f"that it is a {name}"))
+        losses.append(ConversionLoss("category", dataset.images.files[image], int(object_id), f"that it is a {name}"))
     return losses
 
 
 def _records(dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of each picture that has some."""
+    """The annotations of each image that has some."""
     records: dict[int, list[dict[str, Any]]] = {}
     objects = dataset.objects
     if objects is None:
         return records
     sizes = boxes.written_sizes_wh(objects.boxes_xyxy)
     for row in range(len(objects)):
-        picture = int(objects.picture[row])
+        image = int(objects.image[row])
         record: dict[str, Any] = {
             "id": int(objects.ids[row]),
             "bbox": [*objects.boxes_xyxy[row, :2].tolist(), *sizes[row].tolist()],
             "area": float(objects.areas[row]),
         }
-        size_hw = dataset.pictures.size_hw(picture)
+        size_hw = dataset.images.size_hw(image)
         masks = None if objects.segmentations is None else objects.segmentations.masks([row], size_hw)
         if masks is not None:
             counts = masks.rle()[0]["counts"]
@@ -254,5 +262,5 @@ def _records(dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
         for name in COLUMNS:
             if name in objects.columns and not np.isnan(objects.columns[name][row]).any():
                 record[name] = objects.columns[name][row].tolist()
-        records.setdefault(picture, []).append(record)
+        records.setdefault(image, []).append(record)
     return records

@@ -1,10 +1,10 @@
 """Predictions as a folder of text files: DOTA's, KITTI's and YOLO's. Read only. ::
 
-    Task1_CATEGORY.txt   picture score x1 y1 x2 y2 x3 y3 x4 y4                          DOTA, a file a category
-    NAME.txt             type -1 -1 alpha  left top right bottom  h w l  x y z  ry  score   KITTI, a file a picture
-    NAME.txt             number cx cy w h score, or number x1 y1 … x4 y4 score          YOLO, a file a picture, fractions
+    Task1_CATEGORY.txt   image score x1 y1 x2 y2 x3 y3 x4 y4                          DOTA, a file a category
+    NAME.txt             type -1 -1 alpha  left top right bottom  h w l  x y z  ry  score   KITTI, a file an image
+    NAME.txt             number cx cy w h score, or number x1 y1 … x4 y4 score          YOLO, a file an image, fractions
 
-A picture without a file, or without lines in it, has no predictions.
+An image without a file, or without lines in it, has no predictions.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats import kitti
 from otus.data.formats.files import Line, files_in, label_lines, numbers
 from otus.data.formats.yolo_lines import objects_of
-from otus.data.image_lookup import picture_namer, some_names
+from otus.data.image_lookup import image_namer, some_names
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
 from otus.structures.oriented import areas_of_corners
@@ -24,21 +24,21 @@ _TASK = "Task1_"
 
 
 def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Predictions for a data set, ordered by its pictures.
+    """Predictions for a data set, ordered by its images.
 
     Parameters
     ----------
     folder
         The files; which of the three they are is told by their names and first words.
     dataset
-        The labels that they belong to: names of pictures and categories are its own.
+        The labels that they belong to: names of images and categories are its own.
     report
         Gets each problem; the faulty file or line is left out.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: files of unknown pictures or categories, lines that are none, missing scores. A folder
+        Where ``report`` raises it: files of unknown images or categories, lines that are none, missing scores. A folder
         without text files is raised at once.
     """
     folder = Path(folder)
@@ -48,28 +48,28 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         raise DataError("holds no text files of predictions", file=folder, remedy=remedy)
     if any(file.stem.startswith(_TASK) for file in files):
         return _of_categories(files, dataset, report)
-    name_of = picture_namer(dataset)
-    of_picture: list[Path] = [folder / "none"] * len(dataset)
+    name_of = image_namer(dataset)
+    of_image: list[Path] = [folder / "none"] * len(dataset)
     for file in files:
         index = name_of(file.relative_to(folder).with_suffix("").as_posix())
         if index is None:
-            remedy = "name it as its picture, or remove it"
-            problem = f"names not one picture of the data, which are called {some_names(dataset)}"
-            report(DataError(problem, file=file, remedy=remedy, kind="unknown_picture"))
+            remedy = "name it as its image, or remove it"
+            problem = f"names not one image of the data, which are called {some_names(dataset)}"
+            report(DataError(problem, file=file, remedy=remedy, kind="unknown_image"))
         else:
-            of_picture[index] = file
-    lines = label_lines(of_picture, report)
+            of_image[index] = file
+    lines = label_lines(of_image, report)
     if lines and not lines[0].words[0].replace(".", "", 1).isdecimal():
         found = kitti.objects_of(lines, dataset.categories, report)
     else:
-        found = objects_of(lines, dataset.pictures.sizes_hw, dataset.categories, None, report)
+        found = objects_of(lines, dataset.images.sizes_hw, dataset.categories, None, report)
     if found.scores is not None:
         return found
     if len(found):
         raise DataError(
             "a prediction needs a score, the last number of its line", file=folder, remedy="write it", kind="no_score"
         )
-    return Objects.build(picture=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    return Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
 
 
 def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objects:
@@ -82,23 +82,23 @@ def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objec
             continue
         problem = f"{file.stem.removeprefix(_TASK)!r} is not one of the categories: {', '.join(label_of)}"
         report(DataError(problem, file=file, remedy="rename or remove it", kind="unknown_category"))
-    name_of = picture_namer(dataset)
-    lines, pictures = [], []
-    for line in label_lines(known, report):  # whose ``picture`` is the number of its file
+    name_of = image_namer(dataset)
+    lines, images = [], []
+    for line in label_lines(known, report):  # whose ``image`` is the number of its file
         index = name_of(line.words[0])
         if len(line.words) != 10:
-            report(line.fault(f"expected a picture, a score and 8 numbers, got {len(line.words)} words", "correct it"))
+            report(line.fault(f"expected an image, a score and 8 numbers, got {len(line.words)} words", "correct it"))
         elif index is None:
-            report(line.fault(f"no picture of the data is called {line.words[0]!r}", "correct the line"))
+            report(line.fault(f"no image of the data is called {line.words[0]!r}", "correct the line"))
         else:
             lines.append(line)
-            pictures.append(index)
-    place = {(line.file, line.number): index for line, index in zip(lines, pictures, strict=True)}
+            images.append(index)
+    place = {(line.file, line.number): index for line, index in zip(lines, images, strict=True)}
     lines, values = numbers(lines, slice(1, None), report)
     rows = values.reshape(-1, 9)
     corners = rows[:, 1:].reshape(-1, 4, 2)
     return Objects.build(
-        picture=[place[line.file, line.number] for line in lines],
+        image=[place[line.file, line.number] for line in lines],
         labels=[label_of[_category(line)] for line in lines],
         boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
         areas=areas_of_corners(corners),

@@ -1,11 +1,11 @@
-"""Pascal VOC: an XML file of boxes a picture, and PNG pictures of the pixels of classes and of objects.
+"""Pascal VOC: an XML file of boxes an image, and PNG images of the pixels of classes and of objects.
 
 Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the development kit's documentation. ::
 
     JPEGImages/NAME.jpg  Annotations/NAME.xml  ImageSets/{Main,Segmentation}/SPLIT.txt
     SegmentationClass/NAME.png (category + 1, 0 background, 255 void)  SegmentationObject/NAME.png (k: the k-th object)
 
-Also read are ``images/`` beside ``annotations/``, pictures beside their XML files, and a folder of either for each split.
+Also read are ``images/`` beside ``annotations/``, images beside their XML files, and a folder of either for each split.
 Boxes are 1-based inclusive, and decimals are kept; files of programs that count from 0 are read by the format
 ``voc_from_0``, which takes the sides as they are. ``robndbox`` (roLabelImg) is an oriented box. A list of categories is no
 part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else they are VOC's twenty if all names are of them,
@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from otus._files import staged_folder
-from otus.data.dataset import Dataset, Pictures, SemanticFiles
+from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats.contract import (
+    ConversionLoss,
+    ImageMode,
     Layout,
-    Loss,
-    PictureMode,
-    place_pictures,
+    duplicate_image_error,
+    place_images,
     split_losses,
     split_word,
     splits_of,
-    stands_twice,
 )
 from otus.data.formats.conversion_losses import flags_of, losses_of
 from otus.data.formats.files import (
@@ -46,7 +46,7 @@ from otus.data.formats.files import (
 from otus.data.formats.unread import UnreadFields
 from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
 from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
-from otus.data.images import picture_files, picture_size_hw, write_index_picture
+from otus.data.images import image_files, image_size_hw, write_index_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects, oriented
 from otus.structures.boxes import area, convert
@@ -57,7 +57,7 @@ NAMES = (
 )  # fmt: skip
 
 FROM_0 = "voc_from_0"
-_LABEL_FOLDERS, _PICTURE_FOLDERS = ("Annotations", "annotations", "xmls"), ("JPEGImages", "images", "Images")
+_LABEL_FOLDERS, _IMAGE_FOLDERS = ("Annotations", "annotations", "xmls"), ("JPEGImages", "images", "Images")
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _FLAG = re.compile(r"\s+(?:-1|0|1)$")  # behind the names in the list of a category: shows none, difficult ones, some
 _LOOKED_AT = 8
@@ -87,7 +87,7 @@ def _looks_like_voc(folder: Path) -> bool:
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
-    """The lists of pictures by name of the split; those for a single category (``cat_train``) are left out."""
+    """The lists of images by name of the split; those for a single category (``cat_train``) are left out."""
     lists: dict[str, Path] = {}
     for kind in ("Main", "Segmentation"):
         files = {file.stem: file for file in files_in(folder / "ImageSets" / kind, "*.txt")}
@@ -105,24 +105,24 @@ def _is_of_one_category(file: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The pictures of a split with their boxes and masks.
+    """The images of a split with their boxes and masks.
 
     ``difficult``, ``truncated`` and ``occluded`` are columns where the files say them. Masks of objects that fit no box
     are left out.
 
     Raises
     ------
-    DataError, PictureError
-        Through ``report``: broken XML, missing fields, inverted boxes, listed pictures without annotation.
+    DataError, ImageError
+        Through ``report``: broken XML, missing fields, inverted boxes, listed images without annotation.
     """
     root = layout.source
     is_listed = layout.split is not None and not (root / layout.split).is_dir()
     base = root / (layout.split or "") if not is_listed else root
     folder = _label_folder(base)
-    picture_folder = next((base / name for name in _PICTURE_FOLDERS if (base / name).is_dir()), folder)
-    pictures = {path.stem: path for path in picture_files(picture_folder)}
+    image_folder = next((base / name for name in _IMAGE_FOLDERS if (base / name).is_dir()), folder)
+    images = {path.stem: path for path in image_files(image_folder)}
     labelled = [file.stem for file in files_in(folder, "*.xml")]
-    stems = _listed(root, layout.split, {*labelled, *pictures}) if layout.split and is_listed else labelled
+    stems = _listed(root, layout.split, {*labelled, *images}) if layout.split and is_listed else labelled
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
     records, kept, paths, sizes = [], [], [], []
@@ -133,19 +133,19 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             record = Record(_inside(f"{stem}.xml", folder, root))
             if record.file.is_file():
                 record = read_xml(record.file, report, unread)
-            elif stem not in pictures or not (has_classes and class_file.is_file()):
+            elif stem not in images or not (has_classes and class_file.is_file()):
                 raise DataError(
-                    "there is no such file", file=record.file, remedy="restore it or drop the picture from the list"
+                    "there is no such file", file=record.file, remedy="restore it or drop the image from the list"
                 )
-            picture = pictures.get(stem) or pictures.get(Path(record.picture or stem).stem)
-            picture = picture or _missing(record.picture or f"{stem}.jpg", picture_folder, record.file)
-            sizes.append(record.size_hw or picture_size_hw(picture))
+            image = images.get(stem) or images.get(Path(record.image or stem).stem)
+            image = image or _missing(record.image or f"{stem}.jpg", image_folder, record.file)
+            sizes.append(record.size_hw or image_size_hw(image))
         except DataError as problem:
             report(problem)
             continue
         records.append(record)
         kept.append(stem)
-        paths.append(picture)
+        paths.append(image)
 
     folders = [folder] if base == root else [_label_folder(part) for part in subfolders(root)]
     categories = Categories(_category_names(root, folders, records))
@@ -165,7 +165,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         source=root,
         format="voc",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=root,
             files=tuple(relative_name(path, root) for path in paths),
             sizes_hw=np.array(sizes, dtype=np.int64),
@@ -179,11 +179,11 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def _inside(name: str, folder: Path, file: Path) -> Path:
-    return resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where="name of a picture")
+    return resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where="name of an image")
 
 
 def _missing(name: str, folder: Path, file: Path) -> Path:
-    """Where a picture that is not there should lie: JPEGImages/a.jpg is not JPEGImages/JPEGImages/a.jpg."""
+    """Where an image that is not there should lie: JPEGImages/a.jpg is not JPEGImages/JPEGImages/a.jpg."""
     path = _inside(name, folder, file)
     return path if path.parent.is_dir() else folder / path.name
 
@@ -233,7 +233,7 @@ def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> 
         boxes[is_turned] = oriented.enclosing_boxes(turned[is_turned])
         areas[is_turned] = oriented.areas_of_corners(more["corners_xy"][is_turned])
     return Objects.build(
-        picture=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
+        image=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
         labels=[label_of[name] for record in records for name in record.names],
         boxes_xyxy=boxes,
         areas=areas,
@@ -246,30 +246,30 @@ def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> 
     )
 
 
-def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write a data set, or its splits, as VOC, with ``labelmap.txt`` so that the categories come back in their order.
 
-    Masks of objects become one picture of objects, where a smaller one hides a larger; pixels lost so are reported, as
-    are objects beyond the 254 that such a picture can number.
+    Masks of objects become one image of objects, where a smaller one hides a larger; pixels lost so are reported, as
+    are objects beyond the 254 that such an image can number.
 
     Raises
     ------
     DataError
-        If XML cannot hold the name of a category, or a picture stands in two splits that have labels of their own.
+        If XML cannot hold the name of a category, or an image stands in two splits that have labels of their own.
     """
-    losses: list[Loss] = []
+    losses: list[ConversionLoss] = []
     splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         for part in ("JPEGImages", "Annotations"):
             (stage / part).mkdir()
         (stage / "labelmap.txt").write_text(_label_map(_names(splits[0])), encoding="utf-8")
         for dataset, names in zip(splits, flat_names_of(splits), strict=True):
-            place_pictures(dataset, stage / "JPEGImages", pictures, names=names)
+            place_images(dataset, stage / "JPEGImages", images, names=names)
             losses += _write_split(dataset, stage, names) + split_losses(dataset, split_word(dataset))
     return losses
 
 
-def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]:
+def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[ConversionLoss]:
     if dataset.split:
         lists = folder / "ImageSets" / "Main"
         lists.mkdir(parents=True, exist_ok=True)
@@ -278,8 +278,8 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]
     with_semantic = holds_semantic(dataset)
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = {name: column for name, column in flags_of(objects).items() if name in FLAGS}
-    bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
-    losses: list[Loss] = []
+    bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
+    losses: list[ConversionLoss] = []
     areas = [np.zeros(0)]
     for index, name in enumerate(names):
         stem = Path(name).stem
@@ -289,12 +289,12 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Loss]
         xml = xml_text(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
         file = folder / "Annotations" / f"{stem}.xml"
         if file.exists() and dataset.format != "voc":  # whose splits share their files of labels
-            raise stands_twice(dataset, index)
+            raise duplicate_image_error(dataset, index)
         file.write_bytes(xml)
         losses += write_object_masks(dataset, index, folder / "SegmentationObject" / f"{stem}.png")
         areas.append(_areas(instances))
         if with_semantic and (semantic := dataset.semantic_map(index)) is not None:
-            write_index_picture(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
+            write_index_image(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
     held = {*flags, "outline", "holes", "parts"} | ({"semantic"} if with_semantic else set())
     return losses_of(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
 

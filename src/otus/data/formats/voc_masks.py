@@ -1,4 +1,4 @@
-"""The pictures of objects of Pascal VOC: which object each value is, and how they are written."""
+"""The images of objects of Pascal VOC: which object each value is, and how they are written."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import Loss
-from otus.data.images import read_index_picture, write_index_picture
+from otus.data.formats.contract import ConversionLoss
+from otus.data.images import read_index_image, write_index_image
 from otus.errors import DataError, Report
 from otus.structures import IGNORE, Masks, Objects, Segmentations
 from otus.structures.boxes import area, pairwise_iou
@@ -18,18 +18,18 @@ _MIN_IOU = 0.5
 
 
 def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]], report: Report) -> Objects:
-    """The objects with the masks that picture i of ``files`` shows of those of picture i, where there is one.
+    """The objects with the masks that image i of ``files`` shows of those of image i, where there is one.
 
     Masks that fit no box (see :func:`_match`) go to ``report``.
     """
     outlines: list[Any] = [None] * len(objects)
     areas = objects.areas.copy()
-    bounds = np.searchsorted(objects.picture, np.arange(len(files) + 1))
-    for picture, file in enumerate(files):
+    bounds = np.searchsorted(objects.image, np.arange(len(files) + 1))
+    for image, file in enumerate(files):
         if not file.is_file():
             continue
         try:
-            values = read_index_picture(file, expected_size_hw=sizes[picture])
+            values = read_index_image(file, expected_size_hw=sizes[image])
         except DataError as problem:
             report(problem)
             continue
@@ -37,7 +37,7 @@ def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]]
         counts = [Masks.from_dense(values[None] == value).rle()[0]["counts"] for value in indices]
         masks = Masks.from_rle(counts, values.shape)  # type: ignore[arg-type]
         mask_areas = masks.area()
-        here = slice(bounds[picture], bounds[picture + 1])
+        here = slice(bounds[image], bounds[image + 1])
         for row, place in enumerate(_match(indices, masks.boxes_xyxy(), objects.boxes_xyxy[here])):
             if place is None:
                 report(
@@ -52,7 +52,7 @@ def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]]
                 continue
             outlines[here.start + place] = counts[row]
             areas[here.start + place] = mask_areas[row]
-    columns = {one: getattr(objects, one) for one in ("picture", "labels", "boxes_xyxy", "corners_xy", "columns")}
+    columns = {one: getattr(objects, one) for one in ("image", "labels", "boxes_xyxy", "corners_xy", "columns")}
     return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(outlines))
 
 
@@ -91,8 +91,8 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
     return colours
 
 
-def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[Loss]:
-    """Write the masks of one picture, smaller ones over larger; what is hidden or beyond 254 objects is lost."""
+def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[ConversionLoss]:
+    """Write the masks of one image, smaller ones over larger; what is hidden or beyond 254 objects is lost."""
     instances = dataset.instances(index)
     if instances.masks is None:
         return
@@ -100,9 +100,9 @@ def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[Los
     areas = instances.masks.area()
     for row in np.argsort(-areas[:254], kind="stable"):
         values[instances.masks[row].dense()[0]] = row + 1
-    write_index_picture(file, values, palette=palette())
+    write_index_image(file, values, palette=palette())
     left = np.bincount(values.ravel(), minlength=len(instances) + 1)[1:]
     for row, pixels in enumerate(areas):
         if pixels > left[row]:
             lost = f"{int(pixels - left[row])} of {int(pixels)} pixels of its mask, hidden or beyond 254 objects"
-            yield Loss("overlap", dataset.pictures.files[index], int(instances.columns["ids"][row]), lost)
+            yield ConversionLoss("overlap", dataset.images.files[index], int(instances.columns["ids"][row]), lost)

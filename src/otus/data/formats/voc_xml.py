@@ -19,7 +19,7 @@ from otus.structures.boxes import convert
 FLAGS = ("difficult", "truncated", "occluded")
 _DECLARED = re.compile(rb"""<\?xml[^>]{,100}?encoding=["']([A-Za-z0-9._-]{,40})""")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-# Read, or said by the files themselves: where the picture lies, its channels, whether there are masks.
+# Read, or said by the files themselves: where the image lies, its channels, whether there are masks.
 _KNOWN = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
 _ORIENTED = ("cx", "cy", "w", "h", "angle")
 _KNOWN_OF_OBJECT = frozenset(("name", "bndbox", "robndbox", *FLAGS))
@@ -33,7 +33,7 @@ class Record:
     """
 
     file: Path
-    picture: str | None = None
+    image: str | None = None
     size_hw: tuple[int, int] | None = None
     names: list[str] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
@@ -68,8 +68,8 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
     root = parse(file)
     if root.tag != "annotation":
         raise DataError(f"expected <annotation>, got <{root.tag}>", file=file, remedy="leave this file out")
-    picture = (root.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
-    record = Record(file, picture=picture or None)
+    image = (root.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
+    record = Record(file, image=image or None)
     _note_unread(root, "", _KNOWN, unread)
     if (size := _only(root, "size", file, None)) is not None:
         height, width = (_number(size, tag, file, "size") for tag in ("height", "width"))
@@ -143,9 +143,9 @@ def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> floa
 
 
 def xml_text(
-    picture: str, instances: Instances, names: Sequence[str], flags: Mapping[str, Bool[np.ndarray, "n"]]
+    image: str, instances: Instances, names: Sequence[str], flags: Mapping[str, Bool[np.ndarray, "n"]]
 ) -> bytes:
-    """The file of the objects of a picture, their names and flags given, to the last decimal.
+    """The file of the objects of an image, their names and flags given, to the last decimal.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def xml_text(
     """
     height, width = instances.size_hw
     root = ElementTree.Element("annotation")
-    _add(root, filename=picture)
+    _add(root, filename=image)
     _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
     boxes = convert(instances.boxes_xyxy.astype(np.float64), BoxFormat.XYXY, BoxFormat.VOC).tolist()
     for row, (name, box) in enumerate(zip(names, boxes, strict=True)):

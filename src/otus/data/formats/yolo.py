@@ -1,4 +1,4 @@
-"""YOLO: a text file of fractions a picture, and a ``data.yaml`` that says the categories and where the pictures lie.
+"""YOLO: a text file of fractions an image, and a ``data.yaml`` that says the categories and where the images lie.
 
 docs.ultralytics.com/datasets; nothing of that code is used. A line is a category's index and then one of ::
 
@@ -7,10 +7,10 @@ docs.ultralytics.com/datasets; nothing of that code is used. A line is a categor
     x1 y1 x2 y2 x3 y3 x4 y4          an oriented box, if every line of the set is so (else a polygon of four points)
     cx cy w h  x1 y1 [v1] x2 y2 …    a box and keypoints, if data.yaml has kpt_shape: [K, 2] or [K, 3]
 
-and a confidence behind it in predictions. All numbers are fractions of the picture's width and height, which come from
-its header; here they are pixels. The labels of ``images/a/b.jpg`` are ``labels/a/b.txt``, those of a picture in no folder
-``images`` lie beside it; a picture without a label file shows no objects. Folders without a data.yaml are read as well,
-so are pictures beside their label files (labelImg), and the lists of Darknet and CVAT (``obj.data``, ``train.txt``).
+and a confidence behind it in predictions. All numbers are fractions of the image's width and height, which come from
+its header; here they are pixels. The labels of ``images/a/b.jpg`` are ``labels/a/b.txt``, those of an image in no folder
+``images`` lie beside it; an image without a label file shows no objects. Folders without a data.yaml are read as well,
+so are images beside their label files (labelImg), and the lists of Darknet and CVAT (``obj.data``, ``train.txt``).
 
 Departures from Ultralytics: paths are relative to data.yaml, never to a folder of settings, and may not leave its folder
 unless asked; lines are checked rather than clipped; an object of several parts is not drawn as one polygon with bridges.
@@ -25,8 +25,8 @@ import yaml
 from jaxtyping import Bool, Float, Int
 
 from otus._files import staged_folder
-from otus.data.dataset import Dataset, Pictures
-from otus.data.formats.contract import Layout, Loss, PictureMode, place_pictures, split_losses, splits_of
+from otus.data.dataset import Dataset, Images
+from otus.data.formats.contract import ConversionLoss, ImageMode, Layout, place_images, split_losses, splits_of
 from otus.data.formats.conversion_losses import losses_of
 from otus.data.formats.data_yaml import (
     MAX_CATEGORIES,
@@ -53,7 +53,7 @@ from otus.data.formats.files import (
 )
 from otus.data.formats.outlines import parts_of, ring_inside
 from otus.data.formats.yolo_lines import can_hold, objects_of
-from otus.data.images import picture_files
+from otus.data.images import image_files
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert
@@ -81,30 +81,30 @@ def find(path: Path) -> list[Layout]:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The pictures of a split and their objects: boxes, polygons, corners of oriented boxes, or keypoints.
+    """The images of a split and their objects: boxes, polygons, corners of oriented boxes, or keypoints.
 
     Without names, categories are called ``0``, ``1`` … or as ``classes.txt`` says.
 
     Parameters
     ----------
     allow_outside
-        Follow paths of data.yaml and of lists of pictures that leave the folder of data.yaml.
+        Follow paths of data.yaml and of lists of images that leave the folder of data.yaml.
 
     Raises
     ------
-    DataError, PictureError
+    DataError, ImageError
         Through ``report``; a data.yaml that makes no sense is raised at once.
     """
     about = describe(layout.source, allow_outside=allow_outside)
     split = layout.split or ""
     if split not in about.splits:
         remedy = f"there are: {', '.join(about.splits)}" if about.splits else "add train: and val:"
-        raise DataError(f"says no pictures for {split or 'any split'!r}", file=layout.source, remedy=remedy)
+        raise DataError(f"says no images for {split or 'any split'!r}", file=layout.source, remedy=remedy)
     paths: list[Path] = []
     for entry in about.splits[split]:
-        here = _pictures(entry, about.root, layout.source, allow_outside, report)
+        here = _images(entry, about.root, layout.source, allow_outside, report)
         labels = _twin(entry / "any", about.root).parent
-        if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside pictures may lie other texts
+        if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside images may lie other texts
             files = [file for file in files_in(labels, "**/*.txt") if file.name != "classes.txt"]
             report_unpaired(files, [_twin(path, about.root) for path in here], report)
         paths += here
@@ -115,7 +115,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         source=layout.source,
         format="yolo",
         split=layout.split,
-        pictures=Pictures(
+        images=Images(
             root=about.root,
             files=tuple(relative_name(path, about.root) for path in paths),
             sizes_hw=sizes,
@@ -127,10 +127,10 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     )
 
 
-def _pictures(entry: Path, root: Path, source: Path, allow_outside: bool, report: Report) -> list[Path]:
-    """The pictures of a folder, or of a list of paths relative to the list or to the root."""
+def _images(entry: Path, root: Path, source: Path, allow_outside: bool, report: Report) -> list[Path]:
+    """The images of a folder, or of a list of paths relative to the list or to the root."""
     if os.path.isdir(entry):
-        return picture_files(entry, recursive=True)
+        return image_files(entry, recursive=True)
     paths = []
     limit = source.parent if source.is_file() else source
     for number, name in listed_names(entry):
@@ -148,9 +148,9 @@ def _pictures(entry: Path, root: Path, source: Path, allow_outside: bool, report
     return paths
 
 
-def _twin(picture: Path, root: Path) -> Path:
-    """The label file of a picture."""
-    folders = list(Path(relative_name(picture, root)).with_suffix(".txt").parts)
+def _twin(image: Path, root: Path) -> Path:
+    """The label file of an image."""
+    folders = list(Path(relative_name(image, root)).with_suffix(".txt").parts)
     if "images" in folders:
         folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
     elif root.name == "images" and not os.path.isfile(root.joinpath(*folders)):
@@ -166,7 +166,7 @@ def _unnamed(about: Description, lines: list[Line], source: Path, allow_outside:
                 tuple(name.strip() for name in read_text(folder / "classes.txt").splitlines() if name.strip())
             )
     # All splits count, so that their labels mean the same; what is wrong with a line is said where it is read.
-    listed = [_pictures(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
+    listed = [_images(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
     others = [_twin(path, about.root) for paths in listed for path in paths]
     words = {line.words[0] for line in (*lines, *label_lines(others, lambda _: None))}
     indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
@@ -174,13 +174,13 @@ def _unnamed(about: Description, lines: list[Line], source: Path, allow_outside:
     return Categories(tuple(str(index) for index in range(count)))
 
 
-def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: PictureMode = "copy") -> list[Loss]:
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write a data set, or its splits, as YOLO: ``images``, ``labels`` and ``data.yaml``.
 
     A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
     objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
     parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one, from
-    0 to 1. What lies beyond the picture is cut off. All that is lost so is reported.
+    0 to 1. What lies beyond the image is cut off. All that is lost so is reported.
 
     Raises
     ------
@@ -195,11 +195,11 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
     several = [one.objects if one.objects is not None else Objects.empty() for one in splits]
     kind = _kind(several)
     num_keypoints = max(0 if one.keypoints is None else one.keypoints.shape[1] for one in several)
-    losses: list[Loss] = []
+    losses: list[ConversionLoss] = []
     with staged_folder(folder) as stage:
         for dataset, objects, name in zip(splits, several, names, strict=True):
             (stage / "images" / name).mkdir(parents=True)
-            place_pictures(dataset, stage / "images" / name, pictures, names=flat_names(dataset.pictures.files))
+            place_images(dataset, stage / "images" / name, images, names=flat_names(dataset.images.files))
             losses += _write_labels(dataset, objects, stage / "labels" / name, kind, num_keypoints)
             losses += split_losses(dataset, name)
         description = _data_yaml(splits[0].categories, names, num_keypoints if kind == "keypoints" else 0)
@@ -212,7 +212,9 @@ def _split_name(split: str | None) -> str:
     return next((name for name in SPLITS if (split or "").startswith(name)), "train")
 
 
-def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, num_keypoints: int) -> list[Loss]:
+def _write_labels(
+    dataset: Dataset, objects: Objects, folder: Path, kind: str, num_keypoints: int
+) -> list[ConversionLoss]:
     scores = objects.scores
     if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
         scores = None
@@ -234,10 +236,10 @@ def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, n
         keypoints, outside = _keypoint_fractions(dataset, objects, num_keypoints)
         fractions = [np.concatenate(both) for both in zip(fractions, keypoints, strict=True)]
         for row in np.flatnonzero(outside).tolist():
-            losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the picture"))
+            losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the image"))
     written = _is_left(objects, boxes, whole_rings, rings) & can_hold(fractions)
     for row in np.flatnonzero(~written).tolist():
-        lost = "all of it, which lies beyond the picture, or has its sides exchanged"
+        lost = "all of it, which lies beyond the image, or has its sides exchanged"
         losses.append(_loss("object", dataset, objects, row, lost))
     losses += _cut_off(dataset, objects, whole_rings, rings, written, kind)
     losses += _moved_boxes(dataset, objects, boxes, rings, written)
@@ -245,8 +247,8 @@ def _write_labels(dataset: Dataset, objects: Objects, folder: Path, kind: str, n
         # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
         fractions = [np.concatenate([one, one[:2]]) for one in fractions]
     folder.mkdir(parents=True)
-    bounds = np.searchsorted(objects.picture, np.arange(len(dataset) + 1))
-    for index, name in enumerate(flat_names(dataset.pictures.files)):
+    bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
+    for index, name in enumerate(flat_names(dataset.images.files)):
         lines = []
         for row in range(bounds[index], bounds[index + 1]):
             if written[row]:
@@ -280,14 +282,14 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
         return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if kind == "keypoints" or objects.segmentations is None:
         return None
-    parts = parts_of(objects.segmentations, row, dataset.pictures.size_hw(int(objects.picture[row])))
+    parts = parts_of(objects.segmentations, row, dataset.images.size_hw(int(objects.image[row])))
     return max((part.outer for part in parts), key=polygon_area, default=None)
 
 
 def _inside(
     dataset: Dataset, objects: Objects, rings: list[np.ndarray | None], kind: str
 ) -> tuple[Float[np.ndarray, "n 4"], list[np.ndarray | None]]:
-    """What lies in the picture of each box and each ring: other readers take no numbers beyond 0 and 1.
+    """What lies in the image of each box and each ring: other readers take no numbers beyond 0 and 1.
 
     Of corners each is moved to the border by itself: a line has four.
     """
@@ -304,7 +306,7 @@ def _inside(
 def _is_left(
     objects: Objects, boxes: np.ndarray, whole_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
 ) -> Bool[np.ndarray, "n"]:
-    """Of which objects something lies in the picture. What has no area at all stays, as the source has it."""
+    """Of which objects something lies in the image. What has no area at all stays, as the source has it."""
     before, after = (sides[:, 2:] - sides[:, :2] for sides in (objects.boxes_xyxy, boxes))
     left: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
     for row, (whole, ring) in enumerate(zip(whole_rings, rings, strict=True)):
@@ -320,8 +322,8 @@ def _cut_off(
     rings: list[np.ndarray | None],
     written: np.ndarray,
     kind: str,
-) -> Iterator[Loss]:
-    """The outlines and corners that reach out of the picture."""
+) -> Iterator[ConversionLoss]:
+    """The outlines and corners that reach out of the image."""
     for row in np.flatnonzero(written).tolist():
         whole, ring = whole_rings[row], rings[row]
         if whole is not None and ring is not None:
@@ -332,16 +334,16 @@ def _cut_off(
                 what = (
                     "corners of its oriented box, moved to the border" if kind == "corners" else "part of its outline"
                 )
-                yield _loss(kind, dataset, objects, row, f"the {what}, up to {distance:.2f} pixels beyond the picture")
+                yield _loss(kind, dataset, objects, row, f"the {what}, up to {distance:.2f} pixels beyond the image")
 
 
-def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) -> Loss:
-    return Loss(kind, dataset.pictures.files[objects.picture[row]], int(objects.ids[row]), lost)
+def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) -> ConversionLoss:
+    return ConversionLoss(kind, dataset.images.files[objects.image[row]], int(objects.ids[row]), lost)
 
 
 def _moved_boxes(
     dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
-) -> Iterator[Loss]:
+) -> Iterator[ConversionLoss]:
     """Boxes that are not those that are read again; one loss for all that move but little, as rounded numbers do."""
     distances = np.abs(boxes - objects.boxes_xyxy).max(axis=1, initial=0)
     for row, ring in enumerate(rings):
@@ -350,18 +352,18 @@ def _moved_boxes(
             distances[row] = np.abs(box - objects.boxes_xyxy[row]).max()
     distances[~written] = 0
     for row in np.flatnonzero(distances > _VISIBLE).tolist():
-        whose = "that of what lies in the picture" if rings[row] is None else "that of its outline"
+        whose = "that of what lies in the image" if rings[row] is None else "that of its outline"
         lost = f"its box, which differs from {whose} by {distances[row]:.2f} pixels"
         yield _loss("box", dataset, objects, row, lost)
     slight = distances[(distances > _EQUAL) & (distances <= _VISIBLE)]
     if len(slight):
         lost = f"{len(slight)} boxes, which differ from those of their outlines by at most {slight.max():.1g} pixels"
-        yield Loss("box", "", None, lost)
+        yield ConversionLoss("box", "", None, lost)
 
 
 def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
-    """The width and the height of each object's picture."""
-    return dataset.pictures.sizes_hw[objects.picture][:, ::-1].astype(np.float64)
+    """The width and the height of each object's image."""
+    return dataset.images.sizes_hw[objects.image][:, ::-1].astype(np.float64)
 
 
 def _fractions(
@@ -377,7 +379,7 @@ def _fractions(
 def _keypoint_fractions(
     dataset: Dataset, objects: Objects, count: int
 ) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, "n"]]:
-    """``count`` keypoints of each object, zeros where it has none in the picture, and how many it has beyond it."""
+    """``count`` keypoints of each object, zeros where it has none in the image, and how many it has beyond it."""
     found = np.zeros((len(objects), count, 3))
     if objects.keypoints is not None:
         found[:, : objects.keypoints.shape[1]] = objects.keypoints

@@ -87,7 +87,7 @@ def _faults(
     in_line[columns.starts] = False
     far = in_line & ((values < 1 - _FARTHEST) | (values > _FARTHEST))
     for i in np.unique(np.searchsorted(columns.ends, np.flatnonzero(far), side="right")):
-        faults[int(i)] = ("expected fractions of the picture, 0 to 1", "divide pixels by its width and height")
+        faults[int(i)] = ("expected fractions of the image, 0 to 1", "divide pixels by its width and height")
     boxes = np.flatnonzero(~columns.is_polygon)
     for i in boxes[(columns.gather(boxes, 3, 2) < 0).any(axis=1)]:
         faults[int(i)] = ("width and height must not be negative", "correct the line")
@@ -111,8 +111,8 @@ def _assemble(
     lines: list[Line], values: np.ndarray, sizes_hw: np.ndarray, point_shape: tuple[int, int] | None
 ) -> Objects:
     columns = _Columns(lines, values, None if point_shape is None else 4 + point_shape[0] * point_shape[1])
-    picture = np.array([line.picture for line in lines], dtype=np.int64)
-    size_wh = sizes_hw[picture][:, ::-1].astype(np.float64)
+    image = np.array([line.image for line in lines], dtype=np.int64)
+    size_wh = sizes_hw[image][:, ::-1].astype(np.float64)
     boxes = np.zeros((len(lines), 4))
     rows = np.flatnonzero(~columns.is_polygon)
     boxes[rows] = convert(columns.gather(rows, 1, 4) * np.tile(size_wh[rows], 2), BoxFormat.CXCYWH, BoxFormat.XYXY)
@@ -143,7 +143,7 @@ def _assemble(
                 counts_bytes=np.zeros(0, dtype=np.uint8),
             )
     return Objects.build(
-        picture=picture,
+        image=image,
         labels=columns.labels.astype(np.int64),
         boxes_xyxy=boxes,
         areas=areas,
@@ -166,7 +166,7 @@ def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndar
 
 
 def _pixels(fractions: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
-    """Fractions of the picture in pixels; a number of at most 9 decimals that was divided comes back to the last bit.
+    """Fractions of the image in pixels; a number of at most 9 decimals that was divided comes back to the last bit.
 
     So a polygon keeps its pixels: those of COCO have points where the last bit decides on a pixel.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from otus.data.dataset import Dataset, PanopticFiles, Pictures
+from otus.data.dataset import Dataset, Images, PanopticFiles
 from otus.data.formats import coco, coco_panoptic
 from otus.data.sample import Sample
 from otus.data.scenes.generator import EVERYTHING, THINGS, Scenes
@@ -52,12 +52,12 @@ def write_scenes(
     )
     with tempfile.TemporaryDirectory(prefix=".scenes-", dir=folder.parent) as work:
         dataset = _dataset(scenes, Path(work), split)
-        coco.write(dataset, folder, pictures="link")
-        coco_panoptic.write(dataset, folder / "panoptic", pictures="none")
+        coco.write(dataset, folder, images="link")
+        coco_panoptic.write(dataset, folder / "panoptic", images="none")
 
 
 def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
-    """The scenes as a data set whose pictures and panoptic maps are files in ``folder``."""
+    """The scenes as a data set whose images and panoptic maps are files in ``folder``."""
     names, maps, segments, found = [], [], [], []
     for sample in scenes:
         Image.fromarray(sample.image).save(folder / sample.key, quality=95)
@@ -70,7 +70,7 @@ def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
         source=folder,
         format="coco",
         split=split,
-        pictures=Pictures(folder, tuple(names), sizes_hw, tuple(range(1, len(scenes) + 1))),
+        images=Images(folder, tuple(names), sizes_hw, tuple(range(1, len(scenes) + 1))),
         categories=THINGS,
         objects=_objects([one for one in found if one is not None]),
         panoptic=PanopticFiles(tuple(maps), tuple(segments), EVERYTHING),
@@ -92,7 +92,7 @@ def _objects(found: list[Instances]) -> Objects:
         return Segmentations.build(rle["counts"] for one in found for rle in getattr(one, name).rle())
 
     return Objects.build(
-        picture=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        image=np.repeat(np.arange(len(found)), [len(one) for one in found]),
         labels=joined("labels"),
         boxes_xyxy=joined("boxes_xyxy"),
         areas=np.concatenate([one.columns["areas"] for one in found]),

@@ -1,9 +1,9 @@
 """Made-up scenes: shapes with textures before sky, water and grass, hiding one another, with everything known of them.
 
 For tests, first steps, and what real data sets seldom label: whole (amodal) objects, oriented boxes. The same seed gives
-the same scenes. Shape shorthand: H x W a picture, N objects, K keypoints.
+the same scenes. Shape shorthand: H x W an image, N objects, K keypoints.
 
-- Later objects hide earlier ones; of every object at least a fifth can be seen. The picture's border cuts objects.
+- Later objects hide earlier ones; of every object at least a fifth can be seen. The image's border cuts objects.
 - A pixel belongs to an object if that covers at least half of it; only the drawing is anti-aliased.
 - Nothing hides an amodal mask but the border; amodal boxes are those of amodal masks. Oriented boxes are of the whole shape
   and may reach outside.
@@ -124,7 +124,7 @@ class _Painted:
         )
 
     def paint(self, canvas: Float[np.ndarray, "H W 3"], ids: Int[np.ndarray, "H W"], *, number: int) -> None:
-        """Over what is there already, in the picture and in the map of which object each pixel belongs to."""
+        """Over what is there already, in the image and in the map of which object each pixel belongs to."""
         region = canvas[self.rows, self.columns]
         region += self.inside[..., None] * (self.fill * (1 - 0.45 * self.rim[..., None]) - region)
         ids[self.rows, self.columns][self.inside >= 0.5] = number
@@ -170,7 +170,7 @@ def _noise(size_hw: tuple[int, int], grain_hw: tuple[int, int], rng: np.random.G
 def _background(
     size_hw: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
-    """Sky over one or two grounds with wavy borders: the picture, and the label of each pixel."""
+    """Sky over one or two grounds with wavy borders: the image, and the label of each pixel."""
     height, width = size_hw
     names = ["sky", *rng.permutation(["grass", "water", "sand"])[: int(rng.integers(1, 3))]]
     light, labels = np.ones(size_hw, dtype=np.float32), np.zeros(size_hw, dtype=np.int64)
@@ -226,7 +226,7 @@ def _instances(painted: list[_Painted], ids: Int[np.ndarray, "H W"]) -> Instance
 def _keypoints(
     points: Float[np.ndarray, "k 2"], ids: Int[np.ndarray, "H W"], *, number: int
 ) -> Float[np.ndarray, "k 3"]:
-    """x, y and 2 where the point can be seen, 1 where something hides it; zeros outside the picture."""
+    """x, y and 2 where the point can be seen, 1 where something hides it; zeros outside the image."""
     pixels = np.floor(points).astype(np.int64)
     inside = ((pixels >= 0) & (pixels < ids.shape[::-1])).all(axis=1)
     result = np.zeros((len(points), 3))

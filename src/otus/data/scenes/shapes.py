@@ -1,6 +1,6 @@
 """What the objects of made-up scenes look like: outlines in their own frame, and how they are drawn.
 
-Shape shorthand: P points of a ring, K keypoints, h x w a window of the picture. In an object's own frame x and y run from
+Shape shorthand: P points of a ring, K keypoints, h x w a window of the image. In an object's own frame x and y run from
 -1 to 1 over its width and height, y downward.
 """
 
@@ -101,13 +101,13 @@ class Pose:
     angle: float
 
     def place(self, points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
-        """Points of the object's own frame in the picture."""
+        """Points of the object's own frame in the image."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         own = points * (self.width / 2, self.height / 2)
         return own @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
 
     def own_frame(self, top: int, left: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """The own x and y of the pixels of a window of the picture, as shares of half the larger side."""
+        """The own x and y of the pixels of a window of the image, as shares of half the larger side."""
         height, width = size_hw
         dx = np.arange(left, left + width, dtype=np.float32)[None, :] + np.float32(0.5 - self.x)
         dy = np.arange(top, top + height, dtype=np.float32)[:, None] + np.float32(0.5 - self.y)
@@ -118,7 +118,7 @@ class Pose:
 
 
 def window(points: Float[np.ndarray, "p 2"], size_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """The rows and columns of a picture that points span."""
+    """The rows and columns of an image that points span."""
     (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
     rows, columns = np.clip([top, bottom], 0, size_hw[0]), np.clip([left, right], 0, size_hw[1])
     return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))

@@ -103,7 +103,7 @@ def _scale(tensors: TensorSample, factor: float) -> TensorSample:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A window of ``size_hw``; a smaller picture is put somewhere in it, on a ground of value ``fill``.
+    """A window of ``size_hw``; a smaller image is put somewhere in it, on a ground of value ``fill``.
 
     Objects of which less than ``least_visible`` is left go (see :func:`otus.data.transforms.geometry.refit`), so the result may be
     without objects.
@@ -123,10 +123,10 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
-class MovedBorders:
-    """Each border of the picture moved in or out by up to ``share`` of the side; what comes in has the value ``fill``.
+class CropAndPad:
+    """Each border of the image moved in or out by up to ``share`` of the side; what comes in has the value ``fill``.
 
-    Scale, place and shape of objects change at once, also for systems that bring every picture to one size afterwards: the
+    Scale, place and shape of objects change at once, also for systems that bring every image to one size afterwards: the
     augmentation of YOLO (arXiv:1506.02640, section 2.2). Objects go as in :class:`RandomCrop`.
     """
 
@@ -154,7 +154,7 @@ class MovedBorders:
 
 
 @dataclass(frozen=True)
-class Photometric:
+class ColorJitter:
     """Brightness, contrast and saturation by factors of 1 - x to 1 + x, hue by up to ``hue`` of a whole turn."""
 
     brightness: float = 0.2

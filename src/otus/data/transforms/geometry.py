@@ -1,8 +1,8 @@
-"""Moves of a whole tensor sample (see :mod:`otus.data.tensors`): every column moves with the picture.
+"""Moves of a whole tensor sample (see :mod:`otus.data.tensors`): every column moves with the image.
 
 Nothing here is random; :mod:`otus.data.transforms.augmentation` draws the parameters. torchvision's own kernels would mirror keypoints as
 indices of pixels (x to W - 1 - x), would not swap left and right, and take no generator: of ``transforms.v2`` only the
-resampling is used. Shape shorthand: H x W the picture, N objects.
+resampling is used. Shape shorthand: H x W the image, N objects.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional
 
-from otus.data.tensors import TensorSample, bounding_boxes, is_picture_boxes, object_keys
+from otus.data.tensors import TensorSample, bounding_boxes, is_image_boxes, object_keys
 from otus.structures import IGNORE
 
 _MASKS = {"masks": "boxes", "amodal_masks": "amodal_boxes"}
@@ -23,7 +23,7 @@ LEAST_VISIBLE = 0.25
 
 
 def size_hw(tensors: TensorSample) -> tuple[int, int]:
-    """Height and width of the picture."""
+    """Height and width of the image."""
     height, width = tensors["image"].shape[-2:]
     return int(height), int(width)
 
@@ -49,7 +49,7 @@ def flip(tensors: TensorSample) -> TensorSample:
 
 
 def resize(tensors: TensorSample, to_hw: tuple[int, int]) -> TensorSample:
-    """Another size: the picture bilinearly with antialiasing, masks and maps by the nearest pixel's centre.
+    """Another size: the image bilinearly with antialiasing, masks and maps by the nearest pixel's centre.
 
     An object whose mask has no pixel left keeps its box.
     """
@@ -84,11 +84,11 @@ def crop(
     least_visible: float = LEAST_VISIBLE,
     fill: float = 0.5,
 ) -> TensorSample:
-    """The window of size ``to_hw`` whose top left pixel is (``top``, ``left``), which may reach outside the picture.
+    """The window of size ``to_hw`` whose top left pixel is (``top``, ``left``), which may reach outside the image.
 
-    Outside, the picture is ``fill``, the semantic map to be ignored, and there are no objects. Objects are cut as in
+    Outside, the image is ``fill``, the semantic map to be ignored, and there are no objects. Objects are cut as in
     :func:`refit`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals and other
-    boxes of the picture are cut, and those wholly outside are left out.
+    boxes of the image are cut, and those wholly outside are left out.
     """
     before = occupancy(tensors)
     height, width = to_hw
@@ -109,7 +109,7 @@ def crop(
 
     moved = _move(tensors, to_hw, pixels=pixels, boxes=boxes, points=lambda old: old - shift)
     for key in moved:
-        if is_picture_boxes(moved, key):
+        if is_image_boxes(moved, key):
             sides = _plain(moved[key])[:, 2:] - _plain(moved[key])[:, :2]
             moved[key] = _like(moved[key], moved[key][(sides > 0).all(dim=1)])
     if "visibility" in moved:

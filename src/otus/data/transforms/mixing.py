@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torchvision import tv_tensors
 
-from otus.data.tensors import TensorSample, is_picture_boxes, object_keys
+from otus.data.tensors import TensorSample, is_image_boxes, object_keys
 from otus.data.transforms import geometry
 from otus.data.transforms.augmentation import RandomCrop, uniform
 from otus.structures import IGNORE
@@ -22,9 +22,9 @@ Draw = Callable[[torch.Generator], TensorSample]
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four pictures in one of size ``size_hw``, around a point near its middle.
+    """Four images in one of size ``size_hw``, around a point near its middle.
 
-    Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each picture is scaled to cover its quarter, or up to half as large again,
+    Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each image is scaled to cover its quarter, or up to half as large again,
     and cut at random.
     """
 
@@ -69,7 +69,7 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Some objects of another picture, pasted onto this one by their masks.
+    """Some objects of another image, pasted onto this one by their masks.
 
     Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021. Each object
     with a mask, crowds left out, is pasted with probability ``share``. Objects below lose the pixels that are hidden, and go
@@ -109,7 +109,7 @@ def _overlay(
 ) -> TensorSample:
     """``above`` over ``below`` where ``cover`` is. Columns of objects and boxes that only one of them has are left out.
 
-    Of the upper picture's proposals those stay whose centre is covered by it.
+    Of the upper image's proposals those stay whose centre is covered by it.
     """
     before = geometry.occupancy(below)
     lower = dict(below)
@@ -122,7 +122,7 @@ def _overlay(
     lower = geometry.refit(lower, before, least_visible=least_visible)
     both = {key: value for key, value in lower.items() if key in above or not _has_rows(lower, key)}
     for key in both:
-        if is_picture_boxes(both, key):
+        if is_image_boxes(both, key):
             boxes = above[key].as_subclass(Tensor)
             centres = (boxes[:, :2] + boxes[:, 2:]) / 2
             both[key] = _joined(both[key], above[key][_covers(cover, centres)])
@@ -132,7 +132,7 @@ def _overlay(
 
 
 def _has_rows(tensors: TensorSample, key: str) -> bool:
-    return key in object_keys(tensors) or is_picture_boxes(tensors, key)
+    return key in object_keys(tensors) or is_image_boxes(tensors, key)
 
 
 def _joined(first: Tensor, second: Tensor) -> Tensor:
@@ -150,14 +150,14 @@ def _covers(cover: Bool[Tensor, "h w"], points: Tensor) -> Bool[Tensor, "..."]:
 
 
 def _joined_maps(below: TensorSample, above: TensorSample, cover: Bool[Tensor, "h w"]) -> dict[str, Any]:
-    """The semantic and panoptic maps, nothing known where only the other picture has one."""
+    """The semantic and panoptic maps, nothing known where only the other image has one."""
     maps: dict[str, Any] = {}
     for key, unknown in (("semantic", IGNORE), ("panoptic", 0)):
         if key not in below and key not in above:
             continue
         nothing = torch.full(cover.shape, unknown)
         lower, upper = below.get(key, nothing), above.get(key, nothing)
-        if key == "panoptic":  # the upper picture's ids follow on the lower's
+        if key == "panoptic":  # the upper image's ids follow on the lower's
             step = max((segment.id for segment in below.get("segments", ())), default=0)
             upper = torch.where(upper > 0, upper + step, 0)
             raised = (replace(segment, id=segment.id + step) for segment in above.get("segments", ()))

@@ -1,4 +1,4 @@
-"""Fast R-CNN: the network runs once a picture, regions are cut from its map, and everything is learned together.
+"""Fast R-CNN: the network runs once an image, regions are cut from its map, and everything is learned together.
 
 Paper: "Fast R-CNN" (Girshick, ICCV 2015, arXiv:1504.08083): section 2.1 RoI pooling of 7x7, section 2.3 the joint loss of
 class and box and its gradient through the pooling, section 2.2 VGG-16 with its last pooling replaced. Official code:
@@ -9,26 +9,26 @@ positives; no dropout between the fully connected layers, which are not factored
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.heads.box_head import two_layer_mlp_head
 from otus.parts.postprocess import Postprocess
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
-from otus.proposals.proposers import GivenProposals
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories
 
 
 def fast_rcnn(
-    region_features: SharedMaps,
+    region_features: RoIFeatures,
     categories: Categories,
     *,
-    proposer: GivenProposals | None = None,
+    proposer: PrecomputedProposals | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
-    """Fast R-CNN of any trunk.
+    """Fast R-CNN of any backbone.
 
     Parameters
     ----------
@@ -39,15 +39,15 @@ def fast_rcnn(
     features
         Numbers in each of the two fully connected layers.
     sampler
-        How many regions of a picture are learned from.
+        How many regions of an image are learned from.
     postprocess
         Thresholds of what is reported; the paper's NMS.
 
     Examples
     --------
     >>> import torch
-    >>> trunk = torchvision_trunk("resnet18", levels=(4,))
-    >>> maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    >>> backbone = torchvision_backbone("resnet18", levels=(4,))
+    >>> maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     >>> detector = fast_rcnn(maps, Categories(("cat", "dog")), features=64)
     >>> sample = {"image": torch.zeros(3, 64, 96), "proposals": torch.tensor([[8.0, 8, 40, 40]])}
     >>> detector.stages([sample]).scores[0].shape
@@ -55,9 +55,9 @@ def fast_rcnn(
     """
     return RegionDetector(
         categories=categories,
-        proposer=proposer or GivenProposals(),
+        proposer=proposer or PrecomputedProposals(),
         region_features=region_features,
-        box_head=fully_connected_head(
+        box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
             features=features,
@@ -76,16 +76,16 @@ def fast_rcnn_vgg16(
     Parameters
     ----------
     proposals
-        At most so many of a picture.
+        At most so many of an image.
     features
         Numbers in each fully connected layer.
     frozen_level
-        Layers of the trunk up to this level do not learn (the paper: those before conv3_1); 0 for all learn.
+        Layers of the backbone up to this level do not learn (the paper: those before conv3_1); 0 for all learn.
     """
-    trunk = torchvision_trunk("vgg16", levels=(4,))
-    freeze_stages(trunk, frozen_level)
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
-    return fast_rcnn(maps, categories, proposer=GivenProposals(proposals), features=features)
+    backbone = torchvision_backbone("vgg16", levels=(4,))
+    freeze_stages(backbone, frozen_level)
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
+    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(proposals), features=features)
 
 
 def fast_rcnn_efficientnet_lite0(
@@ -96,11 +96,13 @@ def fast_rcnn_efficientnet_lite0(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """A small one for pictures of about 320 pixels; arguments as of :func:`fast_rcnn_vgg16`.
+    """A small one for images of about 320 pixels; arguments as of :func:`fast_rcnn_vgg16`.
 
-    The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
+    The backbone's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
     with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
-    return fast_rcnn(maps, categories, proposer=GivenProposals(proposals), features=features)
+    backbone = efficientnet_lite0_backbone(
+        levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
+    )
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
+    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(proposals), features=features)

@@ -1,6 +1,6 @@
 """Faster R-CNN: the network that finds objects also proposes where to look.
 
-Shape shorthand: B pictures, A anchors of all maps, K anchors a location, P proposals.
+Shape shorthand: B images, A anchors of all maps, K anchors a location, P proposals.
 
 Paper: "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks" (Ren, He, Girshick, Sun, NeurIPS
 2015, arXiv:1506.01497): section 3 the region proposal network, four losses at once (section 3.2, "approximate joint
@@ -8,7 +8,7 @@ training"). With a feature pyramid: Lin et al., CVPR 2017, arXiv:1612.03144, sec
 Transfer Learning with Vision Transformers" (Li et al., arXiv:2111.11429).
 Reference: torchvision ``models.detection.faster_rcnn`` (BSD-3-Clause), whose layers' names and defaults are kept.
 
-Departures from the paper: objectness is one logit and not a softmax of two; anchors that cross the picture's border are
+Departures from the paper: objectness is one logit and not a softmax of two; anchors that cross the image's border are
 learned from as well; gradients reach the maps by the features of regions, not by their coordinates; 1,000 proposals when
 predicting (the paper's 300 in the single-map form below).
 """
@@ -22,21 +22,27 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_small_boxes
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import (
+    Backbone,
+    efficientnet_lite0_backbone,
+    freeze_norms,
+    freeze_stages,
+    torchvision_backbone,
+)
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.batching import Batch, Target
-from otus.parts.boxes.anchors import Anchors
-from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
-from otus.parts.boxes.nms import suppress
+from otus.parts.boxes.nms import batched_nms
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.box_head import REGIONS_TO_LEARN_FROM, BoxHead, TwoFullyConnected
-from otus.parts.heads.class_indices import slots_of
-from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.heads.box_head import REGIONS_TO_LEARN_FROM, BoxHead, TwoLayerMLP
+from otus.parts.heads.class_indices import class_indices_of
+from otus.parts.losses import box_delta_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.ranking import stable_topk
 from otus.parts.regions.proposals import Proposals
-from otus.parts.regions.roi_features import RegionPooling, SharedMaps
+from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.structures import Categories
 
 ALL_SIZES = (32, 64, 128, 256, 512)
@@ -56,7 +62,7 @@ class RegionProposalNetwork(nn.Module):
     convolutions
         3x3 convolutions before the two answers.
     count, count_before_nms
-        Proposals a picture when predicting, and how many of each map compete for them.
+        Proposals an image when predicting, and how many of each map compete for them.
     training_count, training_count_before_nms
         The same while learning.
     nms_threshold, score_threshold
@@ -68,7 +74,7 @@ class RegionProposalNetwork(nn.Module):
     def __init__(
         self,
         channels: int,
-        anchors: Anchors,
+        anchors: GridAnchorGenerator,
         *,
         convolutions: int = 1,
         count: int = 1000,
@@ -91,7 +97,7 @@ class RegionProposalNetwork(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.anchors = anchors
-        self.transform = BoxTransform()
+        self.transform = DeltaBoxCoder()
         self.count, self.training_count = count, training_count
         self.count_before_nms, self.training_count_before_nms = count_before_nms, training_count_before_nms
         self.nms_threshold = nms_threshold
@@ -117,7 +123,7 @@ class RegionProposalNetwork(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """The best proposals of each picture and, given targets, the losses ``objectness`` and ``proposal_box``."""
+        """The best proposals of each image and, given targets, the losses ``objectness`` and ``proposal_box``."""
         logits, transforms = self(maps)
         grids = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(grids, batch.padded_hw, maps[0].device)
@@ -150,7 +156,7 @@ class RegionProposalNetwork(nn.Module):
             kept = remove_small_boxes(its_boxes, 1e-3)
             kept = kept[scores[kept] >= self.score_threshold]
             boxes_of_levels = its_boxes[kept], scores[kept], level[kept]
-            kept = kept[suppress(*boxes_of_levels, iou_threshold=self.nms_threshold, limit=count)]
+            kept = kept[batched_nms(*boxes_of_levels, iou_threshold=self.nms_threshold, limit=count)]
             found.append((its_boxes[kept], scores[kept], level[kept], its_anchors[kept]))
         return Proposals(*(list(column) for column in zip(*found, strict=True)))
 
@@ -172,17 +178,17 @@ class RegionProposalNetwork(nn.Module):
             negatives.append(negative + i * len(anchors))
             codes.append(self.transform.encode(target.boxes[matches[positive]], anchors[positive]))
         positive, negative = torch.cat(positives), torch.cat(negatives)
-        if len(positive) + len(negative) == 0:  # the whole of every picture is a crowd
+        if len(positive) + len(negative) == 0:  # the whole of every image is a crowd
             return {"objectness": zero_loss(self), "proposal_box": zero_loss(self)}
         objectness = logits.flatten()[torch.cat([positive, negative])]
         truth = (torch.arange(len(objectness), device=objectness.device) < len(positive)).to(objectness)
         return {
             "objectness": F.binary_cross_entropy_with_logits(objectness, truth),
-            "proposal_box": transform_loss(transforms.flatten(0, 1)[positive], torch.cat(codes), count=len(objectness)),
+            "proposal_box": box_delta_loss(transforms.flatten(0, 1)[positive], torch.cat(codes), count=len(objectness)),
         }
 
 
-def four_convolutions(channels: int, side: int, features: int) -> nn.Sequential:
+def conv_fc_head(channels: int, side: int, features: int) -> nn.Sequential:
     """The box head's network of version 2: four convolutions with batch normalisation, one fully connected layer."""
     convolutions = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(4)]
     for module in nn.Sequential(*convolutions).modules():
@@ -193,16 +199,16 @@ def four_convolutions(channels: int, side: int, features: int) -> nn.Sequential:
 
 
 def faster_rcnn(
-    region_features: SharedMaps,
+    region_features: RoIFeatures,
     proposer: RegionProposalNetwork,
     categories: Categories,
     *,
     box_network: nn.Module | None = None,
     box_features: int = 1024,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
 ) -> RegionDetector:
-    """Faster R-CNN of any trunk.
+    """Faster R-CNN of any backbone.
 
     Parameters
     ----------
@@ -216,47 +222,47 @@ def faster_rcnn(
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
         :mod:`otus.parts.heads.box_head`.
     sampler
-        How many regions of a picture the box head learns from.
+        How many regions of an image the box head learns from.
 
     Examples
     --------
-    >>> trunk = torchvision_trunk("resnet18", levels=(4,))
-    >>> maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    >>> backbone = torchvision_backbone("resnet18", levels=(4,))
+    >>> maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     >>> proposer = RegionProposalNetwork(maps.out_channels, Anchors([[128, 256, 512]]), count=300)
     >>> detector = faster_rcnn(maps, proposer, Categories(("cat", "dog")))
     >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
     (64, 96)
     """
     if box_network is None:
-        box_network = TwoFullyConnected(region_features.out_features, box_features)
-    slots = slots_of(categories, class_slots, background=True)
+        box_network = TwoLayerMLP(region_features.out_features, box_features)
+    slots = class_indices_of(categories, class_indices, background=True)
     return RegionDetector(
         categories=categories,
         region_features=region_features,
         proposer=proposer,
-        box_head=BoxHead(box_network, features=box_features, class_slots=slots, sampler=sampler),
+        box_head=BoxHead(box_network, features=box_features, class_indices=slots, sampler=sampler),
     )
 
 
-def pyramid_maps(trunk: Trunk, *, norm_layer: type[nn.Module] | None = None) -> SharedMaps:
-    """A feature pyramid of 256 channels over a trunk, pieces of 7x7 cut by RoI align."""
-    pyramid = FeaturePyramid(trunk.channels, norm_layer=norm_layer)
-    return SharedMaps(trunk, RegionPooling(7, strides=trunk.strides), pyramid=pyramid)
+def roi_features_with_fpn(backbone: Backbone, *, norm_layer: type[nn.Module] | None = None) -> RoIFeatures:
+    """A feature pyramid of 256 channels over a backbone, pieces of 7x7 cut by RoI align."""
+    pyramid = FeaturePyramid(backbone.channels, norm_layer=norm_layer)
+    return RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=pyramid)
 
 
 def faster_rcnn_vgg16(categories: Categories, *, features: int = 4096, frozen_level: int = 1) -> RegionDetector:
     """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
     ``features`` are the numbers in each fully connected layer. ``frozen_level`` 1 keeps the layers before the second pooling
-    as they are, as the paper does, when the trunk starts from ImageNet; 0 trains all. Departure: no dropout between the
+    as they are, as the paper does, when the backbone starts from ImageNet; 0 trains all. Departure: no dropout between the
     fully connected layers.
     """
-    trunk = torchvision_trunk("vgg16", levels=(4,))
-    freeze_stages(trunk, frozen_level)
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    backbone = torchvision_backbone("vgg16", levels=(4,))
+    freeze_stages(backbone, frozen_level)
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(
         maps.out_channels,
-        Anchors([[128, 256, 512]]),
+        GridAnchorGenerator([[128, 256, 512]]),
         count=300,
         count_before_nms=6000,
         training_count_before_nms=12000,
@@ -267,16 +273,18 @@ def faster_rcnn_vgg16(categories: Categories, *, features: int = 4096, frozen_le
 def faster_rcnn_efficientnet_lite0(
     categories: Categories, *, features: int = 512, frozen_norms: bool = True, frozen_level: int = 2
 ) -> RegionDetector:
-    """The same form, small, for pictures of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
+    """The same form, small, for images of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
-    The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
+    The backbone's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
     with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
-    maps = SharedMaps(trunk, RegionPooling(7, strides=trunk.strides, method="pool"))
+    backbone = efficientnet_lite0_backbone(
+        levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
+    )
+    maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(
         maps.out_channels,
-        Anchors([[48, 96, 192]]),
+        GridAnchorGenerator([[48, 96, 192]]),
         count=300,
         count_before_nms=1500,
         training_count=500,
@@ -289,7 +297,7 @@ def faster_rcnn_efficientnet_lite0(
 def faster_rcnn_resnet50_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
@@ -303,35 +311,35 @@ def faster_rcnn_resnet50_fpn(
     norm_eps
         The eps of the frozen norms; as ImageNet's classifier without it.
     frozen_norms
-        Keep the statistics and factors of the trunk's norms: for trunks that know something, and small batches.
+        Keep the statistics and factors of the backbone's norms: for backbones that know something, and small batches.
     frozen_level
-        Layers of the trunk up to this level do not learn: 2 is the stem and ``layer1``, 0 none.
+        Layers of the backbone up to this level do not learn: 2 is the stem and ``layer1``, 0 none.
     """
-    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
+    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5))
     if frozen_norms:
-        freeze_norms(trunk, eps=norm_eps)
-    freeze_stages(trunk, frozen_level)
-    maps = pyramid_maps(trunk)
-    proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES))
-    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+        freeze_norms(backbone, eps=norm_eps)
+    freeze_stages(backbone, frozen_level)
+    maps = roi_features_with_fpn(backbone)
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(PYRAMID_SIZES))
+    return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
 def faster_rcnn_resnet50_fpn_v2(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, frozen_level: int = 2
 ) -> RegionDetector:
     """Version 2: batch normalisation in pyramid and box head, two convolutions in the proposer, four in the box head."""
-    trunk = torchvision_trunk("resnet50", levels=(2, 3, 4, 5))
-    freeze_stages(trunk, frozen_level)
-    maps = pyramid_maps(trunk, norm_layer=nn.BatchNorm2d)
-    proposer = RegionProposalNetwork(maps.out_channels, Anchors(PYRAMID_SIZES), convolutions=2)
-    network = four_convolutions(maps.out_channels, maps.pooling.side, 1024)
-    return faster_rcnn(maps, proposer, categories, box_network=network, class_slots=class_slots)
+    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5))
+    freeze_stages(backbone, frozen_level)
+    maps = roi_features_with_fpn(backbone, norm_layer=nn.BatchNorm2d)
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(PYRAMID_SIZES), convolutions=2)
+    network = conv_fc_head(maps.out_channels, maps.pooling.side, 1024)
+    return faster_rcnn(maps, proposer, categories, box_network=network, class_indices=class_indices)
 
 
 def faster_rcnn_efficientnet_lite0_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
@@ -341,23 +349,23 @@ def faster_rcnn_efficientnet_lite0_fpn(
     the ImageNet weights were trained with. Arguments as of :func:`faster_rcnn_resnet50_fpn`.
     """
     channels = 96
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    pyramid = FeaturePyramid(trunk.channels, channels)
-    pooling = RegionPooling(7, strides=trunk.strides, canonical_size=96)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    pyramid = FeaturePyramid(backbone.channels, channels)
+    pooling = RoIPooler(7, strides=backbone.strides, canonical_size=96)
     proposer = RegionProposalNetwork(
         channels,
-        Anchors([(20, 30), (45, 65), (95, 135), (190, 270)]),
+        GridAnchorGenerator([(20, 30), (45, 65), (95, 135), (190, 270)]),
         count=300,
         count_before_nms=600,
         training_count=300,
         training_count_before_nms=600,
     )
     detector = faster_rcnn(
-        SharedMaps(trunk, pooling, pyramid=pyramid),
+        RoIFeatures(backbone, pooling, pyramid=pyramid),
         proposer,
         categories,
         box_features=512,
-        class_slots=class_slots,
+        class_indices=class_indices,
         sampler=BalancedSampler(count=128, positive_share=0.25),
     )
     detector.postprocess = Postprocess(score_threshold=0.02, nms_threshold=0.45)
@@ -367,36 +375,36 @@ def faster_rcnn_efficientnet_lite0_fpn(
 def faster_rcnn_mobilenet_v3_large_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 3,
 ) -> RegionDetector:
     """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
     maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
-    proposer = RegionProposalNetwork(maps.out_channels, Anchors([ALL_SIZES] * 3), score_threshold=0.05)
-    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([ALL_SIZES] * 3), score_threshold=0.05)
+    return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
 def faster_rcnn_mobilenet_v3_large_320_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 3,
 ) -> RegionDetector:
-    """The same for small pictures (shorter side 320): 150 proposals."""
+    """The same for small images (shorter side 320): 150 proposals."""
     maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
     proposer = RegionProposalNetwork(
-        maps.out_channels, Anchors([ALL_SIZES] * 3), count=150, count_before_nms=150, score_threshold=0.05
+        maps.out_channels, GridAnchorGenerator([ALL_SIZES] * 3), count=150, count_before_nms=150, score_threshold=0.05
     )
-    return faster_rcnn(maps, proposer, categories, class_slots=class_slots)
+    return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
-def _mobilenet_maps(norm_eps: float | None, frozen_norms: bool, frozen_level: int) -> SharedMaps:
-    trunk = torchvision_trunk("mobilenet_v3_large", levels=("13", "16"))
+def _mobilenet_maps(norm_eps: float | None, frozen_norms: bool, frozen_level: int) -> RoIFeatures:
+    backbone = torchvision_backbone("mobilenet_v3_large", levels=("13", "16"))
     if frozen_norms:
-        freeze_norms(trunk, eps=norm_eps)
-    freeze_stages(trunk, frozen_level)
-    return pyramid_maps(trunk)
+        freeze_norms(backbone, eps=norm_eps)
+    freeze_stages(backbone, frozen_level)
+    return roi_features_with_fpn(backbone)

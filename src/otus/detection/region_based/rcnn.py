@@ -12,13 +12,13 @@ without dropout between the fully connected layers.
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.heads.box_head import two_layer_mlp_head
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops
-from otus.proposals.proposers import GivenProposals
+from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories
 
 
@@ -26,19 +26,19 @@ def rcnn(
     region_features: WarpedCrops,
     categories: Categories,
     *,
-    proposer: GivenProposals | None = None,
+    proposer: PrecomputedProposals | None = None,
     features: int = 4096,
     positive_iou: float = 0.5,
     negative_iou: float = 0.3,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
-    """R-CNN of any trunk.
+    """R-CNN of any backbone.
 
     Parameters
     ----------
     region_features
-        How regions are warped and what trunk sees them.
+        How regions are warped and what backbone sees them.
     proposer
         Where to look; the sample's own proposals, else Selective Search.
     features
@@ -46,15 +46,15 @@ def rcnn(
     positive_iou, negative_iou
         A proposal is positive from the first overlap with an object on, negative below the second with all, else neutral.
     sampler
-        How many regions of a picture are learned from.
+        How many regions of an image are learned from.
     postprocess
         Thresholds of what is reported; the paper's NMS.
     """
     return RegionDetector(
         categories=categories,
-        proposer=proposer or GivenProposals(),
+        proposer=proposer or PrecomputedProposals(),
         region_features=region_features,
-        box_head=fully_connected_head(
+        box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
             features=features,
@@ -62,7 +62,7 @@ def rcnn(
             sampler=sampler,
         ),
         postprocess=postprocess,
-        divisor=1,
+        size_divisor=1,
     )
 
 
@@ -80,18 +80,18 @@ def rcnn_vgg16(
     Parameters
     ----------
     proposals
-        At most so many of a picture.
+        At most so many of an image.
     side, context
         Pixels of a crop, and what of them, on each side, is around the region.
     features
         Numbers in each fully connected layer.
     frozen_level
-        Layers of the trunk up to this level do not learn; 0 for all learn.
+        Layers of the backbone up to this level do not learn; 0 for all learn.
     """
-    trunk = torchvision_trunk("vgg16", levels=(5,))
-    freeze_stages(trunk, frozen_level)
-    crops = WarpedCrops(trunk, side=side, context=context)
-    return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features)
+    backbone = torchvision_backbone("vgg16", levels=(5,))
+    freeze_stages(backbone, frozen_level)
+    crops = WarpedCrops(backbone, side=side, context=context)
+    return rcnn(crops, categories, proposer=PrecomputedProposals(proposals), features=features)
 
 
 def rcnn_efficientnet_lite0(
@@ -104,12 +104,12 @@ def rcnn_efficientnet_lite0(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """A small one for pictures of about 320 pixels; arguments as of :func:`rcnn_vgg16`.
+    """A small one for images of about 320 pixels; arguments as of :func:`rcnn_vgg16`.
 
-    It learns from 32 regions of a picture, not 64, so that in the same time it sees more pictures.
+    It learns from 32 regions of an image, not 64, so that in the same time it sees more images.
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    crops = WarpedCrops(trunk, side=side, context=context, chunk=128)
+    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    crops = WarpedCrops(backbone, side=side, context=context, chunk=128)
     sampler = BalancedSampler(count=32, positive_share=0.25)
-    return rcnn(crops, categories, proposer=GivenProposals(proposals), features=features, sampler=sampler)
+    return rcnn(crops, categories, proposer=PrecomputedProposals(proposals), features=features, sampler=sampler)

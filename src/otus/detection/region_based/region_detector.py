@@ -1,9 +1,9 @@
 """The frame of every detector that looks at regions: where to look, what is there, what to say.
 
-Shape shorthand: B pictures, R regions of all pictures, N objects, S class slots, K keypoints.
+Shape shorthand: B images, R regions of all images, N objects, S class slots, K keypoints.
 
 R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
-features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_based.region_stages.Stages`,
+features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_based.region_stages.RegionStages`,
 and losses, predictions, explanations and timings are all read from it.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
-from otus.detection.region_based.region_stages import Stages, instances
+from otus.detection.region_based.region_stages import RegionStages, to_instances
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.detections import Detections, as_tensors
 from otus.parts.heads.box_head import Assignment, BoxHead
-from otus.parts.inference_mode import Stopwatch, predicting
+from otus.parts.inference_mode import Stopwatch, inference_mode
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.proposals import Proposals
 from otus.structures import Categories, Instances
@@ -43,11 +43,11 @@ class Proposer(Protocol):
 class RegionFeatures(Protocol):
     """What each region looks like; ``prepare`` makes the maps that all regions share, if any.
 
-    Smaller pictures are padded to ``least_side``.
+    Smaller images are padded to ``min_size``.
     """
 
     @property
-    def least_side(self) -> int: ...
+    def min_size(self) -> int: ...
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]: ...
 
@@ -80,7 +80,7 @@ class RegionDetector(nn.Module):
     postprocess
         Which boxes are reported.
     divisor
-        Batches are padded to multiples of this, the coarsest stride of a usual trunk.
+        Batches are padded to multiples of this, the coarsest stride of a usual backbone.
     """
 
     region_features: RegionFeatures
@@ -99,7 +99,7 @@ class RegionDetector(nn.Module):
         mask_head: MapHead | None = None,
         keypoint_head: MapHead | None = None,
         postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
-        divisor: int = 32,
+        size_divisor: int = 32,
     ) -> None:
         super().__init__()
         self.categories = categories
@@ -109,7 +109,7 @@ class RegionDetector(nn.Module):
         self.mask_head = mask_head
         self.keypoint_head = keypoint_head
         self.postprocess = postprocess
-        self.divisor = divisor
+        self.size_divisor = size_divisor
 
     @property
     def device(self) -> torch.device:
@@ -124,14 +124,14 @@ class RegionDetector(nn.Module):
         Parameters
         ----------
         samples
-            Prepared pictures with boxes and labels; without objects, a picture teaches background. Crowds are no
+            Prepared images with boxes and labels; without objects, an image teaches background. Crowds are no
             objects, and regions in them are not learned from. Without masks or keypoints it adds none of that loss.
         generator
             Where the choice of regions takes its randomness from.
         """
         return self._run(samples, postprocess=None, generator=generator).losses
 
-    def remarks(self, dataset: Dataset) -> list[str]:
+    def warnings(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: masks and keypoints that nothing teaches."""
         objects = dataset.objects
         if objects is None:
@@ -152,15 +152,15 @@ class RegionDetector(nn.Module):
         return lines
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
 
         ``postprocess`` says which boxes are reported (default: the system's own).
         """
-        return instances(self.stages(samples, postprocess=postprocess), self.categories)
+        return to_instances(self.stages(samples, postprocess=postprocess), self.categories)
 
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages:
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> RegionStages:
         """The record of a pass that predicts."""
-        with predicting(self) as system:
+        with inference_mode(self) as system:
             return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
@@ -178,12 +178,12 @@ class RegionDetector(nn.Module):
         *,
         postprocess: Postprocess | None,
         generator: torch.Generator | None = None,
-    ) -> Stages:
+    ) -> RegionStages:
         """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            side = self.region_features.least_side
-            batch = make_batch(samples, divisor=self.divisor, least_side=side, device=self.device)
+            side = self.region_features.min_size
+            batch = make_batch(samples, size_divisor=self.size_divisor, min_size=side, device=self.device)
             targets = [self._target(sample) for sample in samples] if postprocess is None else None
         with watch.time("maps"):
             maps = self.region_features.prepare(batch.images)
@@ -196,7 +196,7 @@ class RegionDetector(nn.Module):
                 assignments = self.box_head.assign(proposals.boxes, targets, generator=generator)
                 regions = [one.regions for one in assignments]
             logits, transforms = self.box_head(self.region_features.extract(maps, batch, regions))
-        record = Stages(batch, maps, proposals, watch.milliseconds, logits, transforms, assignments, losses)
+        record = RegionStages(batch, maps, proposals, watch.milliseconds, logits, transforms, assignments, losses)
         if targets is not None and assignments is not None:
             self._learn(record, assignments, targets, watch)
         if postprocess is not None:
@@ -206,14 +206,16 @@ class RegionDetector(nn.Module):
     def _target(self, sample: TensorSample) -> Target:
         return make_target(sample, category_count=len(self.categories), device=self.device)
 
-    def _learn(self, record: Stages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch) -> None:
+    def _learn(
+        self, record: RegionStages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch
+    ) -> None:
         with watch.time("losses"):
             record.losses |= self.box_head.losses(record.logits, record.transforms, assignments, targets)
             for head in (self.mask_head, self.keypoint_head):
                 if head is not None:
                     record.losses |= head.losses(record.maps, assignments, targets)
 
-    def _postprocess(self, record: Stages, postprocess: Postprocess, watch: Stopwatch) -> None:
+    def _postprocess(self, record: RegionStages, postprocess: Postprocess, watch: Stopwatch) -> None:
         with watch.time("postprocess"):
             counts = [len(boxes) for boxes in record.proposals.boxes]
             record.scores = list(record.logits.softmax(dim=1).split_with_sizes(counts))

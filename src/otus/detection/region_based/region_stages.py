@@ -1,6 +1,6 @@
 """What a region-based detector leaves of one pass over a batch: the record that everything else is read from.
 
-Shape shorthand: R regions of all pictures, S class slots, K keypoints.
+Shape shorthand: R regions of all images, S class slots, K keypoints.
 """
 
 from dataclasses import dataclass, field
@@ -17,8 +17,8 @@ from otus.structures import Categories, Instances, Masks
 
 
 @dataclass
-class Stages:
-    """The record of one pass over a batch, in the frame of the prepared pictures. Lists have one entry a picture.
+class RegionStages:
+    """The record of one pass over a batch, in the frame of the prepared images. Lists have one entry an image.
 
     A pass that learns leaves ``assignments`` and ``losses``, one that predicts what follows them.
     """
@@ -39,7 +39,7 @@ class Stages:
     keypoints: list[Float[Tensor, "_ k 4"]] | None = None
 
 
-def instances(record: Stages, categories: Categories) -> list[Instances]:
+def to_instances(record: RegionStages, categories: Categories) -> list[Instances]:
     """The detections of a pass as numpy values, masks in the low-resolution form."""
     found = []
     for i, (detections, size_hw) in enumerate(zip(record.detections, record.batch.sizes_hw, strict=True)):

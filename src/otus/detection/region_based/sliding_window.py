@@ -1,9 +1,9 @@
-"""Detection as classification: a window slides over the picture, and a network says what each crop shows.
+"""Detection as classification: a window slides over the image, and a network says what each crop shows.
 
 Papers: "Rapid Object Detection using a Boosted Cascade of Simple Features" (Viola and Jones, CVPR 2001) and "Histograms of
 Oriented Gradients for Human Detection" (Dalal and Triggs, CVPR 2005) slid classifiers of their day; the network on each
 crop is the lecture's. Background is one more class. The windows are the boxes: nothing moves them onto the object, so
-boxes are as good as the nearest window, and the price is a pass of the network for thousands of crops a picture.
+boxes are as good as the nearest window, and the price is a pass of the network for thousands of crops an image.
 
 Departures: suppression of windows that overlap as in the detectors that follow (NMS); the classes are learned from crops of
 the windows themselves and of the objects' own boxes, positive from IoU 0.5 on, negative below 0.3, as R-CNN's.
@@ -12,13 +12,13 @@ the windows themselves and of the objects' own boxes, positive from IoU 0.5 on, 
 from functools import partial
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.heads.box_head import two_layer_mlp_head
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops
-from otus.proposals.proposers import EveryWindow
+from otus.proposals.proposers import SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
 from otus.structures import Categories
 
@@ -27,31 +27,31 @@ def sliding_window(
     region_features: WarpedCrops,
     categories: Categories,
     *,
-    proposer: EveryWindow | None = None,
+    proposer: SlidingWindowProposer | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
-    """A sliding-window detector of any trunk.
+    """A sliding-window detector of any backbone.
 
     Parameters
     ----------
     region_features
-        How crops are made and what trunk sees them.
+        How crops are made and what backbone sees them.
     proposer
         Which windows; the usual ones without it.
     features
         Numbers in each of the two fully connected layers.
     sampler
-        How many windows of a picture are learned from.
+        How many windows of an image are learned from.
     postprocess
         Thresholds of what is reported.
     """
     return RegionDetector(
         categories=categories,
-        proposer=proposer or EveryWindow(),
+        proposer=proposer or SlidingWindowProposer(),
         region_features=region_features,
-        box_head=fully_connected_head(
+        box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
             features=features,
@@ -60,7 +60,7 @@ def sliding_window(
             moves=False,
         ),
         postprocess=postprocess,
-        divisor=1,
+        size_divisor=1,
     )
 
 
@@ -78,12 +78,12 @@ def sliding_window_vgg16(
     stride
         The step from a window to the next, as a share of its side.
     frozen_level
-        Layers of the trunk up to this level do not learn; 0 for all learn.
+        Layers of the backbone up to this level do not learn; 0 for all learn.
     """
-    trunk = torchvision_trunk("vgg16", levels=(5,))
-    freeze_stages(trunk, frozen_level)
-    proposer = EveryWindow(partial(sliding_windows, stride=stride))
-    return sliding_window(WarpedCrops(trunk, side=side), categories, proposer=proposer, features=features)
+    backbone = torchvision_backbone("vgg16", levels=(5,))
+    freeze_stages(backbone, frozen_level)
+    proposer = SlidingWindowProposer(partial(sliding_windows, stride=stride))
+    return sliding_window(WarpedCrops(backbone, side=side), categories, proposer=proposer, features=features)
 
 
 def sliding_window_efficientnet_lite0(
@@ -95,16 +95,16 @@ def sliding_window_efficientnet_lite0(
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
-    """A small one for pictures of about 320 pixels; arguments as of :func:`sliding_window_vgg16`.
+    """A small one for images of about 320 pixels; arguments as of :func:`sliding_window_vgg16`.
 
-    It learns from 32 windows of a picture, as R-CNN's does from its regions.
+    It learns from 32 windows of an image, as R-CNN's does from its regions.
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     return sliding_window(
-        WarpedCrops(trunk, side=side, chunk=128),
+        WarpedCrops(backbone, side=side, chunk=128),
         categories,
-        proposer=EveryWindow(partial(sliding_windows, stride=stride)),
+        proposer=SlidingWindowProposer(partial(sliding_windows, stride=stride)),
         features=features,
         sampler=BalancedSampler(count=32, positive_share=0.25),
     )

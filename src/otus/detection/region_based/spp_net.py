@@ -1,17 +1,17 @@
-"""SPP-net: one map for the whole picture, and a pyramid of grids that makes a vector of one length from any part of it.
+"""SPP-net: one map for the whole image, and a pyramid of grids that makes a vector of one length from any part of it.
 
-Shape shorthand: R regions of all pictures, C channels, F = C (n1^2 + n2^2 + …) numbers of a region.
+Shape shorthand: R regions of all images, C channels, F = C (n1^2 + n2^2 + …) numbers of a region.
 
 Paper: "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition" (He, Zhang, Ren, Sun, ECCV 2014,
 arXiv:1406.4729): section 2.2 the pooling, bins from floor to ceiling, levels 6, 3, 2, 1 in detection (section 4.1, 50 bins),
 appendix A which cells of the map belong to a window. Fast R-CNN's RoI pool is this with one level.
 Official code: github.com/ShaoqingRen/SPP_net; nothing of it is copied.
 
-The trunk does not learn: so it is in the paper, whose gradient did not pass the pooling (Fast R-CNN, section 2.3, is about
+The backbone does not learn: so it is in the paper, whose gradient did not pass the pooling (Fast R-CNN, section 2.3, is about
 this). ``frozen_level=0`` lets it learn all the same.
 
 Departures: one softmax and one box regression learned together, as for R-CNN here (:mod:`otus.detection.region_based.rcnn`), from regions
-by R-CNN's rule; one scale of pictures; VGG-16, which came after the paper, without dropout.
+by R-CNN's rule; one scale of images; VGG-16, which came after the paper, without dropout.
 """
 
 from collections.abc import Sequence
@@ -23,54 +23,54 @@ from torchvision.ops import roi_pool
 
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
-from otus.parts.backbones import Trunk, efficientnet_lite0_trunk, freeze_stages, torchvision_trunk
+from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
 from otus.parts.batching import Batch
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.box_head import fully_connected_head
+from otus.parts.heads.box_head import two_layer_mlp_head
 from otus.parts.postprocess import Postprocess
-from otus.parts.regions.roi_features import with_picture
-from otus.proposals.proposers import GivenProposals
+from otus.parts.regions.roi_features import boxes_to_rois
+from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories
 
 PAPER_LEVELS = (6, 3, 2, 1)
 
 
 class SpatialPyramid(nn.Module):
-    """Region features of SPP-net: the trunk once a picture; of each region the maxima of grids of several finenesses.
+    """Region features of SPP-net: the backbone once an image; of each region the maxima of grids of several finenesses.
 
     Parameters
     ----------
-    trunk
-        Pictures in, maps out, of which the last counts.
+    backbone
+        Images in, maps out, of which the last counts.
     levels
         Bins of each grid along a side.
     offset
-        Pixels of the picture that the first cell of the map sees around: 0 where convolutions are padded by half their size;
+        Pixels of the image that the first cell of the map sees around: 0 where convolutions are padded by half their size;
         where they or the pools are not, appendix A asks for one.
     """
 
-    def __init__(self, trunk: Trunk, *, levels: Sequence[int] = PAPER_LEVELS, offset: float = 0.0) -> None:
+    def __init__(self, backbone: Backbone, *, levels: Sequence[int] = PAPER_LEVELS, offset: float = 0.0) -> None:
         super().__init__()
         if not levels or min(levels) < 1:
             raise UsageError(f"levels: expected at least one number of bins from 1 on, got {tuple(levels)}")
-        self.trunk = trunk
+        self.backbone = backbone
         self.levels = tuple(levels)
         self.offset = offset
 
     @property
     def out_features(self) -> int:
         """F, numbers of a region."""
-        return self.trunk.channels[-1] * sum(level**2 for level in self.levels)
+        return self.backbone.channels[-1] * sum(level**2 for level in self.levels)
 
     @property
-    def least_side(self) -> int:
-        """The trunk's."""
-        return self.trunk.least_side
+    def min_size(self) -> int:
+        """The backbone's."""
+        return self.backbone.min_size
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
         """The map that all regions share."""
-        return self.trunk(images)[-1:]
+        return self.backbone(images)[-1:]
 
     def extract(
         self, maps: Sequence[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]
@@ -78,9 +78,9 @@ class SpatialPyramid(nn.Module):
         """For each region the bins of all levels, the first level's first; of a level channel by channel, rows of bins."""
         # The CPU operator knows float32 with channels first only.
         x = maps[-1].to(torch.float32, memory_format=torch.contiguous_format)
-        regions = with_picture(boxes)
+        regions = boxes_to_rois(boxes)
         cells = map_cells(
-            regions[:, 1:] - self.offset, stride=self.trunk.strides[-1], map_hw=(x.shape[-2], x.shape[-1])
+            regions[:, 1:] - self.offset, stride=self.backbone.strides[-1], map_hw=(x.shape[-2], x.shape[-1])
         )
         windows = torch.cat([regions[:, :1], cells.to(regions.dtype)], dim=1)
         # roi_pool counts the last row and column of a window in, and cuts it into bins from floor to ceiling.
@@ -90,7 +90,7 @@ class SpatialPyramid(nn.Module):
 def map_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[int, int]) -> Tensor:
     """First and last column and row (x1, y1, x2, y2, all counted in) of the cells that see a box and little else.
 
-    A cell at x sees the picture around ``stride * x``: the first is ``floor(x1 / stride) + 1``, the last
+    A cell at x sees the image around ``stride * x``: the first is ``floor(x1 / stride) + 1``, the last
     ``ceil(x2 / stride) - 1`` (appendix A). A box between two cells gets the one nearest to its centre.
 
     Examples
@@ -110,12 +110,12 @@ def spp_net(
     region_features: SpatialPyramid,
     categories: Categories,
     *,
-    proposer: GivenProposals | None = None,
+    proposer: PrecomputedProposals | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
-    """SPP-net of any trunk.
+    """SPP-net of any backbone.
 
     Parameters
     ----------
@@ -126,15 +126,15 @@ def spp_net(
     features
         Numbers in each of the two fully connected layers.
     sampler
-        How many regions of a picture are learned from.
+        How many regions of an image are learned from.
     postprocess
         Thresholds of what is reported; the paper's NMS.
     """
     return RegionDetector(
         categories=categories,
-        proposer=proposer or GivenProposals(),
+        proposer=proposer or PrecomputedProposals(),
         region_features=region_features,
-        box_head=fully_connected_head(
+        box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
             features=features,
@@ -153,16 +153,16 @@ def spp_net_vgg16(
     Parameters
     ----------
     proposals
-        At most so many of a picture.
+        At most so many of an image.
     features
         Numbers in each fully connected layer.
     frozen_level
-        Layers of the trunk up to this level do not learn: 4, all, as in the paper; 0 for all learn.
+        Layers of the backbone up to this level do not learn: 4, all, as in the paper; 0 for all learn.
     """
-    trunk = torchvision_trunk("vgg16", levels=(4,))
-    freeze_stages(trunk, frozen_level)
-    pyramid = SpatialPyramid(trunk, offset=8.0)  # four pools of 2x2 without padding: half a stride
-    return spp_net(pyramid, categories, proposer=GivenProposals(proposals), features=features)
+    backbone = torchvision_backbone("vgg16", levels=(4,))
+    freeze_stages(backbone, frozen_level)
+    pyramid = SpatialPyramid(backbone, offset=8.0)  # four pools of 2x2 without padding: half a stride
+    return spp_net(pyramid, categories, proposer=PrecomputedProposals(proposals), features=features)
 
 
 def spp_net_efficientnet_lite0(
@@ -173,10 +173,12 @@ def spp_net_efficientnet_lite0(
     frozen_norms: bool = True,
     frozen_level: int = 4,
 ) -> RegionDetector:
-    """A small one for pictures of about 320 pixels; arguments as of :func:`spp_net_vgg16`.
+    """A small one for images of about 320 pixels; arguments as of :func:`spp_net_vgg16`.
 
-    The trunk's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
+    The backbone's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
     with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return spp_net(SpatialPyramid(trunk), categories, proposer=GivenProposals(proposals), features=features)
+    backbone = efficientnet_lite0_backbone(
+        levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
+    )
+    return spp_net(SpatialPyramid(backbone), categories, proposer=PrecomputedProposals(proposals), features=features)

@@ -1,6 +1,6 @@
 """DETR: boxes straight from a transformer, each object taught to one query, no anchors and no suppression.
 
-Shape shorthand: L layers, B pictures, Q queries, K = h x w steps of the map, S class slots ("no object" the last), D width.
+Shape shorthand: L layers, B images, Q queries, K = h x w steps of the map, S class slots ("no object" the last), D width.
 
 Paper: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv:2005.12872), section 3 and appendix
 A. Official code: github.com/facebookresearch/detr (Apache-2.0), whose defaults are kept and whose weights give its outputs.
@@ -17,21 +17,21 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from otus.detection.set_prediction.set_detector import SetAnswers, SetDetector, picture_on_map
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, image_on_map
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_norms, freeze_stages, torchvision_backbone
 from otus.parts.batching import Batch, Target
-from otus.parts.boxes.matching import share_inside
-from otus.parts.heads.class_indices import slot_tables, slots_of
-from otus.parts.inference_mode import predicting
+from otus.parts.boxes.matching import pairwise_ioa
+from otus.parts.heads.class_indices import class_index_tables, class_indices_of
+from otus.parts.inference_mode import inference_mode
 from otus.parts.postprocess import Postprocess
-from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, perceptron
-from otus.parts.transformer.positional_encodings import sine_grid
+from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, mlp
+from otus.parts.transformer.positional_encodings import sine_positional_encoding
 from otus.parts.transformer.set_matching import (
     HungarianMatcher,
     Match,
     box_losses,
-    pixels_of_picture,
-    shares_of_picture,
+    denormalize_boxes,
+    normalize_boxes,
 )
 from otus.structures import Categories
 
@@ -91,7 +91,7 @@ class DecoderLayer(nn.Module):
 
 
 class EncoderDecoder(nn.Module):
-    """The transformer over a trunk's coarsest map, and the two answers read from each query.
+    """The transformer over a backbone's coarsest map, and the two answers read from each query.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class EncoderDecoder(nn.Module):
     def __init__(
         self,
         channels: int,
-        class_slots: Sequence[int],
+        class_indices: Sequence[int],
         *,
         width: int = 256,
         heads: int = 8,
@@ -125,17 +125,17 @@ class EncoderDecoder(nn.Module):
         self.queries = nn.Embedding(queries, width)
         self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, dropout=dropout) for _ in range(decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
-        label_of_slot, slot_of_label = slot_tables(class_slots, background=False)
-        self.no_object = len(label_of_slot)
+        label_of_index, index_of_label = class_index_tables(class_indices, background=False)
+        self.no_object = len(label_of_index)
         self.class_embed = ExactLinear(width, self.no_object + 1)
-        self.box_embed = perceptron(width, width, width, 4, layer=ExactLinear)
-        self.slot_of_label: Tensor
-        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
+        self.box_embed = mlp(width, width, width, 4, layer=ExactLinear)
+        self.index_of_label: Tensor
+        self.register_buffer("slot_of_label", index_of_label, persistent=False)
         self.matcher = matcher
 
     @property
     def capacity(self) -> int:
-        """Objects of one picture that can be found."""
+        """Objects of one image that can be found."""
         return self.queries.num_embeddings
 
     def answer(
@@ -145,14 +145,14 @@ class EncoderDecoder(nn.Module):
         targets: Sequence[Target] | None,
         *,
         generator: torch.Generator | None = None,
-    ) -> tuple[SetAnswers, dict[str, Tensor]]:
+    ) -> tuple[SetOutputs, dict[str, Tensor]]:
         """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` and ``auxiliary``."""
-        answers = self(maps[-1], picture_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
+        answers = self(maps[-1], image_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
         return answers, {} if targets is None else self.losses(answers, targets, batch.sizes_hw)
 
-    def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetAnswers:
-        """The answers to a map, of which the part ``inside`` is the picture."""
-        places = sine_grid(inside, self.input_projection.out_channels).flatten(2).transpose(1, 2)
+    def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetOutputs:
+        """The answers to a map, of which the part ``inside`` is the image."""
+        places = sine_positional_encoding(inside, self.input_projection.out_channels).flatten(2).transpose(1, 2)
         allowed = None if inside.all() else inside.flatten(1)[:, None]
         memory = self.input_projection(x).flatten(2).transpose(1, 2)
         for layer in self.encoder:
@@ -167,12 +167,12 @@ class EncoderDecoder(nn.Module):
 
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
-            with predicting(decoder_layer) as last:
+            with inference_mode(decoder_layer) as last:
                 asking = last.gather_among_queries(before, queries) + queries
                 weights = last.cross_attention.weights(asking, placed_memory, allowed=allowed)
             return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
 
-        return SetAnswers(
+        return SetOutputs(
             logits=self.class_embed(features),
             boxes=self.box_embed(features).sigmoid(),
             features=said[-1],
@@ -181,7 +181,7 @@ class EncoderDecoder(nn.Module):
         )
 
     def losses(
-        self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+        self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> dict[str, Float[Tensor, ""]]:
         """The weighted losses of the last layer, and the sum of those of all layers before it."""
         of_layers = []
@@ -198,14 +198,14 @@ class EncoderDecoder(nn.Module):
         auxiliary = [loss for layer in of_layers[:-1] for loss in layer.values()]
         return of_layers[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
 
-    def match(self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
+    def match(self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
         """Which query of the last layer is taught which object."""
         return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, label and score of one picture's answers above the threshold: for each query its likeliest category."""
-        score, label = logits.softmax(dim=1)[:, self.slot_of_label].max(dim=1)
-        thresholds = postprocess.thresholds(torch.arange(len(self.slot_of_label), device=label.device))
+        """Query, label and score of one image's answers above the threshold: for each query its likeliest category."""
+        score, label = logits.softmax(dim=1)[:, self.index_of_label].max(dim=1)
+        thresholds = postprocess.thresholds(torch.arange(len(self.index_of_label), device=label.device))
         query = torch.where(score > thresholds[label])[0]
         return query, label[query], score[query]
 
@@ -213,10 +213,8 @@ class EncoderDecoder(nn.Module):
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]:
         return [
-            self.matcher(
-                -said[:, self.slot_of_label[target.labels]], of_picture, shares_of_picture(target.boxes, size_hw)
-            )
-            for said, of_picture, target, size_hw in zip(logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True)
+            self.matcher(-said[:, self.index_of_label[target.labels]], of_image, normalize_boxes(target.boxes, size_hw))
+            for said, of_image, target, size_hw in zip(logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True)
         ]
 
     def _class_loss(
@@ -231,7 +229,7 @@ class EncoderDecoder(nn.Module):
         weights = torch.full(logits.shape[:2], NO_OBJECT_WEIGHT, device=logits.device)
         for i, (match, target) in enumerate(zip(matches, targets, strict=True)):
             weights[i, inside_crowd(boxes[i], target, sizes_hw[i])] = 0.0
-            slots[i, match.queries] = self.slot_of_label[target.labels[match.objects]]
+            slots[i, match.queries] = self.index_of_label[target.labels[match.objects]]
             weights[i, match.queries] = 1.0
         surprise = F.cross_entropy(logits.transpose(1, 2), slots, reduction="none")
         return (surprise * weights).sum() / weights.sum().clamp(min=NO_OBJECT_WEIGHT)
@@ -241,11 +239,11 @@ def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int
     """Which answers lie at least half inside a box of many objects at once: nobody knows whether they are right."""
     if not len(target.crowds):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return share_inside(pixels_of_picture(boxes.detach(), size_hw), target.crowds) >= 0.5
+    return pairwise_ioa(denormalize_boxes(boxes.detach(), size_hw), target.crowds) >= 0.5
 
 
 def detr_resnet50(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """The paper's own, over ResNet-50.
 
@@ -254,50 +252,50 @@ def detr_resnet50(
     class_slots
         The slot of each label; 0, 1, 2 … without it. COCO's official weights have slots by COCO's ids.
     queries
-        The most objects that can be found on a picture.
+        The most objects that can be found on an image.
     frozen_level
-        Layers of the trunk up to this level do not learn; 2 is the stem and ``layer1``, 0 none. Its norms never do.
+        Layers of the backbone up to this level do not learn; 2 is the stem and ``layer1``, 0 none. Its norms never do.
     """
-    return _over_resnet("resnet50", categories, class_slots, queries, frozen_level)
+    return _over_resnet("resnet50", categories, class_indices, queries, frozen_level)
 
 
 def detr_resnet50_dc5(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """:func:`detr_resnet50` with its last stage dilated: a map of stride 16, four times as many steps."""
-    return _over_resnet("resnet50", categories, class_slots, queries, frozen_level, dilated=True)
+    return _over_resnet("resnet50", categories, class_indices, queries, frozen_level, dilated=True)
 
 
 def detr_resnet101(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """The same as :func:`detr_resnet50` over ResNet-101."""
-    return _over_resnet("resnet101", categories, class_slots, queries, frozen_level)
+    return _over_resnet("resnet101", categories, class_indices, queries, frozen_level)
 
 
 def detr_resnet101_dc5(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """:func:`detr_resnet101` with its last stage dilated."""
-    return _over_resnet("resnet101", categories, class_slots, queries, frozen_level, dilated=True)
+    return _over_resnet("resnet101", categories, class_indices, queries, frozen_level, dilated=True)
 
 
 def detr_efficientnet_lite0(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     queries: int = 50,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> SetDetector:
-    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout.
+    """A small one for images of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout.
 
-    ``frozen_norms`` and ``frozen_level`` are the trunk's (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
+    ``frozen_norms`` and ``frozen_level`` are the backbone's (:func:`~otus.parts.backbones.efficientnet_lite0_backbone`).
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    slots = slots_of(categories, class_slots, background=False)
+    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    slots = class_indices_of(categories, class_indices, background=False)
     head = EncoderDecoder(
-        trunk.channels[-1],
+        backbone.channels[-1],
         slots,
         width=128,
         inner=512,
@@ -306,21 +304,21 @@ def detr_efficientnet_lite0(
         queries=queries,
         dropout=0.0,
     )
-    return SetDetector(categories=categories, trunk=trunk, head=head)
+    return SetDetector(categories=categories, backbone=backbone, head=head)
 
 
 def _over_resnet(
     name: str,
     categories: Categories,
-    class_slots: Sequence[int] | None,
+    class_indices: Sequence[int] | None,
     queries: int,
     frozen_level: int,
     *,
     dilated: bool = False,
 ) -> SetDetector:
-    trunk = torchvision_trunk(name, levels=(4,) if dilated else (5,), dilated=dilated)
-    freeze_norms(trunk)
-    freeze_stages(trunk, frozen_level)
-    slots = slots_of(categories, class_slots, background=False)
-    head = EncoderDecoder(trunk.channels[-1], slots, queries=queries)
-    return SetDetector(categories=categories, trunk=trunk, head=head)
+    backbone = torchvision_backbone(name, levels=(4,) if dilated else (5,), dilated=dilated)
+    freeze_norms(backbone)
+    freeze_stages(backbone, frozen_level)
+    slots = class_indices_of(categories, class_indices, background=False)
+    head = EncoderDecoder(backbone.channels[-1], slots, queries=queries)
+    return SetDetector(categories=categories, backbone=backbone, head=head)

@@ -1,6 +1,6 @@
-"""An improved DETR that learns from few pictures: dense maps propose the queries, deformable attention refines them.
+"""An improved DETR that learns from few images: dense maps propose the queries, deformable attention refines them.
 
-Shape shorthand: L layers, B pictures, Q queries, T steps of all maps, C categories, D width.
+Shape shorthand: L layers, B images, Q queries, T steps of all maps, C categories, D width.
 
 DETR learns slowly because its queries look everywhere and each object teaches only one of them ("2k is too small",
 facebookresearch/detr issue 125). Here every part of the answer has a short way to learn:
@@ -16,7 +16,7 @@ facebookresearch/detr issue 125). Here every part of the answer has a short way 
 - queries made of objects with noise: DN-DETR and DINO, :mod:`otus.parts.transformer.denoising`.
 
 As DETR it reports a set: each object is taught to one query of each layer, and nothing is suppressed afterwards. Departures
-from all of these: the pyramid is that of :mod:`otus.parts.backbones.feature_pyramid`, widths are for pictures of 320 pixels. No
+from all of these: the pyramid is that of :mod:`otus.parts.backbones.feature_pyramid`, widths are for images of 320 pixels. No
 official weights are read.
 """
 
@@ -28,22 +28,22 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, box_convert
 
 from otus.detection.set_prediction.detr import GIOU_WEIGHT, L1_WEIGHT, EncoderLayer, inside_crowd
-from otus.detection.set_prediction.set_detector import SetAnswers, SetDetector, picture_on_map
-from otus.parts.backbones import efficientnet_lite0_trunk
+from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, image_on_map
+from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.batching import Batch, Target
-from otus.parts.boxes.matching import iou_of_pairs
-from otus.parts.boxes.nms import suppress
+from otus.parts.boxes.matching import paired_iou
+from otus.parts.boxes.nms import batched_nms
 from otus.parts.boxes.task_aligned import TaskAlignedAssigner
-from otus.parts.inference_mode import predicting
+from otus.parts.inference_mode import inference_mode
 from otus.parts.losses import varifocal_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.ranking import stable_topk
-from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, perceptron
+from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, mlp
 from otus.parts.transformer.deformable_attention import DeformableAttention
-from otus.parts.transformer.denoising import Denoising, NoisyQueries
-from otus.parts.transformer.positional_encodings import sine_grid, sine_waves
-from otus.parts.transformer.set_matching import HungarianMatcher, Match, box_losses, shares_of_picture
+from otus.parts.transformer.denoising import Denoising, DenoisingQueries
+from otus.parts.transformer.positional_encodings import sine_embedding, sine_positional_encoding
+from otus.parts.transformer.set_matching import HungarianMatcher, Match, box_losses, normalize_boxes
 from otus.structures import Categories
 
 _RARE = -4.6
@@ -88,7 +88,7 @@ class DeformableHead(nn.Module):
     Parameters
     ----------
     channels, strides
-        Of the trunk's maps, fine to coarse; the pyramid adds one.
+        Of the backbone's maps, fine to coarse; the pyramid adds one.
     category_count
         C.
     width, heads, points, inner, layers, queries
@@ -128,7 +128,7 @@ class DeformableHead(nn.Module):
         self.step_classes, self.step_boxes = _answer_layers(width, category_count)
         self.first_content = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
         self.label_embed = nn.Embedding(category_count, width)
-        self.place_embed = perceptron(2 * width, width, width)
+        self.place_embed = mlp(2 * width, width, width)
         self.decoder = nn.ModuleList(
             DeformableDecoderLayer(width, heads, inner, maps=len(self.strides), points=points) for _ in range(layers)
         )
@@ -144,7 +144,7 @@ class DeformableHead(nn.Module):
         targets: Sequence[Target] | None,
         *,
         generator: torch.Generator | None = None,
-    ) -> tuple[SetAnswers, dict[str, Tensor]]:
+    ) -> tuple[SetOutputs, dict[str, Tensor]]:
         """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` of the last layer, ``auxiliary``
         of those before, ``steps`` of the maps and ``denoising``."""
         maps, inside = self._encode(maps, batch)
@@ -177,33 +177,33 @@ class DeformableHead(nn.Module):
             losses["denoising"] = torch.stack(parts).sum()
         return answers, losses
 
-    def match(self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
+    def match(self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
         """Which query of the last layer is taught which object."""
         return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q c"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, label and score of one picture's answers above the threshold; each category is a yes or no of its own."""
+        """Query, label and score of one image's answers above the threshold; each category is a yes or no of its own."""
         scores = logits.sigmoid()
         thresholds = postprocess.thresholds(torch.arange(scores.shape[1], device=scores.device))
         query, label = torch.where(scores > thresholds)
         return query, label, scores[query, label]
 
     def _encode(self, maps: list[Tensor], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """The pyramid, 0 in the padding, and where the pictures are on its maps."""
+        """The pyramid, 0 in the padding, and where the images are on its maps."""
         projected = [layer(x) for layer, x in zip(self.projections, maps, strict=True)]
         coarse = projected[-1]
-        inside = picture_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
-        places = sine_grid(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
+        inside = image_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
+        places = sine_positional_encoding(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
         allowed = None if inside.all() else inside.flatten(1)[:, None]
         mixed = self.encoder(coarse.flatten(2).transpose(1, 2), places, allowed)
         projected[-1] = mixed.transpose(1, 2).unflatten(2, coarse.shape[-2:])
         pyramid = self.pyramid(projected)
-        places_inside = [picture_on_map(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
+        places_inside = [image_on_map(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
         return [x * here[:, None] for x, here in zip(pyramid, places_inside, strict=True)], places_inside
 
     def _decode(
-        self, content: Tensor, boxes: Tensor, maps: list[Tensor], batch: Batch, noisy: NoisyQueries | None
-    ) -> tuple[SetAnswers, tuple[Tensor, Tensor] | None]:
+        self, content: Tensor, boxes: Tensor, maps: list[Tensor], batch: Batch, noisy: DenoisingQueries | None
+    ) -> tuple[SetOutputs, tuple[Tensor, Tensor] | None]:
         first = 0 if noisy is None else noisy.labels.shape[1]
         allowed = None
         if noisy is not None:
@@ -213,7 +213,7 @@ class DeformableHead(nn.Module):
         extent = _extent(batch)
         x, all_logits, all_boxes = content, [], []
         for layer, classes, moves in zip(self.decoder, self.class_embeds, self.box_embeds, strict=True):
-            places = self.place_embed(sine_waves(boxes, content.shape[2] // 2))
+            places = self.place_embed(sine_embedding(boxes, content.shape[2] // 2))
             before, of_layer = x, boxes
             x = layer(x, places, boxes, maps, extent, allowed)
             said = (_logit(boxes) + moves(x)).sigmoid()
@@ -224,27 +224,27 @@ class DeformableHead(nn.Module):
 
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DeformableDecoderLayer = self.decoder[-1]  # type: ignore[assignment]
-            with predicting(decoder_layer) as last:
+            with inference_mode(decoder_layer) as last:
                 asking = last.gather_among_queries(before, places, allowed) + places
                 where, weights = last.cross_attention.places(asking, of_layer)
             return _drawn(where * extent[:, None, None, None, None], weights, maps[0])[:, first:]
 
-        answers = SetAnswers(logits[:, :, first:], said[:, :, first:], x[:, first:], maps[-1], attention)
+        answers = SetOutputs(logits[:, :, first:], said[:, :, first:], x[:, first:], maps[-1], attention)
         return answers, None if noisy is None else (logits[:, :, :first], said[:, :, :first])
 
     def _match(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]:
         return [
-            self.matcher(_focal_cost(said)[:, target.labels], of_picture, shares_of_picture(target.boxes, size_hw))
-            for said, of_picture, target, size_hw in zip(logits, boxes, targets, sizes_hw, strict=True)
+            self.matcher(_focal_cost(said)[:, target.labels], of_image, normalize_boxes(target.boxes, size_hw))
+            for said, of_image, target, size_hw in zip(logits, boxes, targets, sizes_hw, strict=True)
         ]
 
 
 class _Steps:
     """What all steps of all maps say: features, classes, boxes, and what they learn.
 
-    T steps, map after map; ``centres`` (B, T, 2) and ``boxes`` (B, T, 4) in shares of each picture.
+    T steps, map after map; ``centres`` (B, T, 2) and ``boxes`` (B, T, 4) in shares of each image.
     """
 
     def __init__(self, head: DeformableHead, maps: list[Tensor], inside: list[Tensor], batch: Batch) -> None:
@@ -264,12 +264,12 @@ class _Steps:
         self.boxes = (_logit(first) + head.step_boxes(self.features)).sigmoid()
 
     def surest(self, count: int, *, distinct_iou: float) -> Int[Tensor, "b q"]:
-        """At most so many steps of each picture: first those whose boxes differ, then the others, the surest first."""
+        """At most so many steps of each image: first those whose boxes differ, then the others, the surest first."""
         chosen = []
         for logits, boxes, inside in zip(self.logits.amax(dim=2), self.boxes, self.inside, strict=True):
             score = (logits.float().sigmoid() * inside).detach()
             corners = box_convert(boxes, "cxcywh", "xyxy")
-            distinct = suppress(
+            distinct = batched_nms(
                 corners, score, torch.zeros_like(score, dtype=torch.int64), iou_threshold=distinct_iou, limit=count
             )
             rank = score.clone()
@@ -285,7 +285,7 @@ class _Steps:
             taught[i] &= ~inside_crowd(self.boxes[i], target, size_hw)
             scores = self.logits[i].sigmoid() * self.inside[i, :, None]
             step, objects, quality = self.assigner(
-                scores, self.boxes[i], self.centres[i], shares_of_picture(target.boxes, size_hw), target.labels
+                scores, self.boxes[i], self.centres[i], normalize_boxes(target.boxes, size_hw), target.labels
             )
             wanted[i, step, target.labels[objects]] = quality
             taught[i, step] = True
@@ -315,8 +315,8 @@ def set_losses(
         taught[i] &= ~inside_crowd(boxes[i], target, size_hw)
         taught[i, match.queries] = True
         said = box_convert(boxes[i, match.queries].detach(), "cxcywh", "xyxy")
-        objects = box_convert(shares_of_picture(target.boxes, size_hw)[match.objects], "cxcywh", "xyxy")
-        wanted[i, match.queries, target.labels[match.objects]] = iou_of_pairs(said, objects).clamp(min=1e-3)
+        objects = box_convert(normalize_boxes(target.boxes, size_hw)[match.objects], "cxcywh", "xyxy")
+        wanted[i, match.queries, target.labels[match.objects]] = paired_iou(said, objects).clamp(min=1e-3)
     count = max(1, sum(len(target.boxes) for target in targets))
     l1, giou = box_losses(boxes, matches, targets, sizes_hw)
     surprise = (varifocal_loss(logits, wanted) * taught[..., None]).sum() / count
@@ -326,20 +326,20 @@ def set_losses(
 def deformable_detr_efficientnet_lite0(
     categories: Categories, *, queries: int = 100, frozen_norms: bool = True, frozen_level: int = 2
 ) -> SetDetector:
-    """A small one for pictures of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
+    """A small one for images of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
 
-    ``queries`` is the most objects of a picture; ``frozen_norms`` and ``frozen_level`` are the trunk's
-    (:func:`~otus.parts.backbones.efficientnet_lite0_trunk`).
+    ``queries`` is the most objects of an image; ``frozen_norms`` and ``frozen_level`` are the backbone's
+    (:func:`~otus.parts.backbones.efficientnet_lite0_backbone`).
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    head = DeformableHead(trunk.channels, trunk.strides, len(categories), queries=queries)
-    return SetDetector(categories=categories, trunk=trunk, head=head, divisor=32)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    head = DeformableHead(backbone.channels, backbone.strides, len(categories), queries=queries)
+    return SetDetector(categories=categories, backbone=backbone, head=head, size_divisor=32)
 
 
 def _answer_layers(width: int, category_count: int) -> tuple[ExactLinear, nn.Sequential]:
     """Class logits that say "nothing" at first, and moves of boxes that are none at first."""
     classes = ExactLinear(width, category_count)
-    boxes = perceptron(width, width, width, 4, layer=ExactLinear)
+    boxes = mlp(width, width, width, 4, layer=ExactLinear)
     nn.init.constant_(classes.bias, _RARE)
     nn.init.zeros_(boxes[-1].weight)  # type: ignore[arg-type]
     nn.init.zeros_(boxes[-1].bias)  # type: ignore[arg-type]
@@ -347,7 +347,7 @@ def _answer_layers(width: int, category_count: int) -> tuple[ExactLinear, nn.Seq
 
 
 def _extent(batch: Batch) -> Float[Tensor, "b 2"]:
-    """Width and height of each picture in shares of the batch's."""
+    """Width and height of each image in shares of the batch's."""
     sizes = torch.tensor(batch.sizes_hw, dtype=torch.float32, device=batch.images.device)
     return (sizes / sizes.new_tensor(batch.padded_hw)).flip(1)
 

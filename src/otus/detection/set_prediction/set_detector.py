@@ -1,11 +1,11 @@
 """The frame of every detector that answers with a set: one pass, no anchors, no suppression.
 
-Shape shorthand: L layers of the decoder, B pictures, Q queries, S class slots, C categories, D channels.
+Shape shorthand: L layers of the decoder, B images, Q queries, S class slots, C categories, D channels.
 
-DETR and its successors fill it with different heads (:class:`SetHead`): from the trunk's maps to Q answers, each a class or
+DETR and its successors fill it with different heads (:class:`SetHead`): from the backbone's maps to Q answers, each a class or
 "no object" and a box. One pass leaves a record, :class:`SetStages`, and losses, predictions, explanations and timings are
-all read from it. A head for masks or panoptic segmentation needs nothing more than the record has: the trunk's maps,
-``SetAnswers.features``, ``SetAnswers.memory`` and ``SetAnswers.attention``.
+all read from it. A head for masks or panoptic segmentation needs nothing more than the record has: the backbone's maps,
+``SetOutputs.features``, ``SetOutputs.memory`` and ``SetOutputs.attention``.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,29 +19,29 @@ from torch import Tensor, nn
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
-from otus.parts.backbones import Trunk
+from otus.parts.backbones import Backbone
 from otus.parts.batching import Batch, Target, make_batch, make_target
 from otus.parts.detections import Detections, as_instances, as_tensors
-from otus.parts.inference_mode import Stopwatch, drawing_from, predicting
+from otus.parts.inference_mode import Stopwatch, inference_mode, seeded_generator
 from otus.parts.postprocess import Postprocess
-from otus.parts.transformer.set_matching import Match, pixels_of_picture
+from otus.parts.transformer.set_matching import Match, denormalize_boxes
 from otus.structures import Categories, Instances
 
 
 @dataclass(frozen=True)
-class SetAnswers:
+class SetOutputs:
     """What a decoder says, layer by layer, the last being what is reported.
 
     Parameters
     ----------
     logits, boxes
-        (L, B, Q, S) and (L, B, Q, 4): classes, and boxes as centre and size in shares of each picture; float32.
+        (L, B, Q, S) and (L, B, Q, 4): classes, and boxes as centre and size in shares of each image; float32.
     features
         (B, Q, D) of the last layer.
     memory
         (B, D, h, w) of the encoder, of its coarsest map where there are several.
     attention
-        Computes, for each picture and query, how much it looked at each step of the map that stands first: (B, Q, h, w).
+        Computes, for each image and query, how much it looked at each step of the map that stands first: (B, Q, h, w).
     """
 
     logits: Float[Tensor, "l b q s"]
@@ -61,10 +61,10 @@ class SetHead(Protocol):
         targets: Sequence[Target] | None,
         *,
         generator: torch.Generator | None = None,
-    ) -> tuple[SetAnswers, dict[str, Tensor]]: ...
+    ) -> tuple[SetOutputs, dict[str, Tensor]]: ...
 
     def match(
-        self, answers: SetAnswers, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+        self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]: ...
 
     def candidates(
@@ -77,7 +77,7 @@ class SetHead(Protocol):
 
 @dataclass
 class SetStages:
-    """The record of one pass over a batch, in the frame of the prepared pictures. Lists have one entry a picture.
+    """The record of one pass over a batch, in the frame of the prepared images. Lists have one entry an image.
 
     A pass that learns leaves ``losses``, one that predicts what follows them. ``candidates`` are all pairs of query and
     category above the threshold (``Detections.origins`` names the query), ``kept`` the indices of those reported.
@@ -85,7 +85,7 @@ class SetStages:
 
     batch: Batch
     maps: list[Tensor]
-    answers: SetAnswers
+    answers: SetOutputs
     milliseconds: dict[str, float]
     losses: dict[str, Tensor] = field(default_factory=dict)
     candidates: list[Detections] = field(default_factory=list)
@@ -94,14 +94,14 @@ class SetStages:
 
 
 class SetDetector(nn.Module):
-    """A detector composed of a trunk and a head that answers with a set.
+    """A detector composed of a backbone and a head that answers with a set.
 
     Parameters
     ----------
     categories
         What the labels mean.
-    trunk
-        Pictures in, maps out.
+    backbone
+        Images in, maps out.
     head
         Maps in, answers out.
     postprocess
@@ -110,24 +110,24 @@ class SetDetector(nn.Module):
         Batches are padded to multiples of this; 1 as in DETR's own code.
     """
 
-    trunk: Trunk
+    backbone: Backbone
     head: SetHead
 
     def __init__(
         self,
         *,
         categories: Categories,
-        trunk: Trunk,
+        backbone: Backbone,
         head: SetHead,
         postprocess: Postprocess = Postprocess(score_threshold=0.0, nms_threshold=1.0),  # noqa: B008, frozen
-        divisor: int = 1,
+        size_divisor: int = 1,
     ) -> None:
         super().__init__()
         self.categories = categories
-        self.trunk = trunk
+        self.backbone = backbone
         self.head = head
         self.postprocess = postprocess
-        self.divisor = divisor
+        self.size_divisor = size_divisor
 
     @property
     def device(self) -> torch.device:
@@ -142,17 +142,17 @@ class SetDetector(nn.Module):
         Parameters
         ----------
         samples
-            Prepared pictures with boxes and labels; without objects, a picture teaches that no query finds any. Crowds are
+            Prepared images with boxes and labels; without objects, an image teaches that no query finds any. Crowds are
             no objects, and queries that answer inside them are not taught. Of more objects than queries, those that cost
-            least are learned (:meth:`remarks` counts such pictures beforehand).
+            least are learned (:meth:`warnings` counts such images beforehand).
         generator
             Where dropout and noise take their randomness from.
         """
-        with drawing_from(generator):
+        with seeded_generator(generator):
             return self._run(samples, postprocess=None, generator=generator).losses
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
 
         ``postprocess`` says which boxes are reported (default: the system's own).
         """
@@ -161,7 +161,7 @@ class SetDetector(nn.Module):
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> SetStages:
         """The record of a pass that predicts."""
-        with predicting(self) as system:
+        with inference_mode(self) as system:
             return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def match(self, record: SetStages) -> list[Match]:
@@ -169,17 +169,17 @@ class SetDetector(nn.Module):
         targets = [self.target(sample) for sample in record.batch.samples]
         return self.head.match(record.answers, targets, record.batch.sizes_hw)
 
-    def remarks(self, dataset: Dataset) -> list[str]:
-        """What a person should know before learning from a data set: pictures with more objects than queries."""
+    def warnings(self, dataset: Dataset) -> list[str]:
+        """What a person should know before learning from a data set: images with more objects than queries."""
         if dataset.objects is None:
             return []
         boxes = dataset.objects.boxes_xyxy
         known = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        counts = np.bincount(dataset.objects.picture[known], minlength=1)
+        counts = np.bincount(dataset.objects.image[known], minlength=1)
         crowded = counts[counts > self.head.capacity]
         if not len(crowded):
             return []
-        which = "1 picture has" if len(crowded) == 1 else f"{len(crowded)} pictures have"
+        which = "1 image has" if len(crowded) == 1 else f"{len(crowded)} images have"
         return [
             f"note: {which} more objects (at most {counts.max()}) than the {self.head.capacity} queries; "
             f"of these, {(crowded - self.head.capacity).sum()} objects are not learned"
@@ -199,10 +199,12 @@ class SetDetector(nn.Module):
         """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=self.divisor, least_side=self.trunk.least_side, device=self.device)
+            batch = make_batch(
+                samples, size_divisor=self.size_divisor, min_size=self.backbone.min_size, device=self.device
+            )
             targets = [self.target(sample) for sample in samples] if postprocess is None else None
         with watch.time("maps"):
-            maps = self.trunk(batch.images)
+            maps = self.backbone(batch.images)
         with watch.time("answers"):
             answers, losses = self.head.answer(maps, batch, targets, generator=generator)
         record = SetStages(batch, maps, answers, watch.milliseconds, losses)
@@ -220,15 +222,15 @@ class SetDetector(nn.Module):
             record.answers.logits[-1], record.answers.boxes[-1], record.batch.sizes_hw, strict=True
         ):
             query, label, score = self.head.candidates(logits, postprocess=postprocess)
-            found = Detections(pixels_of_picture(boxes[query], size_hw), score, label, query)
+            found = Detections(denormalize_boxes(boxes[query], size_hw), score, label, query)
             kept = postprocess.keep(found.boxes, score, label)
             record.candidates.append(found)
             record.kept.append(kept)
             record.detections.append(found[kept])
 
 
-def picture_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
-    """Which steps of a map begin in each picture and not in its padding, as nearest-neighbour scaling of a mask says."""
+def image_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
+    """Which steps of a map begin in each image and not in its padding, as nearest-neighbour scaling of a mask says."""
     device = batch.images.device
     inside = []
     for side in range(2):

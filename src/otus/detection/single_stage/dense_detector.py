@@ -1,6 +1,6 @@
 """The frame of every dense detector: each location of the maps answers for itself, in one pass and without proposals.
 
-Shape shorthand: B pictures, A anchors of all maps, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all maps, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
 
 RetinaNet, SSD, FCOS, the lecture's RPN that names classes and the oriented FCOS fill it with different parts: maps, head,
 anchors, assigner, coder, criterion, scores. One pass leaves a record, :class:`~otus.detection.single_stage.dense_stages.DenseStages`,
@@ -15,13 +15,21 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from otus.data.tensors import TensorSample
-from otus.detection.single_stage.dense_parts import AnchorMaker, Assigner, Coder, Criterion, DenseHead, Maps, Scores
+from otus.detection.single_stage.dense_parts import (
+    AnchorGenerator,
+    Assigner,
+    Coder,
+    Criterion,
+    DenseHead,
+    FeatureExtractor,
+    Scores,
+)
 from otus.detection.single_stage.dense_stages import DenseAssignment, DenseStages
 from otus.parts.batching import Target, make_batch, make_target
 from otus.parts.boxes.oriented import oriented_boxes
 from otus.parts.detections import Detections, as_instances, as_tensors
-from otus.parts.heads.class_indices import slot_tables, slots_of
-from otus.parts.inference_mode import Stopwatch, predicting
+from otus.parts.heads.class_indices import class_index_tables, class_indices_of
+from otus.parts.inference_mode import Stopwatch, inference_mode
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories, Instances
 
@@ -40,48 +48,48 @@ class DenseDetector(nn.Module):
     scores, postprocess
         Which answers are looked at, and which of these are reported.
     class_slots
-        Where each label stands among the head's classes; see :func:`~otus.parts.heads.class_indices.slots_of`.
+        Where each label stands among the head's classes; see :func:`~otus.parts.heads.class_indices.class_indices_of`.
     oriented
         Whether boxes are xywhr (:mod:`otus.parts.boxes.oriented`).
     divisor
         Batches are padded to multiples of this.
     """
 
-    label_of_slot: Tensor
-    slot_of_label: Tensor
+    label_of_index: Tensor
+    index_of_label: Tensor
 
     def __init__(
         self,
         *,
         categories: Categories,
-        features: Maps,
+        features: FeatureExtractor,
         head: DenseHead,
-        anchors: AnchorMaker,
+        anchors: AnchorGenerator,
         assigner: Assigner,
         coder: Coder,
         criterion: Criterion,
         scores: Scores,
-        class_slots: Sequence[int],
+        class_indices: Sequence[int],
         postprocess: Postprocess,
         oriented: bool = False,
-        divisor: int = 32,
+        size_divisor: int = 32,
     ) -> None:
         super().__init__()
         self.categories = categories
         self.features, self.head, self.anchors = features, head, anchors
         self.assigner, self.coder, self.criterion = assigner, coder, criterion
         self.scores, self.postprocess = scores, postprocess
-        self.oriented, self.divisor = oriented, divisor
+        self.oriented, self.size_divisor = oriented, size_divisor
         background = scores.background is not None
-        slots = slots_of(categories, class_slots, background=background)
-        label_of_slot, slot_of_label = slot_tables(slots, background=background)
-        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
-        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
+        slots = class_indices_of(categories, class_indices, background=background)
+        label_of_index, index_of_label = class_index_tables(slots, background=background)
+        self.register_buffer("label_of_slot", label_of_index, persistent=False)
+        self.register_buffer("slot_of_label", index_of_label, persistent=False)
 
     @property
     def device(self) -> torch.device:
         """Where the model is; samples are brought there."""
-        return self.slot_of_label.device
+        return self.index_of_label.device
 
     def losses(
         self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
@@ -90,7 +98,7 @@ class DenseDetector(nn.Module):
         return self._run(samples, postprocess=None, generator=generator).losses
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
 
         ``postprocess`` says which boxes are reported (default: the system's own).
         """
@@ -99,7 +107,7 @@ class DenseDetector(nn.Module):
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> DenseStages:
         """The record of a pass that predicts."""
-        with predicting(self) as system:
+        with inference_mode(self) as system:
             return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
@@ -111,12 +119,12 @@ class DenseDetector(nn.Module):
         return make_target(sample, category_count=len(self.categories), device=self.device)
 
     def assign(self, anchors: Float[Tensor, "a 4"], target: Target) -> DenseAssignment:
-        """What each anchor should say of a picture."""
+        """What each anchor should say of an image."""
         boxes = oriented_boxes(target) if self.oriented else target.boxes
         matches = self.assigner(anchors, boxes, crowds=target.crowds)
         positives = torch.where(matches >= 0)[0]
         of_objects = matches[positives]
-        slots = matches.index_copy(0, positives, self.slot_of_label[target.labels[of_objects]])
+        slots = matches.index_copy(0, positives, self.index_of_label[target.labels[of_objects]])
         return DenseAssignment(matches, slots, positives, boxes[of_objects])
 
     def _run(
@@ -129,8 +137,8 @@ class DenseDetector(nn.Module):
         """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            side = self.features.least_side
-            batch = make_batch(samples, divisor=self.divisor, least_side=side, device=self.device)
+            side = self.features.min_size
+            batch = make_batch(samples, size_divisor=self.size_divisor, min_size=side, device=self.device)
         with watch.time("maps"):
             maps = self.features(batch.images)
         with watch.time("head"):
@@ -152,13 +160,13 @@ class DenseDetector(nn.Module):
 
     def _postprocess(self, record: DenseStages, postprocess: Postprocess) -> None:
         everywhere, codes = torch.cat(record.anchors), torch.cat(record.answers.codes, 1)
-        thresholds = postprocess.thresholds(self.label_of_slot)
+        thresholds = postprocess.thresholds(self.label_of_index)
         for i, size_hw in enumerate(record.batch.sizes_hw):
             scores, slots, index = self.scores.choose(record.answers, i, thresholds)
             boxes = self.coder.decode(codes[i, index], everywhere[index])
             if not self.oriented:
                 boxes = clip_boxes_to_image(boxes, size_hw)
-            candidates = Detections(boxes, scores, self.label_of_slot[slots], index)
+            candidates = Detections(boxes, scores, self.label_of_index[slots], index)
             kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
             record.candidates.append(candidates)
             record.kept.append(kept)

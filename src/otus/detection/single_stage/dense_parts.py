@@ -1,6 +1,6 @@
 """What fills the frame of dense detectors, as the frame sees it, and what several fillings share.
 
-Shape shorthand: B pictures, A anchors of all maps, N objects, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all maps, N objects, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.parts.backbones import Trunk
+from otus.parts.backbones import Backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
-from otus.parts.heads.dense_head import Answers
-from otus.parts.heads.dense_scores import Chosen
+from otus.parts.heads.dense_head import DenseOutputs
+from otus.parts.heads.dense_scores import CandidateIndices
 
 
-class Maps(Protocol):
-    """Pictures in, maps out, fine to coarse; smaller pictures are padded to ``least_side``."""
+class FeatureExtractor(Protocol):
+    """Images in, maps out, fine to coarse; smaller images are padded to ``min_size``."""
 
     @property
-    def least_side(self) -> int: ...
+    def min_size(self) -> int: ...
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]: ...
 
@@ -29,10 +29,10 @@ class Maps(Protocol):
 class DenseHead(Protocol):
     """What is said of the anchors of each map."""
 
-    def __call__(self, maps: list[Tensor]) -> Answers: ...
+    def __call__(self, maps: list[Tensor]) -> DenseOutputs: ...
 
 
-class AnchorMaker(Protocol):
+class AnchorGenerator(Protocol):
     """The boxes or locations that answers are about, for each map, row by row."""
 
     def __call__(
@@ -66,7 +66,7 @@ class Criterion(Protocol):
 
     def __call__(
         self,
-        answers: Answers,
+        answers: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
         coder: Coder,
@@ -81,24 +81,24 @@ class Scores(Protocol):
     @property
     def background(self) -> int | None: ...
 
-    def choose(self, answers: Answers, picture: int, thresholds: Float[Tensor, "s"]) -> Chosen: ...
+    def choose(self, answers: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices: ...
 
-    def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]: ...
+    def everywhere(self, answers: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]: ...
 
 
-class PyramidMaps(nn.Module):
-    """A trunk and the feature pyramid over it."""
+class BackboneWithFPN(nn.Module):
+    """A backbone and the feature pyramid over it."""
 
-    def __init__(self, trunk: Trunk, pyramid: FeaturePyramid) -> None:
+    def __init__(self, backbone: Backbone, pyramid: FeaturePyramid) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = backbone
         self.pyramid = pyramid
 
     @property
-    def least_side(self) -> int:
-        """The trunk's."""
-        return self.trunk.least_side
+    def min_size(self) -> int:
+        """The backbone's."""
+        return self.backbone.min_size
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """The levels of the pyramid, fine to coarse."""
-        return self.pyramid(self.trunk(images))
+        return self.pyramid(self.backbone(images))

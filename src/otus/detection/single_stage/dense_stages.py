@@ -10,12 +10,12 @@ from torch import Tensor
 
 from otus.parts.batching import Batch
 from otus.parts.detections import Detections
-from otus.parts.heads.dense_head import Answers
+from otus.parts.heads.dense_head import DenseOutputs
 
 
 @dataclass(frozen=True)
 class DenseAssignment:
-    """What each anchor of one picture should say.
+    """What each anchor of one image should say.
 
     ``matches`` are indices of objects, or NEGATIVE or NEUTRAL of :mod:`otus.parts.boxes.matching`; ``slots`` the class slot to be
     answered, of the same negative numbers elsewhere; ``boxes`` the objects' boxes of the positives, in their order.
@@ -29,16 +29,16 @@ class DenseAssignment:
 
 @dataclass
 class DenseStages:
-    """The record of one pass over a batch, in the frame of the prepared pictures.
+    """The record of one pass over a batch, in the frame of the prepared images.
 
-    ``maps``, ``anchors`` and the lists of ``answers`` have one entry a map, the others one a picture. A pass that learns
+    ``maps``, ``anchors`` and the lists of ``answers`` have one entry a map, the others one an image. A pass that learns
     leaves ``assignments`` and ``losses``, one that predicts what follows them.
     """
 
     batch: Batch
     maps: list[Tensor]
     anchors: list[Float[Tensor, "_ 4"]]
-    answers: Answers
+    answers: DenseOutputs
     milliseconds: dict[str, float]
     assignments: list[DenseAssignment] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)

@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import Coder, PyramidMaps
+from otus.detection.single_stage.dense_parts import BackboneWithFPN, Coder
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.detection.single_stage.retinanet import SMALL_DEPTH, efficientnet_lite0_levels, resnet50_levels
-from otus.parts.boxes.anchors import Anchors
-from otus.parts.boxes.coding import EdgeDistances
-from otus.parts.boxes.matching import NEGATIVE, NEUTRAL, share_inside
-from otus.parts.heads.class_indices import slots_of
-from otus.parts.heads.dense_head import Answers, TowerHead
+from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.coding import LTRBCoder
+from otus.parts.boxes.matching import NEGATIVE, NEUTRAL, pairwise_ioa
+from otus.parts.heads.class_indices import class_indices_of
+from otus.parts.heads.dense_head import DenseOutputs, TowerHead
 from otus.parts.heads.dense_scores import SigmoidScores
 from otus.parts.losses import focal_loss
 from otus.parts.postprocess import Postprocess
@@ -75,7 +75,7 @@ class LocationMatcher:
             smallest, index = torch.where(fits, areas, torch.inf).min(dim=1)
             matches = torch.where(smallest.isfinite(), index, matches)
         if crowds is not None and len(crowds):
-            matches[(matches == NEGATIVE) & (share_inside(locations, crowds) >= 0.5)] = NEUTRAL
+            matches[(matches == NEGATIVE) & (pairwise_ioa(locations, crowds) >= 0.5)] = NEUTRAL
         return matches
 
     def geometry(self, points: Float[Tensor, "a 2"], boxes: Float[Tensor, "n d"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,14 +97,14 @@ class FcosLoss:
 
     def __call__(
         self,
-        answers: Answers,
+        answers: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
         coder: Coder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Of all pictures together."""
+        """Of all images together."""
         assert answers.quality is not None
         slots = torch.stack([one.slots for one in assignments])
         known, positive = slots != NEUTRAL, slots >= 0
@@ -123,32 +123,32 @@ class FcosLoss:
 
     def edges(self, boxes: Float[Tensor, "p d"], locations: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
         """Distances to the four edges."""
-        return EdgeDistances().encode(boxes, locations)
+        return LTRBCoder().encode(boxes, locations)
 
     def of_boxes(self, found: Float[Tensor, "p d"], boxes: Float[Tensor, "p d"]) -> Float[Tensor, ""]:
         """The sum over the positives."""
         return generalized_box_iou_loss(found, boxes, reduction="sum")
 
 
-def locations_of(strides: Sequence[int]) -> Anchors:
+def locations_of(strides: Sequence[int]) -> GridAnchorGenerator:
     """Of each map with such a stride the locations, as squares of the stride's size."""
-    return Anchors([(stride,) for stride in strides], aspect_ratios=(1.0,))
+    return GridAnchorGenerator([(stride,) for stride in strides], aspect_ratios=(1.0,))
 
 
 def fcos(
-    features: PyramidMaps,
-    locations: Anchors,
+    features: BackboneWithFPN,
+    locations: GridAnchorGenerator,
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     depth: int = 4,
 ) -> DenseDetector:
-    """FCOS of any trunk whose pyramid's channels are a multiple of 32.
+    """FCOS of any backbone whose pyramid's channels are a multiple of 32.
 
     Parameters
     ----------
     features
-        A trunk and its pyramid.
+        A backbone and its pyramid.
     locations
         Of each level; see :func:`locations_of`.
     class_slots
@@ -156,22 +156,22 @@ def fcos(
     depth
         Convolutions of each tower of the head.
     """
-    slots = slots_of(categories, class_slots, background=False)
+    slots = class_indices_of(categories, class_indices, background=False)
     return DenseDetector(
         categories=categories,
         features=features,
         head=tower_head(features, slots, depth=depth),
         anchors=locations,
         assigner=LocationMatcher(),
-        coder=EdgeDistances(),
+        coder=LTRBCoder(),
         criterion=FcosLoss(),
         scores=SigmoidScores(),
-        class_slots=slots,
+        class_indices=slots,
         postprocess=POSTPROCESS,
     )
 
 
-def tower_head(features: PyramidMaps, slots: Sequence[int], *, numbers: int = 4, depth: int = 4) -> TowerHead:
+def tower_head(features: BackboneWithFPN, slots: Sequence[int], *, numbers: int = 4, depth: int = 4) -> TowerHead:
     """The head: group normalisation, and centre-ness beside the boxes."""
     return TowerHead(
         features.pyramid.out_channels,
@@ -188,25 +188,25 @@ def tower_head(features: PyramidMaps, slots: Sequence[int], *, numbers: int = 4,
 def fcos_resnet50_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
     """The paper's, over ResNet-50; arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`."""
     maps = resnet50_levels(frozen_norms=frozen_norms, norm_eps=norm_eps, frozen_level=frozen_level)
-    return fcos(maps, locations_of((8, 16, 32, 64, 128)), categories, class_slots=class_slots)
+    return fcos(maps, locations_of((8, 16, 32, 64, 128)), categories, class_indices=class_indices)
 
 
 def fcos_efficientnet_lite0_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels: four levels of 96 channels, low towers."""
+    """A small one for images of about 320 pixels: four levels of 96 channels, low towers."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    detector = fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)
+    detector = fcos(maps, locations_of((8, 16, 32, 64)), categories, class_indices=class_indices, depth=SMALL_DEPTH)
     detector.postprocess = Postprocess(score_threshold=0.05, nms_threshold=0.55)
     return detector

@@ -19,12 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import PyramidMaps
+from otus.detection.single_stage.dense_parts import BackboneWithFPN
 from otus.detection.single_stage.fcos import FcosLoss, LocationMatcher, locations_of, tower_head
 from otus.detection.single_stage.retinanet import SMALL_DEPTH, efficientnet_lite0_levels
-from otus.parts.boxes.anchors import Anchors
-from otus.parts.boxes.oriented import OrientedPostprocess, OrientedTransform, gaussian_distance, in_frame_of
-from otus.parts.heads.class_indices import slots_of
+from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.oriented import OrientedBoxCoder, OrientedPostprocess, gaussian_distance, in_frame_of
+from otus.parts.heads.class_indices import class_indices_of
 from otus.parts.heads.dense_scores import SigmoidScores
 from otus.structures import Categories
 
@@ -61,25 +61,25 @@ class OrientedFcosLoss(FcosLoss):
 
 
 def oriented_fcos(
-    features: PyramidMaps,
-    locations: Anchors,
+    features: BackboneWithFPN,
+    locations: GridAnchorGenerator,
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     depth: int = 4,
 ) -> DenseDetector:
-    """Oriented FCOS of any trunk; arguments as of :func:`~otus.detection.single_stage.fcos.fcos`."""
-    slots = slots_of(categories, class_slots, background=False)
+    """Oriented FCOS of any backbone; arguments as of :func:`~otus.detection.single_stage.fcos.fcos`."""
+    slots = class_indices_of(categories, class_indices, background=False)
     return DenseDetector(
         categories=categories,
         features=features,
         head=tower_head(features, slots, numbers=6, depth=depth),
         anchors=locations,
         assigner=OrientedLocationMatcher(),
-        coder=OrientedTransform(),
+        coder=OrientedBoxCoder(),
         criterion=OrientedFcosLoss(),
         scores=SigmoidScores(per_map=500),
-        class_slots=slots,
+        class_indices=slots,
         postprocess=POSTPROCESS,
         oriented=True,
     )
@@ -88,10 +88,12 @@ def oriented_fcos(
 def oriented_fcos_efficientnet_lite0_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
     """A small one over EfficientNet-Lite0: four levels of 96 channels."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return oriented_fcos(maps, locations_of((8, 16, 32, 64)), categories, class_slots=class_slots, depth=SMALL_DEPTH)
+    return oriented_fcos(
+        maps, locations_of((8, 16, 32, 64)), categories, class_indices=class_indices, depth=SMALL_DEPTH
+    )

@@ -10,7 +10,7 @@ arXiv:1912.02424).
 Reference: torchvision ``models.detection.retinanet`` (BSD-3-Clause), whose layers' names and defaults are kept.
 
 Departures: the anchors that overlap an object most are positive too, as in Faster R-CNN; boxes by L1 and not smooth L1;
-losses are divided by each picture's own positives and averaged over the pictures.
+losses are divided by each image's own positives and averaged over the images.
 """
 
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import Coder, PyramidMaps
+from otus.detection.single_stage.dense_parts import BackboneWithFPN, Coder
 from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.parts.backbones import efficientnet_lite0_trunk, freeze_norms, freeze_stages, torchvision_trunk
+from otus.parts.backbones import efficientnet_lite0_backbone, freeze_norms, freeze_stages, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
-from otus.parts.boxes.anchors import Anchors
-from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import NEUTRAL, IoUMatcher
-from otus.parts.heads.class_indices import slots_of
-from otus.parts.heads.dense_head import Answers, TowerHead
+from otus.parts.heads.class_indices import class_indices_of
+from otus.parts.heads.dense_head import DenseOutputs, TowerHead
 from otus.parts.heads.dense_scores import SigmoidScores
 from otus.parts.losses import focal_loss
 from otus.parts.postprocess import Postprocess
@@ -53,14 +53,14 @@ class FocalAndBoxLoss:
 
     def __call__(
         self,
-        answers: Answers,
+        answers: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
         coder: Coder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Each picture's loss divided by its positives; the mean over the pictures."""
+        """Each image's loss divided by its positives; the mean over the images."""
         of_classes, of_boxes = [], []
         for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
             count = max(1, len(one.positives))
@@ -75,27 +75,27 @@ class FocalAndBoxLoss:
         return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
 
 
-def three_an_octave(*sizes: int) -> list[tuple[int, int, int]]:
+def octave_scales(*sizes: int) -> list[tuple[int, int, int]]:
     """Anchor sizes of each level: s, 2^(1/3) s and 2^(2/3) s, in whole pixels."""
     return [(size, int(size * 2 ** (1 / 3)), int(size * 2 ** (2 / 3))) for size in sizes]
 
 
 def retinanet(
-    features: PyramidMaps,
-    anchors: Anchors,
+    features: BackboneWithFPN,
+    anchors: GridAnchorGenerator,
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     depth: int = 4,
     head_norm: Literal["none", "group"] = "none",
     box_loss: Literal["l1", "giou"] = "l1",
 ) -> DenseDetector:
-    """RetinaNet of any trunk.
+    """RetinaNet of any backbone.
 
     Parameters
     ----------
     features
-        A trunk and its pyramid.
+        A backbone and its pyramid.
     anchors
         Of each level.
     class_slots
@@ -107,13 +107,13 @@ def retinanet(
 
     Examples
     --------
-    >>> trunk = torchvision_trunk("resnet18", levels=(3, 4, 5))
-    >>> maps = PyramidMaps(trunk, FeaturePyramid(trunk.channels, 64, extra_levels=ConvolutionLevels(64, 64)))
-    >>> detector = retinanet(maps, Anchors(three_an_octave(32, 64, 128, 256, 512)), Categories(("cat", "dog")))
+    >>> backbone = torchvision_backbone("resnet18", levels=(3, 4, 5))
+    >>> maps = BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, 64, extra_levels=ConvolutionLevels(64, 64)))
+    >>> detector = retinanet(maps, Anchors(octave_scales(32, 64, 128, 256, 512)), Categories(("cat", "dog")))
     >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
     (64, 96)
     """
-    slots = slots_of(categories, class_slots, background=False)
+    slots = class_indices_of(categories, class_indices, background=False)
     channels = features.pyramid.out_channels
     return DenseDetector(
         categories=categories,
@@ -127,72 +127,74 @@ def retinanet(
         ),
         anchors=anchors,
         assigner=IoUMatcher(positive_iou=0.5, negative_iou=0.4, keep_best=True),
-        coder=BoxTransform(),
+        coder=DeltaBoxCoder(),
         criterion=FocalAndBoxLoss(box_loss),
         scores=SigmoidScores(),
-        class_slots=slots,
+        class_indices=slots,
         postprocess=POSTPROCESS,
     )
 
 
 def resnet50_levels(
-    *, frozen_norms: bool, norm_eps: float | None, frozen_level: int, from_trunk: bool = False
-) -> PyramidMaps:
+    *, frozen_norms: bool, norm_eps: float | None, frozen_level: int, from_backbone: bool = False
+) -> BackboneWithFPN:
     """ResNet-50 with levels P3 to P7 of 256 channels (P2 would have too many anchors)."""
-    trunk = torchvision_trunk("resnet50", levels=(3, 4, 5))
+    backbone = torchvision_backbone("resnet50", levels=(3, 4, 5))
     if frozen_norms:
-        freeze_norms(trunk, eps=norm_eps)
-    freeze_stages(trunk, frozen_level)
-    extra = ConvolutionLevels(trunk.channels[-1] if from_trunk else 256, 256, from_trunk=from_trunk)
-    return PyramidMaps(trunk, FeaturePyramid(trunk.channels, extra_levels=extra))
+        freeze_norms(backbone, eps=norm_eps)
+    freeze_stages(backbone, frozen_level)
+    extra = ConvolutionLevels(backbone.channels[-1] if from_backbone else 256, 256, from_backbone=from_backbone)
+    return BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, extra_levels=extra))
 
 
-def efficientnet_lite0_levels(*, frozen_norms: bool, frozen_level: int, channels: int = 96) -> PyramidMaps:
-    """EfficientNet-Lite0 with levels P3 to P6, for pictures of about 320 pixels.
+def efficientnet_lite0_levels(*, frozen_norms: bool, frozen_level: int, channels: int = 96) -> BackboneWithFPN:
+    """EfficientNet-Lite0 with levels P3 to P6, for images of about 320 pixels.
 
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     extra = ConvolutionLevels(channels, channels, count=1)
-    return PyramidMaps(trunk, FeaturePyramid(trunk.channels, channels, extra_levels=extra))
+    return BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, channels, extra_levels=extra))
 
 
 def retinanet_resnet50_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm_eps: float | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
     """The paper's, over ResNet-50; arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`."""
     maps = resnet50_levels(frozen_norms=frozen_norms, norm_eps=norm_eps, frozen_level=frozen_level)
-    return retinanet(maps, Anchors(three_an_octave(32, 64, 128, 256, 512)), categories, class_slots=class_slots)
+    return retinanet(
+        maps, GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512)), categories, class_indices=class_indices
+    )
 
 
 def retinanet_resnet50_fpn_v2(
-    categories: Categories, *, class_slots: Sequence[int] | None = None, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, frozen_level: int = 2
 ) -> DenseDetector:
-    """Version 2: P6 from the trunk, live norms, group normalisation in the head, GIoU."""
-    maps = resnet50_levels(frozen_norms=False, norm_eps=None, frozen_level=frozen_level, from_trunk=True)
-    anchors = Anchors(three_an_octave(32, 64, 128, 256, 512))
-    return retinanet(maps, anchors, categories, class_slots=class_slots, head_norm="group", box_loss="giou")
+    """Version 2: P6 from the backbone, live norms, group normalisation in the head, GIoU."""
+    maps = resnet50_levels(frozen_norms=False, norm_eps=None, frozen_level=frozen_level, from_backbone=True)
+    anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512))
+    return retinanet(maps, anchors, categories, class_indices=class_indices, head_norm="group", box_loss="giou")
 
 
 def retinanet_efficientnet_lite0_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, low towers, norms."""
+    """A small one for images of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, low towers, norms."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
     return retinanet(
         maps,
-        Anchors(three_an_octave(24, 48, 96, 192)),
+        GridAnchorGenerator(octave_scales(24, 48, 96, 192)),
         categories,
-        class_slots=class_slots,
+        class_indices=class_indices,
         depth=SMALL_DEPTH,
         head_norm="group",
         box_loss="giou",

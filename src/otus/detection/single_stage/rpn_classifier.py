@@ -5,7 +5,7 @@ Shape shorthand: A anchors of all maps, K anchors a location, S class slots (bac
 The question is the lecture's: do we need the second stage? Faster R-CNN's proposer (Ren et al., NeurIPS 2015,
 arXiv:1506.01497, section 3.1) says object or not of each of K anchors; asked for one of C categories or background instead,
 it is a detector. Nothing else is changed: a 3x3 convolution and two 1x1 ones over all levels of a pyramid, positive from
-IoU 0.7, negative below 0.3, 256 anchors of a picture to learn from, half of them positive if there are so many.
+IoU 0.7, negative below 0.3, 256 anchors of an image to learn from, half of them positive if there are so many.
 
 It shows what RetinaNet and SSD answer: of 20,000 anchors 256 drawn at random seldom hold the hard negatives. Departure from
 the proposer: one softmax over classes.
@@ -21,24 +21,24 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import Coder, PyramidMaps
+from otus.detection.single_stage.dense_parts import BackboneWithFPN, Coder
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.detection.single_stage.retinanet import efficientnet_lite0_levels
-from otus.parts.boxes.anchors import Anchors
-from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.class_indices import slots_of
-from otus.parts.heads.dense_head import Answers, by_anchor
+from otus.parts.heads.class_indices import class_indices_of
+from otus.parts.heads.dense_head import DenseOutputs, by_anchor
 from otus.parts.heads.dense_scores import SoftmaxScores
-from otus.parts.losses import transform_loss
+from otus.parts.losses import box_delta_loss
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
 ANCHORS_TO_LEARN_FROM = BalancedSampler(count=256, positive_share=0.5)
 
 
-class NamingHead(nn.Module):
+class RPNClassHead(nn.Module):
     """At each location a class and a transform for each of K anchors."""
 
     def __init__(self, channels: int, per_location: int, *, slots: int) -> None:
@@ -52,10 +52,10 @@ class NamingHead(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
-    def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> Answers:
+    def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> DenseOutputs:
         """What is said of the anchors of each map."""
         shared = [self.conv(x) for x in maps]
-        return Answers(
+        return DenseOutputs(
             [by_anchor(self.cls_logits(x), self.slots) for x in shared],
             [by_anchor(self.bbox_pred(x), 4) for x in shared],
         )
@@ -69,7 +69,7 @@ class SampledLoss:
 
     def __call__(
         self,
-        answers: Answers,
+        answers: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
         coder: Coder,
@@ -83,37 +83,41 @@ class SampledLoss:
             chosen = torch.cat([positives, negatives])
             of_classes.append(F.cross_entropy(logits[chosen], one.slots[chosen].clamp(min=0), reduction="sum"))
             boxes = one.boxes[torch.searchsorted(one.positives, positives)]
-            of_boxes.append(transform_loss(codes[positives], coder.encode(boxes, anchors[positives]), count=1))
+            of_boxes.append(box_delta_loss(codes[positives], coder.encode(boxes, anchors[positives]), count=1))
             drawn += len(chosen)
         count = max(1, drawn)
         return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
 
 
 def rpn_classifier(
-    features: PyramidMaps, anchors: Anchors, categories: Categories, *, class_slots: Sequence[int] | None = None
+    features: BackboneWithFPN,
+    anchors: GridAnchorGenerator,
+    categories: Categories,
+    *,
+    class_indices: Sequence[int] | None = None,
 ) -> DenseDetector:
-    """A proposer of any trunk that names classes.
+    """A proposer of any backbone that names classes.
 
     Parameters
     ----------
     features
-        A trunk and its pyramid.
+        A backbone and its pyramid.
     anchors
         Of each level.
     class_slots
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
     """
-    slots = slots_of(categories, class_slots, background=True)
+    slots = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=NamingHead(features.pyramid.out_channels, anchors.per_location, slots=max(slots) + 1),
+        head=RPNClassHead(features.pyramid.out_channels, anchors.per_location, slots=max(slots) + 1),
         anchors=anchors,
         assigner=IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),
-        coder=BoxTransform(),
+        coder=DeltaBoxCoder(),
         criterion=SampledLoss(),
         scores=SoftmaxScores(),
-        class_slots=slots,
+        class_indices=slots,
         postprocess=Postprocess(),
     )
 
@@ -121,11 +125,11 @@ def rpn_classifier(
 def rpn_classifier_efficientnet_lite0_fpn(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small one for pictures of about 320 pixels, with the anchors of the small Mask R-CNN's proposer."""
+    """A small one for images of about 320 pixels, with the anchors of the small Mask R-CNN's proposer."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    anchors = Anchors([(20, 30), (45, 65), (95, 135), (190, 270)])
-    return rpn_classifier(maps, anchors, categories, class_slots=class_slots)
+    anchors = GridAnchorGenerator([(20, 30), (45, 65), (95, 135), (190, 270)])
+    return rpn_classifier(maps, anchors, categories, class_indices=class_indices)

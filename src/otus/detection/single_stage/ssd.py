@@ -1,6 +1,6 @@
 """SSD: default boxes of several sizes and shapes on maps of several scales, each named and moved at once.
 
-Shape shorthand: B pictures, A default boxes of all maps, S class slots (background among them).
+Shape shorthand: B images, A default boxes of all maps, S class slots (background among them).
 
 Papers: "SSD: Single Shot MultiBox Detector" (Liu et al., ECCV 2016, arXiv:1512.02325): default boxes and matching (section
 2.2), hard negatives three to one, losses (equations 1 to 3). SSDLite: convolutions of each channel on its own in head and
@@ -8,8 +8,8 @@ extra layers: "MobileNetV2" (Sandler et al., CVPR 2018, arXiv:1801.04381, sectio
 ICCV 2019, arXiv:1905.02244, section 6.3).
 Reference: torchvision ``models.detection.ssd`` and ``ssdlite`` (BSD-3-Clause), whose layers' names and defaults are kept.
 
-Departures: pictures are not cropped at random for training here (a transform's matter); a box that overlaps no default box
-at all is not forced on one; pictures of any size, where a step of 8 pixels becomes the picture's side by the map's when
+Departures: images are not cropped at random for training here (a transform's matter); a box that overlaps no default box
+at all is not forced on one; images of any size, where a step of 8 pixels becomes the image's side by the map's when
 they do not agree.
 """
 
@@ -27,15 +27,15 @@ from torchvision import models
 from torchvision.ops import Conv2dNormActivation, box_iou
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import Coder, Maps
+from otus.detection.single_stage.dense_parts import Coder, FeatureExtractor
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.errors import ShapeError
-from otus.parts.backbones import Trunk, efficientnet_lite0_trunk
+from otus.parts.backbones import Backbone, efficientnet_lite0_backbone
 from otus.parts.backbones.norms import LenientBatchNorm
-from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import NEGATIVE, IoUMatcher
-from otus.parts.heads.class_indices import slots_of
-from otus.parts.heads.dense_head import Answers, by_anchor
+from otus.parts.heads.class_indices import class_indices_of
+from otus.parts.heads.dense_head import DenseOutputs, by_anchor
 from otus.parts.heads.dense_scores import SoftmaxScores
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
@@ -43,8 +43,8 @@ from otus.structures import Categories
 Norm = Callable[[int], nn.Module]
 
 
-class DefaultBoxes:
-    """Default boxes around the steps of each map, their sizes shares of the picture's sides (section 2.2, equation 4).
+class DefaultBoxGenerator:
+    """Default boxes around the steps of each map, their sizes shares of the image's sides (section 2.2, equation 4).
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ class DefaultBoxes:
         For each map, the shapes besides squares; each lying and standing.
     scales
         For each map and one beyond it, the sides of its smaller square; the larger one's is the root of the product with
-        the next. They may not be larger than the picture.
+        the next. They may not be larger than the image.
     steps
-        Pixels between the steps of each map; the picture's side by the map's without it.
+        Pixels between the steps of each map; the image's side by the map's without it.
     """
 
     def __init__(
@@ -124,21 +124,21 @@ class DefaultBoxMatcher:
 class HardNegativeLoss:
     """``class``: cross-entropy of the positives and the worst answered negatives; ``box``: smooth L1 of the codes.
 
-    Both are divided by the positives of the batch. A picture without objects teaches nothing.
+    Both are divided by the positives of the batch. An image without objects teaches nothing.
     """
 
     negatives_per_positive: float = 3.0
 
     def __call__(
         self,
-        answers: Answers,
+        answers: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
         coder: Coder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Of all pictures together."""
+        """Of all images together."""
         of_classes, of_boxes = [], []
         for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
             wrong = F.cross_entropy(logits, one.slots.clamp(min=0), reduction="none")
@@ -180,26 +180,26 @@ class SSDHead(nn.Module):
         self.regression = nn.ModuleList(answer(inputs, 4 * count) for inputs, count in pairs)
         _initialise(self, plain=norm is None)
 
-    def forward(self, maps: list[Tensor]) -> Answers:
+    def forward(self, maps: list[Tensor]) -> DenseOutputs:
         """What is said of the default boxes of each map."""
-        return Answers(
+        return DenseOutputs(
             [by_anchor(layer(x), self.slots) for layer, x in zip(self.classification, maps, strict=True)],
             [by_anchor(layer(x), 4) for layer, x in zip(self.regression, maps, strict=True)],
         )
 
 
-class VGGMaps(nn.Module):
+class VGGExtractor(nn.Module):
     """VGG-16 to conv4_3, its fully connected layers as dilated convolutions, four smaller maps on top (figure 2)."""
 
     channels = (512, 1024, 512, 256, 256, 256)
-    least_side = 268  # below, the 3x3 convolutions of the last maps find nothing
+    min_size = 268  # below, the 3x3 convolutions of the last maps find nothing
 
     def __init__(self) -> None:
         super().__init__()
         layers = list(models.vgg16(weights=None).features)
         pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         layers[pools[2]].ceil_mode = True  # 300 pixels become 38 steps
-        self.trunk = nn.Sequential(*layers[: pools[3]])
+        self.backbone = nn.Sequential(*layers[: pools[3]])
         self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
         fully_connected = nn.Sequential(
             nn.MaxPool2d(3, stride=1, padding=1),
@@ -222,7 +222,7 @@ class VGGMaps(nn.Module):
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Six maps; the first brought to length 20 at each step, since it is stronger than the others (section 3.1)."""
-        x = self.trunk(images)
+        x = self.backbone(images)
         maps = [self.scale_weight[:, None, None] * F.normalize(x)]
         for block in self.extra:
             x = block(x)
@@ -230,15 +230,15 @@ class VGGMaps(nn.Module):
         return maps
 
 
-class ExtendedMaps(nn.Module):
-    """The maps of a trunk and SSDLite's smaller ones on top of the last.
+class ExtendedExtractor(nn.Module):
+    """The maps of a backbone and SSDLite's smaller ones on top of the last.
 
     Parameters
     ----------
-    trunk
-        Pictures in, maps out.
+    backbone
+        Images in, maps out.
     channels
-        Of the trunk's maps.
+        Of the backbone's maps.
     extra_channels
         Of the maps on top, each of half the last one's steps.
     norm
@@ -246,10 +246,14 @@ class ExtendedMaps(nn.Module):
     """
 
     def __init__(
-        self, trunk: "Trunk | _MobileNetStages", channels: Sequence[int], extra_channels: Sequence[int], norm: Norm
+        self,
+        backbone: "Backbone | _MobileNetStages",
+        channels: Sequence[int],
+        extra_channels: Sequence[int],
+        norm: Norm,
     ) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = backbone
         self.channels = (*channels, *extra_channels)
         sizes = self.channels[len(channels) - 1 :]
         self.extra = nn.ModuleList(
@@ -263,13 +267,13 @@ class ExtendedMaps(nn.Module):
         _initialise(self.extra, plain=False)
 
     @property
-    def least_side(self) -> int:
-        """The trunk's."""
-        return self.trunk.least_side
+    def min_size(self) -> int:
+        """The backbone's."""
+        return self.backbone.min_size
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Fine to coarse."""
-        maps = list(self.trunk(images))
+        maps = list(self.backbone(images))
         for block in self.extra:
             maps.append(block(maps[-1]))
         return maps
@@ -278,7 +282,7 @@ class ExtendedMaps(nn.Module):
 class _MobileNetStages(nn.Sequential):
     """MobileNetV3-Large up to the widening of its first block of stride 32, and the rest; both maps are returned."""
 
-    least_side = 32
+    min_size = 32
 
     def forward(self, images: Tensor) -> list[Tensor]:
         first, second = self
@@ -287,12 +291,12 @@ class _MobileNetStages(nn.Sequential):
 
 
 def ssd(
-    features: Maps,
+    features: FeatureExtractor,
     channels: Sequence[int],
-    anchors: DefaultBoxes,
+    anchors: DefaultBoxGenerator,
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     norm: Norm | None = None,
     per_category: int = 400,
     postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_threshold=0.45, max_detections=200),  # noqa: B008, frozen
@@ -312,50 +316,52 @@ def ssd(
     per_category, postprocess
         How many candidates of a category compete, and what is reported.
     """
-    slots = slots_of(categories, class_slots, background=True)
+    slots = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
         categories=categories,
         features=features,
         head=SSDHead(channels, anchors.per_location, slots=max(slots) + 1, norm=norm),
         anchors=anchors,
         assigner=DefaultBoxMatcher(),
-        coder=BoxTransform((10.0, 10.0, 5.0, 5.0)),
+        coder=DeltaBoxCoder((10.0, 10.0, 5.0, 5.0)),
         criterion=HardNegativeLoss(),
         scores=SoftmaxScores(per_category),
-        class_slots=slots,
+        class_indices=slots,
         postprocess=postprocess,
-        divisor=1,
+        size_divisor=1,
     )
 
 
-def ssd300_vgg16(categories: Categories, *, class_slots: Sequence[int] | None = None) -> DenseDetector:
-    """The paper's own, for pictures of 300x300."""
-    anchors = DefaultBoxes(
+def ssd300_vgg16(categories: Categories, *, class_indices: Sequence[int] | None = None) -> DenseDetector:
+    """The paper's own, for images of 300x300."""
+    anchors = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
         [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
         steps=[8, 16, 32, 64, 100, 300],
     )
-    maps = VGGMaps()
-    return ssd(maps, maps.channels, anchors, categories, class_slots=class_slots)
+    maps = VGGExtractor()
+    return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices)
 
 
-def ssdlite320_mobilenet_v3_large(categories: Categories, *, class_slots: Sequence[int] | None = None) -> DenseDetector:
-    """SSDLite over MobileNetV3-Large with the narrow tail (its table 6), for pictures of 320x320."""
+def ssdlite320_mobilenet_v3_large(
+    categories: Categories, *, class_indices: Sequence[int] | None = None
+) -> DenseDetector:
+    """SSDLite over MobileNetV3-Large with the narrow tail (its table 6), for images of 320x320."""
     norm = partial(LenientBatchNorm, eps=1e-3, momentum=0.03)
     layers = list(models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True).features)
     last = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
     widest = layers[last].block  # its first layer widens; a slice keeps the names of the others
     stages = (nn.Sequential(*layers[:last], widest[0]), nn.Sequential(widest[1:], *layers[last + 1 :]))
     _initialise(nn.ModuleList(stages), plain=False)
-    maps = ExtendedMaps(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
-    anchors = DefaultBoxes([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])
+    maps = ExtendedExtractor(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])
     postprocess = Postprocess(score_threshold=0.001, nms_threshold=0.55, max_detections=300)
     return ssd(
         maps,
         maps.channels,
         anchors,
         categories,
-        class_slots=class_slots,
+        class_indices=class_indices,
         norm=norm,
         per_category=300,
         postprocess=postprocess,
@@ -365,18 +371,18 @@ def ssdlite320_mobilenet_v3_large(categories: Categories, *, class_slots: Sequen
 def ssd_efficientnet_lite0(
     categories: Categories,
     *,
-    class_slots: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> DenseDetector:
-    """A small SSDLite for pictures of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on top.
+    """A small SSDLite for images of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on top.
 
     Arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`.
     """
-    trunk = efficientnet_lite0_trunk(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    maps = ExtendedMaps(trunk, trunk.channels, (256, 256, 128), LenientBatchNorm)
-    anchors = DefaultBoxes([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])
-    return ssd(maps, maps.channels, anchors, categories, class_slots=class_slots, norm=LenientBatchNorm)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    maps = ExtendedExtractor(backbone, backbone.channels, (256, 256, 128), LenientBatchNorm)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])
+    return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices, norm=LenientBatchNorm)
 
 
 def _conv(inputs: int, outputs: int, norm: Norm) -> nn.Module:

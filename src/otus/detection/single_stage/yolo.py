@@ -1,6 +1,6 @@
-"""YOLO: the picture is looked at once, and each cell of a coarse grid answers for the object whose centre it holds.
+"""YOLO: the image is looked at once, and each cell of a coarse grid answers for the object whose centre it holds.
 
-Shape shorthand: B pictures, S the side of the grid, K boxes a cell, C categories, N objects that are learned.
+Shape shorthand: B images, S the side of the grid, K boxes a cell, C categories, N objects that are learned.
 
 Paper: "You Only Look Once: Unified, Real-Time Object Detection" (Redmon, Divvala, Girshick, Farhadi, CVPR 2016,
 arXiv:1506.02640), section 2. Official code: github.com/pjreddie/darknet (public domain), which decides where the paper is
@@ -8,16 +8,16 @@ silent: sizes are answered as their square roots, and where no box of a cell ove
 is responsible.
 
 The answer is S x S x (5 K + C): for each of K boxes dx, dy (the centre, from 0 to 1 across its cell), dh, dw (square roots
-of shares of the picture) and a confidence; then C class scores that hold if there is an object. There is **no background
+of shares of the image) and a confidence; then C class scores that hold if there is an object. There is **no background
 among the C**: lectures that count one depart from the paper, in which the confidence alone says whether there is anything.
 Nor have the K base boxes of a cell set shapes: they grow apart because the one that overlaps an object most learns from it.
 
 A cell has one set of class scores, so it learns one object: the largest whose centre it holds. The others are counted
-(:meth:`YOLO.remarks`, :class:`GridAssignment`); darknet keeps one of them by chance.
+(:meth:`YOLO.warnings`, :class:`GridAssignment`); darknet keeps one of them by chance.
 
-Departures: losses are means over the pictures of a batch; confidences and class scores are cut to [0, 1] before they are
+Departures: losses are means over the images of a batch; confidences and class scores are cut to [0, 1] before they are
 multiplied; cells inside a crowd are not taught that they are empty; maps that are not S x S are averaged to it before the
-fully connected layers, so that pictures of any size pass. The grid always spans the whole batch: prepare pictures by
+fully connected layers, so that images of any size pass. The grid always spans the whole batch: prepare images by
 ``Preprocess(fixed_hw=…)``.
 """
 
@@ -33,11 +33,11 @@ from torchvision.ops import box_convert, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
-from otus.parts.backbones import LayeredTrunk, Trunk, efficientnet_lite0_trunk
+from otus.parts.backbones import Backbone, LayeredBackbone, efficientnet_lite0_backbone
 from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.boxes.matching import iou_of_pairs
+from otus.parts.boxes.matching import paired_iou
 from otus.parts.detections import Detections, as_instances, as_tensors
-from otus.parts.inference_mode import Stopwatch, drawing_from, predicting
+from otus.parts.inference_mode import Stopwatch, inference_mode, seeded_generator
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories, Instances
 
@@ -52,15 +52,15 @@ class GridAssignment:
 
     Parameters
     ----------
-    picture, row, column
+    image, row, column
         (N,) which cell.
     boxes, labels
         (N, 4) centre and size in shares of the batch's height and width, (N,).
     lost
-        How many objects of each picture are not learned, because a larger one's centre lies in the same cell.
+        How many objects of each image are not learned, because a larger one's centre lies in the same cell.
     """
 
-    picture: Int[Tensor, "n"]
+    image: Int[Tensor, "n"]
     row: Int[Tensor, "n"]
     column: Int[Tensor, "n"]
     boxes: Float[Tensor, "n 4"]
@@ -70,7 +70,7 @@ class GridAssignment:
 
 @dataclass
 class YoloStages:
-    """The record of one pass over a batch; lists have one entry a picture.
+    """The record of one pass over a batch; lists have one entry an image.
 
     ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.origins`` counts boxes
     through rows, columns and the K of a cell. A pass that learns leaves ``assignment`` and ``losses``.
@@ -89,13 +89,13 @@ class YoloStages:
 
 
 class YOLO(nn.Module):
-    """A trunk, convolutions, and two fully connected layers that see the whole picture.
+    """A backbone, convolutions, and two fully connected layers that see the whole image.
 
     Parameters
     ----------
     categories
         What the labels mean.
-    trunk, convolutions
+    backbone, convolutions
         The coarsest map of the first goes through the second, which ends with ``channels`` channels.
     hidden, dropout
         Of the first fully connected layer.
@@ -109,7 +109,7 @@ class YOLO(nn.Module):
         self,
         *,
         categories: Categories,
-        trunk: Trunk,
+        backbone: Backbone,
         convolutions: nn.Module,
         channels: int,
         hidden: int = 4096,
@@ -120,7 +120,7 @@ class YOLO(nn.Module):
     ) -> None:
         super().__init__()
         self.categories = categories
-        self.trunk = trunk
+        self.backbone = backbone
         self.convolutions = convolutions
         self.side, self.boxes = side, boxes
         self.connected = nn.Sequential(
@@ -146,15 +146,15 @@ class YOLO(nn.Module):
         Parameters
         ----------
         samples
-            Prepared pictures with boxes and labels. Without objects, a picture teaches confidences of 0.
+            Prepared images with boxes and labels. Without objects, an image teaches confidences of 0.
         generator
             Where dropout takes its randomness from.
         """
-        with drawing_from(generator):
+        with seeded_generator(generator):
             return self._run(samples, postprocess=None).losses
 
     def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared picture, in its own frame (``Preprocess.undo`` brings it to the original's).
+        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
 
         ``postprocess`` says which boxes are reported (default: the system's own).
         """
@@ -163,23 +163,23 @@ class YOLO(nn.Module):
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> YoloStages:
         """The record of a pass that predicts."""
-        with predicting(self) as system:
+        with inference_mode(self) as system:
             return system._run(samples, postprocess=postprocess or self.postprocess)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
         """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
         return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
 
-    def remarks(self, dataset: Dataset) -> list[str]:
+    def warnings(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: objects that share a cell."""
         objects = dataset.objects
         if objects is None:
             return []
         known = ~objects.is_crowd & (objects.boxes_xyxy[:, 2:] > objects.boxes_xyxy[:, :2]).all(axis=1)
-        picture, boxes = objects.picture[known], objects.boxes_xyxy[known]
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / dataset.pictures.sizes_hw[picture, ::-1]
+        image, boxes = objects.image[known], objects.boxes_xyxy[known]
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / dataset.images.sizes_hw[image, ::-1]
         cells = np.clip((centres * self.side).astype(np.int64), 0, self.side - 1)
-        lost = len(cells) - len(np.unique(np.column_stack([picture, cells]), axis=0))
+        lost = len(cells) - len(np.unique(np.column_stack([image, cells]), axis=0))
         if not lost:
             return []
         return [
@@ -190,7 +190,7 @@ class YOLO(nn.Module):
     def assign(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> GridAssignment:
         """Which cell learns which object."""
         height, width = padded_hw
-        pictures, cells, boxes, labels, lost = [], [], [], [], []
+        images, cells, boxes, labels, lost = [], [], [], [], []
         for i, target in enumerate(targets):
             shares = box_convert(target.boxes, "xyxy", "cxcywh") / target.boxes.new_tensor([width, height] * 2)
             place = (shares[:, :2] * self.side).long().clamp(0, self.side - 1)
@@ -200,23 +200,23 @@ class YOLO(nn.Module):
             first = torch.ones_like(sorted_cells, dtype=torch.bool)
             first[1:] = sorted_cells[1:] != sorted_cells[:-1]
             chosen = largest[order[first]]
-            pictures.append(torch.full_like(chosen, i))
+            images.append(torch.full_like(chosen, i))
             cells.append(cell[chosen])
             boxes.append(shares[chosen])
             labels.append(target.labels[chosen])
             lost.append(len(cell) - len(chosen))
         cell = torch.cat(cells)
         return GridAssignment(
-            torch.cat(pictures), cell // self.side, cell % self.side, torch.cat(boxes), torch.cat(labels), tuple(lost)
+            torch.cat(images), cell // self.side, cell % self.side, torch.cat(boxes), torch.cat(labels), tuple(lost)
         )
 
     def responsible(
         self, output: Float[Tensor, "b s s o"], assignment: GridAssignment
     ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
         """Which of the K boxes of each assigned cell learns its object, and its IoU with it."""
-        boxes = self._shares(output)[assignment.picture, assignment.row, assignment.column]
+        boxes = self._shares(output)[assignment.image, assignment.row, assignment.column]
         wanted = assignment.boxes[:, None]
-        iou = iou_of_pairs(box_convert(boxes, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
+        iou = paired_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
         best, index = iou.max(dim=1)
         nearest = (boxes - wanted).square().sum(dim=2).argmin(dim=1)
         index = torch.where(best > 0, index, nearest)
@@ -226,10 +226,10 @@ class YOLO(nn.Module):
         """A pass that predicts, or one that learns where there is no postprocess."""
         watch = Stopwatch(self.device)
         with watch.time("batch"):
-            batch = make_batch(samples, divisor=1, least_side=self.trunk.least_side, device=self.device)
+            batch = make_batch(samples, size_divisor=1, min_size=self.backbone.min_size, device=self.device)
             targets = [self.target(sample) for sample in samples] if postprocess is None else None
         with watch.time("maps"):
-            maps = self.trunk(batch.images)
+            maps = self.backbone(batch.images)
         with watch.time("grid"):
             x = self.convolutions(maps[-1])
             if x.shape[-2:] != (self.side, self.side):
@@ -282,7 +282,7 @@ class YOLO(nn.Module):
         self, output: Float[Tensor, "b s s o"], assignment: GridAssignment, crowds: Float[Tensor, "b s s"]
     ) -> dict[str, Float[Tensor, ""]]:
         of_boxes, classes = self.split(output)
-        cell = (assignment.picture, assignment.row, assignment.column)
+        cell = (assignment.image, assignment.row, assignment.column)
         with torch.no_grad():
             index, iou = self.responsible(output, assignment)
         empty = (1 - crowds)[..., None].repeat(1, 1, 1, self.boxes)
@@ -306,10 +306,10 @@ class YOLO(nn.Module):
         confidence = of_boxes[..., 4].clamp(0, 1)
         scores = (confidence[..., None] * classes.clamp(0, 1)[..., None, :]).flatten(1, 3)
         thresholds = postprocess.thresholds(torch.arange(len(self.categories), device=scores.device))
-        for boxes, of_picture, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
-            region, label = torch.where(of_picture > thresholds)
+        for boxes, of_image, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
+            region, label = torch.where(of_image > thresholds)
             clipped = clip_boxes_to_image(boxes[region], size_hw)
-            found = Detections(clipped, of_picture[region, label], label, region)
+            found = Detections(clipped, of_image[region, label], label, region)
             found = found[remove_small_boxes(clipped, 1e-2)]
             kept = postprocess.keep(found.boxes, found.scores, found.labels)
             record.candidates.append(found)
@@ -318,7 +318,7 @@ class YOLO(nn.Module):
 
 
 def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
-    """The paper's own: 24 convolutions and two fully connected layers, for pictures of 448 x 448.
+    """The paper's own: 24 convolutions and two fully connected layers, for images of 448 x 448.
 
     Parameters
     ----------
@@ -328,7 +328,7 @@ def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
     layers = [_convolve(1024, 1024, 3, stride) for stride in (1, 2, 1, 1)]
     return YOLO(
         categories=categories,
-        trunk=yolo_trunk(),
+        backbone=yolo_backbone(),
         convolutions=nn.Sequential(*layers),
         channels=1024,
         side=side,
@@ -339,16 +339,16 @@ def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
 def yolo_efficientnet_lite0(
     categories: Categories, *, side: int = 7, boxes: int = 2, frozen_norms: bool = True, frozen_level: int = 2
 ) -> YOLO:
-    """A small one over EfficientNet-Lite0, for pictures of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
+    """A small one over EfficientNet-Lite0, for images of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
 
-    ``frozen_level``: layers of the trunk up to this level do not learn, 0 none; while ``frozen_norms``, batches of any size
+    ``frozen_level``: layers of the backbone up to this level do not learn, 0 none; while ``frozen_norms``, batches of any size
     teach.
     """
-    trunk = efficientnet_lite0_trunk(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     return YOLO(
         categories=categories,
-        trunk=trunk,
-        convolutions=nn.Sequential(_convolve(trunk.channels[-1], 256, 3), _convolve(256, 256, 3)),
+        backbone=backbone,
+        convolutions=nn.Sequential(_convolve(backbone.channels[-1], 256, 3), _convolve(256, 256, 3)),
         channels=256,
         hidden=1024,
         side=side,
@@ -356,7 +356,7 @@ def yolo_efficientnet_lite0(
     )
 
 
-def yolo_trunk() -> LayeredTrunk:
+def yolo_backbone() -> LayeredBackbone:
     """The first 20 convolutions of the paper's figure 3, which it trains on ImageNet first; stride 32."""
     layers = [_convolve(3, 64, 7, 2), nn.MaxPool2d(2), _convolve(64, 192, 3), nn.MaxPool2d(2)]
     for inputs, narrow, outputs in ((192, 128, 256), (256, 256, 512)):
@@ -367,7 +367,7 @@ def yolo_trunk() -> LayeredTrunk:
     layers.append(nn.MaxPool2d(2))
     for _ in range(2):
         layers += [_convolve(1024, 512, 1), _convolve(512, 1024, 3)]
-    return LayeredTrunk({f"{number}": layer for number, layer in enumerate(layers)}, levels=(5,))
+    return LayeredBackbone({f"{number}": layer for number, layer in enumerate(layers)}, levels=(5,))
 
 
 def _convolve(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Module:

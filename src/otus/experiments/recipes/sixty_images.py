@@ -1,6 +1,6 @@
-"""Sixty pictures of one's own and ten minutes: the packaged detector learns another category, beside one that knows nothing.
+"""Sixty images of one's own and ten minutes: the packaged detector learns another category, beside one that knows nothing.
 
-Penn-Fudan's 117 pictures of pedestrians with masks, 60 to learn from and 57 to judge by, as anybody's data would be::
+Penn-Fudan's 117 images of pedestrians with masks, 60 to learn from and 57 to judge by, as anybody's data would be::
 
     python -m otus.experiments.recipes.sixty_images PENN_FUDAN/annotations.json --minutes 10
 
@@ -33,12 +33,12 @@ app = typer.Typer()
 
 @app.command()
 def main(data: Path, minutes: Annotated[float, typer.Option(help="For each of the two.")] = 10) -> None:
-    """Train both and say what each finds on the pictures kept aside."""
+    """Train both and say what each finds on the images kept aside."""
     dataset = open_dataset(data)
     share = 1 - TO_LEARN_FROM / len(dataset)
     settings = TrainSettings(minutes=minutes, precision=fastest_precision())
     for weights in ("packaged", None):
-        run = train(packaged_names()[0], dataset, val=share, weights=weights, settings=settings, name="sixty_pictures")
+        run = train(packaged_names()[0], dataset, val=share, weights=weights, settings=settings, name="sixty_images")
         figures = load_checkpoint(run.best)[1].training["figures"]
         shown = ", ".join(f"{kind} AP50 {figures[f'{kind}/AP50']:.3f}" for kind in ("bbox", "segm"))
         typer.echo(f"from {weights or 'nothing'}: {shown} ({run.best})")

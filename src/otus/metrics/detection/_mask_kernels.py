@@ -152,7 +152,7 @@ def outline_intervals(
 ]:
     """Intervals of some outlines: offsets (n + 1,), intervals (I, 2), tight boxes (n, 4), areas (n,), and what is wrong.
 
-    ``sizes_hw`` (n, 2) are the sizes of their pictures. The last value is (index into ``chosen``, code), code FINE where
+    ``sizes_hw`` (n, 2) are the sizes of their images. The last value is (index into ``chosen``, code), code FINE where
     all is well.
     """
     offsets = np.zeros(len(chosen) + 1, np.int64)

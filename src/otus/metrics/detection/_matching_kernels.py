@@ -9,7 +9,7 @@ FALSE, TRUE, IGNORED = 0, 1, 2
 
 
 @kernel
-def judge_greedily(
+def match_greedily(
     offsets: Int[np.ndarray, "d_plus_1"],
     truths: Int[np.ndarray, "p"],
     similarities: Float[np.ndarray, "p"],
@@ -18,7 +18,7 @@ def judge_greedily(
     crowd: Bool[np.ndarray, "g"],
     ignored_unmatched: Bool[np.ndarray, "d a"],
 ) -> UInt8[np.ndarray, "d a t"]:
-    """Verdicts by the rule of :func:`otus.metrics.detection.matching.match_picture`, at every threshold and area range."""
+    """Verdicts by the rule of :func:`otus.metrics.detection.matching.match_image`, at every threshold and area range."""
     ranges = ignored.shape[1]
     taken = np.zeros((len(ignored), ranges, len(thresholds)), np.bool_)
     verdicts = np.empty((len(offsets) - 1, ranges, len(thresholds)), np.uint8)

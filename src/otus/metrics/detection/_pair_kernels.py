@@ -9,14 +9,14 @@ from otus._numba import kernel
 @kernel
 def rank_detections(
     labels: Int[np.ndarray, "n"],
-    pictures: Int[np.ndarray, "n"],
+    images: Int[np.ndarray, "n"],
     scores: Float[np.ndarray, "n"],
     label_count: int,
     limit: int,
 ) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "d"]]:
-    """Detections by label, picture and falling score, at most ``limit`` of each label and picture.
+    """Detections by label, image and falling score, at most ``limit`` of each label and image.
 
-    ``pictures`` must not decrease. Returns the order (an index array) and each one's place within its label and picture.
+    ``images`` must not decrease. Returns the order (an index array) and each one's place within its label and image.
     Equal scores keep their order.
     """
     by_label = order_by_label(labels, label_count)
@@ -27,9 +27,7 @@ def rank_detections(
     while first < len(by_label):
         last = first + 1
         one = by_label[first]
-        while (
-            last < len(by_label) and labels[by_label[last]] == labels[one] and pictures[by_label[last]] == pictures[one]
-        ):
+        while last < len(by_label) and labels[by_label[last]] == labels[one] and images[by_label[last]] == images[one]:
             last += 1
         group = by_label[first:last]
         group = group[order_by_falling_score(scores[group])]
@@ -84,24 +82,24 @@ def order_by_label(labels: Int[np.ndarray, "n"], label_count: int) -> Int[np.nda
 @kernel
 def truths_of_detections(
     labels: Int[np.ndarray, "d"],
-    pictures: Int[np.ndarray, "d"],
+    images: Int[np.ndarray, "d"],
     truth_labels: Int[np.ndarray, "g"],
-    truth_pictures: Int[np.ndarray, "g"],
+    truth_images: Int[np.ndarray, "g"],
 ) -> Int[np.ndarray, "d 2"]:
-    """For each detection the first and the last + 1 true object of its label and picture; both sides in that order."""
+    """For each detection the first and the last + 1 true object of its label and image; both sides in that order."""
     spans = np.empty((len(labels), 2), np.int64)
     first = 0
     last = 0
     for i in range(len(labels)):
-        if i == 0 or labels[i] != labels[i - 1] or pictures[i] != pictures[i - 1]:
+        if i == 0 or labels[i] != labels[i - 1] or images[i] != images[i - 1]:
             first = last
             while first < len(truth_labels) and (
                 truth_labels[first] < labels[i]
-                or (truth_labels[first] == labels[i] and truth_pictures[first] < pictures[i])
+                or (truth_labels[first] == labels[i] and truth_images[first] < images[i])
             ):
                 first += 1
             last = first
-            while last < len(truth_labels) and truth_labels[last] == labels[i] and truth_pictures[last] == pictures[i]:
+            while last < len(truth_labels) and truth_labels[last] == labels[i] and truth_images[last] == images[i]:
                 last += 1
         spans[i, 0] = first
         spans[i, 1] = last

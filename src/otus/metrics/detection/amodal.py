@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from otus.errors import UsageError
 from otus.metrics.detection.coco import AreaRange, CocoProtocol
 from otus.metrics.detection.mask_pairs import mask_areas, mask_pairs
-from otus.metrics.detection.pairs import Order, Pairs, box_pairs
+from otus.metrics.detection.pairs import Pairs, RankedDetections, box_pairs
 from otus.structures import Objects, Outline, Segmentations, boxes
 
 AmodalKind = Literal["bbox", "segm"]
@@ -74,7 +74,7 @@ class AmodalObjects:
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         at_least: float,
@@ -86,10 +86,10 @@ class AmodalObjects:
 
 
 def hidden_shares(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:
-    """How much of each object is hidden, in [0, 1]; ``sizes_hw`` of the pictures is needed for masks.
+    """How much of each object is hidden, in [0, 1]; ``sizes_hw`` of the images is needed for masks.
 
     >>> visible, whole = [[0, 0, 6, 10]], np.array([[0.0, 0, 10, 10]])
-    >>> one = Objects.build(picture=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
+    >>> one = Objects.build(image=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
     >>> hidden_shares(one).tolist()
     [0.4]
     """

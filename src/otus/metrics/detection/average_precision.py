@@ -1,6 +1,6 @@
-"""Average precision, whatever the protocol, over any number of pictures and shards.
+"""Average precision, whatever the protocol, over any number of images and shards.
 
-Each update judges the detections of some pictures and keeps a few numbers a detection; figures are made at the end.
+Each update judges the detections of some images and keeps a few numbers a detection; figures are made at the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from jaxtyping import Int
 
 from otus.errors import DataError, UsageError
 from otus.metrics.detection.ignore_regions import for_every_category
-from otus.metrics.detection.matching import Outcomes
-from otus.metrics.detection.pairs import Order
+from otus.metrics.detection.matching import MatchResults
+from otus.metrics.detection.pairs import RankedDetections
 from otus.metrics.detection.precision_recall import WORKERS
 from otus.structures import Categories, Objects
 
@@ -26,26 +26,26 @@ class DetectionProtocol(Protocol[Result]):
 
     @property
     def detection_limit(self) -> int | None:
-        """How many detections of a picture and label count at most."""
+        """How many detections of an image and label count at most."""
 
     def judge(
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-    ) -> Outcomes:
+    ) -> MatchResults:
         """What becomes of the detections of ``order``."""
 
-    def figures(self, outcomes: Outcomes, categories: Categories) -> Result:
-        """The figures, of outcomes ordered by label, picture and rank."""
+    def figures(self, outcomes: MatchResults, categories: Categories) -> Result:
+        """The figures, of outcomes ordered by label, image and rank."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
-    picture_ids: np.ndarray
-    outcomes: Outcomes
+    image_ids: np.ndarray
+    outcomes: MatchResults
 
 
 class AveragePrecision(Generic[Result]):
@@ -56,10 +56,10 @@ class AveragePrecision(Generic[Result]):
     Examples
     --------
     >>> from otus.metrics.detection.coco import CocoProtocol
-    >>> truth = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
-    >>> found = Objects.build(picture=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
+    >>> truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    >>> found = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
     >>> metric = AveragePrecision(CocoProtocol(), Categories(("owl",)))
-    >>> round(metric.update(truth, found, picture_ids=[7]).compute().figures["AP"], 3)
+    >>> round(metric.update(truth, found, image_ids=[7]).compute().figures["AP"], 3)
     0.7
     """
 
@@ -73,44 +73,46 @@ class AveragePrecision(Generic[Result]):
         truth: Objects,
         predictions: Objects,
         *,
-        picture_ids: Sequence[int] | Sequence[str] | np.ndarray,
+        image_ids: Sequence[int] | Sequence[str] | np.ndarray,
         sizes_hw: Int[np.ndarray, "m 2"] | None = None,
     ) -> Self:
-        """Judge the predictions for M more pictures.
+        """Judge the predictions for M more images.
 
         Parameters
         ----------
         truth, predictions
-            Objects whose ``picture`` counts from 0 to M - 1.
-        picture_ids
-            M names or numbers; detections of equal score count in the order of their pictures' ids.
+            Objects whose ``image`` counts from 0 to M - 1.
+        image_ids
+            M names or numbers; detections of equal score count in the order of their images' ids.
         sizes_hw
             (M, 2), needed for masks.
 
         Raises
         ------
         DataError
-            A record that cannot be: a score or box that is not finite, a negative size, an unknown label or picture.
+            A record that cannot be: a score or box that is not finite, a negative size, an unknown label or image.
         UsageError
-            A picture was judged before, or predictions have no scores.
+            An image was judged before, or predictions have no scores.
         """
-        ids = np.asarray(picture_ids)
+        ids = np.asarray(image_ids)
         for side, objects in (("truth", truth), ("predictions", predictions)):
-            sound_objects(objects, side, label_count=len(self.categories), picture_count=len(ids))
+            validate_objects(objects, side, label_count=len(self.categories), image_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
         _, truth = for_every_category(truth, predictions)
-        order = Order.of(truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit)
+        order = RankedDetections.of(
+            truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit
+        )
         with ThreadPoolExecutor(WORKERS) as pool:
             parts = pool.map(
                 lambda part: self.protocol.judge(truth, predictions, part, self.categories, sizes_hw),
                 order.split(WORKERS),
             )
-            self._add(_Shard(ids, Outcomes.merge(list(parts))))
+            self._add(_Shard(ids, MatchResults.merge(list(parts))))
         return self
 
     def merge(self, other: "AveragePrecision[Result]") -> Self:
-        """Take over what another one has judged, of other pictures by the same protocol."""
+        """Take over what another one has judged, of other images by the same protocol."""
         if other.protocol != self.protocol or other.categories != self.categories:
             raise UsageError("only figures of one protocol and the same categories can be merged")
         for shard in other._shards:
@@ -119,33 +121,33 @@ class AveragePrecision(Generic[Result]):
 
     def _add(self, shard: _Shard) -> None:
         ids, counts = np.unique(
-            np.concatenate([*(s.picture_ids for s in self._shards), shard.picture_ids]), return_counts=True
+            np.concatenate([*(s.image_ids for s in self._shards), shard.image_ids]), return_counts=True
         )
         if (counts > 1).any():
-            raise UsageError(f"picture {ids[counts > 1][0]} was judged before; every picture counts once")
+            raise UsageError(f"image {ids[counts > 1][0]} was judged before; every image counts once")
         self._shards.append(shard)
 
     def compute(self) -> Result:
-        """The figures of all pictures so far."""
+        """The figures of all images so far."""
         if not self._shards:
             raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
-        ids = np.concatenate([shard.picture_ids for shard in self._shards])
-        before = np.cumsum([0, *(len(shard.picture_ids) for shard in self._shards)])
+        ids = np.concatenate([shard.image_ids for shard in self._shards])
+        before = np.cumsum([0, *(len(shard.image_ids) for shard in self._shards)])
         parts = [
-            replace(shard.outcomes, pictures=shard.outcomes.pictures + first)
+            replace(shard.outcomes, images=shard.outcomes.images + first)
             for shard, first in zip(self._shards, before, strict=False)
         ]
         order = np.empty(len(ids), dtype=np.int64)
         order[np.argsort(ids, kind="stable")] = np.arange(len(ids))
-        return self.protocol.figures(Outcomes.merge(parts).in_order(order), self.categories)
+        return self.protocol.figures(MatchResults.merge(parts).in_order(order), self.categories)
 
 
-def sound_objects(
+def validate_objects(
     objects: Objects,
     side: str,
     *,
     label_count: int,
-    picture_count: int,
+    image_count: int,
     report: Callable[[DataError], object] | None = None,
 ) -> Objects:
     """The objects without records that cannot be: a figure that is not finite, a negative size, an unknown label.
@@ -154,13 +156,13 @@ def sound_objects(
     without it the first is raised.
     """
     boxes = objects.boxes_xyxy
-    if _all_sound(objects, label_count=label_count, picture_count=picture_count):
+    if _all_sound(objects, label_count=label_count, image_count=image_count):
         return objects
     expectations: list[tuple[str, np.ndarray, str]] = [
         ("boxes_xyxy", np.isfinite(boxes).all(axis=1), "finite numbers"),
         ("boxes_xyxy", np.greater_equal(boxes[:, 2:], boxes[:, :2]).all(axis=1), "x1 <= x2 and y1 <= y2"),
         ("labels", (objects.labels >= 0) & (objects.labels < label_count), f"0..{label_count - 1}"),
-        ("picture", (objects.picture >= 0) & (objects.picture < picture_count), f"0..{picture_count - 1}"),
+        ("image", (objects.image >= 0) & (objects.image < image_count), f"0..{image_count - 1}"),
         ("areas", np.isfinite(objects.areas) & (objects.areas >= 0), "a finite number >= 0"),
     ]
     if objects.scores is not None:
@@ -183,11 +185,11 @@ def sound_objects(
     return objects if sound.all() else objects.take(sound)
 
 
-def _all_sound(objects: Objects, *, label_count: int, picture_count: int) -> bool:
+def _all_sound(objects: Objects, *, label_count: int, image_count: int) -> bool:
     """Whether no record is faulty, by looking at whole columns: where all is well, as it mostly is, that is enough."""
     if not len(objects):
         return True
-    boxes, labels, picture = objects.boxes_xyxy, objects.labels, objects.picture
+    boxes, labels, image = objects.boxes_xyxy, objects.labels, objects.image
     numbers = [column for column in (boxes, objects.areas, objects.scores, objects.keypoints) if column is not None]
     return bool(
         all(np.isfinite(column).all() for column in numbers)
@@ -195,5 +197,5 @@ def _all_sound(objects: Objects, *, label_count: int, picture_count: int) -> boo
         and (boxes[:, 3] >= boxes[:, 1]).all()
         and objects.areas.min() >= 0
         and (labels.min() >= 0 and labels.max() < label_count)
-        and (picture[0] >= 0 and picture[-1] < picture_count)
+        and (image[0] >= 0 and image[-1] < image_count)
     )

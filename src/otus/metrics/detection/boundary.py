@@ -15,7 +15,7 @@ from jaxtyping import Int
 from otus.errors import UsageError
 from otus.metrics.detection.coco import CocoProtocol
 from otus.metrics.detection.mask_pairs import mask_ious, mask_pairs
-from otus.metrics.detection.pairs import Order, Pairs
+from otus.metrics.detection.pairs import Pairs, RankedDetections
 from otus.structures import Objects, Segmentations
 
 
@@ -28,7 +28,7 @@ def boundary_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtoco
 class BoundaryMasks:
     """Masks by the smaller of IoU and boundary IoU.
 
-    ``dilation_ratio`` is the width of the band as a share of the picture's diagonal.
+    ``dilation_ratio`` is the width of the band as a share of the image's diagonal.
     """
 
     dilation_ratio: float = 0.02
@@ -47,7 +47,7 @@ class BoundaryMasks:
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         at_least: float,
@@ -74,7 +74,7 @@ class BoundaryMasks:
         rows = np.unique(wanted)
         counts = []
         for row in rows.tolist():
-            height, width = sizes_hw[objects.picture[row]].tolist()
+            height, width = sizes_hw[objects.image[row]].tolist()
             masks = objects.segmentations.masks([row], (height, width))
             assert masks is not None
             counts.append(masks.boundary(dilation_ratio=self.dilation_ratio).rle()[0]["counts"])

@@ -2,7 +2,7 @@
 
 Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, ``cocoeval.py``; BSD), to the bit:
 
-- of each picture and category only the ``max_dets`` detections of highest score count; of equal scores the first;
+- of each image and category only the ``max_dets`` detections of highest score count; of equal scores the first;
 - crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: nobody must
   find them, and a detection that takes one is neither true nor false. A crowd may be taken many times.
   Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every category;
@@ -25,8 +25,8 @@ from jaxtyping import Bool, Float, Int
 
 from otus.errors import UsageError
 from otus.metrics.detection.mask_pairs import mask_pairs
-from otus.metrics.detection.matching import Outcomes, judge_greedily
-from otus.metrics.detection.pairs import Order, Pairs, Similarity, box_pairs, keypoint_pairs
+from otus.metrics.detection.matching import MatchResults, match_greedily
+from otus.metrics.detection.pairs import Pairs, RankedDetections, Similarity, box_pairs, keypoint_pairs
 from otus.metrics.detection.precision_recall import Curves, interpolated_curves
 from otus.structures import Categories, Objects
 
@@ -55,7 +55,7 @@ class CocoProtocol:
     kind
         ``bbox``, ``segm`` or ``keypoints``.
     max_dets
-        Limits on the detections of a picture and category; (1, 10, 100), for keypoints (20,).
+        Limits on the detections of an image and category; (1, 10, 100), for keypoints (20,).
     area_ranges
         The first is what AP without a suffix is about; all, small, medium, large, for keypoints without small.
     iou_thresholds
@@ -95,17 +95,17 @@ class CocoProtocol:
 
     @property
     def detection_limit(self) -> int:
-        """How many detections of a picture and label count at most."""
+        """How many detections of an image and label count at most."""
         return self.max_dets[-1]
 
     def judge(
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-    ) -> Outcomes:
+    ) -> MatchResults:
         """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
         if self.similarity is not None:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
@@ -115,7 +115,7 @@ class CocoProtocol:
         if self.kind == "keypoints" and truth.keypoints is not None:
             ignored |= ~np.any(truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
         ignored_unmatched = self._outside(predictions.areas[chosen])
-        rows, verdicts = judge_greedily(
+        rows, verdicts = match_greedily(
             self._pairs(truth, predictions, order, categories, sizes_hw),
             thresholds=np.array(self.iou_thresholds),
             ignored=ignored,
@@ -124,9 +124,9 @@ class CocoProtocol:
         )
         true_labels = truth.labels[true]
         positives = [np.bincount(true_labels[~column], minlength=len(categories)) for column in ignored.T]
-        return Outcomes(
+        return MatchResults(
             labels=predictions.labels[chosen],
-            pictures=predictions.picture[chosen],
+            images=predictions.image[chosen],
             ranks=order.ranks,
             scores=order.scores,
             ignored_unmatched=ignored_unmatched,
@@ -144,7 +144,7 @@ class CocoProtocol:
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Pairs:
@@ -161,7 +161,7 @@ class CocoProtocol:
                     raise UsageError("keypoints: the categories name no keypoints, so their tolerances are not known")
                 return keypoint_pairs(truth, predictions, order, sigmas=categories.sigmas, at_least=at_least)
 
-    def figures(self, outcomes: Outcomes, categories: Categories) -> "CocoResult":
+    def figures(self, outcomes: MatchResults, categories: Categories) -> "CocoResult":
         """Curves and figures."""
         recalls = np.array(self.recall_thresholds)
         return CocoResult(

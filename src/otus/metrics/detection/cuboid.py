@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from otus.errors import UsageError
 from otus.metrics.detection.coco import ALL, CocoProtocol
 from otus.metrics.detection.oriented import over_union
-from otus.metrics.detection.pairs import Order, Pairs, pairs_by
-from otus.metrics.detection.required_fields import having
+from otus.metrics.detection.pairs import Pairs, RankedDetections, pairs_by
+from otus.metrics.detection.required_fields import require_field
 from otus.structures import Objects, oriented
 
 Seen = Literal["in space", "from above"]
@@ -66,15 +66,15 @@ class Cuboids:
         self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
         """Both sides as they are, if they have cuboids."""
-        having(truth, "cuboids", "truth")
-        having(predictions, "cuboids", "predictions")
+        require_field(truth, "cuboids", "truth")
+        require_field(predictions, "cuboids", "predictions")
         return truth, predictions
 
     def pairs(
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         at_least: float,

@@ -13,7 +13,7 @@ from otus.errors import DataError, UsageError
 from otus.metrics.detection import _mask_kernels as kernels
 from otus.metrics.detection import _pair_kernels as box_kernels
 from otus.metrics.detection._rle_kernels import total_pixels
-from otus.metrics.detection.pairs import Order, Pairs
+from otus.metrics.detection.pairs import Pairs, RankedDetections
 from otus.structures import Objects, Outline, Segmentations, boxes
 
 _AT_ONCE = 4096
@@ -21,29 +21,34 @@ _AT_ONCE = 4096
 
 _PROBLEMS = {
     kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
-    kernels.ANOTHER_SIZE: "the run lengths add up to {total} pixels, the picture has {height} x {width} = {pixels}",
+    kernels.ANOTHER_SIZE: "the run lengths add up to {total} pixels, the image has {height} x {width} = {pixels}",
 }
 
 
 def mask_pairs(
-    truth: Objects, predictions: Objects, order: Order, *, sizes_hw: Int[np.ndarray, "m 2"] | None, at_least: float
+    truth: Objects,
+    predictions: Objects,
+    order: RankedDetections,
+    *,
+    sizes_hw: Int[np.ndarray, "m 2"] | None,
+    at_least: float,
 ) -> Pairs:
     """Pairs by IoU of masks; against a crowd the union is the detection alone.
 
     Raises
     ------
     DataError
-        An object without an outline, or run lengths of another size than its picture.
+        An object without an outline, or run lengths of another size than its image.
     UsageError
-        The sizes of the pictures are missing.
+        The sizes of the images are missing.
     """
     if sizes_hw is None:
-        raise UsageError("masks: the sizes of the pictures are needed (sizes_hw)")
+        raise UsageError("masks: the sizes of the images are needed (sizes_hw)")
     for side, objects in (("truth", truth), ("predictions", predictions)):
         if objects.segmentations is None and len(objects):
             raise UsageError(f"masks: {side}: no outlines")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
-    # A detection whose category is not in its picture overlaps nothing: its outline is not looked at.
+    # A detection whose category is not in its image overlaps nothing: its outline is not looked at.
     looked_at = np.flatnonzero(order.spans[:, 1] > order.spans[:, 0])
     true = _Intervals.of(truth, order.truths, sizes, "truth")
     true_boxes_area = boxes.area(true.boxes_xyxy)
@@ -135,11 +140,11 @@ class _Intervals(NamedTuple):
             outlines.points_xy,
             outlines.counts,
             outlines.counts_bytes,
-            sizes_hw[objects.picture[chosen]],
+            sizes_hw[objects.image[chosen]],
         )
         if code != kernels.FINE:
             record = int(chosen[faulty])
-            height, width = sizes_hw[objects.picture[record]].tolist()
+            height, width = sizes_hw[objects.image[record]].tolist()
             counts = np.frombuffer(outlines.rle(record) or b"", dtype=np.uint8)
             total = int(total_pixels(counts, np.array([0, len(counts)]))[0])
             raise DataError(
@@ -147,6 +152,6 @@ class _Intervals(NamedTuple):
                     height=height, width=width, pixels=height * width, total=total
                 ),
                 where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
-                remedy="a mask must have the size of its picture",
+                remedy="a mask must have the size of its image",
             )
         return cls(*arrays)

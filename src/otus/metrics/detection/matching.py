@@ -24,7 +24,7 @@ class Verdict(IntEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
+class MatchResults:
     """The D detections that count with their verdicts, and how many objects there were to find.
 
     The verdicts of a detection without a candidate are the same at every threshold, so only the C others have a row.
@@ -33,10 +33,10 @@ class Outcomes:
     ----------
     labels, scores
         (D,).
-    pictures
-        (D,) index of the picture.
+    images
+        (D,) index of the image.
     ranks
-        (D,) place by score within label and picture, from 0.
+        (D,) place by score within label and image, from 0.
     ignored_unmatched
         (D, A) whether it does not count where it takes no true object: outside the area range.
     rows
@@ -48,7 +48,7 @@ class Outcomes:
     """
 
     labels: Int[np.ndarray, "d"]
-    pictures: Int[np.ndarray, "d"]
+    images: Int[np.ndarray, "d"]
     ranks: Int[np.ndarray, "d"]
     scores: Float[np.ndarray, "d"]
     ignored_unmatched: Bool[np.ndarray, "d a"]
@@ -57,27 +57,27 @@ class Outcomes:
     positives: Int[np.ndarray, "k a"]
 
     @classmethod
-    def merge(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
-        """The outcomes of pictures that were judged apart; ``pictures`` must already count through all of them."""
+    def merge(cls, parts: Sequence["MatchResults"]) -> "MatchResults":
+        """The outcomes of images that were judged apart; ``images`` must already count through all of them."""
         if len(parts) == 1:
             return parts[0]
         before = np.cumsum([0, *(len(part.verdicts) for part in parts)])
         rows = [np.where(part.rows < 0, -1, part.rows + first) for part, first in zip(parts, before, strict=False)]
-        names = ("labels", "pictures", "ranks", "scores", "ignored_unmatched", "verdicts")
+        names = ("labels", "images", "ranks", "scores", "ignored_unmatched", "verdicts")
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return cls(**columns, rows=np.concatenate(rows), positives=np.sum([part.positives for part in parts], axis=0))
 
-    def in_order(self, picture_order: Int[np.ndarray, "m"]) -> "Outcomes":
-        """Detections by label, then by the place that ``picture_order`` gives their picture, then by rank."""
-        place = self.labels.astype(np.int64) * (len(picture_order) + 1) + picture_order[self.pictures]
+    def in_order(self, image_order: Int[np.ndarray, "m"]) -> "MatchResults":
+        """Detections by label, then by the place that ``image_order`` gives their image, then by rank."""
+        place = self.labels.astype(np.int64) * (len(image_order) + 1) + image_order[self.images]
         if (np.diff(place) >= 0).all():
             return self
         order = np.argsort(place, kind="stable")
-        names = ("labels", "pictures", "ranks", "scores", "ignored_unmatched", "rows")
+        names = ("labels", "images", "ranks", "scores", "ignored_unmatched", "rows")
         return replace(self, **{name: getattr(self, name)[order] for name in names})
 
 
-def judge_greedily(
+def match_greedily(
     pairs: Pairs,
     *,
     thresholds: Float[np.ndarray, "t"],
@@ -85,32 +85,32 @@ def judge_greedily(
     crowd: Bool[np.ndarray, "g"],
     ignored_unmatched: Bool[np.ndarray, "d a"],
 ) -> tuple[Int[np.ndarray, "d"], UInt8[np.ndarray, "c a t"]]:
-    """``rows`` and ``verdicts`` of :class:`Outcomes`: every detection matched by :func:`match_picture`'s rule.
+    """``rows`` and ``verdicts`` of :class:`MatchResults`: every detection matched by :func:`match_image`'s rule.
 
     ``ignored`` says which true objects do not count in which area range; ``crowd`` which may be taken many times.
     """
     rows, candidates = pairs.rows()
     offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
     unmatched = ignored_unmatched[candidates]
-    verdicts = kernels.judge_greedily(offsets, pairs.truths, pairs.similarities, thresholds, ignored, crowd, unmatched)
+    verdicts = kernels.match_greedily(offsets, pairs.truths, pairs.similarities, thresholds, ignored, crowd, unmatched)
     return rows, verdicts
 
 
-def match_picture(
+def match_image(
     similarities: Float[np.ndarray, "d g"],
     threshold: float,
     *,
     ignored: Bool[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> Int[np.ndarray, "d"]:
-    """The true object that each detection of one picture and label takes, -1 for none; detections by falling score.
+    """The true object that each detection of one image and label takes, -1 for none; detections by falling score.
 
     Each detection in turn takes the most similar true object that is still free and at least ``threshold`` similar; of
     equals the last. One that counts goes before one that is ignored, however similar. A crowd is never used up.
 
-    This is the rule in plain words; what runs is its compiled twin over all pictures, labels and thresholds.
+    This is the rule in plain words; what runs is its compiled twin over all images, labels and thresholds.
 
-    >>> match_picture(np.array([[0.6, 0.8], [0.7, 0.9]]), 0.5, ignored=np.zeros(2, bool), crowd=np.zeros(2, bool)).tolist()
+    >>> match_image(np.array([[0.6, 0.8], [0.7, 0.9]]), 0.5, ignored=np.zeros(2, bool), crowd=np.zeros(2, bool)).tolist()
     [1, 0]
     """
     matched = np.full(len(similarities), -1)

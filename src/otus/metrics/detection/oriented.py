@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.metrics.detection.coco import CocoProtocol
-from otus.metrics.detection.pairs import Order, Pairs, pairs_by
-from otus.metrics.detection.required_fields import having
+from otus.metrics.detection.pairs import Pairs, RankedDetections, pairs_by
+from otus.metrics.detection.required_fields import require_field
 from otus.metrics.detection.voc import VocProtocol
 from otus.structures import Objects, oriented
 
@@ -40,7 +40,7 @@ class OrientedBoxes:
         """Both sides with the areas of their oriented boxes."""
         sides = []
         for side, objects in (("truth", truth), ("predictions", predictions)):
-            having(objects, "corners_xy", side)
+            require_field(objects, "corners_xy", side)
             areas = np.nan_to_num(np.prod(_oriented_boxes(objects)[:, 2:4], axis=1))  # a crowd may have none
             sides.append(replace(objects, areas=areas))
         return sides[0], sides[1]
@@ -49,7 +49,7 @@ class OrientedBoxes:
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         at_least: float,

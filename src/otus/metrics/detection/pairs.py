@@ -1,7 +1,7 @@
-"""Which detections can match which true objects: the pairs of one picture and label that are similar enough.
+"""Which detections can match which true objects: the pairs of one image and label that are similar enough.
 
 Shape shorthand: D detections, G true objects, P pairs, K keypoints. Only pairs that reach the lowest threshold are kept,
-so their number grows with the detections, whatever the number of pictures, labels and thresholds.
+so their number grows with the detections, whatever the number of images, labels and thresholds.
 """
 
 from collections.abc import Callable
@@ -53,21 +53,21 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
-    """Detections and true objects side by side, both by label and picture.
+class RankedDetections:
+    """Detections and true objects side by side, both by label and image.
 
     Parameters
     ----------
     detections
-        (D,) indices of the detections that count, within label and picture by falling score.
+        (D,) indices of the detections that count, within label and image by falling score.
     scores
         (D,).
     ranks
-        (D,) place of each within its label and picture, from 0.
+        (D,) place of each within its label and image, from 0.
     truths
         (G,) indices of the true objects.
     spans
-        (D, 2): the true objects with the label and picture of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
+        (D, 2): the true objects with the label and image of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
     """
 
     detections: Int[np.ndarray, "d"]
@@ -77,28 +77,30 @@ class Order:
     spans: Int[np.ndarray, "d 2"]
 
     @classmethod
-    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "Order":
-        """At most ``limit`` detections of each label and picture, those of the highest scores; all where it is None."""
+    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "RankedDetections":
+        """At most ``limit`` detections of each label and image, those of the highest scores; all where it is None."""
         assert predictions.scores is not None
         scores = predictions.scores.astype(np.float64, copy=False)
         detections, ranks = kernels.rank_detections(
-            predictions.labels, predictions.picture, scores, label_count, len(scores) if limit is None else limit
+            predictions.labels, predictions.image, scores, label_count, len(scores) if limit is None else limit
         )
         truths = kernels.order_by_label(truth.labels, label_count)
         spans = kernels.truths_of_detections(
-            predictions.labels[detections], predictions.picture[detections], truth.labels[truths], truth.picture[truths]
+            predictions.labels[detections], predictions.image[detections], truth.labels[truths], truth.image[truths]
         )
         return cls(detections, scores[detections], ranks, truths, spans)
 
-    def split(self, count: int) -> "list[Order]":
-        """About ``count`` parts of equal size, each with whole pictures of a label, and every true object in one."""
+    def split(self, count: int) -> "list[RankedDetections]":
+        """About ``count`` parts of equal size, each with whole images of a label, and every true object in one."""
         starts = np.flatnonzero(self.ranks == 0)
         wanted = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
         cuts = np.unique(starts[np.searchsorted(starts[1:], wanted)]) if len(starts) else starts
         bounds = pairwise([0, *cuts.tolist(), len(self.ranks)])
         true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.truths)])
         return [
-            Order(self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.truths[g:h], self.spans[a:b] - g)
+            RankedDetections(
+                self.detections[a:b], self.scores[a:b], self.ranks[a:b], self.truths[g:h], self.spans[a:b] - g
+            )
             for (a, b), (g, h) in zip(bounds, true_bounds, strict=True)
         ]
 
@@ -121,7 +123,7 @@ class Similarity(Protocol):
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         at_least: float,
@@ -144,7 +146,7 @@ def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarr
     return width * height
 
 
-def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: float) -> Pairs:
+def box_pairs(truth: Objects, predictions: Objects, order: RankedDetections, *, at_least: float) -> Pairs:
     """Pairs by IoU of boxes; against a crowd the union is the detection alone."""
     chosen, true = order.detections, order.truths
     pairs = kernels.box_pairs(
@@ -160,7 +162,7 @@ def box_pairs(truth: Objects, predictions: Objects, order: Order, *, at_least: f
 
 
 def keypoint_pairs(
-    truth: Objects, predictions: Objects, order: Order, *, sigmas: Float[np.ndarray, "k"], at_least: float
+    truth: Objects, predictions: Objects, order: RankedDetections, *, sigmas: Float[np.ndarray, "k"], at_least: float
 ) -> Pairs:
     """Pairs by object keypoint similarity.
 
@@ -183,11 +185,11 @@ def keypoint_pairs(
 
 def pairs_by(
     similarity: Callable[[Int[np.ndarray, "p"], Int[np.ndarray, "p"]], Float[np.ndarray, "p"]],
-    order: Order,
+    order: RankedDetections,
     *,
     at_least: float,
 ) -> Pairs:
-    """Pairs by a function of P true objects and P detections, which are indices, of the same picture and label."""
+    """Pairs by a function of P true objects and P detections, which are indices, of the same image and label."""
     counts = order.spans[:, 1] - order.spans[:, 0]
     detection = np.repeat(np.arange(len(counts)), counts)
     true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + order.spans[detection, 0]

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otus.metrics.detection import _curve_kernels as kernels
-from otus.metrics.detection.matching import Outcomes
+from otus.metrics.detection.matching import MatchResults
 
 WORKERS = min(os.cpu_count() or 1, 8)
 """Threads; the kernels run without the GIL."""
@@ -41,7 +41,7 @@ class Curves:
 
 
 def interpolated_curves(
-    outcomes: Outcomes, *, recall_thresholds: Float[np.ndarray, "r"], max_dets: tuple[int, ...]
+    outcomes: MatchResults, *, recall_thresholds: Float[np.ndarray, "r"], max_dets: tuple[int, ...]
 ) -> Curves:
     """The curves of all categories; detections of equal scores in the order of ``outcomes``, which must be by label.
 

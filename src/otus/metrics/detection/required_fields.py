@@ -12,7 +12,9 @@ from otus.structures import Objects, Outline
 _OPTIONAL = ("amodal_boxes_xyxy",)  # an object without is whole as it is
 
 
-def having(objects: Objects, field: str, side: str, *, report: Callable[[DataError], object] | None = None) -> Objects:
+def require_field(
+    objects: Objects, field: str, side: str, *, report: Callable[[DataError], object] | None = None
+) -> Objects:
     """The objects that have a field: an outline (``segmentations``), or finite numbers (``corners_xy``, ``cuboids``).
 
     Crowds need not; and no object needs ``amodal_boxes_xyxy``, but those there are must make sense. Sizes must not be

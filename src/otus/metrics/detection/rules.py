@@ -45,7 +45,7 @@ class Rules:
     inclusive_boxes
         Boxes reach one pixel further right and down, as code for whole-pixel corners counts them.
     max_dets
-        Detections of a picture and category that count, the best; all where it is None.
+        Detections of an image and category that count, the best; all where it is None.
     matching
         ``greedy``: each detection takes the most similar object that is still free. ``best_overlap``: it is about the object
         that it overlaps most, taken or not (Pascal VOC).

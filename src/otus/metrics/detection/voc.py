@@ -6,7 +6,7 @@ Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, 
 - a detection is about the object of its category that it overlaps most, whether another has taken that one or not; with
   an IoU of 0.5 or more it is true if it is the first, false if it is a duplicate;
 - objects marked ``difficult`` need not be found, and a detection that is about one does not count;
-- all detections count, over all pictures of a category by falling score;
+- all detections count, over all images of a category by falling score;
 - 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
 
 Departures: crowds (of other data sets) need not be found, and a detection that would be false does not count if half of it
@@ -25,8 +25,8 @@ from jaxtyping import Float, Int
 
 from otus.errors import UsageError
 from otus.metrics.detection import _matching_kernels as kernels
-from otus.metrics.detection.matching import Outcomes, Verdict
-from otus.metrics.detection.pairs import Order, Similarity, box_pairs
+from otus.metrics.detection.matching import MatchResults, Verdict
+from otus.metrics.detection.pairs import RankedDetections, Similarity, box_pairs
 from otus.metrics.detection.precision_recall import envelope, interpolate
 from otus.structures import Categories, Objects
 
@@ -56,10 +56,10 @@ class VocProtocol:
         self,
         truth: Objects,
         predictions: Objects,
-        order: Order,
+        order: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-    ) -> Outcomes:
+    ) -> MatchResults:
         """What becomes of the detections of ``order``; ``sizes_hw`` is not needed for boxes."""
         if self.similarity is not None:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
@@ -74,9 +74,9 @@ class VocProtocol:
         rows, candidates = pairs.rows()
         offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
         positives = np.bincount(truth.labels[true[~ignored]], minlength=len(categories))
-        return Outcomes(
+        return MatchResults(
             labels=predictions.labels[order.detections],
-            pictures=predictions.picture[order.detections],
+            images=predictions.image[order.detections],
             ranks=order.ranks,
             scores=order.scores,
             ignored_unmatched=np.zeros((len(order.detections), 1), dtype=bool),
@@ -87,7 +87,7 @@ class VocProtocol:
             positives=positives[:, None],
         )
 
-    def figures(self, outcomes: Outcomes, categories: Categories) -> "VocResult":
+    def figures(self, outcomes: MatchResults, categories: Categories) -> "VocResult":
         """AP of each category and their mean."""
         verdicts = np.full(len(outcomes.labels), Verdict.FALSE, dtype=np.uint8)
         has_row = outcomes.rows >= 0

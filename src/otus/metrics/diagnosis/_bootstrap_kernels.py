@@ -1,4 +1,4 @@
-"""Compiled: AP of resampled pictures (see :mod:`otus.metrics.diagnosis.bootstrap`)."""
+"""Compiled: AP of resampled images (see :mod:`otus.metrics.diagnosis.bootstrap`)."""
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -14,16 +14,16 @@ def resampled_average_precision(
     last: int,
     weights: Int[np.ndarray, "r m"],
     starts: Int[np.ndarray, "k_plus_1"],
-    pictures: Int[np.ndarray, "d"],
+    images: Int[np.ndarray, "d"],
     verdicts: UInt8[np.ndarray, "d t"],
     special_starts: Int[np.ndarray, "kt_plus_1"],
     special: Int[np.ndarray, "s"],
     truth_labels: Int[np.ndarray, "g"],
-    truth_pictures: Int[np.ndarray, "g"],
+    truth_images: Int[np.ndarray, "g"],
     recalls: Float[np.ndarray, "q"],
     figures: Float[np.ndarray, "r k t"],
 ) -> None:
-    """Fill ``figures`` of some resamples; a picture counts as often as ``weights`` says.
+    """Fill ``figures`` of some resamples; an image counts as often as ``weights`` says.
 
     Detections are by label (``starts``) and falling score; those of label k that are not false at threshold t are
     ``special[special_starts[k * T + t]:]`` up to the next start. True objects are those that count. Without ``recalls`` AP
@@ -40,14 +40,14 @@ def resampled_average_precision(
     for r in range(first, last):
         positives[:] = 0
         for g in range(len(truth_labels)):
-            positives[truth_labels[g]] += weights[r, truth_pictures[g]]
+            positives[truth_labels[g]] += weights[r, truth_images[g]]
         for k in range(labels):
             if positives[k] == 0:
                 figures[r, k] = np.nan
                 continue
             total = 0.0
             for d in range(starts[k], starts[k + 1]):
-                total += weights[r, pictures[d]]
+                total += weights[r, images[d]]
                 passed[d - starts[k]] = total
             for t in range(thresholds):
                 found = 0.0
@@ -55,7 +55,7 @@ def resampled_average_precision(
                 points = 0
                 for s in range(special_starts[k * thresholds + t], special_starts[k * thresholds + t + 1]):
                     d = special[s]
-                    weight = weights[r, pictures[d]]
+                    weight = weights[r, images[d]]
                     if weight == 0:
                         continue
                     if verdicts[d, t] == TRUE:

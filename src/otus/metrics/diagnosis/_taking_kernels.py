@@ -7,7 +7,7 @@ from otus._numba import kernel
 
 
 @kernel
-def take_greedily(
+def assign_greedily(
     offsets: Int[np.ndarray, "d_plus_1"],
     truths: Int[np.ndarray, "p"],
     similarities: Float[np.ndarray, "p"],
@@ -15,7 +15,7 @@ def take_greedily(
     ignored: Bool[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> tuple[Int[np.ndarray, "d t"], Float[np.ndarray, "d t"]]:
-    """What each detection takes at each threshold by the rule of :func:`otus.metrics.detection.matching.match_picture`, and how
+    """What each detection takes at each threshold by the rule of :func:`otus.metrics.detection.matching.match_image`, and how
     similar it is; -1 and 0 for nothing."""
     count = len(offsets) - 1
     used = np.zeros((len(ignored), len(thresholds)), np.bool_)

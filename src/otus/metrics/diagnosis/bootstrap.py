@@ -1,10 +1,10 @@
-"""Is model A better than B, or was it luck with the pictures? A paired bootstrap over pictures.
+"""Is model A better than B, or was it luck with the images? A paired bootstrap over images.
 
-Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13: draw as many pictures as there are, with
+Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13: draw as many images as there are, with
 replacement, judge both models on the same draw, again and again; the spread of the difference says how sure it is.
-Detections are matched once; a picture that is drawn twice counts twice.
+Detections are matched once; an image that is drawn twice counts twice.
 
-Shape shorthand: R resamples, M pictures, K categories, T IoU thresholds.
+Shape shorthand: R resamples, M images, K categories, T IoU thresholds.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,7 @@ class Difference:
     name
         The figure, or the category whose AP it is.
     a, b
-        On all pictures; NaN where there is nothing to find.
+        On all images; NaN where there is nothing to find.
     low, high
         The interval of the difference.
     a_better, b_better
@@ -55,12 +55,12 @@ class Difference:
         return self.b - self.a
 
 
-def draw_pictures(pictures: int, *, resamples: int, seed: int) -> Int[np.ndarray, "r m"]:
-    """How often each picture is drawn in each resample."""
+def resample_images(images: int, *, resamples: int, seed: int) -> Int[np.ndarray, "r m"]:
+    """How often each image is drawn in each resample."""
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, pictures, (resamples, pictures)) if pictures else np.zeros((resamples, 0), dtype=np.int64)
-    offsets = np.arange(resamples)[:, None] * pictures
-    return np.bincount((drawn + offsets).ravel(), minlength=resamples * pictures).reshape(resamples, pictures)
+    drawn = rng.integers(0, images, (resamples, images)) if images else np.zeros((resamples, 0), dtype=np.int64)
+    offsets = np.arange(resamples)[:, None] * images
+    return np.bincount((drawn + offsets).ravel(), minlength=resamples * images).reshape(resamples, images)
 
 
 def resampled_average_precision(
@@ -77,8 +77,8 @@ def resampled_average_precision(
     by_place = np.argsort(place, kind="stable")
     special_starts = np.searchsorted(place[by_place], np.arange(labels * verdicts.shape[1] + 1))
     inputs = (
-        weights, starts, matches.pictures[order], verdicts, special_starts, special[by_place],
-        truth.labels[matches.counted], truth.picture[matches.counted], matches.rules.recalls, figures,
+        weights, starts, matches.images[order], verdicts, special_starts, special[by_place],
+        truth.labels[matches.counted], truth.image[matches.counted], matches.rules.recalls, figures,
     )  # fmt: skip
     bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -120,8 +120,8 @@ def paired_bootstrap(
         raise UsageError(
             f"expected 1 or more resamples and a confidence between 0 and 1, got {resamples} and {confidence}"
         )
-    pictures = len(a.picture_ids)
-    weights = draw_pictures(pictures, resamples=resamples, seed=seed)
+    images = len(a.image_ids)
+    weights = resample_images(images, resamples=resamples, seed=seed)
     matches = [one.match(rules, masks=masks) for one in (a, b)]
     drawn = [resampled_average_precision(one, m, weights) for one, m in zip((a, b), matches, strict=True)]
     whole = [one.average_precision()[None] for one in matches]

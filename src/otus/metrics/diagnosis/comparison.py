@@ -1,4 +1,4 @@
-"""Predictions laid beside the labels of the same pictures: which detection takes which object, by any rules.
+"""Predictions laid beside the labels of the same images: which detection takes which object, by any rules.
 
 Shape shorthand: D detections that count, G true objects, T IoU thresholds, K categories.
 """
@@ -12,7 +12,7 @@ from otus.errors import UsageError
 from otus.metrics.detection.ignore_regions import for_every_category, ignore_regions
 from otus.metrics.detection.mask_pairs import mask_pairs
 from otus.metrics.detection.matching import Verdict
-from otus.metrics.detection.pairs import Order, Pairs, box_pairs
+from otus.metrics.detection.pairs import Pairs, RankedDetections, box_pairs
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis import _taking_kernels as kernels
 from otus.structures import Categories, Objects
@@ -20,24 +20,24 @@ from otus.structures import Categories, Objects
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Truth and predictions of the same pictures.
+    """Truth and predictions of the same images.
 
     Parameters
     ----------
     truth, predictions
-        Objects of sound records (:func:`otus.metrics.detection.average_precision.sound_objects`); predictions have scores.
+        Objects of sound records (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have scores.
     categories
         What their labels mean.
-    picture_ids
-        A name or number for each picture; detections of equal score count in the order of these.
+    image_ids
+        A name or number for each image; detections of equal score count in the order of these.
     sizes_hw
-        Of the pictures; needed for masks.
+        Of the images; needed for masks.
     """
 
     truth: Objects
     predictions: Objects
     categories: Categories
-    picture_ids: np.ndarray
+    image_ids: np.ndarray
     sizes_hw: Int[np.ndarray, "m 2"] | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Comparison:
     ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
         """All pairs of a prediction and a true object of any category with so much IoU: their indices, and the IoU."""
         blind = self.blind_to_categories()
-        order = Order.of(blind.truth, blind.predictions, label_count=1, limit=None)
+        order = RankedDetections.of(blind.truth, blind.predictions, label_count=1, limit=None)
         if masks:
             pairs = mask_pairs(blind.truth, blind.predictions, order, sizes_hw=self.sizes_hw, at_least=at_least)
         else:
@@ -97,7 +97,7 @@ class Comparison:
         predictions = replace(predictions, scores=scores[index])
         if rules.inclusive_boxes:
             truth, predictions = _a_pixel_more(truth), _a_pixel_more(predictions)
-        order = Order.of(truth, predictions, label_count=len(self.categories), limit=rules.max_dets)
+        order = RankedDetections.of(truth, predictions, label_count=len(self.categories), limit=rules.max_dets)
         least = min(*rules.iou_thresholds, 1 - 1e-10) if at_least is None else at_least
         if masks:
             pairs = mask_pairs(truth, predictions, order, sizes_hw=self.sizes_hw, at_least=least)
@@ -106,7 +106,7 @@ class Comparison:
         ignored, outside = _ignored(truth, rules), _outside(predictions.areas, rules)[order.detections]
         nearest, nearest_overlap = _nearest(pairs)
         if rules.matching == "greedy":
-            taken, overlaps = kernels.take_greedily(
+            taken, overlaps = kernels.assign_greedily(
                 pairs.offsets, pairs.truths, pairs.similarities, np.array(rules.iou_thresholds),
                 ignored[order.truths], truth.is_crowd[order.truths],
             )  # fmt: skip
@@ -115,17 +115,17 @@ class Comparison:
             taken, overlaps = _take_by_best_overlap(pairs, rules, ignored[order.truths], is_crowd)
         # From places in the order to places in the objects that came, -1 staying -1.
         origin = np.append(truth_index[order.truths], -1)
-        place = np.empty(len(self.picture_ids), dtype=np.int64)
-        place[np.argsort(self.picture_ids, kind="stable")] = np.arange(len(place))
-        labels, pictures = predictions.labels[order.detections], predictions.picture[order.detections]
-        by_id = np.lexsort((order.ranks, place[pictures], labels))
+        place = np.empty(len(self.image_ids), dtype=np.int64)
+        place[np.argsort(self.image_ids, kind="stable")] = np.arange(len(place))
+        labels, images = predictions.labels[order.detections], predictions.image[order.detections]
+        by_id = np.lexsort((order.ranks, place[images], labels))
         counted = np.zeros(len(self.truth), dtype=bool)
         counted[truth_index[~ignored]] = True
         return Matches(
             rules=rules,
             detections=index[order.detections][by_id],
             labels=labels[by_id],
-            pictures=pictures[by_id],
+            images=images[by_id],
             scores=order.scores[by_id],
             taken=origin[taken][by_id],
             overlaps=overlaps[by_id],
@@ -139,7 +139,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The D detections that count, by label, picture and falling score, and what each takes.
+    """The D detections that count, by label, image and falling score, and what each takes.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class Matches:
         What they were matched by.
     detections
         (D,) indices of the predictions.
-    labels, pictures, scores
+    labels, images, scores
         (D,).
     taken
         (D, T) index of the true object that a detection takes at each threshold, -1 for none.
@@ -166,7 +166,7 @@ class Matches:
     rules: Rules
     detections: Int[np.ndarray, "d"]
     labels: Int[np.ndarray, "d"]
-    pictures: Int[np.ndarray, "d"]
+    images: Int[np.ndarray, "d"]
     scores: Float[np.ndarray, "d"]
     taken: Int[np.ndarray, "d t"]
     overlaps: Float[np.ndarray, "d t"]

@@ -1,6 +1,6 @@
 """What is taken for what: true categories against predicted ones, with background on both sides.
 
-Every detection of a picture, from the best on, takes the most similar object that is free, whatever the categories. Objects
+Every detection of an image, from the best on, takes the most similar object that is free, whatever the categories. Objects
 that nobody takes are in the last column, detections that take nothing in the last row. Crowds do not count, nor do
 detections on them.
 """
@@ -58,7 +58,7 @@ def confusion_matrix(
     score_threshold
         Detections that score lower are not there.
     max_dets
-        Detections of a picture that count, over all categories, the best.
+        Detections of an image that count, over all categories, the best.
     masks
         Compare masks, not boxes.
     """

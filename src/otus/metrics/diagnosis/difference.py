@@ -47,7 +47,7 @@ class Step:
     true: int
 
 
-def walk(comparison: Comparison, a: Rules, b: Rules) -> list[Step]:
+def difference_steps(comparison: Comparison, a: Rules, b: Rules) -> list[Step]:
     """From rules ``a`` to rules ``b``, one rule a step, the start first."""
     steps = [_step(comparison, a)]
     rules = a

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, and pictures where much goes wrong: what to look at first.
+"""Labels that are probably wrong, and images where much goes wrong: what to look at first.
 
 A confident detection where nothing is labelled is often an object that was forgotten; a confident detection on an object of
 another category often a wrong name; a label that no detection comes near often no object. None of it is proof: these are
@@ -27,8 +27,8 @@ class Suspect:
     kind
         ``missing_label``: a detection on nothing; ``wrong_category``: one on an object that has another name;
         ``nobody_finds``: an object without any detection near it.
-    picture
-        Index of the picture.
+    image
+        Index of the image.
     detection, truth
         Index of the prediction and of the true object, -1 where it is about none.
     score
@@ -36,7 +36,7 @@ class Suspect:
     """
 
     kind: Suspicion
-    picture: int
+    image: int
     detection: int
     truth: int
     score: float
@@ -62,12 +62,12 @@ def find_label_errors(comparison: Comparison, errors: Errors, *, score_threshold
         for i in np.flatnonzero(confident & (errors.types == error)):
             # An object that is also found under its own name is rather one thing seen twice.
             if errors.about[i] < 0 or not errors.found[errors.about[i]]:
-                place = int(matches.pictures[i]), int(matches.detections[i]), int(errors.about[i])
+                place = int(matches.images[i]), int(matches.detections[i]), int(errors.about[i])
                 suspects.append(Suspect(kind, *place, float(matches.scores[i])))
     suspects.sort(key=lambda one: -one.score)
     alone = errors.matches.counted & ~_touched(comparison, errors)
     by_area = np.flatnonzero(alone)[np.argsort(-comparison.truth.areas[alone], kind="stable")]
-    suspects += [Suspect("nobody_finds", int(comparison.truth.picture[g]), -1, int(g), 0.0) for g in by_area]
+    suspects += [Suspect("nobody_finds", int(comparison.truth.image[g]), -1, int(g), 0.0) for g in by_area]
     return suspects
 
 
@@ -80,8 +80,8 @@ def _touched(comparison: Comparison, errors: Errors) -> Bool[np.ndarray, "g"]:
 
 
 @dataclass(frozen=True, eq=False)
-class PictureCounts:
-    """Of M pictures, at a score threshold: right and false detections, and objects that nobody found."""
+class ImageCounts:
+    """Of M images, at a score threshold: right and false detections, and objects that nobody found."""
 
     right: Int[np.ndarray, "m"]
     false: Int[np.ndarray, "m"]
@@ -94,18 +94,18 @@ class PictureCounts:
         return np.divide(2 * self.right, total, out=np.full(len(total), np.nan), where=total > 0)
 
     def worst(self, count: int) -> list[int]:
-        """Pictures with mistakes, those with the most first, of equals the one of lower F1."""
+        """Images with mistakes, those with the most first, of equals the one of lower F1."""
         mistakes = self.false + self.unfound
         order = np.lexsort((np.nan_to_num(self.f1), -mistakes))
         return [int(one) for one in order[:count] if mistakes[one] > 0]
 
 
-def count_by_picture(comparison: Comparison, errors: Errors, *, score_threshold: float = 0.5) -> PictureCounts:
-    """What goes right and wrong on each picture when all that scores at least ``score_threshold`` is reported."""
-    matches, count = errors.matches, len(comparison.picture_ids)
+def count_by_image(comparison: Comparison, errors: Errors, *, score_threshold: float = 0.5) -> ImageCounts:
+    """What goes right and wrong on each image when all that scores at least ``score_threshold`` is reported."""
+    matches, count = errors.matches, len(comparison.image_ids)
     shown = matches.scores >= score_threshold
     verdicts = matches.verdicts[:, 0]
-    right = np.bincount(matches.pictures[shown & (verdicts == Verdict.TRUE)], minlength=count)
-    false = np.bincount(matches.pictures[shown & (verdicts == Verdict.FALSE)], minlength=count)
-    objects = np.bincount(comparison.truth.picture[matches.counted], minlength=count)
-    return PictureCounts(right, false, objects - right)
+    right = np.bincount(matches.images[shown & (verdicts == Verdict.TRUE)], minlength=count)
+    false = np.bincount(matches.images[shown & (verdicts == Verdict.FALSE)], minlength=count)
+    objects = np.bincount(comparison.truth.image[matches.counted], minlength=count)
+    return ImageCounts(right, false, objects - right)

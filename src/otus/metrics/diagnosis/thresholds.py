@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from otus.errors import UsageError
 from otus.metrics.detection.matching import Verdict
-from otus.metrics.detection.pairs import Order, box_pairs
+from otus.metrics.detection.pairs import RankedDetections, box_pairs
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis import _taking_kernels as kernels
 from otus.metrics.diagnosis.comparison import Comparison, Matches
@@ -38,7 +38,7 @@ class ScoreCurve:
     f1: Float[np.ndarray, "s"]
 
 
-class Cut(NamedTuple):
+class OperatingPoint(NamedTuple):
     """The best threshold of a category: what it gives, and of how many objects. NaN where there is none."""
 
     threshold: float
@@ -63,7 +63,7 @@ def score_curve(matches: Matches, *, label: int | None = None) -> ScoreCurve:
     return ScoreCurve(scores[last], true / counted, true / positives, 2 * true / (true + false + positives))
 
 
-def best_cut(matches: Matches, label: int) -> Cut:
+def best_threshold(matches: Matches, label: int) -> OperatingPoint:
     """The threshold of a category with the highest F1, of equals the highest.
 
     It lies half way between the lowest score that is reported and the next one, so that rounding moves nothing over it,
@@ -71,7 +71,7 @@ def best_cut(matches: Matches, label: int) -> Cut:
     """
     curve, objects = score_curve(matches, label=label), int(matches.positives[label])
     if not objects or not len(curve.scores) or not curve.f1.max() > 0:
-        return Cut(_NAN, _NAN, _NAN, _NAN, objects)
+        return OperatingPoint(_NAN, _NAN, _NAN, _NAN, objects)
     best = int(curve.f1.argmax())
     following = curve.scores[best + 1] if best + 1 < len(curve.scores) else min(0.0, curve.scores[best])
     threshold = float(curve.scores[best] + following) / 2
@@ -82,7 +82,9 @@ def best_cut(matches: Matches, label: int) -> Cut:
         single = np.nextafter(single, np.float32(-np.inf))
     if following <= float(single):  # else the scores are not of single precision, as a model's are
         threshold = float(single)
-    return Cut(threshold, float(curve.precision[best]), float(curve.recall[best]), float(curve.f1[best]), objects)
+    return OperatingPoint(
+        threshold, float(curve.precision[best]), float(curve.recall[best]), float(curve.f1[best]), objects
+    )
 
 
 def suppressed(comparison: Comparison, iou: float) -> Bool[np.ndarray, "n"]:
@@ -90,7 +92,7 @@ def suppressed(comparison: Comparison, iou: float) -> Bool[np.ndarray, "n"]:
     if not 0 <= iou <= 1:
         raise UsageError(f"NMS IoU: expected 0 to 1, got {iou}")
     found = comparison.predictions
-    order = Order.of(found, found, label_count=len(comparison.categories), limit=None)
+    order = RankedDetections.of(found, found, label_count=len(comparison.categories), limit=None)
     plain = replace(found, is_crowd=np.zeros(len(found), dtype=bool))
     pairs = box_pairs(plain, plain, order, at_least=np.nextafter(iou, 2))
     place = np.empty(len(found), dtype=np.int64)

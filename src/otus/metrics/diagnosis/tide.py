@@ -168,7 +168,7 @@ def find_errors(
     background_iou
         Up to which it is about nothing (t_b).
     max_dets
-        Detections of a picture and category that count, the best.
+        Detections of an image and category that count, the best.
     masks
         Compare masks, not boxes.
 

@@ -1,7 +1,7 @@
 """``COCO`` in pycocotools' shape, what older code expects of a COCO file; and the annotations of such objects as columns.
 
 A small subset of ``pycocotools.coco.COCO``, by the same names. Departures: nothing is printed; results may be empty and are
-copied, not changed; a result of an unknown picture is named.
+copied, not changed; a result of an unknown image is named.
 """
 
 # ruff: noqa: N802, N803 - pycocotools' names
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 class COCO:
-    """Pictures, categories and annotations of a COCO file, or of what ``dataset`` is set to before ``createIndex``.
+    """Images, categories and annotations of a COCO file, or of what ``dataset`` is set to before ``createIndex``.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class COCO:
             self.catToImgs[one["category_id"]].append(one["image_id"])
 
     def getImgIds(self, imgIds: Any = (), catIds: Any = ()) -> list[Any]:
-        """Ids of the pictures, of some of them, of those that show all of some categories."""
+        """Ids of the images, of some of them, of those that show all of some categories."""
         shown = [set(self.catToImgs[category]) for category in _listed(catIds)]
         return [one for one in _listed(imgIds) or self.imgs if all(one in some for some in shown)]
 
@@ -76,10 +76,10 @@ class COCO:
     def getAnnIds(
         self, imgIds: Any = (), catIds: Any = (), areaRng: Sequence[float] = (), iscrowd: bool | None = None
     ) -> list[int]:
-        """Ids of the annotations of some pictures and categories, with an area between two numbers, crowds or others."""
-        pictures, categories = _listed(imgIds), set(_listed(catIds))
-        if pictures:
-            annotations = [one for picture in pictures for one in self.imgToAnns.get(picture, ())]
+        """Ids of the annotations of some images and categories, with an area between two numbers, crowds or others."""
+        images, categories = _listed(imgIds), set(_listed(catIds))
+        if images:
+            annotations = [one for image in images for one in self.imgToAnns.get(image, ())]
         else:
             annotations = self.dataset.get("annotations", [])
         return [
@@ -99,26 +99,26 @@ class COCO:
         return [self.cats[one] for one in _listed(ids)]
 
     def loadImgs(self, ids: Any = ()) -> list[Record]:
-        """The pictures with some ids."""
+        """The images with some ids."""
         return [self.imgs[one] for one in _listed(ids)]
 
     def loadRes(self, resFile: str | Path | Sequence[Mapping[str, Any]]) -> "COCO":
-        """Results for these pictures, from a JSON file or a list; boxes and areas that they do not say are filled in.
+        """Results for these images, from a JSON file or a list; boxes and areas that they do not say are filled in.
 
         Raises
         ------
         DataError
-            A result of an unknown picture, or without a box, an outline and keypoints.
+            A result of an unknown image, or without a box, an outline and keypoints.
         """
         results = COCO()
         records = [dict(one) for one in _read(resFile, list)]
         for index, one in enumerate(records):
             if one.get("image_id") not in self.imgs:
                 raise DataError(
-                    f"no picture has the id {one.get('image_id')!r}",
+                    f"no image has the id {one.get('image_id')!r}",
                     where=f"[{index}].image_id",
                     remedy="drop or mend this record",
-                    kind="unknown_picture",
+                    kind="unknown_image",
                 )
             box, area = _box_and_area(one, index)
             one.update(id=index + 1, bbox=box, area=area, iscrowd=0)
@@ -131,8 +131,8 @@ class COCO:
         outline = ann["segmentation"]
         if isinstance(outline, dict) and not isinstance(outline["counts"], list):
             return outline
-        picture = self.imgs[ann["image_id"]]
-        runs = rle_codec.frPyObjects(outline, picture["height"], picture["width"])
+        image = self.imgs[ann["image_id"]]
+        runs = rle_codec.frPyObjects(outline, image["height"], image["width"])
         return rle_codec.merge(runs) if isinstance(runs, list) else runs
 
     def annToMask(self, ann: Mapping[str, Any]) -> np.ndarray:
@@ -180,11 +180,11 @@ def objects_of(
     side: str,
     *,
     kind: str,
-    picture_ids: Sequence[Any],
+    image_ids: Sequence[Any],
     category_ids: Sequence[int],
     by_category: bool = True,
 ) -> Objects:
-    """The annotations of some pictures and categories of a ``COCO``, pycocotools' or ours, bit for bit what they say.
+    """The annotations of some images and categories of a ``COCO``, pycocotools' or ours, bit for bit what they say.
 
     Parameters
     ----------
@@ -192,8 +192,8 @@ def objects_of(
         ``truth``, or ``predictions``, which have scores.
     kind
         ``bbox``, ``segm`` or ``keypoints``: what each must have.
-    picture_ids, category_ids
-        In the order of ``picture`` and ``labels``.
+    image_ids, category_ids
+        In the order of ``image`` and ``labels``.
     by_category
         Without it all labels are 0, and objects come in the order of their categories.
 
@@ -202,14 +202,14 @@ def objects_of(
     DataError
         An annotation without a field that is needed, or an id that two of them have.
     """
-    records: list[Record] = coco.loadAnns(coco.getAnnIds(imgIds=picture_ids)) if len(picture_ids) else []
+    records: list[Record] = coco.loadAnns(coco.getAnnIds(imgIds=image_ids)) if len(image_ids) else []
     label_of = {category: label for label, category in enumerate(category_ids)}
     records = [one for one in records if one["category_id"] in label_of]
     labels = np.array([label_of[one["category_id"]] for one in records], dtype=np.int64)
     if not by_category:
         records = [records[i] for i in np.argsort(labels, kind="stable")]
         labels = np.zeros(len(records), dtype=np.int64)
-    place = {picture: i for i, picture in enumerate(picture_ids)}
+    place = {image: i for i, image in enumerate(image_ids)}
     # Masks are compared by their own boxes.
     xywh = np.zeros((len(records), 4)) if kind == "segm" else _numbers(records, "bbox", side, width=4)
     others: dict[str, Any] = {"columns": {"box_sizes_wh": xywh[:, 2:]}}
@@ -230,7 +230,7 @@ def objects_of(
             kind="duplicate_id",
         )
     return Objects.build(
-        picture=[place[one["image_id"]] for one in records],
+        image=[place[one["image_id"]] for one in records],
         labels=labels,
         boxes_xyxy=boxes.convert(xywh, BoxFormat.XYWH, BoxFormat.XYXY),
         ids=ids,
@@ -288,15 +288,15 @@ def _outline(record: Record, side: str) -> bytes | list[np.ndarray]:
     )
 
 
-def sizes_hw_of(picture_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarray, "m 2"]:
-    """The pictures' sizes as one of several ``COCO`` says them; where none does, those of the run lengths."""
-    sizes = np.zeros((len(picture_ids), 2), dtype=np.int64)
-    for index, picture in enumerate(picture_ids):
+def sizes_hw_of(image_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarray, "m 2"]:
+    """The images' sizes as one of several ``COCO`` says them; where none does, those of the run lengths."""
+    sizes = np.zeros((len(image_ids), 2), dtype=np.int64)
+    for index, image in enumerate(image_ids):
         for coco in cocos:
-            said = coco.imgs.get(picture, {})
+            said = coco.imgs.get(image, {})
             if "height" in said and "width" in said:
                 sizes[index] = said["height"], said["width"]
             elif not sizes[index].any():
-                outlines = (one.get("segmentation") for one in coco.imgToAnns.get(picture, ()))
+                outlines = (one.get("segmentation") for one in coco.imgToAnns.get(image, ()))
                 sizes[index] = next((tuple(one["size"]) for one in outlines if isinstance(one, dict)), (0, 0))
     return sizes

@@ -8,8 +8,8 @@ the printed lines are pycocotools' (2.0, BSD), to the bit. For packages that imp
 :func:`init_as_pycocotools` first.
 
 Departures, each of which is a known fault there: an object with id 0 can be found; the summary honours any ``maxDets`` and
-``areaRng`` (there AP is -1 where 100 is not among ``maxDets``); ``accumulate(p)`` on some of the pictures is about these
-pictures; ``params`` keeps its ``catIds`` where ``useCats`` is 0. What cannot be (a score that is not finite, an id twice,
+``areaRng`` (there AP is -1 where 100 is not among ``maxDets``); ``accumulate(p)`` on some of the images is about these
+images; ``params`` keeps its ``catIds`` where ``useCats`` is 0. What cannot be (a score that is not finite, an id twice,
 a negative size) is an error that names the annotation.
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
@@ -31,8 +31,8 @@ from otus.errors import UsageError
 from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import ALL, LARGE, MEDIUM, SMALL, AreaRange, CocoProtocol, CocoResult
 from otus.metrics.detection.mask_pairs import mask_pairs
-from otus.metrics.detection.matching import match_picture
-from otus.metrics.detection.pairs import Order, box_pairs, keypoint_pairs
+from otus.metrics.detection.matching import match_image
+from otus.metrics.detection.pairs import RankedDetections, box_pairs, keypoint_pairs
 from otus.metrics.pycocotools.coco import objects_of, sizes_hw_of
 from otus.structures import Categories, KeypointNames, Objects
 from otus.structures.categories import COCO_PERSON_SIGMAS
@@ -100,7 +100,7 @@ class _Judged:
             sizes_hw = sizes_hw_of(params.imgIds, (coco_dt, coco_gt))
         asked: dict[str, Any] = {
             "kind": params.iouType,
-            "picture_ids": params.imgIds,
+            "image_ids": params.imgIds,
             "category_ids": params.catIds,
             "by_category": bool(params.useCats),
         }
@@ -115,13 +115,15 @@ class _Judged:
             )
         categories = Categories(names, keypoints=keypoints)
         metric = AveragePrecision(params.protocol(), categories)
-        metric.update(truth, found, picture_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
+        metric.update(truth, found, image_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
         return cls(params, truth, found, categories, sizes_hw, metric)
 
     def similarities(self) -> dict[tuple[Any, Any], Any]:
-        """IoU or OKS (D, G) of the detections that count with the objects, by picture and category."""
+        """IoU or OKS (D, G) of the detections that count with the objects, by image and category."""
         protocol = self.metric.protocol
-        order = Order.of(self.truth, self.found, label_count=len(self.categories), limit=protocol.detection_limit)
+        order = RankedDetections.of(
+            self.truth, self.found, label_count=len(self.categories), limit=protocol.detection_limit
+        )
         if self.params.iouType == "bbox":
             pairs = box_pairs(self.truth, self.found, order, at_least=0.0)
         elif self.params.iouType == "segm":
@@ -131,12 +133,12 @@ class _Judged:
             assert sigmas is not None
             pairs = keypoint_pairs(self.truth, self.found, order, sigmas=sigmas, at_least=0.0)
         answer: dict[tuple[Any, Any], Any] = {
-            (picture, category): [] for picture in self.params.imgIds for category in self.params.labels
+            (image, category): [] for image in self.params.imgIds for category in self.params.labels
         }
         starts = np.flatnonzero(order.ranks == 0)
         for first, last in zip(starts, np.append(starts[1:], len(order.ranks)), strict=True):
             one = order.detections[first]
-            key = self.params.imgIds[self.found.picture[one]], self.params.labels[self.found.labels[one]]
+            key = self.params.imgIds[self.found.image[one]], self.params.labels[self.found.labels[one]]
             values = pairs.similarities[pairs.offsets[first] : pairs.offsets[last]]
             answer[key] = values.reshape(last - first, -1) if len(values) else []
         return answer
@@ -262,15 +264,15 @@ class COCOeval:
 
     @property
     def evalImgs(self) -> list[Record | None]:
-        """What became of each detection, by category, area range and picture; made when asked for, by the slow rule."""
+        """What became of each detection, by category, area range and image; made when asked for, by the slow rule."""
         judged = self._evaluated()
         ious = judged.similarities()
-        truths, found = _by_picture_and_label(judged.truth), _by_picture_and_label(judged.found)
+        truths, found = _by_image_and_label(judged.truth), _by_image_and_label(judged.found)
         return [
-            _evaluated_picture(judged, area, picture, label, ious, truths, found)
+            _evaluated_image(judged, area, image, label, ious, truths, found)
             for label in range(len(judged.params.labels))
             for area in judged.params.areaRng
-            for picture in range(len(judged.params.imgIds))
+            for image in range(len(judged.params.imgIds))
         ]
 
 
@@ -289,26 +291,26 @@ def _plain(params: Params) -> dict[str, Any]:
     return {name: np.asarray(value).tolist() for name, value in vars(params).items()}
 
 
-def _by_picture_and_label(objects: Objects) -> dict[tuple[int, int], list[int]]:
+def _by_image_and_label(objects: Objects) -> dict[tuple[int, int], list[int]]:
     answer: dict[tuple[int, int], list[int]] = {}
-    for row, key in enumerate(zip(objects.picture.tolist(), objects.labels.tolist(), strict=True)):
+    for row, key in enumerate(zip(objects.image.tolist(), objects.labels.tolist(), strict=True)):
         answer.setdefault(key, []).append(row)
     return answer
 
 
-def _evaluated_picture(
+def _evaluated_image(
     judged: _Judged,
     area: Sequence[float],
-    picture: int,
+    image: int,
     label: int,
     ious: dict[tuple[Any, Any], Any],
     truths_of: dict[tuple[int, int], list[int]],
     found_of: dict[tuple[int, int], list[int]],
 ) -> Record | None:
-    """One record of ``evalImgs``; None where the picture has neither objects nor detections of the category."""
+    """One record of ``evalImgs``; None where the image has neither objects nor detections of the category."""
     params, truth, found = judged.params, judged.truth, judged.found
-    true = np.array(truths_of.get((picture, label), ()), dtype=np.int64)
-    chosen = np.array(found_of.get((picture, label), ()), dtype=np.int64)
+    true = np.array(truths_of.get((image, label), ()), dtype=np.int64)
+    chosen = np.array(found_of.get((image, label), ()), dtype=np.int64)
     if not len(true) and not len(chosen):
         return None
     assert found.scores is not None
@@ -319,14 +321,14 @@ def _evaluated_picture(
         ignored |= ~(truth.keypoints[true, :, 2] > 0).any(axis=1)
     columns = np.argsort(ignored, kind="stable")
     true, ignored = true[columns], ignored[columns]
-    key = params.imgIds[picture], params.labels[label]
+    key = params.imgIds[image], params.labels[label]
     similarities = np.reshape(ious[key], (len(chosen), len(columns)))[:, columns]
     outside = (found.areas[chosen] < area[0]) | (found.areas[chosen] > area[1])
     detection_matches = np.zeros((len(params.iouThrs), len(chosen)))
     truth_matches = np.zeros((len(params.iouThrs), len(true)))
     detection_ignored = np.zeros((len(params.iouThrs), len(chosen)), dtype=bool)
     for t, threshold in enumerate(params.iouThrs):
-        match = match_picture(similarities, threshold, ignored=ignored, crowd=truth.is_crowd[true])
+        match = match_image(similarities, threshold, ignored=ignored, crowd=truth.is_crowd[true])
         taken = match >= 0
         detection_matches[t, taken] = truth.ids[true[match[taken]]]
         truth_matches[t, match[taken]] = found.ids[chosen[taken]]

@@ -1,7 +1,7 @@
-"""What every detector and segmenter starts with: a trunk, pictures in, feature maps out, fine to coarse.
+"""What every detector and segmenter starts with: a backbone, images in, feature maps out, fine to coarse.
 
-Shape shorthand: B pictures, H x W the picture, C channels. *Level* l is the map of stride 2**l, so level 2 is a quarter of
-the picture's size, as C2 … C5 are counted in "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017,
+Shape shorthand: B images, H x W the image, C channels. *Level* l is the map of stride 2**l, so level 2 is a quarter of
+the image's size, as C2 … C5 are counted in "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017,
 arXiv:1612.03144, section 3).
 """
 
@@ -17,20 +17,20 @@ from torch.nn import functional as F
 from otus.errors import CheckpointError, UsageError
 
 
-class Trunk(nn.Module):
-    """Base of the trunks: pads what is too small, then calls ``maps``.
+class Backbone(nn.Module):
+    """Base of the backbones: pads what is too small, then calls ``maps``.
 
-    A picture with a side shorter than ``least_side`` is padded by zeros on the right and at the bottom, so that a trunk
-    answers for any picture from 1x1 on. Who must know of which size of picture the maps are pads to it beforehand.
+    An image with a side shorter than ``min_size`` is padded by zeros on the right and at the bottom, so that a backbone
+    answers for any image from 1x1 on. Who must know of which size of image the maps are pads to it beforehand.
 
     Attributes
     ----------
     channels
         Channels of each map.
     strides
-        Pixels of the picture that one step on each map spans.
+        Pixels of the image that one step on each map spans.
     minimum_side
-        Pixels that each side of a picture needs.
+        Pixels that each side of an image needs.
     """
 
     channels: tuple[int, ...]
@@ -38,25 +38,25 @@ class Trunk(nn.Module):
     minimum_side: int
 
     @property
-    def least_side(self) -> int:
+    def min_size(self) -> int:
         """``minimum_side``, twice that while training: batch normalisation refuses a map of one value."""
         return self.minimum_side * (2 if self.training else 1)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """One map (B, channels[i], about H / strides[i], about W / strides[i]) a level, fine to coarse."""
         height, width = images.shape[-2:]
-        side = self.least_side
+        side = self.min_size
         if height < side or width < side:
             images = F.pad(images, (0, max(0, side - width), 0, max(0, side - height)))
         return self.maps(images)
 
     def maps(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """As ``forward``, for pictures of at least ``minimum_side``."""
+        """As ``forward``, for images of at least ``minimum_side``."""
         raise NotImplementedError
 
 
-class LayeredTrunk(Trunk):
-    """A trunk of layers that run one after the other; the outputs of some are its maps.
+class LayeredBackbone(Backbone):
+    """A backbone of layers that run one after the other; the outputs of some are its maps.
 
     The layers keep the names they are given, without a prefix, so that other people's checkpoints load by name. Layers
     after the last map are dropped.
@@ -68,7 +68,7 @@ class LayeredTrunk(Trunk):
     levels
         What to return, fine to coarse. A number l means the last layer whose stride is 2**l, a str that layer.
     minimum_side
-        See `Trunk`; the coarsest stride without it.
+        See `Backbone`; the coarsest stride without it.
 
     Raises
     ------
@@ -112,27 +112,27 @@ class LayeredTrunk(Trunk):
         return found
 
 
-def load_classifier_weights(trunk: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Take from a classifier's state what the trunk has; the layers that a trunk does not have are left out.
+def load_classifier_weights(backbone: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Take from a classifier's state what the backbone has; the layers that a backbone does not have are left out.
 
     Raises
     ------
     CheckpointError
-        If a tensor of the trunk is missing in the state or has another shape. Nothing is loaded then.
+        If a tensor of the backbone is missing in the state or has another shape. Nothing is loaded then.
     """
-    own = trunk.state_dict()
+    own = backbone.state_dict()
     wrong = [
         f"{name}: expected {tuple(tensor.shape)}, got {tuple(state[name].shape) if name in state else 'nothing'}"
         for name, tensor in own.items()
         if not name.endswith("num_batches_tracked") and (name not in state or state[name].shape != tensor.shape)
     ]
     if wrong:
-        raise CheckpointError(f"{source}: {len(wrong)} tensors do not fit this trunk, e.g. {'; '.join(wrong[:3])}")
-    trunk.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
+        raise CheckpointError(f"{source}: {len(wrong)} tensors do not fit this backbone, e.g. {'; '.join(wrong[:3])}")
+    backbone.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
 
 
 def _measure(layers: Mapping[str, nn.Module]) -> dict[str, tuple[int, int]]:
-    """Channels and stride of each layer's output, found by a picture without values that costs no arithmetic."""
+    """Channels and stride of each layer's output, found by an image without values that costs no arithmetic."""
     side = 1024
     x = torch.empty(2, 3, side, side, device="meta")
     found = {}

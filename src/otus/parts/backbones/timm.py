@@ -1,4 +1,4 @@
-"""Trunks of timm, where it is installed: any of its models that can be built with ``features_only``.
+"""Backbones of timm, where it is installed: any of its models that can be built with ``features_only``.
 
 Code relied on: timm (github.com/huggingface/pytorch-image-models), Apache-2.0; the licences of its models' weights differ.
 """
@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.errors import MissingExtraError, UsageError
-from otus.parts.backbones.backbone import Trunk, load_classifier_weights
+from otus.parts.backbones.backbone import Backbone, load_classifier_weights
 
 
-class TimmTrunk(Trunk):
-    """A ``features_only`` model of timm as a trunk; build by `timm_trunk`."""
+class TimmBackbone(Backbone):
+    """A ``features_only`` model of timm as a backbone; build by `timm_backbone`."""
 
     def __init__(self, model: nn.Module, *, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -29,13 +29,13 @@ class TimmTrunk(Trunk):
         return [x.permute(0, 3, 1, 2) if channels_last else x for x in self.model(images)]
 
 
-def timm_trunk(name: str, *, levels: Sequence[int], weights: Mapping[str, Tensor] | None = None) -> TimmTrunk:
-    """Build a trunk from a model of timm. Nothing is downloaded.
+def timm_backbone(name: str, *, levels: Sequence[int], weights: Mapping[str, Tensor] | None = None) -> TimmBackbone:
+    """Build a backbone from a model of timm. Nothing is downloaded.
 
     Parameters
     ----------
     name
-        timm's name of the model, e.g. ``convnext_tiny``. Models that take one size of picture only (most transformers)
+        timm's name of the model, e.g. ``convnext_tiny``. Models that take one size of image only (most transformers)
         still do.
     levels
         The maps to return, fine to coarse: l is the last map of stride 2**l.
@@ -54,19 +54,19 @@ def timm_trunk(name: str, *, levels: Sequence[int], weights: Mapping[str, Tensor
     try:
         import timm
     except ImportError:
-        raise MissingExtraError("timm", "timm", f"the trunk {name!r}") from None
+        raise MissingExtraError("timm", "timm", f"the backbone {name!r}") from None
     try:
         with torch.device("meta"):  # only to learn its strides
             feature_info: Any = timm.create_model(name, features_only=True).feature_info
     except (RuntimeError, AttributeError) as error:
-        raise UsageError(f"trunk {name!r}: timm cannot build it with features_only: {error}") from None
+        raise UsageError(f"backbone {name!r}: timm cannot build it with features_only: {error}") from None
     index = {reduction: i for i, reduction in enumerate(feature_info.reduction())}
     if list(levels) != sorted(set(levels)) or any(2**level not in index for level in levels) or not levels:
         known = ", ".join(str(reduction.bit_length() - 1) for reduction in index)
-        raise UsageError(f"trunk {name!r}: levels {tuple(levels)}: expected some of {known}, fine to coarse")
+        raise UsageError(f"backbone {name!r}: levels {tuple(levels)}: expected some of {known}, fine to coarse")
     model = timm.create_model(name, features_only=True, out_indices=tuple(index[2**level] for level in levels))
     feature_info = model.feature_info
-    trunk = TimmTrunk(model, channels=feature_info.channels(), strides=feature_info.reduction())
+    backbone = TimmBackbone(model, channels=feature_info.channels(), strides=feature_info.reduction())
     if weights is not None:
-        load_classifier_weights(trunk.model, weights, source=f"weights of {name}")
-    return trunk
+        load_classifier_weights(backbone.model, weights, source=f"weights of {name}")
+    return backbone

@@ -1,4 +1,4 @@
-"""Trunks of torchvision: AlexNet, VGG, ResNet and its relatives, MobileNetV3.
+"""Backbones of torchvision: AlexNet, VGG, ResNet and its relatives, MobileNetV3.
 
 Papers: AlexNet as in "One weird trick for parallelizing convolutional neural networks" (Krizhevsky, arXiv:1404.5997);
 VGG (Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556); ResNet (He et al., CVPR 2016, arXiv:1512.03385); ResNeXt (Xie et
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from otus.errors import UsageError
-from otus.parts.backbones.backbone import LayeredTrunk, load_classifier_weights
+from otus.parts.backbones.backbone import LayeredBackbone, load_classifier_weights
 
 RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -25,14 +25,14 @@ RESNETS = (
 FEATURE_NETS = ("alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "mobilenet_v3_large", "mobilenet_v3_small")
 
 
-def torchvision_trunk(
+def torchvision_backbone(
     name: str,
     *,
     levels: Sequence[int | str],
     weights: Mapping[str, Tensor] | None = None,
     dilated: bool = False,
-) -> LayeredTrunk:
-    """Build a trunk whose layers have torchvision's names, as its detectors' checkpoints have after ``backbone.body.``.
+) -> LayeredBackbone:
+    """Build a backbone whose layers have torchvision's names, as its detectors' checkpoints have after ``backbone.body.``.
 
     Parameters
     ----------
@@ -56,14 +56,14 @@ def torchvision_trunk(
 
     Examples
     --------
-    >>> trunk = torchvision_trunk("resnet18", levels=(2, 3, 4, 5))
-    >>> trunk.channels, trunk.strides
+    >>> backbone = torchvision_backbone("resnet18", levels=(2, 3, 4, 5))
+    >>> backbone.channels, backbone.strides
     ((64, 128, 256, 512), (4, 8, 16, 32))
     """
     if name not in RESNETS + FEATURE_NETS:
-        raise UsageError(f"trunk {name!r}: expected one of {', '.join(RESNETS + FEATURE_NETS)}")
+        raise UsageError(f"backbone {name!r}: expected one of {', '.join(RESNETS + FEATURE_NETS)}")
     if dilated and name not in RESNETS[2:]:
-        raise UsageError(f"trunk {name!r} cannot be dilated: expected one of {', '.join(RESNETS[2:])}")
+        raise UsageError(f"backbone {name!r} cannot be dilated: expected one of {', '.join(RESNETS[2:])}")
     if name in RESNETS:
         dilation = {"replace_stride_with_dilation": [False, False, True]} if dilated else {}
         layers = dict(getattr(models, name)(weights=None, **dilation).named_children())
@@ -71,11 +71,11 @@ def torchvision_trunk(
     else:
         layers = dict(_features(name).named_children())
     # AlexNet's poolings lose the border: less than 63 pixels leave nothing for the last.
-    trunk = LayeredTrunk(layers, levels=levels, minimum_side=63 if name == "alexnet" else None)
+    backbone = LayeredBackbone(layers, levels=levels, minimum_side=63 if name == "alexnet" else None)
     if weights is not None:
         plain = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
-        load_classifier_weights(trunk, plain, source=f"weights of {name}")
-    return trunk
+        load_classifier_weights(backbone, plain, source=f"weights of {name}")
+    return backbone
 
 
 def _features(name: str) -> nn.Module:

@@ -3,7 +3,7 @@
 Paper: "Faster R-CNN" (Ren et al., NeurIPS 2015, arXiv:1506.01497), section 3.1.1.
 Reference: torchvision ``AnchorGenerator`` (BSD-3-Clause), whose rounding and strides are kept so that its weights fit:
 the corners of the K boxes of a location are rounded to whole pixels, and the distance between locations is the padded
-picture's side divided by the map's, rounded down (61 and not 64 where 800 pixels became 13 steps).
+image's side divided by the map's, rounded down (61 and not 64 where 800 pixels became 13 steps).
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from torch import Tensor
 from otus.errors import ShapeError
 
 
-class Anchors:
+class GridAnchorGenerator:
     """The anchors of one or several maps.
 
     Parameters
     ----------
     sizes
-        For each map, the square roots of the anchors' areas in pixels of the picture.
+        For each map, the square roots of the anchors' areas in pixels of the image.
     aspect_ratios
         Height / width, for every map and size.
 
@@ -54,7 +54,7 @@ class Anchors:
         grids_hw
             Height and width of each map.
         padded_hw
-            Height and width of the batch of pictures that the maps were made of.
+            Height and width of the batch of images that the maps were made of.
         """
         if len(grids_hw) != len(self.sizes):
             raise ShapeError(f"anchors: sizes are given for {len(self.sizes)} maps, but there are {len(grids_hw)}")

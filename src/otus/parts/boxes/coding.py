@@ -16,7 +16,7 @@ from torch.nn import functional as F
 LARGEST_LOG_SCALE = math.log(1000 / 16)
 
 
-class BoxTransform:
+class DeltaBoxCoder:
     """Encode boxes relative to regions, and decode.
 
     Parameters
@@ -26,7 +26,7 @@ class BoxTransform:
 
     Examples
     --------
-    >>> transform = BoxTransform()
+    >>> transform = DeltaBoxCoder()
     >>> region = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     >>> code = transform.encode(torch.tensor([[5.0, 0.0, 15.0, 10.0]]), region)
     >>> code.tolist(), transform.decode(code, region).tolist()
@@ -57,7 +57,7 @@ class BoxTransform:
         return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], dim=-1)
 
 
-class EdgeDistances:
+class LTRBCoder:
     """How far the four edges are from a location, in units of the location's stride (FCOS, arXiv:1904.01355, equation 1).
 
     A location is a square anchor of the stride's size around it. Departure, torchvision's: ReLU in the place of the paper's
@@ -65,7 +65,7 @@ class EdgeDistances:
 
     Examples
     --------
-    >>> code = EdgeDistances().encode(torch.tensor([[0.0, 0.0, 8.0, 16.0]]), torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
+    >>> code = LTRBCoder().encode(torch.tensor([[0.0, 0.0, 8.0, 16.0]]), torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
     >>> code.tolist()
     [[0.5, 0.5, 1.5, 3.5]]
     """

@@ -59,11 +59,11 @@ class IoUMatcher:
                 chosen = ((iou == of_objects) & (of_objects > 0)).any(dim=0)
                 matches[chosen] = closest[chosen]
         if crowds is not None and len(crowds):
-            matches[(matches == NEGATIVE) & (share_inside(regions, crowds) >= 0.5)] = NEUTRAL
+            matches[(matches == NEGATIVE) & (pairwise_ioa(regions, crowds) >= 0.5)] = NEUTRAL
         return matches
 
 
-def share_inside(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> Float[Tensor, "r"]:
+def pairwise_ioa(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> Float[Tensor, "r"]:
     """The largest share of each region's area that lies in one of the boxes."""
     top_left = torch.maximum(regions[:, None, :2], boxes[None, :, :2])
     bottom_right = torch.minimum(regions[:, None, 2:], boxes[None, :, 2:])
@@ -71,7 +71,7 @@ def share_inside(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> 
     return overlap / box_area(regions).clamp(min=torch.finfo(regions.dtype).tiny)
 
 
-def iou_of_pairs(boxes: Float[Tensor, "*n 4"], others: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
+def paired_iou(boxes: Float[Tensor, "*n 4"], others: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """IoU of each box with the one that stands at its place; leading axes broadcast."""
     top_left = torch.maximum(boxes[..., :2], others[..., :2])
     bottom_right = torch.minimum(boxes[..., 2:], others[..., 2:])

@@ -6,7 +6,7 @@ Reference: torchvision ``batched_nms`` (BSD-3-Clause), whose CPU operator knows 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torchvision.ops import batched_nms, box_area
+from torchvision import ops
 
 from otus.parts.boxes import _nms_kernels as kernels
 
@@ -16,7 +16,7 @@ _FEW = 1000
 _ENOUGH = 4  # times the limit
 
 
-def suppress(
+def batched_nms(
     boxes: Float[Tensor, "n 4"],
     scores: Float[Tensor, "n"],
     groups: Int[Tensor, "n"],
@@ -45,7 +45,7 @@ def suppress(
     boxes, scores = boxes.detach().float(), scores.detach().float()
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if traced or boxes.device.type != "cpu" or len(boxes) <= _FEW:
-        kept = batched_nms(boxes, scores, groups, iou_threshold)
+        kept = ops.batched_nms(boxes, scores, groups, iou_threshold)
         if not traced:
             kept = kept.sort().values
             kept = kept[scores[kept].argsort(descending=True, stable=True)]
@@ -66,7 +66,7 @@ def _keep_greedily(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold:
         scores.argsort(descending=True, stable=True).numpy(),
         groups.contiguous().numpy(),
         boxes.contiguous().numpy(),
-        box_area(boxes).numpy(),
+        ops.box_area(boxes).numpy(),
         None,
         float(iou_threshold),
         limit,

@@ -54,14 +54,14 @@ def in_frame_of(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) ->
     return torch.stack([x * cos + y * sin, y * cos - x * sin], dim=-1)
 
 
-class OrientedTransform:
+class OrientedBoxCoder:
     """Centre and size in units of a square anchor, and the angle as cosine and sine of its double.
 
     Twice the angle is the same for r and r + pi, so that boxes that look alike have codes that are alike.
 
     Examples
     --------
-    >>> transform, anchor = OrientedTransform(), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
+    >>> transform, anchor = OrientedBoxCoder(), torch.tensor([[0.0, 0.0, 8.0, 8.0]])
     >>> box = torch.tensor([[4.0, 8.0, 16.0, 8.0, 0.5]])
     >>> transform.decode(transform.encode(box, anchor), anchor).round(decimals=4).tolist()
     [[4.0, 8.0, 16.0, 8.0, 0.5]]
@@ -112,10 +112,10 @@ class OrientedPostprocess(Postprocess):
         self, boxes: Float[Tensor, "n 5"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
     ) -> Int[Tensor, "kept"]:
         """As :meth:`~otus.parts.postprocess.Postprocess.keep`."""
-        return suppress_oriented(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
+        return oriented_nms(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
 
 
-def suppress_oriented(
+def oriented_nms(
     boxes: Float[Tensor, "n 5"],
     scores: Float[Tensor, "n"],
     groups: Int[Tensor, "n"],
@@ -123,7 +123,7 @@ def suppress_oriented(
     iou_threshold: float,
     limit: int | None = None,
 ) -> Int[Tensor, "kept"]:
-    """As :func:`~otus.parts.boxes.nms.suppress`, for oriented boxes, by their exact IoU."""
+    """As :func:`~otus.parts.boxes.nms.batched_nms`, for oriented boxes, by their exact IoU."""
     boxes_xywhr = boxes.detach().cpu().double().numpy()
     kept = kernels.keep_greedily(
         scores.detach().argsort(descending=True, stable=True).cpu().numpy(),

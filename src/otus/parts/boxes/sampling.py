@@ -19,7 +19,7 @@ class BalancedSampler:
     Parameters
     ----------
     count
-        Regions of one picture; negatives fill up what positives leave.
+        Regions of one image; negatives fill up what positives leave.
     positive_share
         At most this share are positives.
     """

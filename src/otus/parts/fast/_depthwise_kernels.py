@@ -26,10 +26,10 @@ def depthwise_gradient(
     height, width = maps.shape[1], maps.shape[2]
     for a in range(first, last, BLOCK):
         b = min(a + BLOCK, last)
-        for picture in range(len(maps)):
+        for image in range(len(maps)):
             for i in range(of_output.shape[1]):
                 for j in range(of_output.shape[2]):
-                    said = of_output[picture, i, j, a:b]
+                    said = of_output[image, i, j, a:b]
                     for row in range(len(weight)):
                         y = i * stride - padding + row * dilation
                         if y < 0 or y >= height:
@@ -38,7 +38,7 @@ def depthwise_gradient(
                             x = j * stride - padding + column * dilation
                             if x < 0 or x >= width:
                                 continue
-                            seen, to_map = maps[picture, y, x, a:b], of_maps[picture, y, x, a:b]
+                            seen, to_map = maps[image, y, x, a:b], of_maps[image, y, x, a:b]
                             by, to_weight = weight[row, column, a:b], of_weight[row, column, a:b]
                             for c in range(b - a):
                                 to_map[c] += said[c] * by[c]

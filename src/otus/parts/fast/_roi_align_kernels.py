@@ -41,7 +41,7 @@ def roi_align_gradient(
     samples: int,
     maps: Float[np.ndarray, "b h w c"],
 ) -> None:
-    """Add the gradient of the pieces of pictures ``first`` … ``last - 1`` to that of their maps."""
+    """Add the gradient of the pieces of images ``first`` … ``last - 1`` to that of their maps."""
     side, channels = pieces.shape[1], pieces.shape[3]
     height, width = maps.shape[1], maps.shape[2]
     for r in range(len(regions)):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from otus.parts.backbones.backbone import LayeredTrunk
+from otus.parts.backbones.backbone import LayeredBackbone
 from otus.parts.backbones.norms import fuse_frozen_norms, is_plain_convolution
 from otus.parts.transformer.attention import ExactLinear
 
@@ -102,13 +102,13 @@ def _replace(module: nn.Module) -> None:
             setattr(module, name, FusedBlock(child))
         else:
             _replace(child)
-    if isinstance(module, nn.Sequential | LayeredTrunk):
+    if isinstance(module, nn.Sequential | LayeredBackbone):
         _replace_in_sequence(module)
 
 
-def _replace_in_sequence(sequence: nn.Sequential | LayeredTrunk) -> None:
+def _replace_in_sequence(sequence: nn.Sequential | LayeredBackbone) -> None:
     """Convolution, nothing (a norm that was folded), activation: one module and two that do nothing."""
-    asked_for = sequence.taps if isinstance(sequence, LayeredTrunk) else ()
+    asked_for = sequence.taps if isinstance(sequence, LayeredBackbone) else ()
     names = [name for name, child in sequence.named_children() if not isinstance(child, nn.Identity)]
     for name, following in zip(names, [*names[1:], ""], strict=True):
         conv = sequence.get_submodule(name)

@@ -1,6 +1,6 @@
 """What is there, and where exactly: the head that every region-based detector shares.
 
-Shape shorthand: R regions of all pictures, N objects, S class slots (background among them).
+Shape shorthand: R regions of all images, N objects, S class slots (background among them).
 
 Papers: R-CNN (arXiv:1311.2524, section 2.3 and appendix C): class scores and a transform for each class, regions assigned
 by IoU. Fast R-CNN (arXiv:1504.08083, section 2.3): both learned at once.
@@ -21,21 +21,21 @@ from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from otus.parts.batching import Target
-from otus.parts.boxes.coding import BoxTransform
+from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.detections import Detections
-from otus.parts.heads.class_indices import slot_tables
-from otus.parts.losses import transform_loss, zero_loss
+from otus.parts.heads.class_indices import class_index_tables
+from otus.parts.losses import box_delta_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 
 REGIONS_TO_LEARN_FROM = BalancedSampler(count=512, positive_share=0.25)
-"""How many regions of a picture, and how many of them at most positive."""
+"""How many regions of an image, and how many of them at most positive."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The regions of one picture that a step learns from.
+    """The regions of one image that a step learns from.
 
     ``matches`` are indices of objects, -1 for background; ``slots`` the class slots to be answered.
     """
@@ -50,7 +50,7 @@ class Assignment:
         return self.regions[chosen], self.matches[chosen]
 
 
-class TwoFullyConnected(nn.Module):
+class TwoLayerMLP(nn.Module):
     """The box head's usual network: two fully connected layers (fc6 and fc7, as AlexNet's and VGG's are called)."""
 
     def __init__(self, inputs: int, features: int) -> None:
@@ -82,31 +82,31 @@ class BoxHead(nn.Module):
         Whether regions are moved onto objects. Without, the head only names them: a region is the box that is reported.
     """
 
-    slot_of_label: Tensor
-    label_of_slot: Tensor
+    index_of_label: Tensor
+    label_of_index: Tensor
 
     def __init__(
         self,
         network: nn.Module,
         *,
         features: int,
-        class_slots: Sequence[int],
+        class_indices: Sequence[int],
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
         sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
-        transform: BoxTransform | None = None,
+        transform: DeltaBoxCoder | None = None,
         moves: bool = True,
     ) -> None:
         super().__init__()
-        label_of_slot, slot_of_label = slot_tables(class_slots, background=True)
-        self.slots = len(label_of_slot)
+        label_of_index, index_of_label = class_index_tables(class_indices, background=True)
+        self.slots = len(label_of_index)
         self.network = network
         self.cls_score = nn.Linear(features, self.slots)
         self.bbox_pred = nn.Linear(features, self.slots * 4) if moves else None
-        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
-        self.register_buffer("slot_of_label", slot_of_label, persistent=False)
+        self.register_buffer("label_of_slot", label_of_index, persistent=False)
+        self.register_buffer("slot_of_label", index_of_label, persistent=False)
         self.matcher = matcher
         self.sampler = sampler
-        self.transform = transform or BoxTransform((10.0, 10.0, 5.0, 5.0))
+        self.transform = transform or DeltaBoxCoder((10.0, 10.0, 5.0, 5.0))
 
     def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
         """Class logits and, for each class, the transform of each region (zeros where nothing moves); float32."""
@@ -125,13 +125,13 @@ class BoxHead(nn.Module):
     ) -> list[Assignment]:
         """Draw regions to learn from among the proposals and, so that there are good ones, the objects' own boxes."""
         assignments = []
-        for of_picture, target in zip(proposals, targets, strict=True):
-            regions = torch.cat([of_picture, target.boxes])
+        for of_image, target in zip(proposals, targets, strict=True):
+            regions = torch.cat([of_image, target.boxes])
             matches = self.matcher(regions, target.boxes, crowds=target.crowds)
             positives, negatives = self.sampler(matches, generator=generator)
             chosen = torch.cat([positives, negatives]).sort().values
             slots = torch.zeros_like(matches)
-            slots[positives] = self.slot_of_label[target.labels[matches[positives]]]
+            slots[positives] = self.index_of_label[target.labels[matches[positives]]]
             assignments.append(Assignment(regions[chosen], matches[chosen], slots[chosen]))
         return assignments
 
@@ -157,7 +157,7 @@ class BoxHead(nn.Module):
         predicted = transforms[positive, slots[positive]]
         return {
             "class": F.cross_entropy(logits, slots),
-            "box": transform_loss(predicted, torch.cat(codes), count=len(slots)),
+            "box": box_delta_loss(predicted, torch.cat(codes), count=len(slots)),
         }
 
     def candidates(
@@ -169,14 +169,14 @@ class BoxHead(nn.Module):
         *,
         postprocess: Postprocess,
     ) -> Detections:
-        """What one picture's regions say before suppression: every pair of region and category above its threshold."""
-        region, slot = torch.where(scores > postprocess.thresholds(self.label_of_slot))
+        """What one image's regions say before suppression: every pair of region and category above its threshold."""
+        region, slot = torch.where(scores > postprocess.thresholds(self.label_of_index))
         boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
-        found = Detections(boxes, scores[region, slot], self.label_of_slot[slot], region)
+        found = Detections(boxes, scores[region, slot], self.label_of_index[slot], region)
         return found[remove_small_boxes(boxes, 1e-2)]
 
 
-def fully_connected_head(
+def two_layer_mlp_head(
     inputs: int,
     category_count: int,
     *,
@@ -197,9 +197,9 @@ def fully_connected_head(
         See :class:`BoxHead`.
     """
     return BoxHead(
-        TwoFullyConnected(inputs, features),
+        TwoLayerMLP(inputs, features),
         features=features,
-        class_slots=tuple(range(1, category_count + 1)),
+        class_indices=tuple(range(1, category_count + 1)),
         matcher=matcher,
         sampler=sampler,
         moves=moves,

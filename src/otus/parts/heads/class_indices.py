@@ -10,7 +10,9 @@ from otus.errors import ShapeError
 from otus.structures import Categories
 
 
-def slots_of(categories: Categories, class_slots: Sequence[int] | None, *, background: bool) -> tuple[int, ...]:
+def class_indices_of(
+    categories: Categories, class_indices: Sequence[int] | None, *, background: bool
+) -> tuple[int, ...]:
     """The class slots given, else one a label: from 0 on, or from 1 on where slot 0 is background.
 
     Weights trained on COCO by others have 91 slots, numbered by COCO's ids; those of no category are never reported.
@@ -20,14 +22,16 @@ def slots_of(categories: Categories, class_slots: Sequence[int] | None, *, backg
     ShapeError
         If there are no categories, or not as many slots.
     """
-    if class_slots is None:
-        class_slots = range(int(background), len(categories) + int(background))
-    if len(class_slots) != len(categories) or not class_slots:
-        raise ShapeError(f"class slots: expected one for each category ({len(categories)}), got {tuple(class_slots)}")
-    return tuple(class_slots)
+    if class_indices is None:
+        class_indices = range(int(background), len(categories) + int(background))
+    if len(class_indices) != len(categories) or not class_indices:
+        raise ShapeError(
+            f"class_indices: expected one for each category ({len(categories)}), got {tuple(class_indices)}"
+        )
+    return tuple(class_indices)
 
 
-def slot_tables(class_slots: Sequence[int], *, background: bool) -> tuple[Int[Tensor, "s"], Int[Tensor, "k"]]:
+def class_index_tables(class_indices: Sequence[int], *, background: bool) -> tuple[Int[Tensor, "s"], Int[Tensor, "k"]]:
     """The label of each slot, -1 for none, and the slot of each label.
 
     Raises
@@ -36,9 +40,9 @@ def slot_tables(class_slots: Sequence[int], *, background: bool) -> tuple[Int[Te
         If two labels share a slot, or one has background's.
     """
     first = int(background)
-    if not class_slots or min(class_slots) < first or len(set(class_slots)) != len(class_slots):
-        raise ShapeError(f"class slots: expected different numbers from {first} on, got {tuple(class_slots)}")
-    slot_of_label = torch.tensor(class_slots)
-    label_of_slot = torch.full((max(class_slots) + 1,), -1)
-    label_of_slot[slot_of_label] = torch.arange(len(class_slots))
-    return label_of_slot, slot_of_label
+    if not class_indices or min(class_indices) < first or len(set(class_indices)) != len(class_indices):
+        raise ShapeError(f"class_indices: expected different numbers from {first} on, got {tuple(class_indices)}")
+    index_of_label = torch.tensor(class_indices)
+    label_of_index = torch.full((max(class_indices) + 1,), -1)
+    label_of_index[index_of_label] = torch.arange(len(class_indices))
+    return label_of_index, index_of_label

@@ -1,6 +1,6 @@
 """The head of dense detectors: two towers of convolutions that slide over all levels of a pyramid with the same weights.
 
-Shape shorthand: B pictures, A anchors of a map, K anchors a location, S class slots, D numbers that code a box.
+Shape shorthand: B images, A anchors of a map, K anchors a location, S class slots, D numbers that code a box.
 
 Paper: "Focal Loss for Dense Object Detection" (Lin et al., ICCV 2017, arXiv:1708.02002), section 4, "Classification
 Subnet" and "Box Regression Subnet"; FCOS (arXiv:1904.01355, section 3) uses the same, with a third answer beside the box.
@@ -21,7 +21,7 @@ PRIOR = 0.01
 
 
 @dataclass(frozen=True)
-class Answers:
+class DenseOutputs:
     """What a dense head says of the anchors of each map, float32. Lists have one entry a map.
 
     ``quality`` is a further logit of each anchor: how well it is placed.
@@ -31,10 +31,10 @@ class Answers:
     codes: list[Float[Tensor, "b _ d"]]
     quality: list[Float[Tensor, "b _"]] | None = None
 
-    def of_all_maps(self) -> "Answers":
+    def of_all_maps(self) -> "DenseOutputs":
         """The same as lists of one entry, the maps one after the other."""
         quality = None if self.quality is None else [torch.cat(self.quality, 1)]
-        return Answers([torch.cat(self.logits, 1)], [torch.cat(self.codes, 1)], quality)
+        return DenseOutputs([torch.cat(self.logits, 1)], [torch.cat(self.codes, 1)], quality)
 
 
 def by_anchor(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:
@@ -101,7 +101,7 @@ class TowerHead(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.classification["cls_logits"].bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
 
-    def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> Answers:
+    def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> DenseOutputs:
         """What is said of the anchors of each map."""
         logits, codes, quality = [], [], []
         for x in maps:
@@ -110,4 +110,4 @@ class TowerHead(nn.Module):
             codes.append(by_anchor(self.regression["bbox_reg"](y), self.numbers))
             if self.has_quality:
                 quality.append(by_anchor(self.regression["bbox_ctrness"](y), 1)[..., 0])
-        return Answers(logits, codes, quality if self.has_quality else None)
+        return DenseOutputs(logits, codes, quality if self.has_quality else None)

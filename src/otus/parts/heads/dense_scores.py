@@ -1,8 +1,8 @@
-"""Which of a dense head's many answers are worth a box: the candidates of one picture, chosen before any is decoded.
+"""Which of a dense head's many answers are worth a box: the candidates of one image, chosen before any is decoded.
 
 Shape shorthand: A anchors of a map, S class slots, N candidates.
 
-A picture has up to 200,000 anchors and 90 classes, nearly all of them background. Boxes are therefore made only of what is
+An image has up to 200,000 anchors and 90 classes, nearly all of them background. Boxes are therefore made only of what is
 chosen, and scores, where a class's logit alone decides, only where it can reach the threshold at all.
 Reference: ``postprocess_detections`` of torchvision's RetinaNet, FCOS and SSD (BSD-3-Clause), whose choice this is.
 """
@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from otus.parts.heads.dense_head import Answers
+from otus.parts.heads.dense_head import DenseOutputs
 from otus.parts.ranking import stable_topk
 
-Chosen = tuple[Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
+CandidateIndices = tuple[Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
 """Scores, class slots, and indices into the anchors of all maps."""
 
 
@@ -37,21 +37,21 @@ class SigmoidScores:
         """No slot: where every class says no."""
         return None
 
-    def choose(self, answers: Answers, picture: int, thresholds: Float[Tensor, "s"]) -> Chosen:
-        """Candidates of one picture whose scores are above the threshold of their slot."""
+    def choose(self, answers: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
+        """Candidates of one image whose scores are above the threshold of their slot."""
         score_threshold = float(thresholds.min())
         least = score_threshold if answers.quality is None else score_threshold**2
         # A little below, so that rounding decides nothing here.
         loose = float(torch.logit(torch.tensor(least, dtype=torch.float64))) - 1e-3
-        found: list[Chosen] = []
+        found: list[CandidateIndices] = []
         first = 0
         for level, of_batch in enumerate(answers.logits):
-            logits = of_batch[picture]
+            logits = of_batch[image]
             index = torch.where(logits.flatten() > loose)[0]
             scores = logits.flatten()[index].sigmoid()
             anchors, slots = index.div(logits.shape[1], rounding_mode="floor"), index % logits.shape[1]
             if answers.quality is not None:
-                scores = (scores * answers.quality[level][picture, anchors].sigmoid()).sqrt()
+                scores = (scores * answers.quality[level][image, anchors].sigmoid()).sqrt()
             kept = torch.where(scores > thresholds[slots])[0]
             kept = kept[stable_topk(scores[kept][None], self.per_map)[0]]
             found.append((scores[kept], slots[kept], anchors[kept] + first))
@@ -59,13 +59,13 @@ class SigmoidScores:
         scores, slots, anchors = (torch.cat(column) for column in zip(*found, strict=True))
         return scores, slots, anchors
 
-    def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]:
+    def everywhere(self, answers: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
         """The scores of all anchors of each map."""
-        found = [logits[picture].sigmoid() for logits in answers.logits]
+        found = [logits[image].sigmoid() for logits in answers.logits]
         if answers.quality is None:
             return found
         return [
-            (scores * quality[picture].sigmoid()[:, None]).sqrt()
+            (scores * quality[image].sigmoid()[:, None]).sqrt()
             for scores, quality in zip(found, answers.quality, strict=True)
         ]
 
@@ -87,10 +87,10 @@ class SoftmaxScores:
         """Its slot."""
         return 0
 
-    def choose(self, answers: Answers, picture: int, thresholds: Float[Tensor, "s"]) -> Chosen:
-        """Candidates of one picture whose scores are above the threshold of their slot."""
+    def choose(self, answers: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
+        """Candidates of one image whose scores are above the threshold of their slot."""
         slots = torch.where(thresholds.isfinite())[0]
-        scores = torch.cat(self.everywhere(answers, picture)).T[slots]
+        scores = torch.cat(self.everywhere(answers, image)).T[slots]
         chosen = scores > thresholds[slots, None]
         # The best are sought only of categories that have too many.
         crowded = torch.where(chosen.sum(dim=1) > self.per_category)[0]
@@ -99,6 +99,6 @@ class SoftmaxScores:
         row, anchors = torch.where(chosen)
         return scores[row, anchors], slots[row], anchors
 
-    def everywhere(self, answers: Answers, picture: int) -> list[Float[Tensor, "_ s"]]:
+    def everywhere(self, answers: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
         """The scores of all anchors of each map."""
-        return [logits[picture].softmax(dim=1) for logits in answers.logits]
+        return [logits[image].softmax(dim=1) for logits in answers.logits]

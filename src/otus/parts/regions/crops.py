@@ -1,9 +1,9 @@
-"""What a region looks like, the first way: cut it out of the picture, warp it to one size, run the whole network on it.
+"""What a region looks like, the first way: cut it out of the image, warp it to one size, run the whole network on it.
 
-Shape shorthand: R regions of all pictures, C channels, S the side of a crop, s of its map.
+Shape shorthand: R regions of all images, C channels, S the side of a crop, s of its map.
 
 Paper: R-CNN (Girshick et al., CVPR 2014, arXiv:1311.2524), section 2.1 and appendix A: "warp" with 16 pixels of context
-at 227. What lies outside the picture is its mean colour, which is 0 after normalising.
+at 227. What lies outside the image is its mean colour, which is 0 after normalising.
 """
 
 import math
@@ -15,42 +15,42 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.errors import UsageError
-from otus.parts.backbones.backbone import Trunk
+from otus.parts.backbones.backbone import Backbone
 from otus.parts.batching import Batch
-from otus.parts.inference_mode import predicting
+from otus.parts.inference_mode import inference_mode
 
 
 class WarpedCrops(nn.Module):
-    """Region features of the sliding window and of R-CNN: a crop and a pass of the trunk for each region.
+    """Region features of the sliding window and of R-CNN: a crop and a pass of the backbone for each region.
 
     Parameters
     ----------
-    trunk
+    backbone
         Crops in, maps out, of which the last counts.
     side
-        Height and width of a crop, at least twice what the trunk needs.
+        Height and width of a crop, at least twice what the backbone needs.
     context
         Pixels of a crop, on each of its sides, that show what is around the region.
     chunk
-        Crops in the trunk at one time: what memory is needed depends on it, not on the number of regions. (While learning
+        Crops in the backbone at one time: what memory is needed depends on it, not on the number of regions. (While learning
         it does depend on the number that is learned from.)
     """
 
-    least_side = 1  # of the picture; crops have a size of their own
+    min_size = 1  # of the image; crops have a size of their own
 
-    def __init__(self, trunk: Trunk, *, side: int, context: int = 0, chunk: int = 32) -> None:
+    def __init__(self, backbone: Backbone, *, side: int, context: int = 0, chunk: int = 32) -> None:
         super().__init__()
         if side < 1 or not 0 <= 2 * context < side or chunk < 1:
             raise UsageError(
                 f"crops: expected 0 <= 2 * context < side and chunk >= 1, got {side=}, {context=}, {chunk=}"
             )
-        if side < 2 * trunk.minimum_side:  # it would be padded while learning alone (Trunk.least_side)
-            raise UsageError(f"crops: expected a side of {2 * trunk.minimum_side} pixels or more, got {side}")
-        self.trunk = trunk
+        if side < 2 * backbone.minimum_side:  # it would be padded while learning alone (Backbone.least_side)
+            raise UsageError(f"crops: expected a side of {2 * backbone.minimum_side} pixels or more, got {side}")
+        self.backbone = backbone
         self.side = side
         self.context = context
         self.chunk = chunk
-        with predicting(trunk) as evaluated:
+        with inference_mode(backbone) as evaluated:
             self.piece_shape: tuple[int, ...] = tuple(evaluated(torch.zeros(1, 3, side, side))[-1].shape[1:])
 
     @property
@@ -65,24 +65,24 @@ class WarpedCrops(nn.Module):
     def extract(
         self, maps: Sequence[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
-        """The trunk's last map of each crop."""
+        """The backbone's last map of each crop."""
         pieces = [
-            self.trunk(warp(image[:, :height, :width], part, side=self.side, context=self.context))[-1].float()
-            for image, (height, width), of_picture in zip(batch.images, batch.sizes_hw, boxes, strict=True)
-            for part in torch.split(of_picture, self.chunk)
+            self.backbone(warp(image[:, :height, :width], part, side=self.side, context=self.context))[-1].float()
+            for image, (height, width), of_image in zip(batch.images, batch.sizes_hw, boxes, strict=True)
+            for part in torch.split(of_image, self.chunk)
             if len(part)
         ]
-        if not pieces:  # one crop that nobody looks at, so that the trunk gets its gradient of zeros
-            return self.trunk(batch.images.new_zeros(1, 3, self.side, self.side))[-1][:0].float()
+        if not pieces:  # one crop that nobody looks at, so that the backbone gets its gradient of zeros
+            return self.backbone(batch.images.new_zeros(1, 3, self.side, self.side))[-1][:0].float()
         return torch.cat(pieces)
 
 
 def warp(
     image: Float[Tensor, "3 h w"], boxes: Float[Tensor, "r 4"], *, side: int, context: int = 0
 ) -> Float[Tensor, "r 3 side side"]:
-    """Each box of a picture stretched to ``side - 2 * context`` pixels, with what is around it.
+    """Each box of an image stretched to ``side - 2 * context`` pixels, with what is around it.
 
-    Bilinear; 0 outside the picture, which is not mixed into its border.
+    Bilinear; 0 outside the image, which is not mixed into its border.
 
     Examples
     --------
@@ -96,8 +96,8 @@ def warp(
     x, y = x1 + steps * (x2 - x1), y1 + steps * (y2 - y1)
     inside = ((y >= 0) & (y <= height))[:, None, :, None] & ((x >= 0) & (x <= width))[:, None, None, :]
     shape = (len(boxes), side, side)
-    # grid_sample counts from -1 at one border of the picture to 1 at the other.
+    # grid_sample counts from -1 at one border of the image to 1 at the other.
     places = [(x * (2 / width) - 1)[:, None, :].expand(shape), (y * (2 / height) - 1)[:, :, None].expand(shape)]
-    pictures = image.float().expand(len(boxes), -1, -1, -1)
-    crops = F.grid_sample(pictures, torch.stack(places, dim=-1), padding_mode="border", align_corners=False)
+    images = image.float().expand(len(boxes), -1, -1, -1)
+    crops = F.grid_sample(images, torch.stack(places, dim=-1), padding_mode="border", align_corners=False)
     return crops * inside

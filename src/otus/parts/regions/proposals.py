@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Proposals:
-    """Regions of each picture that may hold an object, the likeliest first.
+    """Regions of each image that may hold an object, the likeliest first.
 
     ``scores`` are in [0, 1]. ``levels`` and ``anchors`` say of which map and anchor each was made, where there are any.
     """

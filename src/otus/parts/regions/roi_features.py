@@ -1,10 +1,10 @@
 """What a region looks like: a piece of fixed size for every region, cut out of maps that all regions share.
 
-Shape shorthand: B pictures, R regions of all pictures, C channels, s the side of a piece.
+Shape shorthand: B images, R regions of all images, C channels, s the side of a piece.
 
 Papers: RoI pool: Fast R-CNN (Girshick, ICCV 2015, arXiv:1504.08083, section 2.1). RoI align: Mask R-CNN (He et al., ICCV
 2017, arXiv:1703.06870, section 3). Choice of the level: FPN (arXiv:1612.03144, equation 1).
-Reference: torchvision ``MultiScaleRoIAlign`` (BSD-3-Clause), equal to it but for this: strides are the trunk's, not
+Reference: torchvision ``MultiScaleRoIAlign`` (BSD-3-Clause), equal to it but for this: strides are the backbone's, not
 guessed from the first batch.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torchvision.ops import box_area, roi_align, roi_pool
 
-from otus.parts.backbones.backbone import Trunk
+from otus.parts.backbones.backbone import Backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.batching import Batch
 from otus.parts.fast import _roi_align_kernels as kernels
@@ -30,7 +30,7 @@ CANONICAL_SIZE = 224
 CANONICAL_LEVEL = 4
 
 
-class RegionPooling:
+class RoIPooler:
     """Cut regions out of a map, or out of the levels of a pyramid.
 
     Parameters
@@ -44,7 +44,7 @@ class RegionPooling:
     samples
         Samples a bin and axis of ``align``.
     canonical_size
-        Side of the boxes that are cut from level 4 (stride 16) upwards; the paper's suits pictures of 800 pixels.
+        Side of the boxes that are cut from level 4 (stride 16) upwards; the paper's suits images of 800 pixels.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class RegionPooling:
     def __call__(
         self, maps: Sequence[Float[Tensor, "b c _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
-        """Float32 pieces of the boxes of each picture, in their order."""
-        regions = with_picture(boxes)
+        """Float32 pieces of the boxes of each image, in their order."""
+        regions = boxes_to_rois(boxes)
         if len(self.strides) == 1:
             return self._cut(maps[0], regions, self.strides[0])
         levels = self.levels(regions[:, 1:])
@@ -110,7 +110,7 @@ class RoIAlignOnCPU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the maps, channels last; each thread takes pictures of its own."""
+        """The gradient of the maps, channels last; each thread takes images of its own."""
         (batch, channels, height, width), scale, samples = ctx.numbers
         maps = np.zeros((batch, height, width, channels), dtype=np.float32)
         pieces = gradient.permute(0, 2, 3, 1).contiguous().numpy()
@@ -127,35 +127,35 @@ class RoIAlignOnCPU(torch.autograd.Function):
         return torch.from_numpy(maps).permute(0, 3, 1, 2), None, None, None, None
 
 
-def with_picture(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
-    """The boxes of all pictures in one tensor, before each the index of its picture."""
+def boxes_to_rois(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
+    """The boxes of all images in one tensor, before each the index of its image."""
     index = torch.cat([torch.full_like(of_one[:, :1], i) for i, of_one in enumerate(boxes)])
     return torch.cat([index, torch.cat(list(boxes))], dim=1)
 
 
-class SharedMaps(nn.Module):
-    """Region features of Fast R-CNN and its heirs: the trunk once a picture, then a cheap cut for each region.
+class RoIFeatures(nn.Module):
+    """Region features of Fast R-CNN and its heirs: the backbone once an image, then a cheap cut for each region.
 
     Parameters
     ----------
-    trunk
-        Pictures in, maps out.
+    backbone
+        Images in, maps out.
     pooling
         How the box head's pieces are cut.
     pyramid
-        Feature pyramid over the trunk's maps; None for the trunk's own.
+        Feature pyramid over the backbone's maps; None for the backbone's own.
     """
 
-    def __init__(self, trunk: Trunk, pooling: RegionPooling, *, pyramid: FeaturePyramid | None = None) -> None:
+    def __init__(self, backbone: Backbone, pooling: RoIPooler, *, pyramid: FeaturePyramid | None = None) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = backbone
         self.pyramid = pyramid
         self.pooling = pooling
 
     @property
     def out_channels(self) -> int:
         """Channels of the maps."""
-        return self.trunk.channels[-1] if self.pyramid is None else self.pyramid.out_channels
+        return self.backbone.channels[-1] if self.pyramid is None else self.pyramid.out_channels
 
     @property
     def out_features(self) -> int:
@@ -163,17 +163,17 @@ class SharedMaps(nn.Module):
         return self.out_channels * self.pooling.side**2
 
     @property
-    def least_side(self) -> int:
-        """The trunk's."""
-        return self.trunk.least_side
+    def min_size(self) -> int:
+        """The backbone's."""
+        return self.backbone.min_size
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
         """The maps that proposer and heads share, fine to coarse."""
-        maps = self.trunk(images)
+        maps = self.backbone(images)
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def extract(
         self, maps: Sequence[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
-        """The pieces of the boxes of each picture (the pictures themselves are not looked at again)."""
+        """The pieces of the boxes of each image (the images themselves are not looked at again)."""
         return self.pooling(maps, boxes)

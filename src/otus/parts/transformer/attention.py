@@ -1,6 +1,6 @@
 """Attention: each query gathers from all values, as its likeness with their keys says.
 
-Shape shorthand: B pictures, Q queries, K keys, D width, H heads.
+Shape shorthand: B images, Q queries, K keys, D width, H heads.
 
 Paper: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.2. Reference:
 ``torch.nn.MultiheadAttention`` (BSD-3-Clause), which keeps the three projections in one matrix; they are initialised here
@@ -85,8 +85,8 @@ class ExactLinear(nn.Linear):
             return F.linear(x.float(), self.weight, self.bias)
 
 
-def perceptron(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
-    """Linear layers with ReLU between them: ``perceptron(256, 256, 4)`` has two."""
+def mlp(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
+    """Linear layers with ReLU between them: ``mlp(256, 256, 4)`` has two."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [layer(inputs, outputs), nn.ReLU()]

@@ -1,6 +1,6 @@
 """Deformable attention: each query looks at a few points of each map instead of at everything.
 
-Shape shorthand: B pictures, Q queries, D width, H heads, V maps, P points of each.
+Shape shorthand: B images, Q queries, D width, H heads, V maps, P points of each.
 
 Paper: "Deformable DETR" (Zhu et al., ICLR 2021, arXiv:2010.04159), section 4.1; points are told as offsets from a box's
 centre in halves of its size, as in its iterative refinement (appendix A.4). Official code:
@@ -74,11 +74,11 @@ class DeformableAttention(nn.Module):
         Parameters
         ----------
         boxes
-            Centre and size in shares of each picture.
+            Centre and size in shares of each image.
         maps
             Of the whole batch, 0 in its padding.
         extent
-            Width and height of each picture in shares of the batch's.
+            Width and height of each image in shares of the batch's.
         """
         places, weights = self.places(queries, boxes)
         grids = 2 * places * extent[:, None, None, None, None] - 1

@@ -1,6 +1,6 @@
 """Objects with noise as additional queries: a decoder learns from its first step to bring a box back to its object.
 
-Shape shorthand: B pictures, N objects of one, P noisy queries, Q others.
+Shape shorthand: B images, N objects of one, P noisy queries, Q others.
 
 Papers: DN-DETR (Li et al., CVPR 2022, arXiv:2203.01305), section 4: noise on boxes and labels, groups that do not see one
 another; DINO (Zhang et al., ICLR 2023, arXiv:2203.03605), section 3.3: for each object one box nearby, to be brought back,
@@ -16,21 +16,21 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from otus.parts.batching import Target
-from otus.parts.transformer.set_matching import Match, shares_of_picture
+from otus.parts.transformer.set_matching import Match, normalize_boxes
 
 
 @dataclass(frozen=True)
-class NoisyQueries:
+class DenoisingQueries:
     """Queries made of objects.
 
     Parameters
     ----------
     labels, boxes
-        What they say: (B, P) and (B, P, 4), centre and size in shares of the picture.
+        What they say: (B, P) and (B, P, 4), centre and size in shares of the image.
     matches
-        Of each picture which of them are to find which object; the others are to say that there is none.
+        Of each image which of them are to find which object; the others are to say that there is none.
     used
-        (B, P) False where a picture has fewer objects than others: nothing is learned there.
+        (B, P) False where an image has fewer objects than others: nothing is learned there.
     group
         (P,) the group of each.
     """
@@ -54,7 +54,7 @@ class Denoising:
     Parameters
     ----------
     count
-        About so many of a picture.
+        About so many of an image.
     label_noise
         Share of labels that are drawn anew.
     box_noise
@@ -73,7 +73,7 @@ class Denoising:
         *,
         category_count: int,
         generator: torch.Generator | None = None,
-    ) -> NoisyQueries | None:
+    ) -> DenoisingQueries | None:
         """Queries for a batch; None where it has no objects."""
         most = min(max(len(target.boxes) for target in targets), max(1, self.count // 2))
         if most == 0:
@@ -87,7 +87,7 @@ class Denoising:
         for i, (target, size_hw) in enumerate(zip(targets, sizes_hw, strict=True)):
             count = min(len(target.boxes), most)
             labels[i, ..., :count] = target.labels[:count]
-            boxes[i, ..., :count, :] = shares_of_picture(target.boxes[:count], size_hw)
+            boxes[i, ..., :count, :] = normalize_boxes(target.boxes[:count], size_hw)
             used[i, ..., :count] = True
 
         def uniform(*shape: int) -> Tensor:
@@ -107,6 +107,6 @@ class Denoising:
             count = min(len(target.boxes), most)
             objects = torch.arange(count, device=device).repeat(groups)
             matches.append(Match(place[:, 0, :count].flatten(), objects))
-        return NoisyQueries(
+        return DenoisingQueries(
             labels.flatten(1), noisy.flatten(1, 3), matches, used.flatten(1), (place // (2 * most)).flatten()
         )

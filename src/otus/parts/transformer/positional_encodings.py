@@ -1,9 +1,9 @@
 """Where something is, as a vector of sines and cosines that attention can compare.
 
-Shape shorthand: B pictures, h x w a map, D channels.
+Shape shorthand: B images, h x w a map, D channels.
 
 Papers: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.5; for two coordinates and
-padded pictures DETR (Carion et al., ECCV 2020, arXiv:2005.12872), appendix A.4; for boxes DAB-DETR (Liu et al., ICLR 2022,
+padded images DETR (Carion et al., ECCV 2020, arXiv:2005.12872), appendix A.4; for boxes DAB-DETR (Liu et al., ICLR 2022,
 arXiv:2201.12329), section 4.1. Half of the channels speak of y, half of x; sine and cosine take turns.
 """
 
@@ -16,28 +16,28 @@ from torch import Tensor
 TEMPERATURE = 10000.0
 
 
-def sine_grid(valid: Bool[Tensor, "b h w"], channels: int) -> Float[Tensor, "b d h w"]:
-    """The encoding of each step of a map, counted from 1 and divided by the picture's own extent without padding.
+def sine_positional_encoding(valid: Bool[Tensor, "b h w"], channels: int) -> Float[Tensor, "b d h w"]:
+    """The encoding of each step of a map, counted from 1 and divided by the image's own extent without padding.
 
     Parameters
     ----------
     valid
-        Where the picture is; the rest is padding.
+        Where the image is; the rest is padding.
     channels
         D, a multiple of 4.
     """
     count_y, count_x = valid.cumsum(1, dtype=torch.float32), valid.cumsum(2, dtype=torch.float32)
     y = count_y / (count_y[:, -1:, :] + 1e-6)
     x = count_x / (count_x[:, :, -1:] + 1e-6)
-    return sine_waves(torch.stack([y, x], dim=-1), channels // 2).permute(0, 3, 1, 2)
+    return sine_embedding(torch.stack([y, x], dim=-1), channels // 2).permute(0, 3, 1, 2)
 
 
-def sine_waves(values: Float[Tensor, "*n v"], channels: int) -> Float[Tensor, "*n vd"]:
+def sine_embedding(values: Float[Tensor, "*n v"], channels: int) -> Float[Tensor, "*n vd"]:
     """Numbers of about [0, 1] as ``channels`` waves each, one after the other.
 
     Examples
     --------
-    >>> sine_waves(torch.tensor([0.0, 0.25]), 2).round(decimals=3).tolist()
+    >>> sine_embedding(torch.tensor([0.0, 0.25]), 2).round(decimals=3).tolist()
     [0.0, 1.0, 1.0, -0.0]
     """
     pairs = torch.arange(channels // 2, device=values.device, dtype=torch.float32)

@@ -1,7 +1,7 @@
 """A set of answers and a set of objects: which answer stands for which object, and what it costs.
 
-Shape shorthand: Q queries, N objects of one picture, M = min(Q, N) pairs. Boxes are (centre x, centre y, width, height) in
-shares of the picture.
+Shape shorthand: Q queries, N objects of one image, M = min(Q, N) pairs. Boxes are (centre x, centre y, width, height) in
+shares of the image.
 
 Paper: DETR (Carion et al., ECCV 2020, arXiv:2005.12872), section 3.1: the assignment of least total cost ("Hungarian
 algorithm"; scipy's ``linear_sum_assignment``), and L1 and generalised IoU (Rezatofighi et al., CVPR 2019,
@@ -21,7 +21,7 @@ from otus.parts.batching import Target
 
 @dataclass(frozen=True)
 class Match:
-    """The pairs of one picture. Objects beyond the number of queries are in no pair."""
+    """The pairs of one image. Objects beyond the number of queries are in no pair."""
 
     queries: Int[Tensor, "m"]
     objects: Int[Tensor, "m"]
@@ -62,14 +62,14 @@ class HungarianMatcher:
         return Match(queries, objects)
 
 
-def shares_of_picture(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
-    """Boxes xyxy in pixels as centre and size in shares of the picture."""
+def normalize_boxes(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """Boxes xyxy in pixels as centre and size in shares of the image."""
     height, width = size_hw
     return box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
 
 
-def pixels_of_picture(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
-    """The other way round, cut to the picture."""
+def denormalize_boxes(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
+    """The other way round, cut to the image."""
     height, width = size_hw
     limit = boxes.new_tensor([width, height, width, height])
     return torch.minimum((box_convert(boxes, "cxcywh", "xyxy") * limit).clamp(min=0), limit)
@@ -85,7 +85,7 @@ def box_losses(
     said = torch.cat([boxes[i, match.queries] for i, match in enumerate(matches)])
     wanted = torch.cat(
         [
-            shares_of_picture(target.boxes[match.objects], size_hw)
+            normalize_boxes(target.boxes[match.objects], size_hw)
             for target, match, size_hw in zip(targets, matches, sizes_hw, strict=True)
         ]
     )

@@ -19,7 +19,7 @@ from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.comparison import Comparison, Matches
 from otus.reports.page import Figure, Page, Section
 from otus.reports.plots import Canvas, on_page
-from otus.visualization.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, part_with_marks, picture_or_ground
+from otus.visualization.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, image_or_ground, part_with_marks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -45,7 +45,7 @@ class ApConstruction:
     Parameters
     ----------
     dataset, comparison
-        The pictures; labels and predictions of the category alone.
+        The images; labels and predictions of the category alone.
     protocol, rules
         The name, and what it means, with one IoU threshold.
     matches
@@ -53,7 +53,7 @@ class ApConstruction:
     label
         Of the category.
     shown
-        How many detections the page shows one by one, with pictures.
+        How many detections the page shows one by one, with images.
     """
 
     dataset: Dataset
@@ -121,7 +121,7 @@ class ApConstruction:
             records.append(
                 {
                     "rank": n + 1,
-                    "file": self.dataset.pictures.files[matches.pictures[row]],
+                    "file": self.dataset.images.files[matches.images[row]],
                     "score": float(matches.scores[row]),
                     "verdict": verdict,
                     "why": self._why(verdict, about, iou),
@@ -203,7 +203,7 @@ class ApConstruction:
         facts = self.document()
         title = f"AP of {self.category}: {self.average_precision:.4f}"
         subtitle = (
-            f"protocol {self.protocol}, IoU {facts['iou']:g}; {facts['images']} pictures, {self.positives} objects to find, "
+            f"protocol {self.protocol}, IoU {facts['iou']:g}; {facts['images']} images, {self.positives} objects to find, "
             f"{facts['counted']} detections"
         )
         return Page(title, subtitle, tuple(self._sections(facts)))
@@ -220,7 +220,7 @@ class ApConstruction:
             }[self.rules.matching]
             + f"with an IoU of {facts['iou']:g} or more it is true, otherwise, or if the object is taken, false. "
             + (
-                f"Of a picture the best {limit} count" + (f"; {left_out} are left out. " if left_out else ". ")
+                f"Of an image the best {limit} count" + (f"; {left_out} are left out. " if left_out else ". ")
                 if limit is not None
                 else "All detections count. "
             )
@@ -236,7 +236,7 @@ class ApConstruction:
                 + (f"; the other {rest} are summed up below, and are all in the JSON. " if rest else ". ")
                 + "Blue is the labelled object, green a true detection, orange a false one, grey one that does not count. "
                 "An IoU over 0.5 is decent, over 0.7 pretty good, over 0.9 almost perfect.",
-                list(self._pictures(facts["shown"])),
+                list(self._images(facts["shown"])),
                 [_row(one) for one in self.detections[: facts["shown"]]],
             )
         if facts["groups"]:
@@ -289,9 +289,9 @@ class ApConstruction:
             axes.set(xlim=(-0.01, 1.02), ylim=(0, 1.05))
         return figure
 
-    def _pictures(self, count: int) -> Iterator[Figure]:
+    def _images(self, count: int) -> Iterator[Figure]:
         for one, row in zip(self.detections[:count], self._order, strict=False):
-            image, name = picture_or_ground(self.dataset, int(self.matches.pictures[row]))
+            image, name = image_or_ground(self.dataset, int(self.matches.images[row]))
             marks = [Mark(f"{one['score']:.2f}", one["box_xyxy"], _COLOURS[one["verdict"]])]
             if one["object"] is not None:
                 marks.insert(0, Mark(f"IoU {one['iou']:.2f}", one["object"]["box_xyxy"], TRUTH))
@@ -321,7 +321,7 @@ def explain_average_precision(
     protocol, rules
         The name of the protocol for the page, and its rules with one IoU threshold.
     shown
-        How many detections are shown with pictures.
+        How many detections are shown with images.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How a dense detector came to its answer on one picture: every stage as facts and as a page.
+"""How a dense detector came to its answer on one image: every stage as facts and as a page.
 
 Facts and page are made of the one record of the pass (:class:`~otus.detection.single_stage.dense_stages.DenseStages`). Which anchors
 match is a question of training: it is answered for labels where there are some, else for what was found, as if it were so.
@@ -17,7 +17,7 @@ from otus.detection.single_stage.dense_detector import DenseDetector
 from otus.detection.single_stage.dense_stages import DenseAssignment, DenseStages
 from otus.inference.predictor import Predictor
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
-from otus.reports.explain.one_pass import Explained, Picture, prepared_target, run, with_area
+from otus.reports.explain.one_pass import Explained, ImageArray, prepared_target, run, with_area
 from otus.reports.explain.pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Categories, Instances
@@ -31,7 +31,7 @@ _DRAWN_ANCHORS = 60
 
 @dataclass(frozen=True, eq=False)
 class DenseExplanation(Explained):
-    """The record of one pass, with the picture that it is about. Made by :func:`explain_dense`.
+    """The record of one pass, with the image that it is about. Made by :func:`explain_dense`.
 
     ``objects`` are those that ``assignment`` is about: the labels, or what was found.
     """
@@ -63,10 +63,10 @@ class DenseExplanation(Explained):
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         maps, matching = facts["maps"], facts["matching"]
-        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        yield Section("The image", "", [Figure.of(self.image, self.name)])
         yield Section(
             "1. Feature maps",
-            "The trunk runs once, and every location of every map answers for itself. Shown is the mean strength of all "
+            "The backbone runs once, and every location of every map answers for itself. Shown is the mean strength of all "
             "channels.",
             [
                 Figure.of(heat(x[0], self._covered(x)), _size(one), width=220)
@@ -111,13 +111,13 @@ class DenseExplanation(Explained):
         yield Section(
             "6. Detections",
             f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
-            f"of a picture at most {facts['max_detections']}: {len(facts['detections'])}.",
+            f"of an image at most {facts['max_detections']}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, self.found), "the boxes that stay")],
             [table_row(one) for one in facts["detections"]],
         )
 
     def _map_facts(self) -> Iterator[dict[str, Any]]:
-        thresholds = self.postprocess.thresholds(self.system.label_of_slot)
+        thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
         every = self.system.scores.everywhere(self.record.answers, 0)
         for x, anchors, scores in zip(self.record.maps, self.record.anchors, every, strict=True):
@@ -168,10 +168,8 @@ class DenseExplanation(Explained):
                 boxes = everywhere[[pair["anchor"] for pair in shown]]
                 labels = self.objects.labels[[pair["object"] for pair in shown]]
                 matched = Instances(boxes, labels, self.size_hw, self.system.categories)
-                picture = draw(faded(self.image), matched, labels=False)
-                yield Figure.of(
-                    picture, f"{_size(one)}: {len(chosen)} anchors, {len(shown)} drawn", width=_SIDE_BY_SIDE
-                )
+                image = draw(faded(self.image), matched, labels=False)
+                yield Figure.of(image, f"{_size(one)}: {len(chosen)} anchors, {len(shown)} drawn", width=_SIDE_BY_SIDE)
 
     def _with_anchors(self, instances: Instances, anchors: Tensor) -> Iterator[dict[str, Any]]:
         """Objects, best first, each with the anchor that it was made of."""
@@ -190,8 +188,8 @@ class DenseExplanation(Explained):
             }
 
     def _best(self) -> Iterator[Float[np.ndarray, "h w"]]:
-        """Of each map the best score at each location, the part that shows the picture."""
-        thresholds = self.postprocess.thresholds(self.system.label_of_slot)
+        """Of each map the best score at each location, the part that shows the image."""
+        thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
         every = self.system.scores.everywhere(self.record.answers, 0)
         for x, scores in zip(self.record.maps, every, strict=True):
@@ -199,7 +197,7 @@ class DenseExplanation(Explained):
             best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)
             yield best[:rows, :columns].cpu().numpy()
 
-    def _middle(self) -> Iterator[Picture]:
+    def _middle(self) -> Iterator[ImageArray]:
         for x, anchors in zip(self.record.maps, self.record.anchors, strict=True):
             rows, columns = self._covered(x)
             each = len(anchors) // (x.shape[-2] * x.shape[-1])
@@ -215,13 +213,13 @@ class DenseExplanation(Explained):
 
 def explain_dense(
     predictor: Predictor,
-    image: Picture,
+    image: ImageArray,
     *,
     name: str,
     score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> DenseExplanation:
-    """Run a dense detector on one picture and keep all of its stages.
+    """Run a dense detector on one image and keep all of its stages.
 
     Parameters
     ----------
@@ -230,7 +228,7 @@ def explain_dense(
     score_threshold
         What is shown scores above it; the model's own without it, as ``predict`` does.
     truth
-        The picture's labels, with the model's categories, to match anchors with; what is found is taken for them without.
+        The image's labels, with the model's categories, to match anchors with; what is found is taken for them without.
     """
     system: DenseDetector = predictor.system
     fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)

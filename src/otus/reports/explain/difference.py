@@ -10,7 +10,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.metrics.detection.rules import COCO_IOU_THRESHOLDS, Rules
 from otus.metrics.diagnosis.comparison import Comparison
-from otus.metrics.diagnosis.difference import Step, walk
+from otus.metrics.diagnosis.difference import Step, difference_steps
 from otus.reports.page import Page, Section
 from otus.reports.plots import Canvas, on_page
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 _MEANING = {
     "score_floor": "Detections that score lower are dropped before anything else; their recall is lost.",
-    "score_decimals": "Rounded scores tie, and tied detections count in the order of their pictures.",
+    "score_decimals": "Rounded scores tie, and tied detections count in the order of their images.",
     "inclusive_boxes": "Boxes are a pixel wider and higher, so small boxes overlap differently.",
-    "max_dets": "Of each picture and category only the best so many detections count.",
+    "max_dets": "Of each image and category only the best so many detections count.",
     "matching": "A detection on an object that is taken may take the next best (greedy), or is false (best_overlap).",
     "crowd": "What is labelled as a crowd is ignored, to be found like all else, or not there.",
     "difficult": "What is marked difficult is ignored, to be found like all else, or not there.",
@@ -39,7 +39,7 @@ class DifferenceExplained:
     Parameters
     ----------
     dataset
-        The pictures and labels.
+        The images and labels.
     names
         Of the two protocols, with their settings.
     steps
@@ -87,7 +87,7 @@ class DifferenceExplained:
         """The way as one HTML page."""
         a, b = (step.average_precision for step in (self.steps[0], self.steps[-1]))
         title = f"Why {self.names[0]} says {a:.4f} and {self.names[1]} says {b:.4f}"
-        return Page(title, f"{self.dataset.source}: {len(self.dataset)} pictures", tuple(self._sections()))
+        return Page(title, f"{self.dataset.source}: {len(self.dataset)} images", tuple(self._sections()))
 
     def _sections(self) -> Iterator[Section]:
         facts = self.document()
@@ -167,7 +167,7 @@ def explain_difference(
     rules
         What they are.
     """
-    return DifferenceExplained(dataset, names, walk(comparison, *rules))
+    return DifferenceExplained(dataset, names, difference_steps(comparison, *rules))
 
 
 def _title(rule: str) -> str:

@@ -1,4 +1,4 @@
-"""What goes wrong in predictions, and what it costs, as facts and as a page with the pictures to look at first."""
+"""What goes wrong in predictions, and what it costs, as facts and as a page with the images to look at first."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from otus.metrics.diagnosis.tide import WRONG, Error
 from otus.reports.analysis import Analysis
 from otus.reports.page import Figure, Page, Section
 from otus.reports.plots import Canvas, on_page
-from otus.visualization.marks import RIGHT, TRUTH, Mark, marked, part_with_marks, picture_or_ground
+from otus.visualization.marks import RIGHT, TRUTH, Mark, image_or_ground, marked, part_with_marks
 from otus.visualization.marks import WRONG as RED
 
 NMS_IOUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
@@ -45,7 +45,7 @@ class ErrorsExplained:
     Parameters
     ----------
     dataset
-        Pictures and labels.
+        Images and labels.
     analysis
         Of the predictions.
     """
@@ -103,7 +103,7 @@ class ErrorsExplained:
                 for name in ("scores", "precision", "recall", "f1")
             },
             "by_nms_iou": [one._asdict() for one in by_nms_iou(self._comparison, NMS_IOUS, iou=analysis.iou)],
-            "worst_pictures": [self._of_picture(index) for index in analysis.pictures.worst(_WORST)],
+            "worst_images": [self._of_image(index) for index in analysis.images.worst(_WORST)],
             "label_errors": {
                 "count": len(analysis.suspects),
                 "listed": [self._of_suspect(one) for one in analysis.suspects[:_LISTED]],
@@ -128,17 +128,17 @@ class ErrorsExplained:
             "missed": missed,
         }
 
-    def _of_picture(self, index: int) -> dict[str, Any]:
-        counts = self.analysis.pictures
+    def _of_image(self, index: int) -> dict[str, Any]:
+        counts = self.analysis.images
         return {
-            "file": self.dataset.pictures.files[index],
+            "file": self.dataset.images.files[index],
             **{name: int(getattr(counts, name)[index]) for name in ("right", "false", "unfound")},
             "f1": float(counts.f1[index]),
         }
 
     def _of_suspect(self, one: Suspect) -> dict[str, Any]:
         truth, found, names = self._comparison.truth, self._comparison.predictions, self.dataset.categories
-        record: dict[str, Any] = {"kind": one.kind, "file": self.dataset.pictures.files[one.picture]}
+        record: dict[str, Any] = {"kind": one.kind, "file": self.dataset.images.files[one.image]}
         if one.truth >= 0:
             record["label"] = {
                 "id": int(truth.ids[one.truth]),
@@ -158,7 +158,7 @@ class ErrorsExplained:
         facts = self._facts
         title = f"What goes wrong: mAP {facts['AP']:.3f}, {facts['AP_at_iou']:.3f} at IoU {facts['iou']:g}"
         subtitle = (
-            f"{facts['data']}: {facts['images']} pictures, {facts['objects']} objects, {facts['detections']} detections; "
+            f"{facts['data']}: {facts['images']} images, {facts['objects']} objects, {facts['detections']} detections; "
             f"protocol coco, {facts['kind']}"
         )
         return Page(title, subtitle, tuple(self._sections(facts)))
@@ -212,11 +212,11 @@ class ErrorsExplained:
             (),
             [{name.replace("_", " "): value for name, value in row.items()} for row in facts["by_nms_iou"]],
         )
-        if facts["worst_pictures"]:
+        if facts["worst_images"]:
             yield Section(
-                "The worst pictures",
+                "The worst images",
                 "Those with the most mistakes, of what is shown. Green: right; orange: false; blue: not found.",
-                [self._worst(index) for index in self.analysis.pictures.worst(_WORST)],
+                [self._worst(index) for index in self.analysis.images.worst(_WORST)],
             )
         suspects = self.analysis.suspects
         looked_at = _mixed(suspects)
@@ -232,16 +232,19 @@ class ErrorsExplained:
         errors, found, names = self.analysis.errors, self._comparison.predictions, self.dataset.categories
         rows = np.flatnonzero(errors.types == error)
         for row in rows[np.argsort(-errors.matches.scores[rows], kind="stable")][:_EXAMPLES].tolist():
-            index, picture = int(errors.matches.detections[row]), int(errors.matches.pictures[row])
+            index, image_index = int(errors.matches.detections[row]), int(errors.matches.images[row])
             text = f"{names[int(found.labels[index])]} {errors.matches.scores[row]:.2f}"
-            marks = [*self._objects_near(picture, found.boxes_xyxy[index]), Mark(text, found.boxes_xyxy[index], RED)]
-            image, name = picture_or_ground(self.dataset, picture)
+            marks = [
+                *self._objects_near(image_index, found.boxes_xyxy[index]),
+                Mark(text, found.boxes_xyxy[index], RED),
+            ]
+            image, name = image_or_ground(self.dataset, image_index)
             yield Figure.of(part_with_marks(image, marks), name, width=260)
 
-    def _objects_near(self, picture: int, box: np.ndarray) -> list[Mark]:
+    def _objects_near(self, image: int, box: np.ndarray) -> list[Mark]:
         truth, names = self._comparison.truth, self.dataset.categories
         near = []
-        for g in np.flatnonzero(truth.picture == picture).tolist():
+        for g in np.flatnonzero(truth.image == image).tolist():
             sides = np.minimum(truth.boxes_xyxy[g, 2:], box[2:]) - np.maximum(truth.boxes_xyxy[g, :2], box[:2])
             if (sides > 0).all():
                 near.append(Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH))
@@ -250,11 +253,11 @@ class ErrorsExplained:
     def _worst(self, index: int) -> Figure:
         matches, truth, found = self.analysis.errors.matches, self._comparison.truth, self._comparison.predictions
         names = self.dataset.categories
-        shown = np.flatnonzero((matches.pictures == index) & (matches.scores >= self.analysis.score_threshold))
+        shown = np.flatnonzero((matches.images == index) & (matches.scores >= self.analysis.score_threshold))
         taken = matches.taken[shown, 0]
         marks = [
             Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH)
-            for g in np.flatnonzero((truth.picture == index) & matches.counted)
+            for g in np.flatnonzero((truth.image == index) & matches.counted)
             if g not in taken
         ]
         for row in shown:
@@ -262,8 +265,8 @@ class ErrorsExplained:
                 right = matches.verdicts[row, 0] == Verdict.TRUE
                 text = "" if right else f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
                 marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else RED))
-        one = self._of_picture(index)
-        image, name = picture_or_ground(self.dataset, index)
+        one = self._of_image(index)
+        image, name = image_or_ground(self.dataset, index)
         caption = f"{name}: {one['right']} right, {one['false']} false, {one['unfound']} not found"
         return Figure.of(marked(image, marks), caption, width=340)
 
@@ -275,7 +278,7 @@ class ErrorsExplained:
         if "detection" in record:
             text = f"{record['detection']['category']} {one.score:.2f}"
             marks.append(Mark(text, record["detection"]["box_xyxy"], RED))
-        image, name = picture_or_ground(self.dataset, one.picture)
+        image, name = image_or_ground(self.dataset, one.image)
         return Figure.of(part_with_marks(image, marks, margin=0.8), f"{_SUSPICION[one.kind]}: {name}", width=260)
 
 

@@ -1,4 +1,4 @@
-"""What the explanations of one-pass detectors share: the picture, the record of its pass, and the way back to its pixels."""
+"""What the explanations of one-pass detectors share: the image, the record of its pass, and the way back to its pixels."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from otus.data.dataset import Dataset
-from otus.data.image_lookup import find_picture
+from otus.data.image_lookup import find_image
 from otus.data.sample import Sample
 from otus.errors import UsageError
 from otus.inference.prediction import threshold_facts
@@ -22,19 +22,19 @@ from otus.parts.postprocess import Postprocess
 from otus.reports.page import Page, Section
 from otus.structures import Categories, Instances
 
-Picture = UInt8[np.ndarray, "h w 3"]
+ImageArray = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """A picture, and what was found on it in a pass whose record is kept.
+    """An image, and what was found on it in a pass whose record is kept.
 
-    ``before`` is what stood before suppression and ``truth`` the labels, if any, all in the picture's own pixels.
+    ``before`` is what stood before suppression and ``truth`` the labels, if any, all in the image's own pixels.
     """
 
     model: str
     name: str
-    image: Picture
+    image: ImageArray
     record: Any
     found: Instances
     before: Instances
@@ -44,11 +44,11 @@ class Explained:
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Of the picture as it came."""
+        """Of the image as it came."""
         return self.image.shape[0], self.image.shape[1]
 
     def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the prepared picture in the pixels of the picture as it came."""
+        """Boxes of the prepared image in the pixels of the image as it came."""
         ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
         return boxes.detach().cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
 
@@ -81,7 +81,7 @@ class Explained:
 
 
 def run(
-    predictor: Predictor, image: Picture, *, name: str, score_threshold: float | None, truth: Instances | None
+    predictor: Predictor, image: ImageArray, *, name: str, score_threshold: float | None, truth: Instances | None
 ) -> dict[str, Any]:
     """The fields of an :class:`Explained`: one pass of a one-pass detector by the threshold."""
     system: Any = predictor.system
@@ -115,22 +115,22 @@ def with_area(objects: Instances) -> Instances:
     return objects[(sizes > 0).all(axis=1) & ~objects.column("is_crowd", False).astype(bool)]
 
 
-def prepared_target(predictor: Predictor, image: Picture, name: str, objects: Instances) -> Any:
-    """A tensor sample of the picture with these objects, crowds among them, prepared as the model wants it."""
+def prepared_target(predictor: Predictor, image: ImageArray, name: str, objects: Instances) -> Any:
+    """A tensor sample of the image with these objects, crowds among them, prepared as the model wants it."""
     return predictor.preprocess.prepare(Sample(image, name, instances=replace(objects, scores=None)))
 
 
 def labels_of(
-    dataset: Dataset, picture: str, categories: Categories, *, say: Callable[[str], None] = lambda text: None
+    dataset: Dataset, image: str, categories: Categories, *, say: Callable[[str], None] = lambda text: None
 ) -> Instances:
-    """The labels of a picture in a data set, those of a model's categories by their names; told how many are of others.
+    """The labels of an image in a data set, those of a model's categories by their names; told how many are of others.
 
     Raises
     ------
     DataError, UsageError
-        If the data has no such picture, no objects, or none of the categories.
+        If the data has no such image, no objects, or none of the categories.
     """
-    sample = dataset[find_picture(dataset, picture)]
+    sample = dataset[find_image(dataset, image)]
     if sample.instances is None:
         raise UsageError(f"{dataset.source}: has no objects to explain by; leave the labels out, or name others")
     if not set(dataset.categories) & set(categories):
@@ -145,8 +145,8 @@ def labels_of(
     return replace(known, labels=labels[known.labels], categories=categories)
 
 
-def overlaid(image: Picture, values: Float[np.ndarray, "h w"]) -> Picture:
-    """A map of values over a picture: bright where they are highest, the picture dark where they are 0."""
+def overlaid(image: ImageArray, values: Float[np.ndarray, "h w"]) -> ImageArray:
+    """A map of values over an image: bright where they are highest, the image dark where they are 0."""
     share = values / max(float(values.max()), 1e-12)
     size_wh = (image.shape[1], image.shape[0])
     smooth = Image.fromarray(share.astype(np.float32)).resize(size_wh, Image.Resampling.BILINEAR)

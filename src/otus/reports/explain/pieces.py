@@ -1,4 +1,4 @@
-"""Pieces that several explanations of a detector are made of: maps as pictures, rows of tables."""
+"""Pieces that several explanations of a detector are made of: maps as images, rows of tables."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ SHOWN_WIDTH = 440
 
 
 def heat(x: Float[Tensor, "c h w"], covered_hw: tuple[int, int]) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The mean strength of all channels of a map, of the part that shows the picture."""
+    """The mean strength of all channels of a map, of the part that shows the image."""
     strength = x.float().abs().mean(dim=0)[: covered_hw[0], : covered_hw[1]].cpu().numpy()
     return coloured(strength, strength.min(), strength.max())
 
 
 def covered_part(grid_hw: tuple[int, int], size_hw: tuple[int, int], padded_hw: tuple[int, int]) -> tuple[int, int]:
-    """How many rows and columns of a map show the picture, and not the padding of its batch."""
+    """How many rows and columns of a map show the image, and not the padding of its batch."""
     rows, columns = (
         max(1, round(g * side / padded)) for g, side, padded in zip(grid_hw, size_hw, padded_hw, strict=True)
     )
@@ -36,7 +36,7 @@ def coloured(values: Float[np.ndarray, "h w"], low: float, high: float) -> UInt8
 
 
 def faded(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture so pale that many thin lines are seen on it."""
+    """The image so pale that many thin lines are seen on it."""
     return (image * 0.4 + 150).astype(np.uint8)
 
 

@@ -1,7 +1,7 @@
-"""How a region-based detector came to its answer on one picture: every stage as facts and as a page.
+"""How a region-based detector came to its answer on one image: every stage as facts and as a page.
 
-Facts and page are made of the one record of the pass (:class:`~otus.detection.region_based.region_stages.Stages`), and boxes are
-brought back to the picture's own pixels as ``predict`` does.
+Facts and page are made of the one record of the pass (:class:`~otus.detection.region_based.region_stages.RegionStages`), and boxes are
+brought back to the image's own pixels as ``predict`` does.
 """
 
 import time
@@ -16,14 +16,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.detection.region_based.region_stages import Stages, instances
+from otus.detection.region_based.region_stages import RegionStages, to_instances
 from otus.errors import UsageError
 from otus.inference.prediction import instance_records, threshold_facts
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops, warp
-from otus.proposals.proposers import EveryWindow, GivenProposals
+from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.reports.explain.pieces import (
     coloured,
     counts_by_category,
@@ -47,23 +47,23 @@ _SIDE_BY_SIDE = 300  # CSS pixels
 
 @dataclass(frozen=True, eq=False)
 class DetectionStages:
-    """The record of one pass, with the picture that it is about. Made by :func:`explain_detection`."""
+    """The record of one pass, with the image that it is about. Made by :func:`explain_detection`."""
 
     model: str
     name: str
     image: UInt8[np.ndarray, "h w 3"]
-    record: Stages
+    record: RegionStages
     found: Instances
     system: RegionDetector
     postprocess: Postprocess
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Of the picture as it came."""
+        """Of the image as it came."""
         return self.image.shape[0], self.image.shape[1]
 
     def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the prepared picture in the pixels of the picture as it came."""
+        """Boxes of the prepared image in the pixels of the image as it came."""
         prepared = self.record.batch.sizes_hw[0]
         ratio = np.array(self.size_hw)[::-1] / np.array(prepared)[::-1]
         return boxes.cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
@@ -122,11 +122,11 @@ class DetectionStages:
         return Page(title, subtitle, tuple(numbered(self._sections(facts))))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
-        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        yield Section("The image", "", [Figure.of(self.image, self.name)])
         if self.record.maps:
             yield Section(
                 "Feature maps",
-                "The trunk runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
+                "The backbone runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
                 [
                     Figure.of(
                         heat(x[0], self._covered(x)),
@@ -143,7 +143,7 @@ class DetectionStages:
                 "Anchors",
                 f"At every step of every map the proposer judges K = {per_location} boxes of fixed size and shape, "
                 f"{facts['anchors']['count']} in all. Shown are those of one step in the middle of each map.",
-                [Figure.of(image, caption, width=_SIDE_BY_SIDE) for image, caption in self._anchor_pictures()],
+                [Figure.of(image, caption, width=_SIDE_BY_SIDE) for image, caption in self._anchor_images()],
             )
         yield Section(
             "Proposals",
@@ -166,7 +166,7 @@ class DetectionStages:
         yield Section(
             "Detections",
             f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
-            f"of a picture at most {self.postprocess.max_detections}: {len(facts['detections'])}.",
+            f"of an image at most {self.postprocess.max_detections}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
             [table_row(one) for one in facts["detections"]],
         )
@@ -191,7 +191,7 @@ class DetectionStages:
 
     @property
     def _faded(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture so pale that many thin lines are seen on it."""
+        """The image so pale that many thin lines are seen on it."""
         return faded(self.image)
 
     def _level(self, index: int) -> dict[str, int]:
@@ -212,7 +212,7 @@ class DetectionStages:
             }
 
     def _mask_facts(self) -> Iterator[dict[str, Any]]:
-        """Of the best detections: the small map of probabilities, and the mask that it becomes in the picture."""
+        """Of the best detections: the small map of probabilities, and the mask that it becomes in the image."""
         if self.record.masks is not None:
             shown = self.found[:_SHOWN_MASKS]
             records = instance_records(shown, self.system.categories)
@@ -254,9 +254,9 @@ class DetectionStages:
 
     def _about_proposals(self, count: int) -> str:
         proposer = self.system.proposer
-        if isinstance(proposer, EveryWindow):
-            return f"Nobody says where to look, so every window of the picture is looked at: {count} of them."
-        if isinstance(proposer, GivenProposals):
+        if isinstance(proposer, SlidingWindowProposer):
+            return f"Nobody says where to look, so every window of the image is looked at: {count} of them."
+        if isinstance(proposer, PrecomputedProposals):
             method = str(dict(proposer.search.parameters).get("method", "a search")).replace("-", " ")
             return (
                 f"The {count} boxes that may hold something, whatever it is, found before the network runs ({method})."
@@ -267,7 +267,7 @@ class DetectionStages:
         )
 
     def _crop_facts(self) -> dict[str, int] | None:
-        """How many crops this picture needs, and how large they are; None where regions share maps."""
+        """How many crops this image needs, and how large they are; None where regions share maps."""
         features = self.system.region_features
         if not isinstance(features, WarpedCrops):
             return None
@@ -278,7 +278,7 @@ class DetectionStages:
         if crops is None:
             return f"Each proposal is cut out of the maps, {moved}{' again' if self._anchor_facts() else ''}."
         return (
-            f"This picture needs {crops['count']} crops: each is stretched to {crops['side']} x {crops['side']} pixels, "
+            f"This image needs {crops['count']} crops: each is stretched to {crops['side']} x {crops['side']} pixels, "
             f"goes through the whole network, and is {moved}."
         )
 
@@ -317,7 +317,7 @@ class DetectionStages:
             "count_by_map": [len(anchors) for anchors in of_maps],
         }
 
-    def _anchor_pictures(self) -> Iterator[tuple[np.ndarray, str]]:
+    def _anchor_images(self) -> Iterator[tuple[np.ndarray, str]]:
         facts = self._anchor_facts()
         assert facts is not None
         for x, anchors in zip(self.record.maps or [], self._anchors(), strict=True):
@@ -328,7 +328,7 @@ class DetectionStages:
             yield draw(self._faded, shown, labels=False), f"map of {width} x {height} steps"
 
     def _covered(self, x: Tensor) -> tuple[int, int]:
-        """The part of a map that shows the picture, without padding."""
+        """The part of a map that shows the image, without padding."""
         batch = self.record.batch
         return covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
 
@@ -336,7 +336,7 @@ class DetectionStages:
 def explain_detection(
     predictor: Predictor, image: UInt8[np.ndarray, "h w 3"], *, name: str, score_threshold: float | None = None
 ) -> DetectionStages:
-    """Run a region-based detector on one picture and keep all of its stages.
+    """Run a region-based detector on one image and keep all of its stages.
 
     Raises
     ------
@@ -357,7 +357,7 @@ def explain_detection(
     with predictor.autocast():
         record = system.stages([prepared], postprocess=postprocess)
     record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}  # where given proposals take their time
-    found = predictor.preprocess.undo(instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
+    found = predictor.preprocess.undo(to_instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
     return DetectionStages(predictor.name, name, image, record, found, system, postprocess)
 
 

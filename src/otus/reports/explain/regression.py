@@ -1,7 +1,7 @@
-"""How detection as regression came to its answer on one picture, and why that is not enough where there is more to see.
+"""How detection as regression came to its answer on one image, and why that is not enough where there is more to see.
 
-The network has one vector for the whole picture, so it gives one answer, whatever is there. Asked for parts of the same
-picture, it gives others: that is what the sliding window makes of it.
+The network has one vector for the whole image, so it gives one answer, whatever is there. Asked for parts of the same
+image, it gives others: that is what the sliding window makes of it.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from otus.detection.region_based.region_stages import Stages
+from otus.detection.region_based.region_stages import RegionStages
 from otus.inference.predictor import Predictor
-from otus.reports.explain.one_pass import Explained, Picture, run
+from otus.reports.explain.one_pass import Explained, ImageArray, run
 from otus.reports.explain.pieces import covered_part, heat, table_row
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
@@ -26,12 +26,12 @@ _DECENT_IOU = 0.5
 
 @dataclass(frozen=True, eq=False)
 class RegressionExplanation(Explained):
-    """The record of one pass, with the picture that it is about. Made by :func:`explain_regression`.
+    """The record of one pass, with the image that it is about. Made by :func:`explain_regression`.
 
-    ``parts`` are boxes of parts of the picture, ``of_parts`` what the network answers for each, in the picture's pixels.
+    ``parts`` are boxes of parts of the image, ``of_parts`` what the network answers for each, in the image's pixels.
     """
 
-    record: Stages
+    record: RegionStages
     parts: Float[np.ndarray, "p 4"]
     of_parts: tuple[Instances, ...]
 
@@ -57,12 +57,12 @@ class RegressionExplanation(Explained):
         return self.page_of(facts, self._sections(facts))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
-        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        yield Section("The image", "", [Figure.of(self.image, self.name)])
         x = self.record.maps[-1]
         covered = covered_part((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
         yield Section(
             "1. One vector",
-            f"The picture goes through the trunk; its last map becomes one vector of {facts['numbers']['vector']} numbers.",
+            f"The image goes through the backbone; its last map becomes one vector of {facts['numbers']['vector']} numbers.",
             [Figure.of(heat(x[0], covered), f"{x.shape[-1]} x {x.shape[-2]}, {x.shape[1]} channels", width=220)],
         )
         yield Section(
@@ -87,7 +87,7 @@ class RegressionExplanation(Explained):
         several = {one["category"] for part in facts["parts"] for one in part["answers"]}
         yield Section(
             "Why that is not enough",
-            f"The same network asked for parts of the picture names {len(several)} categories in {len(facts['parts'])} "
+            f"The same network asked for parts of the image names {len(several)} categories in {len(facts['parts'])} "
             "parts. Looking at parts is what the sliding window does with every part there is, and R-CNN with those that "
             "may hold something.",
             [
@@ -115,7 +115,7 @@ class RegressionExplanation(Explained):
             for label, hit, box in zip(self.truth.labels, found, self.truth.boxes_xyxy, strict=True)
         ]
 
-    def _part(self, part: Float[np.ndarray, "4"]) -> Picture:
+    def _part(self, part: Float[np.ndarray, "4"]) -> ImageArray:
         x1, y1, x2, y2 = part.astype(int)
         return np.ascontiguousarray(self.image[y1:y2, x1:x2])
 
@@ -131,15 +131,15 @@ class RegressionExplanation(Explained):
 
 def explain_regression(
     predictor: Predictor,
-    image: Picture,
+    image: ImageArray,
     *,
     name: str,
     score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> RegressionExplanation:
-    """Run detection as regression on one picture and on its four quarters, and keep all of it.
+    """Run detection as regression on one image and on its four quarters, and keep all of it.
 
-    ``truth`` are labels of the picture, in the model's categories, if there are any.
+    ``truth`` are labels of the image, in the model's categories, if there are any.
     """
     parts = _quarters((image.shape[0], image.shape[1]))
     answers = []
@@ -156,7 +156,7 @@ def explain_regression(
 
 
 def _quarters(size_hw: tuple[int, int]) -> Float[np.ndarray, "p 4"]:
-    """Four parts that overlap a little; one where the picture is too small to be cut."""
+    """Four parts that overlap a little; one where the image is too small to be cut."""
     height, width = size_hw
     if min(size_hw) < 4:
         return np.array([[0.0, 0.0, width, height]])

@@ -1,4 +1,4 @@
-"""How a set detector (DETR and its successors) came to its answer on one picture: its queries, and where each looked."""
+"""How a set detector (DETR and its successors) came to its answer on one image: its queries, and where each looked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +11,8 @@ from otus.detection.set_prediction.detr import inside_crowd
 from otus.detection.set_prediction.set_detector import SetStages
 from otus.inference.predictor import Predictor
 from otus.parts.postprocess import Postprocess
-from otus.parts.transformer.set_matching import Match, pixels_of_picture
-from otus.reports.explain.one_pass import Explained, Picture, overlaid, prepared_target, run
+from otus.parts.transformer.set_matching import Match, denormalize_boxes
+from otus.reports.explain.one_pass import Explained, ImageArray, overlaid, prepared_target, run
 from otus.reports.explain.pieces import counts_by_category, covered_part, faded, heat, table_row, threshold_told
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import Categories, Instances
@@ -27,9 +27,9 @@ _SIDE_BY_SIDE = 300  # CSS pixels
 
 @dataclass(frozen=True, eq=False)
 class SetExplanation(Explained):
-    """The record of one pass, with the picture that it is about. Made by :func:`explain_set`.
+    """The record of one pass, with the image that it is about. Made by :func:`explain_set`.
 
-    ``attention`` is (Q, h, w), the part of the map that shows the picture; ``match`` pairs queries with ``truth``.
+    ``attention`` is (Q, h, w), the part of the map that shows the image; ``match`` pairs queries with ``truth``.
     ``queries_in_crowds`` are those that would learn nothing, since they answer inside a box of many objects.
     """
 
@@ -59,15 +59,15 @@ class SetExplanation(Explained):
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         queries, detections = facts["queries"], facts["detections"]
         batch = self.record.batch
-        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        yield Section("The image", "", [Figure.of(self.image, self.name)])
         yield Section(
             "Feature maps",
-            "The trunk runs once; the encoder lets every step look at others. Shown is the mean strength of all channels.",
+            "The backbone runs once; the encoder lets every step look at others. Shown is the mean strength of all channels.",
             [
                 *(
                     Figure.of(
                         heat(x[0], covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)),
-                        f"trunk, {x.shape[-1]} x {x.shape[-2]}",
+                        f"backbone, {x.shape[-1]} x {x.shape[-2]}",
                         width=220,
                     )
                     for x in self.record.maps
@@ -85,14 +85,14 @@ class SetExplanation(Explained):
         yield Section(
             "Queries",
             f"{len(queries)} queries answer at once, each with a class or none and a box, after {facts['layers']} layers of "
-            f"looking at one another and at the picture. {len(detections)} answers score above "
+            f"looking at one another and at the image. {len(detections)} answers score above "
             f"{threshold_told(facts)}.",
             [Figure.of(draw(faded(self.image), everyone, labels=False), "the boxes of all queries")],
         )
         shown = detections[:_SHOWN]
         yield Section(
             "Where each query looked",
-            "Attention of the last layer to the picture, the mean of its heads: bright where the query gathered most. Shown "
+            "Attention of the last layer to the image, the mean of its heads: bright where the query gathered most. Shown "
             f"are the best {len(shown)}, each with the box that it says.",
             [Figure.of(self._looking(i, one), _told(one), width=_SIDE_BY_SIDE) for i, one in enumerate(shown)],
             [table_row(one) for one in shown],
@@ -114,14 +114,14 @@ class SetExplanation(Explained):
         )
         yield Section(
             "Detections",
-            f"{suppressed} Of a picture at most {facts['max_detections']} are reported: {len(detections)}.",
+            f"{suppressed} Of an image at most {facts['max_detections']} are reported: {len(detections)}.",
             [Figure.of(draw(self.image, self.found), "what is reported")],
             counts_by_category(detections),
         )
 
     def _boxes(self, shares: Tensor) -> np.ndarray:
-        """Of queries, cut to the picture."""
-        return self.boxes(pixels_of_picture(shares, self.record.batch.sizes_hw[0]))
+        """Of queries, cut to the image."""
+        return self.boxes(denormalize_boxes(shares, self.record.batch.sizes_hw[0]))
 
     def _query(self, index: int, box: np.ndarray) -> dict[str, Any]:
         """The best category of a query; its score is that of ``predict``, whatever the threshold."""
@@ -180,15 +180,15 @@ class SetExplanation(Explained):
             "pairs": pairs,
         }
 
-    def _memory(self) -> Picture:
+    def _memory(self) -> ImageArray:
         x, batch = self.record.answers.memory, self.record.batch
         return heat(x[0], covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw))
 
-    def _looking(self, place: int, one: dict[str, Any]) -> Picture:
+    def _looking(self, place: int, one: dict[str, Any]) -> ImageArray:
         return draw(overlaid(self.image, self.attention[one["query"]]), self.found[[place]], labels=False)
 
-    def _matched(self, facts: dict[str, Any]) -> Picture:
-        """Labels as they are, over them each matched query's box in its object's colour, both on a pale picture."""
+    def _matched(self, facts: dict[str, Any]) -> ImageArray:
+        """Labels as they are, over them each matched query's box in its object's colour, both on a pale image."""
         assert self.truth is not None
         pairs = facts["matching"]["pairs"]
         said = np.array([facts["queries"][one["query"]]["box_xyxy"] for one in pairs]).reshape(-1, 4)
@@ -200,13 +200,13 @@ class SetExplanation(Explained):
 
 def explain_set(
     predictor: Predictor,
-    image: Picture,
+    image: ImageArray,
     *,
     name: str,
     score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> SetExplanation:
-    """Run a set detector on one picture and keep all of its stages.
+    """Run a set detector on one image and keep all of its stages.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def explain_set(
     score_threshold
         What is shown scores above it; the model's own without it, as ``predict`` does.
     truth
-        The picture's labels, with the model's categories, to match queries with.
+        The image's labels, with the model's categories, to match queries with.
     """
     fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
     record: SetStages = fields["record"]

@@ -1,6 +1,6 @@
-"""One picture's labels as each task of the field would answer: what the tasks ask, and how one answer follows from another.
+"""One image's labels as each task of the field would answer: what the tasks ask, and how one answer follows from another.
 
-classification: what is in the picture; semantic segmentation: the category of every pixel; object detection: a box and a
+classification: what is in the image; semantic segmentation: the category of every pixel; object detection: a box and a
 category for each object; instance segmentation: a mask for each; panoptic segmentation: semantic and instance at once.
 """
 
@@ -17,7 +17,7 @@ from otus.structures import IGNORE, Categories, Instances, Masks, PanopticMap, S
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What each task would answer for one picture; None where the labels do not say.
+    """What each task would answer for one image; None where the labels do not say.
 
     ``origins`` has, for each task, ``labelled``, or what its answer was derived from, or why there is none.
     """
@@ -58,7 +58,7 @@ class Answers:
 
 
 def answers_for(sample: Sample, categories: Categories) -> Answers:
-    """What the labels of a picture answer to each task, derived from one another where they do not say it themselves.
+    """What the labels of an image answer to each task, derived from one another where they do not say it themselves.
 
     ``categories`` are those of ``sample.label``.
     """

@@ -1,4 +1,4 @@
-"""The five tasks' answers to one picture, side by side."""
+"""The five tasks' answers to one image, side by side."""
 
 from dataclasses import replace
 
@@ -7,34 +7,34 @@ from PIL import Image
 
 from otus.reports.explain.taxonomy import Answers
 from otus.structures import IGNORE, Instances, PanopticMap, SemanticMap
-from otus.visualization.drawing import Colours, Page, Picture, draw_panoptic, draw_semantic, overlay
+from otus.visualization.drawing import Colours, ImageArray, Page, draw_panoptic, draw_semantic, overlay
 from otus.visualization.lettering import legend, text_size
 from otus.visualization.palette import colours_apart
 from otus.visualization.panels import Panel, grid
 
-_LEAST_WIDTH = 480  # smaller pictures are enlarged before they are drawn on, so that lines and letters stay fine
+_LEAST_WIDTH = 480  # smaller images are enlarged before they are drawn on, so that lines and letters stay fine
 _GREATEST_WIDTH = 960
 
 
 def draw_answers(answers: Answers) -> Page:
-    """The picture and the five answers to it as titled panels, two rows of three; one colour a category in all of them."""
+    """The image and the five answers to it as titled panels, two rows of three; one colour a category in all of them."""
     sample = answers.sample
     height, width = sample.size_hw
     factor = max(1, -(-_LEAST_WIDTH // width))
     size = (width * factor, height * factor)
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS))
     colours = _page_colours(answers)
-    pictures: list[tuple[str, str, Page | None]] = [
+    images: list[tuple[str, str, Page | None]] = [
         ("Image classification", "classification", _draw_names(image, answers.classification, colours)),
         ("Semantic segmentation", "semantic", _draw_semantic(image, answers.semantic, factor, colours)),
         ("Object detection", "detection", _draw_objects(image, answers.detection, colours)),
         ("Instance segmentation", "instance", _draw_objects(image, answers.instance, colours)),
         ("Panoptic segmentation", "panoptic", _draw_panoptic(image, answers.panoptic, factor, colours)),
     ]
-    panels = [Panel("Picture", f"{sample.key}, {width} × {height} pixels", image)]
-    for title, task, picture in pictures:
+    panels = [Panel("Image", f"{sample.key}, {width} × {height} pixels", image)]
+    for title, task, panel in images:
         pale = (image // 4 + 190).astype(np.uint8)  # nothing to show
-        panels.append(Panel(title, answers.origins[task], pale if picture is None else picture))
+        panels.append(Panel(title, answers.origins[task], pale if panel is None else panel))
     return grid(panels, columns=3, width=min(size[0], _GREATEST_WIDTH))
 
 
@@ -59,7 +59,7 @@ def _page_colours(answers: Answers) -> Colours:
     return {names[label]: colour for label, colour in colours_apart(labels, len(place)).items()}
 
 
-def _draw_names(image: Picture, names: tuple[str, ...] | None, colours: Colours) -> Page | None:
+def _draw_names(image: ImageArray, names: tuple[str, ...] | None, colours: Colours) -> Page | None:
     if names is None:
         return None
     size_hw = (image.shape[0], image.shape[1])
@@ -67,17 +67,17 @@ def _draw_names(image: Picture, names: tuple[str, ...] | None, colours: Colours)
     return np.concatenate([image, legend(entries, size_hw[1], text_size(size_hw))])
 
 
-def _draw_semantic(image: Picture, semantic: SemanticMap | None, factor: int, colours: Colours) -> Page | None:
+def _draw_semantic(image: ImageArray, semantic: SemanticMap | None, factor: int, colours: Colours) -> Page | None:
     if semantic is None:
         return None
     return draw_semantic(image, replace(semantic, labels=_repeated(semantic.labels, factor)), colours=colours)
 
 
-def _draw_objects(image: Picture, found: Instances | None, colours: Colours) -> Page | None:
+def _draw_objects(image: ImageArray, found: Instances | None, colours: Colours) -> Page | None:
     return None if found is None else overlay(image, found.resized((image.shape[0], image.shape[1])), colours=colours)
 
 
-def _draw_panoptic(image: Picture, panoptic: PanopticMap | None, factor: int, colours: Colours) -> Page | None:
+def _draw_panoptic(image: ImageArray, panoptic: PanopticMap | None, factor: int, colours: Colours) -> Page | None:
     if panoptic is None:
         return None
     return draw_panoptic(image, replace(panoptic, ids=_repeated(panoptic.ids, factor)), colours=colours)

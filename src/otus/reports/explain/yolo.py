@@ -1,4 +1,4 @@
-"""How YOLO came to its answer on one picture: the grid, its boxes and classes, and who is responsible for what.
+"""How YOLO came to its answer on one image: the grid, its boxes and classes, and who is responsible for what.
 
 Which cells are responsible is a question of training: it is answered for labels where there are some, else for what was
 found, as if it were so.
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from otus.detection.single_stage.yolo import GridAssignment, YoloStages
 from otus.inference.predictor import Predictor
-from otus.reports.explain.one_pass import Explained, Picture, prepared_target, run
+from otus.reports.explain.one_pass import Explained, ImageArray, prepared_target, run
 from otus.reports.explain.pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
@@ -29,7 +29,7 @@ _HIGHEST = 4  # times as high as broad: what is higher is shown narrower
 
 @dataclass(frozen=True, eq=False)
 class YoloExplanation(Explained):
-    """The record of one pass, with the picture that it is about. Made by :func:`explain_yolo`.
+    """The record of one pass, with the image that it is about. Made by :func:`explain_yolo`.
 
     ``objects`` are those that ``assignment`` is about: the labels, or what was found.
     """
@@ -74,12 +74,12 @@ class YoloExplanation(Explained):
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         grid, cells = facts["grid"], facts["cells"]
         side, count = grid["side"], grid["boxes"]
-        yield Section("The picture", "", [Figure.of(self.image, self.name)])
+        yield Section("The image", "", [Figure.of(self.image, self.name)])
         x = self.record.maps[-1]
         covered = covered_part((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
         yield Section(
             "1. The grid",
-            f"The whole picture goes through the trunk once and becomes {side} x {side} cells of {grid['numbers']} numbers: "
+            f"The whole image goes through the backbone once and becomes {side} x {side} cells of {grid['numbers']} numbers: "
             f"{count} boxes of five (dx, dy, dh, dw, confidence) and {len(self.system.categories)} class scores.",
             [
                 Figure.of(self._with_grid(self.image), f"{side} x {side} cells", width=_BROAD),
@@ -115,7 +115,7 @@ class YoloExplanation(Explained):
             f"By {told}: the cell that holds an object's centre learns it, and of its boxes the one that overlaps the "
             f"object most. {lost} {'object shares' if lost == 1 else 'objects share'} a cell with a larger one and would "
             "not be learned.",
-            [Figure.of(self._responsible_picture(facts), "objects, their centres and their cells", width=_BROAD)],
+            [Figure.of(self._responsible_image(facts), "objects, their centres and their cells", width=_BROAD)],
             [table_row(one) for one in facts["responsible"]],
         )
         yield Section(
@@ -127,7 +127,7 @@ class YoloExplanation(Explained):
         yield Section(
             "6. Detections",
             f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
-            f"of a picture at most {facts['max_detections']}: {len(facts['detections'])}.",
+            f"of an image at most {facts['max_detections']}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, self.found), "the boxes that stay")],
             [table_row(one) for one in facts["detections"][:_LISTED]],
         )
@@ -173,8 +173,8 @@ class YoloExplanation(Explained):
             for one in counts_by_category([one | {"score": one["class_score"]} for one in ordered])
         ]
 
-    def _shaped(self, cells: Picture) -> Picture:
-        """Cells as broad and high as they are on the picture, which is prepared as a square."""
+    def _shaped(self, cells: ImageArray) -> ImageArray:
+        """Cells as broad and high as they are on the image, which is prepared as a square."""
         height, width = self.size_hw
         scale = cells.shape[1] / width if height <= _HIGHEST * width else _HIGHEST * cells.shape[1] / height
         size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -186,8 +186,8 @@ class YoloExplanation(Explained):
         left, top = cell["column"] * step_x, cell["row"] * step_y
         return left, top, left + step_x, top + step_y
 
-    def _with_grid(self, picture: Picture) -> Picture:
-        canvas = Image.fromarray(picture)
+    def _with_grid(self, image: ImageArray) -> ImageArray:
+        canvas = Image.fromarray(image)
         pen, width = ImageDraw.Draw(canvas), max(1, int(line_width(self.size_hw)) // 2)
         height_px, width_px = self.size_hw
         for i in range(1, self.system.side):
@@ -196,7 +196,7 @@ class YoloExplanation(Explained):
             pen.line([0, y, width_px, y], fill=(255, 255, 255), width=width)
         return np.asarray(canvas)
 
-    def _all_boxes(self, cells: list[dict[str, Any]]) -> Picture:
+    def _all_boxes(self, cells: list[dict[str, Any]]) -> ImageArray:
         canvas = Image.fromarray(faded(self.image))
         pen, thickest = ImageDraw.Draw(canvas), 3 * line_width(self.size_hw)
         boxes = [(c, b) for cell in cells for c, b in zip(cell["confidences"], cell["boxes_xyxy"], strict=True)]
@@ -209,25 +209,25 @@ class YoloExplanation(Explained):
                 pen.rectangle(corners, outline=ink, width=max(1, round(thickest * sure)))
         return np.asarray(canvas)
 
-    def _class_map(self, cells: list[dict[str, Any]]) -> Picture:
+    def _class_map(self, cells: list[dict[str, Any]]) -> ImageArray:
         colours = category_colours(len(self.system.categories))
-        picture = faded(self.image).astype(np.float64)
+        image = faded(self.image).astype(np.float64)
         for one in cells:
             left, top, right, bottom = (round(edge) for edge in self._edges(one))
             opacity = 0.75 * min(max(one["class_score"], 0.0), 1.0)
             colour = colours[self.system.categories.index(one["category"])]
-            picture[top:bottom, left:right] *= 1 - opacity
-            picture[top:bottom, left:right] += opacity * colour
-        return self._with_grid(picture.astype(np.uint8))
+            image[top:bottom, left:right] *= 1 - opacity
+            image[top:bottom, left:right] += opacity * colour
+        return self._with_grid(image.astype(np.uint8))
 
-    def _responsible_picture(self, facts: dict[str, Any]) -> Picture:
+    def _responsible_image(self, facts: dict[str, Any]) -> ImageArray:
         colours = category_colours(len(self.system.categories))
-        picture = self._with_grid(self.image).astype(np.float64)
+        image = self._with_grid(self.image).astype(np.float64)
         for one in facts["responsible"]:
             left, top, right, bottom = (round(edge) for edge in self._edges(one))
-            picture[top:bottom, left:right] *= 0.45
-            picture[top:bottom, left:right] += 0.55 * colours[self.system.categories.index(one["category"])]
-        drawn = Image.fromarray(draw(picture.astype(np.uint8), self.objects, labels=False))
+            image[top:bottom, left:right] *= 0.45
+            image[top:bottom, left:right] += 0.55 * colours[self.system.categories.index(one["category"])]
+        drawn = Image.fromarray(draw(image.astype(np.uint8), self.objects, labels=False))
         pen, radius = ImageDraw.Draw(drawn), 2 * line_width(self.size_hw)
         for x1, y1, x2, y2 in self.objects.boxes_xyxy:
             x, y = (x1 + x2) / 2, (y1 + y2) / 2
@@ -237,13 +237,13 @@ class YoloExplanation(Explained):
 
 def explain_yolo(
     predictor: Predictor,
-    image: Picture,
+    image: ImageArray,
     *,
     name: str,
     score_threshold: float | None = None,
     truth: Instances | None = None,
 ) -> YoloExplanation:
-    """Run YOLO on one picture and keep all of its stages.
+    """Run YOLO on one image and keep all of its stages.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def explain_yolo(
     score_threshold
         What is shown scores above it; the model's own without it, as ``predict`` does.
     truth
-        The picture's labels, with the model's categories; what is found is taken for them without.
+        The image's labels, with the model's categories; what is found is taken for them without.
     """
     fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
     objects = fields["found"] if fields["truth"] is None else fields["truth"]

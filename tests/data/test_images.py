@@ -1,4 +1,4 @@
-"""Every picture is made here; the real ones serve for the sizes of a whole folder."""
+"""Every image is made here; the real ones serve for the sizes of a whole folder."""
 
 import os
 import struct
@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from otus.data.images import (
+    image_files,
     image_notes,
-    picture_files,
-    picture_size_hw,
-    read_index_picture,
-    read_picture,
-    read_reduced_picture,
-    write_index_picture,
-    write_picture,
+    image_size_hw,
+    read_image,
+    read_index_image,
+    read_reduced_image,
+    write_image,
+    write_index_image,
 )
-from otus.errors import DataError, PictureError, ShapeError
+from otus.errors import DataError, ImageError, ShapeError
 
 H, W = 20, 32
 
@@ -59,37 +59,37 @@ def test_orientation_is_applied_to_pixels_and_size(tmp_path, rgb, orientation, s
         1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1],
         5: rgb.transpose(1, 0, 2), 6: np.rot90(rgb, -1), 7: rgb[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(rgb),
     }[orientation]  # fmt: skip
-    np.testing.assert_array_equal(read_picture(path), shown)
-    np.testing.assert_array_equal(read_picture(path.read_bytes()), shown)
+    np.testing.assert_array_equal(read_image(path), shown)
+    np.testing.assert_array_equal(read_image(path.read_bytes()), shown)
     with Image.open(path) as opened:
-        np.testing.assert_array_equal(read_picture(opened), shown)
-    assert picture_size_hw(path) == shown.shape[:2]
+        np.testing.assert_array_equal(read_image(opened), shown)
+    assert image_size_hw(path) == shown.shape[:2]
 
 
 def test_orientation_of_a_jpeg(tmp_path, rgb):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = save(tmp_path / "a.jpg", rgb, exif=exif)
-    assert picture_size_hw(path) == (W, H) == read_picture(path).shape[:2]
+    assert image_size_hw(path) == (W, H) == read_image(path).shape[:2]
 
 
 def test_broken_exif_is_no_orientation_and_no_warning(tmp_path, rgb):
     path = save(tmp_path / "a.jpg", rgb, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 3)
-    assert read_picture(path).shape == rgb.shape
+    assert read_image(path).shape == rgb.shape
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB"])
 def test_modes_are_shown_as_pillow_shows_them(tmp_path, rgb, mode):
     image = Image.fromarray(rgb).convert(mode)
     path = save(tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr", "LAB") else "a.png"), image if mode != "HSV" else rgb)
-    np.testing.assert_array_equal(read_picture(path), np.asarray(Image.open(path).convert("RGB")))
+    np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(path).convert("RGB")))
 
 
 def test_cmyk_jpeg_of_adobe_is_not_a_negative(tmp_path):
     red = Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK")
     path = save(tmp_path / "a.jpg", red, quality=100)
     assert b"Adobe" in path.read_bytes()[:200]
-    assert np.abs(read_picture(path).astype(int) - (200, 30, 30)).max() <= 4
+    assert np.abs(read_image(path).astype(int) - (200, 30, 30)).max() <= 4
 
 
 def test_transparency_is_laid_on_white(tmp_path, rgb):
@@ -99,8 +99,8 @@ def test_transparency_is_laid_on_white(tmp_path, rgb):
     path = save(tmp_path / "a.png", np.concatenate([rgb, alpha], axis=2))
     share = alpha / 255.0
     expected = rgb * share + 255 * (1 - share)
-    assert np.abs(read_picture(path) - expected).max() <= 1
-    assert np.abs(read_picture(np.concatenate([rgb, alpha], axis=2)) - expected).max() <= 1
+    assert np.abs(read_image(path) - expected).max() <= 1
+    assert np.abs(read_image(np.concatenate([rgb, alpha], axis=2)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00\x80"])
@@ -109,14 +109,14 @@ def test_transparent_palette(tmp_path, transparency):
     image.putpalette([10, 20, 30, 40, 50, 60, 0, 0, 0])
     path = save(tmp_path / "a.png", image, transparency=transparency)
     third = 0 if transparency == 1 else 127
-    np.testing.assert_array_equal(read_picture(path)[0], [[10, 20, 30], [255] * 3, [third] * 3])
-    np.testing.assert_array_equal(read_index_picture(path), [[0, 1, 2]])
+    np.testing.assert_array_equal(read_image(path)[0], [[10, 20, 30], [255] * 3, [third] * 3])
+    np.testing.assert_array_equal(read_index_image(path), [[0, 1, 2]])
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(8, 32)
-    pixels = read_picture(save(tmp_path / f"a.{suffix}", ramp))
+    pixels = read_image(save(tmp_path / f"a.{suffix}", ramp))
     np.testing.assert_array_equal(pixels[..., 0], np.round(ramp / 257.0))
     assert (pixels == pixels[..., :1]).all()
 
@@ -125,7 +125,7 @@ def test_16_bit_rgb_is_scaled(tmp_path):
     path = tmp_path / "a.png"
     values = np.array([[[0, 257 * 100, 65535]]], dtype=">u2")
     path.write_bytes(raw_png(1, 1, depth=16, colour=2, rows=[values.tobytes()]))
-    np.testing.assert_array_equal(read_picture(path), [[[0, 100, 255]]])
+    np.testing.assert_array_equal(read_image(path), [[[0, 100, 255]]])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_16_bit_rgb_is_scaled(tmp_path):
     ],
 )
 def test_float_and_32_bit(tmp_path, values, expected):
-    np.testing.assert_array_equal(read_picture(save(tmp_path / "a.tif", values))[0, :, 0], expected)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.tif", values))[0, :, 0], expected)
 
 
 def pages(path, modes=("L", "L", "L"), **options):
@@ -153,7 +153,7 @@ def test_further_pages_are_said(tmp_path, name):
     pages(tmp_path / name)
     assert "3 pages" in image_notes(tmp_path / name)["further_pages"]
     assert "3 pages" in image_notes((tmp_path / name).read_bytes())["further_pages"]
-    read_picture(tmp_path / name)
+    read_image(tmp_path / name)
 
 
 def test_the_preview_in_a_phones_photograph_is_no_page(tmp_path):
@@ -166,22 +166,22 @@ def test_the_preview_in_a_phones_photograph_is_no_page(tmp_path):
 def test_twelve_bits_in_sixteen_are_said(tmp_path, name, brightest, dark):
     values = np.linspace(0, brightest, 48).astype(np.uint16).reshape(6, 8)
     Image.fromarray(values).save(tmp_path / name)
-    assert ("dark_picture" in image_notes(tmp_path / name)) == dark
+    assert ("dark_image" in image_notes(tmp_path / name)) == dark
 
 
 def test_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
-    assert (read_picture(tmp_path / "a.gif") == (255, 0, 0)).all()
+    assert (read_image(tmp_path / "a.gif") == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3)])
 def test_arrays(shape):
     array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
-    np.testing.assert_array_equal(read_picture(array), np.broadcast_to(array.reshape(4, 5, -1), (4, 5, 3)))
+    np.testing.assert_array_equal(read_image(array), np.broadcast_to(array.reshape(4, 5, -1), (4, 5, 3)))
     for wrong in (array.astype(np.float32), np.zeros((0, 5, 3), np.uint8), np.zeros((5,), np.uint8)):
         with pytest.raises(ShapeError, match="expected uint8"):
-            read_picture(wrong)
+            read_image(wrong)
 
 
 def broken_files(folder: Path, rgb: np.ndarray) -> dict[str, Path]:
@@ -192,7 +192,7 @@ def broken_files(folder: Path, rgb: np.ndarray) -> dict[str, Path]:
         "cut.jpg": whole_jpeg[: len(whole_jpeg) * 2 // 3],
         "cut.png": whole_png[: len(whole_png) * 2 // 3],
         "header.png": whole_png[:20],
-        "text.jpg": b"not a picture at all",
+        "text.jpg": b"not an image at all",
         "page.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
     }
     for name, content in contents.items():
@@ -202,26 +202,26 @@ def broken_files(folder: Path, rgb: np.ndarray) -> dict[str, Path]:
 
 def test_broken_files_are_named(tmp_path, rgb):
     for name, path in broken_files(tmp_path, rgb).items():
-        with pytest.raises(PictureError) as caught:
-            read_picture(path)
+        with pytest.raises(ImageError) as caught:
+            read_image(path)
         assert name in str(caught.value)
-        assert caught.value.kind == "unreadable_picture"
+        assert caught.value.kind == "unreadable_image"
         assert caught.value.remedy
-    for path, kind in ((tmp_path, "unreadable_picture"), (tmp_path / "no.jpg", "missing_picture")):
-        for read in (read_picture, picture_size_hw, read_index_picture):
-            with pytest.raises(PictureError, match=path.name) as caught:
+    for path, kind in ((tmp_path, "unreadable_image"), (tmp_path / "no.jpg", "missing_image")):
+        for read in (read_image, image_size_hw, read_index_image):
+            with pytest.raises(ImageError, match=path.name) as caught:
                 read(path)
             assert caught.value.kind == kind
 
 
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(PictureError, match="not a regular file"):
-        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="not a regular file"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_mutated_pictures_raise_nothing_else(tmp_path, rgb, seed):
+def test_mutated_images_raise_nothing_else(tmp_path, rgb, seed):
     rng = np.random.default_rng(seed)
     suffix = ("jpg", "png", "gif", "tif", "webp", "bmp", "ppm", "avif")[seed % 8]
     content = bytearray(save(tmp_path / f"a.{suffix}", rgb).read_bytes())
@@ -230,10 +230,10 @@ def test_mutated_pictures_raise_nothing_else(tmp_path, rgb, seed):
         content[place] = int(rng.integers(0, 256))
     path = tmp_path / f"b.{suffix}"
     path.write_bytes(content)
-    for read in (read_picture, picture_size_hw, read_index_picture):
+    for read in (read_image, image_size_hw, read_index_image):
         try:
             read(path)
-        except PictureError as error:
+        except ImageError as error:
             assert path.name in str(error)  # noqa: PT017
 
 
@@ -241,33 +241,33 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(raw_png(50_000, 50_000, depth=8, colour=2, rows=[b""]))
     start = time.perf_counter()
-    for read in (read_picture, read_index_picture):
+    for read in (read_image, read_index_image):
         with pytest.raises(
-            PictureError, match=r"bomb.png: 50000 x 50000 = 2500 megapixels, the limit is 180 .*max_pixels"
+            ImageError, match=r"bomb.png: 50000 x 50000 = 2500 megapixels, the limit is 180 .*max_pixels"
         ):
             read(path)
     assert time.perf_counter() - start < 1
-    assert picture_size_hw(path) == (50_000, 50_000)
+    assert image_size_hw(path) == (50_000, 50_000)
 
 
 def test_the_limit_is_ours_not_pillows(tmp_path, monkeypatch, rgb):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     for name in ("a.png", "a.tif"):
         path = save(tmp_path / name, rgb)
-        np.testing.assert_array_equal(read_picture(path), rgb)
+        np.testing.assert_array_equal(read_image(path), rgb)
         assert Image.MAX_IMAGE_PIXELS == 10
-        with pytest.raises(PictureError, match="megapixels"):
-            read_picture(path, max_pixels=H * W - 1)
+        with pytest.raises(ImageError, match="megapixels"):
+            read_image(path, max_pixels=H * W - 1)
 
 
 def test_another_size_than_the_labels_say(tmp_path, rgb):
     path = save(tmp_path / "a.png", rgb)
-    assert read_picture(path, expected_size_hw=(H, W)).shape == (H, W, 3)
-    with pytest.raises(PictureError, match="expected 32 x 21 pixels as its labels say, got 32 x 20") as caught:
-        read_picture(path, expected_size_hw=(21, W))
-    assert caught.value.kind == "mis_sized_picture"
-    with pytest.raises(PictureError, match="EXIF"):
-        read_picture(path, expected_size_hw=(W, H))
+    assert read_image(path, expected_size_hw=(H, W)).shape == (H, W, 3)
+    with pytest.raises(ImageError, match="expected 32 x 21 pixels as its labels say, got 32 x 20") as caught:
+        read_image(path, expected_size_hw=(21, W))
+    assert caught.value.kind == "mis_sized_image"
+    with pytest.raises(ImageError, match="EXIF"):
+        read_image(path, expected_size_hw=(W, H))
 
 
 @pytest.mark.parametrize(("depth", "top"), [(1, 1), (2, 3), (4, 15), (8, 255)])
@@ -281,60 +281,60 @@ def test_index_values_are_untouched_at_every_depth(tmp_path, depth, top, colour)
         extra = struct.pack(">I", len(palette)) + b"PLTE" + palette + struct.pack(">I", zlib.crc32(b"PLTE" + palette))
     path = tmp_path / "a.png"
     path.write_bytes(raw_png(16, 1, depth=depth, colour=colour, rows=[np.packbits(bits).tobytes()], extra=extra))
-    np.testing.assert_array_equal(read_index_picture(path), [values])
+    np.testing.assert_array_equal(read_index_image(path), [values])
 
 
-def test_index_pictures_that_are_none(tmp_path, rgb):
+def test_index_images_that_are_none(tmp_path, rgb):
     for name, image, said in (
         ("a.png", rgb, "mode RGB"),
         ("b.png", rgb[..., 0].astype(np.uint16), "mode I;16"),
         ("c.jpg", rgb[..., 0], "JPEG"),
     ):
-        with pytest.raises(PictureError, match=said):
-            read_index_picture(save(tmp_path / name, image))
+        with pytest.raises(ImageError, match=said):
+            read_index_image(save(tmp_path / name, image))
 
 
 @pytest.mark.parametrize("palette", [None, np.arange(768, dtype=np.uint8).reshape(256, 3)])
-def test_index_pictures_come_back(tmp_path, rgb, palette):
+def test_index_images_come_back(tmp_path, rgb, palette):
     path = tmp_path / "new folder" / "a.png"
-    write_index_picture(path, rgb[..., 0].astype(np.int64), palette=palette)
-    np.testing.assert_array_equal(read_index_picture(path, expected_size_hw=(H, W)), rgb[..., 0])
+    write_index_image(path, rgb[..., 0].astype(np.int64), palette=palette)
+    np.testing.assert_array_equal(read_index_image(path, expected_size_hw=(H, W)), rgb[..., 0])
     if palette is not None:
-        np.testing.assert_array_equal(read_picture(path), palette[rgb[..., 0]])
+        np.testing.assert_array_equal(read_image(path), palette[rgb[..., 0]])
     for wrong in (np.full((2, 2), 256), np.full((2, 2), -1), np.zeros((2, 2)), rgb):
         with pytest.raises(ShapeError, match=r"integers 0\.\.255"):
-            write_index_picture(path, wrong)
+            write_index_image(path, wrong)
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
-def test_write_picture(tmp_path, rgb):
-    write_picture(tmp_path / "a.png", rgb)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), rgb)
-    write_picture(tmp_path / "a.jpg", np.full((H, W, 3), 77, np.uint8))
-    assert np.abs(read_picture(tmp_path / "a.jpg").astype(int) - 77).max() <= 1
-    with pytest.raises(PictureError, match="suffix"):
-        write_picture(tmp_path / "a.xyz", rgb)
+def test_write_image(tmp_path, rgb):
+    write_image(tmp_path / "a.png", rgb)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), rgb)
+    write_image(tmp_path / "a.jpg", np.full((H, W, 3), 77, np.uint8))
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - 77).max() <= 1
+    with pytest.raises(ImageError, match="suffix"):
+        write_image(tmp_path / "a.xyz", rgb)
     with pytest.raises(ShapeError):
-        write_picture(tmp_path / "b.png", rgb[..., 0])
+        write_image(tmp_path / "b.png", rgb[..., 0])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jpg", "a.png"]
 
 
-def test_picture_files(tmp_path):
+def test_image_files(tmp_path):
     for name in ("b.JPG", "a.png", "notes.txt", "._b.JPG", "sub/c.webp", ".cache/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in picture_files(tmp_path)] == ["a.png", "b.JPG"]
-    assert [path.name for path in picture_files(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.webp"]
+    assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG"]
+    assert [path.name for path in image_files(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.webp"]
     with pytest.raises(DataError, match="folder"):
-        picture_files(tmp_path / "a.png")
+        image_files(tmp_path / "a.png")
 
 
-def test_sizes_of_a_thousand_real_pictures_a_second(shared_data):
-    files = picture_files(shared_data / "coco" / "images")
+def test_sizes_of_a_thousand_real_images_a_second(shared_data):
+    files = image_files(shared_data / "coco" / "images")
     assert len(files) > 100
     for file in files:
         with Image.open(BytesIO(file.read_bytes())) as image:
-            assert picture_size_hw(file) == (image.height, image.width)
+            assert image_size_hw(file) == (image.height, image.width)
 
 
 @pytest.fixture
@@ -358,11 +358,11 @@ def test_huge_images_are_decoded_at_a_fraction_of_their_size(reduced_from_small,
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(tmp_path / f"a{suffix}", exif=exif, quality=95)
-    whole = read_picture(tmp_path / f"a{suffix}")
+    whole = read_image(tmp_path / f"a{suffix}")
     upright = (304, 400) if orientation == 1 else (400, 304)
     assert whole.shape[:2] == upright
     for need, factor in ((38, 4), (19, 8), (76, 2), (77, 1)):
-        pixels, size_hw = read_reduced_picture(
+        pixels, size_hw = read_reduced_image(
             tmp_path / f"a{suffix}", lambda _, need=need: (need, need), expected_size_hw=upright
         )
         assert size_hw == upright
@@ -373,14 +373,14 @@ def test_huge_images_are_decoded_at_a_fraction_of_their_size(reduced_from_small,
 
 def test_ordinary_images_are_decoded_whole(tmp_path):
     Image.fromarray(smooth((300, 400))).save(tmp_path / "a.jpg")
-    pixels, size_hw = read_reduced_picture(tmp_path / "a.jpg", lambda _: (10, 10))
+    pixels, size_hw = read_reduced_image(tmp_path / "a.jpg", lambda _: (10, 10))
     assert size_hw == (300, 400)
-    np.testing.assert_array_equal(pixels, read_picture(tmp_path / "a.jpg"))
+    np.testing.assert_array_equal(pixels, read_image(tmp_path / "a.jpg"))
 
 
 def test_a_truncated_huge_image_is_found_out(reduced_from_small, tmp_path):
     Image.fromarray(smooth((300, 400))).save(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
-    with pytest.raises(PictureError, match="truncated"):
-        read_reduced_picture(tmp_path / "a.jpg", lambda _: (10, 10))
+    with pytest.raises(ImageError, match="truncated"):
+        read_reduced_image(tmp_path / "a.jpg", lambda _: (10, 10))

@@ -1,4 +1,4 @@
-"""Formats that say something of whole pictures or of every pixel: classification by folders, index pictures."""
+"""Formats that say something of whole images or of every pixel: classification by folders, index images."""
 
 from pathlib import Path
 
@@ -7,38 +7,38 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders, index_png
-from otus.data.images import write_index_picture, write_picture
+from otus.data.images import write_image, write_index_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 
 
-def picture(file: Path, values: np.ndarray | None = None) -> None:
+def image(file: Path, values: np.ndarray | None = None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((6, 9, 3), np.uint8) if values is None else values.astype(np.uint8)).save(file)
 
 
 def test_folders_are_categories(tmp_path: Path) -> None:
     for file in ("owl/1.png", "cat/b/2.png", "cat/1.jpg"):
-        picture(tmp_path / file)
+        image(tmp_path / file)
     (layout,) = classification_folders.find(tmp_path)
     dataset = classification_folders.read(layout)
     assert dataset.categories.names == ("cat", "owl")
-    assert dataset.pictures.files == ("cat/1.jpg", "cat/b/2.png", "owl/1.png")
-    assert dataset.picture_labels is not None
-    assert dataset.picture_labels.tolist() == [0, 0, 1]
+    assert dataset.images.files == ("cat/1.jpg", "cat/b/2.png", "owl/1.png")
+    assert dataset.image_labels is not None
+    assert dataset.image_labels.tolist() == [0, 0, 1]
     assert dataset.objects is None
     assert dataset[2].label == 1
 
 
 def test_splits_share_their_categories(tmp_path: Path) -> None:
     for file in ("train/owl/1.png", "train/cat/1.png", "val/owl/1.png"):
-        picture(tmp_path / file)
+        image(tmp_path / file)
     train, val = (classification_folders.read(layout) for layout in classification_folders.find(tmp_path))
     assert (train.split, val.split) == ("train", "val")
     assert train.categories == val.categories
-    assert val.picture_labels is not None
-    assert val.picture_labels.tolist() == [1]
-    assert val.pictures.files == ("val/owl/1.png",)
+    assert val.image_labels is not None
+    assert val.image_labels.tolist() == [1]
+    assert val.images.files == ("val/owl/1.png",)
 
 
 @pytest.mark.parametrize(
@@ -52,33 +52,33 @@ def test_what_is_no_classification(tmp_path: Path, files: tuple[str, ...]) -> No
     assert classification_folders.find(tmp_path) == []
 
 
-def test_broken_pictures_are_reported_and_left_out(tmp_path: Path) -> None:
+def test_broken_images_are_reported_and_left_out(tmp_path: Path) -> None:
     for file in ("owl/1.png", "owl/2.png", "cat/1.png"):
-        picture(tmp_path / file)
-    (tmp_path / "owl/1.png").write_bytes(b"no picture")
+        image(tmp_path / file)
+    (tmp_path / "owl/1.png").write_bytes(b"no image")
     problems: list[DataError] = []
     dataset = classification_folders.read(classification_folders.find(tmp_path)[0], report=problems.append)
     assert ["1.png" in str(problem) for problem in problems] == [True]
-    assert dataset.pictures.files == ("cat/1.png", "owl/2.png")
-    assert dataset.picture_labels is not None
-    assert dataset.picture_labels.tolist() == [0, 1]
+    assert dataset.images.files == ("cat/1.png", "owl/2.png")
+    assert dataset.image_labels is not None
+    assert dataset.image_labels.tolist() == [0, 1]
 
 
 VALUES = np.array([[0, 1, 2], [3, 2, 9]])
 
 
 @pytest.mark.parametrize("names", ["Sky\nTree\nUnlabelled\nCar\n", "3 Car\n0 Sky\n1 Tree\n\n2 void\n"])
-def test_index_pictures_with_names(tmp_path: Path, names: str) -> None:
+def test_index_images_with_names(tmp_path: Path, names: str) -> None:
     for stem in ("a", "b"):
-        picture(tmp_path / f"train/{stem}.jpg", np.zeros((2, 3)))
-        picture(tmp_path / f"trainannot/{stem}.png", VALUES)
+        image(tmp_path / f"train/{stem}.jpg", np.zeros((2, 3)))
+        image(tmp_path / f"trainannot/{stem}.png", VALUES)
     (tmp_path / "classes.txt").write_text(names)
     (tmp_path / "train.txt").write_text("b\n")
     (layout,) = index_png.find(tmp_path)
     dataset = index_png.read(layout)
     assert dataset.categories.names == ("Sky", "Tree", "Car")
     assert dataset.categories.ids == (0, 1, 3)
-    assert dataset.pictures.ids == ("b",)
+    assert dataset.images.ids == ("b",)
     semantic = dataset.semantic_map(0)
     assert semantic is not None
     assert semantic.labels.tolist() == [[0, 1, 255], [2, 255, 255]]
@@ -92,8 +92,8 @@ def test_objects_on_background_are_known_by_their_values(
     tmp_path: Path, values: list[int], expected: list[int]
 ) -> None:
     row = np.array([values])
-    picture(tmp_path / "images/a.jpg", np.zeros(row.shape))
-    picture(tmp_path / "masks/a.png", row)
+    image(tmp_path / "images/a.jpg", np.zeros(row.shape))
+    image(tmp_path / "masks/a.png", row)
     (layout,) = index_png.find(tmp_path)
     dataset = index_png.read(layout)
     semantic = dataset.semantic_map(0)
@@ -103,25 +103,25 @@ def test_objects_on_background_are_known_by_their_values(
 
 
 def test_values_of_many_objects_are_not_taken_for_categories(tmp_path: Path) -> None:
-    picture(tmp_path / "images/a.jpg", np.zeros((2, 3)))
-    picture(tmp_path / "masks/a.png", VALUES)
+    image(tmp_path / "images/a.jpg", np.zeros((2, 3)))
+    image(tmp_path / "masks/a.png", VALUES)
     assert index_png.find(tmp_path) == []
 
 
 def test_splits_below_images_and_masks(tmp_path: Path) -> None:
     for split in ("train", "val"):
-        picture(tmp_path / f"images/{split}/a.jpg", np.zeros((2, 3)))
-        picture(tmp_path / f"masks/{split}/a.png", VALUES)
+        image(tmp_path / f"images/{split}/a.jpg", np.zeros((2, 3)))
+        image(tmp_path / f"masks/{split}/a.png", VALUES)
     (tmp_path / "classes.txt").write_text("a\nb\n")
     layouts = index_png.find(tmp_path)
     assert [layout.split for layout in layouts] == ["train", "val"]
-    assert index_png.read(layouts[1]).pictures.files == ("images/val/a.jpg",)
+    assert index_png.read(layouts[1]).images.files == ("images/val/a.jpg",)
 
 
 @pytest.mark.parametrize("names", ["", "0 a\n0 b\n", "300 a\n", "a\na\n"])
 def test_bad_names(tmp_path: Path, names: str) -> None:
-    picture(tmp_path / "images/a.jpg", np.zeros((2, 3)))
-    picture(tmp_path / "masks/a.png", VALUES)
+    image(tmp_path / "images/a.jpg", np.zeros((2, 3)))
+    image(tmp_path / "masks/a.png", VALUES)
     (tmp_path / "classes.txt").write_text(names)
     with pytest.raises(DataError, match=r"classes\.txt"):
         index_png.read(index_png.find(tmp_path)[0])
@@ -129,15 +129,15 @@ def test_bad_names(tmp_path: Path, names: str) -> None:
 
 def test_missing_parts_are_reported(tmp_path: Path) -> None:
     for stem in ("a", "b", "c"):
-        picture(tmp_path / f"val/{stem}.jpg", np.zeros((2, 3)))
-        picture(tmp_path / f"valannot/{stem}.png", VALUES)
+        image(tmp_path / f"val/{stem}.jpg", np.zeros((2, 3)))
+        image(tmp_path / f"valannot/{stem}.png", VALUES)
     (tmp_path / "valannot/b.png").unlink()
     (tmp_path / "val/c.jpg").write_bytes(b"")
     (tmp_path / "val.txt").write_text("a.jpg\nb.jpg\nc.jpg\nd.jpg\n..\n")
     (tmp_path / "classes.txt").write_text("x\ny\n")
     problems: list[DataError] = []
     dataset = index_png.read(index_png.find(tmp_path)[0], report=problems.append)
-    assert dataset.pictures.ids == ("a",)
+    assert dataset.images.ids == ("a",)
     expected = ["val.txt: line 5", "val/d: is listed", "val/b.jpg: has no index", "val/c.jpg"]
     assert len(problems) == len(expected)
     assert all(words in str(problem) for words, problem in zip(expected, problems, strict=True))
@@ -151,7 +151,7 @@ def test_real_street_scenes(shared_data: Path) -> None:
     assert len(train.categories) == 11
     semantic = val.semantic_map(0)
     assert semantic is not None
-    values = np.asarray(Image.open(shared_data / "camvid" / "valannot" / f"{val.pictures.ids[0]}.png"))
+    values = np.asarray(Image.open(shared_data / "camvid" / "valannot" / f"{val.images.ids[0]}.png"))
     np.testing.assert_array_equal(semantic.labels, np.where(values == 11, 255, values))
 
 
@@ -161,7 +161,7 @@ def test_real_objects_of_interactive_segmentation(shared_data: Path) -> None:
     assert len(dataset) == len(list((shared_data / "interactive" / "masks").iterdir()))
     semantic = dataset.semantic_map(0)
     assert semantic is not None
-    values = np.asarray(Image.open(shared_data / "interactive" / "masks" / f"{dataset.pictures.ids[0]}.png"))
+    values = np.asarray(Image.open(shared_data / "interactive" / "masks" / f"{dataset.images.ids[0]}.png"))
     np.testing.assert_array_equal(semantic.mask_of("object"), values == 255)
     np.testing.assert_array_equal(semantic.labels == 255, values == 128)
     assert index_png.find(shared_data / "penn_fudan") == []
@@ -170,30 +170,30 @@ def test_real_objects_of_interactive_segmentation(shared_data: Path) -> None:
 def test_davis_sequences(shared_data: Path) -> None:
     dataset = open_dataset(shared_data / "davis")
     assert (dataset.format, dataset.split, tuple(dataset.categories)) == ("index_png", None, ("background", "object"))
-    assert len({file.rsplit("/", 1)[0] for file in dataset.pictures.files}) == 4
-    assert len(set(dataset.pictures.ids)) == len(dataset) == 58
-    sample = dataset[dataset.pictures.files.index("JPEGImages/bmx-trees/00015.jpg")]
+    assert len({file.rsplit("/", 1)[0] for file in dataset.images.files}) == 4
+    assert len(set(dataset.images.ids)) == len(dataset) == 58
+    sample = dataset[dataset.images.files.index("JPEGImages/bmx-trees/00015.jpg")]
     assert sample.semantic is not None
     assert sample.semantic.labels.shape == sample.image.shape[:2]
     assert set(np.unique(sample.semantic.labels)) == {0, 1}
 
 
-def test_index_pictures_without_a_picture_are_reported(tmp_path: Path) -> None:
+def test_index_images_without_a_image_are_reported(tmp_path: Path) -> None:
     for name in ("images/v/1.jpg", "images/v/2.jpg"):
-        write_picture(tmp_path / name, np.zeros((4, 5, 3), np.uint8))
+        write_image(tmp_path / name, np.zeros((4, 5, 3), np.uint8))
     for name in ("masks/v/1.png", "masks/v/3.png"):
-        write_index_picture(tmp_path / name, np.array([[0, 255]] * 3))
+        write_index_image(tmp_path / name, np.array([[0, 255]] * 3))
     problems: list[DataError] = []
     dataset = open_dataset(tmp_path, report=problems.append)
-    assert dataset.pictures.files == ("images/v/1.jpg",)
+    assert dataset.images.files == ("images/v/1.jpg",)
     assert [one.file.name for one in problems if one.file] == ["2.jpg", "3.png"]
 
 
 def test_lists_of_names_with_spaces(tmp_path: Path) -> None:
     for stem in ("my", "my photo", "b"):
-        picture(tmp_path / f"val/{stem}.png", np.zeros((2, 3)))
-        picture(tmp_path / f"valannot/{stem}.png", VALUES)
+        image(tmp_path / f"val/{stem}.png", np.zeros((2, 3)))
+        image(tmp_path / f"valannot/{stem}.png", VALUES)
     (tmp_path / "classes.txt").write_text("x\ny\n")
     for lines in ("my photo.png\nb.png\n", "/val/my photo.png /valannot/my photo.png\n/val/b.png valannot/b.png\n"):
         (tmp_path / "val.txt").write_text(lines)
-        assert index_png.read(index_png.find(tmp_path)[0]).pictures.ids == ("b", "my photo")
+        assert index_png.read(index_png.find(tmp_path)[0]).images.ids == ("b", "my photo")
