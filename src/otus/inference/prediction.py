@@ -63,6 +63,13 @@ class Prediction:
         """Open the overlay in the system's viewer."""
         Image.fromarray(self._overlay()).show(title=self.name)
 
+    def _repr_png_(self) -> bytes:
+        """Return the overlay as PNG, no longer than a screen: what a notebook shows of the last value of a cell."""
+        overlay, encoded = Image.fromarray(self._overlay()), io.BytesIO()
+        overlay.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        overlay.save(encoded, "PNG")
+        return encoded.getvalue()
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``otus predict --json`` says of an image: plain numbers and text."""
         shown = self.instances if self.classification is None else self.classification
@@ -92,6 +99,21 @@ _ELSEWHERE = {
     "orig_shape": "instances.size_hw",
     "speed": "milliseconds",
     "summary": "to_dict()",
+}
+
+# And the options of their calls.
+_OPTIONS_ELSEWHERE = {
+    **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
+    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_threshold"),
+    **dict.fromkeys(("classes", "labels"), "write categories, by their names"),
+    **dict.fromkeys(
+        ("imgsz", "image_size", "size"),
+        "the image size is that of the weights (predictor.preprocess); tiles find small objects on large images",
+    ),
+    **dict.fromkeys(("device", "precision", "half"), "say it when loading: otus.load(…, device=…, precision=…)"),
+    **dict.fromkeys(("vid_stride", "frame_stride"), "write stride"),
+    **dict.fromkeys(("batch", "bs"), "write batch_size"),
+    **dict.fromkeys(("save", "show"), "each prediction has .save(path) and .show()"),
 }
 
 

@@ -4,13 +4,16 @@ A :class:`Predictor` joins what belongs together: a system, the :class:`~otus.pa
 were trained with, and the way back to the frame of the image as it came.
 """
 
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Never, NoReturn
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
 """What is shown to people unless they say otherwise, or thresholds were chosen for the model. Evaluation takes all that the
 system reports instead."""
+_NOTEBOOK_SIDE = 1280
 
 
 class Predictor:
@@ -95,6 +99,10 @@ class Predictor:
         """What the labels mean."""
         return self.system.categories
 
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Say what to write instead: in other libraries a model is called."""
+        raise TypeError("a Predictor is not called: write .predict(image)")
+
     def predict(self, source: Source, **options: Any) -> list[Prediction]:
         """What is on each image of a source; options as of :meth:`stream`."""
         return list(self.stream(source, **options))
@@ -111,6 +119,7 @@ class Predictor:
         stride: int = 1,
         report: Callable[[DataError], None] | None = None,
         max_pixels: int = MAX_PIXELS,
+        **unknown: Never,
     ) -> Iterator[Prediction]:
         """Predictions one after the other, as they are made: for folders and videos of any length.
 
@@ -142,7 +151,15 @@ class Predictor:
         UsageError
             If an option is out of its range, a category is none of the model's, or a model of whole images is asked for
             objects: by tiles, thresholds or categories.
+        TypeError
+            If there is no option of that name; the message says what other libraries' are called here.
         """
+        for name in unknown:
+            options = inspect.signature(self.stream).parameters.keys() - {"source", "unknown"}
+            remedy = (
+                f": {_OPTIONS_ELSEWHERE[name]}" if name in _OPTIONS_ELSEWHERE else did_you_mean(name, sorted(options))
+            )
+            raise TypeError(f"predict: there is no option {name!r}{remedy}; there are {', '.join(sorted(options))}")
         postprocess = self.postprocess(score_threshold, nms_threshold, categories)
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         if tiles is not None and postprocess is None:
@@ -153,6 +170,7 @@ class Predictor:
         # Tiles are cut from, and proposals searched on, the whole image.
         is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), PrecomputedProposals)
         need = None if is_whole else self.preprocess.size_of
+        report = report or partial(_stop_at_first, source)
         images = images_of(source, stride=stride, report=report, need=need, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
@@ -287,6 +305,16 @@ class Predictor:
                 total.update(part.milliseconds)
         found = merged(instances, windows, threshold=tiles.merge_threshold)
         return Prediction(image.name, image.image, found, dict(total), image.frame, image.time_s, notes=image.notes)
+
+
+def _stop_at_first(source: Source, error: DataError) -> NoReturn:
+    """Raise the error of a file; of one among many with how to go on. None is left out unasked: what returns a list has no
+    other way to say that an image is missing in it, as the command has by its exit code."""
+    if error.file is None or (isinstance(source, str | Path) and Path(source) == error.file):
+        raise error
+    way = "report=errors.append, with errors = [], goes on without such files"
+    remedy = f"{error.remedy}; {way}" if error.remedy else way
+    raise type(error)(error.problem, file=error.file, where=error.where, remedy=remedy, kind=error.kind) from None
 
 
 def _part(source_image: SourceImage, window: tuple[slice, slice]) -> SourceImage:

@@ -227,8 +227,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
             raise DataError("has no panoptic maps", file=dataset.source, remedy=remedy, kind="no_panoptic")
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
-            place_images(dataset, place, images, names=image_names(dataset))
+            place_images(dataset, stage / image_folder(dataset, splits), images, names=image_names(dataset))
             name = f"panoptic_{split_word(dataset)}" if dataset.split else "panoptic"
             _write_json(dataset, stage / f"{name}.json", stage / name)
             losses += losses_of(replace(dataset, objects=None), can_hold=CAN_HOLD)
