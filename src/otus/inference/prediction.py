@@ -1,5 +1,6 @@
 """What was found on one image, and how it is drawn, told and written down."""
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from otus.structures.boxes import as_boxes, convert
 from otus.visualization.drawing import draw, overlay
 
 _SHOWN_CATEGORIES = 5
+_NOTEBOOK_SIDE = 1280
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,21 +101,6 @@ _ELSEWHERE = {
     "orig_shape": "instances.size_hw",
     "speed": "milliseconds",
     "summary": "to_dict()",
-}
-
-# And the options of their calls.
-_OPTIONS_ELSEWHERE = {
-    **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
-    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_threshold"),
-    **dict.fromkeys(("classes", "labels"), "write categories, by their names"),
-    **dict.fromkeys(
-        ("imgsz", "image_size", "size"),
-        "the image size is that of the weights (predictor.preprocess); tiles find small objects on large images",
-    ),
-    **dict.fromkeys(("device", "precision", "half"), "say it when loading: otus.load(…, device=…, precision=…)"),
-    **dict.fromkeys(("vid_stride", "frame_stride"), "write stride"),
-    **dict.fromkeys(("batch", "bs"), "write batch_size"),
-    **dict.fromkeys(("save", "show"), "each prediction has .save(path) and .show()"),
 }
 
 

@@ -38,7 +38,22 @@ PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
 """What is shown to people unless they say otherwise, or thresholds were chosen for the model. Evaluation takes all that the
 system reports instead."""
-_NOTEBOOK_SIDE = 1280
+
+
+# Options of other libraries' calls, and what to write instead.
+_OPTIONS_ELSEWHERE = {
+    **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
+    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_threshold"),
+    **dict.fromkeys(("classes", "labels"), "write categories, by their names"),
+    **dict.fromkeys(
+        ("imgsz", "image_size", "size"),
+        "the image size is that of the weights (predictor.preprocess); tiles find small objects on large images",
+    ),
+    **dict.fromkeys(("device", "precision", "half"), "say it when loading: otus.load(…, device=…, precision=…)"),
+    **dict.fromkeys(("vid_stride", "frame_stride"), "write stride"),
+    **dict.fromkeys(("batch", "bs"), "write batch_size"),
+    **dict.fromkeys(("save", "show"), "each prediction has .save(path) and .show()"),
+}
 
 
 class Predictor:

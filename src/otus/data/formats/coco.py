@@ -333,7 +333,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place_images(dataset, stage / image_folder(dataset, splits), images, names=image_names(dataset))
+            place_images(dataset, stage / split_image_folder(dataset, splits), images, names=image_names(dataset))
             name = f"instances_{split_word(dataset)}.json" if dataset.split else "annotations.json"
             write_json(dataset, stage / name)
             losses += losses_of(dataset, can_hold=CAN_HOLD) + split_losses(dataset, split_of(Path(name)))
@@ -349,7 +349,7 @@ def image_names(dataset: Dataset) -> Sequence[str]:
     return [file.removeprefix("images/") for file in files] if _are_all_in("images", files) else files
 
 
-def image_folder(dataset: Dataset, splits: Sequence[Dataset]) -> str:
+def split_image_folder(dataset: Dataset, splits: Sequence[Dataset]) -> str:
     """Where the images of one of several splits go: ``images/<split>``, unless their names begin so already."""
     word = split_word(dataset)
     return f"images/{word}" if len(splits) > 1 and not _are_all_in(word, image_names(dataset)) else "images"

@@ -30,6 +30,7 @@ from otus.data.formats.coco import (
     read_categories,
     sniff,
     sound_images,
+    split_image_folder,
     split_of,
 )
 from otus.data.formats.contract import (
@@ -227,7 +228,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
             raise DataError("has no panoptic maps", file=dataset.source, remedy=remedy, kind="no_panoptic")
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place_images(dataset, stage / image_folder(dataset, splits), images, names=image_names(dataset))
+            place_images(dataset, stage / split_image_folder(dataset, splits), images, names=image_names(dataset))
             name = f"panoptic_{split_word(dataset)}" if dataset.split else "panoptic"
             _write_json(dataset, stage / f"{name}.json", stage / name)
             losses += losses_of(replace(dataset, objects=None), can_hold=CAN_HOLD)
