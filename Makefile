@@ -5,6 +5,7 @@ BIN := .venv/bin
 .PHONY: install test test-avx2 test-slow lint package demo bench clean
 
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
+WITH_CUDA := plain pip, which brings PyTorch with CUDA
 REACH := import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)
 
 # On Linux plain pip brings torch with gigabytes of CUDA. Without an NVIDIA GPU torch's own CPU wheels come first, into the
@@ -12,14 +13,15 @@ REACH := import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout
 define cpu_torch
 	@if [ "$$(uname)" = Linux ] && [ ! -e /dev/nvidiactl ] && ! nvidia-smi > /dev/null 2>&1; then \
 		if timeout 10 $(1)/bin/python -c '$(REACH)' $(CPU_WHEELS)/torch/ 2> /dev/null; then \
-			echo "no NVIDIA GPU: torch for the CPU"; \
+			echo "no NVIDIA GPU: PyTorch for the CPU"; \
 			$(1)/bin/pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 \
-				--index-url $(CPU_WHEELS) 'torch>=2.8' 'torchvision>=0.23' || echo "failed: torch with CUDA"; \
-		else echo "no NVIDIA GPU, but $(CPU_WHEELS) cannot be reached: torch with CUDA"; fi; \
+				--index-url $(CPU_WHEELS) 'torch>=2.8' 'torchvision>=0.23' || echo "failed: $(WITH_CUDA)"; \
+		else echo "no NVIDIA GPU, but $(CPU_WHEELS) cannot be reached: $(WITH_CUDA)"; fi; \
 	fi
 endef
 
 .venv/installed: pyproject.toml
+	@echo "installing into .venv, once: some minutes, most of them without a word; 2 GB of disk, 7 GB with CUDA"
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(call cpu_torch,.venv)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,bench,train]'

@@ -99,3 +99,29 @@ def test_no_data_set(tmp_path):
         done = run(path)
         assert (done.exit_code, done.stdout) == (1, "")
         assert str(path) in done.stderr
+
+
+def test_images_that_nothing_lists_are_a_note_and_no_failure(folder):
+    rng = np.random.default_rng(1)
+    for name in ("b.png", "c.png", "d.png", "e.png", "f.png", "g.png"):
+        write_picture(folder / name, rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    done = run(folder)
+    assert done.exit_code == 0
+    assert "note: 5 more images" in done.stdout
+    assert "c.png, d.png, e.png and 2 more" in done.stdout
+    assert [Path(path).name for path in json.loads(run(folder, "--json").stdout)["unlisted"]] == [
+        "c.png",
+        "d.png",
+        "e.png",
+        "f.png",
+        "g.png",
+    ]
+
+
+def test_a_folder_of_images_alone_says_what_to_do(folder):
+    for file in folder.glob("*.json"):
+        file.unlink()
+    done = run(folder)
+    assert done.exit_code == 1
+    assert "holds images without labels (label some" in done.stderr
+    assert done.stderr.count("\n") == 1

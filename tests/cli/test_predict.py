@@ -353,3 +353,24 @@ def test_pages_that_are_not_predicted_on_are_said(good, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert f"otus: note: {tmp_path / 'stack.tif'} has 3 pages" in done.stderr
     assert "3 pages" in json.loads(done.stdout)["images"][0]["notes"][0]
+
+
+def test_no_page_is_written_of_nothing(good, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    done = run(tmp_path / "broken.png", "--model", NAME, "--weights", good, "--out", tmp_path / "out", "--page")
+    refused(done, 1, r"left out: .*broken\.png")
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_a_page_of_images_without_objects_has_no_empty_table(good, picture, tmp_path):
+    options = ("--score-threshold", 1, "--out", tmp_path / "out", "--page")
+    assert run(picture, "--model", NAME, "--weights", good, *options).exit_code == 0
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "0 objects on 1 image" in html
+    assert "What was found where" not in html
+
+
+def test_annotations_given_as_an_image_are_called_so(good, tmp_path):
+    (tmp_path / "annotations.json").write_text("{}")
+    done = run(tmp_path / "annotations.json", "--model", NAME, "--weights", good, "--out", tmp_path / "out")
+    refused(done, 1, "one of annotations, which list images .*otus predict FOLDER")

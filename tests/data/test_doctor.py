@@ -1,5 +1,6 @@
 """Each kind of finding in a data set that has nothing else wrong; then the real ones, which are well."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -332,3 +333,42 @@ def test_a_finding_of_yolo_names_the_label_file(tmp_path):
         examine_path(tmp_path),
         "box_outside", file=tmp_path / "labels" / "a.txt", where="object[0]", says="pixels out",
     )  # fmt: skip
+
+
+def test_images_that_no_file_lists(tmp_path):
+    folder = tmp_path / "images"
+    for name in ("a.png", "b.png", "c.png"):
+        write_picture(folder / name, photograph(len(name)))
+    for split in ("train", "val"):
+        records = {
+            "images": [{"id": 1, "file_name": f"{'a' if split == 'train' else 'b'}.png", "width": W, "height": H}]
+        }
+        box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+        document = records | {"annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / f"instances_{split}.json").write_text(json.dumps(document))
+    assert examine_path(tmp_path).unlisted == (folder / "c.png",)
+    assert examine_path(tmp_path, split="train").unlisted == ()
+    (folder / "c.png").unlink()
+    assert examine_path(tmp_path).unlisted == ()
+
+
+def test_a_folder_of_images_alone_has_no_labels(tmp_path):
+    write_picture(tmp_path / "a.png", photograph(0))
+    write_picture(tmp_path / "b.png", photograph(1))
+    with pytest.raises(DataError, match=r"holds images without labels \(label some.*otus predict"):
+        examine_path(tmp_path)
+    (tmp_path / "labels.tsv").write_text("what this is, nobody knows")
+    with pytest.raises(DataError, match="found no data set here"):
+        examine_path(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ring", "advice"), [([-9, 10, 30, 40], "as its mask does: clip both"), ([0, 10, 30, 40], "clip it")]
+)
+def test_a_box_outside_is_clipped_with_its_mask(tmp_path, ring, advice):
+    dataset = well(tmp_path)
+    masks = Segmentations.build([[rectangle(box)] for box in (ring, *BOXES[1:])])
+    found = examine(
+        [change(dataset, boxes_xyxy=np.array([[-9.0, 10, 30, 40], *BOXES[1:]]), segmentations=masks)]
+    ).findings
+    assert [one.message.endswith(f"({advice})") for one in found if one.kind == "box_outside"] == [True]

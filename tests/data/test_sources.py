@@ -80,3 +80,11 @@ def test_folders_and_patterns_without_a_picture_are_reported_and_left_out(folder
     found = list(pictures_of(sources, report=reported.append))
     assert [one.name for one in found] == [str(folder / "a.png"), str(folder / "b.png")]
     assert [error.file.name for error in reported] == ["empty", "*.webp"]
+
+
+def test_a_file_of_annotations_is_called_one(tmp_path):
+    (tmp_path / "annotations.json").write_text("{}")
+    with pytest.raises(
+        PictureError, match=r"annotations\.json: is no image; .*one of annotations.*otus predict FOLDER"
+    ):
+        files_of(tmp_path / "annotations.json")

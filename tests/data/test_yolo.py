@@ -6,9 +6,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Pictures
 from otus.data.formats import yolo
 from otus.data.formats.contract import Layout
+from otus.data.open import open_dataset
+from otus.data.pictures import write_picture
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Outline, Segmentations
 
@@ -470,3 +473,30 @@ def test_real_oriented_boxes(shared_data: Path) -> None:
     # The file says 0.779296 0.690429 0.625976 0.451171 0.88965 0.266601 1.04199 0.51465 of 1024 pixels.
     np.testing.assert_allclose(corners[row, 0], [797.999, 706.999], atol=1e-3)
     np.testing.assert_allclose(corners[row, 3], [1066.998, 527.0016], atol=1e-3)
+
+
+def test_splits_keep_their_folders_in_coco_and_back(tmp_path):
+    root = tmp_path / "yolo"
+    for split, name in (("train", "a"), ("val", "b")):
+        write_picture(root / f"images/{split}/{name}.jpg", np.zeros((50, 100, 3), np.uint8))
+        (root / f"labels/{split}").mkdir(parents=True)
+        (root / f"labels/{split}/{name}.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n")
+    convert(root, tmp_path / "coco", to="coco")
+    convert(root, tmp_path / "one", to="coco", split="val")
+    convert(tmp_path / "coco", tmp_path / "again", to="yolo")
+    convert(tmp_path / "coco", tmp_path / "coco again", to="coco")
+
+    def files(folder: str, part: str) -> list[str]:
+        return sorted(file.relative_to(tmp_path / folder).as_posix() for file in (tmp_path / folder).rglob(part))
+
+    both = ["images/train/a.jpg", "images/val/b.jpg"]
+    assert files("coco", "*.jpg") == files("again", "*.jpg") == files("coco again", "*.jpg") == both
+    assert files("one", "*.jpg") == both[1:]
+    assert files("again", "*.txt") == files("yolo", "*.txt")
+    for split in ("train", "val"):
+        first, through, again = (open_dataset(tmp_path / name, split=split) for name in ("yolo", "coco", "again"))
+        assert through.objects is not None
+        for other in (through, again):
+            np.testing.assert_array_equal(objects_of(other).boxes_xyxy, objects_of(first).boxes_xyxy)
+            assert other[0].image.shape == (50, 100, 3)

@@ -83,3 +83,53 @@ def test_sources_and_devices_as_people_write_them(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(otus.OtusError, match="got 'cuda:0'"):
             choose_device(0)
+
+
+def test_a_notebook_shows_a_prediction_as_its_overlay(prediction):
+    with Image.open(io.BytesIO(prediction._repr_png_())) as shown:
+        assert shown.format == "PNG"
+        assert max(shown.size) <= 1280
+        assert np.asarray(shown).std() > 0  # the picture itself is of one colour
+    with pytest.raises(AttributeError):
+        prediction._repr_html_  # noqa: B018, else IPython would take it before the picture
+
+
+@pytest.fixture(scope="module")
+def predictor() -> otus.inference.predictor.Predictor:
+    return otus.load(device="cpu")
+
+
+def test_a_model_that_is_called_says_to_predict(predictor):
+    with pytest.raises(TypeError, match=r"write \.predict\(image\)"):
+        predictor(np.zeros((48, 64, 3), np.uint8), conf=0.3)
+
+
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("conf", "write score_threshold"),
+        ("iou", "write nms_threshold"),
+        ("classes", "write categories"),
+        ("imgsz", "image size is that of the weights"),
+        ("score_treshold", "did you mean 'score_threshold'"),
+        ("colour", "there are batch_size, categories, max_pixels"),
+    ],
+)
+def test_options_of_other_libraries_say_what_to_write(predictor, option, remedy):
+    for call in (predictor.predict, predictor.stream):
+        with pytest.raises(TypeError, match=rf"^predict: there is no option '{option}'.*{remedy}"):
+            call(np.zeros((48, 64, 3), np.uint8), **{option: 0.3})
+
+
+def test_one_bad_file_of_many_says_how_to_go_on(predictor, tmp_path):
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    for source in (tmp_path, str(tmp_path / "*.png"), [tmp_path / "a.png", tmp_path / "b.png"]):
+        with pytest.raises(PictureError, match=r"b\.png.*report=errors\.append"):
+            predictor.predict(source)
+    with pytest.raises(PictureError) as alone:
+        predictor.predict(tmp_path / "b.png")
+    assert "report=" not in str(alone.value)
+    errors: list[otus.OtusError] = []
+    assert len(predictor.predict([tmp_path, b"no image"], report=errors.append)) == 1
+    assert len(errors) == 2

@@ -1,6 +1,7 @@
 """``otus.train`` and ``otus train``: from names to a folder of weights, and back."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -427,3 +428,17 @@ def test_heads_that_change_are_one_line() -> None:
     )
     assert _loaded([]) == "all of it"
     assert "l4 and 3 more" in _loaded([f"extra: l{i}.weight (1,)" for i in range(8)])
+
+
+def test_faults_of_the_data_name_the_doctor(tiny: None, coco_scenes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my scenes"
+    shutil.copytree(coco_scenes, folder)
+    next(folder.rglob("*.png")).write_bytes(b"no image")
+    done = CliRunner().invoke(app, ["train", "--model", "tiny", "--data", str(folder), "--out", str(tmp_path / "runs")])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1] == f"otus doctor '{folder}' lists all that is wrong with the data"
+
+
+def test_a_wrong_name_of_weights_suggests_the_package(coco_scenes: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'packaged'"):
+        train(None, coco_scenes, weights="packged", quiet=True)

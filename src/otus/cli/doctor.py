@@ -61,6 +61,7 @@ def _document(path: Path, examination: "Examination") -> dict[str, object]:
             for one in examination.findings
         ],
         "counts": examination.counts,
+        "unlisted": [str(path) for path in examination.unlisted],
     }
 
 
@@ -89,6 +90,13 @@ def _tell(path: Path, examination: "Examination") -> None:
     typer.echo(f"{path}: {', '.join(parts)}")
     typer.echo(f"{examination.picture_count} pictures, {examination.object_count} objects")
     _tell_counts(examination)
+    if examination.unlisted:
+        names = ", ".join(path.name for path in examination.unlisted[:_EXAMPLES])
+        more = len(examination.unlisted) - _EXAMPLES
+        typer.echo(
+            f"note: {len(examination.unlisted)} more images lie beside them and are listed nowhere, so nothing learns from "
+            f"them: {names}{f' and {more} more (--json has all)' if more > 0 else ''}"
+        )
     if not examination.findings:
         typer.echo("nothing is wrong")
     for kind, count in examination.counts.items():

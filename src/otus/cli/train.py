@@ -1,5 +1,6 @@
 """``otus train``: teach a model on pictures with labels."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -116,6 +117,7 @@ def train(
     if resume is not None and (out is not None or name is not None):
         fail("--out and --name are of a new run; one that is resumed stays in its folder", code=2)
 
+    from otus.errors import DataError
     from otus.training.devices import fastest_precision
     from otus.training.run import repeat_run, resume_run
     from otus.training.run import train as run
@@ -150,19 +152,23 @@ def train(
         num_nodes=num_nodes,
     )
     new = option_values(out=out, name=name, find_rate=(rate == "find") or None)
-    if config is not None:
-        trained = repeat_run(config, arguments=typed, settings=settings, **new)
-    elif resume is None:
-        settings.setdefault("precision", fastest_precision(**option_values(device=device)))
-        trained = run(
-            typed.pop("model", None),
-            typed.pop("data"),
-            **typed,
-            settings=make_settings(settings),
-            **new,
-        )
-    else:
-        trained = resume_run(resume, arguments=typed, settings=settings)
+    try:
+        if config is not None:
+            trained = repeat_run(config, arguments=typed, settings=settings, **new)
+        elif resume is None:
+            settings.setdefault("precision", fastest_precision(**option_values(device=device)))
+            trained = run(
+                typed.pop("model", None),
+                typed.pop("data"),
+                **typed,
+                settings=make_settings(settings),
+                **new,
+            )
+        else:
+            trained = resume_run(resume, arguments=typed, settings=settings)
+    except DataError as error:
+        where = " ".join(map(shlex.quote, map(str, data or ["DATA"])))
+        fail(f"{error}\notus doctor {where} lists all that is wrong with the data")
     if trained.result.ended == "interrupted":
         fail(f"stopped and saved; go on with: otus train --resume {trained.folder}", code=130)
     score = trained.result.best_score

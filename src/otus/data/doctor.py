@@ -24,7 +24,7 @@ from otus.data.formats.contract import Layout
 from otus.data.label_checks import Finding, check_labels
 from otus.data.lookalikes import SIDE, find_lookalikes
 from otus.data.open import choose_layouts, open_layout
-from otus.data.pictures import check_size, image_notes, read_picture, read_thumbnail
+from otus.data.pictures import check_size, image_notes, picture_files, read_picture, read_thumbnail
 from otus.data.stated_numbers import StatedSegments, check_num_keypoints, check_segments, stated_segments
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
@@ -48,6 +48,8 @@ class Examination:
         What is wrong, none of it twice.
     per_category
         How many objects, or images of a classification data set, each category has in each layout.
+    unlisted
+        Images that lie beside those of the data sets and are in none of them: nothing that is wrong, but easily forgotten.
     """
 
     layouts: tuple[Layout, ...]
@@ -55,6 +57,7 @@ class Examination:
     object_count: int
     findings: tuple[Finding, ...]
     per_category: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unlisted: tuple[Path, ...] = ()
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -87,7 +90,10 @@ def examine_path(
             datasets.append(open_layout(one, report=problems.append))
         except (DataError, ShapeError) as error:  # nothing of this one can be read
             problems.append(error)
-    return examine(datasets, problems=problems, progress=progress)
+    examination = examine(datasets, problems=problems, progress=progress)
+    if split is not None:  # the others' images lie beside this one's
+        return examination
+    return replace(examination, unlisted=_unlisted_images(datasets))
 
 
 def examine(
@@ -171,6 +177,12 @@ def _of_error(error: OtusError, *, kind: str = "", file: Path | str = "") -> Fin
 def _paths(dataset: Dataset) -> list[Path]:
     """Where the pictures lie; two formats may reach the same file by different ways."""
     return [Path(os.path.normpath(dataset.pictures.path(i))) for i in range(len(dataset))]
+
+
+def _unlisted_images(datasets: Sequence[Dataset]) -> tuple[Path, ...]:
+    listed = {path for dataset in datasets for path in _paths(dataset)}
+    folders = sorted({path.parent for path in listed if path.parent.is_dir()})
+    return tuple(path for folder in folders for path in picture_files(folder) if path not in listed)
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:

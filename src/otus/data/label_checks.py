@@ -112,7 +112,10 @@ def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
             yield Finding("box_without_area", file, where, f"{said} has no area (remove or draw it anew)")
         else:
             width, height = limits[i]
-            message = f"{said} reaches {excess[i]:.1f} pixels out of the picture of {width} x {height} (clip it)"
+            extent = _extent(objects, i, (int(height), int(width)))
+            has_mask_outside = extent is not None and (extent != extent.clip(0, [width, height] * 2)).any()
+            remedy = "as its mask does: clip both" if has_mask_outside else "clip it"
+            message = f"{said} reaches {excess[i]:.1f} pixels out of the picture of {width} x {height} ({remedy})"
             yield Finding("box_outside", file, where, message)
 
 
@@ -192,8 +195,9 @@ def _apart(extent: Float[np.ndarray, "4"], box: Float[np.ndarray, "4"]) -> Float
 
 
 def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.ndarray, "4"] | None:
-    """The tight box of an object's outline, None where it is empty."""
-    assert objects.segmentations is not None
+    """The tight box of an object's outline, None where there is none or it is empty."""
+    if objects.segmentations is None or objects.segmentations.kinds[index] == Outline.NONE:
+        return None
     outline = objects.segmentations.outline(index)
     if isinstance(outline, bytes):
         x, y, width, height = rle_codec.toBbox({"size": list(size_hw), "counts": outline})

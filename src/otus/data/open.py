@@ -30,6 +30,7 @@ from otus.data.formats.files import read_json_bytes
 from otus.data.formats.foreign import find_foreign
 from otus.data.formats.lfs import refuse_lfs_pointer
 from otus.data.ignore_regions import with_ignore_regions
+from otus.data.pictures import PICTURE_SUFFIXES, is_left_behind
 from otus.errors import DataError, UsageError, did_you_mean
 
 # The more telling formats first: a folder of pictures in folders may be anything.
@@ -174,6 +175,14 @@ def choose_layouts(
         for file, tool, export in find_foreign(Path(path)):
             problem = f"seems to be of {tool}, which is not read"
             raise DataError(problem, file=file, remedy=f"export {export} instead", kind="foreign_format")
+        if Path(path).is_dir() and _holds_images_alone(Path(path)):
+            raise DataError(
+                "holds images without labels",
+                file=path,
+                remedy="label some in a tool that writes COCO, VOC, YOLO or LabelMe files; otus predict finds objects on "
+                "images without labels",
+                kind="no_labels",
+            )
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
     fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
     if not fitting:
@@ -211,6 +220,13 @@ def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside
     module = _BY_NAME[layout.format]
     options = {"allow_outside": allow_outside} if module in _MAY_LEAD_OUTSIDE else {}
     return with_ignore_regions(module.read(layout, report=report, **options))
+
+
+def _holds_images_alone(folder: Path) -> bool:
+    names = [
+        one.name for one in islice(folder.rglob("*"), _LOOKED_AT) if one.is_file() and not is_left_behind(one.name)
+    ]
+    return bool(names) and all(Path(name).suffix.lower() in PICTURE_SUFFIXES for name in names)
 
 
 def _check_json(path: Path) -> None:

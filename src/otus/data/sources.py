@@ -21,6 +21,7 @@ from otus.errors import DataError, PictureError
 Source = str | Path | bytes | Image.Image | np.ndarray | Iterable["Source"]
 """A path of a picture, a folder, a pattern such as ``photos/*.jpg``, a video; an encoded image as bytes; a PIL picture; an
 array; or many of these."""
+_LABEL_SUFFIXES = frozenset((".json", ".xml", ".yaml", ".yml", ".txt", ".csv"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,9 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
             "is a web address, and Otus fetches no images", file=source, remedy="download it and give the file"
         )
     path = Path(source)
+    if path.suffix.lower() in _LABEL_SUFFIXES and path.is_file():
+        problem = "is no image; it may be one of annotations, which list images"
+        raise PictureError(problem, file=path, remedy="name the images or their folder: otus predict FOLDER")
     if path.is_dir():
         known = PICTURE_SUFFIXES | VIDEO_SUFFIXES
         found = picture_files(path, recursive=True, suffixes=known, report=report)
@@ -98,13 +102,12 @@ def pictures_of(
         As of :func:`~otus.data.pictures.read_reduced_picture`; images in memory stay whole.
     """
     for number, one in enumerate(_flat(source, report)):
-        if not isinstance(one, Path):
-            notes = tuple(image_notes(one).values()) if isinstance(one, bytes) else ()
-            image, size_hw = read_reduced_picture(one, max_pixels=max_pixels)
-            yield SourcePicture(f"picture {number}", image, size_hw, notes=notes)
-            continue
         try:
-            if is_video(one):
+            if not isinstance(one, Path):
+                notes = tuple(image_notes(one).values()) if isinstance(one, bytes) else ()
+                image, size_hw = read_reduced_picture(one, max_pixels=max_pixels)
+                yield SourcePicture(f"picture {number}", image, size_hw, notes=notes)
+            elif is_video(one):
                 for frame in Video(one).frames(stride=stride):
                     size_hw = (frame.image.shape[0], frame.image.shape[1])
                     yield SourcePicture(str(one), frame.image, size_hw, frame.index, frame.time_s)

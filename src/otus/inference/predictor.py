@@ -4,14 +4,17 @@ A :class:`Predictor` joins what belongs together: a system, the :class:`~otus.pa
 were trained with, and the way back to the frame of the picture as it came.
 """
 
+import inspect
+import io
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Never, NoReturn
 
 import numpy as np
 import torch
@@ -36,6 +39,7 @@ PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
 """What is shown to people unless they say otherwise, or thresholds were chosen for the model. Evaluation takes all that the
 system reports instead."""
+_NOTEBOOK_SIDE = 1280
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,13 @@ class Prediction:
         """Open the overlay in the system's viewer."""
         Image.fromarray(self._overlay()).show(title=self.name)
 
+    def _repr_png_(self) -> bytes:
+        """Return the overlay as PNG, no longer than a screen: what a notebook shows of the last value of a cell."""
+        overlay, encoded = Image.fromarray(self._overlay()), io.BytesIO()
+        overlay.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
+        overlay.save(encoded, "PNG")
+        return encoded.getvalue()
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``otus predict --json`` says of an image: plain numbers and text."""
         from otus.reports.predictions import prediction_document
@@ -118,6 +129,21 @@ _ELSEWHERE = {
     "orig_shape": "instances.size_hw",
     "speed": "milliseconds",
     "summary": "to_dict()",
+}
+
+# And the options of their calls.
+_OPTIONS_ELSEWHERE = {
+    **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
+    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_threshold"),
+    **dict.fromkeys(("classes", "labels"), "write categories, by their names"),
+    **dict.fromkeys(
+        ("imgsz", "image_size", "size"),
+        "the image size is that of the weights (predictor.preprocess); tiles find small objects on large images",
+    ),
+    **dict.fromkeys(("device", "precision", "half"), "say it when loading: otus.load(…, device=…, precision=…)"),
+    **dict.fromkeys(("vid_stride", "frame_stride"), "write stride"),
+    **dict.fromkeys(("batch", "bs"), "write batch_size"),
+    **dict.fromkeys(("save", "show"), "each prediction has .save(path) and .show()"),
 }
 
 
@@ -179,6 +205,10 @@ class Predictor:
         """What the labels mean."""
         return self.system.categories
 
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """Say what to write instead: in other libraries a model is called."""
+        raise TypeError("a Predictor is not called: write .predict(image)")
+
     def predict(self, source: Source, **options: Any) -> list[Prediction]:
         """What is on each picture of a source; options as of :meth:`stream`."""
         return list(self.stream(source, **options))
@@ -195,6 +225,7 @@ class Predictor:
         stride: int = 1,
         report: Callable[[DataError], None] | None = None,
         max_pixels: int = MAX_PIXELS,
+        **unknown: Never,
     ) -> Iterator[Prediction]:
         """Predictions one after the other, as they are made: for folders and videos of any length.
 
@@ -226,7 +257,15 @@ class Predictor:
         UsageError
             If an option is out of its range, a category is none of the model's, or a model of whole pictures is asked for
             objects: by tiles, thresholds or categories.
+        TypeError
+            If there is no option of that name; the message says what other libraries' are called here.
         """
+        for name in unknown:
+            options = inspect.signature(self.stream).parameters.keys() - {"source", "unknown"}
+            remedy = (
+                f": {_OPTIONS_ELSEWHERE[name]}" if name in _OPTIONS_ELSEWHERE else did_you_mean(name, sorted(options))
+            )
+            raise TypeError(f"predict: there is no option {name!r}{remedy}; there are {', '.join(sorted(options))}")
         postprocess = self.postprocess(score_threshold, nms_threshold, categories)
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         if tiles is not None and postprocess is None:
@@ -237,6 +276,7 @@ class Predictor:
         # Tiles are cut from, and proposals searched on, the whole image.
         is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), GivenProposals)
         need = None if is_whole else self.preprocess.size_of
+        report = report or partial(_stop_at_first, source)
         pictures = pictures_of(source, stride=stride, report=report, need=need, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
@@ -373,6 +413,16 @@ class Predictor:
         return Prediction(
             picture.name, picture.image, found, dict(total), picture.frame, picture.time_s, notes=picture.notes
         )
+
+
+def _stop_at_first(source: Source, error: DataError) -> NoReturn:
+    """Raise the error of a file; of one among many with how to go on. None is left out unasked: what returns a list has no
+    other way to say that an image is missing in it, as the command has by its exit code."""
+    if error.file is None or (isinstance(source, str | Path) and Path(source) == error.file):
+        raise error
+    way = "report=errors.append, with errors = [], goes on without such files"
+    remedy = f"{error.remedy}; {way}" if error.remedy else way
+    raise type(error)(error.problem, file=error.file, where=error.where, remedy=remedy, kind=error.kind) from None
 
 
 def _part(picture: SourcePicture, window: tuple[slice, slice]) -> SourcePicture:

@@ -242,7 +242,7 @@ class PredictionFolder:
             self._stack.close()  # before what may fail: whatever ended the block, what was found before can be read
         finally:
             self._end_video()
-        if self._page and (self._count or error is None):
+        if self._page and self._count:
             self._write_page()
 
     def add(self, prediction: Prediction) -> None:
@@ -319,7 +319,8 @@ class PredictionFolder:
         where = count(self._count - frames, "image") + (f" and {count(frames, 'frame')} of videos" if frames else "")
         sections = [Section("Images and videos" if frames else "Images", figures=self._figures)]
         rows = self._rows if frames else [{k: v for k, v in row.items() if k != "frame"} for row in self._rows]
-        sections.append(Section("What was found where", "Boxes in pixels of the image.", rows=rows))
+        if rows:
+            sections.append(Section("What was found where", "Boxes in pixels of the image.", rows=rows))
         page = Page("What was found", f"{count(len(self._rows), 'object')} on {where}", sections)
         page.write(self.folder / "index.html")
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from otus.errors import CheckpointError
+from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, matching, prefixes_of
 from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
@@ -36,6 +36,8 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
     file = weights_file(weights)
     if file is not None:
         return read_weights_file(file)
+    if str(weights) != "packaged" and (meant := did_you_mean(str(weights), ["packaged"])):
+        raise UsageError(f"weights {str(weights)!r}: there is no such file or name{meant}")
     if weights == "packaged" and model not in packaged_names():
         model = next(iter(packaged_names()), model)
     return read_weights(weights, model=model)

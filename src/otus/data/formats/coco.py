@@ -338,8 +338,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
     splits = splits_of(datasets)
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
-            place_pictures(dataset, place, pictures, names=picture_names(dataset))
+            place_pictures(dataset, stage / image_folder(dataset, splits), pictures, names=picture_names(dataset))
             name = f"instances_{split_word(dataset)}.json" if dataset.split else "annotations.json"
             write_json(dataset, stage / name)
             losses += losses_of(dataset, can_hold=CAN_HOLD) + split_losses(dataset, split_of(Path(name)))
@@ -347,9 +346,22 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
 
 
 def picture_names(dataset: Dataset) -> Sequence[str]:
-    """The names of the pictures in a new folder: their own where none of them leads out of it."""
+    """The names of the pictures in the new ``images/``: their own where none of them leads out of it, those of YOLO without
+    its ``images/``."""
     files = dataset.pictures.files
-    return flat_names(files) if any(map(leaves_folder, files)) else files
+    if any(map(leaves_folder, files)):
+        return flat_names(files)
+    return [file.removeprefix("images/") for file in files] if _are_all_in("images", files) else files
+
+
+def image_folder(dataset: Dataset, splits: Sequence[Dataset]) -> str:
+    """Where the images of one of several splits go: ``images/<split>``, unless their names begin so already."""
+    word = split_word(dataset)
+    return f"images/{word}" if len(splits) > 1 and not _are_all_in(word, picture_names(dataset)) else "images"
+
+
+def _are_all_in(folder: str, files: Sequence[str]) -> bool:
+    return all(file.startswith(f"{folder}/") for file in files)
 
 
 def picture_ids(dataset: Dataset) -> list[int]:

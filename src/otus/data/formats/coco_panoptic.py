@@ -19,6 +19,7 @@ from otus.data.formats.coco import (
     Category,
     Picture,
     category_records,
+    image_folder,
     is_panoptic,
     json_files,
     leaves_folder,
@@ -229,8 +230,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, pictures: Pict
             raise DataError("has no panoptic maps", file=dataset.source, remedy=remedy, kind="no_panoptic")
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place = stage / "images" / (split_word(dataset) if len(splits) > 1 else "")
-            place_pictures(dataset, place, pictures, names=picture_names(dataset))
+            place_pictures(dataset, stage / image_folder(dataset, splits), pictures, names=picture_names(dataset))
             name = f"panoptic_{split_word(dataset)}" if dataset.split else "panoptic"
             _write_json(dataset, stage / f"{name}.json", stage / name)
             losses += losses_of(replace(dataset, objects=None), can_hold=CAN_HOLD)
