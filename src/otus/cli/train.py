@@ -167,7 +167,7 @@ def train(
         else:
             trained = resume_run(resume, arguments=typed, settings=settings)
     except DataError as error:
-        where = " ".join(map(shlex.quote, map(str, data or ["DATA"])))
+        where = shlex.join(map(str, data)) if data else "DATA"
         fail(f"{error}\notus doctor {where} lists all that is wrong with the data")
     if trained.result.ended == "interrupted":
         fail(f"stopped and saved; go on with: otus train --resume {trained.folder}", code=130)
