@@ -249,6 +249,65 @@ def test_lost_packets_cost_a_few_frames_and_are_named(tmp_path):
     assert 0.2 < float(str(error.where).split()[0]) < 1.5
 
 
+def timed_mpegts(path: Path, ticks: list[int], **options: str) -> bytes:
+    """A transport stream whose frames have these times, in hundredths of a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "12", **options})
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 100)
+        for index, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(scene(index % 40), format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("lost", [range(4, 5), range(6, 11), range(20, 24), range(30, 33)])
+def test_lost_frames_are_counted(tmp_path, lost):
+    content = timed_mpegts(tmp_path / "a.ts", list(range(0, 160, 4)), bf="0")
+    with av.open(str(tmp_path / "a.ts")) as container:
+        starts = [packet.pos for packet in container.demux(video=0) if packet.size]
+    lost_bytes = range(starts[lost.start], starts[lost.stop])
+    kept = (
+        content[place : place + 188]
+        for place in range(0, len(content), 188)
+        # of the pictures alone: the tables among them say nothing of a loss
+        if place not in lost_bytes or int.from_bytes(content[place + 1 : place + 3], "big") & 0x1FFF != 256
+    )
+    damaged = b"".join(kept)
+    (tmp_path / "lost.ts").write_bytes(damaged)
+    _, error = collected(tmp_path / "lost.ts")
+    assert error is not None
+    said = f"{len(lost)} frames are missing before it" if len(lost) > 1 else "1 frame is missing before it"
+    assert f"{lost.stop / 25:.2f} s: {said}" in str(error)
+    (tmp_path / "joined.ts").write_bytes(content + damaged)
+    _, error = collected(tmp_path / "joined.ts")
+    assert error is not None
+    place = re.search(rf"(\S+) s: {said}", str(error))
+    assert place is not None
+    assert float(place[1]) == pytest.approx(lost.stop / 25 + 1.6, abs=0.05)
+    assert float(str(error.where).split()[0]) > 1.5
+
+
+HALF_RATE_LATER = [*range(0, 100, 4), *range(100, 260, 8)]
+TELEPHONE = np.cumsum(np.random.default_rng(0).choice([3, 3, 4, 4, 7, 11], 60)).tolist()
+PAUSED = [*range(0, 80, 4), *range(300, 380, 4), *range(2000, 2080, 4)]
+
+
+@pytest.mark.parametrize("bf", ["0", "3"])
+@pytest.mark.parametrize("ticks", [HALF_RATE_LATER, TELEPHONE, PAUSED], ids=["two rates", "telephone", "paused"])
+def test_time_that_jumps_in_a_whole_file_is_no_loss(tmp_path, ticks, bf):
+    first = timed_mpegts(tmp_path / "a.ts", ticks, bf=bf)
+    frames, error = collected(tmp_path / "a.ts")
+    assert error is None
+    np.testing.assert_allclose([frame.time_s for frame in frames], (np.array(ticks) - ticks[0]) / 100, atol=1e-3)
+    (tmp_path / "joined.ts").write_bytes(first + first)
+    frames, error = collected(tmp_path / "joined.ts")
+    assert error is None
+    assert len(frames) == 2 * len(ticks)
+
+
 def test_joined_files_are_one_video_without_a_fault(tmp_path):
     first, second = mpegts(tmp_path / "a.ts"), mpegts(tmp_path / "b.ts", 20, (64, 160))
     (tmp_path / "joined.ts").write_bytes(first + first + second)

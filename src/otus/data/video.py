@@ -1,6 +1,7 @@
 """Video, frame by frame: however long it is, only a few frames are in memory. Decoding and encoding are FFmpeg's (PyAV)."""
 
 import os
+import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -79,7 +81,8 @@ class Video:
         """Every frame, or frames 0, ``stride``, 2 ``stride`` …, decoded as they are asked for.
 
         Times count from the start of the stream, which in MPEG-TS is not 0; where they jump back, because files were
-        joined, they go on from the frame before.
+        joined, they go on from the frame before. Where they jump forward in MPEG-TS, its packets' counters tell lost frames
+        from a pause in the recording; 16 lost packets, or a multiple, look like one.
 
         Raises
         ------
@@ -145,6 +148,7 @@ class Video:
         """
         step = round(1 / (self.frame_rate * stream.time_base))
         last, shift = None, 0
+        gaps = _Gaps(self.path, step) if _is_transport_stream(self.path) else None
         for packet, *following in _with_following(_until_broken(container.demux(stream)), 2):
             is_last = not any(getattr(after, "size", 0) for after in following)
             if isinstance(packet, Exception) or (packet.is_corrupt and is_last):
@@ -152,8 +156,7 @@ class Video:
                 return
             # At a seam counters start again as they do after a loss, and one of the last packets before it is blamed.
             times = [after.dts for after in following if getattr(after, "dts", None) is not None]
-            if packet.is_corrupt and (packet.dts is None or packet.dts <= min(times, default=packet.dts)):
-                damage.add(packet, "packets are missing")
+            is_blamed = packet.is_corrupt and (packet.dts is None or packet.dts <= min(times, default=packet.dts))
             if packet.dts is not None:
                 if last is not None and packet.dts < last:
                     shift += last + step - packet.dts
@@ -161,6 +164,10 @@ class Video:
                 packet.dts += shift
                 if packet.pts is not None:
                     packet.pts += shift
+                if gaps is not None and (count := gaps.frames_before(packet)):
+                    damage.add(packet, f"{count} frame{'s are' if count > 1 else ' is'} missing before it")
+            if is_blamed:
+                damage.add(packet, "packets are missing")
             yield packet
 
     @contextmanager
@@ -290,6 +297,66 @@ class _Damage:
         said = [self.places[0][1], *(f"{where}: {problem}" for where, problem in self.places[1:])]
         more = self.count - len(self.places)
         return "; ".join([*said, f"and {more} more"] if more else said)
+
+
+class _Gaps:
+    """Frames that a transport stream has lost: its times jump and a counter of its packets leaves numbers out.
+
+    Either alone is no loss: a recording pauses, and in joined files counters start again.
+
+    Parameters
+    ----------
+    path
+        The file.
+    step
+        Expected duration of a frame, in the unit of ``dts``; what is found takes its place.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.steps = deque([step], maxlen=16)  # between the last frames of which none is missing: the rate may vary
+        self.before: Any = None
+
+    def frames_before(self, packet: Any) -> int:
+        """How many frames are missing between the last packet that this was asked for and this one."""
+        before, self.before = self.before, packet
+        if before is None or None in (before.pos, packet.pos):
+            return 0
+        gap = packet.dts - before.dts
+        if gap > 1.5 * max(self.steps) and _lacks_packets(self.path, before.pos, packet.pos):
+            return max(round(gap / median(self.steps)) - 1, 1)
+        self.steps.append(gap)
+        return 0
+
+
+_TS_PACKET = 188  # bytes, the first of which is "G"
+
+
+def _is_transport_stream(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2 * _TS_PACKET + 1)[::_TS_PACKET] == b"GGG"
+
+
+def _lacks_packets(path: Path, start: int, stop: int) -> bool:
+    """Whether packets are missing among those of a transport stream at bytes ``start`` to ``stop`` (ISO 13818-1, 2.4.3)."""
+    counters: dict[int, int] = {}
+    with path.open("rb") as file:
+        file.seek(start)
+        for _ in range(start, stop + 1, _TS_PACKET):
+            packet = file.read(_TS_PACKET)
+            if len(packet) < _TS_PACKET or packet[:1] != b"G":
+                return True
+            pid, flags = struct.unpack_from(">xHB", packet)
+            pid &= 0x1FFF
+            if pid == 0x1FFF:  # filling, which is not counted
+                continue
+            has_payload, counter = bool(flags & 0x10), flags & 0xF
+            is_announced = flags & 0x20 and packet[4] and packet[5] & 0x80
+            before = counters.get(pid, counter)
+            if counter not in (before, (before + has_payload) & 0xF) and not is_announced:  # any packet may come twice
+                return True
+            counters[pid] = counter
+    return False
 
 
 def _with_following(items: Iterable[Any], count: int) -> Iterator[tuple[Any, ...]]:
