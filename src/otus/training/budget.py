@@ -154,8 +154,14 @@ def seconds_per_image(system: nn.Module, *, feed: Feed, fabric: Fabric) -> float
     return fabric.broadcast(seconds / len(samples)) / fabric.world_size
 
 
-def fit_to_budget(system: nn.Module, *, feed: Feed, own: Preprocess, fabric: Fabric) -> tuple[Feed, float]:
-    """The feed with a batch size, where none is chosen, and an image size of which a budget buys enough; and seconds spent.
+def validation_is_cheap(image_s: float, *, images: int, minutes: float) -> bool:
+    """Whether a validation takes little of a budget, by the seconds that learning from an image takes."""
+    return _PREDICTING_SHARE * image_s * images <= _VALIDATING_SHARE * minutes * 60
+
+
+def fit_to_budget(system: nn.Module, *, feed: Feed, own: Preprocess, fabric: Fabric) -> tuple[Feed, float, float]:
+    """The feed with a batch size, where none is chosen, and an image size of which a budget buys enough; seconds an image;
+    and seconds spent.
 
     Parameters
     ----------
@@ -177,4 +183,4 @@ def fit_to_budget(system: nn.Module, *, feed: Feed, own: Preprocess, fabric: Fab
             each //= 2
         batch = each * fabric.world_size
         feed = replace(feed, settings=replace(settings, batch_size=batch))
-    return feed, time.monotonic() - start
+    return feed, settings.minutes * 60 / images, time.monotonic() - start
