@@ -19,8 +19,18 @@ from otus.data.transforms.geometry import tight_boxes
 from otus.data.transforms.mixing import Mosaic
 from otus.errors import TrainingError, UsageError
 from otus.parts.preprocess import Preprocess
-from otus.training.budget import plan_is_due, plan_steps, say_plan, size_for_labels, validation_is_due
+from otus.training import loop
+from otus.training.budget import (
+    plan_is_due,
+    plan_steps,
+    say_plan,
+    size_for_labels,
+    validation_is_cheap,
+    validation_is_due,
+)
+from otus.training.devices import start_fabric
 from otus.training.optimization import learning_rate, make_optimizer, warm_up_share
+from otus.training.progress import TrainProgress
 from otus.training.resuming import pack, unpack
 from otus.training.seeding import model_generator
 from otus.training.settings import TrainSettings
@@ -380,3 +390,21 @@ def test_it_is_said_what_a_budget_buys(scenes: Dataset, minutes: float, step_s: 
     assert bool(warnings) == warned
     if warned:
         assert "too little to learn anything from; give --minutes 3 or more" in warnings[0]
+
+
+def test_a_validation_is_cheap_where_it_takes_a_tenth_of_the_budget() -> None:
+    assert validation_is_cheap(0.5, images=240, minutes=10)
+    assert not validation_is_cheap(0.5, images=241, minutes=10)
+
+
+def test_a_budget_that_buys_other_epochs_than_said_says_so(
+    scenes: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = iter([30, 60])
+    monkeypatch.setattr(loop, "plan_steps", lambda *_, **__: next(plans, 60))
+    monkeypatch.setattr(loop, "plan_is_due", lambda state, _: state.step in (1, 4))
+    settings = TrainSettings(minutes=10, batch_size=4, device="cpu")
+    feed = TrainLoader(scenes, PREPROCESS, settings)
+    loop.fit(tiny_detector(), feed=feed, fabric=start_fabric(settings), progress=TrainProgress())
+    said = [line for line in capsys.readouterr().err.splitlines() if "now buy" in line]
+    assert said == ["10 minutes now buy 20 epochs instead of 10"]

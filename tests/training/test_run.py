@@ -22,6 +22,8 @@ from otus.training.datasets import trainable_model
 from otus.training.fine_tuning import find_weights, load_pretrained
 from otus.training.run import _loaded, train
 from otus.training.settings import TrainSettings, make_settings
+from otus.training.state import Validation
+from otus.training.validation import Validator
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry, build_model
 from otus.zoo.weights import read_weights
@@ -442,3 +444,43 @@ def test_faults_of_the_data_name_the_doctor(tiny: None, coco_scenes: Path, tmp_p
 def test_a_wrong_name_of_weights_suggests_the_package(coco_scenes: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'packaged'"):
         train(None, coco_scenes, weights="packged", quiet=True)
+
+
+@pytest.mark.parametrize(("scores", "is_worse"), [((0.4, 0.3, 0.35), True), ((0.4, 0.3, 0.4), False)])
+def test_the_start_is_validated_and_compared_with(
+    tiny: None,
+    scenes: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scores: tuple[float, ...],
+    is_worse: bool,
+) -> None:
+    first = train("tiny", scenes, settings=QUICK, out=tmp_path, quiet=True)
+    judged = iter(scores)
+    monkeypatch.setattr(Validator, "__call__", lambda *_: Validation({"bbox/AP": (score := next(judged))}, score))
+    run = train(
+        "tiny", scenes, val=scenes, weights=first.best, settings=replace(QUICK, epochs=2), out=tmp_path, name="next"
+    )
+    said = capsys.readouterr().err
+    assert [(row["epoch"], row["score"]) for row in run.result.history] == list(enumerate(scores))
+    assert run.result.best_score == max(scores[1:])
+    assert "before training: box AP 0.400" in said
+    warning = "warning: box AP was 0.400 before training and is 0.350 at best after it: the weights to start from are"
+    assert (warning in said) == is_worse
+    header, start, *epochs = (run.folder / "metrics.csv").read_text().splitlines()
+    assert header.startswith("epoch,step,learning_rate,loss,loss/box")
+    assert start.startswith("0,0,,")
+    assert [row.count(",") for row in (start, *epochs)] == [header.count(",")] * 3
+
+
+def test_what_knows_none_of_the_categories_is_not_compared_with(
+    tiny: None, scenes: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train("tiny", scenes, settings=QUICK, out=tmp_path, quiet=True)
+    names = tuple(f"new {name}" for name in scenes.categories)
+    other = replace(scenes, categories=Categories(names))
+    for weights, data in ((first.best, other), (None, scenes)):
+        run = train("tiny", data, val=data, weights=weights, settings=QUICK, out=tmp_path)
+        assert [row["epoch"] for row in run.result.history] == [1]
+    assert "before training" not in capsys.readouterr().err

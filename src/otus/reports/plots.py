@@ -350,7 +350,8 @@ def training_plot(history: Sequence[Mapping[str, float | None]], *, canvas: Canv
     """
     from matplotlib.figure import Figure
 
-    known = dict.fromkeys(name for row in history for name, value in row.items() if value is not None)
+    # The first row may be of the start, which has no losses.
+    known = dict.fromkeys(name for row in reversed(history) for name, value in row.items() if value is not None)
     groups = _curve_groups(list(known))
     columns = min(len(groups), 2 if len(groups) <= 4 else 4)
     rows = -(-len(groups) // columns)

@@ -154,10 +154,16 @@ def seconds_per_image(system: nn.Module, *, feed: TrainLoader, fabric: Fabric) -
     return fabric.broadcast(seconds / len(samples)) / fabric.world_size
 
 
+def validation_is_cheap(image_s: float, *, images: int, minutes: float) -> bool:
+    """Whether a validation takes little of a budget, by the seconds that learning from an image takes."""
+    return _PREDICTING_SHARE * image_s * images <= _VALIDATING_SHARE * minutes * 60
+
+
 def fit_to_budget(
     system: nn.Module, *, feed: TrainLoader, own: Preprocess, fabric: Fabric
-) -> tuple[TrainLoader, float]:
-    """The feed with a batch size, where none is chosen, and an image size of which a budget buys enough; and seconds spent.
+) -> tuple[TrainLoader, float, float]:
+    """The feed with a batch size, where none is chosen, and an image size of which a budget buys enough; seconds an image;
+    and seconds spent.
 
     Parameters
     ----------
@@ -179,4 +185,4 @@ def fit_to_budget(
             each //= 2
         batch = each * fabric.world_size
         feed = replace(feed, settings=replace(settings, batch_size=batch))
-    return feed, time.monotonic() - start
+    return feed, settings.minutes * 60 / images, time.monotonic() - start

@@ -42,7 +42,7 @@ class TrainResult:
     system
         The averaged weights of the last step.
     history
-        A row for each epoch.
+        A row for each epoch; before them row 0, where the start was validated.
     best_score, best_step
         The best validation, None where there was none.
     ended
@@ -80,6 +80,7 @@ def fit(
     progress: TrainProgress | None = None,
     validation_images: int = 0,
     spent_s: float = 0.0,
+    validate_start: bool = False,
 ) -> TrainResult:
     """Train a system.
 
@@ -103,6 +104,8 @@ def fit(
         How many ``validate`` looks at, to plan a budget before the first validation.
     spent_s
         Seconds of a budget that are spent already.
+    validate_start
+        Validate before the first step too: row 0 of the history, to compare with.
 
     Raises
     ------
@@ -127,7 +130,10 @@ def fit(
         if writes is not None:
             writes.save_last(pack(system, averaged.module, bare_optimizer), state)
 
+    told_epochs: int | None = None
+
     def plan(minutes: float) -> None:
+        nonlocal told_epochs
         first = state.total_steps == UNPLANNED
         steps = plan_steps(
             state,
@@ -142,8 +148,13 @@ def fit(
         if first:
             for line in say_plan(state, feed=feed, preprocess=feed.preprocess, validates=validate is not None):
                 progress.say(line)
+            told_epochs = -(-state.total_steps // steps_per_epoch)
 
     if state.step == 0:
+        if validate is not None and validate_start:
+            begun = time.monotonic()
+            found = validate(averaged.module)
+            progress.start(state.count_start(found, seconds=time.monotonic() - begun))
         save_last()
     ended: Literal["done", "no better", "interrupted"] = "done"
     batches = feed.batches(state.step * settings.accumulate)
@@ -201,7 +212,11 @@ def fit(
                 saved = clock
                 if writes is not None:
                     writes.write_records(state)
-                progress.epoch(row, total_epochs=-(-state.total_steps // steps_per_epoch))
+                epochs = -(-state.total_steps // steps_per_epoch)
+                if settings.minutes and told_epochs not in (None, epochs):
+                    progress.say(f"{settings.minutes:g} minutes now buy {epochs} epochs instead of {told_epochs}")
+                told_epochs = epochs
+                progress.epoch(row, total_epochs=epochs)
             elif time.monotonic() - saved > _SAVE_EVERY_S:
                 save_last()
                 saved = time.monotonic()

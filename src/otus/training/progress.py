@@ -95,6 +95,10 @@ class TrainProgress:
             figures=_fitting(parts, more, room),
         )
 
+    def start(self, row: dict[str, Any]) -> None:
+        """One line on the validation before the first step."""
+        self.say(f"before training: {score_name(row)} {row['score']:.3f}")
+
     def epoch(self, row: dict[str, Any], *, total_epochs: int) -> None:
         """One line on an epoch that ended."""
         shown = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "images_per_s": "{:.1f} images/s"}

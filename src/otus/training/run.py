@@ -28,7 +28,7 @@ from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.proposals.of_system import with_proposals
 from otus.structures import Categories
-from otus.training.budget import fit_to_budget, size_for_labels
+from otus.training.budget import fit_to_budget, size_for_labels, validation_is_cheap
 from otus.training.datasets import Data, data_warnings, open_datasets, trainable_model
 from otus.training.devices import start_fabric
 from otus.training.fine_tuning import find_weights, load_pretrained
@@ -39,6 +39,7 @@ from otus.training.resuming import check_unchanged
 from otus.training.run_folder import RunFolder, new_run_folder
 from otus.training.settings import TrainSettings, make_settings, with_default_lr
 from otus.training.snapshots import draw_batch
+from otus.training.state import score_name
 from otus.training.train_loader import TrainLoader
 from otus.training.validation import ClassificationValidator, Validator
 from otus.zoo.checkpoint import CheckpointHeader
@@ -180,8 +181,12 @@ def train(
         train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size
     )
     spent_s = 0.0
+    # What answers for none of the categories yet has nothing to compare with.
+    validates_start = val_set is not None and found is not None and _answers_for(found, header, categories)
     if settings.minutes and before is None:
-        feed, spent_s = fit_to_budget(system, feed=feed, own=own, fabric=fabric)
+        feed, image_s, spent_s = fit_to_budget(system, feed=feed, own=own, fabric=fabric)
+        if val_set is not None:
+            validates_start &= validation_is_cheap(image_s, images=len(val_set), minutes=settings.minutes)
     settings = dataclasses.replace(feed.settings, batch_size=feed.settings.images_per_batch)
     if feed.preprocess != own:
         longer = feed.preprocess.longer_side
@@ -257,7 +262,15 @@ def train(
         progress=say,
         validation_images=0 if val_set is None else len(val_set),
         spent_s=spent_s,
+        validate_start=validates_start,
     )
+    start = next((row for row in result.history if row["epoch"] == 0), None)
+    best = result.best_score or 0.0
+    if start is not None and result.ended != "interrupted" and best < start["score"]:
+        say.say(
+            f"warning: {score_name(start)} was {start['score']:.3f} before training and is {best:.3f} at best after it: the "
+            "weights to start from are the better ones; give more epochs or minutes, or a lower learning rate (--lr)"
+        )
     return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
 
 
@@ -395,6 +408,12 @@ def _preprocess(
     if preprocess.fixed_hw is not None:
         return dataclasses.replace(preprocess, fixed_hw=(image_size, image_size))
     return dataclasses.replace(preprocess, shorter_side=image_size, longer_side=image_size)
+
+
+def _answers_for(found: FoundWeights, header: CheckpointHeader, categories: Categories) -> bool:
+    """Whether weights to start from are of the same model, and know one of the categories at least."""
+    known = () if found.categories is None else found.categories.names
+    return found.builder == header.builder and not set(known).isdisjoint(categories.names)
 
 
 def _fine_tune(system: nn.Module, header: CheckpointHeader, found: FoundWeights, say: TrainProgress) -> None:

@@ -97,7 +97,7 @@ class RunFolder:
         history = state.history
         best = {"best_score": state.best_score, "best_step": state.best_step}
         self.write_json("run.json", {**environment(), **self._header(state).training, **best})
-        columns = list(dict.fromkeys(name for row in history for name in row))
+        columns = list(dict.fromkeys(name for row in reversed(history) for name in row))  # the first may be of no epoch
         with staged_file(self.path / "metrics.csv") as stage, open(stage, "w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()

@@ -53,7 +53,7 @@ class RunState:
     best_score, best_step, validations_since_best
         The best validation; None before the first. Validations since one that was better than all before it.
     history
-        A row for each epoch that ended.
+        A row for each epoch that ended; before them row 0, where the start was validated.
     """
 
     total_steps: int
@@ -129,16 +129,26 @@ class RunState:
         self.loss_sums, self.epoch_s, self.waited_s = {}, 0.0, 0.0
         return row
 
+    def count_start(self, found: Validation, *, seconds: float) -> dict[str, Any]:
+        """Add row 0 to the history, a validation before the first step; it is none of those that the best is chosen of."""
+        row: dict[str, Any] = {"epoch": 0, "step": 0}
+        self._add_figures(row, found, seconds=seconds)
+        self.history.append(row)
+        return row
+
     def count_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
         """Add a validation to the row of its epoch; whether it is the best so far, of equals the last."""
-        row |= {"score": found.score}
-        row |= {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
-        self.seconds += seconds
-        self.seconds_of_validation = seconds
-        self.validated_at_s = self.seconds
+        self._add_figures(row, found, seconds=seconds)
         better = self.best_score is None or found.score > self.best_score
         self.validations_since_best = 0 if better else self.validations_since_best + 1
         if not better and found.score != self.best_score:
             return False
         self.best_score, self.best_step = found.score, self.step
         return True
+
+    def _add_figures(self, row: dict[str, Any], found: Validation, *, seconds: float) -> None:
+        row |= {"score": found.score}
+        row |= {name: value if math.isfinite(value) else None for name, value in found.figures.items()}
+        self.seconds += seconds
+        self.seconds_of_validation = seconds
+        self.validated_at_s = self.seconds
