@@ -343,8 +343,25 @@ def test_huge_files_are_decoded_smaller_and_the_answer_is_in_their_own_frame(pre
     assert found.to_dict()["width"] == 1536
     (tiled,) = predictor.predict(tmp_path / "huge.jpg", tiles=Tiles(900))
     assert tiled.image.shape == (1024, 1536, 3)
+    assert tiled.instances.size_hw == (1024, 1536)
     (given,) = predictor.predict(image)
     assert given.image.shape == (1024, 1536, 3)
+
+
+def test_a_huge_image_joins_its_tiles_as_it_is_predicted_on_without_them(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr("otus.data.images.REDUCED_FROM", 1_000_000)
+    Image.fromarray(photo((1024, 1536), red=(160, 240, 480, 720))).save(tmp_path / "huge.png")
+    prepared: list[np.ndarray] = []
+    own = Predictor.prepared
+    monkeypatch.setattr(Predictor, "prepared", lambda self, image, key: prepared.append(image) or own(self, image, key))
+    (whole,) = predictor.predict(tmp_path / "huge.png")
+    (tiled,) = predictor.predict(tmp_path / "huge.png", tiles=900)
+    expected, *_, last = prepared
+    np.testing.assert_array_equal(last, expected)
+    assert last.shape == (128, 192, 3)
+    (red,) = tiled.instances[tiled.instances.labels == 0].boxes_xyxy
+    np.testing.assert_allclose(red, [160, 240, 480, 720], atol=17)
+    assert tiled.instances.size_hw == whole.instances.size_hw == (1024, 1536)
 
 
 def test_the_limit_of_pixels_can_be_raised_as_its_error_advises(predictor, tmp_path, monkeypatch):

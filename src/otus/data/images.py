@@ -152,6 +152,13 @@ def read_reduced_image(
     return pixels, size_hw
 
 
+def reduced(image: UInt8[np.ndarray, "h w 3"], need: Need) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Return a huge image at the fraction of its size at which :func:`read_reduced_image` gives it, another as it is."""
+    size_hw = (image.shape[0], image.shape[1])
+    factor = _reduction(size_hw, need(size_hw))
+    return image if factor == 1 else np.array(Image.fromarray(image).reduce(factor))
+
+
 def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
     """By how much an image may be made smaller."""
     if size_hw[0] * size_hw[1] <= REDUCED_FROM:

@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import nn
 
-from otus.data.images import MAX_PIXELS
+from otus.data.images import MAX_PIXELS, reduced
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourceImage, images_of
 from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.prediction import Prediction
-from otus.inference.tiling import Tiles, merged, moved
+from otus.inference.tiling import Tiles, Window, merged, moved
 from otus.parts.fast.fusion import fused_for_inference
 from otus.parts.postprocess import Postprocess
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
@@ -314,12 +314,20 @@ class Predictor:
         total: Counter[str] = Counter()
         for first in range(0, len(windows), batch_size):
             here = windows[first : first + batch_size]
-            parts = [_part(image, window) for window in here]
+            parts = [self._part(image, window) for window in here]
             for (rows, columns), part in zip(here, self._whole(parts, postprocess), strict=True):
                 instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
                 total.update(part.milliseconds)
         found = merged(instances, windows, threshold=tiles.merge_threshold)
         return Prediction(image.name, image.image, found, dict(total), image.frame, image.time_s, notes=image.notes)
+
+    def _part(self, source_image: SourceImage, window: Window) -> SourceImage:
+        """A window of an image; a huge one, as the whole that joins its tiles, at a fraction of its size."""
+        image = np.ascontiguousarray(source_image.image[window])
+        size_hw = (image.shape[0], image.shape[1])
+        if not isinstance(getattr(self.system, "proposer", None), PrecomputedProposals):
+            image = reduced(image, self.preprocess.size_of)
+        return replace(source_image, image=image, size_hw=size_hw)
 
 
 def _stop_at_first(source: Source, error: DataError) -> NoReturn:
@@ -330,11 +338,6 @@ def _stop_at_first(source: Source, error: DataError) -> NoReturn:
     way = "report=errors.append, with errors = [], goes on without such files"
     remedy = f"{error.remedy}; {way}" if error.remedy else way
     raise type(error)(error.problem, file=error.file, where=error.where, remedy=remedy, kind=error.kind) from None
-
-
-def _part(source_image: SourceImage, window: tuple[slice, slice]) -> SourceImage:
-    image = np.ascontiguousarray(source_image.image[window])
-    return replace(source_image, image=image, size_hw=(image.shape[0], image.shape[1]))
 
 
 def choose_device(name: str | int | torch.device) -> torch.device:
