@@ -117,3 +117,14 @@ def test_curves_of_a_run_stand_in_groups_and_each_has_its_own_colour(tmp_path):
     write_plot(figure, tmp_path / "curves.png", Canvas())
     alone = training_plot([{"epoch": 1, "loss": 0.4}])
     assert [one.get_title(loc="left") for one in alone.axes] == ["loss"]
+
+
+def test_a_single_epoch_is_seen_on_an_axis_of_whole_epochs():
+    rows = [{"epoch": 0, "step": 0, "bbox/AP": 0.2}, {"epoch": 1, "loss": 0.4, "bbox/AP": 0.3}]
+    for history, epochs, size in ((rows[1:], [1], 7), (rows, [0, 1], 3)):
+        figure = training_plot(history)
+        assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "boxes"]
+        assert figure.axes[1].lines[0].get_markersize() == size
+        for axes in figure.axes:
+            low, high = axes.get_xlim()
+            assert [tick for tick in axes.get_xticks() if low <= tick <= high] == epochs

@@ -15,6 +15,9 @@ def test_the_first_are_drawn_and_the_rest_is_not():
     assert drawn[5, 5:30].max() > 200  # yellow
     assert drawn[40, 50:95, 2].max() > 100  # blue
     assert not drawn[0:4].any()
+    strip = drawn[80:]  # the legend
+    assert drawn.shape[1] == 100
+    assert ((strip == (255, 214, 10)).all(axis=2).any(), (strip == (20, 60, 140)).all(axis=2).any()) == (True, True)
     assert not drawn[2:20, 45:60].any()
     assert not image.any()
     np.testing.assert_array_equal(draw_proposals(image, found.best(0)), image)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otus.data.open import open_dataset
 from otus.data.scenes.generator import Scenes
 from otus.errors import ShapeError
-from otus.structures import Categories, Instances, KeypointNames, Masks, PanopticMap, Segment, SemanticMap
+from otus.structures import Categories, Instances, KeypointNames, Masks, PanopticMap, Segment, SemanticMap, oriented
 from otus.visualization.drawing import draw, draw_panoptic, draw_semantic, object_legend, overlay
 from otus.visualization.lettering import (
     MOST_COVERED,
@@ -136,6 +136,22 @@ def test_tags_of_boxes_at_one_place_keep_apart() -> None:
     for i, a in enumerate(places):
         for b in places[:i]:
             assert min(a[2], b[2]) <= max(a[0], b[0]) or min(a[3], b[3]) <= max(a[1], b[1])
+
+
+@pytest.mark.parametrize("angle", [0.3, 0.8, 2.0])
+@pytest.mark.parametrize("centre", [(200, 150), (390, 150), (5, 290)])
+def test_a_tag_touches_its_oriented_box_where_it_is_seen(angle: float, centre: tuple[int, int]) -> None:
+    ring = oriented.corners(np.array([[*centre, 160, 60, angle]]))[0]
+    around = np.concatenate([ring.min(axis=0), ring.max(axis=0)])[None]
+    (tag,) = place_tags(["zebra 0.99"], around, (400, 300), 14, rings=[ring])
+    assert tag is not None
+    points = np.concatenate(
+        [a + (b - a) * np.linspace(0, 1, 400)[:, None] for a, b in zip(ring, np.roll(ring, -1, 0), strict=True)]
+    )
+    points = points[((points >= 0) & (points <= (400, 300))).all(axis=1)]
+    left, top, right, bottom = tag.place
+    gaps = np.maximum(np.maximum([left, top] - points, points - [right, bottom]), 0)
+    assert np.hypot(*gaps.T).min() <= 2
 
 
 def crowd(count: int, longer_side: int, *, names: tuple[str, ...] = ("platelet", "red blood cell")) -> Instances:

@@ -357,16 +357,18 @@ def training_plot(history: Sequence[Mapping[str, float | None]], *, canvas: Canv
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
     plots = figure.subplots(rows, columns, squeeze=False).ravel()
+    epochs = [row["epoch"] or 0 for row in history]
+    span = (min(epochs) - 0.4, max(epochs) + 0.4)
     for axes, (title, names) in zip(plots, groups.items(), strict=False):
         for name in names:
             rows_with = [row for row in history if row.get(name) is not None]
             values = [row["epoch"] for row in rows_with], [row[name] for row in rows_with]
             label = name.rpartition("/")[2]
             strong = {"color": _ink(canvas), "linewidth": 2.2} if label in ("loss", "AP", "top1") else {}
-            axes.plot(*values, marker="o", markersize=3, label=label, **strong)
-        axes.set(title=title, xlabel="epoch")
+            axes.plot(*values, marker="o", markersize=3 if len(rows_with) > 1 else 7, label=label, **strong)
+        axes.set(title=title, xlabel="epoch", xlim=span)
         axes.set_ylim(bottom=0, **({} if title == "loss" else {"top": 1.03}))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(True, linewidth=0.6)
         axes.set_axisbelow(True)
         # Beside the curves: to find a free place among many is slow.

@@ -11,6 +11,7 @@ from otus.proposals.dataset import Proposals
 from otus.reports.plots import Canvas
 from otus.structures import Categories, Instances
 from otus.visualization.drawing import draw
+from otus.visualization.lettering import legend, text_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ _FIRST, _LAST = np.array([255, 214, 10]), np.array([20, 60, 140])
 def draw_proposals(
     image: UInt8[np.ndarray, "h w 3"], proposals: Proposals, *, count: int = 40
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The first ``count`` on a copy of the image, from yellow, the likeliest, to blue."""
+    """The first ``count`` on a copy of the image, from yellow, the likeliest, to blue; a legend below makes it higher."""
     shown = proposals.best(count)
     names = tuple(str(rank + 1) for rank in range(len(shown)))
     shares = np.linspace(0, 1, len(names))
@@ -30,7 +31,11 @@ def draw_proposals(
     }
     size_hw = (image.shape[0], image.shape[1])
     boxes = Instances(shown.boxes_xyxy, np.arange(len(shown)), size_hw, Categories(names))
-    return draw(image, boxes, labels=False, colours=colours)
+    drawn = draw(image, boxes, labels=False, colours=colours)
+    ranks = sorted({0, len(shown) // 2, len(shown) - 1}) if len(shown) else []
+    said = {0: " (likeliest)", len(shown) - 1: f" of {len(proposals):,} proposals"}
+    entries = [(f"{rank + 1}{said.get(rank, '')}", colours[str(rank + 1)]) for rank in ranks]
+    return np.concatenate([drawn, legend(entries, size_hw[1], text_size(size_hw))])
 
 
 def proposal_plot(results: Mapping[str, ProposalResult], *, canvas: Canvas | None = None) -> "Figure":

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
+from otus.inference.predictor import SCORE_THRESHOLD
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Instances, Masks
 from otus.visualization.drawing import draw, object_legend
 from otus.visualization.panels import mosaic
 
-_SHOWN_SCORE = 0.3
+_BEST = 3  # of an image on which nothing is certain
 _LONGER_SIDE = 480  # of an image in a mosaic
 Drawn = tuple[UInt8[np.ndarray, "h w 3"], Instances]
 
@@ -38,10 +39,11 @@ def draw_predictions(dataset: Dataset, found: Mapping[int, Instances], *, count:
     for index in indices:
         sample = dataset[index]
         labels = sample.instances or Instances.empty(sample.size_hw, dataset.categories)
-        pair = [_small(sample.image, one) for one in (labels, _certain(found[index]))]
+        predictions, which = _shown(found[index])
+        pair = [_small(sample.image, one) for one in (labels, predictions)]
         shown += [one for _, one in pair]
-        name = PurePath(sample.key).name
-        tiles.append((f"{name}: labels | found, score ≥ {_SHOWN_SCORE}", [draw(*one, labels=False) for one in pair]))
+        caption = f"{PurePath(sample.key).name}: labels | {which}"
+        tiles.append((caption, [draw(*one, labels=False) for one in pair]))
     return mosaic(tiles, object_legend(shown, counts=False))
 
 
@@ -53,8 +55,16 @@ def _small(image: UInt8[np.ndarray, "h w 3"], objects: Instances) -> Drawn:
     return np.asarray(pixels), objects.resized((height, width))
 
 
-def _certain(found: Instances) -> Instances:
-    return found if found.scores is None else found[found.scores >= _SHOWN_SCORE]
+def _shown(found: Instances) -> tuple[Instances, str]:
+    """What ``otus predict`` would draw, else the best few: all that a weak model finds hides the image; and which it is."""
+    if found.scores is None:
+        return found, "predictions"
+    certain = found[found.scores >= SCORE_THRESHOLD]
+    if len(certain) or not len(found):
+        return certain, f"predictions, score ≥ {SCORE_THRESHOLD}"
+    best = found[np.argsort(-found.scores, kind="stable")[:_BEST]]
+    assert best.scores is not None
+    return best, f"best {len(best)}, score ≤ {best.scores[0]:.2f}"
 
 
 def _pixels(image: Tensor, preprocess: Preprocess) -> UInt8[np.ndarray, "h w 3"]:

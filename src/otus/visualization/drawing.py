@@ -130,6 +130,8 @@ def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list
     order = np.concatenate([order[first_of_category], order[~first_of_category]])
     named = np.sort(first_of_category)[::-1]
     around = np.array([_around(result, int(i)) * scale for i in order]).reshape(-1, 4)
+    corners = [_corners(result, int(i)) for i in order]
+    rings = [None if one is None else one * scale for one in corners]
     whole: list[str | None] = [_label(result, int(i)) for i in order]
     rest = [None if result.scores is None else f"{result.scores[i]:.2f}" for i in order]
     scores = [text if first else score for text, first, score in zip(whole, named, rest, strict=True)]
@@ -140,7 +142,7 @@ def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list
     for texts, height in styles:
         spare = int((1 - _FIND_ROOM) * sum(text is not None for text in texts))
         last = texts is names
-        tags = place_tags(texts, around, size, height * scale, most_left_out=None if last else spare)
+        tags = place_tags(texts, around, size, height * scale, most_left_out=None if last else spare, rings=rings)
         if last or sum(text is not None and tag is None for text, tag in zip(texts, tags, strict=True)) <= spare:
             break
     found = [(int(i), tag) for i, tag in zip(order, tags, strict=True) if tag is not None]

@@ -68,6 +68,7 @@ def place_tags(
     letters: float,
     *,
     most_left_out: int | None = None,
+    rings: Sequence[Float[np.ndarray, "4 2"] | None] = (),
 ) -> list[Tag | None]:
     """Place a tag at each box, in this order, where it hides least; none where it would hide another tag, or too much.
 
@@ -83,6 +84,9 @@ def place_tags(
         Their height in pixels; a text wider than the canvas gets smaller ones.
     most_left_out
         Give up, and place no further ones, when more than that find no room.
+    rings
+        Corners of the objects whose box is oriented, None for others: the corners of the upright box around it are nowhere
+        near what is drawn.
     """
     corners = np.nan_to_num(boxes_xyxy)
     areas = np.maximum((corners[:, 2:] - corners[:, :2]).prod(axis=1), 1)
@@ -99,7 +103,11 @@ def place_tags(
         height = round(1.3 * own)
         if len(placed) and width * height > room:
             continue
-        places = _places(box, width, height, size)
+        ring = rings[i] if rings else None
+        corners_xy = _beside_box(box, width, height) if ring is None else _beside_ring(ring, width, height, size)
+        limit = np.maximum([size[0] - width, size[1] - height], 0)
+        inside = np.round(np.clip(corners_xy, 0, limit))
+        places = np.column_stack([inside, inside + np.array([width, height])])
         near = _near(places, corners)
         of_objects = _overlaps(places, corners[near])
         free = ~_overlaps(places, placed[_near(places, placed)]).any(axis=1)
@@ -130,19 +138,27 @@ def _fitted(text: str, letters: float, most: float) -> tuple[str, float, int]:
     return text, letters, int(np.ceil(width)) + 2 * margin
 
 
-def _places(
-    box_xyxy: Float[np.ndarray, "4"], width: float, height: float, size: tuple[int, int]
-) -> Float[np.ndarray, "p 4"]:
-    """Where a tag may stand, best first: on top of the box, in its upper corners, in its lower ones, below it, at its sides,
-    down along them."""
+def _beside_box(box_xyxy: Float[np.ndarray, "4"], width: float, height: float) -> list[tuple[float, float]]:
+    """Where the upper left of a tag may be, best first: on top of the box, in its upper corners, in its lower ones, below
+    it, at its sides, down along them."""
     x1, y1, x2, y2 = box_xyxy
     rows = [y1 - height, y1, y2 - height, y2]
     corners = [(x, y) for y in rows for x in (x1, x2 - width)]
     corners += [(x, y) for y in (y1, y2 - height) for x in (x2, x1 - width)]
     corners += [(x, y) for y in np.arange(y1 + height, y2 - 2 * height, height) for x in (x1, x2 - width)]
-    limit = np.maximum([size[0] - width, size[1] - height], 0)
-    inside = np.round(np.clip(corners, 0, limit))
-    return np.column_stack([inside, inside + np.array([width, height])])
+    return corners
+
+
+def _beside_ring(
+    ring: Float[np.ndarray, "4 2"], width: float, height: float, size: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """The same around an oriented box: above and below points of its outline that the canvas shows, the upper ones first."""
+    shares = np.arange(0, 1, 0.25)[:, None, None]
+    points = ((1 - shares) * ring + shares * np.roll(ring, -1, axis=0)).reshape(-1, 2)
+    is_shown = ((points >= 0) & (points <= size)).all(axis=1)
+    points = points[is_shown] if is_shown.any() else points
+    points = points[np.argsort(points[:, 1], kind="stable")]
+    return [(left, top) for x, y in points.tolist() for top in (y - height, y) for left in (x, x - width)]
 
 
 def _near(places: Float[np.ndarray, "p 4"], others: Float[np.ndarray, "n 4"]) -> Int[np.ndarray, "k"]:
