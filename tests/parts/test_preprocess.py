@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import tv_tensors
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -172,3 +173,22 @@ def test_masks_of_a_large_image_are_never_made_at_its_size():
     assert prepared["masks"].shape == (300, 150, 200)
     assert prepared["masks"].flatten(1).any(dim=1).all()
     assert peak < 100e6
+
+
+def test_a_large_image_is_there_as_floats_once():
+    class LargeStorages(TorchDispatchMode):
+        """Keeps all float memory of an image's size, so that no address comes again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept: dict[int, torch.Tensor] = {}
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float32 and result.numel() >= 3 * 300 * 400:
+                self.kept[result.untyped_storage().data_ptr()] = result
+            return result
+
+    with LargeStorages() as storages:
+        Preprocess(shorter_side=30, longer_side=40).prepare(Sample(np.zeros((300, 400, 3), np.uint8), "large"))
+    assert len(storages.kept) == 1

@@ -491,7 +491,7 @@ def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
         raise ImageError(
             f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
             file=name,
-            remedy="scale it down, or raise the limit if you trust it: otus predict --max-pixels, max_pixels in Python",
+            remedy="scale it down; otus predict --max-pixels takes larger ones, max_pixels of predict and read_image in Python",
             kind=_UNREADABLE,
         )
 

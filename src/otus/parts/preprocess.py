@@ -105,8 +105,9 @@ class Preprocess:
         Its pixels are there as floats once, its masks never at its size.
         """
         targets = target_tensors(sample, boxes=boxes, masks_hw=self.size_of(sample.size_hw))
-        pixels = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1).float()
-        return self._moved(targets, sample.size_hw, self._apply(pixels.contiguous().div_(255)))
+        image = torch.from_numpy(np.ascontiguousarray(sample.image)).permute(2, 0, 1)
+        pixels = torch.empty(image.shape, dtype=torch.float32).copy_(image)  # float() would keep the channels last
+        return self._moved(targets, sample.size_hw, self._apply(pixels.div_(255)))
 
     def _moved(self, sample: TensorSample, before: tuple[int, int], image: Float[Tensor, "3 h2 w2"]) -> TensorSample:
         """The prepared image, and what belonged to it before."""
