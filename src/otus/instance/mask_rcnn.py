@@ -65,7 +65,7 @@ class MaskHead(nn.Module):
     ) -> None:
         super().__init__()
         label_of_index, index_of_label = class_index_tables(class_indices, background=True)
-        self.register_buffer("slot_of_label", index_of_label, persistent=False)
+        self.register_buffer("index_of_label", index_of_label, persistent=False)
         self.pooling = pooling
         self.max_masks_per_image = max_masks_per_image
         inputs = (channels, width, width, width)

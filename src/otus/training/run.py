@@ -241,7 +241,7 @@ def train(
     if fabric.is_global_zero and before is None:
         first = [feed.load(place) for place in next(feed.plan())]
         write_image(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories))
-    of_system: Any = getattr(system, "remarks", None)  # what a system of this kind cannot learn from these data
+    of_system: Any = getattr(system, "warnings", None)  # what a system of this kind cannot learn from these data
     for line in [*data_warnings(train_set, val_set), *(of_system(train_set) if of_system else ())]:
         say.say(line)
     say.say(f"{config['model']}: {len(train_set)} images to learn from, writing to {path}")

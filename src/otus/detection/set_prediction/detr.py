@@ -130,7 +130,7 @@ class EncoderDecoder(nn.Module):
         self.class_embed = ExactLinear(width, self.no_object + 1)
         self.box_embed = mlp(width, width, width, 4, layer=ExactLinear)
         self.index_of_label: Tensor
-        self.register_buffer("slot_of_label", index_of_label, persistent=False)
+        self.register_buffer("index_of_label", index_of_label, persistent=False)
         self.matcher = matcher
 
     @property

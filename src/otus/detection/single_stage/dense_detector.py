@@ -83,8 +83,8 @@ class DenseDetector(nn.Module):
         background = scores.background is not None
         slots = class_indices_of(categories, class_indices, background=background)
         label_of_index, index_of_label = class_index_tables(slots, background=background)
-        self.register_buffer("label_of_slot", label_of_index, persistent=False)
-        self.register_buffer("slot_of_label", index_of_label, persistent=False)
+        self.register_buffer("label_of_index", label_of_index, persistent=False)
+        self.register_buffer("index_of_label", index_of_label, persistent=False)
 
     @property
     def device(self) -> torch.device:

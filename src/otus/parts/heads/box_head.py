@@ -102,8 +102,8 @@ class BoxHead(nn.Module):
         self.network = network
         self.cls_score = nn.Linear(features, self.slots)
         self.bbox_pred = nn.Linear(features, self.slots * 4) if moves else None
-        self.register_buffer("label_of_slot", label_of_index, persistent=False)
-        self.register_buffer("slot_of_label", index_of_label, persistent=False)
+        self.register_buffer("label_of_index", label_of_index, persistent=False)
+        self.register_buffer("index_of_label", index_of_label, persistent=False)
         self.matcher = matcher
         self.sampler = sampler
         self.transform = transform or DeltaBoxCoder((10.0, 10.0, 5.0, 5.0))
