@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from otus.data.images import (
     image_files,
@@ -259,6 +259,13 @@ def test_the_limit_is_ours_not_pillows(tmp_path, monkeypatch, rgb):
         assert Image.MAX_IMAGE_PIXELS == 10
         with pytest.raises(ImageError, match="megapixels"):
             read_image(path, max_pixels=H * W - 1)
+
+
+def test_notes_of_a_huge_image_do_not_decode_it(tmp_path, monkeypatch, rgb):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    paths = [save(tmp_path / name, rgb) for name in ("a.jpg", "a.png", "a.tif")]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("was decoded"))
+    assert [image_notes(path) for path in paths] == [{}, {}, {}]
 
 
 def test_another_size_than_the_labels_say(tmp_path, rgb):

@@ -193,11 +193,12 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
         If it is missing, or not an image.
     """
     name, notes = _name(source), {}
-    with _opened(source, name) as image, _decoding(image, name):
+    with _opened(source, name) as image:
         if (pages := _page_count(image)) > 1:
             notes["further_pages"] = f"has {pages} pages or frames, of which the first is used; save each as a file"
         if image.mode == "I" or image.mode.startswith("I;16"):
-            image.load()
+            with _decoding(image, name):
+                image.load()
             brightest = int(np.asarray(image).max())
             if 0 < brightest <= _TWELVE_BITS:
                 notes["dark_image"] = (
