@@ -7,6 +7,7 @@ from otus.structures.instances import Instances
 from otus.structures.maps import IGNORE, PanopticMap, Segment, SemanticMap
 from otus.structures.masks import Masks
 from otus.structures.objects import Objects
+from otus.structures.prompt import MaskCandidates, Prompt, PromptableMethod, Stroke
 from otus.structures.segmentations import Outline, Segmentations
 
 __all__ = [
@@ -16,11 +17,15 @@ __all__ = [
     "Classification",
     "Instances",
     "KeypointNames",
+    "MaskCandidates",
     "Masks",
     "Objects",
     "Outline",
     "PanopticMap",
+    "Prompt",
+    "PromptableMethod",
     "Segment",
     "Segmentations",
     "SemanticMap",
+    "Stroke",
 ]

@@ -215,7 +215,7 @@ class Masks:
             return Masks.from_dense(self.dense()[:, rows[:, None], columns])
         resized = np.zeros((len(self), *size_hw), dtype=bool)
         for mask, counts in zip(resized, self._counts, strict=True):
-            _sample_runs(_run_lengths(counts), rows, columns, height=height, out=mask)
+            _sample_runs(run_lengths(counts), rows, columns, height=height, out=mask)
         return Masks.from_dense(resized)
 
     def area(self) -> Float[np.ndarray, "n"]:
@@ -223,7 +223,7 @@ class Masks:
         if self._dense is not None:
             return self._dense.sum(axis=(1, 2)).astype(np.float64)
         # Not the codec's own sum: with numpy 2 it fails for more than 255 masks.
-        return np.array([_run_lengths(one["counts"])[1::2].sum() for one in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
+        return np.array([run_lengths(one["counts"])[1::2].sum() for one in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
 
     def boxes_xyxy(self) -> Float[np.ndarray, "n 4"]:
         """The tight box of each mask; (0, 0, 0, 0) for an empty one."""
@@ -334,7 +334,7 @@ def _encode_part(part: Bool[np.ndarray, "_ _"], top: int, left: int, size_hw: tu
     return rle_codec.frPyObjects(record, height, width)["counts"]
 
 
-def _run_lengths(counts: bytes) -> Int[np.ndarray, "r"]:
+def run_lengths(counts: bytes) -> Int[np.ndarray, "r"]:
     """Compressed run lengths as numbers: 5 bits a character, from the fourth on relative to the one before last."""
     characters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((characters & 0x20) == 0) + 1
