@@ -34,7 +34,7 @@ def _blob(rng: np.random.Generator, box: list[float], height: int, width: int) -
 def make_scene(
     seed: int,
     *,
-    photos: int = 12,
+    image_count: int = 12,
     categories: int = 4,
     decimals: int | None = 0,
     score_steps: int = 20,
@@ -64,7 +64,7 @@ def make_scene(
         grid = np.stack([x + w * rng.random(KEYPOINTS), y + h * rng.random(KEYPOINTS)], axis=1)
         return np.round(grid + noise * rng.normal(size=grid.shape), 1)
 
-    images = [{"id": int(i), "width": side, "height": side} for i in rng.permutation(photos) * 3]
+    images = [{"id": int(i), "width": side, "height": side} for i in rng.permutation(image_count) * 3]
     annotations: Records = []
     results: Records = []
     for image in images:

@@ -51,7 +51,7 @@ def similarities_of_the_paper(evaluation, image, category) -> np.ndarray | list:
 def test_equal_to_the_bit_over_slow_boundaries(seed, coco_scene, coco_values, pycocotools_says, monkeypatch):
     from pycocotools.cocoeval import COCOeval
 
-    scene = coco_scene(seed, outlines=True, images=8)
+    scene = coco_scene(seed, outlines=True, image_count=8)
     plain = pycocotools_says(*scene, "segm")
     monkeypatch.setattr(COCOeval, "computeIoU", similarities_of_the_paper)
     theirs = pycocotools_says(*scene, "segm")
@@ -92,7 +92,7 @@ def test_figures_of_the_official_code_on_its_small_case(shared_data, coco_values
 
 def test_faster_coco_eval_says_the_same(coco_scene, coco_values):
     faster = pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is a reference")
-    document, results = coco_scene(5, outlines=True, images=20)
+    document, results = coco_scene(5, outlines=True, image_count=20)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = faster.COCO(
             copy.deepcopy({**document, "images": [{**i, "file_name": "x"} for i in document["images"]]})

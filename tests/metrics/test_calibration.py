@@ -15,7 +15,7 @@ from otus.structures import Categories, Objects
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
     hotcoco = pytest.importorskip("hotcoco", reason="hotcoco is the reference")
-    document, results = coco_scene(seed, score_steps=20, images=20)
+    document, results = coco_scene(seed, score_steps=20, image_count=20)
     (tmp_path / "truth.json").write_text(json.dumps(document))
     (tmp_path / "found.json").write_text(json.dumps(results))
     truth = hotcoco.COCO(str(tmp_path / "truth.json"))

@@ -32,10 +32,10 @@ SCENES = {
     "integers, many ties": {"score_steps": 4},
     "two decimals": {"decimals": 2},
     "all decimals, no ties": {"decimals": None, "score_steps": 10**9},
-    "one category, crowded": {"categories": 1, "detections": 150, "images": 6, "score_steps": 50},
-    "many categories, most empty": {"categories": 30, "images": 4},
-    "one image": {"images": 1},
-    "few detections": {"detections": 1, "images": 3},
+    "one category, crowded": {"categories": 1, "detections": 150, "image_count": 6, "score_steps": 50},
+    "many categories, most empty": {"categories": 30, "image_count": 4},
+    "one image": {"image_count": 1},
+    "few detections": {"detections": 1, "image_count": 3},
 }
 
 
@@ -125,7 +125,7 @@ def test_nothing_on_one_side(kind, missing, coco_scene, coco_values, pycocotools
 
 def test_object_with_id_0_can_be_found(coco_scene, coco_values, pycocotools_says):
     """pycocotools takes the id of the matched object as the sign of a match, so with id 0 the detection counts as false."""
-    document, results = coco_scene(7, images=3)
+    document, results = coco_scene(7, image_count=3)
     first = next(a for a in document["annotations"] if not a["iscrowd"])
     for record in document["annotations"]:
         record["id"] = 0 if record is first else record["id"] + 1000

@@ -180,7 +180,7 @@ def test_curves_by_other_parameters_after_judging(coco_scene):
 
 
 def test_object_with_id_0_can_be_found(coco_scene):
-    document, results = coco_scene(7, images=3)
+    document, results = coco_scene(7, image_count=3)
     first = next(a for a in document["annotations"] if not a["iscrowd"])
     for record in document["annotations"]:
         record["id"] = 0 if record is first else record["id"] + 1000

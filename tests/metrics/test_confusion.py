@@ -15,7 +15,7 @@ from otus.structures import Categories, Objects
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_hotcoco_without_crowds(seed, kind, tmp_path, coco_scene, coco_values):
     hotcoco = pytest.importorskip("hotcoco", reason="hotcoco is the reference")
-    document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, images=20)
+    document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, image_count=20)
     for record in document["annotations"]:
         record["iscrowd"] = 0
     (tmp_path / "truth.json").write_text(json.dumps(document))

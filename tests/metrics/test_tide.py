@@ -41,7 +41,7 @@ def assert_equal(errors: Errors, theirs) -> None:
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_hotcoco(seed, kind, tmp_path, coco_scene, coco_values):
-    document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, images=20)
+    document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, image_count=20)
     for record in document["annotations"]:  # hotcoco also takes crowds for neighbours, the paper's code does not
         record["iscrowd"] = 0
     errors = find_errors(Comparison(**vars(coco_values(document, results))), masks=kind == "segm")

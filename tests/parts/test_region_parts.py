@@ -219,8 +219,8 @@ def test_what_cannot_be_learned_from_is_said(sample, message):
 
 
 @pytest.mark.parametrize("slots", [(), (0, 1), (1, 1)])
-def test_class_slots_must_differ_and_leave_room_for_background(slots):
-    with pytest.raises(ShapeError, match="class slots"):
+def test_class_indices_must_differ_and_leave_room_for_background(slots):
+    with pytest.raises(ShapeError, match="class_indices"):
         BoxHead(nn.Identity(), features=4, class_indices=slots)
 
 
