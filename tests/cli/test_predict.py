@@ -56,7 +56,7 @@ class Code:
 def good(tmp_path_factory) -> Path:
     """Weights in torchvision's names, as people have them; they find a few categories everywhere."""
     torch.manual_seed(0)
-    system = build_model(NAME, COCO, {"class_slots": COCO.ids})
+    system = build_model(NAME, COCO, {"class_indices": COCO.ids})
     assert isinstance(system, RegionDetector)
     torch.nn.init.normal_(system.box_head.cls_score.bias, std=2)
     names = {

@@ -133,7 +133,7 @@ def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
     freeze_norms(backbone)
     head = detr.EncoderDecoder(
         backbone.channels[0],
-        checkpoint.arguments["class_slots"],
+        checkpoint.arguments["class_indices"],
         queries=checkpoint.arguments["queries"],
         width=32,
         heads=4,

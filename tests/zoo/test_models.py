@@ -67,7 +67,7 @@ def test_an_unknown_name_or_argument_is_answered_with_those_there_are():
     with pytest.raises(UsageError, match=r"did you mean 'mask_rcnn_resnet50_fpn'\?"):
         model_entry("mask_rcnn_resnet5_fpn")
     with pytest.raises(
-        UsageError, match="does not take depth; it takes class_slots, norm_eps, frozen_norms, frozen_level"
+        UsageError, match="does not take depth; it takes class_indices, norm_eps, frozen_norms, frozen_level"
     ):
         build_model("faster_rcnn_resnet50_fpn", COCO, {"depth": 3})
 

@@ -328,7 +328,7 @@ def test_a_file_of_torchvisions_is_loaded_by_name(name, tmp_path):
     predictor = otus.load(name, weights=tmp_path / "theirs.pth", device="cpu")
     assert predictor.categories == COCO
     assert predictor.preprocess == model_entry(name).preprocess
-    assert set(read_weights_file(tmp_path / "theirs.pth", model=name).arguments) >= {"class_slots"}
+    assert set(read_weights_file(tmp_path / "theirs.pth", model=name).arguments) >= {"class_indices"}
 
 
 def test_other_numbers_of_classes_are_the_trainers_own():
@@ -336,7 +336,7 @@ def test_other_numbers_of_classes_are_the_trainers_own():
         weights=None, weights_backbone=None, num_classes=4
     ).state_dict()
     checkpoint = read_torchvision_dense_detector(state)
-    assert checkpoint.arguments == {"class_slots": [1, 2, 3]}
+    assert checkpoint.arguments == {"class_indices": [1, 2, 3]}
     assert is_torchvision_dense_detector(state)
     assert not is_torchvision_detector(state)
 

@@ -34,7 +34,7 @@ def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def test_those_of_others_are_recognised(tmp_path: Path, state: dict[str, Tensor], prefix: str) -> None:
     torch.save(state, tmp_path / "bare.pth")
     expected = read_weights_file(tmp_path / "bare.pth")
-    assert "class_slots" in expected.arguments
+    assert "class_indices" in expected.arguments
     beside = {"criterion.weight": torch.zeros(2), "model_old.step": torch.tensor(3)}
     for number, content in enumerate(
         (

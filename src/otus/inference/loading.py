@@ -80,7 +80,7 @@ def load(
                 f"{found.source}: does not say of which model it is: name the model and give the file as weights, "
                 "or pass the model as system=…"
             )
-        categories = categories or found.categories or _numbered(found.arguments.get("class_slots"))
+        categories = categories or found.categories or _numbered(found.arguments.get("class_indices"))
         if categories is None:
             _refuse_another_model(found)
             raise UsageError(f"{found.source}: does not say its categories; pass categories=…")

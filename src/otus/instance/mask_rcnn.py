@@ -38,7 +38,7 @@ class MaskHead(nn.Module):
     ----------
     channels
         Channels of the shared maps.
-    class_slots
+    class_indices
         Of the box head, where each label stands among the maps; that of slot 0, background, is never used.
     pooling
         How pieces are cut.

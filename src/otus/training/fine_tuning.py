@@ -118,7 +118,7 @@ def _known_classes(
     """The tensors of heads with the rows that the weights have for categories of the same name, and for background."""
     own: Categories = system.categories  # type: ignore[assignment]
     theirs = weights.categories
-    if theirs is None or weights.arguments.get("class_slots") is not None:
+    if theirs is None or weights.arguments.get("class_indices") is not None:
         return {}
     pairs = [(own.index(name), theirs.index(name)) for name in own if name in theirs]
     known = {}

@@ -380,7 +380,7 @@ def _build(
     else:
         # The eps of norms belongs to the weights, slots of classes to other categories; what knows nothing yet must learn.
         wanted = _ALL_LEARNS if found is None else found.arguments
-        known = inspect.signature(model_entry(builder).builder).parameters.keys() - {"class_slots"}
+        known = inspect.signature(model_entry(builder).builder).parameters.keys() - {"class_indices"}
         arguments = {name: value for name, value in wanted.items() if name in known}
     torch.manual_seed(seed)
     system = build_model(builder, categories, arguments)

@@ -115,7 +115,7 @@ def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
                 translated[f"{joint[1]}.{part}.{joint[2]}"] = piece
     classes, queries = translated["head.class_embed.weight"].shape[0], translated["head.queries.weight"].shape[0]
     slots = COCO_IDS if classes == _COCO_CLASSES else range(classes - 1)
-    return DetrCheckpoint(translated, {"class_slots": list(slots), "queries": queries})
+    return DetrCheckpoint(translated, {"class_indices": list(slots), "queries": queries})
 
 
 def _translate(key: str) -> str:

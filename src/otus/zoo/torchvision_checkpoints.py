@@ -81,7 +81,7 @@ def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
     slots = state[MARKS[0]].shape[0]
-    arguments: dict[str, Any] = {"class_slots": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
+    arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
     if "backbone.fpn.inner_blocks.0.1.weight" not in state:  # version 2 has live norms, in the pyramid too
         arguments["norm_eps"] = 0.0 if sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS) else 1e-5
     return TorchvisionCheckpoint({_translate(key): tensor for key, tensor in state.items()}, arguments)

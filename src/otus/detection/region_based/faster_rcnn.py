@@ -218,7 +218,7 @@ def faster_rcnn(
         The region proposal network over the same maps.
     box_network
         Pieces in, vectors of ``box_features`` numbers out; two fully connected layers without it.
-    class_slots
+    class_indices
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
         :mod:`otus.parts.heads.box_head`.
     sampler
@@ -306,7 +306,7 @@ def faster_rcnn_resnet50_fpn(
 
     Parameters
     ----------
-    class_slots
+    class_indices
         See :func:`faster_rcnn`.
     norm_eps
         The eps of the frozen norms; as ImageNet's classifier without it.

@@ -79,7 +79,7 @@ class RegionDetector(nn.Module):
         What else to say of each object.
     postprocess
         Which boxes are reported.
-    divisor
+    size_divisor
         Batches are padded to multiples of this, the coarsest stride of a usual backbone.
     """
 

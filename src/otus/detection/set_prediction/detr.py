@@ -97,7 +97,7 @@ class EncoderDecoder(nn.Module):
     ----------
     channels
         Of that map.
-    class_slots
+    class_indices
         Where each label stands among the classes; as many slots as the largest needs, and one more for "no object".
     width, heads, inner, encoder_layers, decoder_layers, queries, dropout
         Sizes of the transformer; the paper's.
@@ -249,7 +249,7 @@ def detr_resnet50(
 
     Parameters
     ----------
-    class_slots
+    class_indices
         The slot of each label; 0, 1, 2 … without it. COCO's official weights have slots by COCO's ids.
     queries
         The most objects that can be found on an image.

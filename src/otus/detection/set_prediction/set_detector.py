@@ -106,7 +106,7 @@ class SetDetector(nn.Module):
         Maps in, answers out.
     postprocess
         What is reported. An NMS threshold of 1 is none, as DETR means it; with a lower one suppression is done all the same.
-    divisor
+    size_divisor
         Batches are padded to multiples of this; 1 as in DETR's own code.
     """
 

@@ -47,11 +47,11 @@ class DenseDetector(nn.Module):
         Which anchor should speak for which object, how it says where that is, and what being wrong costs.
     scores, postprocess
         Which answers are looked at, and which of these are reported.
-    class_slots
+    class_indices
         Where each label stands among the head's classes; see :func:`~otus.parts.heads.class_indices.class_indices_of`.
     oriented
         Whether boxes are xywhr (:mod:`otus.parts.boxes.oriented`).
-    divisor
+    size_divisor
         Batches are padded to multiples of this.
     """
 

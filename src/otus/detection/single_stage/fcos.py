@@ -151,7 +151,7 @@ def fcos(
         A backbone and its pyramid.
     locations
         Of each level; see :func:`locations_of`.
-    class_slots
+    class_indices
         Where each label stands among the head's classes; 0, 1, 2 … without it.
     depth
         Convolutions of each tower of the head.

@@ -98,7 +98,7 @@ def retinanet(
         A backbone and its pyramid.
     anchors
         Of each level.
-    class_slots
+    class_indices
         Where each label stands among the head's classes; 0, 1, 2 … without it.
     depth, head_norm
         Convolutions of each tower of the head, and the normalisation after each; ``group`` in 32 groups.

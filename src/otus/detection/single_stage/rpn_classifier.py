@@ -104,7 +104,7 @@ def rpn_classifier(
         A backbone and its pyramid.
     anchors
         Of each level.
-    class_slots
+    class_indices
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
     """
     slots = class_indices_of(categories, class_indices, background=True)

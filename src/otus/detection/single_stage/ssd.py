@@ -309,7 +309,7 @@ def ssd(
         The maps, and how many channels each has.
     anchors
         Default boxes of each.
-    class_slots
+    class_indices
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
     norm
         See :class:`SSDHead`.

@@ -72,7 +72,7 @@ class BoxHead(nn.Module):
         Features of R regions in, (R, ``features``) out.
     features
         Length of the vector that classes and boxes are read from.
-    class_slots
+    class_indices
         The slot of each label (see the top of this file).
     matcher, sampler
         Which proposals are positive and negative, and how many of each are learned from.

@@ -44,7 +44,7 @@ class WarpedCrops(nn.Module):
             raise UsageError(
                 f"crops: expected 0 <= 2 * context < side and chunk >= 1, got {side=}, {context=}, {chunk=}"
             )
-        if side < 2 * backbone.minimum_side:  # it would be padded while learning alone (Backbone.least_side)
+        if side < 2 * backbone.minimum_side:  # it would be padded while learning alone (Backbone.min_size)
             raise UsageError(f"crops: expected a side of {2 * backbone.minimum_side} pixels or more, got {side}")
         self.backbone = backbone
         self.side = side
