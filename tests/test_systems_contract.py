@@ -365,9 +365,9 @@ def test_threads_answer_each_by_its_own_options(system, training):
     image = (images()[0]["image"].permute(1, 2, 0).numpy() * 63 + 127).round().astype(np.uint8)
     scores = predictor.predict(image, score_threshold=0.0)[0].instances.scores
     options = [
-        {"score_threshold": 0.0, "nms_threshold": 0.9},
+        {"score_threshold": 0.0, "nms_iou": 0.9},
         {"score_threshold": float(np.median(scores)), "categories": ["dark"]},
-        {"score_threshold": {"bright": float(scores.max() * 0.9), "dark": 0.0}, "nms_threshold": 0.1},
+        {"score_threshold": {"bright": float(scores.max() * 0.9), "dark": 0.0}, "nms_iou": 0.1},
     ]
     system.train(training)
     before = {name: vars(part).copy() for name, part in system.named_modules()}
@@ -406,7 +406,7 @@ def test_categories_and_their_thresholds_come_before_every_limit(system):
     if isinstance(getattr(system, "head", None), EncoderDecoder):
         nn.init.normal_(system.head.queries.weight, std=30.0)  # else one category is the likeliest of every query
         nn.init.normal_(system.head.class_embed.weight, std=3.0)
-    everything = replace(system.postprocess, score_threshold=0.0, nms_threshold=1.0, max_detections=10**6)
+    everything = replace(system.postprocess, score_threshold=0.0, nms_iou=1.0, max_detections=10**6)
     (several,) = system.predict(images()[:1], postprocess=everything)
     common, rare = np.bincount(several.labels, minlength=2).argsort(kind="stable")[::-1]
     (rarely,) = system.predict(images()[:1], postprocess=replace(everything, labels=(int(rare),)))

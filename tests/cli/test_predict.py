@@ -25,7 +25,7 @@ from otus.zoo.models import build_model
 NAME = "faster_rcnn_mobilenet_v3_large_320_fpn"
 NOTHING = {
     "model": NAME,
-    "postprocess": {"score_threshold": 0.5, "nms_threshold": 0.5, "max_detections": 100},
+    "postprocess": {"score_threshold": 0.5, "nms_iou": 0.5, "max_detections": 100},
     "images": [],
 }
 
@@ -150,7 +150,7 @@ def test_names_without_weights_never_predict(photo, options, pattern):
     ("options", "pattern"),
     [
         (["--score-threshold", "1.5"], "score_threshold: expected 0 to 1, got 1.5"),
-        (["--nms-threshold", "-2"], "nms_threshold: expected 0 to 1, got -2"),
+        (["--nms-iou", "-2"], "nms_iou: expected 0 to 1, got -2"),
         (["--batch-size", "0"], "batch_size: expected 1 or more, got 0"),
         (["--stride", "0"], "stride: expected 1 or more, got 0"),
         (["--tiles", "0"], "tiles: expected a size >= 1"),

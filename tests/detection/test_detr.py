@@ -147,10 +147,10 @@ def test_nothing_is_suppressed_unless_asked_for(system):
     (found,) = system.predict([sample([], [])])
     assert len(found) == (6 if isinstance(system.head, EncoderDecoder) else 18)
     assert (np.diff(found.scores) <= 0).all()
-    system.postprocess = replace(system.postprocess, nms_threshold=0.0)
+    system.postprocess = replace(system.postprocess, nms_iou=0.0)
     (fewer,) = system.predict([sample([], [])])
     assert 0 < len(fewer) < len(found)
-    system.postprocess = replace(system.postprocess, nms_threshold=1.0, max_detections=2)
+    system.postprocess = replace(system.postprocess, nms_iou=1.0, max_detections=2)
     assert len(system.predict([sample([], [])])[0]) == 2
 
 

@@ -161,7 +161,7 @@ def test_what_is_predicted_is_read_from_the_answer():
                     if score > 0.2:
                         box = [max(0, x - w / 2), max(0, y - h / 2), min(96, x + w / 2), min(64, y + h / 2)]
                         expected.append((score, c, *box))
-    system.postprocess = type(system.postprocess)(score_threshold=0.2, nms_threshold=1.0, max_detections=1000)
+    system.postprocess = type(system.postprocess)(score_threshold=0.2, nms_iou=1.0, max_detections=1000)
     (found,) = system.predict(SEVERAL[:1])
     expected = sorted((one for one in expected if one[4] - one[2] > 0.01 and one[5] - one[3] > 0.01), reverse=True)
     assert len(found) == len(expected) > 10

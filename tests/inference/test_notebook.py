@@ -109,7 +109,7 @@ def test_a_model_that_is_called_says_to_predict(predictor):
     ("option", "remedy"),
     [
         ("conf", "write score_threshold"),
-        ("iou", "write nms_threshold"),
+        ("iou", "write nms_iou"),
         ("classes", "write categories"),
         ("imgsz", "image size is that of the weights"),
         ("score_treshold", "did you mean 'score_threshold'"),

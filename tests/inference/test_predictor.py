@@ -246,7 +246,7 @@ class SaysColours(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "option", [{"tiles": Tiles(20)}, {"categories": ["red"]}, {"score_threshold": 0.2}, {"nms_threshold": 0.3}]
+    "option", [{"tiles": Tiles(20)}, {"categories": ["red"]}, {"score_threshold": 0.2}, {"nms_iou": 0.3}]
 )
 def test_options_of_objects_are_refused_where_whole_images_are_named(option):
     predictor = Predictor(SaysColours(), preprocess=Preprocess(fixed_hw=(8, 8)), name="says", device="cpu")

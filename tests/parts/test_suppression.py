@@ -48,7 +48,7 @@ def test_what_stays_is_a_slow_loops(seed, count, threshold, ties):
     assert kept.tolist() == slow_suppression(box_iou(boxes, boxes), scores, groups, threshold)
     again = batched_nms(boxes[kept], scores[kept], groups[kept], iou_threshold=threshold)
     assert again.tolist() == list(range(len(kept)))
-    limited = Postprocess(nms_threshold=threshold, max_detections=3).keep(boxes, scores, groups)
+    limited = Postprocess(nms_iou=threshold, max_detections=3).keep(boxes, scores, groups)
     assert torch.equal(limited, kept[:3])
 
 
@@ -117,7 +117,7 @@ def test_what_stays_of_oriented_boxes_is_a_slow_loops(seed, count, threshold, ti
     iou = torch.from_numpy(pairwise_oriented_iou(boxes.numpy(), boxes.numpy()))
     kept = slow_suppression(iou, scores, groups, threshold)
     assert oriented_nms(boxes, scores, groups, iou_threshold=threshold).tolist() == kept
-    postprocess = OrientedPostprocess(nms_threshold=threshold, max_detections=3)
+    postprocess = OrientedPostprocess(nms_iou=threshold, max_detections=3)
     assert postprocess.keep(boxes, scores, groups).tolist() == kept[:3]
 
 

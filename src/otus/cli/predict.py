@@ -38,7 +38,7 @@ def predict(
             "--thresholds", help="Score thresholds by category: the file of otus evaluate --choose-thresholds."
         ),
     ] = None,
-    nms_threshold: Annotated[
+    nms_iou: Annotated[
         float | None,
         typer.Option(
             help="NMS: boxes of one category whose IoU with a higher-scoring one exceeds this are removed.",
@@ -116,7 +116,7 @@ def predict(
         report=bad.append,
         **option_values(
             score_threshold=minimum,
-            nms_threshold=nms_threshold,
+            nms_iou=nms_iou,
             batch_size=batch_size,
             stride=stride,
             max_pixels=max_pixels,
@@ -147,7 +147,7 @@ def predict(
     try:
         with folder or nullcontext(), Interrupts() as interrupts:
             if json:
-                postprocess = predictor.postprocess(minimum, nms_threshold, names)
+                postprocess = predictor.postprocess(minimum, nms_iou, names)
                 said = postprocess_facts(postprocess, predictor.categories, cut)
                 emit_json_stream({"model": predictor.name, **said}, "images", documents())
             else:

@@ -149,7 +149,7 @@ def postprocess_facts(postprocess: Postprocess | None, categories: Categories, t
         return {}
     facts = {
         **threshold_facts(postprocess, categories),
-        "nms_threshold": postprocess.nms_threshold,
+        "nms_iou": postprocess.nms_iou,
         "max_detections": postprocess.max_detections,
     }
     if postprocess.labels is not None:

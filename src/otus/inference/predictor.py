@@ -43,7 +43,7 @@ system reports instead."""
 # Options of other libraries' calls, and what to write instead.
 _OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
-    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_threshold"),
+    **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_iou"),
     **dict.fromkeys(("classes", "labels"), "write categories, by their names"),
     **dict.fromkeys(
         ("imgsz", "image_size", "size"),
@@ -127,7 +127,7 @@ class Predictor:
         source: Source,
         *,
         score_threshold: float | Mapping[str, float] | None = None,
-        nms_threshold: float | None = None,
+        nms_iou: float | None = None,
         categories: str | Sequence[str] | None = None,
         tiles: Tiles | int | None = None,
         batch_size: int = 1,
@@ -144,7 +144,7 @@ class Predictor:
             An image's path, a folder, a pattern, a video, a PIL image, an array uint8 (H, W, 3) RGB, or many of these.
         score_threshold
             Only what scores above it: one for all, or by the category's name; the model's own without it.
-        nms_threshold
+        nms_iou
             Boxes of a category that overlap more are one object; the model's own without it.
         categories
             Names of those to report, one or several (default: all). The limit on detections counts only these.
@@ -175,7 +175,7 @@ class Predictor:
                 f": {_OPTIONS_ELSEWHERE[name]}" if name in _OPTIONS_ELSEWHERE else did_you_mean(name, sorted(options))
             )
             raise TypeError(f"predict: there is no option {name!r}{remedy}; there are {', '.join(sorted(options))}")
-        postprocess = self.postprocess(score_threshold, nms_threshold, categories)
+        postprocess = self.postprocess(score_threshold, nms_iou, categories)
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         if tiles is not None and postprocess is None:
             raise self._finds_no_objects("tiles")
@@ -231,7 +231,7 @@ class Predictor:
     def postprocess(
         self,
         score_threshold: float | Mapping[str, float] | None = None,
-        nms_threshold: float | None = None,
+        nms_iou: float | None = None,
         categories: str | Sequence[str] | None = None,
     ) -> Postprocess | None:
         """Return the system's own postprocess with these options of :meth:`stream`; None for a model of whole images.
@@ -243,19 +243,19 @@ class Predictor:
         """
         own: Postprocess | None = self.system.postprocess
         if own is None:
-            options = {"score_threshold": score_threshold, "nms_threshold": nms_threshold, "categories": categories}
+            options = {"score_threshold": score_threshold, "nms_iou": nms_iou, "categories": categories}
             if typed := [name for name, value in options.items() if value is not None]:
                 raise self._finds_no_objects(*typed)
             return None
-        if not 0 <= (nms_threshold or 0.0) <= 1:
-            raise UsageError(f"nms_threshold: expected 0 to 1, got {nms_threshold:g}")
+        if not 0 <= (nms_iou or 0.0) <= 1:
+            raise UsageError(f"nms_iou: expected 0 to 1, got {nms_iou:g}")
         values = self.thresholds(score_threshold)
         least = float(values.min(initial=1))
         return replace(
             own,
             score_threshold=least,
             score_thresholds=tuple(values.tolist()) if (values > least).any() else (),
-            nms_threshold=own.nms_threshold if nms_threshold is None else nms_threshold,
+            nms_iou=own.nms_iou if nms_iou is None else nms_iou,
             labels=None if categories is None else tuple(self._labels(categories)),
         )
 

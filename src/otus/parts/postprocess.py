@@ -23,7 +23,7 @@ class Postprocess:
     ----------
     score_threshold
         Minimum score: a box is reported if it scores above.
-    nms_threshold
+    nms_iou
         Boxes of the same class whose IoU with a higher-scoring one exceeds this are removed; 1 removes none.
     max_detections
         Maximum number of boxes per image, the highest-scoring ones.
@@ -34,7 +34,7 @@ class Postprocess:
     """
 
     score_threshold: float = 0.05
-    nms_threshold: float = 0.5
+    nms_iou: float = 0.5
     max_detections: int = 100
     score_thresholds: tuple[float, ...] = ()
     labels: tuple[int, ...] | None = None
@@ -59,6 +59,6 @@ class Postprocess:
         self, boxes: Float[Tensor, "n d"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
     ) -> Int[Tensor, "kept"]:
         """Return the indices of the boxes that NMS and the limit leave of those above their thresholds, best first."""
-        if self.nms_threshold >= 1:  # nothing overlaps more
+        if self.nms_iou >= 1:  # nothing overlaps more
             return scores.argsort(descending=True, stable=True)[: self.max_detections]
-        return batched_nms(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
+        return batched_nms(boxes, scores, labels, iou_threshold=self.nms_iou, limit=self.max_detections)

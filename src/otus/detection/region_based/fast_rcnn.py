@@ -26,7 +26,7 @@ def fast_rcnn(
     proposer: PrecomputedProposals | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """Fast R-CNN of any backbone.
 

@@ -65,7 +65,7 @@ class RegionProposalNetwork(nn.Module):
         Proposals an image when predicting, and how many of each map compete for them.
     training_count, training_count_before_nms
         The same while learning.
-    nms_threshold, score_threshold
+    nms_iou, score_threshold
         Proposals that overlap a better one of their map more than the first, or score below the second, go.
     matcher, sampler
         Which anchors are positive and negative, and how many of each are learned from.
@@ -81,7 +81,7 @@ class RegionProposalNetwork(nn.Module):
         count_before_nms: int = 1000,
         training_count: int = 2000,
         training_count_before_nms: int = 2000,
-        nms_threshold: float = 0.7,
+        nms_iou: float = 0.7,
         score_threshold: float = 0.0,
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),  # noqa: B008, frozen
         sampler: BalancedSampler = BalancedSampler(count=256, positive_share=0.5),  # noqa: B008, frozen
@@ -100,7 +100,7 @@ class RegionProposalNetwork(nn.Module):
         self.transform = DeltaBoxCoder()
         self.count, self.training_count = count, training_count
         self.count_before_nms, self.training_count_before_nms = count_before_nms, training_count_before_nms
-        self.nms_threshold = nms_threshold
+        self.nms_iou = nms_iou
         self.score_threshold = score_threshold
         self.matcher = matcher
         self.sampler = sampler
@@ -156,7 +156,7 @@ class RegionProposalNetwork(nn.Module):
             kept = remove_small_boxes(its_boxes, 1e-3)
             kept = kept[scores[kept] >= self.score_threshold]
             boxes_of_levels = its_boxes[kept], scores[kept], level[kept]
-            kept = kept[batched_nms(*boxes_of_levels, iou_threshold=self.nms_threshold, limit=count)]
+            kept = kept[batched_nms(*boxes_of_levels, iou_threshold=self.nms_iou, limit=count)]
             found.append((its_boxes[kept], scores[kept], level[kept], its_anchors[kept]))
         return Proposals(*(list(column) for column in zip(*found, strict=True)))
 
@@ -368,7 +368,7 @@ def faster_rcnn_efficientnet_lite0_fpn(
         class_indices=class_indices,
         sampler=BalancedSampler(count=128, positive_share=0.25),
     )
-    detector.postprocess = Postprocess(score_threshold=0.02, nms_threshold=0.45)
+    detector.postprocess = Postprocess(score_threshold=0.02, nms_iou=0.45)
     return detector
 
 

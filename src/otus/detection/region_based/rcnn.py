@@ -31,7 +31,7 @@ def rcnn(
     positive_iou: float = 0.5,
     negative_iou: float = 0.3,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """R-CNN of any backbone.
 

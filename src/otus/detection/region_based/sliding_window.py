@@ -30,7 +30,7 @@ def sliding_window(
     proposer: SlidingWindowProposer | None = None,
     features: int = 4096,
     sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_threshold=0.3),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """A sliding-window detector of any backbone.
 

@@ -36,7 +36,7 @@ from otus.parts.losses import focal_loss
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
-POSTPROCESS = Postprocess(score_threshold=0.2, nms_threshold=0.6, max_detections=100)
+POSTPROCESS = Postprocess(score_threshold=0.2, nms_iou=0.6, max_detections=100)
 
 
 @dataclass(frozen=True)
@@ -208,5 +208,5 @@ def fcos_efficientnet_lite0_fpn(
     """A small one for images of about 320 pixels: four levels of 96 channels, low towers."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
     detector = fcos(maps, locations_of((8, 16, 32, 64)), categories, class_indices=class_indices, depth=SMALL_DEPTH)
-    detector.postprocess = Postprocess(score_threshold=0.05, nms_threshold=0.55)
+    detector.postprocess = Postprocess(score_threshold=0.05, nms_iou=0.55)
     return detector

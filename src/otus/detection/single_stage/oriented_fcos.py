@@ -28,7 +28,7 @@ from otus.parts.heads.class_indices import class_indices_of
 from otus.parts.heads.dense_scores import SigmoidScores
 from otus.structures import Categories
 
-POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_threshold=0.1, max_detections=300)
+POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_iou=0.1, max_detections=300)
 
 
 def turned_edges(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:

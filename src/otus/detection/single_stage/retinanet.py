@@ -42,7 +42,7 @@ from otus.structures import Categories
 SMALL_DEPTH = 1
 """Convolutions of a tower of the small detectors: less to compute, and less to learn before the answers mean anything
 (docs/lineage.md)."""
-POSTPROCESS = Postprocess(score_threshold=0.05, nms_threshold=0.5, max_detections=300)
+POSTPROCESS = Postprocess(score_threshold=0.05, nms_iou=0.5, max_detections=300)
 
 
 @dataclass(frozen=True)

@@ -299,7 +299,7 @@ def ssd(
     class_indices: Sequence[int] | None = None,
     norm: Norm | None = None,
     per_category: int = 400,
-    postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_threshold=0.45, max_detections=200),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_iou=0.45, max_detections=200),  # noqa: B008, frozen
 ) -> DenseDetector:
     """SSD over any maps.
 
@@ -355,7 +355,7 @@ def ssdlite320_mobilenet_v3_large(
     _initialise(nn.ModuleList(stages), plain=False)
     maps = ExtendedExtractor(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])
-    postprocess = Postprocess(score_threshold=0.001, nms_threshold=0.55, max_detections=300)
+    postprocess = Postprocess(score_threshold=0.001, nms_iou=0.55, max_detections=300)
     return ssd(
         maps,
         maps.channels,

@@ -112,7 +112,7 @@ class OrientedPostprocess(Postprocess):
         self, boxes: Float[Tensor, "n 5"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]
     ) -> Int[Tensor, "kept"]:
         """As :meth:`~otus.parts.postprocess.Postprocess.keep`."""
-        return oriented_nms(boxes, scores, labels, iou_threshold=self.nms_threshold, limit=self.max_detections)
+        return oriented_nms(boxes, scores, labels, iou_threshold=self.nms_iou, limit=self.max_detections)
 
 
 def oriented_nms(

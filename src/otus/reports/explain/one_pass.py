@@ -64,7 +64,7 @@ class Explained:
             "prepared": {"width": prepared[1], "height": prepared[0]},
             "milliseconds": dict(self.record.milliseconds),
             **threshold_facts(self.postprocess, self.system.categories),
-            "nms_threshold": self.postprocess.nms_threshold,
+            "nms_iou": self.postprocess.nms_iou,
             "max_detections": self.postprocess.max_detections,
         }
 

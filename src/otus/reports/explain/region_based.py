@@ -102,7 +102,7 @@ class DetectionStages:
             ],
             "crops": self._crop_facts(),
             **threshold_facts(self.postprocess, self.system.categories),
-            "nms_threshold": self.postprocess.nms_threshold,
+            "nms_iou": self.postprocess.nms_iou,
             "before_nms": list(self._with_proposals(candidates, self.boxes(candidates.boxes))),
             "detections": list(self._with_proposals(record.detections[0], self.found.boxes_xyxy)),
             "masks": list(self._mask_facts()),
@@ -165,7 +165,7 @@ class DetectionStages:
         )
         yield Section(
             "Detections",
-            f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
+            f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays, "
             f"of an image at most {self.postprocess.max_detections}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
             [table_row(one) for one in facts["detections"]],

@@ -109,8 +109,8 @@ class SetExplanation(Explained):
             )
         suppressed = (
             "Nothing is suppressed: each object was taught to one query alone."
-            if self.postprocess.nms_threshold >= 1
-            else f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays."
+            if self.postprocess.nms_iou >= 1
+            else f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays."
         )
         yield Section(
             "Detections",

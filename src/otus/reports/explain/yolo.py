@@ -126,7 +126,7 @@ class YoloExplanation(Explained):
         )
         yield Section(
             "6. Detections",
-            f"Of boxes of one category that overlap by more than {facts['nms_threshold']} (IoU) the best stays, "
+            f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays, "
             f"of an image at most {facts['max_detections']}: {len(facts['detections'])}.",
             [Figure.of(draw(self.image, self.found), "the boxes that stay")],
             [table_row(one) for one in facts["detections"][:_LISTED]],
