@@ -52,7 +52,7 @@ def make(path: Path, megabytes: int) -> None:
 def read(path: Path) -> dict[str, float]:
     """Read the file in this process and measure it."""
     from otus.data.formats import coco
-    from otus.data.formats.contract import Layout
+    from otus.data.formats.interface import Layout
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

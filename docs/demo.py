@@ -20,7 +20,8 @@ from rich.table import Table
 
 from otus import open_dataset
 from otus.data.formats.coco_results import write_results
-from otus.data.images import read_image, write_image
+from otus.data.image_writing import write_image
+from otus.data.images import read_image
 from otus.data.scenes.files import write_scenes
 from otus.structures import Objects
 from otus.visualization.panels import Panel, grid

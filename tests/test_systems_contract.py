@@ -47,7 +47,7 @@ from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
 from otus.structures import Categories, Instances, KeypointNames

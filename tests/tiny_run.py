@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.data.dataset import Dataset, Images
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.scenes.generator import THINGS, Scenes
 from otus.data.tensors import TensorSample
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip

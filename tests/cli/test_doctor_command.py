@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from otus.cli import app
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 
 
 @pytest.fixture

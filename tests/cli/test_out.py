@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.cli._common import output_file, output_folder
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.scenes.files import write_scenes
 from otus.errors import UsageError
 

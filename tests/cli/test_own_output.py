@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import otus
 from otus.cli import app
-from otus.data.images import is_own_output
+from otus.data.image_files import is_own_output
 from otus.experiments.compare import compare
 from otus.experiments.lineage import measure_lineage
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.data.dataset import Dataset, Images
-from otus.data.images import read_image, write_image
+from otus.data.image_writing import write_image
+from otus.data.images import read_image
 from otus.errors import UsageError
 from otus.proposals.methods import find_proposals, make_proposer
 from otus.proposals.selective_search import selective_search

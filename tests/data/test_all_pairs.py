@@ -15,8 +15,8 @@ import pytest
 from otus.data.checks.doctor import examine_path
 from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, PanopticFiles
-from otus.data.formats.contract import ConversionLoss
-from otus.data.images import write_image
+from otus.data.formats.interface import ConversionLoss
+from otus.data.image_writing import write_image
 from otus.data.open import choose_layouts, open_dataset, open_layout, open_splits
 from otus.data.scenes.files import write_scenes
 from otus.errors import DataError

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.errors import DataError
 from otus.structures import Outline
 

@@ -10,7 +10,7 @@ import pytest
 from otus.data.dataset import Dataset, Images
 from otus.data.formats import coco
 from otus.data.formats.coco_results import read_results
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.data.open import open_dataset
 from otus.errors import DataError
 from otus.structures import Categories

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import coco_panoptic
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.errors import DataError
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from otus.data.checks.doctor import Examination, examine, examine_path
 from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.formats import coco, voc
-from otus.data.images import write_image, write_index_image
+from otus.data.image_writing import write_image, write_index_image
 from otus.errors import DataError
 from otus.metrics.detection.mask_pairs import mask_areas
 from otus.structures import Categories, Masks, Objects, Segmentations

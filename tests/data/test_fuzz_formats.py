@@ -37,7 +37,7 @@ from otus.data.formats import (
     voc,
     yolo,
 )
-from otus.data.images import write_image, write_index_image
+from otus.data.image_writing import write_image, write_index_image
 from otus.data.open import find_layouts
 from otus.errors import DataError, OtusError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segment, Segmentations

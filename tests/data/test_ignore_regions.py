@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import otus
 from otus.cli import app
 from otus.data.conversion import convert
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.structures import Objects
 

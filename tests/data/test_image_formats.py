@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders, index_png
-from otus.data.images import write_image, write_index_image
+from otus.data.image_writing import write_image, write_index_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from otus.data.image_files import image_files
+from otus.data.image_writing import write_image, write_index_image
 from otus.data.images import (
-    image_files,
     image_notes,
     image_size_hw,
     read_image,
     read_index_image,
     read_reduced_image,
-    write_image,
-    write_index_image,
 )
 from otus.errors import DataError, ImageError, ShapeError
 

@@ -13,7 +13,7 @@ from PIL import Image
 from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Images
 from otus.data.formats import labelme
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 

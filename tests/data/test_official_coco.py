@@ -9,7 +9,7 @@ import pytest
 from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
 from otus.data.formats import coco
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.data.open import _tell_once, open_dataset
 from otus.errors import DataError, UsageError
 

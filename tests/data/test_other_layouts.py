@@ -9,8 +9,8 @@ import pytest
 from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
 from otus.data.formats import coco
-from otus.data.formats.contract import Layout
-from otus.data.images import write_image
+from otus.data.formats.interface import Layout
+from otus.data.image_writing import write_image
 from otus.data.open import find_layouts, open_dataset, open_splits
 from otus.errors import DataError
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from otus.cli import app
 from otus.data.formats.coco import image_ids
 from otus.data.formats.coco_results import read_results
-from otus.data.images import write_image, write_index_image
+from otus.data.image_writing import write_image, write_index_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 from otus.metrics.diagnosis.mismatches import id_readings

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders
-from otus.data.images import image_files
+from otus.data.image_files import image_files
 from otus.data.open import open_dataset
 from otus.data.sources import files_of
 

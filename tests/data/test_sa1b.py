@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from otus.data.formats import coco, sa1b
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.errors import DataError
 from otus.structures import Masks
 

@@ -9,9 +9,9 @@ import pytest
 
 from otus.data.checks.doctor import examine_path
 from otus.data.formats import coco, voc
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.data.formats.text_results import read_text_results
-from otus.data.images import write_image, write_index_image
+from otus.data.image_writing import write_image, write_index_image
 from otus.data.open import open_dataset
 
 

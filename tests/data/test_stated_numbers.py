@@ -11,7 +11,7 @@ from pycocotools import mask as codec
 
 import otus
 from otus.data.checks.doctor import Examination, examine_path
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.structures import Objects
 
 H, W = 300, 400

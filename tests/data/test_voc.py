@@ -12,7 +12,7 @@ from otus.data.checks.doctor import examine_path
 from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats import voc
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.data.open import open_dataset
 from otus.errors import DataError, UsageError
 from otus.structures import Categories, Masks, Objects, Segmentations

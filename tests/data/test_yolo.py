@@ -9,8 +9,8 @@ from PIL import Image
 from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Images
 from otus.data.formats import yolo
-from otus.data.formats.contract import Layout
-from otus.data.images import write_image
+from otus.data.formats.interface import Layout
+from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Outline, Segmentations

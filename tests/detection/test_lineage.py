@@ -17,7 +17,7 @@ from otus.parts.backbones import LayeredBackbone
 from otus.parts.batching import make_batch
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
-from otus.proposals.dataset import Proposals, ResizedProposer
+from otus.proposals.interface import Proposals, ResizedProposer
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.structures import Categories
 from otus.zoo.models import MODELS, build_model

@@ -23,9 +23,8 @@ from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
-from otus.proposals.dataset import ProposedDataset
-from otus.proposals.of_system import with_proposals
-from otus.proposals.proposers import PrecomputedProposals
+from otus.proposals.cache import ProposedDataset
+from otus.proposals.proposers import PrecomputedProposals, with_proposals
 from otus.proposals.selective_search import SelectiveSearch
 from otus.structures import Categories
 from otus.training.run import train

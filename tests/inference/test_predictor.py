@@ -22,7 +22,7 @@ from otus.parts.backbones import LayeredBackbone
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories, Classification, Instances, Masks
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint

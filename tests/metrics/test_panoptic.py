@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from otus.data.formats import coco_panoptic
-from otus.data.formats.contract import Layout
+from otus.data.formats.interface import Layout
 from otus.errors import ShapeError, UsageError
 from otus.metrics.panoptic import PanopticQuality, PanopticResult, shared_pixels
 from otus.structures import Categories, PanopticMap, Segment

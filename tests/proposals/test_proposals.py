@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from otus.data.dataset import Dataset, Images
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.tensors import to_tensors
 from otus.data.transforms.augmentation import HorizontalFlip
 from otus.errors import DataError, ShapeError, UsageError
 from otus.parts.preprocess import Preprocess
-from otus.proposals.dataset import ProposalCache, Proposals, ProposedDataset
+from otus.proposals.cache import ProposalCache, ProposedDataset
+from otus.proposals.interface import Proposals
 from otus.proposals.selective_search import SelectiveSearch
 from otus.structures import Categories, Objects
 

@@ -10,7 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from otus.cli import app
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.scenes.files import write_scenes
 from otus.data.scenes.generator import THINGS, Scenes
 from otus.detection.region_based.fast_rcnn import fast_rcnn
@@ -22,7 +22,7 @@ from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
 from otus.reports.explain.region_based import explain_detection

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from otus.data.images import read_image, write_image
+from otus.data.image_writing import write_image
+from otus.data.images import read_image
 from otus.errors import UsageError
 from otus.inference.prediction import Prediction
 from otus.reports.predictions import PredictionFolder

@@ -3,7 +3,7 @@
 import numpy as np
 
 from otus.metrics.proposals import ProposalProtocol, ProposalRecall
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.reports.proposals import draw_proposals, proposal_plot
 from otus.structures import Categories, Objects
 

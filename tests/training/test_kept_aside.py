@@ -17,7 +17,7 @@ import otus
 from otus.cli import app
 from otus.data.dataset import Dataset
 from otus.data.formats import coco
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError, UsageError
 from otus.training.run import resume_run, train

@@ -14,7 +14,7 @@ from otus.cli._common import emit_json, verb
 if TYPE_CHECKING:
     from otus.data.conversion import Conversion
     from otus.data.dataset import Dataset
-    from otus.data.formats.contract import ConversionLoss
+    from otus.data.formats.interface import ConversionLoss
 
 _SHOWN = 3  # losses of each kind; all of them are in the file
 

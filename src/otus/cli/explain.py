@@ -40,7 +40,7 @@ def taxonomy(
 ) -> None:
     """One image's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
     from otus.data.image_lookup import find_image
-    from otus.data.images import write_image
+    from otus.data.image_writing import write_image
     from otus.data.open import open_dataset
     from otus.reports.explain.taxonomy import answers_for
     from otus.reports.explain.taxonomy_page import draw_answers

@@ -11,7 +11,7 @@ from otus.cli._common import emit_json, option_values, output_file, verb
 if TYPE_CHECKING:
     import numpy as np
 
-    from otus.proposals.dataset import Proposals
+    from otus.proposals.interface import Proposals
 
 RPN = "rpn"
 
@@ -120,7 +120,7 @@ def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
 
 
 def _draw(image: "np.ndarray", found: "Proposals", out: Path) -> None:
-    from otus.data.images import write_image
+    from otus.data.image_writing import write_image
     from otus.reports.proposals import draw_proposals
 
     write_image(out, draw_proposals(image, found))

@@ -9,7 +9,7 @@ import msgspec
 from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
-from otus.data.formats.contract import ConversionLoss, ImageMode
+from otus.data.formats.interface import ConversionLoss, ImageMode
 from otus.data.images import image_size_hw, read_image
 from otus.data.merging import merge_categories, with_categories
 from otus.data.open import format_name, open_splits

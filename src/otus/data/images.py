@@ -7,37 +7,18 @@ that name the file. Only formats of pixels are opened, never those that Pillow h
 import os
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from otus._files import staged_file
-from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
-from otus.errors import DataError, ImageError, ShapeError, stop_at_first
+from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.errors import ImageError, ShapeError
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".avif",
-        ".jp2",
-    )
-)
 MAX_PIXELS = 180_000_000
 """Largest image that is decoded unless asked: 540 MB as RGB. A few bytes of file can claim to be any size."""
 
@@ -62,17 +43,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _EXCHANGES_SIDES = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-# Folders that commands make where they are run, in the data's own folder too: its images of what was found are no data.
-# A folder of such a name may be somebody's own, so it counts only with what the command leaves in it; "runs" is anybody's
-# word, so there the configuration of a run must be ours too.
-_OWN_OUTPUT = {
-    "otus-predictions": "predictions.json",
-    "otus-compare": "rows/*.json",
-    "otus-lineage": "*.json",
-    "runs": "*/*/config.json",
-}
-_OF_A_RUN = b'"data_digest"'
-_LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 _held = threading.Lock()
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray
@@ -284,113 +254,6 @@ def check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: 
         else "scale the image or correct the size that the labels give",
         kind="mis_sized_image",
     )
-
-
-def write_index_image(
-    path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
-) -> None:
-    """Write labels 0..255 as a PNG: with a palette of up to 256 colours, else grey. Nothing half-written is left."""
-    values = np.asarray(values)
-    if (
-        values.ndim != 2
-        or values.dtype.kind not in "biu"
-        or (values.size and not 0 <= values.min() <= values.max() < 256)
-    ):
-        raise ShapeError(f"index image {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
-    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8))
-    if palette is not None:
-        image.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1, 3).tobytes())
-    with staged_file(path) as stage:
-        image.save(stage, format="PNG")
-
-
-def write_image(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write uint8 (H, W, 3) RGB in the format of the path's suffix (JPEG at quality 95). Nothing half-written is left.
-
-    Raises
-    ------
-    ImageError
-        If the suffix is of no format, or the format cannot hold so many pixels: a JPEG has at most 65,500 a side.
-    DataError
-        If there is no room or no right to write it.
-    """
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ShapeError(f"image {path}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    target = Path(path)
-    form = Image.registered_extensions().get(target.suffix.lower())
-    if form is None or target.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ImageError(
-            f"cannot write an image with the suffix {target.suffix!r}", file=target, remedy="name it .jpg or .png"
-        )
-    with staged_file(target) as stage:
-        try:
-            Image.fromarray(image).save(stage, format=form, quality=95)
-        except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) is not None:  # of the disk
-                raise
-            what = f"{image.shape[1]} x {image.shape[0]} pixels cannot be written as {form}: {error}"
-            raise ImageError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
-
-
-def image_files(
-    folder: str | Path,
-    *,
-    recursive: bool = False,
-    suffixes: Collection[str] = IMAGE_SUFFIXES,
-    report: Callable[[DataError], None] = stop_at_first,
-) -> list[Path]:
-    """The files with an image's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
-
-    Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
-
-    Parameters
-    ----------
-    recursive
-        Search folders inside it too.
-    suffixes
-        Of the files, in lower case.
-    report
-        Gets the error of each folder that may not be read, which is then left out; without it the first one is raised.
-
-    Raises
-    ------
-    DataError
-        If the folder is not one.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError("expected a folder of images", file=folder, remedy="check the path")
-    found: list[Path] = []
-
-    def locked(error: OSError) -> None:
-        problem = f"may not be read: {error.strerror}"
-        report(ImageError(problem, file=error.filename, remedy="change its permissions", kind=_UNREADABLE))
-
-    for parent, folders, names in os.walk(folder, onerror=locked):
-        folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
-        folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
-        found += [
-            Path(parent, name)
-            for name in names
-            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return sorted(found)
-
-
-def is_left_behind(name: str) -> bool:
-    """Whether a file or folder is called as those that systems and editors leave, which are no data.
-
-    Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.
-    """
-    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _LEFT_BY_SYSTEMS
-
-
-def is_own_output(folder: Path) -> bool:
-    """Whether a folder is what a command of Otus wrote because nobody named another."""
-    pattern = _OWN_OUTPUT.get(folder.name)
-    files = () if pattern is None else (file for file in folder.glob(pattern) if file.is_file())
-    return any(folder.name != "runs" or _OF_A_RUN in file.read_bytes() for file in files)
 
 
 def _name(source: str | Path | bytes | Image.Image) -> str:

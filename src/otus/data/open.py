@@ -25,12 +25,12 @@ from otus.data.formats import (
     voc,
     yolo,
 )
-from otus.data.formats.contract import Layout
-from otus.data.formats.files import read_json_bytes
-from otus.data.formats.foreign import find_foreign
+from otus.data.formats.interface import Layout
+from otus.data.formats.text_files import read_json_bytes
+from otus.data.formats.unsupported import find_foreign
+from otus.data.git_lfs import refuse_lfs_pointer
 from otus.data.ignore_regions import with_ignore_regions
-from otus.data.images import IMAGE_SUFFIXES, is_left_behind
-from otus.data.lfs import refuse_lfs_pointer
+from otus.data.image_files import IMAGE_SUFFIXES, is_left_behind
 from otus.errors import DataError, Report, UsageError, did_you_mean, stop_at_first
 
 # The more telling formats first: a folder of images in folders may be anything.

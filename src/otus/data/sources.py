@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.images import IMAGE_SUFFIXES, MAX_PIXELS, Need, image_files, image_notes, read_reduced_image
+from otus.data.image_files import IMAGE_SUFFIXES, image_files
+from otus.data.images import MAX_PIXELS, Need, image_notes, read_reduced_image
 from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, ImageError, stop_at_first
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from otus._files import staged_file
-from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import ImageError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))

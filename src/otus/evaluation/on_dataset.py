@@ -13,8 +13,8 @@ from otus.data.tensors import TensorSample
 from otus.errors import UsageError
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
-from otus.proposals.dataset import ProposedDataset
-from otus.proposals.of_system import with_proposals
+from otus.proposals.cache import ProposedDataset
+from otus.proposals.proposers import with_proposals
 from otus.structures import Categories, Classification, Instances, Objects, Segmentations, oriented
 
 

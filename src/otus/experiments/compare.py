@@ -23,8 +23,8 @@ from otus._files import staged_file
 from otus.data.checks.images import learned_from
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import write_results
-from otus.data.formats.files import flat_names
-from otus.data.images import write_image
+from otus.data.formats.paths import flat_names
+from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.data.sample import Sample
 from otus.data.splitting import fingerprint

@@ -29,7 +29,7 @@ from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor, choose_precision
 from otus.parts.regions.crops import WarpedCrops
-from otus.proposals.dataset import ResizedProposer
+from otus.proposals.interface import ResizedProposer
 from otus.proposals.selective_search import SelectiveSearch
 from otus.structures import Categories
 from otus.zoo.models import build_model, model_entry

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.inference.tiling import Tiles
 from otus.parts.postprocess import Postprocess
 from otus.structures import BoxFormat, Categories, Classification, Instances

@@ -9,7 +9,7 @@ from otus.data.sample import Sample
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.structures import Instances
 from otus.structures.boxes import clip

@@ -6,7 +6,8 @@ from typing import Any
 from otus._files import cache_folder
 from otus.data.dataset import Dataset
 from otus.errors import UsageError, did_you_mean
-from otus.proposals.dataset import ProposalCache, ProposedDataset, Proposer
+from otus.proposals.cache import ProposalCache, ProposedDataset
+from otus.proposals.interface import Proposer
 from otus.proposals.selective_search import SelectiveSearch
 from otus.proposals.windows import SlidingWindows
 
@@ -64,14 +65,14 @@ def find_proposals(
     cache
         The folder; ``proposals`` in :func:`~otus.zoo.hub.cache_folder` without it.
     workers
-        Processes that find what is missing; see :meth:`~otus.proposals.dataset.ProposalCache.fill`.
+        Processes that find what is missing; see :meth:`~otus.proposals.cache.ProposalCache.fill`.
     options
         Of the method, see :func:`make_proposer`.
 
     Raises
     ------
     UsageError, DataError
-        As of :func:`make_proposer` and :meth:`~otus.proposals.dataset.ProposalCache.fill`.
+        As of :func:`make_proposer` and :meth:`~otus.proposals.cache.ProposalCache.fill`.
 
     Examples
     --------

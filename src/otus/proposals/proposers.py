@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from otus._files import cache_folder
+from otus.data.dataset import Dataset
 from otus.parts.batching import Batch, Target
 from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from otus.parts.regions.proposals import Proposals
-from otus.proposals.dataset import Proposer as Search
-from otus.proposals.dataset import ResizedProposer
+from otus.proposals.cache import ProposalCache, ProposedDataset
+from otus.proposals.interface import Proposer as Search
+from otus.proposals.interface import ResizedProposer
 from otus.proposals.selective_search import SelectiveSearch
 from otus.proposals.windows import sliding_windows
 
@@ -104,3 +107,23 @@ class SlidingWindowProposer:
 def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
     count = len(boxes)
     return torch.arange(count, 0, -1, device=boxes.device, dtype=torch.float32) / max(count, 1)
+
+
+def with_proposals(
+    dataset: Dataset, system: nn.Module, *, workers: int = 1, report: Callable[[int, int], object] | None = None
+) -> Dataset:
+    """The data set with the proposals that a system looks at, or as it is where it has them or the system finds its own.
+
+    Parameters
+    ----------
+    workers
+        Processes that find what is not on disk yet.
+    report
+        Called with how many images are done and of how many.
+    """
+    proposer = getattr(system, "proposer", None)
+    if isinstance(dataset, ProposedDataset) or not isinstance(proposer, PrecomputedProposals):
+        return dataset
+    kept = ProposalCache(cache_folder() / "proposals", proposer.search, proposer.count)
+    kept.fill(dataset, workers=workers, report=report)
+    return ProposedDataset.of(dataset, kept)

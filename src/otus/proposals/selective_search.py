@@ -25,7 +25,7 @@ from jaxtyping import Float, Int, UInt8
 from otus.errors import ShapeError, UsageError
 from otus.proposals import _selective_search_kernels as kernels
 from otus.proposals.colour import ColourSpace, colour_planes
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.proposals.oversegmentation import PixelGraph, derivatives
 
 VERSION = 1

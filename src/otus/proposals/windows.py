@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from otus.errors import UsageError
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.structures.boxes import area
 
 SCALES = (0.9, 0.6, 0.4, 0.27, 0.18)

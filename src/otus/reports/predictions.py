@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from otus._files import staged_file
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import DataError, UsageError, stop_at_first

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from otus.metrics.proposals import ProposalResult
-from otus.proposals.dataset import Proposals
+from otus.proposals.interface import Proposals
 from otus.reports.plots import Canvas
 from otus.structures import Categories, Instances
 from otus.visualization.drawing import draw

@@ -16,7 +16,7 @@ import otus
 from otus.classification.classifier import ImageClassifier
 from otus.data.checks.images import check_images
 from otus.data.dataset import Dataset
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.merging import with_categories
 from otus.data.splitting import fingerprint
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip, Transform
@@ -26,7 +26,7 @@ from otus.inference.predictor import choose_device
 from otus.parts.backbones import freeze_norms
 from otus.parts.precision import check_bfloat16
 from otus.parts.preprocess import Preprocess
-from otus.proposals.of_system import with_proposals
+from otus.proposals.proposers import with_proposals
 from otus.structures import Categories
 from otus.training.budget import fit_to_budget, size_for_labels, validation_is_cheap
 from otus.training.datasets import Data, data_warnings, open_datasets, trainable_model

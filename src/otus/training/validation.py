@@ -11,7 +11,7 @@ from torch import nn
 
 from otus.classification.classifier import ImageClassifier
 from otus.data.dataset import Dataset
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.prefetching import prefetch
 from otus.data.tensors import TensorSample
 from otus.evaluation.evaluate import evaluate_predictions

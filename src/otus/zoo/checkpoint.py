@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from otus._files import written_aside
-from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import CheckpointError, DataError
 from otus.structures import Categories
 

@@ -15,8 +15,8 @@ from jaxtyping import Int
 from otus.data.checks.labels import Finding
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic
-from otus.data.formats.files import Figure, Whole
 from otus.data.formats.json_reader.stream import RecordReader
+from otus.data.formats.text_files import Figure, Whole
 from otus.structures import PanopticMap
 
 Record = TypeVar("Record", bound=msgspec.Struct)

@@ -23,8 +23,9 @@ from otus.data.checks.derived_fields import StatedSegments, check_num_keypoints,
 from otus.data.checks.labels import Finding, check_labels
 from otus.data.checks.near_duplicates import SIDE, find_lookalikes
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import Layout
-from otus.data.images import check_size, image_files, image_notes, read_image, read_thumbnail
+from otus.data.formats.interface import Layout
+from otus.data.image_files import image_files
+from otus.data.images import check_size, image_notes, read_image, read_thumbnail
 from otus.data.open import choose_layouts, open_layout
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.contract import Layout
-from otus.data.formats.files import measured, relative_name, subfolders
-from otus.data.images import IMAGE_SUFFIXES, image_files, is_left_behind, is_own_output
+from otus.data.formats.interface import Layout
+from otus.data.formats.paths import measured, relative_name, subfolders
+from otus.data.image_files import IMAGE_SUFFIXES, image_files, is_left_behind, is_own_output
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 

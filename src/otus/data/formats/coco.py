@@ -1,7 +1,7 @@
 """COCO's JSON of instances: boxes, polygons, run lengths, crowds, keypoints.
 
 https://cocodataset.org/#format-data. What further fields of annotations mean is said in
-:mod:`otus.data.formats.coco_objects`; those of images (licence, date …) and of the file are counted, not kept. Files of
+:mod:`otus.data.formats.coco_annotations`; those of images (licence, date …) and of the file are counted, not kept. Files of
 any size are read without keeping them in memory.
 
 The official folder ``annotations/`` has several files of the same images. ``instances_val2017.json`` is the split ``val``;
@@ -21,8 +21,9 @@ import numpy as np
 
 from otus._files import staged_file, staged_folder
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.contract import (
+from otus.data.formats.coco_annotations import Annotation, ObjectColumns, annotation_records, number_fields
+from otus.data.formats.conversion_losses import KINDS, losses_of
+from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
@@ -31,9 +32,9 @@ from otus.data.formats.contract import (
     split_word,
     splits_of,
 )
-from otus.data.formats.conversion_losses import KINDS, losses_of
-from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names
 from otus.data.formats.json_reader.stream import RecordReader, write_records
+from otus.data.formats.paths import OUTSIDE_REMEDY, files_in, flat_names
+from otus.data.formats.text_files import LARGEST, Figure, Whole
 from otus.data.images import image_size_hw
 from otus.errors import DataError, ImageError, Report, ShapeError, stop_at_first
 from otus.structures import Categories, KeypointNames

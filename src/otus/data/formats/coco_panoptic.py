@@ -33,7 +33,8 @@ from otus.data.formats.coco import (
     split_image_folder,
     split_of,
 )
-from otus.data.formats.contract import (
+from otus.data.formats.conversion_losses import losses_of
+from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
@@ -42,10 +43,10 @@ from otus.data.formats.contract import (
     split_word,
     splits_of,
 )
-from otus.data.formats.conversion_losses import losses_of
-from otus.data.formats.files import Whole, flat_names
 from otus.data.formats.json_reader.stream import RecordReader, write_records
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.paths import flat_names
+from otus.data.formats.text_files import Whole
+from otus.data.formats.unread_fields import UnreadFields
 from otus.data.image_lookup import image_namer
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Masks, Objects, PanopticMap, Segment

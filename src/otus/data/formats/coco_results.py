@@ -17,9 +17,9 @@ import numpy as np
 from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats.coco import image_ids
-from otus.data.formats.coco_objects import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.files import LARGEST, Whole
+from otus.data.formats.coco_annotations import Annotation, ObjectColumns, annotation_records, number_fields
 from otus.data.formats.json_reader.stream import Batch, RecordReader, write_records
+from otus.data.formats.text_files import LARGEST, Whole
 from otus.data.image_lookup import image_namer, some_names
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import ConversionLoss
-from otus.data.formats.files import flat_names
-from otus.data.formats.outlines import parts_of
+from otus.data.formats.interface import ConversionLoss
+from otus.data.formats.paths import flat_names
+from otus.data.formats.polygons import parts_of
 from otus.structures import KeypointNames, Objects, Outline
 
 _Has = Callable[[Objects], Any]

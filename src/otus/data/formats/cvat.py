@@ -19,7 +19,6 @@ from jaxtyping import Bool
 
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco import image_folder, leaves_folder, split_of
-from otus.data.formats.contract import Layout
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
     box_shape,
@@ -29,8 +28,10 @@ from otus.data.formats.drawn_shapes import (
     oriented_shape,
     polygon_shape,
 )
-from otus.data.formats.files import LARGEST, OUTSIDE_REMEDY, files_in, first_bytes
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.interface import Layout
+from otus.data.formats.paths import OUTSIDE_REMEDY, files_in
+from otus.data.formats.text_files import LARGEST, first_bytes
+from otus.data.formats.unread_fields import UnreadFields
 from otus.data.formats.voc_xml import parse
 from otus.data.images import MAX_PIXELS
 from otus.errors import DataError, Report, stop_at_first

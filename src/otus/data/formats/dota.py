@@ -16,21 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.contract import Layout
-from otus.data.formats.files import (
-    Line,
+from otus.data.formats.interface import Layout
+from otus.data.formats.paths import (
     files_in,
-    label_lines,
     measured,
-    numbers,
-    read_text,
     relative_name,
     report_unpaired,
     sample_of,
     subfolders,
 )
-from otus.data.formats.unread import UnreadFields
-from otus.data.images import IMAGE_SUFFIXES, image_files
+from otus.data.formats.text_files import Line, label_lines, numbers, read_text
+from otus.data.formats.unread_fields import UnreadFields
+from otus.data.image_files import IMAGE_SUFFIXES, image_files
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects
 from otus.structures.oriented import areas_of_corners

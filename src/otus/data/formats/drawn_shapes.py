@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from otus.data.formats.files import polygon_area
+from otus.data.formats.polygons import polygon_area
 from otus.structures import Categories, Masks, Objects, Segmentations, oriented
 
 _ELLIPSE_SIDES = 64

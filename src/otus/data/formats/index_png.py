@@ -16,18 +16,18 @@ import numpy as np
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset, Images, SemanticFiles
-from otus.data.formats.contract import Layout
-from otus.data.formats.files import (
+from otus.data.formats.interface import Layout
+from otus.data.formats.paths import (
     files_in,
-    listed_names,
     measured,
-    read_text,
     relative_name,
     resolve_inside,
     sample_of,
     subfolders,
 )
-from otus.data.images import image_files, read_index_image
+from otus.data.formats.text_files import listed_names, read_text
+from otus.data.image_files import image_files
+from otus.data.images import read_index_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, Categories
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, SemanticFiles
-from otus.data.formats.files import files_in
+from otus.data.formats.paths import files_in
 from otus.data.image_lookup import image_namer, some_names
 from otus.data.images import read_index_image
 from otus.errors import DataError, Report, stop_at_first

@@ -23,18 +23,16 @@ import numpy as np
 from jaxtyping import Float
 
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.contract import Layout
-from otus.data.formats.files import (
-    Line,
+from otus.data.formats.interface import Layout
+from otus.data.formats.paths import (
     files_in,
-    label_lines,
     measured,
-    numbers,
     relative_name,
     report_unpaired,
     subfolders,
 )
-from otus.data.images import image_files
+from otus.data.formats.text_files import Line, label_lines, numbers
+from otus.data.image_files import image_files
 from otus.errors import Report, stop_at_first
 from otus.structures import Categories, Objects
 

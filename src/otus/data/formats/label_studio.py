@@ -21,7 +21,6 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco import json_files, sniff, split_of
-from otus.data.formats.contract import Layout
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
     box_shape,
@@ -30,9 +29,12 @@ from otus.data.formats.drawn_shapes import (
     oriented_shape,
     polygon_shape,
 )
-from otus.data.formats.files import Figure, Whole, read_json_bytes, relative_name
-from otus.data.formats.unread import UnreadFields
-from otus.data.images import IMAGE_SUFFIXES, image_size_hw
+from otus.data.formats.interface import Layout
+from otus.data.formats.paths import relative_name
+from otus.data.formats.text_files import Figure, Whole, read_json_bytes
+from otus.data.formats.unread_fields import UnreadFields
+from otus.data.image_files import IMAGE_SUFFIXES
+from otus.data.images import image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.contract import (
+from otus.data.formats.conversion_losses import flags_of, losses_of
+from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
@@ -30,18 +31,6 @@ from otus.data.formats.contract import (
     split_losses,
     split_word,
     splits_of,
-)
-from otus.data.formats.conversion_losses import flags_of, losses_of
-from otus.data.formats.files import (
-    files_in,
-    first_bytes,
-    flat_names,
-    polygon_area,
-    read_text,
-    relative_name,
-    resolve_inside,
-    sample_of,
-    subfolders,
 )
 from otus.data.formats.labelme_shapes import (
     OBJECT_SHAPES,
@@ -54,7 +43,17 @@ from otus.data.formats.labelme_shapes import (
     encode_mask,
     gather,
 )
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.paths import (
+    files_in,
+    flat_names,
+    relative_name,
+    resolve_inside,
+    sample_of,
+    subfolders,
+)
+from otus.data.formats.polygons import polygon_area
+from otus.data.formats.text_files import first_bytes, read_text
+from otus.data.formats.unread_fields import UnreadFields
 from otus.data.images import MAX_PIXELS, image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations

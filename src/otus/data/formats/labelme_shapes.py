@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from otus.data.formats.files import Figure, Whole, polygon_area, read_json_bytes
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.polygons import polygon_area
+from otus.data.formats.text_files import Figure, Whole, read_json_bytes
+from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.structures import Masks
 

@@ -17,8 +17,9 @@ import numpy as np
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco import image_folder, image_ids, leaves_folder, sniff
-from otus.data.formats.coco_objects import ObjectColumns
-from otus.data.formats.contract import (
+from otus.data.formats.coco_annotations import ObjectColumns
+from otus.data.formats.conversion_losses import losses_of
+from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
@@ -27,11 +28,11 @@ from otus.data.formats.contract import (
     split_losses,
     splits_of,
 )
-from otus.data.formats.conversion_losses import losses_of
-from otus.data.formats.files import OUTSIDE_REMEDY, Figure, Whole, files_in, flat_names_of, read_json_bytes, sample_of
-from otus.data.formats.json_reader.growing_columns import FileOutline
+from otus.data.formats.json_reader.column_builders import FileOutline
 from otus.data.formats.json_reader.stream import Batch
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.paths import OUTSIDE_REMEDY, files_in, flat_names_of, sample_of
+from otus.data.formats.text_files import Figure, Whole, read_json_bytes
+from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects, boxes
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.data.formats import kitti
-from otus.data.formats.files import Line, files_in, label_lines, numbers
+from otus.data.formats.paths import files_in
+from otus.data.formats.text_files import Line, label_lines, numbers
 from otus.data.formats.yolo_lines import objects_of
 from otus.data.image_lookup import image_namer, some_names
 from otus.errors import DataError, Report, stop_at_first

@@ -21,7 +21,8 @@ import numpy as np
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images, SemanticFiles
-from otus.data.formats.contract import (
+from otus.data.formats.conversion_losses import flags_of, losses_of
+from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
@@ -31,22 +32,21 @@ from otus.data.formats.contract import (
     split_word,
     splits_of,
 )
-from otus.data.formats.conversion_losses import flags_of, losses_of
-from otus.data.formats.files import (
+from otus.data.formats.paths import (
     files_in,
-    first_bytes,
     flat_names_of,
-    listed_names,
-    read_text,
     relative_name,
     resolve_inside,
     sample_of,
     subfolders,
 )
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.text_files import first_bytes, listed_names, read_text
+from otus.data.formats.unread_fields import UnreadFields
 from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
 from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
-from otus.data.images import image_files, image_size_hw, write_index_image
+from otus.data.image_files import image_files
+from otus.data.image_writing import write_index_image
+from otus.data.images import image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects, oriented
 from otus.structures.boxes import area, convert

@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from otus.data.dataset import Dataset
-from otus.data.formats.contract import ConversionLoss
-from otus.data.images import read_index_image, write_index_image
+from otus.data.formats.interface import ConversionLoss
+from otus.data.image_writing import write_index_image
+from otus.data.images import read_index_image
 from otus.errors import DataError, Report
 from otus.structures import IGNORE, Masks, Objects, Segmentations
 from otus.structures.boxes import area, pairwise_iou

@@ -10,8 +10,8 @@ from xml.parsers import expat
 import numpy as np
 from jaxtyping import Bool
 
-from otus.data.formats.files import LARGEST, decode_text, read_bytes
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.text_files import LARGEST, decode_text, read_bytes
+from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.structures import BoxFormat, Instances
 from otus.structures.boxes import convert

@@ -26,9 +26,27 @@ from jaxtyping import Bool, Float, Int
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.contract import ConversionLoss, ImageMode, Layout, place_images, split_losses, splits_of
 from otus.data.formats.conversion_losses import losses_of
-from otus.data.formats.data_yaml import (
+from otus.data.formats.interface import (
+    ConversionLoss,
+    ImageMode,
+    Layout,
+    place_images,
+    split_losses,
+    splits_of,
+)
+from otus.data.formats.paths import (
+    files_in,
+    flat_names,
+    measured,
+    relative_name,
+    report_unpaired,
+    resolve_inside,
+)
+from otus.data.formats.polygons import parts_of, polygon_area, ring_inside
+from otus.data.formats.text_files import Line, label_lines, listed_names, read_text
+from otus.data.formats.yolo_lines import can_hold, objects_of
+from otus.data.formats.yolo_yaml import (
     MAX_CATEGORIES,
     SPLITS,
     Description,
@@ -38,22 +56,7 @@ from otus.data.formats.data_yaml import (
     is_darknet,
     load,
 )
-from otus.data.formats.files import (
-    Line,
-    files_in,
-    flat_names,
-    label_lines,
-    listed_names,
-    measured,
-    polygon_area,
-    read_text,
-    relative_name,
-    report_unpaired,
-    resolve_inside,
-)
-from otus.data.formats.outlines import parts_of, ring_inside
-from otus.data.formats.yolo_lines import can_hold, objects_of
-from otus.data.images import image_files
+from otus.data.image_files import image_files
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from otus.data.formats.files import Line, numbers
+from otus.data.formats.text_files import Line, numbers
 from otus.errors import Report
 from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
 from otus.structures.boxes import convert

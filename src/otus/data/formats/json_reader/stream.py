@@ -17,10 +17,10 @@ from typing import IO, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from otus.data.formats.files import Whole
 from otus.data.formats.json_reader import _scan_kernels as scanner
 from otus.data.formats.json_reader.number_records import NumberField, NumberRecords, read_number_records
-from otus.data.lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.data.formats.text_files import Whole
+from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
 from otus.errors import DataError, Report
 
 _WINDOW = 1 << 19  # its records stay in the processor's cache

@@ -1,99 +1,29 @@
-"""Proposals: boxes where objects may be. Of a data set they are computed once, kept on disk, and travel in its samples.
+"""Proposals of a data set: computed once, kept on disk, and part of its samples.
 
 Shape shorthand: P proposals, M images, H x W an image.
 
-A file of the cache is named by the image's pixels and the proposer's parameters, and says both again inside. One that is
-half-written, of another image or of other parameters counts as missing: it is computed anew, never believed.
+A file of the cache is named by a hash of the image's pixels and of the proposer's parameters, and repeats both inside. A file that is
+truncated, of another image or of other parameters counts as missing: its proposals are computed again.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import UInt8
 
 from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.sample import Sample
-from otus.errors import ShapeError, UsageError
-from otus.structures.boxes import as_boxes
-
-
-@dataclass(frozen=True, eq=False)
-class Proposals:
-    """Boxes where objects may be, the most likely first.
-
-    Parameters
-    ----------
-    boxes_xyxy
-        float32 (P, 4).
-    scores
-        float32 (P,), falling; comparable within one image only.
-    """
-
-    boxes_xyxy: Float[np.ndarray, "p 4"]
-    scores: Float[np.ndarray, "p"]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "boxes_xyxy", as_boxes(self.boxes_xyxy).astype(np.float32, copy=False))
-        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32))
-        if self.scores.shape != (len(self.boxes_xyxy),):
-            raise ShapeError(f"proposals: {len(self.boxes_xyxy)} boxes, but scores of shape {self.scores.shape}")
-
-    def __len__(self) -> int:
-        return len(self.boxes_xyxy)
-
-    def best(self, count: int | None) -> Self:
-        """The first ``count``; all where it is None."""
-        if count is not None and count < 0:
-            raise UsageError(f"count: expected a number >= 0, got {count}")
-        return replace(self, boxes_xyxy=self.boxes_xyxy[:count], scores=self.scores[:count])
-
-
-class Proposer(Protocol):
-    """What finds proposals on an image, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
-
-    Workers of a data set are sent one by pickling.
-    """
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """What its answer depends on besides the image, its method and its version among it; values of JSON."""
-
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of an image."""
-
-
-@dataclass(frozen=True)
-class ResizedProposer:
-    """A proposer that sees large images at ``longer_side`` pixels; the boxes are those of the image as it came."""
-
-    proposer: Proposer
-    longer_side: int = 500
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Those of the proposer, and the size."""
-        return {**self.proposer.parameters, "longer_side": self.longer_side}
-
-    def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of an image."""
-        height, width = image.shape[:2]
-        scale = self.longer_side / max(height, width)
-        if scale >= 1:
-            return self.proposer(image)
-        small_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = Image.fromarray(image).resize(small_wh, Image.Resampling.BILINEAR)
-        found = self.proposer(np.asarray(small))
-        return replace(found, boxes_xyxy=found.boxes_xyxy * np.tile(np.array([width, height]) / small_wh, 2))
+from otus.errors import UsageError
+from otus.proposals.interface import Proposals, Proposer
 
 
 @dataclass(frozen=True)

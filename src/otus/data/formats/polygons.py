@@ -138,3 +138,9 @@ def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             ends[rings] = count
             rings += 1
     return corners[:count], ends[:rings]
+
+
+def polygon_area(ring: Float[np.ndarray, "p 2"]) -> float:
+    """The area inside a ring, by the shoelace formula."""
+    x, y = ring[:, 0], ring[:, 1]
+    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

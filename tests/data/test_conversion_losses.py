@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, Images, UnreadField
-from otus.data.formats.contract import ConversionLoss
 from otus.data.formats.conversion_losses import KINDS, losses_of
+from otus.data.formats.interface import ConversionLoss
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
 

@@ -11,17 +11,10 @@ from typing import Any
 import yaml
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.files import (
-    files_in,
-    first_bytes,
-    listed_names,
-    read_text,
-    resolve_inside,
-    sample_of,
-    subfolders,
-)
-from otus.data.formats.unread import UnreadFields
-from otus.data.images import IMAGE_SUFFIXES
+from otus.data.formats.paths import files_in, resolve_inside, sample_of, subfolders
+from otus.data.formats.text_files import first_bytes, listed_names, read_text
+from otus.data.formats.unread_fields import UnreadFields
+from otus.data.image_files import IMAGE_SUFFIXES
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.ndimage import label
 
-from otus.data.formats.outlines import parts_of, trace
+from otus.data.formats.polygons import parts_of, trace
 from otus.structures import Masks, Outline, Segmentations
 
 masks = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))

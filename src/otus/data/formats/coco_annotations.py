@@ -21,11 +21,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.data.dataset import Dataset
-from otus.data.formats.files import Figure, Whole
-from otus.data.formats.json_reader.growing_columns import Column, FileOutline, OutlineColumns, outline_problem
+from otus.data.formats.json_reader.column_builders import Column, FileOutline, OutlineColumns, outline_problem
 from otus.data.formats.json_reader.number_records import NumberField
 from otus.data.formats.json_reader.stream import Batch
-from otus.data.formats.unread import UnreadFields
+from otus.data.formats.text_files import Figure, Whole
+from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.metrics.detection._rle_kernels import total_pixels
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes

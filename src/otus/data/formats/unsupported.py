@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from otus.data.formats.files import files_in, first_bytes, sample_of
+from otus.data.formats.paths import files_in, sample_of
+from otus.data.formats.text_files import first_bytes
 
 _START = 1 << 16
 # The tool, the suffix of its files, what all stands in them, and what to export.

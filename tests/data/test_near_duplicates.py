@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from otus.data.checks.near_duplicates import SIDE, find_lookalikes
-from otus.data.images import image_files, read_thumbnail
+from otus.data.image_files import image_files
+from otus.data.images import read_thumbnail
 
 
 def found(paths: list[Path]) -> set[tuple[str, str]]:

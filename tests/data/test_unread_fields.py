@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.images import write_image
+from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 

@@ -1,0 +1,115 @@
+"""Paths of images and label files: which there are, how they are named, and that they stay inside their folder."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from otus.data.dataset import Dataset
+from otus.data.image_files import is_left_behind
+from otus.data.images import image_size_hw
+from otus.errors import DataError, ImageError, Report
+
+OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows it, if you trust the file"
+
+
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in a folder that fit a pattern, sorted, but for those that systems leave (``._a.xml``)."""
+    found = sorted(folder.glob(pattern))
+    return [one for one in found if not any(map(is_left_behind, one.relative_to(folder).parts))]
+
+
+def sample_of(files: Sequence[Path], count: int = 8) -> list[Path]:
+    """Return some of many files from all over the list, by which a format is recognised: the first may be foreign."""
+    step = max(1, len(files) // count)
+    return list(files[::step])
+
+
+def subfolders(path: Path) -> list[Path]:
+    """Return the folders in a folder, sorted; none where it may not be read. Hidden ones are left out."""
+    try:
+        return sorted(one for one in path.iterdir() if not is_left_behind(one.name) and one.is_dir())
+    except OSError:
+        return []
+
+
+def report_unpaired(labels: Sequence[Path], of_images: Sequence[Path], report: Report) -> None:
+    """Report files of labels that are not among ``of_images``, the files where the images' labels may stand."""
+    known = {os.path.normpath(path) for path in of_images}
+    for file in labels:
+        if os.path.normpath(file) not in known:
+            remedy = "restore the image or remove the labels"
+            report(DataError("has no image of that name", file=file, remedy=remedy, kind="missing_image"))
+
+
+def measured(paths: Sequence[Path], report: Report) -> tuple[list[Path], Int[np.ndarray, "m 2"]]:
+    """The images that can be opened, and their sizes from their headers."""
+    kept, sizes = [], []
+    for path in paths:
+        try:
+            sizes.append(image_size_hw(path))
+        except ImageError as problem:
+            report(problem)
+            continue
+        kept.append(path)
+    return kept, np.array(sizes, dtype=np.int64).reshape(-1, 2)
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A path as data sets keep it: relative to a folder, with forward slashes."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool, file: Path, where: str) -> Path:
+    """The path that a name in ``file`` means, read from ``folder``.
+
+    Raises
+    ------
+    DataError
+        If it cannot be a path, or leaves the folder ``within`` and that was not asked for. Symbolic links are not
+        followed to find out.
+    """
+    path, limit = Path(os.path.normpath(folder.absolute() / name)), Path(os.path.normpath(within.absolute()))
+    try:
+        possible = "\0" not in name and max(len(os.fsencode(part)) for part in path.parts) <= 255
+    except ValueError:  # half a surrogate pair
+        possible = False
+    if not possible:
+        raise DataError(f"{name[:40]!r} cannot be a path", file=file, where=where, remedy="correct the name")
+    if not allow_outside and not path.is_relative_to(limit):
+        raise DataError(
+            f"{name!r} leads outside the folder {limit}",
+            file=file,
+            where=where,
+            remedy=OUTSIDE_REMEDY,
+            kind="path_outside",
+        )
+    return path
+
+
+def flat_names_of(splits: Sequence[Dataset]) -> list[list[str]]:
+    """Such names for each of several splits; an image that stands in two of them has one name."""
+    if len(splits) == 1:
+        return [flat_names(splits[0].images.files)]
+    paths = [[os.path.abspath(one.images.path(i)) for i in range(len(one))] for one in splits]
+    different = list(dict.fromkeys(path for some in paths for path in some))
+    root = os.path.commonpath([os.path.dirname(path) for path in different]) if different else ""
+    names = flat_names([Path(os.path.relpath(path, root)).as_posix() for path in different])
+    name_of = dict(zip(different, names, strict=True))
+    return [[name_of[path] for path in some] for some in paths]
+
+
+def flat_names(files: Sequence[str]) -> list[str]:
+    """Names without folders for images, different also without their suffixes, as label files are named after them."""
+    names = [file.rsplit("/", 1)[-1] for file in files]
+    if _stems_differ(names):
+        return names
+    joined = ["_".join(part for part in file.split("/") if part not in (".", "..")) for file in files]
+    return joined if _stems_differ(joined) else [f"{index:06d}_{name}" for index, name in enumerate(names)]
+
+
+def _stems_differ(names: Sequence[str]) -> bool:
+    return max(Counter(Path(name).stem.casefold() for name in names).values(), default=0) <= 1

@@ -1,0 +1,98 @@
+"""List the images in a folder, leaving out what is no data: files of the operating system, and what Otus itself wrote."""
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from otus.errors import DataError, ImageError, stop_at_first
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".avif",
+        ".jp2",
+    )
+)
+
+# Folders that commands make where they are run, in the data's own folder too: its images of what was found are no data.
+# A folder of such a name may be somebody's own, so it counts only with what the command leaves in it; "runs" is anybody's
+# word, so there the configuration of a run must be ours too.
+_OWN_OUTPUT = {
+    "otus-predictions": "predictions.json",
+    "otus-compare": "rows/*.json",
+    "otus-lineage": "*.json",
+    "runs": "*/*/config.json",
+}
+_OF_A_RUN = b'"data_digest"'
+_LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
+
+
+def image_files(
+    folder: str | Path,
+    *,
+    recursive: bool = False,
+    suffixes: Collection[str] = IMAGE_SUFFIXES,
+    report: Callable[[DataError], None] = stop_at_first,
+) -> list[Path]:
+    """The files with an image's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
+
+    Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
+
+    Parameters
+    ----------
+    recursive
+        Search folders inside it too.
+    suffixes
+        Of the files, in lower case.
+    report
+        Gets the error of each folder that may not be read, which is then left out; without it the first one is raised.
+
+    Raises
+    ------
+    DataError
+        If the folder is not one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError("expected a folder of images", file=folder, remedy="check the path")
+    found: list[Path] = []
+
+    def locked(error: OSError) -> None:
+        problem = f"may not be read: {error.strerror}"
+        report(ImageError(problem, file=error.filename, remedy="change its permissions", kind="unreadable_image"))
+
+    for parent, folders, names in os.walk(folder, onerror=locked):
+        folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
+        folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
+        found += [
+            Path(parent, name)
+            for name in names
+            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in suffixes
+        ]
+    return sorted(found)
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a file or folder is called as those that systems and editors leave, which are no data.
+
+    Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.
+    """
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _LEFT_BY_SYSTEMS
+
+
+def is_own_output(folder: Path) -> bool:
+    """Whether a folder is what a command of Otus wrote because nobody named another."""
+    pattern = _OWN_OUTPUT.get(folder.name)
+    files = () if pattern is None else (file for file in folder.glob(pattern) if file.is_file())
+    return any(folder.name != "runs" or _OF_A_RUN in file.read_bytes() for file in files)
