@@ -66,7 +66,7 @@ def test_public_names_are_there():
 def test_a_resumed_run_has_its_folder(option, tmp_path):
     done = otus("train", "--resume", tmp_path, option, "other")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--out and --name are of a new run" in done.stderr
+    assert "--out and --name are for a new run" in done.stderr
 
 
 def test_what_is_said_of_a_run_stands_as_it_is(capsys):

@@ -117,7 +117,7 @@ def test_a_faulty_prediction_is_named_or_left_out(name, files):
     document = json.loads(done.stdout)
     assert document["skipped"] == {kind: 1}
     assert document["bbox"]["AP"] == pytest.approx(51 / 101)
-    assert f"left out 1 faulty record (1 {kind})" in done.stderr
+    assert f"skipped 1 invalid record (1 {kind})" in done.stderr
 
 
 @pytest.mark.parametrize(

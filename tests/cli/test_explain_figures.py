@@ -283,7 +283,7 @@ def test_compare_says_whose_figures_are_higher(files):
     assert other["figures"]["AP"]["low"] != row["low"]
     code, out, _ = run("compare", "--data", labels, "--predictions", f"{a},{a}", "--resamples", 20)
     assert code == 0
-    assert "may be luck" in out
+    assert "may be chance" in out
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ REAL = {
     ("convert", "--images"): default_of(convert, "images"),
     ("explain detection", "--model"): MODEL,
     ("explain detection", "--score-threshold"): SCORE_THRESHOLD,
-    ("explain ap", "--show"): default_of(explain_average_precision, "shown"),
+    ("explain ap", "--show"): default_of(explain_average_precision, "show"),
     ("explain ap", "--protocol"): default_of(explain_average_precision, "protocol"),
     ("explain errors", "--iou"): default_of(Analysis, "iou"),
     ("explain errors", "--background-iou"): default_of(Analysis, "background_iou"),

@@ -358,7 +358,7 @@ def test_pages_that_are_not_predicted_on_are_said(good, tmp_path):
 def test_no_page_is_written_of_nothing(good, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     done = run(tmp_path / "broken.png", "--model", NAME, "--weights", good, "--out", tmp_path / "out", "--page")
-    refused(done, 1, r"left out: .*broken\.png")
+    refused(done, 1, r"skipped: .*broken\.png")
     assert not (tmp_path / "out" / "index.html").exists()
 
 

@@ -77,8 +77,8 @@ def test_truncated_and_missing_images_among_good_ones(photos, tmp_path, batch_si
     assert done.exit_code == 1
     assert names(done) == records(out) == ["0.jpg", "2.jpg", "4.jpg", "2.jpg"]
     for name in ("1.jpg", "3.jpg", "5.png"):
-        assert re.search(rf"left out: .*{name}: cannot be decoded: .*truncated", done.stderr)
-    assert re.search(r"left out: .*gone\.jpg: there is no such file", done.stderr)
+        assert re.search(rf"skipped: .*{name}: cannot be decoded: .*truncated", done.stderr)
+    assert re.search(r"skipped: .*gone\.jpg: there is no such file", done.stderr)
 
 
 def test_a_file_that_vanishes_during_the_run(photos, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_a_file_that_vanishes_during_the_run(photos, tmp_path, monkeypatch):
     done = run(photos, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 1
     assert names(done) == ["0.jpg", "1.jpg", "2.jpg", "4.jpg"]
-    assert re.search(r"left out: .*3\.jpg: there is no such file", done.stderr)
+    assert re.search(r"skipped: .*3\.jpg: there is no such file", done.stderr)
 
 
 def test_files_and_folders_that_may_not_be_read(photos, tmp_path, monkeypatch):
@@ -114,8 +114,8 @@ def test_files_and_folders_that_may_not_be_read(photos, tmp_path, monkeypatch):
     done = run(photos, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 1
     assert names(done) == ["0.jpg", "2.jpg", "3.jpg", "4.jpg"]
-    assert re.search(r"left out: .*1\.jpg: may not be read", done.stderr)
-    assert re.search(r"left out: .*locked: may not be read", done.stderr)
+    assert re.search(r"skipped: .*1\.jpg: may not be read", done.stderr)
+    assert re.search(r"skipped: .*locked: may not be read", done.stderr)
 
 
 def test_an_overlay_that_would_be_too_large_for_a_jpeg_is_drawn_smaller(photos, tmp_path):

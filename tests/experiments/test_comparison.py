@@ -53,7 +53,7 @@ def otus_compare(data: Path, *arguments: object) -> tuple[int, str, str]:
 def test_models_are_trained_loaded_judged_and_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = train("other", data / "train", settings=QUICK, out=tmp_path, quiet=True)
     out = tmp_path / "table"
-    arguments = ["--models", f"tiny,other={trained.last}", "--val", data / "val", "--budget", 0.02, "--out", out]
+    arguments = ["--models", f"tiny,other={trained.last}", "--val", data / "val", "--minutes", 0.02, "--out", out]
     code, stdout, stderr = otus_compare(data / "train", *arguments, "--json")
     assert code == 0, stderr
     document = json.loads(stdout)
@@ -112,7 +112,7 @@ def test_a_training_that_was_stopped_is_gone_on_with(
 ) -> None:
     from tiny_run import interrupt_at
 
-    arguments = ["--models", "tiny", "--val", data / "val", "--budget", 0.05, "--out", tmp_path / "table"]
+    arguments = ["--models", "tiny", "--val", data / "val", "--minutes", 0.05, "--out", tmp_path / "table"]
     with monkeypatch.context() as patch:
         interrupt_at(patch, 3)
         assert otus_compare(data / "train", *arguments)[0] == 130
@@ -124,7 +124,7 @@ def test_a_training_that_was_stopped_is_gone_on_with(
 
 def test_without_other_images_a_share_is_kept_aside(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "table"
-    code, _, stderr = otus_compare(data / "train", "--models", "tiny", "--budget", 0.02, "--out", out)
+    code, _, stderr = otus_compare(data / "train", "--models", "tiny", "--minutes", 0.02, "--out", out)
     assert code == 0, stderr
     assert "0.2 of the images is kept aside" in stderr
     judged = json.loads((out / "run.json").read_text())["files"]
@@ -148,8 +148,8 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
         Contender.parse("runs/tiny.safetensors")
     with pytest.raises(UsageError, match="at least one name or file"):
         compare([""], data / "val", **options)
-    with pytest.raises(UsageError, match="budget: expected minutes, more than 0, got 0"):
-        compare(["tiny"], data / "val", budget_minutes=0, **options)
+    with pytest.raises(UsageError, match="minutes: expected a number of minutes, more than 0, got 0"):
+        compare(["tiny"], data / "val", minutes=0, **options)
     with pytest.raises(UsageError, match="limit: expected at least one image, got 0"):
         compare(["tiny"], data / "val", limit=0, **options)
     with pytest.raises(UsageError, match="'tinny': there is none of this name; did you mean 'tiny'"):
@@ -198,7 +198,7 @@ def test_without_the_weights_of_imagenet_a_comparison_says_so(
     with pytest.raises(MissingExtraError, match=r"otus\[train\]"):
         imagenet_start(model, Categories(("cat",)), tmp_path / "start.safetensors")
     table = compare(
-        [model], data / "train", val=data / "val", budget_minutes=0.02, settings=QUICK, out=tmp_path, say=said.append
+        [model], data / "train", val=data / "val", minutes=0.02, settings=QUICK, out=tmp_path, say=said.append
     )
     assert table.rows[0].start == "random"
     assert any("random weights" in text and "otus[train]" in text for text in said)
@@ -212,7 +212,7 @@ def test_without_masks_a_model_is_compared_without_its_mask_head(
     assert made.objects is not None
     coco.write(replace(made, objects=replace(made.objects, segmentations=None)), tmp_path / "data", images="copy")
     code, stdout, stderr = otus_compare(
-        tmp_path / "data", "--models", "masks", "--budget", 0.01, "--out", tmp_path / "table", "--json"
+        tmp_path / "data", "--models", "masks", "--minutes", 0.01, "--out", tmp_path / "table", "--json"
     )
     assert code == 0, stderr
     assert [row["model"] for row in json.loads(stdout)["rows"]] == ["tiny"]

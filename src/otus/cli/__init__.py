@@ -1,7 +1,22 @@
-"""The command ``otus``: one thin module a verb.
+"""The command ``otus``: one module per verb.
 
-Nothing here imports torch, numpy or pydantic at the top, so that ``otus --help`` answers at once; a verb imports what it
-needs when it runs. stdout carries the answer, stderr progress and logs; exit 0 done, 1 the work failed, 2 wrong command.
+A verb declares its options, checks what the command line alone can get wrong, calls one function of the library with the
+options that were given, and prints the result: a few lines or a table for people, one JSON document with ``--json``. No
+figure is computed here, and no default is repeated: an option that was not given is None and is not passed on, so that
+``otus predict`` and ``otus.load().predict()`` cannot disagree.
+
+The rules that every verb keeps:
+
+- stdout carries the result, stderr notes, progress and errors, so that ``otus … --json | jq`` works;
+- exit code 0: done; 1: the work failed, or some input was skipped; 2: the command was wrong; 130: interrupted by Ctrl-C;
+- an option has the name of the argument that it sets (``--nms-iou``, ``nms_iou``);
+- ``otus --help`` answers at once: torch, numpy and pydantic are imported by a verb when it runs, not at the top.
+
+Where to start reading: ``_common.py`` (exit codes, JSON, tables, output files), ``_options.py`` (the options that several
+verbs share), then ``predict.py``, the pattern for the others. ``train``, ``evaluate`` and ``compare`` are the working
+cycle; ``explain`` writes pages on how a system or a figure came about; ``propose`` and ``benchmark`` show the lineage of
+region proposals; ``doctor``, ``convert`` and ``models`` answer without a model. The table below lists them all, with the
+two examples that end the help of each.
 """
 
 import io
@@ -59,8 +74,8 @@ app.add_typer(explain.app, name="explain")
 app.add_typer(benchmark.app, name="benchmark")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
         from platform import python_version
 
@@ -73,14 +88,17 @@ def _version(asked: bool) -> None:
 @app.callback()
 def otus(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the versions of otus and torch.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the versions of otus, torch and Python."
+        ),
     ] = False,
 ) -> None:
-    """Find things in images: label a few, train any system, know how good it is, predict, correct."""
+    """Object detection and segmentation: train, evaluate and compare models, predict, and see how results come about."""
 
 
 def main() -> None:
     """Entry point of the command ``otus``."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold bytes that are not text
         sys.stdout.reconfigure(errors="backslashreplace")
     app()

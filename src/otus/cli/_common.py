@@ -1,4 +1,4 @@
-"""What the verbs share: how errors end a command, and how the answer leaves it."""
+"""What the verbs share: exit codes, JSON and tables on stdout, notes and progress on stderr, names of output files."""
 
 import errno
 import functools
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
-    """Say why on stderr and end the command."""
+    """Print the message on stderr and exit, with code 2 for a wrong command and 1 for work that failed."""
     print(f"otus: {message}", file=sys.stderr)
     raise typer.Exit(code)
 
 
 def verb(function: Callable[P, R]) -> Callable[P, R]:
-    """End a verb by the rules of the house: 1 where the work failed, 2 where the command was wrong, no traceback."""
+    """Decorate a verb so that errors become a message and an exit code (1 work failed, 2 wrong command), not a traceback."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -44,46 +44,49 @@ def verb(function: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             fail("stopped", code=130)
         except OSError as error:
-            if error.errno in (None, errno.EPIPE):  # not of the file system; a reader such as head that has seen enough
+            if error.errno in (
+                None,
+                errno.EPIPE,
+            ):  # not of the file system; the reader, such as head, has closed the pipe
                 raise
             if error.filename is not None:
                 fail(f"{error.filename}: {error.strerror}")
-            with open(os.devnull, "w") as nowhere:  # else Python tries once more at exit, and complains
-                os.dup2(nowhere.fileno(), sys.stdout.fileno())
-            fail(f"the answer cannot be written, {error.strerror}")
+            with open(os.devnull, "w") as devnull:  # else Python flushes once more at exit, and complains
+                os.dup2(devnull.fileno(), sys.stdout.fileno())
+            fail(f"the output cannot be written, {error.strerror}")
 
     return run
 
 
 def emit_json(document: Any) -> None:
-    """Write the one JSON document of a command to stdout; a figure that is not defined (NaN) becomes null."""
+    """Write the JSON document of a command to stdout; NaN and infinity become null."""
     json.dump(_plain(document), sys.stdout, ensure_ascii=False, allow_nan=False)
     sys.stdout.write("\n")
     sys.stdout.flush()
 
 
 def emit_json_stream(head: dict[str, Any], key: str, items: Iterable[Any]) -> None:
-    """The same for a document whose last member is a long list: each item is written as it comes."""
+    """Write a JSON document whose last member, ``key``, is a long list: each item is written as soon as it is there."""
     start = json.dumps(_plain(head), ensure_ascii=False, allow_nan=False)[:-1]
     sys.stdout.write(f'{start}, "{key}": [')
     try:
         for number, item in enumerate(items):
             text = json.dumps(_plain(item), ensure_ascii=False, allow_nan=False)
             sys.stdout.write(("," if number else "") + "\n" + text)
-    finally:  # what goes wrong on the way is told by the exit code; what was found before can be read
+    finally:  # after an error, which the exit code reports, the document is still valid and holds all items before it
         sys.stdout.write("\n]}\n")
         sys.stdout.flush()
 
 
-def tell_notes(notes: Sequence[str]) -> dict[str, list[str]]:
-    """Say on stderr what to know of an answer; the member that it adds to the document, if there is anything."""
+def print_notes(notes: Sequence[str]) -> dict[str, list[str]]:
+    """Print notes on stderr, and return them as a member of the JSON document (empty without notes)."""
     for note in notes:
         print(f"otus: {note}", file=sys.stderr)
     return {"notes": list(notes)} if notes else {}
 
 
-def answer_console() -> "Console":
-    """What prints the tables of an answer: names stand there as they are, also with [brackets] and :colons:."""
+def stdout_console() -> "Console":
+    """Return the console for tables on stdout; markup is off, so names with [brackets] and :colons: print literally."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -93,17 +96,17 @@ def answer_console() -> "Console":
 
 
 def examples(*commands: str) -> str:
-    """What ends the help of a verb; typer makes a line of each paragraph."""
+    """Return the epilog of a verb's help; typer makes a line of each paragraph."""
     return "\n\n".join(["Examples:", *commands])
 
 
-def option_values(**options: Any) -> dict[str, Any]:
-    """The options that were typed; the others keep the default of the function that they are passed to."""
+def given_options(**options: Any) -> dict[str, Any]:
+    """Return the options that were given (not None); the others keep the default of the function that they go to."""
     return {name: value for name, value in options.items() if value is not None}
 
 
-def path_or_share(text: str | None) -> str | float | None:
-    """What ``--val`` says: a share where it is a number, else a data set."""
+def path_or_fraction(text: str | None) -> str | float | None:
+    """Parse ``--val``: a fraction of the images if it is a number, else the path of a data set."""
     try:
         return None if text is None else float(text)
     except ValueError:
@@ -111,13 +114,20 @@ def path_or_share(text: str | None) -> str | float | None:
 
 
 def output_file(out: Path | None, default: str) -> Path:
-    """The one file that a verb writes: ``out``, with the suffix of ``default`` where it has none; in a folder under the
-    default name.
+    """Return the path of the one file that a verb writes.
+
+    Parameters
+    ----------
+    out
+        Value of ``--out``: a file, to which the suffix of ``default`` is added if it has none, or an existing folder, in
+        which the file is named ``default`` (default: the working folder).
+    default
+        File name, with suffix.
 
     Raises
     ------
     UsageError
-        If ``out`` has the suffix of a file of another kind.
+        If ``out`` has the suffix of another file type.
     """
     from otus.errors import UsageError
 
@@ -128,11 +138,11 @@ def output_file(out: Path | None, default: str) -> Path:
         return out
     if out.suffix.lower() in _FILE_SUFFIXES:
         raise UsageError(f"--out: expected a file that ends in {suffix}, got {out}")
-    return out.with_name(out.name + suffix)  # what stands behind another dot belongs to the name: ap-0.5
+    return out.with_name(out.name + suffix)  # other dots belong to the name: ap-0.5
 
 
 def output_folder(out: Path, holds: str, *, option: str = "--out") -> Path:
-    """The folder that a verb writes several files into; ``holds`` says which, for the message.
+    """Check that ``out`` can be a folder, and return it; ``holds`` names its content in the error message.
 
     Raises
     ------
@@ -147,35 +157,35 @@ def output_folder(out: Path, holds: str, *, option: str = "--out") -> Path:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[..., None]]:
-    """A bar on stderr while somebody watches; call what it gives with how many are done, and of how many if known."""
+def progress_bar(description: str) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on stderr if it is a terminal; yields ``update(done, total=None)``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(description, total=None)
         yield lambda done, total=None: bar.update(task, completed=done, total=total)
 
 
-def progress(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, counted on stderr while somebody watches."""
-    with counting(what) as count:
+def track(items: Iterable[T], description: str) -> Iterator[T]:
+    """Yield the items and count them in a progress bar."""
+    with progress_bar(description) as update:
         for number, item in enumerate(items, start=1):
             yield item
-            count(number)
+            update(number)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_plain(str(key)): _plain(one) for key, one in value.items()}
+        return {_plain(str(key)): _plain(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if hasattr(value, "tolist"):  # numpy, which this module must not import
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, str):  # bytes of a file's name that are no UTF-8 are spelt out
+    if isinstance(value, str):  # bytes of a file name that are not UTF-8 are written as escapes
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value

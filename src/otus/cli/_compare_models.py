@@ -1,4 +1,4 @@
-"""The part of ``otus compare`` that trains, judges and times models."""
+"""``otus compare --models``: train or load models, evaluate and time them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,22 +6,22 @@ from typing import Any
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json
+from otus.cli._common import emit_json, progress_bar, stdout_console
 
 
 def compare_models(
-    models: Sequence[str], data: Path, *, budget: float | None, training: dict[str, Any], as_json: bool, **options: Any
+    models: Sequence[str], data: Path, *, minutes: float | None, training: dict[str, Any], as_json: bool, **options: Any
 ) -> None:
-    """Run the comparison, write its folder, and print its table.
+    """Run the comparison, write its folder and print its table.
 
     Parameters
     ----------
     models, data, options
         See :func:`otus.experiments.compare.compare`.
-    budget
-        Minutes of training.
+    minutes
+        Minutes of training per model (default: no training).
     training
-        Settings of it that were typed.
+        Training settings that were given.
     """
     import dataclasses
 
@@ -31,11 +31,11 @@ def compare_models(
 
     fastest = fastest_precision(training.get("device", TRAINING.device))
     settings = make_settings(dataclasses.asdict(TRAINING) | {"precision": fastest} | training)
-    with counting("predicting") as count:
+    with progress_bar("predicting") as count:
         comparison = compare(
-            [one.strip() for one in models],
+            [name.strip() for name in models],
             data,
-            budget_minutes=budget,
+            minutes=minutes,
             settings=settings,
             say=lambda text: typer.echo(f"otus: {text}", err=True),
             progress=count,
@@ -46,13 +46,13 @@ def compare_models(
         return
     from rich.table import Table
 
-    console = answer_console()
+    console = stdout_console()
     rows = comparison.table()
     table = Table()
     for name in rows[0]:
         table.add_column(name, justify="left" if name in ("model", "start") else "right")
     for row in rows:
         table.add_row(*row.values())
-    console.print(f"{comparison.data}: {len(comparison.images)} images, protocol coco bbox; seconds are medians")
+    console.print(f"{comparison.data}: {len(comparison.images)} images, protocol coco bbox; median seconds per image")
     console.print(table)
     console.print(f"written to {comparison.folder}: compare.md, compare.csv, compare.png, index.html, run.json")

@@ -1,4 +1,4 @@
-"""``otus benchmark …``: what things cost on this machine."""
+"""``otus benchmark …``: the speed of systems on this machine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json, examples, option_values, output_folder, verb
+from otus.cli._common import emit_json, examples, given_options, output_folder, progress_bar, stdout_console, verb
+from otus.cli._options import AsJson, Precision
 
-app = typer.Typer(help="What things cost on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure the speed of systems on this machine.", no_args_is_help=True)
 
 
 @app.callback()
 def benchmark() -> None:
-    """What things cost on this machine."""
+    """Measure the speed of systems on this machine."""
 
 
 @app.command(
@@ -23,40 +24,36 @@ def benchmark() -> None:
 def lineage(
     images: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[IMAGES]...", help="Three or more images.", show_default="those of scikit-image's wheel"
-        ),
+        typer.Argument(metavar="[IMAGES]...", help="Three or more images.", show_default="those of scikit-image"),
     ] = None,
-    small: Annotated[bool, typer.Option("--small", help="A small backbone in the place of VGG-16.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="A small backbone instead of VGG-16.")] = False,
     proposals: Annotated[int | None, typer.Option(help="Maximum proposals per image.", show_default="2000")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto")
-    ] = None,
+    precision: Precision = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps each timing; a second run continues.", show_default="otus-lineage"),
+        typer.Option(help="Folder for the timings; a second run continues them.", show_default="otus-lineage"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images: seconds with and without finding proposals."""
+    """Time R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images, with and without finding the proposals."""
     from otus.data.sources import images_of
     from otus.experiments.lineage import measure_lineage
 
     if out is not None:
         output_folder(out, "the timings")
-    named = [(one.name, one.image) for one in images_of(images or _photographs())]
-    with counting("timing") as count:
-        said = ""
+    named = [(image.name, image.image) for image in images_of(images or _photographs())]
+    with progress_bar("timing") as update:
+        last_step = ""
 
-        def report(what: str, done: int, total: int) -> None:
-            nonlocal said
-            count(done, total)
-            if what != said:
-                said = what
-                typer.echo(f"otus: {what}", err=True)
+        def report(step: str, done: int, total: int) -> None:
+            nonlocal last_step
+            update(done, total)
+            if step != last_step:
+                last_step = step
+                typer.echo(f"otus: {step}", err=True)
 
         table = measure_lineage(
-            named, small=small, report=report, **option_values(proposals=proposals, precision=precision, folder=out)
+            named, small=small, report=report, **given_options(proposals=proposals, precision=precision, folder=out)
         )
     document = table.document()
     if as_json:
@@ -72,7 +69,7 @@ def _photographs() -> list[str]:
 
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise UsageError("benchmark lineage: name three or more images, or pip install scikit-image for its own")
+        raise UsageError("benchmark lineage: name three or more images, or pip install scikit-image to use its images")
     folder = Path(spec.origin).parent / "data"
     return [str(folder / name) for name in ("astronaut.png", "chelsea.png", "coffee.png")]
 
@@ -80,7 +77,7 @@ def _photographs() -> list[str]:
 def _print(document: dict[str, Any]) -> None:
     from rich.table import Table
 
-    console = answer_console()
+    console = stdout_console()
     images = len(document["images"])
     console.print(
         f"{document['backbone']}, random weights, {document['precision']}, {document['threads']} threads; "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otus.cli._common import answer_console, counting, emit_json, verb
+from otus.cli._common import emit_json, progress_bar, stdout_console, verb
 
 if TYPE_CHECKING:
     from otus.data.checks.doctor import Examination
@@ -35,7 +35,7 @@ def doctor(
     """
     from otus.data.checks.doctor import examine_path
 
-    with counting("looking at images") as count:
+    with progress_bar("looking at images") as count:
         examination = examine_path(path, format=format, split=split, progress=count)
     examination = examination.without(ignore or ())
     if json:
@@ -82,7 +82,7 @@ def _tell_counts(examination: "Examination") -> None:
     if len(rows) > _CATEGORIES:
         rest = [sum(numbers) for numbers in zip(*(numbers for _, numbers in rows[_CATEGORIES:]), strict=True)]
         table.add_row(f"{len(rows) - _CATEGORIES} more (--json has all)", *map(str, rest))
-    answer_console().print(table)
+    stdout_console().print(table)
 
 
 def _tell(path: Path, examination: "Examination") -> None:

@@ -1,4 +1,4 @@
-"""``otus explain …``: see how a system, or a number, came about."""
+"""``otus explain …``: pages that show how a system reaches its result, or how a figure is computed."""
 
 from functools import partial
 from pathlib import Path
@@ -6,14 +6,30 @@ from typing import Annotated
 
 import typer
 
-from otus.cli._common import emit_json, examples, output_file, tell_notes, verb
+from otus.cli._common import emit_json, examples, given_options, output_file, print_notes, verb
+from otus.cli._options import (
+    AsJson,
+    Data,
+    Device,
+    Format,
+    IoU,
+    Masks,
+    Model,
+    Precision,
+    Predictions,
+    Protocol,
+    ScoreThreshold,
+    Split,
+    Weights,
+    html_page,
+)
 
-app = typer.Typer(help="See how a system, or a number, came about.", no_args_is_help=True)
+app = typer.Typer(help="Show how a system reaches its result, or how a figure is computed.", no_args_is_help=True)
 
 
 @app.callback()
 def explain() -> None:
-    """See how a system, or a number, came about."""
+    """Show how a system reaches its result, or how a figure is computed."""
 
 
 @app.command(
@@ -25,20 +41,15 @@ def explain() -> None:
 @verb
 def taxonomy(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image of the data set: its name or path.")],
-    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
+    data: Data,
     out: Annotated[
         Path | None, typer.Option("--out", help="PNG file to write; .png is added.", show_default="taxonomy-IMAGE.png")
     ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    format_: Format = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
-    """One image's labels as each task would answer: classification, semantic, detection, instance, panoptic."""
+    """Draw one image's labels as each task sees them: classification, semantic, detection, instance, panoptic."""
     from otus.data.image_lookup import find_image
     from otus.data.image_writing import write_image
     from otus.data.open import open_dataset
@@ -69,55 +80,24 @@ def taxonomy(
 @verb
 def detection(
     image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Model: a name (see otus models), a file of weights, or the folder of a training run.",
-            show_default="mask_rcnn_efficientnet_lite0_fpn",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            help="Weights to load for a named model: a file, or the name of published weights.",
-            show_default="the best available",
-        ),
-    ] = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Minimum score.", show_default="0.5, or those chosen for the weights")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="HTML page to write; .html is added.", show_default="detection-IMAGE.html"),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option("--device", help="Device: cpu, cuda, mps or auto.", show_default="auto")
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(
-            "--precision", help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto"
-        ),
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    score_threshold: ScoreThreshold = None,
+    out: Annotated[Path | None, html_page("detection-IMAGE.html")] = None,
+    device: Device = None,
+    precision: Precision = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Ground truth of the image: show which anchors, cells or queries are assigned to it."
+            "--data",
+            help="Ground truth of the image: show which anchors, cells or queries are assigned to its objects.",
         ),
     ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    format_: Format = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
-    """The stages of one image: maps, anchors, proposals, the grid or the queries, scores, boxes and masks."""
-    from otus.cli._common import option_values
+    """Show a detector's stages on one image: feature maps, anchors, proposals, grid or queries, scores, boxes, masks."""
     from otus.data.images import read_image
     from otus.data.open import open_dataset
     from otus.detection.regression import SingleObjectDetector
@@ -136,10 +116,10 @@ def detection(
 
     path = output_file(out, f"detection-{image_path.stem}.html")
     if data is None and (format_ is not None or split is not None):
-        raise UsageError("--format and --split are of the labels: give --data too")
-    predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
+        raise UsageError("--format and --split are for the labels: give --data too")
+    predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
     image = read_image(image_path)
-    options = {"name": str(image_path), **option_values(score_threshold=score_threshold)}
+    options = {"name": str(image_path), **given_options(score_threshold=score_threshold)}
     truth = None
     if data is not None:
         dataset = open_dataset(data, format=format_, split=split)
@@ -167,8 +147,7 @@ def detection(
     for section in page.sections:
         typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
     if not document["detections"]:
-        told = threshold_told(document)
-        typer.echo(f"nothing scores above {told}: a lower --score-threshold shows what comes near")
+        typer.echo(f"nothing scores above {threshold_told(document)}: try a lower --score-threshold")
     typer.echo(f"written to {path}")
 
 
@@ -180,40 +159,25 @@ def detection(
 )
 @verb
 def ap(
-    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
-    predictions: Annotated[
-        Path, typer.Option("--predictions", help="Predictions: COCO results, a JSON list of detections.")
-    ],
-    category: Annotated[str, typer.Option("--category", help="Category whose AP is built.")],
-    iou: Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            "--protocol",
-            help="Protocol: coco, voc07 or voc12, with settings, e.g. coco:max_dets=10.",
-            show_default="coco",
-        ),
-    ] = None,
+    data: Data,
+    predictions: Predictions,
+    category: Annotated[str, typer.Option("--category", help="Category whose AP is explained.")],
+    iou: IoU = None,
+    protocol: Protocol = None,
     show: Annotated[
         int | None,
-        typer.Option("--show", help="Detections shown with images; the others are summarised.", show_default="40"),
+        typer.Option(
+            "--show", help="Detections to show with their images; the others are summarised.", show_default="40"
+        ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="HTML page to write; .html is added.", show_default="ap-CATEGORY.html")
-    ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    out: Annotated[Path | None, html_page("ap-CATEGORY.html")] = None,
+    format_: Format = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Average precision built detection by detection: each one's verdict, its point on the curve, the area so far."""
+    """Build average precision detection by detection: true or false, the point on the curve, the area so far."""
     from dataclasses import replace
 
-    from otus.cli._common import option_values
     from otus.data.open import open_dataset
     from otus.evaluation.comparing import compare_with_labels, notes_on
     from otus.metrics.detection.rules import parse_rules
@@ -224,23 +188,23 @@ def ap(
     rules = replace(parse_rules(protocol), iou_thresholds=(0.5 if iou is None else iou,))
     dataset = open_dataset(data, format=format_, split=split)
     comparison = compare_with_labels(dataset, predictions)
-    notes = tell_notes(notes_on(comparison))
-    built = explain_average_precision(
+    notes = print_notes(notes_on(comparison))
+    explanation = explain_average_precision(
         dataset,
         comparison,
         category=category,
         protocol=protocol,
         rules=rules,
-        **option_values(shown=show),
+        **given_options(show=show),
     )
-    built.page().write(path)
+    explanation.page().write(path)
     if as_json:
-        emit_json({**built.document(), "page": str(path), **notes})
+        emit_json({**explanation.document(), "page": str(path), **notes})
         return
-    facts = built.document()
+    facts = explanation.document()
     typer.echo(
         f"{category}, protocol {protocol}, IoU {facts['iou']:g}: AP {facts['AP']:.4f}; {facts['true']} of "
-        f"{facts['objects']} objects found, {facts['false']} false detections, {facts['ignored']} that do not count"
+        f"{facts['objects']} objects found, {facts['false']} false detections, {facts['ignored']} ignored"
     )
     typer.echo(f"written to {path}")
 
@@ -253,30 +217,21 @@ def ap(
 )
 @verb
 def difference(
-    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
-    predictions: Annotated[
-        Path, typer.Option("--predictions", help="Predictions: COCO results, a JSON list of detections.")
-    ],
+    data: Data,
+    predictions: Predictions,
     protocols: Annotated[
         str,
         typer.Option(
             "--protocols",
-            help="Two of coco, voc07, voc12, each with settings if need be, e.g. coco,voc07 or coco,coco:max_dets=10.",
+            help="Two of coco, voc07 and voc12, each with settings if needed, e.g. coco,voc07 or coco,coco:max_dets=10.",
         ),
     ],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="HTML page to write; .html is added.", show_default="difference.html")
-    ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    out: Annotated[Path | None, html_page("difference.html")] = None,
+    format_: Format = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Why two protocols' numbers for the same predictions differ: one rule changed after the other."""
+    """Show why two protocols differ on the same predictions, changing one rule after the other."""
     from otus.data.open import open_dataset
     from otus.errors import UsageError
     from otus.evaluation.comparing import compare_with_labels, notes_on
@@ -286,15 +241,15 @@ def difference(
     path = output_file(out, "difference.html")
     names = protocols.split(",")
     if len(names) != 2:
-        raise UsageError(f"--protocols: expected two with a comma between, e.g. coco,voc07, got {protocols!r}")
+        raise UsageError(f"--protocols: expected two names separated by a comma, e.g. coco,voc07, got {protocols!r}")
     a, b = names
     rules = parse_rules(a), parse_rules(b)
     dataset = open_dataset(data, format=format_, split=split)
     comparison = compare_with_labels(dataset, predictions)
-    notes = tell_notes(notes_on(comparison))
-    explained = explain_difference(dataset, comparison, (a, b), rules)
-    explained.page().write(path)
-    document = explained.document()
+    notes = print_notes(notes_on(comparison))
+    explanation = explain_difference(dataset, comparison, (a, b), rules)
+    explanation.page().write(path)
+    document = explanation.document()
     if as_json:
         emit_json({**document, "page": str(path), **notes})
         return
@@ -313,16 +268,14 @@ def difference(
 )
 @verb
 def errors(
-    data: Annotated[Path, typer.Option("--data", help="Images with ground truth: a folder or an annotation file.")],
-    predictions: Annotated[
-        Path, typer.Option("--predictions", help="Predictions: COCO results, a JSON list of detections.")
-    ],
-    iou: Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")] = None,
+    data: Data,
+    predictions: Predictions,
+    iou: IoU = None,
     background_iou: Annotated[
         float | None,
         typer.Option(
             "--background-iou",
-            help="IoU with every object up to which a detection is a background error.",
+            help="Below this IoU with every object, a detection is a background error.",
             show_default="0.1",
         ),
     ] = None,
@@ -330,25 +283,17 @@ def errors(
         float | None,
         typer.Option(
             "--score-threshold",
-            help="Minimum score in confusion matrix, worst images and label errors.",
+            help="Minimum score, for confusion matrix, worst images and label errors.",
             show_default="0.5",
         ),
     ] = None,
-    masks: Annotated[bool, typer.Option("--masks", help="Compare masks, not boxes.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="HTML page to write; .html is added.", show_default="errors.html")
-    ] = None,
-    format_: Annotated[
-        str | None,
-        typer.Option("--format", help="Format of the labels, where several are found.", show_default="recognised"),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Part of the data, e.g. val.", show_default="the only one")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    masks: Masks = False,
+    out: Annotated[Path | None, html_page("errors.html")] = None,
+    format_: Format = None,
+    split: Split = None,
+    as_json: AsJson = False,
 ) -> None:
-    """What goes wrong and what it costs: types of errors, confusion, calibration, worst images, doubtful labels."""
-    from otus.cli._common import option_values
+    """Show what goes wrong and what it costs: error types, confusion, calibration, worst images, doubtful labels."""
     from otus.data.open import open_dataset
     from otus.evaluation.comparing import compare_with_labels, notes_on
     from otus.reports.analysis import Analysis
@@ -356,18 +301,18 @@ def errors(
 
     path = output_file(out, "errors.html")
     dataset = open_dataset(data, format=format_, split=split)
-    options = option_values(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
+    options = given_options(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
     comparison = compare_with_labels(dataset, predictions)
-    notes = tell_notes(notes_on(comparison))
-    explained = ErrorsExplained(dataset, Analysis(comparison, masks=masks, **options))
-    explained.page().write(path)
-    facts = explained.document()
+    notes = print_notes(notes_on(comparison))
+    explanation = ErrorsExplained(dataset, Analysis(comparison, masks=masks, **options))
+    explanation.page().write(path)
+    facts = explanation.document()
     if as_json:
         emit_json({**facts, "page": str(path), **notes})
         return
     typer.echo(
         f"protocol coco, {facts['kind']}: mAP {facts['AP']:.4f}; {facts['AP_at_iou']:.4f} at IoU {facts['iou']:g}"
     )
-    for name, one in facts["errors"].items():
-        typer.echo(f"{name:<15} {one['count']:>7}   costs {one['cost']:.4f}")
-    typer.echo(f"{facts['label_errors']['count']} labels to look at; written to {path}")
+    for name, error in facts["errors"].items():
+        typer.echo(f"{name:<15} {error['count']:>7}   dAP {error['cost']:.4f}")
+    typer.echo(f"{facts['label_errors']['count']} labels to check; written to {path}")

@@ -1,19 +1,20 @@
-"""``otus models``: what there is by name, and whose weights."""
+"""``otus models``: the models by name, their weights, figures and licences."""
 
 from textwrap import wrap
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from otus.cli._common import emit_json, verb
+from otus.cli._options import AsJson
 
-_ALSO = "Also there, boxes alone, smaller and faster:\n{}. The others are trained, or fetched once."
+_ALSO = "Smaller and faster, boxes only:\n{}. Train the others, or fetch their weights once."
 _WIDTH = 74  # of a line under a name, so that it stays whole in a terminal of 80
 
 
 @verb
-def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False) -> None:
-    """List the models: what each answers, whether trained weights are packaged or can be fetched, and their figures."""
+def models(as_json: AsJson = False) -> None:
+    """List the models: task, paper, weights (packaged, to be fetched or none), figures and licence."""
     from otus.zoo.catalogue import catalogue
 
     rows = catalogue()
@@ -27,9 +28,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON docume
         for line in [*_cost(row), *_licence(row), *_figures(row)]:
             typer.echo(f"    {line}")
     first, *others = [row["name"] for row in rows if row["packaged"]]
-    typer.echo(
-        f"\nStart with {first}: it is in the package and answers\nwhere no model is named. {_ALSO.format(', '.join(others))}"
-    )
+    typer.echo(f"\nStart with {first}: it is in the package,\nand the default model. {_ALSO.format(', '.join(others))}")
 
 
 def _weights(row: dict[str, Any]) -> str:
@@ -39,11 +38,11 @@ def _weights(row: dict[str, Any]) -> str:
 
 
 def _cost(row: dict[str, Any]) -> list[str]:
-    """``13 MB, 60 ms an image``: of the best weights, as far as it is stated."""
+    """Return ``weights 13 MB, 60 ms per image …`` for the best weights, as far as known."""
     from otus.zoo.models import TIMED_ON
 
     parts = [] if row["megabytes"] is None else [f"weights {row['megabytes']} MB"]
-    parts += [] if row["milliseconds"] is None else [f"{row['milliseconds']} ms an image on {TIMED_ON}"]
+    parts += [] if row["milliseconds"] is None else [f"{row['milliseconds']} ms per image on {TIMED_ON}"]
     return [", ".join(parts)] if parts else []
 
 
@@ -52,13 +51,13 @@ def _licence(row: dict[str, Any]) -> list[str]:
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
-    """``COCO val2017: bbox AP 0.379, segm AP 0.346``: figures on one data set in one line, or as many as it takes."""
+    """Return lines such as ``COCO val2017: bbox AP 0.379, segm AP 0.346``, one or more for each data set."""
     lines: list[str] = []
     for name, value in row["figures"].items():
         *data, kind, figure = name.split()
-        start, said = " ".join([*data[:-1], *(f"{one}:" for one in data[-1:])]), f"{kind} {figure} {value:.3f}"
-        if lines and lines[-1].startswith(start) and len(lines[-1]) + 2 + len(said) <= _WIDTH:
-            lines[-1] += f", {said}"
+        start, text = " ".join([*data[:-1], *(f"{word}:" for word in data[-1:])]), f"{kind} {figure} {value:.3f}"
+        if lines and lines[-1].startswith(start) and len(lines[-1]) + 2 + len(text) <= _WIDTH:
+            lines[-1] += f", {text}"
         else:
-            lines.append(f"{start} {said}".strip())
+            lines.append(f"{start} {text}".strip())
     return lines

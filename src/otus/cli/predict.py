@@ -1,4 +1,4 @@
-"""``otus predict``: see what is on images."""
+"""``otus predict``: run a model on images and videos."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -7,41 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json_stream, fail, option_values, output_folder, progress, verb
+from otus.cli._common import emit_json_stream, fail, given_options, output_folder, track, verb
+from otus.cli._options import AsJson, Device, Model, Precision, ScoreThreshold, Weights
 
-_FATES = {"damaged_video": "damaged", "unwritable": "no overlay"}  # of what went wrong; else the file is left out
+_FATES = {"damaged_video": "damaged", "unwritable": "no overlay"}  # by kind of error; a file with another is skipped
 
 
 @verb
 def predict(
     source: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Model: a name (see otus models), a file of weights, or the folder of a training run.",
-            show_default="mask_rcnn_efficientnet_lite0_fpn",
-        ),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="Weights to load for a named model: a file, or the name of published weights.",
-            show_default="the best available",
-        ),
-    ] = None,
-    score_threshold: Annotated[
-        float | None, typer.Option(help="Minimum score.", show_default="0.5, or those chosen for the weights")
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    score_threshold: ScoreThreshold = None,
     thresholds: Annotated[
         Path | None,
         typer.Option(
-            "--thresholds", help="Score thresholds by category: the file of otus evaluate --choose-thresholds."
+            "--thresholds", help="Score thresholds per category: the file of otus evaluate --choose-thresholds."
         ),
     ] = None,
     nms_iou: Annotated[
         float | None,
         typer.Option(
-            help="NMS: boxes of one category whose IoU with a higher-scoring one exceeds this are removed.",
+            help="NMS: boxes of the same class whose IoU with a higher-scoring one exceeds this are removed.",
             show_default="the model's own",
         ),
     ] = None,
@@ -50,10 +37,11 @@ def predict(
     ] = None,
     tiles: Annotated[
         int | None,
-        typer.Option(help="Side of the tiles that large images are cut into, in pixels.", show_default="no tiles"),
+        typer.Option(help="Side in pixels of the tiles that large images are cut into.", show_default="no tiles"),
     ] = None,
     tile_overlap: Annotated[
-        float | None, typer.Option(help="Overlap of neighbouring tiles, as a share of their side.", show_default="0.2")
+        float | None,
+        typer.Option(help="Overlap of neighbouring tiles, as a fraction of their side.", show_default="0.2"),
     ] = None,
     tile_whole: Annotated[
         bool | None,
@@ -67,23 +55,21 @@ def predict(
         int | None, typer.Option(help="Images, or tiles of one, in a batch.", show_default="1")
     ] = None,
     max_pixels: Annotated[
-        int | None, typer.Option(help="Largest image that is decoded, pixels.", show_default="180000000")
+        int | None, typer.Option(help="Largest image to decode, in pixels.", show_default="180000000")
     ] = None,
-    stride: Annotated[int | None, typer.Option(help="Of a video, predict every n-th frame.", show_default="1")] = None,
-    device: Annotated[str | None, typer.Option(help="Device: cpu, cuda, mps or auto.", show_default="auto")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto")
-    ] = None,
+    stride: Annotated[int | None, typer.Option(help="Predict every n-th frame of a video.", show_default="1")] = None,
+    device: Device = None,
+    precision: Precision = None,
     out: Annotated[
         Path | None,
         typer.Option(
             help="Folder for overlays and predictions.json.", show_default="otus-predictions, or none with --json"
         ),
     ] = None,
-    page: Annotated[bool, typer.Option("--page", help="Write index.html there too: overlays and a table.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    page: Annotated[bool, typer.Option("--page", help="Write index.html too: overlays and a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Find objects on images or videos; write them as overlays and JSON."""
+    """Predict objects in images or videos; write them as overlays and JSON."""
     from contextlib import nullcontext
 
     from otus.errors import DataError, UsageError
@@ -98,24 +84,24 @@ def predict(
         raise UsageError("--tile-overlap and --tile-whole need --tiles")
     if thresholds is not None and score_threshold is not None:
         raise UsageError("--thresholds and --score-threshold: give one of them")
-    if page and json and out is None:
-        raise UsageError("--page needs --out, the folder to be written into")
-    if out is None and not json:
+    if page and as_json and out is None:
+        raise UsageError("--page with --json needs --out, the folder to write to")
+    if out is None and not as_json:
         out = Path("otus-predictions")
     if out is not None:
         output_folder(out, "overlays and predictions.json")
-    predictor = load(model, **option_values(weights=weights, device=device), precision=precision or "auto")
-    minimum = score_threshold if thresholds is None else read_thresholds(thresholds)
+    predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
+    minimum_score = score_threshold if thresholds is None else read_thresholds(thresholds)
     names = None if categories is None else [name.strip() for name in categories.split(",")]
-    cut = None if tiles is None else Tiles(tiles, **option_values(overlap=tile_overlap, whole_image=tile_whole))
-    bad: list[DataError] = []
+    tiling = None if tiles is None else Tiles(tiles, **given_options(overlap=tile_overlap, whole_image=tile_whole))
+    errors: list[DataError] = []
     predictions = predictor.stream(
         source,
-        tiles=cut,
+        tiles=tiling,
         categories=names,
-        report=bad.append,
-        **option_values(
-            score_threshold=minimum,
+        report=errors.append,
+        **given_options(
+            score_threshold=minimum_score,
             nms_iou=nms_iou,
             batch_size=batch_size,
             stride=stride,
@@ -128,14 +114,14 @@ def predict(
             out,
             categories=predictor.categories,
             page=page,
-            cuts=predictor.cuts(minimum),
-            report=bad.append,
-            **option_values(stride=stride),
+            cuts=predictor.cuts(minimum_score),
+            report=errors.append,
+            **given_options(stride=stride),
         )
         folder.refuse_sources(_files(source))
 
     def documents() -> Iterator[dict[str, Any]]:
-        for prediction in progress(predictions, "predicting"):
+        for prediction in track(predictions, "predicting"):
             if folder is not None:
                 folder.add(prediction)
             for note in prediction.notes:
@@ -146,43 +132,43 @@ def predict(
 
     try:
         with folder or nullcontext(), Interrupts() as interrupts:
-            if json:
-                postprocess = predictor.postprocess(minimum, nms_iou, names)
-                said = postprocess_facts(postprocess, predictor.categories, cut)
-                emit_json_stream({"model": predictor.name, **said}, "images", documents())
+            if as_json:
+                postprocess = predictor.postprocess(minimum_score, nms_iou, names)
+                facts = postprocess_facts(postprocess, predictor.categories, tiling)
+                emit_json_stream({"model": predictor.name, **facts}, "images", documents())
             else:
                 for document in documents():
                     typer.echo(_line(document))
-        if not json and folder is not None and folder.written:
+        if not as_json and folder is not None and folder.written:
             count = len(folder.written)
             files = "predictions.json and index.html" if page else "predictions.json"
             typer.echo(f"{count} {'overlay' if count == 1 else 'overlays'} and {files} in {out}")
             if folder.smaller:
                 typer.echo(f"smaller than their image: {'; '.join(folder.smaller)}")
     finally:
-        for error in bad:
-            typer.echo(f"otus: {_FATES.get(error.kind, 'left out')}: {error}", err=True)
+        for error in errors:
+            typer.echo(f"otus: {_FATES.get(error.kind, 'skipped')}: {error}", err=True)
     if interrupts.asked:
-        fail("stopped; what was found before is written", code=130)
-    if bad:
+        fail("stopped; all predictions before that are written", code=130)
+    if errors:
         raise typer.Exit(1)
 
 
 def _files(sources: list[str]) -> Iterator[Path]:
-    """Those that there are; what is said of others is said when their turn comes."""
+    """Yield the files of all sources; a source that cannot be read is reported when it is predicted on."""
     from otus.data.sources import files_of
     from otus.errors import DataError
 
-    for one in sources:
+    for source in sources:
         with suppress(DataError):
-            yield from files_of(one)
+            yield from files_of(source)
 
 
 def _line(document: dict[str, Any]) -> str:
-    """``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
+    """Return ``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
     from otus.inference.prediction import document_in_words
 
-    found = document_in_words(document)
+    objects = document_in_words(document)
     frame = f" frame {document['frame']}" if "frame" in document else ""
     parts = ", ".join(f"{name} {value:.0f}" for name, value in document["milliseconds"].items())
-    return f"{document['file']}{frame} {document['width']}x{document['height']}: {found} ({parts} ms)"
+    return f"{document['file']}{frame} {document['width']}x{document['height']}: {objects} ({parts} ms)"

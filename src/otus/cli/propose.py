@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, option_values, output_file, verb
+from otus.cli._common import emit_json, given_options, output_file, verb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,8 +80,8 @@ def propose(
         raise UsageError(f"--count: expected a number from 1 on, got {count}")
     if out is not None:
         out = output_file(out, f"proposals-{image_path.stem}.png")
-    of_search = option_values(mode=mode, seed=seed, workers=workers)
-    of_detector = option_values(weights=weights, device=device) | ({} if model is None else {"model": model})
+    of_search = given_options(mode=mode, seed=seed, workers=workers)
+    of_detector = given_options(weights=weights, device=device) | ({} if model is None else {"model": model})
     if method == RPN:
         if of_search:
             raise UsageError(f"--{', --'.join(of_search)}: only of --method selective-search")

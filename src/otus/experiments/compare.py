@@ -113,7 +113,7 @@ def compare(
     data: str | Path,
     *,
     val: str | Path | float | None = None,
-    budget_minutes: float | None = None,
+    minutes: float | None = None,
     settings: TrainSettings = TRAINING,
     limit: int | None = None,
     precision: str = "auto",
@@ -136,7 +136,7 @@ def compare(
     val, val_split
         What is judged on: another path, a share of the data that is not learned from, or a part of it by name. Without
         them, where something is trained, a fifth is kept aside. Nothing is chosen by it: the last weights are judged.
-    budget_minutes
+    minutes
         Of training, for each. A backbone starts from ImageNet where that is at hand.
     settings
         Of the training.
@@ -157,8 +157,8 @@ def compare(
     KeyboardInterrupt
         If a training is stopped; the same command goes on with it.
     """
-    if budget_minutes is not None and not budget_minutes > 0:
-        raise UsageError(f"budget: expected minutes, more than 0, got {budget_minutes:g}")
+    if minutes is not None and not minutes > 0:
+        raise UsageError(f"minutes: expected a number of minutes, more than 0, got {minutes:g}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least one image, got {limit}")
     device = choose_device(settings.device)
@@ -170,7 +170,7 @@ def compare(
         task = model_entry(one.model).task
         if task not in ("detection", "instance", "keypoints"):
             raise UsageError(f"models: {one.model} answers {task} and finds no boxes to compare")
-    trained = [one for one in contenders if one.weights is None and budget_minutes is not None]
+    trained = [one for one in contenders if one.weights is None and minutes is not None]
     if trained and val is None and val_split is None:
         val = KEPT_ASIDE
         say(f"a share of {val:g} of the images is kept aside to judge on; --val and --val-split name others")
@@ -199,11 +199,7 @@ def compare(
     training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
     rows = []
     for one in contenders:
-        own = (
-            dataclasses.replace(with_default_lr(settings, one.model), minutes=budget_minutes)
-            if one in trained
-            else None
-        )
+        own = dataclasses.replace(with_default_lr(settings, one.model), minutes=minutes) if one in trained else None
         weights = one.weights
         if weights is None and own is None:
             weights = read_weights(None, model=one.model).source
@@ -215,7 +211,7 @@ def compare(
             continue
         start = None
         if own is not None and learned is not None:
-            say(f"{one.model}: training for {budget_minutes:g} minutes")
+            say(f"{one.model}: training for {minutes:g} minutes")
             weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
         assert weights is not None
         training_record = read_weights_file(weights, model=one.model).training
@@ -234,7 +230,7 @@ def compare(
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(dataclasses.replace(row, label=one.label))
-    said = {**common, "budget_minutes": budget_minutes, "settings": dataclasses.asdict(settings)}
+    said = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": said}
     comparison = Comparison(str(whole.source), judged_on.images.files, told_apart(rows), folder, record)
     comparison.write()

@@ -269,7 +269,7 @@ def train(
     if start is not None and result.ended != "interrupted" and best < start["score"]:
         say.say(
             f"warning: {score_name(start)} was {start['score']:.3f} before training and is {best:.3f} at best after it: the "
-            "weights to start from are the better ones; give more epochs or minutes, or a lower learning rate (--lr)"
+            "weights to start from are the better ones; give more epochs or minutes, or a lower --learning-rate"
         )
     return TrainedModel(result, path, folder.best if folder.best.exists() else folder.last, folder.last)
 

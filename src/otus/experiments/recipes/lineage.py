@@ -50,7 +50,7 @@ def run(
         format="voc",
         split="train",
         val_split="val",
-        budget_minutes=minutes,
+        minutes=minutes,
         settings=replace(SETTINGS, precision=fastest_precision()),
         limit=limit,
         out=out,

@@ -310,7 +310,7 @@ def explain_average_precision(
     category: str,
     protocol: str = "coco",
     rules: Rules,
-    shown: int = 40,
+    show: int = 40,
 ) -> ApConstruction:
     """Build the AP of one category.
 
@@ -328,14 +328,14 @@ def explain_average_precision(
     ShapeError
         If the category is none of the data set's.
     UsageError
-        If ``shown`` is negative.
+        If ``show`` is negative.
     """
-    if shown < 0:
-        raise UsageError(f"shown: expected 0 or more detections, got {shown}")
+    if show < 0:
+        raise UsageError(f"show: expected 0 or more detections, got {show}")
     label = dataset.categories.index(category)
     alone = comparison.only(label)
     matches = alone.match(rules, at_least=np.nextafter(0, 1))
-    return ApConstruction(dataset, alone, protocol, rules, matches, label, shown)
+    return ApConstruction(dataset, alone, protocol, rules, matches, label, show)
 
 
 def _row(one: Mapping[str, Any]) -> dict[str, Any]:
