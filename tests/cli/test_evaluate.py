@@ -147,7 +147,7 @@ def test_faults_of_several_kinds_are_counted(files):
     bad = [{**FOUND[1], **FAULTS[name][0]} for name in names]
     found.write_text(json.dumps([*bad, FOUND[0]]))
     done = run(labels, found, "--skip-bad")
-    assert "4 faulty records (1 " in done.stderr
+    assert "4 invalid records (1 " in done.stderr
     document = json.loads(run(labels, found, "--skip-bad", "--json").stdout)
     assert document["skipped"] == {
         "unknown_image": 1, "unknown_category": 1, "unreadable_annotation": 1, "not_finite": 1
