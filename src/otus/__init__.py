@@ -1,34 +1,132 @@
 """Otus: object detection and segmentation, from the sliding window to Segment Anything.
 
 ``import otus`` is light: each name below brings what it needs when it is first used.
+
+==============================  ====================================================================================
+Read data                       `open_dataset`, which returns a `Dataset` of `Sample` values
+Predict                         `load` returns a `Predictor`, which returns `Prediction` values; `list_models`, `Tiles`
+Train                           `train` returns a `TrainedModel`; `TrainSettings`
+Measure                         `evaluate` returns an `EvaluationReport`; `compare` returns a `Comparison`
+What is on an image             `Instances`, `Masks`, `SemanticMap`, `PanopticMap`, `Classification`, `Categories`
+What somebody points at         `Prompt`, `MaskCandidates`
+How images and answers pass     `Preprocess`, `Postprocess`
+What can go wrong               `OtusError` and the errors below it
+==============================  ====================================================================================
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ imports each when it is first used
+    from otus.data.dataset import Dataset
+    from otus.data.open import open_dataset
+    from otus.data.sample import Sample
+    from otus.errors import (
+        CheckpointError,
+        DataError,
+        FetchError,
+        ImageError,
+        MissingExtraError,
+        OtusError,
+        ShapeError,
+        TrainingError,
+        UsageError,
+    )
+    from otus.evaluation.evaluate import EvaluationReport, evaluate
+    from otus.experiments.compare import compare
+    from otus.inference.loading import load
+    from otus.inference.prediction import Prediction
+    from otus.inference.predictor import Predictor
+    from otus.inference.tiling import Tiles
+    from otus.parts.postprocess import Postprocess
+    from otus.parts.preprocess import Preprocess
+    from otus.reports.comparison import Comparison
+    from otus.structures import (
+        BoxFormat,
+        Categories,
+        Classification,
+        Instances,
+        KeypointNames,
+        MaskCandidates,
+        Masks,
+        Objects,
+        PanopticMap,
+        Prompt,
+        SemanticMap,
+    )
+    from otus.training.run import TrainedModel, train
+    from otus.training.settings import TrainSettings
+    from otus.zoo.catalogue import list_models
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "load": "otus.inference.loading",
-    "Predictor": "otus.inference.predictor",
-    "evaluate": "otus.evaluation.evaluate",
-    "train": "otus.training.run",
-    "TrainSettings": "otus.training.settings",
-    "open_dataset": "otus.data.open",
-    "Dataset": "otus.data.dataset",
-    "Sample": "otus.data.sample",
-    "Instances": "otus.structures",
-    "Masks": "otus.structures",
-    "Categories": "otus.structures",
-    "OtusError": "otus.errors",
-}
+__all__ = [
+    "BoxFormat",
+    "Categories",
+    "CheckpointError",
+    "Classification",
+    "Comparison",
+    "DataError",
+    "Dataset",
+    "EvaluationReport",
+    "FetchError",
+    "ImageError",
+    "Instances",
+    "KeypointNames",
+    "MaskCandidates",
+    "Masks",
+    "MissingExtraError",
+    "Objects",
+    "OtusError",
+    "PanopticMap",
+    "Postprocess",
+    "Prediction",
+    "Predictor",
+    "Preprocess",
+    "Prompt",
+    "Sample",
+    "SemanticMap",
+    "ShapeError",
+    "Tiles",
+    "TrainSettings",
+    "TrainedModel",
+    "TrainingError",
+    "UsageError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "list_models",
+    "load",
+    "open_dataset",
+    "train",
+]
 
-__all__ = [*_HOMES, "__version__"]
+_NAMES_BY_MODULE = {
+    "data.dataset": "Dataset",
+    "data.open": "open_dataset",
+    "data.sample": "Sample",
+    "errors": "CheckpointError DataError FetchError ImageError MissingExtraError OtusError ShapeError TrainingError UsageError",
+    "evaluation.evaluate": "EvaluationReport evaluate",
+    "experiments.compare": "compare",
+    "inference.loading": "load",
+    "inference.prediction": "Prediction",
+    "inference.predictor": "Predictor",
+    "inference.tiling": "Tiles",
+    "parts.postprocess": "Postprocess",
+    "parts.preprocess": "Preprocess",
+    "reports.comparison": "Comparison",
+    "structures": "BoxFormat Categories Classification Instances KeypointNames MaskCandidates Masks Objects PanopticMap Prompt "
+    "SemanticMap",
+    "training.run": "TrainedModel train",
+    "training.settings": "TrainSettings",
+    "zoo.catalogue": "list_models",
+}
+_MODULE_OF = {name: f"otus.{module}" for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'otus' has no attribute {name!r}")
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import otus
 from otus.errors import ImageError
 from otus.inference.prediction import Prediction
 from otus.inference.predictor import choose_device
-from otus.structures import Categories, Instances, Masks
+from otus.structures import Categories, Classification, Instances, Masks
 
 CATS = Categories(("cat", "dog"))
 
@@ -134,3 +136,54 @@ def test_one_bad_file_of_many_says_how_to_go_on(predictor, tmp_path):
     errors: list[otus.OtusError] = []
     assert len(predictor.predict([tmp_path, b"no image"], report=errors.append)) == 1
     assert len(errors) == 2
+
+
+def test_a_prediction_is_json_and_coco(prediction, tmp_path):
+    assert json.loads(prediction.to_json()) == prediction.to_dict()
+    records = prediction.to_coco(image_id=42)
+    assert [(one["image_id"], one["category_id"], one["bbox"]) for one in records] == [
+        (42, 0, [5, 5, 25, 25]),
+        (42, 1, [20, 2, 30, 36]),
+    ]
+    assert all(set(one["segmentation"]) == {"size", "counts"} for one in records)
+    assert replace(prediction, instances=prediction.instances[:0]).to_coco(image_id=42) == []
+    labels = {
+        "images": [{"id": 42, "file_name": "a.png", "width": 60, "height": 40}],
+        "annotations": [
+            {"id": i, "image_id": 42, "category_id": one["category_id"], "bbox": one["bbox"], "iscrowd": 0}
+            for i, one in enumerate(records, start=1)
+        ],
+        "categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(labels))
+    for image_id in (42, "a.png"):
+        (tmp_path / "results.json").write_text(json.dumps(prediction.to_coco(image_id=image_id)))
+        report = otus.evaluate(tmp_path / "instances.json", predictions=tmp_path / "results.json")
+        assert report.results["bbox"].figures["AP"] == pytest.approx(1)
+
+
+def test_a_classified_image_is_coco_and_a_table_too(prediction):
+    shown = Classification(np.array([0.25, 0.75]), CATS)
+    classified = replace(prediction, instances=Instances.empty((40, 60)), classification=shown)
+    first = {"image_id": "a.png", "category_id": 1, "category": "dog", "score": 0.75}
+    assert classified.to_coco(image_id="a.png")[0] == first
+    pytest.importorskip("pandas")
+    assert classified.to_pandas().to_dict("records") == [
+        {"image": "a.png", "category": "dog", "score": 0.75},
+        {"image": "a.png", "category": "cat", "score": 0.25},
+    ]
+
+
+def test_a_prediction_is_a_table(prediction):
+    pytest.importorskip("pandas")
+    table = replace(prediction, frame=3).to_pandas()
+    assert list(table) == ["image", "frame", "category", "score", "x1", "y1", "x2", "y2", "mask_area"]
+    assert table.iloc[1].tolist() == ["a.png", 3, "dog", 0.8, 20, 2, 50, 38, 2400]
+    empty = replace(prediction, instances=prediction.instances[:0]).to_pandas()
+    assert empty.shape == (0, 8)
+
+
+def test_without_pandas_the_error_says_the_command(prediction, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(otus.MissingExtraError, match=r"pip install 'otus\[pandas\]'"):
+        prediction.to_pandas()

@@ -1,22 +1,27 @@
 """What was found on one image, and how it is drawn, told and written down."""
 
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from otus.data.image_writing import write_image
+from otus.errors import MissingExtraError
 from otus.inference.tiling import Tiles
 from otus.parts.postprocess import Postprocess
 from otus.structures import BoxFormat, Categories, Classification, Instances
 from otus.structures.boxes import as_boxes, convert
 from otus.visualization.drawing import draw, overlay
+
+if TYPE_CHECKING:
+    import pandas
 
 _SHOWN_CATEGORIES = 5
 _NOTEBOOK_SIDE = 1280
@@ -77,6 +82,67 @@ class Prediction:
         shown = self.instances if self.classification is None else self.classification
         assert shown.categories is not None  # a predictor names them
         return prediction_document(self, shown.categories)
+
+    def to_json(self) -> str:
+        """Return :meth:`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def to_coco(self, *, image_id: int | str) -> list[dict[str, Any]]:
+        """Return the records of COCO's results: those of several images, in one list, are a file of predictions.
+
+        Parameters
+        ----------
+        image_id
+            The image's id in the labels that the predictions belong to; or its file name, which :func:`otus.evaluate` takes
+            as well.
+
+        Returns
+        -------
+        list of dict
+            One an object (of a classified image one a category, the five likeliest): ``image_id``, ``category_id`` as the
+            model's categories have it, ``category``, ``score``, ``bbox`` (xywh, pixels), ``segmentation`` (RLE) and
+            ``keypoints`` where there are some.
+        """
+        shown = self.instances if self.classification is None else self.classification
+        categories = shown.categories
+        assert categories is not None  # a predictor names them
+        (records,) = answer_document(self, categories).values()
+        ids = dict(zip(categories, categories.ids, strict=True))
+        return [{"image_id": image_id, "category_id": ids[record["category"]], **record} for record in records]
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a table with a row for each object, or for each category of a classified image.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``image``, ``frame`` (of a video), ``category``, ``score``, and of objects ``x1``, ``y1``, ``x2``, ``y2``
+            in pixels, and ``mask_area`` in square pixels where there are masks.
+
+        Raises
+        ------
+        MissingExtraError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtraError("pandas", "pandas", "a table of predictions") from None
+        place: dict[str, Any] = {"image": self.name} | ({} if self.frame is None else {"frame": self.frame})
+        if self.classification is not None:
+            shown, order = self.classification, self.classification.order()
+            columns: dict[str, Any] = {
+                "category": [shown.categories[label] for label in order],
+                "score": shown.scores[order],
+            }
+        else:
+            found = self.instances
+            assert found.categories is not None  # a predictor names them
+            columns = {"category": [found.categories[label] for label in found.labels], "score": found.scores}
+            columns |= dict(zip(("x1", "y1", "x2", "y2"), found.boxes_xyxy.T, strict=True))
+            columns |= {} if found.masks is None else {"mask_area": found.masks.area()}
+        count = len(columns["category"])
+        return pandas.DataFrame({**{name: [value] * count for name, value in place.items()}, **columns})
 
     def _overlay(self) -> np.ndarray:
         return overlay(self.image, drawn_objects(self))

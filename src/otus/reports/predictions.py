@@ -20,7 +20,7 @@ from otus.data.image_writing import write_image
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import DataError, UsageError, stop_at_first
-from otus.inference.prediction import Prediction, answer_document, drawn_objects, found_in_words, instance_records
+from otus.inference.prediction import Prediction, drawn_objects, found_in_words, instance_records
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Categories
 from otus.visualization.drawing import draw, overlay
@@ -174,14 +174,10 @@ class PredictionFolder:
         place = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             place |= {"frame": prediction.frame}  # type: ignore[dict-item]
-        answer = answer_document(prediction, self.categories)
-        records = []
-        for record in (*answer.get("instances", ()), *answer.get("classification", ())):
-            label = self.categories.index(record["category"])
-            whole = {"image_id": self._count, "category_id": self.categories.ids[label], **record, **place}
+        records = [record | place for record in prediction.to_coco(image_id=self._count)]
+        for record in records:
             if record["category"] in self._cuts:
-                whole["score_threshold"] = self._cuts[record["category"]]
-            records.append(whole)
+                record["score_threshold"] = self._cuts[record["category"]]
         if records:
             first = b"\n" if self._end == 1 else b",\n"
             self._append(first + b",\n".join(map(msgspec.json.encode, records)))

@@ -2,9 +2,42 @@
 
 from typing import Any
 
+from otus.errors import UsageError, did_you_mean
 from otus.zoo.checkpoint import load_checkpoint
 from otus.zoo.models import MODELS
 from otus.zoo.weights import packaged_file
+
+
+def list_models(task: str | None = None, *, trained: bool = False) -> list[str]:
+    """Return the names that :func:`otus.load` and :func:`otus.train` take, those with packaged weights first.
+
+    Parameters
+    ----------
+    task
+        Only models of this task: ``detection``, ``instance``, ``classification`` (default: all).
+    trained
+        Only models with trained weights, packaged or published.
+
+    Raises
+    ------
+    UsageError
+        If there is no model of that task.
+
+    Examples
+    --------
+    >>> list_models("instance", trained=True)[0]
+    'mask_rcnn_efficientnet_lite0_fpn'
+    """
+    tasks = sorted({entry.task for entry in MODELS.values()})
+    if task is not None and task not in tasks:
+        raise UsageError(f"task: expected one of {', '.join(tasks)}, got {task!r}{did_you_mean(task, tasks)}")
+    packaged = [name for name in MODELS if packaged_file(name) is not None]
+    names = [*packaged, *(name for name in MODELS if name not in packaged)]
+    return [
+        name
+        for name in names
+        if task in (None, MODELS[name].task) and (not trained or name in packaged or MODELS[name].weights)
+    ]
 
 
 def catalogue() -> list[dict[str, Any]]:

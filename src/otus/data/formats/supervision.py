@@ -1,0 +1,155 @@
+"""Objects as supervision's ``Detections`` and ``KeyPoints``, and back (https://supervision.roboflow.com).
+
+Both sides have ``xyxy`` boxes in pixels, labels from 0, and masks of the whole image. ``Detections`` do not know the size
+of their image, and say categories by a column of names; keypoints are a value of their own.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from otus.errors import MissingExtraError, ShapeError
+from otus.structures import Categories, Instances, Masks, oriented
+
+if TYPE_CHECKING:
+    from supervision import Detections, KeyPoints
+
+_NAMES = "class_name"
+_CORNERS = "xyxyxyxy"
+_VISIBILITY = "visibility"
+
+
+def to_supervision(instances: Instances) -> "Detections":
+    """Return the objects as ``supervision.Detections``.
+
+    Parameters
+    ----------
+    instances
+        N objects. Masks become dense, N x H x W bytes; oriented boxes their corners, as ``data["xyxyxyxy"]``; named columns
+        go into ``data``, the names of the categories as ``data["class_name"]``. Keypoints: :func:`to_supervision_keypoints`.
+
+    Raises
+    ------
+    MissingExtraError
+        If supervision is not installed.
+    """
+    data = {name: np.asarray(column) for name, column in instances.columns.items()}
+    if instances.oriented_boxes_xywhr is not None:
+        data[_CORNERS] = oriented.corners(instances.oriented_boxes_xywhr)
+    return _supervision().Detections(
+        xyxy=instances.boxes_xyxy,
+        mask=None if instances.masks is None else instances.masks.dense(),
+        confidence=instances.scores,
+        class_id=instances.labels,
+        data=data | _category_names(instances),
+    )
+
+
+def from_supervision(
+    detections: "Detections",
+    *,
+    size_hw: tuple[int, int],
+    categories: Categories | None = None,
+    keypoints: "KeyPoints | None" = None,
+) -> Instances:
+    """Return ``supervision.Detections`` as instances.
+
+    Parameters
+    ----------
+    detections
+        N objects. ``data["xyxyxyxy"]`` becomes oriented boxes, ``tracker_id`` and the other arrays of ``data`` named
+        columns.
+    size_hw
+        Height and width of the image, which detections do not know.
+    categories
+        What the labels mean. ``data["class_name"]`` then says the category of each object, where it is there; else
+        ``class_id`` does.
+    keypoints
+        Of the same N objects, in the same order.
+
+    Raises
+    ------
+    ShapeError
+        If there are neither ids nor names of categories, a name is not one of ``categories``, or masks or keypoints are of
+        another number or size.
+    """
+    count, data = len(detections), dict(detections.data)
+    names = data.pop(_NAMES, None) if categories is not None else None
+    if names is not None and categories is not None:
+        labels = [categories.index(str(name)) for name in names]
+    elif detections.class_id is not None:
+        labels = np.asarray(detections.class_id).tolist()
+    elif count:
+        raise ShapeError("detections: expected class_id or data['class_name'], got neither; set one of them")
+    else:
+        labels = []
+    corners = data.pop(_CORNERS, None)
+    columns = {name: np.asarray(column) for name, column in data.items()}
+    if detections.tracker_id is not None:
+        columns["tracker_id"] = detections.tracker_id
+    return Instances(
+        detections.xyxy,
+        np.array(labels, dtype=np.int64),
+        size_hw,
+        categories,
+        scores=detections.confidence,
+        masks=None if detections.mask is None else Masks.from_dense(np.asarray(detections.mask)),
+        oriented_boxes_xywhr=None if corners is None else oriented.from_corners(np.asarray(corners)),
+        columns=columns,
+        **({} if keypoints is None else _keypoints(keypoints, count)),
+    )
+
+
+def to_supervision_keypoints(instances: Instances) -> "KeyPoints":
+    """Return the keypoints of the objects as ``supervision.KeyPoints``; visible are those of visibility 1 and 2.
+
+    The visibility itself goes into ``data["visibility"]``, from which :func:`from_supervision` takes it back.
+
+    Raises
+    ------
+    ShapeError
+        If the objects have no keypoints.
+    MissingExtraError
+        If supervision is not installed.
+    """
+    if instances.keypoints is None:
+        raise ShapeError("instances: expected keypoints, got objects without; to_supervision takes boxes and masks")
+    visibility = instances.keypoints[:, :, 2]
+    return _supervision().KeyPoints(
+        xy=instances.keypoints[:, :, :2].astype(np.float32),
+        class_id=instances.labels,
+        keypoint_confidence=_float32(instances.keypoint_scores),
+        detection_confidence=_float32(instances.scores),
+        visible=visibility > 0,
+        data={_VISIBILITY: visibility.astype(np.int64), **_category_names(instances)},
+    )
+
+
+def _keypoints(keypoints: "KeyPoints", count: int) -> dict[str, np.ndarray | None]:
+    if len(keypoints) != count:
+        raise ShapeError(f"keypoints: expected those of {count} objects, as detections has, got {len(keypoints)}")
+    visibility = keypoints.data.get(_VISIBILITY)
+    if visibility is None:
+        seen = keypoints.visible if keypoints.visible is not None else (keypoints.xy != 0).any(axis=-1)
+        visibility = np.where(seen, 2, 0)
+    points = np.concatenate([keypoints.xy, np.asarray(visibility)[..., None]], axis=-1)
+    return {"keypoints": points, "keypoint_scores": keypoints.keypoint_confidence}
+
+
+def _category_names(instances: Instances) -> dict[str, np.ndarray]:
+    if instances.categories is None:
+        return {}
+    names = [instances.categories[label] for label in instances.labels.tolist()]
+    return {_NAMES: np.array(names, dtype=str)}
+
+
+def _float32(values: np.ndarray | None) -> np.ndarray | None:
+    return None if values is None else values.astype(np.float32)
+
+
+def _supervision() -> Any:
+    try:
+        import supervision
+    except ImportError:
+        raise MissingExtraError("supervision", "supervision", "giving objects to supervision") from None
+    return supervision
