@@ -186,11 +186,11 @@ def test_rcnn_learns_from_positives_and_negatives_and_leaves_the_neutral_out():
     system = of_crops()
     iou_08, iou_04, iou_02 = [0, 0, 20, 16], [0, 0, 20, 8], [0, 0, 20, 4]
     made = sample([iou_08, iou_04, iou_02], [[0, 0, 20, 20]])
-    record = system._run([made], postprocess=None)
+    record = system.training_stages([made])
     (assignment,) = record.assignments
     taught = dict(zip(map(tuple, assignment.regions.tolist()), assignment.slots.tolist(), strict=True))
     assert taught == {(0, 0, 20, 16): 1, (0, 0, 20, 4): 0, (0, 0, 20, 20): 1}
-    fast = of_roi_pool()._run([made], postprocess=None).assignments[0]
+    fast = of_roi_pool().training_stages([made]).assignments[0]
     assert len(fast.regions) == 4  # nothing is neutral there
 
 

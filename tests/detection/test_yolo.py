@@ -117,7 +117,7 @@ def test_the_loss_is_that_of_a_loop_over_cells():
 
 def test_the_confidence_is_taught_the_overlap_and_only_the_responsible_box_learns_where():
     system = tiny()
-    record = system._run(SEVERAL[:1], postprocess=None)
+    record = system.training_stages(SEVERAL[:1])
     index, overlaps = system.responsible(record.output, record.assignment)
     cell = (record.assignment.image, record.assignment.row, record.assignment.column)
     (gradient,) = torch.autograd.grad(record.losses["box"], record.output, retain_graph=True)
@@ -131,7 +131,7 @@ def test_the_confidence_is_taught_the_overlap_and_only_the_responsible_box_learn
 
 
 def test_objects_that_share_a_cell_are_counted_and_the_largest_is_learned():
-    record = tiny()._run(SEVERAL, postprocess=None)
+    record = tiny().training_stages(SEVERAL)
     assert record.assignment.lost == (1, 2, 0)
     assert record.assignment.labels.tolist() == [0, 1, 1]
     objects = Objects.build(

@@ -20,6 +20,7 @@ from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import DataError, ShapeError
 from otus.parts.backbones import LayeredBackbone
+from otus.parts.inference_mode import inference_mode
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
@@ -151,7 +152,8 @@ def test_a_classifier_learns_the_objects_of_a_detection_set(scenes: Dataset, tmp
     assert row["score"] == row["classification/top1"]
     assert scenes.objects is not None
     system = tiny_classifier(scenes.categories)
-    record = system.judge([PREPROCESS.sample(to_tensors(sample)) for sample in scenes])
+    with inference_mode(system) as judged:
+        record = judged.training_stages([PREPROCESS.sample(to_tensors(sample)) for sample in scenes])
     assert record.labels is not None
     np.testing.assert_array_equal(torch.cat(record.labels), scenes.objects.labels)
     whole = system.stages([PREPROCESS.sample(to_tensors(scenes[0]))])

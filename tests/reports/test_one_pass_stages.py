@@ -221,7 +221,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
     ]
     boxes = 32 if kind == "yolo" else 0
     known = figures_of([document, cells, counts, boxes, len(names), 5, 0, 1])
-    known |= {str(side) for one in stages.record.maps for side in one.shape[-2:]}
+    known |= {str(side) for one in stages.record.features for side in one.shape[-2:]}
     tables = " ".join(re.findall("<td[^>]*>(.*?)</td>", text))
     sentences = " ".join(re.findall(r"(?<=<p>)[^<]*|(?<=<figcaption>)[^<]*", text))
     for figure in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?", html.unescape(f"{tables} {sentences}")):

@@ -13,8 +13,7 @@ with a label, which is what the sliding window and R-CNN ask of the network late
 Departures: the whole image is stretched to a square, and not cut to one; no dropout.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -24,35 +23,33 @@ from torch.nn import functional as F
 from otus.data.tensors import TensorSample
 from otus.errors import ShapeError
 from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
-from otus.parts.batching import Batch, make_batch, make_target
+from otus.parts.batching import Batch, make_target
 from otus.parts.heads.box_head import TwoLayerMLP
-from otus.parts.inference_mode import Stopwatch, inference_mode
+from otus.parts.inference_mode import Stopwatch
 from otus.parts.losses import zero_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops
+from otus.parts.system import BaseSystem, Stages
 from otus.structures import Categories, Classification
 
 
-@dataclass
-class ClassifierStages:
-    """The record of one pass: the crops of each image that were looked at, and the logits of all, image by image.
+@dataclass(kw_only=True)
+class ClassifierStages(Stages):
+    """The record of one pass: the crops of each image that were classified, and the logits of all, image by image.
 
-    ``labels`` and ``losses`` are of a pass that learns.
+    A pass that predicts classifies each whole image; one that learns everything that has a label, with its ``labels``.
     """
 
-    batch: Batch
     crops: list[Float[Tensor, "_ 4"]]
     logits: Float[Tensor, "r c"]
-    milliseconds: dict[str, float]
     labels: list[Int[Tensor, "_"]] | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
 
     def scores(self) -> list[Float[Tensor, "_ c"]]:
         """The probability of each category for the crops of each image."""
         return list(self.logits.softmax(dim=1).split_with_sizes([len(crops) for crops in self.crops]))
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
     """A backbone, a network over its last map, and a softmax over the categories.
 
     Parameters
@@ -65,9 +62,12 @@ class ImageClassifier(nn.Module):
         Length of the vector that the categories are read from.
     categories
         What the labels mean.
-    """
 
-    postprocess: Postprocess | None = None
+    Notes
+    -----
+    ``losses`` are ``class``: cross-entropy over whole images (where a sample has ``label``) and crops of objects
+    (``boxes``).
+    """
 
     def __init__(
         self, region_features: WarpedCrops, network: nn.Module, *, features: int, categories: Categories
@@ -78,63 +78,8 @@ class ImageClassifier(nn.Module):
         self.cls_score = nn.Linear(features, len(categories))
         self.categories = categories
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; samples are brought there."""
-        return self.cls_score.weight.device
-
-    def losses(
-        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """``class``: cross-entropy over whole images (where a sample has ``label``) and crops of objects (``boxes``).
-
-        ``generator`` is not needed: nothing is drawn.
-
-        Raises
-        ------
-        ShapeError
-            If a sample has neither, or a label that is none of the categories'.
-        """
-        return self._run(samples, [self._known(sample) for sample in samples]).losses
-
-    def predict(
-        self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None
-    ) -> list[Classification]:
-        """What each whole image shows; there is nothing to postprocess."""
-        scores = self.stages(samples).scores()
-        return [Classification(of_one[0].cpu().numpy(), self.categories) for of_one in scores]
-
-    def stages(self, samples: Sequence[TensorSample]) -> ClassifierStages:
-        """The record of a pass that predicts."""
-        with inference_mode(self) as system:
-            return system._run(samples, None)
-
-    def judge(self, samples: Sequence[TensorSample]) -> ClassifierStages:
-        """The record of a pass that predicts, over everything that has a label, with ``labels`` and ``losses``."""
-        with inference_mode(self) as system:
-            return system._run(samples, [self._known(sample) for sample in samples])
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``scores`` (B, C)."""
-        return {"scores": self._run([{"image": image} for image in images], None).logits.softmax(dim=1)}
-
-    def _run(self, samples: Sequence[TensorSample], known: list[tuple[Tensor, Tensor]] | None) -> ClassifierStages:
-        watch = Stopwatch(self.device)
-        with watch.time("batch"):
-            batch = make_batch(samples, size_divisor=1, device=self.device)
-            crops = [_whole(sample, self.device) for sample in samples] if known is None else [one for one, _ in known]
-        with watch.time("regions"):
-            pieces = self.region_features.extract([], batch, crops)
-            logits = self.cls_score(self.network(pieces)).float()
-        record = ClassifierStages(batch, crops, logits, watch.milliseconds)
-        if known is not None:
-            record.labels = [labels for _, labels in known]
-            nothing = zero_loss(self) + logits.sum()
-            record.losses = {"class": F.cross_entropy(logits, torch.cat(record.labels)) if len(logits) else nothing}
-        return record
-
-    def _known(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
-        """The crops of an image whose label is known, and their labels."""
+    def target(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
+        """Return the crops of an image that have a label, and their labels: the whole image, else each object."""
         count = len(self.categories)
         if "label" not in sample:
             target = make_target(sample, category_count=count, device=self.device)
@@ -143,6 +88,38 @@ class ImageClassifier(nn.Module):
         if not 0 <= int(label) < count:
             raise ShapeError(f"sample {sample.get('key', '')}: expected a label 0..{count - 1}, got {int(label)}")
         return _whole(sample, self.device), label
+
+    def results(self, record: ClassifierStages) -> list[Classification]:
+        """Return the scores of each whole image."""
+        return [Classification(scores[0].cpu().numpy(), self.categories) for scores in record.scores()]
+
+    def tensors(self, record: ClassifierStages) -> dict[str, Tensor]:
+        """Return ``scores`` (B, C)."""
+        return {"scores": record.logits.softmax(dim=1)}
+
+    def compute_stages(
+        self,
+        batch: Batch,
+        targets: list[tuple[Tensor, Tensor]] | None,
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
+    ) -> ClassifierStages:
+        """Compute the class scores of crops."""
+        if targets is None:
+            crops = [_whole(sample, self.device) for sample in batch.samples]
+        else:
+            crops = [boxes for boxes, _ in targets]
+        with watch.time("regions"):
+            features = self.region_features.extract([], batch, crops)
+            logits = self.cls_score(self.network(features)).float()
+        record = ClassifierStages(batch=batch, features=[], milliseconds=watch.milliseconds, crops=crops, logits=logits)
+        if targets is not None:
+            record.labels = [labels for _, labels in targets]
+            nothing = zero_loss(self) + logits.sum()
+            record.losses = {"class": F.cross_entropy(logits, torch.cat(record.labels)) if len(logits) else nothing}
+        return record
 
 
 def _whole(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:

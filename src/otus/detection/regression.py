@@ -22,22 +22,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_area, clip_boxes_to_image, remove_small_boxes
 
-from otus.data.tensors import TensorSample
 from otus.detection.region_based.region_stages import RegionStages, to_instances
 from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
-from otus.parts.batching import Target, make_batch, make_target
+from otus.parts.batching import Batch, Target
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.detections import Detections
 from otus.parts.heads.box_head import TwoLayerMLP
-from otus.parts.inference_mode import Stopwatch, inference_mode
+from otus.parts.inference_mode import Stopwatch
 from otus.parts.losses import box_delta_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.proposals import Proposals
 from otus.parts.regions.roi_features import RoIPooler
+from otus.parts.system import BaseSystem
 from otus.structures import Categories, Instances
 
 
-class SingleObjectDetector(nn.Module):
+class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
     """One class and one box for each image.
 
     Parameters
@@ -52,7 +52,13 @@ class SingleObjectDetector(nn.Module):
         Cells of the grid, along a side, that the last map is brought to.
     postprocess
         What is reported: the one object, where its score is above the threshold.
+
+    Notes
+    -----
+    ``losses`` are ``class`` and ``box`` of the largest object of each image; images without objects add nothing.
     """
+
+    postprocess: Postprocess
 
     def __init__(
         self,
@@ -73,56 +79,46 @@ class SingleObjectDetector(nn.Module):
         self.bbox_pred = nn.Linear(features, 4)
         self.transform = DeltaBoxCoder()
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; samples are brought there."""
-        return self.cls_score.weight.device
+    def results(self, record: RegionStages) -> list[Instances]:
+        """Return at most one object per image."""
+        return to_instances(record, self.categories)
 
-    def losses(
-        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """``class`` and ``box`` of the largest object of each image; images without objects add nothing.
-
-        ``generator`` is not needed: nothing is drawn.
-        """
-        return self._run(samples, postprocess=None).losses
-
-    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """At most one object of each prepared image, in its own frame."""
-        return to_instances(self.stages(samples, postprocess=postprocess), self.categories)
-
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> RegionStages:
-        """The record of a pass that predicts. An image's one proposal is the whole of it; there is no background."""
-        with inference_mode(self) as system:
-            return system._run(samples, postprocess=postprocess or self.postprocess)
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: ``boxes``, ``scores`` and ``labels``, one of each ``image_index``."""
-        record = self._run([{"image": image} for image in images], postprocess=self.postprocess)
+    def tensors(self, record: RegionStages) -> dict[str, Tensor]:
+        """Return ``boxes``, ``scores`` and ``labels``, one per image, and their ``image_index``."""
         scores, labels = record.logits.softmax(dim=1).max(dim=1)
-        boxes = torch.cat([self._boxes(record, i) for i in range(len(images))])
-        image_index = torch.arange(len(images), device=images.device)
+        count = len(labels)
+        boxes = torch.cat([self._boxes(record, i) for i in range(count)])
+        image_index = torch.arange(count, device=labels.device)
         return {"image_index": image_index, "boxes": boxes, "scores": scores, "labels": labels}
 
-    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> RegionStages:
-        """A pass that predicts, or one that learns where there is no postprocess."""
-        watch = Stopwatch(self.device)
-        with watch.time("batch"):
-            batch = make_batch(samples, size_divisor=1, device=self.device)
-            whole = [batch.images.new_tensor([[0, 0, width, height]]) for height, width in batch.sizes_hw]
+    def compute_stages(
+        self,
+        batch: Batch,
+        targets: list[Target] | None,
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
+    ) -> RegionStages:
+        """Compute one class and one box per image: the only proposal is the whole image, and there is no background."""
+        whole = [batch.images.new_tensor([[0, 0, width, height]]) for height, width in batch.sizes_hw]
         with watch.time("maps"):
-            maps = self.backbone(batch.images)[-1:]
+            features = self.backbone(batch.images)[-1:]
         with watch.time("regions"):
-            vectors = self.network(self.pooling(maps, whole))
+            vectors = self.network(self.pooling(features, whole))
             logits, transforms = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
-        proposals = Proposals(whole, [torch.ones_like(one[:, 0]) for one in whole])
-        record = RegionStages(batch, maps, proposals, watch.milliseconds, logits, transforms[:, None])
-        if postprocess is None:
+        record = RegionStages(
+            batch=batch,
+            features=features,
+            milliseconds=watch.milliseconds,
+            proposals=Proposals(whole, [torch.ones_like(box[:, 0]) for box in whole]),
+            logits=logits,
+            transforms=transforms[:, None],
+        )
+        if targets is not None:
             with watch.time("losses"):
-                count = len(self.categories)
-                targets = [make_target(sample, category_count=count, device=self.device) for sample in samples]
                 record.losses = self._losses(logits, transforms, whole, targets)
-        else:
+        if postprocess is not None:
             with watch.time("postprocess"):
                 self._postprocess(record, postprocess)
         return record
@@ -154,11 +150,7 @@ class SingleObjectDetector(nn.Module):
             score, label = scores.max(dim=1)
             answer = Detections(self._boxes(record, i), score, label, torch.zeros_like(label))
             sure = answer[score > thresholds[label]]
-            candidates = sure[remove_small_boxes(sure.boxes, 1e-2)]
-            kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
-            record.candidates.append(candidates)
-            record.kept.append(kept)
-            record.detections.append(candidates[kept])
+            record.keep(sure[remove_small_boxes(sure.boxes, 1e-2)], postprocess)
 
     def _boxes(self, record: RegionStages, index: int) -> Float[Tensor, "1 4"]:
         boxes = self.transform.decode(record.transforms[index], record.proposals.boxes[index])

@@ -101,10 +101,11 @@ class ClassificationValidator:
         firsts = range(0, len(self.dataset), self.batch_size)[self.fabric.global_rank :: self.fabric.world_size]
         batches = [range(first, min(first + self.batch_size, len(self.dataset))) for first in firsts]
         labels, scores = [np.zeros(0, np.int64)], [np.zeros((0, len(system.categories)))]
-        for samples in prefetch(batches, self._load, workers=self.workers):
-            record = system.judge(samples)
-            labels += [one.cpu().numpy() for one in record.labels or ()]
-            scores += [one.cpu().numpy() for one in record.scores()]
+        with inference_mode(system) as evaluated:
+            for samples in prefetch(batches, self._load, workers=self.workers):
+                record = evaluated.training_stages(samples)
+                labels += [one.cpu().numpy() for one in record.labels or ()]
+                scores += [one.cpu().numpy() for one in record.scores()]
         metric = ClassificationAccuracy(system.categories)
         for part in gather(self.fabric, (np.concatenate(labels), np.concatenate(scores))):
             metric.update(*part)

@@ -13,17 +13,17 @@ from typing import Protocol
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from otus.data.dataset import Dataset
-from otus.data.tensors import TensorSample
 from otus.detection.region_based.region_stages import RegionStages, to_instances
-from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.detections import Detections, as_tensors
+from otus.parts.batching import Batch, Target
+from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment, BoxHead
-from otus.parts.inference_mode import Stopwatch, inference_mode
+from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.proposals import Proposals
+from otus.parts.system import BaseSystem
 from otus.structures import Categories, Instances
 
 
@@ -64,7 +64,7 @@ class MapHead(Protocol):
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Tensor]: ...
 
 
-class RegionDetector(nn.Module):
+class RegionDetector(BaseSystem[RegionStages, Instances]):
     """A detector composed of a proposer, region features and heads.
 
     Parameters
@@ -81,7 +81,14 @@ class RegionDetector(nn.Module):
         Which boxes are reported.
     size_divisor
         Batches are padded to multiples of this, the coarsest stride of a usual backbone.
+
+    Notes
+    -----
+    ``losses`` are those of the proposer and of each head. An image without objects teaches background. Crowds are no
+    objects, and regions in them are not learned from. A sample without masks or keypoints adds none of that loss.
     """
+
+    postprocess: Postprocess
 
     region_features: RegionFeatures
     proposer: Proposer
@@ -111,26 +118,6 @@ class RegionDetector(nn.Module):
         self.postprocess = postprocess
         self.size_divisor = size_divisor
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is; samples are brought there."""
-        return next(self.parameters()).device
-
-    def losses(
-        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The losses of the proposer and of each head, to be added up.
-
-        Parameters
-        ----------
-        samples
-            Prepared images with boxes and labels; without objects, an image teaches background. Crowds are no
-            objects, and regions in them are not learned from. Without masks or keypoints it adds none of that loss.
-        generator
-            Where the choice of regions takes its randomness from.
-        """
-        return self._run(samples, postprocess=None, generator=generator).losses
-
     def warnings(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: masks and keypoints that nothing teaches."""
         objects = dataset.objects
@@ -151,60 +138,56 @@ class RegionDetector(nn.Module):
                 lines.append(f"warning: no mask to learn from of {names}: what the model draws for them means nothing")
         return lines
 
-    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
+    @property
+    def min_size(self) -> int:
+        """As of the region features."""
+        return self.region_features.min_size
 
-        ``postprocess`` says which boxes are reported (default: the system's own).
-        """
-        return to_instances(self.stages(samples, postprocess=postprocess), self.categories)
+    def results(self, record: RegionStages) -> list[Instances]:
+        """Return the detections of each image, masks at low resolution."""
+        return to_instances(record, self.categories)
 
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> RegionStages:
-        """The record of a pass that predicts."""
-        with inference_mode(self) as system:
-            return system._run(samples, postprocess=postprocess or self.postprocess)
+    def tensors(self, record: RegionStages) -> dict[str, Tensor]:
+        """Return the detections as of :func:`~otus.parts.detections.as_tensors`, with ``masks`` and ``keypoints`` if any."""
+        further = {"masks": record.masks, "keypoints": record.keypoints}
+        return super().tensors(record) | {name: torch.cat(x) for name, x in further.items() if x is not None}
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: see :func:`~otus.parts.detections.as_tensors`, and ``masks`` and ``keypoints`` if any."""
-        found = self._run([{"image": image} for image in images], postprocess=self.postprocess)
-        answer = as_tensors(found.detections)
-        for name in ("masks", "keypoints"):
-            if getattr(found, name) is not None:
-                answer[name] = torch.cat(getattr(found, name))
-        return answer
-
-    def _run(
+    def compute_stages(
         self,
-        samples: Sequence[TensorSample],
+        batch: Batch,
+        targets: list[Target] | None,
         *,
         postprocess: Postprocess | None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
     ) -> RegionStages:
-        """A pass that predicts, or one that learns where there is no postprocess."""
-        watch = Stopwatch(self.device)
-        with watch.time("batch"):
-            side = self.region_features.min_size
-            batch = make_batch(samples, size_divisor=self.size_divisor, min_size=side, device=self.device)
-            targets = [self._target(sample) for sample in samples] if postprocess is None else None
+        """Compute feature maps, proposals, and what the heads say of the regions."""
         with watch.time("maps"):
-            maps = self.region_features.prepare(batch.images)
+            features = self.region_features.prepare(batch.images)
         with watch.time("proposals"):
-            proposals, losses = self.proposer.propose(maps, batch, targets, generator=generator)
+            proposals, losses = self.proposer.propose(features, batch, targets, generator=generator)
         with watch.time("regions"):
             assignments = None
             regions = proposals.boxes
             if targets is not None:
                 assignments = self.box_head.assign(proposals.boxes, targets, generator=generator)
-                regions = [one.regions for one in assignments]
-            logits, transforms = self.box_head(self.region_features.extract(maps, batch, regions))
-        record = RegionStages(batch, maps, proposals, watch.milliseconds, logits, transforms, assignments, losses)
+                regions = [assignment.regions for assignment in assignments]
+            logits, transforms = self.box_head(self.region_features.extract(features, batch, regions))
+        record = RegionStages(
+            batch=batch,
+            features=features,
+            milliseconds=watch.milliseconds,
+            proposals=proposals,
+            logits=logits,
+            transforms=transforms,
+            assignments=assignments,
+            losses=losses,
+        )
         if targets is not None and assignments is not None:
             self._learn(record, assignments, targets, watch)
         if postprocess is not None:
             self._postprocess(record, postprocess, watch)
         return record
-
-    def _target(self, sample: TensorSample) -> Target:
-        return make_target(sample, category_count=len(self.categories), device=self.device)
 
     def _learn(
         self, record: RegionStages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch
@@ -213,7 +196,7 @@ class RegionDetector(nn.Module):
             record.losses |= self.box_head.losses(record.logits, record.transforms, assignments, targets)
             for head in (self.mask_head, self.keypoint_head):
                 if head is not None:
-                    record.losses |= head.losses(record.maps, assignments, targets)
+                    record.losses |= head.losses(record.features, assignments, targets)
 
     def _postprocess(self, record: RegionStages, postprocess: Postprocess, watch: Stopwatch) -> None:
         with watch.time("postprocess"):
@@ -227,13 +210,10 @@ class RegionDetector(nn.Module):
                 strict=True,
             ):
                 candidates = self.box_head.candidates(scores, transforms, regions, size_hw, postprocess=postprocess)
-                kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
-                record.candidates.append(candidates)
-                record.kept.append(kept)
-                record.detections.append(candidates[kept])
+                record.keep(candidates, postprocess)
         if self.mask_head is not None:
             with watch.time("masks"):
-                record.masks = self.mask_head.predict(record.maps, record.detections)
+                record.masks = self.mask_head.predict(record.features, record.detections)
         if self.keypoint_head is not None:
             with watch.time("keypoints"):
-                record.keypoints = self.keypoint_head.predict(record.maps, record.detections)
+                record.keypoints = self.keypoint_head.predict(record.features, record.detections)

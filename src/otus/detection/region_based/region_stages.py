@@ -6,35 +6,28 @@ Shape shorthand: R regions of all images, S class slots, K keypoints.
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from otus.parts.batching import Batch
-from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment
 from otus.parts.regions.proposals import Proposals
+from otus.parts.system import Stages
 from otus.structures import Categories, Instances, Masks
 
 
-@dataclass
-class RegionStages:
-    """The record of one pass over a batch, in the frame of the prepared images. Lists have one entry an image.
+@dataclass(kw_only=True)
+class RegionStages(Stages):
+    """The record of one pass. Lists have one entry per image.
 
-    A pass that learns leaves ``assignments`` and ``losses``, one that predicts what follows them.
+    A pass that learns has ``assignments`` and samples the regions that ``logits`` and ``transforms`` are of; one that
+    predicts takes all proposals, and has ``scores`` (softmax of the logits) and what the further heads predict.
     """
 
-    batch: Batch
-    maps: list[Tensor]
     proposals: Proposals
-    milliseconds: dict[str, float]
     logits: Float[Tensor, "r s"]
     transforms: Float[Tensor, "r s 4"]
     assignments: list[Assignment] | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
     scores: list[Float[Tensor, "_ s"]] = field(default_factory=list)
-    candidates: list[Detections] = field(default_factory=list)
-    kept: list[Int[Tensor, "_"]] = field(default_factory=list)
-    detections: list[Detections] = field(default_factory=list)
     masks: list[Float[Tensor, "_ h w"]] | None = None
     keypoints: list[Float[Tensor, "_ k 4"]] | None = None
 

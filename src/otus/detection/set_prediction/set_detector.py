@@ -9,21 +9,21 @@ all read from it. A head for masks or panoptic segmentation needs nothing more t
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from otus.data.dataset import Dataset
-from otus.data.tensors import TensorSample
 from otus.parts.backbones import Backbone
-from otus.parts.batching import Batch, Target, make_batch, make_target
-from otus.parts.detections import Detections, as_instances, as_tensors
-from otus.parts.inference_mode import Stopwatch, inference_mode, seeded_generator
+from otus.parts.batching import Batch, Target
+from otus.parts.detections import Detections
+from otus.parts.inference_mode import Stopwatch, seeded_generator
 from otus.parts.postprocess import Postprocess
+from otus.parts.system import BaseSystem, Stages
 from otus.parts.transformer.set_matching import Match, denormalize_boxes
 from otus.structures import Categories, Instances
 
@@ -75,25 +75,16 @@ class SetHead(Protocol):
     def capacity(self) -> int: ...
 
 
-@dataclass
-class SetStages:
-    """The record of one pass over a batch, in the frame of the prepared images. Lists have one entry an image.
-
-    A pass that learns leaves ``losses``, one that predicts what follows them. ``candidates`` are all pairs of query and
-    category above the threshold (``Detections.origins`` names the query), ``kept`` the indices of those reported.
+@dataclass(kw_only=True)
+class SetStages(Stages):
+    """The record of one pass. ``candidates`` are all pairs of query and category above the threshold
+    (``Detections.origins`` is the query).
     """
 
-    batch: Batch
-    maps: list[Tensor]
     answers: SetOutputs
-    milliseconds: dict[str, float]
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    candidates: list[Detections] = field(default_factory=list)
-    kept: list[Tensor] = field(default_factory=list)
-    detections: list[Detections] = field(default_factory=list)
 
 
-class SetDetector(nn.Module):
+class SetDetector(BaseSystem[SetStages, Instances]):
     """A detector composed of a backbone and a head that answers with a set.
 
     Parameters
@@ -108,8 +99,14 @@ class SetDetector(nn.Module):
         What is reported. An NMS threshold of 1 is none, as DETR means it; with a lower one suppression is done all the same.
     size_divisor
         Batches are padded to multiples of this; 1 as in DETR's own code.
+
+    Notes
+    -----
+    Without objects, an image teaches that no query finds any. Crowds are no objects, and queries that answer inside them
+    are not taught. Of more objects than queries, those that cost least are learned (:meth:`warnings` counts such images).
     """
 
+    postprocess: Postprocess
     backbone: Backbone
     head: SetHead
 
@@ -130,39 +127,9 @@ class SetDetector(nn.Module):
         self.size_divisor = size_divisor
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is; samples are brought there."""
-        return next(self.parameters()).device
-
-    def losses(
-        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The losses of the head, to be added up.
-
-        Parameters
-        ----------
-        samples
-            Prepared images with boxes and labels; without objects, an image teaches that no query finds any. Crowds are
-            no objects, and queries that answer inside them are not taught. Of more objects than queries, those that cost
-            least are learned (:meth:`warnings` counts such images beforehand).
-        generator
-            Where dropout and noise take their randomness from.
-        """
-        with seeded_generator(generator):
-            return self._run(samples, postprocess=None, generator=generator).losses
-
-    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
-
-        ``postprocess`` says which boxes are reported (default: the system's own).
-        """
-        record = self.stages(samples, postprocess=postprocess)
-        return as_instances(record.detections, record.batch.sizes_hw, self.categories)
-
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> SetStages:
-        """The record of a pass that predicts."""
-        with inference_mode(self) as system:
-            return system._run(samples, postprocess=postprocess or self.postprocess)
+    def min_size(self) -> int:
+        """As of the backbone."""
+        return self.backbone.min_size
 
     def match(self, record: SetStages) -> list[Match]:
         """Which query of a recorded pass would have been taught which object, by the labels of its samples."""
@@ -185,48 +152,35 @@ class SetDetector(nn.Module):
             f"of these, {(crowded - self.head.capacity).sum()} objects are not learned"
         ]
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
-        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
-
-    def _run(
+    def compute_stages(
         self,
-        samples: Sequence[TensorSample],
+        batch: Batch,
+        targets: list[Target] | None,
         *,
         postprocess: Postprocess | None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
     ) -> SetStages:
-        """A pass that predicts, or one that learns where there is no postprocess."""
-        watch = Stopwatch(self.device)
-        with watch.time("batch"):
-            batch = make_batch(
-                samples, size_divisor=self.size_divisor, min_size=self.backbone.min_size, device=self.device
-            )
-            targets = [self.target(sample) for sample in samples] if postprocess is None else None
-        with watch.time("maps"):
-            maps = self.backbone(batch.images)
-        with watch.time("answers"):
-            answers, losses = self.head.answer(maps, batch, targets, generator=generator)
-        record = SetStages(batch, maps, answers, watch.milliseconds, losses)
+        """Compute feature maps, and what each query predicts."""
+        with seeded_generator(generator):
+            with watch.time("maps"):
+                features = self.backbone(batch.images)
+            with watch.time("answers"):
+                answers, losses = self.head.answer(features, batch, targets, generator=generator)
+        record = SetStages(
+            batch=batch, features=features, milliseconds=watch.milliseconds, answers=answers, losses=losses
+        )
         if postprocess is not None:
             with watch.time("postprocess"):
                 self._postprocess(record, postprocess)
         return record
-
-    def target(self, sample: TensorSample) -> Target:
-        """What is learned from a sample."""
-        return make_target(sample, category_count=len(self.categories), device=self.device)
 
     def _postprocess(self, record: SetStages, postprocess: Postprocess) -> None:
         for logits, boxes, size_hw in zip(
             record.answers.logits[-1], record.answers.boxes[-1], record.batch.sizes_hw, strict=True
         ):
             query, label, score = self.head.candidates(logits, postprocess=postprocess)
-            found = Detections(denormalize_boxes(boxes[query], size_hw), score, label, query)
-            kept = postprocess.keep(found.boxes, score, label)
-            record.candidates.append(found)
-            record.kept.append(kept)
-            record.detections.append(found[kept])
+            record.keep(Detections(denormalize_boxes(boxes[query], size_hw), score, label, query), postprocess)
 
 
 def image_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:

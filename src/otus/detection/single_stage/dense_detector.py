@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from otus.data.tensors import TensorSample
 from otus.detection.single_stage.dense_parts import (
     AnchorGenerator,
     Assigner,
@@ -25,16 +24,17 @@ from otus.detection.single_stage.dense_parts import (
     Scores,
 )
 from otus.detection.single_stage.dense_stages import DenseAssignment, DenseStages
-from otus.parts.batching import Target, make_batch, make_target
+from otus.parts.batching import Batch, Target
 from otus.parts.boxes.oriented import oriented_boxes
-from otus.parts.detections import Detections, as_instances, as_tensors
+from otus.parts.detections import Detections
 from otus.parts.heads.class_indices import class_index_tables, class_indices_of
-from otus.parts.inference_mode import Stopwatch, inference_mode
+from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
+from otus.parts.system import BaseSystem
 from otus.structures import Categories, Instances
 
 
-class DenseDetector(nn.Module):
+class DenseDetector(BaseSystem[DenseStages, Instances]):
     """A detector composed of maps, a head that answers at every location, and what its answers mean.
 
     Parameters
@@ -55,6 +55,7 @@ class DenseDetector(nn.Module):
         Batches are padded to multiples of this.
     """
 
+    postprocess: Postprocess
     label_of_index: Tensor
     index_of_label: Tensor
 
@@ -87,36 +88,9 @@ class DenseDetector(nn.Module):
         self.register_buffer("index_of_label", index_of_label, persistent=False)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is; samples are brought there."""
-        return self.index_of_label.device
-
-    def losses(
-        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The losses, to be added up; ``samples`` as of :meth:`~otus.detection.region_based.region_detector.RegionDetector.losses`."""
-        return self._run(samples, postprocess=None, generator=generator).losses
-
-    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
-
-        ``postprocess`` says which boxes are reported (default: the system's own).
-        """
-        record = self.stages(samples, postprocess=postprocess)
-        return as_instances(record.detections, record.batch.sizes_hw, self.categories)
-
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> DenseStages:
-        """The record of a pass that predicts."""
-        with inference_mode(self) as system:
-            return system._run(samples, postprocess=postprocess or self.postprocess)
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
-        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
-
-    def target(self, sample: TensorSample) -> Target:
-        """What is learned from a sample."""
-        return make_target(sample, category_count=len(self.categories), device=self.device)
+    def min_size(self) -> int:
+        """As of the feature extractor."""
+        return self.features.min_size
 
     def assign(self, anchors: Float[Tensor, "a 4"], target: Target) -> DenseAssignment:
         """What each anchor should say of an image."""
@@ -127,33 +101,33 @@ class DenseDetector(nn.Module):
         slots = matches.index_copy(0, positives, self.index_of_label[target.labels[of_objects]])
         return DenseAssignment(matches, slots, positives, boxes[of_objects])
 
-    def _run(
+    def compute_stages(
         self,
-        samples: Sequence[TensorSample],
+        batch: Batch,
+        targets: list[Target] | None,
         *,
         postprocess: Postprocess | None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
     ) -> DenseStages:
-        """A pass that predicts, or one that learns where there is no postprocess."""
-        watch = Stopwatch(self.device)
-        with watch.time("batch"):
-            side = self.features.min_size
-            batch = make_batch(samples, size_divisor=self.size_divisor, min_size=side, device=self.device)
+        """Compute feature maps, and what the head says of each anchor."""
         with watch.time("maps"):
-            maps = self.features(batch.images)
+            features = self.features(batch.images)
         with watch.time("head"):
-            answers = self.head(maps)
-        grids = [(x.shape[-2], x.shape[-1]) for x in maps]
+            answers = self.head(features)
+        grids = [(x.shape[-2], x.shape[-1]) for x in features]
         anchors = self.anchors(grids, batch.padded_hw, self.device)
-        record = DenseStages(batch, maps, anchors, answers, watch.milliseconds)
-        if postprocess is None:
+        record = DenseStages(
+            batch=batch, features=features, milliseconds=watch.milliseconds, anchors=anchors, answers=answers
+        )
+        if targets is not None:
             with watch.time("losses"):
-                everywhere = torch.cat(anchors)
-                record.assignments = [self.assign(everywhere, self.target(sample)) for sample in samples]
+                all_anchors = torch.cat(anchors)
+                record.assignments = [self.assign(all_anchors, target) for target in targets]
                 record.losses = self.criterion(
-                    answers.of_all_maps(), everywhere, record.assignments, self.coder, generator=generator
+                    answers.of_all_maps(), all_anchors, record.assignments, self.coder, generator=generator
                 )
-        else:
+        if postprocess is not None:
             with watch.time("postprocess"):
                 self._postprocess(record, postprocess)
         return record
@@ -166,8 +140,4 @@ class DenseDetector(nn.Module):
             boxes = self.coder.decode(codes[i, index], everywhere[index])
             if not self.oriented:
                 boxes = clip_boxes_to_image(boxes, size_hw)
-            candidates = Detections(boxes, scores, self.label_of_index[slots], index)
-            kept = postprocess.keep(candidates.boxes, candidates.scores, candidates.labels)
-            record.candidates.append(candidates)
-            record.kept.append(kept)
-            record.detections.append(candidates[kept])
+            record.keep(Detections(boxes, scores, self.label_of_index[slots], index), postprocess)

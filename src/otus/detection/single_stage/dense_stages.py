@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from otus.parts.batching import Batch
-from otus.parts.detections import Detections
 from otus.parts.heads.dense_head import DenseOutputs
+from otus.parts.system import Stages
 
 
 @dataclass(frozen=True)
@@ -27,21 +26,14 @@ class DenseAssignment:
     boxes: Float[Tensor, "p d"]
 
 
-@dataclass
-class DenseStages:
-    """The record of one pass over a batch, in the frame of the prepared images.
+@dataclass(kw_only=True)
+class DenseStages(Stages):
+    """The record of one pass.
 
-    ``maps``, ``anchors`` and the lists of ``answers`` have one entry a map, the others one an image. A pass that learns
-    leaves ``assignments`` and ``losses``, one that predicts what follows them.
+    ``anchors`` and the lists of ``answers`` have one entry per feature map; ``assignments``, of a pass that learns, one
+    per image.
     """
 
-    batch: Batch
-    maps: list[Tensor]
     anchors: list[Float[Tensor, "_ 4"]]
     answers: DenseOutputs
-    milliseconds: dict[str, float]
     assignments: list[DenseAssignment] = field(default_factory=list)
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    candidates: list[Detections] = field(default_factory=list)
-    kept: list[Int[Tensor, "_"]] = field(default_factory=list)
-    detections: list[Detections] = field(default_factory=list)

@@ -22,7 +22,7 @@ fully connected layers, so that images of any size pass. The grid always spans t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,13 +32,13 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.dataset import Dataset
-from otus.data.tensors import TensorSample
 from otus.parts.backbones import Backbone, LayeredBackbone, efficientnet_lite0_backbone
-from otus.parts.batching import Batch, Target, make_batch, make_target
+from otus.parts.batching import Batch, Target
 from otus.parts.boxes.matching import paired_iou
-from otus.parts.detections import Detections, as_instances, as_tensors
-from otus.parts.inference_mode import Stopwatch, inference_mode, seeded_generator
+from otus.parts.detections import Detections
+from otus.parts.inference_mode import Stopwatch, seeded_generator
 from otus.parts.postprocess import Postprocess
+from otus.parts.system import BaseSystem, Stages
 from otus.structures import Categories, Instances
 
 COORDINATE_WEIGHT, NO_OBJECT_WEIGHT = 5.0, 0.5
@@ -68,27 +68,20 @@ class GridAssignment:
     lost: tuple[int, ...]
 
 
-@dataclass
-class YoloStages:
-    """The record of one pass over a batch; lists have one entry an image.
+@dataclass(kw_only=True)
+class YoloStages(Stages):
+    """The record of one pass.
 
     ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.origins`` counts boxes
-    through rows, columns and the K of a cell. A pass that learns leaves ``assignment`` and ``losses``.
+    through rows, columns and the K of a cell. A pass that learns has the ``assignment``.
     """
 
-    batch: Batch
-    maps: list[Tensor]
     output: Float[Tensor, "b s s o"]
     boxes: Float[Tensor, "b s s k 4"]
-    milliseconds: dict[str, float]
     assignment: GridAssignment | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    candidates: list[Detections] = field(default_factory=list)
-    kept: list[Int[Tensor, "_"]] = field(default_factory=list)
-    detections: list[Detections] = field(default_factory=list)
 
 
-class YOLO(nn.Module):
+class YOLO(BaseSystem[YoloStages, Instances]):
     """A backbone, convolutions, and two fully connected layers that see the whole image.
 
     Parameters
@@ -103,7 +96,14 @@ class YOLO(nn.Module):
         S and K.
     postprocess
         What is reported.
+
+    Notes
+    -----
+    ``losses`` are the terms of the paper's equation 3 with their weights: ``box``, ``confidence``, ``no_object``,
+    ``class``. An image without objects teaches confidences of 0.
     """
+
+    postprocess: Postprocess
 
     def __init__(
         self,
@@ -134,41 +134,9 @@ class YOLO(nn.Module):
         self.postprocess = postprocess
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is; samples are brought there."""
-        return self.connected[0].weight.device  # type: ignore[return-value]
-
-    def losses(
-        self, samples: Sequence[TensorSample], *, generator: torch.Generator | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The terms of the paper's equation 3 with their weights: ``box``, ``confidence``, ``no_object``, ``class``.
-
-        Parameters
-        ----------
-        samples
-            Prepared images with boxes and labels. Without objects, an image teaches confidences of 0.
-        generator
-            Where dropout takes its randomness from.
-        """
-        with seeded_generator(generator):
-            return self._run(samples, postprocess=None).losses
-
-    def predict(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> list[Instances]:
-        """What is on each prepared image, in its own frame (``Preprocess.undo`` brings it to the original's).
-
-        ``postprocess`` says which boxes are reported (default: the system's own).
-        """
-        record = self.stages(samples, postprocess=postprocess)
-        return as_instances(record.detections, record.batch.sizes_hw, self.categories)
-
-    def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> YoloStages:
-        """The record of a pass that predicts."""
-        with inference_mode(self) as system:
-            return system._run(samples, postprocess=postprocess or self.postprocess)
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """What export sees: see :func:`~otus.parts.detections.as_tensors`."""
-        return as_tensors(self._run([{"image": image} for image in images], postprocess=self.postprocess).detections)
+    def min_size(self) -> int:
+        """As of the backbone."""
+        return self.backbone.min_size
 
     def warnings(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: objects that share a cell."""
@@ -222,23 +190,27 @@ class YOLO(nn.Module):
         index = torch.where(best > 0, index, nearest)
         return index, iou.gather(1, index[:, None])[:, 0]
 
-    def _run(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None) -> YoloStages:
-        """A pass that predicts, or one that learns where there is no postprocess."""
-        watch = Stopwatch(self.device)
-        with watch.time("batch"):
-            batch = make_batch(samples, size_divisor=1, min_size=self.backbone.min_size, device=self.device)
-            targets = [self.target(sample) for sample in samples] if postprocess is None else None
+    def compute_stages(
+        self,
+        batch: Batch,
+        targets: list[Target] | None,
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
+    ) -> YoloStages:
+        """Compute feature maps, and the boxes and class scores of each cell."""
         with watch.time("maps"):
-            maps = self.backbone(batch.images)
-        with watch.time("grid"):
-            x = self.convolutions(maps[-1])
+            features = self.backbone(batch.images)
+        with watch.time("grid"), seeded_generator(generator):
+            x = self.convolutions(features[-1])
             if x.shape[-2:] != (self.side, self.side):
                 x = F.adaptive_avg_pool2d(x, self.side)
             output = self.connected(x.flatten(start_dim=1)).float().unflatten(1, (self.side, self.side, -1))
             height, width = batch.padded_hw
             shares = self._shares(output.detach())
             boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor([width, height] * 2)
-        record = YoloStages(batch, maps, output, boxes, watch.milliseconds)
+        record = YoloStages(batch=batch, features=features, milliseconds=watch.milliseconds, output=output, boxes=boxes)
         if targets is not None:
             with watch.time("losses"):
                 record.assignment = self.assign(targets, batch.padded_hw)
@@ -247,10 +219,6 @@ class YOLO(nn.Module):
             with watch.time("postprocess"):
                 self._postprocess(record, postprocess)
         return record
-
-    def target(self, sample: TensorSample) -> Target:
-        """What is learned from a sample."""
-        return make_target(sample, category_count=len(self.categories), device=self.device)
 
     def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
         """The numbers of the boxes (dx, dy, dh, dw, confidence) and the class scores of an answer."""
@@ -309,12 +277,8 @@ class YOLO(nn.Module):
         for boxes, of_image, size_hw in zip(record.boxes.flatten(1, 3), scores, record.batch.sizes_hw, strict=True):
             region, label = torch.where(of_image > thresholds)
             clipped = clip_boxes_to_image(boxes[region], size_hw)
-            found = Detections(clipped, of_image[region, label], label, region)
-            found = found[remove_small_boxes(clipped, 1e-2)]
-            kept = postprocess.keep(found.boxes, found.scores, found.labels)
-            record.candidates.append(found)
-            record.kept.append(kept)
-            record.detections.append(found[kept])
+            candidates = Detections(clipped, of_image[region, label], label, region)
+            record.keep(candidates[remove_small_boxes(clipped, 1e-2)], postprocess)
 
 
 def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:

@@ -70,7 +70,7 @@ class DenseExplanation(Explained):
             "channels.",
             [
                 Figure.of(heat(x[0], self._covered(x)), _size(one), width=220)
-                for x, one in zip(self.record.maps, maps, strict=True)
+                for x, one in zip(self.record.features, maps, strict=True)
             ],
             [{name: one[name] for name in ("width", "height", "channels", "anchors")} for one in maps],
         )
@@ -120,7 +120,7 @@ class DenseExplanation(Explained):
         thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
         every = self.system.scores.everywhere(self.record.answers, 0)
-        for x, anchors, scores in zip(self.record.maps, self.record.anchors, every, strict=True):
+        for x, anchors, scores in zip(self.record.features, self.record.anchors, every, strict=True):
             named = scores[:, reported]
             yield {
                 "height": x.shape[-2],
@@ -132,7 +132,7 @@ class DenseExplanation(Explained):
             }
 
     def _matching_facts(self) -> dict[str, Any]:
-        one, maps = self.assignment, len(self.record.maps)
+        one, maps = self.assignment, len(self.record.features)
         objects = []
         levels = self.map_of(one.positives)
         matches = one.matches[one.positives]
@@ -192,13 +192,13 @@ class DenseExplanation(Explained):
         thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
         every = self.system.scores.everywhere(self.record.answers, 0)
-        for x, scores in zip(self.record.maps, every, strict=True):
+        for x, scores in zip(self.record.features, every, strict=True):
             rows, columns = self._covered(x)
             best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)
             yield best[:rows, :columns].cpu().numpy()
 
     def _middle(self) -> Iterator[ImageArray]:
-        for x, anchors in zip(self.record.maps, self.record.anchors, strict=True):
+        for x, anchors in zip(self.record.features, self.record.anchors, strict=True):
             rows, columns = self._covered(x)
             each = len(anchors) // (x.shape[-2] * x.shape[-1])
             first = (rows // 2 * x.shape[-1] + columns // 2) * each

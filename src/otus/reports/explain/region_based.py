@@ -89,7 +89,7 @@ class DetectionStages:
                     "width": x.shape[-1],
                     "channels": x.shape[1],
                 }
-                for x in record.maps or []
+                for x in record.features or []
             ],
             "anchors": anchors,
             "proposals": [
@@ -123,7 +123,7 @@ class DetectionStages:
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The image", "", [Figure.of(self.image, self.name)])
-        if self.record.maps:
+        if self.record.features:
             yield Section(
                 "Feature maps",
                 "The backbone runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
@@ -133,7 +133,7 @@ class DetectionStages:
                         f"{one['width']} x {one['height']}, stride {one['stride']}",
                         width=220,
                     )
-                    for x, one in zip(self.record.maps, facts["maps"], strict=True)
+                    for x, one in zip(self.record.features, facts["maps"], strict=True)
                 ],
                 facts["maps"],
             )
@@ -301,9 +301,9 @@ class DetectionStages:
     def _anchors(self) -> list[Tensor]:
         """Of each map, if the proposer has anchors."""
         anchors: Any = getattr(self.system.proposer, "anchors", None)
-        if anchors is None or self.record.maps is None:
+        if anchors is None or self.record.features is None:
             return []
-        grids = [(x.shape[-2], x.shape[-1]) for x in self.record.maps]
+        grids = [(x.shape[-2], x.shape[-1]) for x in self.record.features]
         return list(anchors(grids, self.record.batch.padded_hw))
 
     def _anchor_facts(self) -> dict[str, Any] | None:
@@ -320,7 +320,7 @@ class DetectionStages:
     def _anchor_images(self) -> Iterator[tuple[np.ndarray, str]]:
         facts = self._anchor_facts()
         assert facts is not None
-        for x, anchors in zip(self.record.maps or [], self._anchors(), strict=True):
+        for x, anchors in zip(self.record.features or [], self._anchors(), strict=True):
             height, width = x.shape[-2:]
             first = (height // 2 * width + width // 2) * facts["per_location"]
             boxes = self.boxes(anchors[first : first + facts["per_location"]])

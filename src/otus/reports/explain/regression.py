@@ -58,7 +58,7 @@ class RegressionExplanation(Explained):
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The image", "", [Figure.of(self.image, self.name)])
-        x = self.record.maps[-1]
+        x = self.record.features[-1]
         covered = covered_part((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
         yield Section(
             "1. One vector",

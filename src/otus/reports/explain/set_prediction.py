@@ -44,7 +44,9 @@ class SetExplanation(Explained):
         layers, _, queries, _ = answers.logits.shape
         boxes = self._boxes(answers.boxes[-1, 0])
         return self.facts() | {
-            "maps": [{"height": x.shape[-2], "width": x.shape[-1], "channels": x.shape[1]} for x in self.record.maps],
+            "maps": [
+                {"height": x.shape[-2], "width": x.shape[-1], "channels": x.shape[1]} for x in self.record.features
+            ],
             "layers": layers,
             "queries": [self._query(i, boxes[i]) for i in range(queries)],
             "matching": self._matching(boxes),
@@ -70,7 +72,7 @@ class SetExplanation(Explained):
                         f"backbone, {x.shape[-1]} x {x.shape[-2]}",
                         width=220,
                     )
-                    for x in self.record.maps
+                    for x in self.record.features
                 ),
                 Figure.of(self._memory(), "after the encoder", width=220),
             ],

@@ -75,7 +75,7 @@ class YoloExplanation(Explained):
         grid, cells = facts["grid"], facts["cells"]
         side, count = grid["side"], grid["boxes"]
         yield Section("The image", "", [Figure.of(self.image, self.name)])
-        x = self.record.maps[-1]
+        x = self.record.features[-1]
         covered = covered_part((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
         yield Section(
             "1. The grid",
