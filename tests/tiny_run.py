@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from otus.data.dataset import Dataset, Images
 from otus.data.image_writing import write_image
-from otus.data.scenes.generator import THINGS, Scenes
+from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.data.tensors import TensorSample
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip
 from otus.parts.batching import make_batch
@@ -42,7 +42,7 @@ class TinyDetector(nn.Module):
 
     postprocess = None
 
-    def __init__(self, categories: Categories = THINGS) -> None:
+    def __init__(self, categories: Categories = THING_CATEGORIES) -> None:
         super().__init__()
         self.categories = categories
         self.backbone = nn.Sequential(
@@ -111,7 +111,7 @@ def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
         source=folder,
         format="scenes",
         images=Images(folder, tuple(files), sizes, tuple(range(count))),
-        categories=THINGS,
+        categories=THING_CATEGORIES,
         objects=Objects.build(**objects, segmentations=Segmentations.build(outlines)),
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from otus.errors import DataError
 
-ABANDONED_AFTER_S = 3600
+STALE_AFTER_S = 3600
 
 
 def cache_folder() -> Path:
@@ -78,13 +78,13 @@ def _writing(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def fsynced_file(path: Path) -> Iterator[Path]:
     """As ``staged_file``, and the content is on the disk before it takes the name: not even a power cut leaves half a file.
 
     What killed writers left beside ``path``, not written to for an hour, is removed.
     """
     for leftover in path.parent.glob(f".{path.name}.*{path.suffix}"):
-        if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER_S:
+        if time.time() - leftover.stat().st_mtime > STALE_AFTER_S:
             leftover.unlink(missing_ok=True)
     with staged_file(path) as stage:
         yield stage

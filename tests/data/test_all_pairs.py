@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.checks.doctor import examine_path
+from otus.data.checks.doctor import check_path
 from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, PanopticFiles
 from otus.data.formats.interface import ConversionLoss
@@ -205,7 +205,7 @@ def test_one_split_is_empty(tmp_path: Path, first: str, images: list[int]) -> No
         splits = [replace(one, panoptic=maps) for one, maps in zip(splits, (of_train, of_val), strict=True)]
     WRITERS[first].write(splits, tmp_path / first)
     objects = 0 if first == "coco_panoptic" else len(train.objects)
-    examine_path(tmp_path / first)
+    check_path(tmp_path / first)
     for second in FORMATS:
         target = tmp_path / f"{first} {second}"
         if (first == "coco_panoptic") != (second == "coco_panoptic"):
@@ -217,7 +217,7 @@ def test_one_split_is_empty(tmp_path: Path, first: str, images: list[int]) -> No
         back = open_splits(target)
         assert sum(map(len, back)) == 2 + len(images)
         assert sum(len(one.objects or ()) for one in back) == objects
-        examine_path(target)
+        check_path(target)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_ids_are_spread_over_the_colours(tmp_path: Path) -> None:
     assert found is not None
     assert found.ids.tolist() == [[70000, 0]]
     assert dataset.categories.is_thing == (True, False)
-    np.testing.assert_array_equal(coco_panoptic.colours_of(found.ids)[0, 0], colour)
+    np.testing.assert_array_equal(coco_panoptic.ids_to_rgb(found.ids)[0, 0], colour)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_images_that_differ_by_their_suffix_keep_their_maps(tmp_path: Path) -> N
     (tmp_path / "panoptic_val").mkdir()
     for k in (3, 4):
         ids = np.array([[k, 0]])
-        Image.fromarray(coco_panoptic.colours_of(ids)).save(tmp_path / f"panoptic_val/{k}.png")
+        Image.fromarray(coco_panoptic.ids_to_rgb(ids)).save(tmp_path / f"panoptic_val/{k}.png")
     dataset = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "panoptic_val.json"))
     assert coco_panoptic.write(dataset, tmp_path / "out", images="none") == []
     back = coco_panoptic.read(Layout("coco_panoptic", tmp_path / "out/panoptic.json"))

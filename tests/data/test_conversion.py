@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.conversion import convert, losses_file
+from otus.data.conversion import convert, losses_path
 from otus.data.dataset import Dataset
 from otus.data.open import find_layouts, open_dataset
 from otus.errors import DataError, UsageError
@@ -82,12 +82,12 @@ def test_faults_are_left_out_and_the_rest_is_done(tmp_path: Path) -> None:
     assert again.objects is not None
     assert again.objects.ids.tolist() == [1, 2]
     assert again[0].image.shape == (6, 8, 3)
-    assert not losses_file(tmp_path / "out").exists()
+    assert not losses_path(tmp_path / "out").exists()
 
 
 def test_losses_are_returned_and_listed(tmp_path: Path) -> None:
     done = convert(small(tmp_path / "in"), tmp_path / "out", to="yolo")
-    listed = json.loads(losses_file(tmp_path / "out").read_text())
+    listed = json.loads(losses_path(tmp_path / "out").read_text())
     assert len(listed) == len(done.losses)
     assert {"kind": "crowd", "image": "b.jpg", "object_id": 2, "message": "that it is a crowd"} in listed
 

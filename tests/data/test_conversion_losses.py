@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, Images, UnreadField
-from otus.data.formats.conversion_losses import KINDS, losses_of
+from otus.data.formats.conversion_losses import LOSS_KINDS, find_losses
 from otus.data.formats.interface import ConversionLoss
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
@@ -51,11 +51,11 @@ def everything() -> Dataset:
 
 
 def found(can_hold: frozenset[str]) -> set[tuple[str, int | None]]:
-    return {(loss.kind, loss.object_id) for loss in losses_of(everything(), can_hold=can_hold)}
+    return {(loss.kind, loss.object_id) for loss in find_losses(everything(), can_hold=can_hold)}
 
 
 def test_a_format_that_holds_everything_loses_nothing() -> None:
-    assert found(KINDS) == set()
+    assert found(LOSS_KINDS) == set()
 
 
 def test_a_format_of_boxes_loses_the_rest_object_by_object() -> None:
@@ -69,7 +69,7 @@ def test_a_format_of_boxes_loses_the_rest_object_by_object() -> None:
 
 def test_areas_are_lost_where_they_will_be_computed_otherwise() -> None:
     for computed, lost in (([24, 2, 1], []), ([24.00001, 2, 1], []), ([24, 2.1, 1.5], ["areas"])):
-        losses = losses_of(everything(), can_hold=KINDS, areas=np.array(computed, dtype=float))
+        losses = find_losses(everything(), can_hold=LOSS_KINDS, areas=np.array(computed, dtype=float))
         assert [loss.kind for loss in losses] == lost
     assert "2 objects" in losses[0].message
     assert "2 of object 11, which becomes 2.1" in losses[0].message
@@ -77,16 +77,16 @@ def test_areas_are_lost_where_they_will_be_computed_otherwise() -> None:
 
 def test_what_was_not_read_is_told_of_every_format() -> None:
     dataset = replace(everything(), unread=(UnreadField("annotations[].caption", 12, "a cat"),))
-    (loss,) = losses_of(dataset, can_hold=KINDS)
+    (loss,) = find_losses(dataset, can_hold=LOSS_KINDS)
     assert loss == ConversionLoss("unread_field", "", None, "annotations[].caption: 12 values, e.g. a cat")
 
 
 def test_polygons_lose_holes_and_parts() -> None:
     # The two pixels of object 11 lie apart; object 10 has one hole.
-    assert found(KINDS - {"holes", "parts"}) == {("holes", 10), ("parts", 11)}
+    assert found(LOSS_KINDS - {"holes", "parts"}) == {("holes", 10), ("parts", 11)}
 
 
 def test_each_loss_names_its_image_and_can_be_counted() -> None:
-    losses = losses_of(everything(), can_hold=KINDS - {"columns", "outline"})
+    losses = find_losses(everything(), can_hold=LOSS_KINDS - {"columns", "outline"})
     assert Counter(loss.kind for loss in losses) == {"outline": 2, "difficult": 1, "predicted_iou": 1}
     assert {loss.image for loss in losses} == {"a.jpg"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.checks.doctor import Examination, examine, examine_path
+from otus.data.checks.doctor import DataReport, check_datasets, check_path
 from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
 from otus.data.formats import coco, voc
-from otus.data.image_writing import write_image, write_index_image
+from otus.data.image_writing import write_image, write_label_image
 from otus.errors import DataError
 from otus.metrics.detection.mask_pairs import mask_areas
 from otus.structures import Categories, Masks, Objects, Segmentations
@@ -66,7 +66,7 @@ def change(dataset: Dataset, **columns: object) -> Dataset:
     return replace(dataset, objects=replace(objects, areas=areas))
 
 
-def only(examination: Examination, kind: str, *, file: object, where: str | None, says: str) -> None:
+def only(examination: DataReport, kind: str, *, file: object, where: str | None, says: str) -> None:
     assert examination.counts == {kind: 1}, examination.findings
     (finding,) = examination.findings
     assert (finding.file, finding.where) == (str(file), where)
@@ -75,22 +75,22 @@ def only(examination: Examination, kind: str, *, file: object, where: str | None
 
 def test_nothing_is_wrong(tmp_path):
     seen = []
-    examination = examine([well(tmp_path)], progress=lambda done, total: seen.append((done, total)))
+    examination = check_datasets([well(tmp_path)], progress=lambda done, total: seen.append((done, total)))
     assert (examination.image_count, examination.object_count, examination.findings) == (4, 4, ())
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert examine([]).findings == ()
+    assert check_datasets([]).findings == ()
 
 
 def test_images(tmp_path):
     dataset = well(tmp_path)
     paths = [dataset.images.path(i) for i in range(4)]
     paths[0].unlink()
-    only(examine([dataset]), "missing_image", file=paths[0], where=None, says="no such file")
+    only(check_datasets([dataset]), "missing_image", file=paths[0], where=None, says="no such file")
     for content in (b"", b"hello", paths[1].read_bytes()[:-200]):
         paths[0].write_bytes(content)
-        only(examine([dataset]), "unreadable_image", file=paths[0], where=None, says=" ")
+        only(check_datasets([dataset]), "unreadable_image", file=paths[0], where=None, says=" ")
     write_image(paths[0], photograph(0, (W, H)))
-    only(examine([dataset]), "mis_sized_image", file=paths[0], where=None, says="got 60 x 80")
+    only(check_datasets([dataset]), "mis_sized_image", file=paths[0], where=None, says="got 60 x 80")
 
 
 def test_further_pages_and_dark_images(tmp_path):
@@ -98,9 +98,9 @@ def test_further_pages_and_dark_images(tmp_path):
     path = dataset.images.path(0)
     page = Image.fromarray(photograph(0, (H, W)))
     page.save(path, format="TIFF", save_all=True, append_images=[page])
-    only(examine([dataset]), "further_pages", file=path, where=None, says="2 pages")
+    only(check_datasets([dataset]), "further_pages", file=path, where=None, says="2 pages")
     Image.fromarray(photograph(0, (H, W))[..., 0].astype(np.uint16) * 16).save(path, format="TIFF")
-    only(examine([dataset]), "dark_image", file=path, where=None, says="16 bits")
+    only(check_datasets([dataset]), "dark_image", file=path, where=None, says="16 bits")
 
 
 def test_boxes(tmp_path):
@@ -115,9 +115,9 @@ def test_boxes(tmp_path):
         ([0, 0, np.inf, 30], "box_outside", "inf"),
     ):
         broken = change(dataset, boxes_xyxy=np.array([*BOXES[:2], box, BOXES[3]]))
-        only(examine([broken]), kind, file=dataset.source, where="annotation 13 (train_2.png)", says=says)
+        only(check_datasets([broken]), kind, file=dataset.source, where="annotation 13 (train_2.png)", says=says)
     rounded = change(dataset, boxes_xyxy=np.array([*BOXES[:3], [0, 0, W + 0.5, H]]))
-    assert examine([rounded]).findings == ()
+    assert check_datasets([rounded]).findings == ()
 
 
 def test_masks(tmp_path):
@@ -126,7 +126,7 @@ def test_masks(tmp_path):
     moved[0] = [rectangle([14, 10, 34, 40])]
     expected = {"file": dataset.source, "where": "annotation 11 (train_0.png)"}
     only(
-        examine([change(dataset, segmentations=Segmentations.build(moved))]),
+        check_datasets([change(dataset, segmentations=Segmentations.build(moved))]),
         "mask_disagrees",
         says="the mask fills [14, 10, 34, 40], the box is [10, 10, 30, 40]: up to 4.0 pixels apart",
         **expected,
@@ -139,29 +139,29 @@ def test_masks(tmp_path):
         counts = [one["counts"] for one in Masks.from_dense(dense).to_rle().rle()]
         return change(dataset, segmentations=Segmentations.build(counts))
 
-    assert examine([with_masks(dense)]).findings == ()
+    assert check_datasets([with_masks(dense)]).findings == ()
     dense[0] = np.roll(dense[0], 4, axis=1)
-    only(examine([with_masks(dense)]), "mask_disagrees", says="[14, 10, 34, 40]", **expected)
+    only(check_datasets([with_masks(dense)]), "mask_disagrees", says="[14, 10, 34, 40]", **expected)
     dense[0] = False
-    only(examine([with_masks(dense)]), "empty_mask", says="no pixel", **expected)
+    only(check_datasets([with_masks(dense)]), "empty_mask", says="no pixel", **expected)
 
 
 def test_a_mask_may_reach_over_the_border(tmp_path):
     dataset = well(tmp_path)
     beyond = [[rectangle(box)] for box in BOXES]
     beyond[3] = [rectangle([-20, -20, W + 20, H + 20])]
-    assert examine([change(dataset, segmentations=Segmentations.build(beyond))]).findings == ()
+    assert check_datasets([change(dataset, segmentations=Segmentations.build(beyond))]).findings == ()
 
 
 def test_ids_and_duplicates(tmp_path):
     dataset = well(tmp_path)
     only(
-        examine([change(dataset, ids=np.array([11, 12, 12, 14]))]),
+        check_datasets([change(dataset, ids=np.array([11, 12, 12, 14]))]),
         "duplicate_annotation_id", file=dataset.source, where="annotation 12", says="2 annotations have the id 12",
     )  # fmt: skip
     images = replace(dataset.images, ids=(1, 2, 3, 1))
     only(
-        examine([replace(dataset, images=images)]),
+        check_datasets([replace(dataset, images=images)]),
         "duplicate_image_id", file=dataset.source, where="image 1", says="2 images have the id 1",
     )  # fmt: skip
     twice = {
@@ -171,20 +171,20 @@ def test_ids_and_duplicates(tmp_path):
     }
     outlines = [[rectangle(BOXES[0])], [rectangle(BOXES[1])], [rectangle(BOXES[1])], [rectangle(BOXES[3])]]
     only(
-        examine([change(dataset, **twice, segmentations=Segmentations.build(outlines))]),
+        check_datasets([change(dataset, **twice, segmentations=Segmentations.build(outlines))]),
         "duplicate_annotation", file=dataset.source, where="annotation 13 (train_1.png)", says="as annotation 12",
     )  # fmt: skip
     outlines[2] = [np.array([[5.0, 5], [15, 5], [15, 15]])]
-    assert examine([change(dataset, **twice, segmentations=Segmentations.build(outlines))]).findings == ()
+    assert check_datasets([change(dataset, **twice, segmentations=Segmentations.build(outlines))]).findings == ()
     twice["labels"] = np.array([0, 1, 0, 1])
-    assert examine([change(dataset, **twice, segmentations=None)]).findings == ()
+    assert check_datasets([change(dataset, **twice, segmentations=None)]).findings == ()
 
 
 def test_unused_categories_of_all_splits_together(tmp_path):
     train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
     names = Categories(("cat", "dog", "owl", "bat"))
     used = change(replace(val, categories=names), labels=np.array([0, 1, 2, 1]))
-    examination = examine([replace(train, categories=names), used])
+    examination = check_datasets([replace(train, categories=names), used])
     only(examination, "unused_category", file=train.source, where="category 'bat'", says="no object")
     assert examination.without(["unused_category"]).findings == ()
 
@@ -193,7 +193,13 @@ def test_what_the_readers_report(tmp_path):
     problem = DataError(
         "expected a number, got 'x'", file="a.txt", where="line 3", remedy="correct it", kind="bad_line"
     )
-    only(examine([well(tmp_path)], problems=[problem]), "bad_line", file="a.txt", where="line 3", says="(correct it)")
+    only(
+        check_datasets([well(tmp_path)], problems=[problem]),
+        "bad_line",
+        file="a.txt",
+        where="line 3",
+        says="(correct it)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +220,7 @@ def test_the_same_photograph(tmp_path, suffix, resize, says, across):
         sizes_hw=np.array([(H, W), (H, W), (H, W), size_hw]),
     )
     dataset = replace(dataset, images=images)
-    examination = examine([train, dataset] if across else [dataset, val])
+    examination = check_datasets([train, dataset] if across else [dataset, val])
     if across:
         only(examination, "shared_between_splits", file=second, where="train and val", says=says)
     else:
@@ -226,7 +232,7 @@ def test_one_file_in_two_splits(tmp_path):
     train, val = well(tmp_path), well(tmp_path, first_seed=10, split="val")
     shared = replace(val.images, files=(train.images.files[0], *val.images.files[1:]))
     only(
-        examine([train, replace(val, images=shared)]),
+        check_datasets([train, replace(val, images=shared)]),
         "shared_between_splits", file=train.images.path(0), where="train and val", says="each of these splits",
     )  # fmt: skip
     other_labels = replace(train, split="Segmentation/train")
@@ -234,7 +240,7 @@ def test_one_file_in_two_splits(tmp_path):
         source=tmp_path, format="coco", split="trainval", categories=train.categories,
         images=Images(tmp_path, train.images.files + val.images.files, np.full((8, 2), (H, W)), tuple(range(8))),
     )  # fmt: skip
-    assert examine([train, val, other_labels, both]).findings == ()
+    assert check_datasets([train, val, other_labels, both]).findings == ()
 
 
 def test_even_images_are_not_one_photograph(tmp_path):
@@ -243,29 +249,29 @@ def test_even_images_are_not_one_photograph(tmp_path):
     spot = np.full((H, W, 3), 255, np.uint8)
     spot[3, 3] = 250
     write_image(dataset.images.path(1), spot)
-    assert examine([dataset]).findings == ()
+    assert check_datasets([dataset]).findings == ()
 
 
 def test_maps(tmp_path):
     dataset = well(tmp_path)
     files = tuple(tmp_path / f"map_{i}.png" for i in range(4))
     for i, file in enumerate(files):
-        write_index_image(file, np.full((H, W), i % 2))
+        write_label_image(file, np.full((H, W), i % 2))
     lookup = np.full(256, 255)
     lookup[:3] = range(3)
     semantic = SemanticFiles((*files[:3], None), Categories(("cat", "dog", "sky")), lookup)
     plain = replace(dataset, objects=None)
     declared = replace(plain, categories=Categories(()), semantic=semantic)
-    only(examine([declared]), "unused_category", file=dataset.source, where="category 'sky'", says="no object")
-    write_index_image(files[0], np.full((H, W), 2))
-    assert examine([declared]).findings == ()
-    write_index_image(files[1], np.zeros((H, W - 1), int))
+    only(check_datasets([declared]), "unused_category", file=dataset.source, where="category 'sky'", says="no object")
+    write_label_image(files[0], np.full((H, W), 2))
+    assert check_datasets([declared]).findings == ()
+    write_label_image(files[1], np.zeros((H, W - 1), int))
     values = np.zeros((H, W), int)
     values[0] = 1
-    write_index_image(files[2], values)
-    only(examine([declared]), "mis_sized_image", file=files[1], where=None, says="got 79 x 60")
+    write_label_image(files[2], values)
+    only(check_datasets([declared]), "mis_sized_image", file=files[1], where=None, says="got 79 x 60")
     panoptic = PanopticFiles((files[0], None, None, None), ((), (), (), ()), Categories(()))
-    examination = examine([replace(plain, categories=Categories(()), panoptic=panoptic)])
+    examination = check_datasets([replace(plain, categories=Categories(()), panoptic=panoptic)])
     only(examination, "wrong_map", file=dataset.images.path(0), where=None, says="segment")
 
 
@@ -277,7 +283,7 @@ def test_the_label_file_of_a_image_is_named(tmp_path):
     boxes = np.array([*BOXES[:2], [5, 5, 5, 9], BOXES[3]])
     broken = replace(change(dataset, segmentations=None, boxes_xyxy=boxes), format="voc", source=tmp_path)
     only(
-        examine([broken]),
+        check_datasets([broken]),
         "box_without_area", file=tmp_path / "Annotations" / "train_2.xml", where="object[0]", says="no area",
     )  # fmt: skip
 
@@ -286,7 +292,7 @@ def test_real_sets_are_well(shared_data):
     for reader, folder, images in ((coco, "coco", 404), (coco, "voc2012", 999), (voc, "voc2007", 4116)):
         problems: list[DataError] = []
         datasets = [reader.read(layout, report=problems.append) for layout in reader.find(shared_data / folder)]
-        examination = examine(datasets, problems=problems)
+        examination = check_datasets(datasets, problems=problems)
         assert (examination.image_count, examination.counts) == (images, {})
 
 
@@ -295,7 +301,7 @@ def test_images_shared_by_the_two_voc_years(shared_data):
         layouts = {layout.split: layout for layout in voc.find(shared_data / year)}
         return voc.read(layouts[split])
 
-    examination = examine([read("voc2007", "val"), replace(read("voc2012", "val"), split="train")])
+    examination = check_datasets([read("voc2007", "val"), replace(read("voc2012", "val"), split="train")])
     listed = {
         tuple(str(shared_data / name) for name in line.split())
         for line in (shared_data / "duplicates.tsv").read_text().splitlines()[1:]
@@ -312,10 +318,10 @@ def test_images_shared_by_the_two_voc_years(shared_data):
 def test_masks_may_leave_out_a_border_but_not_leave_the_box(tmp_path):
     dataset = well(tmp_path)
 
-    def moved(by: tuple[int, int, int, int]) -> Examination:
+    def moved(by: tuple[int, int, int, int]) -> DataReport:
         outlines = [[rectangle(box)] for box in BOXES]
         outlines[0] = [rectangle(np.add(BOXES[0], by))]
-        return examine([change(dataset, segmentations=Segmentations.build(outlines))])
+        return check_datasets([change(dataset, segmentations=Segmentations.build(outlines))])
 
     for inside in ((5, 5, -5, -5), (0, 0, -6, 0)):  # the border of Pascal VOC's masks, whatever format they are in now
         assert moved(inside).findings == ()
@@ -330,7 +336,7 @@ def test_a_finding_of_yolo_names_the_label_file(tmp_path):
     (tmp_path / "labels" / "a.txt").write_text("0 0.95 0.5 0.4 0.2\n")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]\n")
     only(
-        examine_path(tmp_path),
+        check_path(tmp_path),
         "box_outside", file=tmp_path / "labels" / "a.txt", where="object[0]", says="pixels out",
     )  # fmt: skip
 
@@ -346,20 +352,20 @@ def test_images_that_no_file_lists(tmp_path):
         box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
         document = records | {"annotations": [box], "categories": [{"id": 1, "name": "cat"}]}
         (tmp_path / f"instances_{split}.json").write_text(json.dumps(document))
-    assert examine_path(tmp_path).unlisted == (folder / "c.png",)
-    assert examine_path(tmp_path, split="train").unlisted == ()
+    assert check_path(tmp_path).unlisted == (folder / "c.png",)
+    assert check_path(tmp_path, split="train").unlisted == ()
     (folder / "c.png").unlink()
-    assert examine_path(tmp_path).unlisted == ()
+    assert check_path(tmp_path).unlisted == ()
 
 
 def test_a_folder_of_images_alone_has_no_labels(tmp_path):
     write_image(tmp_path / "a.png", photograph(0))
     write_image(tmp_path / "b.png", photograph(1))
     with pytest.raises(DataError, match=r"holds images without labels \(label some.*otus predict"):
-        examine_path(tmp_path)
+        check_path(tmp_path)
     (tmp_path / "labels.tsv").write_text("what this is, nobody knows")
     with pytest.raises(DataError, match="found no data set here"):
-        examine_path(tmp_path)
+        check_path(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +374,7 @@ def test_a_folder_of_images_alone_has_no_labels(tmp_path):
 def test_a_box_outside_is_clipped_with_its_mask(tmp_path, ring, advice):
     dataset = well(tmp_path)
     masks = Segmentations.build([[rectangle(box)] for box in (ring, *BOXES[1:])])
-    found = examine(
+    found = check_datasets(
         [change(dataset, boxes_xyxy=np.array([[-9.0, 10, 30, 40], *BOXES[1:]]), segmentations=masks)]
     ).findings
     assert [one.message.endswith(f"({advice})") for one in found if one.kind == "box_outside"] == [True]

@@ -19,7 +19,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from otus.data.checks.doctor import examine, examine_path
+from otus.data.checks.doctor import check_datasets, check_path
 from otus.data.conversion import WRITERS, convert
 from otus.data.dataset import Dataset, Images, PanopticFiles
 from otus.data.formats import (
@@ -37,7 +37,7 @@ from otus.data.formats import (
     voc,
     yolo,
 )
-from otus.data.image_writing import write_image, write_index_image
+from otus.data.image_writing import write_image, write_label_image
 from otus.data.open import find_layouts
 from otus.errors import DataError, OtusError
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segment, Segmentations
@@ -183,7 +183,7 @@ def made_index_png(folder: Path) -> None:
     noise = np.random.default_rng(0)
     for i in range(2):
         write_image(folder / "train" / f"{i}.png", noise.integers(0, 256, (H, W, 3), dtype=np.uint8))
-        write_index_image(folder / "trainannot" / f"{i}.png", noise.integers(0, 3, (H, W)))
+        write_label_image(folder / "trainannot" / f"{i}.png", noise.integers(0, 3, (H, W)))
     (folder / "train.txt").write_text("train/0.png trainannot/0.png\ntrain/1.png trainannot/1.png\n")
     (folder / "classes.txt").write_text("0 sky\n1 road\n2 void\n")
 
@@ -365,7 +365,7 @@ def read(module: ModuleType, folder: Path) -> None:
             with contextlib.suppress(OtusError):
                 dataset = module.read(layout, report=problems.append)
                 use(dataset)
-                examine([dataset], problems=problems)
+                check_datasets([dataset], problems=problems)
 
 
 def hurt(folder: Path, work: Callable[[], None], *, seed: int, seconds: float) -> None:
@@ -512,13 +512,13 @@ def test_no_objects_anywhere(tmp_path, module, make):
     datasets = [module.read(layout) for layout in layouts]
     assert layouts
     assert not any(len(one.objects) for one in datasets if one.objects is not None)
-    examine(datasets)
+    check_datasets(datasets)
     for target in WRITERS:
         if module not in MAPS_ALONE and target != "coco_panoptic":
             done = convert(folder, tmp_path / target, to=target)
             assert sum(map(len, done.datasets)) == sum(map(len, datasets))
             assert not done.problems
-            examine_path(tmp_path / target)
+            check_path(tmp_path / target)
 
 
 # Fourteen sorts of files: some 20 seconds with the rest of the suite, a minute in the slow tier.

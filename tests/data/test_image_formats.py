@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from otus.data.formats import classification_folders, index_png
-from otus.data.image_writing import write_image, write_index_image
+from otus.data.image_writing import write_image, write_label_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 
@@ -182,7 +182,7 @@ def test_index_images_without_a_image_are_reported(tmp_path: Path) -> None:
     for name in ("images/v/1.jpg", "images/v/2.jpg"):
         write_image(tmp_path / name, np.zeros((4, 5, 3), np.uint8))
     for name in ("masks/v/1.png", "masks/v/3.png"):
-        write_index_image(tmp_path / name, np.array([[0, 255]] * 3))
+        write_label_image(tmp_path / name, np.array([[0, 255]] * 3))
     problems: list[DataError] = []
     dataset = open_dataset(tmp_path, report=problems.append)
     assert dataset.images.files == ("images/v/1.jpg",)

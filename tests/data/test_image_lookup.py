@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Images
-from otus.data.image_lookup import find_image
+from otus.data.image_lookup import find_image_index
 from otus.errors import UsageError
 from otus.structures import Categories
 
@@ -24,19 +24,19 @@ def dataset(tmp_path: Path) -> Dataset:
 
 @pytest.mark.parametrize(("name", "index"), [("b/owl.jpg", 1), ("cat.png", 2), ("cat", 2), ("10", 3), ("x/dog.jpg", 3)])
 def test_by_key_file_stem_or_id(dataset: Dataset, name: str, index: int) -> None:
-    assert find_image(dataset, name) == index
+    assert find_image_index(dataset, name) == index
 
 
 def test_by_path(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_image(dataset, str(tmp_path / "b" / "owl.jpg")) == 1
+    assert find_image_index(dataset, str(tmp_path / "b" / "owl.jpg")) == 1
     monkeypatch.chdir(tmp_path / "b")
-    assert find_image(dataset, "owl.jpg") == 1
+    assert find_image_index(dataset, "owl.jpg") == 1
 
 
 def test_several_and_none(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match=r"2 images of .* are called so: a/owl.jpg, b/owl.jpg \(give the path\)"):
-        find_image(dataset, "owl.jpg")
+        find_image_index(dataset, "owl.jpg")
     with pytest.raises(UsageError, match=r"doge.jpg: not one of the 4 images of .*; near are: dog.jpg"):
-        find_image(dataset, "doge.jpg")
+        find_image_index(dataset, "doge.jpg")
     with pytest.raises(UsageError, match=r"there are: owl.jpg, owl.jpg, cat.png, dog.jpg"):
-        find_image(dataset, "zzzzzzz")
+        find_image_index(dataset, "zzzzzzz")

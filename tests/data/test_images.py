@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from otus.data.image_files import image_files
-from otus.data.image_writing import write_image, write_index_image
+from otus.data.image_files import list_images
+from otus.data.image_writing import write_image, write_label_image
 from otus.data.images import (
     image_notes,
     image_size_hw,
     read_image,
-    read_index_image,
+    read_label_image,
     read_reduced_image,
 )
 from otus.errors import DataError, ImageError, ShapeError
@@ -109,7 +109,7 @@ def test_transparent_palette(tmp_path, transparency):
     path = save(tmp_path / "a.png", image, transparency=transparency)
     third = 0 if transparency == 1 else 127
     np.testing.assert_array_equal(read_image(path)[0], [[10, 20, 30], [255] * 3, [third] * 3])
-    np.testing.assert_array_equal(read_index_image(path), [[0, 1, 2]])
+    np.testing.assert_array_equal(read_label_image(path), [[0, 1, 2]])
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -207,7 +207,7 @@ def test_broken_files_are_named(tmp_path, rgb):
         assert caught.value.kind == "unreadable_image"
         assert caught.value.remedy
     for path, kind in ((tmp_path, "unreadable_image"), (tmp_path / "no.jpg", "missing_image")):
-        for read in (read_image, image_size_hw, read_index_image):
+        for read in (read_image, image_size_hw, read_label_image):
             with pytest.raises(ImageError, match=path.name) as caught:
                 read(path)
             assert caught.value.kind == kind
@@ -229,7 +229,7 @@ def test_mutated_images_raise_nothing_else(tmp_path, rgb, seed):
         content[place] = int(rng.integers(0, 256))
     path = tmp_path / f"b.{suffix}"
     path.write_bytes(content)
-    for read in (read_image, image_size_hw, read_index_image):
+    for read in (read_image, image_size_hw, read_label_image):
         try:
             read(path)
         except ImageError as error:
@@ -240,7 +240,7 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path):
     path = tmp_path / "bomb.png"
     path.write_bytes(raw_png(50_000, 50_000, depth=8, colour=2, rows=[b""]))
     start = time.perf_counter()
-    for read in (read_image, read_index_image):
+    for read in (read_image, read_label_image):
         with pytest.raises(
             ImageError,
             match=r"bomb.png: 50000 x 50000 = 2500 megapixels, the limit is 180 .*--max-pixels .*max_pixels of",
@@ -288,7 +288,7 @@ def test_index_values_are_untouched_at_every_depth(tmp_path, depth, top, colour)
         extra = struct.pack(">I", len(palette)) + b"PLTE" + palette + struct.pack(">I", zlib.crc32(b"PLTE" + palette))
     path = tmp_path / "a.png"
     path.write_bytes(raw_png(16, 1, depth=depth, colour=colour, rows=[np.packbits(bits).tobytes()], extra=extra))
-    np.testing.assert_array_equal(read_index_image(path), [values])
+    np.testing.assert_array_equal(read_label_image(path), [values])
 
 
 def test_index_images_that_are_none(tmp_path, rgb):
@@ -298,19 +298,19 @@ def test_index_images_that_are_none(tmp_path, rgb):
         ("c.jpg", rgb[..., 0], "JPEG"),
     ):
         with pytest.raises(ImageError, match=said):
-            read_index_image(save(tmp_path / name, image))
+            read_label_image(save(tmp_path / name, image))
 
 
 @pytest.mark.parametrize("palette", [None, np.arange(768, dtype=np.uint8).reshape(256, 3)])
 def test_index_images_come_back(tmp_path, rgb, palette):
     path = tmp_path / "new folder" / "a.png"
-    write_index_image(path, rgb[..., 0].astype(np.int64), palette=palette)
-    np.testing.assert_array_equal(read_index_image(path, expected_size_hw=(H, W)), rgb[..., 0])
+    write_label_image(path, rgb[..., 0].astype(np.int64), palette=palette)
+    np.testing.assert_array_equal(read_label_image(path, expected_size_hw=(H, W)), rgb[..., 0])
     if palette is not None:
         np.testing.assert_array_equal(read_image(path), palette[rgb[..., 0]])
     for wrong in (np.full((2, 2), 256), np.full((2, 2), -1), np.zeros((2, 2)), rgb):
         with pytest.raises(ShapeError, match=r"integers 0\.\.255"):
-            write_index_image(path, wrong)
+            write_label_image(path, wrong)
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
@@ -330,14 +330,14 @@ def test_image_files(tmp_path):
     for name in ("b.JPG", "a.png", "notes.txt", "._b.JPG", "sub/c.webp", ".cache/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["a.png", "b.JPG"]
-    assert [path.name for path in image_files(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.webp"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.png", "b.JPG"]
+    assert [path.name for path in list_images(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.webp"]
     with pytest.raises(DataError, match="folder"):
-        image_files(tmp_path / "a.png")
+        list_images(tmp_path / "a.png")
 
 
 def test_sizes_of_a_thousand_real_images_a_second(shared_data):
-    files = image_files(shared_data / "coco" / "images")
+    files = list_images(shared_data / "coco" / "images")
     assert len(files) > 100
     for file in files:
         with Image.open(BytesIO(file.read_bytes())) as image:
@@ -368,9 +368,11 @@ def test_huge_images_are_decoded_at_a_fraction_of_their_size(reduced_from_small,
     whole = read_image(tmp_path / f"a{suffix}")
     upright = (304, 400) if orientation == 1 else (400, 304)
     assert whole.shape[:2] == upright
-    for need, factor in ((38, 4), (19, 8), (76, 2), (77, 1)):
+    for needed, factor in ((38, 4), (19, 8), (76, 2), (77, 1)):
         pixels, size_hw = read_reduced_image(
-            tmp_path / f"a{suffix}", lambda _, need=need: (need, need), expected_size_hw=upright
+            tmp_path / f"a{suffix}",
+            lambda _, needed=needed: (needed, needed),
+            expected_size_hw=upright,
         )
         assert size_hw == upright
         assert pixels.shape[:2] == tuple(side // factor for side in upright)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Images
-from otus.data.merging import merge, merge_categories, with_categories
+from otus.data.merging import merge, merge_categories, remap_categories
 from otus.errors import DataError
 from otus.structures import Categories, KeypointNames, Objects, Segmentations
 
@@ -71,11 +71,11 @@ def test_categories_keep_their_keypoints_or_are_refused() -> None:
 
 def test_labels_by_another_list_of_categories() -> None:
     one = dataset("/a", ("cat", "dog"), [1, 1])
-    moved = with_categories(one, Categories(("cow", "dog")))
+    moved = remap_categories(one, Categories(("cow", "dog")))
     assert moved.objects is not None
     assert moved.objects.labels.tolist() == [1, 1]
     with pytest.raises(DataError, match="objects of dog, expected only cow"):
-        with_categories(one, Categories(("cow",)))
+        remap_categories(one, Categories(("cow",)))
 
 
 def test_one_set_is_itself_and_none_without_objects_is_joined() -> None:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.data.checks.near_duplicates import SIDE, find_lookalikes
-from otus.data.image_files import image_files
+from otus.data.checks.near_duplicates import SIDE, find_near_duplicates
+from otus.data.image_files import list_images
 from otus.data.images import read_thumbnail
 
 
 def found(paths: list[Path]) -> set[tuple[str, str]]:
     thumbnails = np.stack([read_thumbnail(path, side=SIDE)[0] for path in paths])
-    pairs, correlations = find_lookalikes(thumbnails)
+    pairs, correlations = find_near_duplicates(thumbnails)
     assert (correlations > 0.99).all()
     assert (pairs[:, 0] < pairs[:, 1]).all()
     return {(str(paths[i]), str(paths[j])) for i, j in pairs}
@@ -28,13 +28,13 @@ def test_every_listed_pair_of_the_two_voc_years_and_no_other(shared_data):
             listed.add(tuple(str(shared_data / name) for name in names))
     assert len(listed) > 100
     among_listed = sorted({Path(name) for pair in listed for name in pair})
-    others = image_files(shared_data / "voc2007" / "JPEGImages")[:1000]
+    others = list_images(shared_data / "voc2007" / "JPEGImages")[:1000]
     paths = sorted({*among_listed, *others})
     assert found(paths) == listed
 
 
 def test_resized_recompressed_and_brightened_copies(tmp_path, shared_data):
-    photographs = image_files(shared_data / "demo" / "photos")
+    photographs = list_images(shared_data / "demo" / "photos")
     expected = set()
     paths = list(photographs)
     for number, path in enumerate(photographs):
@@ -56,7 +56,7 @@ def test_resized_recompressed_and_brightened_copies(tmp_path, shared_data):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_nothing_to_compare(count):
-    pairs, correlations = find_lookalikes(np.zeros((count, SIDE, SIDE), np.uint8))
+    pairs, correlations = find_near_duplicates(np.zeros((count, SIDE, SIDE), np.uint8))
     assert pairs.shape == (0, 2)
     assert correlations.shape == (0,)
 
@@ -64,7 +64,7 @@ def test_nothing_to_compare(count):
 def test_equal_thumbnails_are_paired_with_the_first():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (2, SIDE, SIDE), dtype=np.uint8)
-    pairs, _ = find_lookalikes(np.stack([a, b, a, a, b]))
+    pairs, _ = find_near_duplicates(np.stack([a, b, a, a, b]))
     assert sorted(pairs.tolist()) == [[0, 2], [0, 3], [1, 4]]
 
 
@@ -72,7 +72,7 @@ def test_noise_and_even_colours_are_not_alike():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (600, SIDE, SIDE), dtype=np.uint8)
     even = np.arange(200, dtype=np.uint8)[:, None, None] + np.zeros((1, SIDE, SIDE), np.uint8)
-    pairs, _ = find_lookalikes(np.concatenate([noise, even]))
+    pairs, _ = find_near_duplicates(np.concatenate([noise, even]))
     assert len(pairs) == 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from otus.data.checks.doctor import examine_path
+from otus.data.checks.doctor import check_path
 from otus.data.conversion import convert
 from otus.data.formats import coco
 from otus.data.formats.interface import Layout
@@ -84,7 +84,7 @@ def test_one_split_of_boxes_needs_no_choice_and_all_are_converted(tmp_path: Path
 
 
 def test_the_doctor_examines_all_but_captions(tmp_path: Path) -> None:
-    examination = examine_path(official(tmp_path, ("val",)), format="coco")
+    examination = check_path(official(tmp_path, ("val",)), format="coco")
     splits = {layout.split for layout in examination.layouts}
     assert splits == {"val", "person_keypoints/val", "stuff/val"}
     assert set(examination.counts) == {"missing_image"}

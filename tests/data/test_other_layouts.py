@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.checks.doctor import examine_path
+from otus.data.checks.doctor import check_path
 from otus.data.conversion import convert
 from otus.data.formats import coco
 from otus.data.formats.interface import Layout
@@ -350,5 +350,5 @@ def test_files_of_other_tools_are_named_with_what_to_export(tmp_path: Path, tool
 )
 def test_doctor_names_the_file_of_the_labels(tmp_path: Path, files: dict[str, str], place: str) -> None:
     far = {name: text.replace(">12<", ">40<").replace('"12"', '"40"') for name, text in files.items()}
-    findings = examine_path(write(tmp_path, **far)).without(("unused_category",)).findings
+    findings = check_path(write(tmp_path, **far)).without(("unused_category",)).findings
     assert [(one.kind, one.file) for one in findings] == [("box_outside", str(tmp_path / place))]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from otus.cli import app
 from otus.data.formats.coco import image_ids
 from otus.data.formats.coco_results import read_results
-from otus.data.image_writing import write_image, write_index_image
+from otus.data.image_writing import write_image, write_label_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
 from otus.metrics.diagnosis.mismatches import id_readings
@@ -168,8 +168,8 @@ def test_semantic_maps_of_another_counting(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("sky\nroad\ntree\n")
     true = np.repeat(np.array([0, 1, 1], dtype=np.uint8), 4)[None].repeat(9, axis=0)
     write_image(tmp_path / "images/a.png", np.full((9, 12, 3), 99, dtype=np.uint8))
-    write_index_image(tmp_path / "masks/a.png", true)
-    write_index_image(tmp_path / "found/a.png", true + 1)
+    write_label_image(tmp_path / "masks/a.png", true)
+    write_label_image(tmp_path / "found/a.png", true + 1)
     document = evaluated(tmp_path, tmp_path / "found", "--protocol", "semantic")
     assert document["semantic"]["mIoU"] == 0
     assert "the data's plus 1" in document["notes"][0]

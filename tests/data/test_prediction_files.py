@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from otus.data.dataset import Dataset, Images, PanopticFiles, SemanticFiles
-from otus.data.formats.coco_panoptic import colours_of, read_panoptic_results
+from otus.data.formats.coco_panoptic import ids_to_rgb, read_panoptic_results
 from otus.data.formats.coco_results import read_results
 from otus.data.formats.image_results import read_classifications, read_click_curves
 from otus.data.formats.index_png_results import find_semantic_results, read_semantic_result
 from otus.data.formats.text_results import read_text_results
-from otus.data.image_lookup import image_namer
+from otus.data.image_lookup import image_index_by_name
 from otus.errors import DataError
 from otus.structures import Categories, Objects
 
@@ -40,7 +40,7 @@ def collect(read, *arguments) -> tuple[object, list[str]]:
 
 
 def test_a_image_is_meant_by_as_much_of_its_name_as_tells_it_apart():
-    find = image_namer(a_dataset())
+    find = image_index_by_name(a_dataset())
     for name in ("val/dogs/1.png", "dogs/1", "dogs/1.png", "/home/me/val/dogs/1.png", "102"):
         assert find(name) == 1
     assert find("2") == find("2.png") == find("elsewhere/2.png") == 2
@@ -140,7 +140,7 @@ def test_panoptic_maps(tmp_path):
     dataset = a_dataset(panoptic=PanopticFiles((None,) * 3, ((),) * 3, CATEGORIES))
     ids = np.ones((20, 40), dtype=np.int64)
     ids[:, 20:] = 70_000
-    Image.fromarray(colours_of(ids)).save(tmp_path / "a.png")
+    Image.fromarray(ids_to_rgb(ids)).save(tmp_path / "a.png")
     record = {
         "image_id": 102,
         "file_name": "a.png",

@@ -63,5 +63,5 @@ def test_beside_them_names_of_categories_go_before_numbers_too(tmp_path: Path) -
 
 
 def test_results_of_numbers_alone_never_ask_for_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otus.data.formats.coco_results.image_namer", None)
+    monkeypatch.setattr("otus.data.formats.coco_results.image_index_by_name", None)
     assert len(read_results(written(tmp_path, {"image_id": 3}), DATA)) == 1

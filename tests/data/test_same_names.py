@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otus.data.checks.doctor import examine_path
+from otus.data.checks.doctor import check_path
 from otus.data.formats import coco, voc
 from otus.data.formats.interface import Layout
 from otus.data.formats.text_results import read_text_results
-from otus.data.image_writing import write_image, write_index_image
+from otus.data.image_writing import write_image, write_label_image
 from otus.data.open import open_dataset
 
 
@@ -39,7 +39,7 @@ def yolo_named(root: Path, part: str, seed: int) -> None:
 def davis(root: Path, part: str, seed: int) -> None:
     noise(root / "JPEGImages" / part / "1.png", seed)
     (root / "Annotations" / part).mkdir(parents=True)
-    write_index_image(root / "Annotations" / part / "1.png", np.eye(40, 60, dtype=np.uint8))
+    write_label_image(root / "Annotations" / part / "1.png", np.eye(40, 60, dtype=np.uint8))
 
 
 def coco_json(root: Path, part: str, seed: int) -> None:
@@ -57,7 +57,7 @@ def coco_json(root: Path, part: str, seed: int) -> None:
 def test_the_doctor_finds_nothing(tmp_path: Path, make: Callable[[Path, str, int], None]) -> None:
     for seed, part in enumerate(("cat", "dog")):
         make(tmp_path, part, seed)
-    examination = examine_path(tmp_path)
+    examination = check_path(tmp_path)
     assert examination.image_count == 2
     assert examination.findings == ()
 
@@ -66,7 +66,7 @@ def test_images_that_share_their_labels_are_still_found(tmp_path: Path) -> None:
     for seed, part in enumerate(("cat", "dog")):
         yolo_named(tmp_path, part, seed)
     noise(tmp_path / "images/cat/1.jpg", 7)
-    (finding,) = examine_path(tmp_path).findings
+    (finding,) = check_path(tmp_path).findings
     assert (finding.kind, finding.where) == ("duplicate_image_id", "images/cat/1")
     assert "2 images differ in nothing but their suffix" in finding.message
 
@@ -75,7 +75,7 @@ def test_labels_of_a_name_that_another_folder_has_are_still_without_a_image(tmp_
     for seed, part in enumerate(("cat", "dog")):
         yolo_named(tmp_path, part, seed)
     (tmp_path / "images/cat/1.png").unlink()
-    findings = examine_path(tmp_path).findings
+    findings = check_path(tmp_path).findings
     assert ("missing_image", str(tmp_path / "labels/cat/1.txt")) in [(one.kind, one.file) for one in findings]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otus.data.scenes.generator import EVERYTHING, THINGS, Scenes
+from otus.data.scenes.generator import ALL_CATEGORIES, THING_CATEGORIES, Scenes
 from otus.data.scenes.shapes import Pose
 from otus.structures import boxes, oriented
 
@@ -57,7 +57,7 @@ def test_boxes_masks_and_maps_agree(scenes: Scenes) -> None:
             assert (sample.semantic.labels[mask] == found.labels[i]).all()
             np.testing.assert_array_equal(sample.panoptic.mask_of(i + 1), mask)
         ground = sample.semantic.labels[~visible.any(axis=0)]
-        assert not any(EVERYTHING.is_thing[label] for label in np.unique(ground))
+        assert not any(ALL_CATEGORIES.is_thing[label] for label in np.unique(ground))
 
 
 def test_objects_hide_one_another_and_are_cut_by_the_border(scenes: Scenes) -> None:
@@ -72,7 +72,7 @@ def test_objects_hide_one_another_and_are_cut_by_the_border(scenes: Scenes) -> N
     assert (hidden > 0.1).mean() > 0.1
     assert (np.abs(np.concatenate(outside)).max(axis=1) > 5).mean() > 0.1
     labels = np.concatenate([s.instances.labels for s in scenes])
-    assert set(labels) == set(range(len(THINGS)))
+    assert set(labels) == set(range(len(THING_CATEGORIES)))
 
 
 def test_oriented_boxes_are_tight_about_whole_shapes(scenes: Scenes) -> None:
@@ -87,7 +87,7 @@ def test_oriented_boxes_are_tight_about_whole_shapes(scenes: Scenes) -> None:
             rows, columns = np.nonzero(one.amodal_masks.dense()[0])
             dx, dy = columns + 0.5 - x, rows + 0.5 - y
             along, across = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
-            blunt = THINGS[one.labels[0]] in ("circle", "ellipse", "ring", "rectangle", "cross")
+            blunt = THING_CATEGORIES[one.labels[0]] in ("circle", "ellipse", "ring", "rectangle", "cross")
             for reach, half in ((along, w / 2), (across, h / 2)):
                 assert np.abs(reach).max() <= half + 0.75
                 if blunt:  # other shapes end in tips thinner than a pixel
@@ -98,7 +98,7 @@ def test_oriented_boxes_are_tight_about_whole_shapes(scenes: Scenes) -> None:
 
 def test_keypoints_lie_on_their_kite_and_say_whether_they_are_seen(scenes: Scenes) -> None:
     seen = {0: 0, 1: 0, 2: 0}
-    kite = THINGS.index("kite")
+    kite = THING_CATEGORIES.index("kite")
     for sample in scenes:
         found = sample.instances
         for i in range(len(found)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from otus.data.dataset import Dataset, Images
-from otus.data.splitting import fingerprint, shared_images, split_off
+from otus.data.splitting import fingerprint, shared_images, train_val_split
 from otus.errors import UsageError
 from otus.structures import Categories, Objects
 
@@ -27,21 +27,21 @@ def dataset(folder: Path, contents: dict[str, str]) -> Dataset:
 
 def test_the_parts_are_the_whole_and_share_nothing(tmp_path: Path) -> None:
     whole = dataset(tmp_path, {f"{i}.jpg": str(i) for i in range(20)})
-    rest, aside = split_off(whole, 0.25)
+    rest, aside = train_val_split(whole, 0.25)
     assert (len(rest), len(aside)) == (15, 5)
     assert {*rest.images.files, *aside.images.files} == set(whole.images.files)
-    backwards = split_off(whole.select(np.arange(len(whole))[::-1]), 0.25)[1]
+    backwards = train_val_split(whole.select(np.arange(len(whole))[::-1]), 0.25)[1]
     assert sorted(backwards.images.files) == sorted(aside.images.files)
-    assert set(split_off(whole, 0.5)[1].images.files) >= set(aside.images.files)
-    assert len(split_off(whole, 0.001)[1]) == 1
-    assert len(split_off(whole, 0.999)[0]) == 1
+    assert set(train_val_split(whole, 0.5)[1].images.files) >= set(aside.images.files)
+    assert len(train_val_split(whole, 0.001)[1]) == 1
+    assert len(train_val_split(whole, 0.999)[0]) == 1
 
 
 def test_a_share_that_cannot_be(tmp_path: Path) -> None:
     one = dataset(tmp_path, {"a.jpg": "a"})
     for data, share in ((one, 0.5), (one, 0.0), (one, 2.0)):
         with pytest.raises(UsageError):
-            split_off(data, share)
+            train_val_split(data, share)
 
 
 def test_the_same_image_is_found_under_another_name(tmp_path: Path) -> None:

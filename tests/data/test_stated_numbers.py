@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as codec
 
 import otus
-from otus.data.checks.doctor import Examination, examine_path
+from otus.data.checks.doctor import DataReport, check_path
 from otus.data.image_writing import write_image
 from otus.structures import Objects
 
@@ -67,7 +67,7 @@ def panoptic(root: Path, change: Callable[[list[dict[str, Any]]], object] = lamb
     return root
 
 
-def only(examination: Examination, kind: str, where: str, *says: str) -> None:
+def only(examination: DataReport, kind: str, where: str, *says: str) -> None:
     (finding,) = examination.findings
     assert (finding.kind, finding.where) == (kind, where)
     assert all(text in finding.message for text in says), finding.message
@@ -77,19 +77,19 @@ def only(examination: Examination, kind: str, where: str, *says: str) -> None:
 @pytest.mark.parametrize("area", [1.0, 125_000.0])
 def test_an_area_of_coco(tmp_path: Path, outline: Any, area: float) -> None:
     fields = {} if outline is None else {"segmentation": outline}
-    assert examine_path(coco(tmp_path / "well", **fields)).findings == ()
+    assert check_path(coco(tmp_path / "well", **fields)).findings == ()
     says = f"area is {area:.6g}, but the {'box' if outline is None else 'outline'} allows"
     where = "annotation 5 (a.png)"
-    only(examine_path(coco(tmp_path / "wrong", area=area, **fields)), "area_disagrees", where, says)
+    only(check_path(coco(tmp_path / "wrong", area=area, **fields)), "area_disagrees", where, says)
 
 
 def test_the_area_of_a_thin_mask_may_stand_beside_its_box_alone(tmp_path: Path) -> None:
-    assert examine_path(coco(tmp_path, area=2_500)).findings == ()
+    assert check_path(coco(tmp_path, area=2_500)).findings == ()
 
 
 def test_an_area_of_sa1b(tmp_path: Path) -> None:
-    assert examine_path(sa1b(tmp_path / "well")).findings == ()
-    (finding,) = examine_path(sa1b(tmp_path / "wrong", area=1)).findings
+    assert check_path(sa1b(tmp_path / "well")).findings == ()
+    (finding,) = check_path(sa1b(tmp_path / "wrong", area=1)).findings
     assert finding.kind == "area_disagrees"
     assert "area is 1, but the outline allows" in finding.message
 
@@ -107,10 +107,10 @@ def test_num_keypoints(tmp_path: Path) -> None:
     points = {"keypoints": [30, 40, 2, 50, 60, 1, 0, 0, 0]}
     names = ["beak", "left_eye", "right_eye"]
     for k, right in enumerate(({"num_keypoints": 2}, {})):
-        assert examine_path(coco(tmp_path / f"well{k}", names=names, **points, **right)).findings == ()
+        assert check_path(coco(tmp_path / f"well{k}", names=names, **points, **right)).findings == ()
     wrong = coco(tmp_path / "wrong", names=names, **points, num_keypoints=3)
     where = "annotations[0].num_keypoints"
-    only(examine_path(wrong), "num_keypoints_disagree", where, "num_keypoints is 3, but 2 are labelled")
+    only(check_path(wrong), "num_keypoints_disagree", where, "num_keypoints is 3, but 2 are labelled")
 
 
 @pytest.mark.parametrize(
@@ -129,12 +129,12 @@ def test_num_keypoints(tmp_path: Path) -> None:
 def test_segments_that_the_file_says(
     tmp_path: Path, change: Callable[[list[dict[str, Any]]], object], kind: str, where: str, says: str
 ) -> None:
-    assert examine_path(panoptic(tmp_path / "well")).findings == ()
-    only(examine_path(panoptic(tmp_path / "wrong", change)), kind, f"annotations[0].segments_info{where}", says)
+    assert check_path(panoptic(tmp_path / "well")).findings == ()
+    only(check_path(panoptic(tmp_path / "wrong", change)), kind, f"annotations[0].segments_info{where}", says)
 
 
 def test_segments_that_only_the_image_has(tmp_path: Path) -> None:
-    finding = examine_path(panoptic(tmp_path, lambda segments: segments.pop())).findings[0]
+    finding = check_path(panoptic(tmp_path, lambda segments: segments.pop())).findings[0]
     assert finding.kind == "wrong_map"
     assert "pixels have the ids [9], which no segment has" in finding.message
 
@@ -143,7 +143,7 @@ def test_segments_that_only_the_image_has(tmp_path: Path) -> None:
 def test_sizes_of_images(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     root = make(tmp_path)
     write_image(root / "a.png", np.random.default_rng(0).integers(0, 256, (H, W - 1, 3), dtype=np.uint8))
-    kinds = examine_path(root).counts
+    kinds = check_path(root).counts
     assert kinds == {"mis_sized_image": 1}
 
 
@@ -153,5 +153,5 @@ def test_the_size_of_an_image_of_voc(tmp_path: Path) -> None:
     image(tmp_path / "JPEGImages")
     sizes = f"<size><width>{H}</width><height>{W}</height><depth>3</depth></size>"
     (tmp_path / "Annotations/a.xml").write_text(f"<annotation><filename>a.png</filename>{sizes}</annotation>")
-    (finding,) = examine_path(tmp_path).findings
+    (finding,) = check_path(tmp_path).findings
     assert finding.kind == "mis_sized_image"

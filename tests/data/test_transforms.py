@@ -28,7 +28,7 @@ from otus.data.transforms.augmentation import (
     CropAndPad,
     HorizontalFlip,
     RandomCrop,
-    ResizeLongSide,
+    ResizeLongestSide,
     ScaleJitter,
     Transform,
     geometry,
@@ -94,7 +94,7 @@ def assert_whole(tensors: TensorSample, *, shrunk: bool) -> None:
     assert (tensors["masks"] <= tensors["amodal_masks"]).all()
     for boxes, masks in (("boxes", "masks"), ("amodal_boxes", "amodal_masks")):
         seen = tensors[masks].flatten(1).any(1)
-        beyond = (geometry.tight_boxes(tensors[masks]) - plain(tensors[boxes]))[seen]
+        beyond = (geometry.masks_to_boxes(tensors[masks]) - plain(tensors[boxes]))[seen]
         beyond[:, :2] *= -1  # how far each side of the mask's box lies outside the object's
         assert (beyond <= 1).all()
         assert shrunk or (beyond >= -1).all()
@@ -114,12 +114,12 @@ CUTS = st.lists(
             CropAndPad(0.3),
             RandomCrop((40, 60)),
             RandomCrop((72, 50)),
-            RandomCrop((110, 130), least_visible=0.0),
+            RandomCrop((110, 130), min_visibility=0.0),
         ]
     ),
     max_size=4,
 )
-RESIZES = st.sampled_from([None, ScaleJitter(0.6, 2.2), ResizeLongSide(150), ResizeLongSide(61)])
+RESIZES = st.sampled_from([None, ScaleJitter(0.6, 2.2), ResizeLongestSide(150), ResizeLongestSide(61)])
 
 
 @given(st.integers(0, 999), RESIZES, CUTS, st.integers(0, 999))
@@ -156,7 +156,7 @@ def test_boxes_proposals_and_corners_that_agree_go_on_agreeing(
     left, top, right, bottom = plain(before["boxes"]).unbind(1)
     corners = torch.stack([left, top, right, top, right, bottom, left, bottom], dim=1).reshape(-1, 4, 2)
     before["corners"] = tv_tensors.KeyPoints(corners, canvas_size=SIZE_HW)
-    steps = [replace(cut, least_visible=0.0) if isinstance(cut, RandomCrop | CropAndPad) else cut for cut in cuts]
+    steps = [replace(cut, min_visibility=0.0) if isinstance(cut, RandomCrop | CropAndPad) else cut for cut in cuts]
     generator = partial(sample_generator, seed, 0, index)
     after = Compose([*([resize] if resize else []), *steps])(before, generator=generator())
     assert torch.equal(after["boxes"], after["proposals"])
@@ -172,7 +172,7 @@ def test_boxes_proposals_and_corners_that_agree_go_on_agreeing(
 @settings(max_examples=15, deadline=None)
 def test_flipping_twice_changes_nothing(index: int) -> None:
     before = scene(index)
-    after = geometry.flip(geometry.flip(before))
+    after = geometry.horizontal_flip(geometry.horizontal_flip(before))
     for key in ("keypoints", "corners"):
         torch.testing.assert_close(plain(after.pop(key)), plain(before.pop(key)), rtol=0, atol=1e-4)
     assert_equal(after, before)
@@ -202,7 +202,7 @@ def test_resizing_agrees_with_torchvision(to_hw: tuple[int, int]) -> None:
 def test_cropping_agrees_with_torchvision(window: tuple[int, int, int, int]) -> None:
     top, left, height, width = window
     before = scene(4)
-    after = geometry.crop(before, top=top, left=left, to_hw=(height, width), least_visible=0.0, fill=0.0)
+    after = geometry.crop(before, top=top, left=left, to_hw=(height, width), min_visibility=0.0, fill=0.0)
     torch.testing.assert_close(after["image"], functional.crop(before["image"], *window))
     torch.testing.assert_close(after["masks"], functional.crop(before["masks"], *window)[after["row"]])
     torch.testing.assert_close(after["corners"], functional.crop(before["corners"], *window)[after["row"]].clone())
@@ -233,7 +233,7 @@ def test_what_a_crop_leaves_of_an_object_decides() -> None:
     assert left["labels"].tolist() == [0, 1, 2]
     assert left["boxes"].tolist() == [[0, 0, 4, 30], [28, 28, 30, 30], [10, 10, 20, 30]]
     torch.testing.assert_close(left["areas"], torch.tensor([120.0, 4, 200]))
-    assert geometry.crop(sample, top=0, left=0, to_hw=(30, 30), least_visible=0.6)["labels"].tolist() == [1, 2]
+    assert geometry.crop(sample, top=0, left=0, to_hw=(30, 30), min_visibility=0.6)["labels"].tolist() == [1, 2]
     whole = geometry.crop(sample, top=0, left=0, to_hw=(50, 50))
     assert whole["boxes"].tolist()[0] == [0, 0, 20, 36.5]  # nothing was cut: the box is as it was given
 
@@ -295,7 +295,7 @@ def test_copy_paste_hides_what_it_covers_and_nothing_else(index: int) -> None:
     visible = plain(before["masks"]) & ~cover
     share = visible.sum((1, 2)) / before["masks"].sum((1, 2))
     rows = after["row"][own]
-    assert rows.tolist() == (share >= geometry.LEAST_VISIBLE).nonzero()[:, 0].tolist()
+    assert rows.tolist() == (share >= geometry.MIN_VISIBILITY).nonzero()[:, 0].tolist()
     assert torch.equal(plain(after["masks"])[own], visible[rows])
     assert torch.equal(plain(after["amodal_masks"])[own], plain(before["amodal_masks"])[rows])
     torch.testing.assert_close(after["areas"][own], (before["areas"] * share)[rows])
@@ -366,7 +366,7 @@ def test_images_without_objects_and_without_labels() -> None:
     bare: dict[str, Any] = {"image": image, "key": "bare"}
     unlabelled = EVERYTHING(bare, generator=sample_generator(0, 0, 1))
     assert geometry.size_hw(unlabelled) == (64, 64)
-    empty = geometry.keep(scene(0), torch.zeros(len(scene(0)["labels"]), dtype=torch.bool))
+    empty = geometry.select_objects(scene(0), torch.zeros(len(scene(0)["labels"]), dtype=torch.bool))
     for index in range(5):
         after = EVERYTHING(empty, generator=sample_generator(0, 0, index))
         assert after["boxes"].shape[1] == 4
@@ -387,8 +387,8 @@ def test_real_images_with_crowds_and_keypoints(shared_data: Path) -> None:
         before = to_tensors(dataset[index])
         after = chain(before, generator=sample_generator(0, 0, index))
         # Their boxes are up to a few pixels off their own polygons: no transform may add more than scale and rounding.
-        off = (geometry.tight_boxes(before["masks"]) - plain(before["boxes"])).abs().amax()
-        moved = (geometry.tight_boxes(after["masks"]) - plain(after["boxes"])).abs()
+        off = (geometry.masks_to_boxes(before["masks"]) - plain(before["boxes"])).abs().amax()
+        moved = (geometry.masks_to_boxes(after["masks"]) - plain(after["boxes"])).abs()
         assert moved.amax() <= 1.6 * off + 1
         assert (plain(after["boxes"])[:, 2:] > plain(after["boxes"])[:, :2]).all()
         crowds += int(after["is_crowd"].sum())

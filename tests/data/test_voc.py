@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from otus.data.checks.doctor import examine_path
+from otus.data.checks.doctor import check_path
 from otus.data.conversion import convert
 from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats import voc
@@ -382,7 +382,7 @@ def test_two_sizes_are_reported(tmp_path: Path) -> None:
 
 def test_boxes_that_count_from_0(tmp_path: Path) -> None:
     make_voc(tmp_path, {"a": xml(one(box=(0, 2, 11, 8)), one(box=(0, 0, 12, 8))), "b": xml(one(box=(1, 1, 12, 8)))})
-    (finding,) = examine_path(tmp_path).without(("same_photograph",)).findings
+    (finding,) = check_path(tmp_path).without(("same_photograph",)).findings
     assert finding.kind == "counts_from_0"
     assert finding.file == str(tmp_path / "Annotations/a.xml")
     assert "as 2 of 3 boxes do" in finding.message
@@ -390,7 +390,7 @@ def test_boxes_that_count_from_0(tmp_path: Path) -> None:
     dataset = open_dataset(tmp_path, format="voc_from_0")
     assert dataset.objects is not None
     assert dataset.objects.boxes_xyxy.tolist() == boxes
-    assert not examine_path(tmp_path, format="voc_from_0").without(("same_photograph",)).findings
+    assert not check_path(tmp_path, format="voc_from_0").without(("same_photograph",)).findings
     convert(tmp_path, tmp_path / "again", to="voc", format="voc_from_0")
     back = open_dataset(tmp_path / "again")
     assert back.objects is not None

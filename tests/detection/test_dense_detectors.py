@@ -15,7 +15,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator as Ref
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
-from otus.data.scenes.generator import THINGS, Scenes
+from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.data.tensors import to_tensors
 from otus.detection.set_prediction.detr import detr_efficientnet_lite0
 from otus.detection.single_stage.dense_stages import DenseAssignment
@@ -261,7 +261,7 @@ def test_gradients_of_oriented_boxes_are_finite_everywhere():
 def test_objects_without_an_oriented_box_are_learned_upright():
     sample = to_tensors(Scenes(1, size_hw=(120, 160), seed=2).scene(0))
     sample["corners"][0] = torch.nan
-    target = make_target(sample, category_count=len(THINGS), device=torch.device("cpu"))
+    target = make_target(sample, category_count=len(THING_CATEGORIES), device=torch.device("cpu"))
     found = oriented_boxes(target)
     x1, y1, x2, y2 = target.boxes[0].tolist()
     torch.testing.assert_close(found[0], torch.tensor([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0]))
@@ -291,7 +291,7 @@ def test_a_norm_of_one_value_takes_what_it_remembers():
 )
 def test_fast_copies_answer_alike(build, precision):
     torch.manual_seed(0)
-    system = build(THINGS)
+    system = build(THING_CATEGORIES)
     preprocess = Preprocess(fixed_hw=(96, 96))
     image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
     exact = Predictor(system, preprocess=preprocess, name="x", device="cpu")
@@ -307,12 +307,12 @@ def test_fast_copies_answer_alike(build, precision):
 
 def test_class_slots_that_do_not_fit_are_an_error():
     with pytest.raises(ShapeError, match="expected different numbers from 1 on"):
-        ssd_efficientnet_lite0(THINGS, class_indices=[0, *range(1, len(THINGS))])
+        ssd_efficientnet_lite0(THING_CATEGORIES, class_indices=[0, *range(1, len(THING_CATEGORIES))])
     for build in (retinanet_efficientnet_lite0_fpn, detr_efficientnet_lite0):
         with pytest.raises(ShapeError, match="expected one for each category"):
-            build(THINGS, class_indices=[0])
+            build(THING_CATEGORIES, class_indices=[0])
         with pytest.raises(ShapeError, match="expected different numbers from 0 on"):
-            build(THINGS, class_indices=[0] * len(THINGS))
+            build(THING_CATEGORIES, class_indices=[0] * len(THING_CATEGORIES))
         with pytest.raises(ShapeError, match=r"expected one for each category \(0\)"):
             build(Categories(()))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from otus.data.scenes.generator import THINGS, Scenes
+from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.data.tensors import to_tensors
 from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faster_rcnn
 from otus.detection.region_based.region_detector import RegionDetector
@@ -22,7 +22,7 @@ def over_timm() -> RegionDetector:
     backbone = timm_backbone("mobilenetv3_small_100", levels=(3, 4, 5))
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=FeaturePyramid(backbone.channels, 16))
     proposer = RegionProposalNetwork(16, GridAnchorGenerator([[16], [32], [64], [128]]), count=50, training_count=50)
-    return faster_rcnn(maps, proposer, THINGS, box_features=32)
+    return faster_rcnn(maps, proposer, THING_CATEGORIES, box_features=32)
 
 
 def over_alexnet() -> RegionDetector:
@@ -31,7 +31,7 @@ def over_alexnet() -> RegionDetector:
     proposer = RegionProposalNetwork(
         maps.out_channels, GridAnchorGenerator([[32, 64, 128]]), count=50, training_count=50
     )
-    return faster_rcnn(maps, proposer, THINGS, box_features=32)
+    return faster_rcnn(maps, proposer, THING_CATEGORIES, box_features=32)
 
 
 @pytest.mark.parametrize("build", [over_timm, over_alexnet])
@@ -59,6 +59,6 @@ def test_anchors_of_another_number_of_maps_are_an_error():
     backbone = torchvision_backbone("alexnet", levels=(4,))
     maps = RoIFeatures(backbone, RoIPooler(6, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([[32], [64]]))
-    system = faster_rcnn(maps, proposer, THINGS, box_features=32)
+    system = faster_rcnn(maps, proposer, THING_CATEGORIES, box_features=32)
     with pytest.raises(ShapeError, match="given for 2 maps, but there are 1"):
         system.predict([{"image": torch.zeros(3, 64, 64)}])

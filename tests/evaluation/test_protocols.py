@@ -339,7 +339,7 @@ def test_a_classifier_says_nothing_of_objects(monkeypatch):
 
     dataset = a_dataset()
     image = np.zeros((20, 20, 3), np.uint8)
-    monkeypatch.setattr(type(dataset), "image", lambda self, index, need=None: image)
+    monkeypatch.setattr(type(dataset), "image", lambda self, index, target_size=None: image)
     with pytest.raises(UsageError, match="not where objects are"):
         predict_dataset(Guesses(), dataset, preprocess=Preprocess())
 

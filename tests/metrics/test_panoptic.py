@@ -172,7 +172,7 @@ def write(folder: Path, name: str, maps: list[PanopticMap]) -> Path:
     (folder / name).mkdir()
     annotations = []
     for index, one in enumerate(maps):
-        Image.fromarray(coco_panoptic.colours_of(one.ids)).save(folder / name / f"{index}.png")
+        Image.fromarray(coco_panoptic.ids_to_rgb(one.ids)).save(folder / name / f"{index}.png")
         areas = dict(zip(*np.unique(one.ids, return_counts=True), strict=True))
         info = [
             {"id": s.id, "category_id": CATEGORIES.ids[s.label], "iscrowd": int(s.is_crowd), "area": int(areas[s.id])}

@@ -8,7 +8,13 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from otus.errors import ShapeError, UsageError
-from otus.proposals.oversegmentation import PixelGraph, derivatives, oversegment, reference_regions, smooth
+from otus.proposals.oversegmentation import (
+    PixelGraph,
+    gaussian_derivatives,
+    gaussian_smooth,
+    oversegment,
+    reference_regions,
+)
 
 shapes = st.tuples(st.sampled_from([1, 3]), st.integers(1, 9), st.integers(1, 9))
 # few values: many equal weights, whose order must not matter less than in the reference
@@ -48,9 +54,9 @@ def test_filters_are_those_of_scipy(shape, sigma):
     options = {"mode": "nearest", "radius": int(np.ceil(4 * sigma))}
     along = [ndimage.gaussian_filter1d(planes.astype(float), sigma, axis=axis, **options) for axis in (1, 2)]
     np.testing.assert_allclose(
-        smooth(planes, sigma), ndimage.gaussian_filter1d(along[0], sigma, axis=2, **options), atol=1e-3
+        gaussian_smooth(planes, sigma), ndimage.gaussian_filter1d(along[0], sigma, axis=2, **options), atol=1e-3
     )
-    dx, dy = derivatives(planes, sigma)
+    dx, dy = gaussian_derivatives(planes, sigma)
     np.testing.assert_allclose(dx, ndimage.gaussian_filter1d(along[0], sigma, axis=2, order=1, **options), atol=1e-3)
     np.testing.assert_allclose(dy, ndimage.gaussian_filter1d(along[1], sigma, axis=1, order=1, **options), atol=1e-3)
 

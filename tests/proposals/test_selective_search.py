@@ -17,10 +17,10 @@ from otus.proposals.selective_search import (
     SelectiveSearch,
     Similarity,
     Strategies,
-    describe,
-    group,
+    describe_regions,
+    hierarchical_grouping,
     pixel_bins,
-    reference_group,
+    reference_hierarchical_grouping,
     selective_search,
 )
 from otus.structures.boxes import pairwise_iou
@@ -43,15 +43,17 @@ def segmentations(draw):
 
 @given(segmentation=segmentations(), similarity=similarities)
 def test_grouping_is_that_of_the_slow_reference(segmentation, similarity):
-    regions = describe(*segmentation)
-    np.testing.assert_array_equal(group(regions, similarity), reference_group(regions, similarity))
+    regions = describe_regions(*segmentation)
+    np.testing.assert_array_equal(
+        hierarchical_grouping(regions, similarity), reference_hierarchical_grouping(regions, similarity)
+    )
 
 
 @given(segmentation=segmentations())
 def test_regions_are_described_as_by_a_loop(segmentation):
     labels, colours, textures = segmentation
     channels = len(colours)
-    regions = describe(labels, colours, textures)
+    regions = describe_regions(labels, colours, textures)
     pairs = []
     for y, x in np.ndindex(labels.shape):
         for v, u in ((y, x + 1), (y + 1, x)):
@@ -77,10 +79,12 @@ def test_many_crossing_neighbours():
     labels = np.where((x + y) % 2 == 0, (x + y) // 2, 40 + (x - y + 40) // 2)
     labels = np.unique(labels, return_inverse=True)[1].reshape(40, 40).astype(np.int32)
     flat = np.zeros((1, 40, 40), np.uint8), np.zeros((4, 40, 40), np.int8)
-    regions = describe(labels, *flat)
+    regions = describe_regions(labels, *flat)
     assert len(regions.neighbours) > 8 * len(regions.sizes)
     for similarity in (Similarity.FILL, Similarity.SIZE | Similarity.COLOUR):
-        np.testing.assert_array_equal(group(regions, similarity), reference_group(regions, similarity))
+        np.testing.assert_array_equal(
+            hierarchical_grouping(regions, similarity), reference_hierarchical_grouping(regions, similarity)
+        )
 
 
 def test_pixel_bins():
@@ -215,5 +219,6 @@ def test_presets_are_the_papers():
         preset = MODES[mode]
         assert len(preset.spaces) * len(preset.scales) * len(preset.similarities) == count
     assert isinstance(
-        describe(np.zeros((1, 1), np.int32), np.zeros((1, 1, 1), np.uint8), np.zeros((4, 1, 1), np.int8)), Regions
+        describe_regions(np.zeros((1, 1), np.int32), np.zeros((1, 1, 1), np.uint8), np.zeros((4, 1, 1), np.int8)),
+        Regions,
     )

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from otus.cli import app
 from otus.data.image_writing import write_image
 from otus.data.scenes.files import write_scenes
-from otus.data.scenes.generator import THINGS, Scenes
+from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.detection.region_based.rcnn import rcnn
 from otus.detection.region_based.sliding_window import sliding_window
@@ -60,10 +60,12 @@ def predictor_of(kind: str) -> Predictor:
     one = backbone()
     shared = RoIFeatures(one, RoIPooler(4, strides=one.strides, method="pool"))
     system = {
-        "regression": lambda: SingleObjectDetector(backbone(), THINGS, features=16),
-        "sliding_window": lambda: sliding_window(crops, THINGS, proposer=SlidingWindowProposer(), features=16),
-        "rcnn": lambda: rcnn(crops, THINGS, proposer=given, features=16),
-        "fast_rcnn": lambda: fast_rcnn(shared, THINGS, proposer=given, features=16),
+        "regression": lambda: SingleObjectDetector(backbone(), THING_CATEGORIES, features=16),
+        "sliding_window": lambda: sliding_window(
+            crops, THING_CATEGORIES, proposer=SlidingWindowProposer(), features=16
+        ),
+        "rcnn": lambda: rcnn(crops, THING_CATEGORIES, proposer=given, features=16),
+        "fast_rcnn": lambda: fast_rcnn(shared, THING_CATEGORIES, proposer=given, features=16),
     }[kind]()
     head = system if kind == "regression" else system.box_head
     nn.init.normal_(head.cls_score.weight, std=2.0)
@@ -126,7 +128,7 @@ def saved(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
     entry = ModelEntry(lambda categories: predictor_of(kind).system, "detection", "none", PREPROCESS)
     monkeypatch.setitem(MODELS, f"tiny_{kind}", entry)
     weights, image = folder / "tiny.safetensors", folder / "a.png"
-    header = CheckpointHeader(builder=f"tiny_{kind}", categories=THINGS, preprocess=PREPROCESS.to_dict())
+    header = CheckpointHeader(builder=f"tiny_{kind}", categories=THING_CATEGORIES, preprocess=PREPROCESS.to_dict())
     save_checkpoint(weights, predictor_of(kind).system.state_dict(), header)
     write_image(image, SCENE.image)
     command = ["explain", "detection", image, "--model", weights, "--precision", "exact", "--device", "cpu"]
@@ -138,7 +140,7 @@ def test_the_command_explains_regression(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.stderr
     words = CliRunner().invoke(app, [*saved("regression", tmp_path, monkeypatch)[:-1], "--score-threshold", "1"])
     assert "nothing scores above 1: a lower --score-threshold" in words.stdout
-    assert json.loads(result.stdout)["numbers"] == {"vector": 16, "scores": len(THINGS), "box": 4}
+    assert json.loads(result.stdout)["numbers"] == {"vector": 16, "scores": len(THING_CATEGORIES), "box": 4}
     assert (tmp_path / "page.html").is_file()
 
 

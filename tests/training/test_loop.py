@@ -15,7 +15,7 @@ from otus.data.dataset import Dataset
 from otus.data.scenes.generator import Scenes
 from otus.data.tensors import TensorSample, sample_generator, to_tensors
 from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip, RandomCrop
-from otus.data.transforms.geometry import tight_boxes
+from otus.data.transforms.geometry import masks_to_boxes
 from otus.data.transforms.mixing import Mosaic
 from otus.errors import TrainingError, UsageError
 from otus.parts.preprocess import Preprocess
@@ -333,7 +333,7 @@ def test_a_large_image_is_made_smaller_before_it_is_augmented(augment, enters_at
     assert entered == [(enters_at, enters_at)]
     assert len(sample["boxes"]) == len(sample["masks"])
     assert len(sample["boxes"]) > 0 or enters_at == (240, 320)  # a small window may be empty
-    fitted = tight_boxes(sample["masks"])
+    fitted = masks_to_boxes(sample["masks"])
     seen = sample["masks"].flatten(1).any(dim=1)
     assert (fitted - sample["boxes"].as_subclass(Tensor))[seen].abs().lt(4).all()
 

@@ -36,12 +36,12 @@ def lineage(
     as_json: AsJson = False,
 ) -> None:
     """Time R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images, with and without finding the proposals."""
-    from otus.data.sources import images_of
+    from otus.data.sources import read_source
     from otus.experiments.lineage import measure_lineage
 
     if out is not None:
         output_folder(out, "the timings")
-    named = [(image.name, image.image) for image in images_of(images or _photographs())]
+    named = [(image.name, image.image) for image in read_source(images or _photographs())]
     with progress_bar("timing") as update:
         last_step = ""
 

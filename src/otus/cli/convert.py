@@ -12,7 +12,7 @@ import typer
 from otus.cli._common import emit_json, verb
 
 if TYPE_CHECKING:
-    from otus.data.conversion import Conversion
+    from otus.data.conversion import ConversionResult
     from otus.data.dataset import Dataset
     from otus.data.formats.interface import ConversionLoss
 
@@ -55,7 +55,7 @@ def convert(
         raise typer.Exit(1)
 
 
-def _document(done: "Conversion", target: Path, to: str) -> dict[str, Any]:
+def _document(done: "ConversionResult", target: Path, to: str) -> dict[str, Any]:
     return {
         "source": str(done.datasets[0].source),
         "from": done.datasets[0].format,
@@ -77,8 +77,8 @@ def _counts(datasets: "Sequence[Dataset]") -> dict[str, int]:
     return {"images": sum(map(len, datasets)), "objects": sum(map(len, objects))}
 
 
-def _text(done: "Conversion", target: Path, to: str) -> str:
-    from otus.data.conversion import losses_file
+def _text(done: "ConversionResult", target: Path, to: str) -> str:
+    from otus.data.conversion import losses_path
 
     counts = _counts(done.datasets)
     lines = [f"{target}: {counts['images']} images, {counts['objects']} objects, {done.datasets[0].format} to {to}"]
@@ -87,7 +87,7 @@ def _text(done: "Conversion", target: Path, to: str) -> str:
         lines.append(f"splits: {', '.join(splits)}")
     kinds = Counter(loss.kind for loss in done.losses).most_common()
     if kinds:
-        lines.append(f"not held by {to} ({losses_file(target)} has all):")
+        lines.append(f"not held by {to} ({losses_path(target)} has all):")
         lines += [f"  {kind:<20}{count:>8}" for kind, count in kinds]
     for kind, count in kinds:
         lines.append(f"{kind}:")

@@ -9,7 +9,7 @@ import typer
 from otus.cli._common import emit_json, progress_bar, stdout_console, verb
 
 if TYPE_CHECKING:
-    from otus.data.checks.doctor import Examination
+    from otus.data.checks.doctor import DataReport
 
 _EXAMPLES = 3
 _CATEGORIES = 25
@@ -33,10 +33,10 @@ def doctor(
     Missing, unreadable or mis-sized images, boxes outside the image or without area, masks that disagree with
     boxes, unknown or unused categories, ids or objects given twice, the same photograph twice or in two splits.
     """
-    from otus.data.checks.doctor import examine_path
+    from otus.data.checks.doctor import check_path
 
     with progress_bar("looking at images") as count:
-        examination = examine_path(path, format=format, split=split, progress=count)
+        examination = check_path(path, format=format, split=split, progress=count)
     examination = examination.without(ignore or ())
     if json:
         emit_json(_document(path, examination))
@@ -46,7 +46,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _document(path: Path, examination: "Examination") -> dict[str, object]:
+def _document(path: Path, examination: "DataReport") -> dict[str, object]:
     layouts = examination.layouts
     return {
         "data": str(path),
@@ -65,7 +65,7 @@ def _document(path: Path, examination: "Examination") -> dict[str, object]:
     }
 
 
-def _tell_counts(examination: "Examination") -> None:
+def _tell_counts(examination: "DataReport") -> None:
     """A table: a row for each category, the most frequent first, a column for each split."""
     from rich.table import Table
 
@@ -85,7 +85,7 @@ def _tell_counts(examination: "Examination") -> None:
     stdout_console().print(table)
 
 
-def _tell(path: Path, examination: "Examination") -> None:
+def _tell(path: Path, examination: "DataReport") -> None:
     parts = [f"{layout.format} {layout.split or layout.source.name}" for layout in dict.fromkeys(examination.layouts)]
     typer.echo(f"{path}: {', '.join(parts)}")
     typer.echo(f"{examination.image_count} images, {examination.object_count} objects")

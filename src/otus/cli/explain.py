@@ -50,14 +50,14 @@ def taxonomy(
     as_json: AsJson = False,
 ) -> None:
     """Draw one image's labels as each task sees them: classification, semantic, detection, instance, panoptic."""
-    from otus.data.image_lookup import find_image
+    from otus.data.image_lookup import find_image_index
     from otus.data.image_writing import write_image
     from otus.data.open import open_dataset
     from otus.reports.explain.taxonomy import answers_for
     from otus.reports.explain.taxonomy_page import draw_answers
 
     dataset = open_dataset(data, format=format_, split=split)
-    sample = dataset[find_image(dataset, image)]
+    sample = dataset[find_image_index(dataset, image)]
     path = output_file(out, f"taxonomy-{Path(sample.key).stem}.png")
     answers = answers_for(sample, dataset.categories)
     write_image(path, draw_answers(answers))

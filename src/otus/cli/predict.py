@@ -156,12 +156,12 @@ def predict(
 
 def _files(sources: list[str]) -> Iterator[Path]:
     """Yield the files of all sources; a source that cannot be read is reported when it is predicted on."""
-    from otus.data.sources import files_of
+    from otus.data.sources import source_files
     from otus.errors import DataError
 
     for source in sources:
         with suppress(DataError):
-            yield from files_of(source)
+            yield from source_files(source)
 
 
 def _line(document: dict[str, Any]) -> str:

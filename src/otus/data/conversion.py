@@ -11,7 +11,7 @@ from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic, labelme, sa1b, voc, yolo
 from otus.data.formats.interface import ConversionLoss, ImageMode
 from otus.data.images import image_size_hw, read_image
-from otus.data.merging import merge_categories, with_categories
+from otus.data.merging import merge_categories, remap_categories
 from otus.data.open import format_name, open_splits
 from otus.errors import DataError, ImageError, UsageError, did_you_mean
 
@@ -22,7 +22,7 @@ _TAIL = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Conversion:
+class ConversionResult:
     """What came of a conversion.
 
     Parameters
@@ -49,11 +49,11 @@ def convert(
     split: str | None = None,
     images: ImageMode = "copy",
     allow_outside: bool = False,
-) -> Conversion:
+) -> ConversionResult:
     """Write a data set in another format, with all of its splits unless one is chosen.
 
     Faulty records and unreadable images are left out and returned as ``problems``. Losses, where there are
-    some, are also written beside the new folder (:func:`losses_file`): inside, readers of one JSON an image would stumble.
+    some, are also written beside the new folder (:func:`losses_path`): inside, readers of one JSON an image would stumble.
 
     Parameters
     ----------
@@ -93,12 +93,12 @@ def convert(
     of_set = dict.fromkeys(one for one in losses if not one.image)
     losses = [*of_set, *(one for one in losses if one.image)]
     if losses:
-        with staged_file(losses_file(target)) as stage:
+        with staged_file(losses_path(target)) as stage:
             stage.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(one) for one in losses])))
-    return Conversion(datasets, losses, problems)
+    return ConversionResult(datasets, losses, problems)
 
 
-def losses_file(target: str | Path) -> Path:
+def losses_path(target: str | Path) -> Path:
     """Where the losses of a conversion to a folder are listed: ``<folder>.conversion_losses.json``."""
     target = Path(target)
     return target.with_name(f"{target.name}.conversion_losses.json")
@@ -141,7 +141,7 @@ def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], lis
     if all(one.categories == datasets[0].categories for one in datasets):
         return datasets, []
     common = merge_categories([one.categories for one in datasets])
-    joined = [replace(with_categories(one, common), categories=common) for one in datasets]
+    joined = [replace(remap_categories(one, common), categories=common) for one in datasets]
     return joined, [
         ConversionLoss("category_ids", "", None, "the ids of categories: the splits' lists differ and were joined")
     ]

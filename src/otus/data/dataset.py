@@ -29,7 +29,7 @@ from otus.structures import (
 from otus.structures import oriented as oriented_boxes
 
 if TYPE_CHECKING:
-    from otus.data.images import Need
+    from otus.data.images import TargetSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,15 +182,15 @@ class Dataset:
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
 
-    def image(self, index: int, *, need: "Need | None" = None) -> np.ndarray:
+    def image(self, index: int, *, target_size: "TargetSize | None" = None) -> np.ndarray:
         """The image, uint8 (H, W, 3) RGB, checked against the size that the labels were made for.
 
-        ``need`` as of :func:`~otus.data.images.read_reduced_image`.
+        ``target_size`` as of :func:`~otus.data.images.read_reduced_image`.
         """
         from otus.data.images import read_reduced_image
 
         path, size_hw = self.images.path(index), self.images.size_hw(index)
-        return read_reduced_image(path, need, expected_size_hw=size_hw)[0]
+        return read_reduced_image(path, target_size, expected_size_hw=size_hw)[0]
 
     @cached_property
     def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:
@@ -239,9 +239,9 @@ class Dataset:
         file = self.semantic.files[index] if self.semantic else None
         if self.semantic is None or file is None:
             return None
-        from otus.data.images import read_index_image
+        from otus.data.images import read_label_image
 
-        values = read_index_image(file, expected_size_hw=self.images.size_hw(index))
+        values = read_label_image(file, expected_size_hw=self.images.size_hw(index))
         return SemanticMap(self.semantic.lookup[values], self.semantic.categories)
 
     def panoptic_map(self, index: int) -> PanopticMap | None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from otus.errors import DataError
 
-IS_POINTER = "is a Git LFS pointer, not the file itself"
-FETCH_IT = "fetch it: git lfs pull"
+LFS_PROBLEM = "is a Git LFS pointer, not the file itself"
+LFS_REMEDY = "fetch it: git lfs pull"
 
 _START = b"version https://git-lfs.github.com/spec/"
 
@@ -19,7 +19,7 @@ def is_lfs_pointer(path: str | Path) -> bool:
         return False
 
 
-def refuse_lfs_pointer(path: str | Path) -> None:
+def raise_if_lfs_pointer(path: str | Path) -> None:
     """Raise DataError if a file is a Git LFS pointer."""
     if is_lfs_pointer(path):
-        raise DataError(IS_POINTER, file=path, remedy=FETCH_IT)
+        raise DataError(LFS_PROBLEM, file=path, remedy=LFS_REMEDY)

@@ -38,14 +38,14 @@ _OF_A_RUN = b'"data_digest"'
 _LEFT_BY_SYSTEMS = frozenset(("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin"))
 
 
-def image_files(
+def list_images(
     folder: str | Path,
     *,
     recursive: bool = False,
     suffixes: Collection[str] = IMAGE_SUFFIXES,
     report: Callable[[DataError], None] = stop_at_first,
 ) -> list[Path]:
-    """The files with an image's suffix in a folder, sorted, but for those that systems leave (:func:`is_left_behind`).
+    """The files with an image's suffix in a folder, sorted, but for those that systems leave (:func:`is_system_file`).
 
     Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
 
@@ -73,17 +73,17 @@ def image_files(
         report(ImageError(problem, file=error.filename, remedy="change its permissions", kind="unreadable_image"))
 
     for parent, folders, names in os.walk(folder, onerror=locked):
-        folders[:] = [name for name in folders if not is_left_behind(name)] if recursive else []
+        folders[:] = [name for name in folders if not is_system_file(name)] if recursive else []
         folders[:] = [name for name in folders if not is_own_output(Path(parent, name))]
         found += [
             Path(parent, name)
             for name in names
-            if not is_left_behind(name) and os.path.splitext(name)[1].lower() in suffixes
+            if not is_system_file(name) and os.path.splitext(name)[1].lower() in suffixes
         ]
     return sorted(found)
 
 
-def is_left_behind(name: str) -> bool:
+def is_system_file(name: str) -> bool:
     """Whether a file or folder is called as those that systems and editors leave, which are no data.
 
     Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.

@@ -10,7 +10,7 @@ from otus.errors import UsageError
 _NEAR_NAMES = 5
 
 
-def find_image(dataset: Dataset, name: str) -> int:
+def find_image_index(dataset: Dataset, name: str) -> int:
     """The index of the image that a name or a path means: its key, else its file's name or stem, or its id.
 
     Raises
@@ -43,13 +43,13 @@ def find_image(dataset: Dataset, name: str) -> int:
     raise UsageError(f"{name}: not one of the {len(files)} images of {dataset.source}; {hint}: {known}")
 
 
-def some_names(dataset: Dataset) -> str:
+def example_names(dataset: Dataset) -> str:
     """A few names of images, for messages about others."""
     names = [PurePosixPath(file).stem for file in dataset.images.files[:3]]
     return f"{', '.join(names) or 'none'}{' …' if len(dataset) > len(names) else ''}"
 
 
-def image_namer(dataset: Dataset) -> Callable[[str], int | None]:
+def image_index_by_name(dataset: Dataset) -> Callable[[str], int | None]:
     """A function that says which image a name means, None where it means none or several; for many names.
 
     A name is an image's id, or its file as far as it is needed to tell it from others, with or without its suffix:

@@ -40,7 +40,7 @@ def write_image(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
             raise ImageError(what, file=target, remedy="name it .png, or scale it down", kind="unwritable") from None
 
 
-def write_index_image(
+def write_label_image(
     path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
 ) -> None:
     """Write labels 0..255 as a PNG: with a palette of up to 256 colours, else grey. Nothing half-written is left."""

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import ImageError, ShapeError
 
 MAX_PIXELS = 180_000_000
@@ -25,7 +25,7 @@ MAX_PIXELS = 180_000_000
 REDUCED_FROM = 25_000_000
 """Images of more pixels, larger than most cameras make, may be decoded at a fraction of their size."""
 
-Need = Callable[[tuple[int, int]], tuple[int, int]]
+TargetSize = Callable[[tuple[int, int]], tuple[int, int]]
 """The height and width at which an image of a height and width will be looked at."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
@@ -80,7 +80,7 @@ def read_image(
 
 def read_reduced_image(
     source: ImageSource,
-    need: Need | None = None,
+    target_size: TargetSize | None = None,
     *,
     expected_size_hw: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -109,7 +109,7 @@ def read_reduced_image(
         _check_pixels(image.size, name, max_pixels)
         turn = _turn(image)
         size_hw = image.size if turn in _EXCHANGES_SIDES else (image.height, image.width)
-        factor = 1 if need is None else _reduction(size_hw, need(size_hw))
+        factor = 1 if target_size is None else _reduction(size_hw, target_size(size_hw))
         if factor > 1:
             width, height = image.size
             image.draft(None, (width // factor, height // factor))
@@ -118,14 +118,14 @@ def read_reduced_image(
             pixels = _as_rgb(image, factor)
             if turn is not None:
                 pixels = np.asarray(Image.fromarray(pixels).transpose(turn))
-    check_size(size_hw, expected_size_hw, name)
+    check_image_size(size_hw, expected_size_hw, name)
     return pixels, size_hw
 
 
-def reduced(image: UInt8[np.ndarray, "h w 3"], need: Need) -> UInt8[np.ndarray, "h2 w2 3"]:
+def reduce_image(image: UInt8[np.ndarray, "h w 3"], target_size: TargetSize) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Return a huge image at the fraction of its size at which :func:`read_reduced_image` gives it, another as it is."""
     size_hw = (image.shape[0], image.shape[1])
-    factor = _reduction(size_hw, need(size_hw))
+    factor = _reduction(size_hw, target_size(size_hw))
     return image if factor == 1 else np.array(Image.fromarray(image).reduce(factor))
 
 
@@ -203,7 +203,7 @@ def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "s
             return np.array(upright), size_hw
 
 
-def read_index_image(path: str | Path, *, expected_size_hw: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
+def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
     """An image whose values are labels, untouched: palette indices (not colours), grey values, 0 and 1 of a bitmap.
 
     Raises
@@ -231,11 +231,11 @@ def read_index_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
             image.load()
             upright = image if turn is None else image.transpose(turn)
             values = np.array(upright).astype(np.uint8) // np.uint8(step)
-    check_size(values.shape, expected_size_hw, name)
+    check_image_size(values.shape, expected_size_hw, name)
     return values
 
 
-def check_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
+def check_image_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
     """Nothing if an image has the size (height, width) that its labels were made for, or if none is expected.
 
     Raises
@@ -279,7 +279,7 @@ def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Ima
             image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
     except Exception as error:  # on broken bytes Pillow's readers raise nearly anything
         if not isinstance(source, bytes) and is_lfs_pointer(source):
-            raise ImageError(IS_POINTER, file=name, remedy=FETCH_IT, kind=_UNREADABLE) from None
+            raise ImageError(LFS_PROBLEM, file=name, remedy=LFS_REMEDY, kind=_UNREADABLE) from None
         raise _unreadable(error, name) from error
     with image:
         yield image

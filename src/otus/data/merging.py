@@ -88,7 +88,7 @@ def merge_categories(several: Sequence[Categories]) -> Categories:
     )
 
 
-def with_categories(dataset: Dataset, categories: Categories) -> Dataset:
+def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
     """The same data set, its labels counted by another list of categories that has all of its names.
 
     Raises

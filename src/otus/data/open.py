@@ -27,10 +27,10 @@ from otus.data.formats import (
 )
 from otus.data.formats.interface import Layout
 from otus.data.formats.text_files import read_json_bytes
-from otus.data.formats.unsupported import find_foreign
-from otus.data.git_lfs import refuse_lfs_pointer
+from otus.data.formats.unsupported import find_unsupported
+from otus.data.git_lfs import raise_if_lfs_pointer
 from otus.data.ignore_regions import with_ignore_regions
-from otus.data.image_files import IMAGE_SUFFIXES, is_left_behind
+from otus.data.image_files import IMAGE_SUFFIXES, is_system_file
 from otus.errors import DataError, Report, UsageError, did_you_mean, stop_at_first
 
 # The more telling formats first: a folder of images in folders may be anything.
@@ -81,7 +81,7 @@ def find_layouts(path: str | Path) -> list[Layout]:
     if path.is_file() and path.stat().st_size == 0:
         raise DataError("the file is empty", file=path, remedy="copy or write it again", kind="broken_json")
     if path.is_file():
-        refuse_lfs_pointer(path)
+        raise_if_lfs_pointer(path)
     found = [layout for module in FORMATS for layout in module.find(path)]
     return found
 
@@ -170,9 +170,9 @@ def choose_layouts(
     if not layouts:
         for file in islice(Path(path).rglob("*"), _LOOKED_AT):
             if file.is_file():
-                refuse_lfs_pointer(file)
+                raise_if_lfs_pointer(file)
         _check_json(Path(path))
-        for file, tool, export in find_foreign(Path(path)):
+        for file, tool, export in find_unsupported(Path(path)):
             problem = f"seems to be of {tool}, which is not read"
             raise DataError(problem, file=file, remedy=f"export {export} instead", kind="foreign_format")
         if Path(path).is_dir() and _holds_images_alone(Path(path)):
@@ -206,7 +206,7 @@ def _tell_left_out(path: Path, taken: list[Layout], others: list[Layout]) -> Non
     beside = [one.split for one in others if one.split and one.split.rpartition("/")[2] in parts]
     if beside:
         _tell_once(f"{path}: reading {names}; other labels of the same images by --split {', '.join(beside)}")
-    if skipped := [file.name for file in coco.skipped(path)]:
+    if skipped := [file.name for file in coco.files_without_objects(path)]:
         _tell_once(f"{path}: skipping files without categories or labels of objects: {', '.join(skipped)}")
 
 
@@ -224,7 +224,7 @@ def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside
 
 def _holds_images_alone(folder: Path) -> bool:
     names = [
-        one.name for one in islice(folder.rglob("*"), _LOOKED_AT) if one.is_file() and not is_left_behind(one.name)
+        one.name for one in islice(folder.rglob("*"), _LOOKED_AT) if one.is_file() and not is_system_file(one.name)
     ]
     return bool(names) and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from otus.data.image_files import IMAGE_SUFFIXES, image_files
-from otus.data.images import MAX_PIXELS, Need, image_notes, read_reduced_image
+from otus.data.image_files import IMAGE_SUFFIXES, list_images
+from otus.data.images import MAX_PIXELS, TargetSize, image_notes, read_reduced_image
 from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, ImageError, stop_at_first
 
@@ -46,7 +46,7 @@ def is_video(source: object) -> bool:
     return isinstance(source, str | Path) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
-def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_at_first) -> list[Path]:
+def source_files(source: str | Path, *, report: Callable[[DataError], None] = stop_at_first) -> list[Path]:
     """The images and videos that a path, folder (searched in depth, but for what Otus wrote) or pattern names.
 
     Parameters
@@ -69,7 +69,7 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
         raise ImageError(problem, file=path, remedy="name the images or their folder: otus predict FOLDER")
     if path.is_dir():
         known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        found = image_files(path, recursive=True, suffixes=known, report=report)
+        found = list_images(path, recursive=True, suffixes=known, report=report)
         if not found:
             raise ImageError("holds no image or video", file=path, remedy=f"known are {', '.join(sorted(known))}")
         return found
@@ -81,12 +81,12 @@ def files_of(source: str | Path, *, report: Callable[[DataError], None] = stop_a
     return found
 
 
-def images_of(
+def read_source(
     source: Source,
     *,
     stride: int = 1,
     report: Callable[[DataError], None] | None = None,
-    need: Need | None = None,
+    target_size: TargetSize | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[SourceImage]:
     """All images of a source, in order.
@@ -112,7 +112,7 @@ def images_of(
                     size_hw = (frame.image.shape[0], frame.image.shape[1])
                     yield SourceImage(str(one), frame.image, size_hw, frame.index, frame.time_s)
             else:
-                image, size_hw = read_reduced_image(one, need, max_pixels=max_pixels)
+                image, size_hw = read_reduced_image(one, target_size, max_pixels=max_pixels)
                 yield SourceImage(str(one), image, size_hw, notes=tuple(image_notes(one).values()))
         except DataError as error:
             if report is None:
@@ -126,7 +126,7 @@ def _flat(
     if isinstance(source, str | Path):
         files: list[Path] = []
         try:
-            files = files_of(source, report=report or stop_at_first)
+            files = source_files(source, report=report or stop_at_first)
         except DataError as error:
             if report is None:
                 raise

@@ -10,7 +10,7 @@ from otus.data.dataset import Dataset
 from otus.errors import UsageError
 
 
-def split_off(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+def train_val_split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Two data sets: most of the images, and a share of them to keep aside, at least one each.
 
     The hash of its file's name decides on an image, not its place, so the same share of the same images is always the same.

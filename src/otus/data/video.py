@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from otus._files import staged_file
-from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import ImageError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
@@ -65,7 +65,7 @@ class Video:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if is_lfs_pointer(path):
-            raise ImageError(IS_POINTER, file=path, remedy=FETCH_IT)
+            raise ImageError(LFS_PROBLEM, file=path, remedy=LFS_REMEDY)
         with self._opened() as (_, stream):
             self.frame_rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
             self.frame_count: int | None = stream.frames or None

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otus.data.checks.images import learned_from
+from otus.data.checks.images import count_training_images
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import read_results
 from otus.data.open import open_dataset
-from otus.data.splitting import split_off
+from otus.data.splitting import train_val_split
 from otus.errors import DataError, Report, UsageError, stop_at_first
 from otus.evaluation.object_protocols import Result, judge_objects
 from otus.evaluation.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
@@ -168,7 +168,7 @@ def evaluate(
         raise UsageError("format and split choose among the data sets of a path; this one is open")
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
     if val is not None:
-        dataset = split_off(dataset, val)[1]
+        dataset = train_val_split(dataset, val)[1]
     protocol = protocol or next(iter(offered_protocols(dataset)), PROTOCOLS[0])
     check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
     unknown: tuple[str, ...] = ()
@@ -200,7 +200,7 @@ def evaluate(
 
 
 def _with_training_images(judged: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
-    count = learned_from(predictor.training, dataset)
+    count = count_training_images(predictor.training, dataset)
     if not count:
         return judged
     note = (

@@ -79,7 +79,7 @@ def predict_dataset(
             image = dataset.image(index)
             columns["proposals_xyxy"] = dataset.proposals.proposals(image).boxes_xyxy
         else:
-            image = dataset.image(index, need=preprocess.size_of)
+            image = dataset.image(index, target_size=preprocess.size_of)
         return preprocess.prepare(Sample(image, dataset.images.files[index], columns=columns))
 
     found = {}

@@ -20,7 +20,7 @@ import numpy as np
 from torch import nn
 
 from otus._files import staged_file
-from otus.data.checks.images import learned_from
+from otus.data.checks.images import count_training_images
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import write_results
 from otus.data.formats.paths import flat_names
@@ -215,7 +215,7 @@ def compare(
             weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
         assert weights is not None
         training_record = read_weights_file(weights, model=one.model).training
-        flattering = learned_from(training_record, judged_on)
+        flattering = count_training_images(training_record, judged_on)
         if flattering:
             say(
                 f"{one.model}: {flattering} of the {len(judged_on)} images judged on were trained on: its figures flatter"

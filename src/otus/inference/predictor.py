@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import nn
 
-from otus.data.images import MAX_PIXELS, reduced
+from otus.data.images import MAX_PIXELS, reduce_image
 from otus.data.sample import Sample
-from otus.data.sources import Source, SourceImage, images_of
+from otus.data.sources import Source, SourceImage, read_source
 from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.prediction import Prediction
@@ -184,9 +184,9 @@ class Predictor:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
         # Tiles are cut from, and proposals searched on, the whole image.
         is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), PrecomputedProposals)
-        need = None if is_whole else self.preprocess.size_of
+        target_size = None if is_whole else self.preprocess.size_of
         report = report or partial(_stop_at_first, source)
-        images = images_of(source, stride=stride, report=report, need=need, max_pixels=max_pixels)
+        images = read_source(source, stride=stride, report=report, target_size=target_size, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
             while batch := list(islice(images, batch_size)):
@@ -326,7 +326,7 @@ class Predictor:
         image = np.ascontiguousarray(source_image.image[window])
         size_hw = (image.shape[0], image.shape[1])
         if not isinstance(getattr(self.system, "proposer", None), PrecomputedProposals):
-            image = reduced(image, self.preprocess.size_of)
+            image = reduce_image(image, self.preprocess.size_of)
         return replace(source_image, image=image, size_hw=size_hw)
 
 

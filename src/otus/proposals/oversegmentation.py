@@ -75,7 +75,7 @@ class PixelGraph:
     @cached_property
     def weights(self) -> Int[np.ndarray, "4 h w"]:
         """Of each pixel's edges to the right, down, and down to the right and left, in sixteenths; 65535 where none is."""
-        return kernels.edge_weights(smooth(self.planes, self.sigma), STEPS_PER_UNIT)
+        return kernels.edge_weights(gaussian_smooth(self.planes, self.sigma), STEPS_PER_UNIT)
 
     @cached_property
     def _sorted(self) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "weights"]]:
@@ -90,7 +90,7 @@ class PixelGraph:
         return labels
 
 
-def smooth(planes: Float[np.ndarray, "c h w"], sigma: float) -> Float[np.ndarray, "c h w"]:
+def gaussian_smooth(planes: Float[np.ndarray, "c h w"], sigma: float) -> Float[np.ndarray, "c h w"]:
     """The planes under a Gaussian that ends at four sigma, as the authors' code has it."""
     if not sigma >= 0:
         raise UsageError(f"sigma: expected a number >= 0, got {sigma}")
@@ -98,7 +98,7 @@ def smooth(planes: Float[np.ndarray, "c h w"], sigma: float) -> Float[np.ndarray
     return kernels.filter_rows_and_columns(planes, taps, taps)
 
 
-def derivatives(
+def gaussian_derivatives(
     planes: Float[np.ndarray, "c h w"], sigma: float
 ) -> tuple[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]]:
     """How fast the planes rise along x and along y, under a Gaussian."""

@@ -23,7 +23,7 @@ from otus.proposals.interface import ResizedProposer
 from otus.proposals.selective_search import SelectiveSearch
 from otus.proposals.windows import sliding_windows
 
-Windows = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
+WindowFunction = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
 
 
 class PrecomputedProposals:
@@ -87,7 +87,7 @@ class SlidingWindowProposer:
         Which: from the image's height and width to boxes xyxy; a ``functools.partial`` chooses scales, shapes and step.
     """
 
-    def __init__(self, windows: Windows = sliding_windows) -> None:
+    def __init__(self, windows: WindowFunction = sliding_windows) -> None:
         self.windows = windows
 
     def propose(

@@ -26,7 +26,7 @@ from otus.errors import ShapeError, UsageError
 from otus.proposals import _selective_search_kernels as kernels
 from otus.proposals.colour import ColourSpace, colour_planes
 from otus.proposals.interface import Proposals
-from otus.proposals.oversegmentation import PixelGraph, derivatives
+from otus.proposals.oversegmentation import PixelGraph, gaussian_derivatives
 
 VERSION = 1
 """Counted up when the same parameters give other proposals: what was kept on disk is then found anew."""
@@ -185,9 +185,9 @@ class SelectiveSearch:
         graph = PixelGraph(planes)
         bins = pixel_bins(planes)
         for scale in self.strategies.scales:
-            regions = describe(graph.regions(scale=scale, min_size=round(scale)), *bins)
+            regions = describe_regions(graph.regions(scale=scale, min_size=round(scale)), *bins)
             for similarity in self.strategies.similarities:
-                yield group(regions, similarity)
+                yield hierarchical_grouping(regions, similarity)
 
 
 def selective_search(
@@ -205,11 +205,11 @@ def selective_search(
 def pixel_bins(planes: Float[np.ndarray, "c h w"]) -> tuple[UInt8[np.ndarray, "c h w"], Int[np.ndarray, "c4 h w"]]:
     """The bins of colour of every pixel, and of texture: signed, four directions a channel, see the kernel."""
     colours = np.clip(planes * np.float32(kernels.COLOUR_BINS / 256), 0, kernels.COLOUR_BINS - 1).astype(np.uint8)
-    along_x, along_y = derivatives(planes, sigma=1.0)
+    along_x, along_y = gaussian_derivatives(planes, sigma=1.0)
     return colours, kernels.texture_bins(along_x, along_y, kernels.TEXTURE_BINS / STEEPEST)
 
 
-def describe(
+def describe_regions(
     labels: Int[np.ndarray, "h w"], colours: UInt8[np.ndarray, "c h w"], textures: Int[np.ndarray, "c4 h w"]
 ) -> Regions:
     """The regions of a segmentation, from the bins of their pixels."""
@@ -217,14 +217,14 @@ def describe(
     return Regions(*kernels.describe_regions(labels, count, colours, textures), kernels.neighbours(labels, count))
 
 
-def group(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
+def hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
     """Join the two most similar neighbours, again and again: the boxes of all regions in the order of their making."""
     flags = [one in similarity for one in (Similarity.COLOUR, Similarity.TEXTURE, Similarity.SIZE, Similarity.FILL)]
     return kernels.group(*regions, int(regions.sizes.sum()), *flags)
 
 
-def reference_group(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
-    """What :func:`group` gives, slowly: the algorithm to be read, and what the tests compare with."""
+def reference_hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
+    """What :func:`hierarchical_grouping` gives, slowly: the algorithm to be read, and what the tests compare with."""
     image_size = int(regions.sizes.sum())
     channels = regions.counts.shape[1] // (kernels.COLOUR_BINS + kernels.DIRECTIONS * kernels.TEXTURE_BINS)
     split = channels * kernels.COLOUR_BINS

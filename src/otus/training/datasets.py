@@ -9,7 +9,7 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.data.merging import merge
 from otus.data.open import choose_layouts, open_dataset
-from otus.data.splitting import shared_images, split_off
+from otus.data.splitting import shared_images, train_val_split
 from otus.errors import DataError
 from otus.zoo.models import model_entry
 
@@ -43,7 +43,7 @@ def open_datasets(
     _refuse_bare(several, "to learn from")
     train_set = merge(several)
     if isinstance(val, float | int):
-        return split_off(train_set, float(val))
+        return train_val_split(train_set, float(val))
     if val is None and val_split is None:
         return train_set, None
     kept_aside = [opened(source, val_split) for source in (sources if val is None else [val])]

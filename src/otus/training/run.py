@@ -17,7 +17,7 @@ from otus.classification.classifier import ImageClassifier
 from otus.data.checks.images import check_images
 from otus.data.dataset import Dataset
 from otus.data.image_writing import write_image
-from otus.data.merging import with_categories
+from otus.data.merging import remap_categories
 from otus.data.splitting import fingerprint
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip, Transform
 from otus.errors import DataError, UsageError
@@ -160,11 +160,11 @@ def train(
     if settings.frozen_norms:
         freeze_norms(system)
     categories: Categories = system.categories  # type: ignore[assignment]
-    train_set = with_categories(train_set, categories)
+    train_set = remap_categories(train_set, categories)
     if val_set is not None:
         if val_set.objects is None and not isinstance(system, ImageClassifier):
             raise DataError("has no objects to validate by", file=val_set.source, remedy="choose another")
-        val_set = with_categories(val_set, categories)
+        val_set = remap_categories(val_set, categories)
     with say.counting("looking at the images") as count:
         checked = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
     images = dict(zip(("training", "validation"), checked, strict=False))

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from otus._files import written_aside
-from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus._files import fsynced_file
+from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import CheckpointError, DataError
 from otus.structures import Categories
 
@@ -99,7 +99,7 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], header: Check
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the header holds what JSON cannot: {error}") from None
     try:
-        with written_aside(path) as stage:
+        with fsynced_file(path) as stage:
             # Not save_file: it stages by itself, and what it leaves when killed has a name that nobody can tell.
             stage.write_bytes(save(tensors, metadata={"otus": metadata}))
     except (OSError, DataError) as error:
@@ -325,7 +325,7 @@ def _existing(path: str | Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file of weights")
     if is_lfs_pointer(path):
-        raise CheckpointError(f"{path}: {IS_POINTER}; {FETCH_IT}")
+        raise CheckpointError(f"{path}: {LFS_PROBLEM}; {LFS_REMEDY}")
     return path
 
 

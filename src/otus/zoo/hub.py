@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from otus._files import cache_folder, written_aside
+from otus._files import cache_folder, fsynced_file
 from otus.errors import DataError, FetchError, UsageError
 
 CHUNK_BYTES = 1 << 20
@@ -63,7 +63,7 @@ def fetch(
         f", or use what is packaged: {', '.join(packaged)}" if packaged else ""
     )
     try:
-        with written_aside(path) as stage:
+        with fsynced_file(path) as stage:
             _download(url, path, stage)
             _check(stage, sha256, url=url, remove=True)
     except urllib.error.HTTPError as error:

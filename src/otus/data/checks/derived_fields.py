@@ -16,7 +16,7 @@ from otus.data.checks.labels import Finding
 from otus.data.dataset import Dataset
 from otus.data.formats import coco, coco_panoptic
 from otus.data.formats.json_reader.stream import RecordReader
-from otus.data.formats.text_files import Figure, Whole
+from otus.data.formats.text_files import Int64, Number
 from otus.structures import PanopticMap
 
 Record = TypeVar("Record", bound=msgspec.Struct)
@@ -27,21 +27,21 @@ _BOX_SLACK_PX = 1.0  # some count the last pixel, some do not
 class _Points(msgspec.Struct):
     """What an annotation says of its keypoints."""
 
-    id: Whole | None = None
-    keypoints: list[Figure] | None = None
-    num_keypoints: Figure | None = None
+    id: Int64 | None = None
+    keypoints: list[Number] | None = None
+    num_keypoints: Number | None = None
 
 
 class StatedSegment(msgspec.Struct):
     """What a file says of the pixels of a segment."""
 
-    id: Whole
-    area: Figure | None = None
-    bbox: tuple[Figure, Figure, Figure, Figure] | None = None
+    id: Int64
+    area: Number | None = None
+    bbox: tuple[Number, Number, Number, Number] | None = None
 
 
 class _StatedMap(msgspec.Struct):
-    image_id: Whole
+    image_id: Int64
     segments_info: list[StatedSegment]
 
 

@@ -21,11 +21,11 @@ import numpy as np
 
 from otus.data.checks.derived_fields import StatedSegments, check_num_keypoints, check_segments, stated_segments
 from otus.data.checks.labels import Finding, check_labels
-from otus.data.checks.near_duplicates import SIDE, find_lookalikes
+from otus.data.checks.near_duplicates import SIDE, find_near_duplicates
 from otus.data.dataset import Dataset
 from otus.data.formats.interface import Layout
-from otus.data.image_files import image_files
-from otus.data.images import check_size, image_notes, read_image, read_thumbnail
+from otus.data.image_files import list_images
+from otus.data.images import check_image_size, image_notes, read_image, read_thumbnail
 from otus.data.open import choose_layouts, open_layout
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
@@ -36,8 +36,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Examination:
-    """What :func:`examine` found.
+class DataReport:
+    """What :func:`check_datasets` found.
 
     Parameters
     ----------
@@ -65,15 +65,15 @@ class Examination:
         """How many findings of each kind, the most frequent kind first."""
         return dict(Counter(finding.kind for finding in self.findings).most_common())
 
-    def without(self, kinds: Iterable[str]) -> "Examination":
+    def without(self, kinds: Iterable[str]) -> "DataReport":
         """The examination less the findings of some kinds."""
         left_out = set(kinds)
         return replace(self, findings=tuple(one for one in self.findings if one.kind not in left_out))
 
 
-def examine_path(
+def check_path(
     path: str | Path, *, format: str | None = None, split: str | None = None, progress: Progress | None = None
-) -> Examination:
+) -> DataReport:
     """Examine all data sets at a path together, or those of one format and split.
 
     Raises
@@ -91,15 +91,15 @@ def examine_path(
             datasets.append(open_layout(one, report=problems.append))
         except (DataError, ShapeError) as error:  # nothing of this one can be read
             problems.append(error)
-    examination = examine(datasets, problems=problems, progress=progress)
+    examination = check_datasets(datasets, problems=problems, progress=progress)
     if split is not None:  # the others' images lie beside this one's
         return examination
     return replace(examination, unlisted=_unlisted_images(datasets))
 
 
-def examine(
+def check_datasets(
     datasets: Sequence[Dataset], *, problems: Sequence[OtusError] = (), progress: Progress | None = None
-) -> Examination:
+) -> DataReport:
     """Look for everything that is wrong with data sets that belong together: the splits of one, or its formats.
 
     Parameters
@@ -147,7 +147,7 @@ def examine(
 
     findings += _unused_categories(datasets, used)
     findings += _same_photographs(datasets, thumbnails)
-    return Examination(
+    return DataReport(
         layouts=tuple(Layout(dataset.format, dataset.source, dataset.split) for dataset in datasets),
         image_count=len(sizes),
         object_count=sum(len(dataset.objects) for dataset in datasets if dataset.objects is not None),
@@ -183,7 +183,7 @@ def _paths(dataset: Dataset) -> list[Path]:
 def _unlisted_images(datasets: Sequence[Dataset]) -> tuple[Path, ...]:
     listed = {path for dataset in datasets for path in _paths(dataset)}
     folders = sorted({path.parent for path in listed if path.parent.is_dir()})
-    return tuple(path for folder in folders for path in image_files(folder) if path not in listed)
+    return tuple(path for folder in folders for path in list_images(folder) if path not in listed)
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
@@ -206,7 +206,7 @@ def _thumbnail(path: Path) -> tuple[np.ndarray, tuple[int, int], dict[str, str]]
 def _sizes_that_differ(path: Path, actual: tuple[int, int], stated: set[tuple[int, int]]) -> Iterator[Finding]:
     for size_hw in sorted(stated):
         try:
-            check_size(actual, size_hw, str(path))
+            check_image_size(actual, size_hw, str(path))
         except DataError as error:
             yield _of_error(error)
 
@@ -263,7 +263,7 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
             message = "the image stands in each of these splits (keep it in one)"
             yield Finding("shared_between_splits", str(path), " and ".join(sorted(names)), message)
     paths = list(thumbnails)
-    pairs, correlations = find_lookalikes(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))
+    pairs, correlations = find_near_duplicates(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))
     told: set[tuple[str, Path]] = set()
     for k in np.argsort(-correlations, kind="stable"):
         first, second = (paths[i] for i in pairs[k])

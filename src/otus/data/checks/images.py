@@ -9,7 +9,7 @@ from typing import Any
 
 from otus.data.checks.near_duplicates import SIDE
 from otus.data.dataset import Dataset
-from otus.data.images import check_size, read_thumbnail
+from otus.data.images import check_image_size, read_thumbnail
 from otus.errors import DataError
 
 DIGITS = 12
@@ -60,7 +60,7 @@ def file_digest(path: Path) -> str:
         return ""
 
 
-def learned_from(training: Mapping[str, Any], dataset: Dataset) -> int:
+def count_training_images(training: Mapping[str, Any], dataset: Dataset) -> int:
     """How many images of a data set a model was trained on, by the digests in its checkpoint's record of the training."""
     joined = training.get("image_digests", "")
     known = {joined[place : place + DIGITS] for place in range(0, len(joined), DIGITS)}
@@ -74,7 +74,7 @@ def _look(dataset: Dataset, index: int) -> str | DataError:
     path = dataset.images.path(index)
     try:
         _, size_hw = read_thumbnail(path, side=SIDE)
-        check_size(size_hw, dataset.images.size_hw(index), str(path))
+        check_image_size(size_hw, dataset.images.size_hw(index), str(path))
         dataset.semantic_map(index), dataset.panoptic_map(index)
     except DataError as fault:
         return fault

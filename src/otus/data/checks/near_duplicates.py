@@ -20,7 +20,9 @@ _MAX_DIFFERENCE = 16.0  # mean of 0..255: two smooth gradients of different brig
 _ROWS = 512  # of the table of all pairs at a time
 
 
-def find_lookalikes(thumbnails: UInt8[np.ndarray, "m 16 16"]) -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, "p"]]:
+def find_near_duplicates(
+    thumbnails: UInt8[np.ndarray, "m 16 16"],
+) -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, "p"]]:
     """Pairs of images that show the same photograph.
 
     Parameters

@@ -11,8 +11,8 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.interface import Layout
-from otus.data.formats.paths import measured, relative_name, subfolders
-from otus.data.image_files import IMAGE_SUFFIXES, image_files, is_left_behind, is_own_output
+from otus.data.formats.paths import read_image_sizes, relative_name, subfolders
+from otus.data.image_files import IMAGE_SUFFIXES, is_own_output, is_system_file, list_images
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories
 
@@ -41,7 +41,7 @@ def _categories(folder: Path) -> list[str]:
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") or name.startswith("obj_") for name in lowered):
         return []
     content = [
-        [one.suffix.lower() in IMAGE_SUFFIXES for one in part.glob("*") if not is_left_behind(one.name)]
+        [one.suffix.lower() in IMAGE_SUFFIXES for one in part.glob("*") if not is_system_file(one.name)]
         for part in parts
     ]
     if not any(any(one) for one in content) or not all(any(one) or not one for one in content):
@@ -57,7 +57,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     names = sorted({name for part in parts for name in _categories(part)})
     if not folder.is_dir() or not names:
         raise DataError("expected a folder for each category, with images in it", file=folder, remedy="check the path")
-    paths, sizes = measured([path for name in names for path in _images(folder / name)], report)
+    paths, sizes = read_image_sizes([path for name in names for path in _images(folder / name)], report)
     label_of = {name: label for label, name in enumerate(names)}
     return Dataset(
         source=root,
@@ -75,4 +75,4 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def _images(folder: Path) -> list[Path]:
-    return image_files(folder, recursive=True) if folder.is_dir() else []
+    return list_images(folder, recursive=True) if folder.is_dir() else []

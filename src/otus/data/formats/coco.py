@@ -22,25 +22,25 @@ import numpy as np
 from otus._files import staged_file, staged_folder
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.coco_annotations import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.conversion_losses import KINDS, losses_of
+from otus.data.formats.conversion_losses import LOSS_KINDS, find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
-    place_images,
-    split_losses,
-    split_word,
-    splits_of,
+    as_splits,
+    copy_or_link_images,
+    split_file_name,
+    split_name_losses,
 )
 from otus.data.formats.json_reader.stream import RecordReader, write_records
-from otus.data.formats.paths import OUTSIDE_REMEDY, files_in, flat_names
-from otus.data.formats.text_files import LARGEST, Figure, Whole
+from otus.data.formats.paths import OUTSIDE_REMEDY, flat_names, list_files
+from otus.data.formats.text_files import MAX_NUMBER, Int64, Number
 from otus.data.images import image_size_hw
 from otus.errors import DataError, ImageError, Report, ShapeError, stop_at_first
 from otus.structures import Categories, KeypointNames
 
 FORMAT = "coco"
-CAN_HOLD = KINDS - {"semantic", "panoptic", "image_label"}
+CAN_HOLD = LOSS_KINDS - {"semantic", "panoptic", "image_label"}
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
 _SNIFFED = 1 << 18
@@ -57,9 +57,9 @@ _DIGITS = 16  # a number of fewer is the same in every reader of JSON
 class ImageRecord(msgspec.Struct):
     """A record of ``images``."""
 
-    id: Whole
-    width: Whole | Figure | None = None  # pandas writes 60.0; without sizes the images themselves say them
-    height: Whole | Figure | None = None
+    id: Int64
+    width: Int64 | Number | None = None  # pandas writes 60.0; without sizes the images themselves say them
+    height: Int64 | Number | None = None
     file_name: str = ""
     coco_url: str | None = None  # says the name where LVIS does not
 
@@ -67,7 +67,7 @@ class ImageRecord(msgspec.Struct):
 class Category(msgspec.Struct):
     """A record of ``categories``; ``sigmas`` and ``flip_pairs`` (from 1, as ``skeleton``) are ours."""
 
-    id: Whole
+    id: Int64
     name: str
     supercategory: str | None = None
     isthing: bool | int = True
@@ -79,21 +79,21 @@ class Category(msgspec.Struct):
 
 def find(path: Path) -> list[Layout]:
     """The files of COCO instances at a path: the file itself, or those in a folder, its ``annotations`` and its splits."""
-    left_out = skipped(path)
+    left_out = files_without_objects(path)
     files = [file for file in json_files(path) if _is_instances(file) and file not in left_out]
     ranks: dict[tuple[Path, str | None], int] = defaultdict(lambda: len(_KINDS))
     for file in files:
-        place = file.parent, split_of(file)
+        place = file.parent, split_from_name(file)
         ranks[place] = min(ranks[place], _rank(file))
     layouts = []
     for file in files:
-        split = split_of(file)
+        split = split_from_name(file)
         secondary = split is not None and _rank(file) > ranks[file.parent, split]
         layouts.append(Layout(FORMAT, file, f"{_kind_of(file)}/{split}" if secondary else split, secondary))
     return layouts
 
 
-def skipped(path: Path) -> list[Path]:
+def files_without_objects(path: Path) -> list[Path]:
     """The files in a folder that beside others are no data sets of objects: without categories, or without labels."""
     files = [file for file in json_files(path) if _is_instances(file)]
     without = [file for file in files if not _has_categories(file) or _kind_of(file) == "image_info"]
@@ -123,7 +123,7 @@ def json_files(path: Path) -> list[Path]:
         return []
     files: list[Path] = []
     for folder in (path, *(path / name for name in ("annotations", "train", "val", "valid", "test"))):
-        here = files_in(folder, "*.json") if folder.is_dir() else []
+        here = list_files(folder, "*.json") if folder.is_dir() else []
         if len(here) > _MANY:
             here = [file for file in here if re.search("instances|annotations|coco|panoptic", file.name)]
         files += here
@@ -138,7 +138,7 @@ def sniff(file: Path) -> bytes:
         return (head + opened.read()).replace(b"\0", b"")
 
 
-def split_of(file: Path) -> str | None:
+def split_from_name(file: Path) -> str | None:
     """``train``, ``val`` or ``test`` as the name of a file or, for Roboflow's, of its folder says; else None."""
     for name in (file.stem, file.parent.name if file.stem.startswith("_") else ""):
         found = _SPLIT.search(re.sub(r"\d+", " ", name.lower().replace("valid", "val")))
@@ -183,7 +183,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     unread = columns.unread
     types: dict[str, type[msgspec.Struct]] = {"images": ImageRecord, "annotations": Annotation, "categories": Category}
     numbers = {"annotations": number_fields()}
-    reader = RecordReader(file, types, report, open_ended=types.keys(), number_fields=numbers, largest=LARGEST)
+    reader = RecordReader(file, types, report, open_ended=types.keys(), number_fields=numbers, largest=MAX_NUMBER)
     for batch in reader:
         if batch.array == "images":
             images += unread.declared(batch, ImageRecord)
@@ -197,7 +197,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
     unread.note("images[].coco_url", (one.coco_url for _, one in images if one.file_name))
-    known, refused = sound_images(file, images, report, reader.faulty_ids["images"], allow_outside=allow_outside)
+    known, refused = valid_images(file, images, report, reader.faulty_ids["images"], allow_outside=allow_outside)
     kinds = read_categories(file, categories, report)
     sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
     objects = columns.finish(
@@ -207,11 +207,11 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         refused=np.array(sorted(refused), dtype=np.int64),
     )
     names = tuple(one.file_name for one in known)
-    found = Images(image_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
+    found = Images(find_image_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
     return Dataset(file, FORMAT, found, kinds, objects, split=layout.split, unread=unread.finish())
 
 
-def sound_images(
+def valid_images(
     file: Path, images: list[tuple[int, ImageRecord]], report: Report, faulty_ids: set[int], *, allow_outside: bool
 ) -> tuple[list[ImageRecord], set[int]]:
     """The images without a fault, file names with forward slashes, and the ids of those left out.
@@ -221,7 +221,7 @@ def sound_images(
     known: dict[int, ImageRecord] = {}
     refused = set(faulty_ids)
     without = tuple(one.file_name or "" for _, one in images if None in (one.width, one.height))
-    folder = image_folder(file, without) if without else file.parent
+    folder = find_image_folder(file, without) if without else file.parent
     for index, one in images:
         where = f"images[{index}]"
         one.file_name = (one.file_name or "/".join((one.coco_url or "").split("/")[-2:])).replace("\\", "/")
@@ -237,7 +237,7 @@ def sound_images(
             size = f"{one.width} x {one.height}"
             report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
             refused.add(one.id)
-        elif not allow_outside and leaves_folder(one.file_name):
+        elif not allow_outside and is_outside_folder(one.file_name):
             text = f"{one.file_name!r} leads outside the folder of the images"
             place = f"{where}.file_name"
             report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
@@ -264,7 +264,7 @@ def _take_size(one: ImageRecord, folder: Path) -> ImageError | None:
     return None
 
 
-def leaves_folder(name: str) -> bool:
+def is_outside_folder(name: str) -> bool:
     """Whether a path with forward slashes is absolute or climbs out of the folder that it is relative to."""
     climbs = ".." in name and os.path.normpath(name).split("/", 1)[0] == ".."
     return climbs or os.path.isabs(name) or name[1:2] == ":"
@@ -309,10 +309,10 @@ def _keypoint_names(category: Category) -> KeypointNames:
     )
 
 
-def image_folder(file: Path, names: tuple[str, ...]) -> Path:
+def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
     """The folder in which the first images of a JSON file lie; where they lie nowhere, the likeliest."""
     here, above = file.parent, file.parent.parent
-    parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_of(file)) if part]
+    parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_from_name(file)) if part]
     folders = [here / "images", here]
     for base in (here, above):
         for part in parts:
@@ -331,13 +331,15 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     The images of several splits lie in ``images/<split>/``.
     """
     losses: list[ConversionLoss] = []
-    splits = splits_of(datasets)
+    splits = as_splits(datasets)
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place_images(dataset, stage / split_image_folder(dataset, splits), images, names=image_names(dataset))
-            name = f"instances_{split_word(dataset)}.json" if dataset.split else "annotations.json"
+            copy_or_link_images(
+                dataset, stage / split_image_folder(dataset, splits), images, names=image_names(dataset)
+            )
+            name = f"instances_{split_file_name(dataset)}.json" if dataset.split else "annotations.json"
             write_json(dataset, stage / name)
-            losses += losses_of(dataset, can_hold=CAN_HOLD) + split_losses(dataset, split_of(Path(name)))
+            losses += find_losses(dataset, can_hold=CAN_HOLD) + split_name_losses(dataset, split_from_name(Path(name)))
     return losses
 
 
@@ -345,14 +347,14 @@ def image_names(dataset: Dataset) -> Sequence[str]:
     """The names of the images in the new ``images/``: their own where none of them leads out of it, those of YOLO without
     its ``images/``."""
     files = dataset.images.files
-    if any(map(leaves_folder, files)):
+    if any(map(is_outside_folder, files)):
         return flat_names(files)
     return [file.removeprefix("images/") for file in files] if _are_all_in("images", files) else files
 
 
 def split_image_folder(dataset: Dataset, splits: Sequence[Dataset]) -> str:
     """Where the images of one of several splits go: ``images/<split>``, unless their names begin so already."""
-    word = split_word(dataset)
+    word = split_file_name(dataset)
     return f"images/{word}" if len(splits) > 1 and not _are_all_in(word, image_names(dataset)) else "images"
 
 

@@ -21,10 +21,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.data.dataset import Dataset
-from otus.data.formats.json_reader.column_builders import Column, FileOutline, OutlineColumns, outline_problem
+from otus.data.formats.json_reader.column_builders import (
+    ColumnBuilder,
+    JsonSegmentation,
+    SegmentationBuilder,
+    segmentation_problem,
+)
 from otus.data.formats.json_reader.number_records import NumberField
-from otus.data.formats.json_reader.stream import Batch
-from otus.data.formats.text_files import Figure, Whole
+from otus.data.formats.json_reader.stream import RecordBatch
+from otus.data.formats.text_files import Int64, Number
 from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.metrics.detection._rle_kernels import total_pixels
@@ -38,26 +43,26 @@ _KINDS = {
     "counts": "bad_outline",
 }
 
-Four = tuple[Figure, Figure, Figure, Figure]
+Four = tuple[Number, Number, Number, Number]
 
 
 class Annotation(msgspec.Struct, gc=False):
     """One annotation or prediction."""
 
-    image_id: Whole
-    category_id: Whole
-    id: Whole | None = None
+    image_id: Int64
+    category_id: Int64
+    id: Int64 | None = None
     bbox: Four | None = None
-    area: Figure | None = None
-    iscrowd: bool | Whole | None = None
-    segmentation: FileOutline = None
+    area: Number | None = None
+    iscrowd: bool | Int64 | None = None
+    segmentation: JsonSegmentation = None
     score: float | None = None
-    keypoints: list[Figure] | None = None
-    num_keypoints: Whole | None = None
+    keypoints: list[Number] | None = None
+    num_keypoints: Int64 | None = None
     amodal_bbox: Four | None = None
-    amodal_segmentation: FileOutline = None
-    corners: tuple[Figure, Figure, Figure, Figure, Figure, Figure, Figure, Figure] | None = None
-    cuboid: tuple[Figure, Figure, Figure, Figure, Figure, Figure, Figure] | None = None
+    amodal_segmentation: JsonSegmentation = None
+    corners: tuple[Number, Number, Number, Number, Number, Number, Number, Number] | None = None
+    cuboid: tuple[Number, Number, Number, Number, Number, Number, Number] | None = None
 
 
 _WHOLE = ("index", "id", "image_id", "category_id", "iscrowd")
@@ -93,15 +98,15 @@ class ObjectColumns:
     predictions: bool = False
     unread: UnreadFields = field(default_factory=UnreadFields)
     _count: int = 0
-    _whole: dict[str, Column] = field(default_factory=lambda: {name: Column(np.int64) for name in _WHOLE})
-    _optional: dict[str, Column] = field(default_factory=dict)
-    _extras: dict[str, Column] = field(default_factory=dict)
+    _whole: dict[str, ColumnBuilder] = field(default_factory=lambda: {name: ColumnBuilder(np.int64) for name in _WHOLE})
+    _optional: dict[str, ColumnBuilder] = field(default_factory=dict)
+    _extras: dict[str, ColumnBuilder] = field(default_factory=dict)
     _extra_types: dict[str, set[type]] = field(default_factory=dict)
-    _outlines: dict[str, OutlineColumns] = field(default_factory=dict)
-    _keypoints: Column | None = None
+    _outlines: dict[str, SegmentationBuilder] = field(default_factory=dict)
+    _keypoints: ColumnBuilder | None = None
     _num_keypoints: int = 0
 
-    def extend(self, batch: Batch) -> None:
+    def extend(self, batch: RecordBatch) -> None:
         """Add the annotations of a batch that are sound by themselves."""
         indices, count = batch.indices, len(batch.indices)
         if batch.columns is not None:
@@ -126,7 +131,7 @@ class ObjectColumns:
                 self._extend_figures(name, values[name])
         for name in ("segmentation", "amodal_segmentation"):
             if any(values.get(name, ())):
-                column = self._outlines.setdefault(name, OutlineColumns())
+                column = self._outlines.setdefault(name, SegmentationBuilder())
                 column.pad(self._count)
                 column.extend(values[name])
         if any(values.get("keypoints", ())):
@@ -147,10 +152,12 @@ class ObjectColumns:
             self._figure_column(name).extend(columns[name])
         self._count += len(indices)
 
-    def _figure_column(self, name: str) -> Column:
+    def _figure_column(self, name: str) -> ColumnBuilder:
         """The column of a field, up to the annotations so far."""
         width = _FIGURES[name]
-        column = self._optional.setdefault(name, Column(np.float64, *(() if width == 1 else (width,)), fill=np.nan))
+        column = self._optional.setdefault(
+            name, ColumnBuilder(np.float64, *(() if width == 1 else (width,)), fill=np.nan)
+        )
         column.pad(self._count)
         return column
 
@@ -164,7 +171,7 @@ class ObjectColumns:
         found: dict[int, tuple[str, str, str]] = {}
         for name in ("segmentation", "amodal_segmentation"):
             for k, outline in enumerate(values.get(name, ())):
-                problem = outline_problem(outline) if outline else None
+                problem = segmentation_problem(outline) if outline else None
                 if problem is not None:
                     found[k] = (f".{name}{problem[0]}", problem[1], "bad_outline")
         for k, keypoints in enumerate(values.get("keypoints", ())):
@@ -197,7 +204,7 @@ class ObjectColumns:
         """Add keypoints; those that a record does not have are NaN until its box is known."""
         longest = max((len(value) // 3 for value in values if value), default=0)
         if longest > self._num_keypoints:  # the first keypoints, or a category with more of them
-            before, self._keypoints = self._keypoints, Column(np.float64, longest, 3, fill=np.nan)
+            before, self._keypoints = self._keypoints, ColumnBuilder(np.float64, longest, 3, fill=np.nan)
             if before is not None:
                 old = before.finish()
                 more = ((0, 0), (0, longest - old.shape[1]), (0, 0))
@@ -215,7 +222,7 @@ class ObjectColumns:
         numbers = [_as_numbers(value) for value in values]
         first = next((one for one in numbers if one is not None), None)
         if name not in self._extras and first is not None:
-            self._extras[name] = Column(np.float64, *np.shape(first), fill=np.nan)
+            self._extras[name] = ColumnBuilder(np.float64, *np.shape(first), fill=np.nan)
         column = self._extras.get(name)
         fits = [column is not None and one is not None and np.shape(one) == column.tail for one in numbers]
         self.unread.note(f"annotations[].{name}", (v for v, held in zip(values, fits, strict=True) if not held))
@@ -330,7 +337,7 @@ class ObjectColumns:
         keep: Bool[np.ndarray, "n"],
         index: Int[np.ndarray, "n"],
         name: str,
-        outlines: OutlineColumns,
+        outlines: SegmentationBuilder,
         sizes_hw: Int[np.ndarray, "n 2"],
     ) -> Bool[np.ndarray, "n"]:
         kinds, made_for_hw, counts_bytes, offsets = outlines.run_lengths()
@@ -352,7 +359,7 @@ class ObjectColumns:
         )
         return self._without(keep, index, malformed, f".{name}.counts", problems)
 
-    def _finished(self, column: Column, order: Int[np.ndarray, "n"]) -> np.ndarray:
+    def _finished(self, column: ColumnBuilder, order: Int[np.ndarray, "n"]) -> np.ndarray:
         column.pad(self._count)
         return column.finish()[order]
 
@@ -478,7 +485,9 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
         }
         for name, segmentations in outlines.items():
             outline = (
-                None if segmentations is None else outline_record(segmentations, row, dataset.images.size_hw(image))
+                None
+                if segmentations is None
+                else segmentation_record(segmentations, row, dataset.images.size_hw(image))
             )
             if outline is not None:
                 record[name] = outline
@@ -491,7 +500,7 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
         yield record
 
 
-def outline_record(outlines: Segmentations, row: int, size_hw: tuple[int, int]) -> Any:
+def segmentation_record(outlines: Segmentations, row: int, size_hw: tuple[int, int]) -> Any:
     """``segmentation`` as COCO writes it, None for an object without."""
     counts = outlines.rle(row)
     if counts is not None:

@@ -20,34 +20,34 @@ from otus.data.formats.coco import (
     Category,
     ImageRecord,
     category_records,
-    image_folder,
+    find_image_folder,
     image_ids,
     image_names,
     image_records,
+    is_outside_folder,
     is_panoptic,
     json_files,
-    leaves_folder,
     read_categories,
     sniff,
-    sound_images,
+    split_from_name,
     split_image_folder,
-    split_of,
+    valid_images,
 )
-from otus.data.formats.conversion_losses import losses_of
+from otus.data.formats.conversion_losses import find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
-    place_images,
-    split_losses,
-    split_word,
-    splits_of,
+    as_splits,
+    copy_or_link_images,
+    split_file_name,
+    split_name_losses,
 )
 from otus.data.formats.json_reader.stream import RecordReader, write_records
 from otus.data.formats.paths import flat_names
-from otus.data.formats.text_files import Whole
+from otus.data.formats.text_files import Int64
 from otus.data.formats.unread_fields import UnreadFields
-from otus.data.image_lookup import image_namer
+from otus.data.image_lookup import image_index_by_name
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Masks, Objects, PanopticMap, Segment
 
@@ -58,15 +58,15 @@ CAN_HOLD = frozenset({"panoptic", "image_ids", "category_ids", "supercategories"
 class SegmentInfo(msgspec.Struct):
     """A record of ``segments_info``; boxes and areas are those of the pixels."""
 
-    id: Whole
-    category_id: Whole
-    iscrowd: bool | Whole = 0
+    id: Int64
+    category_id: Int64
+    iscrowd: bool | Int64 = 0
 
 
 class Annotation(msgspec.Struct):
     """A record of ``annotations``: the map of one image."""
 
-    image_id: Whole
+    image_id: Int64
     file_name: str
     segments_info: list[SegmentInfo]
 
@@ -74,12 +74,12 @@ class Annotation(msgspec.Struct):
 class PredictedMap(Annotation):
     """The same of a prediction; a text for ``image_id`` is the name of an image."""
 
-    image_id: Whole | str  # type: ignore[assignment]
+    image_id: Int64 | str  # type: ignore[assignment]
 
 
 def find(path: Path) -> list[Layout]:
     """The panoptic JSON files at a path."""
-    return [Layout(FORMAT, file, split_of(file)) for file in json_files(path) if is_panoptic(file, sniff(file))]
+    return [Layout(FORMAT, file, split_from_name(file)) for file in json_files(path) if is_panoptic(file, sniff(file))]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -104,7 +104,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name, value in reader.others.items():
         unread.note(name, [value])
     unread.note("images[].coco_url", (one.coco_url for _, one in records["images"] if one.file_name))
-    images, refused = sound_images(
+    images, refused = valid_images(
         file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
     )
     categories = read_categories(file, records["categories"], report)
@@ -116,7 +116,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     return Dataset(
         source=file,
         format=FORMAT,
-        images=Images(image_folder(file, names), names, sizes_hw, tuple(place)),
+        images=Images(find_image_folder(file, names), names, sizes_hw, tuple(place)),
         categories=categories,
         split=layout.split,
         panoptic=panoptic,
@@ -156,7 +156,7 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
         annotations += zip(batch.indices.tolist(), batch.records, strict=True)
     ids = image_ids(dataset)
     if any(isinstance(one.image_id, str) for _, one in annotations):
-        name_of = image_namer(dataset)
+        name_of = image_index_by_name(dataset)
         for _, one in annotations:
             index = name_of(one.image_id) if isinstance(one.image_id, str) else None
             one.image_id = one.image_id if index is None else ids[index]
@@ -198,7 +198,7 @@ def _problem(
 ) -> tuple[str, str] | None:
     if one.image_id not in images:
         return ".image_id", f"no image has the id {one.image_id!r}"
-    if not allow_outside and leaves_folder(one.file_name):
+    if not allow_outside and is_outside_folder(one.file_name):
         return ".file_name", f"{one.file_name!r} leads outside the folder of the maps"
     seen: set[int] = set()
     for index, info in enumerate(one.segments_info):
@@ -222,18 +222,20 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
         If a data set has no panoptic maps: they cannot be made from objects that overlap.
     """
     losses: list[ConversionLoss] = []
-    splits = splits_of(datasets)
+    splits = as_splits(datasets)
     for dataset in splits:
         if dataset.panoptic is None:
             remedy = "choose another target, e.g. coco"
             raise DataError("has no panoptic maps", file=dataset.source, remedy=remedy, kind="no_panoptic")
     with staged_folder(folder) as stage:
         for dataset in splits:
-            place_images(dataset, stage / split_image_folder(dataset, splits), images, names=image_names(dataset))
-            name = f"panoptic_{split_word(dataset)}" if dataset.split else "panoptic"
+            copy_or_link_images(
+                dataset, stage / split_image_folder(dataset, splits), images, names=image_names(dataset)
+            )
+            name = f"panoptic_{split_file_name(dataset)}" if dataset.split else "panoptic"
             _write_json(dataset, stage / f"{name}.json", stage / name)
-            losses += losses_of(replace(dataset, objects=None), can_hold=CAN_HOLD)
-            losses += _lost_objects(dataset) + split_losses(dataset, split_of(Path(name)))
+            losses += find_losses(replace(dataset, objects=None), can_hold=CAN_HOLD)
+            losses += _lost_objects(dataset) + split_name_losses(dataset, split_from_name(Path(name)))
     return losses
 
 
@@ -268,12 +270,12 @@ def _annotations(dataset: Dataset, ids: list[int], names: Sequence[str], maps: P
             continue
         file = Path(names[index]).with_suffix(".png")
         (maps / file).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(colours_of(panoptic.ids)).save(maps / file)
+        Image.fromarray(ids_to_rgb(panoptic.ids)).save(maps / file)
         info = list(_segment_records(panoptic))
         yield {"image_id": ids[index], "file_name": file.as_posix(), "segments_info": info}
 
 
-def colours_of(ids: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def ids_to_rgb(ids: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """The image of a map of ids below 256^3."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
 

@@ -18,9 +18,9 @@ from otus._files import staged_file
 from otus.data.dataset import Dataset
 from otus.data.formats.coco import image_ids
 from otus.data.formats.coco_annotations import Annotation, ObjectColumns, annotation_records, number_fields
-from otus.data.formats.json_reader.stream import Batch, RecordReader, write_records
-from otus.data.formats.text_files import LARGEST, Whole
-from otus.data.image_lookup import image_namer, some_names
+from otus.data.formats.json_reader.stream import RecordBatch, RecordReader, write_records
+from otus.data.formats.text_files import MAX_NUMBER, Int64
+from otus.data.image_lookup import example_names, image_index_by_name
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
 
@@ -28,7 +28,7 @@ from otus.structures import Objects
 class Prediction(Annotation):
     """One prediction; a text for ``image_id`` is the name of an image."""
 
-    image_id: Whole | str  # type: ignore[assignment]
+    image_id: Int64 | str  # type: ignore[assignment]
 
 
 Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
@@ -62,13 +62,13 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
         records_key="annotations",
         open_ended={"annotations"},
         number_fields={"annotations": number_fields(predictions=True)},
-        largest=LARGEST,
+        largest=MAX_NUMBER,
     )
     finders: Finders | None = None
     for batch in reader:
         if batch.columns is None and ("file_name" in batch.attributes or _has_text_ids(batch)):
             finders = finders or _finders(dataset)
-            batch = _joined_by_name(batch, finders, some_names(dataset), columns.place, report)
+            batch = _joined_by_name(batch, finders, example_names(dataset), columns.place, report)
         columns.extend(batch)
     return columns.finish(
         image_ids=np.array(image_ids(dataset), dtype=np.int64),
@@ -77,13 +77,13 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     )
 
 
-def _has_text_ids(batch: Batch) -> bool:
+def _has_text_ids(batch: RecordBatch) -> bool:
     return any(isinstance(record.image_id, str) for record in batch.records)
 
 
 def _finders(dataset: Dataset) -> Finders:
     """By the field that has a name: the field of the id that it goes before, and what finds the id."""
-    ids, find = image_ids(dataset), image_namer(dataset)
+    ids, find = image_ids(dataset), image_index_by_name(dataset)
 
     def find_image(name: str) -> int | None:
         index = find(name)
@@ -94,8 +94,8 @@ def _finders(dataset: Dataset) -> Finders:
 
 
 def _joined_by_name(
-    batch: Batch, finders: Finders, known: str, place: Callable[[int], tuple[Path, str]], report: Report
-) -> Batch:
+    batch: RecordBatch, finders: Finders, known: str, place: Callable[[int], tuple[Path, str]], report: Report
+) -> RecordBatch:
     """The records with the ids of what their names mean; those with a name of nothing in the data are left out.
 
     ``known`` are some names of images, for messages.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from otus.data.dataset import Dataset
 from otus.data.formats.interface import ConversionLoss
 from otus.data.formats.paths import flat_names
-from otus.data.formats.polygons import parts_of
+from otus.data.formats.polygons import object_polygons
 from otus.structures import KeypointNames, Objects, Outline
 
 _Has = Callable[[Objects], Any]
@@ -33,7 +33,7 @@ _OF_OBJECTS: tuple[tuple[str, str, _Has], ...] = (
 _SAME_AREA = 1e-6
 
 # What a writer may say it can hold, beside names of columns.
-KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
+LOSS_KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "holes",
     "parts",
     "columns",
@@ -53,7 +53,7 @@ KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
 }
 
 
-def losses_of(
+def find_losses(
     dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.ndarray, "n"] | None = None
 ) -> list[ConversionLoss]:
     """Everything of a data set that is not among what a format can hold, object by object.
@@ -102,7 +102,7 @@ def _of_areas(objects: Objects, areas: Float[np.ndarray, "n"]) -> Iterator[Conve
         )
 
 
-def flags_of(objects: Objects) -> dict[str, Bool[np.ndarray, "n"]]:
+def boolean_columns(objects: Objects) -> dict[str, Bool[np.ndarray, "n"]]:
     """The columns that say yes or no of each object; of one that they do not speak of, no."""
     flags = {}
     for name, column in objects.columns.items():
@@ -133,7 +133,7 @@ def _of_outlines(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -
         assert outlines is not None
         image = int(objects.image[i])
         file, object_id = dataset.images.files[image], int(objects.ids[i])
-        parts = parts_of(outlines, int(i), dataset.images.size_hw(image))
+        parts = object_polygons(outlines, int(i), dataset.images.size_hw(image))
         holes = sum(len(part.holes) for part in parts)
         if holes and "holes" not in can_hold:
             yield ConversionLoss("holes", file, object_id, f"{holes} of its outline")

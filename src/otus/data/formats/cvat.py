@@ -18,19 +18,19 @@ import numpy as np
 from jaxtyping import Bool
 
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.coco import image_folder, leaves_folder, split_of
+from otus.data.formats.coco import find_image_folder, is_outside_folder, split_from_name
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
     box_shape,
     ellipse_shape,
     mask_shape,
-    objects_of_shapes,
     oriented_shape,
     polygon_shape,
+    shapes_to_objects,
 )
 from otus.data.formats.interface import Layout
-from otus.data.formats.paths import OUTSIDE_REMEDY, files_in
-from otus.data.formats.text_files import LARGEST, first_bytes
+from otus.data.formats.paths import OUTSIDE_REMEDY, list_files
+from otus.data.formats.text_files import MAX_NUMBER, read_head
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.formats.voc_xml import parse
 from otus.data.images import MAX_PIXELS
@@ -43,11 +43,11 @@ _VIDEO_REMEDY = "export it from CVAT as 'CVAT for images 1.1', 'COCO 1.0' or 'YO
 
 def find(path: Path) -> list[Layout]:
     """Such a file, or those in a folder."""
-    files = files_in(path, "*.xml") if path.is_dir() else [path]
+    files = list_files(path, "*.xml") if path.is_dir() else [path]
     known = [
-        file for file in files if file.suffix == ".xml" and re.search(rb"<annotations[\s>]", first_bytes(file, 2000))
+        file for file in files if file.suffix == ".xml" and re.search(rb"<annotations[\s>]", read_head(file, 2000))
     ]
-    return [Layout("cvat", file, split_of(file)) for file in known]
+    return [Layout("cvat", file, split_from_name(file)) for file in known]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -78,7 +78,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         where = f"image[{index}]"
         try:
             name = _text(image, "name").replace("\\", "/")
-            if not allow_outside and leaves_folder(name):
+            if not allow_outside and is_outside_folder(name):
                 problem = f"{name!r} leads outside the folder of the images"
                 raise DataError(problem, file=file, where=where, remedy=OUTSIDE_REMEDY, kind="path_outside")
             size_hw = _size_hw(image)
@@ -99,7 +99,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             occluded.append(node.get("occluded") == "1")
             unread.note("image/attribute", [f"{one.get('name')}: {one.text}" for one in node.iterfind("attribute")])
     categories = _categories(root, {one.label for one in shapes})
-    folder = image_folder(file, tuple(names))
+    folder = find_image_folder(file, tuple(names))
     return Dataset(
         source=file,
         format="cvat",
@@ -111,7 +111,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             ids=tuple(Path(name).with_suffix("").as_posix() for name in names),
         ),
         categories=categories,
-        objects=objects_of_shapes(shapes, categories, {"occluded": np.array(occluded, dtype=bool)}),
+        objects=shapes_to_objects(shapes, categories, {"occluded": np.array(occluded, dtype=bool)}),
         unread=unread.finish(),
     )
 
@@ -145,7 +145,7 @@ def _usable(text: str, name: str) -> float:
         value = float(text)
     except ValueError:
         value = np.nan
-    if not abs(value) <= LARGEST:
+    if not abs(value) <= MAX_NUMBER:
         raise ValueError(f"{name}: expected a number, got {text!r}")
     return value
 

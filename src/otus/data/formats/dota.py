@@ -18,16 +18,16 @@ import numpy as np
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.interface import Layout
 from otus.data.formats.paths import (
-    files_in,
-    measured,
+    list_files,
+    read_image_sizes,
     relative_name,
-    report_unpaired,
-    sample_of,
+    report_unmatched_labels,
+    sample_files,
     subfolders,
 )
-from otus.data.formats.text_files import Line, label_lines, numbers, read_text
+from otus.data.formats.text_files import LabelLine, parse_numbers, read_label_lines, read_text
 from otus.data.formats.unread_fields import UnreadFields
-from otus.data.image_files import IMAGE_SUFFIXES, image_files
+from otus.data.image_files import IMAGE_SUFFIXES, list_images
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects
 from otus.structures.oriented import areas_of_corners
@@ -54,7 +54,7 @@ def _label_folder(folder: Path) -> Path | None:
 
 
 def _is_mixed(folder: Path) -> bool:
-    for file in sample_of(files_in(folder, "*.txt")):
+    for file in sample_files(list_files(folder, "*.txt")):
         if any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
             try:
                 lines = [line.split() for line in read_text(file).splitlines() if not line.startswith(_HEADERS)]
@@ -79,15 +79,15 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """
     folder = layout.source / (layout.split or "")
     label_folder = _label_folder(folder) or folder
-    image_folder = next((one for one in (folder / "images", folder) if one.is_dir() and image_files(one)), folder)
-    paths = image_files(image_folder)
+    image_folder = next((one for one in (folder / "images", folder) if one.is_dir() and list_images(one)), folder)
+    paths = list_images(image_folder)
     if label_folder != folder:  # beside images may lie other texts
         files = [label_folder / f"{path.stem}.txt" for path in paths]
-        report_unpaired(files_in(label_folder, "*.txt"), files, report)
-    paths, sizes = measured(paths, report)
+        report_unmatched_labels(list_files(label_folder, "*.txt"), files, report)
+    paths, sizes = read_image_sizes(paths, report)
     unread = UnreadFields()
-    lines = _boxes(label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report, unread)
-    lines, values = numbers(lines, slice(0, 8), report)
+    lines = _boxes(read_label_lines([label_folder / f"{path.stem}.txt" for path in paths], report), report, unread)
+    lines, values = parse_numbers(lines, slice(0, 8), report)
     corners = values.reshape(-1, 4, 2)
     names = [line.words[8] for line in lines]
     categories = Categories(_category_names(layout, set(names)))
@@ -115,7 +115,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     )
 
 
-def _boxes(lines: list[Line], report: Report, unread: UnreadFields) -> list[Line]:
+def _boxes(lines: list[LabelLine], report: Report, unread: UnreadFields) -> list[LabelLine]:
     """The lines that say a box, as far as their words go."""
     kept = []
     for line in lines:
@@ -140,6 +140,6 @@ def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
             return NAMES[:count]
     if layout.split:  # names of the other splits too, so that labels mean the same in each
         folders = [_label_folder(folder) or folder for folder in subfolders(layout.source)]
-        files = [file for folder in folders for file in files_in(folder, "*.txt")]
-        found |= {line.words[8] for line in label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
+        files = [file for folder in folders for file in list_files(folder, "*.txt")]
+        found |= {line.words[8] for line in read_label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
     return tuple(sorted(found))

@@ -71,7 +71,7 @@ def _around(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "4"]:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
-def objects_of_shapes(
+def shapes_to_objects(
     shapes: Sequence[DrawnShape], categories: Categories, columns: Mapping[str, np.ndarray] | None = None
 ) -> Objects:
     """Return the shapes as columns; ``columns`` has further ones."""

@@ -17,22 +17,22 @@ from jaxtyping import Float
 
 from otus.data.dataset import Dataset
 from otus.data.formats.json_reader.stream import RecordReader
-from otus.data.image_lookup import image_namer, some_names
+from otus.data.image_lookup import example_names, image_index_by_name
 from otus.errors import DataError, Report, stop_at_first
 
 
-class Answer(msgspec.Struct):
+class CategoryScore(msgspec.Struct):
     """A category and how likely it is."""
 
     category: str
     score: float
 
 
-class ImageAnswers(msgspec.Struct):
+class ImageClassification(msgspec.Struct):
     """What an image shows."""
 
     file: str
-    classification: list[Answer]
+    classification: list[CategoryScore]
 
 
 class ImageClicks(msgspec.Struct):
@@ -42,7 +42,7 @@ class ImageClicks(msgspec.Struct):
     ious: list[float]
 
 
-Record = TypeVar("Record", ImageAnswers, ImageClicks)
+Record = TypeVar("Record", ImageClassification, ImageClicks)
 
 
 def read_classifications(
@@ -57,7 +57,7 @@ def read_classifications(
     """
     label_of = {name: label for label, name in enumerate(dataset.categories)}
     seen: set[int] = set()
-    for where, index, record in _records(Path(path), ImageAnswers, dataset, report):
+    for where, index, record in _records(Path(path), ImageClassification, dataset, report):
         scores = np.full(len(label_of), -np.inf)
         problem = ("", "the image has a record already", "duplicate_id") if index in seen else None
         for k, answer in enumerate(record.classification):
@@ -98,13 +98,13 @@ def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -
     """Where each record stands, the index of its image, and it."""
     if path.is_dir():
         raise DataError("expected a JSON file, got a folder", file=path, remedy="give the file itself")
-    name_of = image_namer(dataset)
+    name_of = image_index_by_name(dataset)
     reader = RecordReader(path, {"images": kind}, report, records_key="images")
     for batch in reader:
         for number, record in zip(batch.indices.tolist(), batch.records, strict=True):
             index = name_of(record.file)
             if index is None:
-                problem = f"no image of the data is called {record.file!r}; they are called {some_names(dataset)}"
+                problem = f"no image of the data is called {record.file!r}; they are called {example_names(dataset)}"
                 report(_fault(path, f"images[{number}].file", problem, "unknown_image"))
             else:
                 yield f"images[{number}]", index, record

@@ -18,16 +18,16 @@ from jaxtyping import Int
 from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats.interface import Layout
 from otus.data.formats.paths import (
-    files_in,
-    measured,
+    list_files,
+    read_image_sizes,
     relative_name,
     resolve_inside,
-    sample_of,
+    sample_files,
     subfolders,
 )
-from otus.data.formats.text_files import listed_names, read_text
-from otus.data.image_files import image_files
-from otus.data.images import read_index_image
+from otus.data.formats.text_files import read_name_list, read_text
+from otus.data.image_files import list_images
+from otus.data.images import read_label_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, Categories
 
@@ -56,13 +56,13 @@ def find(path: Path) -> list[Layout]:
 def _mask_folder(path: Path) -> Path | None:
     if not (path / "images").is_dir():
         return None
-    return next((path / one for one in _MASK_FOLDERS if files_in(path / one, "**/*.png")), None)
+    return next((path / one for one in _MASK_FOLDERS if list_files(path / one, "**/*.png")), None)
 
 
 def _looks_like_objects(masks: Path) -> bool:
     """Whether the first few hold the values of objects on background."""
     try:
-        return bool(_object_values(sample_of(files_in(masks, "**/*.png"))))
+        return bool(_object_values(sample_files(list_files(masks, "**/*.png"))))
     except DataError:
         return False
 
@@ -70,7 +70,7 @@ def _looks_like_objects(masks: Path) -> bool:
 def _object_values(files: list[Path]) -> set[int] | None:
     found: set[int] = set()
     for file in files:
-        found |= set(np.flatnonzero(np.bincount(read_index_image(file).ravel(), minlength=256)).tolist())
+        found |= set(np.flatnonzero(np.bincount(read_label_image(file).ravel(), minlength=256)).tolist())
         if not any(found <= values for values in _OBJECT_VALUES):
             return None
     return found
@@ -90,7 +90,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     is_sequences = masks.name == "Annotations"
 
     def images_in(place: Path) -> dict[str, Path]:
-        paths = image_files(place, recursive=is_sequences)
+        paths = list_images(place, recursive=is_sequences)
         return {path.relative_to(place).with_suffix("").as_posix(): path for path in paths}
 
     named = images_in(folder)
@@ -106,7 +106,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     for name in sorted(files.keys() - named.keys()) if wanted is None else ():
         remedy = f"put it into {folder} or remove the labels"
         report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
-    paths, sizes = measured(list(named.values()), report)
+    paths, sizes = read_image_sizes(list(named.values()), report)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     categories, lookup, void_values = _meaning(root, [files[name] for name in names])
     return Dataset(
@@ -142,7 +142,7 @@ def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[st
     if not file.is_file():
         return None
     stems = set()
-    for number, whole in listed_names(file):
+    for number, whole in read_name_list(file):
         name = whole.rsplit("/", 1)[-1]  # of "image labels", as CamVid has it, the labels: they are called alike
         if not {name, Path(name).stem} & known:
             name = whole.split()[0].rsplit("/", 1)[-1]

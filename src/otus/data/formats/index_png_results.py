@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from otus.data.dataset import Dataset, SemanticFiles
-from otus.data.formats.paths import files_in
-from otus.data.image_lookup import image_namer, some_names
-from otus.data.images import read_index_image
+from otus.data.formats.paths import list_files
+from otus.data.image_lookup import example_names, image_index_by_name
+from otus.data.images import read_label_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, SemanticMap
 
@@ -29,17 +29,17 @@ def find_semantic_results(
         once.
     """
     folder = Path(folder)
-    paths = files_in(folder, "**/*.png") if folder.is_dir() else []
+    paths = list_files(folder, "**/*.png") if folder.is_dir() else []
     if not paths:
         remedy = "give a folder with one for each image, named as it"
         raise DataError("expected a folder of index PNGs, found none", file=folder, remedy=remedy)
-    name_of = image_namer(dataset)
+    name_of = image_index_by_name(dataset)
     files: list[Path | None] = [None] * len(dataset)
     for path in paths:
         index = name_of(path.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its image, or remove it"
-            problem = f"names not one image of the data, which are called {some_names(dataset)}"
+            problem = f"names not one image of the data, which are called {example_names(dataset)}"
             report(DataError(problem, file=path, remedy=remedy, kind="unknown_image"))
         elif files[index] is not None:
             problem = f"{files[index]} is of the same image"
@@ -57,7 +57,7 @@ def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[
     DataError, ImageError
         If it cannot be read, has another size, or values that the labels do not know.
     """
-    values = read_index_image(path, expected_size_hw=size_hw)
+    values = read_label_image(path, expected_size_hw=size_hw)
     occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
     strange = occurring[(semantic.lookup[occurring] == IGNORE) & ~np.isin(occurring, semantic.void_values)]
     if len(strange):

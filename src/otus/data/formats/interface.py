@@ -5,7 +5,7 @@ A format is one module with some of:
 - ``find(path) -> list[Layout]``: the data sets of this format at a path, cheaply (names of files, the first bytes);
 - ``read(layout, *, report) -> Dataset``: ``report`` gets each problem as a :class:`~otus.errors.DataError`; the default
   raises the first one, ``otus doctor`` collects them; after reporting, the reader leaves the faulty record out and goes on;
-- ``write(datasets, folder, *, images) -> list[Loss]``: one data set, or its splits (:func:`splits_of`); what the target
+- ``write(datasets, folder, *, images) -> list[Loss]``: one data set, or its splits (:func:`as_splits`); what the target
   could not hold comes back, object by object.
 """
 
@@ -51,7 +51,7 @@ class ConversionLoss:
     message: str
 
 
-def splits_of(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
+def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
     """What a writer got as a list: one data set, or splits that differ by name and have their categories in common.
 
     Raises
@@ -64,16 +64,18 @@ def splits_of(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
     if len(splits) > 1 and (None in names or len(set(names)) < len(names)):
         raise DataError(f"expected splits of different names, got {names}", remedy="write them one by one")
     if any(one.categories.names != splits[0].categories.names for one in splits):
-        raise DataError("the splits have different lists of categories", remedy="see otus.data.merging.with_categories")
+        raise DataError(
+            "the splits have different lists of categories", remedy="see otus.data.merging.remap_categories"
+        )
     return splits
 
 
-def split_word(dataset: Dataset) -> str:
+def split_file_name(dataset: Dataset) -> str:
     """The name of a split as a part of file names, empty where there is none."""
     return (dataset.split or "").replace("/", "_")
 
 
-def split_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss]:
+def split_name_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss]:
     """The loss of a split's name where a reader of the target will call it otherwise."""
     if dataset.split in (None, name):
         return []
@@ -87,7 +89,7 @@ def duplicate_image_error(dataset: Dataset, index: int) -> DataError:
     return DataError("the image stands in two splits", file=dataset.images.path(index), remedy=remedy)
 
 
-def place_images(dataset: Dataset, folder: Path, mode: ImageMode, *, names: Sequence[str] | None = None) -> None:
+def copy_or_link_images(dataset: Dataset, folder: Path, mode: ImageMode, *, names: Sequence[str] | None = None) -> None:
     """Copy or link a data set's images into ``folder``, under their own relative names or those given.
 
     One that is there already is the same image, of another split.

@@ -25,14 +25,14 @@ from jaxtyping import Float
 from otus.data.dataset import Dataset, Images
 from otus.data.formats.interface import Layout
 from otus.data.formats.paths import (
-    files_in,
-    measured,
+    list_files,
+    read_image_sizes,
     relative_name,
-    report_unpaired,
+    report_unmatched_labels,
     subfolders,
 )
-from otus.data.formats.text_files import Line, label_lines, numbers
-from otus.data.image_files import image_files
+from otus.data.formats.text_files import LabelLine, parse_numbers, read_label_lines
+from otus.data.image_files import list_images
 from otus.errors import Report, stop_at_first
 from otus.structures import Categories, Objects
 
@@ -63,12 +63,12 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         Through ``report``.
     """
     folder = layout.source / (layout.split or "")
-    paths = image_files(folder / "image_2")
+    paths = list_images(folder / "image_2")
     label_folder = folder / "label_2"
     files = [label_folder / f"{path.stem}.txt" for path in paths]
-    report_unpaired(files_in(label_folder, "*.txt"), files, report)
-    paths, sizes = measured(paths, report)
-    lines = label_lines([label_folder / f"{path.stem}.txt" for path in paths], report)
+    report_unmatched_labels(list_files(label_folder, "*.txt"), files, report)
+    paths, sizes = read_image_sizes(paths, report)
+    lines = read_label_lines([label_folder / f"{path.stem}.txt" for path in paths], report)
     names = {line.words[0] for line in lines if len(line.words) in (15, 16)}
     categories = Categories(NAMES if names <= set(NAMES) else tuple(sorted(names | set(NAMES))))
     return Dataset(
@@ -82,11 +82,11 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=objects_of(lines, categories, report),
+        objects=parse_objects(lines, categories, report),
     )
 
 
-def objects_of(lines: list[Line], categories: Categories, report: Report) -> Objects:
+def parse_objects(lines: list[LabelLine], categories: Categories, report: Report) -> Objects:
     """The objects that lines say; lines that make no sense, or of other categories, go to ``report``."""
     label_of = {name: label for label, name in enumerate(categories)}
     known = [line for line in lines if line.words[0] in label_of]
@@ -108,7 +108,7 @@ def objects_of(lines: list[Line], categories: Categories, report: Report) -> Obj
     )
 
 
-def _checked(lines: list[Line], report: Report) -> tuple[list[Line], Float[np.ndarray, "n v"]]:
+def _checked(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], Float[np.ndarray, "n v"]]:
     """The lines that make sense, and their numbers: 14, or 15 with a score."""
     lengths = {len(line.words) for line in lines}
     length = 16 if lengths == {16} else 15
@@ -119,7 +119,7 @@ def _checked(lines: list[Line], report: Report) -> tuple[list[Line], Float[np.nd
         else:
             problem = f"expected a type and {length - 1} numbers, got {len(line.words)} words"
             report(line.fault(problem, "correct it; a score stands on all lines or on none"))
-    kept, values = numbers(kept, slice(1, None), report)
+    kept, values = parse_numbers(kept, slice(1, None), report)
     rows = values.reshape(len(kept), length - 1)
     inverted = (rows[:, 5] < rows[:, 3]) | (rows[:, 6] < rows[:, 4])
     for i in np.flatnonzero(inverted):

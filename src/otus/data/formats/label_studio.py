@@ -20,18 +20,18 @@ import msgspec
 import numpy as np
 
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.coco import json_files, sniff, split_of
+from otus.data.formats.coco import json_files, sniff, split_from_name
 from otus.data.formats.drawn_shapes import (
     DrawnShape,
     box_shape,
     ellipse_shape,
-    objects_of_shapes,
     oriented_shape,
     polygon_shape,
+    shapes_to_objects,
 )
 from otus.data.formats.interface import Layout
 from otus.data.formats.paths import relative_name
-from otus.data.formats.text_files import Figure, Whole, read_json_bytes
+from otus.data.formats.text_files import Int64, Number, read_json_bytes
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.image_files import IMAGE_SUFFIXES
 from otus.data.images import image_size_hw
@@ -44,14 +44,14 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 class Value(msgspec.Struct):
     """The geometry of a region, in percents of the image."""
 
-    x: Figure = 0.0
-    y: Figure = 0.0
-    width: Figure | None = None
-    height: Figure | None = None
-    radiusX: Figure | None = None  # noqa: N815
-    radiusY: Figure | None = None  # noqa: N815
-    rotation: Figure | None = None
-    points: list[tuple[Figure, Figure]] | None = None
+    x: Number = 0.0
+    y: Number = 0.0
+    width: Number | None = None
+    height: Number | None = None
+    radiusX: Number | None = None  # noqa: N815
+    radiusY: Number | None = None  # noqa: N815
+    rotation: Number | None = None
+    points: list[tuple[Number, Number]] | None = None
     labels: list[str] | None = None
     rectanglelabels: list[str] | None = None
     polygonlabels: list[str] | None = None
@@ -63,8 +63,8 @@ class Region(msgspec.Struct):
 
     type: str
     value: Value
-    original_width: Whole | None = None
-    original_height: Whole | None = None
+    original_width: Int64 | None = None
+    original_height: Int64 | None = None
 
 
 class Annotation(msgspec.Struct):
@@ -90,7 +90,7 @@ class _Typed(msgspec.Struct):
 def find(path: Path) -> list[Layout]:
     """The files of tasks at a path."""
     files = json_files(path)
-    return [Layout("label_studio", file, split_of(file)) for file in files if _is_one(sniff(file))]
+    return [Layout("label_studio", file, split_from_name(file)) for file in files if _is_one(sniff(file))]
 
 
 def _is_one(text: bytes) -> bool:
@@ -142,7 +142,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=objects_of_shapes(shapes, categories),
+        objects=shapes_to_objects(shapes, categories),
         unread=unread.finish(),
     )
 

@@ -22,37 +22,37 @@ import numpy as np
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.conversion_losses import flags_of, losses_of
+from otus.data.formats.conversion_losses import boolean_columns, find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
-    place_images,
-    split_losses,
-    split_word,
-    splits_of,
+    as_splits,
+    copy_or_link_images,
+    split_file_name,
+    split_name_losses,
 )
 from otus.data.formats.labelme_shapes import (
     OBJECT_SHAPES,
     EmbeddedImages,
     LabelMeFile,
     LabelMeObject,
-    decode,
+    decode_file,
     decode_shape,
     enclosing_box,
     encode_mask,
-    gather,
+    group_shapes,
 )
 from otus.data.formats.paths import (
-    files_in,
     flat_names,
+    list_files,
     relative_name,
     resolve_inside,
-    sample_of,
+    sample_files,
     subfolders,
 )
 from otus.data.formats.polygons import polygon_area
-from otus.data.formats.text_files import first_bytes, read_text
+from otus.data.formats.text_files import read_head, read_text
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.images import MAX_PIXELS, image_size_hw
 from otus.errors import DataError, Report, stop_at_first
@@ -69,7 +69,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def _holds_labelme(folder: Path) -> bool:
-    return any(b'"shapes"' in first_bytes(file, 4000) for file in sample_of(files_in(folder, "*.json")))
+    return any(b'"shapes"' in read_head(file, 4000) for file in sample_files(list_files(folder, "*.json")))
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -88,9 +88,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
     unread, embedded = UnreadFields(), EmbeddedImages()
-    for file in files_in(folder, "*.json"):
+    for file in list_files(folder, "*.json"):
         try:
-            content = decode(file, unread)
+            content = decode_file(file, unread)
             path = resolve_inside(
                 content.image.replace("\\", "/"),
                 folder,
@@ -105,7 +105,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         except DataError as problem:
             report(problem)
             continue
-        objects.append(gather(content, sizes[-1], file, report, unread))
+        objects.append(group_shapes(content, sizes[-1], file, report, unread))
         contents.append(content)
         paths.append(path)
     categories = _categories(layout, contents, [one for here in objects for one in here])
@@ -168,9 +168,9 @@ def _listed(layout: Layout) -> list[str]:
 def _labels_of_other_splits(source: Path) -> set[str]:
     """So that labels mean the same in each split; what is wrong with a file is said where its split is read."""
     labels: set[str] = set()
-    for file in files_in(source, "*/*.json"):
+    for file in list_files(source, "*/*.json"):
         try:
-            shapes = [decode_shape(raw) for raw in decode(file).shapes]
+            shapes = [decode_shape(raw) for raw in decode_file(file).shapes]
         except ValueError:
             continue
         labels.update(shape.label for shape in shapes if shape.shape_type in OBJECT_SHAPES)
@@ -219,20 +219,20 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     outline is written as a rectangle in the same group.
     """
     losses: list[ConversionLoss] = []
-    splits = splits_of(datasets)
+    splits = as_splits(datasets)
     with staged_folder(folder) as stage:
         (stage / _LISTED).write_text("".join(f"{name}\n" for name in splits[0].categories), encoding="utf-8")
         for dataset in splits:
-            losses += _write_split(dataset, stage / split_word(dataset), images)
-            losses += split_losses(dataset, split_word(dataset))
+            losses += _write_split(dataset, stage / split_file_name(dataset), images)
+            losses += split_name_losses(dataset, split_file_name(dataset))
     return losses
 
 
 def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    flags = flags_of(objects)
+    flags = boolean_columns(objects)
     held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
-    losses = losses_of(dataset, can_hold=frozenset(held), areas=_areas(dataset, objects))
+    losses = find_losses(dataset, can_hold=frozenset(held), areas=_areas(dataset, objects))
     scores = np.full(len(objects), np.nan) if objects.scores is None else objects.scores
     for row in np.flatnonzero((scores < 0) | (scores > 1)).tolist():
         lost = f"its confidence, which is not in 0..1: {scores[row]:g}"
@@ -241,7 +241,7 @@ def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[Conv
     names = flat_names(dataset.images.files)
     point_names = {name: list(scheme.names) for name, scheme in dataset.categories.keypoints}
     bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
-    place_images(dataset, folder, images, names=names)
+    copy_or_link_images(dataset, folder, images, names=names)
     folder.mkdir(exist_ok=True)
     for index, name in enumerate(names):
         height, width = dataset.images.size_hw(index)

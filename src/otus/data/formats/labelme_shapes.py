@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from otus.data.formats.polygons import polygon_area
-from otus.data.formats.text_files import Figure, Whole, read_json_bytes
+from otus.data.formats.text_files import Int64, Number, read_json_bytes
 from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.structures import Masks
@@ -37,9 +37,9 @@ _UPRIGHT_PX = 0.01
 
 class Shape(msgspec.Struct):
     label: str
-    points: list[tuple[Figure, Figure]]
+    points: list[tuple[Number, Number]]
     shape_type: str = "polygon"
-    group_id: Whole | None = None
+    group_id: Int64 | None = None
     flags: dict[str, bool] | None = None
     mask: str | None = None
     score: float | None = None
@@ -49,8 +49,8 @@ class Shape(msgspec.Struct):
 class LabelMeFile(msgspec.Struct, rename={"image": "imagePath", "height": "imageHeight", "width": "imageWidth"}):
     shapes: list[msgspec.Raw]
     image: str
-    height: Whole | None = None
-    width: Whole | None = None
+    height: Int64 | None = None
+    width: Int64 | None = None
     keypoint_names: dict[str, list[str]] | None = None
 
 
@@ -86,7 +86,7 @@ class _Group:
     score: float = np.nan
 
 
-def decode(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
+def decode_file(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
     """A file whose shapes are not looked at yet, so that one of them can be wrong without the others."""
     text = read_json_bytes(file)
     try:
@@ -133,7 +133,7 @@ def decode_shape(raw: msgspec.Raw) -> Shape:
         raise ValueError(str(error)) from None
 
 
-def gather(
+def group_shapes(
     content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: Report, unread: UnreadFields
 ) -> list[LabelMeObject]:
     """The objects of a file: groups, and shapes that are in none."""

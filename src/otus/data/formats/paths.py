@@ -9,20 +9,20 @@ import numpy as np
 from jaxtyping import Int
 
 from otus.data.dataset import Dataset
-from otus.data.image_files import is_left_behind
+from otus.data.image_files import is_system_file
 from otus.data.images import image_size_hw
 from otus.errors import DataError, ImageError, Report
 
 OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows it, if you trust the file"
 
 
-def files_in(folder: Path, pattern: str) -> list[Path]:
+def list_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files in a folder that fit a pattern, sorted, but for those that systems leave (``._a.xml``)."""
     found = sorted(folder.glob(pattern))
-    return [one for one in found if not any(map(is_left_behind, one.relative_to(folder).parts))]
+    return [one for one in found if not any(map(is_system_file, one.relative_to(folder).parts))]
 
 
-def sample_of(files: Sequence[Path], count: int = 8) -> list[Path]:
+def sample_files(files: Sequence[Path], count: int = 8) -> list[Path]:
     """Return some of many files from all over the list, by which a format is recognised: the first may be foreign."""
     step = max(1, len(files) // count)
     return list(files[::step])
@@ -31,12 +31,12 @@ def sample_of(files: Sequence[Path], count: int = 8) -> list[Path]:
 def subfolders(path: Path) -> list[Path]:
     """Return the folders in a folder, sorted; none where it may not be read. Hidden ones are left out."""
     try:
-        return sorted(one for one in path.iterdir() if not is_left_behind(one.name) and one.is_dir())
+        return sorted(one for one in path.iterdir() if not is_system_file(one.name) and one.is_dir())
     except OSError:
         return []
 
 
-def report_unpaired(labels: Sequence[Path], of_images: Sequence[Path], report: Report) -> None:
+def report_unmatched_labels(labels: Sequence[Path], of_images: Sequence[Path], report: Report) -> None:
     """Report files of labels that are not among ``of_images``, the files where the images' labels may stand."""
     known = {os.path.normpath(path) for path in of_images}
     for file in labels:
@@ -45,7 +45,7 @@ def report_unpaired(labels: Sequence[Path], of_images: Sequence[Path], report: R
             report(DataError("has no image of that name", file=file, remedy=remedy, kind="missing_image"))
 
 
-def measured(paths: Sequence[Path], report: Report) -> tuple[list[Path], Int[np.ndarray, "m 2"]]:
+def read_image_sizes(paths: Sequence[Path], report: Report) -> tuple[list[Path], Int[np.ndarray, "m 2"]]:
     """The images that can be opened, and their sizes from their headers."""
     kept, sizes = [], []
     for path in paths:
@@ -90,7 +90,7 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
     return path
 
 
-def flat_names_of(splits: Sequence[Dataset]) -> list[list[str]]:
+def flat_names_per_split(splits: Sequence[Dataset]) -> list[list[str]]:
     """Such names for each of several splits; an image that stands in two of them has one name."""
     if len(splits) == 1:
         return [flat_names(splits[0].images.files)]

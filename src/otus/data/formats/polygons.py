@@ -17,14 +17,14 @@ _STEP_X, _STEP_Y = (1, 0, -1, 0), (0, 1, 0, -1)
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Polygon:
     """One connected part of an object: its outer ring (P, 2) of x, y in pixels, and the rings of its holes."""
 
     outer: Float[np.ndarray, "p 2"]
     holes: tuple[Float[np.ndarray, "p 2"], ...] = ()
 
 
-def trace(mask: Bool[np.ndarray, "h w"]) -> list[Part]:
+def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
     """The parts of a mask, from top to bottom; pixels that touch at a corner belong together.
 
     Outer rings run clockwise on the screen, holes the other way; only corners where a ring turns are given.
@@ -52,13 +52,13 @@ def trace(mask: Bool[np.ndarray, "h w"]) -> list[Part]:
             outer[component] = placed
         else:
             holes.setdefault(component, []).append(placed)
-    return [Part(ring, tuple(holes.get(component, ()))) for component, ring in outer.items()]
+    return [Polygon(ring, tuple(holes.get(component, ()))) for component, ring in outer.items()]
 
 
-def ring_inside(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]) -> Float[np.ndarray, "p 2"]:
+def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]) -> Float[np.ndarray, "p 2"]:
     """The part of a ring that lies in the image, (0, 2) where none does: Sutherland and Hodgman, CACM 1974.
 
-    >>> ring_inside(np.array([[-2.0, 1], [2, 1], [2, 3]]), np.array([8.0, 8])).tolist()
+    >>> clip_polygon(np.array([[-2.0, 1], [2, 1], [2, 3]]), np.array([8.0, 8])).tolist()
     [[0.0, 2.0], [0.0, 1.0], [2.0, 1.0], [2.0, 3.0]]
     """
     for axis, side in ((0, 0), (1, 0), (0, 1), (1, 1)):
@@ -78,12 +78,12 @@ def ring_inside(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"])
     return ring
 
 
-def parts_of(segmentations: Segmentations, index: int, size_hw: tuple[int, int]) -> list[Part]:
+def object_polygons(segmentations: Segmentations, index: int, size_hw: tuple[int, int]) -> list[Polygon]:
     """The outline of one object as polygons: its own where it has some (each a part), else traced from its pixels."""
     if segmentations.kinds[index] == Outline.POLYGONS:
-        return [Part(ring) for ring in segmentations.polygons(index)]
+        return [Polygon(ring) for ring in segmentations.polygons(index)]
     counts = segmentations.rle(index)
-    return [] if counts is None else trace(Masks.from_rle([counts], size_hw).dense()[0])
+    return [] if counts is None else mask_to_polygons(Masks.from_rle([counts], size_hw).dense()[0])
 
 
 def _signed_area(ring: Float[np.ndarray, "p 2"]) -> float:

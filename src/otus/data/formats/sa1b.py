@@ -16,22 +16,22 @@ import numpy as np
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.coco import image_folder, image_ids, leaves_folder, sniff
+from otus.data.formats.coco import find_image_folder, image_ids, is_outside_folder, sniff
 from otus.data.formats.coco_annotations import ObjectColumns
-from otus.data.formats.conversion_losses import losses_of
+from otus.data.formats.conversion_losses import find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
+    as_splits,
+    copy_or_link_images,
     duplicate_image_error,
-    place_images,
-    split_losses,
-    splits_of,
+    split_name_losses,
 )
-from otus.data.formats.json_reader.column_builders import FileOutline
-from otus.data.formats.json_reader.stream import Batch
-from otus.data.formats.paths import OUTSIDE_REMEDY, files_in, flat_names_of, sample_of
-from otus.data.formats.text_files import Figure, Whole, read_json_bytes
+from otus.data.formats.json_reader.column_builders import JsonSegmentation
+from otus.data.formats.json_reader.stream import RecordBatch
+from otus.data.formats.paths import OUTSIDE_REMEDY, flat_names_per_split, list_files, sample_files
+from otus.data.formats.text_files import Int64, Number, read_json_bytes
 from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, Objects, boxes
@@ -45,19 +45,19 @@ CAN_HOLD = frozenset({"outline", "holes", "parts", "annotation_ids", "image_ids"
 class Image(msgspec.Struct):
     """What a file says of its image."""
 
-    image_id: Whole
-    width: Whole
-    height: Whole
+    image_id: Int64
+    width: Int64
+    height: Int64
     file_name: str
 
 
 class Mask(msgspec.Struct, gc=False):
     """A record of ``annotations``; the ids of image and category are filled in after reading."""
 
-    id: Whole
-    bbox: tuple[Figure, Figure, Figure, Figure] | None = None
-    area: Figure | None = None
-    segmentation: FileOutline = None
+    id: Int64
+    bbox: tuple[Number, Number, Number, Number] | None = None
+    area: Number | None = None
+    segmentation: JsonSegmentation = None
     predicted_iou: float | None = None
     stability_score: float | None = None
     crop_box: tuple[float, float, float, float] | None = None
@@ -87,7 +87,7 @@ _KNOWN_OF_MASK = frozenset(Mask.__struct_fields__)
 def find(path: Path) -> list[Layout]:
     """A folder of such files, or one of them."""
     if path.is_dir():
-        return [Layout(FORMAT, path)] if any(map(_is_one, sample_of(files_in(path, "*.json")))) else []
+        return [Layout(FORMAT, path)] if any(map(_is_one, sample_files(list_files(path, "*.json")))) else []
     return [Layout(FORMAT, path)] if path.suffix == ".json" and path.is_file() and _is_one(path) else []
 
 
@@ -109,7 +109,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         Whether a ``file_name`` may lead outside the folder.
     """
     source = layout.source
-    files = files_in(source, "*.json") if source.is_dir() else [source]
+    files = list_files(source, "*.json") if source.is_dir() else [source]
     images: dict[int, Image] = {}
     starts: list[int] = []
     starting_files: list[Path] = []
@@ -137,14 +137,14 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         for one in document.annotations:
             one.image_id = image.image_id
         indices = np.arange(count, count + len(document.annotations))
-        columns.extend(Batch("annotations", indices, document.annotations, attributes))
+        columns.extend(RecordBatch("annotations", indices, document.annotations, attributes))
         count += len(document.annotations)
     sizes_hw = np.array([(one.height, one.width) for one in images.values()], dtype=np.int64).reshape(-1, 2)
     names = tuple(one.file_name for one in images.values())
     objects = columns.finish(
         image_ids=np.array(list(images), dtype=np.int64), sizes_hw=sizes_hw, category_ids=CATEGORIES.ids
     )
-    root = image_folder(files[0], names) if files else source
+    root = find_image_folder(files[0], names) if files else source
     all_images = Images(root, names, sizes_hw, tuple(images))
     return Dataset(source, FORMAT, all_images, CATEGORIES, objects, unread=columns.unread.finish())
 
@@ -176,7 +176,7 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
         return f"image_id {image.image_id} is another image's"
     if image.width <= 0 or image.height <= 0:
         return f"expected a width and a height above 0, got {image.width} x {image.height}"
-    if not allow_outside and leaves_folder(image.file_name):
+    if not allow_outside and is_outside_folder(image.file_name):
         return f"file_name {image.file_name!r} leads outside the folder ({OUTSIDE_REMEDY})"
     return None
 
@@ -186,13 +186,15 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
     Splits lie in one folder and are no longer told apart; if ids of their images or annotations meet, all get new ones.
     """
-    splits = splits_of(datasets)
+    splits = as_splits(datasets)
     written, losses = _with_ids_of_their_own(splits)
     with staged_folder(folder) as stage:
-        for dataset, same, names in zip(splits, written, flat_names_of(splits), strict=True):
-            place_images(dataset, stage, images, names=names)
+        for dataset, same, names in zip(splits, written, flat_names_per_split(splits), strict=True):
+            copy_or_link_images(dataset, stage, images, names=names)
             _write_files(same, stage, names)
-            losses += losses_of(dataset, can_hold=CAN_HOLD) + _lost_categories(dataset) + split_losses(dataset, None)
+            losses += (
+                find_losses(dataset, can_hold=CAN_HOLD) + _lost_categories(dataset) + split_name_losses(dataset, None)
+            )
     return losses
 
 

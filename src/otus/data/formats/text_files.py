@@ -10,15 +10,15 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from otus.data.git_lfs import refuse_lfs_pointer
-from otus.data.image_files import is_left_behind
+from otus.data.git_lfs import raise_if_lfs_pointer
+from otus.data.image_files import is_system_file
 from otus.errors import DataError, Report
 
-LARGEST = 1e12
+MAX_NUMBER = 1e12
 """No number of a data set is larger: products of such are still finite."""
-Figure = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+Number = Annotated[float, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 """A number in a JSON file."""
-Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A whole number in a JSON file that fits a column of int64."""
 
 
@@ -33,7 +33,7 @@ _ENCODINGS = {
 }
 
 
-class Line(NamedTuple):
+class LabelLine(NamedTuple):
     """One line of a label file: the image that it belongs to, where it stands, and its words."""
 
     image: int
@@ -64,7 +64,7 @@ def read_json_bytes(file: Path) -> bytes:
 
 def read_bytes(file: Path) -> bytes:
     """Return what a file holds; DataError if it is missing, a Git LFS pointer or may not be read."""
-    refuse_lfs_pointer(file)
+    raise_if_lfs_pointer(file)
     try:
         return file.read_bytes()
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def decode_text(content: bytes, file: Path, *, declared: str = "") -> str:
         raise DataError(problem, file=file, where=f"line {line}", remedy="save it as UTF-8", kind="not_utf8") from None
 
 
-def first_bytes(file: Path, count: int) -> bytes:
+def read_head(file: Path, count: int) -> bytes:
     """Return the start of a file for recognising its format: nothing if it cannot be read, UTF-16 without its zeros."""
     try:
         with file.open("rb") as content:
@@ -103,17 +103,17 @@ def first_bytes(file: Path, count: int) -> bytes:
         return b""
 
 
-def listed_names(file: Path) -> Iterator[tuple[int, str]]:
+def read_name_list(file: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line of a list of images, but for blank ones and what systems leave."""
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         name = line.strip()
-        if name and not is_left_behind(name.replace("\\", "/").rsplit("/", 1)[-1]):
+        if name and not is_system_file(name.replace("\\", "/").rsplit("/", 1)[-1]):
             yield number, name
 
 
-def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
+def read_label_lines(files: Sequence[Path], report: Report) -> list[LabelLine]:
     """The lines that are not blank of label files, file i of image i; a file that is not there has none."""
-    lines: list[Line] = []
+    lines: list[LabelLine] = []
     for image, file in enumerate(files):
         try:
             if not file.is_file():
@@ -124,15 +124,17 @@ def label_lines(files: Sequence[Path], report: Report) -> list[Line]:
             continue
         for number, line in enumerate(text.splitlines(), start=1):
             if words := line.split():
-                lines.append(Line(image, file, number, words))
+                lines.append(LabelLine(image, file, number, words))
     return lines
 
 
-def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line], Float[np.ndarray, "v"]]:
+def parse_numbers(
+    lines: list[LabelLine], words: slice, report: Report
+) -> tuple[list[LabelLine], Float[np.ndarray, "v"]]:
     """Some words of each line as numbers, one line's after the other's, and the lines where all are usable numbers."""
     try:
         values = np.fromiter((float(word) for line in lines for word in line.words[words]), dtype=np.float64)
-        if (np.abs(values) <= LARGEST).all():
+        if (np.abs(values) <= MAX_NUMBER).all():
             return lines, values
     except ValueError:
         pass
@@ -148,6 +150,6 @@ def numbers(lines: list[Line], words: slice, report: Report) -> tuple[list[Line]
 
 def _is_usable(word: str) -> bool:
     try:
-        return abs(float(word)) <= LARGEST
+        return abs(float(word)) <= MAX_NUMBER
     except ValueError:
         return False

@@ -13,10 +13,10 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.data.formats import kitti
-from otus.data.formats.paths import files_in
-from otus.data.formats.text_files import Line, label_lines, numbers
-from otus.data.formats.yolo_lines import objects_of
-from otus.data.image_lookup import image_namer, some_names
+from otus.data.formats.paths import list_files
+from otus.data.formats.text_files import LabelLine, parse_numbers, read_label_lines
+from otus.data.formats.yolo_lines import parse_objects
+from otus.data.image_lookup import example_names, image_index_by_name
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Objects
 from otus.structures.oriented import areas_of_corners
@@ -43,27 +43,27 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         without text files is raised at once.
     """
     folder = Path(folder)
-    files = [file for file in files_in(folder, "**/*.txt") if file.name != "classes.txt"]
+    files = [file for file in list_files(folder, "**/*.txt") if file.name != "classes.txt"]
     if not files:
         remedy = "give COCO results (a JSON file), or a folder of DOTA's, KITTI's or YOLO's results"
         raise DataError("holds no text files of predictions", file=folder, remedy=remedy)
     if any(file.stem.startswith(_TASK) for file in files):
         return _of_categories(files, dataset, report)
-    name_of = image_namer(dataset)
+    name_of = image_index_by_name(dataset)
     of_image: list[Path] = [folder / "none"] * len(dataset)
     for file in files:
         index = name_of(file.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its image, or remove it"
-            problem = f"names not one image of the data, which are called {some_names(dataset)}"
+            problem = f"names not one image of the data, which are called {example_names(dataset)}"
             report(DataError(problem, file=file, remedy=remedy, kind="unknown_image"))
         else:
             of_image[index] = file
-    lines = label_lines(of_image, report)
+    lines = read_label_lines(of_image, report)
     if lines and not lines[0].words[0].replace(".", "", 1).isdecimal():
-        found = kitti.objects_of(lines, dataset.categories, report)
+        found = kitti.parse_objects(lines, dataset.categories, report)
     else:
-        found = objects_of(lines, dataset.images.sizes_hw, dataset.categories, None, report)
+        found = parse_objects(lines, dataset.images.sizes_hw, dataset.categories, None, report)
     if found.scores is not None:
         return found
     if len(found):
@@ -83,9 +83,9 @@ def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objec
             continue
         problem = f"{file.stem.removeprefix(_TASK)!r} is not one of the categories: {', '.join(label_of)}"
         report(DataError(problem, file=file, remedy="rename or remove it", kind="unknown_category"))
-    name_of = image_namer(dataset)
+    name_of = image_index_by_name(dataset)
     lines, images = [], []
-    for line in label_lines(known, report):  # whose ``image`` is the number of its file
+    for line in read_label_lines(known, report):  # whose ``image`` is the number of its file
         index = name_of(line.words[0])
         if len(line.words) != 10:
             report(line.fault(f"expected an image, a score and 8 numbers, got {len(line.words)} words", "correct it"))
@@ -95,7 +95,7 @@ def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objec
             lines.append(line)
             images.append(index)
     place = {(line.file, line.number): index for line, index in zip(lines, images, strict=True)}
-    lines, values = numbers(lines, slice(1, None), report)
+    lines, values = parse_numbers(lines, slice(1, None), report)
     rows = values.reshape(-1, 9)
     corners = rows[:, 1:].reshape(-1, 4, 2)
     return Objects.build(
@@ -108,5 +108,5 @@ def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objec
     )
 
 
-def _category(line: Line) -> str:
+def _category(line: LabelLine) -> str:
     return line.file.stem.removeprefix(_TASK)

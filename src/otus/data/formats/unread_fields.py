@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.json_reader.stream import Batch
+from otus.data.formats.json_reader.stream import RecordBatch
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -35,7 +35,7 @@ class UnreadFields:
             if name not in known:
                 self.note(prefix + name, [_value(bytes(raw))])
 
-    def declared(self, batch: Batch, record: type[Record]) -> list[tuple[int, Record]]:
+    def declared(self, batch: RecordBatch, record: type[Record]) -> list[tuple[int, Record]]:
         """The records of a batch with the fields that their type declares, and their indices; the others are counted."""
         known = [name for name in batch.attributes if name in record.__struct_fields__]
         for name, attribute in batch.attributes.items():

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from otus.data.formats.paths import files_in, sample_of
-from otus.data.formats.text_files import first_bytes
+from otus.data.formats.paths import list_files, sample_files
+from otus.data.formats.text_files import read_head
 
 _START = 1 << 16
 # The tool, the suffix of its files, what all stands in them, and what to export.
@@ -26,14 +26,14 @@ _TOOLS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 )
 
 
-def find_foreign(path: Path) -> Iterator[tuple[Path, str, str]]:
+def find_unsupported(path: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield files at a path that other tools wrote, one a tool: the file, the tool and what to export from it."""
     folders = [path, *(path / name for name in ("annotations", "labels", "train", "ann"))] if path.is_dir() else []
     told: set[str] = set()
     for suffix in dict.fromkeys(suffix for _, suffix, _, _ in _TOOLS):
-        several = [sample_of(files_in(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
+        several = [sample_files(list_files(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
         for file in (one for files in several for one in files if one.suffix == suffix):
-            text = first_bytes(file, _START).decode(errors="replace")
+            text = read_head(file, _START).decode(errors="replace")
             for tool, own_suffix, marks, export in _TOOLS:
                 if suffix == own_suffix and tool not in told and all(re.search(mark, text) for mark in marks):
                     told.add(tool)

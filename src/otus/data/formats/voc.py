@@ -21,31 +21,31 @@ import numpy as np
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images, SemanticFiles
-from otus.data.formats.conversion_losses import flags_of, losses_of
+from otus.data.formats.conversion_losses import boolean_columns, find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
+    as_splits,
+    copy_or_link_images,
     duplicate_image_error,
-    place_images,
-    split_losses,
-    split_word,
-    splits_of,
+    split_file_name,
+    split_name_losses,
 )
 from otus.data.formats.paths import (
-    files_in,
-    flat_names_of,
+    flat_names_per_split,
+    list_files,
     relative_name,
     resolve_inside,
-    sample_of,
+    sample_files,
     subfolders,
 )
-from otus.data.formats.text_files import first_bytes, listed_names, read_text
+from otus.data.formats.text_files import read_head, read_name_list, read_text
 from otus.data.formats.unread_fields import UnreadFields
-from otus.data.formats.voc_masks import palette, with_masks, write_object_masks
-from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, xml_text
-from otus.data.image_files import image_files
-from otus.data.image_writing import write_index_image
+from otus.data.formats.voc_masks import add_masks, palette, write_object_masks
+from otus.data.formats.voc_xml import FLAGS, Record, parse, read_xml, to_xml
+from otus.data.image_files import list_images
+from otus.data.image_writing import write_label_image
 from otus.data.images import image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, BoxFormat, Categories, Instances, Objects, oriented
@@ -82,7 +82,7 @@ def _label_folder(folder: Path) -> Path:
 
 def _looks_like_voc(folder: Path) -> bool:
     return any(
-        re.search(rb"<annotation[\s>]", first_bytes(file, 2000)) for file in sample_of(files_in(folder, "*.xml"))
+        re.search(rb"<annotation[\s>]", read_head(file, 2000)) for file in sample_files(list_files(folder, "*.xml"))
     )
 
 
@@ -90,7 +90,7 @@ def _split_lists(folder: Path) -> dict[str, Path]:
     """The lists of images by name of the split; those for a single category (``cat_train``) are left out."""
     lists: dict[str, Path] = {}
     for kind in ("Main", "Segmentation"):
-        files = {file.stem: file for file in files_in(folder / "ImageSets" / kind, "*.txt")}
+        files = {file.stem: file for file in list_files(folder / "ImageSets" / kind, "*.txt")}
         for stem, file in files.items():
             # The name is not enough: extra_train beside train is a split of its own.
             if not (any(stem.endswith(f"_{other}") for other in files) and _is_of_one_category(file)):
@@ -100,7 +100,7 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 
 def _is_of_one_category(file: Path) -> bool:
     """Whether the first lines of a list have the flags of a category."""
-    lines = first_bytes(file, 4000).decode(errors="replace").splitlines()[:_LOOKED_AT]
+    lines = read_head(file, 4000).decode(errors="replace").splitlines()[:_LOOKED_AT]
     return all(_FLAG.search(line.rstrip()) for line in lines if line.strip())
 
 
@@ -120,8 +120,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     base = root / (layout.split or "") if not is_listed else root
     folder = _label_folder(base)
     image_folder = next((base / name for name in _IMAGE_FOLDERS if (base / name).is_dir()), folder)
-    images = {path.stem: path for path in image_files(image_folder)}
-    labelled = [file.stem for file in files_in(folder, "*.xml")]
+    images = {path.stem: path for path in list_images(image_folder)}
+    labelled = [file.stem for file in list_files(folder, "*.xml")]
     stems = _listed(root, layout.split, {*labelled, *images}) if layout.split and is_listed else labelled
     has_classes, has_objects = (root / "SegmentationClass").is_dir(), (root / "SegmentationObject").is_dir()
 
@@ -152,7 +152,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     objects = _objects(records, categories, BoxFormat.XYXY if layout.format == FROM_0 else BoxFormat.VOC)
     if has_objects:
         files = [root / "SegmentationObject" / f"{stem}.png" for stem in kept]
-        objects = with_masks(objects, files, sizes, report)
+        objects = add_masks(objects, files, sizes, report)
     semantic = None
     if has_classes:
         class_files = [root / "SegmentationClass" / f"{stem}.png" for stem in kept]
@@ -193,7 +193,7 @@ def _listed(root: Path, split: str, known: set[str]) -> list[str]:
     lists = _split_lists(root)
     if split not in lists:
         raise DataError(f"there is no list of {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}")
-    return [line if line in known else _FLAG.sub("", line) for _, line in listed_names(lists[split])]
+    return [line if line in known else _FLAG.sub("", line) for _, line in read_name_list(lists[split])]
 
 
 def _category_names(root: Path, folders: list[Path], records: list[Record]) -> tuple[str, ...]:
@@ -212,7 +212,7 @@ def _category_names(root: Path, folders: list[Path], records: list[Record]) -> t
     if found <= set(NAMES):
         return NAMES
     # Those of the other splits too, so that labels mean the same in each.
-    for file in (file for folder in folders for file in files_in(folder, "*.xml")):
+    for file in (file for folder in folders for file in list_files(folder, "*.xml")):
         try:
             found.update((node.findtext("name") or "").strip() for node in parse(file).iterfind("object"))
         except DataError:  # reported where its split is read
@@ -258,14 +258,14 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
         If XML cannot hold the name of a category, or an image stands in two splits that have labels of their own.
     """
     losses: list[ConversionLoss] = []
-    splits = splits_of(datasets)
+    splits = as_splits(datasets)
     with staged_folder(folder) as stage:
         for part in ("JPEGImages", "Annotations"):
             (stage / part).mkdir()
         (stage / "labelmap.txt").write_text(_label_map(_names(splits[0])), encoding="utf-8")
-        for dataset, names in zip(splits, flat_names_of(splits), strict=True):
-            place_images(dataset, stage / "JPEGImages", images, names=names)
-            losses += _write_split(dataset, stage, names) + split_losses(dataset, split_word(dataset))
+        for dataset, names in zip(splits, flat_names_per_split(splits), strict=True):
+            copy_or_link_images(dataset, stage / "JPEGImages", images, names=names)
+            losses += _write_split(dataset, stage, names) + split_name_losses(dataset, split_file_name(dataset))
     return losses
 
 
@@ -274,10 +274,10 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         lists = folder / "ImageSets" / "Main"
         lists.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{Path(name).stem}\n" for name in names)
-        (lists / f"{split_word(dataset)}.txt").write_text(text, encoding="utf-8")
+        (lists / f"{split_file_name(dataset)}.txt").write_text(text, encoding="utf-8")
     with_semantic = holds_semantic(dataset)
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    flags = {name: column for name, column in flags_of(objects).items() if name in FLAGS}
+    flags = {name: column for name, column in boolean_columns(objects).items() if name in FLAGS}
     bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
     losses: list[ConversionLoss] = []
     areas = [np.zeros(0)]
@@ -286,7 +286,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         instances = dataset.instances(index)
         names_of_objects = [dataset.categories[label] for label in instances.labels.tolist()]
         here = slice(bounds[index], bounds[index + 1])
-        xml = xml_text(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
+        xml = to_xml(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
         file = folder / "Annotations" / f"{stem}.xml"
         if file.exists() and dataset.format != "voc":  # whose splits share their files of labels
             raise duplicate_image_error(dataset, index)
@@ -294,9 +294,9 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         losses += write_object_masks(dataset, index, folder / "SegmentationObject" / f"{stem}.png")
         areas.append(_areas(instances))
         if with_semantic and (semantic := dataset.semantic_map(index)) is not None:
-            write_index_image(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
+            write_label_image(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
     held = {*flags, "outline", "holes", "parts"} | ({"semantic"} if with_semantic else set())
-    return losses_of(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
+    return find_losses(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
 
 
 def _areas(instances: Instances) -> np.ndarray:

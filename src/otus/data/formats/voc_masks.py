@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 
 from otus.data.dataset import Dataset
 from otus.data.formats.interface import ConversionLoss
-from otus.data.image_writing import write_index_image
-from otus.data.images import read_index_image
+from otus.data.image_writing import write_label_image
+from otus.data.images import read_label_image
 from otus.errors import DataError, Report
 from otus.structures import IGNORE, Masks, Objects, Segmentations
 from otus.structures.boxes import area, pairwise_iou
@@ -18,7 +18,7 @@ from otus.structures.boxes import area, pairwise_iou
 _MIN_IOU = 0.5
 
 
-def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]], report: Report) -> Objects:
+def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]], report: Report) -> Objects:
     """The objects with the masks that image i of ``files`` shows of those of image i, where there is one.
 
     Masks that fit no box (see :func:`_match`) go to ``report``.
@@ -30,7 +30,7 @@ def with_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]]
         if not file.is_file():
             continue
         try:
-            values = read_index_image(file, expected_size_hw=sizes[image])
+            values = read_label_image(file, expected_size_hw=sizes[image])
         except DataError as problem:
             report(problem)
             continue
@@ -101,7 +101,7 @@ def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[Con
     areas = instances.masks.area()
     for row in np.argsort(-areas[:254], kind="stable"):
         values[instances.masks[row].dense()[0]] = row + 1
-    write_index_image(file, values, palette=palette())
+    write_label_image(file, values, palette=palette())
     left = np.bincount(values.ravel(), minlength=len(instances) + 1)[1:]
     for row, pixels in enumerate(areas):
         if pixels > left[row]:

@@ -10,7 +10,7 @@ from xml.parsers import expat
 import numpy as np
 from jaxtyping import Bool
 
-from otus.data.formats.text_files import LARGEST, decode_text, read_bytes
+from otus.data.formats.text_files import MAX_NUMBER, decode_text, read_bytes
 from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.structures import BoxFormat, Instances
@@ -135,16 +135,14 @@ def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> floa
         value = float(text or "")
     except ValueError:
         value = np.nan
-    if not abs(value) <= LARGEST:
+    if not abs(value) <= MAX_NUMBER:
         raise DataError(
             f"expected a number, got {text!r}", file=file, where=f"{where}.{tag}", remedy="correct the field"
         )
     return value
 
 
-def xml_text(
-    image: str, instances: Instances, names: Sequence[str], flags: Mapping[str, Bool[np.ndarray, "n"]]
-) -> bytes:
+def to_xml(image: str, instances: Instances, names: Sequence[str], flags: Mapping[str, Bool[np.ndarray, "n"]]) -> bytes:
     """The file of the objects of an image, their names and flags given, to the last decimal.
 
     Raises

@@ -26,37 +26,37 @@ from jaxtyping import Bool, Float, Int
 
 from otus._files import staged_folder
 from otus.data.dataset import Dataset, Images
-from otus.data.formats.conversion_losses import losses_of
+from otus.data.formats.conversion_losses import find_losses
 from otus.data.formats.interface import (
     ConversionLoss,
     ImageMode,
     Layout,
-    place_images,
-    split_losses,
-    splits_of,
+    as_splits,
+    copy_or_link_images,
+    split_name_losses,
 )
 from otus.data.formats.paths import (
-    files_in,
     flat_names,
-    measured,
+    list_files,
+    read_image_sizes,
     relative_name,
-    report_unpaired,
+    report_unmatched_labels,
     resolve_inside,
 )
-from otus.data.formats.polygons import parts_of, polygon_area, ring_inside
-from otus.data.formats.text_files import Line, label_lines, listed_names, read_text
-from otus.data.formats.yolo_lines import can_hold, objects_of
+from otus.data.formats.polygons import clip_polygon, object_polygons, polygon_area
+from otus.data.formats.text_files import LabelLine, read_label_lines, read_name_list, read_text
+from otus.data.formats.yolo_lines import is_representable, parse_objects
 from otus.data.formats.yolo_yaml import (
     MAX_CATEGORIES,
     SPLITS,
-    Description,
-    beside,
-    describe,
-    folders,
+    YoloDescription,
     is_darknet,
-    load,
+    load_yaml,
+    read_description,
+    resolve_beside,
+    split_folders,
 )
-from otus.data.image_files import image_files
+from otus.data.image_files import list_images
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert
@@ -66,21 +66,21 @@ _EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
 
 def find(path: Path) -> list[Layout]:
     """The splits of a data.yaml, given itself or by its folder; else those of the folders ``images`` and ``labels``."""
-    files = [path] if path.is_file() else [*files_in(path, "*.y*ml"), *files_in(path, "*.data")]
+    files = [path] if path.is_file() else [*list_files(path, "*.y*ml"), *list_files(path, "*.data")]
     for file in files:
         if is_darknet(file):
-            return [Layout("yolo", file, split) for split in describe(file).splits]
+            return [Layout("yolo", file, split) for split in read_description(file).splits]
         if file.suffix not in (".yaml", ".yml"):
             continue
         try:
-            content = load(file)
+            content = load_yaml(file)
         except DataError:
             if path.is_file() or file.stem in ("data", "dataset"):
                 return [Layout("yolo", file)]  # read says what is wrong with it
             continue
         if "names" in content or "nc" in content:
             return [Layout("yolo", file, split) for split in SPLITS if content.get(split)] or [Layout("yolo", file)]
-    return [Layout("yolo", path, split or None) for split in folders(path)]
+    return [Layout("yolo", path, split or None) for split in split_folders(path)]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -98,7 +98,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     DataError, ImageError
         Through ``report``; a data.yaml that makes no sense is raised at once.
     """
-    about = describe(layout.source, allow_outside=allow_outside)
+    about = read_description(layout.source, allow_outside=allow_outside)
     split = layout.split or ""
     if split not in about.splits:
         remedy = f"there are: {', '.join(about.splits)}" if about.splits else "add train: and val:"
@@ -108,11 +108,11 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         here = _images(entry, about.root, layout.source, allow_outside, report)
         labels = _twin(entry / "any", about.root).parent
         if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside images may lie other texts
-            files = [file for file in files_in(labels, "**/*.txt") if file.name != "classes.txt"]
-            report_unpaired(files, [_twin(path, about.root) for path in here], report)
+            files = [file for file in list_files(labels, "**/*.txt") if file.name != "classes.txt"]
+            report_unmatched_labels(files, [_twin(path, about.root) for path in here], report)
         paths += here
-    paths, sizes = measured(paths, report)
-    lines = label_lines([_twin(path, about.root) for path in paths], report)
+    paths, sizes = read_image_sizes(paths, report)
+    lines = read_label_lines([_twin(path, about.root) for path in paths], report)
     categories = about.categories or _unnamed(about, lines, layout.source, allow_outside)
     return Dataset(
         source=layout.source,
@@ -125,7 +125,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=objects_of(lines, sizes, categories, about.point_shape, report),
+        objects=parse_objects(lines, sizes, categories, about.point_shape, report),
         unread=about.unread,
     )
 
@@ -133,15 +133,15 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 def _images(entry: Path, root: Path, source: Path, allow_outside: bool, report: Report) -> list[Path]:
     """The images of a folder, or of a list of paths relative to the list or to the root."""
     if os.path.isdir(entry):
-        return image_files(entry, recursive=True)
+        return list_images(entry, recursive=True)
     paths = []
     limit = source.parent if source.is_file() else source
-    for number, name in listed_names(entry):
+    for number, name in read_name_list(entry):
         folder = entry.parent if os.path.exists(entry.parent / name) else root
         where = f"line {number}"
         try:
             if source.suffix == ".data":
-                paths.append(beside(name, root, file=entry, where=where))
+                paths.append(resolve_beside(name, root, file=entry, where=where))
                 continue
             path = resolve_inside(name, folder, within=limit, allow_outside=allow_outside, file=entry, where=where)
         except DataError as problem:
@@ -153,15 +153,15 @@ def _images(entry: Path, root: Path, source: Path, allow_outside: bool, report: 
 
 def _twin(image: Path, root: Path) -> Path:
     """The label file of an image."""
-    folders = list(Path(relative_name(image, root)).with_suffix(".txt").parts)
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    elif root.name == "images" and not os.path.isfile(root.joinpath(*folders)):
-        folders = ["..", "labels", *folders]
-    return root.joinpath(*folders)
+    parts = list(Path(relative_name(image, root)).with_suffix(".txt").parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    elif root.name == "images" and not os.path.isfile(root.joinpath(*parts)):
+        parts = ["..", "labels", *parts]
+    return root.joinpath(*parts)
 
 
-def _unnamed(about: Description, lines: list[Line], source: Path, allow_outside: bool) -> Categories:
+def _unnamed(about: YoloDescription, lines: list[LabelLine], source: Path, allow_outside: bool) -> Categories:
     entries = [entry for split in about.splits.values() for entry in split]
     for folder in (about.root, about.root / "labels", *entries):
         if (folder / "classes.txt").is_file():
@@ -171,7 +171,7 @@ def _unnamed(about: Description, lines: list[Line], source: Path, allow_outside:
     # All splits count, so that their labels mean the same; what is wrong with a line is said where it is read.
     listed = [_images(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
     others = [_twin(path, about.root) for paths in listed for path in paths]
-    words = {line.words[0] for line in (*lines, *label_lines(others, lambda _: None))}
+    words = {line.words[0] for line in (*lines, *read_label_lines(others, lambda _: None))}
     indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
     count = max((index for index in indices if index < MAX_CATEGORIES), default=-1) + 1
     return Categories(tuple(str(index) for index in range(count)))
@@ -190,7 +190,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     DataError
         If two splits would have the same of the names that data.yaml knows: train, val and test.
     """
-    splits = splits_of(datasets)
+    splits = as_splits(datasets)
     names = [_split_name(one.split) for one in splits]
     if len(set(names)) < len(names):
         told = ", ".join(f"{one.split!r} as {name}" for one, name in zip(splits, names, strict=True))
@@ -202,9 +202,9 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     with staged_folder(folder) as stage:
         for dataset, objects, name in zip(splits, several, names, strict=True):
             (stage / "images" / name).mkdir(parents=True)
-            place_images(dataset, stage / "images" / name, images, names=flat_names(dataset.images.files))
+            copy_or_link_images(dataset, stage / "images" / name, images, names=flat_names(dataset.images.files))
             losses += _write_labels(dataset, objects, stage / "labels" / name, kind, num_keypoints)
-            losses += split_losses(dataset, name)
+            losses += split_name_losses(dataset, name)
         description = _data_yaml(splits[0].categories, names, num_keypoints if kind == "keypoints" else 0)
         (stage / "data.yaml").write_text(description, encoding="utf-8")
     return losses
@@ -233,14 +233,14 @@ def _write_labels(
         held.add("keypoint_names")
     if len({tuple(scheme.flip_order()) for scheme in schemes.values()}) == 1:
         held.add("flip_pairs")
-    losses = losses_of(dataset, can_hold=frozenset(held), areas=areas)
+    losses = find_losses(dataset, can_hold=frozenset(held), areas=areas)
     fractions = _fractions(dataset, objects, boxes, rings)
     if kind == "keypoints":
         keypoints, outside = _keypoint_fractions(dataset, objects, num_keypoints)
         fractions = [np.concatenate(both) for both in zip(fractions, keypoints, strict=True)]
         for row in np.flatnonzero(outside).tolist():
             losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the image"))
-    written = _is_left(objects, boxes, whole_rings, rings) & can_hold(fractions)
+    written = _is_left(objects, boxes, whole_rings, rings) & is_representable(fractions)
     for row in np.flatnonzero(~written).tolist():
         lost = "all of it, which lies beyond the image, or has its sides exchanged"
         losses.append(_loss("object", dataset, objects, row, lost))
@@ -285,7 +285,7 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
         return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if kind == "keypoints" or objects.segmentations is None:
         return None
-    parts = parts_of(objects.segmentations, row, dataset.images.size_hw(int(objects.image[row])))
+    parts = object_polygons(objects.segmentations, row, dataset.images.size_hw(int(objects.image[row])))
     return max((part.outer for part in parts), key=polygon_area, default=None)
 
 
@@ -301,7 +301,7 @@ def _inside(
     inner: list[np.ndarray | None] = []
     for ring, size in zip(rings, sizes, strict=True):
         if ring is not None:
-            ring = ring.clip(0, size) if kind == "corners" else ring_inside(ring, size)
+            ring = ring.clip(0, size) if kind == "corners" else clip_polygon(ring, size)
         inner.append(ring)
     return boxes, inner
 

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from otus.data.formats.text_files import Line, numbers
+from otus.data.formats.text_files import LabelLine, parse_numbers
 from otus.errors import Report
 from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
 from otus.structures.boxes import convert
@@ -11,8 +11,8 @@ from otus.structures.boxes import convert
 _FARTHEST = 2.0  # fractions beyond -1 and 2 are pixels that nobody divided
 
 
-def objects_of(
-    lines: list[Line],
+def parse_objects(
+    lines: list[LabelLine],
     sizes_hw: Int[np.ndarray, "m 2"],
     categories: Categories,
     point_shape: tuple[int, int] | None,
@@ -30,16 +30,16 @@ def objects_of(
             report(line.fault(f"expected a category, {expected} and perhaps a confidence, got {len(line.words)} words"))
         else:
             known.append(line)
-    known, values = numbers(known, slice(None), report)
+    known, values = parse_numbers(known, slice(None), report)
     if faults := _faults(known, values, with_points, categories):
         for index in sorted(faults):
             report(known[index].fault(*faults[index]))
-        known, values = numbers([line for i, line in enumerate(known) if i not in faults], slice(None), report)
+        known, values = parse_numbers([line for i, line in enumerate(known) if i not in faults], slice(None), report)
     return _assemble(known, values, sizes_hw, point_shape)
 
 
-def can_hold(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
-    """Of which objects :func:`objects_of` takes the numbers: those of a ring, or of a box and perhaps keypoints."""
+def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
+    """Of which objects :func:`parse_objects` takes the numbers: those of a ring, or of a box and perhaps keypoints."""
     return np.array([bool(((one >= 1 - _FARTHEST) & (one <= _FARTHEST)).all()) for one in fractions], dtype=bool)
 
 
@@ -55,7 +55,7 @@ def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
 class _Columns:
     """The numbers of all lines, and what each line is."""
 
-    def __init__(self, lines: list[Line], values: np.ndarray, with_points: int | None) -> None:
+    def __init__(self, lines: list[LabelLine], values: np.ndarray, with_points: int | None) -> None:
         forms = [_form(len(line.words) - 1, with_points) for line in lines]
         counts = np.array([len(line.words) for line in lines], dtype=np.int64)
         self.values = values
@@ -72,7 +72,7 @@ class _Columns:
 
 
 def _faults(
-    lines: list[Line], values: np.ndarray, with_points: int | None, categories: Categories
+    lines: list[LabelLine], values: np.ndarray, with_points: int | None, categories: Categories
 ) -> dict[int, tuple[str, str]]:
     """What is wrong with lines of numbers, and what to do, by index of the line."""
     faults: dict[int, tuple[str, str]] = {}
@@ -108,7 +108,7 @@ def _faults(
 
 
 def _assemble(
-    lines: list[Line], values: np.ndarray, sizes_hw: np.ndarray, point_shape: tuple[int, int] | None
+    lines: list[LabelLine], values: np.ndarray, sizes_hw: np.ndarray, point_shape: tuple[int, int] | None
 ) -> Objects:
     columns = _Columns(lines, values, None if point_shape is None else 4 + point_shape[0] * point_shape[1])
     image = np.array([line.image for line in lines], dtype=np.int64)

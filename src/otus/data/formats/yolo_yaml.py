@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from otus.data.dataset import UnreadField
-from otus.data.formats.paths import files_in, resolve_inside, sample_of, subfolders
-from otus.data.formats.text_files import first_bytes, listed_names, read_text
+from otus.data.formats.paths import list_files, resolve_inside, sample_files, subfolders
+from otus.data.formats.text_files import read_head, read_name_list, read_text
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.image_files import IMAGE_SUFFIXES
 from otus.errors import DataError
@@ -39,7 +39,7 @@ class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting 
 
 
 @dataclass(frozen=True)
-class Description:
+class YoloDescription:
     """What data.yaml says, or the folders where there is none."""
 
     root: Path
@@ -49,9 +49,9 @@ class Description:
     unread: tuple[UnreadField, ...] = ()
 
 
-def folders(root: Path) -> dict[str, list[Path]]:
+def split_folders(root: Path) -> dict[str, list[Path]]:
     """Folders of images by split ('' for none), where label files lie in their twins."""
-    if (root / "images").is_dir() and files_in(root / "labels", "**/*.txt"):
+    if (root / "images").is_dir() and list_files(root / "labels", "**/*.txt"):
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
     splits = {name: root / name / "images" for name in (*SPLITS, "valid")}
@@ -62,9 +62,9 @@ def folders(root: Path) -> dict[str, list[Path]]:
 
 def _is_flat(folder: Path) -> bool:
     """Whether images lie beside their lines of numbers, as labelImg saves them."""
-    for file in sample_of([file for file in files_in(folder, "*.txt") if file.name != "classes.txt"]):
+    for file in sample_files([file for file in list_files(folder, "*.txt") if file.name != "classes.txt"]):
         if any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
-            words = first_bytes(file, 4000).decode(errors="replace").partition("\n")[0].split()
+            words = read_head(file, 4000).decode(errors="replace").partition("\n")[0].split()
             if len(words) >= 5 and words[0].isdecimal() and all(_NUMBER.fullmatch(word) for word in words):
                 return True
     return False
@@ -72,27 +72,27 @@ def _is_flat(folder: Path) -> bool:
 
 def is_darknet(file: Path) -> bool:
     """Whether a file is Darknet's description of a set: lines ``train = …``, ``valid = …``, ``names = …``."""
-    return file.suffix == ".data" and bool(re.search(rb"(?m)^\s*(?:train|valid)\s*=", first_bytes(file, 4000)))
+    return file.suffix == ".data" and bool(re.search(rb"(?m)^\s*(?:train|valid)\s*=", read_head(file, 4000)))
 
 
-def _darknet(source: Path) -> Description:
+def _darknet(source: Path) -> YoloDescription:
     """What a Darknet file says, as Darknet's own and CVAT's "YOLO 1.1" have it.
 
     Its paths are relative to a folder that the file does not say: as much of each counts as is found beside the file.
     """
-    said = {key.strip(): value.strip() for key, _, value in (one.partition("=") for _, one in listed_names(source))}
+    said = {key.strip(): value.strip() for key, _, value in (one.partition("=") for _, one in read_name_list(source))}
     splits = {}
     for split in SPLITS:
         if value := said.get("valid" if split == "val" else split):
-            splits[split] = [beside(value, source.parent, file=source, where=split)]
-    names = beside(said["names"], source.parent, file=source, where="names") if "names" in said else source
+            splits[split] = [resolve_beside(value, source.parent, file=source, where=split)]
+    names = resolve_beside(said["names"], source.parent, file=source, where="names") if "names" in said else source
     categories = None
     if names != source:
         categories = Categories(tuple(name.strip() for name in read_text(names).splitlines() if name.strip()))
-    return Description(source.parent, splits, categories)
+    return YoloDescription(source.parent, splits, categories)
 
 
-def beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
+def resolve_beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
     """The path that a name means whose first folders may be missing here: the whole if not one of its ends is there."""
     parts = Path(name.replace("\\", "/")).parts
     ends = [os.path.join(*parts[i:]) for i in range(len(parts)) if parts[i] != os.sep and ".." not in parts[i:]]
@@ -100,7 +100,7 @@ def beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
     return resolve_inside(found, folder, within=folder, allow_outside=False, file=file, where=where)
 
 
-def load(file: Path) -> dict[str, Any]:
+def load_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     if os.path.isfile(file) and os.path.getsize(file) > _MAX_BYTES:
         raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
@@ -123,13 +123,13 @@ def load(file: Path) -> dict[str, Any]:
     return content
 
 
-def describe(source: Path, *, allow_outside: bool = False) -> Description:
+def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescription:
     """What a data.yaml, or a folder without one, says; DataError that names the field at fault."""
     if not source.is_file():
-        return Description(source, folders(source))
+        return YoloDescription(source, split_folders(source))
     if source.suffix == ".data":
         return _darknet(source)
-    content = load(source)
+    content = load_yaml(source)
 
     def resolved(value: object, folder: Path, where: str) -> Path:
         if not isinstance(value, str | None):
@@ -155,7 +155,7 @@ def describe(source: Path, *, allow_outside: bool = False) -> Description:
     for name, value in content.items():
         if name not in _KNOWN:
             unread.note(f"{source.name}: {name}", [value])
-    return Description(root, splits, categories, point_shape, unread.finish())
+    return YoloDescription(root, splits, categories, point_shape, unread.finish())
 
 
 def _as_list(value: object, field: str, file: Path) -> list[Any]:

@@ -9,7 +9,7 @@ from PIL import Image
 from otus.data.dataset import Dataset, Images, PanopticFiles
 from otus.data.formats import coco, coco_panoptic
 from otus.data.sample import Sample
-from otus.data.scenes.generator import EVERYTHING, THINGS, Scenes
+from otus.data.scenes.generator import ALL_CATEGORIES, THING_CATEGORIES, Scenes
 from otus.structures import Instances, Objects, Segmentations, oriented
 
 
@@ -71,16 +71,16 @@ def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
         format="coco",
         split=split,
         images=Images(folder, tuple(names), sizes_hw, tuple(range(1, len(scenes) + 1))),
-        categories=THINGS,
+        categories=THING_CATEGORIES,
         objects=_objects([one for one in found if one is not None]),
-        panoptic=PanopticFiles(tuple(maps), tuple(segments), EVERYTHING),
+        panoptic=PanopticFiles(tuple(maps), tuple(segments), ALL_CATEGORIES),
     )
 
 
 def _save_map(sample: Sample, folder: Path) -> Path:
     assert sample.panoptic is not None
     path = (folder / sample.key).with_suffix(".png")
-    Image.fromarray(coco_panoptic.colours_of(sample.panoptic.ids)).save(path)
+    Image.fromarray(coco_panoptic.ids_to_rgb(sample.panoptic.ids)).save(path)
     return path
 
 

@@ -27,9 +27,9 @@ _STUFF = {  # colour, height and width of a grain in pixels, contrast
     "water": ((0.16, 0.42, 0.55), 3, 26, 0.10),
     "sand": ((0.80, 0.70, 0.50), 2, 2, 0.06),
 }
-THINGS = Categories(tuple(SHAPES), ids=tuple(range(1, len(SHAPES) + 1)), keypoints=(("kite", KITE),))
+THING_CATEGORIES = Categories(tuple(SHAPES), ids=tuple(range(1, len(SHAPES) + 1)), keypoints=(("kite", KITE),))
 """What the objects of a scene can be."""
-EVERYTHING = Categories(
+ALL_CATEGORIES = Categories(
     (*SHAPES, *_STUFF),
     ids=tuple(range(1, len(SHAPES) + len(_STUFF) + 1)),
     is_thing=(True,) * len(SHAPES) + (False,) * len(_STUFF),
@@ -132,7 +132,7 @@ class _Painted:
 
 def _draw(size_hw: tuple[int, int], sizes: tuple[float, float], rng: np.random.Generator) -> _Painted:
     label = int(rng.integers(len(SHAPES)))
-    shape = SHAPES[THINGS[label]]
+    shape = SHAPES[THING_CATEGORIES[label]]
     height, width = size_hw
     size = min(size_hw) * float(np.exp(rng.uniform(*np.log(sizes))))
     aspect = float(rng.uniform(*shape.aspect))
@@ -174,7 +174,7 @@ def _background(
     height, width = size_hw
     names = ["sky", *rng.permutation(["grass", "water", "sand"])[: int(rng.integers(1, 3))]]
     light, labels = np.ones(size_hw, dtype=np.float32), np.zeros(size_hw, dtype=np.int64)
-    tones = np.zeros((len(EVERYTHING), 3), dtype=np.float32)
+    tones = np.zeros((len(ALL_CATEGORIES), 3), dtype=np.float32)
     across = np.linspace(0, 2 * np.pi, width)
     scale = min(size_hw) / 240
     tops = [0.0, *np.sort(rng.uniform(0.3, 0.8, len(names) - 1)) * height]
@@ -188,8 +188,8 @@ def _background(
         depth = np.linspace(-1, 1, height - first, dtype=np.float32)[:, None]
         texture = 1 + np.float32(contrast) * (_noise((height - first, width), grain, rng) - depth)
         np.copyto(light[first:], texture, where=below)
-        labels[first:][below] = EVERYTHING.index(name)
-        tones[EVERYTHING.index(name)] = rng.uniform(0.85, 1.1) * (np.array(colour) + rng.normal(0, 0.03, 3))
+        labels[first:][below] = ALL_CATEGORIES.index(name)
+        tones[ALL_CATEGORIES.index(name)] = rng.uniform(0.85, 1.1) * (np.array(colour) + rng.normal(0, 0.03, 3))
     return light[..., None] * tones.take(labels, axis=0), labels
 
 
@@ -209,7 +209,7 @@ def _instances(painted: list[_Painted], ids: Int[np.ndarray, "H W"]) -> Instance
         masks.boxes_xyxy(),
         np.array([one.label for one in painted], dtype=np.int64),
         ids.shape,
-        THINGS,
+        THING_CATEGORIES,
         masks=masks,
         keypoints=keypoints,
         oriented_boxes_xywhr=np.array([(p.x, p.y, p.width, p.height, p.angle) for p in poses]).reshape(-1, 5),
@@ -237,14 +237,14 @@ def _keypoints(
 
 def _semantic(painted: list[_Painted], ids: Int[np.ndarray, "H W"], stuff: Int[np.ndarray, "H W"]) -> SemanticMap:
     labels = np.array([0, *(one.label for one in painted)], dtype=np.int64)
-    return SemanticMap(np.where(ids > 0, labels.take(ids), stuff), EVERYTHING)
+    return SemanticMap(np.where(ids > 0, labels.take(ids), stuff), ALL_CATEGORIES)
 
 
 def _panoptic(painted: list[_Painted], ids: Int[np.ndarray, "H W"], stuff: Int[np.ndarray, "H W"]) -> PanopticMap:
     """Objects are segments 1 to N in their order, stuff follows."""
     objects = [Segment(i + 1, one.label) for i, one in enumerate(painted)]
-    seen = np.flatnonzero(np.bincount(stuff[ids == 0], minlength=len(EVERYTHING))).tolist()
+    seen = np.flatnonzero(np.bincount(stuff[ids == 0], minlength=len(ALL_CATEGORIES))).tolist()
     grounds = [Segment(len(painted) + 1 + place, label) for place, label in enumerate(seen)]
-    number = np.zeros(len(EVERYTHING), dtype=np.int32)
+    number = np.zeros(len(ALL_CATEGORIES), dtype=np.int32)
     number[seen] = [segment.id for segment in grounds]
-    return PanopticMap(np.where(ids > 0, ids, number.take(stuff)), (*objects, *grounds), EVERYTHING)
+    return PanopticMap(np.where(ids > 0, ids, number.take(stuff)), (*objects, *grounds), ALL_CATEGORIES)

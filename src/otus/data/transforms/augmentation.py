@@ -36,7 +36,7 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
-def integer(low: int, high: int, generator: torch.Generator) -> int:
+def uniform_integer(low: int, high: int, generator: torch.Generator) -> int:
     """A whole number of [low, high], both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
@@ -68,11 +68,11 @@ class HorizontalFlip:
     zoom: ClassVar[float] = 1.0
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
-        return geometry.flip(tensors) if uniform(0, 1, generator) < self.probability else tensors
+        return geometry.horizontal_flip(tensors) if uniform(0, 1, generator) < self.probability else tensors
 
 
 @dataclass(frozen=True)
-class ResizeLongSide:
+class ResizeLongestSide:
     """The longer side to ``size`` pixels, the shape kept."""
 
     size: int
@@ -105,20 +105,20 @@ def _scale(tensors: TensorSample, factor: float) -> TensorSample:
 class RandomCrop:
     """A window of ``size_hw``; a smaller image is put somewhere in it, on a ground of value ``fill``.
 
-    Objects of which less than ``least_visible`` is left go (see :func:`otus.data.transforms.geometry.refit`), so the result may be
+    Objects of which less than ``min_visibility`` is left go (see :func:`otus.data.transforms.geometry.refit_objects`), so the result may be
     without objects.
     """
 
     size_hw: tuple[int, int]
     _: KW_ONLY
-    least_visible: float = geometry.LEAST_VISIBLE
+    min_visibility: float = geometry.MIN_VISIBILITY
     fill: float = 0.5
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         spare = [old - new for old, new in zip(geometry.size_hw(tensors), self.size_hw, strict=True)]
-        top, left = (integer(min(0, room), max(0, room), generator) for room in spare)
+        top, left = (uniform_integer(min(0, room), max(0, room), generator) for room in spare)
         return geometry.crop(
-            tensors, top=top, left=left, to_hw=self.size_hw, least_visible=self.least_visible, fill=self.fill
+            tensors, top=top, left=left, to_hw=self.size_hw, min_visibility=self.min_visibility, fill=self.fill
         )
 
 
@@ -132,7 +132,7 @@ class CropAndPad:
 
     share: float = 0.2
     _: KW_ONLY
-    least_visible: float = geometry.LEAST_VISIBLE
+    min_visibility: float = geometry.MIN_VISIBILITY
     fill: float = 0.5
 
     def __post_init__(self) -> None:
@@ -150,7 +150,9 @@ class CropAndPad:
             round(uniform(-self.share, self.share, generator) * side) for side in (height, height, width, width)
         )
         to_hw = (max(1, height - top - bottom), max(1, width - left - right))
-        return geometry.crop(tensors, top=top, left=left, to_hw=to_hw, least_visible=self.least_visible, fill=self.fill)
+        return geometry.crop(
+            tensors, top=top, left=left, to_hw=to_hw, min_visibility=self.min_visibility, fill=self.fill
+        )
 
 
 @dataclass(frozen=True)

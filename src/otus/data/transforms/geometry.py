@@ -18,7 +18,7 @@ from otus.data.tensors import TensorSample, bounding_boxes, is_image_boxes, obje
 from otus.structures import IGNORE
 
 _MASKS = {"masks": "boxes", "amodal_masks": "amodal_boxes"}
-LEAST_VISIBLE = 0.25
+MIN_VISIBILITY = 0.25
 """The share of an object that must be left for it to stay an object."""
 
 
@@ -28,7 +28,7 @@ def size_hw(tensors: TensorSample) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def flip(tensors: TensorSample) -> TensorSample:
+def horizontal_flip(tensors: TensorSample) -> TensorSample:
     """Mirrored left to right; left and right keypoints change places, corners stay in clockwise order."""
     height, width = size_hw(tensors)
     mirror = torch.tensor([-1.0, 1.0])
@@ -81,16 +81,16 @@ def crop(
     top: int,
     left: int,
     to_hw: tuple[int, int],
-    least_visible: float = LEAST_VISIBLE,
+    min_visibility: float = MIN_VISIBILITY,
     fill: float = 0.5,
 ) -> TensorSample:
     """The window of size ``to_hw`` whose top left pixel is (``top``, ``left``), which may reach outside the image.
 
     Outside, the image is ``fill``, the semantic map to be ignored, and there are no objects. Objects are cut as in
-    :func:`refit`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals and other
+    :func:`refit_objects`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals and other
     boxes of the image are cut, and those wholly outside are left out.
     """
-    before = occupancy(tensors)
+    before = object_areas(tensors)
     height, width = to_hw
     old_height, old_width = size_hw(tensors)
     source = (slice(max(top, 0), max(top + height, 0)), slice(max(left, 0), max(left + width, 0)))
@@ -116,10 +116,10 @@ def crop(
         points = moved["keypoints"]
         inside = ((points >= 0) & (points < torch.tensor([width, height]))).all(dim=-1)
         moved["visibility"] = moved["visibility"] * inside
-    return refit(moved, before, least_visible=least_visible)
+    return refit_objects(moved, before, min_visibility=min_visibility)
 
 
-def occupancy(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
+def object_areas(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
     """How much each object occupies, by column: pixels of ``masks`` and ``amodal_masks``, areas of ``boxes``."""
     # Summed up in 32 bits: torch's own choice, 64, takes fifteen times as long.
     counts = {
@@ -131,17 +131,17 @@ def occupancy(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
     return counts
 
 
-def refit(
-    tensors: TensorSample, before: dict[str, Float[Tensor, "n"]], *, least_visible: float = LEAST_VISIBLE
+def refit_objects(
+    tensors: TensorSample, before: dict[str, Float[Tensor, "n"]], *, min_visibility: float = MIN_VISIBILITY
 ) -> TensorSample:
     """Objects after something cut them: ``before`` is their occupancy then, masks and boxes are cut already.
 
-    A mask that lost pixels decides its box anew; areas shrink in proportion. Objects of which less than ``least_visible``
+    A mask that lost pixels decides its box anew; areas shrink in proportion. Objects of which less than ``min_visibility``
     is left, or nothing, go, with all their columns; of crowds every rest stays, for it must not be learnt as background.
     """
     if "boxes" not in tensors:
         return tensors
-    now = occupancy(tensors)
+    now = object_areas(tensors)
     share = now["boxes"] / before["boxes"]
     if "masks" in now:  # an object without an outline has its box alone
         share = torch.where(before["masks"] > 0, now["masks"] / before["masks"], share)
@@ -151,18 +151,18 @@ def refit(
         if masks_key in tensors and boxes_key in tensors:
             cut = now[masks_key] < before[masks_key]
             boxes = _plain(tensors[boxes_key]).clone()
-            boxes[cut] = tight_boxes(_plain(tensors[masks_key])[cut])
+            boxes[cut] = masks_to_boxes(_plain(tensors[masks_key])[cut])
             fitted[boxes_key] = _like(tensors[boxes_key], boxes)
     fitted["areas"] = tensors["areas"] * share
-    return keep(fitted, (share > 0) & ((share >= least_visible) | tensors["is_crowd"]))
+    return select_objects(fitted, (share > 0) & ((share >= min_visibility) | tensors["is_crowd"]))
 
 
-def keep(tensors: TensorSample, kept: Bool[Tensor, "n"]) -> TensorSample:
+def select_objects(tensors: TensorSample, kept: Bool[Tensor, "n"]) -> TensorSample:
     """Some of the objects, with all their columns."""
     return tensors | {key: _like(tensors[key], tensors[key][kept]) for key in object_keys(tensors)}
 
 
-def tight_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
+def masks_to_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
     """The box of each mask's pixels, xyxy; zeros for an empty mask."""
     pixels = _plain(masks).view(torch.uint8)  # amax of bytes is ten times as fast as any of bools
     height, width = pixels.shape[-2:]

@@ -17,7 +17,7 @@ from otus.data.transforms import geometry
 from otus.data.transforms.augmentation import RandomCrop, uniform
 from otus.structures import IGNORE
 
-Draw = Callable[[torch.Generator], TensorSample]
+DrawSample = Callable[[torch.Generator], TensorSample]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Mosaic:
     and cut at random.
     """
 
-    draw: Draw
+    draw: DrawSample
     size_hw: tuple[int, int]
     _: KW_ONLY
     probability: float = 1.0
-    least_visible: float = geometry.LEAST_VISIBLE
+    min_visibility: float = geometry.MIN_VISIBILITY
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         if uniform(0, 1, generator) >= self.probability:
@@ -62,7 +62,7 @@ class Mosaic:
         old_hw = geometry.size_hw(tensors)
         cover = max(new / old for new, old in zip(tile_hw, old_hw, strict=True)) * uniform(1, 1.5, generator)
         height, width = (max(new, round(old * cover)) for new, old in zip(tile_hw, old_hw, strict=True))
-        cut = RandomCrop(tile_hw, least_visible=self.least_visible)
+        cut = RandomCrop(tile_hw, min_visibility=self.min_visibility)
         tile = cut(geometry.resize(tensors, (height, width)), generator=generator)
         return geometry.crop(tile, top=-top, left=-left, to_hw=self.size_hw)
 
@@ -73,30 +73,30 @@ class CopyPaste:
 
     Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021. Each object
     with a mask, crowds left out, is pasted with probability ``share``. Objects below lose the pixels that are hidden, and go
-    if less than ``least_visible`` is left; their keypoints there become hidden; whole (amodal) objects stay whole, unless
+    if less than ``min_visibility`` is left; their keypoints there become hidden; whole (amodal) objects stay whole, unless
     :func:`~otus.data.tensors.to_tensors` put them in ``masks``.
     """
 
-    draw: Draw
+    draw: DrawSample
     _: KW_ONLY
     probability: float = 0.5
     share: float = 0.5
-    least_visible: float = geometry.LEAST_VISIBLE
+    min_visibility: float = geometry.MIN_VISIBILITY
 
     def __call__(self, tensors: TensorSample, *, generator: torch.Generator) -> TensorSample:
         if uniform(0, 1, generator) >= self.probability:
             return tensors
         size_hw = geometry.size_hw(tensors)
-        other = RandomCrop(size_hw, least_visible=self.least_visible)(self.draw(generator), generator=generator)
+        other = RandomCrop(size_hw, min_visibility=self.min_visibility)(self.draw(generator), generator=generator)
         if "masks" not in tensors or "masks" not in other:
             return tensors
-        outlined = (geometry.occupancy(other)["masks"] > 0) & ~other["is_crowd"]
+        outlined = (geometry.object_areas(other)["masks"] > 0) & ~other["is_crowd"]
         chosen = outlined & (torch.rand(len(outlined), generator=generator) < self.share)
         if not chosen.any():
             return tensors
-        pasted = geometry.keep(other, chosen)
+        pasted = geometry.select_objects(other, chosen)
         return _overlay(
-            tensors, pasted, pasted["masks"].as_subclass(Tensor).any(dim=0), least_visible=self.least_visible
+            tensors, pasted, pasted["masks"].as_subclass(Tensor).any(dim=0), min_visibility=self.min_visibility
         )
 
 
@@ -105,13 +105,13 @@ def _overlay(
     above: TensorSample,
     cover: Bool[Tensor, "h w"],
     *,
-    least_visible: float = geometry.LEAST_VISIBLE,
+    min_visibility: float = geometry.MIN_VISIBILITY,
 ) -> TensorSample:
     """``above`` over ``below`` where ``cover`` is. Columns of objects and boxes that only one of them has are left out.
 
     Of the upper image's proposals those stay whose centre is covered by it.
     """
-    before = geometry.occupancy(below)
+    before = geometry.object_areas(below)
     lower = dict(below)
     lower["image"] = tv_tensors.Image(torch.where(cover, above["image"], below["image"]))
     if "masks" in below:
@@ -119,7 +119,7 @@ def _overlay(
     if "visibility" in below:
         hidden = _covers(cover, below["keypoints"]) & (below["visibility"] == 2)
         lower["visibility"] = torch.where(hidden, 1, below["visibility"])
-    lower = geometry.refit(lower, before, least_visible=least_visible)
+    lower = geometry.refit_objects(lower, before, min_visibility=min_visibility)
     both = {key: value for key, value in lower.items() if key in above or not _has_rows(lower, key)}
     for key in both:
         if is_image_boxes(both, key):

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from otus.data.dataset import Dataset
-from otus.data.image_lookup import find_image
+from otus.data.image_lookup import find_image_index
 from otus.data.sample import Sample
 from otus.errors import UsageError
 from otus.inference.prediction import threshold_facts
@@ -130,7 +130,7 @@ def labels_of(
     DataError, UsageError
         If the data has no such image, no objects, or none of the categories.
     """
-    sample = dataset[find_image(dataset, image)]
+    sample = dataset[find_image_index(dataset, image)]
     if sample.instances is None:
         raise UsageError(f"{dataset.source}: has no objects to explain by; leave the labels out, or name others")
     if not set(dataset.categories) & set(categories):

@@ -16,7 +16,7 @@ from otus.structures import Outline, Segmentations
 from otus.structures.segmentations import gather, offsets_of
 
 
-class Column:
+class ColumnBuilder:
     """A column of numbers, each row of shape ``tail``; rows that were never given are ``fill``."""
 
     def __init__(self, dtype: Any, *tail: int, fill: float = 0) -> None:
@@ -53,7 +53,7 @@ class Column:
         return values.reshape(-1, *self.tail)
 
 
-class RunLengths(msgspec.Struct, gc=False):
+class JsonRLE(msgspec.Struct, gc=False):
     """COCO's run lengths as they stand in a file."""
 
     size: tuple[int, int]
@@ -62,10 +62,10 @@ class RunLengths(msgspec.Struct, gc=False):
 
 Coordinate = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
 """Rasterising takes memory by the length of an outline: one from here to the moon must not get that far."""
-FileOutline = list[list[Coordinate]] | RunLengths | None
+JsonSegmentation = list[list[Coordinate]] | JsonRLE | None
 
 
-def outline_problem(outline: FileOutline) -> tuple[str, str] | None:
+def segmentation_problem(outline: JsonSegmentation) -> tuple[str, str] | None:
     """The field and the problem of an outline that cannot be, as far as it says so itself."""
     if isinstance(outline, list):
         for index, ring in enumerate(outline):
@@ -87,26 +87,30 @@ def outline_problem(outline: FileOutline) -> tuple[str, str] | None:
     return None
 
 
-class OutlineColumns:
+class SegmentationBuilder:
     """The columns of :class:`Segmentations`, and the size (N, 2) that each run lengths were made for, -1 for others.
 
     x and y grow apart: so half of the points at a time is there twice when the objects change their order.
     """
 
     def __init__(self) -> None:
-        self._kinds = Column(np.uint8)
-        self._ring_counts, self._point_counts, self._byte_counts = Column(np.int64), Column(np.int64), Column(np.int64)
-        self._points = [Column(np.float64), Column(np.float64)]
-        self._bytes = Column(np.uint8)
-        self._sizes_hw = Column(np.int32, 2, fill=-1)
+        self._kinds = ColumnBuilder(np.uint8)
+        self._ring_counts, self._point_counts, self._byte_counts = (
+            ColumnBuilder(np.int64),
+            ColumnBuilder(np.int64),
+            ColumnBuilder(np.int64),
+        )
+        self._points = [ColumnBuilder(np.float64), ColumnBuilder(np.float64)]
+        self._bytes = ColumnBuilder(np.uint8)
+        self._sizes_hw = ColumnBuilder(np.int32, 2, fill=-1)
 
     def pad(self, count: int) -> None:
         """Objects without outline, up to ``count`` objects in all."""
         for column in (self._kinds, self._ring_counts, self._byte_counts, self._sizes_hw):
             column.pad(count)
 
-    def extend(self, outlines: Sequence[FileOutline]) -> None:
-        """Add objects; the outlines have no :func:`outline_problem`."""
+    def extend(self, outlines: Sequence[JsonSegmentation]) -> None:
+        """Add objects; the outlines have no :func:`segmentation_problem`."""
         kinds = np.zeros(len(outlines), dtype=np.uint8)
         rings: list[list[float]] = []
         payload: list[bytes] = []
@@ -156,7 +160,7 @@ class OutlineColumns:
         )
 
 
-def _compressed(outline: RunLengths) -> bytes:
+def _compressed(outline: JsonRLE) -> bytes:
     if isinstance(outline.counts, str):
         return outline.counts.encode("ascii")
     record = {"size": list(outline.size), "counts": outline.counts}

@@ -19,15 +19,15 @@ import numpy as np
 
 from otus.data.formats.json_reader import _scan_kernels as scanner
 from otus.data.formats.json_reader.number_records import NumberField, NumberRecords, read_number_records
-from otus.data.formats.text_files import Whole
-from otus.data.git_lfs import FETCH_IT, IS_POINTER, is_lfs_pointer
+from otus.data.formats.text_files import Int64
+from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import DataError, Report
 
 _WINDOW = 1 << 19  # its records stay in the processor's cache
 
 
 class _Identified(msgspec.Struct):
-    id: Whole
+    id: Int64
 
 
 class _Decoder(NamedTuple):
@@ -36,7 +36,7 @@ class _Decoder(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batch:
+class RecordBatch:
     """Some records of one array: ``records[k]`` is element ``indices[k]`` of it in the file.
 
     ``attributes`` says, by name of a field, which attribute of the records has it. Where every record has the same fields
@@ -83,7 +83,7 @@ class RecordReader:
     others: dict[str, Any] = field(default_factory=dict)
     faulty_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RecordBatch]:
         """Batches in the order of the file.
 
         ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them, and
@@ -100,7 +100,7 @@ class RecordReader:
                 DataError(f"cannot be read: {error.strerror}", file=self.path, remedy="check the path and its rights")
             )
 
-    def _batches(self, file: IO[bytes]) -> Iterator[Batch]:
+    def _batches(self, file: IO[bytes]) -> Iterator[RecordBatch]:
         window = file.read(_WINDOW)
         offset = 3 if window.startswith(b"\xef\xbb\xbf") else 0
         first = window[offset:].lstrip()[:1]
@@ -108,7 +108,7 @@ class RecordReader:
             self.report(DataError("the file is empty", file=self.path, remedy="write it again", kind="broken_json"))
             return
         if is_lfs_pointer(self.path):
-            self.report(DataError(IS_POINTER, file=self.path, remedy=FETCH_IT))
+            self.report(DataError(LFS_PROBLEM, file=self.path, remedy=LFS_REMEDY))
             return
         if (first == b"[" and not self.records_key) or first not in b"[{":
             what = "an array" if first == b"[" else f"a text that starts with {first.decode('latin-1')!r}"
@@ -130,7 +130,7 @@ class RecordReader:
                 numbers = self._numbers(decoders[inside], inside, window, pending)
                 if numbers.count:
                     indices = np.arange(index, index + numbers.count)
-                    yield Batch(inside, indices, [], decoders[inside].attributes, numbers.columns)
+                    yield RecordBatch(inside, indices, [], decoders[inside].attributes, numbers.columns)
                     index += numbers.count
                     position = pending = numbers.end
                     state[[scanner.DEPTH, scanner.IN_STRING, scanner.ESCAPED, scanner.AFTER_COLON]] = level, 0, 0, 0
@@ -192,11 +192,11 @@ class RecordReader:
         record = msgspec.defstruct(declared.__name__, fields, rename=renamed, gc=False)
         return _Decoder(msgspec.json.Decoder(list[record]), attributes)  # type: ignore[valid-type]
 
-    def _decode(self, decoder: _Decoder, array: str, text: bytes, first: int, offset: int) -> Iterator[Batch]:
+    def _decode(self, decoder: _Decoder, array: str, text: bytes, first: int, offset: int) -> Iterator[RecordBatch]:
         numbers = self._numbers(decoder, array, text + b",", 0)
         if numbers.end > len(text):
             indices = np.arange(first, first + numbers.count)
-            yield Batch(array, indices, [], decoder.attributes, numbers.columns)
+            yield RecordBatch(array, indices, [], decoder.attributes, numbers.columns)
             return
         faulty: list[int] = []
         try:
@@ -205,7 +205,7 @@ class RecordReader:
             records, faulty = self._decode_one_by_one(decoder.json, array, text, first, offset)
         if records:
             indices = np.arange(first, first + len(records) + len(faulty))
-            yield Batch(array, np.setdiff1d(indices, faulty, assume_unique=True), records, decoder.attributes)
+            yield RecordBatch(array, np.setdiff1d(indices, faulty, assume_unique=True), records, decoder.attributes)
 
     def _numbers(self, decoder: _Decoder, array: str, text: bytes, start: int) -> NumberRecords:
         known = self.number_fields.get(array, {})
