@@ -206,7 +206,7 @@ def _by_detections(kind: Any, labels: Path, found: Path, repeats: int) -> dict[s
         }
         outlines: Segmentations | None = objects.segmentations
         return Objects.build(
-            image=objects.image[rows] + shift,
+            image_index=objects.image_index[rows] + shift,
             segmentations=None if outlines is None else outlines.take(rows),
             **many,
         )

@@ -103,7 +103,7 @@ def figures(dataset: Dataset, chosen: np.ndarray, search: Search) -> tuple[Propo
         seconds += time.perf_counter() - start
     counts = [len(one) for one in boxes]
     found = Objects.build(
-        image=np.repeat(np.arange(len(part)), counts),
+        image_index=np.repeat(np.arange(len(part)), counts),
         labels=np.zeros(sum(counts), dtype=np.int64),
         boxes_xyxy=np.concatenate(boxes),
         scores=np.concatenate([-np.arange(count, dtype=np.float64) for count in counts]),

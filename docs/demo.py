@@ -123,7 +123,7 @@ def write_imperfect_predictions(data: Path, target: Path) -> None:
     guessed = rng.uniform(size=len(found)) < 0.1
     labels = np.where(guessed, rng.integers(0, len(dataset.categories), len(found)), found.labels)
     scores = np.where(guessed, rng.uniform(0.05, 0.6, len(found)), rng.uniform(0.4, 1.0, len(found)))
-    boxes_alone = Objects.build(image=found.image, labels=labels, boxes_xyxy=boxes, scores=scores)
+    boxes_alone = Objects.build(image_index=found.image_index, labels=labels, boxes_xyxy=boxes, scores=scores)
     write_results(dataset, boxes_alone, target)
 
 

@@ -44,7 +44,7 @@ def predict_badly(labels: Path, target: Path, *, seed: int, noise: float) -> Non
         rng.random(len(found)) < 0.15, rng.integers(0, len(dataset.categories), len(found)), found.labels
     )
     scores = np.round(rng.random(len(found)), 3)
-    objects = Objects.build(image=found.image, labels=labels_said, boxes_xyxy=boxes, scores=scores)
+    objects = Objects.build(image_index=found.image_index, labels=labels_said, boxes_xyxy=boxes, scores=scores)
     write_results(dataset, objects, target)
 
 

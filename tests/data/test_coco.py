@@ -120,7 +120,7 @@ def test_every_field_has_its_place(tmp_path: Path) -> None:
     assert dataset.categories.names == ("cat", "dog")
     assert dataset.categories.ids == (9, 0)
     assert objects.ids.tolist() == [6, 5, 4]
-    assert objects.image.tolist() == [0, 1, 1]
+    assert objects.image_index.tolist() == [0, 1, 1]
     assert objects.labels.tolist() == [1, 0, 1]
     assert objects.is_crowd.tolist() == [True, False, False]
     assert objects.areas.tolist() == [3, 3.5, 1]  # of the mask, as stated, of the box
@@ -170,7 +170,7 @@ def test_everything_survives_a_second_trip(tmp_path: Path) -> None:
     assert second.objects is not None
     for name in (
         "ids",
-        "image",
+        "image_index",
         "labels",
         "boxes_xyxy",
         "areas",

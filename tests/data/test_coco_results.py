@@ -51,7 +51,7 @@ def test_boxes_and_areas_are_those_of_load_res(
     assert len(objects) == len(loaded.anns) > 100
     for row, prediction_id in enumerate(objects.ids.tolist()):
         one = loaded.anns[prediction_id]
-        assert dataset.images.ids[objects.image[row]] == one["image_id"]
+        assert dataset.images.ids[objects.image_index[row]] == one["image_id"]
         assert dataset.categories.ids[objects.labels[row]] == one["category_id"]
         assert objects.scores is not None
         assert objects.scores[row] == one["score"]
@@ -69,7 +69,7 @@ def test_what_is_written_reads_the_same(labels: tuple[Dataset, COCO], tmp_path: 
     second = read_results(again, dataset)
     assert first.segmentations is not None
     assert second.segmentations is not None
-    for name in ("image", "labels", "boxes_xyxy", "scores"):
+    for name in ("image_index", "labels", "boxes_xyxy", "scores"):
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
     np.testing.assert_allclose(second.areas, first.areas, rtol=1e-12)
     np.testing.assert_array_equal(second.segmentations.counts_bytes, first.segmentations.counts_bytes)

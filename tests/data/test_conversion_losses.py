@@ -32,7 +32,7 @@ def everything() -> Dataset:
             keypoints=(("cat", KeypointNames(("nose", "tail"), skeleton=((0, 1),))),),
         ),
         objects=Objects.build(
-            image=[0, 0, 0],
+            image_index=[0, 0, 0],
             labels=[0, 0, 1],
             boxes_xyxy=[[0, 0, 5, 5], [0, 0, 5, 5], [1, 1, 2, 2]],
             ids=[10, 11, 12],

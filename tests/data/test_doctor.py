@@ -47,7 +47,7 @@ def well(folder: Path, *, first_seed: int = 0, split: str | None = "train") -> D
         images=Images(folder, names, np.full((4, 2), (H, W)), (1, 2, 3, 4)),
         categories=Categories(("cat", "dog")),
         objects=Objects.build(
-            image=[0, 1, 2, 3],
+            image_index=[0, 1, 2, 3],
             labels=[0, 1, 0, 1],
             boxes_xyxy=BOXES,
             ids=[11, 12, 13, 14],

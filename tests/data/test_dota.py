@@ -38,7 +38,7 @@ def test_corners_by_hand(tmp_path: Path, mixed: bool) -> None:
     assert dataset.images.size_hw(0) == (100, 200)
     assert dataset.categories.names == dota.NAMES[:15]
     assert [dataset.categories[i] for i in objects.labels] == ["ship", "plane", "ship"]
-    assert objects.image.tolist() == [0, 0, 1]
+    assert objects.image_index.tolist() == [0, 0, 1]
     assert objects.corners_xy is not None
     assert objects.corners_xy[1].tolist() == [[0, 0], [4, 4], [0, 8], [-4, 4]]
     assert objects.boxes_xyxy[:2].tolist() == [[10, 20, 30, 60], [-4, 0, 4, 8]]
@@ -90,7 +90,7 @@ def test_real_labels(shared_data: Path) -> None:
     assert {problem.kind for problem in problems} == {"missing_image"}
     assert len(problems) == 5
     lines = (folder / "labelTxt" / "P0706.txt").read_text().splitlines()[2:]
-    assert (objects.image == 0).sum() == len(lines)
+    assert (objects.image_index == 0).sum() == len(lines)
     assert objects.corners_xy is not None
     expected = [[float(word) for word in line.split()[:8]] for line in lines]
     np.testing.assert_array_equal(objects.corners_xy[: len(lines)].reshape(-1, 8), expected)

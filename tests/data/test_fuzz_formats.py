@@ -83,7 +83,7 @@ def labelled(folder: Path, *, keypoints: bool = True) -> Dataset:
         images=Images(root, names, np.full((3, 2), (H, W)), (1, 2, 3)),
         categories=Categories(("person", "dog"), ids=(1, 18), keypoints=(("person", person),) if keypoints else ()),
         objects=Objects.build(
-            image=[0, 0, 1, 2],
+            image_index=[0, 0, 1, 2],
             labels=[0, 1, 1, 0],
             boxes_xyxy=boxes,
             ids=[5, 6, 7, 8],

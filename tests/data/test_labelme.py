@@ -214,7 +214,7 @@ def test_what_is_written_comes_back(
     corners = rng.uniform(-2, 25, (count, 4, 2))
     corners[rng.random(count) < 0.5] = np.nan
     objects = Objects.build(
-        image=np.sort(rng.integers(0, 2, count)),
+        image_index=np.sort(rng.integers(0, 2, count)),
         labels=rng.integers(0, 2, count),
         boxes_xyxy=np.concatenate([corner, corner + rng.uniform(0, 9, (count, 2))], axis=1),
         is_crowd=rng.random(count) < 0.3,
@@ -236,7 +236,7 @@ def test_what_is_written_comes_back(
     back = read(root / "target")
     assert (back.split, len(back), back.categories) == (split, 2, dataset.categories)
     found = objects_of(back)
-    for name in ("image", "labels", "is_crowd"):
+    for name in ("image_index", "labels", "is_crowd"):
         np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
     np.testing.assert_allclose(found.boxes_xyxy, objects.boxes_xyxy, atol=1e-9, rtol=0)
     if not count:
@@ -260,7 +260,7 @@ def test_what_labelme_cannot_hold_is_reported(tmp_path: Path) -> None:
     make(tmp_path / "source", shape())
     dataset = read(tmp_path / "source")
     objects = Objects.build(
-        image=[0],
+        image_index=[0],
         labels=[0],
         boxes_xyxy=[[1, 1, 5, 7]],
         cuboids=np.ones((1, 7)),
@@ -281,7 +281,7 @@ def test_a_mark_of_utf8_is_no_fault(tmp_path: Path) -> None:
 def test_scores_that_are_no_confidences_are_reported_and_left_out(tmp_path: Path) -> None:
     dataset = read(make(tmp_path / "source", shape()))
     scores = np.array([0.5, 1.5, np.nan, -1, 1])
-    objects = Objects.build(image=[0] * 5, labels=[0] * 5, boxes_xyxy=[[-90, 1, 50, 7]] * 5, scores=scores)
+    objects = Objects.build(image_index=[0] * 5, labels=[0] * 5, boxes_xyxy=[[-90, 1, 50, 7]] * 5, scores=scores)
     again = Dataset(dataset.source, "made", dataset.images, dataset.categories, objects)
     losses = labelme.write(again, tmp_path / "target")
     assert [(loss.kind, loss.image, loss.object_id) for loss in losses] == [

@@ -21,7 +21,7 @@ def dataset(root: str, names: tuple[str, ...], labels: list[int], **columns: obj
         format="made",
         images=Images(Path(root), tuple(f"{i}.jpg" for i in range(count)), [[10, 20]] * count, tuple(range(count))),
         categories=Categories(names),
-        objects=Objects.build(image=range(len(labels)), labels=labels, boxes_xyxy=boxes, **columns),
+        objects=Objects.build(image_index=range(len(labels)), labels=labels, boxes_xyxy=boxes, **columns),
     )
 
 

@@ -100,7 +100,7 @@ def outcome(text: str | bytes, dataset: Dataset, folder: Path):
     problems: list[str] = []
     objects = coco_results.read_results(file, dataset, report=lambda problem: problems.append(str(problem)))
     return [
-        getattr(objects, name).tolist() for name in ("image", "labels", "boxes_xyxy", "ids", "areas", "scores")
+        getattr(objects, name).tolist() for name in ("image_index", "labels", "boxes_xyxy", "ids", "areas", "scores")
     ], problems
 
 

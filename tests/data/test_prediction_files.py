@@ -60,7 +60,7 @@ def test_dota_has_a_file_a_category(tmp_path):
     folder = write(tmp_path / "found", Task1_plane=f"2 0.9 {square}\n101 0.25 {square}\n", Task1_owl=f"2 1e-3 {square}")
     found, problems = collect(read_text_results, folder, a_dataset())
     assert problems == []
-    assert found.image.tolist() == [0, 2, 2]
+    assert found.image_index.tolist() == [0, 2, 2]
     assert found.labels.tolist() == [0, 0, 2] or found.labels.tolist() == [0, 2, 0]
     assert sorted(found.scores.tolist()) == [1e-3, 0.25, 0.9]
     assert found.boxes_xyxy.tolist() == [[2, 2, 18, 18]] * 3
@@ -80,7 +80,12 @@ def test_dota_has_a_file_a_category(tmp_path):
 def test_kitti_has_cuboids_and_scores(tmp_path):
     line = "Car -1 -1 -1.5 1 2 30 18 1.5 1.6 4.0 2.0 1.7 20.0 -1.5707963"
     found, problems = collect(read_text_results, write(tmp_path / "found", **{"2": f"{line} 0.75\n"}), a_dataset())
-    assert (problems, found.image.tolist(), found.labels.tolist(), found.scores.tolist()) == ([], [2], [1], [0.75])
+    assert (problems, found.image_index.tolist(), found.labels.tolist(), found.scores.tolist()) == (
+        [],
+        [2],
+        [1],
+        [0.75],
+    )
     np.testing.assert_allclose(found.cuboids[0], [20, -2, -0.95, 4, 1.6, 1.5, 0], atol=1e-6)
     with pytest.raises(DataError, match="needs a score"):
         read_text_results(write(tmp_path / "unscored", **{"2": f"{line}\n"}), a_dataset())
@@ -96,7 +101,7 @@ def test_yolo_has_fractions(tmp_path):
     folder = write(tmp_path / "boxes", **{"2": "2 0.5 0.5 0.25 0.5 0.9\n", "103": ""})
     found, problems = collect(read_text_results, folder, a_dataset())
     assert len(problems) == 0
-    assert (found.image.tolist(), found.labels.tolist(), found.scores.tolist()) == ([2], [2], [0.9])
+    assert (found.image_index.tolist(), found.labels.tolist(), found.scores.tolist()) == ([2], [2], [0.9])
     assert found.boxes_xyxy.tolist() == [[15, 5, 25, 15]]
     folder = write(tmp_path / "turned", **{"2": "0 0.25 0.1 0.45 0.5 0.25 0.9 0.05 0.5 0.8\n"})
     found, _ = collect(read_text_results, folder, a_dataset())

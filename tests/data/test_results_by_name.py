@@ -35,7 +35,7 @@ def test_names_say_which_images_are_meant(tmp_path: Path) -> None:
     ]
     records += [{"image_id": 3}, {"image_id": 2, "file_name": None}]
     found = read_results(written(tmp_path, *records), DATA)
-    assert [FILES[index] for index in found.image] == ["cats/1.jpg", "cats/1.jpg", "dogs/1.jpg", "b.png"]
+    assert [FILES[index] for index in found.image_index] == ["cats/1.jpg", "cats/1.jpg", "dogs/1.jpg", "b.png"]
     assert found.ids.tolist() == [1, 4, 3, 2]
 
 
@@ -46,7 +46,7 @@ def test_a_name_of_no_image_is_not_believed_its_number(tmp_path: Path, name: str
         read_results(file, DATA)
     problems: list[DataError] = []
     found = read_results(file, DATA, report=problems.append)
-    assert [FILES[index] for index in found.image] == ["b.png"]
+    assert [FILES[index] for index in found.image_index] == ["b.png"]
     assert [problem.kind for problem in problems] == ["unknown_image"]
 
 

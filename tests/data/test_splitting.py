@@ -21,7 +21,7 @@ def dataset(folder: Path, contents: dict[str, str]) -> Dataset:
         format="made",
         images=Images(folder, tuple(contents), [[4, 4]] * count, tuple(range(count))),
         categories=Categories(("cat",)),
-        objects=Objects.build(image=range(count), labels=[0] * count, boxes_xyxy=[[0, 0, 1, 1]] * count),
+        objects=Objects.build(image_index=range(count), labels=[0] * count, boxes_xyxy=[[0, 0, 1, 1]] * count),
     )
 
 

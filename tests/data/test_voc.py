@@ -186,7 +186,7 @@ def random_dataset(root: Path, rng: np.random.Generator, count: int) -> Dataset:
         images=Images(root, files, np.tile([20, 30], (3, 1)), ids=files),
         categories=Categories(("zebra", "a cat", "dog & co")),
         objects=Objects.build(
-            image=np.sort(rng.integers(0, 3, count)),
+            image_index=np.sort(rng.integers(0, 3, count)),
             labels=rng.integers(0, 3, count),
             boxes_xyxy=np.concatenate([corner, corner + rng.uniform(0, 9, (count, 2))], axis=1),
             columns={name: rng.random(count) < 0.5 for name in ("difficult", "truncated", "occluded")},
@@ -207,7 +207,7 @@ def test_what_is_written_comes_back(tmp_path_factory: pytest.TempPathFactory, se
     assert back.objects is not None
     assert dataset.objects is not None
     np.testing.assert_allclose(back.objects.boxes_xyxy, dataset.objects.boxes_xyxy, atol=1e-9, rtol=0)
-    for name in ("image", "labels"):
+    for name in ("image_index", "labels"):
         np.testing.assert_array_equal(getattr(back.objects, name), getattr(dataset.objects, name))
     if count:
         for name, column in dataset.objects.columns.items():
@@ -223,7 +223,7 @@ def test_masks_written_come_back_and_hidden_pixels_are_reported(tmp_path: Path) 
     low[10:18, 4:20] = True  # larger, so two rows of the ring hide it
     masks = Masks.from_dense(np.stack([ring, low])).to_rle()
     objects = Objects.build(
-        image=[0, 0],
+        image_index=[0, 0],
         labels=[0, 1],
         boxes_xyxy=masks.boxes_xyxy(),
         segmentations=Segmentations.build([one["counts"] for one in masks.rle()]),  # type: ignore[misc]
@@ -287,7 +287,7 @@ def test_real_masks_of_objects(shared_data: Path) -> None:
     assert dataset.objects.segmentations is not None
     masked = np.flatnonzero(dataset.objects.segmentations.kinds)
     assert len(masked) == len(truth["annotations"])
-    assert len(np.unique(dataset.objects.image[masked])) == len(truth["images"])
+    assert len(np.unique(dataset.objects.image_index[masked])) == len(truth["images"])
     expected = sorted((one["category_id"] - 1, one["area"]) for one in truth["annotations"])
     found = sorted(zip(dataset.objects.labels[masked].tolist(), dataset.objects.areas[masked].tolist(), strict=True))
     assert found == expected

@@ -49,7 +49,7 @@ def test_boxes_by_hand(tmp_path: Path) -> None:
     objects = objects_of(dataset)
     np.testing.assert_allclose(objects.boxes_xyxy, [[80, 30, 120, 70], [0, 0, 100, 20]], atol=1e-12)
     assert objects.labels.tolist() == [1, 0]
-    assert objects.image.tolist() == [0, 0]
+    assert objects.image_index.tolist() == [0, 0]
     assert objects.scores is None
     assert objects.segmentations is None
 
@@ -218,7 +218,7 @@ def test_a_bad_line_is_named_and_the_rest_is_read(tmp_path: Path, line: str, wor
     assert all(word in str(problems[0]) for word in [*words, "labels/train/"])
     if "confidence" not in words:
         assert len(problems) == 1
-        assert objects_of(dataset).image.tolist() == [0, 1]
+        assert objects_of(dataset).image_index.tolist() == [0, 1]
     with pytest.raises(DataError):
         read_one(root)
 
@@ -240,7 +240,7 @@ def test_of_lines_with_and_without_a_confidence_the_rarer_are_blamed(
     dataset = yolo.read(yolo.find(root)[0], report=problems.append)
     assert len(problems) == 1
     assert all(word in str(problems[0]) for word in ["a.txt: line 3", *words])
-    assert objects_of(dataset).image.tolist() == [0, 0, 1]
+    assert objects_of(dataset).image_index.tolist() == [0, 0, 1]
 
 
 def test_unreadable_images_and_labels_are_left_out(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_what_is_written_comes_back(
     if scored:
         more["scores"] = rng.random(count)
     objects = Objects.build(
-        image=np.sort(rng.integers(0, 2, count)), labels=rng.integers(0, 3, count), boxes_xyxy=boxes, **more
+        image_index=np.sort(rng.integers(0, 2, count)), labels=rng.integers(0, 3, count), boxes_xyxy=boxes, **more
     )
     dataset = made(root / "source", objects, categories)
     assert {loss.kind for loss in yolo.write(dataset, root / "target")} <= ({"areas"} if count else {"keypoint_names"})
@@ -304,7 +304,7 @@ def test_what_is_written_comes_back(
     if kind == "keypoints" and count:
         assert back.categories == categories
     found = objects_of(back)
-    for name in ("image", "labels"):
+    for name in ("image_index", "labels"):
         np.testing.assert_array_equal(getattr(found, name), getattr(objects, name))
     for name in ("boxes_xyxy", *more):
         if name != "segmentations" and count:
@@ -321,7 +321,7 @@ def test_holes_parts_and_moved_boxes_are_reported_and_the_largest_ring_is_writte
     masks[1, 1:4, 1:4], masks[1, 10:20, 10:30] = True, True
     rle = Masks.from_dense(masks).to_rle()
     objects = Objects.build(
-        image=[0, 0],
+        image_index=[0, 0],
         labels=[0, 1],
         boxes_xyxy=rle.boxes_xyxy(),
         is_crowd=[False, True],
@@ -344,7 +344,7 @@ def test_what_most_objects_have_is_written(tmp_path: Path) -> None:
     ring = np.array([[1.0, 1], [9, 1], [9, 9]])
     points = np.array([[[3.0, 3, 2]], [[0, 0, 0]], [[0, 0, 0]]])
     objects = Objects.build(
-        image=[0, 0, 1],
+        image_index=[0, 0, 1],
         labels=[0, 1, 2],
         boxes_xyxy=[[1, 1, 9, 9]] * 3,
         segmentations=Segmentations.build([[ring], [ring], None]),
@@ -359,7 +359,9 @@ def test_what_most_objects_have_is_written(tmp_path: Path) -> None:
 
 
 def test_confidences_of_some_are_reported(tmp_path: Path) -> None:
-    objects = Objects.build(image=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, scores=np.array([0.5, np.nan]))
+    objects = Objects.build(
+        image_index=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, scores=np.array([0.5, np.nan])
+    )
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     assert [(loss.kind, loss.object_id) for loss in losses] == [("score", 1)]
     assert objects_of(read_one(tmp_path / "target")).scores is None
@@ -374,7 +376,7 @@ def fractions(folder: Path) -> np.ndarray:
 def test_what_lies_beyond_the_image_is_cut_off_and_reported(tmp_path: Path) -> None:
     boxes = [[-80, 0, 120, 20], [1, 1, 9, 9], [80, 1, 90, 9], [-37, 0, 30, 23], [9, 1, 5, 9], [0, 0, 37.00001, 23]]
     scores = np.array([0.5, 1, 0, 0.2, 0.3, 0.4])
-    objects = Objects.build(image=[0, 0, 0, 1, 1, 1], labels=[0] * 6, boxes_xyxy=boxes, scores=scores)
+    objects = Objects.build(image_index=[0, 0, 0, 1, 1, 1], labels=[0] * 6, boxes_xyxy=boxes, scores=scores)
     losses = yolo.write(made(tmp_path / "boxes", objects), tmp_path / "of boxes")
     assert [(loss.kind, loss.image, loss.object_id) for loss in losses if loss.kind != "areas"] == [
         ("object", "one/x.png", 3), ("object", "two/x.png", 5), ("box", "one/x.png", 1), ("box", "two/x.png", 4),
@@ -399,7 +401,7 @@ def test_no_number_of_a_line_is_beyond_0_and_1(tmp_path: Path, kind: str) -> Non
         counts = [one["counts"] for one in Masks.from_dense(masks).to_rle().rle()]
         more = {"segmentations": Segmentations.build(counts)}  # type: ignore[arg-type]
     boxes = np.concatenate([rings.min(axis=1), rings.max(axis=1)], axis=1)
-    objects = Objects.build(image=[0, 1], labels=[0, 1], boxes_xyxy=boxes, **more)
+    objects = Objects.build(image_index=[0, 1], labels=[0, 1], boxes_xyxy=boxes, **more)
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     told = {(loss.kind, loss.object_id) for loss in losses} - {("areas", None)}
     assert told == {(what, row) for what in {kind, "box"} & {"corners", "outline", "box"} for row in (1, 2)}
@@ -411,7 +413,7 @@ def test_no_number_of_a_line_is_beyond_0_and_1(tmp_path: Path, kind: str) -> Non
 def test_an_outline_keeps_its_slopes_when_it_is_cut(tmp_path: Path) -> None:
     ring = np.array([[-20.0, 1], [50, 12], [-20, 20]])
     outlines = Segmentations.build([[ring]])
-    objects = Objects.build(image=[0], labels=[0], boxes_xyxy=[[-20, 1, 50, 20]], segmentations=outlines)
+    objects = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[-20, 1, 50, 20]], segmentations=outlines)
     yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     found = objects_of(read_one(tmp_path / "target")).segmentations
     assert found is not None
@@ -424,7 +426,7 @@ def test_polygons_of_four_points_are_closed_whatever_is_left_out(tmp_path: Path)
     square, far = np.array([[1.0, 1], [9, 1], [9, 9], [1, 9]]), np.array([[800.0, 1], [900, 1], [800, 9]])
     boxes = [[*ring.min(axis=0), *ring.max(axis=0)] for ring in (square, far)]
     rings = Segmentations.build([[square], [far]])
-    objects = Objects.build(image=[0, 0], labels=[0, 1], boxes_xyxy=boxes, segmentations=rings)
+    objects = Objects.build(image_index=[0, 0], labels=[0, 1], boxes_xyxy=boxes, segmentations=rings)
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     assert ("object", 2) in [(loss.kind, loss.object_id) for loss in losses]
     back = objects_of(read_one(tmp_path / "target"))
@@ -435,7 +437,7 @@ def test_polygons_of_four_points_are_closed_whatever_is_left_out(tmp_path: Path)
 
 def test_keypoints_beyond_the_image_are_left_out(tmp_path: Path) -> None:
     keypoints = np.array([[[3.0, 3, 2], [4, 4, 2]], [[38, 3, 2], [5, 5, 1]], [[3, 3, 2], [-9, 3, 0]]])
-    objects = Objects.build(image=[0] * 3, labels=[0, 1, 2], boxes_xyxy=[[1, 1, 9, 9]] * 3, keypoints=keypoints)
+    objects = Objects.build(image_index=[0] * 3, labels=[0, 1, 2], boxes_xyxy=[[1, 1, 9, 9]] * 3, keypoints=keypoints)
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     assert [(loss.kind, loss.object_id) for loss in losses] == [("keypoints", 2)]
     found = objects_of(read_one(tmp_path / "target")).keypoints
@@ -450,7 +452,7 @@ def test_the_description_has_no_path(tmp_path: Path) -> None:
 
 def test_scores_that_are_no_confidences_are_reported(tmp_path: Path) -> None:
     scores = np.array([0.5, 1.5])
-    objects = Objects.build(image=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, scores=scores)
+    objects = Objects.build(image_index=[0, 0], labels=[0, 1], boxes_xyxy=[[1, 1, 9, 9]] * 2, scores=scores)
     losses = yolo.write(made(tmp_path / "source", objects), tmp_path / "target")
     assert [(loss.kind, loss.object_id) for loss in losses] == [("score", 1), ("score", 2)]
     back = objects_of(read_one(tmp_path / "target"))
@@ -467,7 +469,7 @@ def test_real_oriented_boxes(shared_data: Path) -> None:
     plane = datasets[0].images.ids.index("P1142__1024__0___824")
     corners = objects_of(datasets[0]).corners_xy
     assert corners is not None
-    (row,) = np.flatnonzero(objects_of(datasets[0]).image == plane)
+    (row,) = np.flatnonzero(objects_of(datasets[0]).image_index == plane)
     # The file says 0.779296 0.690429 0.625976 0.451171 0.88965 0.266601 1.04199 0.51465 of 1024 pixels.
     np.testing.assert_allclose(corners[row, 0], [797.999, 706.999], atol=1e-3)
     np.testing.assert_allclose(corners[row, 3], [1066.998, 527.0016], atol=1e-3)

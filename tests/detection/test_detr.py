@@ -101,7 +101,7 @@ def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system
     (match,) = system.match(system.stages([crowded]))
     assert len(match.queries) == len(set(match.queries.tolist())) == len(set(match.objects.tolist())) == 6
     objects = Objects.build(
-        image=[0] * 30 + [1] * 6 + [2] * 8, labels=[0] * 44, boxes_xyxy=np.tile([0, 0, 5, 5], (44, 1))
+        image_index=[0] * 30 + [1] * 6 + [2] * 8, labels=[0] * 44, boxes_xyxy=np.tile([0, 0, 5, 5], (44, 1))
     )
     images = Images(root=Path("."), files=("a", "b", "c"), sizes_hw=np.array([[64, 96]] * 3), ids=(1, 2, 3))
     dataset = Dataset(source=Path("."), format="made", images=images, categories=CATEGORIES, objects=objects)
@@ -112,7 +112,7 @@ def test_more_objects_than_queries_are_learned_as_far_as_they_go_and_said(system
     flat[30:, 2] = 0  # without area they are none to learn
     (line,) = system.warnings(replace(dataset, objects=replace(objects, boxes_xyxy=flat)))
     assert line.startswith("note: 1 image has more objects (at most 30)")
-    few = replace(dataset, objects=objects.take(objects.image == 1))
+    few = replace(dataset, objects=objects.take(objects.image_index == 1))
     assert system.warnings(few) == system.warnings(replace(dataset, objects=None)) == []
 
 

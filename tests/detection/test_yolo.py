@@ -135,7 +135,7 @@ def test_objects_that_share_a_cell_are_counted_and_the_largest_is_learned():
     assert record.assignment.lost == (1, 2, 0)
     assert record.assignment.labels.tolist() == [0, 1, 1]
     objects = Objects.build(
-        image=[0, 0, 0, 1, 1, 1, 1],
+        image_index=[0, 0, 0, 1, 1, 1, 1],
         labels=[0, 1, 2, 2, 0, 1, 0],
         boxes_xyxy=[*SEVERAL[0]["boxes"].tolist(), *SEVERAL[1]["boxes"].tolist(), [1, 1, 1, 9]],
         is_crowd=np.zeros(7, dtype=bool),

@@ -20,7 +20,7 @@ SQUARE = [np.array([[2.0, 2], [12, 2], [12, 12], [2, 12]])]
 
 def a_dataset(**changes) -> Dataset:
     objects = Objects.build(
-        image=[0, 1],
+        image_index=[0, 1],
         labels=[0, 1],
         boxes_xyxy=[[2, 2, 12, 12], [5, 5, 9, 19]],
         segmentations=Segmentations.build([SQUARE, SQUARE]),

@@ -102,7 +102,7 @@ def test_oriented_on_dota_by_all_kinds_of_files(shared_data, tmp_path):
     for folder in ("yolo", "dota"):
         (tmp_path / folder).mkdir()
     for row in range(len(found)):
-        index, scores = int(found.image[row]), found.scores
+        index, scores = int(found.image_index[row]), found.scores
         stem, (height, width) = Path(dataset.images.files[index]).stem, dataset.images.size_hw(index)
         corners, name = found.corners_xy[row], dataset.categories[found.labels[row]]
         fractions = " ".join(map(str, (corners / [width, height]).ravel().tolist()))
@@ -160,7 +160,7 @@ CATEGORIES = Categories(("owl", "mouse"))
 def a_dataset(folder: Path | None = None, **others) -> Dataset:
     square = [np.array([[2.0, 2], [12, 2], [12, 12], [2, 12]])]
     objects = Objects.build(
-        image=[0, 1],
+        image_index=[0, 1],
         labels=[0, 1],
         boxes_xyxy=[[2, 2, 12, 12], [2, 2, 12, 12]],
         segmentations=Segmentations.build([square, square]),

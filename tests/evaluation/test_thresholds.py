@@ -139,7 +139,7 @@ def test_categories_without_a_threshold_keep_the_usual_one(weights, data):
 
 def test_what_nothing_right_was_found_of_has_none(data):
     dataset = open_dataset(data)
-    nothing = Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     chosen = choose_thresholds(compare_with_labels(dataset, nothing), data="here")
     assert chosen.thresholds == {}
     assert chosen.document()["without"] == ["cat", "dog"]
@@ -166,7 +166,7 @@ def test_broken_files_are_named(text, words, tmp_path):
 
 def test_other_files_are_no_checkpoints(data, tmp_path):
     dataset = open_dataset(data)
-    nothing = Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     chosen = choose_thresholds(compare_with_labels(dataset, nothing), data="here")
     (tmp_path / "text.safetensors").write_text("text")
     with pytest.raises(CheckpointError, match="text"):

@@ -45,4 +45,4 @@ def test_what_a_grid_cannot_hold_is_said_at_the_start(
     assert found is not None
     crowds = int(scenes.objects.is_crowd.sum())
     assert int(found[2]) == len(scenes.objects) - crowds
-    assert int(found[1]) == int(found[2]) - len(set(scenes.objects.image[~scenes.objects.is_crowd].tolist()))
+    assert int(found[1]) == int(found[2]) - len(set(scenes.objects.image_index[~scenes.objects.is_crowd].tolist()))

@@ -137,7 +137,7 @@ def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -
     label = {c["id"]: i for i, c in enumerate(sorted(document["categories"], key=lambda c: c["id"]))}
     if not records:
         scores = {"scores": np.zeros(0)} if predictions else {}
-        return Objects.build(image=[], labels=[], boxes_xyxy=[], **scores)
+        return Objects.build(image_index=[], labels=[], boxes_xyxy=[], **scores)
     boxes, areas = [], []
     for record in records:
         if "bbox" in record:
@@ -177,7 +177,7 @@ def _columns(records: Records, document: dict[str, Any], *, predictions: bool) -
             -1, 17, 3
         )
     return Objects.build(
-        image=[place[r["image_id"]] for r in records],
+        image_index=[place[r["image_id"]] for r in records],
         labels=[label[r["category_id"]] for r in records],
         boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
         ids=[r.get("id", i + 1) for i, r in enumerate(records)],

@@ -68,13 +68,13 @@ def test_the_split_is_recall_of_the_objects_hidden_so_much(coco_scene, coco_valu
 def test_detections_that_find_nothing_are_false_in_every_part():
     boxes = np.array([[0.0, 0, 10, 10], [20, 20, 30, 30]])
     truth = Objects.build(
-        image=[0, 0],
+        image_index=[0, 0],
         labels=[0, 0],
         boxes_xyxy=boxes,
         amodal_boxes_xyxy=boxes + np.array([[0, 0, 0, 0], [0, 0, 10, 0]]),
     )
     found = Objects.build(
-        image=[0] * 3,
+        image_index=[0] * 3,
         labels=[0] * 3,
         boxes_xyxy=[[50, 50, 60, 60], [0, 0, 10, 10], [20, 20, 40, 30]],
         scores=np.array([0.9, 0.8, 0.7]),
@@ -92,7 +92,7 @@ def test_what_says_how_much_is_hidden():
     square = [np.array([[0.0, 0], [10, 0], [10, 10], [0, 10]])]
     half = [np.array([[0.0, 0], [10, 0], [10, 5], [0, 5]])]
     objects = Objects.build(
-        image=[0, 0, 0, 0],
+        image_index=[0, 0, 0, 0],
         labels=[0, 0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 2.5]] * 4,
         segmentations=Segmentations.build([half, half, None, half]),

@@ -30,8 +30,10 @@ def scenes(draw: st.DrawFn) -> SimpleNamespace:
     scores = (rng.permutation(len(copies)) + 1) / (len(copies) + 1)
     return SimpleNamespace(
         images=images,
-        truth=Objects.build(image=image, labels=labels, boxes_xyxy=true_boxes, is_crowd=rng.random(objects) < 0.1),
-        predictions=Objects.build(image=image[copies], labels=labels[copies], boxes_xyxy=boxes, scores=scores),
+        truth=Objects.build(
+            image_index=image, labels=labels, boxes_xyxy=true_boxes, is_crowd=rng.random(objects) < 0.1
+        ),
+        predictions=Objects.build(image_index=image[copies], labels=labels[copies], boxes_xyxy=boxes, scores=scores),
     )
 
 
@@ -46,7 +48,9 @@ def score(scene: SimpleNamespace, truth: Objects | None = None, predictions: Obj
 
 def rows(objects: Objects, **changes) -> Objects:
     """The same objects with other columns, in the order of their images again."""
-    columns = {name: getattr(objects, name) for name in ("image", "labels", "boxes_xyxy", "areas", "is_crowd", "ids")}
+    columns = {
+        name: getattr(objects, name) for name in ("image_index", "labels", "boxes_xyxy", "areas", "is_crowd", "ids")
+    }
     if objects.scores is not None:
         columns["scores"] = objects.scores
     return Objects.build(**{**columns, **changes})
@@ -81,11 +85,11 @@ def test_orders_of_images_categories_and_records_do_not_matter(scene, random):
     shuffle = np.array(random.sample(range(len(scene.predictions)), len(scene.predictions)), dtype=int)
 
     def moved(objects: Objects) -> Objects:
-        return rows(objects, image=images[objects.image], labels=labels[objects.labels])
+        return rows(objects, image_index=images[objects.image_index], labels=labels[objects.labels])
 
     one = scene.predictions
     shuffled = rows(
-        one, image=one.image[shuffle], labels=one.labels[shuffle], boxes_xyxy=one.boxes_xyxy[shuffle],
+        one, image_index=one.image_index[shuffle], labels=one.labels[shuffle], boxes_xyxy=one.boxes_xyxy[shuffle],
         areas=one.areas[shuffle], scores=one.scores[shuffle],
     )  # fmt: skip
     plain, other = score(scene), score(scene, moved(scene.truth), moved(shuffled))
@@ -100,12 +104,12 @@ def test_one_more_false_detection_never_helps(scene, confidence, label, is_dupli
     before = scene.predictions
     if is_duplicate and len(before):
         worst = int(np.argmin(before.scores))
-        image, label, box, confidence = before.image[worst], before.labels[worst], before.boxes_xyxy[worst], 0.0
+        image, label, box, confidence = before.image_index[worst], before.labels[worst], before.boxes_xyxy[worst], 0.0
     else:
         image, box = 0, np.array([500.0, 500, 510, 510])
     more = rows(
         before,
-        image=np.append(before.image, image),
+        image_index=np.append(before.image_index, image),
         labels=np.append(before.labels, label),
         boxes_xyxy=np.concatenate([before.boxes_xyxy, [box]]),
         areas=None,
@@ -127,7 +131,7 @@ def test_perfect_detections_above_all_others_give_1(scene):
     kept = scene.truth.take(~scene.truth.is_crowd)
     noise = scene.predictions
     predictions = Objects.build(
-        image=np.append(kept.image, noise.image),
+        image_index=np.append(kept.image_index, noise.image_index),
         labels=np.append(kept.labels, noise.labels),
         boxes_xyxy=np.concatenate([kept.boxes_xyxy, noise.boxes_xyxy]),
         scores=np.append(np.full(len(kept), 2.0), noise.scores),
@@ -148,12 +152,12 @@ def test_shards_merge_to_the_same_figures(kind, coco_scene, coco_values):
         place[chosen] = np.arange(len(chosen))
         parts = []
         for objects in (values.truth, values.predictions):
-            here = np.flatnonzero(place[objects.image] >= 0)
-            new_place = place[objects.image[here]]
+            here = np.flatnonzero(place[objects.image_index] >= 0)
+            new_place = place[objects.image_index[here]]
             order = np.argsort(new_place, kind="stable")
             image = new_place[order]
-            cut = replace(objects, image=np.zeros(len(objects), np.int64)).take(here[order])
-            parts.append(replace(cut, image=image))
+            cut = replace(objects, image_index=np.zeros(len(objects), np.int64)).take(here[order])
+            parts.append(replace(cut, image_index=image))
         ids = [values.image_ids[i] for i in chosen]
         metric = AveragePrecision(protocol, values.categories)
         return metric.update(*parts, image_ids=ids, sizes_hw=values.sizes_hw[chosen])

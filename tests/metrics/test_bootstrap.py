@@ -18,13 +18,13 @@ from otus.structures import Categories, Objects
 def repeated(objects: Objects, counts: np.ndarray) -> Objects:
     """Images as often as they were drawn, as images of their own."""
     drawn = np.repeat(np.arange(len(counts)), counts)
-    rows = [np.flatnonzero(objects.image == one) for one in drawn]
+    rows = [np.flatnonzero(objects.image_index == one) for one in drawn]
     index = np.concatenate(rows)
     new = np.repeat(np.arange(len(drawn)), [len(one) for one in rows])
     columns = {name: getattr(objects, name)[index] for name in ("labels", "boxes_xyxy", "ids", "areas", "is_crowd")}
     if objects.scores is not None:
         columns["scores"] = objects.scores[index]
-    return Objects.build(image=new, columns={k: v[index] for k, v in objects.columns.items()}, **columns)
+    return Objects.build(image_index=new, columns={k: v[index] for k, v in objects.columns.items()}, **columns)
 
 
 @pytest.mark.parametrize("protocol", [CocoProtocol(), VocProtocol(2007), VocProtocol(2012)])
@@ -58,13 +58,15 @@ def test_draws_are_seeded_and_as_many_as_there_are_images():
 
 def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, count: int = 200):
     """An object an image, which two models find by chance."""
-    truth = Objects.build(image=np.arange(count), labels=np.zeros(count), boxes_xyxy=np.tile([0, 0, 9, 9], (count, 1)))
+    truth = Objects.build(
+        image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=np.tile([0, 0, 9, 9], (count, 1))
+    )
     sides = []
     for chance in (chance_a, chance_b):
         shift = np.where(rng.random(count) < chance, 0, 100)[:, None]
         boxes = np.tile([0.0, 0, 9, 9], (count, 1)) + shift
         found = Objects.build(
-            image=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
+            image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
         )
         sides.append(Comparison(truth, found, Categories(("owl",)), np.arange(count)))
     return sides

@@ -196,7 +196,8 @@ def test_published_lines_of_the_first_100_images(kind, shared_data: Path, coco_v
 
 def one_box(**changes) -> Objects:
     return replace(
-        Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]], ids=[42], scores=np.array([0.5])), **changes
+        Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]], ids=[42], scores=np.array([0.5])),
+        **changes,
     )
 
 

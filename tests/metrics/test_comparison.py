@@ -64,8 +64,8 @@ def test_each_takes_what_the_plain_rule_says(scene):
     matched = 0
     for label in range(len(scene.categories)):
         for image in range(len(scene.image_ids)):
-            there = np.flatnonzero((truth.labels == label) & (truth.image == image))
-            here = np.flatnonzero((matches.labels == label) & (matches.images == image))
+            there = np.flatnonzero((truth.labels == label) & (truth.image_index == image))
+            here = np.flatnonzero((matches.labels == label) & (matches.image_index == image))
             crowd = truth.is_crowd[there]
             boxes = found.boxes_xyxy[matches.detections[here]]
             within = intersection_over_first(boxes, truth.boxes_xyxy[there])
@@ -87,9 +87,9 @@ def intersection_over_first(a, b):
 
 def one_object(**columns) -> Comparison:
     """An object, one that a column marks, and a detection on each."""
-    truth = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns)
+    truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns)
     found = Objects.build(
-        image=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
+        image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
     )
     return Comparison(truth, found, Categories(("owl", "cat")), np.array([3]))
 
@@ -121,8 +121,8 @@ def test_floor_rounding_and_average():
 
 
 def test_inclusive_boxes_reach_further():
-    truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
-    found = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
+    truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
     values = Comparison(truth, found, Categories(("owl",)), np.array([3]))
     assert values.match(Rules()).overlaps[0, 0] == pytest.approx(0.5)
     assert values.match(Rules(inclusive_boxes=True)).overlaps[0, 0] == pytest.approx(6 / 11)

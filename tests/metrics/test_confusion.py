@@ -39,13 +39,13 @@ def test_equals_hotcoco_without_crowds(seed, kind, tmp_path, coco_scene, coco_va
 def test_by_hand():
     """A cat found, a cat taken for a dog, a dog that nobody finds, a dog on nothing, one on a crowd of dogs."""
     truth = Objects.build(
-        image=[0, 0, 0, 0],
+        image_index=[0, 0, 0, 0],
         labels=[0, 0, 1, 1],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 100, 40]],
         is_crowd=[False, False, False, True],
     )
     found = Objects.build(
-        image=[0] * 4,
+        image_index=[0] * 4,
         labels=[0, 1, 1, 1],
         boxes_xyxy=[[0, 0, 10, 9], [20, 0, 30, 9], [0, 50, 10, 60], [70, 10, 80, 20]],
         scores=np.array([0.9, 0.8, 0.7, 0.6]),
@@ -55,6 +55,6 @@ def test_by_hand():
     assert result.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
     assert result.confused() == [("cat", "dog", 1)]
     assert confusion_matrix(comparison, score_threshold=0.85).counts.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
-    nothing = Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     assert confusion_matrix(replace(comparison, predictions=nothing)).counts[:, -1].tolist() == [2, 1, 0]
     assert confusion_matrix(replace(comparison, truth=Objects.empty())).counts[-1].tolist() == [1, 3, 0]

@@ -19,7 +19,11 @@ CATEGORIES = Categories(("Car", "Cyclist"))
 
 def as_objects(image, labels, cuboids, **others) -> Objects:
     return Objects.build(
-        image=image, labels=labels, boxes_xyxy=np.tile([0.0, 0, 9, 9], (len(cuboids), 1)), cuboids=cuboids, **others
+        image_index=image,
+        labels=labels,
+        boxes_xyxy=np.tile([0.0, 0, 9, 9], (len(cuboids), 1)),
+        cuboids=cuboids,
+        **others,
     )
 
 
@@ -60,7 +64,7 @@ def slow_ap(scene: SimpleNamespace, label: int, ious: np.ndarray, threshold: flo
     free = truth.labels == label
     curve, true = [], 0
     for count, row in enumerate(rows[np.argsort(-found.scores[rows])], start=1):
-        mine = np.where(free & (truth.image == found.image[row]), ious[row], -1)
+        mine = np.where(free & (truth.image_index == found.image_index[row]), ious[row], -1)
         best = int(mine.argmax())
         if mine[best] >= threshold:
             free[best], true = False, true + 1

@@ -27,13 +27,13 @@ def scene(seed: int) -> tuple[Objects, Objects]:
     corner = rng.integers(0, 40, (count, 2))
     kind = rng.choice(["object", "crowd", "region"], count, p=[0.6, 0.15, 0.25])
     truth = Objects.build(
-        image=rng.integers(0, IMAGES, count), labels=np.where(kind == "region", 2, rng.integers(0, 2, count)),
+        image_index=rng.integers(0, IMAGES, count), labels=np.where(kind == "region", 2, rng.integers(0, 2, count)),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(5, 25, (count, 2))], axis=1),
         is_crowd=kind != "object", columns={"ignored": kind == "region"},
     )  # fmt: skip
     near = truth.boxes_xyxy[rng.integers(0, count, detections)] + rng.integers(-2, 3, (detections, 4))
     found = Objects.build(
-        image=rng.integers(0, IMAGES, detections), labels=rng.integers(0, 2, detections), boxes_xyxy=near,
+        image_index=rng.integers(0, IMAGES, detections), labels=rng.integers(0, 2, detections), boxes_xyxy=near,
         scores=rng.permutation(detections) / 100,
     )  # fmt: skip
     return truth, found
@@ -48,7 +48,7 @@ def as_crowds_of_all(truth: Objects) -> Objects:
     regions = truth.take(ignore_regions(truth))
     copies = [replace(regions, labels=np.full(len(regions), label)) for label in range(len(NAMES))]
     parts = [truth.take(~ignore_regions(truth)), *copies]
-    names = ("image", "labels", "boxes_xyxy", "is_crowd")
+    names = ("image_index", "labels", "boxes_xyxy", "is_crowd")
     return Objects.build(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
 
@@ -61,7 +61,7 @@ def test_a_region_is_a_crowd_of_every_category_to_pycocotools(seed):
     def records(objects: Objects, **further):
         corner, size = objects.boxes_xyxy[:, :2], objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
         for i, box in enumerate(np.concatenate([corner, size], axis=1).tolist()):
-            record = {"id": i + 1, "image_id": int(objects.image[i]), "category_id": int(objects.labels[i])}
+            record = {"id": i + 1, "image_id": int(objects.image_index[i]), "category_id": int(objects.labels[i])}
             yield record | {"bbox": box, "area": box[2] * box[3], "iscrowd": int(objects.is_crowd[i])}
 
     labels, results = pycoco.COCO(), pycoco.COCO()
@@ -95,9 +95,9 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
     assert (matches.verdicts == Verdict.IGNORED).sum() >= 5
     for image in range(IMAGES):
         for label in (0, 1):
-            objects = np.flatnonzero((truth.image == image) & (truth.labels == label) & ~is_region)
-            regions = truth.boxes_xyxy[(truth.image == image) & is_region]
-            here = np.flatnonzero((found.image == image) & (found.labels == label))
+            objects = np.flatnonzero((truth.image_index == image) & (truth.labels == label) & ~is_region)
+            regions = truth.boxes_xyxy[(truth.image_index == image) & is_region]
+            here = np.flatnonzero((found.image_index == image) & (found.labels == label))
             free, false = set(objects.tolist()), 0
             for d in here[np.argsort(-found.scores[here])]:
                 box = found.boxes_xyxy[d]
@@ -109,7 +109,7 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
                 shared = np.minimum(box[2:], regions[:, 2:]) - np.maximum(box[:2], regions[:, :2])
                 over_own = shared.clip(0).prod(axis=1) / (box[2:] - box[:2]).prod()
                 false += not (over_own > threshold - 1e-9).any()
-            ours = (matches.labels == label) & (matches.images == image)
+            ours = (matches.labels == label) & (matches.image_index == image)
             assert (matches.verdicts[ours, 0] == Verdict.FALSE).sum() == false
 
 
@@ -124,7 +124,7 @@ def test_voc_by_a_slow_loop(seed, year):
         here = np.flatnonzero(found.labels == label)
         taken, verdicts = set(), []
         for d in here[np.argsort(-found.scores[here])]:
-            there = (spread.labels == label) & (spread.image == found.image[d])
+            there = (spread.labels == label) & (spread.image_index == found.image_index[d])
             box = found.boxes_xyxy[d]
             objects, crowds = np.flatnonzero(there & ~spread.is_crowd), spread.boxes_xyxy[there & spread.is_crowd]
             ious = pairwise_iou(box[None], spread.boxes_xyxy[objects])[0]
@@ -166,8 +166,8 @@ def test_shards_merge_to_the_same_figures():
     first = AveragePrecision(CocoProtocol(), NAMES)
     for k in range(IMAGES):
         alone = AveragePrecision(CocoProtocol(), NAMES)
-        sides = (one.take(one.image == k) for one in (truth, found))
-        alone.update(*(replace(one, image=np.zeros(len(one), dtype=int)) for one in sides), image_ids=[k])
+        sides = (one.take(one.image_index == k) for one in (truth, found))
+        alone.update(*(replace(one, image_index=np.zeros(len(one), dtype=int)) for one in sides), image_ids=[k])
         first = alone if k == 0 else first.merge(alone)
     np.testing.assert_array_equal(
         first.compute().curves.precision, figures(CocoProtocol(), truth, found).curves.precision
@@ -178,13 +178,13 @@ def test_regions_without_outline_or_corners_are_their_boxes():
     ring = np.array([[0.0, 0], [9, 0], [9, 9], [0, 9]])
     corners = np.stack([ring, np.full((4, 2), np.nan)])
     truth = Objects.build(
-        image=[0, 0], labels=[0, 2], boxes_xyxy=[[0, 0, 9, 9], [10, 10, 30, 30]], is_crowd=[False, True],
+        image_index=[0, 0], labels=[0, 2], boxes_xyxy=[[0, 0, 9, 9], [10, 10, 30, 30]], is_crowd=[False, True],
         columns={"ignored": np.array([False, True])}, segmentations=Segmentations.build([[ring], None]),
         corners_xy=corners,
     )  # fmt: skip
     whole = complete_regions(truth)
     found = Objects.build(
-        image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 9, 9], [12, 12, 20, 20]], scores=np.array([0.5, 0.9]),
+        image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 9, 9], [12, 12, 20, 20]], scores=np.array([0.5, 0.9]),
         segmentations=Segmentations.build([[ring], [ring * 8 / 9 + 12]]),
         corners_xy=np.stack([ring, ring * 8 / 9 + 12]),
     )  # fmt: skip

@@ -22,7 +22,7 @@ def test_planted_errors_are_found(shared_data):
     seen = rng.random(len(labels)) < 0.9
     scores = rng.uniform(0.3, 1, len(labels))
     predictions = Objects.build(
-        image=labels.image[seen], labels=labels.labels[seen], boxes_xyxy=boxes[seen], scores=scores[seen]
+        image_index=labels.image_index[seen], labels=labels.labels[seen], boxes_xyxy=boxes[seen], scores=scores[seen]
     )
     order = rng.permutation(len(labels))
     forgotten, misnamed = order[:40], order[40:80]
@@ -31,7 +31,7 @@ def test_planted_errors_are_found(shared_data):
     kept = np.setdiff1d(np.arange(len(labels)), forgotten)
     images = rng.integers(0, len(dataset), 40)
     truth = Objects.build(
-        image=np.concatenate([labels.image[kept], images]),
+        image_index=np.concatenate([labels.image_index[kept], images]),
         labels=np.concatenate([names[kept], rng.integers(0, len(dataset.categories), 40)]),
         boxes_xyxy=np.concatenate([labels.boxes_xyxy[kept], np.tile([2.0, 2, 14, 14], (40, 1))]),
         ids=np.concatenate([kept, np.arange(100_000, 100_040)]),
@@ -41,7 +41,7 @@ def test_planted_errors_are_found(shared_data):
     accused = {int(truth.ids[one.truth]) for one in suspects if one.kind == "wrong_category"}
     imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "nobody_finds"}
     alone = {one.detection for one in suspects if one.kind == "missing_label"}
-    origin = np.flatnonzero(seen)[np.argsort(labels.image[seen], kind="stable")]
+    origin = np.flatnonzero(seen)[np.argsort(labels.image_index[seen], kind="stable")]
     confident = set(np.flatnonzero(seen & (scores >= 0.5)).tolist())
     assert len(accused & set(misnamed.tolist())) >= 0.8 * len(confident & set(misnamed.tolist())) > 10
     assert len(imagined & set(range(100_000, 100_040))) > 25
@@ -56,10 +56,10 @@ def test_planted_errors_are_found(shared_data):
 def a_comparison() -> Comparison:
     """Image 0: one right, one false. Image 1: nothing at all. Image 2: two unfound, a weak detection on one."""
     truth = Objects.build(
-        image=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
+        image_index=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
     )
     found = Objects.build(
-        image=[0, 0, 2],
+        image_index=[0, 0, 2],
         labels=[0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]],
         scores=np.array([0.9, 0.8, 0.3]),
@@ -81,7 +81,7 @@ def test_the_worst_images():
 def test_by_hand():
     comparison = a_comparison()
     suspects = find_label_errors(comparison, find_errors(comparison))
-    assert [(one.kind, one.image, one.detection, one.truth) for one in suspects] == [
+    assert [(one.kind, one.image_index, one.detection, one.truth) for one in suspects] == [
         ("missing_label", 0, 1, -1),
         ("nobody_finds", 2, -1, 2),
     ]

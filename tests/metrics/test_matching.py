@@ -51,7 +51,7 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
 
     def some(number: int, **others) -> Objects:
         return Objects.build(
-            image=rng.integers(0, 4, number),
+            image_index=rng.integers(0, 4, number),
             labels=rng.integers(0, 3, number),
             boxes_xyxy=np.zeros((number, 4)),
             **others,
@@ -66,7 +66,7 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
     expected = [whole.truths[first:last].tolist() for first, last in whole.spans]
     assert [one for part in spans for one in part] == expected
     for d, true in zip(whole.detections, expected, strict=True):
-        same = (truth.labels == found.labels[d]) & (truth.image == found.image[d])
+        same = (truth.labels == found.labels[d]) & (truth.image_index == found.image_index[d])
         assert true == np.flatnonzero(same).tolist()
 
 
@@ -80,7 +80,7 @@ def test_compiled_curves_are_the_interpolated_ones(seed, detections):
     rows = np.where(candidate, np.cumsum(candidate) - 1, -1)
     outcomes = MatchResults(
         labels=labels,
-        images=np.zeros(detections, np.int64),
+        image_index=np.zeros(detections, np.int64),
         ranks=rng.integers(0, 4, detections),
         scores=scores,
         ignored_unmatched=rng.random((detections, 2)) < 0.2,

@@ -24,7 +24,7 @@ CATEGORIES = Categories(("plane", "ship", "harbor"))
 def as_objects(image, labels, boxes_xywhr, **others) -> Objects:
     boxes_xywhr = np.asarray(boxes_xywhr, dtype=float).reshape(-1, 5)
     return Objects.build(
-        image=image,
+        image_index=image,
         labels=labels,
         boxes_xyxy=oriented.enclosing_boxes(boxes_xywhr),
         corners_xy=oriented.corners(boxes_xywhr),
@@ -61,7 +61,7 @@ def record(objects: Objects, row: int) -> dict:
     x1, y1, x2, y2 = objects.boxes_xyxy[row].tolist()
     box = oriented.from_corners(objects.corners_xy[row : row + 1])[0]
     return {
-        "image_id": int(objects.image[row]) + 1,
+        "image_id": int(objects.image_index[row]) + 1,
         "category_id": int(objects.labels[row]) + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "obb": box.tolist(),
@@ -131,7 +131,7 @@ def test_voc_rules_by_a_slow_loop(year):
         points = []
         positives = int(((truth.labels == label) & ~difficult).sum())
         for row in rows[np.argsort(-found.scores[rows], kind="stable")]:
-            mine = np.flatnonzero((truth.image == found.image[row]) & (truth.labels == label))
+            mine = np.flatnonzero((truth.image_index == found.image_index[row]) & (truth.labels == label))
             best = mine[ious[row, mine].argmax()] if len(mine) else -1
             if best >= 0 and ious[row, best] >= 0.5:
                 if difficult[best]:
@@ -186,7 +186,7 @@ def test_what_must_hold(seed, name):
     far = np.array([900.0, 900, 20, 10, 0.5])
     found = scene.predictions
     more = as_objects(
-        np.append(found.image, 0),
+        np.append(found.image_index, 0),
         np.append(found.labels, seed % 3),
         np.concatenate([oriented.from_corners(found.corners_xy), far[None]]),
         scores=np.append(found.scores, (seed % 100) / 100),
@@ -204,8 +204,8 @@ def test_shards_merge_and_other_comparisons_do_not():
         place[images] = range(len(images))
         sides = []
         for objects in (scene.truth, scene.predictions):
-            here = place[objects.image] >= 0
-            sides.append(replace(objects.take(here), image=place[objects.image[here]]))
+            here = place[objects.image_index] >= 0
+            sides.append(replace(objects.take(here), image_index=place[objects.image_index[here]]))
         metric = AveragePrecision(oriented_protocols()["oriented"], CATEGORIES)
         parts.append(metric.update(*sides, image_ids=images))
     assert parts[0].merge(parts[1]).compute().figures == whole

@@ -19,7 +19,7 @@ def some_objects(rng, images, mean, **columns):
     boxes = np.concatenate([low, low + rng.integers(0, 9, (count, 2))], axis=1)
     made = {name: make(count) for name, make in columns.items()}
     return Objects.build(
-        image=np.sort(rng.integers(0, images, count)), labels=rng.integers(0, 2, count), boxes_xyxy=boxes, **made
+        image_index=np.sort(rng.integers(0, images, count)), labels=rng.integers(0, 2, count), boxes_xyxy=boxes, **made
     )
 
 
@@ -40,7 +40,7 @@ def slowly(truth, found, images):
     for g in range(len(truth)):
         if truth.is_crowd[g] or truth.columns["difficult"][g]:
             continue
-        here = [p for p in range(len(found)) if found.image[p] == truth.image[g]]
+        here = [p for p in range(len(found)) if found.image_index[p] == truth.image_index[g]]
         here.sort(key=lambda p: -found.scores[p])
         overlaps = []
         for p in here:
@@ -99,8 +99,8 @@ def test_shards_merge_to_the_same_figures(seed, cut):
     whole = ProposalRecall(NAMES, PROTOCOL).update(truth, found, image_ids=range(images)).compute()
     parts = []
     for low, high in ((0, min(cut, images)), (min(cut, images), images)):
-        cut_out = [one.take((one.image >= low) & (one.image < high)) for one in (truth, found)]
-        moved = [Objects(**{**vars(one), "image": one.image - low}) for one in cut_out]
+        cut_out = [one.take((one.image_index >= low) & (one.image_index < high)) for one in (truth, found)]
+        moved = [Objects(**{**vars(one), "image_index": one.image_index - low}) for one in cut_out]
         parts.append(ProposalRecall(NAMES, PROTOCOL).update(*moved, image_ids=range(low, high)))
     merged = parts[1].merge(parts[0]).compute()
     np.testing.assert_allclose(merged.recall, whole.recall)
@@ -109,7 +109,9 @@ def test_shards_merge_to_the_same_figures(seed, cut):
 
 
 def test_the_objects_themselves_cover_everything():
-    truth = Objects.build(image=[0, 1, 1], labels=[0, 1, 1], boxes_xyxy=[[0, 0, 4, 4], [1, 1, 3, 3], [2, 2, 9, 9]])
+    truth = Objects.build(
+        image_index=[0, 1, 1], labels=[0, 1, 1], boxes_xyxy=[[0, 0, 4, 4], [1, 1, 3, 3], [2, 2, 9, 9]]
+    )
     result = ProposalRecall(NAMES).update(truth, truth, image_ids=["a", "b"]).compute()
     assert result.figures["recall50@10"] == result.figures["recall70@10"] == result.figures["AR@10"] == 1
     assert result.figures["MABO@10"] == result.per_category["owl"]["ABO@1"] == 1
@@ -119,8 +121,8 @@ def test_the_objects_themselves_cover_everything():
 
 
 def test_no_proposals_and_no_objects():
-    none = Objects.build(image=[], labels=[], boxes_xyxy=[])
-    one = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
+    none = Objects.build(image_index=[], labels=[], boxes_xyxy=[])
+    one = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
     result = ProposalRecall(NAMES).update(one, none, image_ids=[1]).compute()
     assert not result.recall.any()
     assert result.figures["MABO@2000"] == 0
@@ -132,7 +134,7 @@ def test_no_proposals_and_no_objects():
 
 
 def test_misuse_is_named():
-    one = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
+    one = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 4, 4]])
     metric = ProposalRecall(NAMES)
     with pytest.raises(UsageError, match="update first"):
         metric.compute()
@@ -141,7 +143,7 @@ def test_misuse_is_named():
         metric.update(one, one, image_ids=[4])
     with pytest.raises(UsageError, match="protocol"):
         metric.merge(ProposalRecall(NAMES, PROTOCOL))
-    bad = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, np.nan, 4]])
+    bad = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, np.nan, 4]])
     with pytest.raises(DataError, match=r"proposals\[0\]"):
         metric.update(one, bad, image_ids=[5])
     for counts in ((), (0, 1), (2, 1), (2, 2)):

@@ -49,8 +49,8 @@ def comparison_of(scores, right) -> Comparison:
     boxes = np.stack([places, np.zeros(len(places)), places + 10, np.full(len(places), 10)], axis=1)
     truth = np.concatenate([boxes[np.array(right, dtype=bool)], boxes[:2] + np.array([0, 500, 0, 500])])
     return Comparison(
-        Objects.build(image=[0] * len(truth), labels=[0] * len(truth), boxes_xyxy=truth),
-        Objects.build(image=[0] * len(boxes), labels=[0] * len(boxes), boxes_xyxy=boxes, scores=np.array(scores)),
+        Objects.build(image_index=[0] * len(truth), labels=[0] * len(truth), boxes_xyxy=truth),
+        Objects.build(image_index=[0] * len(boxes), labels=[0] * len(boxes), boxes_xyxy=boxes, scores=np.array(scores)),
         Categories(("owl", "cat")),
         np.array([1]),
     )
@@ -87,21 +87,21 @@ def test_suppression_equals_torchvision(seed, iou):
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, (120, 2))
     found = Objects.build(
-        image=rng.integers(0, 3, 120),
+        image_index=rng.integers(0, 3, 120),
         labels=rng.integers(0, 3, 120),
         boxes_xyxy=np.concatenate([corner, corner + rng.uniform(5, 40, (120, 2))], axis=1),
         scores=rng.random(120),
     )
     comparison = Comparison(Objects.empty(), found, Categories(("a", "b", "c")), np.arange(3))
-    groups = torch.from_numpy(found.image * 3 + found.labels)
+    groups = torch.from_numpy(found.image_index * 3 + found.labels)
     theirs = batched_nms(torch.from_numpy(found.boxes_xyxy), torch.from_numpy(found.scores), groups, iou)
     assert np.flatnonzero(suppressed(comparison, iou)).tolist() == sorted(theirs.tolist())
 
 
 def test_duplicates_go_where_nms_is_strict():
-    truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [0, 0, 10, 8], [40, 0, 50, 10]]
-    found = Objects.build(image=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95]))
+    found = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array([0.9, 0.8, 0.95]))
     comparison = Comparison(truth, found, Categories(("owl",)), np.array([1]))
     strict, loose = by_nms_iou(comparison, (0.5, 0.9))
     assert (strict.detections, loose.detections) == (2, 3)

@@ -83,7 +83,7 @@ def tidecv_points(errors: Errors, mended: Error | None):
     """Label, score and truth of each detection; of equal scores the false ones first once something is mended."""
     matches, best = errors.matches, errors._best_about_unfound
     points, right = [], []
-    for i in np.lexsort((-matches.scores, matches.images)):
+    for i in np.lexsort((-matches.scores, matches.image_index)):
         type_ = errors.types[i]
         if type_ == Error.NONE:
             (right if mended is not None else points).append((matches.labels[i], matches.scores[i], True))
@@ -114,12 +114,12 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
 def by_hand() -> Comparison:
     """Two cats and two dogs in an image; detections from the best on: see the test."""
     truth = Objects.build(
-        image=[0, 0, 0, 0],
+        image_index=[0, 0, 0, 0],
         labels=[0, 0, 1, 1],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]],
     )
     found = Objects.build(
-        image=[0] * 7,
+        image_index=[0] * 7,
         labels=[0, 0, 1, 0, 1, 1, 0],
         boxes_xyxy=[
             [0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [40, 0, 44, 10], [80, 0, 90, 10], [40, 0, 44, 10],
@@ -157,7 +157,7 @@ def test_perfect_detections_cost_nothing():
 
 
 def test_nothing_on_one_side():
-    empty = Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    empty = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     errors = find_errors(replace(by_hand(), predictions=empty))
     assert errors.counts[Error.MISSED] == 4
     assert errors.costs()[Error.MISSED] == 0

@@ -24,13 +24,13 @@ def score(truth: Objects, found: Objects, names, images: int, protocol: VocProto
 def test_by_hand():
     """Two objects and a difficult one; from the top: true, duplicate, difficult (does not count), nothing, true."""
     truth = Objects.build(
-        image=[0, 0, 1],
+        image_index=[0, 0, 1],
         labels=[0, 0, 0],
         boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 10, 10]],
         columns={"difficult": np.array([False, True, False])},
     )
     found = Objects.build(
-        image=[0, 0, 0, 1, 1],
+        image_index=[0, 0, 0, 1, 1],
         labels=[0] * 5,
         boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [50, 50, 60, 60], [0, 0, 10, 5]],
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5]),
@@ -54,7 +54,7 @@ def voc_eval(truth, found, label: int, threshold: float, *, eleven_points: bool)
     for d in here:
         best, match = -1.0, -1
         for g in range(len(truth)):
-            if truth.labels[g] == label and truth.image[g] == found.image[d]:
+            if truth.labels[g] == label and truth.image_index[g] == found.image_index[d]:
                 iou = pairwise_iou(found.boxes_xyxy[d : d + 1], truth.boxes_xyxy[g : g + 1])[0, 0]
                 if iou > best:
                     best, match = iou, g
@@ -81,13 +81,13 @@ def test_equals_the_slow_loop(seed, threshold):
     objects, detections = rng.integers(0, 12), rng.integers(0, 40)
     corner = rng.integers(0, 12, (objects, 2))
     truth = Objects.build(
-        image=np.sort(rng.integers(0, 3, objects)), labels=rng.integers(0, 2, objects),
+        image_index=np.sort(rng.integers(0, 3, objects)), labels=rng.integers(0, 2, objects),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(3, 12, (objects, 2))], axis=1),
         columns={"difficult": rng.random(objects) < 0.3},
     )  # fmt: skip
     corner = rng.integers(0, 12, (detections, 2))
     found = Objects.build(
-        image=np.sort(rng.integers(0, 3, detections)), labels=rng.integers(0, 2, detections),
+        image_index=np.sort(rng.integers(0, 3, detections)), labels=rng.integers(0, 2, detections),
         boxes_xyxy=np.concatenate([corner, corner + rng.integers(3, 12, (detections, 2))], axis=1),
         scores=rng.permutation(detections) / 50,
     )  # fmt: skip
@@ -117,12 +117,12 @@ def test_difficult_objects_of_voc2007(shared_data):
             boxes.append([float(one.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")])
             difficult.append(one.findtext("difficult") == "1")
     truth = Objects.build(
-        image=image, labels=labels, boxes_xyxy=convert(boxes, BoxFormat.VOC, BoxFormat.XYXY),
+        image_index=image, labels=labels, boxes_xyxy=convert(boxes, BoxFormat.VOC, BoxFormat.XYXY),
         columns={"difficult": np.array(difficult)},
     )  # fmt: skip
     rows = [(names.index(name), *row) for name, lines in read_lines(folder / "detections").items() for row in lines]
     found = Objects.build(
-        image=[images.index(row[1]) for row in rows],
+        image_index=[images.index(row[1]) for row in rows],
         labels=[row[0] for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[3:]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         scores=np.array([float(row[2]) for row in rows]),
@@ -142,14 +142,14 @@ def test_cartucho_map(shared_data):
     images = list(lines)
     rows = [(images.index(stem), *row) for stem, some in lines.items() for row in some]
     truth = Objects.build(
-        image=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
+        image_index=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[2:6]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         columns={"difficult": np.array(["difficult" in row for row in rows])},
     )  # fmt: skip
     results = read_lines(folder / "detection-results")
     rows = [(images.index(stem), *row) for stem, some in results.items() for row in some if row[0] in names]
     found = Objects.build(
-        image=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
+        image_index=[row[0] for row in rows], labels=[names.index(row[1]) for row in rows],
         boxes_xyxy=convert([[float(v) for v in row[3:7]] for row in rows], BoxFormat.VOC, BoxFormat.XYXY),
         scores=np.array([float(row[2]) for row in rows]),
     )  # fmt: skip
@@ -171,7 +171,7 @@ def test_padilla_sample(threshold, shared_data):
         rows = [(images.index(stem), [float(v) for v in row[1:]]) for stem, some in lines.items() for row in some]
         boxes = convert([row[1][first : first + 4] for row in rows], BoxFormat.XYWH, BoxFormat.XYXY)
         boxes[:, 2:] += 1
-        return {"image": [row[0] for row in rows], "labels": [0] * len(rows), "boxes_xyxy": boxes}, rows
+        return {"image_index": [row[0] for row in rows], "labels": [0] * len(rows), "boxes_xyxy": boxes}, rows
 
     truth, _ = columns(truths, 0)
     found, rows = columns(results, 1)

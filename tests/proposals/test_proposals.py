@@ -43,7 +43,7 @@ def a_dataset(folder, count=4, size_hw=(12, 20)):
     for name in files:
         write_image(folder / name, rng.integers(0, 256, (*size_hw, 3)).astype(np.uint8))
     images = Images(folder, files, np.tile(size_hw, (count, 1)), tuple(range(count)))
-    objects = Objects.build(image=range(count), labels=[0] * count, boxes_xyxy=[[2, 3, 8, 9]] * count)
+    objects = Objects.build(image_index=range(count), labels=[0] * count, boxes_xyxy=[[2, 3, 8, 9]] * count)
     return Dataset(folder, "made up", images, Categories(("owl",)), objects)
 
 

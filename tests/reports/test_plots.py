@@ -24,10 +24,10 @@ def analysis() -> Analysis:
     corner = rng.uniform(0, 80, (60, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(10, 30, (60, 2))], axis=1)
     image, labels = rng.integers(0, 9, 60), rng.integers(0, 12, 60)
-    truth = Objects.build(image=image, labels=labels, boxes_xyxy=boxes)
+    truth = Objects.build(image_index=image, labels=labels, boxes_xyxy=boxes)
     said = np.where(rng.random(60) < 0.2, rng.integers(0, 12, 60), labels)
     found = Objects.build(
-        image=image, labels=said, boxes_xyxy=boxes + rng.normal(scale=2, size=(60, 4)), scores=rng.random(60)
+        image_index=image, labels=said, boxes_xyxy=boxes + rng.normal(scale=2, size=(60, 4)), scores=rng.random(60)
     )
     names = tuple(f"a category with a very long name {i}" for i in range(12))
     return Analysis(Comparison(truth, found, Categories(names), np.arange(9)))
@@ -83,8 +83,8 @@ def test_on_a_page_it_turns_with_the_screen(analysis):
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path):
-    nothing = Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
-    for truth in (Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 9, 9]]), Objects.empty()):
+    nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    for truth in (Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 9, 9]]), Objects.empty()):
         plots = Analysis(Comparison(truth, nothing, Categories(("owl",)), np.arange(1))).plots(Canvas())
     for name, figure in plots.items():
         write_plot(figure, tmp_path / f"{name}.svg", Canvas())

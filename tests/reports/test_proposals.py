@@ -24,8 +24,8 @@ def test_the_first_are_drawn_and_the_rest_is_not():
 
 
 def test_a_line_for_each_method_with_the_metrics_figures():
-    truth = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
-    found = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 6], [20, 0, 30, 10]])
+    truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
+    found = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 6], [20, 0, 30, 10]])
     protocol = ProposalProtocol(counts=(1, 2, 5), iou_thresholds=(0.5, 0.7))
     result = ProposalRecall(Categories(("owl",)), protocol).update(truth, found, image_ids=[0]).compute()
     figure = proposal_plot({"ours": result, "theirs": result})

@@ -104,20 +104,20 @@ def test_no_objects():
 
 def test_objects_are_ordered_by_image():
     held = Objects.build(
-        image=[2, 0, 1, 0],
+        image_index=[2, 0, 1, 0],
         labels=[0, 1, 2, 3],
         boxes_xyxy=np.tile([0, 0, 2, 3.0], (4, 1)),
         segmentations=Segmentations.build([None, [np.ones((3, 2))], None, None]),
         columns={"truncated": np.array([1, 2, 3, 4])},
     )
-    assert held.image.tolist() == [0, 0, 1, 2]
+    assert held.image_index.tolist() == [0, 0, 1, 2]
     assert held.labels.tolist() == [1, 3, 2, 0]
     assert held.ids.tolist() == [2, 4, 3, 1]
     assert held.areas.tolist() == [6.0] * 4
     assert held.columns["truncated"].tolist() == [2, 4, 3, 1]
     assert held.segmentations.kinds.tolist() == [1, 0, 0, 0]
     with pytest.raises(ShapeError, match="expected 4 scores"):
-        Objects.build(image=[0] * 4, labels=[0] * 4, boxes_xyxy=np.zeros((4, 4)), scores=np.zeros(3))
+        Objects.build(image_index=[0] * 4, labels=[0] * 4, boxes_xyxy=np.zeros((4, 4)), scores=np.zeros(3))
 
 
 def test_categories():

@@ -153,7 +153,7 @@ class Dataset:
             low, high = self.objects.labels.min(), self.objects.labels.max()
             if low < 0 or high >= len(self.categories):
                 raise ShapeError(f"{self.source}: labels {low}..{high} for {len(self.categories)} categories")
-            if self.objects.image[0] < 0 or self.objects.image[-1] >= len(self.images):
+            if self.objects.image_index[0] < 0 or self.objects.image_index[-1] >= len(self.images):
                 raise ShapeError(f"{self.source}: objects of images outside 0..{len(self.images) - 1}")
 
     def __repr__(self) -> str:
@@ -195,7 +195,7 @@ class Dataset:
     @cached_property
     def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:
         assert self.objects is not None
-        return np.searchsorted(self.objects.image, np.arange(len(self) + 1))
+        return np.searchsorted(self.objects.image_index, np.arange(len(self) + 1))
 
     def instances(self, index: int) -> Instances:
         """The objects of one image; none where the data set has no boxes."""
@@ -269,7 +269,9 @@ class Dataset:
             spans = [np.arange(self._boundaries[i], self._boundaries[i + 1]) for i in chosen]
             rows = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
             place = np.repeat(np.arange(len(chosen)), [len(span) for span in spans])
-            objects = replace(replace(objects, image=np.zeros(len(objects), np.int64)).take(rows), image=place)
+            objects = replace(
+                replace(objects, image_index=np.zeros(len(objects), np.int64)).take(rows), image_index=place
+            )
         semantic, panoptic = self.semantic, self.panoptic
         if semantic is not None:
             semantic = replace(semantic, files=tuple(semantic.files[i] for i in chosen))

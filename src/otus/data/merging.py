@@ -124,7 +124,7 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
     firsts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
     columns = dict.fromkeys(name for part in parts for name in part.columns)
     merged: dict[str, Any] = {
-        "image": np.concatenate([part.image + first for part, first in zip(parts, firsts, strict=False)]),
+        "image_index": np.concatenate([part.image_index + first for part, first in zip(parts, firsts, strict=False)]),
         "labels": np.concatenate(
             [
                 _lookup(dataset.categories, categories)[part.labels]

@@ -53,7 +53,7 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
     digest.update(repr((dataset.categories, dataset.split)).encode())
     objects = dataset.objects
     if objects is not None:
-        for array in (objects.image, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
+        for array in (objects.image_index, objects.labels, objects.boxes_xyxy, objects.is_crowd, objects.keypoints):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
         outlines = objects.segmentations

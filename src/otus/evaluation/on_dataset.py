@@ -110,13 +110,13 @@ def as_objects(found: Mapping[int, Instances], *, categories: Categories) -> Obj
     several = [(index, _relabelled(found[index], categories)) for index in sorted(found)]
     several = [(index, instances) for index, instances in several if len(instances)]
     if not several:
-        return Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+        return Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     all_instances = [instances for _, instances in several]
     masks = [instances.masks for instances in all_instances]
     keypoints = [instances.keypoints for instances in all_instances]
     turned = [instances.oriented_boxes_xywhr for instances in all_instances]
     return Objects.build(
-        image=np.repeat([index for index, _ in several], [len(instances) for instances in all_instances]),
+        image_index=np.repeat([index for index, _ in several], [len(instances) for instances in all_instances]),
         labels=np.concatenate([instances.labels for instances in all_instances]),
         boxes_xyxy=np.concatenate([instances.boxes_xyxy for instances in all_instances]),
         scores=np.concatenate([instances.scores for instances in all_instances if instances.scores is not None]),

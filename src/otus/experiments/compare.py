@@ -225,7 +225,7 @@ def compare(
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
         results = folder / "predictions" / f"{kept.stem}.json"
         results.parent.mkdir(parents=True, exist_ok=True)
-        write_results(whole, dataclasses.replace(found, image=place_in_whole[found.image]), results)
+        write_results(whole, dataclasses.replace(found, image_index=place_in_whole[found.image_index]), results)
         row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")

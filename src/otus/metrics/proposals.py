@@ -103,7 +103,7 @@ class ProposalRecall:
 
     Examples
     --------
-    >>> truth = Objects.build(image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
+    >>> truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
     >>> found = Objects.build(
     ...     image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
     ... )
@@ -129,7 +129,7 @@ class ProposalRecall:
         Parameters
         ----------
         truth, proposals
-            Objects whose ``image`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal ones the
+            Objects whose ``image_index`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal ones the
             first; those without in their order. Their labels only have to be known.
         image_ids
             M names or numbers.
@@ -146,8 +146,8 @@ class ProposalRecall:
         validate_objects(proposals, "proposals", label_count=len(self.categories), image_count=len(ids))
         self._add_ids([ids])
         scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
-        order = np.lexsort((-scores, proposals.image))
-        bounds = np.searchsorted(proposals.image, np.arange(len(ids) + 1))
+        order = np.lexsort((-scores, proposals.image_index))
+        bounds = np.searchsorted(proposals.image_index, np.arange(len(ids) + 1))
         wanted = ~truth.is_crowd
         if "difficult" in truth.columns:
             wanted = wanted & ~truth.columns["difficult"].astype(bool)
@@ -155,7 +155,7 @@ class ProposalRecall:
             proposals.boxes_xyxy[order].astype(np.float64, copy=False),
             np.stack([bounds[:-1], bounds[1:]], axis=1),
             truth.boxes_xyxy[wanted].astype(np.float64, copy=False),
-            truth.image[wanted],
+            truth.image_index[wanted],
             np.array(self.protocol.counts, dtype=np.int64),
         )
         self._labels.append(truth.labels[wanted])

@@ -20,7 +20,7 @@ class Objects:
 
     Parameters
     ----------
-    image
+    image_index
         (N,) index of the image; must not decrease (:meth:`build` sorts).
     labels, boxes_xyxy
         (N,), (N, 4).
@@ -47,7 +47,7 @@ class Objects:
         Further columns: ``difficult``, ``truncated``, ``occluded``, ``predicted_iou`` …
     """
 
-    image: Int[np.ndarray, "n"]
+    image_index: Int[np.ndarray, "n"]
     labels: Int[np.ndarray, "n"]
     boxes_xyxy: Float[np.ndarray, "n 4"]
     ids: Int[np.ndarray, "n"]
@@ -63,7 +63,7 @@ class Objects:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        count = len(self.image)
+        count = len(self.image_index)
         for one in fields(self):
             value = getattr(self, one.name)
             if one.name != "columns" and value is not None and len(value) != count:
@@ -71,14 +71,14 @@ class Objects:
         for name, column in self.columns.items():
             if len(column) != count:
                 raise ShapeError(f"objects: expected {count} values in column {name!r}, got {len(column)}")
-        if count and (np.diff(self.image) < 0).any():
+        if count and (np.diff(self.image_index) < 0).any():
             raise ShapeError("objects: must be ordered by image; use Objects.build")
 
     @classmethod
     def build(
         cls,
         *,
-        image: Sequence[int] | np.ndarray,
+        image_index: Sequence[int] | np.ndarray,
         labels: Sequence[int] | np.ndarray,
         boxes_xyxy: Sequence[Sequence[float]] | np.ndarray,
         ids: Sequence[int] | np.ndarray | None = None,
@@ -87,12 +87,12 @@ class Objects:
         **others: Any,
     ) -> "Objects":
         """Columns in any order of images; ids are 1..N, areas the boxes', and no crowds where they are not given."""
-        place = np.asarray(image, dtype=np.int64).reshape(-1)
+        place = np.asarray(image_index, dtype=np.int64).reshape(-1)
         count = len(place)
         boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
         size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         objects = cls(
-            image=np.zeros(count, dtype=np.int64),  # the right order follows below
+            image_index=np.zeros(count, dtype=np.int64),  # the right order follows below
             labels=np.asarray(labels, dtype=np.int64).reshape(-1),
             boxes_xyxy=boxes,
             ids=np.arange(1, count + 1) if ids is None else np.asarray(ids, dtype=np.int64).reshape(-1),
@@ -101,17 +101,17 @@ class Objects:
             **others,
         )
         if (np.diff(place) >= 0).all():
-            return replace(objects, image=place)
+            return replace(objects, image_index=place)
         order = np.argsort(place, kind="stable")
-        return replace(objects.take(order), image=place[order])
+        return replace(objects.take(order), image_index=place[order])
 
     @classmethod
     def empty(cls) -> "Objects":
         """No objects."""
-        return cls.build(image=[], labels=[], boxes_xyxy=[])
+        return cls.build(image_index=[], labels=[], boxes_xyxy=[])
 
     def __len__(self) -> int:
-        return len(self.image)
+        return len(self.image_index)
 
     @property
     def has_mask(self) -> Bool[np.ndarray, "n"]:

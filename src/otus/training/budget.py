@@ -126,7 +126,7 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
         return preprocess
     scale = np.minimum(preprocess.shorter_side / sizes_hw.min(axis=1), preprocess.longer_side / sizes_hw.max(axis=1))
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1))
-    median = float(np.median(sides * scale[objects.image[~objects.is_crowd]]))
+    median = float(np.median(sides * scale[objects.image_index[~objects.is_crowd]]))
     own = 1 / float(np.median(scale))  # the factor that brings an image to its own resolution
     factor = min(_SMALL_PX / max(median, 1.0), _LARGEST_FACTOR, own)
     longer = int(preprocess.longer_side * factor + 1e-6) // _GRID_PX * _GRID_PX

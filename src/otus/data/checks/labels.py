@@ -51,10 +51,10 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 
 def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
     """The file and the record of an object, in the words of its format."""
-    image = int(objects.image[index])
+    image = int(objects.image_index[index])
     if dataset.source.suffix in (".json", ".xml"):
         return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.images.files[image]})"
-    number = index - int(np.searchsorted(objects.image, image))
+    number = index - int(np.searchsorted(objects.image_index, image))
     return str(_label_file(dataset, image)), f"object[{number}]"
 
 
@@ -102,7 +102,7 @@ def _ids(dataset: Dataset) -> Iterator[Finding]:
 
 def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     boxes = objects.boxes_xyxy
-    limits = dataset.images.sizes_hw[objects.image][:, [1, 0]]
+    limits = dataset.images.sizes_hw[objects.image_index][:, [1, 0]]
     excess = np.concatenate([-boxes[:, :2], boxes[:, 2:] - limits], axis=1).max(axis=1, initial=-np.inf)
     without_area = np.logical_not((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     for i in np.flatnonzero(without_area | ~(excess <= BOX_SLACK_PX)).tolist():
@@ -142,7 +142,7 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     if outlines is None:
         return
     for i in np.flatnonzero(outlines.kinds != Outline.NONE).tolist():
-        size_hw = dataset.images.size_hw(int(objects.image[i]))
+        size_hw = dataset.images.size_hw(int(objects.image_index[i]))
         extent = _extent(objects, i, size_hw)
         if extent is None:
             file, where = _place(dataset, objects, i)
@@ -208,7 +208,7 @@ def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.
 
 def _duplicate_annotations(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     """Objects of one image with the same category, box and outline."""
-    key = np.column_stack([objects.image, objects.labels, objects.is_crowd, objects.boxes_xyxy.round(2)])
+    key = np.column_stack([objects.image_index, objects.labels, objects.is_crowd, objects.boxes_xyxy.round(2)])
     if objects.corners_xy is not None:
         key = np.column_stack([key, objects.corners_xy.reshape(len(objects), -1).round(2)])
     _, first, group = np.unique(key, axis=0, return_index=True, return_inverse=True)

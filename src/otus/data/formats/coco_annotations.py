@@ -296,7 +296,7 @@ class ObjectColumns:
         if keypoints is not None:
             keypoints[np.isnan(keypoints)] = 0
         return Objects.build(
-            image=image,
+            image_index=image,
             labels=labels[order],
             boxes_xyxy=_xyxy(xywh),
             ids=whole["id"][order],
@@ -474,7 +474,7 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
     outlines = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
     keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
     for row in range(len(objects)):
-        image, label = int(objects.image[row]), int(objects.labels[row])
+        image, label = int(objects.image_index[row]), int(objects.labels[row])
         record: dict[str, Any] = {
             "id": int(objects.ids[row]),
             "image_id": image_ids[image],

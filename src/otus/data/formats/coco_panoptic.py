@@ -241,7 +241,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
 def _lost_objects(dataset: Dataset) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    pairs = zip(objects.image.tolist(), objects.ids.tolist(), strict=True)
+    pairs = zip(objects.image_index.tolist(), objects.ids.tolist(), strict=True)
     return [
         ConversionLoss("object", dataset.images.files[image], one, "all that is said of it") for image, one in pairs
     ]

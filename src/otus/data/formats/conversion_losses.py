@@ -124,14 +124,14 @@ def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) ->
                 found.append((name, f"the column {name!r}", said.any(axis=tuple(range(1, said.ndim)))))
     for kind, what, has in found:
         for i in np.flatnonzero(has) if has is not None else ():
-            yield ConversionLoss(kind, dataset.images.files[objects.image[i]], int(objects.ids[i]), what)
+            yield ConversionLoss(kind, dataset.images.files[objects.image_index[i]], int(objects.ids[i]), what)
 
 
 def _of_outlines(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[ConversionLoss]:
     outlines = objects.segmentations
     for i in np.flatnonzero(outlines.kinds) if outlines is not None else ():
         assert outlines is not None
-        image = int(objects.image[i])
+        image = int(objects.image_index[i])
         file, object_id = dataset.images.files[image], int(objects.ids[i])
         parts = object_polygons(outlines, int(i), dataset.images.size_hw(image))
         holes = sum(len(part.holes) for part in parts)

@@ -104,7 +104,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         ),
         categories=categories,
         objects=Objects.build(
-            image=[line.image for line in lines],
+            image_index=[line.image for line in lines],
             labels=[label_of[name] for name in names],
             boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
             areas=areas_of_corners(corners),

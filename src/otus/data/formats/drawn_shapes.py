@@ -82,7 +82,7 @@ def shapes_to_objects(
     if any(one.outline is not None for one in shapes):
         more["segmentations"] = Segmentations.build([one.outline for one in shapes])
     return Objects.build(
-        image=[one.image for one in shapes],
+        image_index=[one.image for one in shapes],
         labels=[categories.index(one.label) for one in shapes],
         boxes_xyxy=np.array([one.box_xyxy for one in shapes]),
         areas=[one.area for one in shapes],

@@ -98,7 +98,7 @@ def parse_objects(lines: list[LabelLine], categories: Categories, report: Report
     ignored = np.array([name == IGNORED for name in names], dtype=bool)
     columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
     return Objects.build(
-        image=[line.image for line in lines],
+        image_index=[line.image for line in lines],
         labels=[label_of[name] for name in names],
         boxes_xyxy=values[:, 3:7],
         is_crowd=ignored,

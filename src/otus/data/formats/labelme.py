@@ -192,7 +192,7 @@ def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Obj
     if categories.keypoints:
         more["keypoints"] = _keypoints(objects, categories)
     return Objects.build(
-        image=np.repeat(np.arange(len(by_image)), [len(here) for here in by_image]),
+        image_index=np.repeat(np.arange(len(by_image)), [len(here) for here in by_image]),
         labels=[categories.index(one.label) for one in objects],
         boxes_xyxy=np.array([one.box_xyxy for one in objects]),
         areas=[one.area for one in objects],
@@ -236,11 +236,13 @@ def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[Conv
     scores = np.full(len(objects), np.nan) if objects.scores is None else objects.scores
     for row in np.flatnonzero((scores < 0) | (scores > 1)).tolist():
         lost = f"its confidence, which is not in 0..1: {scores[row]:g}"
-        losses.append(ConversionLoss("score", dataset.images.files[objects.image[row]], int(objects.ids[row]), lost))
+        losses.append(
+            ConversionLoss("score", dataset.images.files[objects.image_index[row]], int(objects.ids[row]), lost)
+        )
     flags["crowd"] = objects.is_crowd
     names = flat_names(dataset.images.files)
     point_names = {name: list(scheme.names) for name, scheme in dataset.categories.keypoints}
-    bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
+    bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
     copy_or_link_images(dataset, folder, images, names=names)
     folder.mkdir(exist_ok=True)
     for index, name in enumerate(names):
@@ -274,7 +276,7 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
         if rings:
             areas[row] = sum(polygon_area(ring) for ring in rings)
         if outlines is not None and (counts := outlines.rle(row)) is not None:
-            size_hw = dataset.images.size_hw(int(objects.image[row]))
+            size_hw = dataset.images.size_hw(int(objects.image_index[row]))
             areas[row] = Masks.from_rle([counts], size_hw).area()[0] or areas[row]
     return areas
 
@@ -282,7 +284,7 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
 def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]) -> list[dict[str, Any]]:
     """The shapes of one object; the first one carries its flags and its score."""
     label = dataset.categories[int(objects.labels[row])]
-    size_hw = dataset.images.size_hw(int(objects.image[row]))
+    size_hw = dataset.images.size_hw(int(objects.image_index[row]))
     shapes: list[dict[str, Any]] = []
 
     def add(kind: str, points: np.ndarray, **more: Any) -> None:

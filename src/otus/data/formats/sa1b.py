@@ -237,7 +237,7 @@ def _lost_categories(dataset: Dataset) -> list[ConversionLoss]:
         return []
     losses = [ConversionLoss("categories", "", None, f"the names of {len(dataset.categories)} categories")]
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
-    for image, label, object_id in zip(objects.image, objects.labels, objects.ids, strict=True):
+    for image, label, object_id in zip(objects.image_index, objects.labels, objects.ids, strict=True):
         name = dataset.categories[int(label)]
         losses.append(ConversionLoss("category", dataset.images.files[image], int(object_id), f"that it is a {name}"))
     return losses
@@ -251,7 +251,7 @@ def _records(dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
         return records
     sizes = boxes.written_sizes_wh(objects.boxes_xyxy)
     for row in range(len(objects)):
-        image = int(objects.image[row])
+        image = int(objects.image_index[row])
         record: dict[str, Any] = {
             "id": int(objects.ids[row]),
             "bbox": [*objects.boxes_xyxy[row, :2].tolist(), *sizes[row].tolist()],

@@ -70,7 +70,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
         raise DataError(
             "a prediction needs a score, the last number of its line", file=folder, remedy="write it", kind="no_score"
         )
-    return Objects.build(image=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
+    return Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
 
 
 def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objects:
@@ -99,7 +99,7 @@ def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objec
     rows = values.reshape(-1, 9)
     corners = rows[:, 1:].reshape(-1, 4, 2)
     return Objects.build(
-        image=[place[line.file, line.number] for line in lines],
+        image_index=[place[line.file, line.number] for line in lines],
         labels=[label_of[_category(line)] for line in lines],
         boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
         areas=areas_of_corners(corners),

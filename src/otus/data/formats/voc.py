@@ -233,7 +233,7 @@ def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> 
         boxes[is_turned] = oriented.enclosing_boxes(turned[is_turned])
         areas[is_turned] = oriented.areas_of_corners(more["corners_xy"][is_turned])
     return Objects.build(
-        image=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
+        image_index=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
         labels=[label_of[name] for record in records for name in record.names],
         boxes_xyxy=boxes,
         areas=areas,
@@ -278,7 +278,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
     with_semantic = holds_semantic(dataset)
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = {name: column for name, column in boolean_columns(objects).items() if name in FLAGS}
-    bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
+    bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
     losses: list[ConversionLoss] = []
     areas = [np.zeros(0)]
     for index, name in enumerate(names):

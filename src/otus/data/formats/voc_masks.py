@@ -25,7 +25,7 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
     """
     outlines: list[Any] = [None] * len(objects)
     areas = objects.areas.copy()
-    bounds = np.searchsorted(objects.image, np.arange(len(files) + 1))
+    bounds = np.searchsorted(objects.image_index, np.arange(len(files) + 1))
     for image, file in enumerate(files):
         if not file.is_file():
             continue
@@ -53,7 +53,7 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
                 continue
             outlines[here.start + place] = counts[row]
             areas[here.start + place] = mask_areas[row]
-    columns = {one: getattr(objects, one) for one in ("image", "labels", "boxes_xyxy", "corners_xy", "columns")}
+    columns = {one: getattr(objects, one) for one in ("image_index", "labels", "boxes_xyxy", "corners_xy", "columns")}
     return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(outlines))
 
 

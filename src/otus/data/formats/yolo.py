@@ -250,7 +250,7 @@ def _write_labels(
         # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
         fractions = [np.concatenate([one, one[:2]]) for one in fractions]
     folder.mkdir(parents=True)
-    bounds = np.searchsorted(objects.image, np.arange(len(dataset) + 1))
+    bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
     for index, name in enumerate(flat_names(dataset.images.files)):
         lines = []
         for row in range(bounds[index], bounds[index + 1]):
@@ -285,7 +285,7 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
         return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if kind == "keypoints" or objects.segmentations is None:
         return None
-    parts = object_polygons(objects.segmentations, row, dataset.images.size_hw(int(objects.image[row])))
+    parts = object_polygons(objects.segmentations, row, dataset.images.size_hw(int(objects.image_index[row])))
     return max((part.outer for part in parts), key=polygon_area, default=None)
 
 
@@ -341,7 +341,7 @@ def _cut_off(
 
 
 def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) -> ConversionLoss:
-    return ConversionLoss(kind, dataset.images.files[objects.image[row]], int(objects.ids[row]), lost)
+    return ConversionLoss(kind, dataset.images.files[objects.image_index[row]], int(objects.ids[row]), lost)
 
 
 def _moved_boxes(
@@ -366,7 +366,7 @@ def _moved_boxes(
 
 def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
     """The width and the height of each object's image."""
-    return dataset.images.sizes_hw[objects.image][:, ::-1].astype(np.float64)
+    return dataset.images.sizes_hw[objects.image_index][:, ::-1].astype(np.float64)
 
 
 def _fractions(

@@ -143,7 +143,7 @@ def _assemble(
                 counts_bytes=np.zeros(0, dtype=np.uint8),
             )
     return Objects.build(
-        image=image,
+        image_index=image,
         labels=columns.labels.astype(np.int64),
         boxes_xyxy=boxes,
         areas=areas,

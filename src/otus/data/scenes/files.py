@@ -92,7 +92,7 @@ def _objects(found: list[Instances]) -> Objects:
         return Segmentations.build(rle["counts"] for one in found for rle in getattr(one, name).rle())
 
     return Objects.build(
-        image=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        image_index=np.repeat(np.arange(len(found)), [len(one) for one in found]),
         labels=joined("labels"),
         boxes_xyxy=joined("boxes_xyxy"),
         areas=np.concatenate([one.columns["areas"] for one in found]),

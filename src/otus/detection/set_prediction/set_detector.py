@@ -142,7 +142,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
             return []
         boxes = dataset.objects.boxes_xyxy
         known = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        counts = np.bincount(dataset.objects.image[known], minlength=1)
+        counts = np.bincount(dataset.objects.image_index[known], minlength=1)
         crowded = counts[counts > self.head.capacity]
         if not len(crowded):
             return []

@@ -144,7 +144,7 @@ class YOLO(BaseSystem[YoloStages, Instances]):
         if objects is None:
             return []
         known = ~objects.is_crowd & (objects.boxes_xyxy[:, 2:] > objects.boxes_xyxy[:, :2]).all(axis=1)
-        image, boxes = objects.image[known], objects.boxes_xyxy[known]
+        image, boxes = objects.image_index[known], objects.boxes_xyxy[known]
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / dataset.images.sizes_hw[image, ::-1]
         cells = np.clip((centres * self.side).astype(np.int64), 0, self.side - 1)
         lost = len(cells) - len(np.unique(np.column_stack([image, cells]), axis=0))

@@ -89,7 +89,7 @@ def hidden_shares(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None =
     """How much of each object is hidden, in [0, 1]; ``sizes_hw`` of the images is needed for masks.
 
     >>> visible, whole = [[0, 0, 6, 10]], np.array([[0.0, 0, 10, 10]])
-    >>> one = Objects.build(image=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
+    >>> one = Objects.build(image_index=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
     >>> hidden_shares(one).tolist()
     [0.4]
     """

@@ -56,8 +56,8 @@ class AveragePrecision(Generic[Result]):
     Examples
     --------
     >>> from otus.metrics.detection.coco import CocoProtocol
-    >>> truth = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
-    >>> found = Objects.build(image=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
+    >>> truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
+    >>> found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
     >>> metric = AveragePrecision(CocoProtocol(), Categories(("owl",)))
     >>> round(metric.update(truth, found, image_ids=[7]).compute().figures["AP"], 3)
     0.7
@@ -81,7 +81,7 @@ class AveragePrecision(Generic[Result]):
         Parameters
         ----------
         truth, predictions
-            Objects whose ``image`` counts from 0 to M - 1.
+            Objects whose ``image_index`` counts from 0 to M - 1.
         image_ids
             M names or numbers; detections of equal score count in the order of their images' ids.
         sizes_hw
@@ -134,7 +134,7 @@ class AveragePrecision(Generic[Result]):
         ids = np.concatenate([shard.image_ids for shard in self._shards])
         before = np.cumsum([0, *(len(shard.image_ids) for shard in self._shards)])
         parts = [
-            replace(shard.outcomes, images=shard.outcomes.images + first)
+            replace(shard.outcomes, image_index=shard.outcomes.image_index + first)
             for shard, first in zip(self._shards, before, strict=False)
         ]
         order = np.empty(len(ids), dtype=np.int64)
@@ -162,7 +162,7 @@ def validate_objects(
         ("boxes_xyxy", np.isfinite(boxes).all(axis=1), "finite numbers"),
         ("boxes_xyxy", np.greater_equal(boxes[:, 2:], boxes[:, :2]).all(axis=1), "x1 <= x2 and y1 <= y2"),
         ("labels", (objects.labels >= 0) & (objects.labels < label_count), f"0..{label_count - 1}"),
-        ("image", (objects.image >= 0) & (objects.image < image_count), f"0..{image_count - 1}"),
+        ("image_index", (objects.image_index >= 0) & (objects.image_index < image_count), f"0..{image_count - 1}"),
         ("areas", np.isfinite(objects.areas) & (objects.areas >= 0), "a finite number >= 0"),
     ]
     if objects.scores is not None:
@@ -189,7 +189,7 @@ def _all_sound(objects: Objects, *, label_count: int, image_count: int) -> bool:
     """Whether no record is faulty, by looking at whole columns: where all is well, as it mostly is, that is enough."""
     if not len(objects):
         return True
-    boxes, labels, image = objects.boxes_xyxy, objects.labels, objects.image
+    boxes, labels, image = objects.boxes_xyxy, objects.labels, objects.image_index
     numbers = [column for column in (boxes, objects.areas, objects.scores, objects.keypoints) if column is not None]
     return bool(
         all(np.isfinite(column).all() for column in numbers)

@@ -74,7 +74,7 @@ class BoundaryMasks:
         rows = np.unique(wanted)
         counts = []
         for row in rows.tolist():
-            height, width = sizes_hw[objects.image[row]].tolist()
+            height, width = sizes_hw[objects.image_index[row]].tolist()
             masks = objects.segmentations.masks([row], (height, width))
             assert masks is not None
             counts.append(masks.boundary(dilation_ratio=self.dilation_ratio).rle()[0]["counts"])

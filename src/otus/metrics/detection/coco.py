@@ -126,7 +126,7 @@ class CocoProtocol:
         positives = [np.bincount(true_labels[~column], minlength=len(categories)) for column in ignored.T]
         return MatchResults(
             labels=predictions.labels[chosen],
-            images=predictions.image[chosen],
+            image_index=predictions.image_index[chosen],
             ranks=order.ranks,
             scores=order.scores,
             ignored_unmatched=ignored_unmatched,

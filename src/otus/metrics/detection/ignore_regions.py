@@ -30,8 +30,8 @@ def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.nda
     """The true objects with each region once for every category that is detected in its image, and their old rows.
 
     >>> region = {"is_crowd": [True], "columns": {"ignored": np.array([True])}}
-    >>> truth = Objects.build(image=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
-    >>> found = Objects.build(image=[0, 0, 1], labels=[2, 3, 4], boxes_xyxy=[[0, 0, 9, 9]] * 3)
+    >>> truth = Objects.build(image_index=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
+    >>> found = Objects.build(image_index=[0, 0, 1], labels=[2, 3, 4], boxes_xyxy=[[0, 0, 9, 9]] * 3)
     >>> rows, spread = for_every_category(truth, found)
     >>> rows.tolist(), spread.labels.tolist()
     ([0, 0], [2, 3])
@@ -40,14 +40,14 @@ def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.nda
     if not is_region.any():
         return np.arange(len(truth)), truth
     regions = np.flatnonzero(is_region)
-    detected = np.unique(np.stack([predictions.image, predictions.labels]), axis=1)
-    first, last = (np.searchsorted(detected[0], truth.image[regions], side) for side in ("left", "right"))
+    detected = np.unique(np.stack([predictions.image_index, predictions.labels]), axis=1)
+    first, last = (np.searchsorted(detected[0], truth.image_index[regions], side) for side in ("left", "right"))
     counts = last - first
     chosen = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
     objects = np.flatnonzero(~is_region)
     rows = np.concatenate([objects, np.repeat(regions, counts)])
     labels = np.concatenate([truth.labels[objects], detected[1, chosen]])
-    order = np.argsort(truth.image[rows], kind="stable")
+    order = np.argsort(truth.image_index[rows], kind="stable")
     return rows[order], replace(truth.take(rows[order]), labels=labels[order])
 
 

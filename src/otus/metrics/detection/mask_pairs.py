@@ -140,11 +140,11 @@ class _Intervals(NamedTuple):
             outlines.points_xy,
             outlines.counts,
             outlines.counts_bytes,
-            sizes_hw[objects.image[chosen]],
+            sizes_hw[objects.image_index[chosen]],
         )
         if code != kernels.FINE:
             record = int(chosen[faulty])
-            height, width = sizes_hw[objects.image[record]].tolist()
+            height, width = sizes_hw[objects.image_index[record]].tolist()
             counts = np.frombuffer(outlines.rle(record) or b"", dtype=np.uint8)
             total = int(total_pixels(counts, np.array([0, len(counts)]))[0])
             raise DataError(

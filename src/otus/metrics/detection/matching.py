@@ -33,7 +33,7 @@ class MatchResults:
     ----------
     labels, scores
         (D,).
-    images
+    image_index
         (D,) index of the image.
     ranks
         (D,) place by score within label and image, from 0.
@@ -48,7 +48,7 @@ class MatchResults:
     """
 
     labels: Int[np.ndarray, "d"]
-    images: Int[np.ndarray, "d"]
+    image_index: Int[np.ndarray, "d"]
     ranks: Int[np.ndarray, "d"]
     scores: Float[np.ndarray, "d"]
     ignored_unmatched: Bool[np.ndarray, "d a"]
@@ -58,22 +58,22 @@ class MatchResults:
 
     @classmethod
     def merge(cls, parts: Sequence["MatchResults"]) -> "MatchResults":
-        """The outcomes of images that were judged apart; ``images`` must already count through all of them."""
+        """The outcomes of images that were judged apart; ``image_index`` must already count through all of them."""
         if len(parts) == 1:
             return parts[0]
         before = np.cumsum([0, *(len(part.verdicts) for part in parts)])
         rows = [np.where(part.rows < 0, -1, part.rows + first) for part, first in zip(parts, before, strict=False)]
-        names = ("labels", "images", "ranks", "scores", "ignored_unmatched", "verdicts")
+        names = ("labels", "image_index", "ranks", "scores", "ignored_unmatched", "verdicts")
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return cls(**columns, rows=np.concatenate(rows), positives=np.sum([part.positives for part in parts], axis=0))
 
     def in_order(self, image_order: Int[np.ndarray, "m"]) -> "MatchResults":
         """Detections by label, then by the place that ``image_order`` gives their image, then by rank."""
-        place = self.labels.astype(np.int64) * (len(image_order) + 1) + image_order[self.images]
+        place = self.labels.astype(np.int64) * (len(image_order) + 1) + image_order[self.image_index]
         if (np.diff(place) >= 0).all():
             return self
         order = np.argsort(place, kind="stable")
-        names = ("labels", "images", "ranks", "scores", "ignored_unmatched", "rows")
+        names = ("labels", "image_index", "ranks", "scores", "ignored_unmatched", "rows")
         return replace(self, **{name: getattr(self, name)[order] for name in names})
 
 

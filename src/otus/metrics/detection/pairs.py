@@ -82,11 +82,14 @@ class RankedDetections:
         assert predictions.scores is not None
         scores = predictions.scores.astype(np.float64, copy=False)
         detections, ranks = kernels.rank_detections(
-            predictions.labels, predictions.image, scores, label_count, len(scores) if limit is None else limit
+            predictions.labels, predictions.image_index, scores, label_count, len(scores) if limit is None else limit
         )
         truths = kernels.order_by_label(truth.labels, label_count)
         spans = kernels.truths_of_detections(
-            predictions.labels[detections], predictions.image[detections], truth.labels[truths], truth.image[truths]
+            predictions.labels[detections],
+            predictions.image_index[detections],
+            truth.labels[truths],
+            truth.image_index[truths],
         )
         return cls(detections, scores[detections], ranks, truths, spans)
 

@@ -76,7 +76,7 @@ class VocProtocol:
         positives = np.bincount(truth.labels[true[~ignored]], minlength=len(categories))
         return MatchResults(
             labels=predictions.labels[order.detections],
-            images=predictions.image[order.detections],
+            image_index=predictions.image_index[order.detections],
             ranks=order.ranks,
             scores=order.scores,
             ignored_unmatched=np.zeros((len(order.detections), 1), dtype=bool),

@@ -14,12 +14,12 @@ def resampled_average_precision(
     last: int,
     weights: Int[np.ndarray, "r m"],
     starts: Int[np.ndarray, "k_plus_1"],
-    images: Int[np.ndarray, "d"],
+    image_index: Int[np.ndarray, "d"],
     verdicts: UInt8[np.ndarray, "d t"],
     special_starts: Int[np.ndarray, "kt_plus_1"],
     special: Int[np.ndarray, "s"],
     truth_labels: Int[np.ndarray, "g"],
-    truth_images: Int[np.ndarray, "g"],
+    truth_image_index: Int[np.ndarray, "g"],
     recalls: Float[np.ndarray, "q"],
     figures: Float[np.ndarray, "r k t"],
 ) -> None:
@@ -40,14 +40,14 @@ def resampled_average_precision(
     for r in range(first, last):
         positives[:] = 0
         for g in range(len(truth_labels)):
-            positives[truth_labels[g]] += weights[r, truth_images[g]]
+            positives[truth_labels[g]] += weights[r, truth_image_index[g]]
         for k in range(labels):
             if positives[k] == 0:
                 figures[r, k] = np.nan
                 continue
             total = 0.0
             for d in range(starts[k], starts[k + 1]):
-                total += weights[r, images[d]]
+                total += weights[r, image_index[d]]
                 passed[d - starts[k]] = total
             for t in range(thresholds):
                 found = 0.0
@@ -55,7 +55,7 @@ def resampled_average_precision(
                 points = 0
                 for s in range(special_starts[k * thresholds + t], special_starts[k * thresholds + t + 1]):
                     d = special[s]
-                    weight = weights[r, images[d]]
+                    weight = weights[r, image_index[d]]
                     if weight == 0:
                         continue
                     if verdicts[d, t] == TRUE:

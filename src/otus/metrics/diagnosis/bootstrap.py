@@ -77,8 +77,8 @@ def resampled_average_precision(
     by_place = np.argsort(place, kind="stable")
     special_starts = np.searchsorted(place[by_place], np.arange(labels * verdicts.shape[1] + 1))
     inputs = (
-        weights, starts, matches.images[order], verdicts, special_starts, special[by_place],
-        truth.labels[matches.counted], truth.image[matches.counted], matches.rules.recalls, figures,
+        weights, starts, matches.image_index[order], verdicts, special_starts, special[by_place],
+        truth.labels[matches.counted], truth.image_index[matches.counted], matches.rules.recalls, figures,
     )  # fmt: skip
     bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -117,15 +117,15 @@ class Comparison:
         origin = np.append(truth_index[order.truths], -1)
         place = np.empty(len(self.image_ids), dtype=np.int64)
         place[np.argsort(self.image_ids, kind="stable")] = np.arange(len(place))
-        labels, images = predictions.labels[order.detections], predictions.image[order.detections]
-        by_id = np.lexsort((order.ranks, place[images], labels))
+        labels, image_index = predictions.labels[order.detections], predictions.image_index[order.detections]
+        by_id = np.lexsort((order.ranks, place[image_index], labels))
         counted = np.zeros(len(self.truth), dtype=bool)
         counted[truth_index[~ignored]] = True
         return Matches(
             rules=rules,
             detections=index[order.detections][by_id],
             labels=labels[by_id],
-            images=images[by_id],
+            image_index=image_index[by_id],
             scores=order.scores[by_id],
             taken=origin[taken][by_id],
             overlaps=overlaps[by_id],
@@ -147,7 +147,7 @@ class Matches:
         What they were matched by.
     detections
         (D,) indices of the predictions.
-    labels, images, scores
+    labels, image_index, scores
         (D,).
     taken
         (D, T) index of the true object that a detection takes at each threshold, -1 for none.
@@ -166,7 +166,7 @@ class Matches:
     rules: Rules
     detections: Int[np.ndarray, "d"]
     labels: Int[np.ndarray, "d"]
-    images: Int[np.ndarray, "d"]
+    image_index: Int[np.ndarray, "d"]
     scores: Float[np.ndarray, "d"]
     taken: Int[np.ndarray, "d t"]
     overlaps: Float[np.ndarray, "d t"]

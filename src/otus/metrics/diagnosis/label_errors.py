@@ -27,7 +27,7 @@ class Suspect:
     kind
         ``missing_label``: a detection on nothing; ``wrong_category``: one on an object that has another name;
         ``nobody_finds``: an object without any detection near it.
-    image
+    image_index
         Index of the image.
     detection, truth
         Index of the prediction and of the true object, -1 where it is about none.
@@ -36,7 +36,7 @@ class Suspect:
     """
 
     kind: Suspicion
-    image: int
+    image_index: int
     detection: int
     truth: int
     score: float
@@ -62,12 +62,12 @@ def find_label_errors(comparison: Comparison, errors: Errors, *, score_threshold
         for i in np.flatnonzero(confident & (errors.types == error)):
             # An object that is also found under its own name is rather one thing seen twice.
             if errors.about[i] < 0 or not errors.found[errors.about[i]]:
-                place = int(matches.images[i]), int(matches.detections[i]), int(errors.about[i])
+                place = int(matches.image_index[i]), int(matches.detections[i]), int(errors.about[i])
                 suspects.append(Suspect(kind, *place, float(matches.scores[i])))
     suspects.sort(key=lambda one: -one.score)
     alone = errors.matches.counted & ~_touched(comparison, errors)
     by_area = np.flatnonzero(alone)[np.argsort(-comparison.truth.areas[alone], kind="stable")]
-    suspects += [Suspect("nobody_finds", int(comparison.truth.image[g]), -1, int(g), 0.0) for g in by_area]
+    suspects += [Suspect("nobody_finds", int(comparison.truth.image_index[g]), -1, int(g), 0.0) for g in by_area]
     return suspects
 
 
@@ -105,7 +105,7 @@ def count_by_image(comparison: Comparison, errors: Errors, *, score_threshold: f
     matches, count = errors.matches, len(comparison.image_ids)
     shown = matches.scores >= score_threshold
     verdicts = matches.verdicts[:, 0]
-    right = np.bincount(matches.images[shown & (verdicts == Verdict.TRUE)], minlength=count)
-    false = np.bincount(matches.images[shown & (verdicts == Verdict.FALSE)], minlength=count)
-    objects = np.bincount(comparison.truth.image[matches.counted], minlength=count)
+    right = np.bincount(matches.image_index[shown & (verdicts == Verdict.TRUE)], minlength=count)
+    false = np.bincount(matches.image_index[shown & (verdicts == Verdict.FALSE)], minlength=count)
+    objects = np.bincount(comparison.truth.image_index[matches.counted], minlength=count)
     return ImageCounts(right, false, objects - right)

@@ -230,7 +230,7 @@ def objects_of(
             kind="duplicate_id",
         )
     return Objects.build(
-        image=[place[one["image_id"]] for one in records],
+        image_index=[place[one["image_id"]] for one in records],
         labels=labels,
         boxes_xyxy=boxes.convert(xywh, BoxFormat.XYWH, BoxFormat.XYXY),
         ids=ids,

@@ -138,7 +138,7 @@ class _Judged:
         starts = np.flatnonzero(order.ranks == 0)
         for first, last in zip(starts, np.append(starts[1:], len(order.ranks)), strict=True):
             one = order.detections[first]
-            key = self.params.imgIds[self.found.image[one]], self.params.labels[self.found.labels[one]]
+            key = self.params.imgIds[self.found.image_index[one]], self.params.labels[self.found.labels[one]]
             values = pairs.similarities[pairs.offsets[first] : pairs.offsets[last]]
             answer[key] = values.reshape(last - first, -1) if len(values) else []
         return answer
@@ -293,7 +293,7 @@ def _plain(params: Params) -> dict[str, Any]:
 
 def _by_image_and_label(objects: Objects) -> dict[tuple[int, int], list[int]]:
     answer: dict[tuple[int, int], list[int]] = {}
-    for row, key in enumerate(zip(objects.image.tolist(), objects.labels.tolist(), strict=True)):
+    for row, key in enumerate(zip(objects.image_index.tolist(), objects.labels.tolist(), strict=True)):
         answer.setdefault(key, []).append(row)
     return answer
 

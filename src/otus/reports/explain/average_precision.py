@@ -121,7 +121,7 @@ class ApConstruction:
             records.append(
                 {
                     "rank": n + 1,
-                    "file": self.dataset.images.files[matches.images[row]],
+                    "file": self.dataset.images.files[matches.image_index[row]],
                     "score": float(matches.scores[row]),
                     "verdict": verdict,
                     "why": self._why(verdict, about, iou),
@@ -291,7 +291,7 @@ class ApConstruction:
 
     def _images(self, count: int) -> Iterator[Figure]:
         for one, row in zip(self.detections[:count], self._order, strict=False):
-            image, name = image_or_ground(self.dataset, int(self.matches.images[row]))
+            image, name = image_or_ground(self.dataset, int(self.matches.image_index[row]))
             marks = [Mark(f"{one['score']:.2f}", one["box_xyxy"], _COLOURS[one["verdict"]])]
             if one["object"] is not None:
                 marks.insert(0, Mark(f"IoU {one['iou']:.2f}", one["object"]["box_xyxy"], TRUTH))

@@ -138,7 +138,7 @@ class ErrorsExplained:
 
     def _of_suspect(self, one: Suspect) -> dict[str, Any]:
         truth, found, names = self._comparison.truth, self._comparison.predictions, self.dataset.categories
-        record: dict[str, Any] = {"kind": one.kind, "file": self.dataset.images.files[one.image]}
+        record: dict[str, Any] = {"kind": one.kind, "file": self.dataset.images.files[one.image_index]}
         if one.truth >= 0:
             record["label"] = {
                 "id": int(truth.ids[one.truth]),
@@ -232,7 +232,7 @@ class ErrorsExplained:
         errors, found, names = self.analysis.errors, self._comparison.predictions, self.dataset.categories
         rows = np.flatnonzero(errors.types == error)
         for row in rows[np.argsort(-errors.matches.scores[rows], kind="stable")][:_EXAMPLES].tolist():
-            index, image_index = int(errors.matches.detections[row]), int(errors.matches.images[row])
+            index, image_index = int(errors.matches.detections[row]), int(errors.matches.image_index[row])
             text = f"{names[int(found.labels[index])]} {errors.matches.scores[row]:.2f}"
             marks = [
                 *self._objects_near(image_index, found.boxes_xyxy[index]),
@@ -244,7 +244,7 @@ class ErrorsExplained:
     def _objects_near(self, image: int, box: np.ndarray) -> list[Mark]:
         truth, names = self._comparison.truth, self.dataset.categories
         near = []
-        for g in np.flatnonzero(truth.image == image).tolist():
+        for g in np.flatnonzero(truth.image_index == image).tolist():
             sides = np.minimum(truth.boxes_xyxy[g, 2:], box[2:]) - np.maximum(truth.boxes_xyxy[g, :2], box[:2])
             if (sides > 0).all():
                 near.append(Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH))
@@ -253,11 +253,11 @@ class ErrorsExplained:
     def _worst(self, index: int) -> Figure:
         matches, truth, found = self.analysis.errors.matches, self._comparison.truth, self._comparison.predictions
         names = self.dataset.categories
-        shown = np.flatnonzero((matches.images == index) & (matches.scores >= self.analysis.score_threshold))
+        shown = np.flatnonzero((matches.image_index == index) & (matches.scores >= self.analysis.score_threshold))
         taken = matches.taken[shown, 0]
         marks = [
             Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH)
-            for g in np.flatnonzero((truth.image == index) & matches.counted)
+            for g in np.flatnonzero((truth.image_index == index) & matches.counted)
             if g not in taken
         ]
         for row in shown:
@@ -278,7 +278,7 @@ class ErrorsExplained:
         if "detection" in record:
             text = f"{record['detection']['category']} {one.score:.2f}"
             marks.append(Mark(text, record["detection"]["box_xyxy"], RED))
-        image, name = image_or_ground(self.dataset, one.image)
+        image, name = image_or_ground(self.dataset, one.image_index)
         return Figure.of(part_with_marks(image, marks, margin=0.8), f"{_SUSPICION[one.kind]}: {name}", width=260)
 
 
