@@ -165,7 +165,7 @@ def test_ids_and_duplicates(tmp_path):
         "duplicate_image_id", file=dataset.source, where="image 1", says="2 images have the id 1",
     )  # fmt: skip
     twice = {
-        "image": np.array([0, 1, 1, 3]),
+        "image_index": np.array([0, 1, 1, 3]),
         "labels": np.array([0, 1, 1, 1]),
         "boxes_xyxy": np.array([BOXES[0], BOXES[1], BOXES[1], BOXES[3]]),
     }

@@ -209,7 +209,7 @@ def one_box(**changes) -> Objects:
         ({"boxes_xyxy": np.array([[0, 0, np.nan, 1]])}, ["predictions[0]", "boxes_xyxy", "nan"]),
         ({"boxes_xyxy": np.array([[0.0, 0, -3, 1]])}, ["predictions[0]", "boxes_xyxy", "-3"]),
         ({"labels": np.array([2])}, ["predictions[0]", "labels", "0..1", "2"]),
-        ({"image": np.array([1])}, ["predictions[0]", "image", "0..0", "1"]),
+        ({"image_index": np.array([1])}, ["predictions[0]", "image_index", "0..0", "1"]),
         ({"areas": np.array([-1.0])}, ["predictions[0]", "areas", "-1"]),
     ],
 )
