@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there at all, and the folder in which Otus keeps what it fetched or computed.
+"""Write files and folders atomically, and say where Otus caches what it fetched or computed.
 
 The ground that everything else stands on: it imports nothing of Otus but its errors.
 """
@@ -18,7 +18,7 @@ STALE_AFTER_S = 3600
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: ``OTUS_CACHE``, else ``otus`` in ``XDG_CACHE_HOME``, else ``~/.cache/otus``."""
+    """Return the cache folder: ``OTUS_CACHE``, else ``$XDG_CACHE_HOME/otus``, else ``~/.cache/otus``."""
     chosen = os.environ.get("OTUS_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -27,7 +27,7 @@ def cache_folder() -> Path:
 
 @contextmanager
 def staged_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its name when the block ends without an error.
+    """Yield a temporary folder that is renamed to ``folder`` when the block ends without an error.
 
     So nothing half-written is ever found under the final name. DataError if the name is taken by something not empty, or
     if it cannot be written.
@@ -51,7 +51,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_file(path: str | Path) -> Iterator[Path]:
-    """A path beside ``path`` that takes its name (and replaces what has it) when the block ends without an error."""
+    """Yield a temporary path that is renamed to ``path``, replacing it, when the block ends without an error."""
     path = Path(path).absolute()
     stage = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     with _writing(path):
@@ -65,7 +65,7 @@ def staged_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """A full disk, a folder without the right to write …: as an error that names the target."""
+    """Turn errors of the file system (disk full, no permission …) into a DataError that names the target."""
     try:
         yield
     except OSError as error:
@@ -79,7 +79,7 @@ def _writing(target: Path) -> Iterator[None]:
 
 @contextmanager
 def fsynced_file(path: Path) -> Iterator[Path]:
-    """As ``staged_file``, and the content is on the disk before it takes the name: not even a power cut leaves half a file.
+    """Do as :func:`staged_file`, and flush the content to disk before the rename: safe even against a power cut.
 
     What killed writers left beside ``path``, not written to for an hour, is removed.
     """

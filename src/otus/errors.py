@@ -9,11 +9,11 @@ from typing import NoReturn
 
 
 class OtusError(Exception):
-    """Base of all errors that a user can mend. The command line prints its message and exits with 1."""
+    """Base of all errors that a user can fix. The command line prints the message and exits with 1."""
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of a message on a name that is unknown: the nearest of those that there are, or nothing where none is near."""
+    """Return the end of an error message that suggests the nearest of the known names; empty if none is near."""
     from difflib import get_close_matches  # takes its time to import, and is needed once at most
 
     by_folded = {one.casefold(): one for one in names}
@@ -32,7 +32,7 @@ class ShapeError(OtusError, ValueError):
 
 
 class DataError(OtusError, ValueError):
-    """A file of a data set says something that cannot be.
+    """A file of a data set is invalid.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class CheckpointError(OtusError):
 
 
 class FetchError(OtusError):
-    """A file could not be fetched, or is not the one that was expected; the message says where to put it by hand."""
+    """A file could not be downloaded, or has another content than expected; the message says where to put it by hand."""
 
 
 class TrainingError(OtusError):
@@ -95,5 +95,5 @@ Report = Callable[[DataError], None]
 
 
 def stop_at_first(problem: DataError) -> NoReturn:
-    """The strict way to take a problem: raise it."""
+    """Raise the problem: the default, strict ``report``."""
     raise problem

@@ -1,4 +1,4 @@
-"""``otus convert``: from one format of labels to another."""
+"""``otus convert``: convert a data set to another format."""
 
 import sys
 from collections import Counter

@@ -1,4 +1,4 @@
-"""``otus doctor``: what is wrong with a data set."""
+"""``otus doctor``: find what is wrong with a data set."""
 
 from itertools import islice
 from pathlib import Path
@@ -66,7 +66,7 @@ def _document(path: Path, examination: "DataReport") -> dict[str, object]:
 
 
 def _tell_counts(examination: "DataReport") -> None:
-    """A table: a row for each category, the most frequent first, a column for each split."""
+    """Print a table: one row per category, the most frequent first, one column per split."""
     from rich.table import Table
 
     if not examination.per_category:

@@ -66,7 +66,7 @@ def propose(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Propose boxes where objects may be, the likeliest first."""
+    """Propose boxes that may contain objects, the highest-scoring first."""
     import time
 
     from otus.data.images import read_image
@@ -112,7 +112,7 @@ def propose(
 
 
 def _detector(**options: Any) -> "Callable[[np.ndarray], Proposals]":
-    """The proposals of a detector's region proposal network; torch is imported here."""
+    """Return the region proposal network of a detector as a proposer; imports torch."""
     from otus.inference.loading import load
     from otus.inference.region_proposals import RPNProposals
 

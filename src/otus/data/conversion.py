@@ -1,4 +1,4 @@
-"""From one format to another, with an account of what was lost and what was left out."""
+"""Convert a data set to another format, and report what was lost or left out."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ _TAIL = 16
 
 @dataclass(frozen=True, eq=False)
 class ConversionResult:
-    """What came of a conversion.
+    """Result of a conversion.
 
     Parameters
     ----------
@@ -99,13 +99,13 @@ def convert(
 
 
 def losses_path(target: str | Path) -> Path:
-    """Where the losses of a conversion to a folder are listed: ``<folder>.conversion_losses.json``."""
+    """Return the path of the report of losses: ``<folder>.conversion_losses.json``."""
     target = Path(target)
     return target.with_name(f"{target.name}.conversion_losses.json")
 
 
 def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
-    """A target that could hold nothing of the labels is a mistake, not a conversion with losses."""
+    """Raise if the target format could hold none of the labels."""
     for one in datasets:
         held = (to == "coco_panoptic" and one.panoptic is not None) or (to == "voc" and voc.holds_semantic(one))
         if one.objects is None and not held:
@@ -122,7 +122,7 @@ def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
 
 
 def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
-    """The splits but for those that are others put together, as VOC's trainval is."""
+    """Drop splits that are the union of others, such as VOC's trainval."""
     images = [{dataset.images.path(i) for i in range(len(dataset))} for dataset in datasets]
     kept: list[Dataset] = []
     losses: list[ConversionLoss] = []
@@ -137,7 +137,7 @@ def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[Conver
 
 
 def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
-    """The splits with one list of categories, and that they got new ids if their lists differed."""
+    """Give all splits the same categories, and report new ids where their lists differed."""
     if all(one.categories == datasets[0].categories for one in datasets):
         return datasets, []
     common = merge_categories([one.categories for one in datasets])
@@ -148,7 +148,7 @@ def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], lis
 
 
 def _readable(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
-    """The images whose files are images of the size that the labels are for, and what is wrong with the others."""
+    """Return the indices of images that can be read and have the labelled size, and the problems of the others."""
     readable: list[int] = []
     problems: list[ImageError] = []
     for index in range(len(dataset)):
@@ -169,7 +169,7 @@ def _readable(dataset: Dataset) -> tuple[list[int], list[ImageError]]:
 
 
 def _has_end(path: Path) -> bool:
-    """Whether a file ends as a whole JPEG or PNG does: much quicker to see than to decode it."""
+    """Return whether a file ends as a complete JPEG or PNG does: much faster than decoding it."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         tail = file.read()

@@ -1,4 +1,4 @@
-"""A data set: images, categories, and what is known of each image, whatever format it was read from.
+"""A data set in memory: images, categories and labels, independent of the format that they were read from.
 
 Shape shorthand: M images, N objects in all of them. Objects are columns over the whole set, ordered by image, so a
 million of them are a handful of arrays; :meth:`Dataset.instances` cuts out one image's. Nothing here decodes an image
@@ -63,17 +63,17 @@ class Images:
         return len(self.files)
 
     def path(self, index: int) -> Path:
-        """Where an image lies."""
+        """Return the path of an image."""
         return self.root / self.files[index]
 
     def size_hw(self, index: int) -> tuple[int, int]:
-        """Height and width of one image."""
+        """Return the height and width of one image."""
         return int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1])
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticFiles:
-    """Index images that say the category of every pixel.
+    """Label images with the category of every pixel.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class SemanticFiles:
 
 @dataclass(frozen=True, eq=False)
 class PanopticFiles:
-    """COCO panoptic images: the id of each pixel's segment is R + 256 G + 256^2 B.
+    """COCO panoptic PNGs: a pixel's segment id is R + 256 G + 256^2 B.
 
     ``files`` and ``segments`` have one entry an image, None and () for an image without.
     """
@@ -107,7 +107,7 @@ class PanopticFiles:
 
 @dataclass(frozen=True)
 class UnreadField:
-    """Something that the source says and no column holds, e.g. the field ``annotations[].caption``.
+    """A field of the source that no column holds, e.g. ``annotations[].caption``.
 
     ``count`` is how many values it has there, ``example`` the first of them as text.
     """
@@ -166,7 +166,7 @@ class Dataset:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        """One image, decoded, with all that is known of it."""
+        """Return one sample: the decoded image with all of its labels."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
@@ -183,7 +183,7 @@ class Dataset:
         return (self[i] for i in range(len(self)))
 
     def image(self, index: int, *, target_size: "TargetSize | None" = None) -> np.ndarray:
-        """The image, uint8 (H, W, 3) RGB, checked against the size that the labels were made for.
+        """Read an image as uint8 (H, W, 3) RGB, checked against the size that its labels were made for.
 
         ``target_size`` as of :func:`~otus.data.images.read_reduced_image`.
         """
@@ -198,7 +198,7 @@ class Dataset:
         return np.searchsorted(self.objects.image_index, np.arange(len(self) + 1))
 
     def instances(self, index: int) -> Instances:
-        """The objects of one image; none where the data set has no boxes."""
+        """Return the objects of one image."""
         size_hw = self.images.size_hw(index)
         objects = self.objects
         if objects is None:
@@ -235,7 +235,7 @@ class Dataset:
         )
 
     def semantic_map(self, index: int) -> SemanticMap | None:
-        """The category of every pixel of one image, where the source says it."""
+        """Return the semantic map of one image, None if there is none."""
         file = self.semantic.files[index] if self.semantic else None
         if self.semantic is None or file is None:
             return None
@@ -245,7 +245,7 @@ class Dataset:
         return SemanticMap(self.semantic.lookup[values], self.semantic.categories)
 
     def panoptic_map(self, index: int) -> PanopticMap | None:
-        """The segments of one image, where the source has them."""
+        """Return the panoptic map of one image, None if there is none."""
         file = self.panoptic.files[index] if self.panoptic else None
         if self.panoptic is None or file is None:
             return None
@@ -256,7 +256,7 @@ class Dataset:
         return PanopticMap(ids, self.panoptic.segments[index], self.panoptic.categories)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
-        """The data set of some of its images, in that order."""
+        """Return the subset of the given images, in that order."""
         chosen = np.arange(len(self))[np.asarray(indices) if len(indices) else []].tolist()
         images = Images(
             root=self.images.root,

@@ -1,4 +1,4 @@
-"""Git LFS pointers: three lines of text that lie in the place of a file which Git did not fetch."""
+"""Recognise Git LFS pointers: three lines of text in place of a file that Git did not fetch."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _START = b"version https://git-lfs.github.com/spec/"
 
 
 def is_lfs_pointer(path: str | Path) -> bool:
-    """Whether a file is a Git LFS pointer."""
+    """Return whether a file is a Git LFS pointer."""
     try:
         with open(path, "rb") as file:
             return file.read(len(_START)) == _START

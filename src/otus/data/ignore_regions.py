@@ -1,4 +1,4 @@
-"""Categories that are no objects but regions in which nothing is to be judged or learnt, told by their name."""
+"""Recognise categories that are ignore regions, in which nothing is judged or learnt, by their names."""
 
 import re
 from dataclasses import replace
@@ -15,7 +15,7 @@ _NAMES = frozenset(
 
 
 def with_ignore_regions(dataset: Dataset) -> Dataset:
-    """The data set whose objects of such categories are crowds with the column ``ignored``, whatever its format."""
+    """Mark objects of ignore-region categories as crowds, with the column ``ignored``."""
     objects = dataset.objects
     names = [re.sub("[^a-z]", "", name.casefold()) for name in dataset.categories]
     labels = [label for label, name in enumerate(names) if name in _NAMES]

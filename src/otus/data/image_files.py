@@ -45,7 +45,7 @@ def list_images(
     suffixes: Collection[str] = IMAGE_SUFFIXES,
     report: Callable[[DataError], None] = stop_at_first,
 ) -> list[Path]:
-    """The files with an image's suffix in a folder, sorted, but for those that systems leave (:func:`is_system_file`).
+    """Return the image files in a folder, sorted, without system files (:func:`is_system_file`).
 
     Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
 
@@ -84,7 +84,7 @@ def list_images(
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a file or folder is called as those that systems and editors leave, which are no data.
+    """Return whether a name is that of a file or folder left by an operating system or editor.
 
     Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.
     """
@@ -92,7 +92,7 @@ def is_system_file(name: str) -> bool:
 
 
 def is_own_output(folder: Path) -> bool:
-    """Whether a folder is what a command of Otus wrote because nobody named another."""
+    """Return whether a folder is the default output folder of an Otus command."""
     pattern = _OWN_OUTPUT.get(folder.name)
     files = () if pattern is None else (file for file in folder.glob(pattern) if file.is_file())
     return any(folder.name != "runs" or _OF_A_RUN in file.read_bytes() for file in files)

@@ -1,4 +1,4 @@
-"""Which image of a data set somebody means."""
+"""Find the image of a data set that a name, path or id refers to."""
 
 import difflib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _NEAR_NAMES = 5
 
 
 def find_image_index(dataset: Dataset, name: str) -> int:
-    """The index of the image that a name or a path means: its key, else its file's name or stem, or its id.
+    """Return the index of the image with a given key, path, file name, stem or id.
 
     Raises
     ------
@@ -44,13 +44,13 @@ def find_image_index(dataset: Dataset, name: str) -> int:
 
 
 def example_names(dataset: Dataset) -> str:
-    """A few names of images, for messages about others."""
+    """Return the names of a few images, for error messages."""
     names = [PurePosixPath(file).stem for file in dataset.images.files[:3]]
     return f"{', '.join(names) or 'none'}{' …' if len(dataset) > len(names) else ''}"
 
 
 def image_index_by_name(dataset: Dataset) -> Callable[[str], int | None]:
-    """A function that says which image a name means, None where it means none or several; for many names.
+    """Return a function from an image's name to its index, None for no image or several; fast for many names.
 
     A name is an image's id, or its file as far as it is needed to tell it from others, with or without its suffix:
     ``val/cats/1.jpg``, ``cats/1.jpg``, ``cats/1``, ``1`` …; folders before that do not matter.

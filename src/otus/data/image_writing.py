@@ -43,7 +43,7 @@ def write_image(path: str | Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 def write_label_image(
     path: str | Path, values: Int[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "colours 3"] | None = None
 ) -> None:
-    """Write labels 0..255 as a PNG: with a palette of up to 256 colours, else grey. Nothing half-written is left."""
+    """Write integer labels 0..255 as a PNG, palette-coloured if a palette of up to 256 colours is given, else grey."""
     values = np.asarray(values)
     if (
         values.ndim != 2

@@ -1,4 +1,4 @@
-"""Images at the door: whatever lies in the file, what comes in is uint8 (H, W, 3) RGB as a viewer would show it.
+"""Read images: whatever the file holds becomes uint8 (H, W, 3) RGB, upright, as a viewer would show it.
 
 Decoding is Pillow's. Added here: orientation, transparency, deep and float images, our own limit of size, and errors
 that name the file. Only formats of pixels are opened, never those that Pillow hands to another program (EPS, WMF).
@@ -51,7 +51,7 @@ ImageSource = str | Path | bytes | Image.Image | np.ndarray
 def read_image(
     source: ImageSource, *, expected_size_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """An image as uint8 (H, W, 3) RGB, upright.
+    """Read an image as uint8 (H, W, 3) RGB, upright.
 
     EXIF orientation is applied, also to a PIL image. Transparency is laid on white, as a browser shows it. 16 bits
     are scaled to 8 (65535 becomes 255). Floats are taken to be in [0, 1], or in [0, 255] if they exceed 1, and are
@@ -85,7 +85,7 @@ def read_reduced_image(
     expected_size_hw: tuple[int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
-    """An image as of :func:`read_image`, a huge one at a fraction of its size, and the height and width of the whole.
+    """Read an image, a huge one at a fraction of its size, and return it with its full height and width.
 
     One of more than :data:`REDUCED_FROM` pixels comes at a half, a quarter or an eighth, whatever leaves it at least twice
     as large as needed. A JPEG is decoded at that size.
@@ -123,14 +123,14 @@ def read_reduced_image(
 
 
 def reduce_image(image: UInt8[np.ndarray, "h w 3"], target_size: TargetSize) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Return a huge image at the fraction of its size at which :func:`read_reduced_image` gives it, another as it is."""
+    """Downscale a huge image by the factor that :func:`read_reduced_image` would use; return others unchanged."""
     size_hw = (image.shape[0], image.shape[1])
     factor = _reduction(size_hw, target_size(size_hw))
     return image if factor == 1 else np.array(Image.fromarray(image).reduce(factor))
 
 
 def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
-    """By how much an image may be made smaller."""
+    """Return the integer factor by which an image may be downscaled."""
     if size_hw[0] * size_hw[1] <= REDUCED_FROM:
         return 1
     room = min(size // (2 * needed) for size, needed in zip(size_hw, needed_hw, strict=True))
@@ -138,7 +138,7 @@ def _reduction(size_hw: tuple[int, int], needed_hw: tuple[int, int]) -> int:
 
 
 def image_size_hw(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image as :func:`read_image` gives it, from the header alone.
+    """Return the height and width that :func:`read_image` would give, reading the header only.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def image_size_hw(path: str | Path) -> tuple[int, int]:
 
 
 def image_notes(source: str | Path | bytes) -> dict[str, str]:
-    """Return warnings about an image as :func:`read_image` gives it: a message by kind.
+    """Return warnings about an image: message by kind.
 
     ``further_pages``: the file has pages or frames after the first. ``dark_image``: it has 16 bits a pixel, of which 12 at
     most are used, as microscopes and medical devices write them. (The second image of a phone's MPO is no page.)
@@ -179,7 +179,7 @@ def image_notes(source: str | Path | bytes) -> dict[str, str]:
 
 
 def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "side side"], tuple[int, int]]:
-    """A grey square of ``side`` pixels, whatever the image's shape, and the image's height and width.
+    """Return a grey thumbnail of ``side`` x ``side`` pixels (aspect ratio not kept) and the image's height and width.
 
     The whole file is read, so one that is cut off is found; but a large JPEG is decoded at a fraction of its size.
 
@@ -204,7 +204,7 @@ def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "s
 
 
 def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | None = None) -> UInt8[np.ndarray, "h w"]:
-    """An image whose values are labels, untouched: palette indices (not colours), grey values, 0 and 1 of a bitmap.
+    """Read an image of integer labels: palette indices (not colours), grey values, or 0 and 1 of a bitmap.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
 
 
 def check_image_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
-    """Nothing if an image has the size (height, width) that its labels were made for, or if none is expected.
+    """Raise if an image's size is not the one that its labels were made for.
 
     Raises
     ------
@@ -264,7 +264,7 @@ def _name(source: str | Path | bytes | Image.Image) -> str:
 
 @contextmanager
 def _opened(source: str | Path | bytes | Image.Image, name: str) -> Iterator[Image.Image]:
-    """The image with its header read."""
+    """Yield the PIL image with only its header read."""
     if isinstance(source, Image.Image):
         yield source
         return
@@ -305,7 +305,7 @@ def _unreadable(error: Exception, name: str) -> ImageError:
 
 @contextmanager
 def _pillow_held() -> Iterator[None]:
-    """Pillow without its warnings and its own limit of pixels, both of which are global: hence the lock."""
+    """Silence Pillow's warnings and lift its pixel limit; both are global, hence the lock."""
     with _held, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -317,7 +317,7 @@ def _pillow_held() -> Iterator[None]:
 
 @contextmanager
 def _decoding(image: Image.Image, name: str) -> Iterator[None]:
-    """Decode inside: in parallel with others, but for images so large that Pillow would warn."""
+    """Decode inside the block, in parallel with other threads unless the image exceeds Pillow's warning limit."""
     limit = Image.MAX_IMAGE_PIXELS
     try:
         if limit is not None and image.width * image.height > limit:
@@ -329,7 +329,7 @@ def _decoding(image: Image.Image, name: str) -> Iterator[None]:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright, None where it is."""
+    """Return the transposition that makes the image upright, None if it is."""
     if image.format == "TIFF":  # Pillow turns TIFFs itself
         return None
     try:
@@ -361,7 +361,7 @@ def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
 
 
 def _as_rgb(image: Image.Image, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode, bring any mode to RGB, and make it smaller by a whole factor."""
+    """Decode, convert any mode to RGB, and downscale by an integer factor."""
     image.load()
     if factor > 1 and image.mode in ("RGB", "L"):
         image, factor = image.reduce(factor), 1

@@ -1,4 +1,4 @@
-"""Several data sets as one: images one after the other, categories joined by name.
+"""Merge data sets: images are concatenated, categories joined by name.
 
 Shape shorthand: M images, N objects.
 """
@@ -17,7 +17,7 @@ from otus.structures import Categories, Objects, Segmentations
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
-    """All images and objects of several data sets, with new ids.
+    """Merge data sets into one with new ids.
 
     What only some of them know (outlines, keypoints, further columns) is absent for the objects of the others. Semantic
     and panoptic maps and labels of whole images are left out.
@@ -58,7 +58,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def merge_categories(several: Sequence[Categories]) -> Categories:
-    """Every name once, in the order in which they first come; ids count from 1.
+    """Return the union of categories by name, in order of first appearance, with ids from 1.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def merge_categories(several: Sequence[Categories]) -> Categories:
 
 
 def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """The same data set, its labels counted by another list of categories that has all of its names.
+    """Relabel a data set to another list of categories that includes all names in use.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
 
 
 def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
-    """One column of all, filled up where a part has none: NaN, 0 or no outline. None where no part has it."""
+    """Concatenate a column over data sets, filled with NaN, 0 or no segmentation where one lacks it; None if all lack it."""
     known = next((value for value in values if value is not None), None)
     if known is None:
         return None
@@ -159,7 +159,7 @@ def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
 
 
 def _unknown(like: np.ndarray, count: int) -> np.ndarray:
-    """Keypoints that nobody labelled are 0, as :class:`Objects` has them; other numbers with a point are NaN."""
+    """Return the fill value of a column: 0 for keypoints (not labelled) and integers, NaN for other floats."""
     is_keypoints = like.ndim == 3 and like.shape[1:] != (4, 2)
     value = np.nan if like.dtype.kind == "f" and not is_keypoints else np.zeros((), like.dtype)
     return np.full((count, *like.shape[1:]), value, dtype=like.dtype)

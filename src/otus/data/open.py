@@ -1,4 +1,4 @@
-"""Which data set lies at a path, whatever its format."""
+"""Recognise and open the data set at a path, whatever its format."""
 
 import logging
 from collections import Counter
@@ -57,7 +57,7 @@ images with index PNGs, one folder a category"""
 
 
 def format_name(module: ModuleType) -> str:
-    """What ``--format`` and ``Layout.format`` call a format: its module's name."""
+    """Return the name of a format (for ``--format`` and ``Layout.format``): its module's name."""
     return module.__name__.rpartition(".")[2]
 
 
@@ -68,7 +68,7 @@ _BY_NAME = {format_name(module): module for module in FORMATS} | {voc.FROM_0: vo
 
 
 def find_layouts(path: str | Path) -> list[Layout]:
-    """Every data set at a path: a file, or a folder with its usual places. Nothing is read beyond the first bytes.
+    """Return every data set at a path (a file, or a folder and its usual subfolders), reading only first bytes.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def open_dataset(
     report: Report = stop_at_first,
     allow_outside: bool = False,
 ) -> Dataset:
-    """The data set at a path.
+    """Open the data set at a path.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def open_splits(
     report: Report = stop_at_first,
     allow_outside: bool = False,
 ) -> list[Dataset]:
-    """The same, but where there are several splits of one data set, all of them.
+    """Open the data set at a path with all of its splits.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def open_splits(
 def choose_layouts(
     path: str | Path, *, format: str | None = None, split: str | None = None, secondary: bool = False
 ) -> list[Layout]:
-    """The data sets at a path of one format or split, or all, and at least one.
+    """Return the data sets at a path, filtered by format and split; at least one.
 
     Those with other labels of the same images are left out unless their split is named or ``secondary`` asks for them,
     and so are files of no objects (COCO's captions). That is said once, as a warning of the logger ``otus``.
@@ -198,7 +198,7 @@ def choose_layouts(
 
 
 def _tell_left_out(path: Path, taken: list[Layout], others: list[Layout]) -> None:
-    """Say what stands beside the files that are taken, and how to take it."""
+    """Log which annotation files beside the chosen ones are not read, and how to choose them."""
     if not any(one.format == coco.FORMAT for one in taken):
         return
     names = ", ".join(one.source.name for one in taken if one.format == coco.FORMAT)
@@ -216,7 +216,7 @@ def _tell_once(message: str) -> None:
 
 
 def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The data set that was recognised; parameters as of :func:`open_dataset`."""
+    """Read a data set that was recognised; parameters as in :func:`open_dataset`."""
     module = _BY_NAME[layout.format]
     options = {"allow_outside": allow_outside} if module in _MAY_LEAD_OUTSIDE else {}
     return with_ignore_regions(module.read(layout, report=report, **options))
@@ -230,7 +230,7 @@ def _holds_images_alone(folder: Path) -> bool:
 
 
 def _check_json(path: Path) -> None:
-    """Say of a JSON file that it is broken: one that was cut off early looks like no format."""
+    """Raise if a JSON file is broken: one that was truncated is recognised as no format."""
     for file in coco.json_files(path):
         if file.stat().st_size > _SMALL:
             continue
@@ -242,7 +242,7 @@ def _check_json(path: Path) -> None:
 
 
 def _choice(path: Path, what: str, layouts: list[Layout]) -> str:
-    """What there is to choose from, and how."""
+    """Return the message that lists the data sets to choose from."""
     lines = [
         f"  --format {one.format}" + (f" --split {one.split}" if one.split else "") + f"  ({one.source})"
         for one in layouts

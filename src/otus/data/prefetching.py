@@ -1,4 +1,4 @@
-"""Loading ahead by threads.
+"""Load batches ahead of time in threads.
 
 Threads, not processes: decoding and the tensor operators release Python's lock, work starts at once, nothing is pickled, and
 a killed process leaves no orphans.
@@ -20,7 +20,7 @@ BATCHES_AHEAD = 3
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread inside the block, as the threads that load do: how a sum is split changes its last digits."""
+    """Limit torch to one thread inside the block, as in the loading threads, so that sums round alike."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 
 def prefetch(batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers: int) -> Generator[list[R], None, None]:
-    """``[load(one) for one in batch]`` for each batch, in order, a few batches ahead of what is asked for.
+    """Yield ``[load(item) for item in batch]`` for each batch, in order, loading a few batches ahead.
 
     Parameters
     ----------

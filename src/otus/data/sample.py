@@ -1,4 +1,4 @@
-"""What a system learns from and predicts on: one image with what is known of it."""
+"""One image with its labels: what systems train on and predict on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a person points at to have it looked at: an image, many images, or a video, one after the other.
+"""Iterate over the images of what a user passes to ``predict``: an image, a folder, a pattern, a video, or many of them.
 
 Nothing is read before its turn, so a folder of a million images or a long video needs the memory of one frame.
 """
@@ -42,12 +42,12 @@ class SourceImage:
 
 
 def is_video(source: object) -> bool:
-    """Whether a source is a file with a video's suffix."""
+    """Return whether a source is a file with a video's suffix."""
     return isinstance(source, str | Path) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def source_files(source: str | Path, *, report: Callable[[DataError], None] = stop_at_first) -> list[Path]:
-    """The images and videos that a path, folder (searched in depth, but for what Otus wrote) or pattern names.
+    """Return the image and video files of a path, folder (searched recursively) or glob pattern.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def read_source(
     target_size: TargetSize | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[SourceImage]:
-    """All images of a source, in order.
+    """Yield all images of a source, in order.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Keeping some images aside, and finding out that one forgot to."""
+"""Split off validation images, and detect images that two sets share."""
 
 import hashlib
 from collections import defaultdict
@@ -11,7 +11,7 @@ from otus.errors import UsageError
 
 
 def train_val_split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
-    """Two data sets: most of the images, and a share of them to keep aside, at least one each.
+    """Return two data sets, training and validation; the latter has the given fraction of the images.
 
     The hash of its file's name decides on an image, not its place, so the same share of the same images is always the same.
     Images of one name in several folders stay together: they may show the same from several cameras.
@@ -31,7 +31,7 @@ def train_val_split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
 
 
 def shared_images(first: Dataset, second: Dataset) -> list[str]:
-    """Files of the second data set that are in the first as well, under whatever name, byte by byte the same."""
+    """Return the files of the second data set whose content is also in the first, under whatever name."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for index in range(len(first)):
         path = first.images.path(index)
@@ -46,7 +46,7 @@ def shared_images(first: Dataset, second: Dataset) -> list[str]:
 
 
 def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
-    """A digest of what a data set says: names of its files, and their sizes in bytes if wanted, categories, and objects."""
+    """Return a digest of a data set's content: file names, categories and objects, and optionally file sizes in bytes."""
     digest = hashlib.sha256()
     for index, file in enumerate(dataset.images.files):
         digest.update(f"{file} {_size(dataset.images.path(index)) if sizes else ''}\n".encode())
@@ -63,7 +63,7 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
 
 
 def _hash_key(file: str) -> tuple[bytes, bytes]:
-    """What images are ordered by to choose some: the hash of the file's name, then of its path."""
+    """Return the sort key that decides which images are split off: hash of the file name, then of the path."""
     own, whole = (
         hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in (file.rsplit("/", 1)[-1], file)
     )

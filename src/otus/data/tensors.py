@@ -48,7 +48,7 @@ _IMAGE_KEYS = frozenset({"image", "key", "label", "semantic", "panoptic", "segme
 
 
 def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -> TensorSample:
-    """A tensor sample (see the top of this file), sharing no memory with ``sample``.
+    """Convert a sample to a tensor sample (see the top of this file), sharing no memory with it.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -
 def target_tensors(
     sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal", masks_hw: tuple[int, int] | None = None
 ) -> TensorSample:
-    """All of a tensor sample but its image.
+    """Convert all of a sample but its image.
 
     Parameters
     ----------
@@ -93,29 +93,29 @@ def target_tensors(
 
 
 def object_keys(tensors: TensorSample) -> list[str]:
-    """The keys that have one row an object, in the order of the dict."""
+    """Return the keys that have one row per object, in the order of the dict."""
     return [key for key in tensors if key not in _IMAGE_KEYS and not is_image_boxes(tensors, key)]
 
 
 def is_image_boxes(tensors: TensorSample, key: str) -> bool:
-    """Whether a key holds boxes of the image that are not its objects': ``proposals`` and the like."""
+    """Return whether a key holds boxes other than the objects', such as ``proposals``."""
     return isinstance(tensors[key], tv_tensors.BoundingBoxes) and key not in ("boxes", "amodal_boxes")
 
 
 def bounding_boxes(boxes_xyxy: Any, size_hw: tuple[int, int]) -> tv_tensors.BoundingBoxes:
-    """Float32 boxes (N, 4) of an image, as torchvision knows them."""
+    """Return boxes (N, 4) xyxy as torchvision's float32 ``BoundingBoxes``."""
     data = torch.as_tensor(boxes_xyxy, dtype=torch.float32).reshape(-1, 4).clone()
     return tv_tensors.BoundingBoxes(data, format="XYXY", canvas_size=size_hw)
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """The random numbers of one sample in one epoch: the same whatever worker draws them, and in whatever order."""
+    """Return the random generator of a sample in an epoch: independent of the worker and of the order of samples."""
     state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def amodal_view(instances: Instances) -> Instances:
-    """The objects as if nothing hid them: amodal boxes and masks in the place of the visible ones where they are known."""
+    """Return the objects with amodal boxes and masks in place of the visible ones, where they are known."""
     changes: dict[str, Any] = {"amodal_boxes_xyxy": None, "amodal_masks": None}
     whole = instances.amodal_boxes_xyxy
     if whole is not None:
@@ -147,7 +147,7 @@ def _areas(instances: Instances) -> np.ndarray:
 
 
 def _nearest(values: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarray:
-    """A map at another size, by the rule of :meth:`Masks.resized`."""
+    """Resize a map by nearest neighbour, as :meth:`Masks.resized` does."""
     if size_hw is None or size_hw == values.shape:
         return values
     rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, values.shape, strict=True))

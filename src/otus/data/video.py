@@ -1,4 +1,4 @@
-"""Video, frame by frame: however long it is, only a few frames are in memory. Decoding and encoding are FFmpeg's (PyAV)."""
+"""Read and write video frame by frame, by FFmpeg (PyAV); only a few frames are in memory."""
 
 import os
 import struct
@@ -78,7 +78,7 @@ class Video:
         return self.frames()
 
     def frames(self, *, stride: int = 1) -> Iterator[Frame]:
-        """Every frame, or frames 0, ``stride``, 2 ``stride`` …, decoded as they are asked for.
+        """Yield every frame, or frames 0, ``stride``, 2 ``stride`` …, decoded as they are asked for.
 
         Times count from the start of the stream, which in MPEG-TS is not 0; where they jump back, because files were
         joined, they go on from the frame before. Where they jump forward in MPEG-TS, its packets' counters tell lost frames
@@ -142,7 +142,7 @@ class Video:
             raise self._broken(damage.problem(), where=damage.places[0][0])
 
     def _packets(self, container: Any, stream: Any, damage: "_Damage") -> Iterator[Any]:
-        """The packets that are whole, or followed by such; then None if the stream breaks off.
+        """Yield the packets that are whole, or followed by such; then None if the stream breaks off.
 
         Where files were joined, which MPEG-TS allows, times start again: they are made to go on.
         """
@@ -282,18 +282,18 @@ class _Damage:
     places: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, item: Any, problem: str) -> None:
-        """The problem of a packet or frame."""
+        """Return the problem of a packet or frame."""
         stamp = item.dts if item.pts is None else item.pts
         self.say("a frame" if stamp is None else f"{float(stamp * item.time_base) - self.start_s:.2f} s", problem)
 
     def say(self, where: str, problem: str) -> None:
-        """A problem and its place."""
+        """Return a problem and its place."""
         self.count += 1
         if len(self.places) < _NAMED_PLACES:
             self.places.append((where, problem))
 
     def problem(self) -> str:
-        """All of it, to be read after the first place."""
+        """Return all of it, to be read after the first place."""
         said = [self.places[0][1], *(f"{where}: {problem}" for where, problem in self.places[1:])]
         more = self.count - len(self.places)
         return "; ".join([*said, f"and {more} more"] if more else said)
@@ -318,7 +318,7 @@ class _Gaps:
         self.before: Any = None
 
     def frames_before(self, packet: Any) -> int:
-        """How many frames are missing between the last packet that this was asked for and this one."""
+        """Return how many frames are missing between the last packet that this was asked for and this one."""
         before, self.before = self.before, packet
         if before is None or None in (before.pos, packet.pos):
             return 0
@@ -338,7 +338,7 @@ def _is_transport_stream(path: Path) -> bool:
 
 
 def _lacks_packets(path: Path, start: int, stop: int) -> bool:
-    """Whether packets are missing among those of a transport stream at bytes ``start`` to ``stop`` (ISO 13818-1, 2.4.3)."""
+    """Return whether bytes ``start`` to ``stop`` of a transport stream lack packets (ISO 13818-1, 2.4.3)."""
     counters: dict[int, int] = {}
     with path.open("rb") as file:
         file.seek(start)
@@ -360,7 +360,7 @@ def _lacks_packets(path: Path, start: int, stop: int) -> bool:
 
 
 def _with_following(items: Iterable[Any], count: int) -> Iterator[tuple[Any, ...]]:
-    """Each item with the ``count`` after it, None beyond the end."""
+    """Yield each item with the ``count`` after it, None beyond the end."""
     window: deque[Any] = deque(maxlen=count + 1)
     for item in chain(items, [None] * count):
         window.append(item)
@@ -369,7 +369,7 @@ def _with_following(items: Iterable[Any], count: int) -> Iterator[tuple[Any, ...
 
 
 def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
-    """The items; where getting the next one fails, the error as the last one."""
+    """Yield the items; where getting the next one fails, the error as the last one."""
     try:
         yield from items
     except (av.FFmpegError, EOFError) as error:
@@ -377,7 +377,7 @@ def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
 
 
 def _stated_bytes(path: Path) -> int | None:
-    """The length that an AVI or Matroska file states at its start; FFmpeg takes the end of a shorter one for its end."""
+    """Return the length stated in the header of an AVI or Matroska file; FFmpeg ends at the end of a shorter one."""
     with open(path, "rb") as file:
         start = file.read(4096)
     if start[:4] == b"RIFF":
@@ -394,7 +394,7 @@ def _stated_bytes(path: Path) -> int | None:
 
 
 def _ebml_number(content: bytes, place: int) -> tuple[int, int]:
-    """A number of Matroska, whose zeros in front say how many bytes it has, and where it ends (RFC 8794, section 4)."""
+    """Return a Matroska integer of variable length, and where it ends (RFC 8794, section 4)."""
     first = content[place] if place < len(content) else 0
     count = 9 - first.bit_length()
     return int.from_bytes(content[place : place + count], "big") & (1 << 7 * count) - 1, place + count
@@ -406,7 +406,7 @@ def _display_matrix(frame: Any) -> Int[np.ndarray, "9"] | None:
 
 
 def _upright(frame: Any, matrix: Int[np.ndarray, "9"] | None) -> UInt8[np.ndarray, "h w 3"]:
-    """Turned and mirrored as the container's display matrix says: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
+    """Apply the container's display matrix: x' = a x + c y, y' = b x + d y (ISO 14496-12, 6.2.2)."""
     image = frame.to_ndarray(format="rgb24")
     if matrix is None:
         return image

@@ -8,7 +8,7 @@ from otus._numba import kernel
 
 @kernel
 def hsv(image: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "3 h w"]:
-    """Hue (0 red, 85 green, 170 blue), saturation, value."""
+    """Convert RGB to hue (0 red, 85 green, 170 blue), saturation, value."""
     height, width, _ = image.shape
     out = np.empty((3, height, width), np.float32)
     for y in range(height):
@@ -39,7 +39,7 @@ def lab(
     to_xyz: Float[np.ndarray, "3 3"],
     curve: Float[np.ndarray, "steps_plus_1"],
 ) -> Float[np.ndarray, "3 h w"]:
-    """L (0..100 spread over 0..255), a + 128, b + 128.
+    """Convert sRGB to CIE L*a*b*: L scaled from 0..100 to 0..255, a + 128, b + 128.
 
     ``linear`` is the light of each value, ``to_xyz`` makes XYZ relative to white of it, ``curve`` CIE's f over 0..1.
     """

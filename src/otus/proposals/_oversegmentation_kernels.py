@@ -19,7 +19,7 @@ OUTSIDE = np.uint16(65535)
 def filter_rows_and_columns(
     planes: Float[np.ndarray, "c h w"], along_y: Float[np.ndarray, "taps"], along_x: Float[np.ndarray, "taps"]
 ) -> Float[np.ndarray, "c h w"]:
-    """A separable filter (correlation) whose taps are centred; beyond the border its pixels repeat."""
+    """Apply a separable filter (correlation) with centred taps and replicated borders."""
     channels, height, width = planes.shape
     radius = len(along_y) // 2
     out = np.empty_like(planes)
@@ -47,7 +47,7 @@ def filter_rows_and_columns(
 
 @kernel
 def edge_weights(planes: Float[np.ndarray, "c h w"], per_unit: float) -> Int[np.ndarray, "4 h w"]:
-    """Euclidean distances of neighbouring pixels in whole steps, ``per_unit`` of them a unit of the channels."""
+    """Return Euclidean colour distances of neighbours as integers, ``per_unit`` steps per unit of the channels."""
     channels, height, width = planes.shape
     weights = np.full((4, height, width), OUTSIDE, np.uint16)
     distance = np.empty(width, np.float32)
@@ -71,7 +71,7 @@ def edge_weights(planes: Float[np.ndarray, "c h w"], per_unit: float) -> Int[np.
 
 @kernel
 def sort_edges(weights: Int[np.ndarray, "4 h w"]) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "65535"]]:
-    """The edges inside the image by rising weight, equal ones in their order (counting sort), and each weight's end.
+    """Return the edges by increasing weight (counting sort, stable), and the end of each weight.
 
     Edge e is the ``e % 4``-th of pixel ``e // 4``; those of weight w end before the w-th end.
     """
@@ -107,7 +107,7 @@ def _find(above: Int[np.ndarray, "p"], node: np.int64) -> np.int64:
 def segment(
     order: Int[np.ndarray, "e"], ends: Int[np.ndarray, "65535"], size_hw: tuple[int, int], scale: float, min_size: int
 ) -> tuple[Int[np.ndarray, "h w"], int]:
-    """Labels from 0 in the order of the regions' first pixels, and how many; ``scale`` is in steps of the weights.
+    """Return the labels, numbered in scan order, and the number of regions; ``scale`` is in weight steps.
 
     Edges come from all over the image, so what is looked up for each costs most once it is larger than the caches. It is
     six bytes a pixel: the pixel above in the region's tree, or less the region's size at its root, and there the largest

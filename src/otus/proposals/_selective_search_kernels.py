@@ -22,7 +22,7 @@ _NUMBER_BITS = 36  # of an entry in the heap; a similarity of at most 4 has 27
 def texture_bins(
     along_x: Float[np.ndarray, "c h w"], along_y: Float[np.ndarray, "c h w"], per_unit: float
 ) -> Int[np.ndarray, "c4 h w"]:
-    """The bin of each pixel's derivative along 0, 45, 90 and 135 degrees, ``per_unit`` of them; negative where it falls.
+    """Return the bin of each pixel's derivative along 0, 45, 90 and 135 degrees; negative bins for falling values.
 
     Of the 8 directions of a pixel, one of two opposite ones is always 0 (bin 0): a sign tells which.
     """
@@ -49,7 +49,7 @@ def describe_regions(
     colours: UInt8[np.ndarray, "c h w"],
     textures: Int[np.ndarray, "c4 h w"],
 ) -> tuple[Int[np.ndarray, "r"], Int[np.ndarray, "r 4"], Int[np.ndarray, "r bins"]]:
-    """Sizes in pixels, boxes xyxy, and counts of the colour bins and after them of the texture bins."""
+    """Return sizes in pixels, boxes xyxy, and histograms: colour bins, then texture bins."""
     height, width = labels.shape
     channels = len(colours)
     texture_from = channels * COLOUR_BINS
@@ -105,7 +105,7 @@ def _place_of(key: int, keys: Int[np.ndarray, "slots"]) -> int:
 
 @kernel
 def neighbours(labels: Int[np.ndarray, "h w"], regions: int) -> Int[np.ndarray, "p 2"]:
-    """The pairs of regions that share a side of a pixel, the smaller first, in the order in which they first meet."""
+    """Return the pairs of 4-adjacent regions, the smaller index first, in order of first contact."""
     height, width = labels.shape
     seen = np.full(64, -1, np.int64)  # a hash set; its length is a power of 2
     pairs = np.empty(32, np.int64)
@@ -200,7 +200,7 @@ def group(
     size: bool,
     fill: bool,
 ) -> Int[np.ndarray, "nodes 4"]:
-    """Join the most similar neighbours until one region is left; the boxes of all regions in the order of their making.
+    """Merge the most similar neighbours until one region is left; return the boxes of all regions in order of creation.
 
     Neighbours are linked lists whose dead members are dropped when their owner is joined; similarities wait in a heap,
     those of dead regions are dropped when they come up. A new region keeps its histograms where its first part had them.
@@ -326,7 +326,7 @@ def _list_of(level_x: int, level_y: int, column: int, row: int, lists: int) -> i
 
 @kernel
 def distinct(boxes: Int[np.ndarray, "n 4"], same_iou: float) -> Int[np.ndarray, "kept"]:
-    """Indices of the boxes (xyxy) whose IoU with every kept one before is below ``same_iou``.
+    """Return indices of boxes (xyxy) whose IoU with every earlier kept box is below ``same_iou``.
 
     Boxes that overlap so much have sides of a ratio of ``same_iou`` at least, and share as much of either's sides. Kept
     ones are listed by the levels of their sides (octaves, wider ones for a low ``same_iou``) and by where their first

@@ -1,4 +1,4 @@
-"""Proposals of a data set: computed once, kept on disk, and part of its samples.
+"""Proposals of a data set: computed once, cached on disk, and part of its samples.
 
 Shape shorthand: P proposals, M images, H x W an image.
 
@@ -28,7 +28,7 @@ from otus.proposals.interface import Proposals, Proposer
 
 @dataclass(frozen=True)
 class ProposalCache:
-    """Proposals on disk, by image and parameters.
+    """Proposals on disk, by image content and parameters.
 
     Parameters
     ----------
@@ -45,12 +45,12 @@ class ProposalCache:
     count: int | None = None
 
     def path(self, image: UInt8[np.ndarray, "h w 3"]) -> Path:
-        """The file of an image."""
+        """Return the cache file of an image."""
         key = _pixels_key(image)
         return self._parameters_folder / key[:2] / f"{key}.npz"
 
     def proposals(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of an image: from its file, else found and kept.
+        """Return the proposals of an image: cached, else computed and stored.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class ProposalCache:
         return found
 
     def read(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals | None:
-        """The proposals of an image if its file has them, sound and as many as wanted."""
+        """Return the cached proposals of an image; None if missing, invalid or too few."""
         try:
             with open(self.path(image), "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 header = json.loads(str(file["header"]))
@@ -79,7 +79,7 @@ class ProposalCache:
         return kept.best(self.count) if enough and header == self._header(image) else None
 
     def fill(self, dataset: Dataset, *, workers: int = 1, report: Callable[[int, int], object] | None = None) -> None:
-        """Find what is missing of a data set; what is there already is kept, so that a run that was stopped goes on.
+        """Compute the missing proposals of a data set; an interrupted run continues where it stopped.
 
         Parameters
         ----------
@@ -146,18 +146,18 @@ class ProposalCache:
 
 @dataclass(frozen=True, eq=False)
 class ProposedDataset(Dataset):
-    """A data set whose samples carry proposals, as ``Sample.columns["proposals_xyxy"]``, read when a sample is asked for."""
+    """A data set whose samples have proposals in ``Sample.columns["proposals_xyxy"]``, loaded on access."""
 
     proposals: ProposalCache = field(kw_only=True)
 
     @classmethod
     def of(cls, dataset: Dataset, proposals: ProposalCache) -> "ProposedDataset":
-        """The data set with proposals; those that are missing on disk are found when their sample is asked for."""
+        """Return the data set with proposals; missing ones are computed on access."""
         known = {one.name: getattr(dataset, one.name) for one in fields(dataset)}
         return cls(**{**known, "proposals": proposals})
 
     def __getitem__(self, index: int) -> Sample:
-        """One image, decoded, with all that is known of it and its proposals."""
+        """Return one sample with its proposals."""
         sample = super().__getitem__(index)
         boxes = self.proposals.proposals(sample.image).boxes_xyxy
         return replace(sample, columns={**sample.columns, "proposals_xyxy": boxes})

@@ -1,4 +1,7 @@
-"""Colour spaces in which classical methods compare pixels. Every channel is 0..255: one threshold serves them all."""
+"""Colour spaces in which classical methods compare pixels.
+
+Every channel is scaled to 0..255, so that one threshold fits all.
+"""
 
 from enum import Enum
 from functools import cache
@@ -29,7 +32,7 @@ class ColourSpace(Enum):
 
 
 def colour_planes(image: UInt8[np.ndarray, "h w 3"], space: ColourSpace) -> Float[np.ndarray, "c h w"]:
-    """The channels of an RGB image in a colour space, float32, 0..255.
+    """Convert an RGB image to a colour space: float32 (C, H, W), 0..255.
 
     >>> colour_planes(np.array([[[0, 255, 0]]], dtype=np.uint8), ColourSpace.HSV).ravel().tolist()
     [85.0, 255.0, 255.0]

@@ -1,4 +1,4 @@
-"""Proposals: boxes where objects may be. Of a data set they are computed once, kept on disk, and travel in its samples.
+"""Proposals, and the interface of what finds them.
 
 Shape shorthand: P proposals, M images, H x W an image.
 
@@ -20,7 +20,7 @@ from otus.structures.boxes import as_boxes
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """Boxes where objects may be, the most likely first.
+    """Boxes that may contain objects, the highest-scoring first.
 
     Parameters
     ----------
@@ -43,40 +43,40 @@ class Proposals:
         return len(self.boxes_xyxy)
 
     def best(self, count: int | None) -> Self:
-        """The first ``count``; all where it is None."""
+        """Return the ``count`` highest-scoring proposals; all if None."""
         if count is not None and count < 0:
             raise UsageError(f"count: expected a number >= 0, got {count}")
         return replace(self, boxes_xyxy=self.boxes_xyxy[:count], scores=self.scores[:count])
 
 
 class Proposer(Protocol):
-    """What finds proposals on an image, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
+    """A proposal method: from an image to proposals, e.g. :class:`~otus.proposals.selective_search.SelectiveSearch`.
 
     Workers of a data set are sent one by pickling.
     """
 
     @property
     def parameters(self) -> Mapping[str, Any]:
-        """What its answer depends on besides the image, its method and its version among it; values of JSON."""
+        """All that the proposals depend on besides the image, including method and version; JSON values."""
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of an image."""
+        """Return the proposals of an image."""
 
 
 @dataclass(frozen=True)
 class ResizedProposer:
-    """A proposer that sees large images at ``longer_side`` pixels; the boxes are those of the image as it came."""
+    """A proposer that runs on large images downscaled to ``longer_side`` pixels; boxes are scaled back."""
 
     proposer: Proposer
     longer_side: int = 500
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Those of the proposer, and the size."""
+        """The proposer's parameters and the size."""
         return {**self.proposer.parameters, "longer_side": self.longer_side}
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The proposals of an image."""
+        """Return the proposals of an image."""
         height, width = image.shape[:2]
         scale = self.longer_side / max(height, width)
         if scale >= 1:

@@ -1,4 +1,4 @@
-"""Proposals by the name of their method, and for a whole data set. Torch is not imported here."""
+"""Proposal methods by name, for an image or a whole data set, without torch."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ METHODS: dict[str, type[SelectiveSearch] | type[SlidingWindows]] = {
 
 
 def make_proposer(method: str, **options: Any) -> Proposer:
-    """What finds proposals by a method of :data:`METHODS`.
+    """Return the proposer of a method in :data:`METHODS`.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def find_proposals(
     workers: int = 1,
     **options: Any,
 ) -> ProposedDataset:
-    """The data set with proposals of every image, in ``Sample.columns["proposals_xyxy"]``.
+    """Return the data set with proposals for every image, in ``Sample.columns["proposals_xyxy"]``.
 
     They are found once and kept on disk, by the image's pixels and the options; what a run that was stopped had found is
     there for the next. A bar on stderr counts them while somebody watches. In memory they are only while a sample is.

@@ -1,4 +1,4 @@
-"""Graph-based over-segmentation: an image cut into regions whose borders are stronger than what is inside.
+"""Graph-based over-segmentation: regions whose boundaries are stronger than their internal variation.
 
 Shape shorthand: C channels, H x W the image, R regions.
 
@@ -24,7 +24,7 @@ STEPS_PER_UNIT = 16
 def oversegment(
     image: Float[np.ndarray, "h w c"], *, scale: float = 150, min_size: int = 100, sigma: float = 0.8
 ) -> Int[np.ndarray, "h w"]:
-    """The region of every pixel, from 0 in the order of their first pixels.
+    """Return the region of every pixel, numbered from 0 in scan order.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def oversegment(
 
 @dataclass(frozen=True, eq=False)
 class PixelGraph:
-    """The edges between neighbouring pixels (8 of each), weighed by how far apart their colours are.
+    """The 8-connected pixel graph, weighted by colour difference.
 
     Several segmentations of one image share it.
 
@@ -82,7 +82,7 @@ class PixelGraph:
         return kernels.sort_edges(self.weights)
 
     def regions(self, *, scale: float, min_size: int) -> Int[np.ndarray, "h w"]:
-        """The region of every pixel, see :func:`oversegment`."""
+        """Return the region of every pixel, see :func:`oversegment`."""
         if not scale >= 0 or min_size < 0:
             raise UsageError(f"scale, min_size: expected numbers >= 0, got {scale} and {min_size}")
         size_hw = self.planes.shape[1:]
@@ -91,7 +91,7 @@ class PixelGraph:
 
 
 def gaussian_smooth(planes: Float[np.ndarray, "c h w"], sigma: float) -> Float[np.ndarray, "c h w"]:
-    """The planes under a Gaussian that ends at four sigma, as the authors' code has it."""
+    """Smooth by a Gaussian truncated at four sigma, as the authors' code does."""
     if not sigma >= 0:
         raise UsageError(f"sigma: expected a number >= 0, got {sigma}")
     taps = _gaussian(sigma)
@@ -101,14 +101,14 @@ def gaussian_smooth(planes: Float[np.ndarray, "c h w"], sigma: float) -> Float[n
 def gaussian_derivatives(
     planes: Float[np.ndarray, "c h w"], sigma: float
 ) -> tuple[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]]:
-    """How fast the planes rise along x and along y, under a Gaussian."""
+    """Return the derivatives of a Gaussian along x and y."""
     taps = _gaussian(sigma)
     slope = taps * np.arange(-(len(taps) // 2), len(taps) // 2 + 1, dtype=np.float32) / np.float32(sigma**2)
     return kernels.filter_rows_and_columns(planes, taps, slope), kernels.filter_rows_and_columns(planes, slope, taps)
 
 
 def _gaussian(sigma: float) -> Float[np.ndarray, "taps"]:
-    """A sampled Gaussian of sum 1, float32, as far as four sigma; the one tap 1 where sigma is 0."""
+    """Return a normalised sampled Gaussian, float32, truncated at four sigma; a single 1 if sigma is 0."""
     radius = math.ceil(4 * sigma)
     at = np.arange(-radius, radius + 1)
     taps = np.exp(-0.5 * (at / (sigma or 1)) ** 2)
@@ -116,7 +116,7 @@ def _gaussian(sigma: float) -> Float[np.ndarray, "taps"]:
 
 
 def reference_regions(weights: Int[np.ndarray, "4 h w"], *, scale: float, min_size: int) -> Int[np.ndarray, "h w"]:
-    """What :meth:`PixelGraph.regions` gives, slowly: the algorithm to be read, and what the tests compare with."""
+    """Compute :meth:`PixelGraph.regions` slowly and readably: the reference for tests."""
     _, height, width = weights.shape
     edges = []
     for y in range(height):

@@ -1,4 +1,4 @@
-"""Where to look, without learning it: every window, or the proposals that came with the image.
+"""Proposers of region-based detectors that need no training: every window, or proposals computed beforehand.
 
 Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals an image from Selective Search (Uijlings et al., IJCV
 2013), made on images of 500 pixels.
@@ -27,7 +27,7 @@ WindowFunction = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
 
 
 class PrecomputedProposals:
-    """The proposals that travel with a sample (``proposals``); for a sample without, those of a search on its image.
+    """Proposals that come with the sample (``proposals``); without them, those of Selective Search.
 
     Boxes that have no area inside the image are left out. Scores only tell the order: 1 for the first, then falling.
 
@@ -61,7 +61,7 @@ class PrecomputedProposals:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """The first proposals of each image; nothing is learned."""
+        """Return the first ``count`` proposals of each image; no losses."""
         found = []
         for sample, size_hw in zip(batch.samples, batch.sizes_hw, strict=True):
             boxes = sample.get("proposals")
@@ -79,7 +79,7 @@ class PrecomputedProposals:
 
 
 class SlidingWindowProposer:
-    """Every window of the image, at all places, sizes and shapes; all are as likely.
+    """All windows of the image, at every location, scale and aspect ratio, with equal scores.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class SlidingWindowProposer:
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """The windows of each image; nothing is learned."""
+        """Return the windows of each image; no losses."""
         device = batch.images.device
         found = [torch.from_numpy(self.windows(size_hw)).to(device, torch.float32) for size_hw in batch.sizes_hw]
         return Proposals(found, [torch.ones_like(windows[:, 0]) for windows in found]), {}
@@ -112,7 +112,7 @@ def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
 def with_proposals(
     dataset: Dataset, system: nn.Module, *, workers: int = 1, report: Callable[[int, int], object] | None = None
 ) -> Dataset:
-    """The data set with the proposals that a system looks at, or as it is where it has them or the system finds its own.
+    """Add cached proposals to a data set if the system needs them and the data set has none.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Selective Search: where objects may be, from how the regions of an image join to larger and larger ones.
+"""Selective Search: region proposals by hierarchical grouping of an over-segmentation.
 
 Shape shorthand: C channels, H x W the image, R regions, B bins of a region's histograms, K pairs of neighbours.
 
@@ -37,7 +37,7 @@ STEEPEST = 30.0
 
 
 class Similarity(Flag):
-    """By what two regions are alike, each a number from 0 to 1; those that are chosen are added."""
+    """Similarity measures of two regions, each in [0, 1]; the chosen ones are added."""
 
     COLOUR = auto()
     """The overlap of their histograms of colours: 25 bins a channel."""
@@ -51,7 +51,7 @@ class Similarity(Flag):
 
 @dataclass(frozen=True)
 class Strategies:
-    """Ways of grouping that complement each other: every colour space with every scale and every similarity."""
+    """Complementary grouping strategies: every combination of colour space, scale and similarity."""
 
     spaces: tuple[ColourSpace, ...]
     scales: tuple[float, ...]
@@ -77,7 +77,7 @@ MODES: Mapping[str, Strategies] = {
 
 
 class Regions(NamedTuple):
-    """What grouping needs to know of the R regions of an image.
+    """Features of the R regions of an image that grouping needs.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Regions(NamedTuple):
 
 @dataclass(frozen=True)
 class SelectiveSearch:
-    """Finds proposals; one result whatever the number of threads.
+    """Selective Search as a proposer; deterministic whatever the number of threads.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ class SelectiveSearch:
 
     @property
     def strategies(self) -> Strategies:
-        """What is combined."""
+        """The combined strategies."""
         return self.mode if isinstance(self.mode, Strategies) else MODES[self.mode]
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the proposals of an image depend on."""
+        """All that the proposals of an image depend on."""
         return {
             "method": "selective-search",
             "version": VERSION,
@@ -155,7 +155,7 @@ class SelectiveSearch:
         }
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The boxes of all regions that were made on the way, without those that nearly coincide with one before.
+        """Return the boxes of all regions of all hierarchies, without near-duplicates of earlier ones.
 
         Those of regions made late, hence large, come early on the whole: a region's place, counted from the last one made,
         times a random number is what they are ordered by. The scores say that order: 1 / (1 + place x random number).
@@ -198,12 +198,12 @@ def selective_search(
     same_iou: float = SelectiveSearch.same_iou,
     workers: int = SelectiveSearch.workers,
 ) -> Proposals:
-    """The proposals of an image, see :class:`SelectiveSearch`."""
+    """Return the proposals of an image, see :class:`SelectiveSearch`."""
     return SelectiveSearch(mode, seed, same_iou, workers)(image)
 
 
 def pixel_bins(planes: Float[np.ndarray, "c h w"]) -> tuple[UInt8[np.ndarray, "c h w"], Int[np.ndarray, "c4 h w"]]:
-    """The bins of colour of every pixel, and of texture: signed, four directions a channel, see the kernel."""
+    """Return the colour bin and the signed texture bins (four directions per channel) of every pixel."""
     colours = np.clip(planes * np.float32(kernels.COLOUR_BINS / 256), 0, kernels.COLOUR_BINS - 1).astype(np.uint8)
     along_x, along_y = gaussian_derivatives(planes, sigma=1.0)
     return colours, kernels.texture_bins(along_x, along_y, kernels.TEXTURE_BINS / STEEPEST)
@@ -212,19 +212,19 @@ def pixel_bins(planes: Float[np.ndarray, "c h w"]) -> tuple[UInt8[np.ndarray, "c
 def describe_regions(
     labels: Int[np.ndarray, "h w"], colours: UInt8[np.ndarray, "c h w"], textures: Int[np.ndarray, "c4 h w"]
 ) -> Regions:
-    """The regions of a segmentation, from the bins of their pixels."""
+    """Compute the features of an over-segmentation's regions from the bins of their pixels."""
     count = int(labels.max()) + 1
     return Regions(*kernels.describe_regions(labels, count, colours, textures), kernels.neighbours(labels, count))
 
 
 def hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
-    """Join the two most similar neighbours, again and again: the boxes of all regions in the order of their making."""
+    """Merge the two most similar neighbours repeatedly; return the boxes of all regions in order of creation."""
     flags = [one in similarity for one in (Similarity.COLOUR, Similarity.TEXTURE, Similarity.SIZE, Similarity.FILL)]
     return kernels.group(*regions, int(regions.sizes.sum()), *flags)
 
 
 def reference_hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
-    """What :func:`hierarchical_grouping` gives, slowly: the algorithm to be read, and what the tests compare with."""
+    """Compute :func:`hierarchical_grouping` slowly and readably: the reference for tests."""
     image_size = int(regions.sizes.sum())
     channels = regions.counts.shape[1] // (kernels.COLOUR_BINS + kernels.DIRECTIONS * kernels.TEXTURE_BINS)
     split = channels * kernels.COLOUR_BINS

@@ -1,4 +1,4 @@
-"""Sliding windows: boxes at every location, scale and shape, the search before there were region proposals.
+"""Sliding windows: boxes at every location, scale and aspect ratio, the search before there were region proposals.
 
 Shape shorthand: W windows.
 
@@ -32,7 +32,7 @@ def sliding_windows(
     aspect_ratios: Sequence[float] = ASPECT_RATIOS,
     stride: float = STRIDE,
 ) -> Float[np.ndarray, "w 4"]:
-    """The windows xyxy of an image, scale by scale as given, each once and wholly inside the image.
+    """Return the windows xyxy of an image, ordered by scale as given, unique and inside the image.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def sliding_windows(
 
 
 def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps"]:
-    """Where windows of a side start along a length: the first at 0, the last against the end, evenly between."""
+    """Return the start positions of windows along a side: evenly spaced, the first at 0, the last at the end."""
     free = length - side
     steps = math.ceil(free / max(stride * side, 1.0))
     return np.linspace(0, free, steps + 1)
@@ -88,7 +88,7 @@ def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps
 
 @dataclass(frozen=True)
 class SlidingWindows:
-    """The windows of an image as proposals, those of large scales first; the fields are those of :func:`sliding_windows`.
+    """Sliding windows as proposals, large scales first; fields as the arguments of :func:`sliding_windows`.
 
     No window is likelier than another: the score is its share of the image, so that the best so many cover it all.
     """
@@ -99,11 +99,11 @@ class SlidingWindows:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the windows of an image depend on."""
+        """All that the windows of an image depend on."""
         return {"method": "sliding-window", "version": 1, **asdict(self)}
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
-        """The windows, the largest first."""
+        """Return the windows, the largest first."""
         height, width = image.shape[:2]
         windows = sliding_windows(
             (height, width), scales=self.scales, aspect_ratios=self.aspect_ratios, stride=self.stride

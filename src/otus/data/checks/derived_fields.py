@@ -1,7 +1,6 @@
-"""Numbers in COCO's files that follow from others, and whether they do: the doctor's second reading.
+"""Check derived numbers in COCO files: ``num_keypoints``, and ``area`` and ``bbox`` of panoptic segments.
 
-The readers compute such numbers anew and do not keep what the file says: ``num_keypoints`` of annotations, ``area`` and
-``bbox`` of panoptic segments.
+Readers compute these numbers themselves and do not keep the stored ones, so the files are read a second time here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ _BOX_SLACK_PX = 1.0  # some count the last pixel, some do not
 
 
 class _Points(msgspec.Struct):
-    """What an annotation says of its keypoints."""
+    """The keypoint fields of an annotation."""
 
     id: Int64 | None = None
     keypoints: list[Number] | None = None
@@ -33,7 +32,7 @@ class _Points(msgspec.Struct):
 
 
 class StatedSegment(msgspec.Struct):
-    """What a file says of the pixels of a segment."""
+    """A segment's area and box as stored in the file."""
 
     id: Int64
     area: Number | None = None
@@ -50,7 +49,7 @@ StatedSegments = Mapping[int, tuple[int, list[StatedSegment]]]
 
 
 def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
-    """Annotations whose ``num_keypoints`` is not the number of those that are labelled."""
+    """Yield annotations whose ``num_keypoints`` differs from the number of labelled keypoints."""
     if dataset.format != coco.FORMAT or dataset.objects is None or dataset.objects.keypoints is None:
         return
     for index, one in _records(dataset.source, _Points):
@@ -64,7 +63,7 @@ def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
 
 
 def stated_segments(dataset: Dataset) -> StatedSegments:
-    """What the file of a data set says of its segments; nothing where it is no panoptic one."""
+    """Return the stored segments of a panoptic data set by image; empty for other formats."""
     if dataset.format != coco_panoptic.FORMAT:
         return {}
     place = {one: index for index, one in enumerate(dataset.images.ids)}
@@ -73,7 +72,7 @@ def stated_segments(dataset: Dataset) -> StatedSegments:
 
 
 def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]], source: Path) -> Iterator[Finding]:
-    """Segments that a file says and the image lacks, and areas and boxes that are not those of the pixels."""
+    """Yield segments without pixels, and areas and boxes that differ from those of the pixels."""
     number, segments = stated
     for k, one in enumerate(segments):
         where = f"annotations[{number}].segments_info[{k}]"
@@ -99,6 +98,6 @@ def _box_xywh(rows: Int[np.ndarray, "n"], columns: Int[np.ndarray, "n"]) -> Int[
 
 
 def _records(file: Path, kind: type[Record]) -> Iterator[tuple[int, Record]]:
-    """The records of ``annotations`` with their numbers; what cannot be read was reported before."""
+    """Yield index and record of ``annotations``; unreadable records were reported before."""
     for batch in RecordReader(file, {"annotations": kind}, report=lambda problem: None):
         yield from zip(batch.indices.tolist(), batch.records, strict=True)

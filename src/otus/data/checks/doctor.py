@@ -1,4 +1,4 @@
-"""What is wrong with a data set: its images, its labels, and whether they agree.
+"""Find everything that is wrong with a data set: its images, its labels, and whether they agree.
 
 Kinds of findings, beside those that the readers report: ``missing_image``, ``unreadable_image``,
 ``mis_sized_image``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
@@ -37,7 +37,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DataReport:
-    """What :func:`check_datasets` found.
+    """Result of :func:`check_datasets`.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class DataReport:
         return dict(Counter(finding.kind for finding in self.findings).most_common())
 
     def without(self, kinds: Iterable[str]) -> "DataReport":
-        """The examination less the findings of some kinds."""
+        """Return the report without findings of some kinds."""
         left_out = set(kinds)
         return replace(self, findings=tuple(one for one in self.findings if one.kind not in left_out))
 
@@ -74,7 +74,7 @@ class DataReport:
 def check_path(
     path: str | Path, *, format: str | None = None, split: str | None = None, progress: Progress | None = None
 ) -> DataReport:
-    """Examine all data sets at a path together, or those of one format and split.
+    """Check all data sets at a path together, or those of one format and split.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def check_path(
 def check_datasets(
     datasets: Sequence[Dataset], *, problems: Sequence[OtusError] = (), progress: Progress | None = None
 ) -> DataReport:
-    """Look for everything that is wrong with data sets that belong together: the splits of one, or its formats.
+    """Check data sets that belong together: the splits of one, or its formats.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def _of_error(error: OtusError, *, kind: str = "", file: Path | str = "") -> Fin
 
 
 def _paths(dataset: Dataset) -> list[Path]:
-    """Where the images lie; two formats may reach the same file by different ways."""
+    """Return the images' paths, normalised: two formats may refer to one file differently."""
     return [Path(os.path.normpath(dataset.images.path(i))) for i in range(len(dataset))]
 
 
@@ -187,7 +187,7 @@ def _unlisted_images(datasets: Sequence[Dataset]) -> tuple[Path, ...]:
 
 
 def _in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in order; Pillow decodes without the GIL."""
+    """Yield each item with its result, in order; Pillow releases the GIL while decoding."""
     items = list(items)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -221,7 +221,7 @@ def _names_of_labels(dataset: Dataset) -> set[str]:
 
 
 def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, int]) -> tuple[set[str], list[Finding]]:
-    """The categories that the maps of an image have, and what is wrong with them."""
+    """Return the category names in the maps of an image, and what is wrong with them."""
     k, dataset, index = item
     try:
         semantic, panoptic = dataset.semantic_map(index), dataset.panoptic_map(index)
@@ -238,7 +238,7 @@ def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, in
 
 
 def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) -> Iterator[Finding]:
-    """Categories that the source declares and not one split uses."""
+    """Yield categories that the source declares and no split uses."""
     for name_of_format in dict.fromkeys(dataset.format for dataset in datasets):
         members = [k for k, dataset in enumerate(datasets) if dataset.format == name_of_format]
         names_used = set().union(*(used[k] for k in members))
@@ -280,7 +280,7 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
 
 
 def _splits_of_images(datasets: Sequence[Dataset]) -> dict[Path, set[str]]:
-    """The names of the splits that each image is in, but for those that are the union of others (trainval)."""
+    """Return the splits of each image, without those that are the union of others (trainval)."""
     images: dict[str, set[Path]] = {}
     for dataset in datasets:
         if dataset.split is not None:

@@ -1,4 +1,4 @@
-"""Whether the images of data sets can be read at all, and which images they are, whatever they are called."""
+"""Check that images can be read, and identify them by content."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ _LISTED = 20
 def check_images(
     datasets: Sequence[Dataset], *, progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, str]]:
-    """Decode every image and map once, and return the digests of the images' files by name, for each data set.
+    """Decode every image and map once, and return the digest of each file by name, per data set.
 
     JPEGs are decoded at a fraction of their size, so this costs less than reading them for one epoch.
 
@@ -53,7 +53,7 @@ def check_images(
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file's bytes, :data:`DIGITS` hexadecimal digits; of one that is not there, none."""
+    """Return the digest of a file, :data:`DIGITS` hexadecimal digits; empty if it is missing."""
     try:
         return hashlib.blake2b(path.read_bytes(), digest_size=DIGITS // 2).hexdigest()
     except OSError:
@@ -61,7 +61,7 @@ def file_digest(path: Path) -> str:
 
 
 def count_training_images(training: Mapping[str, Any], dataset: Dataset) -> int:
-    """How many images of a data set a model was trained on, by the digests in its checkpoint's record of the training."""
+    """Return how many images of a data set a model was trained on, by the digests in its training record."""
     joined = training.get("image_digests", "")
     known = {joined[place : place + DIGITS] for place in range(0, len(joined), DIGITS)}
     if not known:

@@ -1,4 +1,4 @@
-"""What is wrong with the labels of a data set, so far as it shows without looking at the images."""
+"""Check labels as far as that is possible without the images."""
 
 import os
 from collections import Counter
@@ -33,7 +33,7 @@ _AT_ONCE = 10_000  # objects whose masks are in memory together
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its kind, the file, the record or line in it, and what to read about it."""
+    """One problem: its kind, the file, the record or line, and a message."""
 
     kind: str
     file: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 def check_labels(dataset: Dataset) -> Iterator[Finding]:
-    """Ids given twice, boxes outside or without area, masks and areas that disagree with boxes, objects given twice."""
+    """Yield duplicate ids and objects, boxes outside the image or without area, masks and areas that disagree with boxes."""
     yield from _ids(dataset)
     if dataset.objects is not None and len(dataset.objects):
         checks = (_boxes, _counting, _masks, _areas, _duplicate_annotations)
@@ -50,7 +50,7 @@ def check_labels(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
-    """The file and the record of an object, in the words of its format."""
+    """Return file and record of an object, as its format refers to them."""
     image = int(objects.image_index[index])
     if dataset.source.suffix in (".json", ".xml"):
         return str(dataset.source), f"annotation {objects.ids[index]} ({dataset.images.files[image]})"
@@ -59,7 +59,7 @@ def _place(dataset: Dataset, objects: Objects, index: int) -> tuple[str, str]:
 
 
 def _label_file(dataset: Dataset, image: int) -> Path:
-    """Where the labels of one image stand, if that is known of the format; else the image."""
+    """Return the label file of an image if the format has one, else the image."""
     path = dataset.images.path(image)
     parts = ["labels" if part == "images" else part for part in path.parts]
     xml = f"{path.stem}.xml"
@@ -120,7 +120,7 @@ def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
 
 
 def _counting(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
-    """Boxes that begin at 0 in a format whose first pixel is 1."""
+    """Yield a finding if boxes start at 0 in a format whose first pixel is 1."""
     if dataset.format != "voc":
         return
     from_0 = np.flatnonzero((objects.boxes_xyxy[:, :2] == -1).any(axis=1))
@@ -163,7 +163,7 @@ def _masks(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
 
 
 def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
-    """Areas that a file states and that neither the outline nor the box can have."""
+    """Yield stored areas that neither the segmentation nor the box allows."""
     if dataset.format not in _STATING_AREAS:
         return
     sizes_wh = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
@@ -189,13 +189,13 @@ def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
 
 
 def _apart(extent: Float[np.ndarray, "4"], box: Float[np.ndarray, "4"]) -> Float[np.ndarray, "2"]:
-    """How far an extent reaches out of a box, and how far the box beyond the extent, at the side where it is most."""
+    """Return how far an extent exceeds a box, and how far the box exceeds the extent, at the worst side, in pixels."""
     beyond = (extent - box) * (-1, -1, 1, 1)
     return np.array([beyond.max(), -beyond.min()])
 
 
 def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.ndarray, "4"] | None:
-    """The tight box of an object's outline, None where there is none or it is empty."""
+    """Return the tight box of an object's segmentation, None if it is missing or empty."""
     if objects.segmentations is None or objects.segmentations.kinds[index] == Outline.NONE:
         return None
     outline = objects.segmentations.outline(index)
@@ -207,7 +207,7 @@ def _extent(objects: Objects, index: int, size_hw: tuple[int, int]) -> Float[np.
 
 
 def _duplicate_annotations(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
-    """Objects of one image with the same category, box and outline."""
+    """Yield objects of one image with equal category, box and segmentation."""
     key = np.column_stack([objects.image_index, objects.labels, objects.is_crowd, objects.boxes_xyxy.round(2)])
     if objects.corners_xy is not None:
         key = np.column_stack([key, objects.corners_xy.reshape(len(objects), -1).round(2)])

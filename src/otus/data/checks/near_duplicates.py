@@ -1,4 +1,4 @@
-"""Which images show the same photograph, though it was resized, recompressed or brightened.
+"""Find near-duplicate images: the same photograph, resized, recompressed or brightened.
 
 Two steps: 56 bits that say where an image of 8 x 8 pixels gets brighter from left to right (the difference hash of
 Krawetz, hackerfactor.com 2013) choose the pairs, and thumbnails of 16 x 16 pixels decide. Mirrored, turned and cropped
@@ -23,7 +23,7 @@ _ROWS = 512  # of the table of all pairs at a time
 def find_near_duplicates(
     thumbnails: UInt8[np.ndarray, "m 16 16"],
 ) -> tuple[Int[np.ndarray, "p 2"], Float[np.ndarray, "p"]]:
-    """Pairs of images that show the same photograph.
+    """Return pairs of images that show the same photograph.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Classification by folders: the name of an image's folder is its category. Read only. ::
+"""Image classification by folders: the folder's name is the category. Read only. ::
 
     CATEGORY/*.jpg      or      SPLIT/CATEGORY/*.jpg
 
@@ -27,7 +27,7 @@ _PARTS = frozenset(
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder of at least two folders of images, or folders of such folders called train, val …"""
+    """Find at least two folders of images, or split folders (train, val …) of such folders."""
     splits = [path / name for name in SPLITS if _categories(path / name)]
     if splits:
         return [Layout("classification_folders", path, folder.name) for folder in splits]
@@ -35,7 +35,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def _categories(folder: Path) -> list[str]:
-    """The names of the folders in it, if each may be a category: holds images, or nothing."""
+    """Return the subfolder names, if each may be a category: holds images, or is empty."""
     parts = [part for part in subfolders(folder) if not part.name.startswith("_") and not is_own_output(part)]
     lowered = {part.name.lower() for part in parts}
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") or name.startswith("obj_") for name in lowered):
@@ -50,7 +50,7 @@ def _categories(folder: Path) -> list[str]:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The images and ``image_labels``; images that cannot be opened go to ``report`` and are left out."""
+    """Read the images and ``image_labels``; unreadable images are reported and left out."""
     root = layout.source
     folder = root / (layout.split or "")
     parts = [root / name for name in SPLITS] if layout.split else [root]

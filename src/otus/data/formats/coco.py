@@ -1,4 +1,4 @@
-"""COCO's JSON of instances: boxes, polygons, run lengths, crowds, keypoints.
+"""COCO JSON: boxes, polygons, RLE, crowds, keypoints.
 
 https://cocodataset.org/#format-data. What further fields of annotations mean is said in
 :mod:`otus.data.formats.coco_annotations`; those of images (licence, date …) and of the file are counted, not kept. Files of
@@ -78,7 +78,7 @@ class Category(msgspec.Struct):
 
 
 def find(path: Path) -> list[Layout]:
-    """The files of COCO instances at a path: the file itself, or those in a folder, its ``annotations`` and its splits."""
+    """Find COCO files: the file itself, or those in a folder, its ``annotations`` and its split folders."""
     left_out = files_without_objects(path)
     files = [file for file in json_files(path) if _is_instances(file) and file not in left_out]
     ranks: dict[tuple[Path, str | None], int] = defaultdict(lambda: len(_KINDS))
@@ -94,14 +94,14 @@ def find(path: Path) -> list[Layout]:
 
 
 def files_without_objects(path: Path) -> list[Path]:
-    """The files in a folder that beside others are no data sets of objects: without categories, or without labels."""
+    """Return the COCO files that have no categories or labels, such as captions, if there are others beside."""
     files = [file for file in json_files(path) if _is_instances(file)]
     without = [file for file in files if not _has_categories(file) or _kind_of(file) == "image_info"]
     return without if len(without) < len(files) else []
 
 
 def _kind_of(file: Path) -> str:
-    """What stands before the split in a file's name: ``person_keypoints`` of ``person_keypoints_val2017``."""
+    """Return what stands before the split in a file's name: ``person_keypoints`` of ``person_keypoints_val2017``."""
     return re.split(r"_(?:unlabeled|train|val|test|minival)", file.stem, maxsplit=1)[0]
 
 
@@ -116,7 +116,7 @@ def _has_categories(file: Path) -> bool:
 
 
 def json_files(path: Path) -> list[Path]:
-    """The JSON files that may be a data set each: a file itself, or those in a folder and in the folders of its parts."""
+    """Return the JSON files that may each be a data set: the file itself, or those in a folder and its usual subfolders."""
     if path.is_file():
         return [path] if path.suffix == ".json" else []
     if not path.is_dir():
@@ -131,7 +131,7 @@ def json_files(path: Path) -> list[Path]:
 
 
 def sniff(file: Path) -> bytes:
-    """The beginning and the end of a file, of UTF-16 without its zeros."""
+    """Return the beginning and the end of a file, without zero bytes (UTF-16)."""
     with file.open("rb") as opened:
         head = opened.read(_SNIFFED)
         opened.seek(max(len(head), file.stat().st_size - _SNIFFED))
@@ -139,7 +139,7 @@ def sniff(file: Path) -> bytes:
 
 
 def split_from_name(file: Path) -> str | None:
-    """``train``, ``val`` or ``test`` as the name of a file or, for Roboflow's, of its folder says; else None."""
+    """Return ``train``, ``val`` or ``test`` from a file's name or, as Roboflow has it, its folder's; else None."""
     for name in (file.stem, file.parent.name if file.stem.startswith("_") else ""):
         found = _SPLIT.search(re.sub(r"\d+", " ", name.lower().replace("valid", "val")))
         if found:
@@ -159,13 +159,13 @@ def _is_instances(file: Path) -> bool:
 
 
 def is_panoptic(file: Path, text: bytes) -> bool:
-    """Whether a file, of which ``text`` is a part, is of panoptic maps; one that has none says so by its name alone."""
+    """Return whether a file, of which ``text`` is a part, is COCO panoptic."""
     is_called_so = file.stem.startswith("panoptic") and b'"images"' in text and b'"bbox"' not in text
     return b'"segments_info"' in text or is_called_so
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The data set of one JSON file.
+    """Read the data set of one JSON file.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 def valid_images(
     file: Path, images: list[tuple[int, ImageRecord]], report: Report, faulty_ids: set[int], *, allow_outside: bool
 ) -> tuple[list[ImageRecord], set[int]]:
-    """The images without a fault, file names with forward slashes, and the ids of those left out.
+    """Return the valid image records, with forward slashes in file names, and the ids of the others.
 
     ``faulty_ids`` are those of records that could not even be decoded.
     """
@@ -255,7 +255,7 @@ def valid_images(
 
 
 def _take_size(one: ImageRecord, folder: Path) -> ImageError | None:
-    """Give a record without a size that of its image; what is wrong with the image, if that cannot be."""
+    """Fill in a missing size from the image file; return what is wrong with the file, if anything."""
     if one.width is None or one.height is None:
         try:
             one.height, one.width = image_size_hw(folder / (one.file_name or ""))
@@ -265,13 +265,13 @@ def _take_size(one: ImageRecord, folder: Path) -> ImageError | None:
 
 
 def is_outside_folder(name: str) -> bool:
-    """Whether a path with forward slashes is absolute or climbs out of the folder that it is relative to."""
+    """Return whether a relative path with forward slashes is absolute or leaves its folder."""
     climbs = ".." in name and os.path.normpath(name).split("/", 1)[0] == ".."
     return climbs or os.path.isabs(name) or name[1:2] == ":"
 
 
 def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
-    """Categories from their records; faulty ones are reported and left out."""
+    """Build categories from their records; faulty records are reported and left out."""
     kept: dict[int, Category] = {}
     for index, one in records:
         if one.id in kept or any(one.name == other.name for other in kept.values()):
@@ -310,7 +310,7 @@ def _keypoint_names(category: Category) -> KeypointNames:
 
 
 def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
-    """The folder in which the first images of a JSON file lie; where they lie nowhere, the likeliest."""
+    """Return the folder that holds the images of a JSON file, or the likeliest if they are missing."""
     here, above = file.parent, file.parent.parent
     parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_from_name(file)) if part]
     folders = [here / "images", here]
@@ -326,7 +326,7 @@ def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
-    """``annotations.json`` (``instances_<split>.json`` where there is a split) and ``images/`` in a new folder.
+    """Write ``annotations.json`` (``instances_<split>.json`` for a split) and ``images/`` to a new folder.
 
     The images of several splits lie in ``images/<split>/``.
     """
@@ -344,8 +344,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
 
 def image_names(dataset: Dataset) -> Sequence[str]:
-    """The names of the images in the new ``images/``: their own where none of them leads out of it, those of YOLO without
-    its ``images/``."""
+    """Return the images' names in the new ``images/``: their own, or flat ones if one leads outside the folder."""
     files = dataset.images.files
     if any(map(is_outside_folder, files)):
         return flat_names(files)
@@ -353,7 +352,7 @@ def image_names(dataset: Dataset) -> Sequence[str]:
 
 
 def split_image_folder(dataset: Dataset, splits: Sequence[Dataset]) -> str:
-    """Where the images of one of several splits go: ``images/<split>``, unless their names begin so already."""
+    """Return the image folder of a split: ``images/<split>``, unless the names already start with the split."""
     word = split_file_name(dataset)
     return f"images/{word}" if len(splits) > 1 and not _are_all_in(word, image_names(dataset)) else "images"
 
@@ -363,14 +362,14 @@ def _are_all_in(folder: str, files: Sequence[str]) -> bool:
 
 
 def image_ids(dataset: Dataset) -> list[int]:
-    """The source's ids where they are numbers, or the digits of numbers as in ``000042.jpg``; else 1..M."""
+    """Return the images' ids if they are integers or digits such as ``000042``, else 1..M."""
     ids = dataset.images.ids
     whole = [int(one) for one in ids if isinstance(one, int) or (one.isdecimal() and len(one) < _DIGITS)]
     return whole if len(set(whole)) == len(ids) else list(range(1, len(ids) + 1))
 
 
 def write_json(dataset: Dataset, path: Path) -> None:
-    """The JSON file alone."""
+    """Write the JSON file without images."""
     ids = image_ids(dataset)
     with staged_file(path) as stage, stage.open("wb") as file:
         file.write(b'{"images": ')
@@ -384,14 +383,14 @@ def write_json(dataset: Dataset, path: Path) -> None:
 
 
 def image_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
-    """The records of ``images``."""
+    """Yield the records of ``images``."""
     for index, name in enumerate(image_names(dataset)):
         height, width = dataset.images.size_hw(index)
         yield {"id": ids[index], "file_name": name, "width": width, "height": height}
 
 
 def category_records(categories: Categories, *, say_things: bool = False) -> Iterator[dict[str, Any]]:
-    """The records of ``categories``; what is as usual is left out, ``isthing`` only unless asked for."""
+    """Yield the records of ``categories``, omitting default values (``isthing`` only on demand)."""
     for label, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
         record: dict[str, Any] = {"id": category_id, "name": name}
         if categories.supercategories:

@@ -1,4 +1,4 @@
-"""The annotations of COCO's JSON files (labels, predictions, SA-1B) as columns.
+"""Annotations of COCO JSON files (labels, predictions, SA-1B) as columns.
 
 Shape shorthand: N objects, M images, K keypoints. Annotations are decoded some thousand at a time and kept only as
 numbers; faults that concern the whole file (unknown ids, the same id twice, run lengths of another size) are looked for
@@ -47,7 +47,7 @@ Four = tuple[Number, Number, Number, Number]
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """One annotation or prediction."""
+    """A record of ``annotations``, or a prediction."""
 
     image_id: Int64
     category_id: Int64
@@ -71,7 +71,7 @@ _FIGURES = {"bbox": 4, "area": 1, "score": 1, "amodal_bbox": 4, "corners": 8, "c
 
 
 def number_fields(*, predictions: bool = False) -> dict[str, NumberField]:
-    """The fields of annotations that are nothing but boxes and figures, as most results are: they are read as columns."""
+    """Return the numeric fields of annotations; records with only these, such as box results, are read as columns."""
     needed = {"image_id", "category_id", "bbox", *(("score",) if predictions else ())}
     whole = {name: NumberField(1, True, name in needed) for name in _WHOLE if name != "index"}
     return whole | {name: NumberField(width, False, name in needed) for name, width in _FIGURES.items()}
@@ -79,7 +79,7 @@ def number_fields(*, predictions: bool = False) -> dict[str, NumberField]:
 
 @dataclass
 class ObjectColumns:
-    """Grows by batches of annotations and ends as :class:`Objects`.
+    """Collects batches of annotations and builds :class:`Objects`.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class ObjectColumns:
     _num_keypoints: int = 0
 
     def extend(self, batch: RecordBatch) -> None:
-        """Add the annotations of a batch that are sound by themselves."""
+        """Add the valid annotations of a batch."""
         indices, count = batch.indices, len(batch.indices)
         if batch.columns is not None:
             self._extend_numbers(batch.columns, indices)
@@ -142,7 +142,7 @@ class ObjectColumns:
         self._count += count
 
     def _extend_numbers(self, columns: Mapping[str, np.ndarray], indices: Int[np.ndarray, "b"]) -> None:
-        """Add annotations that have nothing but numbers, of each what it needs."""
+        """Add annotations that have numeric fields only."""
         self._whole["index"].extend(indices)
         for name, otherwise in (("id", np.full(len(indices), _NO_ID)), ("iscrowd", np.zeros(len(indices)))):
             self._whole[name].extend(columns.get(name, otherwise))
@@ -153,7 +153,7 @@ class ObjectColumns:
         self._count += len(indices)
 
     def _figure_column(self, name: str) -> ColumnBuilder:
-        """The column of a field, up to the annotations so far."""
+        """Return the column of a float field, padded to the annotations so far."""
         width = _FIGURES[name]
         column = self._optional.setdefault(
             name, ColumnBuilder(np.float64, *(() if width == 1 else (width,)), fill=np.nan)
@@ -167,7 +167,7 @@ class ObjectColumns:
         self.report(DataError(problem, file=file, where=record + place, remedy=remedy, kind=kind))
 
     def _report_faults(self, values: dict[str, list[Any]], indices: Int[np.ndarray, "b"], count: int) -> set[int]:
-        """The rows of a batch that cannot be, each reported."""
+        """Report the invalid records of a batch, and return their rows."""
         found: dict[int, tuple[str, str, str]] = {}
         for name in ("segmentation", "amodal_segmentation"):
             for k, outline in enumerate(values.get(name, ())):
@@ -201,7 +201,7 @@ class ObjectColumns:
         self._figure_column(name).extend(np.fromiter(numbers, np.float64, len(values) * width))
 
     def _extend_keypoints(self, values: list[list[float] | None]) -> None:
-        """Add keypoints; those that a record does not have are NaN until its box is known."""
+        """Add keypoints; missing ones are NaN until the box is computed."""
         longest = max((len(value) // 3 for value in values if value), default=0)
         if longest > self._num_keypoints:  # the first keypoints, or a category with more of them
             before, self._keypoints = self._keypoints, ColumnBuilder(np.float64, longest, 3, fill=np.nan)
@@ -242,7 +242,7 @@ class ObjectColumns:
         category_ids: Sequence[int],
         refused: Int[np.ndarray, "r"] | None = None,
     ) -> Objects:
-        """The objects, ordered by image, and in the order of the file within one.
+        """Build the objects, ordered by image, in file order within an image.
 
         Parameters
         ----------
@@ -315,7 +315,7 @@ class ObjectColumns:
     def _without(
         self, keep: np.ndarray, index: np.ndarray, faulty: np.ndarray, place: str, problems: Iterable[str]
     ) -> np.ndarray:
-        """What to keep without the faulty records, each of which is reported with the next of the problems."""
+        """Report faulty rows, each with the next of the problems, and return the rows to keep."""
         for row, problem in zip(np.flatnonzero(keep & faulty), problems, strict=False):
             self._fault(int(index[row]), place, problem, _KINDS[place.rsplit(".", 1)[-1]])
         return keep & ~faulty
@@ -364,7 +364,7 @@ class ObjectColumns:
         return column.finish()[order]
 
     def _typed(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Flags and whole numbers as such where every object has one."""
+        """Convert a column to bool or int64 if every object has such a value."""
         types = self._extra_types[name]
         if types not in ({bool}, {int}) or np.isnan(values).any():
             return values
@@ -376,7 +376,7 @@ def _some(ids: Int[np.ndarray, "m"]) -> str:
 
 
 def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np.ndarray:
-    """A column of whole numbers; ``otherwise`` has those for records without."""
+    """Return an int64 column; ``otherwise`` fills in missing values."""
     if values is None or None in values:
         assert otherwise is not None
         return (
@@ -386,7 +386,7 @@ def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np
 
 
 def _places(ids: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"]) -> tuple[np.ndarray, np.ndarray]:
-    """Where each id stands in a list of ids (0 for one that does not), and whether it does."""
+    """Return the index of each id in a list of ids (0 if absent), and whether it is present."""
     if not len(among):
         return np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=bool)
     order = np.argsort(among, kind="stable")
@@ -396,7 +396,7 @@ def _places(ids: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"]) -> tuple[np.
 
 
 def _repeated(ids: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-    """All but the first of equal ids."""
+    """Return a mask of all ids but the first of equal ones."""
     repeated = np.ones(len(ids), dtype=bool)
     repeated[np.unique(ids, return_index=True)[1]] = False
     return repeated
@@ -407,7 +407,7 @@ def _xyxy(xywh: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
 
 
 def _as_numbers(value: Any) -> np.ndarray | float | None:
-    """A number, a flag, or a list of as many numbers as its rows say; None for anything else."""
+    """Return a number, flag or rectangular list of numbers as float64; None for anything else."""
     if isinstance(value, bool | int | float):
         return float(value)
     if isinstance(value, list | tuple) and value:
@@ -460,7 +460,7 @@ def _box_around(points_xy: Float[np.ndarray, "p 2"]) -> np.ndarray:
 
 
 def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """One record an object, with all that is known of it."""
+    """Yield one COCO record per object."""
     category_ids, sizes = dataset.categories.ids, boxes.written_sizes_wh(objects.boxes_xyxy)
     amodal = None if objects.amodal_boxes_xyxy is None else _xywh(objects.amodal_boxes_xyxy)
     said = {
@@ -501,7 +501,7 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
 
 
 def segmentation_record(outlines: Segmentations, row: int, size_hw: tuple[int, int]) -> Any:
-    """``segmentation`` as COCO writes it, None for an object without."""
+    """Return the value of COCO's ``segmentation``, None for an object without."""
     counts = outlines.rle(row)
     if counts is not None:
         return {"size": list(size_hw), "counts": counts.decode("ascii")}

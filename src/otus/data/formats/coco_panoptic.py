@@ -1,4 +1,4 @@
-"""COCO's panoptic format: a PNG an image, whose pixels say the id of their segment, and a JSON that says what each is.
+"""COCO panoptic: a PNG of segment ids per image, and a JSON file that describes the segments.
 
 https://cocodataset.org/#format-data, panoptic segmentation: id = R + 256 G + 256^2 B; the PNGs lie in a folder named as
 the JSON file, beside it.
@@ -56,7 +56,7 @@ CAN_HOLD = frozenset({"panoptic", "image_ids", "category_ids", "supercategories"
 
 
 class SegmentInfo(msgspec.Struct):
-    """A record of ``segments_info``; boxes and areas are those of the pixels."""
+    """A record of ``segments_info``; boxes and areas are computed from the pixels."""
 
     id: Int64
     category_id: Int64
@@ -72,18 +72,18 @@ class Annotation(msgspec.Struct):
 
 
 class PredictedMap(Annotation):
-    """The same of a prediction; a text for ``image_id`` is the name of an image."""
+    """A record of predicted ``annotations``; a string as ``image_id`` is the name of an image."""
 
     image_id: Int64 | str  # type: ignore[assignment]
 
 
 def find(path: Path) -> list[Layout]:
-    """The panoptic JSON files at a path."""
+    """Find the panoptic JSON files at a path."""
     return [Layout(FORMAT, file, split_from_name(file)) for file in json_files(path) if is_panoptic(file, sniff(file))]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The data set of one JSON file; its maps are decoded when they are asked for.
+    """Read the data set of one JSON file; PNGs are decoded on access.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
 
 def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> PanopticFiles:
-    """Predicted maps for a data set, of the same layout; only ``annotations`` are read.
+    """Read predicted panoptic maps, in the same layout; only ``annotations`` is used.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def _panoptic_files(
     *,
     allow_outside: bool,
 ) -> PanopticFiles:
-    """Where the maps lie and what their segments are, by index of the image; ``place`` gives that of its id."""
+    """Return PNG and segments per image; ``place`` maps image ids to indices."""
     labels = {category_id: label for label, category_id in enumerate(categories.ids)}
     files: list[Path | None] = [None] * len(place)
     segments: list[tuple[Segment, ...]] = [()] * len(place)
@@ -212,7 +212,7 @@ def _problem(
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
-    """``panoptic_<split>.json``, the maps in ``panoptic_<split>/`` and the images in ``images/``, in a new folder.
+    """Write ``panoptic_<split>.json``, the PNGs in ``panoptic_<split>/`` and the images in ``images/`` to a new folder.
 
     The images of several splits lie in ``images/<split>/``.
 
@@ -276,7 +276,7 @@ def _annotations(dataset: Dataset, ids: list[int], names: Sequence[str], maps: P
 
 
 def ids_to_rgb(ids: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image of a map of ids below 256^3."""
+    """Return segment ids (below 256^3) as an RGB image: panopticapi's ``id2rgb``."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=2).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Predictions as COCO's results: a list of ``{image_id, category_id, bbox, score, segmentation?, keypoints?}``.
+"""COCO results: a JSON list of ``{image_id, category_id, bbox, score, segmentation?, keypoints?}``.
 
 https://cocodataset.org/#format-results. Boxes and areas that are not said follow pycocotools' ``COCO.loadRes``.
 
@@ -35,7 +35,7 @@ Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
 
 
 def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Predictions for a data set, ordered by its images; ``ids`` number them as they stand in the file, from 1.
+    """Read predictions for a data set, ordered by its images; ``ids`` count the records of the file from 1.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _has_text_ids(batch: RecordBatch) -> bool:
 
 
 def _finders(dataset: Dataset) -> Finders:
-    """By the field that has a name: the field of the id that it goes before, and what finds the id."""
+    """Return, per field that holds a name, the id field it overrides and the function from name to id."""
     ids, find = image_ids(dataset), image_index_by_name(dataset)
 
     def find_image(name: str) -> int | None:
@@ -96,7 +96,7 @@ def _finders(dataset: Dataset) -> Finders:
 def _joined_by_name(
     batch: RecordBatch, finders: Finders, known: str, place: Callable[[int], tuple[Path, str]], report: Report
 ) -> RecordBatch:
-    """The records with the ids of what their names mean; those with a name of nothing in the data are left out.
+    """Replace names by ids; records with an unknown name are reported and left out.
 
     ``known`` are some names of images, for messages.
     """
@@ -124,7 +124,7 @@ def _joined_by_name(
 
 
 def write_results(dataset: Dataset, predictions: Objects, path: str | Path) -> None:
-    """Predictions for a data set as a JSON array; the file appears when it is complete."""
+    """Write predictions as a COCO results file."""
     with staged_file(Path(path)) as stage, stage.open("wb") as file:
         write_records(file, _records(dataset, predictions))
 

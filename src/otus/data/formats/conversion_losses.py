@@ -1,4 +1,4 @@
-"""What a data set has that a target format cannot hold: one judgement for all writers."""
+"""Find what a data set has that a target format cannot hold."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,7 +56,7 @@ LOSS_KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
 def find_losses(
     dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.ndarray, "n"] | None = None
 ) -> list[ConversionLoss]:
-    """Everything of a data set that is not among what a format can hold, object by object.
+    """Return everything of a data set that a format cannot hold, object by object.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _of_areas(objects: Objects, areas: Float[np.ndarray, "n"]) -> Iterator[Conve
 
 
 def boolean_columns(objects: Objects) -> dict[str, Bool[np.ndarray, "n"]]:
-    """The columns that say yes or no of each object; of one that they do not speak of, no."""
+    """Return the columns of flags as booleans; NaN counts as False."""
     flags = {}
     for name, column in objects.columns.items():
         if column.ndim == 1 and (np.isin(column, (0, 1)) | np.isnan(column.astype(np.float64))).all():

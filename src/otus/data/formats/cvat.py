@@ -1,4 +1,4 @@
-"""CVAT's own XML, "CVAT for images 1.1": one file of all images with boxes, polygons, ellipses and masks. Read only.
+"""CVAT's XML, "CVAT for images 1.1": boxes, polygons, ellipses and masks of all images in one file. Read only.
 
 docs.cvat.ai/docs/dataset_management/formats/format-cvat. ::
 
@@ -42,7 +42,7 @@ _VIDEO_REMEDY = "export it from CVAT as 'CVAT for images 1.1', 'COCO 1.0' or 'YO
 
 
 def find(path: Path) -> list[Layout]:
-    """Such a file, or those in a folder."""
+    """Find CVAT files at a path."""
     files = list_files(path, "*.xml") if path.is_dir() else [path]
     known = [
         file for file in files if file.suffix == ".xml" and re.search(rb"<annotations[\s>]", read_head(file, 2000))
@@ -51,7 +51,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The images of a file and their objects.
+    """Read the images of a file, and their objects.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def _fault(error: ValueError, file: Path, where: str) -> DataError:
 
 
 def _categories(root: ElementTree.Element, used: set[str]) -> Categories:
-    """The labels of the task in their order, but for those of the points of skeletons; then others that are used."""
+    """Return the labels of the task in order, without those of skeleton points; then others in use."""
     labels = [node for node in root.iterfind("meta//label") if not (node.findtext("parent") or "").strip()]
     names = dict.fromkeys((node.findtext("name") or "").strip() for node in labels)
     return Categories(tuple(name for name in (*names, *sorted(used - names.keys())) if name))
@@ -158,7 +158,7 @@ def _size_hw(image: ElementTree.Element) -> tuple[int, int]:
 
 
 def _shape(node: ElementTree.Element, image: int, size_hw: tuple[int, int]) -> DrawnShape:
-    """One shape; ValueError if it makes no sense."""
+    """Convert an XML node to a shape; ValueError if it is invalid."""
     label = _text(node, "label")
     turn = radians(_usable(node.get("rotation") or "0", "rotation"))
     if node.tag == "box":
@@ -178,7 +178,7 @@ def _shape(node: ElementTree.Element, image: int, size_hw: tuple[int, int]) -> D
 
 
 def _mask(node: ElementTree.Element, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """A mask in the frame of its image: the lengths of runs, of background first, row by row of a rectangle."""
+    """Decode a mask: run lengths, background first, row by row within a rectangle."""
     left, top, width, height = (int(_number(node, name)) for name in ("left", "top", "width", "height"))
     if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size_hw[1] or top + height > size_hw[0]:
         raise ValueError(f"expected a rectangle inside the image, got {left}, {top}, {width} x {height}")

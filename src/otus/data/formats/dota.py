@@ -1,4 +1,4 @@
-"""DOTA: a text file of oriented boxes an image, as four corners in pixels. Read only.
+"""DOTA: a text file of oriented boxes per image, as four corners in pixels. Read only.
 
 Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018. ::
 
@@ -43,7 +43,7 @@ _HEADERS = ("imagesource:", "gsd:")
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder with ``labelTxt``, folders with it (splits), or a folder of images and such texts."""
+    """Find a folder with ``labelTxt``, subfolders with it (splits), or images mixed with such text files."""
     if _label_folder(path) is not None or _is_mixed(path):
         return [Layout("dota", path)]
     return [Layout("dota", path, folder.name) for folder in subfolders(path) if _label_folder(folder) is not None]
@@ -70,7 +70,7 @@ def _is_number(word: str) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The images, their oriented boxes (``corners_xy``) and the boxes around these; ``difficult`` is a column.
+    """Read the images, the oriented boxes (``corners_xy``) and their enclosing boxes; ``difficult`` is a column.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def _boxes(lines: list[LabelLine], report: Report, unread: UnreadFields) -> list[LabelLine]:
-    """The lines that say a box, as far as their words go."""
+    """Return the lines that have the word count of a box."""
     kept = []
     for line in lines:
         if line.number <= 2 and line.words[0].startswith(_HEADERS):

@@ -1,4 +1,4 @@
-"""Shapes as labelling tools draw them, each an object: boxes, oriented boxes, polygons, ellipses and masks."""
+"""Shapes of annotation tools, one object each: boxes, oriented boxes, polygons, ellipses and masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _ELLIPSE_SIDES = 64
 
 @dataclass(frozen=True)
 class DrawnShape:
-    """One object of image ``image``: its box, and the corners or the outline that the box encloses.
+    """One object of the image with index ``image``: its box, and the oriented box or segmentation that it encloses.
 
     ``outline`` is a list of one ring (P, 2), or compressed run lengths.
     """
@@ -74,7 +74,7 @@ def _around(points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "4"]:
 def shapes_to_objects(
     shapes: Sequence[DrawnShape], categories: Categories, columns: Mapping[str, np.ndarray] | None = None
 ) -> Objects:
-    """Return the shapes as columns; ``columns`` has further ones."""
+    """Convert shapes to objects; ``columns`` are further named columns."""
     more: dict[str, Any] = {}
     if any(one.corners_xy is not None for one in shapes):
         nothing = np.full((4, 2), np.nan)

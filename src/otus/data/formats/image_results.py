@@ -1,4 +1,4 @@
-"""Predictions of one record an image, as JSON: its categories with scores, or the IoU after each click. Read only. ::
+"""Predictions with one JSON record per image: category scores, or the IoU after each click. Read only. ::
 
     {"images": [{"file": "a.jpg", "classification": [{"category": "owl", "score": 0.9}, …]}, …]}
     {"images": [{"file": "a.jpg", "ious": [0.71, 0.86, 0.92]}, …]}
@@ -22,21 +22,21 @@ from otus.errors import DataError, Report, stop_at_first
 
 
 class CategoryScore(msgspec.Struct):
-    """A category and how likely it is."""
+    """A category and its score."""
 
     category: str
     score: float
 
 
 class ImageClassification(msgspec.Struct):
-    """What an image shows."""
+    """The predicted categories of an image."""
 
     file: str
     classification: list[CategoryScore]
 
 
 class ImageClicks(msgspec.Struct):
-    """How good the mask of an object was after each click."""
+    """The IoU of an object's mask after each click."""
 
     file: str
     ious: list[float]
@@ -48,7 +48,7 @@ Record = TypeVar("Record", ImageClassification, ImageClicks)
 def read_classifications(
     path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """The index of each image and its scores by category, -inf for a category that the file does not say.
+    """Yield image index and scores by category, -inf for categories that the file omits.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read_classifications(
 def read_click_curves(
     path: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> Iterator[tuple[int, list[float]]]:
-    """The index of an image and the IoU after each click of one of its objects.
+    """Yield image index and the IoU after each click, per object.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def read_click_curves(
 
 
 def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -> Iterator[tuple[str, int, Record]]:
-    """Where each record stands, the index of its image, and it."""
+    """Yield location, image index and record."""
     if path.is_dir():
         raise DataError("expected a JSON file, got a folder", file=path, remedy="give the file itself")
     name_of = image_index_by_name(dataset)

@@ -1,4 +1,4 @@
-"""Semantic segmentation by index images: the value of each pixel is its category. Read only. ::
+"""Semantic segmentation by label PNGs: a pixel's value is its category. Read only. ::
 
     train/*.jpg  trainannot/*.png  train.txt  classes.txt       CamVid as SegNet has it; likewise val, test
     images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
@@ -39,7 +39,7 @@ _OBJECT_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder with images and index images in one of the ways above."""
+    """Find images with label PNGs in one of the layouts above."""
     splits = [split for split in _SPLITS if (path / f"{split}annot").is_dir() and (path / split).is_dir()]
     if splits:
         return [Layout("index_png", path, split) for split in splits]
@@ -60,7 +60,7 @@ def _mask_folder(path: Path) -> Path | None:
 
 
 def _looks_like_objects(masks: Path) -> bool:
-    """Whether the first few hold the values of objects on background."""
+    """Return whether sample PNGs hold an object on background."""
     try:
         return bool(_object_values(sample_files(list_files(masks, "**/*.png"))))
     except DataError:
@@ -77,7 +77,7 @@ def _object_values(files: list[Path]) -> set[int] | None:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The images and where their index images lie.
+    """Read the images and the paths of their label PNGs.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def _folders(layout: Layout) -> tuple[Path, Path]:
-    """Where the images and where the index images lie."""
+    """Return the folders of images and label PNGs."""
     root, split = layout.source, layout.split or ""
     if split and (root / f"{split}annot").is_dir():
         return root / split, root / f"{split}annot"
@@ -138,7 +138,7 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
 
 
 def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[str] | None:
-    """The stems that a list names, with or without folders and suffix: by each line if it is known, else its first word."""
+    """Return the stems in a list, with or without folder and suffix: the line if known, else its first word."""
     if not file.is_file():
         return None
     stems = set()
@@ -155,7 +155,7 @@ def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[st
 
 
 def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"], tuple[int, ...]]:
-    """The categories, the label of each value, and the values that are said to be of none."""
+    """Return the categories, the label of each pixel value, and the void values."""
     lookup = np.full(256, IGNORE)
     if (root / _LIST).is_file():
         names = _class_names(root / _LIST)
@@ -176,7 +176,7 @@ def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray,
 
 
 def _class_names(file: Path) -> dict[int, str]:
-    """The names by value, in the order of values."""
+    """Return the names by pixel value, sorted by value."""
     lines = [line.strip() for line in read_text(file).splitlines()]
     numbered = [line for line in lines if line]
     first_words = [line.split(maxsplit=1) for line in numbered]

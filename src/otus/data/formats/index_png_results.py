@@ -20,7 +20,7 @@ from otus.structures import IGNORE, SemanticMap
 def find_semantic_results(
     folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> tuple[Path | None, ...]:
-    """The predicted map of each image of a data set, None where there is none.
+    """Return the path of each image's predicted map, None where there is none.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def find_semantic_results(
 
 
 def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[int, int]) -> SemanticMap:
-    """One predicted map.
+    """Read one predicted map.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every format offers, and the few things that all of them share.
+"""The interface of a format, and what all writers share.
 
 A format is one module with some of:
 
@@ -25,7 +25,7 @@ ImageMode = Literal["copy", "link", "none"]
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set that was recognised at a path, not read yet.
+    """A data set recognised at a path, not read yet.
 
     ``source`` is the file or folder that a reader starts from, ``split`` its part where the format has parts. One that is
     ``secondary`` has other labels of the same images, and is taken only where its split is named.
@@ -52,7 +52,7 @@ class ConversionLoss:
 
 
 def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
-    """What a writer got as a list: one data set, or splits that differ by name and have their categories in common.
+    """Return a writer's argument (one data set, or splits) as a list, checked for distinct names and equal categories.
 
     Raises
     ------
@@ -71,12 +71,12 @@ def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
 
 
 def split_file_name(dataset: Dataset) -> str:
-    """The name of a split as a part of file names, empty where there is none."""
+    """Return a split's name as it is used in file names; empty without a split."""
     return (dataset.split or "").replace("/", "_")
 
 
 def split_name_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss]:
-    """The loss of a split's name where a reader of the target will call it otherwise."""
+    """Report the loss of a split's name if readers of the target will see another."""
     if dataset.split in (None, name):
         return []
     now = f"is called {name!r} now" if name else "stands nowhere"
@@ -84,7 +84,7 @@ def split_name_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss
 
 
 def duplicate_image_error(dataset: Dataset, index: int) -> DataError:
-    """The error of an image that stands in two splits, which the target cannot tell apart."""
+    """Return the error for an image that is in two splits, which the target cannot distinguish."""
     remedy = "take it out of one, or convert the splits one by one"
     return DataError("the image stands in two splits", file=dataset.images.path(index), remedy=remedy)
 

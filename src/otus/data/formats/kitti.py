@@ -1,4 +1,4 @@
-"""KITTI's object labels: a text file an image with boxes and cuboids. Read only.
+"""KITTI object labels: a text file of boxes and cuboids per image. Read only.
 
 Geiger et al., Are we ready for Autonomous Driving? The KITTI Vision Benchmark Suite, CVPR 2012; the development kit's
 readme. ::
@@ -41,7 +41,7 @@ NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder with ``image_2`` and ``label_2``, or folders with both (``training``), which are then splits."""
+    """Find a folder with ``image_2`` and ``label_2``, or subfolders with both (``training``), which are splits."""
     if _holds_kitti(path):
         return [Layout("kitti", path)]
     return [Layout("kitti", path, folder.name) for folder in subfolders(path) if _holds_kitti(folder)]
@@ -52,7 +52,7 @@ def _holds_kitti(folder: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The images, boxes and cuboids (see the head of this file for their frame).
+    """Read the images, boxes and cuboids (for their frame see the top of this file).
 
     ``truncated`` (0..1), ``occluded`` (0..3, 3 unknown), ``alpha`` (radians) and ``ignored`` are columns, where -1 and
     -10 of regions to be ignored are 0.
@@ -87,7 +87,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def parse_objects(lines: list[LabelLine], categories: Categories, report: Report) -> Objects:
-    """The objects that lines say; lines that make no sense, or of other categories, go to ``report``."""
+    """Parse label lines to objects; invalid lines and unknown categories are reported and left out."""
     label_of = {name: label for label, name in enumerate(categories)}
     known = [line for line in lines if line.words[0] in label_of]
     for line in lines:
@@ -109,7 +109,7 @@ def parse_objects(lines: list[LabelLine], categories: Categories, report: Report
 
 
 def _checked(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], Float[np.ndarray, "n v"]]:
-    """The lines that make sense, and their numbers: 14, or 15 with a score."""
+    """Return the valid lines and their numbers: 14, or 15 with a score."""
     lengths = {len(line.words) for line in lines}
     length = 16 if lengths == {16} else 15
     kept = []
@@ -130,7 +130,7 @@ def _checked(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], F
 
 
 def _cuboids(values: Float[np.ndarray, "n 7"]) -> Float[np.ndarray, "n 7"]:
-    """From KITTI's height, width, length, x, y, z, rotation_y to x, y, z, length, width, height, yaw with z up."""
+    """Convert KITTI's (height, width, length, x, y, z, rotation_y) to (x, y, z, length, width, height, yaw), z up."""
     height, width, length, x, y, z, rotation = values.T
     yaw = -rotation - np.pi / 2
     yaw = np.pi - (np.pi - yaw) % (2 * np.pi)  # into (-pi, pi]

@@ -1,4 +1,4 @@
-"""Label Studio's JSON: a list of tasks, each an image with annotations. Read only.
+"""Label Studio JSON: a list of tasks, each an image with annotations. Read only.
 
 labelstud.io/guide/task_format. Of each task the annotation marked as ground truth counts, else the first that was not
 cancelled. Read are rectangles (turned ones are oriented boxes), polygons, and ellipses as polygons of 64 points; all numbers
@@ -42,7 +42,7 @@ _UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
 class Value(msgspec.Struct):
-    """The geometry of a region, in percents of the image."""
+    """Geometry of a region, in percent of the image."""
 
     x: Number = 0.0
     y: Number = 0.0
@@ -59,7 +59,7 @@ class Value(msgspec.Struct):
 
 
 class Region(msgspec.Struct):
-    """One result of an annotation that is a region of an image."""
+    """A result of an annotation that is a region."""
 
     type: str
     value: Value
@@ -68,7 +68,7 @@ class Region(msgspec.Struct):
 
 
 class Annotation(msgspec.Struct):
-    """What one person drew."""
+    """The regions drawn by one annotator."""
 
     result: list[msgspec.Raw]
     was_cancelled: bool | None = None
@@ -76,7 +76,7 @@ class Annotation(msgspec.Struct):
 
 
 class Task(msgspec.Struct):
-    """One image."""
+    """One image with its annotations."""
 
     data: dict[str, Any]
     annotations: list[Annotation] = []
@@ -88,7 +88,7 @@ class _Typed(msgspec.Struct):
 
 
 def find(path: Path) -> list[Layout]:
-    """The files of tasks at a path."""
+    """Find Label Studio exports at a path."""
     files = json_files(path)
     return [Layout("label_studio", file, split_from_name(file)) for file in files if _is_one(sniff(file))]
 
@@ -100,7 +100,7 @@ def _is_one(text: bytes) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The images of the tasks and their objects.
+    """Read the images of the tasks, and their objects.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def _tasks(file: Path, report: Report) -> Iterator[tuple[int, Task]]:
 
 
 def _chosen(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
-    """The annotation that counts, and how many others there are."""
+    """Return the annotation to use, and the number of others."""
     valid = [one for one in annotations if not one.was_cancelled]
     if not valid:
         return None, 0
@@ -171,7 +171,7 @@ def _chosen(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
 def _regions(
     annotation: Annotation | None, file: Path, task: str, report: Report, unread: UnreadFields
 ) -> Iterator[tuple[str, Region]]:
-    """The regions of an annotation that are read, and where they stand."""
+    """Yield location and region of the supported results of an annotation."""
     for number, record in enumerate(annotation.result if annotation is not None else ()):
         where = f"{task}.result[{number}]"
         try:
@@ -187,7 +187,7 @@ def _regions(
 
 
 def _image(task: Task, file: Path, where: str) -> Path:
-    """Where the image of a task lies here, as far as it can be found."""
+    """Return the local path of a task's image, as far as it can be found."""
     addresses = [_server_path(value) for value in task.data.values() if isinstance(value, str)]
     named = [address for address in addresses if Path(address).suffix.lower() in IMAGE_SUFFIXES]
     if not named:
@@ -204,7 +204,7 @@ def _image(task: Task, file: Path, where: str) -> Path:
 
 
 def _server_path(text: str) -> str:
-    """The path in an address: of ``/data/local-files/?d=folder/a.jpg`` what stands behind ``d``."""
+    """Return the path in a URL: of ``/data/local-files/?d=folder/a.jpg`` what follows ``d=``."""
     try:
         address = urlsplit(text)
         return unquote(parse_qs(address.query).get("d", [address.path])[0]).replace("\0", "")
@@ -220,7 +220,7 @@ def _size_hw(regions: list[Region], path: Path) -> tuple[int, int]:
 
 
 def _shape(region: Region, image: int, size_hw: tuple[int, int]) -> DrawnShape:
-    """One shape in pixels; ValueError if it makes no sense."""
+    """Convert a region to a shape in pixels; ValueError if it is invalid."""
     value = region.value
     labels = value.rectanglelabels or value.polygonlabels or value.ellipselabels or value.labels
     if not labels or not labels[0].strip():

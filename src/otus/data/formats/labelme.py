@@ -1,4 +1,4 @@
-"""LabelMe: a JSON file of shapes an image (github.com/wkentaro/labelme, the desktop program, and X-AnyLabeling).
+"""LabelMe: a JSON file of shapes per image (github.com/wkentaro/labelme, the desktop program, and X-AnyLabeling).
 
 A shape is a polygon, a rectangle, an oriented rectangle (X-AnyLabeling's ``rotation``), a circle, a mask (a PNG that fills
 a rectangle, its last row and column included), or a point. Shapes that share a ``group_id`` are one object: several
@@ -62,7 +62,7 @@ _LISTED = "labels.txt"
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder of LabelMe files, or the folders directly in it, which are then splits."""
+    """Find a folder of LabelMe files, or its subfolders with such files (splits)."""
     if _holds_labelme(path):
         return [Layout("labelme", path)]
     return [Layout("labelme", path, folder.name) for folder in subfolders(path) if _holds_labelme(folder)]
@@ -73,7 +73,7 @@ def _holds_labelme(folder: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The images of the JSON files of a folder, and their objects.
+    """Read the images of a folder's JSON files, and their objects.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def _size_hw(content: LabelMeFile, path: Path, file: Path) -> tuple[int, int]:
 
 
 def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[LabelMeObject]) -> Categories:
-    """Names and keypoints: as ``labels.txt`` and ``keypoint_names`` say, else as they are found."""
+    """Return names and keypoints: from ``labels.txt`` and ``keypoint_names``, else as found in the files."""
     used = {one.label for one in objects}
     points = list(dict.fromkeys(name for one in objects for name in one.keypoints))
     listed = _listed(layout)
@@ -166,7 +166,7 @@ def _listed(layout: Layout) -> list[str]:
 
 
 def _labels_of_other_splits(source: Path) -> set[str]:
-    """So that labels mean the same in each split; what is wrong with a file is said where its split is read."""
+    """Return the labels used in all splits, so that labels mean the same in each."""
     labels: set[str] = set()
     for file in list_files(source, "*/*.json"):
         try:
@@ -213,7 +213,7 @@ def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarr
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
-    """Write a data set as LabelMe files beside their images, with ``labels.txt``; each split in a folder of its own.
+    """Write LabelMe files beside their images, with ``labels.txt``; each split in its own folder.
 
     Polygons stay polygons, run lengths become masks, so that holes and parts are kept. A box that is not that of its
     outline is written as a rectangle in the same group.
@@ -266,7 +266,7 @@ def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[Conv
 
 
 def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
-    """Areas as they are read: of the polygons or the mask, else of the oriented box, else of the box."""
+    """Return areas as a reader computes them: of the polygons or mask, else the oriented box, else the box."""
     areas = np.prod(objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2], axis=1)
     for row in range(len(objects)):
         outlines = objects.segmentations
@@ -282,7 +282,7 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
 
 
 def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]) -> list[dict[str, Any]]:
-    """The shapes of one object; the first one carries its flags and its score."""
+    """Return the shapes of one object; the first carries flags and score."""
     label = dataset.categories[int(objects.labels[row])]
     size_hw = dataset.images.size_hw(int(objects.image_index[row]))
     shapes: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The shapes of a LabelMe file, and the objects that they make up."""
+"""The shapes of a LabelMe file, grouped to objects."""
 
 import atexit
 import base64
@@ -60,7 +60,7 @@ _KNOWN_OF_SHAPE = frozenset(Shape.__struct_fields__)
 
 @dataclass
 class LabelMeObject:
-    """One object; its box is the rectangle if there is one, else what encloses all else."""
+    """One object; its box is the rectangle if there is one, else it encloses the other shapes."""
 
     label: str
     box_xyxy: Float[np.ndarray, "4"]
@@ -74,7 +74,7 @@ class LabelMeObject:
 
 @dataclass
 class _Group:
-    """An object while its shapes are gathered."""
+    """An object while its shapes are collected."""
 
     label: str | None = None
     rings: list[np.ndarray] = field(default_factory=list)
@@ -87,7 +87,7 @@ class _Group:
 
 
 def decode_file(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
-    """A file whose shapes are not looked at yet, so that one of them can be wrong without the others."""
+    """Decode a LabelMe file, leaving its shapes raw so that they can be validated one by one."""
     text = read_json_bytes(file)
     try:
         content = msgspec.json.decode(text, type=LabelMeFile)
@@ -103,12 +103,12 @@ class _Embedded(msgspec.Struct):
 
 
 class EmbeddedImages:
-    """The images that files have in themselves, in a temporary folder that goes with the process."""
+    """Images embedded in LabelMe files, written to a temporary folder that is removed at exit."""
 
     _folder: Path | None = None
 
     def image_of(self, file: Path, path: Path) -> Path:
-        """Write the ``imageData`` of a file as an image called as ``path``, and return where; ``path`` if it has none."""
+        """Write a file's ``imageData`` as an image named as ``path`` and return its path; ``path`` without data."""
         try:
             data = msgspec.json.decode(read_json_bytes(file), type=_Embedded).imageData
             content = base64.b64decode(data or "", validate=True)
@@ -126,7 +126,7 @@ class EmbeddedImages:
 
 
 def decode_shape(raw: msgspec.Raw) -> Shape:
-    """One shape; ValueError if it is not one."""
+    """Decode one shape; ValueError if it is invalid."""
     try:
         return msgspec.json.decode(raw, type=Shape)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -136,7 +136,7 @@ def decode_shape(raw: msgspec.Raw) -> Shape:
 def group_shapes(
     content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: Report, unread: UnreadFields
 ) -> list[LabelMeObject]:
-    """The objects of a file: groups, and shapes that are in none."""
+    """Return the objects of a file: groups, and ungrouped shapes."""
     groups: dict[int | str, _Group] = {}
     for index, raw in enumerate(content.shapes):
         where = f"shapes[{index}]"
@@ -161,7 +161,7 @@ def group_shapes(
 
 
 def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
-    """Put a shape to its object; ValueError, and nothing of the object changed, if the shape is wrong."""
+    """Add a shape to an object; ValueError, leaving the object unchanged, if the shape is invalid."""
     kind = shape.shape_type
     if kind not in ("point", *OBJECT_SHAPES):
         raise ValueError(f"a {kind!r} is no object: expected a polygon, rectangle, circle, mask or point")
@@ -205,13 +205,13 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
 
 
 def _is_upright(points: Float[np.ndarray, "p 2"]) -> bool:
-    """Whether the corners of a rectangle, two or four in any order, are those of an axis-aligned box."""
+    """Return whether two or four corners, in any order, are those of an axis-aligned box."""
     low, high = points.min(axis=0), points.max(axis=0)
     return len(points) == 2 or bool((np.minimum(points - low, high - points) <= _UPRIGHT_PX).all())
 
 
 def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The mask in the image's frame; ValueError if it does not fit its rectangle or the image."""
+    """Return the mask in the image's frame; ValueError if it does not fit its rectangle or the image."""
     (left, top), (right, bottom) = points.round().tolist()
     if not (0 <= left <= right < size_hw[1] and 0 <= top <= bottom < size_hw[0]):
         raise ValueError(f"expected a rectangle inside the image of {size_hw[1]} x {size_hw[0]}, got {points.tolist()}")
@@ -234,14 +234,14 @@ def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np
 
 
 def encode_mask(mask: Bool[np.ndarray, "h w"]) -> str:
-    """A PNG in base64."""
+    """Return a mask as PNG in base64."""
     file = BytesIO()
     Image.fromarray(mask).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def enclosing_box(rings: list[np.ndarray], mask: Bool[np.ndarray, "h w"] | None) -> Float[np.ndarray, "4"]:
-    """The box around rings and the pixels of a mask, of which there is at least one."""
+    """Return the box around rings and the pixels of a mask, at least one of which is given."""
     points = np.concatenate([*rings, *([] if mask is None else [_pixel_corners(mask)])])
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 

@@ -1,4 +1,4 @@
-"""Paths of images and label files: which there are, how they are named, and that they stay inside their folder."""
+"""Paths of images and label files: list them, name them, and keep them inside their folder."""
 
 import os
 from collections import Counter
@@ -17,19 +17,19 @@ OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows i
 
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the files in a folder that fit a pattern, sorted, but for those that systems leave (``._a.xml``)."""
+    """Return the files in a folder that match a pattern, sorted, without system files such as ``._a.xml``."""
     found = sorted(folder.glob(pattern))
     return [one for one in found if not any(map(is_system_file, one.relative_to(folder).parts))]
 
 
 def sample_files(files: Sequence[Path], count: int = 8) -> list[Path]:
-    """Return some of many files from all over the list, by which a format is recognised: the first may be foreign."""
+    """Return a few files spread over a list, by which a format is recognised (the first may be unrelated)."""
     step = max(1, len(files) // count)
     return list(files[::step])
 
 
 def subfolders(path: Path) -> list[Path]:
-    """Return the folders in a folder, sorted; none where it may not be read. Hidden ones are left out."""
+    """Return the visible subfolders of a folder, sorted; none if it cannot be read."""
     try:
         return sorted(one for one in path.iterdir() if not is_system_file(one.name) and one.is_dir())
     except OSError:
@@ -37,7 +37,7 @@ def subfolders(path: Path) -> list[Path]:
 
 
 def report_unmatched_labels(labels: Sequence[Path], of_images: Sequence[Path], report: Report) -> None:
-    """Report files of labels that are not among ``of_images``, the files where the images' labels may stand."""
+    """Report label files that belong to none of the images."""
     known = {os.path.normpath(path) for path in of_images}
     for file in labels:
         if os.path.normpath(file) not in known:
@@ -46,7 +46,7 @@ def report_unmatched_labels(labels: Sequence[Path], of_images: Sequence[Path], r
 
 
 def read_image_sizes(paths: Sequence[Path], report: Report) -> tuple[list[Path], Int[np.ndarray, "m 2"]]:
-    """The images that can be opened, and their sizes from their headers."""
+    """Return the images that can be opened, and their sizes (M, 2) from their headers; report the others."""
     kept, sizes = [], []
     for path in paths:
         try:
@@ -59,12 +59,12 @@ def read_image_sizes(paths: Sequence[Path], report: Report) -> tuple[list[Path],
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """A path as data sets keep it: relative to a folder, with forward slashes."""
+    """Return a path relative to a folder, with forward slashes, as data sets store it."""
     return Path(os.path.relpath(path, root)).as_posix()
 
 
 def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool, file: Path, where: str) -> Path:
-    """The path that a name in ``file`` means, read from ``folder``.
+    """Resolve a path that ``file`` mentions, relative to ``folder``.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
 
 
 def flat_names_per_split(splits: Sequence[Dataset]) -> list[list[str]]:
-    """Such names for each of several splits; an image that stands in two of them has one name."""
+    """Return file names without folders for the images of each split; an image in two splits has one name."""
     if len(splits) == 1:
         return [flat_names(splits[0].images.files)]
     paths = [[os.path.abspath(one.images.path(i)) for i in range(len(one))] for one in splits]
@@ -103,7 +103,7 @@ def flat_names_per_split(splits: Sequence[Dataset]) -> list[list[str]]:
 
 
 def flat_names(files: Sequence[str]) -> list[str]:
-    """Names without folders for images, different also without their suffixes, as label files are named after them."""
+    """Return unique file names without folders; the stems are unique too, since label files are named after them."""
     names = [file.rsplit("/", 1)[-1] for file in files]
     if _stems_differ(names):
         return names

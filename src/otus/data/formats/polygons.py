@@ -1,4 +1,4 @@
-"""From the pixels of a mask back to polygons, exactly.
+"""Polygons of masks: trace them exactly, clip them, compute their area.
 
 The rings run along the edges of pixels, so their corners are whole numbers, and COCO's rasteriser turns them into the
 very same pixels. Shape shorthand: H x W the image, P points.
@@ -18,18 +18,18 @@ _STEP_X, _STEP_Y = (1, 0, -1, 0), (0, 1, 0, -1)
 
 @dataclass(frozen=True, eq=False)
 class Polygon:
-    """One connected part of an object: its outer ring (P, 2) of x, y in pixels, and the rings of its holes."""
+    """A connected part of a mask: outer ring (P, 2) of x, y in pixels, and the rings of its holes."""
 
     outer: Float[np.ndarray, "p 2"]
     holes: tuple[Float[np.ndarray, "p 2"], ...] = ()
 
 
 def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
-    """The parts of a mask, from top to bottom; pixels that touch at a corner belong together.
+    """Trace the connected parts (8-connectivity) of a mask, from top to bottom.
 
     Outer rings run clockwise on the screen, holes the other way; only corners where a ring turns are given.
 
-    >>> [part.outer.tolist() for part in trace(np.ones((2, 3), dtype=bool))]
+    >>> [part.outer.tolist() for part in mask_to_polygons(np.ones((2, 3), dtype=bool))]
     [[[0.0, 0.0], [3.0, 0.0], [3.0, 2.0], [0.0, 2.0]]]
     """
     from scipy.ndimage import label as label_components  # a quarter of a second, which most commands need not pay
@@ -56,7 +56,7 @@ def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
 
 
 def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]) -> Float[np.ndarray, "p 2"]:
-    """The part of a ring that lies in the image, (0, 2) where none does: Sutherland and Hodgman, CACM 1974.
+    """Clip a ring to the image, (0, 2) if nothing is left: Sutherland and Hodgman, CACM 1974.
 
     >>> clip_polygon(np.array([[-2.0, 1], [2, 1], [2, 3]]), np.array([8.0, 8])).tolist()
     [[0.0, 2.0], [0.0, 1.0], [2.0, 1.0], [2.0, 3.0]]
@@ -79,7 +79,7 @@ def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]
 
 
 def object_polygons(segmentations: Segmentations, index: int, size_hw: tuple[int, int]) -> list[Polygon]:
-    """The outline of one object as polygons: its own where it has some (each a part), else traced from its pixels."""
+    """Return the polygons of one object: as stored, or traced from its RLE."""
     if segmentations.kinds[index] == Outline.POLYGONS:
         return [Polygon(ring) for ring in segmentations.polygons(index)]
     counts = segmentations.rle(index)
@@ -93,7 +93,7 @@ def _signed_area(ring: Float[np.ndarray, "p 2"]) -> float:
 
 @kernel
 def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (P, 2) of all rings of a mask with an empty border, and where each ring ends.
+    """Return the corners (P, 2) of all rings of a zero-padded mask, and the end of each ring.
 
     Each ring starts at its first edge, in reading order, that has the object below and none above. Where four edges
     meet the walk turns left: it goes on to the diagonal neighbour.
@@ -141,6 +141,6 @@ def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def polygon_area(ring: Float[np.ndarray, "p 2"]) -> float:
-    """The area inside a ring, by the shoelace formula."""
+    """Return the area of a ring by the shoelace formula."""
     x, y = ring[:, 0], ring[:, 1]
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2

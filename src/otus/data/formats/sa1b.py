@@ -1,4 +1,4 @@
-"""SA-1B, Segment Anything's data: one JSON an image with masks without categories, and how sure they are.
+"""SA-1B, the Segment Anything data set: a JSON file per image with class-agnostic masks and their quality scores.
 
 https://github.com/facebookresearch/segment-anything#dataset. What a mask says beside its pixels (``predicted_iou``,
 ``stability_score``, ``crop_box``, ``point_coords``) are columns here.
@@ -43,7 +43,7 @@ CAN_HOLD = frozenset({"outline", "holes", "parts", "annotation_ids", "image_ids"
 
 
 class Image(msgspec.Struct):
-    """What a file says of its image."""
+    """The record ``image``."""
 
     image_id: Int64
     width: Int64
@@ -52,7 +52,7 @@ class Image(msgspec.Struct):
 
 
 class Mask(msgspec.Struct, gc=False):
-    """A record of ``annotations``; the ids of image and category are filled in after reading."""
+    """A record of ``annotations``; image and category ids are filled in after reading."""
 
     id: Int64
     bbox: tuple[Number, Number, Number, Number] | None = None
@@ -67,14 +67,14 @@ class Mask(msgspec.Struct, gc=False):
 
 
 class Document(msgspec.Struct):
-    """One file."""
+    """One JSON file."""
 
     image: Image
     annotations: list[Mask]
 
 
 class Fields(msgspec.Struct):
-    """The same, with all that it says."""
+    """One JSON file with all of its fields."""
 
     image: dict[str, msgspec.Raw]
     annotations: list[dict[str, msgspec.Raw]]
@@ -85,7 +85,7 @@ _KNOWN_OF_MASK = frozenset(Mask.__struct_fields__)
 
 
 def find(path: Path) -> list[Layout]:
-    """A folder of such files, or one of them."""
+    """Find a folder of SA-1B files, or one of them."""
     if path.is_dir():
         return [Layout(FORMAT, path)] if any(map(_is_one, sample_files(list_files(path, "*.json")))) else []
     return [Layout(FORMAT, path)] if path.suffix == ".json" and path.is_file() and _is_one(path) else []
@@ -97,7 +97,7 @@ def _is_one(file: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The data set of a folder of SA-1B files, of one category, ``object``.
+    """Read SA-1B files, with the one category ``object``.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
-    """One JSON an image beside the image, in a new folder. Outlines of polygons become pixels.
+    """Write a JSON file beside each image in a new folder; polygons become RLE.
 
     Splits lie in one folder and are no longer told apart; if ids of their images or annotations meet, all get new ones.
     """
@@ -199,7 +199,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
 
 def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
-    """The splits with ids that differ over all of them."""
+    """Return the splits with ids that are unique over all of them."""
     losses: list[ConversionLoss] = []
     ids = [image_ids(dataset) for dataset in splits]
     objects = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
@@ -244,7 +244,7 @@ def _lost_categories(dataset: Dataset) -> list[ConversionLoss]:
 
 
 def _records(dataset: Dataset) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of each image that has some."""
+    """Return the annotation records by image."""
     records: dict[int, list[dict[str, Any]]] = {}
     objects = dataset.objects
     if objects is None:

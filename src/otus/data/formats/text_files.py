@@ -1,4 +1,4 @@
-"""What the formats share: files whatever their encoding, lines of numbers, sizes of images, flat names, safe paths."""
+"""Read text files of labels: any Unicode encoding, lists of names, lines of numbers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ _ENCODINGS = {
 
 
 class LabelLine(NamedTuple):
-    """One line of a label file: the image that it belongs to, where it stands, and its words."""
+    """One line of a label file: the index of its image, the file, the line number, and the words."""
 
     image: int
     file: Path
@@ -42,12 +42,12 @@ class LabelLine(NamedTuple):
     words: list[str]
 
     def fault(self, problem: str, remedy: str | None = None) -> DataError:
-        """The error that names this line."""
+        """Return an error that names this line."""
         return DataError(problem, file=self.file, where=f"line {self.number}", remedy=remedy)
 
 
 def read_text(file: Path) -> str:
-    """Return the text of a file in UTF-8, or in UTF-16 or UTF-32 as some editors save it; without a byte order mark.
+    """Read a text file in UTF-8, UTF-16 or UTF-32, without its byte order mark.
 
     Raises
     ------
@@ -58,12 +58,12 @@ def read_text(file: Path) -> str:
 
 
 def read_json_bytes(file: Path) -> bytes:
-    """The same as UTF-8, for a decoder of JSON: msgspec takes bytes that are no UTF-8 for letters."""
+    """Read a text file and return it in UTF-8 for a JSON decoder; msgspec does not validate the encoding."""
     return read_text(file).encode()
 
 
 def read_bytes(file: Path) -> bytes:
-    """Return what a file holds; DataError if it is missing, a Git LFS pointer or may not be read."""
+    """Read a file; DataError if it is missing, unreadable or a Git LFS pointer."""
     raise_if_lfs_pointer(file)
     try:
         return file.read_bytes()
@@ -74,7 +74,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def decode_text(content: bytes, file: Path, *, declared: str = "") -> str:
-    """Return the text of bytes in UTF-8, UTF-16 or UTF-32, or in the older encoding that a file declares.
+    """Decode bytes in UTF-8, UTF-16 or UTF-32, or in the legacy encoding that a file declares.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def decode_text(content: bytes, file: Path, *, declared: str = "") -> str:
 
 
 def read_head(file: Path, count: int) -> bytes:
-    """Return the start of a file for recognising its format: nothing if it cannot be read, UTF-16 without its zeros."""
+    """Return the first bytes of a file to recognise its format, without zero bytes (UTF-16); empty if unreadable."""
     try:
         with file.open("rb") as content:
             return content.read(count).replace(b"\0", b"")
@@ -104,7 +104,7 @@ def read_head(file: Path, count: int) -> bytes:
 
 
 def read_name_list(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line of a list of images, but for blank ones and what systems leave."""
+    """Yield line number and text of each entry in a list of images, skipping blank lines and system files."""
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         name = line.strip()
         if name and not is_system_file(name.replace("\\", "/").rsplit("/", 1)[-1]):
@@ -112,7 +112,7 @@ def read_name_list(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_label_lines(files: Sequence[Path], report: Report) -> list[LabelLine]:
-    """The lines that are not blank of label files, file i of image i; a file that is not there has none."""
+    """Read the non-blank lines of label files, file i belonging to image i; missing files have none."""
     lines: list[LabelLine] = []
     for image, file in enumerate(files):
         try:
@@ -131,7 +131,7 @@ def read_label_lines(files: Sequence[Path], report: Report) -> list[LabelLine]:
 def parse_numbers(
     lines: list[LabelLine], words: slice, report: Report
 ) -> tuple[list[LabelLine], Float[np.ndarray, "v"]]:
-    """Some words of each line as numbers, one line's after the other's, and the lines where all are usable numbers."""
+    """Convert some words of each line to numbers, concatenated over the lines; lines with others are reported."""
     try:
         values = np.fromiter((float(word) for line in lines for word in line.words[words]), dtype=np.float64)
         if (np.abs(values) <= MAX_NUMBER).all():

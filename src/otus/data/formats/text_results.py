@@ -25,7 +25,7 @@ _TASK = "Task1_"
 
 
 def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Predictions for a data set, ordered by its images.
+    """Read predictions for a data set, ordered by its images.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
 
 
 def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objects:
-    """DOTA's task 1: a file a category."""
+    """Read DOTA's task 1: a file per category."""
     label_of = {name: label for label, name in enumerate(dataset.categories)}
     known: list[Path] = []
     for file in files:

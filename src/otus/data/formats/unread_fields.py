@@ -1,4 +1,4 @@
-"""What a file says and no column holds: counted by field while it is read, so that a conversion can tell of it."""
+"""Count the fields of a source that no column holds, so that a conversion can report them."""
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
@@ -17,26 +17,26 @@ _LONGEST = 60
 
 @dataclass
 class UnreadFields:
-    """Counts values by field. What says nothing (null, an empty text, list or object) does not count."""
+    """Counts values per field. Empty values (null, "", [], {}) do not count."""
 
     _counts: dict[str, int] = field(default_factory=dict)
     _examples: dict[str, str] = field(default_factory=dict)
 
     def note(self, name: str, values: Iterable[Any]) -> None:
-        """Count values of a field."""
+        """Count the values of a field."""
         said = [value for value in values if value not in _NOTHING]
         if said:
             self._counts[name] = self._counts.get(name, 0) + len(said)
             self._examples.setdefault(name, _short(str(said[0])))
 
     def note_raw(self, prefix: str, fields: Mapping[str, msgspec.Raw], *, known: Set[str]) -> None:
-        """Count those fields of a JSON object that are not known."""
+        """Count the fields of a JSON object that are not known."""
         for name, raw in fields.items():
             if name not in known:
                 self.note(prefix + name, [_value(bytes(raw))])
 
     def declared(self, batch: RecordBatch, record: type[Record]) -> list[tuple[int, Record]]:
-        """The records of a batch with the fields that their type declares, and their indices; the others are counted."""
+        """Return index and record of a batch, reduced to the declared fields; the other fields are counted."""
         known = [name for name in batch.attributes if name in record.__struct_fields__]
         for name, attribute in batch.attributes.items():
             if name not in known:
@@ -45,12 +45,12 @@ class UnreadFields:
         return list(zip(batch.indices.tolist(), records, strict=True))
 
     def finish(self) -> tuple[UnreadField, ...]:
-        """All fields, in the order in which they first came."""
+        """Return all counted fields, in order of first appearance."""
         return tuple(UnreadField(name, count, self._examples[name]) for name, count in self._counts.items())
 
 
 def _value(text: bytes) -> Any:
-    """What a JSON text says; the text itself where it is long, or where a decoder that looks closer refuses it."""
+    """Return what a JSON text says; the text itself where it is long, or where a decoder that looks closer refuses it."""
     try:
         if len(text) <= _LONGEST:
             return msgspec.json.decode(text)

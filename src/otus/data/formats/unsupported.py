@@ -1,4 +1,4 @@
-"""Files of labelling tools that are not read: how they look, and what to export from the tool instead."""
+"""Recognise files of labelling tools that cannot be read, and say what to export instead."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _TOOLS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 
 
 def find_unsupported(path: Path) -> Iterator[tuple[Path, str, str]]:
-    """Yield files at a path that other tools wrote, one a tool: the file, the tool and what to export from it."""
+    """Yield the file, the tool, and the export to use instead, once per tool."""
     folders = [path, *(path / name for name in ("annotations", "labels", "train", "ann"))] if path.is_dir() else []
     told: set[str] = set()
     for suffix in dict.fromkeys(suffix for _, suffix, _, _ in _TOOLS):

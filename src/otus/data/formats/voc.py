@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file of boxes an image, and PNG images of the pixels of classes and of objects.
+"""Pascal VOC: an XML file of boxes per image, and PNGs of class and object labels.
 
 Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the development kit's documentation. ::
 
@@ -64,7 +64,7 @@ _LOOKED_AT = 8
 
 
 def find(path: Path) -> list[Layout]:
-    """The data sets at a folder: one for each list in ImageSets, else one for all XML files, or for each split's folder."""
+    """Find data sets: one per list in ImageSets, else one for all XML files, or one per split folder."""
     found = []
     for folder in (path, *sorted(path.glob("VOC*")), *sorted(path.glob("VOCdevkit/VOC*"))):
         lists = _split_lists(folder)
@@ -87,7 +87,7 @@ def _looks_like_voc(folder: Path) -> bool:
 
 
 def _split_lists(folder: Path) -> dict[str, Path]:
-    """The lists of images by name of the split; those for a single category (``cat_train``) are left out."""
+    """Return the image lists by split, without lists for a single category (``cat_train``)."""
     lists: dict[str, Path] = {}
     for kind in ("Main", "Segmentation"):
         files = {file.stem: file for file in list_files(folder / "ImageSets" / kind, "*.txt")}
@@ -99,13 +99,13 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 
 
 def _is_of_one_category(file: Path) -> bool:
-    """Whether the first lines of a list have the flags of a category."""
+    """Return whether the first lines of a list carry a category's flags."""
     lines = read_head(file, 4000).decode(errors="replace").splitlines()[:_LOOKED_AT]
     return all(_FLAG.search(line.rstrip()) for line in lines if line.strip())
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """The images of a split with their boxes and masks.
+    """Read the images of a split with boxes and masks.
 
     ``difficult``, ``truncated`` and ``occluded`` are columns where the files say them. Masks of objects that fit no box
     are left out.
@@ -183,13 +183,13 @@ def _inside(name: str, folder: Path, file: Path) -> Path:
 
 
 def _missing(name: str, folder: Path, file: Path) -> Path:
-    """Where an image that is not there should lie: JPEGImages/a.jpg is not JPEGImages/JPEGImages/a.jpg."""
+    """Return where a missing image should be: JPEGImages/a.jpg, not JPEGImages/JPEGImages/a.jpg."""
     path = _inside(name, folder, file)
     return path if path.parent.is_dir() else folder / path.name
 
 
 def _listed(root: Path, split: str, known: set[str]) -> list[str]:
-    """The stems that a list names, which may have spaces; a flag behind one that is not known so is dropped."""
+    """Return the stems in a list (they may contain spaces); a trailing flag is dropped."""
     lists = _split_lists(root)
     if split not in lists:
         raise DataError(f"there is no list of {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}")
@@ -300,7 +300,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
 
 
 def _areas(instances: Instances) -> np.ndarray:
-    """Areas as they are read: of the mask, else of the box."""
+    """Return areas as a reader computes them: of the mask, else of the box."""
     areas = area(instances.boxes_xyxy)
     if instances.masks is None:
         return areas
@@ -309,12 +309,12 @@ def _areas(instances: Instances) -> np.ndarray:
 
 
 def holds_semantic(dataset: Dataset) -> bool:
-    """Whether the semantic maps can be VOC's: background, and then the categories of objects."""
+    """Return whether the semantic categories are VOC's: background, then those of the objects."""
     return dataset.semantic is not None and dataset.semantic.categories.names == ("background", *_names(dataset))
 
 
 def _names(dataset: Dataset) -> tuple[str, ...]:
-    """The categories of objects; of a set of maps alone those of the maps without the background."""
+    """Return the categories of objects; with maps only, those of the maps without background."""
     if dataset.objects is None and dataset.semantic is not None and dataset.semantic.categories[0] == "background":
         return dataset.semantic.categories.names[1:]
     return dataset.categories.names

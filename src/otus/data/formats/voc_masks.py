@@ -1,4 +1,4 @@
-"""The images of objects of Pascal VOC: which object each value is, and how they are written."""
+"""The SegmentationObject PNGs of Pascal VOC: match them to the boxes, and write them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ _MIN_IOU = 0.5
 
 
 def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]], report: Report) -> Objects:
-    """The objects with the masks that image i of ``files`` shows of those of image i, where there is one.
+    """Add to the objects the masks in the label images ``files``, one per image, where it exists.
 
     Masks that fit no box (see :func:`_match`) go to ``report``.
     """
@@ -58,7 +58,7 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
 
 
 def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> list[int | None]:
-    """Which object each mask is: number k the k-th, if every mask fits its own box, else the one whose box fits best.
+    """Match masks to objects: value k to the k-th object if all masks fit so, else by best box IoU.
 
     A mask fits a box from an IoU of 0.5, and its own also if it lies in it: an object partly hidden.
     """
@@ -79,12 +79,12 @@ def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> li
 
 
 def _cut(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """The part of each box that lies in its own frame."""
+    """Intersect each box with its frame."""
     return np.concatenate([np.maximum(boxes[:, :2], frames[:, :2]), np.minimum(boxes[:, 2:], frames[:, 2:])], axis=1)
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """VOC's colours (256, 3): the bits of the index spread over red, green and blue, highest bits first."""
+    """Return VOC's colour map (256, 3): bits of the index spread over red, green and blue, highest first."""
     index, colours = np.arange(256), np.zeros((256, 3), dtype=np.uint8)
     for bit in range(8):
         for channel in range(3):
@@ -93,7 +93,7 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 
 
 def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[ConversionLoss]:
-    """Write the masks of one image, smaller ones over larger; what is hidden or beyond 254 objects is lost."""
+    """Write the label image of one image's objects, small over large; yield the hidden pixels as losses."""
     instances = dataset.instances(index)
     if instances.masks is None:
         return

@@ -1,4 +1,4 @@
-"""The XML files of Pascal VOC: what one says, and how one is written."""
+"""Read and write the XML files of Pascal VOC."""
 
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -27,7 +27,7 @@ _KNOWN_OF_OBJECT = frozenset(("name", "bndbox", "robndbox", *FLAGS))
 
 @dataclass
 class Record:
-    """What one XML file says; the sides of boxes as they stand there, 1-based inclusive in VOC's own.
+    """Content of one XML file; boxes as stored, 1-based inclusive in VOC proper.
 
     ``oriented`` has x, y, width, height and angle of boxes that roLabelImg turned, NaN for others.
     """
@@ -42,7 +42,7 @@ class Record:
 
 
 def parse(file: Path) -> ElementTree.Element:
-    """The tree of an XML file; document types are refused, since entities can grow without bound."""
+    """Parse an XML file; document types are rejected, since entities can expand without bound."""
     builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")  # whatever the file says of itself
 
     def refuse(*_: object) -> None:
@@ -64,7 +64,7 @@ def parse(file: Path) -> ElementTree.Element:
 
 
 def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
-    """The size and the objects of a file; objects that make no sense go to ``report``, unknown elements to ``unread``."""
+    """Read size and objects of a file; invalid objects are reported, unknown elements counted in ``unread``."""
     root = parse(file)
     if root.tag != "annotation":
         raise DataError(f"expected <annotation>, got <{root.tag}>", file=file, remedy="leave this file out")
@@ -120,7 +120,7 @@ def _note_unread(node: ElementTree.Element, prefix: str, known: Set[str], unread
 
 
 def _only(node: ElementTree.Element, tag: str, file: Path, where: str | None) -> ElementTree.Element | None:
-    """The child of that name, None where there is none; DataError where there are several."""
+    """Return the child with that tag, None without one; DataError if there are several."""
     children = node.findall(tag)
     if len(children) > 1:
         problem = f"expected one <{tag}>, got {len(children)}"
@@ -143,7 +143,7 @@ def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> floa
 
 
 def to_xml(image: str, instances: Instances, names: Sequence[str], flags: Mapping[str, Bool[np.ndarray, "n"]]) -> bytes:
-    """The file of the objects of an image, their names and flags given, to the last decimal.
+    """Return the XML of an image's objects with the given names and flags, at full precision.
 
     Raises
     ------

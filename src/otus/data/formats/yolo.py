@@ -1,4 +1,4 @@
-"""YOLO: a text file of fractions an image, and a ``data.yaml`` that says the categories and where the images lie.
+"""YOLO: a text file of normalised coordinates per image, and a ``data.yaml`` of categories and image folders.
 
 docs.ultralytics.com/datasets; nothing of that code is used. A line is a category's index and then one of ::
 
@@ -65,7 +65,7 @@ _EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
 
 
 def find(path: Path) -> list[Layout]:
-    """The splits of a data.yaml, given itself or by its folder; else those of the folders ``images`` and ``labels``."""
+    """Find the splits of a data.yaml (or the folder that has it), else those of ``images`` and ``labels`` folders."""
     files = [path] if path.is_file() else [*list_files(path, "*.y*ml"), *list_files(path, "*.data")]
     for file in files:
         if is_darknet(file):
@@ -84,7 +84,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """The images of a split and their objects: boxes, polygons, corners of oriented boxes, or keypoints.
+    """Read a split: images, and objects with boxes, polygons, oriented boxes or keypoints.
 
     Without names, categories are called ``0``, ``1`` … or as ``classes.txt`` says.
 
@@ -131,7 +131,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
 
 def _images(entry: Path, root: Path, source: Path, allow_outside: bool, report: Report) -> list[Path]:
-    """The images of a folder, or of a list of paths relative to the list or to the root."""
+    """Return the images of a folder, or of a list of paths relative to the list or the root."""
     if os.path.isdir(entry):
         return list_images(entry, recursive=True)
     paths = []
@@ -152,7 +152,7 @@ def _images(entry: Path, root: Path, source: Path, allow_outside: bool, report: 
 
 
 def _twin(image: Path, root: Path) -> Path:
-    """The label file of an image."""
+    """Return the label file of an image."""
     parts = list(Path(relative_name(image, root)).with_suffix(".txt").parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -211,7 +211,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
 
 def _split_name(split: str | None) -> str:
-    """The nearest of the names that data.yaml knows."""
+    """Return the split name that data.yaml knows (train, val or test) for a split."""
     return next((name for name in SPLITS if (split or "").startswith(name)), "train")
 
 
@@ -262,7 +262,7 @@ def _write_labels(
 
 
 def _kind(several: list[Objects]) -> str:
-    """What most objects of all splits have; of equals the first."""
+    """Return the line type of most objects over all splits."""
     counts = {"keypoints": 0, "corners": 0, "outline": 0}
     for objects in several:
         if objects.keypoints is not None:
@@ -275,7 +275,7 @@ def _kind(several: list[Objects]) -> str:
 
 
 def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.ndarray, "p 2"] | None:
-    """What is written of one object as points, None for a box."""
+    """Return the ring to write for an object, None for a box."""
     if kind == "corners":
         assert objects.corners_xy is not None
         own = objects.corners_xy[row]
@@ -292,7 +292,7 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
 def _inside(
     dataset: Dataset, objects: Objects, rings: list[np.ndarray | None], kind: str
 ) -> tuple[Float[np.ndarray, "n 4"], list[np.ndarray | None]]:
-    """What lies in the image of each box and each ring: other readers take no numbers beyond 0 and 1.
+    """Clip boxes and rings to the image: other readers accept only 0 to 1.
 
     Of corners each is moved to the border by itself: a line has four.
     """
@@ -309,7 +309,7 @@ def _inside(
 def _is_left(
     objects: Objects, boxes: np.ndarray, whole_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
 ) -> Bool[np.ndarray, "n"]:
-    """Of which objects something lies in the image. What has no area at all stays, as the source has it."""
+    """Return which objects are still visible after clipping; objects without area stay."""
     before, after = (sides[:, 2:] - sides[:, :2] for sides in (objects.boxes_xyxy, boxes))
     left: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
     for row, (whole, ring) in enumerate(zip(whole_rings, rings, strict=True)):
@@ -326,7 +326,7 @@ def _cut_off(
     written: np.ndarray,
     kind: str,
 ) -> Iterator[ConversionLoss]:
-    """The outlines and corners that reach out of the image."""
+    """Yield a loss per clipped segmentation or oriented box."""
     for row in np.flatnonzero(written).tolist():
         whole, ring = whole_rings[row], rings[row]
         if whole is not None and ring is not None:
@@ -347,7 +347,7 @@ def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) ->
 def _moved_boxes(
     dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
 ) -> Iterator[ConversionLoss]:
-    """Boxes that are not those that are read again; one loss for all that move but little, as rounded numbers do."""
+    """Yield losses for boxes that will be read back changed; slight changes (rounding) are one loss together."""
     distances = np.abs(boxes - objects.boxes_xyxy).max(axis=1, initial=0)
     for row, ring in enumerate(rings):
         if ring is not None and len(ring):
@@ -365,14 +365,14 @@ def _moved_boxes(
 
 
 def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
-    """The width and the height of each object's image."""
-    return dataset.images.sizes_hw[objects.image_index][:, ::-1].astype(np.float64)
+    """Return the width and the height of each object's image."""
+    return dataset.images.sizes_hw[objects.image][:, ::-1].astype(np.float64)
 
 
 def _fractions(
     dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None]
 ) -> list[np.ndarray]:
-    """The ring or the box of each object."""
+    """Return the normalised ring or box of each object."""
     sizes = _sizes_wh(dataset, objects)
     boxes = convert(boxes, BoxFormat.XYXY, BoxFormat.CXCYWH) / np.tile(sizes, 2)
     rows = zip(rings, boxes, sizes, strict=True)
@@ -382,7 +382,7 @@ def _fractions(
 def _keypoint_fractions(
     dataset: Dataset, objects: Objects, count: int
 ) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, "n"]]:
-    """``count`` keypoints of each object, zeros where it has none in the image, and how many it has beyond it."""
+    """Return ``count`` normalised keypoints per object (zeros outside the image), and the number outside."""
     found = np.zeros((len(objects), count, 3))
     if objects.keypoints is not None:
         found[:, : objects.keypoints.shape[1]] = objects.keypoints
@@ -394,7 +394,7 @@ def _keypoint_fractions(
 
 
 def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:
-    """The keypoints by label, of those categories that have as many."""
+    """Return the keypoint names by label, of categories with ``count`` keypoints."""
     schemes = {label: categories.keypoints_of(name) for label, name in enumerate(categories)}
     return {label: scheme for label, scheme in schemes.items() if scheme is not None and len(scheme) == count}
 

@@ -1,4 +1,4 @@
-"""The lines of YOLO's label files as objects. See :mod:`otus.data.formats.yolo` for what a line may say."""
+"""Parse the lines of YOLO label files; see :mod:`otus.data.formats.yolo` for their forms."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,7 @@ def parse_objects(
     point_shape: tuple[int, int] | None,
     report: Report,
 ) -> Objects:
-    """The objects that lines say; lines that make no sense go to ``report``.
+    """Parse label lines to objects; invalid lines are reported and left out.
 
     ``point_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each.
     """
@@ -39,12 +39,12 @@ def parse_objects(
 
 
 def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
-    """Of which objects :func:`parse_objects` takes the numbers: those of a ring, or of a box and perhaps keypoints."""
+    """Return which objects :func:`parse_objects` can read back, by the range of their normalised coordinates."""
     return np.array([bool(((one >= 1 - _FARTHEST) & (one <= _FARTHEST)).all()) for one in fractions], dtype=bool)
 
 
 def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
-    """What the numbers behind the category are, and whether the last one is a confidence."""
+    """Return the type of a line by its number count, and whether the last number is a score."""
     if count in (4, 5):
         return "box", count == 5
     if with_points is not None:
@@ -53,7 +53,7 @@ def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
 
 
 class _Columns:
-    """The numbers of all lines, and what each line is."""
+    """The numbers of all lines, and the type of each line."""
 
     def __init__(self, lines: list[LabelLine], values: np.ndarray, with_points: int | None) -> None:
         forms = [_form(len(line.words) - 1, with_points) for line in lines]
@@ -74,7 +74,7 @@ class _Columns:
 def _faults(
     lines: list[LabelLine], values: np.ndarray, with_points: int | None, categories: Categories
 ) -> dict[int, tuple[str, str]]:
-    """What is wrong with lines of numbers, and what to do, by index of the line."""
+    """Return problem and remedy of invalid lines, by line index."""
     faults: dict[int, tuple[str, str]] = {}
     columns = _Columns(lines, values, with_points)
     labels = columns.labels
@@ -155,7 +155,7 @@ def _assemble(
 
 
 def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndarray) -> Float[np.ndarray, "n k 3"]:
-    """Pixels and visibility; without visibility in the file, a point at 0, 0 is not labelled."""
+    """Return pixels and visibility; without visibility in the file, a point at 0, 0 is not labelled."""
     count, numbers_each = point_shape
     rows = np.flatnonzero(columns.has_points)
     keypoints = np.zeros((len(size_wh), count, 3))
@@ -166,7 +166,7 @@ def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndar
 
 
 def _pixels(fractions: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
-    """Fractions of the image in pixels; a number of at most 9 decimals that was divided comes back to the last bit.
+    """Convert normalised coordinates to pixels; decimals of up to 9 digits survive the round trip exactly.
 
     So a polygon keeps its pixels: those of COCO have points where the last bit decides on a pixel.
     """

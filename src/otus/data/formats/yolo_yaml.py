@@ -1,4 +1,4 @@
-"""YOLO's ``data.yaml``: the categories, the keypoints, and where the images of each split lie."""
+"""YOLO's ``data.yaml``: categories, keypoints, and the images of each split."""
 
 import os
 import re
@@ -28,7 +28,7 @@ _DEEP = re.compile(r"(?:[\[{][^\[\]{}]*){100}")
 
 
 class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting overflows its stack
-    """Refuses a key that stands twice, of which PyYAML would take the last without a word."""
+    """YAML loader that rejects duplicate keys, of which PyYAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
@@ -40,7 +40,7 @@ class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting 
 
 @dataclass(frozen=True)
 class YoloDescription:
-    """What data.yaml says, or the folders where there is none."""
+    """Content of a data.yaml, or what the folders show without one."""
 
     root: Path
     splits: dict[str, list[Path]]
@@ -50,7 +50,7 @@ class YoloDescription:
 
 
 def split_folders(root: Path) -> dict[str, list[Path]]:
-    """Folders of images by split ('' for none), where label files lie in their twins."""
+    """Return image folders by split ('' for none) that have matching label files."""
     if (root / "images").is_dir() and list_files(root / "labels", "**/*.txt"):
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
@@ -61,7 +61,7 @@ def split_folders(root: Path) -> dict[str, list[Path]]:
 
 
 def _is_flat(folder: Path) -> bool:
-    """Whether images lie beside their lines of numbers, as labelImg saves them."""
+    """Return whether images lie beside their label files, as labelImg saves them."""
     for file in sample_files([file for file in list_files(folder, "*.txt") if file.name != "classes.txt"]):
         if any(file.with_suffix(suffix).is_file() for suffix in IMAGE_SUFFIXES):
             words = read_head(file, 4000).decode(errors="replace").partition("\n")[0].split()
@@ -71,12 +71,12 @@ def _is_flat(folder: Path) -> bool:
 
 
 def is_darknet(file: Path) -> bool:
-    """Whether a file is Darknet's description of a set: lines ``train = …``, ``valid = …``, ``names = …``."""
+    """Return whether a file is Darknet's ``.data`` file: lines ``train = …``, ``valid = …``, ``names = …``."""
     return file.suffix == ".data" and bool(re.search(rb"(?m)^\s*(?:train|valid)\s*=", read_head(file, 4000)))
 
 
 def _darknet(source: Path) -> YoloDescription:
-    """What a Darknet file says, as Darknet's own and CVAT's "YOLO 1.1" have it.
+    """Read a Darknet ``.data`` file, also CVAT's "YOLO 1.1".
 
     Its paths are relative to a folder that the file does not say: as much of each counts as is found beside the file.
     """
@@ -93,7 +93,7 @@ def _darknet(source: Path) -> YoloDescription:
 
 
 def resolve_beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
-    """The path that a name means whose first folders may be missing here: the whole if not one of its ends is there."""
+    """Resolve a path whose leading folders may be missing here: the longest trailing part that exists counts."""
     parts = Path(name.replace("\\", "/")).parts
     ends = [os.path.join(*parts[i:]) for i in range(len(parts)) if parts[i] != os.sep and ".." not in parts[i:]]
     found = next((end for end in ends if os.path.exists(folder / end)), ends[0] if ends else name)
@@ -101,7 +101,7 @@ def resolve_beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
 
 
 def load_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
+    """Load a YAML file that holds a mapping."""
     if os.path.isfile(file) and os.path.getsize(file) > _MAX_BYTES:
         raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
     try:
@@ -124,7 +124,7 @@ def load_yaml(file: Path) -> dict[str, Any]:
 
 
 def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescription:
-    """What a data.yaml, or a folder without one, says; DataError that names the field at fault."""
+    """Read a data.yaml, or describe a folder without one."""
     if not source.is_file():
         return YoloDescription(source, split_folders(source))
     if source.suffix == ".data":
@@ -159,7 +159,7 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
 
 
 def _as_list(value: object, field: str, file: Path) -> list[Any]:
-    """A list, or a mapping from 0, 1, 2 … without gaps."""
+    """Return a list, also from a mapping with keys 0, 1, 2 … without gaps."""
     if isinstance(value, dict) and set(value) == set(range(len(value))):
         return [value[index] for index in range(len(value))]
     if isinstance(value, list):
@@ -208,7 +208,7 @@ def _point_shape(content: dict[str, Any], file: Path) -> tuple[int, int] | None:
 def _keypoint_names(
     content: dict[str, Any], categories: Categories, count: int, file: Path
 ) -> tuple[tuple[str, KeypointNames], ...]:
-    """The keypoints of each category; of those alone that ``kpt_names`` has, where it has some by label."""
+    """Return the keypoint names of each category (only those in ``kpt_names``, if it is given by label)."""
     given = content.get("kpt_names") or [str(index) for index in range(count)]
     by_label = given if isinstance(given, dict) else dict.fromkeys(range(len(categories)), given)
     order = content.get("flip_idx") or list(range(count))

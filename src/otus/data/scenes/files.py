@@ -1,4 +1,4 @@
-"""Made-up scenes as a data set on disk."""
+"""Write synthetic scenes to disk as a data set."""
 
 import tempfile
 from pathlib import Path
@@ -57,7 +57,7 @@ def write_scenes(
 
 
 def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
-    """The scenes as a data set whose images and panoptic maps are files in ``folder``."""
+    """Return the scenes as a data set whose images and panoptic PNGs are files in ``folder``."""
     names, maps, segments, found = [], [], [], []
     for sample in scenes:
         Image.fromarray(sample.image).save(folder / sample.key, quality=95)

@@ -1,4 +1,4 @@
-"""Made-up scenes: shapes with textures before sky, water and grass, hiding one another, with everything known of them.
+"""Synthetic scenes: textured shapes over sky, water, grass or sand, occluding one another, with complete ground truth.
 
 For tests, first steps, and what real data sets seldom label: whole (amodal) objects, oriented boxes. The same seed gives
 the same scenes. Shape shorthand: H x W an image, N objects, K keypoints.
@@ -43,7 +43,7 @@ _LEAST_PIXELS = 24
 
 @dataclass(frozen=True)
 class Scenes:
-    """``count`` scenes of height and width ``size_hw``, each with ``min_objects`` to ``max_objects`` objects.
+    """``count`` synthetic scenes of size ``size_hw``, each with ``min_objects`` to ``max_objects`` objects.
 
     The side of an object is a share of the scene's shorter side, from ``object_sizes``, drawn evenly on a logarithmic
     scale. An object that finds no place is left out.
@@ -75,7 +75,7 @@ class Scenes:
         return (self.scene(i) for i in range(self.count))
 
     def scene(self, index: int) -> Sample:
-        """One scene with instances, semantic and panoptic map; ``index`` may be beyond ``count``."""
+        """Return one scene with instances, semantic and panoptic map; ``index`` may exceed ``count``."""
         rng = np.random.default_rng((self.seed, index))
         canvas, stuff = _background(self.size_hw, rng)
         ids = np.zeros(self.size_hw, dtype=np.int32)
@@ -101,7 +101,7 @@ class Scenes:
 
 @dataclass(eq=False)
 class _Painted:
-    """An object in its place: ``inside`` and ``rim`` are shares of the pixels of its window ``rows`` x ``columns``."""
+    """An object in its place: ``inside`` and ``rim`` are the coverage of the pixels of its window ``rows`` x ``columns``."""
 
     label: int
     shape: Shape
@@ -113,7 +113,7 @@ class _Painted:
     fill: Float[np.ndarray, "h w 3"]
 
     def fits(self, ids: Int[np.ndarray, "H W"], others: list["_Painted"]) -> bool:
-        """Whether it is large enough, and every object below it can still be seen."""
+        """Return whether the object is large enough, and every object below stays visible."""
         mask = self.inside >= 0.5
         if mask.sum() < _LEAST_PIXELS:
             return False
@@ -124,7 +124,7 @@ class _Painted:
         )
 
     def paint(self, canvas: Float[np.ndarray, "H W 3"], ids: Int[np.ndarray, "H W"], *, number: int) -> None:
-        """Over what is there already, in the image and in the map of which object each pixel belongs to."""
+        """Draw the object over the image, and enter it in the map of object ids."""
         region = canvas[self.rows, self.columns]
         region += self.inside[..., None] * (self.fill * (1 - 0.45 * self.rim[..., None]) - region)
         ids[self.rows, self.columns][self.inside >= 0.5] = number
@@ -150,7 +150,7 @@ def _draw(size_hw: tuple[int, int], sizes: tuple[float, float], rng: np.random.G
 
 
 def _fill(pose: Pose, rows: slice, columns: slice, rng: np.random.Generator) -> Float[np.ndarray, "h w 3"]:
-    """Two colours in a pattern that turns with the object, lit from above."""
+    """Return a two-coloured pattern that rotates with the object, lit from above."""
     hue, value = rng.random(), rng.uniform(0.5, 0.98)
     first = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.55, 0.95), value), dtype=np.float32)
     second = np.array(colorsys.hsv_to_rgb(hue + rng.uniform(-0.12, 0.12), 0.35, 1.25 - 0.75 * value), dtype=np.float32)
@@ -161,7 +161,7 @@ def _fill(pose: Pose, rows: slice, columns: slice, rng: np.random.Generator) -> 
 
 
 def _noise(size_hw: tuple[int, int], grain_hw: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Smooth random values around 0 that vary over grains of that size."""
+    """Return smooth noise around 0 with grains of the given size."""
     height, width = size_hw
     grid = rng.uniform(-1, 1, (height // grain_hw[0] + 2, width // grain_hw[1] + 2)).astype(np.float32)
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
@@ -170,7 +170,7 @@ def _noise(size_hw: tuple[int, int], grain_hw: tuple[int, int], rng: np.random.G
 def _background(
     size_hw: tuple[int, int], rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
-    """Sky over one or two grounds with wavy borders: the image, and the label of each pixel."""
+    """Return sky over one or two grounds with wavy borders: the image, and the label of each pixel."""
     height, width = size_hw
     names = ["sky", *rng.permutation(["grass", "water", "sand"])[: int(rng.integers(1, 3))]]
     light, labels = np.ones(size_hw, dtype=np.float32), np.zeros(size_hw, dtype=np.int64)
@@ -226,7 +226,7 @@ def _instances(painted: list[_Painted], ids: Int[np.ndarray, "H W"]) -> Instance
 def _keypoints(
     points: Float[np.ndarray, "k 2"], ids: Int[np.ndarray, "H W"], *, number: int
 ) -> Float[np.ndarray, "k 3"]:
-    """x, y and 2 where the point can be seen, 1 where something hides it; zeros outside the image."""
+    """Return x, y and visibility: 2 visible, 1 occluded; zeros outside the image."""
     pixels = np.floor(points).astype(np.int64)
     inside = ((pixels >= 0) & (pixels < ids.shape[::-1])).all(axis=1)
     result = np.zeros((len(points), 3))
@@ -241,7 +241,7 @@ def _semantic(painted: list[_Painted], ids: Int[np.ndarray, "H W"], stuff: Int[n
 
 
 def _panoptic(painted: list[_Painted], ids: Int[np.ndarray, "H W"], stuff: Int[np.ndarray, "H W"]) -> PanopticMap:
-    """Objects are segments 1 to N in their order, stuff follows."""
+    """Return the panoptic map: objects are segments 1 to N, stuff follows."""
     objects = [Segment(i + 1, one.label) for i, one in enumerate(painted)]
     seen = np.flatnonzero(np.bincount(stuff[ids == 0], minlength=len(ALL_CATEGORIES))).tolist()
     grounds = [Segment(len(painted) + 1 + place, label) for place, label in enumerate(seen)]

@@ -1,4 +1,4 @@
-"""What the objects of made-up scenes look like: outlines in their own frame, and how they are drawn.
+"""The objects of synthetic scenes: outlines in a local frame, and how they are rasterised.
 
 Shape shorthand: P points of a ring, K keypoints, h x w a window of the image. In an object's own frame x and y run from
 -1 to 1 over its width and height, y downward.
@@ -21,7 +21,7 @@ _SUPERSAMPLING = 4
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A kind of object.
+    """A category of objects.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ SHAPES: dict[str, Shape] = {
 
 @dataclass(frozen=True)
 class Pose:
-    """Where an object is: centre, width, height in pixels, and its turn in radians (clockwise on a screen)."""
+    """Position of an object: centre, width and height in pixels, angle in radians (clockwise on screen)."""
 
     x: float
     y: float
@@ -101,13 +101,13 @@ class Pose:
     angle: float
 
     def place(self, points: Float[np.ndarray, "p 2"]) -> Float[np.ndarray, "p 2"]:
-        """Points of the object's own frame in the image."""
+        """Transform points from the local frame to the image."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         own = points * (self.width / 2, self.height / 2)
         return own @ np.array([[cos, sin], [-sin, cos]]) + (self.x, self.y)
 
     def own_frame(self, top: int, left: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """The own x and y of the pixels of a window of the image, as shares of half the larger side."""
+        """Return local x and y of a window's pixels, in units of half the longer side."""
         height, width = size_hw
         dx = np.arange(left, left + width, dtype=np.float32)[None, :] + np.float32(0.5 - self.x)
         dy = np.arange(top, top + height, dtype=np.float32)[:, None] + np.float32(0.5 - self.y)
@@ -118,7 +118,7 @@ class Pose:
 
 
 def window(points: Float[np.ndarray, "p 2"], size_hw: tuple[int, int]) -> tuple[slice, slice]:
-    """The rows and columns of an image that points span."""
+    """Return the rows and columns of the image that points span."""
     (left, top), (right, bottom) = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
     rows, columns = np.clip([top, bottom], 0, size_hw[0]), np.clip([left, right], 0, size_hw[1])
     return slice(int(rows[0]), int(rows[1])), slice(int(columns[0]), int(columns[1]))
@@ -127,7 +127,7 @@ def window(points: Float[np.ndarray, "p 2"], size_hw: tuple[int, int]) -> tuple[
 def coverage(
     rings: list[Float[np.ndarray, "p 2"]], rows: slice, columns: slice, *, rim: float
 ) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
-    """How much of each pixel of a window lies inside the rings, and in a line of width ``rim`` along them, in [0, 1]."""
+    """Return the fraction of each pixel in a window that is inside the rings, and on a line of width ``rim`` along them."""
     size = ((columns.stop - columns.start) * _SUPERSAMPLING, (rows.stop - rows.start) * _SUPERSAMPLING)
     inside, line = Image.new("L", size), Image.new("L", size)
     fill, stroke = ImageDraw.Draw(inside), ImageDraw.Draw(line)

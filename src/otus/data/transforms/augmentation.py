@@ -1,4 +1,4 @@
-"""Random transforms of tensor samples: ``transform(tensors, generator=…) -> tensors``.
+"""Random augmentations of tensor samples: ``transform(tensors, generator=…) -> tensors``.
 
 Each draws its own parameters from the sample's generator (:func:`otus.data.tensors.sample_generator`), because
 ``torchvision.transforms.v2`` draws from the global one, so that a sample comes out the same whatever worker makes it. What
@@ -22,7 +22,7 @@ from otus.errors import ShapeError
 
 @runtime_checkable
 class Transform(Protocol):
-    """Anything that turns a tensor sample into another.
+    """A function from a tensor sample to another.
 
     One that works alike on an image at any size may say so by an attribute ``zoom``: at most how many times as large as
     before it makes a part of the image, relative to the whole. Large images are then made smaller before it, not after.
@@ -32,18 +32,18 @@ class Transform(Protocol):
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
-    """A number of [low, high)."""
+    """Return a random float in [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def uniform_integer(low: int, high: int, generator: torch.Generator) -> int:
-    """A whole number of [low, high], both included."""
+    """Return a random integer in [low, high], both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
 @dataclass(frozen=True)
 class Compose:
-    """One transform after another."""
+    """Apply transforms one after another."""
 
     transforms: Sequence[Transform]
 
@@ -62,7 +62,7 @@ class Compose:
 
 @dataclass(frozen=True)
 class HorizontalFlip:
-    """Mirror left to right, with a probability; left and right keypoints change places."""
+    """Flip horizontally with a probability; left and right keypoints are swapped."""
 
     probability: float = 0.5
     zoom: ClassVar[float] = 1.0
@@ -73,7 +73,7 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class ResizeLongestSide:
-    """The longer side to ``size`` pixels, the shape kept."""
+    """Resize the longer side to ``size`` pixels, keeping the aspect ratio."""
 
     size: int
 
@@ -83,7 +83,7 @@ class ResizeLongestSide:
 
 @dataclass(frozen=True)
 class ScaleJitter:
-    """Both sides by one factor, drawn evenly between ``low`` and ``high``."""
+    """Scale both sides by a factor drawn uniformly from ``low`` to ``high``."""
 
     low: float = 0.5
     high: float = 1.5
@@ -103,7 +103,7 @@ def _scale(tensors: TensorSample, factor: float) -> TensorSample:
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A window of ``size_hw``; a smaller image is put somewhere in it, on a ground of value ``fill``.
+    """Crop a random window of ``size_hw``; a smaller image is padded with ``fill`` at a random position.
 
     Objects of which less than ``min_visibility`` is left go (see :func:`otus.data.transforms.geometry.refit_objects`), so the result may be
     without objects.
@@ -124,7 +124,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CropAndPad:
-    """Each border of the image moved in or out by up to ``share`` of the side; what comes in has the value ``fill``.
+    """Move each border in or out by up to ``share`` of the side; padding has the value ``fill``.
 
     Scale, place and shape of objects change at once, also for systems that bring every image to one size afterwards: the
     augmentation of YOLO (arXiv:1506.02640, section 2.2). Objects go as in :class:`RandomCrop`.
@@ -157,7 +157,7 @@ class CropAndPad:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """Brightness, contrast and saturation by factors of 1 - x to 1 + x, hue by up to ``hue`` of a whole turn."""
+    """Scale brightness, contrast and saturation by factors in [1 - x, 1 + x]; shift hue by up to ``hue`` of a turn."""
 
     brightness: float = 0.2
     contrast: float = 0.2

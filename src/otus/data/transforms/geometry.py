@@ -1,4 +1,4 @@
-"""Moves of a whole tensor sample (see :mod:`otus.data.tensors`): every column moves with the image.
+"""Deterministic geometric transforms of a tensor sample (:mod:`otus.data.tensors`): every column moves with the image.
 
 Nothing here is random; :mod:`otus.data.transforms.augmentation` draws the parameters. torchvision's own kernels would mirror keypoints as
 indices of pixels (x to W - 1 - x), would not swap left and right, and take no generator: of ``transforms.v2`` only the
@@ -23,13 +23,13 @@ MIN_VISIBILITY = 0.25
 
 
 def size_hw(tensors: TensorSample) -> tuple[int, int]:
-    """Height and width of the image."""
+    """Return the image's height and width."""
     height, width = tensors["image"].shape[-2:]
     return int(height), int(width)
 
 
 def horizontal_flip(tensors: TensorSample) -> TensorSample:
-    """Mirrored left to right; left and right keypoints change places, corners stay in clockwise order."""
+    """Flip horizontally; left and right keypoints are swapped, corners stay in clockwise order."""
     height, width = size_hw(tensors)
     mirror = torch.tensor([-1.0, 1.0])
 
@@ -49,7 +49,7 @@ def horizontal_flip(tensors: TensorSample) -> TensorSample:
 
 
 def resize(tensors: TensorSample, to_hw: tuple[int, int]) -> TensorSample:
-    """Another size: the image bilinearly with antialiasing, masks and maps by the nearest pixel's centre.
+    """Resize: the image bilinearly with antialiasing, masks and maps by nearest neighbour.
 
     An object whose mask has no pixel left keeps its box.
     """
@@ -84,7 +84,7 @@ def crop(
     min_visibility: float = MIN_VISIBILITY,
     fill: float = 0.5,
 ) -> TensorSample:
-    """The window of size ``to_hw`` whose top left pixel is (``top``, ``left``), which may reach outside the image.
+    """Crop the window of size ``to_hw`` at (``top``, ``left``), which may exceed the image.
 
     Outside, the image is ``fill``, the semantic map to be ignored, and there are no objects. Objects are cut as in
     :func:`refit_objects`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals and other
@@ -120,7 +120,7 @@ def crop(
 
 
 def object_areas(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
-    """How much each object occupies, by column: pixels of ``masks`` and ``amodal_masks``, areas of ``boxes``."""
+    """Return the visible area of each object by column: pixels of masks and amodal masks, areas of boxes."""
     # Summed up in 32 bits: torch's own choice, 64, takes fifteen times as long.
     counts = {
         key: _plain(tensors[key]).flatten(1).sum(dim=1, dtype=torch.int32).float() for key in _MASKS if key in tensors
@@ -134,7 +134,7 @@ def object_areas(tensors: TensorSample) -> dict[str, Float[Tensor, "n"]]:
 def refit_objects(
     tensors: TensorSample, before: dict[str, Float[Tensor, "n"]], *, min_visibility: float = MIN_VISIBILITY
 ) -> TensorSample:
-    """Objects after something cut them: ``before`` is their occupancy then, masks and boxes are cut already.
+    """Update objects after masks and boxes were cut; ``before`` are their areas before (:func:`object_areas`).
 
     A mask that lost pixels decides its box anew; areas shrink in proportion. Objects of which less than ``min_visibility``
     is left, or nothing, go, with all their columns; of crowds every rest stays, for it must not be learnt as background.
@@ -158,12 +158,12 @@ def refit_objects(
 
 
 def select_objects(tensors: TensorSample, kept: Bool[Tensor, "n"]) -> TensorSample:
-    """Some of the objects, with all their columns."""
+    """Return the sample with a subset of its objects, all columns alike."""
     return tensors | {key: _like(tensors[key], tensors[key][kept]) for key in object_keys(tensors)}
 
 
 def masks_to_boxes(masks: Bool[Tensor, "n h w"]) -> Float[Tensor, "n 4"]:
-    """The box of each mask's pixels, xyxy; zeros for an empty mask."""
+    """Return the tight box xyxy of each mask; zeros for an empty mask."""
     pixels = _plain(masks).view(torch.uint8)  # amax of bytes is ten times as fast as any of bools
     height, width = pixels.shape[-2:]
     across, down = pixels.amax(dim=1), pixels.amax(dim=2)
@@ -177,7 +177,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
-    """``new`` as what ``old`` is: boxes, points, a mask or a plain tensor, of the same canvas."""
+    """Wrap ``new`` as the tv_tensor type of ``old``, with the same canvas."""
     return tv_tensors.wrap(new, like=old) if isinstance(old, tv_tensors.TVTensor) else new
 
 
@@ -189,7 +189,7 @@ def _move(
     boxes: Callable[[Tensor], Tensor],
     points: Callable[[Tensor], Tensor],
 ) -> TensorSample:
-    """Each column moved by what it is, onto a canvas of size ``to_hw``; ``pixels`` gets the column's key too."""
+    """Transform each column by its type onto a canvas of size ``to_hw``; ``pixels`` also gets the key."""
     moved = dict(tensors)
     for key, old in tensors.items():
         match old:

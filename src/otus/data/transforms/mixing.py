@@ -1,4 +1,4 @@
-"""Transforms that make one sample of several: mosaic, and copy and paste.
+"""Augmentations that mix several samples: mosaic and copy-paste.
 
 Both are given a function that draws another sample with the generator it gets, so that the result depends on nothing else.
 """
@@ -22,7 +22,7 @@ DrawSample = Callable[[torch.Generator], TensorSample]
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Four images in one of size ``size_hw``, around a point near its middle.
+    """Combine four images in one of size ``size_hw``, around a point near its centre.
 
     Bochkovskiy et al., YOLOv4, 2020, section 3.3. Each image is scaled to cover its quarter, or up to half as large again,
     and cut at random.
@@ -69,7 +69,7 @@ class Mosaic:
 
 @dataclass(frozen=True)
 class CopyPaste:
-    """Some objects of another image, pasted onto this one by their masks.
+    """Paste objects of another image onto this one by their masks.
 
     Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation, CVPR 2021. Each object
     with a mask, crowds left out, is pasted with probability ``share``. Objects below lose the pixels that are hidden, and go
@@ -107,7 +107,7 @@ def _overlay(
     *,
     min_visibility: float = geometry.MIN_VISIBILITY,
 ) -> TensorSample:
-    """``above`` over ``below`` where ``cover`` is. Columns of objects and boxes that only one of them has are left out.
+    """Paste ``above`` over ``below`` where ``cover`` is set; columns that only one has are dropped.
 
     Of the upper image's proposals those stay whose centre is covered by it.
     """
@@ -141,7 +141,7 @@ def _joined(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _covers(cover: Bool[Tensor, "h w"], points: Tensor) -> Bool[Tensor, "..."]:
-    """Whether each point (..., 2) lies on a covered pixel."""
+    """Return whether each point (..., 2) lies on a covered pixel."""
     points = points.as_subclass(Tensor)
     limit = torch.tensor(cover.shape[::-1])
     inside = ((points >= 0) & (points < limit)).all(dim=-1)
@@ -150,7 +150,7 @@ def _covers(cover: Bool[Tensor, "h w"], points: Tensor) -> Bool[Tensor, "..."]:
 
 
 def _joined_maps(below: TensorSample, above: TensorSample, cover: Bool[Tensor, "h w"]) -> dict[str, Any]:
-    """The semantic and panoptic maps, nothing known where only the other image has one."""
+    """Return the combined semantic and panoptic maps; unknown where only the other image has one."""
     maps: dict[str, Any] = {}
     for key, unknown in (("semantic", IGNORE), ("panoptic", 0)):
         if key not in below and key not in above:

@@ -1,4 +1,4 @@
-"""Records of nothing but numbers, from JSON text to columns: beneath :mod:`otus.data.formats.json_reader.stream`.
+"""Parse purely numeric records from JSON text to columns: beneath :mod:`otus.data.formats.json_reader.stream`.
 
 A list of detections is mostly digits. This reads ``{"image_id": 7, "bbox": [1, 2.5, 3, 4], "score": 0.9}, …`` ten times as
 fast as a decoder that makes objects, and refuses whatever else may stand there (null, texts, another field, a number too
@@ -20,7 +20,7 @@ _POWERS_OF_TEN = np.array([10.0**k for k in range(23)])  # exact
 
 
 def _powers_of_five() -> np.ndarray:
-    """The first 128 bits of 5^k for k in -40..40, (81, 2); those of negative powers rounded up."""
+    """Return the first 128 bits of 5^k for k in -40..40, (81, 2); those of negative powers rounded up."""
     powers = []
     for k in range(-_LARGEST_EXPONENT, _LARGEST_EXPONENT + 1):
         power = 5 ** abs(k)
@@ -46,7 +46,7 @@ def number_columns(
     figures: Float[np.ndarray, "n v"],
     largest: float,
 ) -> tuple[int, int]:
-    """Fill ``whole`` and ``figures`` from records, as far as can be; returns how many, and the place after their last comma.
+    """Fill ``whole`` and ``figures`` from records; return the number of records and the position after their last comma.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def _skip_space(text: UInt8[np.ndarray, "b"], position: int) -> int:
 def _field(
     text: UInt8[np.ndarray, "b"], start: int, names: UInt8[np.ndarray, "s"], ends: Int[np.ndarray, "f"], likely: int
 ) -> int:
-    """Which field's name and closing quote stand at a place: the likely one is tried first; -1 for another name."""
+    """Return the field whose name is at a position, trying ``likely`` first; -1 for an unknown name."""
     for attempt in range(len(ends)):
         f = (likely + attempt) % len(ends)
         first = ends[f - 1] if f else 0
@@ -159,7 +159,7 @@ def _field(
 
 @kernel
 def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[np.uint64, int, bool, int]:
-    """Digits, power of ten, sign, and the place after a number of JSON: -1 where there is none, or one too long."""
+    """Parse a JSON number: mantissa, exponent, sign, and the position after it (-1 if invalid or too long)."""
     size = len(text)
     negative = position < size and bool(text[position] == 45)
     if negative:
@@ -199,7 +199,7 @@ def _number(text: UInt8[np.ndarray, "b"], position: int) -> tuple[np.uint64, int
 
 @kernel
 def _is_fraction(text: UInt8[np.ndarray, "b"], start: int, end: int) -> bool:
-    """Whether a number is written with a point or an exponent."""
+    """Return whether a number has a point or an exponent."""
     found = False
     for i in range(start, end):
         found |= text[i] == 46 or text[i] == 101 or text[i] == 69
@@ -208,7 +208,7 @@ def _is_fraction(text: UInt8[np.ndarray, "b"], start: int, end: int) -> bool:
 
 @kernel
 def _float(mantissa: np.uint64, exponent: int) -> float:
-    """The double nearest to mantissa x 10^exponent, NaN where this cannot say it."""
+    """Return the double nearest to mantissa x 10^exponent, NaN if it cannot be determined here."""
     if mantissa == np.uint64(0):
         return 0.0
     if (
@@ -253,7 +253,7 @@ def _leading_zeros(value: np.uint64) -> int:
 
 @kernel
 def _multiply(a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """The upper and the lower 64 bits of a product."""
+    """Return the upper and lower 64 bits of a product."""
     half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
     a_high, a_low, b_high, b_low = a >> half, a & mask, b >> half, b & mask
     middle = a_high * b_low + ((a_low * b_low) >> half)

@@ -1,4 +1,4 @@
-"""The scanner beneath :mod:`otus.data.formats.json_reader.stream`: where the elements of the outer arrays of a JSON text end.
+"""The scanner of :mod:`~otus.data.formats.json_reader.stream`: finds where the elements of the outer arrays end.
 
 It follows strings and brackets only; what lies between is checked by the decoder.
 """
@@ -18,7 +18,7 @@ MAX_FIELDS = 256  # names of fields that are told apart; a file with more of the
 
 @kernel
 def scan(text: np.ndarray, start: int, level: int, state: np.ndarray, fields: np.ndarray) -> tuple[int, int]:
-    """Go on from ``start`` to the next event; returns the event and the position after it.
+    """Scan from ``start`` to the next event; return the event and the position after it.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def scan(text: np.ndarray, start: int, level: int, state: np.ndarray, fields: np
 
 @kernel
 def commas(text: np.ndarray) -> np.ndarray:
-    """Positions of the commas of a text that stand in no bracket and no string."""
+    """Return the positions of commas outside brackets and strings."""
     found = np.empty(1024, dtype=np.int64)
     count, depth, in_string, escaped = 0, 0, False, False
     for position in range(len(text)):

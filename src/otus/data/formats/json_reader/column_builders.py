@@ -1,4 +1,4 @@
-"""Columns that grow while a file is read, so that its records need not be kept.
+"""Build columns while a file is read, so that its records need not be kept.
 
 Shape shorthand: N objects, P points.
 """
@@ -17,7 +17,7 @@ from otus.structures.segmentations import gather, offsets_of
 
 
 class ColumnBuilder:
-    """A column of numbers, each row of shape ``tail``; rows that were never given are ``fill``."""
+    """A growing array with rows of shape ``tail``; missing rows are ``fill``."""
 
     def __init__(self, dtype: Any, *tail: int, fill: float = 0) -> None:
         self._row = int(np.prod(tail, dtype=np.int64))
@@ -26,7 +26,7 @@ class ColumnBuilder:
         self._used = 0
 
     def extend(self, values: Any) -> None:
-        """Add rows."""
+        """Append rows."""
         flat = np.asarray(values).reshape(-1)
         end = self._used + len(flat)
         if end > len(self._values):
@@ -36,25 +36,25 @@ class ColumnBuilder:
         self._used = end
 
     def pad(self, count: int) -> None:
-        """Fill up to ``count`` rows."""
+        """Pad with ``fill`` to ``count`` rows."""
         missing = count * self._row - self._used
         if missing > 0:
             self.extend(np.full(missing, self._fill))
 
     @property
     def values(self) -> np.ndarray:
-        """The column (N, *tail) as it is now; the growing must go on only when nobody holds it any more."""
+        """View of the rows so far, (N, *tail); release it before appending more."""
         return self._values[: self._used].reshape(-1, *self.tail)
 
     def finish(self) -> np.ndarray:
-        """The column (N, *tail); the growing ends."""
+        """Return the rows (N, *tail) and end the building."""
         values, self._values = self._values, np.empty(0)
         values.resize(self._used, refcheck=False)
         return values.reshape(-1, *self.tail)
 
 
 class JsonRLE(msgspec.Struct, gc=False):
-    """COCO's run lengths as they stand in a file."""
+    """COCO's run lengths as stored in JSON."""
 
     size: tuple[int, int]
     counts: str | list[int]
@@ -66,7 +66,7 @@ JsonSegmentation = list[list[Coordinate]] | JsonRLE | None
 
 
 def segmentation_problem(outline: JsonSegmentation) -> tuple[str, str] | None:
-    """The field and the problem of an outline that cannot be, as far as it says so itself."""
+    """Return field and problem of an invalid segmentation, as far as it shows without the image; else None."""
     if isinstance(outline, list):
         for index, ring in enumerate(outline):
             if len(ring) < 6 or len(ring) % 2:
@@ -88,7 +88,7 @@ def segmentation_problem(outline: JsonSegmentation) -> tuple[str, str] | None:
 
 
 class SegmentationBuilder:
-    """The columns of :class:`Segmentations`, and the size (N, 2) that each run lengths were made for, -1 for others.
+    """Builds :class:`Segmentations`, and the size (N, 2) that each RLE was made for (-1 for others).
 
     x and y grow apart: so half of the points at a time is there twice when the objects change their order.
     """
@@ -105,12 +105,12 @@ class SegmentationBuilder:
         self._sizes_hw = ColumnBuilder(np.int32, 2, fill=-1)
 
     def pad(self, count: int) -> None:
-        """Objects without outline, up to ``count`` objects in all."""
+        """Pad with objects without segmentation to ``count`` objects."""
         for column in (self._kinds, self._ring_counts, self._byte_counts, self._sizes_hw):
             column.pad(count)
 
     def extend(self, outlines: Sequence[JsonSegmentation]) -> None:
-        """Add objects; the outlines have no :func:`segmentation_problem`."""
+        """Append objects whose segmentations have no :func:`segmentation_problem`."""
         kinds = np.zeros(len(outlines), dtype=np.uint8)
         rings: list[list[float]] = []
         payload: list[bytes] = []
@@ -138,11 +138,11 @@ class SegmentationBuilder:
         self._bytes.extend(np.frombuffer(b"".join(payload), dtype=np.uint8))
 
     def run_lengths(self) -> tuple[UInt8[np.ndarray, "n"], Int[np.ndarray, "n 2"], UInt8[np.ndarray, "b"], np.ndarray]:
-        """The kinds, the sizes that run lengths were made for, the run lengths, and where each object's begin (N + 1,)."""
+        """Return kinds, RLE sizes, RLE bytes, and their offsets (N + 1,)."""
         return self._kinds.values, self._sizes_hw.values, self._bytes.values, offsets_of(self._byte_counts.values)
 
     def finish(self, order: Int[np.ndarray, "m"]) -> Segmentations:
-        """The outlines of some of the objects, in that order; the growing ends."""
+        """Return the segmentations of the objects in ``order``, and end the building."""
         ring_counts, byte_counts = self._ring_counts.finish(), self._byte_counts.finish()
         point_counts = self._point_counts.finish()
         first_ring, first_byte, first_point = offsets_of(ring_counts), offsets_of(byte_counts), offsets_of(point_counts)

@@ -1,4 +1,4 @@
-"""Records whose fields are all numbers, as columns (see :mod:`otus.data.formats.json_reader._number_kernels` for how they are read)."""
+"""Records with numeric fields only, read as columns (:mod:`~otus.data.formats.json_reader._number_kernels`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from otus.data.formats.json_reader import _number_kernels as kernels
 
 
 class NumberField(NamedTuple):
-    """A field with ``width`` numbers, 1 for one that stands alone; ``needed`` where no record can be without."""
+    """A field of ``width`` numbers (1: a scalar); ``needed`` if no record can lack it."""
 
     width: int = 1
     is_whole: bool = False
@@ -19,7 +19,7 @@ class NumberField(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NumberRecords:
-    """N records as columns by name, (N,) or (N, width), and the place after the comma that follows them."""
+    """Columns of N records by name, (N,) or (N, width), and the position after the comma that follows them."""
 
     count: int
     columns: Mapping[str, np.ndarray]
@@ -29,7 +29,7 @@ class NumberRecords:
 def read_number_records(
     text: bytes, start: int, names: Sequence[str], known: Mapping[str, NumberField], *, largest: float
 ) -> NumberRecords:
-    """The records from a place on that have a comma after them, up to the first that is not of numbers alone.
+    """Read records from a position on, up to the first that is not purely numeric or lacks its comma.
 
     Parameters
     ----------

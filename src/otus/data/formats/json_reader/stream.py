@@ -1,4 +1,4 @@
-"""Lists of records in a JSON file of any size, some thousand records at a time, every problem with its place.
+"""Read lists of records from JSON files of any size, in batches, locating every problem.
 
 The file is read in windows. A compiled scanner finds where the records of the outer arrays end, whatever the order of the
 arrays; msgspec decodes the records between, a compiled reader those of nothing but numbers. Nothing of the file is kept.
@@ -37,7 +37,7 @@ class _Decoder(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordBatch:
-    """Some records of one array: ``records[k]`` is element ``indices[k]`` of it in the file.
+    """Some records of an array: ``records[k]`` is its element ``indices[k]``.
 
     ``attributes`` says, by name of a field, which attribute of the records has it. Where every record has the same fields
     and they are :class:`NumberField`, there are ``columns`` by name in place of records: (N,) or (N, width).
@@ -52,7 +52,7 @@ class RecordBatch:
 
 @dataclass
 class RecordReader:
-    """Reads the records of the wanted arrays of a file that is an object of arrays, or an array of records itself.
+    """Reads the records of the given arrays in a JSON file: an object of arrays, or one array.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class RecordReader:
     faulty_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def __iter__(self) -> Iterator[RecordBatch]:
-        """Batches in the order of the file.
+        """Yield batches in file order.
 
         ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them, and
         ``faulty_ids`` by array the ids of faulty records, as far as they have one.
@@ -175,7 +175,7 @@ class RecordReader:
         self._check_frame(bytes(skeleton), complete=inside is None, inside=inside, index=index)
 
     def _decoder(self, array: str, occurring: Sequence[str]) -> _Decoder:
-        """A decoder of records with the fields that occur."""
+        """Return a decoder for records with the given fields."""
         declared = self.arrays[array]
         known = {one.name: one for one in msgspec.structs.fields(declared)}
         if array not in self.open_ended:
@@ -260,7 +260,7 @@ class RecordReader:
         return count
 
     def _check_frame(self, skeleton: bytes, *, complete: bool, inside: str | None, index: int) -> None:
-        """The text around the records must be JSON too, and the wanted arrays arrays."""
+        """Report invalid JSON around the records, and arrays that are none."""
         if not complete:
             self.report(
                 DataError(
@@ -289,7 +289,7 @@ class RecordReader:
 
 
 def _open_as_utf8(path: Path) -> IO[bytes]:
-    """A file to be read as bytes of UTF-8, also where it is in UTF-16 or UTF-32."""
+    """Open a file as UTF-8 bytes, transcoding UTF-16 and UTF-32."""
     file = path.open("rb")
     encoding = json.detect_encoding(file.read(4))
     file.seek(0)
@@ -297,7 +297,7 @@ def _open_as_utf8(path: Path) -> IO[bytes]:
 
 
 def _decode_checked(decoder: msgspec.json.Decoder[list[Any]], text: bytes) -> list[Any]:
-    """The records in a text; msgspec takes bytes that are no UTF-8 for letters, so they are looked for first."""
+    """Decode records, validating UTF-8 first, which msgspec does not."""
     if not text.isascii():
         text.decode()
     return decoder.decode(b"[" + text + b"]")
@@ -312,7 +312,7 @@ def _raise_empty() -> list[Any]:
 
 
 def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Where a value has NaN or infinity, which Python's own writer puts into JSON."""
+    """Yield the location of NaN and infinity, which Python's json module writes."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     elif isinstance(value, dict):
@@ -324,7 +324,7 @@ def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def write_records(file: IO[bytes], records: Iterator[Any]) -> None:
-    """An array of records, written as they come."""
+    """Write an array of records as they come."""
     encode = msgspec.json.Encoder().encode
     separator = b"[\n"
     for record in records:
