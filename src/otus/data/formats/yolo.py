@@ -366,7 +366,7 @@ def _moved_boxes(
 
 def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
     """Return the width and the height of each object's image."""
-    return dataset.images.sizes_hw[objects.image][:, ::-1].astype(np.float64)
+    return dataset.images.sizes_hw[objects.image_index][:, ::-1].astype(np.float64)
 
 
 def _fractions(
