@@ -1,0 +1,111 @@
+"""Simulated clicks: where a person would click next, to evaluate interactive methods and to train promptable ones.
+
+Shape shorthand: H x W the image, C clicks.
+
+The next click is in the middle of the largest error, the pixel farthest from what is right, as Sofiiuk et al. do it (Reviving
+Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code): the first is in the middle of the object.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from otus.errors import ShapeError
+from otus.metrics.interactive import MAX_CLICKS
+from otus.structures.prompt import Prompt
+
+
+class Click(NamedTuple):
+    """A point in pixels; ``label`` is 1 on the object, 0 on background."""
+
+    x: float
+    y: float
+    label: int
+
+
+class ClickRecord(NamedTuple):
+    """The clicks on one object, the IoU after each, and the last mask."""
+
+    clicks: list[Click]
+    ious: list[float]
+    mask: Bool[np.ndarray, "h w"]
+
+
+def next_click(
+    prediction: Bool[np.ndarray, "h w"],
+    truth: Bool[np.ndarray, "h w"],
+    *,
+    ignore: Bool[np.ndarray, "h w"] | None = None,
+    clicked: Bool[np.ndarray, "h w"] | None = None,
+) -> Click | None:
+    """Return the click in the middle of the largest error, or None where there is none left to click at.
+
+    Parameters
+    ----------
+    prediction, truth
+        The mask so far and the one wanted.
+    ignore
+        Pixels that count neither as right nor as wrong.
+    clicked
+        Pixels that were clicked before; they are not clicked again.
+
+    >>> truth = np.zeros((5, 7), dtype=bool)
+    >>> truth[1:4, 1:4] = True
+    >>> next_click(np.zeros_like(truth), truth)
+    Click(x=2.5, y=2.5, label=1)
+    """
+    if prediction.shape != truth.shape:
+        raise ShapeError(f"prediction: expected the shape of truth, {truth.shape}, got {prediction.shape}")
+    from scipy.ndimage import distance_transform_edt
+
+    best, click = 0.0, None
+    for label, error in ((1, truth & ~prediction), (0, prediction & ~truth)):
+        if ignore is not None:
+            error = error & ~ignore
+        if not error.any():
+            continue
+        depth = distance_transform_edt(np.pad(error, 1))[1:-1, 1:-1]
+        if clicked is not None:
+            depth[clicked] = 0
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        if depth[row, column] > best:
+            best, click = float(depth[row, column]), Click(float(column) + 0.5, float(row) + 0.5, label)
+    return click
+
+
+def simulate_clicks(
+    segment: Callable[[Prompt], Bool[np.ndarray, "h w"]],
+    truth: Bool[np.ndarray, "h w"],
+    *,
+    ignore: Bool[np.ndarray, "h w"] | None = None,
+    max_clicks: int = MAX_CLICKS,
+    stop_at_iou: float = 1.0,
+) -> ClickRecord:
+    """Click at one object until its mask is good: each click is the middle of the largest error of the mask before.
+
+    Parameters
+    ----------
+    segment
+        Gives the mask for a prompt of points.
+    truth
+        The mask of the object.
+    ignore
+        Pixels that count neither as right nor as wrong.
+    max_clicks, stop_at_iou
+        When to end.
+    """
+    valid = np.ones_like(truth) if ignore is None else ~ignore
+    mask, clicked = np.zeros_like(truth), np.zeros_like(truth)
+    clicks: list[Click] = []
+    ious: list[float] = []
+    while len(clicks) < max_clicks and (not ious or ious[-1] < stop_at_iou):
+        click = next_click(mask, truth, ignore=ignore, clicked=clicked)
+        if click is None:
+            break
+        clicks.append(click)
+        clicked[int(click.y), int(click.x)] = True
+        mask = segment(Prompt([(one.x, one.y) for one in clicks], [one.label for one in clicks]))
+        ious.append(float((mask & truth & valid).sum() / max(((mask | truth) & valid).sum(), 1)))
+    return ClickRecord(clicks, ious, mask)
