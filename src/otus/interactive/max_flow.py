@@ -13,6 +13,7 @@ after a change of terminal capacities the trees are grown anew.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -216,6 +217,15 @@ def reference_max_flow(
             residual[tail, head] -= pushed
             residual[head, tail] += pushed
         flow += pushed
+
+
+def neighbor_pairs(
+    planes: Num[np.ndarray, "directions *size"],
+) -> Iterator[tuple[Num[np.ndarray, "*size"], tuple[slice, ...], tuple[slice, ...]]]:
+    """Yield each plane of edges, 8 neighbours or 26, with the pixels that have such a neighbour and these neighbours."""
+    steps = neighbor_steps(planes.ndim - 1, max(_NEIGHBORS[planes.ndim - 1]))
+    for step, plane in zip(steps, planes, strict=False):
+        yield plane, *_pairs(plane.shape, step)
 
 
 def _directed(capacities: Num[np.ndarray, "directions *size"], neighbors: int) -> Num[np.ndarray, "k *size"]:

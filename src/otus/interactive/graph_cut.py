@@ -1,0 +1,317 @@
+"""GraphCut: a mask from a few points or strokes, as the cheapest cut between object and background.
+
+Shape shorthand: H x W the image as it is worked on, L labels (background and the objects), four planes of edges.
+
+Paper: "Interactive Graph Cuts for Optimal Boundary & Region Segmentation of Objects in N-D Images" (Boykov and Jolly, ICCV
+2001): seeds are hard, regions are told apart by histograms of the seeds' colours (section 2.4), edges cost
+lambda exp(-beta |difference in colour|^2) / distance. beta is that of "GrabCut" (Rother, Kolmogorov and Blake, SIGGRAPH 2004),
+equation 5. Going on from the flow of the cut before: :class:`~otus.interactive.max_flow.GridFlow`.
+Departures, each measured by ``benchmarks/interactive.py``: with a few clicks the colours of the seeds say little, so (1) a
+location term compares the geodesic distances to the seeds of both sides, "Geodesic Graph Cut for Interactive Image
+Segmentation" (Price, Morse and Cohen, CVPR 2010), equation 6; (2) colour models are fitted to the nearer side's pixels, then
+once more to the mask of the cut, as GrabCut iterates; (3) the image's border counts as background, at a handicap. With
+``location=0`` and ``rounds=1`` it is the paper's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+
+from otus.errors import ShapeError, UsageError
+from otus.interactive import _grid_kernels as kernels
+from otus.interactive.color_models import HistogramModel
+from otus.interactive.geodesic import edge_lengths, geodesic_distances
+from otus.interactive.max_flow import GridFlow
+from otus.interactive.multi_object import alpha_expansion
+from otus.proposals.colour import ColourSpace, colour_planes
+from otus.structures import MaskCandidates, Masks, Prompt
+from otus.structures.prompt import BACKGROUND, UNMARKED
+
+MAX_PIXELS = 500_000
+"""A larger image is cut reduced, and then again along the borders in full."""
+COST_UNIT = 1000
+"""Costs are whole numbers of thousandths: cuts are exact, and the same however they were come by."""
+HARD = 10_000_000
+"""What a seed of the other side costs."""
+POINT_RADIUS = 0.012
+"""Of the disc that a point marks, as a share of the longer side."""
+_SEED_WEIGHT = 10.0
+_REFINED_PIXELS = 1
+_TILE, _TILE_MARGIN = 512, 32
+
+
+@dataclass(eq=False)
+class GridEmbedding:
+    """An image as a grid to be cut: its colours, edges, and the flow of the last cut.
+
+    Parameters
+    ----------
+    image
+        (H0, W0, 3) as it came.
+    factor
+        By which it is reduced: a pixel of the grid is so many pixels of the image wide.
+    planes
+        (3, H, W) its colours in CIE L*a*b*, each 0..255.
+    squared_differences
+        (4, H, W) of the colours at both ends of each edge.
+    """
+
+    image: UInt8[np.ndarray, "h0 w0 3"]
+    factor: int
+    planes: Float32[np.ndarray, "3 h w"]
+    squared_differences: Float32[np.ndarray, "4 h w"]
+    flows: dict[float, GridFlow] = field(default_factory=dict)
+    colors: HistogramModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.colors = HistogramModel(self.planes)
+
+    @classmethod
+    def of(cls, image: UInt8[np.ndarray, "h0 w0 3"], *, max_pixels: int = MAX_PIXELS) -> "GridEmbedding":
+        """Of an RGB image, reduced to at most so many pixels.
+
+        Raises
+        ------
+        ShapeError
+            If it is no RGB image of at least one pixel.
+        """
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+            raise ShapeError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / max_pixels))
+        planes = np.ascontiguousarray(colour_planes(_reduced(image, factor), ColourSpace.LAB))
+        return cls(image, factor, planes, kernels.squared_differences(planes))
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.image.shape[0], self.image.shape[1]
+
+    @property
+    def grid_hw(self) -> tuple[int, int]:
+        """Height and width of the grid."""
+        return self.planes.shape[1], self.planes.shape[2]
+
+    def flow(self, smoothness: float) -> GridFlow:
+        """The flow on this image's grid, which each cut goes on from."""
+        if smoothness not in self.flows:
+            self.flows[smoothness] = GridFlow(edge_costs(self.squared_differences, smoothness), neighbors=8)
+        return self.flows[smoothness]
+
+
+def edge_costs(squared_differences: Float32[np.ndarray, "4 h w"], smoothness: float) -> Int32[np.ndarray, "4 h w"]:
+    """Return the cost of cutting each edge: smoothness * exp(-beta * difference^2) / distance.
+
+    beta is 1 / (2 * mean of difference^2), so that it follows the contrast of the image.
+    """
+    distance = np.sqrt(np.array([1, 1, 2, 2], np.float32))[:, None, None]
+    beta = 1 / max(2 * float(squared_differences.mean()), 1e-6)
+    costs = np.exp(np.float32(-beta) * squared_differences) * (np.float32(COST_UNIT * smoothness) / distance)
+    return np.rint(costs).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class GraphCut:
+    """Masks from points, strokes and scribbles, for one object or several.
+
+    Parameters
+    ----------
+    smoothness
+        The paper's lambda: what a step across the border costs where colours are equal.
+    color
+        Weight of the colour term, log of how much likelier a colour is on the object.
+    max_color
+        Limit of that term: a colour alone counts no more.
+    location
+        Weight of the location term, -1 at a seed of the background to 1 at one of the object.
+    color_distance
+        How far a step in colour is in the geodesic distances of the location term, against one in the image.
+    border_handicap
+        How much farther than a seed of the background the image's border counts, as a share of the longer side.
+    rounds
+        How often colours are fitted and cut.
+    """
+
+    smoothness: float = 10.0
+    color: float = 1.0
+    max_color: float = 2.0
+    location: float = 2.0
+    color_distance: float = 0.1
+    border_handicap: float = 0.02
+    rounds: int = 2
+    name = "graph-cut"
+
+    def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> GridEmbedding:
+        """Return the colours and edges of an image; a large one is reduced."""
+        return GridEmbedding.of(image)
+
+    def segment(self, embedding: GridEmbedding, prompt: Prompt) -> MaskCandidates:
+        """Return a mask for each object that is marked.
+
+        Without a seed of the background the image's border stands for it; where everything is marked, the marks are the
+        answer.
+
+        Raises
+        ------
+        UsageError
+            A prompt without any seed of an object, or with parts that this method does not use.
+        ShapeError
+            As of :meth:`Prompt.seeds`.
+        """
+        seeds = prompt.seeds(embedding.size_hw, point_radius=POINT_RADIUS * max(embedding.size_hw))
+        objects = np.unique(seeds[seeds > BACKGROUND])
+        if not len(objects):
+            raise UsageError(f"{self.name}: nothing is marked as object; give a point, stroke or scribble on it")
+        if prompt.text is not None or prompt.box_xyxy is not None:
+            raise UsageError(f"{self.name}: takes points, strokes, scribbles and a mask, no box and no text")
+        numbers = np.array([BACKGROUND, *objects])
+        marks = np.where(seeds == UNMARKED, UNMARKED, np.searchsorted(numbers, seeds))
+        labels, gains = self.label(embedding, reduced_marks(marks, embedding.factor), len(numbers))
+        masks, scores = [], []
+        for number in range(1, len(numbers)):
+            mask = labels == number
+            scores.append(confidence(mask, gains[number]))
+            masks.append(refine(embedding, mask, gains[number], marks, number, smoothness=self.smoothness))
+        return MaskCandidates(Masks.from_dense(apart(masks)), np.array(scores), objects.astype(np.int64))
+
+    def label(
+        self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int
+    ) -> tuple[Int[np.ndarray, "h w"], Float32[np.ndarray, "l h w"]]:
+        """Return the label of each pixel of the grid, and what is gained where it has a label rather than the best other.
+
+        Parameters
+        ----------
+        marks
+            -1 where nothing is marked, else a label from 0, background, to ``count`` - 1.
+        """
+        near = self.nearness(embedding, marks, count)
+        weights = np.maximum(near, 0)
+        labels = near.argmax(axis=0)
+        for _ in range(self.rounds):
+            everything = weights.sum(axis=0)
+            gains = np.empty_like(near)
+            for label in range(count) if count > 2 else (1,):
+                likelier = embedding.colors.log_likelihood(weights[label])
+                likelier -= embedding.colors.log_likelihood(everything - weights[label])
+                limited = np.clip(likelier, -self.max_color, self.max_color)
+                gains[label] = self.color * limited + self.location * near[label]
+            if count == 2:
+                gains[0] = -gains[1]
+                labels = cut(embedding.flow(self.smoothness), gains[1], marks).astype(np.int64)
+            else:
+                costs = edge_costs(embedding.squared_differences, self.smoothness)
+                labels = alpha_expansion(_as_costs(gains, marks), costs, start=labels)
+            weights = (labels == np.arange(count)[:, None, None]) + _SEED_WEIGHT * (
+                marks == np.arange(count)[:, None, None]
+            )
+        return labels, gains
+
+    def nearness(
+        self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int
+    ) -> Float32[np.ndarray, "l h w"]:
+        """Return for each label 1 at its seeds, 0 where another's are as near in the geodesic distance, -1 at these."""
+        lengths = edge_lengths(embedding.squared_differences, color_weight=self.color_distance)
+        distances = np.stack([geodesic_distances(marks == label, lengths) for label in range(count)])
+        border = np.ones(embedding.grid_hw, dtype=bool)
+        border[1:-1, 1:-1] = False
+        to_border = geodesic_distances(border & (marks <= BACKGROUND), lengths)
+        distances[0] = np.minimum(distances[0], to_border + np.float32(256 * self.border_handicap))
+        near = np.empty_like(distances)
+        for label in range(count):
+            other = np.delete(distances, label, axis=0).min(axis=0)
+            near[label] = (other - distances[label]) / np.maximum(other + distances[label], np.float32(1e-6))
+        return near
+
+
+def cut(
+    flow: GridFlow, gain: Float[np.ndarray, "h w"], marks: Int[np.ndarray, "h w"], label: int = 1
+) -> Bool[np.ndarray, "h w"]:
+    """Return the best mask for what is gained where a pixel is in it; what is marked as ``label`` is, other marks are not."""
+    costs = np.rint(gain * COST_UNIT).astype(np.int32)
+    costs[marks != UNMARKED] = -HARD
+    costs[marks == label] = HARD
+    return flow.solve(np.maximum(costs, 0), np.maximum(-costs, 0)).source_side
+
+
+def reduced_marks(marks: Int[np.ndarray, "h0 w0"], factor: int) -> Int[np.ndarray, "h w"]:
+    """Return the marks on the pixels of a reduced image; of several in one pixel that of the highest label counts."""
+    if factor == 1:
+        return marks
+    reduced = np.full([-(-side // factor) for side in marks.shape], UNMARKED, marks.dtype)
+    rows, columns = np.nonzero(marks != UNMARKED)
+    np.maximum.at(reduced, (rows // factor, columns // factor), marks[rows, columns])
+    return reduced
+
+
+def confidence(mask: Bool[np.ndarray, "h w"], gain: Float[np.ndarray, "h w"]) -> float:
+    """Return the mean over a mask of how likely its pixels are in it by their gain, the logistic function of it."""
+    return float((1 / (1 + np.exp(-gain[mask].astype(np.float64)))).mean()) if mask.any() else 0.0
+
+
+def refine(
+    embedding: GridEmbedding,
+    mask: Bool[np.ndarray, "h w"],
+    gain: Float32[np.ndarray, "h w"],
+    marks: Int[np.ndarray, "h0 w0"],
+    label: int,
+    *,
+    smoothness: float,
+) -> Bool[np.ndarray, "h0 w0"]:
+    """Return the mask in the frame of the image: its border is cut again in full, tile by tile, within a reduced pixel."""
+    factor, (height, width) = embedding.factor, embedding.size_hw
+    if factor == 1:
+        return mask
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    square = 2 * _REFINED_PIXELS + 1
+    free = maximum_filter(mask, square) & ~minimum_filter(mask, square)
+    refined = _enlarged(mask, factor, (0, height), (0, width))
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            rows = max(0, top - _TILE_MARGIN), min(height, top + _TILE + _TILE_MARGIN)
+            columns = max(0, left - _TILE_MARGIN), min(width, left + _TILE + _TILE_MARGIN)
+            open_ = _enlarged(free, factor, rows, columns)
+            if not open_.any():
+                continue
+            part = slice(*rows), slice(*columns)
+            planes = np.ascontiguousarray(colour_planes(embedding.image[part], ColourSpace.LAB))
+            flow = GridFlow(edge_costs(kernels.squared_differences(planes), smoothness), neighbors=8)
+            outside = np.where(_enlarged(mask, factor, rows, columns), label, UNMARKED - 1)
+            marked = np.where((marks[part] == UNMARKED) & ~open_, outside, marks[part])
+            found = cut(flow, _enlarged(gain, factor, rows, columns), marked, label)
+            core = slice(top, top + _TILE), slice(left, left + _TILE)
+            refined[core] = found[top - rows[0] :, left - columns[0] :][:_TILE, :_TILE]
+    return refined
+
+
+def apart(masks: Sequence[Bool[np.ndarray, "h w"]]) -> Bool[np.ndarray, "n h w"]:
+    """Return the masks without the pixels that one before has: refined by themselves they may meet."""
+    stack = np.stack(masks)
+    taken = np.zeros(stack.shape[1:], dtype=bool)
+    for mask in stack:
+        mask &= ~taken
+        taken |= mask
+    return stack
+
+
+def _as_costs(gains: Float32[np.ndarray, "l h w"], marks: Int[np.ndarray, "h w"]) -> Int32[np.ndarray, "l h w"]:
+    """What each label costs: half of what it does not gain, so that of two labels it is as in the cut."""
+    costs = np.rint(gains * (-COST_UNIT / 2)).astype(np.int32)
+    for label, plane in enumerate(costs):
+        plane[(marks != UNMARKED) & (marks != label)] = HARD
+    return costs
+
+
+def _enlarged(plane: np.ndarray, factor: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """Those rows and columns of an image of which each pixel of ``plane`` is ``factor`` pixels wide."""
+    return plane[np.arange(*rows)[:, None] // factor, np.arange(*columns) // factor]
+
+
+def _reduced(image: UInt8[np.ndarray, "h0 w0 3"], factor: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Means of squares of pixels."""
+    from PIL import Image
+
+    return image if factor == 1 else np.asarray(Image.fromarray(image).reduce(factor))
