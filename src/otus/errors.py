@@ -16,10 +16,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return the end of an error message that suggests the nearest of the known names; empty if none is near."""
     from difflib import get_close_matches  # takes its time to import, and is needed once at most
 
-    by_folded = {one.casefold(): one for one in names}
+    by_folded = {name.casefold(): name for name in names}
     near = get_close_matches(name.casefold(), by_folded, n=1)
     if not near and len(name) > 2:
-        near = [one for one in by_folded if one.startswith(name.casefold())]
+        near = [folded for folded in by_folded if folded.startswith(name.casefold())]
     return f"; did you mean {by_folded[near[0]]!r}?" if near else ""
 
 

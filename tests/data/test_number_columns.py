@@ -26,7 +26,7 @@ RECORDS = [
 def number(text: str) -> float | None:
     """What is read of a record with one number; None where it is left to the decoder."""
     records = read_number_records(
-        f'{{"a": {text}}},'.encode(), 0, ["a"], {"a": NumberField(needed=True)}, largest=math.inf
+        f'{{"a": {text}}},'.encode(), 0, ["a"], {"a": NumberField(required=True)}, largest=math.inf
     )
     return float(records.columns["a"][0]) if records.count else None
 

@@ -189,7 +189,7 @@ def test_what_cannot_be_trained(tiny: None, scenes: Dataset, tmp_path: Path) -> 
     assert otus_train("--resume", tmp_path)[0] == 2
     with pytest.raises(DataError, match="no images with objects"):
         train("tiny", replace(scenes, objects=None), settings=QUICK, out=tmp_path, quiet=True)
-    with pytest.raises(UsageError, match=r"share between 0 and 1, got 1\.5"):
+    with pytest.raises(UsageError, match=r"fraction between 0 and 1, got 1\.5"):
         train("tiny", scenes, val=1.5, settings=QUICK, out=tmp_path, quiet=True)
     with pytest.raises(UsageError, match=r"batch_size: .* got 0; optimizer: .* got 'adam'"):
         make_settings({"batch_size": 0, "optimizer": "adam"})

@@ -44,59 +44,61 @@ def convert(
     if images not in (None, "copy", "link", "none"):
         raise UsageError(f"--images: expected copy, link or none, got {images!r}")
     chosen: dict[str, Any] = {} if images is None else {"images": images}
-    done = convert_dataset(source, target, to=to, format=format, split=split, allow_outside=allow_outside, **chosen)
-    for problem in done.problems:
+    result = convert_dataset(source, target, to=to, format=format, split=split, allow_outside=allow_outside, **chosen)
+    for problem in result.problems:
         print(f"otus: left out: {problem}", file=sys.stderr)
     if as_json:
-        emit_json(_document(done, target, to))
+        emit_json(_document(result, target, to))
     else:
-        print(_text(done, target, to))
-    if done.problems:
+        print(_text(result, target, to))
+    if result.problems:
         raise typer.Exit(1)
 
 
-def _document(done: "ConversionResult", target: Path, to: str) -> dict[str, Any]:
+def _document(result: "ConversionResult", target: Path, to: str) -> dict[str, Any]:
     return {
-        "source": str(done.datasets[0].source),
-        "from": done.datasets[0].format,
+        "source": str(result.datasets[0].source),
+        "from": result.datasets[0].format,
         "to": to,
         "target": str(target),
-        **_counts(done.datasets),
-        "splits": {one.split: _counts([one]) for one in done.datasets if one.split},
-        "losses": dict(Counter(loss.kind for loss in done.losses)),
+        **_counts(result.datasets),
+        "splits": {dataset.split: _counts([dataset]) for dataset in result.datasets if dataset.split},
+        "losses": dict(Counter(loss.kind for loss in result.losses)),
         "lost": [
             {"kind": loss.kind, "image": loss.image, "object_id": loss.object_id, "message": loss.message}
-            for loss in done.losses
+            for loss in result.losses
         ],
-        "problems": [{"kind": problem.kind, "message": str(problem)} for problem in done.problems],
+        "problems": [{"kind": problem.kind, "message": str(problem)} for problem in result.problems],
     }
 
 
 def _counts(datasets: "Sequence[Dataset]") -> dict[str, int]:
-    objects = [one.objects for one in datasets if one.objects is not None]
+    objects = [dataset.objects for dataset in datasets if dataset.objects is not None]
     return {"images": sum(map(len, datasets)), "objects": sum(map(len, objects))}
 
 
-def _text(done: "ConversionResult", target: Path, to: str) -> str:
+def _text(result: "ConversionResult", target: Path, to: str) -> str:
     from otus.data.conversion import losses_path
 
-    counts = _counts(done.datasets)
-    lines = [f"{target}: {counts['images']} images, {counts['objects']} objects, {done.datasets[0].format} to {to}"]
-    splits = [f"{one.split} {len(one)}" for one in done.datasets if one.split]
+    counts = _counts(result.datasets)
+    lines = [f"{target}: {counts['images']} images, {counts['objects']} objects, {result.datasets[0].format} to {to}"]
+    splits = [f"{dataset.split} {len(dataset)}" for dataset in result.datasets if dataset.split]
     if splits:
         lines.append(f"splits: {', '.join(splits)}")
-    kinds = Counter(loss.kind for loss in done.losses).most_common()
+    kinds = Counter(loss.kind for loss in result.losses).most_common()
     if kinds:
         lines.append(f"not held by {to} ({losses_path(target)} has all):")
         lines += [f"  {kind:<20}{count:>8}" for kind, count in kinds]
     for kind, count in kinds:
         lines.append(f"{kind}:")
-        lines += [f"  {_told(loss)}" for loss in islice((one for one in done.losses if one.kind == kind), _SHOWN)]
+        lines += [
+            f"  {_loss_text(loss)}" for loss in islice((loss for loss in result.losses if loss.kind == kind), _SHOWN)
+        ]
         if count > _SHOWN:
             lines.append(f"  and {count - _SHOWN} more")
     return "\n".join(lines)
 
 
-def _told(loss: "ConversionLoss") -> str:
+def _loss_text(loss: "ConversionLoss") -> str:
     whose = f", object {loss.object_id}" if loss.object_id is not None else ""
     return f"{loss.image}{whose}: {loss.message}" if loss.image else loss.message

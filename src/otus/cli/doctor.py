@@ -36,47 +36,49 @@ def doctor(
     from otus.data.checks.doctor import check_path
 
     with progress_bar("looking at images") as count:
-        examination = check_path(path, format=format, split=split, progress=count)
-    examination = examination.without(ignore or ())
+        report = check_path(path, format=format, split=split, progress=count)
+    report = report.without(ignore or ())
     if json:
-        emit_json(_document(path, examination))
+        emit_json(_document(path, report))
     else:
-        _tell(path, examination)
-    if examination.findings:
+        _print_report(path, report)
+    if report.findings:
         raise typer.Exit(1)
 
 
-def _document(path: Path, examination: "DataReport") -> dict[str, object]:
-    layouts = examination.layouts
+def _document(path: Path, report: "DataReport") -> dict[str, object]:
+    layouts = report.layouts
     return {
         "data": str(path),
         "format": ", ".join(dict.fromkeys(layout.format for layout in layouts)),
         "splits": list(dict.fromkeys(layout.split for layout in layouts if layout.split is not None)),
-        "layouts": [{"format": one.format, "split": one.split, "source": str(one.source)} for one in layouts],
-        "images": examination.image_count,
-        "objects": examination.object_count,
-        "per_category": {name: list(numbers) for name, numbers in examination.per_category.items()},
-        "findings": [
-            {"kind": one.kind, "file": one.file, "where": one.where, "message": one.message}
-            for one in examination.findings
+        "layouts": [
+            {"format": layout.format, "split": layout.split, "source": str(layout.source)} for layout in layouts
         ],
-        "counts": examination.counts,
-        "unlisted": [str(path) for path in examination.unlisted],
+        "images": report.image_count,
+        "objects": report.object_count,
+        "per_category": {name: list(numbers) for name, numbers in report.per_category.items()},
+        "findings": [
+            {"kind": finding.kind, "file": finding.file, "where": finding.where, "message": finding.message}
+            for finding in report.findings
+        ],
+        "counts": report.counts,
+        "unlisted": [str(path) for path in report.unlisted],
     }
 
 
-def _tell_counts(examination: "DataReport") -> None:
+def _print_counts(report: "DataReport") -> None:
     """Print a table: one row per category, the most frequent first, one column per split."""
     from rich.table import Table
 
-    if not examination.per_category:
+    if not report.per_category:
         return
     table = Table("category")
-    for layout in examination.layouts:
+    for layout in report.layouts:
         table.add_column(
-            layout.split or (layout.source.name if len(examination.layouts) > 1 else "objects"), justify="right"
+            layout.split or (layout.source.name if len(report.layouts) > 1 else "objects"), justify="right"
         )
-    rows = sorted(examination.per_category.items(), key=lambda row: -sum(row[1]))
+    rows = sorted(report.per_category.items(), key=lambda row: -sum(row[1]))
     for name, numbers in rows[:_CATEGORIES]:
         table.add_row(name, *map(str, numbers))
     if len(rows) > _CATEGORIES:
@@ -85,23 +87,23 @@ def _tell_counts(examination: "DataReport") -> None:
     stdout_console().print(table)
 
 
-def _tell(path: Path, examination: "DataReport") -> None:
-    parts = [f"{layout.format} {layout.split or layout.source.name}" for layout in dict.fromkeys(examination.layouts)]
+def _print_report(path: Path, report: "DataReport") -> None:
+    parts = [f"{layout.format} {layout.split or layout.source.name}" for layout in dict.fromkeys(report.layouts)]
     typer.echo(f"{path}: {', '.join(parts)}")
-    typer.echo(f"{examination.image_count} images, {examination.object_count} objects")
-    _tell_counts(examination)
-    if examination.unlisted:
-        names = ", ".join(path.name for path in examination.unlisted[:_EXAMPLES])
-        more = len(examination.unlisted) - _EXAMPLES
+    typer.echo(f"{report.image_count} images, {report.object_count} objects")
+    _print_counts(report)
+    if report.unlisted:
+        names = ", ".join(path.name for path in report.unlisted[:_EXAMPLES])
+        more = len(report.unlisted) - _EXAMPLES
         typer.echo(
-            f"note: {len(examination.unlisted)} more images lie beside them and are listed nowhere, so nothing learns from "
+            f"note: {len(report.unlisted)} more images lie beside them and are listed nowhere, so nothing learns from "
             f"them: {names}{f' and {more} more (--json has all)' if more > 0 else ''}"
         )
-    if not examination.findings:
+    if not report.findings:
         typer.echo("nothing is wrong")
-    for kind, count in examination.counts.items():
+    for kind, count in report.counts.items():
         typer.echo(f"\n{kind:<28}{count:>8}")
-        for one in islice((one for one in examination.findings if one.kind == kind), _EXAMPLES):
-            typer.echo(f"    {': '.join(part for part in (one.file, one.where, one.message) if part)}")
+        for finding in islice((finding for finding in report.findings if finding.kind == kind), _EXAMPLES):
+            typer.echo(f"    {': '.join(part for part in (finding.file, finding.where, finding.message) if part)}")
         if count > _EXAMPLES:
             typer.echo(f"    and {count - _EXAMPLES} more (--json has all)")

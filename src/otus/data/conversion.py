@@ -90,11 +90,11 @@ def convert(
             datasets[index] = dataset if not unreadable else dataset.select(readable)
     losses += WRITERS[to].write(datasets, Path(target), images=images)
     # What concerns the whole data set is said of each split.
-    of_set = dict.fromkeys(one for one in losses if not one.image)
-    losses = [*of_set, *(one for one in losses if one.image)]
+    of_set = dict.fromkeys(loss for loss in losses if not loss.image)
+    losses = [*of_set, *(loss for loss in losses if loss.image)]
     if losses:
         with staged_file(losses_path(target)) as stage:
-            stage.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(one) for one in losses])))
+            stage.write_bytes(msgspec.json.format(msgspec.json.encode([asdict(loss) for loss in losses])))
     return ConversionResult(datasets, losses, problems)
 
 
@@ -106,18 +106,18 @@ def losses_path(target: str | Path) -> Path:
 
 def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
     """Raise if the target format could hold none of the labels."""
-    for one in datasets:
-        held = (to == "coco_panoptic" and one.panoptic is not None) or (to == "voc" and voc.holds_semantic(one))
-        if one.objects is None and not held:
+    for dataset in datasets:
+        held = (to == "coco_panoptic" and dataset.panoptic is not None) or (to == "voc" and voc.holds_semantic(dataset))
+        if dataset.objects is None and not held:
             known = {
-                "semantic maps": one.semantic,
-                "panoptic maps": one.panoptic,
-                "images' labels": one.image_labels,
+                "semantic maps": dataset.semantic,
+                "panoptic maps": dataset.panoptic,
+                "images' labels": dataset.image_labels,
             }
             has = " and ".join(name for name, value in known.items() if value is not None)
-            remedy = "choose another target" if one.panoptic is None else "coco_panoptic can"
+            remedy = "choose another target" if dataset.panoptic is None else "coco_panoptic can"
             raise DataError(
-                f"has only {has}, which {to} cannot hold", file=one.source, remedy=remedy, kind="no_objects"
+                f"has only {has}, which {to} cannot hold", file=dataset.source, remedy=remedy, kind="no_objects"
             )
 
 
@@ -138,10 +138,10 @@ def _without_unions(datasets: list[Dataset]) -> tuple[list[Dataset], list[Conver
 
 def _with_common_categories(datasets: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """Give all splits the same categories, and report new ids where their lists differed."""
-    if all(one.categories == datasets[0].categories for one in datasets):
+    if all(dataset.categories == datasets[0].categories for dataset in datasets):
         return datasets, []
-    common = merge_categories([one.categories for one in datasets])
-    joined = [replace(remap_categories(one, common), categories=common) for one in datasets]
+    common = merge_categories([dataset.categories for dataset in datasets])
+    joined = [replace(remap_categories(dataset, common), categories=common) for dataset in datasets]
     return joined, [
         ConversionLoss("category_ids", "", None, "the ids of categories: the splits' lists differ and were joined")
     ]

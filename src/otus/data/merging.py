@@ -57,7 +57,7 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
-def merge_categories(several: Sequence[Categories]) -> Categories:
+def merge_categories(parts: Sequence[Categories]) -> Categories:
     """Return the union of categories by name, in order of first appearance, with ids from 1.
 
     Raises
@@ -65,13 +65,20 @@ def merge_categories(several: Sequence[Categories]) -> Categories:
     DataError
         If a category has two sets of keypoints.
     """
-    names = tuple(dict.fromkeys(name for categories in several for name in categories))
-    is_thing = {name: thing for one in reversed(several) for name, thing in zip(one, one.is_thing, strict=True)}
+    names = tuple(dict.fromkeys(name for categories in parts for name in categories))
+    is_thing = {
+        name: thing
+        for categories in reversed(parts)
+        for name, thing in zip(categories, categories.is_thing, strict=True)
+    }
     supercategories = {
-        name: group for one in reversed(several) for name, group in zip(one, one.supercategories, strict=False) if group
+        name: group
+        for categories in reversed(parts)
+        for name, group in zip(categories, categories.supercategories, strict=False)
+        if group
     }
     keypoints: dict[str, Any] = {}
-    for categories in several:
+    for categories in parts:
         for name, points in categories.keypoints:
             if keypoints.setdefault(name, points).names != points.names:
                 raise DataError(
@@ -96,8 +103,8 @@ def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
     DataError
         If objects are of a category that is not in the list.
     """
-    several = [dataset.image_labels, None if dataset.objects is None else dataset.objects.labels]
-    labels = [one for one in several if one is not None]
+    columns = [dataset.image_labels, None if dataset.objects is None else dataset.objects.labels]
+    labels = [column for column in columns if column is not None]
     if dataset.categories.names == categories.names or not labels:
         return dataset
     used = [dataset.categories[label] for label in np.unique(np.concatenate(labels))]
@@ -134,9 +141,9 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
         "ids": np.arange(1, sum(len(part) for part in parts) + 1),
         "columns": {name: _join(parts, [part.columns.get(name) for part in parts]) for name in columns},
     }
-    for one in fields(Objects):
-        if one.name not in merged:
-            merged[one.name] = _join(parts, [getattr(part, one.name) for part in parts])
+    for field in fields(Objects):
+        if field.name not in merged:
+            merged[field.name] = _join(parts, [getattr(part, field.name) for part in parts])
     return Objects(**merged)
 
 

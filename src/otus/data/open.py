@@ -141,10 +141,12 @@ def open_splits(
         If what there is are not splits of one format: the message lists it.
     """
     layouts = choose_layouts(path, format=format, split=split)
-    splits = {one.split for one in layouts}
-    if len(layouts) > 1 and (len(splits) < len(layouts) or None in splits or len({one.format for one in layouts}) > 1):
+    splits = {layout.split for layout in layouts}
+    if len(layouts) > 1 and (
+        len(splits) < len(layouts) or None in splits or len({layout.format for layout in layouts}) > 1
+    ):
         raise UsageError(_choice(Path(path), f"holds {len(layouts)} data sets", layouts))
-    return [open_layout(one, report=report, allow_outside=allow_outside) for one in layouts]
+    return [open_layout(layout, report=report, allow_outside=allow_outside) for layout in layouts]
 
 
 def choose_layouts(
@@ -166,7 +168,7 @@ def choose_layouts(
         raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}{did_you_mean(format, _BY_NAME)}")
     layouts = find_layouts(path)
     if format == voc.FROM_0:
-        layouts = [replace(one, format=format) for one in layouts if one.format == "voc"]
+        layouts = [replace(layout, format=format) for layout in layouts if layout.format == "voc"]
     if not layouts:
         for file in islice(Path(path).rglob("*"), _LOOKED_AT):
             if file.is_file():
@@ -184,34 +186,34 @@ def choose_layouts(
                 kind="no_labels",
             )
         raise DataError("found no data set here", file=path, remedy=f"understood are {_UNDERSTOOD}")
-    fitting = [one for one in layouts if format in (None, one.format) and split in (None, one.split)]
+    fitting = [layout for layout in layouts if format in (None, layout.format) and split in (None, layout.split)]
     if not fitting:
         asked = " and ".join(f"{name} {value!r}" for name, value in (("format", format), ("split", split)) if value)
-        splits = {one.split for one in layouts if one.split} - {split}
+        splits = {layout.split for layout in layouts if layout.split} - {split}
         raise UsageError(_choice(Path(path), f"holds none of {asked}{did_you_mean(split or '', splits)}", layouts))
-    others = [] if secondary else [one for one in layouts if one.secondary and one not in fitting]
-    if split is None and not secondary and not all(one.secondary for one in fitting):
-        others += [one for one in fitting if one.secondary]
-        fitting = [one for one in fitting if not one.secondary]
-    _tell_left_out(Path(path), fitting, others)
+    others = [] if secondary else [layout for layout in layouts if layout.secondary and layout not in fitting]
+    if split is None and not secondary and not all(layout.secondary for layout in fitting):
+        others += [layout for layout in fitting if layout.secondary]
+        fitting = [layout for layout in fitting if not layout.secondary]
+    _log_skipped(Path(path), fitting, others)
     return fitting
 
 
-def _tell_left_out(path: Path, taken: list[Layout], others: list[Layout]) -> None:
+def _log_skipped(path: Path, taken: list[Layout], others: list[Layout]) -> None:
     """Log which annotation files beside the chosen ones are not read, and how to choose them."""
-    if not any(one.format == coco.FORMAT for one in taken):
+    if not any(layout.format == coco.FORMAT for layout in taken):
         return
-    names = ", ".join(one.source.name for one in taken if one.format == coco.FORMAT)
-    parts = {one.split for one in taken}
-    beside = [one.split for one in others if one.split and one.split.rpartition("/")[2] in parts]
+    names = ", ".join(layout.source.name for layout in taken if layout.format == coco.FORMAT)
+    parts = {layout.split for layout in taken}
+    beside = [layout.split for layout in others if layout.split and layout.split.rpartition("/")[2] in parts]
     if beside:
-        _tell_once(f"{path}: reading {names}; other labels of the same images by --split {', '.join(beside)}")
+        _log_once(f"{path}: reading {names}; other labels of the same images by --split {', '.join(beside)}")
     if skipped := [file.name for file in coco.files_without_objects(path)]:
-        _tell_once(f"{path}: skipping files without categories or labels of objects: {', '.join(skipped)}")
+        _log_once(f"{path}: skipping files without categories or labels of objects: {', '.join(skipped)}")
 
 
 @cache
-def _tell_once(message: str) -> None:
+def _log_once(message: str) -> None:
     logging.getLogger("otus").warning("otus: %s", message)
 
 
@@ -224,7 +226,7 @@ def open_layout(layout: Layout, *, report: Report = stop_at_first, allow_outside
 
 def _holds_images_alone(folder: Path) -> bool:
     names = [
-        one.name for one in islice(folder.rglob("*"), _LOOKED_AT) if one.is_file() and not is_system_file(one.name)
+        file.name for file in islice(folder.rglob("*"), _LOOKED_AT) if file.is_file() and not is_system_file(file.name)
     ]
     return bool(names) and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
 
@@ -244,9 +246,9 @@ def _check_json(path: Path) -> None:
 def _choice(path: Path, what: str, layouts: list[Layout]) -> str:
     """Return the message that lists the data sets to choose from."""
     lines = [
-        f"  --format {one.format}" + (f" --split {one.split}" if one.split else "") + f"  ({one.source})"
-        for one in layouts
+        f"  --format {layout.format}" + (f" --split {layout.split}" if layout.split else "") + f"  ({layout.source})"
+        for layout in layouts
     ]
-    same = max(Counter((one.format, one.split) for one in layouts).values())
+    same = max(Counter((layout.format, layout.split) for layout in layouts).values())
     remedy = "choose by --format and --split" + (", or give the file itself" if same > 1 else "")
     return "\n".join([f"{path}: {what}; {remedy}:", *lines])

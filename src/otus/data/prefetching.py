@@ -42,7 +42,7 @@ def prefetch(batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers:
     if workers == 0:
         for batch in batches:
             with one_thread():
-                loaded = [load(one) for one in batch]
+                loaded = [load(item) for item in batch]
             yield loaded
         return
     # One thread of arithmetic each: the cores belong to the network, and sums depend on how many threads share them.
@@ -50,7 +50,7 @@ def prefetch(batches: Iterable[Sequence[T]], load: Callable[[T], R], *, workers:
     waiting: deque[list[Future[R]]] = deque()
     try:
         for batch in batches:
-            waiting.append([pool.submit(load, one) for one in batch])
+            waiting.append([pool.submit(load, item) for item in batch])
             if len(waiting) > BATCHES_AHEAD:
                 yield [loading.result() for loading in waiting.popleft()]
         while waiting:

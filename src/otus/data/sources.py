@@ -28,7 +28,7 @@ _LABEL_SUFFIXES = frozenset((".json", ".xml", ".yaml", ".yml", ".txt", ".csv"))
 class SourceImage:
     """One image to be looked at.
 
-    ``name`` is its path, or ``image 3`` for the fourth without one; ``size_hw`` its height and width, of which ``image``
+    ``name`` is its path, or ``image 3`` for the fourth that has none; ``size_hw`` its height and width, of which ``image``
     may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` messages of
     :func:`~otus.data.images.image_notes`.
     """
@@ -69,16 +69,16 @@ def source_files(source: str | Path, *, report: Callable[[DataError], None] = st
         raise ImageError(problem, file=path, remedy="name the images or their folder: otus predict FOLDER")
     if path.is_dir():
         known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-        found = list_images(path, recursive=True, suffixes=known, report=report)
-        if not found:
+        files = list_images(path, recursive=True, suffixes=known, report=report)
+        if not files:
             raise ImageError("holds no image or video", file=path, remedy=f"known are {', '.join(sorted(known))}")
-        return found
+        return files
     if path.exists() or not glob.has_magic(str(source)):
         return [path]
-    found = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
-    if not found:
+    files = sorted(Path(name) for name in glob.glob(str(source), recursive=True) if Path(name).is_file())
+    if not files:
         raise ImageError("no file fits this pattern", file=path, remedy="check it; quote it in a shell")
-    return found
+    return files
 
 
 def read_source(
@@ -96,24 +96,24 @@ def read_source(
     stride
         Of a video, every how many frames.
     report
-        Gets the error of each file that cannot be read and of each folder or pattern without one, which are then left out,
+        Gets the error of each file that cannot be read and of each folder or pattern without images, which are skipped,
         and of each damaged video, after its last frame; without it the first one is raised.
     need, max_pixels
         As of :func:`~otus.data.images.read_reduced_image`; images in memory stay whole.
     """
-    for number, one in enumerate(_flat(source, report)):
+    for number, item in enumerate(_flat(source, report)):
         try:
-            if not isinstance(one, Path):
-                notes = tuple(image_notes(one).values()) if isinstance(one, bytes) else ()
-                image, size_hw = read_reduced_image(one, max_pixels=max_pixels)
+            if not isinstance(item, Path):
+                notes = tuple(image_notes(item).values()) if isinstance(item, bytes) else ()
+                image, size_hw = read_reduced_image(item, max_pixels=max_pixels)
                 yield SourceImage(f"image {number}", image, size_hw, notes=notes)
-            elif is_video(one):
-                for frame in Video(one).frames(stride=stride):
+            elif is_video(item):
+                for frame in Video(item).frames(stride=stride):
                     size_hw = (frame.image.shape[0], frame.image.shape[1])
-                    yield SourceImage(str(one), frame.image, size_hw, frame.index, frame.time_s)
+                    yield SourceImage(str(item), frame.image, size_hw, frame.index, frame.time_s)
             else:
-                image, size_hw = read_reduced_image(one, target_size, max_pixels=max_pixels)
-                yield SourceImage(str(one), image, size_hw, notes=tuple(image_notes(one).values()))
+                image, size_hw = read_reduced_image(item, target_size, max_pixels=max_pixels)
+                yield SourceImage(str(item), image, size_hw, notes=tuple(image_notes(item).values()))
         except DataError as error:
             if report is None:
                 raise
@@ -135,5 +135,5 @@ def _flat(
     elif isinstance(source, bytes | Image.Image | np.ndarray):
         yield source
     else:
-        for one in source:
-            yield from _flat(one, report)
+        for item in source:
+            yield from _flat(item, report)

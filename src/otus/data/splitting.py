@@ -10,23 +10,23 @@ from otus.data.dataset import Dataset
 from otus.errors import UsageError
 
 
-def train_val_split(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+def train_val_split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """Return two data sets, training and validation; the latter has the given fraction of the images.
 
-    The hash of its file's name decides on an image, not its place, so the same share of the same images is always the same.
+    Images are ordered by the hash of their file names, so the split does not depend on the order in which they are listed.
     Images of one name in several folders stay together: they may show the same from several cameras.
 
     Raises
     ------
     UsageError
-        If the share is not between 0 and 1, or there is but one image.
+        If the fraction is not between 0 and 1, or there is only one image.
     """
-    if not 0 < share < 1:
-        raise UsageError(f"val: expected a data set or a share between 0 and 1, got {share}")
+    if not 0 < fraction < 1:
+        raise UsageError(f"val: expected a data set or a fraction between 0 and 1, got {fraction}")
     if len(dataset) < 2:
         raise UsageError(f"{dataset.source}: expected at least two images to keep some aside, got {len(dataset)}")
     order = np.array(sorted(range(len(dataset)), key=lambda index: _hash_key(dataset.images.files[index])))
-    count = min(max(1, round(len(dataset) * share)), len(dataset) - 1)
+    count = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     return dataset.select(np.sort(order[count:])), dataset.select(np.sort(order[:count]))
 
 
@@ -40,7 +40,7 @@ def shared_images(first: Dataset, second: Dataset) -> list[str]:
     for index, file in enumerate(second.images.files):
         path = second.images.path(index)
         candidates = by_size.get(_size(path), [])
-        if path in candidates or (candidates and _digest(path) in {_digest(one) for one in candidates}):
+        if path in candidates or (candidates and _digest(path) in {_digest(candidate) for candidate in candidates}):
             shared.append(file)
     return shared
 
@@ -64,10 +64,10 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
 
 def _hash_key(file: str) -> tuple[bytes, bytes]:
     """Return the sort key that decides which images are split off: hash of the file name, then of the path."""
-    own, whole = (
+    name_hash, path_hash = (
         hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in (file.rsplit("/", 1)[-1], file)
     )
-    return own, whole
+    return name_hash, path_hash
 
 
 def _size(path: Path) -> int:

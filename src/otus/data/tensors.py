@@ -117,16 +117,16 @@ def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
 def amodal_view(instances: Instances) -> Instances:
     """Return the objects with amodal boxes and masks in place of the visible ones, where they are known."""
     changes: dict[str, Any] = {"amodal_boxes_xyxy": None, "amodal_masks": None}
-    whole = instances.amodal_boxes_xyxy
-    if whole is not None:
-        known = np.isfinite(whole).all(axis=1)[:, None]
-        changes["boxes_xyxy"] = np.where(known, whole, instances.boxes_xyxy)
+    amodal_boxes = instances.amodal_boxes_xyxy
+    if amodal_boxes is not None:
+        known = np.isfinite(amodal_boxes).all(axis=1)[:, None]
+        changes["boxes_xyxy"] = np.where(known, amodal_boxes, instances.boxes_xyxy)
     if instances.amodal_masks is not None and len(instances):
         masks = instances.amodal_masks.rle()
         if instances.masks is not None:
             pairs = zip(masks, instances.masks.rle(), instances.amodal_masks.area(), strict=True)
             masks = [amodal if pixels else visible for amodal, visible, pixels in pairs]
-        changes["masks"] = Masks.from_rle([one["counts"] for one in masks], instances.size_hw)  # type: ignore[misc]
+        changes["masks"] = Masks.from_rle([rle["counts"] for rle in masks], instances.size_hw)  # type: ignore[misc]
     if "areas" in instances.columns:
         changes["columns"] = {name: column for name, column in instances.columns.items() if name != "areas"}
     return replace(instances, **changes)

@@ -153,7 +153,7 @@ class ProposedDataset(Dataset):
     @classmethod
     def of(cls, dataset: Dataset, proposals: ProposalCache) -> "ProposedDataset":
         """Return the data set with proposals; missing ones are computed on access."""
-        known = {one.name: getattr(dataset, one.name) for one in fields(dataset)}
+        known = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
         return cls(**{**known, "proposals": proposals})
 
     def __getitem__(self, index: int) -> Sample:

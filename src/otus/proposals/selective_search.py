@@ -219,7 +219,9 @@ def describe_regions(
 
 def hierarchical_grouping(regions: Regions, similarity: Similarity) -> Int[np.ndarray, "nodes 4"]:
     """Merge the two most similar neighbours repeatedly; return the boxes of all regions in order of creation."""
-    flags = [one in similarity for one in (Similarity.COLOUR, Similarity.TEXTURE, Similarity.SIZE, Similarity.FILL)]
+    flags = [
+        measure in similarity for measure in (Similarity.COLOUR, Similarity.TEXTURE, Similarity.SIZE, Similarity.FILL)
+    ]
     return kernels.group(*regions, int(regions.sizes.sum()), *flags)
 
 

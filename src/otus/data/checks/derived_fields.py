@@ -52,11 +52,11 @@ def check_num_keypoints(dataset: Dataset) -> Iterator[Finding]:
     """Yield annotations whose ``num_keypoints`` differs from the number of labelled keypoints."""
     if dataset.format != coco.FORMAT or dataset.objects is None or dataset.objects.keypoints is None:
         return
-    for index, one in _records(dataset.source, _Points):
-        labelled = sum(visibility > 0 for visibility in (one.keypoints or ())[2::3])
-        if one.num_keypoints is not None and one.num_keypoints != labelled:
+    for index, record in _records(dataset.source, _Points):
+        labelled = sum(visibility > 0 for visibility in (record.keypoints or ())[2::3])
+        if record.num_keypoints is not None and record.num_keypoints != labelled:
             message = (
-                f"num_keypoints is {one.num_keypoints:g}, but {labelled} are labelled "
+                f"num_keypoints is {record.num_keypoints:g}, but {labelled} are labelled "
                 "(correct it: evaluate counts those that are labelled, pycocotools takes the number)"
             )
             yield Finding("num_keypoints_disagree", str(dataset.source), f"annotations[{index}].num_keypoints", message)
@@ -66,29 +66,29 @@ def stated_segments(dataset: Dataset) -> StatedSegments:
     """Return the stored segments of a panoptic data set by image; empty for other formats."""
     if dataset.format != coco_panoptic.FORMAT:
         return {}
-    place = {one: index for index, one in enumerate(dataset.images.ids)}
-    records = ((number, one) for number, one in _records(dataset.source, _StatedMap) if one.image_id in place)
-    return {place[one.image_id]: (number, one.segments_info) for number, one in records}
+    place = {image_id: index for index, image_id in enumerate(dataset.images.ids)}
+    records = ((number, record) for number, record in _records(dataset.source, _StatedMap) if record.image_id in place)
+    return {place[record.image_id]: (number, record.segments_info) for number, record in records}
 
 
 def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]], source: Path) -> Iterator[Finding]:
     """Yield segments without pixels, and areas and boxes that differ from those of the pixels."""
     number, segments = stated
-    for k, one in enumerate(segments):
+    for k, segment in enumerate(segments):
         where = f"annotations[{number}].segments_info[{k}]"
-        rows, columns = np.nonzero(panoptic.ids == one.id)
+        rows, columns = np.nonzero(panoptic.ids == segment.id)
         if not len(rows):
-            message = f"segment {one.id} has no pixel in the PNG (remove it, or draw it)"
+            message = f"segment {segment.id} has no pixel in the PNG (remove it, or draw it)"
             yield Finding("segment_without_pixels", str(source), where, message)
             continue
-        if one.area is not None and one.area != len(rows):
-            message = (
-                f"area is {one.area:g}, but segment {one.id} has {len(rows)} pixels (correct it: pixels are judged)"
-            )
+        if segment.area is not None and segment.area != len(rows):
+            message = f"area is {segment.area:g}, but segment {segment.id} has {len(rows)} pixels (correct it: pixels are judged)"
             yield Finding("area_disagrees", str(source), f"{where}.area", message)
         box = _box_xywh(rows, columns)
-        if one.bbox is not None and np.abs(np.subtract(one.bbox, box)).max() > _BOX_SLACK_PX:
-            message = f"bbox is {list(one.bbox)}, but the pixels of segment {one.id} fill {box.tolist()} (correct it)"
+        if segment.bbox is not None and np.abs(np.subtract(segment.bbox, box)).max() > _BOX_SLACK_PX:
+            message = (
+                f"bbox is {list(segment.bbox)}, but the pixels of segment {segment.id} fill {box.tolist()} (correct it)"
+            )
             yield Finding("box_disagrees", str(source), f"{where}.bbox", message)
 
 

@@ -68,7 +68,7 @@ class DataReport:
     def without(self, kinds: Iterable[str]) -> "DataReport":
         """Return the report without findings of some kinds."""
         left_out = set(kinds)
-        return replace(self, findings=tuple(one for one in self.findings if one.kind not in left_out))
+        return replace(self, findings=tuple(finding for finding in self.findings if finding.kind not in left_out))
 
 
 def check_path(
@@ -86,9 +86,9 @@ def check_path(
     layouts = choose_layouts(path, format=format, split=split, secondary=True)
     problems: list[OtusError] = []
     datasets: list[Dataset] = []
-    for one in layouts:
+    for layout in layouts:
         try:
-            datasets.append(open_layout(one, report=problems.append))
+            datasets.append(open_layout(layout, report=problems.append))
         except (DataError, ShapeError) as error:  # nothing of this one can be read
             problems.append(error)
     examination = check_datasets(datasets, problems=problems, progress=progress)
@@ -247,7 +247,7 @@ def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) ->
             # VOC has no list of categories but in this file: the reader's twenty names declare nothing.
             if dataset.format == "voc" and not (dataset.source / "labelmap.txt").is_file():
                 continue
-            maps = [one.categories for one in (dataset.semantic, dataset.panoptic) if one is not None]
+            maps = [files.categories for files in (dataset.semantic, dataset.panoptic) if files is not None]
             for categories in (dataset.categories, *maps):
                 declared.update((name, dataset) for name in categories if name not in declared)
         for name, dataset in declared.items():
@@ -264,15 +264,15 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
             yield Finding("shared_between_splits", str(path), " and ".join(sorted(names)), message)
     paths = list(thumbnails)
     pairs, correlations = find_near_duplicates(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))
-    told: set[tuple[str, Path]] = set()
+    reported: set[tuple[str, Path]] = set()
     for k in np.argsort(-correlations, kind="stable"):
         first, second = (paths[i] for i in pairs[k])
         here, there = splits.get(second, set()), splits.get(first, set())
         shared = bool(here and there) and here != there
         kind = "shared_between_splits" if shared else "same_photograph"
-        if (kind, second) in told or (how := _how_alike(first, second, thumbnails, float(correlations[k]))) is None:
+        if (kind, second) in reported or (how := _how_alike(first, second, thumbnails, float(correlations[k]))) is None:
             continue
-        told.add((kind, second))
+        reported.add((kind, second))
         where = " and ".join(sorted(here | there)) if shared else None
         yield Finding(
             kind, str(second), where, f"{how} as {first} ({'keep both in one split' if shared else 'keep one'})"

@@ -48,8 +48,8 @@ def check_images(
         raise DataError(
             "\n".join([f"{len(faults)} of {len(places)} images cannot be used:", *lines]), kind=faults[0].kind
         )
-    told = iter(digests)
-    return [{file: next(told) for file in dataset.images.files} for dataset in datasets]
+    remaining = iter(digests)
+    return [{file: next(remaining) for file in dataset.images.files} for dataset in datasets]
 
 
 def file_digest(path: Path) -> str:

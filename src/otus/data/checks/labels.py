@@ -78,7 +78,7 @@ def _label_file(dataset: Dataset, image: int) -> Path:
 def _ids(dataset: Dataset) -> Iterator[Finding]:
     source = str(dataset.source)
     # Text ids are the stems of files: two may be equal where the folders differ, as in train/cat/1.jpg, train/dog/1.jpg.
-    numbers = [one for one in dataset.images.ids if isinstance(one, int)]
+    numbers = [image_id for image_id in dataset.images.ids if isinstance(image_id, int)]
     ids: list[tuple[str, Sequence[object]]] = [
         ("image", numbers),
         ("annotation", [] if dataset.objects is None else dataset.objects.ids.tolist()),

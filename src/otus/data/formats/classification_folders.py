@@ -41,10 +41,10 @@ def _categories(folder: Path) -> list[str]:
     if lowered & (_PARTS | set(SPLITS)) or any(name.endswith("annot") or name.startswith("obj_") for name in lowered):
         return []
     content = [
-        [one.suffix.lower() in IMAGE_SUFFIXES for one in part.glob("*") if not is_system_file(one.name)]
+        [file.suffix.lower() in IMAGE_SUFFIXES for file in part.glob("*") if not is_system_file(file.name)]
         for part in parts
     ]
-    if not any(any(one) for one in content) or not all(any(one) or not one for one in content):
+    if not any(any(images) for images in content) or not all(any(images) or not images for images in content):
         return []
     return [part.name for part in parts]
 

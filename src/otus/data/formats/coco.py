@@ -196,19 +196,19 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     for name in ("images", "categories"):
         if name not in reader.found:
             report(DataError(f"has no {name!r}", file=file, remedy="COCO needs images, annotations and categories"))
-    unread.note("images[].coco_url", (one.coco_url for _, one in images if one.file_name))
+    unread.note("images[].coco_url", (image.coco_url for _, image in images if image.file_name))
     known, refused = valid_images(file, images, report, reader.faulty_ids["images"], allow_outside=allow_outside)
     kinds = read_categories(file, categories, report)
-    sizes_hw = np.array([(one.height, one.width) for one in known], dtype=np.int64).reshape(-1, 2)
+    sizes_hw = np.array([(record.height, record.width) for record in known], dtype=np.int64).reshape(-1, 2)
     objects = columns.finish(
-        image_ids=np.array([one.id for one in known], dtype=np.int64),
+        image_ids=np.array([record.id for record in known], dtype=np.int64),
         sizes_hw=sizes_hw,
         category_ids=kinds.ids,
         refused=np.array(sorted(refused), dtype=np.int64),
     )
-    names = tuple(one.file_name for one in known)
-    found = Images(find_image_folder(file, names), names, sizes_hw, tuple(one.id for one in known))
-    return Dataset(file, FORMAT, found, kinds, objects, split=layout.split, unread=unread.finish())
+    names = tuple(record.file_name for record in known)
+    all_images = Images(find_image_folder(file, names), names, sizes_hw, tuple(record.id for record in known))
+    return Dataset(file, FORMAT, all_images, kinds, objects, split=layout.split, unread=unread.finish())
 
 
 def valid_images(
@@ -220,37 +220,39 @@ def valid_images(
     """
     known: dict[int, ImageRecord] = {}
     refused = set(faulty_ids)
-    without = tuple(one.file_name or "" for _, one in images if None in (one.width, one.height))
+    without = tuple(image.file_name or "" for _, image in images if None in (image.width, image.height))
     folder = find_image_folder(file, without) if without else file.parent
-    for index, one in images:
+    for index, image in images:
         where = f"images[{index}]"
-        one.file_name = (one.file_name or "/".join((one.coco_url or "").split("/")[-2:])).replace("\\", "/")
-        if not one.file_name:
+        image.file_name = (image.file_name or "/".join((image.coco_url or "").split("/")[-2:])).replace("\\", "/")
+        if not image.file_name:
             report(DataError("expected a file_name, got none", file=file, where=where, remedy="add it"))
-            refused.add(one.id)
-        elif one.id in known:
+            refused.add(image.id)
+        elif image.id in known:
             remedy = "give each image an id of its own"
             report(
-                DataError(f"id {one.id} is another image's", file=file, where=where, remedy=remedy, kind="duplicate_id")
+                DataError(
+                    f"id {image.id} is another image's", file=file, where=where, remedy=remedy, kind="duplicate_id"
+                )
             )
-        elif any(side is not None and (side <= 0 or side % 1) for side in (one.width, one.height)):
-            size = f"{one.width} x {one.height}"
+        elif any(side is not None and (side <= 0 or side % 1) for side in (image.width, image.height)):
+            size = f"{image.width} x {image.height}"
             report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
-            refused.add(one.id)
-        elif not allow_outside and is_outside_folder(one.file_name):
-            text = f"{one.file_name!r} leads outside the folder of the images"
+            refused.add(image.id)
+        elif not allow_outside and is_outside_folder(image.file_name):
+            text = f"{image.file_name!r} leads outside the folder of the images"
             place = f"{where}.file_name"
             report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
-            refused.add(one.id)
-        elif (problem := _take_size(one, folder)) is not None:
+            refused.add(image.id)
+        elif (problem := _take_size(image, folder)) is not None:
             text, remedy = (
                 f"says no width and height, and of {problem.file}: {problem.problem}",
                 "write them or restore it",
             )
             report(DataError(text, file=file, where=where, remedy=remedy, kind=problem.kind))
-            refused.add(one.id)
+            refused.add(image.id)
         else:
-            known[one.id] = one
+            known[image.id] = image
     return list(known.values()), refused - known.keys()
 
 
@@ -273,26 +275,26 @@ def is_outside_folder(name: str) -> bool:
 def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
     """Build categories from their records; faulty records are reported and left out."""
     kept: dict[int, Category] = {}
-    for index, one in records:
-        if one.id in kept or any(one.name == other.name for other in kept.values()):
-            problem = f"id {one.id} or name {one.name!r} is another category's"
+    for index, record in records:
+        if record.id in kept or any(record.name == other.name for other in kept.values()):
+            problem = f"id {record.id} or name {record.name!r} is another category's"
             report(DataError(problem, file=file, where=f"categories[{index}]", kind="duplicate_id"))
         else:
-            kept[one.id] = one
+            kept[record.id] = record
     keypoints = []
-    for one in kept.values():
+    for record in kept.values():
         try:
-            if one.keypoints:
-                keypoints.append((one.name, _keypoint_names(one)))
+            if record.keypoints:
+                keypoints.append((record.name, _keypoint_names(record)))
         except ShapeError as error:
-            report(DataError(str(error), file=file, where=f"categories: {one.name}"))
+            report(DataError(str(error), file=file, where=f"categories: {record.name}"))
     return Categories(
-        names=tuple(one.name for one in kept.values()),
+        names=tuple(record.name for record in kept.values()),
         ids=tuple(kept),
-        is_thing=tuple(bool(one.isthing) for one in kept.values()),
+        is_thing=tuple(bool(record.isthing) for record in kept.values()),
         keypoints=tuple(keypoints),
-        supercategories=tuple(one.supercategory or "" for one in kept.values())
-        if any(one.supercategory for one in kept.values())
+        supercategories=tuple(record.supercategory or "" for record in kept.values())
+        if any(record.supercategory for record in kept.values())
         else (),
     )
 
@@ -364,7 +366,11 @@ def _are_all_in(folder: str, files: Sequence[str]) -> bool:
 def image_ids(dataset: Dataset) -> list[int]:
     """Return the images' ids if they are integers or digits such as ``000042``, else 1..M."""
     ids = dataset.images.ids
-    whole = [int(one) for one in ids if isinstance(one, int) or (one.isdecimal() and len(one) < _DIGITS)]
+    whole = [
+        int(image_id)
+        for image_id in ids
+        if isinstance(image_id, int) or (image_id.isdecimal() and len(image_id) < _DIGITS)
+    ]
     return whole if len(set(whole)) == len(ids) else list(range(1, len(ids) + 1))
 
 

@@ -220,17 +220,17 @@ class ObjectColumns:
 
     def _extend_extra(self, name: str, values: list[Any]) -> None:
         numbers = [_as_numbers(value) for value in values]
-        first = next((one for one in numbers if one is not None), None)
+        first = next((number for number in numbers if number is not None), None)
         if name not in self._extras and first is not None:
             self._extras[name] = ColumnBuilder(np.float64, *np.shape(first), fill=np.nan)
         column = self._extras.get(name)
-        fits = [column is not None and one is not None and np.shape(one) == column.tail for one in numbers]
+        fits = [column is not None and number is not None and np.shape(number) == column.tail for number in numbers]
         self.unread.note(f"annotations[].{name}", (v for v, held in zip(values, fits, strict=True) if not held))
         if column is None:
             return
         column.pad(self._count)
         nothing = np.full(column.tail, np.nan)
-        column.extend([one if held else nothing for one, held in zip(numbers, fits, strict=True)])
+        column.extend([number if held else nothing for number, held in zip(numbers, fits, strict=True)])
         types = self._extra_types.setdefault(name, set())
         types.update(type(value) for value, held in zip(values, fits, strict=True) if held)
 
@@ -269,7 +269,7 @@ class ObjectColumns:
                 hint = f"; the file's ids seem to be {reading}" if reading else ""
             elif self.predictions and not known[keep].any():
                 hint = f", nor any other of this file; the data has {_some(image_ids)}: a file_name would tell"
-            problems = (f"no {what} has the id {one}{hint}" for one in whole[name][keep & ~known].tolist())
+            problems = (f"no {what} has the id {unknown}{hint}" for unknown in whole[name][keep & ~known].tolist())
             keep = self._without(keep, whole["index"], ~known, f".{name}", problems)
         keep = self._without(
             keep, whole["index"], _repeated(whole["id"]), ".id", repeat("an annotation before has the same id")

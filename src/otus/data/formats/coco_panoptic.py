@@ -103,16 +103,16 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         records[batch.array] += unread.declared(batch, types[batch.array])
     for name, value in reader.others.items():
         unread.note(name, [value])
-    unread.note("images[].coco_url", (one.coco_url for _, one in records["images"] if one.file_name))
+    unread.note("images[].coco_url", (record.coco_url for _, record in records["images"] if record.file_name))
     images, refused = valid_images(
         file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
     )
     categories = read_categories(file, records["categories"], report)
-    place = {one.id: index for index, one in enumerate(images)}
-    records["annotations"] = [one for one in records["annotations"] if one[1].image_id not in refused]
+    place = {image.id: index for index, image in enumerate(images)}
+    records["annotations"] = [record for record in records["annotations"] if record[1].image_id not in refused]
     panoptic = _panoptic_files(file, records["annotations"], place, categories, report, allow_outside=allow_outside)
-    names = tuple(one.file_name for one in images)
-    sizes_hw = np.array([(one.height, one.width) for one in images], dtype=np.int64).reshape(-1, 2)
+    names = tuple(image.file_name for image in images)
+    sizes_hw = np.array([(image.height, image.width) for image in images], dtype=np.int64).reshape(-1, 2)
     return Dataset(
         source=file,
         format=FORMAT,
@@ -146,7 +146,7 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     path = Path(path)
     files = json_files(path) if path.is_dir() else [path]
     if len(files) > 1:
-        files = [one for one in files if b'"segments_info"' in sniff(one)]
+        files = [file for file in files if b'"segments_info"' in sniff(file)]
     if len(files) != 1:
         problem = f"expected one JSON file with segments_info, found {len(files)}"
         raise DataError(problem, file=path, remedy="give the file itself")
@@ -155,12 +155,12 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     for batch in RecordReader(files[0], types, report, records_key="annotations", open_ended=types.keys()):
         annotations += zip(batch.indices.tolist(), batch.records, strict=True)
     ids = image_ids(dataset)
-    if any(isinstance(one.image_id, str) for _, one in annotations):
+    if any(isinstance(annotation.image_id, str) for _, annotation in annotations):
         name_of = image_index_by_name(dataset)
-        for _, one in annotations:
-            index = name_of(one.image_id) if isinstance(one.image_id, str) else None
-            one.image_id = one.image_id if index is None else ids[index]
-    place = {one: index for index, one in enumerate(ids)}
+        for _, annotation in annotations:
+            index = name_of(annotation.image_id) if isinstance(annotation.image_id, str) else None
+            annotation.image_id = annotation.image_id if index is None else ids[index]
+    place = {image_id: index for index, image_id in enumerate(ids)}
     return _panoptic_files(files[0], annotations, place, dataset.panoptic.categories, report, allow_outside=False)
 
 
@@ -178,17 +178,17 @@ def _panoptic_files(
     files: list[Path | None] = [None] * len(place)
     segments: list[tuple[Segment, ...]] = [()] * len(place)
     maps = file.with_suffix("")
-    for index, one in annotations:
-        problem = _problem(one, place, labels, allow_outside=allow_outside)
-        if problem is None and files[place[one.image_id]] is not None:
-            problem = (".image_id", f"image {one.image_id} has a map already")
+    for index, annotation in annotations:
+        problem = _problem(annotation, place, labels, allow_outside=allow_outside)
+        if problem is None and files[place[annotation.image_id]] is not None:
+            problem = (".image_id", f"image {annotation.image_id} has a map already")
         if problem is not None:
             where = f"annotations[{index}]{problem[0]}"
             report(DataError(problem[1], file=file, where=where, remedy="correct the record or take it out"))
             continue
-        files[place[one.image_id]] = (maps if maps.is_dir() else file.parent) / one.file_name
-        segments[place[one.image_id]] = tuple(
-            Segment(info.id, labels[info.category_id], bool(info.iscrowd)) for info in one.segments_info
+        files[place[annotation.image_id]] = (maps if maps.is_dir() else file.parent) / annotation.file_name
+        segments[place[annotation.image_id]] = tuple(
+            Segment(info.id, labels[info.category_id], bool(info.iscrowd)) for info in annotation.segments_info
         )
     return PanopticFiles(tuple(files), tuple(segments), categories)
 

@@ -87,8 +87,10 @@ def find_losses(
     losses += [
         ConversionLoss(kind, "", None, f"{what} of the whole data set") for kind, what in _of_set(dataset, can_hold)
     ]
-    for one in dataset.unread:
-        losses.append(ConversionLoss("unread_field", "", None, f"{one.field}: {one.count} values, e.g. {one.example}"))
+    for unread in dataset.unread:
+        losses.append(
+            ConversionLoss("unread_field", "", None, f"{unread.field}: {unread.count} values, e.g. {unread.example}")
+        )
     return losses
 
 
@@ -116,13 +118,13 @@ def _said(values: np.ndarray | None) -> np.ndarray | None:
 
 
 def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -> Iterator[ConversionLoss]:
-    found = [(kind, what, has(objects)) for kind, what, has in _OF_OBJECTS if kind not in can_hold]
+    lossy = [(kind, what, has(objects)) for kind, what, has in _OF_OBJECTS if kind not in can_hold]
     if "columns" not in can_hold:
         for name, column in objects.columns.items():
             if name not in can_hold:
                 said = (column != 0) & ~np.isnan(column.astype(np.float64))
-                found.append((name, f"the column {name!r}", said.any(axis=tuple(range(1, said.ndim)))))
-    for kind, what, has in found:
+                lossy.append((name, f"the column {name!r}", said.any(axis=tuple(range(1, said.ndim)))))
+    for kind, what, has in lossy:
         for i in np.flatnonzero(has) if has is not None else ():
             yield ConversionLoss(kind, dataset.images.files[objects.image_index[i]], int(objects.ids[i]), what)
 
@@ -144,8 +146,8 @@ def _of_outlines(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) -
 def _of_images(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[ConversionLoss]:
     for kind, maps in (("semantic", dataset.semantic), ("panoptic", dataset.panoptic)):
         if maps is not None and kind not in can_hold:
-            for file, one in zip(dataset.images.files, maps.files, strict=True):
-                if one is not None:
+            for file, map_file in zip(dataset.images.files, maps.files, strict=True):
+                if map_file is not None:
                     yield ConversionLoss(kind, file, None, f"its {kind} map")
     if dataset.image_labels is not None and "image_label" not in can_hold:
         for file, label in zip(dataset.images.files, dataset.image_labels, strict=True):
@@ -158,7 +160,7 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
     ordinary_ids = objects is None or (
         np.array_equal(objects.ids, np.arange(1, len(objects) + 1)) and names == sorted(names)
     )
-    schemes = [one for _, one in categories.keypoints]
+    schemes = [scheme for _, scheme in categories.keypoints]
 
     def usual(one: KeypointNames) -> KeypointNames:
         return KeypointNames(one.names)
@@ -172,13 +174,16 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
             "the points of polygons (their pixels are kept)",
         ),
         "annotation_ids": (not ordinary_ids, "the ids of annotations"),
-        "image_ids": (any(isinstance(one, int) for one in dataset.images.ids), "the ids of images"),
+        "image_ids": (any(isinstance(image_id, int) for image_id in dataset.images.ids), "the ids of images"),
         "category_ids": (categories.ids != tuple(range(len(categories))), "the ids of categories"),
         "supercategories": (any(categories.supercategories), "the supercategories"),
         "stuff": (not all(categories.is_thing), "which categories are stuff"),
         "keypoint_names": (bool(schemes), "the names of keypoints"),
-        "skeleton": (any(one.skeleton for one in schemes), "the lines between keypoints"),
-        "flip_pairs": (any(one.flip_pairs != usual(one).flip_pairs for one in schemes), "which keypoints are mirrored"),
-        "sigmas": (any(one.sigmas != usual(one).sigmas for one in schemes), "the tolerances of keypoints"),
+        "skeleton": (any(scheme.skeleton for scheme in schemes), "the lines between keypoints"),
+        "flip_pairs": (
+            any(scheme.flip_pairs != usual(scheme).flip_pairs for scheme in schemes),
+            "which keypoints are mirrored",
+        ),
+        "sigmas": (any(scheme.sigmas != usual(scheme).sigmas for scheme in schemes), "the tolerances of keypoints"),
     }
     return ((kind, what) for kind, (there, what) in facts.items() if there and kind not in can_hold)

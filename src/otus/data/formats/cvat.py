@@ -97,8 +97,11 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
                 report(_fault(error, file, f"{where}.{node.tag}[{number}]"))
                 continue
             occluded.append(node.get("occluded") == "1")
-            unread.note("image/attribute", [f"{one.get('name')}: {one.text}" for one in node.iterfind("attribute")])
-    categories = _categories(root, {one.label for one in shapes})
+            unread.note(
+                "image/attribute",
+                [f"{attribute.get('name')}: {attribute.text}" for attribute in node.iterfind("attribute")],
+            )
+    categories = _categories(root, {shape.label for shape in shapes})
     folder = find_image_folder(file, tuple(names))
     return Dataset(
         source=file,

@@ -50,7 +50,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def _label_folder(folder: Path) -> Path | None:
-    return next((one for one in subfolders(folder) if one.name.startswith(_LABEL_FOLDERS)), None)
+    return next((part for part in subfolders(folder) if part.name.startswith(_LABEL_FOLDERS)), None)
 
 
 def _is_mixed(folder: Path) -> bool:
@@ -79,7 +79,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """
     folder = layout.source / (layout.split or "")
     label_folder = _label_folder(folder) or folder
-    image_folder = next((one for one in (folder / "images", folder) if one.is_dir() and list_images(one)), folder)
+    image_folder = next((part for part in (folder / "images", folder) if part.is_dir() and list_images(part)), folder)
     paths = list_images(image_folder)
     if label_folder != folder:  # beside images may lie other texts
         files = [label_folder / f"{path.stem}.txt" for path in paths]

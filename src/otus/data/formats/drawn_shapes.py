@@ -76,16 +76,16 @@ def shapes_to_objects(
 ) -> Objects:
     """Convert shapes to objects; ``columns`` are further named columns."""
     more: dict[str, Any] = {}
-    if any(one.corners_xy is not None for one in shapes):
+    if any(shape.corners_xy is not None for shape in shapes):
         nothing = np.full((4, 2), np.nan)
-        more["corners_xy"] = np.array([nothing if one.corners_xy is None else one.corners_xy for one in shapes])
-    if any(one.outline is not None for one in shapes):
-        more["segmentations"] = Segmentations.build([one.outline for one in shapes])
+        more["corners_xy"] = np.array([nothing if shape.corners_xy is None else shape.corners_xy for shape in shapes])
+    if any(shape.outline is not None for shape in shapes):
+        more["segmentations"] = Segmentations.build([shape.outline for shape in shapes])
     return Objects.build(
-        image_index=[one.image for one in shapes],
-        labels=[categories.index(one.label) for one in shapes],
-        boxes_xyxy=np.array([one.box_xyxy for one in shapes]),
-        areas=[one.area for one in shapes],
+        image_index=[shape.image for shape in shapes],
+        labels=[categories.index(shape.label) for shape in shapes],
+        boxes_xyxy=np.array([shape.box_xyxy for shape in shapes]),
+        areas=[shape.area for shape in shapes],
         columns=columns or {},
         **more,
     )

@@ -45,10 +45,10 @@ def find(path: Path) -> list[Layout]:
         return [Layout("index_png", path, split) for split in splits]
     masks = _mask_folder(path)
     if masks is None:
-        is_sequences = any((path / "JPEGImages" / one.name).is_dir() for one in subfolders(path / "Annotations"))
+        is_sequences = any((path / "JPEGImages" / folder.name).is_dir() for folder in subfolders(path / "Annotations"))
         return [Layout("index_png", path)] if is_sequences and _looks_like_objects(path / "Annotations") else []
     if (path / _LIST).is_file() or _looks_like_objects(masks):
-        parts = [one.name for one in subfolders(path / "images") if (masks / one.name).is_dir()]
+        parts = [folder.name for folder in subfolders(path / "images") if (masks / folder.name).is_dir()]
         return [Layout("index_png", path, part) for part in parts] or [Layout("index_png", path)]
     return []
 
@@ -56,7 +56,7 @@ def find(path: Path) -> list[Layout]:
 def _mask_folder(path: Path) -> Path | None:
     if not (path / "images").is_dir():
         return None
-    return next((path / one for one in _MASK_FOLDERS if list_files(path / one, "**/*.png")), None)
+    return next((path / name for name in _MASK_FOLDERS if list_files(path / name, "**/*.png")), None)
 
 
 def _looks_like_objects(masks: Path) -> bool:

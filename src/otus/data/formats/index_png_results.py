@@ -59,13 +59,13 @@ def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[
     """
     values = read_label_image(path, expected_size_hw=size_hw)
     occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    strange = occurring[(semantic.lookup[occurring] == IGNORE) & ~np.isin(occurring, semantic.void_values)]
-    if len(strange):
+    unknown = occurring[(semantic.lookup[occurring] == IGNORE) & ~np.isin(occurring, semantic.void_values)]
+    if len(unknown):
         names = ", ".join(
-            f"{one} {name}" for one, name in zip(semantic.categories.ids, semantic.categories, strict=True)
+            f"{value} {name}" for value, name in zip(semantic.categories.ids, semantic.categories, strict=True)
         )
         raise DataError(
-            f"has the values {strange[:5].tolist()}, which are no categories of the labels ({names})",
+            f"has the values {unknown[:5].tolist()}, which are no categories of the labels ({names})",
             file=path,
             remedy=f"write the labels' values, and {IGNORE} where nothing is said",
             kind="unknown_category",

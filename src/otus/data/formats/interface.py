@@ -60,10 +60,10 @@ def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
         If the splits are not so.
     """
     splits = [datasets] if isinstance(datasets, Dataset) else list(datasets)
-    names = [one.split for one in splits]
+    names = [dataset.split for dataset in splits]
     if len(splits) > 1 and (None in names or len(set(names)) < len(names)):
         raise DataError(f"expected splits of different names, got {names}", remedy="write them one by one")
-    if any(one.categories.names != splits[0].categories.names for one in splits):
+    if any(dataset.categories.names != splits[0].categories.names for dataset in splits):
         raise DataError(
             "the splits have different lists of categories", remedy="see otus.data.merging.remap_categories"
         )

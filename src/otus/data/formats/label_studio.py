@@ -90,10 +90,10 @@ class _Typed(msgspec.Struct):
 def find(path: Path) -> list[Layout]:
     """Find Label Studio exports at a path."""
     files = json_files(path)
-    return [Layout("label_studio", file, split_from_name(file)) for file in files if _is_one(sniff(file))]
+    return [Layout("label_studio", file, split_from_name(file)) for file in files if _is_label_studio(sniff(file))]
 
 
-def _is_one(text: bytes) -> bool:
+def _is_label_studio(text: bytes) -> bool:
     is_list = text.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith(b"[")
     of_tasks = all(key in text for key in (b'"data"', b'"annotations"'))
     return is_list and of_tasks and any(key in text for key in (b'"result"', b'"predictions"', b'"project"'))
@@ -130,7 +130,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
                 report(DataError(str(error), file=file, where=where, remedy="correct the region and export again"))
         paths.append(path)
         sizes.append(size_hw)
-    categories = Categories(tuple(sorted({one.label for one in shapes})))
+    categories = Categories(tuple(sorted({shape.label for shape in shapes})))
     return Dataset(
         source=file,
         format="label_studio",
@@ -162,10 +162,10 @@ def _tasks(file: Path, report: Report) -> Iterator[tuple[int, Task]]:
 
 def _chosen(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
     """Return the annotation to use, and the number of others."""
-    valid = [one for one in annotations if not one.was_cancelled]
+    valid = [annotation for annotation in annotations if not annotation.was_cancelled]
     if not valid:
         return None, 0
-    return next((one for one in valid if one.ground_truth), valid[0]), len(valid) - 1
+    return next((annotation for annotation in valid if annotation.ground_truth), valid[0]), len(valid) - 1
 
 
 def _regions(

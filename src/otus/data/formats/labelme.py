@@ -108,7 +108,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         objects.append(group_shapes(content, sizes[-1], file, report, unread))
         contents.append(content)
         paths.append(path)
-    categories = _categories(layout, contents, [one for here in objects for one in here])
+    categories = _categories(layout, contents, [instance for instances in objects for instance in instances])
     return Dataset(
         source=layout.source,
         format="labelme",
@@ -136,8 +136,8 @@ def _size_hw(content: LabelMeFile, path: Path, file: Path) -> tuple[int, int]:
 
 def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[LabelMeObject]) -> Categories:
     """Return names and keypoints: from ``labels.txt`` and ``keypoint_names``, else as found in the files."""
-    used = {one.label for one in objects}
-    points = list(dict.fromkeys(name for one in objects for name in one.keypoints))
+    used = {instance.label for instance in objects}
+    points = list(dict.fromkeys(name for instance in objects for name in instance.keypoints))
     listed = _listed(layout)
     if not listed and layout.split:
         used |= _labels_of_other_splits(layout.source) - set(points)
@@ -146,10 +146,10 @@ def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[Label
     given = {name: own for content in contents for name, own in (content.keypoint_names or {}).items() if own}
     shared = sorted(points, key=listed.index) if set(points) <= set(listed) else points
     schemes = {name: list(dict.fromkeys(own)) for name, own in given.items()}
-    for one in objects:
-        if one.keypoints:
-            scheme = schemes.setdefault(one.label, list(shared))
-            scheme += [name for name in one.keypoints if name not in scheme]
+    for instance in objects:
+        if instance.keypoints:
+            scheme = schemes.setdefault(instance.label, list(shared))
+            scheme += [name for name in instance.keypoints if name not in scheme]
     return Categories(
         tuple(names),
         keypoints=tuple((name, KeypointNames(tuple(schemes[name]))) for name in names if name in schemes),
@@ -178,12 +178,12 @@ def _labels_of_other_splits(source: Path) -> set[str]:
 
 
 def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Objects:
-    objects = [one for here in by_image for one in here]
-    outlines = [one.outline for one in objects]
-    flags = sorted({name for one in objects for name in one.flags if name != "crowd"})
-    scores = np.array([one.score for one in objects])
+    objects = [instance for instances in by_image for instance in instances]
+    outlines = [instance.outline for instance in objects]
+    flags = sorted({name for instance in objects for name in instance.flags if name != "crowd"})
+    scores = np.array([instance.score for instance in objects])
     more: dict[str, Any] = {}
-    if any(one.corners_xy is not None for one in objects):
+    if any(instance.corners_xy is not None for instance in objects):
         more["corners_xy"] = np.array(
             [np.full((4, 2), np.nan) if o.corners_xy is None else o.corners_xy for o in objects]
         )
@@ -192,13 +192,13 @@ def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Obj
     if categories.keypoints:
         more["keypoints"] = _keypoints(objects, categories)
     return Objects.build(
-        image_index=np.repeat(np.arange(len(by_image)), [len(here) for here in by_image]),
-        labels=[categories.index(one.label) for one in objects],
-        boxes_xyxy=np.array([one.box_xyxy for one in objects]),
-        areas=[one.area for one in objects],
-        is_crowd=[one.flags.get("crowd", False) for one in objects],
+        image_index=np.repeat(np.arange(len(by_image)), [len(instances) for instances in by_image]),
+        labels=[categories.index(instance.label) for instance in objects],
+        boxes_xyxy=np.array([instance.box_xyxy for instance in objects]),
+        areas=[instance.area for instance in objects],
+        is_crowd=[instance.flags.get("crowd", False) for instance in objects],
         scores=None if np.isnan(scores).all() else scores,
-        columns={name: np.array([one.flags.get(name, False) for one in objects]) for name in flags},
+        columns={name: np.array([instance.flags.get(name, False) for instance in objects]) for name in flags},
         **more,
     )
 
@@ -206,9 +206,9 @@ def _columns(by_image: list[list[LabelMeObject]], categories: Categories) -> Obj
 def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarray:
     schemes = {name: scheme.names for name, scheme in categories.keypoints}
     keypoints = np.zeros((len(objects), max(len(names) for names in schemes.values()), 3))
-    for row, one in enumerate(objects):
-        for place, name in enumerate(schemes.get(one.label, ())):
-            keypoints[row, place] = one.keypoints.get(name, (0, 0, 0))
+    for row, instance in enumerate(objects):
+        for place, name in enumerate(schemes.get(instance.label, ())):
+            keypoints[row, place] = instance.keypoints.get(name, (0, 0, 0))
     return keypoints
 
 

@@ -54,7 +54,7 @@ class LabelMeFile(msgspec.Struct, rename={"image": "imagePath", "height": "image
     keypoint_names: dict[str, list[str]] | None = None
 
 
-_KNOWN = frozenset(("version", *(one.encode_name for one in msgspec.structs.fields(LabelMeFile))))
+_KNOWN = frozenset(("version", *(field.encode_name for field in msgspec.structs.fields(LabelMeFile))))
 _KNOWN_OF_SHAPE = frozenset(Shape.__struct_fields__)
 
 
@@ -149,15 +149,15 @@ def group_shapes(
             unread.note_raw("shapes[].", msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), known=_KNOWN_OF_SHAPE)
         except ValueError as error:
             report(DataError(str(error), file=file, where=where, remedy="correct the shape, or draw it anew"))
-    found = []
+    objects = []
     for key, group in groups.items():
         if group.label is None:
             problem = "a point without a polygon, rectangle or mask of the same group_id"
             where = key if isinstance(key, str) else f"group_id {key}"
             report(DataError(problem, file=file, where=where, remedy="group it with its object"))
         else:
-            found.append(_finish(group, group.label))
-    return found
+            objects.append(_finish(group, group.label))
+    return objects
 
 
 def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:

@@ -18,8 +18,8 @@ OUTSIDE_REMEDY = "write a path inside it; otus convert --allow-outside follows i
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files in a folder that match a pattern, sorted, without system files such as ``._a.xml``."""
-    found = sorted(folder.glob(pattern))
-    return [one for one in found if not any(map(is_system_file, one.relative_to(folder).parts))]
+    files = sorted(folder.glob(pattern))
+    return [file for file in files if not any(map(is_system_file, file.relative_to(folder).parts))]
 
 
 def sample_files(files: Sequence[Path], count: int = 8) -> list[Path]:
@@ -31,7 +31,7 @@ def sample_files(files: Sequence[Path], count: int = 8) -> list[Path]:
 def subfolders(path: Path) -> list[Path]:
     """Return the visible subfolders of a folder, sorted; none if it cannot be read."""
     try:
-        return sorted(one for one in path.iterdir() if not is_system_file(one.name) and one.is_dir())
+        return sorted(folder for folder in path.iterdir() if not is_system_file(folder.name) and folder.is_dir())
     except OSError:
         return []
 
@@ -94,7 +94,7 @@ def flat_names_per_split(splits: Sequence[Dataset]) -> list[list[str]]:
     """Return file names without folders for the images of each split; an image in two splits has one name."""
     if len(splits) == 1:
         return [flat_names(splits[0].images.files)]
-    paths = [[os.path.abspath(one.images.path(i)) for i in range(len(one))] for one in splits]
+    paths = [[os.path.abspath(dataset.images.path(i)) for i in range(len(dataset))] for dataset in splits]
     different = list(dict.fromkeys(path for some in paths for path in some))
     root = os.path.commonpath([os.path.dirname(path) for path in different]) if different else ""
     names = flat_names([Path(os.path.relpath(path, root)).as_posix() for path in different])

@@ -87,11 +87,11 @@ _KNOWN_OF_MASK = frozenset(Mask.__struct_fields__)
 def find(path: Path) -> list[Layout]:
     """Find a folder of SA-1B files, or one of them."""
     if path.is_dir():
-        return [Layout(FORMAT, path)] if any(map(_is_one, sample_files(list_files(path, "*.json")))) else []
-    return [Layout(FORMAT, path)] if path.suffix == ".json" and path.is_file() and _is_one(path) else []
+        return [Layout(FORMAT, path)] if any(map(_is_sa1b, sample_files(list_files(path, "*.json")))) else []
+    return [Layout(FORMAT, path)] if path.suffix == ".json" and path.is_file() and _is_sa1b(path) else []
 
 
-def _is_one(file: Path) -> bool:
+def _is_sa1b(file: Path) -> bool:
     text = sniff(file)
     return all(key in text for key in (b'"image"', b'"image_id"', b'"annotations"')) and b'"images"' not in text
 
@@ -134,13 +134,13 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         images[image.image_id] = image
         starts.append(count)
         starting_files.append(file)
-        for one in document.annotations:
-            one.image_id = image.image_id
+        for annotation in document.annotations:
+            annotation.image_id = image.image_id
         indices = np.arange(count, count + len(document.annotations))
         columns.extend(RecordBatch("annotations", indices, document.annotations, attributes))
         count += len(document.annotations)
-    sizes_hw = np.array([(one.height, one.width) for one in images.values()], dtype=np.int64).reshape(-1, 2)
-    names = tuple(one.file_name for one in images.values())
+    sizes_hw = np.array([(image.height, image.width) for image in images.values()], dtype=np.int64).reshape(-1, 2)
+    names = tuple(image.file_name for image in images.values())
     objects = columns.finish(
         image_ids=np.array(list(images), dtype=np.int64), sizes_hw=sizes_hw, category_ids=CATEGORIES.ids
     )
@@ -166,8 +166,8 @@ def _decoded(
         report(DataError(problem, file=file, where=where.rstrip("`") or None, remedy=remedy, kind=kind))
         return None
     unread.note_raw("image.", fields.image, known=_KNOWN)
-    for one in fields.annotations:
-        unread.note_raw("annotations[].", one, known=_KNOWN_OF_MASK)
+    for annotation in fields.annotations:
+        unread.note_raw("annotations[].", annotation, known=_KNOWN_OF_MASK)
     return document
 
 
@@ -203,7 +203,7 @@ def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[C
     losses: list[ConversionLoss] = []
     ids = [image_ids(dataset) for dataset in splits]
     objects = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
-    object_ids = [one.ids.tolist() for one in objects]
+    object_ids = [split_objects.ids.tolist() for split_objects in objects]
     for kind, numbers in (("image_ids", ids), ("annotation_ids", object_ids)):
         if len(set(chain.from_iterable(numbers))) < sum(map(len, numbers)):
             starts = np.cumsum([1, *map(len, numbers)]).tolist()

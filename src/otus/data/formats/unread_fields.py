@@ -24,10 +24,10 @@ class UnreadFields:
 
     def note(self, name: str, values: Iterable[Any]) -> None:
         """Count the values of a field."""
-        said = [value for value in values if value not in _NOTHING]
-        if said:
-            self._counts[name] = self._counts.get(name, 0) + len(said)
-            self._examples.setdefault(name, _short(str(said[0])))
+        stated = [value for value in values if value not in _NOTHING]
+        if stated:
+            self._counts[name] = self._counts.get(name, 0) + len(stated)
+            self._examples.setdefault(name, _short(str(stated[0])))
 
     def note_raw(self, prefix: str, fields: Mapping[str, msgspec.Raw], *, known: Set[str]) -> None:
         """Count the fields of a JSON object that are not known."""
@@ -40,8 +40,8 @@ class UnreadFields:
         known = [name for name in batch.attributes if name in record.__struct_fields__]
         for name, attribute in batch.attributes.items():
             if name not in known:
-                self.note(f"{batch.array}[].{name}", (getattr(one, attribute) for one in batch.records))
-        records = (record(**{name: getattr(one, name) for name in known}) for one in batch.records)
+                self.note(f"{batch.array}[].{name}", (getattr(record, attribute) for record in batch.records))
+        records = (record(**{name: getattr(read, name) for name in known}) for read in batch.records)
         return list(zip(batch.indices.tolist(), records, strict=True))
 
     def finish(self) -> tuple[UnreadField, ...]:

@@ -29,13 +29,13 @@ _TOOLS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
 def find_unsupported(path: Path) -> Iterator[tuple[Path, str, str]]:
     """Yield the file, the tool, and the export to use instead, once per tool."""
     folders = [path, *(path / name for name in ("annotations", "labels", "train", "ann"))] if path.is_dir() else []
-    told: set[str] = set()
+    reported: set[str] = set()
     for suffix in dict.fromkeys(suffix for _, suffix, _, _ in _TOOLS):
-        several = [sample_files(list_files(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
-        for file in (one for files in several for one in files if one.suffix == suffix):
+        samples = [sample_files(list_files(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
+        for file in (file for files in samples for file in files if file.suffix == suffix):
             text = read_head(file, _START).decode(errors="replace")
             for tool, own_suffix, marks, export in _TOOLS:
-                if suffix == own_suffix and tool not in told and all(re.search(mark, text) for mark in marks):
-                    told.add(tool)
+                if suffix == own_suffix and tool not in reported and all(re.search(mark, text) for mark in marks):
+                    reported.add(tool)
                     yield file, tool, export
                     break

@@ -222,10 +222,10 @@ def _category_names(root: Path, folders: list[Path], records: list[Record]) -> t
 
 def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> Objects:
     label_of = {name: label for label, name in enumerate(categories)}
-    flags = [one for record in records for one in record.flags]
+    all_flags = [flags for record in records for flags in record.flags]
     boxes = np.array([box for record in records for box in record.boxes], dtype=np.float64).reshape(-1, 4)
     boxes = convert(boxes, said, BoxFormat.XYXY)
-    turned = np.array([one for record in records for one in record.oriented], dtype=np.float64).reshape(-1, 5)
+    turned = np.array([box for record in records for box in record.oriented], dtype=np.float64).reshape(-1, 5)
     is_turned = ~np.isnan(turned[:, 0])
     areas, more = area(boxes), {}
     if is_turned.any():
@@ -239,9 +239,9 @@ def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> 
         areas=areas,
         **more,
         columns={
-            flag: np.array([one.get(flag, False) for one in flags], dtype=bool)
+            flag: np.array([flags.get(flag, False) for flags in all_flags], dtype=bool)
             for flag in FLAGS
-            if any(flag in one for one in flags)
+            if any(flag in flags for flags in all_flags)
         },
     )
 

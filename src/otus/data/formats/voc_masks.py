@@ -53,7 +53,9 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
                 continue
             outlines[here.start + place] = counts[row]
             areas[here.start + place] = mask_areas[row]
-    columns = {one: getattr(objects, one) for one in ("image_index", "labels", "boxes_xyxy", "corners_xy", "columns")}
+    columns = {
+        name: getattr(objects, name) for name in ("image_index", "labels", "boxes_xyxy", "corners_xy", "columns")
+    }
     return Objects.build(**columns, areas=areas, segmentations=Segmentations.build(outlines))
 
 

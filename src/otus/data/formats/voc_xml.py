@@ -82,13 +82,13 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
             name = ("" if name_node is None else name_node.text or "").strip()
             turned = [np.nan] * 5
             if (oriented := _only(node, "robndbox", file, where)) is not None:
-                turned = [_number(oriented, one, file, f"{where}.robndbox") for one in _ORIENTED]
+                turned = [_number(oriented, tag, file, f"{where}.robndbox") for tag in _ORIENTED]
             box = _only(node, "bndbox", file, where) if oriented is None else oriented
             if not name or box is None:
                 missing = "bndbox" if name else "name"
                 raise DataError(f"has no <{missing}>", file=file, where=where, remedy="add it or remove the object")
             sides = (
-                [0.0] * 4 if oriented is not None else [_number(box, one, file, f"{where}.bndbox") for one in _SIDES]
+                [0.0] * 4 if oriented is not None else [_number(box, tag, file, f"{where}.bndbox") for tag in _SIDES]
             )
             # Right = left - 1 would be a box without area, which is doctor's to judge, not inverted.
             if sides[2] < sides[0] - 1 or sides[3] < sides[1] - 1:

@@ -191,16 +191,16 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
         If two splits would have the same of the names that data.yaml knows: train, val and test.
     """
     splits = as_splits(datasets)
-    names = [_split_name(one.split) for one in splits]
+    names = [_split_name(dataset.split) for dataset in splits]
     if len(set(names)) < len(names):
-        told = ", ".join(f"{one.split!r} as {name}" for one, name in zip(splits, names, strict=True))
-        raise DataError(f"YOLO knows {', '.join(SPLITS)}, and not {told}", remedy="choose some by --split")
-    several = [one.objects if one.objects is not None else Objects.empty() for one in splits]
-    kind = _kind(several)
-    num_keypoints = max(0 if one.keypoints is None else one.keypoints.shape[1] for one in several)
+        renamed = ", ".join(f"{dataset.split!r} as {name}" for dataset, name in zip(splits, names, strict=True))
+        raise DataError(f"YOLO knows {', '.join(SPLITS)}, and not {renamed}", remedy="choose some by --split")
+    objects_per_split = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
+    kind = _kind(objects_per_split)
+    num_keypoints = max(0 if objects.keypoints is None else objects.keypoints.shape[1] for objects in objects_per_split)
     losses: list[ConversionLoss] = []
     with staged_folder(folder) as stage:
-        for dataset, objects, name in zip(splits, several, names, strict=True):
+        for dataset, objects, name in zip(splits, objects_per_split, names, strict=True):
             (stage / "images" / name).mkdir(parents=True)
             copy_or_link_images(dataset, stage / "images" / name, images, names=flat_names(dataset.images.files))
             losses += _write_labels(dataset, objects, stage / "labels" / name, kind, num_keypoints)
@@ -227,13 +227,13 @@ def _write_labels(
     for row, ring in enumerate(rings):
         if ring is not None:
             areas[row] = polygon_area(ring)
-    held = {kind} | ({"score"} if scores is not None else set())
+    can_hold = {kind} | ({"score"} if scores is not None else set())
     schemes = _keypoint_names(dataset.categories, num_keypoints) if kind == "keypoints" else {}
     if len(schemes) == len(dataset.categories.keypoints):
-        held.add("keypoint_names")
+        can_hold.add("keypoint_names")
     if len({tuple(scheme.flip_order()) for scheme in schemes.values()}) == 1:
-        held.add("flip_pairs")
-    losses = find_losses(dataset, can_hold=frozenset(held), areas=areas)
+        can_hold.add("flip_pairs")
+    losses = find_losses(dataset, can_hold=frozenset(can_hold), areas=areas)
     fractions = _fractions(dataset, objects, boxes, rings)
     if kind == "keypoints":
         keypoints, outside = _keypoint_fractions(dataset, objects, num_keypoints)
@@ -246,9 +246,11 @@ def _write_labels(
         losses.append(_loss("object", dataset, objects, row, lost))
     losses += _cut_off(dataset, objects, whole_rings, rings, written, kind)
     losses += _moved_boxes(dataset, objects, boxes, rings, written)
-    if kind == "outline" and all(len(one) == 8 for one, kept in zip(fractions, written, strict=True) if kept):
+    if kind == "outline" and all(
+        len(coordinates) == 8 for coordinates, kept in zip(fractions, written, strict=True) if kept
+    ):
         # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
-        fractions = [np.concatenate([one, one[:2]]) for one in fractions]
+        fractions = [np.concatenate([coordinates, coordinates[:2]]) for coordinates in fractions]
     folder.mkdir(parents=True)
     bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
     for index, name in enumerate(flat_names(dataset.images.files)):
@@ -261,10 +263,10 @@ def _write_labels(
     return losses
 
 
-def _kind(several: list[Objects]) -> str:
+def _kind(objects_per_split: list[Objects]) -> str:
     """Return the line type of most objects over all splits."""
     counts = {"keypoints": 0, "corners": 0, "outline": 0}
-    for objects in several:
+    for objects in objects_per_split:
         if objects.keypoints is not None:
             counts["keypoints"] += int(objects.keypoints.any(axis=(1, 2)).sum())
         if objects.corners_xy is not None:

@@ -40,7 +40,10 @@ def parse_objects(
 
 def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
     """Return which objects :func:`parse_objects` can read back, by the range of their normalised coordinates."""
-    return np.array([bool(((one >= 1 - _FARTHEST) & (one <= _FARTHEST)).all()) for one in fractions], dtype=bool)
+    return np.array(
+        [bool(((coordinates >= 1 - _FARTHEST) & (coordinates <= _FARTHEST)).all()) for coordinates in fractions],
+        dtype=bool,
+    )
 
 
 def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:

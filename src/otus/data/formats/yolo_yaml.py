@@ -80,12 +80,16 @@ def _darknet(source: Path) -> YoloDescription:
 
     Its paths are relative to a folder that the file does not say: as much of each counts as is found beside the file.
     """
-    said = {key.strip(): value.strip() for key, _, value in (one.partition("=") for _, one in read_name_list(source))}
+    entries = {
+        key.strip(): value.strip() for key, _, value in (line.partition("=") for _, line in read_name_list(source))
+    }
     splits = {}
     for split in SPLITS:
-        if value := said.get("valid" if split == "val" else split):
+        if value := entries.get("valid" if split == "val" else split):
             splits[split] = [resolve_beside(value, source.parent, file=source, where=split)]
-    names = resolve_beside(said["names"], source.parent, file=source, where="names") if "names" in said else source
+    names = (
+        resolve_beside(entries["names"], source.parent, file=source, where="names") if "names" in entries else source
+    )
     categories = None
     if names != source:
         categories = Categories(tuple(name.strip() for name in read_text(names).splitlines() if name.strip()))
@@ -231,6 +235,6 @@ def _keypoint_names(
 
 
 def _is_swap(order: list[Any], count: int) -> bool:
-    if not all(isinstance(one, int) for one in order) or sorted(order) != list(range(count)):
+    if not all(isinstance(index, int) for index in order) or sorted(order) != list(range(count)):
         return False
     return all(order[order[i]] == i for i in range(count))

@@ -72,7 +72,7 @@ def _dataset(scenes: Scenes, folder: Path, split: str | None) -> Dataset:
         split=split,
         images=Images(folder, tuple(names), sizes_hw, tuple(range(1, len(scenes) + 1))),
         categories=THING_CATEGORIES,
-        objects=_objects([one for one in found if one is not None]),
+        objects=_objects([instances for instances in found if instances is not None]),
         panoptic=PanopticFiles(tuple(maps), tuple(segments), ALL_CATEGORIES),
     )
 
@@ -86,20 +86,20 @@ def _save_map(sample: Sample, folder: Path) -> Path:
 
 def _objects(found: list[Instances]) -> Objects:
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(one, name) for one in found])
+        return np.concatenate([getattr(instances, name) for instances in found])
 
     def outlines(name: str) -> Segmentations:
-        return Segmentations.build(rle["counts"] for one in found for rle in getattr(one, name).rle())
+        return Segmentations.build(rle["counts"] for instances in found for rle in getattr(instances, name).rle())
 
     return Objects.build(
-        image_index=np.repeat(np.arange(len(found)), [len(one) for one in found]),
+        image_index=np.repeat(np.arange(len(found)), [len(instances) for instances in found]),
         labels=joined("labels"),
         boxes_xyxy=joined("boxes_xyxy"),
-        areas=np.concatenate([one.columns["areas"] for one in found]),
+        areas=np.concatenate([instances.columns["areas"] for instances in found]),
         segmentations=outlines("masks"),
         keypoints=joined("keypoints"),
         corners_xy=oriented.corners(joined("oriented_boxes_xywhr")),
         amodal_boxes_xyxy=joined("amodal_boxes_xyxy"),
         amodal_segmentations=outlines("amodal_masks"),
-        columns={"occluded": np.concatenate([one.columns["occluded"] for one in found])},
+        columns={"occluded": np.concatenate([instances.columns["occluded"] for instances in found])},
     )

@@ -1,4 +1,4 @@
-"""Synthetic scenes: textured shapes over sky, water, grass or sand, occluding one another, with complete ground truth.
+"""Synthetic scenes: textured shapes over sky, water, grass or sand, occluding item another, with complete ground truth.
 
 For tests, first steps, and what real data sets seldom label: whole (amodal) objects, oriented boxes. The same seed gives
 the same scenes. Shape shorthand: H x W an image, N objects, K keypoints.
@@ -75,17 +75,17 @@ class Scenes:
         return (self.scene(i) for i in range(self.count))
 
     def scene(self, index: int) -> Sample:
-        """Return one scene with instances, semantic and panoptic map; ``index`` may exceed ``count``."""
+        """Return item scene with instances, semantic and panoptic map; ``index`` may exceed ``count``."""
         rng = np.random.default_rng((self.seed, index))
         canvas, stuff = _background(self.size_hw, rng)
         ids = np.zeros(self.size_hw, dtype=np.int32)
         painted: list[_Painted] = []
         for _ in range(int(rng.integers(self.min_objects, self.max_objects + 1))):
             for _attempt in range(8):
-                one = _draw(self.size_hw, self.object_sizes, rng)
-                if one.fits(ids, painted):
-                    one.paint(canvas, ids, number=len(painted) + 1)
-                    painted.append(one)
+                item = _draw(self.size_hw, self.object_sizes, rng)
+                if item.fits(ids, painted):
+                    item.paint(canvas, ids, number=len(painted) + 1)
+                    painted.append(item)
                     break
         canvas += np.float32(0.04) * (rng.random((*self.size_hw, 1), dtype=np.float32) - np.float32(0.5))
         canvas *= 255
@@ -198,16 +198,16 @@ def _instances(painted: list[_Painted], ids: Int[np.ndarray, "H W"]) -> Instance
     visible = ids[None] == np.arange(1, count + 1)[:, None, None]
     whole = np.zeros(visible.shape, dtype=bool)
     keypoints = np.zeros((count, len(KITE), 3))
-    for i, one in enumerate(painted):
-        whole[i, one.rows, one.columns] = one.inside >= 0.5
-        if one.shape.keypoints is not None:
-            keypoints[i] = _keypoints(one.pose.place(one.shape.keypoints), ids, number=i + 1)
+    for i, item in enumerate(painted):
+        whole[i, item.rows, item.columns] = item.inside >= 0.5
+        if item.shape.keypoints is not None:
+            keypoints[i] = _keypoints(item.pose.place(item.shape.keypoints), ids, number=i + 1)
     masks, amodal_masks = Masks.from_dense(visible).to_rle(), Masks.from_dense(whole).to_rle()
     areas = masks.area()
-    poses = [one.pose for one in painted]
+    poses = [item.pose for item in painted]
     return Instances(
         masks.boxes_xyxy(),
-        np.array([one.label for one in painted], dtype=np.int64),
+        np.array([item.label for item in painted], dtype=np.int64),
         ids.shape,
         THING_CATEGORIES,
         masks=masks,
@@ -236,13 +236,13 @@ def _keypoints(
 
 
 def _semantic(painted: list[_Painted], ids: Int[np.ndarray, "H W"], stuff: Int[np.ndarray, "H W"]) -> SemanticMap:
-    labels = np.array([0, *(one.label for one in painted)], dtype=np.int64)
+    labels = np.array([0, *(item.label for item in painted)], dtype=np.int64)
     return SemanticMap(np.where(ids > 0, labels.take(ids), stuff), ALL_CATEGORIES)
 
 
 def _panoptic(painted: list[_Painted], ids: Int[np.ndarray, "H W"], stuff: Int[np.ndarray, "H W"]) -> PanopticMap:
     """Return the panoptic map: objects are segments 1 to N, stuff follows."""
-    objects = [Segment(i + 1, one.label) for i, one in enumerate(painted)]
+    objects = [Segment(i + 1, item.label) for i, item in enumerate(painted)]
     seen = np.flatnonzero(np.bincount(stuff[ids == 0], minlength=len(ALL_CATEGORIES))).tolist()
     grounds = [Segment(len(painted) + 1 + place, label) for place, label in enumerate(seen)]
     number = np.zeros(len(ALL_CATEGORIES), dtype=np.int32)

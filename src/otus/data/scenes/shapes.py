@@ -137,7 +137,7 @@ def coverage(
         fill.polygon(points, fill=0 if index else 255)
         joint = "curve" if len(ring) <= 12 else None  # slow, and to be seen only at corners
         stroke.line([*points, *points[:4]], fill=255, width=max(1, round(rim * _SUPERSAMPLING)), joint=joint)
-    shares = (np.asarray(one.reduce(_SUPERSAMPLING), dtype=np.float32) / 255 for one in (inside, line))
+    shares = (np.asarray(drawn.reduce(_SUPERSAMPLING), dtype=np.float32) / 255 for drawn in (inside, line))
     return next(shares), next(shares)
 
 

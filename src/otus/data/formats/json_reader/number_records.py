@@ -10,11 +10,11 @@ from otus.data.formats.json_reader import _number_kernels as kernels
 
 
 class NumberField(NamedTuple):
-    """A field of ``width`` numbers (1: a scalar); ``needed`` if no record can lack it."""
+    """A field of ``width`` numbers (1: a scalar); ``required`` if no record can lack it."""
 
     width: int = 1
-    is_whole: bool = False
-    needed: bool = False
+    is_integer: bool = False
+    required: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,23 +40,25 @@ def read_number_records(
     largest
         A record with a number further from 0 is not read.
     """
-    needed = {name for name, one in known.items() if one.needed}
-    if not needed or not needed.issubset(names) or not known.keys() >= set(names):
+    required = {name for name, field in known.items() if field.required}
+    if not required or not required.issubset(names) or not known.keys() >= set(names):
         return NumberRecords(0, {}, start)
     fields = [known[name] for name in names]
     encoded = [name.encode() for name in names]
-    most = (len(text) - start) // sum(len(name) + 4 for name in encoded) + 1  # a record has so many bytes at least
-    widths = np.array([one.width for one in fields])
-    is_whole = np.array([one.is_whole for one in fields])
-    whole = np.empty((most, int(widths[is_whole].sum())), dtype=np.int64)
-    figures = np.empty((most, int(widths[~is_whole].sum())))
+    capacity = (len(text) - start) // sum(
+        len(name) + 4 for name in encoded
+    ) + 1  # a record has at least that many bytes
+    widths = np.array([field.width for field in fields])
+    is_integer = np.array([field.is_integer for field in fields])
+    integers = np.empty((capacity, int(widths[is_integer].sum())), dtype=np.int64)
+    floats = np.empty((capacity, int(widths[~is_integer].sum())))
     count, end = kernels.number_columns(
         np.frombuffer(text, dtype=np.uint8)[start:], np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        np.cumsum([len(name) for name in encoded]), widths, is_whole, whole, figures, largest,
+        np.cumsum([len(name) for name in encoded]), widths, is_integer, integers, floats, largest,
     )  # fmt: skip
     columns, used = {}, {True: 0, False: 0}
-    for name, one in zip(names, fields, strict=True):
-        values, first = (whole if one.is_whole else figures)[:count], used[one.is_whole]
-        columns[name] = values[:, first] if one.width == 1 else values[:, first : first + one.width]
-        used[one.is_whole] += one.width
+    for name, field in zip(names, fields, strict=True):
+        values, first = (integers if field.is_integer else floats)[:count], used[field.is_integer]
+        columns[name] = values[:, first] if field.width == 1 else values[:, first : first + field.width]
+        used[field.is_integer] += field.width
     return NumberRecords(count, columns, start + end)

@@ -177,12 +177,12 @@ class RecordReader:
     def _decoder(self, array: str, occurring: Sequence[str]) -> _Decoder:
         """Return a decoder for records with the given fields."""
         declared = self.arrays[array]
-        known = {one.name: one for one in msgspec.structs.fields(declared)}
+        known = {field.name: field for field in msgspec.structs.fields(declared)}
         if array not in self.open_ended:
             return _Decoder(msgspec.json.Decoder(list[declared]), {name: name for name in known})  # type: ignore[valid-type]
         # msgspec takes no others, and such names are debris of broken JSON.
         occurring_names = [name for name in occurring if name.isprintable() and not set(name) & {'"', "\\"}]
-        names = dict.fromkeys([name for name, one in known.items() if one.required] + occurring_names)
+        names = dict.fromkeys([name for name, field in known.items() if field.required] + occurring_names)
         attributes = {name: name if name in known else f"extra_{k}" for k, name in enumerate(names)}
         fields = [
             (attribute, *((Any, None) if name not in known else _type_and_default(known[name])))
