@@ -178,7 +178,7 @@ def test_difference_adds_up(files, tmp_path):
 def test_each_setting_is_a_term(files, tmp_path):
     labels, found, _ = files
     b = (
-        "coco:score_floor=0.3:score_decimals=1:inclusive_boxes=yes:max_dets=1:matching=best_overlap:crowd=counted:"
+        "coco:min_score=0.3:score_decimals=1:inclusive_boxes=yes:max_dets=1:matching=best_overlap:crowd=counted:"
         "difficult=dropped:area=medium:iou_thresholds=0.5:interpolation=area:average=with_objects_or_detections"
     )
     sides = ("--data", labels, "--predictions", found, "--out", tmp_path / "page.html")

@@ -14,7 +14,7 @@ from otus.data.formats.coco_results import read_results
 from otus.data.image_writing import write_image, write_label_image
 from otus.data.open import open_dataset
 from otus.errors import DataError
-from otus.metrics.diagnosis.mismatches import id_readings
+from otus.metrics.diagnosis.mismatches import id_conventions
 from otus.structures.categories import COCO_IDS
 
 CENTRES = ((0.25, 0.25), (0.5, 0.5), (0.75, 0.5))
@@ -122,9 +122,9 @@ def test_other_commands_say_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_cocos_two_ways_of_counting() -> None:
-    readings = id_readings(COCO_IDS)
+    readings = id_conventions(COCO_IDS)
     assert readings["places in the data's list of categories, from 0"].tolist() == list(range(80))
-    assert id_readings(range(80))["COCO's 1 to 90 of its 80 categories"].tolist() == list(COCO_IDS)
+    assert id_conventions(range(80))["COCO's 1 to 90 of its 80 categories"].tolist() == list(COCO_IDS)
     assert len(COCO_IDS) == 80
 
 

@@ -10,8 +10,8 @@ from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import CocoProtocol
 from otus.metrics.detection.rules import RULES, Rules
 from otus.metrics.detection.voc import VocProtocol
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.bootstrap import paired_bootstrap, resample_images, resampled_average_precision
-from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects
 
 
@@ -33,12 +33,12 @@ def test_a_resample_is_a_data_set_of_the_drawn_images(seed, protocol, coco_scene
     values = coco_values(*coco_scene(seed, score_steps=10**9))
     difficult = np.random.default_rng(seed).random(len(values.truth)) < 0.2
     values.truth = replace(values.truth, columns={**values.truth.columns, "difficult": difficult})
-    comparison = Comparison(**vars(values))
+    matcher = DetectionMatcher(**vars(values))
     rules = RULES["coco" if isinstance(protocol, CocoProtocol) else f"voc{protocol.year % 100:02}"]
     weights = resample_images(len(values.image_ids), resamples=6, seed=seed)
     weights[0] = 1
-    figures = resampled_average_precision(comparison, comparison.match(rules), weights)
-    np.testing.assert_allclose(figures[0], comparison.match(rules).average_precision(), atol=1e-12)
+    figures = resampled_average_precision(matcher, matcher.match(rules), weights)
+    np.testing.assert_allclose(figures[0], matcher.match(rules).average_precision(), atol=1e-12)
     for counts, ours in zip(weights, figures, strict=True):
         metric = AveragePrecision(protocol, values.categories)
         metric.update(
@@ -68,7 +68,7 @@ def images_with(rng: np.random.Generator, chance_a: float, chance_b: float, coun
         found = Objects.build(
             image_index=np.arange(count), labels=np.zeros(count), boxes_xyxy=boxes, scores=rng.random(count)
         )
-        sides.append(Comparison(truth, found, Categories(("owl",)), np.arange(count)))
+        sides.append(DetectionMatcher(truth, found, Categories(("owl",)), np.arange(count)))
     return sides
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from otus.errors import UsageError
 from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.calibration import calibration
-from otus.metrics.diagnosis.comparison import Comparison
 from otus.structures import Categories, Objects
 
 
@@ -24,7 +24,7 @@ def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
     values = coco_values(document, results)
     for bins, iou in ((10, 0.5), (7, 0.75)):
         theirs = evaluation.calibration(n_bins=bins, iou_threshold=iou)
-        matches = Comparison(**vars(values)).match(Rules(iou_thresholds=(iou,)))
+        matches = DetectionMatcher(**vars(values)).match(Rules(iou_thresholds=(iou,)))
         ours = calibration(matches, bins=bins)
         assert ours.expected_error == pytest.approx(theirs["ece"], abs=1e-12)
         assert ours.maximum_error == pytest.approx(theirs["mce"], abs=1e-12)
@@ -35,11 +35,11 @@ def test_equals_hotcoco(seed, tmp_path, coco_scene, coco_values):
             )
 
 
-def three(scores) -> Comparison:
+def three(scores) -> DetectionMatcher:
     truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     boxes = [[0, 0, 10, 10], [50, 0, 60, 10], [80, 0, 90, 10]]
     found = Objects.build(image_index=[0] * 3, labels=[0] * 3, boxes_xyxy=boxes, scores=np.array(scores))
-    return Comparison(truth, found, Categories(("owl",)), np.array([1]))
+    return DetectionMatcher(truth, found, Categories(("owl",)), np.array([1]))
 
 
 def test_by_hand():
@@ -60,5 +60,5 @@ def test_what_is_no_probability_is_refused():
 
 
 def test_no_detections_are_no_number():
-    result = calibration(three([0.5, 0.2, 0.1]).match(Rules(score_floor=0.9)))
+    result = calibration(three([0.5, 0.2, 0.1]).match(Rules(min_score=0.9)))
     assert np.isnan([result.expected_error, result.maximum_error]).all()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.confusion import confusion_matrix
 from otus.structures import Categories, Objects
 
@@ -22,11 +22,11 @@ def test_equals_hotcoco_without_crowds(seed, kind, tmp_path, coco_scene, coco_va
     (tmp_path / "found.json").write_text(json.dumps(results))
     truth = hotcoco.COCO(str(tmp_path / "truth.json"))
     evaluation = hotcoco.COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), kind)
-    comparison = Comparison(**vars(coco_values(document, results)))
+    matcher = DetectionMatcher(**vars(coco_values(document, results)))
     for options in ({"min_score": 0.4}, {"max_det": 5}, {"iou_thr": 0.75}, {}):
         theirs = evaluation.confusion_matrix(**options)["matrix"]
         ours = confusion_matrix(
-            comparison,
+            matcher,
             iou=options.get("iou_thr", 0.5),
             score_threshold=options.get("min_score", 0.0),
             max_dets=options.get("max_det", 100),
@@ -50,11 +50,11 @@ def test_by_hand():
         boxes_xyxy=[[0, 0, 10, 9], [20, 0, 30, 9], [0, 50, 10, 60], [70, 10, 80, 20]],
         scores=np.array([0.9, 0.8, 0.7, 0.6]),
     )
-    comparison = Comparison(truth, found, Categories(("cat", "dog")), np.array([1]))
-    result = confusion_matrix(comparison)
+    matcher = DetectionMatcher(truth, found, Categories(("cat", "dog")), np.array([1]))
+    result = confusion_matrix(matcher)
     assert result.counts.tolist() == [[1, 1, 0], [0, 0, 1], [0, 1, 0]]
     assert result.confused() == [("cat", "dog", 1)]
-    assert confusion_matrix(comparison, score_threshold=0.85).counts.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert confusion_matrix(matcher, score_threshold=0.85).counts.tolist() == [[1, 0, 1], [0, 0, 1], [0, 0, 0]]
     nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
-    assert confusion_matrix(replace(comparison, predictions=nothing)).counts[:, -1].tolist() == [2, 1, 0]
-    assert confusion_matrix(replace(comparison, truth=Objects.empty())).counts[-1].tolist() == [1, 3, 0]
+    assert confusion_matrix(replace(matcher, predictions=nothing)).counts[:, -1].tolist() == [2, 1, 0]
+    assert confusion_matrix(replace(matcher, truth=Objects.empty())).counts[-1].tolist() == [1, 3, 0]

@@ -118,8 +118,8 @@ def test_ious_by_counting_points():
             from otus.metrics.detection.pairs import RankedDetections
 
             truth = as_objects([0], [0], a[None])
-            order = RankedDetections.of(truth, one, label_count=1, limit=None)
-            pairs = Cuboids(seen).pairs(truth, one, order, sizes_hw=None, at_least=0.0)
+            order = RankedDetections.build(truth, one, label_count=1, limit=None)
+            pairs = Cuboids(seen).pairs(truth, one, order, sizes_hw=None, min_similarity=0.0)
             both, either = inside(a, axes) & inside(b, axes), inside(a, axes) | inside(b, axes)
             assert pairs.similarities[0] == pytest.approx(both.sum() / either.sum(), abs=0.02)
 

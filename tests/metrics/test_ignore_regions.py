@@ -8,11 +8,11 @@ import pytest
 from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import CocoProtocol
 from otus.metrics.detection.ignore_regions import complete_regions, ignore_regions
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.oriented import OrientedBoxes
 from otus.metrics.detection.rules import RULES, Rules
 from otus.metrics.detection.voc import VocProtocol
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.structures import Categories, Objects, Segmentations
 from otus.structures.boxes import pairwise_iou
 
@@ -89,10 +89,10 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
     truth, found = scene(seed)
     truth = truth.take(~truth.is_crowd | ignore_regions(truth))  # KITTI has no crowds
     is_region = ignore_regions(truth)
-    comparison = Comparison(truth, found, NAMES, np.arange(IMAGES))
+    matcher = DetectionMatcher(truth, found, NAMES, np.arange(IMAGES))
     rules = Rules(iou_thresholds=(threshold,), max_dets=None)
-    matches = comparison.match(rules)
-    assert (matches.verdicts == Verdict.IGNORED).sum() >= 5
+    matches = matcher.match(rules)
+    assert (matches.outcomes == Outcome.IGNORED).sum() >= 5
     for image in range(IMAGES):
         for label in (0, 1):
             objects = np.flatnonzero((truth.image_index == image) & (truth.labels == label) & ~is_region)
@@ -110,7 +110,7 @@ def test_false_detections_are_those_of_kittis_kit(seed, threshold):
                 over_own = shared.clip(0).prod(axis=1) / (box[2:] - box[:2]).prod()
                 false += not (over_own > threshold - 1e-9).any()
             ours = (matches.labels == label) & (matches.image_index == image)
-            assert (matches.verdicts[ours, 0] == Verdict.FALSE).sum() == false
+            assert (matches.outcomes[ours, 0] == Outcome.FALSE_POSITIVE).sum() == false
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -122,7 +122,7 @@ def test_voc_by_a_slow_loop(seed, year):
     result = figures(VocProtocol(year), truth, found)
     for label in (0, 1):
         here = np.flatnonzero(found.labels == label)
-        taken, verdicts = set(), []
+        taken, outcomes = set(), []
         for d in here[np.argsort(-found.scores[here])]:
             there = (spread.labels == label) & (spread.image_index == found.image_index[d])
             box = found.boxes_xyxy[d]
@@ -132,10 +132,10 @@ def test_voc_by_a_slow_loop(seed, year):
             shared = (np.minimum(box[2:], crowds[:, 2:]) - np.maximum(box[:2], crowds[:, :2])).clip(0).prod(axis=1)
             if best is not None and best not in taken:
                 taken.add(best)
-                verdicts.append(True)
+                outcomes.append(True)
             elif not (shared / (box[2:] - box[:2]).prod() >= 0.5).any():
-                verdicts.append(False)
-        true = np.cumsum(verdicts)
+                outcomes.append(False)
+        true = np.cumsum(outcomes)
         recall = true / ((spread.labels == label) & ~spread.is_crowd).sum()
         precision = true / np.arange(1, len(true) + 1)
         if year == 2007:
@@ -144,21 +144,21 @@ def test_voc_by_a_slow_loop(seed, year):
             steps = np.diff(recall, prepend=0)
             expected = sum(step * precision[i:].max() for i, step in enumerate(steps))
         assert result.per_category[NAMES[label]]["AP"] == pytest.approx(expected, abs=1e-12)
-    rules = Comparison(truth, found, NAMES, np.arange(IMAGES)).match(RULES[f"voc{year % 100:02}"])
+    rules = DetectionMatcher(truth, found, NAMES, np.arange(IMAGES)).match(RULES[f"voc{year % 100:02}"])
     assert rules.mean_average_precision() == pytest.approx(result.figures["AP"], abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_explanations_count_as_evaluate_does(seed):
     truth, found = scene(seed)
-    comparison = Comparison(truth, found, NAMES, np.arange(IMAGES))
+    matcher = DetectionMatcher(truth, found, NAMES, np.arange(IMAGES))
     expected = figures(CocoProtocol(), truth, found).figures["AP"]
-    assert comparison.match(Rules()).mean_average_precision() == pytest.approx(expected, abs=1e-12)
+    assert matcher.match(Rules()).mean_average_precision() == pytest.approx(expected, abs=1e-12)
     for label in (0, 1):
-        alone = comparison.only(label).match(Rules()).average_precision()[label].mean()
-        assert alone == pytest.approx(comparison.match(Rules()).average_precision()[label].mean(), abs=1e-12)
-    counted = comparison.match(Rules(crowd="counted"))
-    assert not counted.counted[ignore_regions(truth)].any()
+        alone = matcher.of_category(label).match(Rules()).average_precision()[label].mean()
+        assert alone == pytest.approx(matcher.match(Rules()).average_precision()[label].mean(), abs=1e-12)
+    counted = matcher.match(Rules(crowd="counted"))
+    assert not counted.is_positive[ignore_regions(truth)].any()
 
 
 def test_shards_merge_to_the_same_figures():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otus.data.open import open_dataset
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.label_errors import count_by_image, find_label_errors
 from otus.metrics.diagnosis.tide import find_errors
 from otus.structures import Categories, Objects
@@ -36,8 +36,8 @@ def test_planted_errors_are_found(shared_data):
         boxes_xyxy=np.concatenate([labels.boxes_xyxy[kept], np.tile([2.0, 2, 14, 14], (40, 1))]),
         ids=np.concatenate([kept, np.arange(100_000, 100_040)]),
     )
-    comparison = Comparison(truth, predictions, dataset.categories, np.arange(len(dataset)))
-    suspects = find_label_errors(comparison, find_errors(comparison))
+    matcher = DetectionMatcher(truth, predictions, dataset.categories, np.arange(len(dataset)))
+    suspects = find_label_errors(matcher, find_errors(matcher))
     accused = {int(truth.ids[one.truth]) for one in suspects if one.kind == "wrong_category"}
     imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "nobody_finds"}
     alone = {one.detection for one in suspects if one.kind == "missing_label"}
@@ -53,7 +53,7 @@ def test_planted_errors_are_found(shared_data):
     )
 
 
-def a_comparison() -> Comparison:
+def a_comparison() -> DetectionMatcher:
     """Image 0: one right, one false. Image 1: nothing at all. Image 2: two unfound, a weak detection on one."""
     truth = Objects.build(
         image_index=[0, 2, 2], labels=[0, 0, 0], boxes_xyxy=[[0, 0, 10, 10], [0, 0, 10, 10], [30, 0, 60, 30]]
@@ -64,28 +64,28 @@ def a_comparison() -> Comparison:
         boxes_xyxy=[[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 10]],
         scores=np.array([0.9, 0.8, 0.3]),
     )
-    return Comparison(truth, found, Categories(("owl",)), np.array([5, 6, 7]))
+    return DetectionMatcher(truth, found, Categories(("owl",)), np.array([5, 6, 7]))
 
 
 def test_the_worst_images():
-    comparison = a_comparison()
-    counts = count_by_image(comparison, find_errors(comparison))
+    matcher = a_comparison()
+    counts = count_by_image(matcher, find_errors(matcher))
     assert (counts.right.tolist(), counts.false.tolist(), counts.unfound.tolist()) == ([1, 0, 0], [1, 0, 0], [0, 0, 2])
     np.testing.assert_allclose(counts.f1, [2 / 3, np.nan, 0])
     assert counts.worst(5) == [2, 0]
     assert counts.worst(1) == [2]
-    weak = count_by_image(comparison, find_errors(comparison), score_threshold=0.2)
+    weak = count_by_image(matcher, find_errors(matcher), score_threshold=0.2)
     assert weak.right.tolist() == [1, 0, 1]
 
 
 def test_by_hand():
-    comparison = a_comparison()
-    suspects = find_label_errors(comparison, find_errors(comparison))
+    matcher = a_comparison()
+    suspects = find_label_errors(matcher, find_errors(matcher))
     assert [(one.kind, one.image_index, one.detection, one.truth) for one in suspects] == [
         ("missing_label", 0, 1, -1),
         ("nobody_finds", 2, -1, 2),
     ]
-    named = replace(comparison, categories=Categories(("owl", "cat")))
+    named = replace(matcher, categories=Categories(("owl", "cat")))
     named = replace(named, predictions=replace(named.predictions, labels=np.array([1, 0, 0])))
     suspects = find_label_errors(named, find_errors(named))
     assert [one.kind for one in suspects] == ["wrong_category", "missing_label", "nobody_finds"]

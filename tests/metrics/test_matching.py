@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otus.metrics.detection.matching import MatchResults, Verdict, match_greedily, match_image
+from otus.metrics.detection.matching import MatchResults, Outcome, match_greedily, match_image
 from otus.metrics.detection.pairs import Pairs, RankedDetections
 from otus.metrics.detection.precision_recall import curve, interpolate, interpolated_curves
 from otus.structures import Objects
@@ -24,8 +24,8 @@ def test_compiled_matching_follows_the_rule(seed, detections, objects):
     all_pairs = Pairs(
         np.arange(detections + 1) * objects, np.tile(np.arange(objects), detections), similarities.reshape(-1)
     )
-    rows, verdicts = match_greedily(
-        all_pairs.at_least(THRESHOLDS[0]),
+    rows, outcomes = match_greedily(
+        all_pairs.filter(THRESHOLDS[0]),
         thresholds=THRESHOLDS,
         ignored=ignored,
         crowd=crowd,
@@ -37,11 +37,11 @@ def test_compiled_matching_follows_the_rule(seed, detections, objects):
             matched = match_image(similarities, threshold, ignored=ignored[:, a], crowd=crowd)
             for d, g in enumerate(matched):
                 does_not_count = unmatched[d, a] if g < 0 else ignored[g, a]
-                expected = Verdict.IGNORED if does_not_count else Verdict(int(g >= 0))
+                expected = Outcome.IGNORED if does_not_count else Outcome(int(g >= 0))
                 if rows[d] < 0:
                     assert g < 0
                 else:
-                    assert verdicts[rows[d], a, t] == expected
+                    assert outcomes[rows[d], a, t] == expected
 
 
 @given(seeds, st.integers(0, 40), st.integers(0, 20), st.integers(1, 9))
@@ -58,7 +58,7 @@ def test_parts_of_an_order_hold_everything_once(seed, detections, objects, count
         )
 
     truth, found = some(objects), some(detections, scores=rng.integers(0, 9, detections) / 9)
-    whole = RankedDetections.of(truth, found, label_count=3, limit=5)
+    whole = RankedDetections.build(truth, found, label_count=3, limit=5)
     parts = whole.split(count)
     for name in ("detections", "scores", "ranks", "truths"):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
@@ -78,32 +78,32 @@ def test_compiled_curves_are_the_interpolated_ones(seed, detections):
     scores = rng.integers(0, 6, detections) / 5
     candidate = rng.random(detections) < 0.6
     rows = np.where(candidate, np.cumsum(candidate) - 1, -1)
-    outcomes = MatchResults(
+    matches = MatchResults(
         labels=labels,
         image_index=np.zeros(detections, np.int64),
         ranks=rng.integers(0, 4, detections),
         scores=scores,
         ignored_unmatched=rng.random((detections, 2)) < 0.2,
         rows=rows,
-        verdicts=rng.integers(0, 3, (int(candidate.sum()), 2, 4), dtype=np.uint8),
+        outcomes=rng.integers(0, 3, (int(candidate.sum()), 2, 4), dtype=np.uint8),
         positives=np.array([[detections, detections + 3], [0, detections], [detections + 1, 40]]),
     )
     recalls, max_dets = np.linspace(0, 1, 11), (1, 3)
-    result = interpolated_curves(outcomes, recall_thresholds=recalls, max_dets=max_dets)
+    result = interpolated_curves(matches, recall_thresholds=recalls, max_dets=max_dets)
     for k in range(3):
         for a in range(2):
             for m, limit in enumerate(max_dets):
-                here = np.flatnonzero((labels == k) & (outcomes.ranks < limit))
+                here = np.flatnonzero((labels == k) & (matches.ranks < limit))
                 here = here[np.argsort(-scores[here], kind="stable")]
                 for t in range(4):
-                    if outcomes.positives[k, a] == 0:
+                    if matches.positives[k, a] == 0:
                         assert (result.precision[t, :, k, a, m] == -1).all()
                         continue
                     verdict = np.array([
-                        outcomes.verdicts[rows[d], a, t] if rows[d] >= 0 else 2 * outcomes.ignored_unmatched[d, a]
+                        matches.outcomes[rows[d], a, t] if rows[d] >= 0 else 2 * matches.ignored_unmatched[d, a]
                         for d in here
                     ])  # fmt: skip
-                    precision, recall = curve(verdict == 1, verdict == 0, outcomes.positives[k, a])
+                    precision, recall = curve(verdict == 1, verdict == 0, matches.positives[k, a])
                     expected = interpolate(precision, recall, recalls)
                     np.testing.assert_array_equal(result.precision[t, :, k, a, m], expected)
                     assert result.recall[t, k, a, m] == (recall[-1] if len(here) else 0)

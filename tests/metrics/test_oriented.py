@@ -109,8 +109,8 @@ def test_published_ious_decide_what_matches(shared_data):
         found = as_objects([0] * len(sides[0]), [0] * len(sides[0]), sides[0], scores=np.ones(len(sides[0])))
         truth = as_objects([0] * len(sides[1]), [0] * len(sides[1]), sides[1])
         truth, found = OrientedBoxes().view(truth, found, sizes_hw=None)
-        order = RankedDetections.of(truth, found, label_count=1, limit=None)
-        pairs = OrientedBoxes().pairs(truth, found, order, sizes_hw=None, at_least=0.0)
+        order = RankedDetections.build(truth, found, label_count=1, limit=None)
+        pairs = OrientedBoxes().pairs(truth, found, order, sizes_hw=None, min_similarity=0.0)
         np.testing.assert_allclose(pairs.similarities.reshape(expected.shape), expected, atol=2e-3)
         compared += expected.size
     assert compared >= 10

@@ -9,7 +9,7 @@ import pytest
 from otus.data.formats.coco_results import read_results
 from otus.data.open import open_dataset
 from otus.errors import UsageError
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.tide import WRONG, Error, Errors, find_errors
 from otus.structures import Categories, Objects
 
@@ -32,7 +32,7 @@ def hotcoco_says(folder, document, results, kind):
 def assert_equal(errors: Errors, theirs) -> None:
     assert {SHORT[one]: count for one, count in errors.counts.items()} == theirs["counts"]
     assert np.nanmean(errors.average_precision()) == pytest.approx(theirs["ap_base"], abs=1e-12)
-    for one, cost in errors.costs().items():
+    for one, cost in errors.delta_ap().items():
         assert cost == pytest.approx(theirs["delta_ap"][SHORT[one]], abs=1e-12), one
     assert errors.false_positive_cost() == pytest.approx(theirs["delta_ap"]["FP"], abs=1e-12)
     assert errors.false_negative_cost() == pytest.approx(theirs["delta_ap"]["FN"], abs=1e-12)
@@ -44,7 +44,7 @@ def test_equals_hotcoco(seed, kind, tmp_path, coco_scene, coco_values):
     document, results = coco_scene(seed, outlines=kind == "segm", score_steps=10**9, image_count=20)
     for record in document["annotations"]:  # hotcoco also takes crowds for neighbours, the paper's code does not
         record["iscrowd"] = 0
-    errors = find_errors(Comparison(**vars(coco_values(document, results))), masks=kind == "segm")
+    errors = find_errors(DetectionMatcher(**vars(coco_values(document, results))), masks=kind == "segm")
     assert all(errors.counts.values())
     assert_equal(errors, hotcoco_says(tmp_path, document, results, kind))
 
@@ -54,15 +54,15 @@ def fixture(shared_data, kind):
     dataset = open_dataset(folder / "instances_val2014_100.json")
     found = read_results(folder / f"instances_val2014_fake{kind}100_results.json", dataset)
     ids = np.array(dataset.images.ids)
-    return folder, Comparison(dataset.objects, found, dataset.categories, ids, dataset.images.sizes_hw)
+    return folder, DetectionMatcher(dataset.objects, found, dataset.categories, ids, dataset.images.sizes_hw)
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
 def test_equals_hotcoco_on_the_first_100_images(kind, shared_data, tmp_path):
-    folder, comparison = fixture(shared_data, kind)
+    folder, matcher = fixture(shared_data, kind)
     document = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
-    assert_equal(find_errors(comparison, masks=kind == "segm"), hotcoco_says(tmp_path, document, results, kind))
+    assert_equal(find_errors(matcher, masks=kind == "segm"), hotcoco_says(tmp_path, document, results, kind))
 
 
 def tidecv_average(points, positives):
@@ -111,7 +111,7 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
         assert max(cost, 0) == pytest.approx(expected["main"][name][SHORT[one]], abs=0.02), one
 
 
-def by_hand() -> Comparison:
+def by_hand() -> DetectionMatcher:
     """Two cats and two dogs in an image; detections from the best on: see the test."""
     truth = Objects.build(
         image_index=[0, 0, 0, 0],
@@ -127,7 +127,7 @@ def by_hand() -> Comparison:
         ],
         scores=np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]),
     )  # fmt: skip
-    return Comparison(truth, found, Categories(("cat", "dog")), np.array([1]))
+    return DetectionMatcher(truth, found, Categories(("cat", "dog")), np.array([1]))
 
 
 def test_by_hand():
@@ -150,20 +150,20 @@ def test_by_hand():
 
 def test_perfect_detections_cost_nothing():
     truth = by_hand().truth
-    comparison = replace(by_hand(), predictions=replace(truth, scores=np.ones(4)))
-    errors = find_errors(comparison)
+    matcher = replace(by_hand(), predictions=replace(truth, scores=np.ones(4)))
+    errors = find_errors(matcher)
     assert set(errors.counts.values()) == {0}
-    assert set(errors.costs().values()) == {0}
+    assert set(errors.delta_ap().values()) == {0}
 
 
 def test_nothing_on_one_side():
     empty = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     errors = find_errors(replace(by_hand(), predictions=empty))
     assert errors.counts[Error.MISSED] == 4
-    assert errors.costs()[Error.MISSED] == 0
+    assert errors.delta_ap()[Error.MISSED] == 0
     errors = find_errors(replace(by_hand(), truth=Objects.empty()))
     assert errors.counts[Error.BACKGROUND] == 7
-    assert np.isnan(list(errors.costs().values())).all()
+    assert np.isnan(list(errors.delta_ap().values())).all()
 
 
 def test_wrong_thresholds_are_refused():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.reports.analysis import Analysis
 from otus.reports.plots import THEMES, Canvas, cost_plot, on_page, training_plot, write_plot
 from otus.structures import Categories, Objects
@@ -30,7 +30,7 @@ def analysis() -> Analysis:
         image_index=image, labels=said, boxes_xyxy=boxes + rng.normal(scale=2, size=(60, 4)), scores=rng.random(60)
     )
     names = tuple(f"a category with a very long name {i}" for i in range(12))
-    return Analysis(Comparison(truth, found, Categories(names), np.arange(9)))
+    return Analysis(DetectionMatcher(truth, found, Categories(names), np.arange(9)))
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -85,14 +85,14 @@ def test_on_a_page_it_turns_with_the_screen(analysis):
 def test_nothing_is_drawn_of_nothing(tmp_path):
     nothing = Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
     for truth in (Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 9, 9]]), Objects.empty()):
-        plots = Analysis(Comparison(truth, nothing, Categories(("owl",)), np.arange(1))).plots(Canvas())
+        plots = Analysis(DetectionMatcher(truth, nothing, Categories(("owl",)), np.arange(1))).plots(Canvas())
     for name, figure in plots.items():
         write_plot(figure, tmp_path / f"{name}.svg", Canvas())
 
 
 def test_scores_that_are_no_probabilities_have_no_calibration(analysis):
-    comparison = analysis.comparison
-    logits = replace(comparison, predictions=replace(comparison.predictions, scores=comparison.scores * 9 - 3))
+    matcher = analysis.matcher
+    logits = replace(matcher, predictions=replace(matcher.predictions, scores=matcher.scores * 9 - 3))
     plots = Analysis(logits).plots(Canvas())
     assert set(plots) == NAMES - {"calibration"}
 

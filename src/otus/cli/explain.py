@@ -187,11 +187,11 @@ def ap(
     protocol = protocol or "coco"
     rules = replace(parse_rules(protocol), iou_thresholds=(0.5 if iou is None else iou,))
     dataset = open_dataset(data, format=format_, split=split)
-    comparison = compare_with_labels(dataset, predictions)
-    notes = print_notes(notes_on(comparison))
+    matcher = compare_with_labels(dataset, predictions)
+    notes = print_notes(notes_on(matcher))
     explanation = explain_average_precision(
         dataset,
-        comparison,
+        matcher,
         category=category,
         protocol=protocol,
         rules=rules,
@@ -245,9 +245,9 @@ def difference(
     a, b = names
     rules = parse_rules(a), parse_rules(b)
     dataset = open_dataset(data, format=format_, split=split)
-    comparison = compare_with_labels(dataset, predictions)
-    notes = print_notes(notes_on(comparison))
-    explanation = explain_difference(dataset, comparison, (a, b), rules)
+    matcher = compare_with_labels(dataset, predictions)
+    notes = print_notes(notes_on(matcher))
+    explanation = explain_difference(dataset, matcher, (a, b), rules)
     explanation.page().write(path)
     document = explanation.document()
     if as_json:
@@ -302,9 +302,9 @@ def errors(
     path = output_file(out, "errors.html")
     dataset = open_dataset(data, format=format_, split=split)
     options = given_options(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
-    comparison = compare_with_labels(dataset, predictions)
-    notes = print_notes(notes_on(comparison))
-    explanation = ErrorsExplained(dataset, Analysis(comparison, masks=masks, **options))
+    matcher = compare_with_labels(dataset, predictions)
+    notes = print_notes(notes_on(matcher))
+    explanation = ErrorsExplained(dataset, Analysis(matcher, masks=masks, **options))
     explanation.page().write(path)
     facts = explanation.document()
     if as_json:

@@ -9,20 +9,20 @@ from otus.data.formats.coco_results import read_results
 from otus.errors import Report, UsageError, stop_at_first
 from otus.metrics.detection.average_precision import validate_objects
 from otus.metrics.detection.ignore_regions import complete_regions
-from otus.metrics.diagnosis.comparison import Comparison
-from otus.metrics.diagnosis.mismatches import cut_notes, mismatch_notes
+from otus.metrics.diagnosis.assignment import DetectionMatcher
+from otus.metrics.diagnosis.mismatches import mismatch_notes, score_threshold_notes
 from otus.structures import Objects
 
 
-def notes_on(*comparisons: Comparison) -> list[str]:
+def notes_on(*matchers: DetectionMatcher) -> list[str]:
     """What to know before figures are believed: predictions that were cut, or lie on nothing, or on other categories."""
-    several = [[*cut_notes(one.predictions), *mismatch_notes(one)] for one in comparisons]
+    several = [[*score_threshold_notes(one.predictions), *mismatch_notes(one)] for one in matchers]
     return list(dict.fromkeys(note for notes in several for note in notes))
 
 
 def compare_with_labels(
     dataset: Dataset, predictions: str | Path | Objects, *, report: Report = stop_at_first
-) -> Comparison:
+) -> DetectionMatcher:
     """Labels and predictions of the same images, without records that cannot be.
 
     Parameters
@@ -49,4 +49,4 @@ def compare_with_labels(
     found = validate_objects(found, "predictions", **counts, report=report)
     numbered = all(isinstance(one, int) for one in dataset.images.ids)  # file names may be the same in two folders
     ids = np.array(dataset.images.ids if numbered else range(len(dataset)), dtype=np.int64)
-    return Comparison(complete_regions(truth), found, dataset.categories, ids, dataset.images.sizes_hw)
+    return DetectionMatcher(complete_regions(truth), found, dataset.categories, ids, dataset.images.sizes_hw)

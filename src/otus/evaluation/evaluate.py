@@ -16,7 +16,7 @@ from otus.evaluation.object_protocols import Result, judge_objects
 from otus.evaluation.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
 from otus.evaluation.runs import kept_aside
 from otus.metrics.detection.coco import Kind
-from otus.metrics.diagnosis.mismatches import cut_notes, lowest_cut
+from otus.metrics.diagnosis.mismatches import lowest_score_threshold, score_threshold_notes
 from otus.structures import Classification, Objects
 
 if TYPE_CHECKING:
@@ -336,6 +336,6 @@ def evaluate_predictions(
         len(dataset),
         results,
         left_out,
-        notes=(*cut_notes(predictions), *notes),
-        cut_at=lowest_cut(predictions),
+        notes=(*score_threshold_notes(predictions), *notes),
+        cut_at=lowest_score_threshold(predictions),
     )

@@ -14,7 +14,7 @@ from otus.metrics.detection.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.detection.ignore_regions import complete_regions
 from otus.metrics.detection.required_fields import require_field
 from otus.metrics.detection.voc import VocProtocol
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.mismatches import mismatch_notes
 from otus.structures import Categories, KeypointNames, Objects
 from otus.structures.categories import COCO_PERSON_SIGMAS
@@ -89,7 +89,7 @@ def judge_objects(
         metric.update(truth, predictions, image_ids=image_ids, sizes_hw=dataset.images.sizes_hw)
         results[name] = metric.compute()
     if any(not next(iter(result.figures.values())) >= _DOUBTFUL for result in results.values()):
-        sides = Comparison(truth, predictions, categories, image_ids, dataset.images.sizes_hw)
+        sides = DetectionMatcher(truth, predictions, categories, image_ids, dataset.images.sizes_hw)
         notes += mismatch_notes(sides, by_category=protocol != "proposals")
     return results, left_out, notes
 

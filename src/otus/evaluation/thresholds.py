@@ -16,7 +16,7 @@ import numpy as np
 from otus._files import staged_file
 from otus.errors import CheckpointError, DataError
 from otus.metrics.detection.rules import Rules
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.thresholds import OperatingPoint, best_threshold
 
 IOU = 0.5
@@ -78,11 +78,11 @@ class ChosenThresholds:
         return Path(checkpoint)
 
 
-def choose_thresholds(comparison: Comparison, *, data: str) -> ChosenThresholds:
+def choose_thresholds(matcher: DetectionMatcher, *, data: str) -> ChosenThresholds:
     """The threshold of each category with the highest F1 at IoU 0.5."""
-    matches = comparison.match(Rules(iou_thresholds=(IOU,)))
-    cuts = {name: best_threshold(matches, label) for label, name in enumerate(comparison.categories)}
-    return ChosenThresholds(cuts, data, len(comparison.image_ids))
+    matches = matcher.match(Rules(iou_thresholds=(IOU,)))
+    cuts = {name: best_threshold(matches, label) for label, name in enumerate(matcher.categories)}
+    return ChosenThresholds(cuts, data, len(matcher.image_ids))
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:

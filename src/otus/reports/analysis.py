@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.precision_recall import curve, interpolate
 from otus.metrics.detection.rules import Rules
+from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 from otus.metrics.diagnosis.calibration import Calibration, calibration
-from otus.metrics.diagnosis.comparison import Comparison, Matches
 from otus.metrics.diagnosis.confusion import Confusion, confusion_matrix
 from otus.metrics.diagnosis.label_errors import ImageCounts, Suspect, count_by_image, find_label_errors
 from otus.metrics.diagnosis.thresholds import ScoreCurve, score_curve
@@ -43,16 +43,16 @@ class Analysis:
         Compare masks, not boxes.
     """
 
-    comparison: Comparison
+    matcher: DetectionMatcher
     iou: float = 0.5
     background_iou: float = 0.1
     score_threshold: float = SCORE_THRESHOLD
     masks: bool = False
 
     @cached_property
-    def matches(self) -> Matches:
+    def matches(self) -> Assignment:
         """At all of COCO's thresholds."""
-        return self.comparison.match(Rules(), masks=self.masks)
+        return self.matcher.match(Rules(), masks=self.masks)
 
     @cached_property
     def average_precision(self) -> Float[np.ndarray, "k t"]:
@@ -62,17 +62,17 @@ class Analysis:
     @cached_property
     def errors(self) -> Errors:
         """TIDE's types."""
-        return find_errors(self.comparison, iou=self.iou, background_iou=self.background_iou, masks=self.masks)
+        return find_errors(self.matcher, iou=self.iou, background_iou=self.background_iou, masks=self.masks)
 
     @cached_property
     def confusion(self) -> Confusion:
         """Of what is shown."""
-        return confusion_matrix(self.comparison, iou=self.iou, score_threshold=self.score_threshold, masks=self.masks)
+        return confusion_matrix(self.matcher, iou=self.iou, score_threshold=self.score_threshold, masks=self.masks)
 
     @cached_property
     def calibration(self) -> Calibration | None:
         """Scores against precision; None where scores are no probabilities."""
-        scores = self.comparison.scores
+        scores = self.matcher.scores
         return calibration(self.errors.matches) if ((scores >= 0) & (scores <= 1)).all() else None
 
     @cached_property
@@ -83,21 +83,23 @@ class Analysis:
     @cached_property
     def images(self) -> ImageCounts:
         """What is right and wrong on each image, of what is shown."""
-        return count_by_image(self.comparison, self.errors, score_threshold=self.score_threshold)
+        return count_by_image(self.matcher, self.errors, score_threshold=self.score_threshold)
 
     @cached_property
     def suspects(self) -> list[Suspect]:
         """Labels that are probably wrong."""
-        return find_label_errors(self.comparison, self.errors, score_threshold=self.score_threshold)
+        return find_label_errors(self.matcher, self.errors, score_threshold=self.score_threshold)
 
     def precision_at_recalls(self) -> tuple[Float[np.ndarray, "r"], dict[str, Float[np.ndarray, "r"]]]:
         """COCO's 101 recalls, and interpolated precision there by the category's name."""
         matches = self.errors.matches
         curves = {}
         for label in np.flatnonzero(matches.positives).tolist():
-            verdicts = matches.verdicts[matches.by_score(label), 0]
-            points = curve(verdicts == Verdict.TRUE, verdicts == Verdict.FALSE, int(matches.positives[label]))
-            curves[self.comparison.categories[label]] = interpolate(*points, matches.rules.recalls)
+            verdicts = matches.outcomes[matches.by_score(label), 0]
+            points = curve(
+                verdicts == Outcome.TRUE_POSITIVE, verdicts == Outcome.FALSE_POSITIVE, int(matches.positives[label])
+            )
+            curves[self.matcher.categories[label]] = interpolate(*points, matches.rules.recalls)
         return matches.rules.recalls, curves
 
     def by_iou(self) -> list[float]:
@@ -107,7 +109,7 @@ class Analysis:
 
     def plots(self, canvas: Canvas) -> "dict[str, Figure]":
         """All plots by name."""
-        names = list(self.comparison.categories)
+        names = list(self.matcher.categories)
         drawn = {
             "precision-recall": plots.precision_recall_plot(
                 *self.precision_at_recalls(), title=f"Precision by recall, IoU {self.iou:g}", canvas=canvas
@@ -119,7 +121,7 @@ class Analysis:
                 dict(zip(names, self.average_precision.mean(axis=1).tolist(), strict=True)), canvas=canvas
             ),
             "confusion": plots.confusion_plot(self.confusion, canvas=canvas),
-            "error-costs": plots.error_cost_plot(self.errors.costs(), self.errors.counts, canvas=canvas),
+            "error-costs": plots.error_cost_plot(self.errors.delta_ap(), self.errors.counts, canvas=canvas),
             "thresholds": plots.threshold_plot(self.score_curve, canvas=canvas),
         }
         if self.calibration is not None:

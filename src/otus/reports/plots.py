@@ -239,7 +239,7 @@ def confusion_plot(
 
 @_in_style
 def error_cost_plot(
-    costs: Mapping[Error, float],
+    delta_ap: Mapping[Error, float],
     counts: Mapping[Error, int],
     *,
     canvas: Canvas = Canvas(),
@@ -248,10 +248,10 @@ def error_cost_plot(
     figure, axes = canvas.axes(
         "What each type of error costs", xlabel="AP that mending all of them brings", size=(6.4, 3.2)
     )
-    names = [one.name.lower() for one in costs]
-    values = [0.0 if np.isnan(value) else value for value in costs.values()]
+    names = [one.name.lower() for one in delta_ap]
+    values = [0.0 if np.isnan(value) else value for value in delta_ap.values()]
     bars = axes.barh(names, values, color=_CYCLE[: len(names)], height=0.7)
-    axes.bar_label(bars, [f"{value:.3f}  ({counts[one]} errors)" for one, value in costs.items()], padding=3)
+    axes.bar_label(bars, [f"{value:.3f}  ({counts[one]} errors)" for one, value in delta_ap.items()], padding=3)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set(xlim=(0, max(*values, 0.01) * 1.45))

@@ -263,9 +263,9 @@ class ObjectColumns:
         for what, name, known in (("image", "image_id", known_image), ("category", "category_id", known_category)):
             hint = ""
             if self.predictions and name == "category_id" and not known[keep].all():
-                from otus.metrics.diagnosis.mismatches import reading_of_ids  # seldom needed
+                from otus.metrics.diagnosis.mismatches import guess_id_convention  # seldom needed
 
-                reading = reading_of_ids(np.unique(whole[name][keep]), category_ids)
+                reading = guess_id_convention(np.unique(whole[name][keep]), category_ids)
                 hint = f"; the file's ids seem to be {reading}" if reading else ""
             elif self.predictions and not known[keep].any():
                 hint = f", nor any other of this file; the data has {_some(image_ids)}: a file_name would tell"

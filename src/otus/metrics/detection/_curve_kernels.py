@@ -19,7 +19,7 @@ def interpolated_curves(
     scores: Float[np.ndarray, "d"],
     ignored_unmatched: Bool[np.ndarray, "d a"],
     rows: Int[np.ndarray, "d"],
-    verdicts: UInt8[np.ndarray, "c a t"],
+    outcomes: UInt8[np.ndarray, "c a t"],
     positives: Int[np.ndarray, "k a"],
     recalls: Float[np.ndarray, "r"],
     max_dets: Int[np.ndarray, "m"],
@@ -32,7 +32,7 @@ def interpolated_curves(
     Detections are ordered by label; those of label k are ``starts[k]`` to ``starts[k + 1]``, of equal scores the first
     stays first. Labels and area ranges without positives are left as they are. ``recalls`` must rise, ``max_dets`` too.
     """
-    ranges, thresholds, limits = positives.shape[1], verdicts.shape[2], len(max_dets)
+    ranges, thresholds, limits = positives.shape[1], outcomes.shape[2], len(max_dets)
     for k in range(first_label, last_label):
         most = 0
         for a in range(ranges):
@@ -63,9 +63,9 @@ def interpolated_curves(
                         false_everywhere[m] += not ignored_unmatched[i, a]
                         continue
                     for t in range(thresholds):
-                        if verdicts[row, a, t] == 0:
+                        if outcomes[row, a, t] == 0:
                             false[m, t] += 1
-                        elif verdicts[row, a, t] == 1:
+                        elif outcomes[row, a, t] == 1:
                             n = true[m, t]
                             true[m, t] = n + 1
                             counted = float(false_everywhere[m] + false[m, t] + n + 1) + EPSILON

@@ -1,11 +1,14 @@
-"""Compiled: what becomes of each detection (see :mod:`otus.metrics.detection.matching`)."""
+"""Compiled matching of detections to ground truth (see :mod:`otus.metrics.detection.matching`).
+
+Shape shorthand: D detections by falling score, G ground truths, P pairs, A area ranges, T thresholds.
+"""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from otus._numba import kernel
 
-FALSE, TRUE, IGNORED = 0, 1, 2
+FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 
 
 @kernel
@@ -17,11 +20,16 @@ def match_greedily(
     ignored: Bool[np.ndarray, "g a"],
     crowd: Bool[np.ndarray, "g"],
     ignored_unmatched: Bool[np.ndarray, "d a"],
+    matched_pairs: Int[np.ndarray, "_ _ _"],
 ) -> UInt8[np.ndarray, "d a t"]:
-    """Verdicts by the rule of :func:`otus.metrics.detection.matching.match_image`, at every threshold and area range."""
+    """Return the outcomes by the rule of :func:`otus.metrics.detection.matching.match_image`.
+
+    ``matched_pairs`` (D, A, T), initially -1, is filled with the pair that each detection is matched by; an empty array
+    (0, 0, 0) where only the outcomes are needed.
+    """
     ranges = ignored.shape[1]
-    taken = np.zeros((len(ignored), ranges, len(thresholds)), np.bool_)
-    verdicts = np.empty((len(offsets) - 1, ranges, len(thresholds)), np.uint8)
+    used = np.zeros((len(ignored), ranges, len(thresholds)), np.bool_)
+    outcomes = np.empty((len(offsets) - 1, ranges, len(thresholds)), np.uint8)
     for d in range(len(offsets) - 1):
         for a in range(ranges):
             for t in range(len(thresholds)):
@@ -30,22 +38,25 @@ def match_greedily(
                     best = min(thresholds[t], 1 - 1e-10)
                     for p in range(offsets[d], offsets[d + 1]):
                         g = truths[p]
-                        if ignored[g, a] != ignored_turn or (taken[g, a, t] and not crowd[g]) or similarities[p] < best:
+                        if ignored[g, a] != ignored_turn or (used[g, a, t] and not crowd[g]) or similarities[p] < best:
                             continue
                         best = similarities[p]
-                        match = g
+                        match = p
                     if match >= 0:
                         break
                 if match >= 0:
-                    taken[match, a, t] = True
-                    verdicts[d, a, t] = IGNORED if ignored[match, a] else TRUE
+                    g = truths[match]
+                    used[g, a, t] = True
+                    outcomes[d, a, t] = IGNORED if ignored[g, a] else TRUE_POSITIVE
+                    if len(matched_pairs) > 0:
+                        matched_pairs[d, a, t] = match
                 else:
-                    verdicts[d, a, t] = IGNORED if ignored_unmatched[d, a] else FALSE
-    return verdicts
+                    outcomes[d, a, t] = IGNORED if ignored_unmatched[d, a] else FALSE_POSITIVE
+    return outcomes
 
 
 @kernel
-def judge_by_best_overlap(
+def match_by_best_overlap(
     offsets: Int[np.ndarray, "d_plus_1"],
     truths: Int[np.ndarray, "p"],
     similarities: Float[np.ndarray, "p"],
@@ -53,12 +64,12 @@ def judge_by_best_overlap(
     ignored: Bool[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> UInt8[np.ndarray, "d 1 1"]:
-    """Verdicts by Pascal VOC's rule: a detection is about the object that it overlaps most, taken already or not.
+    """Return the outcomes by Pascal VOC's rule: each detection goes to its ground truth of highest IoU, matched or not.
 
-    One that would be false is ignored if it lies in a crowd.
+    A detection that would be a false positive is ignored if it lies in a crowd.
     """
-    taken = np.zeros(len(ignored), np.bool_)
-    verdicts = np.full((len(offsets) - 1, 1, 1), FALSE, np.uint8)
+    used = np.zeros(len(ignored), np.bool_)
+    outcomes = np.full((len(offsets) - 1, 1, 1), FALSE_POSITIVE, np.uint8)
     for d in range(len(offsets) - 1):
         match = -1
         best = threshold
@@ -70,10 +81,10 @@ def judge_by_best_overlap(
                 best = similarities[p]
                 match = truths[p]
         if match >= 0 and ignored[match]:
-            verdicts[d, 0, 0] = IGNORED
-        elif match >= 0 and not taken[match]:
-            taken[match] = True
-            verdicts[d, 0, 0] = TRUE
+            outcomes[d, 0, 0] = IGNORED
+        elif match >= 0 and not used[match]:
+            used[match] = True
+            outcomes[d, 0, 0] = TRUE_POSITIVE
         elif in_crowd:
-            verdicts[d, 0, 0] = IGNORED
-    return verdicts
+            outcomes[d, 0, 0] = IGNORED
+    return outcomes

@@ -128,14 +128,14 @@ def box_pairs(
     truth_areas: Float[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
     spans: Int[np.ndarray, "d 2"],
-    at_least: float,
+    min_similarity: float,
 ) -> tuple[Int[np.ndarray, "d_plus_1"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
-    """Pairs of boxes (xyxy) with IoU >= ``at_least``: offsets by detection, true objects, IoUs."""
+    """Pairs of boxes (xyxy) with IoU >= ``min_similarity``: offsets by detection, true objects, IoUs."""
     offsets = np.zeros(len(boxes) + 1, np.int64)
     for i in range(len(boxes)):
         count = 0
         for g in range(spans[i, 0], spans[i, 1]):
-            count += _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g]) >= at_least
+            count += _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g]) >= min_similarity
         offsets[i + 1] = offsets[i] + count
     truths = np.empty(offsets[-1], np.int64)
     ious = np.empty(offsets[-1], np.float64)
@@ -143,7 +143,7 @@ def box_pairs(
         p = offsets[i]
         for g in range(spans[i, 0], spans[i, 1]):
             iou = _box_iou(boxes[i], areas[i], truth_boxes[g], truth_areas[g], crowd[g])
-            if iou >= at_least:
+            if iou >= min_similarity:
                 truths[p] = g
                 ious[p] = iou
                 p += 1

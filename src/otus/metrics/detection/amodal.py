@@ -74,15 +74,15 @@ class AmodalObjects:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-        at_least: float,
+        min_similarity: float,
     ) -> Pairs:
         """Pairs of whole boxes or masks."""
         if self.kind == "bbox":
-            return box_pairs(truth, predictions, order, at_least=at_least)
-        return mask_pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+            return box_pairs(truth, predictions, ranked, min_similarity=min_similarity)
+        return mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
 
 
 def hidden_shares(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:

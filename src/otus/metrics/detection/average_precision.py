@@ -32,20 +32,20 @@ class DetectionProtocol(Protocol[Result]):
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> MatchResults:
-        """What becomes of the detections of ``order``."""
+        """What becomes of the detections of ``ranked``."""
 
-    def figures(self, outcomes: MatchResults, categories: Categories) -> Result:
+    def figures(self, matches: MatchResults, categories: Categories) -> Result:
         """The figures, of outcomes ordered by label, image and rank."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Shard:
     image_ids: np.ndarray
-    outcomes: MatchResults
+    matches: MatchResults
 
 
 class AveragePrecision(Generic[Result]):
@@ -100,13 +100,13 @@ class AveragePrecision(Generic[Result]):
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
         _, truth = for_every_category(truth, predictions)
-        order = RankedDetections.of(
+        ranked = RankedDetections.build(
             truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit
         )
         with ThreadPoolExecutor(WORKERS) as pool:
             parts = pool.map(
                 lambda part: self.protocol.judge(truth, predictions, part, self.categories, sizes_hw),
-                order.split(WORKERS),
+                ranked.split(WORKERS),
             )
             self._add(_Shard(ids, MatchResults.merge(list(parts))))
         return self
@@ -134,7 +134,7 @@ class AveragePrecision(Generic[Result]):
         ids = np.concatenate([shard.image_ids for shard in self._shards])
         before = np.cumsum([0, *(len(shard.image_ids) for shard in self._shards)])
         parts = [
-            replace(shard.outcomes, image_index=shard.outcomes.image_index + first)
+            replace(shard.matches, image_index=shard.matches.image_index + first)
             for shard, first in zip(self._shards, before, strict=False)
         ]
         order = np.empty(len(ids), dtype=np.int64)

@@ -47,24 +47,24 @@ class BoundaryMasks:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-        at_least: float,
+        min_similarity: float,
     ) -> Pairs:
         """Pairs of masks; the bands are made only of masks that are similar enough without."""
-        whole = mask_pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+        whole = mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
         if sizes_hw is None or not len(whole.truths):
             return whole
         _, candidates = whole.rows()
         used, place = np.unique(whole.truths, return_inverse=True)
-        found, found_rows = self._bands(predictions, order.detections[candidates], sizes_hw)
-        true, true_rows = self._bands(truth, order.truths[used], sizes_hw)
+        found, found_rows = self._bands(predictions, ranked.detections[candidates], sizes_hw)
+        true, true_rows = self._bands(truth, ranked.truths[used], sizes_hw)
         close = Pairs(np.append(whole.offsets[candidates], whole.offsets[-1]), place, whole.similarities)
         ious = mask_ious(close, true, true_rows, found, found_rows, sizes_hw=sizes_hw)
-        crowd = truth.is_crowd[order.truths[whole.truths]]
+        crowd = truth.is_crowd[ranked.truths[whole.truths]]
         smaller = np.where(crowd, whole.similarities, np.minimum(whole.similarities, ious))
-        return Pairs(whole.offsets, whole.truths, smaller).at_least(at_least)
+        return Pairs(whole.offsets, whole.truths, smaller).filter(min_similarity)
 
     def _bands(
         self, objects: Objects, wanted: Int[np.ndarray, "w"], sizes_hw: Int[np.ndarray, "m 2"]

@@ -102,21 +102,21 @@ class CocoProtocol:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> MatchResults:
-        """What becomes of the detections of ``order``; ``sizes_hw`` is needed for masks."""
+        """What becomes of the detections of ``ranked``; ``sizes_hw`` is needed for masks."""
         if self.similarity is not None:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
-        chosen, true = order.detections, order.truths
+        chosen, true = ranked.detections, ranked.truths
         crowd = truth.is_crowd[true]
         ignored = self._outside(truth.areas[true]) | crowd[:, None]
         if self.kind == "keypoints" and truth.keypoints is not None:
             ignored |= ~np.any(truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
         ignored_unmatched = self._outside(predictions.areas[chosen])
-        rows, verdicts = match_greedily(
-            self._pairs(truth, predictions, order, categories, sizes_hw),
+        rows, outcomes = match_greedily(
+            self._pairs(truth, predictions, ranked, categories, sizes_hw),
             thresholds=np.array(self.iou_thresholds),
             ignored=ignored,
             crowd=crowd,
@@ -127,11 +127,11 @@ class CocoProtocol:
         return MatchResults(
             labels=predictions.labels[chosen],
             image_index=predictions.image_index[chosen],
-            ranks=order.ranks,
-            scores=order.scores,
+            ranks=ranked.ranks,
+            scores=ranked.scores,
             ignored_unmatched=ignored_unmatched,
             rows=rows,
-            verdicts=verdicts,
+            outcomes=outcomes,
             positives=np.stack(positives, axis=1),
         )
 
@@ -144,28 +144,30 @@ class CocoProtocol:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> Pairs:
-        at_least = min(self.iou_thresholds[0], 1 - 1e-10)
+        min_similarity = min(self.iou_thresholds[0], 1 - 1e-10)
         if self.similarity is not None:
-            return self.similarity.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+            return self.similarity.pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
         match self.kind:
             case "bbox":
-                return box_pairs(truth, predictions, order, at_least=at_least)
+                return box_pairs(truth, predictions, ranked, min_similarity=min_similarity)
             case "segm":
-                return mask_pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=at_least)
+                return mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
             case "keypoints":
                 if categories.sigmas is None:
                     raise UsageError("keypoints: the categories name no keypoints, so their tolerances are not known")
-                return keypoint_pairs(truth, predictions, order, sigmas=categories.sigmas, at_least=at_least)
+                return keypoint_pairs(
+                    truth, predictions, ranked, sigmas=categories.sigmas, min_similarity=min_similarity
+                )
 
-    def figures(self, outcomes: MatchResults, categories: Categories) -> "CocoResult":
+    def figures(self, matches: MatchResults, categories: Categories) -> "CocoResult":
         """Curves and figures."""
         recalls = np.array(self.recall_thresholds)
         return CocoResult(
-            self, categories, interpolated_curves(outcomes, recall_thresholds=recalls, max_dets=self.max_dets)
+            self, categories, interpolated_curves(matches, recall_thresholds=recalls, max_dets=self.max_dets)
         )
 
 

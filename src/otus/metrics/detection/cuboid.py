@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from otus.errors import UsageError
 from otus.metrics.detection.coco import ALL, CocoProtocol
-from otus.metrics.detection.oriented import over_union
+from otus.metrics.detection.oriented import iou_of_intersections
 from otus.metrics.detection.pairs import Pairs, RankedDetections, pairs_by
 from otus.metrics.detection.required_fields import require_field
 from otus.structures import Objects, oriented
@@ -74,10 +74,10 @@ class Cuboids:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-        at_least: float,
+        min_similarity: float,
     ) -> Pairs:
         """Pairs of cuboids."""
         true_cuboids, cuboids = _cuboids(truth), _cuboids(predictions)
@@ -90,9 +90,9 @@ class Cuboids:
             else:
                 shared = oriented.oriented_intersections(oriented.footprints(a), oriented.footprints(b))
             sizes, true_sizes = np.prod(a[:, measured], axis=1), np.prod(b[:, measured], axis=1)
-            return over_union(shared, sizes, true_sizes, truth.is_crowd[true])
+            return iou_of_intersections(shared, sizes, true_sizes, truth.is_crowd[true])
 
-        return pairs_by(iou, order, at_least=at_least)
+        return pairs_by(iou, ranked, min_similarity=min_similarity)
 
 
 def _cuboids(objects: Objects) -> Float[np.ndarray, "n 7"]:

@@ -28,10 +28,10 @@ _PROBLEMS = {
 def mask_pairs(
     truth: Objects,
     predictions: Objects,
-    order: RankedDetections,
+    ranked: RankedDetections,
     *,
     sizes_hw: Int[np.ndarray, "m 2"] | None,
-    at_least: float,
+    min_similarity: float,
 ) -> Pairs:
     """Pairs by IoU of masks; against a crowd the union is the detection alone.
 
@@ -49,23 +49,23 @@ def mask_pairs(
             raise UsageError(f"masks: {side}: no outlines")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
     # A detection whose category is not in its image overlaps nothing: its outline is not looked at.
-    looked_at = np.flatnonzero(order.spans[:, 1] > order.spans[:, 0])
-    true = _Intervals.of(truth, order.truths, sizes, "truth")
+    looked_at = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
+    true = _Intervals.of(truth, ranked.truths, sizes, "truth")
     true_boxes_area = boxes.area(true.boxes_xyxy)
-    crowd = truth.is_crowd[order.truths]
-    counts = np.zeros(len(order.detections), dtype=np.int64)
+    crowd = truth.is_crowd[ranked.truths]
+    counts = np.zeros(len(ranked.detections), dtype=np.int64)
     all_truths, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
     for first in range(0, len(looked_at), _AT_ONCE):
         some = looked_at[first : first + _AT_ONCE]
-        found = _Intervals.of(predictions, order.detections[some], sizes, "predictions")
+        found = _Intervals.of(predictions, ranked.detections[some], sizes, "predictions")
         offsets, truths, _ = box_kernels.box_pairs(
             found.boxes_xyxy,
             boxes.area(found.boxes_xyxy),
             true.boxes_xyxy,
             true_boxes_area,
             crowd,
-            order.spans[some],
-            np.nextafter(0, 1) if at_least > 0 else 0.0,
+            ranked.spans[some],
+            np.nextafter(0, 1) if min_similarity > 0 else 0.0,
         )
         counts[some] = np.diff(offsets)
         all_truths.append(truths)
@@ -76,7 +76,7 @@ def mask_pairs(
             )
         )  # fmt: skip
     offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Pairs(offsets, np.concatenate(all_truths), np.concatenate(all_ious)).at_least(at_least)
+    return Pairs(offsets, np.concatenate(all_truths), np.concatenate(all_ious)).filter(min_similarity)
 
 
 def mask_ious(

@@ -49,30 +49,30 @@ class OrientedBoxes:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-        at_least: float,
+        min_similarity: float,
     ) -> Pairs:
         """Pairs of oriented boxes."""
         true_boxes, boxes = _oriented_boxes(truth), _oriented_boxes(predictions)
 
         def iou(true: Int[np.ndarray, "p"], chosen: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
-            return over_union(
+            return iou_of_intersections(
                 oriented.oriented_intersections(boxes[chosen], true_boxes[true]),
                 predictions.areas[chosen],
                 truth.areas[true],
                 truth.is_crowd[true],
             )
 
-        return pairs_by(iou, order, at_least=at_least)
+        return pairs_by(iou, ranked, min_similarity=min_similarity)
 
 
 def _oriented_boxes(objects: Objects) -> Float[np.ndarray, "n 5"]:
     return oriented.from_corners(np.zeros((0, 4, 2)) if objects.corners_xy is None else objects.corners_xy)
 
 
-def over_union(
+def iou_of_intersections(
     shared: Float[np.ndarray, "p"],
     sizes: Float[np.ndarray, "p"],
     true_sizes: Float[np.ndarray, "p"],

@@ -42,11 +42,11 @@ class Pairs:
         rows[candidates] = np.arange(len(candidates), dtype=np.int32)
         return rows, candidates
 
-    def at_least(self, similarity: float) -> "Pairs":
+    def filter(self, min_similarity: float) -> "Pairs":
         """Those that are at least so similar."""
-        return self.where(self.similarities >= similarity)
+        return self.select(self.similarities >= min_similarity)
 
-    def where(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
+    def select(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
         """Some of the pairs, of the same detections."""
         before = np.concatenate([[0], np.cumsum(kept)])
         return Pairs(before[self.offsets], self.truths[kept], self.similarities[kept])
@@ -77,7 +77,7 @@ class RankedDetections:
     spans: Int[np.ndarray, "d 2"]
 
     @classmethod
-    def of(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "RankedDetections":
+    def build(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "RankedDetections":
         """At most ``limit`` detections of each label and image, those of the highest scores; all where it is None."""
         assert predictions.scores is not None
         scores = predictions.scores.astype(np.float64, copy=False)
@@ -126,10 +126,10 @@ class Similarity(Protocol):
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         *,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
-        at_least: float,
+        min_similarity: float,
     ) -> Pairs:
         """Pairs of viewed objects that are at least so similar."""
 
@@ -149,23 +149,28 @@ def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarr
     return width * height
 
 
-def box_pairs(truth: Objects, predictions: Objects, order: RankedDetections, *, at_least: float) -> Pairs:
+def box_pairs(truth: Objects, predictions: Objects, ranked: RankedDetections, *, min_similarity: float) -> Pairs:
     """Pairs by IoU of boxes; against a crowd the union is the detection alone."""
-    chosen, true = order.detections, order.truths
+    chosen, true = ranked.detections, ranked.truths
     pairs = kernels.box_pairs(
         predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
         _box_areas(predictions, chosen),
         truth.boxes_xyxy[true].astype(np.float64, copy=False),
         _box_areas(truth, true),
         truth.is_crowd[true],
-        order.spans,
-        at_least,
+        ranked.spans,
+        min_similarity,
     )
     return Pairs(*pairs)
 
 
 def keypoint_pairs(
-    truth: Objects, predictions: Objects, order: RankedDetections, *, sigmas: Float[np.ndarray, "k"], at_least: float
+    truth: Objects,
+    predictions: Objects,
+    ranked: RankedDetections,
+    *,
+    sigmas: Float[np.ndarray, "k"],
+    min_similarity: float,
 ) -> Pairs:
     """Pairs by object keypoint similarity.
 
@@ -173,7 +178,7 @@ def keypoint_pairs(
     centre. Sums run over the labelled keypoints alone, in pycocotools' order, and so agree with it to the bit.
     """
     if not len(truth) or not len(predictions):
-        return Pairs(np.zeros(len(order.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
+        return Pairs(np.zeros(len(ranked.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
     if truth.keypoints is None or predictions.keypoints is None:
         raise UsageError(f"keypoints: the {'truth has' if truth.keypoints is None else 'predictions have'} none")
     counted = {truth.keypoints.shape[1], predictions.keypoints.shape[1], len(sigmas)}
@@ -183,25 +188,27 @@ def keypoint_pairs(
             f"{len(sigmas)} tolerances (sigmas); all must be as many"
         )
     variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
-    return pairs_by(lambda true, chosen: _oks(truth, true, predictions, chosen, variances), order, at_least=at_least)
+    return pairs_by(
+        lambda true, chosen: _oks(truth, true, predictions, chosen, variances), ranked, min_similarity=min_similarity
+    )
 
 
 def pairs_by(
     similarity: Callable[[Int[np.ndarray, "p"], Int[np.ndarray, "p"]], Float[np.ndarray, "p"]],
-    order: RankedDetections,
+    ranked: RankedDetections,
     *,
-    at_least: float,
+    min_similarity: float,
 ) -> Pairs:
     """Pairs by a function of P true objects and P detections, which are indices, of the same image and label."""
-    counts = order.spans[:, 1] - order.spans[:, 0]
+    counts = ranked.spans[:, 1] - ranked.spans[:, 0]
     detection = np.repeat(np.arange(len(counts)), counts)
-    true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + order.spans[detection, 0]
+    true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + ranked.spans[detection, 0]
     similarities = np.empty(len(detection))
     step = 50_000  # bounds the memory of what the function makes
     for first in range(0, len(detection), step):
         here = slice(first, first + step)
-        similarities[here] = similarity(order.truths[true[here]], order.detections[detection[here]])
-    return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).at_least(at_least)
+        similarities[here] = similarity(ranked.truths[true[here]], ranked.detections[detection[here]])
+    return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).filter(min_similarity)
 
 
 def _oks(

@@ -41,21 +41,21 @@ class Curves:
 
 
 def interpolated_curves(
-    outcomes: MatchResults, *, recall_thresholds: Float[np.ndarray, "r"], max_dets: tuple[int, ...]
+    matches: MatchResults, *, recall_thresholds: Float[np.ndarray, "r"], max_dets: tuple[int, ...]
 ) -> Curves:
     """The curves of all categories; detections of equal scores in the order of ``outcomes``, which must be by label.
 
     ``recall_thresholds`` and ``max_dets`` must rise.
     """
-    label_count, ranges = outcomes.positives.shape
-    shape = (label_count, ranges, len(max_dets), outcomes.verdicts.shape[2])
+    label_count, ranges = matches.positives.shape
+    shape = (label_count, ranges, len(max_dets), matches.outcomes.shape[2])
     precision = np.full((*shape, len(recall_thresholds)), -1.0)
     recall = np.full(shape, -1.0)
     scores = np.full((*shape, len(recall_thresholds)), -1.0)
-    starts = np.searchsorted(outcomes.labels, np.arange(label_count + 1))
+    starts = np.searchsorted(matches.labels, np.arange(label_count + 1))
     inputs = (
-        starts, outcomes.ranks, outcomes.scores, outcomes.ignored_unmatched, outcomes.rows, outcomes.verdicts,
-        outcomes.positives, np.asarray(recall_thresholds, dtype=np.float64), np.array(max_dets, dtype=np.int64),
+        starts, matches.ranks, matches.scores, matches.ignored_unmatched, matches.rows, matches.outcomes,
+        matches.positives, np.asarray(recall_thresholds, dtype=np.float64), np.array(max_dets, dtype=np.int64),
         precision, recall, scores,
     )  # fmt: skip
     cuts = np.searchsorted(starts, np.linspace(0, starts[-1], WORKERS + 1)[1:-1])

@@ -1,7 +1,7 @@
 """The rules that ways of scoring differ in, one by one: what lies between two numbers for the same predictions.
 
 :class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points in this space, fast and
-exact; here every rule can be turned by itself, so that a number can be explained (:mod:`otus.metrics.diagnosis.comparison`).
+exact; here every rule can be turned by itself, so that a number can be explained (:mod:`otus.metrics.diagnosis.assignment`).
 """
 
 from dataclasses import dataclass, fields
@@ -38,7 +38,7 @@ class Rules:
 
     Parameters
     ----------
-    score_floor
+    min_score
         Detections that score lower are not there.
     score_decimals
         Scores are rounded to so many decimals, which makes ties.
@@ -62,7 +62,7 @@ class Rules:
         The mean runs over categories ``with_objects``; or ``with_objects_or_detections``, with 0 where there are no objects.
     """
 
-    score_floor: float = 0.0
+    min_score: float = 0.0
     score_decimals: int | None = None
     inclusive_boxes: bool = False
     max_dets: int | None = 100
@@ -117,7 +117,7 @@ RULES = {
 
 
 def parse_rules(text: str) -> Rules:
-    """Rules from a protocol's name and settings, e.g. ``coco`` or ``coco:max_dets=10:score_floor=0.05``.
+    """Rules from a protocol's name and settings, e.g. ``coco`` or ``coco:max_dets=10:min_score=0.05``.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def parse_rules(text: str) -> Rules:
 def _read(key: str, value: str) -> Any:
     try:
         match key:
-            case "score_floor":
+            case "min_score":
                 return float(value)
             case "max_dets" | "score_decimals":
                 return None if value == "none" else int(value)

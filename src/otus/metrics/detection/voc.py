@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from otus.errors import UsageError
 from otus.metrics.detection import _matching_kernels as kernels
-from otus.metrics.detection.matching import MatchResults, Verdict
+from otus.metrics.detection.matching import MatchResults, Outcome
 from otus.metrics.detection.pairs import RankedDetections, Similarity, box_pairs
 from otus.metrics.detection.precision_recall import envelope, interpolate
 from otus.structures import Categories, Objects
@@ -56,56 +56,58 @@ class VocProtocol:
         self,
         truth: Objects,
         predictions: Objects,
-        order: RankedDetections,
+        ranked: RankedDetections,
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> MatchResults:
-        """What becomes of the detections of ``order``; ``sizes_hw`` is not needed for boxes."""
+        """What becomes of the detections of ``ranked``; ``sizes_hw`` is not needed for boxes."""
         if self.similarity is not None:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
-        true = order.truths
+        true = ranked.truths
         ignored = truth.is_crowd[true]
         if "difficult" in truth.columns:
             ignored = ignored | truth.columns["difficult"][true].astype(bool)
         if self.similarity is None:
-            pairs = box_pairs(truth, predictions, order, at_least=self.iou_threshold)
+            pairs = box_pairs(truth, predictions, ranked, min_similarity=self.iou_threshold)
         else:
-            pairs = self.similarity.pairs(truth, predictions, order, sizes_hw=sizes_hw, at_least=self.iou_threshold)
+            pairs = self.similarity.pairs(
+                truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=self.iou_threshold
+            )
         rows, candidates = pairs.rows()
         offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
         positives = np.bincount(truth.labels[true[~ignored]], minlength=len(categories))
         return MatchResults(
-            labels=predictions.labels[order.detections],
-            image_index=predictions.image_index[order.detections],
-            ranks=order.ranks,
-            scores=order.scores,
-            ignored_unmatched=np.zeros((len(order.detections), 1), dtype=bool),
+            labels=predictions.labels[ranked.detections],
+            image_index=predictions.image_index[ranked.detections],
+            ranks=ranked.ranks,
+            scores=ranked.scores,
+            ignored_unmatched=np.zeros((len(ranked.detections), 1), dtype=bool),
             rows=rows,
-            verdicts=kernels.judge_by_best_overlap(
+            outcomes=kernels.match_by_best_overlap(
                 offsets, pairs.truths, pairs.similarities, self.iou_threshold, ignored, truth.is_crowd[true]
             ),
             positives=positives[:, None],
         )
 
-    def figures(self, outcomes: MatchResults, categories: Categories) -> "VocResult":
+    def figures(self, matches: MatchResults, categories: Categories) -> "VocResult":
         """AP of each category and their mean."""
-        verdicts = np.full(len(outcomes.labels), Verdict.FALSE, dtype=np.uint8)
-        has_row = outcomes.rows >= 0
-        verdicts[has_row] = outcomes.verdicts[outcomes.rows[has_row], 0, 0]
-        starts = np.searchsorted(outcomes.labels, np.arange(len(categories) + 1))
+        outcomes = np.full(len(matches.labels), Outcome.FALSE_POSITIVE, dtype=np.uint8)
+        has_row = matches.rows >= 0
+        outcomes[has_row] = matches.outcomes[matches.rows[has_row], 0, 0]
+        starts = np.searchsorted(matches.labels, np.arange(len(categories) + 1))
         average = {}
         for label, name in enumerate(categories):
             here = slice(starts[label], starts[label + 1])
-            by_score = verdicts[here][np.argsort(-outcomes.scores[here], kind="stable")]
-            average[name] = self._average_precision(by_score, int(outcomes.positives[label, 0]))
+            by_score = outcomes[here][np.argsort(-matches.scores[here], kind="stable")]
+            average[name] = self._average_precision(by_score, int(matches.positives[label, 0]))
         return VocResult(self, categories, average)
 
-    def _average_precision(self, verdicts: np.ndarray, positives: int) -> float:
+    def _average_precision(self, outcomes: np.ndarray, positives: int) -> float:
         if positives == 0:
             return float("nan")
-        found = np.cumsum(verdicts == Verdict.TRUE)
+        found = np.cumsum(outcomes == Outcome.TRUE_POSITIVE)
         recall = found / positives
-        precision = found / np.maximum(found + np.cumsum(verdicts == Verdict.FALSE), 1)
+        precision = found / np.maximum(found + np.cumsum(outcomes == Outcome.FALSE_POSITIVE), 1)
         if self.year == 2007:
             return float(interpolate(precision, recall, np.arange(11) * 0.1).mean())
         return area_under_curve(precision, recall)

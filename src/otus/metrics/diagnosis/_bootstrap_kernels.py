@@ -5,7 +5,7 @@ from jaxtyping import Float, Int, UInt8
 
 from otus._numba import kernel
 from otus.metrics.detection._curve_kernels import EPSILON
-from otus.metrics.detection._matching_kernels import TRUE
+from otus.metrics.detection._matching_kernels import TRUE_POSITIVE
 
 
 @kernel
@@ -15,7 +15,7 @@ def resampled_average_precision(
     weights: Int[np.ndarray, "r m"],
     starts: Int[np.ndarray, "k_plus_1"],
     image_index: Int[np.ndarray, "d"],
-    verdicts: UInt8[np.ndarray, "d t"],
+    outcomes: UInt8[np.ndarray, "d t"],
     special_starts: Int[np.ndarray, "kt_plus_1"],
     special: Int[np.ndarray, "s"],
     truth_labels: Int[np.ndarray, "g"],
@@ -29,7 +29,7 @@ def resampled_average_precision(
     ``special[special_starts[k * T + t]:]`` up to the next start. True objects are those that count. Without ``recalls`` AP
     is the whole area. Categories without objects become NaN.
     """
-    labels, thresholds = len(starts) - 1, verdicts.shape[1]
+    labels, thresholds = len(starts) - 1, outcomes.shape[1]
     most = 0
     for k in range(labels):
         most = max(most, starts[k + 1] - starts[k])
@@ -58,7 +58,7 @@ def resampled_average_precision(
                     weight = weights[r, image_index[d]]
                     if weight == 0:
                         continue
-                    if verdicts[d, t] == TRUE:
+                    if outcomes[d, t] == TRUE_POSITIVE:
                         found += weight
                         precision[points] = found / (passed[d - starts[k]] - ignored + EPSILON)
                         found_at[points] = found

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.errors import UsageError
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.precision_recall import WORKERS
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis import _bootstrap_kernels as kernels
-from otus.metrics.diagnosis.comparison import Comparison, Matches
+from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 
 RESAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
 _NAN = float("nan")
@@ -64,21 +64,21 @@ def resample_images(images: int, *, resamples: int, seed: int) -> Int[np.ndarray
 
 
 def resampled_average_precision(
-    comparison: Comparison, matches: Matches, weights: Int[np.ndarray, "r m"]
+    matcher: DetectionMatcher, matches: Assignment, weights: Int[np.ndarray, "r m"]
 ) -> Float[np.ndarray, "r k t"]:
     """AP of each category and threshold in each resample, NaN where nothing is to be found."""
     labels = len(matches.positives)
     order = np.concatenate([matches.by_score(label) for label in range(labels)]) if labels else np.zeros(0, np.int64)
     starts = np.searchsorted(matches.labels, np.arange(labels + 1))
-    figures = np.empty((len(weights), labels, matches.taken.shape[1]))
-    truth, verdicts = comparison.truth, matches.verdicts[order]
-    special, thresholds = np.nonzero(verdicts != Verdict.FALSE)
-    place = matches.labels[order][special] * verdicts.shape[1] + thresholds
+    figures = np.empty((len(weights), labels, matches.matched.shape[1]))
+    truth, outcomes = matcher.truth, matches.outcomes[order]
+    special, thresholds = np.nonzero(outcomes != Outcome.FALSE_POSITIVE)
+    place = matches.labels[order][special] * outcomes.shape[1] + thresholds
     by_place = np.argsort(place, kind="stable")
-    special_starts = np.searchsorted(place[by_place], np.arange(labels * verdicts.shape[1] + 1))
+    special_starts = np.searchsorted(place[by_place], np.arange(labels * outcomes.shape[1] + 1))
     inputs = (
-        weights, starts, matches.image_index[order], verdicts, special_starts, special[by_place],
-        truth.labels[matches.counted], truth.image_index[matches.counted], matches.rules.recalls, figures,
+        weights, starts, matches.image_index[order], outcomes, special_starts, special[by_place],
+        truth.labels[matches.is_positive], truth.image_index[matches.is_positive], matches.rules.recalls, figures,
     )  # fmt: skip
     bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -89,8 +89,8 @@ def resampled_average_precision(
 
 
 def paired_bootstrap(
-    a: Comparison,
-    b: Comparison,
+    a: DetectionMatcher,
+    b: DetectionMatcher,
     rules: Rules,
     *,
     masks: bool = False,
@@ -105,7 +105,7 @@ def paired_bootstrap(
     a, b
         Predictions of the models for the same labels.
     rules, masks
-        See :meth:`~otus.metrics.diagnosis.comparison.Comparison.match`.
+        See :meth:`~otus.metrics.diagnosis.assignment.DetectionMatcher.match`.
     confidence
         Of the intervals, which are percentiles.
 

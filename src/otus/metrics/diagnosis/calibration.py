@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from otus.errors import UsageError
-from otus.metrics.detection.matching import Verdict
-from otus.metrics.diagnosis.comparison import Matches
+from otus.metrics.detection.matching import Outcome
+from otus.metrics.diagnosis.assignment import Assignment
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Calibration:
         return np.abs(self.confidence - self.precision)
 
 
-def calibration(matches: Matches, *, bins: int = 10, label: int | None = None) -> Calibration:
+def calibration(matches: Assignment, *, bins: int = 10, label: int | None = None) -> Calibration:
     """Scores against precision, at the first IoU threshold of the matches.
 
     Parameters
@@ -68,7 +68,7 @@ def calibration(matches: Matches, *, bins: int = 10, label: int | None = None) -
     """
     if bins < 1:
         raise UsageError(f"bins: expected 1 or more, got {bins}")
-    seen = matches.verdicts[:, 0] != Verdict.IGNORED
+    seen = matches.outcomes[:, 0] != Outcome.IGNORED
     if label is not None:
         seen &= matches.labels == label
     scores = matches.scores[seen]
@@ -77,7 +77,7 @@ def calibration(matches: Matches, *, bins: int = 10, label: int | None = None) -
         raise UsageError(f"calibration: expected scores from 0 to 1, got {outside[0]}: these are no probabilities")
     place = np.minimum((scores * bins).astype(np.int64), bins - 1)
     counts = np.bincount(place, minlength=bins)
-    right = matches.verdicts[seen, 0] == Verdict.TRUE
+    right = matches.outcomes[seen, 0] == Outcome.TRUE_POSITIVE
 
     def mean(values: np.ndarray) -> Float[np.ndarray, "b"]:
         sums = np.bincount(place, weights=values, minlength=bins)

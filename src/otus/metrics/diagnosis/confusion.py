@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.rules import Rules
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.structures import Categories
 
 
@@ -42,7 +42,7 @@ class Confusion:
 
 
 def confusion_matrix(
-    comparison: Comparison,
+    matcher: DetectionMatcher,
     *,
     iou: float = 0.5,
     score_threshold: float = 0.0,
@@ -62,16 +62,16 @@ def confusion_matrix(
     masks
         Compare masks, not boxes.
     """
-    rules = Rules(iou_thresholds=(iou,), score_floor=score_threshold, max_dets=max_dets)
-    matches = comparison.blind_to_categories().match(rules, masks=masks)
-    background = len(comparison.categories)
-    seen = matches.verdicts[:, 0] != Verdict.IGNORED
-    taken = matches.taken[seen, 0]
-    true = np.append(comparison.truth.labels, background)[taken]
-    predicted = comparison.predictions.labels[matches.detections[seen]]
-    unfound = matches.counted.copy()
+    rules = Rules(iou_thresholds=(iou,), min_score=score_threshold, max_dets=max_dets)
+    matches = matcher.class_agnostic().match(rules, masks=masks)
+    background = len(matcher.categories)
+    seen = matches.outcomes[:, 0] != Outcome.IGNORED
+    taken = matches.matched[seen, 0]
+    true = np.append(matcher.truth.labels, background)[taken]
+    predicted = matcher.predictions.labels[matches.detections[seen]]
+    unfound = matches.is_positive.copy()
     unfound[taken[taken >= 0]] = False
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     np.add.at(counts, (true, predicted), 1)
-    np.add.at(counts, (comparison.truth.labels[unfound], background), 1)
-    return Confusion(counts, comparison.categories)
+    np.add.at(counts, (matcher.truth.labels[unfound], background), 1)
+    return Confusion(counts, matcher.categories)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from jaxtyping import Float
 
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.rules import Rules
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 
 ORDER = tuple(one.name for one in fields(Rules))
 """Names of the rules in the order in which they are changed."""
@@ -47,23 +47,23 @@ class Step:
     true: int
 
 
-def difference_steps(comparison: Comparison, a: Rules, b: Rules) -> list[Step]:
+def difference_steps(matcher: DetectionMatcher, a: Rules, b: Rules) -> list[Step]:
     """From rules ``a`` to rules ``b``, one rule a step, the start first."""
-    steps = [_step(comparison, a)]
+    steps = [_step(matcher, a)]
     rules = a
     for name in ORDER:
         before, after = getattr(rules, name), getattr(b, name)
         if before != after:
             rules = replace(rules, **{name: after})
-            steps.append(_step(comparison, rules, name, before, after))
+            steps.append(_step(matcher, rules, name, before, after))
     return steps
 
 
-def _step(comparison: Comparison, rules: Rules, rule: str = "", before: object = None, after: object = None) -> Step:
-    matches = comparison.match(rules)
+def _step(matcher: DetectionMatcher, rules: Rules, rule: str = "", before: object = None, after: object = None) -> Step:
+    matches = matcher.match(rules)
     figures = matches.average_precision()
     lowest = int(np.argmin(rules.iou_thresholds))
-    verdicts = matches.verdicts[:, lowest]
+    outcomes = matches.outcomes[:, lowest]
     return Step(
         rule,
         before,
@@ -72,6 +72,6 @@ def _step(comparison: Comparison, rules: Rules, rule: str = "", before: object =
         matches.mean_average_precision(),
         figures.mean(axis=1),
         objects=int(matches.positives.sum()),
-        detections=int((verdicts != Verdict.IGNORED).sum()),
-        true=int((verdicts == Verdict.TRUE).sum()),
+        detections=int((outcomes != Outcome.IGNORED).sum()),
+        true=int((outcomes == Outcome.TRUE_POSITIVE).sum()),
     )

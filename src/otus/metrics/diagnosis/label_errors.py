@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from otus.metrics.detection.matching import Verdict
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.detection.matching import Outcome
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.tide import Error, Errors
 
 Suspicion = Literal["missing_label", "wrong_category", "nobody_finds"]
@@ -42,7 +42,7 @@ class Suspect:
     score: float
 
 
-def find_label_errors(comparison: Comparison, errors: Errors, *, score_threshold: float = 0.5) -> list[Suspect]:
+def find_label_errors(matcher: DetectionMatcher, errors: Errors, *, score_threshold: float = 0.5) -> list[Suspect]:
     """Candidates: detections by falling score, then objects that nobody finds by falling area.
 
     Parameters
@@ -65,16 +65,16 @@ def find_label_errors(comparison: Comparison, errors: Errors, *, score_threshold
                 place = int(matches.image_index[i]), int(matches.detections[i]), int(errors.about[i])
                 suspects.append(Suspect(kind, *place, float(matches.scores[i])))
     suspects.sort(key=lambda one: -one.score)
-    alone = errors.matches.counted & ~_touched(comparison, errors)
-    by_area = np.flatnonzero(alone)[np.argsort(-comparison.truth.areas[alone], kind="stable")]
-    suspects += [Suspect("nobody_finds", int(comparison.truth.image_index[g]), -1, int(g), 0.0) for g in by_area]
+    alone = errors.matches.is_positive & ~_touched(matcher, errors)
+    by_area = np.flatnonzero(alone)[np.argsort(-matcher.truth.areas[alone], kind="stable")]
+    suspects += [Suspect("nobody_finds", int(matcher.truth.image_index[g]), -1, int(g), 0.0) for g in by_area]
     return suspects
 
 
-def _touched(comparison: Comparison, errors: Errors) -> Bool[np.ndarray, "g"]:
+def _touched(matcher: DetectionMatcher, errors: Errors) -> Bool[np.ndarray, "g"]:
     """True objects that a detection of any category overlaps at all worth mentioning."""
-    touched = np.zeros(len(comparison.truth), dtype=bool)
-    _, truths, _ = comparison.pairs(at_least=errors.background_iou)
+    touched = np.zeros(len(matcher.truth), dtype=bool)
+    _, truths, _ = matcher.pairs(min_iou=errors.background_iou)
     touched[truths] = True
     return touched
 
@@ -100,12 +100,12 @@ class ImageCounts:
         return [int(one) for one in order[:count] if mistakes[one] > 0]
 
 
-def count_by_image(comparison: Comparison, errors: Errors, *, score_threshold: float = 0.5) -> ImageCounts:
+def count_by_image(matcher: DetectionMatcher, errors: Errors, *, score_threshold: float = 0.5) -> ImageCounts:
     """What goes right and wrong on each image when all that scores at least ``score_threshold`` is reported."""
-    matches, count = errors.matches, len(comparison.image_ids)
+    matches, count = errors.matches, len(matcher.image_ids)
     shown = matches.scores >= score_threshold
-    verdicts = matches.verdicts[:, 0]
-    right = np.bincount(matches.image_index[shown & (verdicts == Verdict.TRUE)], minlength=count)
-    false = np.bincount(matches.image_index[shown & (verdicts == Verdict.FALSE)], minlength=count)
-    objects = np.bincount(comparison.truth.image_index[matches.counted], minlength=count)
+    outcomes = matches.outcomes[:, 0]
+    right = np.bincount(matches.image_index[shown & (outcomes == Outcome.TRUE_POSITIVE)], minlength=count)
+    false = np.bincount(matches.image_index[shown & (outcomes == Outcome.FALSE_POSITIVE)], minlength=count)
+    objects = np.bincount(matcher.truth.image_index[matches.is_positive], minlength=count)
     return ImageCounts(right, false, objects - right)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.confusion import confusion_matrix
 from otus.structures import Categories, Objects
 from otus.structures.categories import COCO_IDS
@@ -20,10 +20,10 @@ _OVERLAP = 0.1  # IoU from which a box lies on an object
 _FEW, _MOST = 0.05, 0.5
 
 
-def id_readings(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"]]:
+def id_conventions(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"]]:
     """The ids (K,) that other tools write for the categories of these ids, by what is said of them.
 
-    >>> id_readings([0, 1, 2])["the data's plus 1"].tolist()
+    >>> id_conventions([0, 1, 2])["the data's plus 1"].tolist()
     [1, 2, 3]
     """
     ids, places = np.asarray(category_ids, dtype=np.int64), np.arange(len(category_ids))
@@ -38,13 +38,13 @@ def id_readings(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"]]:
     return {name: one for name, one in readings.items() if not np.array_equal(one, ids)}
 
 
-def reading_of_ids(used: Sequence[int] | np.ndarray, category_ids: Sequence[int]) -> str | None:
+def guess_id_convention(used: Sequence[int] | np.ndarray, category_ids: Sequence[int]) -> str | None:
     """How the category ids that occur in a file could be meant: the first reading that has all of them.
 
-    >>> reading_of_ids([2, 3], [0, 1, 2])
+    >>> guess_id_convention([2, 3], [0, 1, 2])
     "the data's plus 1"
     """
-    return next((name for name, ids in id_readings(category_ids).items() if np.isin(used, ids).all()), None)
+    return next((name for name, ids in id_conventions(category_ids).items() if np.isin(used, ids).all()), None)
 
 
 def category_notes(confusion: Int[np.ndarray, "k k"], categories: Categories) -> list[str]:
@@ -53,22 +53,22 @@ def category_notes(confusion: Int[np.ndarray, "k k"], categories: Categories) ->
     if right >= _FEW * total or len(categories) < 2:
         return []
     ids = np.array(categories.ids)
-    for name, meant in id_readings(categories.ids).items():
+    for name, meant in id_conventions(categories.ids).items():
         if confusion[meant[:, None] == ids].sum() >= _MOST * total:
             return [f"predictions lie on objects of other categories: their category ids seem to be {name}"]
     return [f"predictions lie on objects of other categories ({right} of {total} right): compare category ids"]
 
 
-def lowest_cut(predictions: Objects) -> float | None:
+def lowest_score_threshold(predictions: Objects) -> float | None:
     """Return the least of the score thresholds that ``otus predict`` cut the predictions at; None where it cut none."""
     cut = predictions.columns.get("score_threshold", np.zeros(0))
     known = cut[np.isfinite(cut)] if cut.dtype.kind == "f" and cut.ndim == 1 else np.zeros(0)
     return float(known.min()) if len(known) else None
 
 
-def cut_notes(predictions: Objects) -> list[str]:
+def score_threshold_notes(predictions: Objects) -> list[str]:
     """Return what to know of predictions that were cut at a score threshold before they were written; nothing if not."""
-    threshold = lowest_cut(predictions)
+    threshold = lowest_score_threshold(predictions)
     if threshold is None:
         return []
     return [
@@ -77,7 +77,7 @@ def cut_notes(predictions: Objects) -> list[str]:
     ]
 
 
-def mismatch_notes(comparison: Comparison, *, by_category: bool = True) -> list[str]:
+def mismatch_notes(matcher: DetectionMatcher, *, by_category: bool = True) -> list[str]:
     """What to know of predicted boxes that nearly never lie on an object, or on objects of other categories.
 
     Parameters
@@ -85,14 +85,14 @@ def mismatch_notes(comparison: Comparison, *, by_category: bool = True) -> list[
     by_category
         Whether the categories of predictions mean anything.
     """
-    found = len(comparison.predictions)
-    if not found or not (~comparison.truth.is_crowd).any():
+    found = len(matcher.predictions)
+    if not found or not (~matcher.truth.is_crowd).any():
         return []
-    counts = confusion_matrix(comparison, iou=_OVERLAP).counts
+    counts = confusion_matrix(matcher, iou=_OVERLAP).counts
     matched = int(counts[:-1, :-1].sum())
     if matched >= _FEW * min(found, counts[:-1].sum()):
-        return category_notes(counts[:-1, :-1], comparison.categories) if by_category else []
-    fractions = comparison.predictions.boxes_xyxy.max() <= 1
+        return category_notes(counts[:-1, :-1], matcher.categories) if by_category else []
+    fractions = matcher.predictions.boxes_xyxy.max() <= 1
     cause = (
         "they look like fractions of the image" if fractions else "compare image ids, and boxes: [x, y, width, height]"
     )

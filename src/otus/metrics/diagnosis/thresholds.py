@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from otus.errors import UsageError
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.pairs import RankedDetections, box_pairs
 from otus.metrics.detection.rules import Rules
-from otus.metrics.diagnosis import _taking_kernels as kernels
-from otus.metrics.diagnosis.comparison import Comparison, Matches
+from otus.metrics.diagnosis import _nms_kernels as kernels
+from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 
 _NAN = float("nan")
 
@@ -48,14 +48,14 @@ class OperatingPoint(NamedTuple):
     objects: int
 
 
-def score_curve(matches: Matches, *, label: int | None = None) -> ScoreCurve:
+def score_curve(matches: Assignment, *, label: int | None = None) -> ScoreCurve:
     """The curve of a category, or of all together, at the first IoU threshold of the matches."""
     here = matches.by_score(label) if label is not None else np.argsort(-matches.scores, kind="stable")
     positives = int(matches.positives.sum() if label is None else matches.positives[label])
-    scores, verdicts = matches.scores[here], matches.verdicts[here, 0]
+    scores, outcomes = matches.scores[here], matches.outcomes[here, 0]
     last = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # the last detection of each score
-    true = np.cumsum(verdicts == Verdict.TRUE)[last].astype(np.float64)
-    false = np.cumsum(verdicts == Verdict.FALSE)[last]
+    true = np.cumsum(outcomes == Outcome.TRUE_POSITIVE)[last].astype(np.float64)
+    false = np.cumsum(outcomes == Outcome.FALSE_POSITIVE)[last]
     counted = np.maximum(true + false, 1)
     if positives == 0:
         undefined = np.full(len(true), np.nan)
@@ -63,7 +63,7 @@ def score_curve(matches: Matches, *, label: int | None = None) -> ScoreCurve:
     return ScoreCurve(scores[last], true / counted, true / positives, 2 * true / (true + false + positives))
 
 
-def best_threshold(matches: Matches, label: int) -> OperatingPoint:
+def best_threshold(matches: Assignment, label: int) -> OperatingPoint:
     """The threshold of a category with the highest F1, of equals the highest.
 
     It lies half way between the lowest score that is reported and the next one, so that rounding moves nothing over it,
@@ -87,19 +87,19 @@ def best_threshold(matches: Matches, label: int) -> OperatingPoint:
     )
 
 
-def suppressed(comparison: Comparison, iou: float) -> Bool[np.ndarray, "n"]:
+def nms_mask(matcher: DetectionMatcher, iou: float) -> Bool[np.ndarray, "n"]:
     """Which predictions non-maximum suppression leaves: of those of a category that overlap more, the best."""
     if not 0 <= iou <= 1:
         raise UsageError(f"NMS IoU: expected 0 to 1, got {iou}")
-    found = comparison.predictions
-    order = RankedDetections.of(found, found, label_count=len(comparison.categories), limit=None)
+    found = matcher.predictions
+    ranked = RankedDetections.build(found, found, label_count=len(matcher.categories), limit=None)
     plain = replace(found, is_crowd=np.zeros(len(found), dtype=bool))
-    pairs = box_pairs(plain, plain, order, at_least=np.nextafter(iou, 2))
+    pairs = box_pairs(plain, plain, ranked, min_similarity=np.nextafter(iou, 2))
     place = np.empty(len(found), dtype=np.int64)
-    place[order.detections] = np.arange(len(found))
-    others = place[order.truths[pairs.truths]]
+    place[ranked.detections] = np.arange(len(found))
+    others = place[ranked.truths[pairs.truths]]
     kept = np.empty(len(found), dtype=bool)
-    kept[order.detections] = kernels.suppress(pairs.offsets, others, pairs.similarities, iou)
+    kept[ranked.detections] = kernels.nms(pairs.offsets, others, pairs.similarities, iou)
     return kept
 
 
@@ -115,15 +115,15 @@ class NmsFigures(NamedTuple):
     score: float
 
 
-def by_nms_iou(comparison: Comparison, ious: tuple[float, ...], *, iou: float = 0.5) -> list[NmsFigures]:
+def sweep_nms_iou(matcher: DetectionMatcher, ious: tuple[float, ...], *, iou: float = 0.5) -> list[NmsFigures]:
     """Precision, recall and F1 where F1 is best, after NMS with each IoU.
 
     Predictions have been through their model's own NMS, so an IoU above that one changes nothing.
     """
     figures = []
     for nms_iou in ious:
-        kept = suppressed(comparison, nms_iou)
-        left = replace(comparison, predictions=comparison.predictions.take(kept))
+        kept = nms_mask(matcher, nms_iou)
+        left = replace(matcher, predictions=matcher.predictions.take(kept))
         matches = left.match(Rules(iou_thresholds=(iou,)))
         curve = score_curve(matches)
         best = [_NAN] * 4

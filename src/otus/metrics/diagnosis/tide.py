@@ -28,9 +28,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.errors import UsageError
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.rules import Rules
-from otus.metrics.diagnosis.comparison import Comparison, Matches
+from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 
 
 class Error(IntEnum):
@@ -72,7 +72,7 @@ class Errors:
         Up to which an overlap is none.
     """
 
-    matches: Matches
+    matches: Assignment
     types: Int[np.ndarray, "d"]
     about: Int[np.ndarray, "d"]
     nearest_overlaps: Float[np.ndarray, "d"]
@@ -90,7 +90,7 @@ class Errors:
     def found(self) -> Bool[np.ndarray, "g"]:
         """(G,) true objects that a detection takes."""
         found = np.zeros(len(self.missed), dtype=bool)
-        taken = self.matches.taken[:, 0]
+        taken = self.matches.matched[:, 0]
         found[taken[taken >= 0]] = True
         return found
 
@@ -132,7 +132,7 @@ class Errors:
             figures[label] = self.matches.rules.average_precision(right, ~right, int(positives[label]))
         return figures
 
-    def costs(self) -> dict[Error, float]:
+    def delta_ap(self) -> dict[Error, float]:
         """How much mAP each type costs: what it would rise by if all of them were mended; NaN without objects."""
         before = _mean(self.average_precision())
         return {one: _mean(self.average_precision(one)) - before for one in WRONG}
@@ -146,13 +146,13 @@ class Errors:
     def false_negative_cost(self) -> float:
         """The same for all objects that nobody found: the rise if they need not be found."""
         true, removed = self.types == Error.NONE, self.types == Error.IGNORED
-        unfound = self.truth_labels[self.matches.counted & ~self.found]
+        unfound = self.truth_labels[self.matches.is_positive & ~self.found]
         left = self.matches.positives - np.bincount(unfound, minlength=len(self.matches.positives))
         return _mean(self._by_category(self.matches.labels, true, removed, left)) - _mean(self.average_precision())
 
 
 def find_errors(
-    comparison: Comparison,
+    matcher: DetectionMatcher,
     *,
     iou: float = 0.5,
     background_iou: float = 0.1,
@@ -179,17 +179,17 @@ def find_errors(
     """
     if not 0 < background_iou < iou <= 1:
         raise UsageError(f"expected 0 < background IoU < IoU <= 1, got {background_iou} and {iou}")
-    truth = comparison.truth
-    matches = comparison.match(Rules(iou_thresholds=(iou,), max_dets=max_dets), masks=masks)
+    truth = matcher.truth
+    matches = matcher.match(Rules(iou_thresholds=(iou,), max_dets=max_dets), masks=masks)
     found = np.zeros(len(truth), dtype=bool)
-    found[matches.taken[matches.taken >= 0]] = True
+    found[matches.matched[matches.matched >= 0]] = True
     same, same_overlap, other, other_overlap, duplicate = _neighbours(
-        comparison, matches, found, iou=iou, background_iou=background_iou, masks=masks
+        matcher, matches, found, iou=iou, background_iou=background_iou, masks=masks
     )
     types = np.select(
         [
-            matches.verdicts[:, 0] == Verdict.TRUE,
-            matches.verdicts[:, 0] == Verdict.IGNORED,
+            matches.outcomes[:, 0] == Outcome.TRUE_POSITIVE,
+            matches.outcomes[:, 0] == Outcome.IGNORED,
             (same_overlap >= background_iou) & (same_overlap <= iou),
             other_overlap >= iou,
             duplicate,
@@ -201,14 +201,14 @@ def find_errors(
     about = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
     mendable = np.zeros(len(truth), dtype=bool)
     mendable[about[about >= 0]] = True
-    missed = matches.counted & ~found & ~mendable
+    missed = matches.is_positive & ~found & ~mendable
     nearest = np.maximum(same_overlap, other_overlap)
     return Errors(matches, types, about, nearest, missed, truth.labels, background_iou)
 
 
 def _neighbours(
-    comparison: Comparison,
-    matches: Matches,
+    matcher: DetectionMatcher,
+    matches: Assignment,
     found: Bool[np.ndarray, "g"],
     *,
     iou: float,
@@ -217,13 +217,13 @@ def _neighbours(
 ) -> tuple[np.ndarray, ...]:
     """Of each detection: the object of its category that it overlaps most, and by how much; the same of the other
     categories; and whether one of its own that it overlaps enough is found. Crowds are nobody's neighbours."""
-    row_of = np.full(len(comparison.predictions), -1)
+    row_of = np.full(len(matcher.predictions), -1)
     row_of[matches.detections] = np.arange(len(matches.detections))
-    detections, truths, overlaps = comparison.pairs(at_least=background_iou, masks=masks)
+    detections, truths, overlaps = matcher.pairs(min_iou=background_iou, masks=masks)
     rows = row_of[detections]
-    sound = (rows >= 0) & ~comparison.truth.is_crowd[truths]
+    sound = (rows >= 0) & ~matcher.truth.is_crowd[truths]
     rows, truths, overlaps = rows[sound], truths[sound], overlaps[sound]
-    own = comparison.truth.labels[truths] == matches.labels[rows]
+    own = matcher.truth.labels[truths] == matches.labels[rows]
     duplicate = np.zeros(len(matches.detections), dtype=bool)
     duplicate[rows[own & (overlaps >= iou) & found[truths]]] = True
     same, same_overlap = _best(len(duplicate), rows[own], truths[own], overlaps[own])

@@ -121,23 +121,23 @@ class _Judged:
     def similarities(self) -> dict[tuple[Any, Any], Any]:
         """IoU or OKS (D, G) of the detections that count with the objects, by image and category."""
         protocol = self.metric.protocol
-        order = RankedDetections.of(
+        ranked = RankedDetections.build(
             self.truth, self.found, label_count=len(self.categories), limit=protocol.detection_limit
         )
         if self.params.iouType == "bbox":
-            pairs = box_pairs(self.truth, self.found, order, at_least=0.0)
+            pairs = box_pairs(self.truth, self.found, ranked, min_similarity=0.0)
         elif self.params.iouType == "segm":
-            pairs = mask_pairs(self.truth, self.found, order, sizes_hw=self.sizes_hw, at_least=0.0)
+            pairs = mask_pairs(self.truth, self.found, ranked, sizes_hw=self.sizes_hw, min_similarity=0.0)
         else:
             sigmas = self.categories.sigmas
             assert sigmas is not None
-            pairs = keypoint_pairs(self.truth, self.found, order, sigmas=sigmas, at_least=0.0)
+            pairs = keypoint_pairs(self.truth, self.found, ranked, sigmas=sigmas, min_similarity=0.0)
         answer: dict[tuple[Any, Any], Any] = {
             (image, category): [] for image in self.params.imgIds for category in self.params.labels
         }
-        starts = np.flatnonzero(order.ranks == 0)
-        for first, last in zip(starts, np.append(starts[1:], len(order.ranks)), strict=True):
-            one = order.detections[first]
+        starts = np.flatnonzero(ranked.ranks == 0)
+        for first, last in zip(starts, np.append(starts[1:], len(ranked.ranks)), strict=True):
+            one = ranked.detections[first]
             key = self.params.imgIds[self.found.image_index[one]], self.params.labels[self.found.labels[one]]
             values = pairs.similarities[pairs.offsets[first] : pairs.offsets[last]]
             answer[key] = values.reshape(last - first, -1) if len(values) else []

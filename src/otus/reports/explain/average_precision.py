@@ -13,10 +13,10 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.errors import UsageError
 from otus.metrics.detection.ignore_regions import ignore_regions
-from otus.metrics.detection.matching import Verdict
+from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.precision_recall import curve, envelope
 from otus.metrics.detection.rules import Rules
-from otus.metrics.diagnosis.comparison import Comparison, Matches
+from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 from otus.reports.page import Figure, Page, Section
 from otus.reports.plots import Canvas, on_page
 from otus.visualization.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, image_or_ground, part_with_marks
@@ -57,10 +57,10 @@ class ApConstruction:
     """
 
     dataset: Dataset
-    comparison: Comparison
+    matcher: DetectionMatcher
     protocol: str
     rules: Rules
-    matches: Matches
+    matches: Assignment
     label: int
     shown: int
 
@@ -80,12 +80,12 @@ class ApConstruction:
 
     @cached_property
     def _verdicts(self) -> np.ndarray:
-        return self.matches.verdicts[self._order, 0]
+        return self.matches.outcomes[self._order, 0]
 
     @cached_property
     def _areas(self) -> np.ndarray:
         """AP of the first n detections, for each n; it moves only where a detection is true."""
-        true, false = self._verdicts == Verdict.TRUE, self._verdicts == Verdict.FALSE
+        true, false = self._verdicts == Outcome.TRUE_POSITIVE, self._verdicts == Outcome.FALSE_POSITIVE
         if not self.positives:
             return np.full(len(true), np.nan)
         areas = np.zeros(int(true.sum()) + 1)
@@ -96,7 +96,7 @@ class ApConstruction:
     @cached_property
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall after each detection."""
-        true, false = self._verdicts == Verdict.TRUE, self._verdicts == Verdict.FALSE
+        true, false = self._verdicts == Outcome.TRUE_POSITIVE, self._verdicts == Outcome.FALSE_POSITIVE
         precision, _ = curve(true, false, 1)
         return precision, np.cumsum(true) / self.positives if self.positives else np.full(len(true), np.nan)
 
@@ -110,14 +110,14 @@ class ApConstruction:
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
         """Every detection that counts, best first, with all that the page says of it."""
-        matches, truth = self.matches, self.comparison.truth
+        matches, truth = self.matches, self.matcher.truth
         precision, recall = self._points
-        names = {Verdict.TRUE: "true", Verdict.FALSE: "false", Verdict.IGNORED: "ignored"}
+        names = {Outcome.TRUE_POSITIVE: "true", Outcome.FALSE_POSITIVE: "false", Outcome.IGNORED: "ignored"}
         records = []
         for n, row in enumerate(self._order):
-            verdict = names[Verdict(int(self._verdicts[n]))]
-            about = int(matches.taken[row, 0] if matches.taken[row, 0] >= 0 else matches.nearest[row])
-            iou = float(matches.overlaps[row, 0] if matches.taken[row, 0] >= 0 else matches.nearest_overlaps[row])
+            verdict = names[Outcome(int(self._verdicts[n]))]
+            about = int(matches.matched[row, 0] if matches.matched[row, 0] >= 0 else matches.best_truth[row])
+            iou = float(matches.ious[row, 0] if matches.matched[row, 0] >= 0 else matches.best_ious[row])
             records.append(
                 {
                     "rank": n + 1,
@@ -127,7 +127,7 @@ class ApConstruction:
                     "why": self._why(verdict, about, iou),
                     "iou": iou,
                     "word": iou_word(iou),
-                    "box_xyxy": self.comparison.predictions.boxes_xyxy[matches.detections[row]].tolist(),
+                    "box_xyxy": self.matcher.predictions.boxes_xyxy[matches.detections[row]].tolist(),
                     "object": None
                     if about < 0
                     else {"id": int(truth.ids[about]), "box_xyxy": truth.boxes_xyxy[about].tolist()},
@@ -143,9 +143,9 @@ class ApConstruction:
         if verdict == "true":
             return "takes an object that was free"
         if verdict == "ignored":
-            if about >= 0 and iou >= needed and ignore_regions(self.comparison.truth)[about]:
+            if about >= 0 and iou >= needed and ignore_regions(self.matcher.truth)[about]:
                 return "lies in a region in which nothing is judged"
-            if about >= 0 and iou >= needed and not self.matches.counted[about]:
+            if about >= 0 and iou >= needed and not self.matches.is_positive[about]:
                 return "takes an object that need not be found"
             return "its area does not count"
         if about < 0:
@@ -156,7 +156,7 @@ class ApConstruction:
 
     def document(self) -> dict[str, Any]:
         """All figures of the page: what ``otus explain ap --json`` prints."""
-        true = self._verdicts == Verdict.TRUE
+        true = self._verdicts == Outcome.TRUE_POSITIVE
         settings = {name: value for name, value in asdict(self.rules).items() if name != "average"}
         return {
             "data": str(self.dataset.source),
@@ -166,12 +166,12 @@ class ApConstruction:
             "iou": self.rules.iou_thresholds[0],
             "images": len(self.dataset),
             "objects": self.positives,
-            "objects_ignored": int((~self.matches.counted).sum()),
-            "predictions": len(self.comparison.predictions),
+            "objects_ignored": int((~self.matches.is_positive).sum()),
+            "predictions": len(self.matcher.predictions),
             "counted": len(self._order),
             "true": int(true.sum()),
-            "false": int((self._verdicts == Verdict.FALSE).sum()),
-            "ignored": int((self._verdicts == Verdict.IGNORED).sum()),
+            "false": int((self._verdicts == Outcome.FALSE_POSITIVE).sum()),
+            "ignored": int((self._verdicts == Outcome.IGNORED).sum()),
             "never_found": self.positives - int(true.sum()),
             "AP": self.average_precision,
             "shown": min(self.shown, len(self._order)),
@@ -273,7 +273,7 @@ class ApConstruction:
                 steps = np.append(0, recall), np.append(filled[:1], filled)
                 axes.fill_between(*steps, step="pre", alpha=0.25, linewidth=0)
                 axes.step(*steps, where="pre", linewidth=1.6, label="dents filled")
-                for name, verdict in (("true", Verdict.TRUE), ("false", Verdict.FALSE)):
+                for name, verdict in (("true", Outcome.TRUE_POSITIVE), ("false", Outcome.FALSE_POSITIVE)):
                     here = self._verdicts == verdict
                     size = 3.5 if len(recall) < 400 else 1.5
                     colour = "#{:02x}{:02x}{:02x}".format(*_COLOURS[name])
@@ -305,7 +305,7 @@ class ApConstruction:
 
 def explain_average_precision(
     dataset: Dataset,
-    comparison: Comparison,
+    matcher: DetectionMatcher,
     *,
     category: str,
     protocol: str = "coco",
@@ -333,8 +333,8 @@ def explain_average_precision(
     if show < 0:
         raise UsageError(f"show: expected 0 or more detections, got {show}")
     label = dataset.categories.index(category)
-    alone = comparison.only(label)
-    matches = alone.match(rules, at_least=np.nextafter(0, 1))
+    alone = matcher.of_category(label)
+    matches = alone.match(rules, min_iou=np.nextafter(0, 1))
     return ApConstruction(dataset, alone, protocol, rules, matches, label, show)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset
 from otus.metrics.detection.rules import COCO_IOU_THRESHOLDS, Rules
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.difference import Step, difference_steps
 from otus.reports.page import Page, Section
 from otus.reports.plots import Canvas, on_page
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 _MEANING = {
-    "score_floor": "Detections that score lower are dropped before anything else; their recall is lost.",
+    "min_score": "Detections that score lower are dropped before anything else; their recall is lost.",
     "score_decimals": "Rounded scores tie, and tied detections count in the order of their images.",
     "inclusive_boxes": "Boxes are a pixel wider and higher, so small boxes overlap differently.",
     "max_dets": "Of each image and category only the best so many detections count.",
@@ -156,7 +156,7 @@ class DifferenceExplained:
 
 
 def explain_difference(
-    dataset: Dataset, comparison: Comparison, names: tuple[str, str], rules: tuple[Rules, Rules]
+    dataset: Dataset, matcher: DetectionMatcher, names: tuple[str, str], rules: tuple[Rules, Rules]
 ) -> DifferenceExplained:
     """Walk from one protocol to another.
 
@@ -167,7 +167,7 @@ def explain_difference(
     rules
         What they are.
     """
-    return DifferenceExplained(dataset, names, difference_steps(comparison, *rules))
+    return DifferenceExplained(dataset, names, difference_steps(matcher, *rules))
 
 
 def _title(rule: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.metrics.detection.matching import Verdict
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.detection.matching import Outcome
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.label_errors import Suspect
-from otus.metrics.diagnosis.thresholds import by_nms_iou
+from otus.metrics.diagnosis.thresholds import sweep_nms_iou
 from otus.metrics.diagnosis.tide import WRONG, Error
 from otus.reports.analysis import Analysis
 from otus.reports.page import Figure, Page, Section
@@ -54,15 +54,15 @@ class ErrorsExplained:
     analysis: Analysis
 
     @property
-    def _comparison(self) -> Comparison:
-        return self.analysis.comparison
+    def _matcher(self) -> DetectionMatcher:
+        return self.analysis.matcher
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         analysis, errors = self.analysis, self.analysis.errors
         figures, matches = analysis.average_precision, errors.matches
         defined = figures[analysis.matches.positives > 0]
-        names, costs = list(self.dataset.categories), errors.costs()
+        names, delta_ap = list(self.dataset.categories), errors.delta_ap()
         best = int(np.argmax(analysis.score_curve.f1)) if len(analysis.score_curve.scores) else None
         confusion, calibrated = analysis.confusion, analysis.calibration
         return {
@@ -78,7 +78,7 @@ class ErrorsExplained:
             "AP": float(defined.mean()) if defined.size else float("nan"),
             "AP_at_iou": float(np.nanmean(errors.average_precision())) if defined.size else float("nan"),
             "AP_by_iou": dict(zip(map(_two, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)),
-            "errors": {one.name.lower(): {"count": errors.counts[one], "cost": costs[one]} for one in WRONG},
+            "errors": {one.name.lower(): {"count": errors.counts[one], "cost": delta_ap[one]} for one in WRONG},
             "false_positives": {"cost": errors.false_positive_cost()},
             "false_negatives": {"cost": errors.false_negative_cost()},
             "per_category": {name: self._of_category(k) for k, name in enumerate(names)},
@@ -102,7 +102,7 @@ class ErrorsExplained:
                 name: float(getattr(analysis.score_curve, name)[best])
                 for name in ("scores", "precision", "recall", "f1")
             },
-            "by_nms_iou": [one._asdict() for one in by_nms_iou(self._comparison, NMS_IOUS, iou=analysis.iou)],
+            "by_nms_iou": [one._asdict() for one in sweep_nms_iou(self._matcher, NMS_IOUS, iou=analysis.iou)],
             "worst_images": [self._of_image(index) for index in analysis.images.worst(_WORST)],
             "label_errors": {
                 "count": len(analysis.suspects),
@@ -137,7 +137,7 @@ class ErrorsExplained:
         }
 
     def _of_suspect(self, one: Suspect) -> dict[str, Any]:
-        truth, found, names = self._comparison.truth, self._comparison.predictions, self.dataset.categories
+        truth, found, names = self._matcher.truth, self._matcher.predictions, self.dataset.categories
         record: dict[str, Any] = {"kind": one.kind, "file": self.dataset.images.files[one.image_index]}
         if one.truth >= 0:
             record["label"] = {
@@ -229,7 +229,7 @@ class ErrorsExplained:
             )
 
     def _examples(self, error: Error) -> Iterator[Figure]:
-        errors, found, names = self.analysis.errors, self._comparison.predictions, self.dataset.categories
+        errors, found, names = self.analysis.errors, self._matcher.predictions, self.dataset.categories
         rows = np.flatnonzero(errors.types == error)
         for row in rows[np.argsort(-errors.matches.scores[rows], kind="stable")][:_EXAMPLES].tolist():
             index, image_index = int(errors.matches.detections[row]), int(errors.matches.image_index[row])
@@ -242,7 +242,7 @@ class ErrorsExplained:
             yield Figure.of(part_with_marks(image, marks), name, width=260)
 
     def _objects_near(self, image: int, box: np.ndarray) -> list[Mark]:
-        truth, names = self._comparison.truth, self.dataset.categories
+        truth, names = self._matcher.truth, self.dataset.categories
         near = []
         for g in np.flatnonzero(truth.image_index == image).tolist():
             sides = np.minimum(truth.boxes_xyxy[g, 2:], box[2:]) - np.maximum(truth.boxes_xyxy[g, :2], box[:2])
@@ -251,18 +251,18 @@ class ErrorsExplained:
         return near
 
     def _worst(self, index: int) -> Figure:
-        matches, truth, found = self.analysis.errors.matches, self._comparison.truth, self._comparison.predictions
+        matches, truth, found = self.analysis.errors.matches, self._matcher.truth, self._matcher.predictions
         names = self.dataset.categories
         shown = np.flatnonzero((matches.image_index == index) & (matches.scores >= self.analysis.score_threshold))
-        taken = matches.taken[shown, 0]
+        taken = matches.matched[shown, 0]
         marks = [
             Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH)
-            for g in np.flatnonzero((truth.image_index == index) & matches.counted)
+            for g in np.flatnonzero((truth.image_index == index) & matches.is_positive)
             if g not in taken
         ]
         for row in shown:
-            if matches.verdicts[row, 0] != Verdict.IGNORED:
-                right = matches.verdicts[row, 0] == Verdict.TRUE
+            if matches.outcomes[row, 0] != Outcome.IGNORED:
+                right = matches.outcomes[row, 0] == Outcome.TRUE_POSITIVE
                 text = "" if right else f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
                 marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else RED))
         one = self._of_image(index)

@@ -8,10 +8,10 @@ import pytest
 from otus.errors import UsageError
 from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import ALL, LARGE, MEDIUM, SMALL, CocoProtocol
-from otus.metrics.detection.matching import Verdict, match_image
+from otus.metrics.detection.matching import Outcome, match_image
 from otus.metrics.detection.rules import RULES, Rules, parse_rules
 from otus.metrics.detection.voc import VocProtocol
-from otus.metrics.diagnosis.comparison import Comparison
+from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.structures import Categories, Objects
 from otus.structures.boxes import pairwise_iou
 
@@ -35,7 +35,7 @@ def scene(request, coco_scene, coco_values):
 @pytest.mark.parametrize("masks", [False, True])
 def test_cocos_rules_give_cocos_figures(scene, masks):
     result = by_protocol(scene, CocoProtocol("segm" if masks else "bbox"))
-    matches = Comparison(**vars(scene)).match(Rules(), masks=masks)
+    matches = DetectionMatcher(**vars(scene)).match(Rules(), masks=masks)
     precision = result.curves.precision[..., 0, -1]
     theirs = np.where(precision[:, 0] > -1, precision.mean(axis=1), np.nan).T
     np.testing.assert_allclose(matches.average_precision(), theirs, atol=1e-12)
@@ -46,20 +46,20 @@ def test_cocos_rules_give_cocos_figures(scene, masks):
 def test_areas_and_limits(scene, name, one):
     rules = Rules(area=name, max_dets=3, iou_thresholds=(0.5, 0.75))
     protocol = CocoProtocol(area_ranges=(one,), max_dets=(3,), iou_thresholds=(0.5, 0.75))
-    ours = Comparison(**vars(scene)).match(rules).mean_average_precision()
+    ours = DetectionMatcher(**vars(scene)).match(rules).mean_average_precision()
     np.testing.assert_allclose(ours, by_protocol(scene, protocol).figures["AP"], atol=1e-12)
 
 
 @pytest.mark.parametrize("year", [2007, 2012])
 def test_vocs_rules_give_vocs_figures(scene, year):
     result = by_protocol(scene, VocProtocol(year))
-    matches = Comparison(**vars(scene)).match(RULES[f"voc{year % 100:02}"])
+    matches = DetectionMatcher(**vars(scene)).match(RULES[f"voc{year % 100:02}"])
     ours = matches.average_precision()[:, 0]
     np.testing.assert_allclose(ours, list(result.average_precision.values()), atol=1e-12)
 
 
 def test_each_takes_what_the_plain_rule_says(scene):
-    matches = Comparison(**vars(scene)).match(Rules(iou_thresholds=(0.5, 0.75)))
+    matches = DetectionMatcher(**vars(scene)).match(Rules(iou_thresholds=(0.5, 0.75)))
     truth, found = scene.truth, scene.predictions
     matched = 0
     for label in range(len(scene.categories)):
@@ -72,10 +72,10 @@ def test_each_takes_what_the_plain_rule_says(scene):
             iou = np.where(crowd, within, pairwise_iou(boxes, truth.boxes_xyxy[there]))
             for t, threshold in enumerate((0.5, 0.75)):
                 expected = match_image(iou, threshold, ignored=crowd, crowd=crowd)
-                np.testing.assert_array_equal(matches.taken[here, t], np.append(there, -1)[expected])
+                np.testing.assert_array_equal(matches.matched[here, t], np.append(there, -1)[expected])
                 found_one = np.flatnonzero(expected >= 0)
                 overlaps = iou[found_one, expected[found_one]]
-                np.testing.assert_allclose(matches.overlaps[here, t][found_one], overlaps)
+                np.testing.assert_allclose(matches.ious[here, t][found_one], overlaps)
                 matched += len(found_one)
     assert matched > 20
 
@@ -85,13 +85,13 @@ def intersection_over_first(a, b):
     return np.maximum(sides, 0).prod(axis=2) / (a[:, 2:] - a[:, :2]).prod(axis=1)[:, None]
 
 
-def one_object(**columns) -> Comparison:
+def one_object(**columns) -> DetectionMatcher:
     """An object, one that a column marks, and a detection on each."""
     truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]], **columns)
     found = Objects.build(
         image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[20, 0, 30, 10], [0, 0, 10, 10]], scores=np.array([0.9, 0.44])
     )
-    return Comparison(truth, found, Categories(("owl", "cat")), np.array([3]))
+    return DetectionMatcher(truth, found, Categories(("owl", "cat")), np.array([3]))
 
 
 @pytest.mark.parametrize("mark", ["crowd", "difficult"])
@@ -109,23 +109,23 @@ def test_what_is_special_is_ignored_counted_or_dropped(mark):
 
 def test_floor_rounding_and_average():
     values = one_object()
-    assert values.match(Rules(score_floor=0.5)).mean_average_precision() == pytest.approx(51 / 101)
-    assert values.match(Rules(score_floor=0.44)).mean_average_precision() == pytest.approx(1)
+    assert values.match(Rules(min_score=0.5)).mean_average_precision() == pytest.approx(51 / 101)
+    assert values.match(Rules(min_score=0.44)).mean_average_precision() == pytest.approx(1)
     assert values.match(Rules(score_decimals=1)).scores.tolist() == [0.9, 0.4]
     stray = replace(values.predictions, labels=np.array([0, 1]))
     values = replace(values, predictions=stray)
     assert values.match(Rules()).mean_average_precision() == pytest.approx(51 / 101)
     both = values.match(Rules(average="with_objects_or_detections"))
     assert both.mean_average_precision() == pytest.approx(51 / 202)
-    assert both.verdicts[:, 0].tolist() == [Verdict.TRUE, Verdict.FALSE]
+    assert both.outcomes[:, 0].tolist() == [Outcome.TRUE_POSITIVE, Outcome.FALSE_POSITIVE]
 
 
 def test_inclusive_boxes_reach_further():
     truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
     found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 5]], scores=np.array([0.5]))
-    values = Comparison(truth, found, Categories(("owl",)), np.array([3]))
-    assert values.match(Rules()).overlaps[0, 0] == pytest.approx(0.5)
-    assert values.match(Rules(inclusive_boxes=True)).overlaps[0, 0] == pytest.approx(6 / 11)
+    values = DetectionMatcher(truth, found, Categories(("owl",)), np.array([3]))
+    assert values.match(Rules()).ious[0, 0] == pytest.approx(0.5)
+    assert values.match(Rules(inclusive_boxes=True)).ious[0, 0] == pytest.approx(6 / 11)
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_rules_are_read():
 
 def test_scores_are_needed():
     with pytest.raises(UsageError, match="scores"):
-        Comparison(Objects.empty(), Objects.empty(), Categories(("owl",)), np.array([1]))
+        DetectionMatcher(Objects.empty(), Objects.empty(), Categories(("owl",)), np.array([1]))

@@ -1,0 +1,289 @@
+"""The assignment of detections to ground truths, by any :class:`~otus.metrics.detection.rules.Rules`.
+
+Shape shorthand: D detections after the rules' limits, G ground truths, P pairs, T IoU thresholds, K categories.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from otus.errors import UsageError
+from otus.metrics.detection import _matching_kernels as kernels
+from otus.metrics.detection.ignore_regions import for_every_category, ignore_regions
+from otus.metrics.detection.mask_pairs import mask_pairs
+from otus.metrics.detection.matching import Outcome
+from otus.metrics.detection.pairs import Pairs, RankedDetections, box_pairs
+from otus.metrics.detection.rules import Rules
+from otus.structures import Categories, Objects
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionMatcher:
+    """Ground truth and predictions of the same images, to be matched by one set of rules or several.
+
+    Parameters
+    ----------
+    truth, predictions
+        Objects of valid records (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have scores.
+    categories
+        The K that their labels index.
+    image_ids
+        (M,) names or numbers of the images; detections of equal score rank in the order of these.
+    sizes_hw
+        (M, 2) sizes of the images, needed for masks.
+    """
+
+    truth: Objects
+    predictions: Objects
+    categories: Categories
+    image_ids: np.ndarray
+    sizes_hw: Int[np.ndarray, "m 2"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.predictions.scores is None:
+            raise UsageError("predictions: expected scores, got none")
+
+    @property
+    def scores(self) -> Float[np.ndarray, "n"]:
+        """(N,) float64 scores of all predictions."""
+        assert self.predictions.scores is not None
+        return self.predictions.scores.astype(np.float64, copy=False)
+
+    def of_category(self, label: int) -> "DetectionMatcher":
+        """Return ground truth and predictions of one category, with all ignore regions; labels stay as they are."""
+        return replace(
+            self,
+            truth=self.truth.take((self.truth.labels == label) | ignore_regions(self.truth)),
+            predictions=self.predictions.take(self.predictions.labels == label),
+        )
+
+    def class_agnostic(self) -> "DetectionMatcher":
+        """Return the same with every label 0."""
+        truth, predictions = self.truth, self.predictions
+        return replace(
+            self,
+            truth=replace(truth, labels=np.zeros_like(truth.labels)),
+            predictions=replace(predictions, labels=np.zeros_like(predictions.labels)),
+        )
+
+    def pairs(
+        self, *, min_iou: float, masks: bool = False
+    ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
+        """Return the P pairs of any categories with at least ``min_iou``: prediction indices, truth indices and IoUs."""
+        agnostic = self.class_agnostic()
+        ranked = RankedDetections.build(agnostic.truth, agnostic.predictions, label_count=1, limit=None)
+        pairs = self._pairs(agnostic.truth, agnostic.predictions, ranked, min_iou, masks)
+        detections = np.repeat(ranked.detections, np.diff(pairs.offsets))
+        return detections, ranked.truths[pairs.truths], pairs.similarities
+
+    def _pairs(
+        self, truth: Objects, predictions: Objects, ranked: RankedDetections, min_iou: float, masks: bool
+    ) -> Pairs:
+        if masks:
+            return mask_pairs(truth, predictions, ranked, sizes_hw=self.sizes_hw, min_similarity=min_iou)
+        return box_pairs(truth, predictions, ranked, min_similarity=min_iou)
+
+    def match(self, rules: Rules, *, masks: bool = False, min_iou: float | None = None) -> "Assignment":
+        """Match every detection by the rules.
+
+        Parameters
+        ----------
+        masks
+            Compare masks instead of boxes.
+        min_iou
+            Lowest IoU of ``Assignment.best_truth`` (default: the rules' lowest threshold).
+        """
+        truth_index, truth = _select_truth(self.truth, self.predictions, rules)
+        scores = self.scores if rules.score_decimals is None else np.round(self.scores, rules.score_decimals)
+        index = np.flatnonzero(scores >= rules.min_score)
+        predictions = self.predictions.take(index)
+        predictions = replace(predictions, scores=scores[index])
+        if rules.inclusive_boxes:
+            truth, predictions = _with_inclusive_corners(truth), _with_inclusive_corners(predictions)
+        ranked = RankedDetections.build(truth, predictions, label_count=len(self.categories), limit=rules.max_dets)
+        lowest = min(*rules.iou_thresholds, 1 - 1e-10) if min_iou is None else min_iou
+        pairs = self._pairs(truth, predictions, ranked, lowest, masks)
+        ignored, outside_area = _is_ignored(truth, rules), _outside_area(predictions.areas, rules)[ranked.detections]
+        best_truth, best_ious = _best_pairs(pairs)
+        assign = _assign_greedily if rules.matching == "greedy" else _assign_by_best_overlap
+        matched, ious = assign(pairs, rules, ignored[ranked.truths], truth.is_crowd[ranked.truths])
+        # From indices into ``ranked.truths`` to indices into ``self.truth``; -1 stays -1.
+        origin = np.append(truth_index[ranked.truths], -1)
+        id_rank = np.empty(len(self.image_ids), dtype=np.int64)
+        id_rank[np.argsort(self.image_ids, kind="stable")] = np.arange(len(id_rank))
+        labels, image_index = predictions.labels[ranked.detections], predictions.image_index[ranked.detections]
+        by_id = np.lexsort((ranked.ranks, id_rank[image_index], labels))
+        is_positive = np.zeros(len(self.truth), dtype=bool)
+        is_positive[truth_index[~ignored]] = True
+        return Assignment(
+            rules=rules,
+            detections=index[ranked.detections][by_id],
+            labels=labels[by_id],
+            image_index=image_index[by_id],
+            scores=ranked.scores[by_id],
+            matched=origin[matched][by_id],
+            ious=ious[by_id],
+            best_truth=origin[best_truth][by_id],
+            best_ious=best_ious[by_id],
+            outside_area=outside_area[by_id],
+            is_positive=is_positive,
+            positives=np.bincount(self.truth.labels[is_positive], minlength=len(self.categories)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """The D detections, by label, image and falling score, and the ground truth that each is matched to.
+
+    Parameters
+    ----------
+    rules
+        What they were matched by.
+    detections
+        (D,) indices into the predictions.
+    labels, image_index, scores
+        (D,).
+    matched, ious
+        (D, T) index of the ground truth matched at each threshold, -1 for none, and the IoU with it, 0 for none.
+    best_truth, best_ious
+        (D,) index of the ground truth of the same category with the highest IoU, matched or not, and that IoU; -1 and 0
+        where none reaches the lowest IoU.
+    outside_area
+        (D,) whether the detection's area is outside the rules' area range, so that it is ignored if unmatched.
+    is_positive
+        (G,) ground truths that are to be detected, i.e. not ignored.
+    positives
+        (K,) how many of each category.
+    """
+
+    rules: Rules
+    detections: Int[np.ndarray, "d"]
+    labels: Int[np.ndarray, "d"]
+    image_index: Int[np.ndarray, "d"]
+    scores: Float[np.ndarray, "d"]
+    matched: Int[np.ndarray, "d t"]
+    ious: Float[np.ndarray, "d t"]
+    best_truth: Int[np.ndarray, "d"]
+    best_ious: Float[np.ndarray, "d"]
+    outside_area: Bool[np.ndarray, "d"]
+    is_positive: Bool[np.ndarray, "g"]
+    positives: Int[np.ndarray, "k"]
+    outcomes: UInt8[np.ndarray, "d t"] = field(init=False)
+    """(D, T) of :class:`~otus.metrics.detection.matching.Outcome`."""
+
+    def __post_init__(self) -> None:
+        is_positive = np.append(self.is_positive, False)  # read at -1 for unmatched detections
+        unmatched = np.where(self.outside_area, Outcome.IGNORED, Outcome.FALSE_POSITIVE)[:, None]
+        matched = np.where(is_positive[self.matched], Outcome.TRUE_POSITIVE, Outcome.IGNORED)
+        outcomes = np.where(self.matched >= 0, matched, unmatched)
+        object.__setattr__(self, "outcomes", outcomes.astype(np.uint8))
+
+    def by_score(self, label: int) -> Int[np.ndarray, "n"]:
+        """Return the rows of one category's detections by falling score; equal scores keep their order."""
+        rows = np.arange(*np.searchsorted(self.labels, [label, label + 1]))
+        return rows[np.argsort(-self.scores[rows], kind="stable")]
+
+    def average_precision(self) -> Float[np.ndarray, "k t"]:
+        """Return AP of each category at each threshold, NaN where there are no positives."""
+        figures = np.full((len(self.positives), self.matched.shape[1]), np.nan)
+        for label in np.flatnonzero(self.positives).tolist():
+            outcomes = self.outcomes[self.by_score(label)]
+            for t, column in enumerate(outcomes.T):
+                true, false = column == Outcome.TRUE_POSITIVE, column == Outcome.FALSE_POSITIVE
+                figures[label, t] = self.rules.average_precision(true, false, int(self.positives[label]))
+        return figures
+
+    def mean_average_precision(self) -> float:
+        """Return the mean over thresholds and the categories that ``rules.average`` includes; NaN where there are none."""
+        figures = self.average_precision()
+        if self.rules.average == "with_objects_or_detections":
+            without = np.isnan(figures).all(axis=1)
+            without &= np.bincount(self.labels, minlength=len(self.positives)) > 0
+            figures[without] = 0
+        defined = figures[~np.isnan(figures)]
+        return float(defined.mean()) if defined.size else float("nan")
+
+
+def _select_truth(truth: Objects, predictions: Objects, rules: Rules) -> tuple[Int[np.ndarray, "n"], Objects]:
+    """Return the ground truths that are not dropped, and their indices; ``crowd="counted"`` clears ``is_crowd``."""
+    kept = np.ones(len(truth), dtype=bool)
+    if rules.crowd == "dropped":
+        kept &= ~truth.is_crowd
+    if rules.difficult == "dropped":
+        kept &= ~_is_difficult(truth)
+    index = np.flatnonzero(kept)
+    rows, truth = for_every_category(truth.take(index), predictions)
+    if rules.crowd == "counted":
+        truth = replace(truth, is_crowd=ignore_regions(truth))
+    return index[rows], truth
+
+
+def _is_difficult(truth: Objects) -> Bool[np.ndarray, "g"]:
+    column = truth.columns.get("difficult")
+    return np.zeros(len(truth), dtype=bool) if column is None else column.astype(bool)
+
+
+def _is_ignored(truth: Objects, rules: Rules) -> Bool[np.ndarray, "g"]:
+    ignored = truth.is_crowd | _outside_area(truth.areas, rules)
+    return ignored | _is_difficult(truth) if rules.difficult == "ignored" else ignored
+
+
+def _outside_area(areas: Float[np.ndarray, "n"], rules: Rules) -> Bool[np.ndarray, "n"]:
+    low, high = rules.area_range.low, rules.area_range.high
+    return np.less(areas, low) | np.greater(areas, high)
+
+
+def _with_inclusive_corners(objects: Objects) -> Objects:
+    """Return the objects with boxes one pixel wider and higher."""
+    columns = dict(objects.columns)
+    if "box_sizes_wh" in columns:
+        columns["box_sizes_wh"] = columns["box_sizes_wh"] + 1
+    return replace(objects, boxes_xyxy=objects.boxes_xyxy + np.array([0, 0, 1, 1]), columns=columns)
+
+
+def _best_pairs(pairs: Pairs) -> tuple[Int[np.ndarray, "d"], Float[np.ndarray, "d"]]:
+    """Return each detection's ground truth of highest similarity (the first of ties) and that similarity; -1 and 0."""
+    counts = np.diff(pairs.offsets)
+    detection = np.repeat(np.arange(len(counts)), counts)
+    order = np.lexsort((-np.arange(len(detection)), pairs.similarities, detection))
+    candidates = np.flatnonzero(counts)
+    last = order[pairs.offsets[candidates + 1] - 1]  # of each detection
+    best_truth, best = np.full(len(counts), -1), np.zeros(len(counts))
+    best_truth[candidates], best[candidates] = pairs.truths[last], pairs.similarities[last]
+    return best_truth, best
+
+
+def _assign_greedily(
+    pairs: Pairs, rules: Rules, ignored: Bool[np.ndarray, "g"], is_crowd: Bool[np.ndarray, "g"]
+) -> tuple[Int[np.ndarray, "d t"], Float[np.ndarray, "d t"]]:
+    """Assign by COCO's rule (:func:`otus.metrics.detection.matching.match_image`); -1 and 0 for unmatched detections."""
+    count = len(pairs.offsets) - 1
+    matched_pairs = np.full((count, 1, len(rules.iou_thresholds)), -1, dtype=np.int64)
+    kernels.match_greedily(
+        pairs.offsets, pairs.truths, pairs.similarities, np.array(rules.iou_thresholds),
+        ignored[:, None], is_crowd, np.zeros((count, 1), dtype=bool), matched_pairs,
+    )  # fmt: skip
+    rows = matched_pairs[:, 0]
+    return np.append(pairs.truths, -1)[rows], np.append(pairs.similarities, 0.0)[rows]
+
+
+def _assign_by_best_overlap(
+    pairs: Pairs, rules: Rules, ignored: Bool[np.ndarray, "g"], is_crowd: Bool[np.ndarray, "g"]
+) -> tuple[Int[np.ndarray, "d t"], Float[np.ndarray, "d t"]]:
+    """Assign by Pascal VOC's rule: a ground truth goes to the first detection for which it has the highest IoU.
+
+    An ignored ground truth goes to every such detection; what is left goes to the crowd that it lies in.
+    """
+    best_truth, best_ious = _best_pairs(pairs.select(~is_crowd[pairs.truths]))
+    crowd, crowd_ious = _best_pairs(pairs.select(is_crowd[pairs.truths]))
+    shape = (len(best_truth), len(rules.iou_thresholds))
+    matched, ious = np.full(shape, -1), np.zeros(shape)
+    for t, threshold in enumerate(rules.iou_thresholds):
+        candidates = np.flatnonzero((best_truth >= 0) & (best_ious >= threshold))
+        first = candidates[np.unique(best_truth[candidates], return_index=True)[1]]
+        rows = np.union1d(first, candidates[ignored[best_truth[candidates]]])
+        matched[rows, t], ious[rows, t] = best_truth[rows], best_ious[rows]
+        rest = np.flatnonzero((matched[:, t] < 0) & (crowd >= 0) & (crowd_ious >= threshold))
+        matched[rest, t], ious[rest, t] = crowd[rest], crowd_ious[rest]
+    return matched, ious
