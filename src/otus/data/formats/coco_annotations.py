@@ -9,7 +9,7 @@ the 4 corners of an oriented box) and ``cuboid`` (7 numbers), which keep in COCO
 Further fields of numbers or flags, or of equally many numbers, become named columns.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from operator import attrgetter
@@ -18,30 +18,21 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from otus.data.dataset import Dataset
+from otus.data.formats.coco_checks import Fault, ObjectChecks, are_repeated, find_record_faults, indices_of_ids
 from otus.data.formats.json_reader.column_builders import (
     ColumnBuilder,
     JsonSegmentation,
     SegmentationBuilder,
-    segmentation_problem,
 )
 from otus.data.formats.json_reader.number_records import NumberField
 from otus.data.formats.json_reader.stream import RecordBatch
 from otus.data.formats.text_files import Int64, Number
 from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
-from otus.metrics.detection._rle_kernels import total_pixels
 from otus.structures import BoxFormat, Objects, Outline, Segmentations, boxes
-
-_KINDS = {
-    "image_id": "unknown_image",
-    "category_id": "unknown_category",
-    "id": "duplicate_id",
-    "size": "bad_outline",
-    "counts": "bad_outline",
-}
 
 Four = tuple[Number, Number, Number, Number]
 
@@ -113,7 +104,9 @@ class ObjectColumns:
             self._extend_numbers(batch.columns, indices)
             return
         values = {name: list(map(attrgetter(attribute), batch.records)) for name, attribute in batch.attributes.items()}
-        faulty = self._report_faults(values, indices, count)
+        faulty = find_record_faults(values, count, predictions=self.predictions)
+        for k in sorted(faulty):
+            self._fault(int(indices[k]), faulty[k])
         if faulty:
             kept = [k for k in range(count) if k not in faulty]
             values = {name: [column[k] for k in kept] for name, column in values.items()}
@@ -161,36 +154,11 @@ class ObjectColumns:
         column.pad(self._count)
         return column
 
-    def _fault(self, index: int, place: str, problem: str, kind: str) -> None:
+    def _fault(self, index: int, fault: Fault) -> None:
         file, record = self.place(index)
+        field, problem, kind = fault
         remedy = "correct the record or take it out"
-        self.report(DataError(problem, file=file, where=record + place, remedy=remedy, kind=kind))
-
-    def _report_faults(self, values: dict[str, list[Any]], indices: Int[np.ndarray, "b"], count: int) -> set[int]:
-        """Report the invalid records of a batch, and return their rows."""
-        found: dict[int, tuple[str, str, str]] = {}
-        for name in ("segmentation", "amodal_segmentation"):
-            for k, outline in enumerate(values.get(name, ())):
-                problem = segmentation_problem(outline) if outline else None
-                if problem is not None:
-                    found[k] = (f".{name}{problem[0]}", problem[1], "bad_outline")
-        for k, keypoints in enumerate(values.get("keypoints", ())):
-            if keypoints and len(keypoints) % 3:
-                problem_text = f"expected x, y, visibility of each, got {len(keypoints)} numbers"
-                found[k] = (".keypoints", problem_text, "bad_keypoints")
-        if "bbox" not in values or None in values["bbox"]:
-            nothing = [None] * count
-            outlines = zip(*(values.get(name, nothing) for name in ("bbox", "segmentation", "keypoints")), strict=True)
-            for k, (box, outline, keypoints) in enumerate(outlines):
-                if box is None and not outline and not keypoints:
-                    found[k] = ("", "expected a bbox, a segmentation or keypoints", "no_box")
-        if self.predictions:
-            for k, score in enumerate(values.get("score", [None] * count)):
-                if score is None:
-                    found[k] = (".score", "a prediction needs a score", "no_score")
-        for k in sorted(found):
-            self._fault(int(indices[k]), *found[k])
-        return set(found)
+        self.report(DataError(problem, file=file, where=record + field, remedy=remedy, kind=kind))
 
     def _extend_figures(self, name: str, values: list[Any]) -> None:
         width = _FIGURES[name]
@@ -255,31 +223,33 @@ class ObjectColumns:
         """
         sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no image
         whole = {name: column.finish() for name, column in self._whole.items()}
-        image, known_image = _places(whole["image_id"], image_ids)
-        labels, known_category = _places(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
+        image, known_image = indices_of_ids(whole["image_id"], image_ids)
+        labels, known_category = indices_of_ids(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
         missing = whole["id"] == _NO_ID  # they are numbered as they stand in the file, behind the largest that it says
         whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
         keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
+        checks = ObjectChecks(whole["index"], keep, self._fault)
         for what, name, known in (("image", "image_id", known_image), ("category", "category_id", known_category)):
             hint = ""
-            if self.predictions and name == "category_id" and not known[keep].all():
+            if self.predictions and name == "category_id" and not known[checks.keep].all():
                 from otus.metrics.diagnosis.mismatches import guess_id_convention  # seldom needed
 
-                reading = guess_id_convention(np.unique(whole[name][keep]), category_ids)
-                hint = f"; the file's ids seem to be {reading}" if reading else ""
-            elif self.predictions and not known[keep].any():
+                convention = guess_id_convention(np.unique(whole[name][checks.keep]), category_ids)
+                hint = f"; the file's ids seem to be {convention}" if convention else ""
+            elif self.predictions and not known[checks.keep].any():
                 hint = f", nor any other of this file; the data has {_some(image_ids)}: a file_name would tell"
-            problems = (f"no {what} has the id {unknown}{hint}" for unknown in whole[name][keep & ~known].tolist())
-            keep = self._without(keep, whole["index"], ~known, f".{name}", problems)
-        keep = self._without(
-            keep, whole["index"], _repeated(whole["id"]), ".id", repeat("an annotation before has the same id")
-        )
-        if not self.predictions:  # pycocotools takes any
-            keep = self._without_inverted_boxes(keep, whole["index"])
+            problems = (
+                f"no {what} has the id {unknown}{hint}" for unknown in whole[name][checks.keep & ~known].tolist()
+            )
+            checks.drop(~known, f".{name}", problems)
+        checks.drop(are_repeated(whole["id"]), ".id", repeat("an annotation before has the same id"))
+        for name in () if self.predictions else ("bbox", "amodal_bbox"):
+            if name in self._optional:
+                checks.drop_inverted_boxes(f".{name}", self._figure_column(name).values)
         for name, column in self._outlines.items():
             column.pad(self._count)
-            keep = self._without_wrong_sizes(keep, whole["index"], name, column, sizes_hw[image])
-        rows = np.flatnonzero(keep)
+            checks.drop_wrong_rle(f".{name}", column, sizes_hw[image])
+        rows = np.flatnonzero(checks.keep)
         order = rows[np.argsort(image[rows], kind="stable")]
         # One column after another changes its order, so that only one at a time is there twice.
         outlines = {name: self._outlines.pop(name).finish(order) for name in list(self._outlines)}
@@ -312,53 +282,6 @@ class ObjectColumns:
             columns={name: self._typed(name, self._finished(column, order)) for name, column in self._extras.items()},
         )
 
-    def _without(
-        self, keep: np.ndarray, index: np.ndarray, faulty: np.ndarray, place: str, problems: Iterable[str]
-    ) -> np.ndarray:
-        """Report faulty rows, each with the next of the problems, and return the rows to keep."""
-        for row, problem in zip(np.flatnonzero(keep & faulty), problems, strict=False):
-            self._fault(int(index[row]), place, problem, _KINDS[place.rsplit(".", 1)[-1]])
-        return keep & ~faulty
-
-    def _without_inverted_boxes(self, keep: np.ndarray, index: np.ndarray) -> np.ndarray:
-        for name in ("bbox", "amodal_bbox"):
-            if (column := self._optional.get(name)) is not None:
-                column.pad(self._count)
-                sizes = column.values[:, 2:]
-                inverted = (sizes < 0).any(axis=1)
-                for row in np.flatnonzero(keep & inverted):
-                    problem = f"expected a width and a height of 0 or more, got {sizes[row].tolist()}"
-                    self._fault(int(index[row]), f".{name}", problem, "inverted_box")
-                keep = keep & ~inverted
-        return keep
-
-    def _without_wrong_sizes(
-        self,
-        keep: Bool[np.ndarray, "n"],
-        index: Int[np.ndarray, "n"],
-        name: str,
-        outlines: SegmentationBuilder,
-        sizes_hw: Int[np.ndarray, "n 2"],
-    ) -> Bool[np.ndarray, "n"]:
-        kinds, made_for_hw, counts_bytes, offsets = outlines.run_lengths()
-        is_rle = kinds == Outline.RLE
-        if not is_rle.any():
-            return keep
-        other = is_rle & (made_for_hw != sizes_hw).any(axis=1)
-        sizes = zip(made_for_hw[keep & other].tolist(), sizes_hw[keep & other].tolist(), strict=True)
-        problems = (
-            f"made for {a} x {b} pixels (height x width), but the image has {c} x {d}" for (a, b), (c, d) in sizes
-        )
-        keep = self._without(keep, index, other, f".{name}.size", problems)
-        pixels = total_pixels(counts_bytes, offsets)
-        malformed = is_rle & (pixels != made_for_hw.astype(np.int64).prod(axis=1))
-        sums = zip(pixels[keep & malformed].tolist(), made_for_hw[keep & malformed].tolist(), strict=True)
-        problems = (
-            f"the run lengths {f'add up to {total} pixels' if total >= 0 else 'are malformed'}, expected {h} x {w} = {h * w}"
-            for total, (h, w) in sums
-        )
-        return self._without(keep, index, malformed, f".{name}.counts", problems)
-
     def _finished(self, column: ColumnBuilder, order: Int[np.ndarray, "n"]) -> np.ndarray:
         column.pad(self._count)
         return column.finish()[order]
@@ -383,23 +306,6 @@ def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np
             otherwise if values is None else np.where([v is None for v in values], otherwise, [v or 0 for v in values])
         )
     return np.fromiter(values, np.int64, len(values))
-
-
-def _places(ids: Int[np.ndarray, "n"], among: Int[np.ndarray, "m"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of each id in a list of ids (0 if absent), and whether it is present."""
-    if not len(among):
-        return np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=bool)
-    order = np.argsort(among, kind="stable")
-    place = order[np.minimum(np.searchsorted(among, ids, sorter=order), len(among) - 1)]
-    known = among[place] == ids
-    return np.where(known, place, 0), known
-
-
-def _repeated(ids: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
-    """Return a mask of all ids but the first of equal ones."""
-    repeated = np.ones(len(ids), dtype=bool)
-    repeated[np.unique(ids, return_index=True)[1]] = False
-    return repeated
 
 
 def _xyxy(xywh: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:

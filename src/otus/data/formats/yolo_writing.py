@@ -1,0 +1,269 @@
+"""Write YOLO label files; see :mod:`otus.data.formats.yolo` for their forms."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from jaxtyping import Bool, Float, Int
+
+from otus._files import staged_folder
+from otus.data.dataset import Dataset
+from otus.data.formats.conversion_losses import find_losses
+from otus.data.formats.interface import (
+    ConversionLoss,
+    ImageMode,
+    as_splits,
+    copy_or_link_images,
+    split_name_losses,
+)
+from otus.data.formats.paths import (
+    flat_names,
+)
+from otus.data.formats.polygons import clip_polygon, object_polygons, polygon_area
+from otus.data.formats.yolo_lines import is_representable
+from otus.data.formats.yolo_yaml import (
+    SPLITS,
+)
+from otus.errors import DataError
+from otus.structures import BoxFormat, Categories, KeypointNames, Objects
+from otus.structures.boxes import convert
+
+_EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
+
+
+def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
+    """Write a data set, or its splits, as YOLO: ``images``, ``labels`` and ``data.yaml``.
+
+    A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
+    objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
+    parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one, from
+    0 to 1. What lies beyond the image is cut off. All that is lost so is reported.
+
+    Raises
+    ------
+    DataError
+        If two splits would have the same of the names that data.yaml knows: train, val and test.
+    """
+    splits = as_splits(datasets)
+    names = [_split_name(dataset.split) for dataset in splits]
+    if len(set(names)) < len(names):
+        renamed = ", ".join(f"{dataset.split!r} as {name}" for dataset, name in zip(splits, names, strict=True))
+        raise DataError(f"YOLO knows {', '.join(SPLITS)}, and not {renamed}", remedy="choose some by --split")
+    objects_per_split = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]
+    kind = _kind(objects_per_split)
+    num_keypoints = max(0 if objects.keypoints is None else objects.keypoints.shape[1] for objects in objects_per_split)
+    losses: list[ConversionLoss] = []
+    with staged_folder(folder) as stage:
+        for dataset, objects, name in zip(splits, objects_per_split, names, strict=True):
+            (stage / "images" / name).mkdir(parents=True)
+            copy_or_link_images(dataset, stage / "images" / name, images, names=flat_names(dataset.images.files))
+            losses += _write_labels(dataset, objects, stage / "labels" / name, kind, num_keypoints)
+            losses += split_name_losses(dataset, name)
+        description = _data_yaml(splits[0].categories, names, num_keypoints if kind == "keypoints" else 0)
+        (stage / "data.yaml").write_text(description, encoding="utf-8")
+    return losses
+
+
+def _split_name(split: str | None) -> str:
+    """Return the split name that data.yaml knows (train, val or test) for a split."""
+    return next((name for name in SPLITS if (split or "").startswith(name)), "train")
+
+
+def _write_labels(
+    dataset: Dataset, objects: Objects, folder: Path, kind: str, num_keypoints: int
+) -> list[ConversionLoss]:
+    scores = objects.scores
+    if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
+        scores = None
+    whole_rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
+    boxes, rings = _inside(dataset, objects, whole_rings, kind)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    for row, ring in enumerate(rings):
+        if ring is not None:
+            areas[row] = polygon_area(ring)
+    can_hold = {kind} | ({"score"} if scores is not None else set())
+    schemes = _keypoint_names(dataset.categories, num_keypoints) if kind == "keypoints" else {}
+    if len(schemes) == len(dataset.categories.keypoints):
+        can_hold.add("keypoint_names")
+    if len({tuple(scheme.flip_order()) for scheme in schemes.values()}) == 1:
+        can_hold.add("flip_pairs")
+    losses = find_losses(dataset, can_hold=frozenset(can_hold), areas=areas)
+    fractions = _fractions(dataset, objects, boxes, rings)
+    if kind == "keypoints":
+        keypoints, outside = _keypoint_fractions(dataset, objects, num_keypoints)
+        fractions = [np.concatenate(both) for both in zip(fractions, keypoints, strict=True)]
+        for row in np.flatnonzero(outside).tolist():
+            losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the image"))
+    written = _is_left(objects, boxes, whole_rings, rings) & is_representable(fractions)
+    for row in np.flatnonzero(~written).tolist():
+        lost = "all of it, which lies beyond the image, or has its sides exchanged"
+        losses.append(_loss("object", dataset, objects, row, lost))
+    losses += _cut_off(dataset, objects, whole_rings, rings, written, kind)
+    losses += _moved_boxes(dataset, objects, boxes, rings, written)
+    if kind == "outline" and all(
+        len(coordinates) == 8 for coordinates, kept in zip(fractions, written, strict=True) if kept
+    ):
+        # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
+        fractions = [np.concatenate([coordinates, coordinates[:2]]) for coordinates in fractions]
+    folder.mkdir(parents=True)
+    bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
+    for index, name in enumerate(flat_names(dataset.images.files)):
+        lines = []
+        for row in range(bounds[index], bounds[index + 1]):
+            if written[row]:
+                numbers = fractions[row].tolist() + ([] if scores is None else [float(scores[row])])
+                lines.append(f"{objects.labels[row]} {' '.join(map(repr, numbers))}\n")
+        (folder / name).with_suffix(".txt").write_text("".join(lines), encoding="utf-8")
+    return losses
+
+
+def _kind(objects_per_split: list[Objects]) -> str:
+    """Return the line type of most objects over all splits."""
+    counts = {"keypoints": 0, "corners": 0, "outline": 0}
+    for objects in objects_per_split:
+        if objects.keypoints is not None:
+            counts["keypoints"] += int(objects.keypoints.any(axis=(1, 2)).sum())
+        if objects.corners_xy is not None:
+            counts["corners"] += int((~np.isnan(objects.corners_xy).any(axis=(1, 2))).sum())
+        if objects.segmentations is not None:
+            counts["outline"] += int(np.count_nonzero(objects.segmentations.kinds))
+    return max(counts, key=lambda kind: counts[kind]) if any(counts.values()) else "outline"
+
+
+def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.ndarray, "p 2"] | None:
+    """Return the ring to write for an object, None for a box."""
+    if kind == "corners":
+        assert objects.corners_xy is not None
+        own = objects.corners_xy[row]
+        if not np.isnan(own).any():
+            return own
+        x1, y1, x2, y2 = objects.boxes_xyxy[row]
+        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
+    if kind == "keypoints" or objects.segmentations is None:
+        return None
+    parts = object_polygons(objects.segmentations, row, dataset.images.size_hw(int(objects.image_index[row])))
+    return max((part.outer for part in parts), key=polygon_area, default=None)
+
+
+def _inside(
+    dataset: Dataset, objects: Objects, rings: list[np.ndarray | None], kind: str
+) -> tuple[Float[np.ndarray, "n 4"], list[np.ndarray | None]]:
+    """Clip boxes and rings to the image: other readers accept only 0 to 1.
+
+    Of corners each is moved to the border by itself: a line has four.
+    """
+    sizes = _sizes_wh(dataset, objects)
+    boxes = objects.boxes_xyxy.astype(np.float64).clip(0, np.tile(sizes, 2))
+    inner: list[np.ndarray | None] = []
+    for ring, size in zip(rings, sizes, strict=True):
+        if ring is not None:
+            ring = ring.clip(0, size) if kind == "corners" else clip_polygon(ring, size)
+        inner.append(ring)
+    return boxes, inner
+
+
+def _is_left(
+    objects: Objects, boxes: np.ndarray, whole_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
+) -> Bool[np.ndarray, "n"]:
+    """Return which objects are still visible after clipping; objects without area stay."""
+    before, after = (sides[:, 2:] - sides[:, :2] for sides in (objects.boxes_xyxy, boxes))
+    left: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
+    for row, (whole, ring) in enumerate(zip(whole_rings, rings, strict=True)):
+        if whole is not None and ring is not None:
+            left[row] = len(ring) >= 3 and (polygon_area(ring) > 0 or polygon_area(whole) == 0)
+    return left
+
+
+def _cut_off(
+    dataset: Dataset,
+    objects: Objects,
+    whole_rings: list[np.ndarray | None],
+    rings: list[np.ndarray | None],
+    written: np.ndarray,
+    kind: str,
+) -> Iterator[ConversionLoss]:
+    """Yield a loss per clipped segmentation or oriented box."""
+    for row in np.flatnonzero(written).tolist():
+        whole, ring = whole_rings[row], rings[row]
+        if whole is not None and ring is not None:
+            distance = max(
+                np.abs(whole.min(axis=0) - ring.min(axis=0)).max(), np.abs(whole.max(axis=0) - ring.max(axis=0)).max()
+            )
+            if distance > _VISIBLE:
+                what = (
+                    "corners of its oriented box, moved to the border" if kind == "corners" else "part of its outline"
+                )
+                yield _loss(kind, dataset, objects, row, f"the {what}, up to {distance:.2f} pixels beyond the image")
+
+
+def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) -> ConversionLoss:
+    return ConversionLoss(kind, dataset.images.files[objects.image_index[row]], int(objects.ids[row]), lost)
+
+
+def _moved_boxes(
+    dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
+) -> Iterator[ConversionLoss]:
+    """Yield losses for boxes that will be read back changed; slight changes (rounding) are one loss together."""
+    distances = np.abs(boxes - objects.boxes_xyxy).max(axis=1, initial=0)
+    for row, ring in enumerate(rings):
+        if ring is not None and len(ring):
+            box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])
+            distances[row] = np.abs(box - objects.boxes_xyxy[row]).max()
+    distances[~written] = 0
+    for row in np.flatnonzero(distances > _VISIBLE).tolist():
+        whose = "that of what lies in the image" if rings[row] is None else "that of its outline"
+        lost = f"its box, which differs from {whose} by {distances[row]:.2f} pixels"
+        yield _loss("box", dataset, objects, row, lost)
+    slight = distances[(distances > _EQUAL) & (distances <= _VISIBLE)]
+    if len(slight):
+        lost = f"{len(slight)} boxes, which differ from those of their outlines by at most {slight.max():.1g} pixels"
+        yield ConversionLoss("box", "", None, lost)
+
+
+def _sizes_wh(dataset: Dataset, objects: Objects) -> Float[np.ndarray, "n 2"]:
+    """Return the width and the height of each object's image."""
+    return dataset.images.sizes_hw[objects.image_index][:, ::-1].astype(np.float64)
+
+
+def _fractions(
+    dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None]
+) -> list[np.ndarray]:
+    """Return the normalised ring or box of each object."""
+    sizes = _sizes_wh(dataset, objects)
+    boxes = convert(boxes, BoxFormat.XYXY, BoxFormat.CXCYWH) / np.tile(sizes, 2)
+    rows = zip(rings, boxes, sizes, strict=True)
+    return [box if ring is None else (ring / size).ravel() for ring, box, size in rows]
+
+
+def _keypoint_fractions(
+    dataset: Dataset, objects: Objects, count: int
+) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, "n"]]:
+    """Return ``count`` normalised keypoints per object (zeros outside the image), and the number outside."""
+    found = np.zeros((len(objects), count, 3))
+    if objects.keypoints is not None:
+        found[:, : objects.keypoints.shape[1]] = objects.keypoints
+        found[..., :2] /= _sizes_wh(dataset, objects)[:, None]
+    is_outside = ((found[..., :2] < 0) | (found[..., :2] > 1)).any(axis=2)
+    labelled = (is_outside & (found[..., 2] > 0)).sum(axis=1)
+    found[is_outside] = 0
+    return found.reshape(len(objects), 3 * count), labelled
+
+
+def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:
+    """Return the keypoint names by label, of categories with ``count`` keypoints."""
+    schemes = {label: categories.keypoints_of(name) for label, name in enumerate(categories)}
+    return {label: scheme for label, scheme in schemes.items() if scheme is not None and len(scheme) == count}
+
+
+def _data_yaml(categories: Categories, splits: list[str], num_keypoints: int) -> str:
+    # No "path": without it Ultralytics takes the folder of this file, and "." for the folder where it was started.
+    content: dict[str, object] = {split: f"images/{split}" for split in splits}
+    content["names"] = dict(enumerate(categories))
+    if num_keypoints:
+        content["kpt_shape"] = [num_keypoints, 3]
+        schemes = _keypoint_names(categories, num_keypoints)
+        if schemes:
+            content["flip_idx"] = next(iter(schemes.values())).flip_order()
+            content["kpt_names"] = {label: list(scheme.names) for label, scheme in schemes.items()}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
