@@ -10,7 +10,7 @@ from otus.data.checks.doctor import check_path
 from otus.data.conversion import convert
 from otus.data.formats import coco
 from otus.data.formats.interface import Layout
-from otus.data.open import _tell_once, open_dataset
+from otus.data.open import _log_once, open_dataset
 from otus.errors import DataError, UsageError
 
 IMAGE = {"id": 7, "file_name": "000000000007.jpg", "width": 60, "height": 40}
@@ -21,7 +21,7 @@ POINTS = [{**BOX, "keypoints": [8, 9, 2], "num_keypoints": 1}]
 
 @pytest.fixture(autouse=True)
 def nothing_told() -> None:
-    _tell_once.cache_clear()
+    _log_once.cache_clear()
 
 
 def official(root: Path, parts: tuple[str, ...] = ("train", "val")) -> Path:
