@@ -1,6 +1,6 @@
 """Write files and folders atomically, and say where Otus caches what it fetched or computed.
 
-The ground that everything else stands on: it imports nothing of Otus but its errors.
+This module imports nothing of Otus but its errors.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Data: from files on disk to the tensors that a system trains on.
 
-An annotated image has three forms, and each conversion stands in one place::
+An annotated image has three forms, and each conversion has one place::
 
     files  --formats-->  Dataset (numpy columns)  --dataset[i]-->  Sample (numpy)  --tensors-->  tensor sample (torch)
 

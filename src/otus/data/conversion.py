@@ -58,7 +58,7 @@ def convert(
     Parameters
     ----------
     source, format, split, allow_outside
-        As :func:`otus.data.open.open_splits`.
+        As in :func:`otus.data.open.open_splits`.
     target
         The new folder.
     to
@@ -89,7 +89,7 @@ def convert(
             problems += unreadable
             datasets[index] = dataset if not unreadable else dataset.select(readable)
     losses += WRITERS[to].write(datasets, Path(target), images=images)
-    # What concerns the whole data set is said of each split.
+    # Losses of the data set as a whole are found once per split.
     of_set = dict.fromkeys(loss for loss in losses if not loss.image)
     losses = [*of_set, *(loss for loss in losses if loss.image)]
     if losses:

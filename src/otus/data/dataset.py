@@ -185,7 +185,7 @@ class Dataset:
     def image(self, index: int, *, target_size: "TargetSize | None" = None) -> np.ndarray:
         """Read an image as uint8 (H, W, 3) RGB, checked against the size that its labels were made for.
 
-        ``target_size`` as of :func:`~otus.data.images.read_reduced_image`.
+        ``target_size`` as in :func:`~otus.data.images.read_reduced_image`.
         """
         from otus.data.images import read_reduced_image
 

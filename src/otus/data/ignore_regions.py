@@ -22,8 +22,8 @@ def with_ignore_regions(dataset: Dataset) -> Dataset:
     if objects is None or not labels:
         return dataset
     is_region = np.isin(objects.labels, labels)
-    said = np.asarray(objects.columns.get(COLUMN, np.zeros(len(objects)))) == 1
-    if not (is_region & ~(said & objects.is_crowd)).any():
+    is_ignored = np.asarray(objects.columns.get(COLUMN, np.zeros(len(objects)))) == 1
+    if not (is_region & ~(is_ignored & objects.is_crowd)).any():
         return dataset
-    columns = {**objects.columns, COLUMN: is_region | said}
+    columns = {**objects.columns, COLUMN: is_region | is_ignored}
     return replace(dataset, objects=replace(objects, is_crowd=objects.is_crowd | is_region, columns=columns))

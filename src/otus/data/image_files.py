@@ -52,11 +52,11 @@ def list_images(
     Parameters
     ----------
     recursive
-        Search folders inside it too.
+        Whether to search subfolders.
     suffixes
-        Of the files, in lower case.
+        File suffixes to include, in lower case.
     report
-        Gets the error of each folder that may not be read, which is then left out; without it the first one is raised.
+        Called with an error for each unreadable folder, which is then skipped (default: raise the first).
 
     Raises
     ------

@@ -50,7 +50,7 @@ def write_label_image(
         or values.dtype.kind not in "biu"
         or (values.size and not 0 <= values.min() <= values.max() < 256)
     ):
-        raise ShapeError(f"index image {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
+        raise ShapeError(f"label image {path}: expected integers 0..255 (H, W), got {values.dtype} {values.shape}")
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.uint8))
     if palette is not None:
         image.putpalette(np.asarray(palette, dtype=np.uint8).reshape(-1, 3).tobytes())

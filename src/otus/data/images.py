@@ -26,7 +26,7 @@ REDUCED_FROM = 25_000_000
 """Images of more pixels, larger than most cameras make, may be decoded at a fraction of their size."""
 
 TargetSize = Callable[[tuple[int, int]], tuple[int, int]]
-"""The height and width at which an image of a height and width will be looked at."""
+"""A function from an image's height and width to the height and width that it will be resized to."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
 _STRIP = 512  # rows
@@ -64,9 +64,9 @@ def read_image(
         A path, an encoded image (bytes), a PIL image, or uint8 of shape (H, W), (H, W, 1), (H, W, 3) RGB or
         (H, W, 4) RGBA.
     expected_size_hw
-        The size that its labels were made for.
+        Height and width that the labels were made for; the image must match (default: any).
     max_pixels
-        Larger images are refused before they are decoded.
+        Larger images are rejected before they are decoded.
 
     Raises
     ------
@@ -93,14 +93,14 @@ def read_reduced_image(
     Parameters
     ----------
     need
-        How large it has to be; None for the whole image.
+        A function from the image's height and width to the height and width it will be used at (default: the full size).
     expected_size_hw, max_pixels
-        As of :func:`read_image`, of the whole image.
+        As in :func:`read_image`; the size is that of the full image.
 
     Raises
     ------
     ImageError, ShapeError
-        As of :func:`read_image`.
+        As in :func:`read_image`.
     """
     if isinstance(source, np.ndarray):
         source = _image_of_array(source)
@@ -186,7 +186,7 @@ def read_thumbnail(path: str | Path, *, side: int) -> tuple[UInt8[np.ndarray, "s
     Raises
     ------
     ImageError
-        As :func:`read_image`.
+        As in :func:`read_image`.
     """
     name = str(path)
     with _opened(path, name) as image:
@@ -209,7 +209,7 @@ def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
     Raises
     ------
     ImageError
-        As :func:`read_image`; and if the image is RGB, deeper than 8 bits or a JPEG, which changes values.
+        As in :func:`read_image`; also if the image is RGB, deeper than 8 bits or a JPEG, which changes values.
     """
     name = str(path)
     with _opened(path, name) as image:
@@ -355,7 +355,7 @@ def _check_pixels(size_wh: tuple[int, int], name: str, max_pixels: int) -> None:
         raise ImageError(
             f"{width} x {height} = {width * height / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:.0f}",
             file=name,
-            remedy="scale it down; otus predict --max-pixels takes larger ones, max_pixels of predict and read_image in Python",
+            remedy="scale it down, or raise the limit: --max-pixels of otus predict, max_pixels of predict and read_image",
             kind=_UNREADABLE,
         )
 

@@ -113,7 +113,7 @@ def open_dataset(
     UsageError
         If there are several, or none of that format and split: the message lists those there are.
     DataError
-        If there is nothing that is understood, or the labels have a fault.
+        If no known format is found, or the labels are invalid.
 
     Examples
     --------
@@ -154,15 +154,15 @@ def choose_layouts(
 ) -> list[Layout]:
     """Return the data sets at a path, filtered by format and split; at least one.
 
-    Those with other labels of the same images are left out unless their split is named or ``secondary`` asks for them,
-    and so are files of no objects (COCO's captions). That is said once, as a warning of the logger ``otus``.
+    Data sets with other labels of the same images are left out unless their split is named or ``secondary`` asks for them,
+    and so are files without objects (COCO's captions). That is logged once, as a warning of the logger ``otus``.
 
     Raises
     ------
     UsageError
         If none is of that format and split: the message lists those there are.
     DataError
-        If there is nothing that is understood.
+        If no known format is found.
     """
     if format is not None and format not in _BY_NAME:
         raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}{did_you_mean(format, _BY_NAME)}")

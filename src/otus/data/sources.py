@@ -52,7 +52,7 @@ def source_files(source: str | Path, *, report: Callable[[DataError], None] = st
     Parameters
     ----------
     report
-        Gets the error of each folder inside that may not be read; without it the first one is raised.
+        Called with an error for each unreadable folder (default: raise the first).
 
     Raises
     ------
@@ -94,12 +94,12 @@ def read_source(
     Parameters
     ----------
     stride
-        Of a video, every how many frames.
+        Use every ``stride``-th frame of a video.
     report
         Gets the error of each file that cannot be read and of each folder or pattern without images, which are skipped,
         and of each damaged video, after its last frame; without it the first one is raised.
     need, max_pixels
-        As of :func:`~otus.data.images.read_reduced_image`; images in memory stay whole.
+        As in :func:`~otus.data.images.read_reduced_image`; images in memory are not reduced.
     """
     for number, item in enumerate(_flat(source, report)):
         try:

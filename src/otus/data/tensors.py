@@ -70,7 +70,7 @@ def target_tensors(
     Parameters
     ----------
     boxes
-        As of :func:`to_tensors`.
+        As in :func:`to_tensors`.
     masks_hw
         Height and width of masks and maps, each pixel the nearest's, in place of the image's: many masks of a large image
         are never made at its size. Boxes, points and areas stay in the frame of the image.

@@ -33,11 +33,11 @@ class ProposalCache:
     Parameters
     ----------
     folder
-        Where; proposers share it.
+        Cache folder; proposers may share it.
     proposer
-        Who is asked for what is not there.
+        Computes missing proposals.
     count
-        How many of an image are kept, the best; all where it is None. Files that hold more serve too.
+        Number of proposals to keep per image, the highest-scoring first; all if None. Files with more are used too.
     """
 
     folder: Path

@@ -57,22 +57,22 @@ def find_proposals(
     Parameters
     ----------
     dataset
-        Any; images that cannot be read are an error.
+        The data set; unreadable images are an error.
     method
         One of :data:`METHODS`.
     count
-        How many of an image, the best; all where it is None.
+        Maximum number of proposals per image, the highest-scoring first; all if None.
     cache
-        The folder; ``proposals`` in :func:`~otus.zoo.hub.cache_folder` without it.
+        Cache folder (default: ``proposals`` in the folder of :func:`~otus._files.cache_folder`).
     workers
-        Processes that find what is missing; see :meth:`~otus.proposals.cache.ProposalCache.fill`.
+        Processes that compute missing proposals; see :meth:`~otus.proposals.cache.ProposalCache.fill`.
     options
-        Of the method, see :func:`make_proposer`.
+        Arguments of the method, see :func:`make_proposer`.
 
     Raises
     ------
     UsageError, DataError
-        As of :func:`make_proposer` and :meth:`~otus.proposals.cache.ProposalCache.fill`.
+        As in :func:`make_proposer` and :meth:`~otus.proposals.cache.ProposalCache.fill`.
 
     Examples
     --------

@@ -31,16 +31,16 @@ def oversegment(
     image
         (H, W, C) or (H, W), values 0..255.
     scale
-        The paper's k: the larger, the larger the regions.
+        The paper's k: larger values give larger regions.
     min_size
-        No region is smaller, in pixels (unless the image is).
+        Minimum region size in pixels.
     sigma
-        Of the Gaussian that smooths the image first, pixels.
+        Standard deviation of the initial Gaussian smoothing, in pixels.
 
     Raises
     ------
     ShapeError
-        If it is no image.
+        If the array is not an image.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class PixelGraph:
     planes
         float32 (C, H, W), values 0..255.
     sigma
-        Of the Gaussian that smooths them first, pixels.
+        Standard deviation of the initial Gaussian smoothing, in pixels.
     """
 
     planes: Float[np.ndarray, "c h w"]

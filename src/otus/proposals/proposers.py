@@ -29,16 +29,16 @@ WindowFunction = Callable[[tuple[int, int]], Float[np.ndarray, "w 4"]]
 class PrecomputedProposals:
     """Proposals that come with the sample (``proposals``); without them, those of Selective Search.
 
-    Boxes that have no area inside the image are left out. Scores only tell the order: 1 for the first, then falling.
+    Boxes that have no area inside the image are left out. Scores only express the order: 1 for the first, then decreasing.
 
     Parameters
     ----------
     count
-        At most so many of an image, the likeliest.
+        Maximum number of proposals per image, the highest-scoring first.
     search
-        From an image to its proposals; without it Selective Search, on images of at most 500 pixels.
+        A function from an image to its proposals (default: Selective Search on images of at most 500 pixels).
     mean, std
-        Of the preprocessing, to see the image's own colours again.
+        Mean and standard deviation of the preprocessing, to restore the image's colours.
     """
 
     def __init__(
@@ -84,7 +84,8 @@ class SlidingWindowProposer:
     Parameters
     ----------
     windows
-        Which: from the image's height and width to boxes xyxy; a ``functools.partial`` chooses scales, shapes and step.
+        A function from the image's height and width to boxes xyxy; set scales, aspect ratios and stride by
+        ``functools.partial``.
     """
 
     def __init__(self, windows: WindowFunction = sliding_windows) -> None:

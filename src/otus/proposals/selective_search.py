@@ -106,7 +106,7 @@ class SelectiveSearch:
     mode
         ``fast``, ``quality``, or strategies of one's own.
     seed
-        Of the order of the proposals.
+        Random seed of the order of the proposals.
     same_iou
         A box that overlaps one before it by so much is left out as the same; 1 for equal boxes only, as in the paper.
     workers

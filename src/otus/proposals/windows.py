@@ -90,7 +90,7 @@ def _starts(length: int, side: float, stride: float) -> Float[np.ndarray, "steps
 class SlidingWindows:
     """Sliding windows as proposals, large scales first; fields as the arguments of :func:`sliding_windows`.
 
-    No window is likelier than another: the score is its share of the image, so that the best so many cover it all.
+    Windows are equally likely: the score is the fraction of the image that they cover, so any top k covers all of it.
     """
 
     scales: Sequence[float] = SCALES

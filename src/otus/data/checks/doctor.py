@@ -105,7 +105,7 @@ def check_datasets(
     Parameters
     ----------
     datasets
-        Each image file is looked at once, in however many of them it stands.
+        Each image file is decoded once, however many of them list it.
     problems
         What the readers reported; they become findings.
     progress
@@ -260,7 +260,7 @@ def _same_photographs(datasets: Sequence[Dataset], thumbnails: dict[Path, np.nda
     splits = _splits_of_images(datasets)
     for path, names in splits.items():
         if len(names) > 1:
-            message = "the image stands in each of these splits (keep it in one)"
+            message = "the image is in each of these splits (keep it in one)"
             yield Finding("shared_between_splits", str(path), " and ".join(sorted(names)), message)
     paths = list(thumbnails)
     pairs, correlations = find_near_duplicates(np.stack([thumbnails[path] for path in paths]) if paths else np.zeros(0))

@@ -107,15 +107,15 @@ def _boxes(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     without_area = np.logical_not((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     for i in np.flatnonzero(without_area | ~(excess <= BOX_SLACK_PX)).tolist():
         file, where = _place(dataset, objects, i)
-        said = f"box {_text(boxes[i])}"
+        text = f"box {_text(boxes[i])}"
         if without_area[i]:
-            yield Finding("box_without_area", file, where, f"{said} has no area (remove or draw it anew)")
+            yield Finding("box_without_area", file, where, f"{text} has no area (remove or draw it anew)")
         else:
             width, height = limits[i]
             extent = _extent(objects, i, (int(height), int(width)))
             has_mask_outside = extent is not None and (extent != extent.clip(0, [width, height] * 2)).any()
             remedy = "as its mask does: clip both" if has_mask_outside else "clip it"
-            message = f"{said} reaches {excess[i]:.1f} pixels out of the image of {width} x {height} ({remedy})"
+            message = f"{text} reaches {excess[i]:.1f} pixels out of the image of {width} x {height} ({remedy})"
             yield Finding("box_outside", file, where, message)
 
 
@@ -169,7 +169,7 @@ def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
     sizes_wh = objects.boxes_xyxy[:, 2:] - objects.boxes_xyxy[:, :2]
     # What is wrong with boxes and masks themselves is found elsewhere.
     usable = np.isfinite(sizes_wh).all(axis=1) & (sizes_wh > 0).all(axis=1)
-    least, most = (sizes_wh.prod(axis=1) * share for share in BOX_SHARES)
+    minimum, maximum = (sizes_wh.prod(axis=1) * share for share in BOX_SHARES)
     has_outline = np.zeros(len(objects), dtype=bool)
     if objects.segmentations is not None:
         has_outline = objects.segmentations.kinds != Outline.NONE
@@ -178,12 +178,12 @@ def _areas(dataset: Dataset, objects: Objects) -> Iterator[Finding]:
             rows = outlined[first : first + _AT_ONCE]
             pixels = mask_areas(objects.take(rows), sizes_hw=dataset.images.sizes_hw, side="labels")
             border = sizes_wh[rows].sum(axis=1)  # about half of the outline's length: pixels that one may count or not
-            least[rows], most[rows] = pixels / AREA_FACTOR - border, pixels * AREA_FACTOR + border
+            minimum[rows], maximum[rows] = pixels / AREA_FACTOR - border, pixels * AREA_FACTOR + border
             usable[rows] = pixels > 0
-    fits = (objects.areas >= least - 1) & (objects.areas <= most + 1)
+    fits = (objects.areas >= minimum - 1) & (objects.areas <= maximum + 1)
     for i in np.flatnonzero(usable & ~fits).tolist():
         file, where = _place(dataset, objects, i)
-        fitting = f"the {'outline' if has_outline[i] else 'box'} allows {max(least[i], 0):.6g} to {most[i]:.6g}"
+        fitting = f"the {'outline' if has_outline[i] else 'box'} allows {max(minimum[i], 0):.6g} to {maximum[i]:.6g}"
         advice = "correct it: evaluate takes it for AP by size and the tolerance of keypoints"
         yield Finding("area_disagrees", file, where, f"area is {objects.areas[i]:.6g}, but {fitting} ({advice})")
 

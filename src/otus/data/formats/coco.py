@@ -1,6 +1,6 @@
 """COCO JSON: boxes, polygons, RLE, crowds, keypoints.
 
-https://cocodataset.org/#format-data. What further fields of annotations mean is said in
+https://cocodataset.org/#format-data. Further fields of annotations are documented in
 :mod:`otus.data.formats.coco_annotations`; those of images (licence, date …) and of the file are counted, not kept. Files of
 any size are read without keeping them in memory.
 
@@ -101,7 +101,7 @@ def files_without_objects(path: Path) -> list[Path]:
 
 
 def _kind_of(file: Path) -> str:
-    """Return what stands before the split in a file's name: ``person_keypoints`` of ``person_keypoints_val2017``."""
+    """Return the part of a file name before the split: ``person_keypoints`` of ``person_keypoints_val2017``."""
     return re.split(r"_(?:unlabeled|train|val|test|minival)", file.stem, maxsplit=1)[0]
 
 
@@ -312,7 +312,7 @@ def _keypoint_names(category: Category) -> KeypointNames:
 
 
 def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
-    """Return the folder that holds the images of a JSON file, or the likeliest if they are missing."""
+    """Return the folder that holds the images of a JSON file, or the most plausible one if they are missing."""
     here, above = file.parent, file.parent.parent
     parts = [part for part in (re.sub(r"^[a-z_]*_", "", file.stem), split_from_name(file)) if part]
     folders = [here / "images", here]

@@ -75,9 +75,9 @@ class ObjectColumns:
     Parameters
     ----------
     place
-        The file and the record of an annotation by its index, for messages.
+        A function from an annotation's index to its file and record, for messages.
     report
-        Gets the faults; the faulty annotations are left out.
+        Called with each problem; the faulty annotation is left out.
     predictions
         Whether each must have a score; areas are then the boxes', whatever the file says.
     unread
@@ -219,13 +219,13 @@ class ObjectColumns:
         category_ids
             The categories in the order of their labels.
         refused
-            Ids of images that were left out for a reason that is reported already: their objects go without a word.
+            Ids of images that were left out and reported already; their objects are dropped silently.
         """
         sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no image
         whole = {name: column.finish() for name, column in self._whole.items()}
         image, known_image = indices_of_ids(whole["image_id"], image_ids)
         labels, known_category = indices_of_ids(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
-        missing = whole["id"] == _NO_ID  # they are numbered as they stand in the file, behind the largest that it says
+        missing = whole["id"] == _NO_ID  # numbered in file order, after the largest id of the file
         whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
         keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
         checks = ObjectChecks(whole["index"], keep, self._fault)
@@ -369,14 +369,14 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
     """Yield one COCO record per object."""
     category_ids, sizes = dataset.categories.ids, boxes.written_sizes_wh(objects.boxes_xyxy)
     amodal = None if objects.amodal_boxes_xyxy is None else _xywh(objects.amodal_boxes_xyxy)
-    said = {
+    columns = {
         "score": objects.scores,
         "amodal_bbox": amodal,
         "corners": None if objects.corners_xy is None else objects.corners_xy.reshape(-1, 8),
         "cuboid": objects.cuboids,
         **objects.columns,
     }
-    figures = {name: values for name, values in said.items() if values is not None}
+    figures = {name: values for name, values in columns.items() if values is not None}
     outlines = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
     keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
     for row in range(len(objects)):

@@ -1,10 +1,10 @@
 """COCO results: a JSON list of ``{image_id, category_id, bbox, score, segmentation?, keypoints?}``.
 
-https://cocodataset.org/#format-results. Boxes and areas that are not said follow pycocotools' ``COCO.loadRes``.
+https://cocodataset.org/#format-results. Missing boxes and areas follow pycocotools' ``COCO.loadRes``.
 
 A record may say the ``file_name`` of its image, and then the name of its ``category`` too, as those of ``otus predict``
 do: their ids count what it was shown and are the model's, no data set's, so the names say what is meant. An ``image_id``
-that is a text is a name as well, with or without its suffix, as Ultralytics writes it.
+that is a string is a name as well, with or without its suffix, as Ultralytics writes it.
 """
 
 from collections.abc import Callable, Iterator, Mapping

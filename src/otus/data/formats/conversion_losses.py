@@ -122,8 +122,8 @@ def _of_objects(dataset: Dataset, objects: Objects, can_hold: frozenset[str]) ->
     if "columns" not in can_hold:
         for name, column in objects.columns.items():
             if name not in can_hold:
-                said = (column != 0) & ~np.isnan(column.astype(np.float64))
-                lossy.append((name, f"the column {name!r}", said.any(axis=tuple(range(1, said.ndim)))))
+                is_set = (column != 0) & ~np.isnan(column.astype(np.float64))
+                lossy.append((name, f"the column {name!r}", is_set.any(axis=tuple(range(1, is_set.ndim)))))
     for kind, what, has in lossy:
         for i in np.flatnonzero(has) if has is not None else ():
             yield ConversionLoss(kind, dataset.images.files[objects.image_index[i]], int(objects.ids[i]), what)

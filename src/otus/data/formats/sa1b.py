@@ -184,7 +184,7 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write a JSON file beside each image in a new folder; polygons become RLE.
 
-    Splits lie in one folder and are no longer told apart; if ids of their images or annotations meet, all get new ones.
+    Splits share one folder and can no longer be distinguished; if their image or annotation ids collide, all get new ones.
     """
     splits = as_splits(datasets)
     written, losses = _with_ids_of_their_own(splits)

@@ -30,7 +30,7 @@ def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = 
     Parameters
     ----------
     folder
-        The files; which of the three they are is told by their names and first words.
+        The folder; its format is recognised by file names and first words.
     dataset
         The labels that they belong to: names of images and categories are its own.
     report

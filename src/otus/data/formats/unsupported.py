@@ -8,7 +8,7 @@ from otus.data.formats.paths import list_files, sample_files
 from otus.data.formats.text_files import read_head
 
 _START = 1 << 16
-# The tool, the suffix of its files, what all stands in them, and what to export.
+# The tool, the suffix of its files, patterns that all occur in them, and what to export.
 _TOOLS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("CreateML", ".json", (r'"image(?:filename)?"', r'"coordinates"'), "Pascal VOC or COCO"),
     ("VIA (VGG Image Annotator)", ".json", (r'"shape_attributes"',), "COCO (Annotation, Export Annotations)"),

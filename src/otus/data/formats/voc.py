@@ -220,11 +220,11 @@ def _category_names(root: Path, folders: list[Path], records: list[Record]) -> t
     return tuple(sorted(found - {""}))
 
 
-def _objects(records: list[Record], categories: Categories, said: BoxFormat) -> Objects:
+def _objects(records: list[Record], categories: Categories, box_format: BoxFormat) -> Objects:
     label_of = {name: label for label, name in enumerate(categories)}
     all_flags = [flags for record in records for flags in record.flags]
     boxes = np.array([box for record in records for box in record.boxes], dtype=np.float64).reshape(-1, 4)
-    boxes = convert(boxes, said, BoxFormat.XYXY)
+    boxes = convert(boxes, box_format, BoxFormat.XYXY)
     turned = np.array([box for record in records for box in record.oriented], dtype=np.float64).reshape(-1, 5)
     is_turned = ~np.isnan(turned[:, 0])
     areas, more = area(boxes), {}
@@ -255,7 +255,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     Raises
     ------
     DataError
-        If XML cannot hold the name of a category, or an image stands in two splits that have labels of their own.
+        If XML cannot hold the name of a category, or an image is in two splits with separate labels.
     """
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)

@@ -19,7 +19,7 @@ from otus.structures.boxes import convert
 FLAGS = ("difficult", "truncated", "occluded")
 _DECLARED = re.compile(rb"""<\?xml[^>]{,100}?encoding=["']([A-Za-z0-9._-]{,40})""")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
-# Read, or said by the files themselves: where the image lies, its channels, whether there are masks.
+# Read, or known from the files themselves: where the image lies, its channels, whether there are masks.
 _KNOWN = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
 _ORIENTED = ("cx", "cy", "w", "h", "angle")
 _KNOWN_OF_OBJECT = frozenset(("name", "bndbox", "robndbox", *FLAGS))

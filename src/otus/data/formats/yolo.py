@@ -152,7 +152,7 @@ def _unnamed(about: YoloDescription, lines: list[LabelLine], source: Path, allow
             return Categories(
                 tuple(name.strip() for name in read_text(folder / "classes.txt").splitlines() if name.strip())
             )
-    # All splits count, so that their labels mean the same; what is wrong with a line is said where it is read.
+    # All splits count, so that their labels mean the same; invalid lines are reported when their split is read.
     listed = [_images(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
     others = [_twin(path, about.root) for paths in listed for path in paths]
     words = {line.words[0] for line in (*lines, *read_label_lines(others, lambda _: None))}

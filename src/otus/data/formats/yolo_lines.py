@@ -97,9 +97,9 @@ def _faults(
     scores = values[columns.ends - 1]
     for i in np.flatnonzero(columns.is_scored & ((scores < 0) | (scores > 1))):
         faults[int(i)] = (f"expected a confidence in 0..1, got {scores[i]}", "correct the line")
-    sound = np.ones(len(lines), dtype=bool)
-    sound[list(faults)] = False
-    scored, plain = sound & columns.is_scored, sound & ~columns.is_scored
+    valid = np.ones(len(lines), dtype=bool)
+    valid[list(faults)] = False
+    scored, plain = valid & columns.is_scored, valid & ~columns.is_scored
     if scored.any() and scored.sum() < plain.sum():  # of lines of two kinds the rarer ones are wrong
         for i in np.flatnonzero(scored):
             problem = f"has {len(lines[i].words) - 1} numbers, as with a confidence, which most lines do not have"
