@@ -94,7 +94,7 @@ def share_of_postprocess(predictor: Predictor, image: np.ndarray, *, candidates:
     system, prepared = predictor.system, _prepared(predictor, image)
     own = system.scores
     if isinstance(own, SigmoidScores):
-        system.scores = SigmoidScores(per_map=candidates)
+        system.scores = SigmoidScores(top_k_per_level=candidates)
     with predictor.autocast():
         everything = system.stages([prepared], postprocess=predictor.postprocess(0.0))
         scores = everything.candidates[0].scores.sort(descending=True).values

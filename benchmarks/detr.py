@@ -39,7 +39,7 @@ def agreement(predictor: Predictor, image: np.ndarray, logits: Tensor, boxes: Te
     """How far the answers of all queries are from the reference's."""
     prepared = predictor.preprocess.sample(to_tensors(Sample(image, "noise")))
     with predictor.autocast():
-        answers = predictor.system.stages([prepared]).answers
+        answers = predictor.system.stages([prepared]).outputs
     far = (answers.logits[-1] - logits).abs().max(), (answers.boxes[-1] - boxes).abs().max()
     return f"logits {far[0]:.1e}, boxes {far[1]:.1e} of the image apart"
 

@@ -23,14 +23,14 @@ from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faste
 from otus.detection.region_based.rcnn import rcnn
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.detection.region_based.sliding_window import sliding_window
-from otus.detection.region_based.spp_net import SpatialPyramid, spp_net
+from otus.detection.region_based.spp_net import SpatialPyramidPooling, spp_net
 from otus.detection.regression import SingleObjectDetector
-from otus.detection.set_prediction.detr import EncoderDecoder
-from otus.detection.set_prediction.query_selection_detr import DeformableHead
+from otus.detection.set_prediction.detr import DETRHead
+from otus.detection.set_prediction.query_selection_detr import QuerySelectionHead
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.detection.single_stage.dense_detector import DenseDetector
 from otus.detection.single_stage.dense_parts import BackboneWithFPN
-from otus.detection.single_stage.fcos import fcos, locations_of
+from otus.detection.single_stage.fcos import fcos, location_generator
 from otus.detection.single_stage.oriented_fcos import oriented_fcos
 from otus.detection.single_stage.retinanet import octave_scales, retinanet
 from otus.detection.single_stage.rpn_classifier import rpn_classifier
@@ -69,21 +69,23 @@ def tiny_backbone(levels: tuple[int, ...]) -> LayeredBackbone:
 def pyramid_detector() -> RegionDetector:
     backbone = tiny_backbone((2, 3, 4))
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=FeaturePyramid(backbone.channels, 16))
-    proposer = RegionProposalNetwork(16, GridAnchorGenerator([[12], [24], [48], [96]]), count=50, training_count=50)
-    return faster_rcnn(maps, proposer, CATEGORIES, box_features=32)
+    proposer = RegionProposalNetwork(
+        16, GridAnchorGenerator([[12], [24], [48], [96]]), post_nms_top_n=50, train_post_nms_top_n=50
+    )
+    return faster_rcnn(maps, proposer, CATEGORIES, representation_size=32)
 
 
 def single_map_detector() -> RegionDetector:
     backbone = tiny_backbone((3,))
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(
-        maps.out_channels, GridAnchorGenerator([[12, 24, 48]]), count=50, training_count=50
+        maps.out_channels, GridAnchorGenerator([[12, 24, 48]]), post_nms_top_n=50, train_post_nms_top_n=50
     )
-    return faster_rcnn(maps, proposer, CATEGORIES, box_features=32)
+    return faster_rcnn(maps, proposer, CATEGORIES, representation_size=32)
 
 
 FEW_WINDOWS = partial(sliding_windows, scales=(0.7, 0.5, 0.35), stride=0.25)
-SOME = BalancedSampler(count=32, positive_share=0.5)
+SOME = BalancedSampler(batch_size_per_image=32, positive_fraction=0.5)
 
 
 def proposals_of_windows() -> PrecomputedProposals:
@@ -95,28 +97,28 @@ def proposals_of_windows() -> PrecomputedProposals:
 
 
 def warped_crops() -> WarpedCrops:
-    return WarpedCrops(tiny_backbone((3,)), side=24, context=2, chunk=40)
+    return WarpedCrops(tiny_backbone((3,)), crop_size=24, context=2, chunk_size=40)
 
 
 def sliding_detector() -> RegionDetector:
     return sliding_window(
-        warped_crops(), CATEGORIES, proposer=SlidingWindowProposer(FEW_WINDOWS), features=32, sampler=SOME
+        warped_crops(), CATEGORIES, proposer=SlidingWindowProposer(FEW_WINDOWS), representation_size=32, sampler=SOME
     )
 
 
 def crop_detector() -> RegionDetector:
-    return rcnn(warped_crops(), CATEGORIES, proposer=proposals_of_windows(), features=32, sampler=SOME)
+    return rcnn(warped_crops(), CATEGORIES, proposer=proposals_of_windows(), representation_size=32, sampler=SOME)
 
 
 def pyramid_pooling_detector() -> RegionDetector:
-    maps = SpatialPyramid(tiny_backbone((3,)), levels=(4, 2, 1))
-    return spp_net(maps, CATEGORIES, proposer=proposals_of_windows(), features=32, sampler=SOME)
+    maps = SpatialPyramidPooling(tiny_backbone((3,)), bins=(4, 2, 1))
+    return spp_net(maps, CATEGORIES, proposer=proposals_of_windows(), representation_size=32, sampler=SOME)
 
 
 def roi_pooling_detector() -> RegionDetector:
     backbone = tiny_backbone((3,))
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    return fast_rcnn(maps, CATEGORIES, proposer=proposals_of_windows(), features=32, sampler=SOME)
+    return fast_rcnn(maps, CATEGORIES, proposer=proposals_of_windows(), representation_size=32, sampler=SOME)
 
 
 def levels() -> BackboneWithFPN:
@@ -135,33 +137,42 @@ def default_box_detector() -> DenseDetector:
     backbone = tiny_backbone((3, 4))
     maps = ExtendedExtractor(backbone, backbone.channels, (16, 16), LenientBatchNorm)
     boxes = DefaultBoxGenerator([[2]] * 4, [0.1, 0.3, 0.5, 0.7, 0.9])
-    return ssd(maps, maps.channels, boxes, CATEGORIES, norm=LenientBatchNorm)
+    return ssd(maps, maps.channels, boxes, CATEGORIES, norm_layer=LenientBatchNorm)
 
 
 def grid_detector() -> YOLO:
     network = nn.Sequential(nn.Conv2d(32, 16, 1), nn.ReLU())
-    sizes = {"channels": 16, "hidden": 64, "dropout": 0.0, "side": 5}
-    system = YOLO(categories=CATEGORIES, backbone=tiny_backbone((3,)), convolutions=network, **sizes)
-    nn.init.normal_(system.connected[3].weight, std=0.2)  # it would say nothing at first
+    sizes = {"in_channels": 16, "hidden_features": 64, "dropout": 0.0, "grid_size": 5}
+    system = YOLO(categories=CATEGORIES, backbone=tiny_backbone((3,)), conv=network, **sizes)
+    nn.init.normal_(system.fc[3].weight, std=0.2)  # it would say nothing at first
     return system
 
 
 def set_detector() -> SetDetector:
-    sizes = {"width": 32, "heads": 4, "inner": 64, "encoder_layers": 1, "decoder_layers": 2, "queries": 12}
-    head = EncoderDecoder(32, (0, 1), **sizes, dropout=0.0)
+    sizes = {
+        "embed_dim": 32,
+        "num_heads": 4,
+        "ffn_dim": 64,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
+        "num_queries": 12,
+    }
+    head = DETRHead(32, (0, 1), **sizes, dropout=0.0)
     return SetDetector(categories=CATEGORIES, backbone=tiny_backbone((3,)), head=head)
 
 
-def deformable_set_detector() -> SetDetector:
+def query_selection_detector() -> SetDetector:
     backbone = tiny_backbone((2, 3, 4))
-    head = DeformableHead(backbone.channels, backbone.strides, 2, width=32, heads=4, inner=64, layers=2, queries=12)
+    head = QuerySelectionHead(
+        backbone.channels, backbone.strides, 2, embed_dim=32, num_heads=4, ffn_dim=64, num_layers=2, num_queries=12
+    )
     return SetDetector(categories=CATEGORIES, backbone=backbone, head=head, size_divisor=16)
 
 
 SYSTEMS: dict[str, Callable[[], RegionDetector | SingleObjectDetector | DenseDetector | YOLO | SetDetector]] = {
     "yolo": grid_detector,
     "detr": set_detector,
-    "deformable_detr": deformable_set_detector,
+    "query_selection_detr": query_selection_detector,
     "rpn_classifier": lambda: telling(rpn_classifier(levels(), GridAnchorGenerator([[20], [40], [80]]), CATEGORIES)),
     "retinanet": lambda: telling(
         retinanet(
@@ -169,18 +180,20 @@ SYSTEMS: dict[str, Callable[[], RegionDetector | SingleObjectDetector | DenseDet
         )
     ),
     "ssd": default_box_detector,
-    "fcos": lambda: telling(fcos(levels(), locations_of((8, 16, 32)), CATEGORIES)),
-    "oriented_fcos": lambda: telling(oriented_fcos(levels(), locations_of((8, 16, 32)), CATEGORIES)),
-    "regression": lambda: SingleObjectDetector(tiny_backbone((3,)), CATEGORIES, features=32),
+    "fcos": lambda: telling(fcos(levels(), location_generator((8, 16, 32)), CATEGORIES)),
+    "oriented_fcos": lambda: telling(oriented_fcos(levels(), location_generator((8, 16, 32)), CATEGORIES)),
+    "regression": lambda: SingleObjectDetector(tiny_backbone((3,)), CATEGORIES, representation_size=32),
     "sliding_window": sliding_detector,
     "rcnn": crop_detector,
     "spp_net": pyramid_pooling_detector,
     "fast_rcnn": roi_pooling_detector,
     "faster_rcnn": pyramid_detector,
     "faster_rcnn_single_map": single_map_detector,
-    "mask_rcnn": lambda: mask_rcnn(pyramid_detector(), width=8),
-    "keypoint_rcnn": lambda: keypoint_rcnn(pyramid_detector(), width=8, depth=2),
-    "mask_and_keypoint_rcnn": lambda: keypoint_rcnn(mask_rcnn(single_map_detector(), width=8), width=8, depth=2),
+    "mask_rcnn": lambda: mask_rcnn(pyramid_detector(), hidden_channels=8),
+    "keypoint_rcnn": lambda: keypoint_rcnn(pyramid_detector(), hidden_channels=8, num_convs=2),
+    "mask_and_keypoint_rcnn": lambda: keypoint_rcnn(
+        mask_rcnn(single_map_detector(), hidden_channels=8), hidden_channels=8, num_convs=2
+    ),
 }
 
 
@@ -401,9 +414,9 @@ def test_categories_and_their_thresholds_come_before_every_limit(system):
     if isinstance(system, SingleObjectDetector):
         return  # it answers one category, whatever is asked for
     if isinstance(system, DenseDetector):
-        limit = {"per_map": 2} if hasattr(system.scores, "per_map") else {"per_category": 2}
+        limit = {"top_k_per_level": 2} if hasattr(system.scores, "top_k_per_level") else {"top_k_per_class": 2}
         system.scores = replace(system.scores, **limit)
-    if isinstance(getattr(system, "head", None), EncoderDecoder):
+    if isinstance(getattr(system, "head", None), DETRHead):
         nn.init.normal_(system.head.queries.weight, std=30.0)  # else one category is the likeliest of every query
         nn.init.normal_(system.head.class_embed.weight, std=3.0)
     everything = replace(system.postprocess, score_threshold=0.0, nms_iou=1.0, max_detections=10**6)

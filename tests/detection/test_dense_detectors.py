@@ -19,7 +19,12 @@ from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.data.tensors import to_tensors
 from otus.detection.set_prediction.detr import detr_efficientnet_lite0
 from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.detection.single_stage.fcos import LocationMatcher, centerness, fcos_efficientnet_lite0_fpn, locations_of
+from otus.detection.single_stage.fcos import (
+    LocationMatcher,
+    centerness,
+    fcos_efficientnet_lite0_fpn,
+    location_generator,
+)
 from otus.detection.single_stage.oriented_fcos import OrientedLocationMatcher
 from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_fpn
 from otus.detection.single_stage.rpn_classifier import SampledLoss
@@ -80,15 +85,15 @@ def test_losses_of_the_proposer_that_names_are_divided_as_torchvisions_proposer_
     matches = torch.randint(NEUTRAL, 2, (30,), generator=generator)
     positives, known = torch.where(matches >= 0)[0], matches != NEUTRAL
     slots = torch.where(matches >= 0, matches + 1, matches)
-    logits, codes = torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator)
-    found = SampledLoss(BalancedSampler(count=100, positive_share=1.0))(
-        DenseOutputs([logits[None]], [codes[None]]),
+    logits, box_deltas = torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    found = SampledLoss(BalancedSampler(batch_size_per_image=100, positive_fraction=1.0))(
+        DenseOutputs([logits[None]], [box_deltas[None]]),
         anchors,
         [DenseAssignment(matches, slots, positives, objects[matches[positives]])],
         DeltaBoxCoder(),
     )
     wanted = reference.BoxCoder((1.0, 1.0, 1.0, 1.0)).encode_single(objects[matches[positives]], anchors[positives])
-    wrong = functional.smooth_l1_loss(codes[positives], wanted, beta=1 / 9, reduction="sum")
+    wrong = functional.smooth_l1_loss(box_deltas[positives], wanted, beta=1 / 9, reduction="sum")
     torch.testing.assert_close(found["class"], functional.cross_entropy(logits[known], slots[known].clamp(min=0)))
     torch.testing.assert_close(found["box"], wrong / known.sum())
 
@@ -146,7 +151,7 @@ def fcos_by_loops(locations: Tensor, objects: Tensor, radius: float = 1.5) -> li
 @settings(max_examples=20)
 @given(seeds, st.integers(0, 6))
 def test_locations_are_matched_as_a_slow_loop_does(seed, count):
-    locations = torch.cat(locations_of((4, 8, 16))([(16, 16), (8, 8), (4, 4)], (64, 64)))
+    locations = torch.cat(location_generator((4, 8, 16))([(16, 16), (8, 8), (4, 4)], (64, 64)))
     objects = boxes(count, seed, side=50)
     assert LocationMatcher()(locations, objects).tolist() == fcos_by_loops(locations, objects)
     upright = torch.cat(
@@ -179,12 +184,12 @@ def test_candidates_are_those_of_a_full_search():
     logits, quality = [torch.randn(2, n, 5) for n in (30, 10)], [torch.randn(2, n) for n in (30, 10)]
     never = torch.inf
     thresholds = torch.tensor([never, 0.4, 0.5, never, 0.4])
-    for answers in (DenseOutputs(logits, []), DenseOutputs(logits, [], quality)):
-        scores, slots, anchors = SigmoidScores(per_map=12).choose(answers, 1, thresholds)
+    for outputs in (DenseOutputs(logits, []), DenseOutputs(logits, [], quality)):
+        scores, slots, anchors = SigmoidScores(top_k_per_level=12).choose(outputs, 1, thresholds)
         expected, first = [], 0
         for i, x in enumerate(logits):
             s = x[1].sigmoid()
-            if answers.quality is not None:
+            if outputs.centerness is not None:
                 s = (s * quality[i][1].sigmoid()[:, None]).sqrt()
             rows = [(float(s[a, c]), c, a + first) for a in range(len(s)) for c in range(5) if s[a, c] > thresholds[c]]
             expected += sorted(rows, reverse=True)[:12]
@@ -195,7 +200,7 @@ def test_candidates_are_those_of_a_full_search():
     thresholds = torch.tensor([never, 0.3, 0.3, never, 0.2])
     most = max(int((s[:, c] > thresholds[c]).sum()) for c in (1, 2, 4))
     for limit in (1, 3, most, 100):  # all categories have too many, some, one, none
-        chosen = SoftmaxScores(per_category=limit).choose(DenseOutputs(logits, []), 0, thresholds)
+        chosen = SoftmaxScores(top_k_per_class=limit).choose(DenseOutputs(logits, []), 0, thresholds)
         scores, slots, anchors = chosen
         best = {c: s[:, c].topk(min(limit, len(s))).indices.tolist() for c in (1, 2, 4)}
         expected = sorted((c, a) for c in best for a in best[c] if s[a, c] > thresholds[c])
@@ -205,9 +210,9 @@ def test_candidates_are_those_of_a_full_search():
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_the_ends_of_the_threshold(threshold):
-    answers = DenseOutputs([torch.zeros(1, 4, 2)], [])
+    outputs = DenseOutputs([torch.zeros(1, 4, 2)], [])
     for scores in (SigmoidScores(), SoftmaxScores()):
-        found = scores.choose(answers, 0, torch.full((2,), threshold))
+        found = scores.choose(outputs, 0, torch.full((2,), threshold))
         assert len(found[0]) == (0 if threshold == 1 else 8)
 
 
@@ -249,13 +254,13 @@ def density(box: Tensor, points: Tensor) -> Tensor:
 
 
 def test_gradients_of_oriented_boxes_are_finite_everywhere():
-    codes = torch.zeros(3, 6, requires_grad=True)
+    box_deltas = torch.zeros(3, 6, requires_grad=True)
     anchors = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(3, 4)
     wanted = torch.tensor([[4.0, 4.0, 8.0, 8.0, 0.0], [4.0, 4.0, 900.0, 0.01, 1.0], [1e4, 0.0, 5.0, 5.0, 0.0]])
-    loss = gaussian_distance(OrientedBoxCoder().decode(codes, anchors), wanted).sum()
+    loss = gaussian_distance(OrientedBoxCoder().decode(box_deltas, anchors), wanted).sum()
     loss.backward()
     assert loss.isfinite()
-    assert codes.grad.isfinite().all()
+    assert box_deltas.grad.isfinite().all()
 
 
 def test_objects_without_an_oriented_box_are_learned_upright():

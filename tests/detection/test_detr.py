@@ -12,11 +12,11 @@ from torchvision.ops import box_convert, box_iou
 
 from otus.data.dataset import Dataset, Images
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection.set_prediction.detr import EncoderDecoder, detr_efficientnet_lite0
+from otus.detection.set_prediction.detr import DETRHead, detr_efficientnet_lite0
 from otus.detection.set_prediction.query_selection_detr import (
-    DeformableHead,
-    _Steps,
-    deformable_detr_efficientnet_lite0,
+    QuerySelectionHead,
+    _DensePredictions,
+    query_selection_detr_efficientnet_lite0,
 )
 from otus.detection.set_prediction.set_detector import SetDetector, image_on_map
 from otus.parts.backbones import LayeredBackbone, freeze_norms, torchvision_backbone
@@ -37,15 +37,23 @@ def backbone() -> LayeredBackbone:
 
 def plain() -> SetDetector:
     torch.manual_seed(0)
-    head = EncoderDecoder(
-        16, (0, 1, 2), width=16, heads=2, inner=32, encoder_layers=2, decoder_layers=2, queries=6, dropout=0.0
+    head = DETRHead(
+        16,
+        (0, 1, 2),
+        embed_dim=16,
+        num_heads=2,
+        ffn_dim=32,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        num_queries=6,
+        dropout=0.0,
     )
     return SetDetector(categories=CATEGORIES, backbone=backbone(), head=head)
 
 
 def improved() -> SetDetector:
     torch.manual_seed(0)
-    head = DeformableHead((16, 16), (4, 8), 3, width=16, heads=2, inner=32, layers=2, queries=6)
+    head = QuerySelectionHead((16, 16), (4, 8), 3, embed_dim=16, num_heads=2, ffn_dim=32, num_layers=2, num_queries=6)
     return SetDetector(categories=CATEGORIES, backbone=backbone(), head=head)
 
 
@@ -145,7 +153,7 @@ def test_losses_are_finite_on_any_input(system, samples):
 
 def test_nothing_is_suppressed_unless_asked_for(system):
     (found,) = system.predict([sample([], [])])
-    assert len(found) == (6 if isinstance(system.head, EncoderDecoder) else 18)
+    assert len(found) == (6 if isinstance(system.head, DETRHead) else 18)
     assert (np.diff(found.scores) <= 0).all()
     system.postprocess = replace(system.postprocess, nms_iou=0.0)
     (fewer,) = system.predict([sample([], [])])
@@ -160,8 +168,8 @@ def test_queries_of_the_improved_decoder_do_not_depend_on_the_noisy_ones():
     batch = make_batch(learned, size_divisor=1)
     targets = [system.target(one) for one in learned]
     maps = system.backbone(batch.images)
-    with_noise, _ = system.head.answer(maps, batch, targets, generator=torch.Generator().manual_seed(0))
-    without, _ = system.head.answer(maps, batch, None)
+    with_noise, _ = system.head.forward_train(maps, batch, targets, generator=torch.Generator().manual_seed(0))
+    without, _ = system.head.forward_train(maps, batch, None)
     torch.testing.assert_close(with_noise.logits, without.logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(with_noise.boxes, without.boxes, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(with_noise.attention(), without.attention(), atol=1e-5, rtol=1e-4)
@@ -171,10 +179,10 @@ def test_queries_of_the_improved_decoder_are_steps_whose_boxes_differ():
     system = improved()
     batch = make_batch([sample([], [], size_hw=(48, 64)), sample([], [], size_hw=(32, 48))], size_divisor=32)
     maps, inside = system.head._encode(system.backbone(batch.images), batch)
-    steps = _Steps(system.head, maps, inside, batch)
+    steps = _DensePredictions(system.head, maps, inside, batch)
     steps.logits = torch.randn(steps.logits.shape, generator=torch.Generator().manual_seed(0))
     count = steps.logits.shape[1]
-    for image, chosen in enumerate(steps.surest(count, distinct_iou=0.3)):
+    for image, chosen in enumerate(steps.top_queries(count, nms_iou=0.3)):
         scores = steps.logits[image, chosen].amax(dim=1)
         overlaps = box_iou(*[box_convert(steps.boxes[image, chosen], "cxcywh", "xyxy")] * 2).tril(-1)
         real = int(steps.inside[image].sum())
@@ -194,26 +202,37 @@ def test_fused_copies_answer_alike(precision):
     backbone = torchvision_backbone("resnet18", levels=(4, 5))
     freeze_norms(backbone)
     for head in (
-        EncoderDecoder(512, (0, 1, 2), width=32, heads=4, inner=64, encoder_layers=1, decoder_layers=2, queries=9),
-        DeformableHead(backbone.channels, backbone.strides, 3, width=32, heads=4, inner=64, layers=2, queries=9),
+        DETRHead(
+            512,
+            (0, 1, 2),
+            embed_dim=32,
+            num_heads=4,
+            ffn_dim=64,
+            num_encoder_layers=1,
+            num_decoder_layers=2,
+            num_queries=9,
+        ),
+        QuerySelectionHead(
+            backbone.channels, backbone.strides, 3, embed_dim=32, num_heads=4, ffn_dim=64, num_layers=2, num_queries=9
+        ),
     ):
         system = SetDetector(categories=CATEGORIES, backbone=backbone, head=head).eval()
         fused = fused_for_inference(system, precision=precision)
         images = [sample([], [], size_hw=(70, 90))]
-        exact = system.stages(images).answers
+        exact = system.stages(images).outputs
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            fast = fused.stages(images).answers
+            fast = fused.stages(images).outputs
         assert fast.boxes.dtype == fast.logits.dtype == torch.float32
         tolerance = 1e-4 if precision == "float32" else 0.15
         torch.testing.assert_close(fast.logits[-1], exact.logits[-1], atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("build", [detr_efficientnet_lite0, deformable_detr_efficientnet_lite0])
+@pytest.mark.parametrize("build", [detr_efficientnet_lite0, query_selection_detr_efficientnet_lite0])
 def test_the_small_ones(build: Callable[..., SetDetector]):
-    system = build(CATEGORIES, queries=20)
+    system = build(CATEGORIES, num_queries=20)
     (found,) = system.predict([sample([], [], size_hw=(96, 128))])
     assert found.size_hw == (96, 128)
-    assert system.head.capacity == 20
+    assert system.head.num_queries == 20
     frozen = [name for name, parameter in system.named_parameters() if not parameter.requires_grad]
     assert frozen
     assert all(name.startswith(("backbone.stem", "backbone.stage1", "backbone.stage2")) for name in frozen)

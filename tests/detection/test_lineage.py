@@ -11,7 +11,13 @@ from torch import nn
 from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.detection.region_based.rcnn import rcnn, rcnn_vgg16
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.detection.region_based.spp_net import PAPER_LEVELS, SpatialPyramid, map_cells, spp_net, spp_net_vgg16
+from otus.detection.region_based.spp_net import (
+    PYRAMID_BINS,
+    SpatialPyramidPooling,
+    boxes_to_cells,
+    spp_net,
+    spp_net_vgg16,
+)
 from otus.errors import UsageError
 from otus.parts.backbones import LayeredBackbone
 from otus.parts.batching import make_batch
@@ -60,9 +66,9 @@ def slow_pyramid(x: np.ndarray, box: list[float], *, stride: int, levels: tuple[
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize("levels", [PAPER_LEVELS, (4, 2, 1), (5,)])
+@pytest.mark.parametrize("levels", [PYRAMID_BINS, (4, 2, 1), (5,)])
 def test_the_spatial_pyramid_equals_the_slow_loop(levels):
-    pyramid = SpatialPyramid(backbone(), levels=levels)
+    pyramid = SpatialPyramidPooling(backbone(), bins=levels)
     rng = np.random.default_rng(1)
     maps = torch.from_numpy(rng.normal(size=(2, 8, 12, 16)).astype(np.float32))
     corners = np.sort(rng.uniform(0, [64, 48], (2, 40, 2, 2)), axis=2)  # stride 4
@@ -83,7 +89,7 @@ def test_a_roi_pool_is_a_spatial_pyramid_of_one_level():
     maps = [torch.randn(1, 8, 12, 16)]
     boxes = torch.tensor([[8.0, 4.0, 40.0, 32.0], [0.0, 0.0, 56.0, 44.0]])
     batch = make_batch([{"image": torch.zeros(3, 48, 64)}], size_divisor=1)
-    pyramid = SpatialPyramid(backbone(), levels=(3,))
+    pyramid = SpatialPyramidPooling(backbone(), bins=(3,))
     pooled = RoIPooler(3, strides=(4,), method="pool")(maps, [boxes])
     # A box from cell 2 to cell 10: RoI pool takes 2 to 10, the pyramid what lies between the borders' cells, 3 to 9.
     wider = boxes + torch.tensor([-4.0, -4.0, 4.0, 4.0])
@@ -93,7 +99,7 @@ def test_a_roi_pool_is_a_spatial_pyramid_of_one_level():
 def test_the_cells_of_a_box_lie_on_the_map():
     boxes = torch.rand(500, 4) * 64
     boxes = torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
-    cells = map_cells(boxes, stride=16, map_hw=(4, 4))
+    cells = boxes_to_cells(boxes, stride=16, map_hw=(4, 4))
     assert (cells[:, :2] <= cells[:, 2:]).all()
     assert cells.min() >= 0
     assert cells.max() <= 3
@@ -102,7 +108,7 @@ def test_the_cells_of_a_box_lie_on_the_map():
 def test_the_cells_of_vgg_see_half_a_stride_further():
     """By the gradient of a cell, through VGG-16's strides and paddings with one channel and means for maxima."""
     layers = []
-    for layer in spp_net_vgg16(CATEGORIES, features=4).region_features.backbone.modules():
+    for layer in spp_net_vgg16(CATEGORIES, representation_size=4).region_features.backbone.modules():
         if isinstance(layer, nn.Conv2d):
             layers.append(nn.Conv2d(1, 1, 3, stride=layer.stride, padding=layer.padding, bias=False))
             nn.init.ones_(layers[-1].weight)
@@ -112,7 +118,7 @@ def test_the_cells_of_vgg_see_half_a_stride_further():
     nn.Sequential(*layers)(image)[0, 0, 16, 16].backward()
     weight = image.grad[0, 0].sum(dim=0)
     centre = float((weight * (torch.arange(512) + 0.5)).sum() / weight.sum())
-    features = spp_net_vgg16(CATEGORIES, features=4).region_features
+    features = spp_net_vgg16(CATEGORIES, representation_size=4).region_features
     assert centre == pytest.approx(16 * 16 + features.offset)
     # A box of four cells' width is seen by the four whose centres lie in it, alike from both sides.
     maps = [torch.arange(32.0).expand(1, 512, 32, 32).contiguous()]
@@ -123,16 +129,18 @@ def test_the_cells_of_vgg_see_half_a_stride_further():
 
 
 def of_crops() -> RegionDetector:
-    return rcnn(WarpedCrops(backbone(), side=16, context=1), CATEGORIES, features=8)
+    return rcnn(WarpedCrops(backbone(), crop_size=16, context=1), CATEGORIES, representation_size=8)
 
 
 def of_pyramid() -> RegionDetector:
-    return spp_net(SpatialPyramid(backbone(), levels=(2, 1)), CATEGORIES, features=8)
+    return spp_net(SpatialPyramidPooling(backbone(), bins=(2, 1)), CATEGORIES, representation_size=8)
 
 
 def of_roi_pool() -> RegionDetector:
     one = backbone()
-    return fast_rcnn(RoIFeatures(one, RoIPooler(2, strides=one.strides, method="pool")), CATEGORIES, features=8)
+    return fast_rcnn(
+        RoIFeatures(one, RoIPooler(2, strides=one.strides, method="pool")), CATEGORIES, representation_size=8
+    )
 
 
 SYSTEMS = [of_crops, of_pyramid, of_roi_pool]
@@ -188,7 +196,7 @@ def test_rcnn_learns_from_positives_and_negatives_and_leaves_the_neutral_out():
     made = sample([iou_08, iou_04, iou_02], [[0, 0, 20, 20]])
     record = system.training_stages([made])
     (assignment,) = record.assignments
-    taught = dict(zip(map(tuple, assignment.regions.tolist()), assignment.slots.tolist(), strict=True))
+    taught = dict(zip(map(tuple, assignment.regions.tolist()), assignment.class_indices.tolist(), strict=True))
     assert taught == {(0, 0, 20, 16): 1, (0, 0, 20, 4): 0, (0, 0, 20, 20): 1}
     fast = of_roi_pool().training_stages([made]).assignments[0]
     assert len(fast.regions) == 4  # nothing is neutral there
@@ -235,13 +243,13 @@ def test_the_original_sizes():
     with torch.device("meta"):
         system = rcnn_vgg16(CATEGORIES)
     crops = system.region_features
-    assert (crops.side, crops.context, crops.piece_shape) == (224, 16, (512, 7, 7))
+    assert (crops.crop_size, crops.context, crops.out_shape) == (224, 16, (512, 7, 7))
     assert system.proposer.count == 2000
     assert system.box_head.network.fc7.out_features == 4096
     assert (system.box_head.matcher.positive_iou, system.box_head.matcher.negative_iou) == (0.5, 0.3)
     for name in ("spp_net", "fast_rcnn", "faster_rcnn", "sliding_window", "regression", "classifier"):
         arguments = inspect.signature(MODELS[f"{name}_vgg16"].builder).parameters
-        assert arguments["features"].default == 4096
+        assert arguments["representation_size"].default == 4096
 
 
 @pytest.mark.parametrize("kind", LINEAGE)
@@ -253,4 +261,4 @@ def test_the_small_ones_are_small(kind):
 
 def test_a_pyramid_without_levels():
     with pytest.raises(UsageError, match="levels: expected"):
-        SpatialPyramid(backbone(), levels=())
+        SpatialPyramidPooling(backbone(), bins=())

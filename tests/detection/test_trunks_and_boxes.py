@@ -21,17 +21,19 @@ def over_timm() -> RegionDetector:
     pytest.importorskip("timm", reason="a backbone of timm")
     backbone = timm_backbone("mobilenetv3_small_100", levels=(3, 4, 5))
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=FeaturePyramid(backbone.channels, 16))
-    proposer = RegionProposalNetwork(16, GridAnchorGenerator([[16], [32], [64], [128]]), count=50, training_count=50)
-    return faster_rcnn(maps, proposer, THING_CATEGORIES, box_features=32)
+    proposer = RegionProposalNetwork(
+        16, GridAnchorGenerator([[16], [32], [64], [128]]), post_nms_top_n=50, train_post_nms_top_n=50
+    )
+    return faster_rcnn(maps, proposer, THING_CATEGORIES, representation_size=32)
 
 
 def over_alexnet() -> RegionDetector:
     backbone = torchvision_backbone("alexnet", levels=(4,))
     maps = RoIFeatures(backbone, RoIPooler(6, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(
-        maps.out_channels, GridAnchorGenerator([[32, 64, 128]]), count=50, training_count=50
+        maps.out_channels, GridAnchorGenerator([[32, 64, 128]]), post_nms_top_n=50, train_post_nms_top_n=50
     )
-    return faster_rcnn(maps, proposer, THING_CATEGORIES, box_features=32)
+    return faster_rcnn(maps, proposer, THING_CATEGORIES, representation_size=32)
 
 
 @pytest.mark.parametrize("build", [over_timm, over_alexnet])
@@ -59,6 +61,6 @@ def test_anchors_of_another_number_of_maps_are_an_error():
     backbone = torchvision_backbone("alexnet", levels=(4,))
     maps = RoIFeatures(backbone, RoIPooler(6, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([[32], [64]]))
-    system = faster_rcnn(maps, proposer, THING_CATEGORIES, box_features=32)
+    system = faster_rcnn(maps, proposer, THING_CATEGORIES, representation_size=32)
     with pytest.raises(ShapeError, match="given for 2 maps, but there are 1"):
         system.predict([{"image": torch.zeros(3, 64, 64)}])

@@ -25,15 +25,15 @@ def tiny() -> YOLO:
     system = YOLO(
         categories=CATEGORIES,
         backbone=backbone,
-        convolutions=nn.Identity(),
-        channels=8,
-        hidden=16,
+        conv=nn.Identity(),
+        in_channels=8,
+        hidden_features=16,
         dropout=0.0,
-        side=S,
-        boxes=K,
+        grid_size=S,
+        boxes_per_cell=K,
     )
-    nn.init.normal_(system.connected[3].weight, std=0.5)
-    nn.init.normal_(system.connected[3].bias, mean=0.3, std=0.3)
+    nn.init.normal_(system.fc[3].weight, std=0.5)
+    nn.init.normal_(system.fc[3].bias, mean=0.3, std=0.3)
     return system
 
 
@@ -132,7 +132,7 @@ def test_the_confidence_is_taught_the_overlap_and_only_the_responsible_box_learn
 
 def test_objects_that_share_a_cell_are_counted_and_the_largest_is_learned():
     record = tiny().training_stages(SEVERAL)
-    assert record.assignment.lost == (1, 2, 0)
+    assert record.assignment.unassigned == (1, 2, 0)
     assert record.assignment.labels.tolist() == [0, 1, 1]
     objects = Objects.build(
         image_index=[0, 0, 0, 1, 1, 1, 1],
@@ -208,7 +208,7 @@ def test_the_papers_network():
         64, 192, 128, 256, 256, 512, *[256, 512] * 4, 512, 1024, *[512, 1024] * 2, 1024, 1024, 1024, 1024
     ]  # fmt: skip
     assert [conv.stride[0] for conv in convolutions].count(2) == 2
-    hidden, answer = system.connected[0], system.connected[3]
+    hidden, answer = system.fc[0], system.fc[3]
     assert (hidden.in_features, hidden.out_features) == (7 * 7 * 1024, 4096)
     assert answer.out_features == 7 * 7 * (5 * 2 + 20)
     pooled = yolo_backbone().strides[0] * 2
@@ -216,9 +216,9 @@ def test_the_papers_network():
 
 
 def test_the_small_one_has_the_grid_at_its_own_size():
-    system = yolo_efficientnet_lite0(CATEGORIES, side=7, boxes=3)
+    system = yolo_efficientnet_lite0(CATEGORIES, grid_size=7, boxes_per_cell=3)
     shapes = []
-    system.convolutions.register_forward_hook(lambda _, inputs, output: shapes.append(output.shape[-2:]))
+    system.conv.register_forward_hook(lambda _, inputs, output: shapes.append(output.shape[-2:]))
     record = system.stages([{"image": torch.rand(3, 224, 224)}])
     assert shapes == [(7, 7)]
     assert record.output.shape == (1, 7, 7, 5 * 3 + 3)

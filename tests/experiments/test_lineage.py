@@ -13,7 +13,7 @@ from otus.cli import app
 from otus.detection.region_based.fast_rcnn import fast_rcnn
 from otus.detection.region_based.faster_rcnn import RegionProposalNetwork, faster_rcnn
 from otus.detection.region_based.rcnn import rcnn
-from otus.detection.region_based.spp_net import SpatialPyramid, spp_net
+from otus.detection.region_based.spp_net import SpatialPyramidPooling, spp_net
 from otus.errors import UsageError
 from otus.experiments import lineage
 from otus.experiments.lineage import SYSTEMS, LineageTable, Timing, measure_lineage
@@ -41,16 +41,25 @@ def maps() -> RoIFeatures:
 
 BUILDERS = {
     "rcnn": lambda categories, proposals: rcnn(
-        WarpedCrops(backbone(), side=16), categories, proposer=PrecomputedProposals(proposals), features=8
+        WarpedCrops(backbone(), crop_size=16),
+        categories,
+        proposer=PrecomputedProposals(proposals),
+        representation_size=8,
     ),
     "spp_net": lambda categories, proposals: spp_net(
-        SpatialPyramid(backbone(), levels=(2, 1)), categories, proposer=PrecomputedProposals(proposals), features=8
+        SpatialPyramidPooling(backbone(), bins=(2, 1)),
+        categories,
+        proposer=PrecomputedProposals(proposals),
+        representation_size=8,
     ),
     "fast_rcnn": lambda categories, proposals: fast_rcnn(
-        maps(), categories, proposer=PrecomputedProposals(proposals), features=8
+        maps(), categories, proposer=PrecomputedProposals(proposals), representation_size=8
     ),
     "faster_rcnn": lambda categories: faster_rcnn(
-        maps(), RegionProposalNetwork(8, GridAnchorGenerator([[16, 32]]), count=10), categories, box_features=8
+        maps(),
+        RegionProposalNetwork(8, GridAnchorGenerator([[16, 32]]), post_nms_top_n=10),
+        categories,
+        representation_size=8,
     ),
 }
 

@@ -47,13 +47,13 @@ def backbone() -> LayeredBackbone:
 def tiny_detector(categories: Categories) -> RegionDetector:
     one = backbone()
     maps = RoIFeatures(one, RoIPooler(4, strides=one.strides, method="pool"))
-    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(50), features=16)
+    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(50), representation_size=16)
 
 
 def tiny_classifier(categories: Categories, *, side: int = 24) -> ImageClassifier:
-    crops = WarpedCrops(backbone(), side=side)
+    crops = WarpedCrops(backbone(), crop_size=side)
     network = nn.Sequential(nn.Flatten(), nn.Linear(crops.out_features, 16), nn.ReLU())
-    return ImageClassifier(crops, network, features=16, categories=categories)
+    return ImageClassifier(crops, network, in_features=16, categories=categories)
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def test_what_a_grid_cannot_hold_is_said_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     entry = MODELS["yolo_efficientnet_lite0"]
-    one_cell = replace(entry, builder=lambda categories: entry.builder(categories, side=1))
+    one_cell = replace(entry, builder=lambda categories: entry.builder(categories, grid_size=1))
     monkeypatch.setitem(MODELS, "one_cell", one_cell)
     scenes = write_scenes(tmp_path / "scenes", 4)
     train("one_cell", scenes, settings=QUICK, image_size=32, out=tmp_path)

@@ -273,7 +273,9 @@ def test_given_proposals_are_those_of_the_image_as_it_came_as_in_evaluation(tmp_
     torch.manual_seed(0)
     backbone = LayeredBackbone({"c1": nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())}, levels=(1,))
     maps = RoIFeatures(backbone, RoIPooler(4, strides=backbone.strides, method="pool"))
-    system = fast_rcnn(maps, COLOURS, proposer=PrecomputedProposals(2, search=HalvesOfItsImage()), features=8)
+    system = fast_rcnn(
+        maps, COLOURS, proposer=PrecomputedProposals(2, search=HalvesOfItsImage()), representation_size=8
+    )
     nn.init.normal_(system.box_head.cls_score.weight, std=2.0)
     predictor = Predictor(system, preprocess=Preprocess(shorter_side=32, longer_side=48), name="fast", device="cpu")
     Image.fromarray(photo()).save(tmp_path / "a.png")

@@ -9,8 +9,8 @@ from torchvision.models.detection import roi_heads as reference
 
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError, UsageError
-from otus.instance.keypoint_rcnn import KeypointHead, cells_of_keypoints, keypoint_rcnn, locate_keypoints
-from otus.instance.mask_rcnn import MaskHead, crop_masks, mask_rcnn
+from otus.instance.keypoint_rcnn import KeypointHead, heatmaps_to_keypoints, keypoint_rcnn, keypoints_to_heatmap
+from otus.instance.mask_rcnn import MaskHead, mask_rcnn, project_masks_on_boxes
 from otus.parts.batching import Target
 from otus.parts.heads.box_head import Assignment, BoxHead
 from otus.parts.regions.roi_features import RoIPooler
@@ -32,7 +32,7 @@ def test_cells_of_keypoints_are_torchvisions(seed):
     keypoints[..., 2] = torch.randint(0, 3, (6, 5), generator=generator)
     keypoints[:, 0, :2] = boxes[:, 2:]  # on the far corner, which still belongs to the last cell
     keypoints[:, 1, :2] = boxes[:, :2]
-    cells, inside = cells_of_keypoints(keypoints, boxes, side=56)
+    cells, inside = keypoints_to_heatmap(keypoints, boxes, heatmap_size=56)
     expected, valid = reference.keypoints_to_heatmap(keypoints, boxes, 56)
     assert torch.equal(cells, expected)
     assert torch.equal(inside, valid.bool())
@@ -45,24 +45,24 @@ def test_cells_of_keypoints_are_torchvisions(seed):
 def test_places_of_keypoints_are_torchvisions(seed):
     boxes = regions(5, seed)
     logits = torch.randn(5, 3, 14, 14, generator=torch.Generator().manual_seed(seed))
-    found = locate_keypoints(logits, boxes)
+    found = heatmaps_to_keypoints(logits, boxes)
     points, scores = reference.heatmaps_to_keypoints(logits, boxes)
     torch.testing.assert_close(found[..., :2], points[..., :2])
     torch.testing.assert_close(found[..., 3], scores)
     assert (found[..., 2] == 2).all()
-    assert locate_keypoints(logits[:0], boxes[:0]).shape == (0, 3, 4)
+    assert heatmaps_to_keypoints(logits[:0], boxes[:0]).shape == (0, 3, 4)
 
 
 def test_cut_masks_are_torchvisions():
     masks = torch.rand(4, 90, 90) > 0.5
     boxes, matches = regions(7, 1), torch.tensor([3, 0, 0, 2, 3, 0, 2])
     expected = reference.project_masks_on_boxes(masks.byte(), boxes, matches, 28)
-    torch.testing.assert_close(crop_masks(masks, matches, boxes, side=28), expected)
+    torch.testing.assert_close(project_masks_on_boxes(masks, matches, boxes, output_size=28), expected)
 
 
 def test_an_object_without_a_mask_adds_none_to_the_loss():
     torch.manual_seed(0)
-    head = MaskHead(4, (1, 2), RoIPooler(14, strides=(4,)), width=4)
+    head = MaskHead(4, (1, 2), RoIPooler(14, strides=(4,)), hidden_channels=4)
     maps = [torch.randn(1, 4, 12, 12)]
     boxes = torch.tensor([[0.0, 0, 20, 20], [20, 20, 44, 44]])
     masks = torch.zeros(2, 48, 48, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_an_object_without_a_mask_adds_none_to_the_loss():
 
 
 def test_keypoints_of_another_number_are_refused():
-    head = KeypointHead(4, 3, RoIPooler(14, strides=(4,)), width=4, depth=1)
+    head = KeypointHead(4, 3, RoIPooler(14, strides=(4,)), hidden_channels=4, num_convs=1)
     box = torch.tensor([[0.0, 0, 9, 9]])
     target = Target(box, torch.zeros(1, dtype=torch.int64), box[:0], keypoints=torch.ones(1, 17, 3))
     assignment = Assignment(box, torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64))
@@ -96,7 +96,7 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
         categories=Categories(("cat",)),
         proposer=nn.Identity(),
         region_features=Crops(),
-        box_head=BoxHead(nn.Identity(), features=4, class_indices=(1,)),
+        box_head=BoxHead(nn.Identity(), in_features=4, class_indices=(1,)),
     )
     with pytest.raises(UsageError, match="shared maps, not Crops"):
         mask_rcnn(detector)
@@ -109,14 +109,14 @@ def test_heads_need_shared_maps_and_categories_with_keypoints():
 
 
 def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None:
-    head = MaskHead(4, (1,), RoIPooler(4, strides=(8,)), width=4, max_masks_per_image=3)
+    head = MaskHead(4, (1,), RoIPooler(4, strides=(8,)), hidden_channels=4, max_masks_per_image=3)
     side = torch.arange(1.0, 8.0)
     regions = torch.stack([torch.zeros(7), torch.zeros(7), side * 4, side * 4], dim=1)
     assignment = Assignment(regions, torch.arange(7) - 1, (torch.arange(7) > 0).long())  # the first is background
     masks = torch.ones(6, 32, 32, dtype=torch.bool)
     masks[1] = False  # not known
     target = Target(regions[1:], torch.zeros(6, dtype=torch.int64), torch.zeros(0, 4), masks)
-    cut = head.pooling.__call__
+    cut = head.roi_pooler.__call__
     seen: list[torch.Tensor] = []
 
     class Watched(RoIPooler):
@@ -124,6 +124,6 @@ def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None
             seen.extend(boxes)
             return cut(maps, boxes)
 
-    head.pooling = Watched(4, strides=(8,))
+    head.roi_pooler = Watched(4, strides=(8,))
     assert head.losses([torch.zeros(1, 4, 4, 4)], [assignment], [target])["mask"].isfinite()
     torch.testing.assert_close(seen[0], regions[[1, 4, 6]])  # of 1, 3, 4, 5, 6: first, middle and last

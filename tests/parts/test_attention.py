@@ -15,22 +15,22 @@ def test_attention_is_pytorchs():
     torch.manual_seed(0)
     ours, theirs = Attention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
     for name, piece, bias in zip(
-        ("query", "key", "value"), theirs.in_proj_weight.chunk(3), torch.randn(48).chunk(3), strict=True
+        ("q_proj", "k_proj", "v_proj"), theirs.in_proj_weight.chunk(3), torch.randn(48).chunk(3), strict=True
     ):
         ours.get_submodule(name).load_state_dict({"weight": piece, "bias": bias})
-    theirs.in_proj_bias.data = torch.cat([ours.query.bias, ours.key.bias, ours.value.bias]).detach()
-    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    theirs.in_proj_bias.data = torch.cat([ours.q_proj.bias, ours.k_proj.bias, ours.v_proj.bias]).detach()
+    theirs.out_proj.load_state_dict(ours.out_proj.state_dict())
     queries, keys, values = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
     allowed = torch.ones(2, 1, 7, dtype=torch.bool)
     allowed[1, :, 4:] = False
     expected, weights = theirs(queries, keys, values, key_padding_mask=~allowed[:, 0], average_attn_weights=False)
-    torch.testing.assert_close(ours(queries, keys, values, allowed=allowed), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.weights(queries, keys, allowed=allowed), weights, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours(queries, keys, values, attention_mask=allowed), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.weights(queries, keys, attention_mask=allowed), weights, atol=1e-6, rtol=1e-5)
 
 
 def test_the_initial_spread_is_that_of_one_joint_matrix():
     bound = math.sqrt(6 / (64 + 3 * 64))
-    for layer in (Attention(64, 4).query, Attention(64, 4).value):
+    for layer in (Attention(64, 4).q_proj, Attention(64, 4).v_proj):
         assert 0.9 * bound < float(layer.weight.detach().abs().max()) <= bound
 
 
@@ -46,7 +46,7 @@ def bilinear(x: torch.Tensor, u: float, v: float) -> torch.Tensor:
 
 def test_deformable_attention_is_a_loop_over_points():
     torch.manual_seed(0)
-    layer = DeformableAttention(8, 2, maps=2, points=3)
+    layer = DeformableAttention(8, 2, num_levels=2, num_points=3)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     maps = [torch.randn(2, 8, 6, 5), torch.randn(2, 8, 3, 4)]
@@ -55,26 +55,26 @@ def test_deformable_attention_is_a_loop_over_points():
     expected = torch.zeros(2, 4, 8)
     for b in range(2):
         for q in range(4):
-            offsets = layer.offsets(queries[b, q]).reshape(2, 2, 3, 2)
-            weights = layer.scores(queries[b, q]).reshape(2, 6).softmax(1).reshape(2, 2, 3)
+            offsets = layer.sampling_offsets(queries[b, q]).reshape(2, 2, 3, 2)
+            weights = layer.attention_weights(queries[b, q]).reshape(2, 6).softmax(1).reshape(2, 2, 3)
             heads = []
             for head in range(2):
                 gathered = torch.zeros(4)
                 for level, x in enumerate(maps):
-                    values = torch.einsum("oc,chw->ohw", layer.value.weight, x[b])
+                    values = torch.einsum("oc,chw->ohw", layer.value_proj.weight, x[b])
                     for point in range(3):
                         place = boxes[b, q, :2] + offsets[head, level, point] / 3 * boxes[b, q, 2:] / 2
                         u, v = (place * extent[b] * torch.tensor([x.shape[3], x.shape[2]]) - 0.5).tolist()
                         seen = bilinear(values[head * 4 : head * 4 + 4], u, v)
                         gathered = gathered + weights[head, level, point] * seen
                 heads.append(gathered)
-            expected[b, q] = layer.out(torch.cat(heads))
+            expected[b, q] = layer.output_proj(torch.cat(heads))
     torch.testing.assert_close(layer(queries, boxes, maps, extent), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_padding_says_as_little_as_what_lies_outside_the_map():
     torch.manual_seed(0)
-    layer = DeformableAttention(8, 2, maps=1, points=3)
+    layer = DeformableAttention(8, 2, num_levels=1, num_points=3)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.5)
     x, queries, boxes = torch.randn(1, 8, 6, 4), torch.randn(1, 4, 8), torch.rand(1, 4, 4) * 0.6 + 0.4
@@ -84,7 +84,7 @@ def test_padding_says_as_little_as_what_lies_outside_the_map():
 
 
 def test_deformable_attention_begins_by_looking_around():
-    places, weights = DeformableAttention(8, 4, maps=1, points=2).places(
+    places, weights = DeformableAttention(8, 4, num_levels=1, num_points=2).sampling_locations(
         torch.randn(1, 1, 8), torch.tensor([[[0.5, 0.5, 0.2, 0.4]]])
     )
     torch.testing.assert_close(weights, torch.full_like(weights, 0.5))

@@ -27,7 +27,7 @@ def test_of_many_equal_ones_the_first_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [SigmoidScores(per_map=40), SoftmaxScores(per_category=40)], ids=["sigmoid", "softmax"]
+    "rule", [SigmoidScores(top_k_per_level=40), SoftmaxScores(top_k_per_class=40)], ids=["sigmoid", "softmax"]
 )
 def test_candidates_of_equal_score_are_the_first(rule: SigmoidScores | SoftmaxScores) -> None:
     answers = DenseOutputs(

@@ -37,7 +37,7 @@ def test_warp_equals_the_slow_loop(side, context):
     rng = np.random.default_rng(0)
     image = rng.normal(size=(3, 13, 17)).astype(np.float32)
     boxes = [[0, 0, 17, 13], [2.5, 3.25, 9, 7], [0, 0, 1, 13], [16, 12, 17, 13], [5, 1, 5.4, 12.9]]
-    crops = warp(torch.from_numpy(image), torch.tensor(boxes), side=side, context=context)
+    crops = warp(torch.from_numpy(image), torch.tensor(boxes), crop_size=side, context=context)
     for box, crop in zip(boxes, crops, strict=True):
         np.testing.assert_allclose(crop, slow_warp(image, box, side=side, context=context), atol=2e-5)
 
@@ -46,7 +46,7 @@ def test_the_context_is_as_many_pixels_of_the_crop_as_asked_for():
     """The paper's 16 pixels at 227: the region itself fills 195."""
     image = torch.zeros(3, 100, 120)
     image[:, 20:80, 30:90] = 1.0
-    crop = warp(image, torch.tensor([[30.0, 20.0, 90.0, 80.0]]), side=227, context=16)[0, 0]
+    crop = warp(image, torch.tensor([[30.0, 20.0, 90.0, 80.0]]), crop_size=227, context=16)[0, 0]
     inside = (crop > 0.5).nonzero()
     assert inside.min(dim=0).values.tolist() == [16, 16]
     assert inside.max(dim=0).values.tolist() == [227 - 17, 227 - 17]
@@ -55,7 +55,7 @@ def test_the_context_is_as_many_pixels_of_the_crop_as_asked_for():
 def crops_of(chunk: int) -> WarpedCrops:
     torch.manual_seed(0)
     layers = {"c1": nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU())}
-    return WarpedCrops(LayeredBackbone(layers, levels=(1,)), side=10, context=1, chunk=chunk)
+    return WarpedCrops(LayeredBackbone(layers, levels=(1,)), crop_size=10, context=1, chunk_size=chunk)
 
 
 def test_chunks_change_nothing_and_bound_what_is_in_the_backbone(monkeypatch):
@@ -68,7 +68,7 @@ def test_chunks_change_nothing_and_bound_what_is_in_the_backbone(monkeypatch):
     chunked.backbone.register_forward_hook(lambda module, given, maps: seen.append(len(given[0])))
     pieces = chunked.extract([], batch, boxes)
     torch.testing.assert_close(pieces, whole.extract([], batch, boxes))
-    assert pieces.shape == (11, *whole.piece_shape)
+    assert pieces.shape == (11, *whole.out_shape)
     assert whole.out_features == 4 * 5 * 5
     assert seen == [3, 3, 1, 3, 1]
 
@@ -77,7 +77,7 @@ def test_without_regions_the_backbone_still_gets_its_gradient():
     crops = crops_of(3)
     batch = make_batch([{"image": torch.rand(3, 20, 30)}], size_divisor=1)
     pieces = crops.extract([], batch, [torch.zeros(0, 4)])
-    assert pieces.shape == (0, *crops.piece_shape)
+    assert pieces.shape == (0, *crops.out_shape)
     pieces.sum().backward()
     assert all(float(one.grad.abs().sum()) == 0 for one in crops.parameters())
 
@@ -85,6 +85,11 @@ def test_without_regions_the_backbone_still_gets_its_gradient():
 def test_sizes_that_cannot_be():
     backbone = crops_of(1).backbone
     too_small = 2 * backbone.minimum_side - 1  # batch norms would have it padded while learning, and only then
-    for wrong in ({"side": 10, "context": 5}, {"side": 0}, {"side": 10, "chunk": 0}, {"side": too_small}):
+    for wrong in (
+        {"crop_size": 10, "context": 5},
+        {"crop_size": 0},
+        {"crop_size": 10, "chunk_size": 0},
+        {"crop_size": too_small},
+    ):
         with pytest.raises(UsageError, match="crops: expected"):
             WarpedCrops(backbone, **wrong)

@@ -39,7 +39,7 @@ def test_anchors_are_torchvisions(height, width):
     images = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
     expected = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 4)(images, [torch.zeros(1, 1, *grid) for grid in grids])[0]
     anchors = GridAnchorGenerator(sizes)
-    assert anchors.per_location == 6
+    assert anchors.anchors_per_location == 6
     assert torch.equal(torch.cat(anchors(grids, (height, width))), expected)
 
 
@@ -114,7 +114,7 @@ def test_an_object_in_a_crowd_is_still_an_object():
 def test_samples_have_the_share_of_positives_that_there_are(seed, positives, negatives, neutrals):
     matches = torch.tensor([3] * positives + [NEGATIVE] * negatives + [NEUTRAL] * neutrals, dtype=torch.int64)
     matches = matches[torch.randperm(len(matches), generator=torch.Generator().manual_seed(seed))]
-    sampler = BalancedSampler(count=16, positive_share=0.25)
+    sampler = BalancedSampler(batch_size_per_image=16, positive_fraction=0.25)
     chosen, rest = sampler(matches, generator=torch.Generator().manual_seed(seed))
     assert len(chosen) == min(4, positives)
     assert len(rest) == min(negatives, 16 - len(chosen))
@@ -221,7 +221,7 @@ def test_what_cannot_be_learned_from_is_said(sample, message):
 @pytest.mark.parametrize("slots", [(), (0, 1), (1, 1)])
 def test_class_indices_must_differ_and_leave_room_for_background(slots):
     with pytest.raises(ShapeError, match="class_indices"):
-        BoxHead(nn.Identity(), features=4, class_indices=slots)
+        BoxHead(nn.Identity(), in_features=4, class_indices=slots)
 
 
 def test_predicting_leaves_each_part_as_it_is_even_after_an_error():

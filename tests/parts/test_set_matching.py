@@ -69,7 +69,7 @@ def test_task_alignment_is_what_the_paper_says():
     said = torch.cat([centres, torch.rand(64, 2, generator=generator) * 0.4 + 0.1], dim=1)
     scores = torch.rand(64, 3, generator=generator)
     wanted, labels = torch.cat([boxes(3, 7), torch.tensor([[0.51, 0.51, 0.01, 0.01]])]), torch.tensor([0, 2, 1, 1])
-    step, objects, quality = TaskAlignedAssigner(count=4)(scores, said, centres, wanted, labels)
+    step, objects, quality = TaskAlignedAssigner(top_k=4)(scores, said, centres, wanted, labels)
     claims: dict[int, tuple[float, int]] = {}
     alignments = {}
     for n, (x, y, w, h) in enumerate(wanted.tolist()):
@@ -94,11 +94,11 @@ def test_task_alignment_is_what_the_paper_says():
 def test_noisy_queries_are_near_or_further_and_see_only_their_group():
     sizes, several = [(60, 80), (50, 50)], [boxes(3, 1), boxes(1, 2)]
     targets = [target(several[0], [0, 1, 4], sizes[0]), target(several[1], [2], sizes[1])]
-    noisy = Denoising(count=30, label_noise=0.0)(
+    noisy = Denoising(num_queries=30, label_noise_ratio=0.0)(
         targets, sizes, category_count=5, generator=torch.Generator().manual_seed(0)
     )
     assert noisy.labels.shape == (2, 30)
-    assert noisy.used.sum(1).tolist() == [30, 10]
+    assert noisy.valid.sum(1).tolist() == [30, 10]
     assert noisy.group.tolist() == [i // 6 for i in range(30)]
     for i, match in enumerate(noisy.matches):
         assert len(match.queries) == 5 * len(several[i])
@@ -107,16 +107,16 @@ def test_noisy_queries_are_near_or_further_and_see_only_their_group():
         moved = (box_convert(near, "cxcywh", "xyxy") - box_convert(clean, "cxcywh", "xyxy")).abs()
         assert (moved <= clean[:, 2:].repeat(1, 2) / 2 + 1e-5).all()
         assert (moved.sum(1) > 0).all()
-        refused = noisy.used[i].clone()
+        refused = noisy.valid[i].clone()
         refused[match.queries] = False
         assert refused.sum() == len(match.queries)
     assert ((noisy.boxes >= 0) & (noisy.boxes <= 1)).all()
-    allowed = noisy.allowed(4)
+    allowed = noisy.attention_mask(4)
     assert not allowed[30:, :30].any()
     assert allowed[:, 30:].all()
     torch.testing.assert_close(allowed[:30, :30], noisy.group[:, None] == noisy.group)
     assert Denoising()([target(several[0][:0], [], sizes[0])], sizes[:1], category_count=5) is None
-    many = Denoising(count=10)([target(boxes(40, 3), [0] * 40, sizes[0])], sizes[:1], category_count=5)
+    many = Denoising(num_queries=10)([target(boxes(40, 3), [0] * 40, sizes[0])], sizes[:1], category_count=5)
     assert many.labels.shape == (1, 10)
 
 

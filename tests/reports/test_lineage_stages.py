@@ -56,16 +56,16 @@ class Windows:
 def predictor_of(kind: str) -> Predictor:
     torch.manual_seed(0)
     given = PrecomputedProposals(30, search=Windows())
-    crops = WarpedCrops(backbone(), side=16, context=2)
+    crops = WarpedCrops(backbone(), crop_size=16, context=2)
     one = backbone()
     shared = RoIFeatures(one, RoIPooler(4, strides=one.strides, method="pool"))
     system = {
-        "regression": lambda: SingleObjectDetector(backbone(), THING_CATEGORIES, features=16),
+        "regression": lambda: SingleObjectDetector(backbone(), THING_CATEGORIES, representation_size=16),
         "sliding_window": lambda: sliding_window(
-            crops, THING_CATEGORIES, proposer=SlidingWindowProposer(), features=16
+            crops, THING_CATEGORIES, proposer=SlidingWindowProposer(), representation_size=16
         ),
-        "rcnn": lambda: rcnn(crops, THING_CATEGORIES, proposer=given, features=16),
-        "fast_rcnn": lambda: fast_rcnn(shared, THING_CATEGORIES, proposer=given, features=16),
+        "rcnn": lambda: rcnn(crops, THING_CATEGORIES, proposer=given, representation_size=16),
+        "fast_rcnn": lambda: fast_rcnn(shared, THING_CATEGORIES, proposer=given, representation_size=16),
     }[kind]()
     head = system if kind == "regression" else system.box_head
     nn.init.normal_(head.cls_score.weight, std=2.0)
@@ -93,7 +93,7 @@ def test_regions_are_explained_and_crops_are_counted(kind):
         assert "cut out of the maps, named and moved." in page
         assert "selective search" in page
         return
-    side = predictor.system.region_features.side
+    side = predictor.system.region_features.crop_size
     assert document["crops"] == {"count": count, "side": side, "context": 2}
     assert f"This image needs {count} crops" in page
     assert count == (len(sliding_windows((60, 80))) if kind == "sliding_window" else 30)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from otus.detection.set_prediction.detr import EncoderDecoder
-from otus.detection.set_prediction.query_selection_detr import DeformableHead
+from otus.detection.set_prediction.detr import DETRHead
+from otus.detection.set_prediction.query_selection_detr import QuerySelectionHead
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
@@ -38,24 +38,24 @@ def predictor_of(kind: str, *, precision: str = "exact") -> Predictor:
         system: Any = YOLO(
             categories=CATEGORIES,
             backbone=backbone,
-            convolutions=nn.Identity(),
-            channels=16,
-            hidden=16,
+            conv=nn.Identity(),
+            in_channels=16,
+            hidden_features=16,
             dropout=0.0,
-            side=4,
+            grid_size=4,
         )
-        nn.init.normal_(system.connected[3].weight, std=0.5)
-        nn.init.normal_(system.connected[3].bias, mean=0.4, std=0.2)
+        nn.init.normal_(system.fc[3].weight, std=0.5)
+        nn.init.normal_(system.fc[3].bias, mean=0.4, std=0.2)
         preprocess = Preprocess(fixed_hw=(64, 64))
     else:
-        sizes = {"width": 16, "heads": 2, "inner": 32, "queries": 8}
+        sizes = {"embed_dim": 16, "num_heads": 2, "ffn_dim": 32, "num_queries": 8}
         head: Any
         if kind == "detr":
-            head = EncoderDecoder(16, (0, 1, 2), encoder_layers=1, decoder_layers=2, **sizes)
+            head = DETRHead(16, (0, 1, 2), num_encoder_layers=1, num_decoder_layers=2, **sizes)
             nn.init.normal_(head.class_embed.weight, std=1.0)
         else:
-            head = DeformableHead((16, 16), (4, 8), 3, layers=2, **sizes)
-            for layer in head.class_embeds:
+            head = QuerySelectionHead((16, 16), (4, 8), 3, num_layers=2, **sizes)
+            for layer in head.class_embed:
                 nn.init.normal_(layer.weight, std=1.0)
                 nn.init.zeros_(layer.bias)
         system = SetDetector(categories=CATEGORIES, backbone=backbone, head=head)

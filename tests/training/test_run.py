@@ -253,7 +253,7 @@ def test_categories_that_both_have_keep_what_was_learned_of_them(model: str, tmp
     [
         ("retinanet_efficientnet_lite0_fpn", "features.", "features."),
         ("ssd_efficientnet_lite0", "features.", None),
-        ("deformable_detr_efficientnet_lite0", "", None),
+        ("query_selection_detr_efficientnet_lite0", "", None),
         ("fast_rcnn_efficientnet_lite0", "region_features.", None),
         ("mask_rcnn_efficientnet_lite0_fpn", "region_features.", "region_features."),
     ],

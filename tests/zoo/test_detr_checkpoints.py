@@ -134,12 +134,12 @@ def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
     head = detr.EncoderDecoder(
         backbone.channels[0],
         checkpoint.arguments["class_indices"],
-        queries=checkpoint.arguments["queries"],
-        width=32,
-        heads=4,
-        inner=64,
-        encoder_layers=2,
-        decoder_layers=3,
+        num_queries=checkpoint.arguments["num_queries"],
+        embed_dim=32,
+        num_heads=4,
+        ffn_dim=64,
+        num_encoder_layers=2,
+        num_decoder_layers=3,
     )
     system = SetDetector(categories=COCO, backbone=backbone, head=head)
     load_into(system, checkpoint.state, source="reference")
@@ -150,8 +150,8 @@ def assert_same_answers(system: SetDetector, model: nn.Module, images: Sequence[
     with torch.inference_mode():
         expected = model(**padded(images))
     record = system.stages([{"image": image} for image in images])
-    torch.testing.assert_close(record.answers.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(record.answers.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
+    torch.testing.assert_close(record.outputs.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(record.outputs.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
     # What is reported of each query: its likeliest category, its box in the image's own pixels.
     probabilities = expected.logits.softmax(-1)[..., :-1]
     for found, scores, boxes, image in zip(record.detections, probabilities, expected.pred_boxes, images, strict=True):
@@ -206,7 +206,7 @@ def test_attention_is_transformers_and_adds_up_to_one():
     model = reference(images, backbone="resnet18", attn_implementation="eager", **TINY)
     with torch.inference_mode():
         expected = model(**padded(images), output_attentions=True).cross_attentions[-1].mean(1)
-    found = tiny(model.state_dict()).stages([{"image": image} for image in images]).answers.attention()
+    found = tiny(model.state_dict()).stages([{"image": image} for image in images]).outputs.attention()
     torch.testing.assert_close(found.flatten(2), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found.sum((2, 3)), torch.ones(2, 40))
 
@@ -228,7 +228,7 @@ def test_losses_are_transformers_on_the_same_answers(counts):
     model = reference(images, backbone="resnet18", **TINY)
     system, learned = tiny(model.state_dict()), samples(images, counts)
     found = system.losses(learned)
-    answers = system.stages(learned).answers
+    answers = system.stages(learned).outputs
     labels = []
     for sample in learned:
         height, width = sample["image"].shape[1:]
@@ -271,8 +271,8 @@ def test_official_files_load_by_name(tmp_path):
     with torch.inference_mode():
         expected = model(pixel_values=image[None])
     record = predictor.system.stages([{"image": image}])
-    torch.testing.assert_close(record.answers.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(record.answers.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
+    torch.testing.assert_close(record.outputs.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(record.outputs.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
     assert predictor.preprocess == Preprocess(shorter_side=800, longer_side=1333, antialias=True)
 
 

@@ -256,7 +256,7 @@ def test_losses_are_torchvisions_on_the_same_regions(head):
         mine = mask_rcnn.mask_rcnn(build(COCO, frozen_level=0, **checkpoint.arguments))
     else:
         detector = build(COCO_PERSON, frozen_level=0, **checkpoint.arguments)
-        mine = keypoint_rcnn.keypoint_rcnn(detector, width=32)
+        mine = keypoint_rcnn.keypoint_rcnn(detector, hidden_channels=32)
     load_into(mine, checkpoint.state, source=head)
     compare_losses(model, mine, images, slots=COCO_IDS if head == "mask" else (1,))
 
@@ -271,7 +271,7 @@ def test_losses_of_whole_models_are_torchvisions(name):
 
 
 def compare_losses(model: nn.Module, mine: RegionDetector, images: list[Tensor], *, slots: Sequence[int]) -> None:
-    mine.proposer.training_count = FEW_TO_LEARN_FROM["rpn_post_nms_top_n_train"]
+    mine.proposer.train_post_nms_top_n = FEW_TO_LEARN_FROM["rpn_post_nms_top_n_train"]
     mine.box_head.sampler = replace(mine.box_head.sampler, count=FEW_TO_LEARN_FROM["box_batch_size_per_image"])
     generator = torch.Generator().manual_seed(7)
     model.rpn.fg_bg_sampler = SameChoice(mine.proposer.sampler, generator)

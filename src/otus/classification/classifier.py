@@ -57,8 +57,8 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
     region_features
         The backbone, and the size that images and crops are stretched to.
     network
-        The backbone's map in, (R, ``features``) out.
-    features
+        The backbone's map in, (R, ``in_features``) out.
+    in_features
         Length of the vector that the categories are read from.
     categories
         What the labels mean.
@@ -70,12 +70,12 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
     """
 
     def __init__(
-        self, region_features: WarpedCrops, network: nn.Module, *, features: int, categories: Categories
+        self, region_features: WarpedCrops, network: nn.Module, *, in_features: int, categories: Categories
     ) -> None:
         super().__init__()
         self.region_features = region_features
         self.network = network
-        self.cls_score = nn.Linear(features, len(categories))
+        self.cls_score = nn.Linear(in_features, len(categories))
         self.categories = categories
 
     def target(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
@@ -128,34 +128,34 @@ def _whole(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
 
 
 def classifier_vgg16(
-    categories: Categories, *, side: int = 224, features: int = 4096, frozen_level: int = 0
+    categories: Categories, *, crop_size: int = 224, representation_size: int = 4096, frozen_level: int = 0
 ) -> ImageClassifier:
     """VGG-16 as in the paper.
 
     Parameters
     ----------
-    side
+    crop_size
         Pixels that images and crops are stretched to.
-    features
+    representation_size
         Numbers in each of the two fully connected layers.
     frozen_level
         Layers of the backbone up to this level do not learn.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,))
     freeze_stages(backbone, frozen_level)
-    crops = WarpedCrops(backbone, side=side)
-    network = TwoLayerMLP(crops.out_features, features)
-    return ImageClassifier(crops, network, features=features, categories=categories)
+    crops = WarpedCrops(backbone, crop_size=crop_size)
+    network = TwoLayerMLP(crops.out_features, representation_size)
+    return ImageClassifier(crops, network, in_features=representation_size, categories=categories)
 
 
 def classifier_efficientnet_lite0(
-    categories: Categories, *, side: int = 128, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, crop_size: int = 128, frozen_norms: bool = True, frozen_level: int = 2
 ) -> ImageClassifier:
     """EfficientNet-Lite0 with its own head: a convolution to 1280 channels, their means, one layer.
 
     Arguments as of :func:`classifier_vgg16`. Frozen norms run with the eps that the ImageNet weights were trained with.
     """
     backbone = efficientnet_lite0_backbone(levels=("head",), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    crops = WarpedCrops(backbone, side=side, chunk=128)
+    crops = WarpedCrops(backbone, crop_size=crop_size, chunk_size=128)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return ImageClassifier(crops, network, features=backbone.channels[-1], categories=categories)
+    return ImageClassifier(crops, network, in_features=backbone.channels[-1], categories=categories)

@@ -46,9 +46,9 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         Images in, maps out, of which the last counts.
     categories
         What the labels mean. There is no background among them.
-    features
+    representation_size
         F, numbers in each of the two fully connected layers.
-    side
+    pool_size
         Cells of the grid, along a side, that the last map is brought to.
     postprocess
         What is reported: the one object, where its score is above the threshold.
@@ -65,19 +65,19 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         backbone: Backbone,
         categories: Categories,
         *,
-        features: int = 4096,
-        side: int = 7,
+        representation_size: int = 4096,
+        pool_size: int = 7,
         postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.categories = categories
         self.postprocess = postprocess
-        self.pooling = RoIPooler(side, strides=backbone.strides[-1:])
-        self.network = TwoLayerMLP(backbone.channels[-1] * side**2, features)
-        self.cls_score = nn.Linear(features, len(categories))
-        self.bbox_pred = nn.Linear(features, 4)
-        self.transform = DeltaBoxCoder()
+        self.roi_pooler = RoIPooler(pool_size, strides=backbone.strides[-1:])
+        self.network = TwoLayerMLP(backbone.channels[-1] * pool_size**2, representation_size)
+        self.cls_score = nn.Linear(representation_size, len(categories))
+        self.bbox_pred = nn.Linear(representation_size, 4)
+        self.box_coder = DeltaBoxCoder()
 
     def results(self, record: RegionStages) -> list[Instances]:
         """Return at most one object per image."""
@@ -105,19 +105,19 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         with watch.time("maps"):
             features = self.backbone(batch.images)[-1:]
         with watch.time("regions"):
-            vectors = self.network(self.pooling(features, whole))
-            logits, transforms = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
+            vectors = self.network(self.roi_pooler(features, whole))
+            logits, box_deltas = self.cls_score(vectors).float(), self.bbox_pred(vectors).float()
         record = RegionStages(
             batch=batch,
             features=features,
             milliseconds=watch.milliseconds,
             proposals=Proposals(whole, [torch.ones_like(box[:, 0]) for box in whole]),
             logits=logits,
-            transforms=transforms[:, None],
+            box_deltas=box_deltas[:, None],
         )
         if targets is not None:
             with watch.time("losses"):
-                record.losses = self._losses(logits, transforms, whole, targets)
+                record.losses = self._losses(logits, box_deltas, whole, targets)
         if postprocess is not None:
             with watch.time("postprocess"):
                 self._postprocess(record, postprocess)
@@ -126,21 +126,21 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
     def _losses(
         self,
         logits: Float[Tensor, "b c"],
-        transforms: Float[Tensor, "b 4"],
+        box_deltas: Float[Tensor, "b 4"],
         whole: list[Float[Tensor, "1 4"]],
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
         known = [i for i, target in enumerate(targets) if len(target.boxes)]
         if not known:
-            nothing = (logits.sum() + transforms.sum()) * 0
+            nothing = (logits.sum() + box_deltas.sum()) * 0
             return {"class": nothing, "box": nothing}
         largest = [int(box_area(targets[i].boxes).argmax()) for i in known]
         labels = torch.stack([targets[i].labels[j] for i, j in zip(known, largest, strict=True)])
         boxes = torch.stack([targets[i].boxes[j] for i, j in zip(known, largest, strict=True)])
-        codes = self.transform.encode(boxes, torch.cat(whole)[known])
+        target_deltas = self.box_coder.encode(boxes, torch.cat(whole)[known])
         return {
             "class": F.cross_entropy(logits[known], labels),
-            "box": box_delta_loss(transforms[known], codes, count=len(known)),
+            "box": box_delta_loss(box_deltas[known], target_deltas, count=len(known)),
         }
 
     def _postprocess(self, record: RegionStages, postprocess: Postprocess) -> None:
@@ -153,31 +153,33 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
             record.keep(sure[remove_small_boxes(sure.boxes, 1e-2)], postprocess)
 
     def _boxes(self, record: RegionStages, index: int) -> Float[Tensor, "1 4"]:
-        boxes = self.transform.decode(record.transforms[index], record.proposals.boxes[index])
+        boxes = self.box_coder.decode(record.box_deltas[index], record.proposals.boxes[index])
         return clip_boxes_to_image(boxes, record.batch.sizes_hw[index])
 
 
-def regression_vgg16(categories: Categories, *, features: int = 4096, frozen_level: int = 1) -> SingleObjectDetector:
+def regression_vgg16(
+    categories: Categories, *, representation_size: int = 4096, frozen_level: int = 1
+) -> SingleObjectDetector:
     """VGG-16 and the classifier's two layers of 4096.
 
     Parameters
     ----------
-    features
+    representation_size
         Numbers in each fully connected layer.
     frozen_level
         Layers of the backbone up to this level do not learn; 0 for all learn.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,))
     freeze_stages(backbone, frozen_level)
-    return SingleObjectDetector(backbone, categories, features=features)
+    return SingleObjectDetector(backbone, categories, representation_size=representation_size)
 
 
 def regression_efficientnet_lite0(
-    categories: Categories, *, features: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, representation_size: int = 512, frozen_norms: bool = True, frozen_level: int = 2
 ) -> SingleObjectDetector:
     """A small one; arguments as of :func:`regression_vgg16`.
 
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    return SingleObjectDetector(backbone, categories, features=features)
+    return SingleObjectDetector(backbone, categories, representation_size=representation_size)

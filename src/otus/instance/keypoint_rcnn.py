@@ -36,33 +36,44 @@ class KeypointHead(nn.Module):
 
     Parameters
     ----------
-    channels
+    in_channels
         Channels of the shared maps.
-    keypoints
+    num_keypoints
         How many keypoints an object has.
-    pooling
+    roi_pooler
         How pieces are cut.
-    width, depth
+    hidden_channels, num_convs
         Channels inside, and number of convolutions.
     """
 
-    def __init__(self, channels: int, keypoints: int, pooling: RoIPooler, *, width: int = 512, depth: int = 8) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_keypoints: int,
+        roi_pooler: RoIPooler,
+        *,
+        hidden_channels: int = 512,
+        num_convs: int = 8,
+    ) -> None:
         super().__init__()
-        self.pooling = pooling
+        self.roi_pooler = roi_pooler
         layers: list[nn.Module] = []
-        for i in range(depth):
-            layers += [nn.Conv2d(channels if i == 0 else width, width, 3, padding=1), nn.ReLU(inplace=True)]
+        for i in range(num_convs):
+            layers += [
+                nn.Conv2d(in_channels if i == 0 else hidden_channels, hidden_channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+            ]
         self.convs = nn.Sequential(*layers)
-        self.kps_score_lowres = nn.ConvTranspose2d(width, keypoints, 4, stride=2, padding=1)
+        self.kps_score_lowres = nn.ConvTranspose2d(hidden_channels, num_keypoints, 4, stride=2, padding=1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, pieces: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r k m m"]:
+    def forward(self, roi_features: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r k m m"]:
         """The logits of every keypoint's map; float32."""
-        maps = self.kps_score_lowres(self.convs(pieces)).float()
+        maps = self.kps_score_lowres(self.convs(roi_features)).float()
         return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def losses(
@@ -75,20 +86,22 @@ class KeypointHead(nn.Module):
             boxes.append(regions if target.keypoints is not None else regions[:0])
             if target.keypoints is not None:
                 self._check(target.keypoints)
-                cell, inside = cells_of_keypoints(target.keypoints[matches], regions, side=4 * self.pooling.side)
+                cell, inside = keypoints_to_heatmap(
+                    target.keypoints[matches], regions, heatmap_size=4 * self.roi_pooler.output_size
+                )
                 cells.append(cell.flatten())
                 counted.append(inside.flatten())
         if not counted or not torch.cat(counted).any():
             return {"keypoints": zero_loss(self)}
-        logits = self(self.pooling(maps, boxes)).flatten(0, 1).flatten(1)
+        logits = self(self.roi_pooler(maps, boxes)).flatten(0, 1).flatten(1)
         chosen = torch.cat(counted)
         return {"keypoints": F.cross_entropy(logits[chosen], torch.cat(cells)[chosen])}
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ k 4"]]:
         """x, y, visibility and score of the keypoints of each object."""
-        logits = self(self.pooling(maps, [one.boxes for one in detections]))
+        logits = self(self.roi_pooler(maps, [one.boxes for one in detections]))
         of_images = logits.split_with_sizes([len(one) for one in detections])
-        return [locate_keypoints(x, one.boxes) for x, one in zip(of_images, detections, strict=True)]
+        return [heatmaps_to_keypoints(x, one.boxes) for x, one in zip(of_images, detections, strict=True)]
 
     def _check(self, keypoints: Tensor) -> None:
         expected = self.kps_score_lowres.out_channels
@@ -96,19 +109,19 @@ class KeypointHead(nn.Module):
             raise ShapeError(f"keypoints: this model has {expected} an object, the sample {keypoints.shape[1]}")
 
 
-def cells_of_keypoints(
-    keypoints: Float[Tensor, "r k 3"], regions: Float[Tensor, "r 4"], *, side: int
+def keypoints_to_heatmap(
+    keypoints: Float[Tensor, "r k 3"], regions: Float[Tensor, "r 4"], *, heatmap_size: int
 ) -> tuple[Int[Tensor, "r k"], Bool[Tensor, "r k"]]:
-    """The cell, row by row, of a map of ``side`` cells over each region, and whether the keypoint is labelled and inside."""
+    """The cell, row by row, of a map of ``output_size`` cells over each region, and whether the keypoint is labelled and inside."""
     corner, size = regions[:, None, :2], (regions[:, 2:] - regions[:, :2])[:, None]
     points = keypoints[..., :2]
-    place = ((points - corner) * (side / size)).floor().long()
-    place = torch.where(points == regions[:, None, 2:], side - 1, place)  # on the far border: the last cell
-    inside = ((place >= 0) & (place < side)).all(dim=-1) & (keypoints[..., 2] > 0)
-    return torch.where(inside, place[..., 1] * side + place[..., 0], 0), inside
+    place = ((points - corner) * (heatmap_size / size)).floor().long()
+    place = torch.where(points == regions[:, None, 2:], heatmap_size - 1, place)  # on the far border: the last cell
+    inside = ((place >= 0) & (place < heatmap_size)).all(dim=-1) & (keypoints[..., 2] > 0)
+    return torch.where(inside, place[..., 1] * heatmap_size + place[..., 0], 0), inside
 
 
-def locate_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 4"]:
+def heatmaps_to_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 4"]:
     """The highest place of each map, once it is enlarged to the pixels of its box by bicubic interpolation."""
     found = logits.new_zeros((*logits.shape[:2], 4))
     found[..., 2] = VISIBLE
@@ -123,7 +136,7 @@ def locate_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor, "n 4
     return found
 
 
-def keypoint_rcnn(detector: RegionDetector, *, width: int = 512, depth: int = 8) -> RegionDetector:
+def keypoint_rcnn(detector: RegionDetector, *, hidden_channels: int = 512, num_convs: int = 8) -> RegionDetector:
     """Give a detector with shared maps, such as a Faster R-CNN, a keypoint head. Returns the same detector.
 
     Raises
@@ -138,9 +151,11 @@ def keypoint_rcnn(detector: RegionDetector, *, width: int = 512, depth: int = 8)
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {told}")
     maps = roi_features_of(detector)
-    pooling = RoIPooler(2 * maps.pooling.side, strides=maps.pooling.strides)
+    pooling = RoIPooler(2 * maps.roi_pooler.output_size, strides=maps.roi_pooler.strides)
     keypoints = next(iter(counts.values()))
-    detector.keypoint_head = KeypointHead(maps.out_channels, keypoints, pooling, width=width, depth=depth)
+    detector.keypoint_head = KeypointHead(
+        maps.out_channels, keypoints, pooling, hidden_channels=hidden_channels, num_convs=num_convs
+    )
     return detector
 
 

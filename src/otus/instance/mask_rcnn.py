@@ -36,13 +36,13 @@ class MaskHead(nn.Module):
 
     Parameters
     ----------
-    channels
+    in_channels
         Channels of the shared maps.
     class_indices
         Of the box head, where each label stands among the maps; that of slot 0, background, is never used.
-    pooling
+    roi_pooler
         How pieces are cut.
-    width
+    hidden_channels
         Channels inside.
     norm_layer
         Normalisation after each convolution; None as in the paper.
@@ -55,56 +55,62 @@ class MaskHead(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
         class_indices: Sequence[int],
-        pooling: RoIPooler,
+        roi_pooler: RoIPooler,
         *,
-        width: int = 256,
+        hidden_channels: int = 256,
         norm_layer: type[nn.Module] | None = None,
         max_masks_per_image: int | None = None,
     ) -> None:
         super().__init__()
         label_of_index, index_of_label = class_index_tables(class_indices, background=True)
         self.register_buffer("index_of_label", index_of_label, persistent=False)
-        self.pooling = pooling
+        self.roi_pooler = roi_pooler
         self.max_masks_per_image = max_masks_per_image
-        inputs = (channels, width, width, width)
-        self.convs = nn.Sequential(*(Conv2dNormActivation(c, width, 3, norm_layer=norm_layer) for c in inputs))
-        self.conv5_mask = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.mask_fcn_logits = nn.Conv2d(width, len(label_of_index), 1)
+        inputs = (in_channels, hidden_channels, hidden_channels, hidden_channels)
+        self.convs = nn.Sequential(
+            *(Conv2dNormActivation(c, hidden_channels, 3, norm_layer=norm_layer) for c in inputs)
+        )
+        self.conv5_mask = nn.ConvTranspose2d(hidden_channels, hidden_channels, 2, stride=2)
+        self.mask_fcn_logits = nn.Conv2d(hidden_channels, len(label_of_index), 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, pieces: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r s m m"]:
+    def forward(self, roi_features: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r s m m"]:
         """The logits of every class's mask; float32."""
-        return self.mask_fcn_logits(F.relu(self.conv5_mask(self.convs(pieces)))).float()
+        return self.mask_fcn_logits(F.relu(self.conv5_mask(self.convs(roi_features)))).float()
 
     def losses(
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
         """``mask``: binary cross-entropy of each positive's map of its own class; objects without a mask add none."""
-        boxes, slots, truths = [], [], []
+        boxes, class_indices, truths = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
             # An image may have no masks, or have them of some objects only: an unknown one comes as an empty mask.
             known = matches[:0]
             if target.masks is not None:
-                known = self._drawn(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
+                known = self._subsample(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
             boxes.append(regions[known])
             if target.masks is not None and len(known):
-                slots.append(assignment.slots[assignment.matches >= 0][known])
-                truths.append(crop_masks(target.masks, matches[known], regions[known], side=2 * self.pooling.side))
+                class_indices.append(assignment.class_indices[assignment.matches >= 0][known])
+                truths.append(
+                    project_masks_on_boxes(
+                        target.masks, matches[known], regions[known], output_size=2 * self.roi_pooler.output_size
+                    )
+                )
         if not truths:
             return {"mask": zero_loss(self)}
-        logits = self(self.pooling(maps, boxes))
-        slot = torch.cat(slots)
-        of_class = logits[torch.arange(len(slot), device=slot.device), slot]
+        logits = self(self.roi_pooler(maps, boxes))
+        class_index = torch.cat(class_indices)
+        of_class = logits[torch.arange(len(class_index), device=class_index.device), class_index]
         return {"mask": F.binary_cross_entropy_with_logits(of_class, torch.cat(truths))}
 
-    def _drawn(self, positives: Int[Tensor, "p"]) -> Int[Tensor, "q"]:
+    def _subsample(self, positives: Int[Tensor, "p"]) -> Int[Tensor, "q"]:
         """The positives to learn from, which stand in the order of their proposals' scores, ground truth boxes last."""
         most = self.max_masks_per_image
         if most is None or len(positives) <= most:
@@ -113,19 +119,19 @@ class MaskHead(nn.Module):
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Probabilities of the masks, each filling its object's box."""
-        slot = self.index_of_label[torch.cat([one.labels for one in detections])]
-        logits = self(self.pooling(maps, [one.boxes for one in detections]))
-        of_class = logits[torch.arange(len(slot), device=slot.device), slot].sigmoid()
+        class_index = self.index_of_label[torch.cat([one.labels for one in detections])]
+        logits = self(self.roi_pooler(maps, [one.boxes for one in detections]))
+        of_class = logits[torch.arange(len(class_index), device=class_index.device), class_index].sigmoid()
         return list(of_class.split_with_sizes([len(one) for one in detections]))
 
 
-def crop_masks(
-    masks: Tensor, matches: Tensor, regions: Float[Tensor, "r 4"], *, side: int
+def project_masks_on_boxes(
+    masks: Tensor, matches: Tensor, regions: Float[Tensor, "r 4"], *, output_size: int
 ) -> Float[Tensor, "r side side"]:
     """What a head should draw for each region: its object's mask, cut to the region and scaled, in [0, 1]."""
     needed, row = torch.unique(matches, return_inverse=True)
     places = torch.cat([row[:, None].to(regions), regions], dim=1)
-    return roi_align(masks[needed, None].to(regions), places, side)[:, 0]
+    return roi_align(masks[needed, None].to(regions), places, output_size)[:, 0]
 
 
 def roi_features_of(detector: RegionDetector) -> RoIFeatures:
@@ -138,18 +144,18 @@ def roi_features_of(detector: RegionDetector) -> RoIFeatures:
 def mask_rcnn(
     detector: RegionDetector,
     *,
-    width: int = 256,
+    hidden_channels: int = 256,
     norm_layer: type[nn.Module] | None = None,
     max_masks_per_image: int | None = None,
 ) -> RegionDetector:
     """Give a detector with shared maps, such as a Faster R-CNN, a mask head. Returns the same detector."""
     maps = roi_features_of(detector)
-    pooling = RoIPooler(2 * maps.pooling.side, strides=maps.pooling.strides)
+    pooling = RoIPooler(2 * maps.roi_pooler.output_size, strides=maps.roi_pooler.strides)
     detector.mask_head = MaskHead(
         maps.out_channels,
         detector.box_head.index_of_label.tolist(),
         pooling,
-        width=width,
+        hidden_channels=hidden_channels,
         norm_layer=norm_layer,
         max_masks_per_image=max_masks_per_image,
     )
@@ -196,4 +202,4 @@ def mask_rcnn_efficientnet_lite0_fpn(
         categories, class_indices=class_indices, frozen_norms=frozen_norms, frozen_level=frozen_level
     )
     # As many masks as with the paper's 64 regions of an image.
-    return mask_rcnn(detector, width=roi_features_of(detector).out_channels, max_masks_per_image=16)
+    return mask_rcnn(detector, hidden_channels=roi_features_of(detector).out_channels, max_masks_per_image=16)

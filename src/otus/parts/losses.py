@@ -17,7 +17,7 @@ def box_delta_loss(
 
 
 def focal_loss(
-    logits: Float[Tensor, "n s"], slots: Int[Tensor, "n"], *, alpha: float = 0.25, gamma: float = 2.0
+    logits: Float[Tensor, "n s"], class_indices: Int[Tensor, "n"], *, alpha: float = 0.25, gamma: float = 2.0
 ) -> Float[Tensor, ""]:
     """Cross-entropy of yes or no for each class slot, in which what is answered well already counts little; the sum.
 
@@ -26,11 +26,11 @@ def focal_loss(
 
     Parameters
     ----------
-    slots
+    class_indices
         The right answer of each row; negative where it is "none of them".
     """
-    object_rows = torch.where(slots >= 0)[0]
-    right = logits[object_rows, slots[object_rows]]
+    object_rows = torch.where(class_indices >= 0)[0]
+    right = logits[object_rows, class_indices[object_rows]]
 
     def of_wrong(x: Tensor) -> Tensor:
         return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
@@ -47,12 +47,12 @@ def zero_loss(module: nn.Module) -> Float[Tensor, ""]:
 
 
 def varifocal_loss(
-    logits: Float[Tensor, "*n s"], wanted: Float[Tensor, "*n s"], *, alpha: float = 0.75, gamma: float = 2.0
+    logits: Float[Tensor, "*n s"], target: Float[Tensor, "*n s"], *, alpha: float = 0.75, gamma: float = 2.0
 ) -> Float[Tensor, "*n s"]:
     """Cross-entropy of yes or no with scores in [0, 1] to be learned, of each slot.
 
     "VarifocalNet" (Zhang et al., CVPR 2021, arXiv:2008.13367), equation 2: where there is an object it counts by how good
     the answer should be, elsewhere the less the surer it is that there is none.
     """
-    weights = torch.where(wanted > 0, wanted, alpha * logits.detach().sigmoid() ** gamma)
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * weights
+    weights = torch.where(target > 0, target, alpha * logits.detach().sigmoid() ** gamma)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weights

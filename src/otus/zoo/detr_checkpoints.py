@@ -29,34 +29,30 @@ _RENAMES = tuple(
         (r"^backbone\.0\.body\.", "backbone."),
         (r"^transformer\.(encoder|decoder)\.layers\.", r"head.\1."),
         (r"^transformer\.decoder\.norm\.", "head.decoder_norm."),
-        (r"^input_proj\.", "head.input_projection."),
-        (r"^query_embed\.", "head.queries."),
+        (r"^input_proj\.", "head.input_proj."),
+        (r"^query_embed\.", "head.query_embed."),
         (r"^class_embed\.", "head.class_embed."),
-        (r"^bbox_embed\.layers\.", "head.box_embed."),
-        (r"\.multihead_attn\.", ".cross_attention."),
+        (r"^bbox_embed\.layers\.", "head.bbox_embed."),
+        (r"\.multihead_attn\.", ".cross_attn."),
         (r"\.linear1\.", ".feed_forward.0."),
         (r"\.linear2\.", ".feed_forward.3."),
         # transformers.
         (r"^model\.backbone\.(conv_encoder\.)?model\.", "backbone."),
         (r"^model\.(encoder|decoder)\.layers\.", r"head.\1."),
         (r"^model\.decoder\.layernorm\.", "head.decoder_norm."),
-        (r"^model\.input_projection\.", "head.input_projection."),
-        (r"^model\.query_position_embeddings\.", "head.queries."),
+        (r"^model\.input_projection\.", "head.input_proj."),
+        (r"^model\.query_position_embeddings\.", "head.query_embed."),
         (r"^class_labels_classifier\.", "head.class_embed."),
-        (r"^bbox_predictor\.layers\.", "head.box_embed."),
-        (r"\.encoder_attn\.", ".cross_attention."),
+        (r"^bbox_predictor\.layers\.", "head.bbox_embed."),
+        (r"\.encoder_attn\.", ".cross_attn."),
         (r"\.self_attn_layer_norm\.", ".norm1."),
         (r"\.encoder_attn_layer_norm\.", ".norm2."),
         (r"^(head\.encoder\.\d+)\.final_layer_norm\.", r"\1.norm2."),
         (r"^(head\.decoder\.\d+)\.final_layer_norm\.", r"\1.norm3."),
         (r"\.(mlp\.)?fc1\.", ".feed_forward.0."),
         (r"\.(mlp\.)?fc2\.", ".feed_forward.3."),
-        # Both.
-        (r"\.self_attn\.", ".self_attention."),
-        (r"\.(out_proj|o_proj)\.", ".out."),
-        (r"\.q_proj\.", ".query."),
-        (r"\.k_proj\.", ".key."),
-        (r"\.v_proj\.", ".value."),
+        # transformers 5.
+        (r"\.o_proj\.", ".out_proj."),
         # A backbone by transformers' own ResNet.
         (r"^backbone\.embedder\.embedder\.convolution\.", "backbone.conv1."),
         (r"^backbone\.embedder\.embedder\.normalization\.", "backbone.bn1."),
@@ -68,7 +64,7 @@ _STAGE_LAYER = re.compile(
     r"^(backbone\.encoder\.stages\.\d+)\.layers\.(\d+)\.layer\.(\d)\.(convolution|normalization)\."
 )
 _STAGE = re.compile(r"^backbone\.encoder\.stages\.(\d+)\.")
-_PERCEPTRON = re.compile(r"^head\.box_embed\.(\d+)\.")
+_MLP = re.compile(r"^head\.bbox_embed\.(\d+)\.")
 _JOINT = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
 
 
@@ -77,7 +73,7 @@ class DetrCheckpoint:
     """A translated checkpoint.
 
     ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`; ``arguments`` are what the builder needs
-    for it, as JSON: ``class_indices``, the slot of each label, and ``queries``.
+    for it, as JSON: ``class_indices``, the slot of each label, and ``num_queries``.
     """
 
     state: dict[str, Tensor]
@@ -111,11 +107,14 @@ def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
         if joint is None:
             translated[name] = tensor
         else:
-            for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+            for part, piece in zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True):
                 translated[f"{joint[1]}.{part}.{joint[2]}"] = piece
-    classes, queries = translated["head.class_embed.weight"].shape[0], translated["head.queries.weight"].shape[0]
+    classes, num_queries = (
+        translated["head.class_embed.weight"].shape[0],
+        translated["head.query_embed.weight"].shape[0],
+    )
     slots = COCO_IDS if classes == _COCO_CLASSES else range(classes - 1)
-    return DetrCheckpoint(translated, {"class_indices": list(slots), "queries": queries})
+    return DetrCheckpoint(translated, {"class_indices": list(slots), "num_queries": num_queries})
 
 
 def _translate(key: str) -> str:
@@ -126,4 +125,4 @@ def _translate(key: str) -> str:
         key,
     )
     key = _STAGE.sub(lambda found: f"backbone.layer{int(found[1]) + 1}.", key)
-    return _PERCEPTRON.sub(lambda found: f"head.box_embed.{2 * int(found[1])}.", key)
+    return _MLP.sub(lambda found: f"head.bbox_embed.{2 * int(found[1])}.", key)

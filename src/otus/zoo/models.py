@@ -10,8 +10,7 @@ from torch import nn
 from otus.classification import classifier
 from otus.detection import regression
 from otus.detection.region_based import fast_rcnn, faster_rcnn, rcnn, sliding_window, spp_net
-from otus.detection.set_prediction import detr
-from otus.detection.set_prediction import query_selection_detr as deformable_detr
+from otus.detection.set_prediction import detr, query_selection_detr
 from otus.detection.single_stage import fcos, oriented_fcos, retinanet, rpn_classifier, ssd, yolo
 from otus.errors import UsageError, did_you_mean
 from otus.instance import keypoint_rcnn, mask_rcnn
@@ -99,7 +98,7 @@ _FAST = "https://arxiv.org/abs/1504.08083"
 _FASTER = "https://arxiv.org/abs/1506.01497"
 _MASK = "https://arxiv.org/abs/1703.06870"
 _YOLO = "https://arxiv.org/abs/1506.02640"
-_DEFORMABLE = "https://arxiv.org/abs/2010.04159"
+_RT_DETR = "https://arxiv.org/abs/2304.08069"
 _DETR = "https://arxiv.org/abs/2005.12872"
 _V2 = "https://arxiv.org/abs/2111.11429"
 _USUAL = Preprocess(shorter_side=800, longer_side=1333)
@@ -295,10 +294,10 @@ MODELS: dict[str, ModelEntry] = {
     "yolo_efficientnet_lite0": ModelEntry(
         yolo.yolo_efficientnet_lite0, "detection", _YOLO, _SQUARE, learning_rate=1e-4
     ),
-    "deformable_detr_efficientnet_lite0": ModelEntry(
-        deformable_detr.deformable_detr_efficientnet_lite0,
+    "query_selection_detr_efficientnet_lite0": ModelEntry(
+        query_selection_detr.query_selection_detr_efficientnet_lite0,
         "detection",
-        _DEFORMABLE,
+        _RT_DETR,
         Preprocess(shorter_side=320, longer_side=320),
     ),
     "detr_efficientnet_lite0": ModelEntry(

@@ -24,8 +24,8 @@ def fast_rcnn(
     categories: Categories,
     *,
     proposer: PrecomputedProposals | None = None,
-    features: int = 4096,
-    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    representation_size: int = 4096,
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """Fast R-CNN of any backbone.
@@ -36,7 +36,7 @@ def fast_rcnn(
         The shared map and how pieces are cut from it.
     proposer
         Where to look; the sample's own proposals, else Selective Search.
-    features
+    representation_size
         Numbers in each of the two fully connected layers.
     sampler
         How many regions of an image are learned from.
@@ -48,7 +48,7 @@ def fast_rcnn(
     >>> import torch
     >>> backbone = torchvision_backbone("resnet18", levels=(4,))
     >>> maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    >>> detector = fast_rcnn(maps, Categories(("cat", "dog")), features=64)
+    >>> detector = fast_rcnn(maps, Categories(("cat", "dog")), representation_size=64)
     >>> sample = {"image": torch.zeros(3, 64, 96), "proposals": torch.tensor([[8.0, 8, 40, 40]])}
     >>> detector.stages([sample]).scores[0].shape
     torch.Size([1, 3])
@@ -60,7 +60,7 @@ def fast_rcnn(
         box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
-            features=features,
+            representation_size=representation_size,
             matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.5),
             sampler=sampler,
         ),
@@ -69,7 +69,7 @@ def fast_rcnn(
 
 
 def fast_rcnn_vgg16(
-    categories: Categories, *, proposals: int = 2000, features: int = 4096, frozen_level: int = 1
+    categories: Categories, *, proposals: int = 2000, representation_size: int = 4096, frozen_level: int = 1
 ) -> RegionDetector:
     """The paper's own: VGG-16, one map of stride 16, RoI pool of 7x7.
 
@@ -77,7 +77,7 @@ def fast_rcnn_vgg16(
     ----------
     proposals
         At most so many of an image.
-    features
+    representation_size
         Numbers in each fully connected layer.
     frozen_level
         Layers of the backbone up to this level do not learn (the paper: those before conv3_1); 0 for all learn.
@@ -85,14 +85,16 @@ def fast_rcnn_vgg16(
     backbone = torchvision_backbone("vgg16", levels=(4,))
     freeze_stages(backbone, frozen_level)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(proposals), features=features)
+    return fast_rcnn(
+        maps, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
+    )
 
 
 def fast_rcnn_efficientnet_lite0(
     categories: Categories,
     *,
     proposals: int = 500,
-    features: int = 512,
+    representation_size: int = 512,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
@@ -105,4 +107,6 @@ def fast_rcnn_efficientnet_lite0(
         levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
     )
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    return fast_rcnn(maps, categories, proposer=PrecomputedProposals(proposals), features=features)
+    return fast_rcnn(
+        maps, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
+    )

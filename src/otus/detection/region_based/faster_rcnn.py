@@ -36,7 +36,7 @@ from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.nms import batched_nms
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.box_head import REGIONS_TO_LEARN_FROM, BoxHead, TwoLayerMLP
+from otus.parts.heads.box_head import DEFAULT_SAMPLER, BoxHead, TwoLayerMLP
 from otus.parts.heads.class_indices import class_indices_of
 from otus.parts.losses import box_delta_loss, zero_loss
 from otus.parts.postprocess import Postprocess
@@ -45,8 +45,8 @@ from otus.parts.regions.proposals import Proposals
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.structures import Categories
 
-ALL_SIZES = (32, 64, 128, 256, 512)
-PYRAMID_SIZES = tuple((size,) for size in ALL_SIZES)
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+FPN_ANCHOR_SIZES = tuple((size,) for size in ANCHOR_SIZES)
 """Sizes of the anchors on each level of a pyramid, P2 to P6."""
 
 
@@ -55,15 +55,15 @@ class RegionProposalNetwork(nn.Module):
 
     Parameters
     ----------
-    channels
+    in_channels
         Channels of the maps.
     anchors
         The anchors of each map.
-    convolutions
+    conv_depth
         3x3 convolutions before the two answers.
-    count, count_before_nms
+    post_nms_top_n, pre_nms_top_n
         Proposals an image when predicting, and how many of each map compete for them.
-    training_count, training_count_before_nms
+    train_post_nms_top_n, train_pre_nms_top_n
         The same while learning.
     nms_iou, score_threshold
         Proposals that overlap a better one of their map more than the first, or score below the second, go.
@@ -73,33 +73,33 @@ class RegionProposalNetwork(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
         anchors: GridAnchorGenerator,
         *,
-        convolutions: int = 1,
-        count: int = 1000,
-        count_before_nms: int = 1000,
-        training_count: int = 2000,
-        training_count_before_nms: int = 2000,
+        conv_depth: int = 1,
+        post_nms_top_n: int = 1000,
+        pre_nms_top_n: int = 1000,
+        train_post_nms_top_n: int = 2000,
+        train_pre_nms_top_n: int = 2000,
         nms_iou: float = 0.7,
         score_threshold: float = 0.0,
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),  # noqa: B008, frozen
-        sampler: BalancedSampler = BalancedSampler(count=256, positive_share=0.5),  # noqa: B008, frozen
+        sampler: BalancedSampler = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
-        layers = [Conv2dNormActivation(channels, channels, 3, norm_layer=None) for _ in range(convolutions)]
+        layers = [Conv2dNormActivation(in_channels, in_channels, 3, norm_layer=None) for _ in range(conv_depth)]
         self.conv = nn.Sequential(*layers)
-        self.cls_logits = nn.Conv2d(channels, anchors.per_location, 1)
-        self.bbox_pred = nn.Conv2d(channels, anchors.per_location * 4, 1)
+        self.cls_logits = nn.Conv2d(in_channels, anchors.anchors_per_location, 1)
+        self.bbox_pred = nn.Conv2d(in_channels, anchors.anchors_per_location * 4, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         self.anchors = anchors
-        self.transform = DeltaBoxCoder()
-        self.count, self.training_count = count, training_count
-        self.count_before_nms, self.training_count_before_nms = count_before_nms, training_count_before_nms
+        self.box_coder = DeltaBoxCoder()
+        self.post_nms_top_n, self.train_post_nms_top_n = post_nms_top_n, train_post_nms_top_n
+        self.pre_nms_top_n, self.train_pre_nms_top_n = pre_nms_top_n, train_pre_nms_top_n
         self.nms_iou = nms_iou
         self.score_threshold = score_threshold
         self.matcher = matcher
@@ -107,13 +107,13 @@ class RegionProposalNetwork(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Float[Tensor, "b _"]], list[Float[Tensor, "b _ 4"]]]:
         """For each map the logits of objectness and the transforms of its anchors, in their order; float32."""
-        logits, transforms = [], []
+        logits, box_deltas = [], []
         for x in maps:
             x = self.conv(x)
             logits.append(self.cls_logits(x).permute(0, 2, 3, 1).flatten(1).float())
             moves = self.bbox_pred(x).unflatten(1, (-1, 4))
-            transforms.append(moves.permute(0, 3, 4, 1, 2).flatten(1, 3).float())
-        return logits, transforms
+            box_deltas.append(moves.permute(0, 3, 4, 1, 2).flatten(1, 3).float())
+        return logits, box_deltas
 
     def propose(
         self,
@@ -124,28 +124,28 @@ class RegionProposalNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """The best proposals of each image and, given targets, the losses ``objectness`` and ``proposal_box``."""
-        logits, transforms = self(maps)
+        logits, box_deltas = self(maps)
         grids = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(grids, batch.padded_hw, maps[0].device)
-        proposals = self._select(logits, transforms, anchors, batch, learn=targets is not None)
+        proposals = self._select(logits, box_deltas, anchors, batch, learn=targets is not None)
         if targets is None:
             return proposals, {}
         return proposals, self._losses(
-            torch.cat(logits, 1), torch.cat(transforms, 1), torch.cat(anchors), targets, generator
+            torch.cat(logits, 1), torch.cat(box_deltas, 1), torch.cat(anchors), targets, generator
         )
 
     @torch.no_grad()
     def _select(
-        self, logits: list[Tensor], transforms: list[Tensor], anchors: list[Tensor], batch: Batch, *, learn: bool
+        self, logits: list[Tensor], box_deltas: list[Tensor], anchors: list[Tensor], batch: Batch, *, learn: bool
     ) -> Proposals:
-        before_nms = self.training_count_before_nms if learn else self.count_before_nms
-        count = self.training_count if learn else self.count
+        before_nms = self.train_pre_nms_top_n if learn else self.pre_nms_top_n
+        count = self.train_post_nms_top_n if learn else self.post_nms_top_n
         best, boxes, origins = [], [], []
-        for of_map, moves, its_anchors in zip(logits, transforms, anchors, strict=True):
+        for of_map, moves, its_anchors in zip(logits, box_deltas, anchors, strict=True):
             index = stable_topk(of_map, before_nms)
             origin = its_anchors[index]
             best.append(of_map.gather(1, index))
-            boxes.append(self.transform.decode(moves.gather(1, index[..., None].expand(-1, -1, 4)), origin))
+            boxes.append(self.box_coder.decode(moves.gather(1, index[..., None].expand(-1, -1, 4)), origin))
             origins.append(origin)
         level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
         found: list[tuple[Tensor, ...]] = []
@@ -163,20 +163,20 @@ class RegionProposalNetwork(nn.Module):
     def _losses(
         self,
         logits: Float[Tensor, "b a"],
-        transforms: Float[Tensor, "b a 4"],
+        box_deltas: Float[Tensor, "b a 4"],
         anchors: Float[Tensor, "a 4"],
         targets: Sequence[Target],
         generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         # Anchors of all images are numbered through and picked at once: each pick on its own would have a gradient as large
         # as all anchors.
-        positives, negatives, codes = [], [], []
+        positives, negatives, target_deltas = [], [], []
         for i, target in enumerate(targets):
             matches = self.matcher(anchors, target.boxes, crowds=target.crowds)
             positive, negative = self.sampler(matches, generator=generator)
             positives.append(positive + i * len(anchors))
             negatives.append(negative + i * len(anchors))
-            codes.append(self.transform.encode(target.boxes[matches[positive]], anchors[positive]))
+            target_deltas.append(self.box_coder.encode(target.boxes[matches[positive]], anchors[positive]))
         positive, negative = torch.cat(positives), torch.cat(negatives)
         if len(positive) + len(negative) == 0:  # the whole of every image is a crowd
             return {"objectness": zero_loss(self), "proposal_box": zero_loss(self)}
@@ -184,17 +184,19 @@ class RegionProposalNetwork(nn.Module):
         truth = (torch.arange(len(objectness), device=objectness.device) < len(positive)).to(objectness)
         return {
             "objectness": F.binary_cross_entropy_with_logits(objectness, truth),
-            "proposal_box": box_delta_loss(transforms.flatten(0, 1)[positive], torch.cat(codes), count=len(objectness)),
+            "proposal_box": box_delta_loss(
+                box_deltas.flatten(0, 1)[positive], torch.cat(target_deltas), count=len(objectness)
+            ),
         }
 
 
-def conv_fc_head(channels: int, side: int, features: int) -> nn.Sequential:
+def conv_fc_head(channels: int, side: int, representation_size: int) -> nn.Sequential:
     """The box head's network of version 2: four convolutions with batch normalisation, one fully connected layer."""
     convolutions = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(4)]
     for module in nn.Sequential(*convolutions).modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    fully_connected = nn.Linear(channels * side**2, features)
+    fully_connected = nn.Linear(channels * side**2, representation_size)
     return nn.Sequential(*convolutions, nn.Flatten(), fully_connected, nn.ReLU(inplace=True))
 
 
@@ -203,10 +205,10 @@ def faster_rcnn(
     proposer: RegionProposalNetwork,
     categories: Categories,
     *,
-    box_network: nn.Module | None = None,
-    box_features: int = 1024,
+    box_head_network: nn.Module | None = None,
+    representation_size: int = 1024,
     class_indices: Sequence[int] | None = None,
-    sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
+    sampler: BalancedSampler = DEFAULT_SAMPLER,
 ) -> RegionDetector:
     """Faster R-CNN of any backbone.
 
@@ -216,8 +218,8 @@ def faster_rcnn(
         The shared maps and how pieces are cut from them.
     proposer
         The region proposal network over the same maps.
-    box_network
-        Pieces in, vectors of ``box_features`` numbers out; two fully connected layers without it.
+    box_head_network
+        Pieces in, vectors of ``representation_size`` numbers out; two fully connected layers without it.
     class_indices
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
         :mod:`otus.parts.heads.box_head`.
@@ -228,19 +230,21 @@ def faster_rcnn(
     --------
     >>> backbone = torchvision_backbone("resnet18", levels=(4,))
     >>> maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    >>> proposer = RegionProposalNetwork(maps.out_channels, Anchors([[128, 256, 512]]), count=300)
+    >>> proposer = RegionProposalNetwork(maps.out_channels, Anchors([[128, 256, 512]]), post_nms_top_n=300)
     >>> detector = faster_rcnn(maps, proposer, Categories(("cat", "dog")))
     >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
     (64, 96)
     """
-    if box_network is None:
-        box_network = TwoLayerMLP(region_features.out_features, box_features)
-    slots = class_indices_of(categories, class_indices, background=True)
+    if box_head_network is None:
+        box_head_network = TwoLayerMLP(region_features.out_features, representation_size)
+    class_indices = class_indices_of(categories, class_indices, background=True)
     return RegionDetector(
         categories=categories,
         region_features=region_features,
         proposer=proposer,
-        box_head=BoxHead(box_network, features=box_features, class_indices=slots, sampler=sampler),
+        box_head=BoxHead(
+            box_head_network, in_features=representation_size, class_indices=class_indices, sampler=sampler
+        ),
     )
 
 
@@ -250,10 +254,12 @@ def roi_features_with_fpn(backbone: Backbone, *, norm_layer: type[nn.Module] | N
     return RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=pyramid)
 
 
-def faster_rcnn_vgg16(categories: Categories, *, features: int = 4096, frozen_level: int = 1) -> RegionDetector:
+def faster_rcnn_vgg16(
+    categories: Categories, *, representation_size: int = 4096, frozen_level: int = 1
+) -> RegionDetector:
     """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
-    ``features`` are the numbers in each fully connected layer. ``frozen_level`` 1 keeps the layers before the second pooling
+    ``representation_size`` are the numbers in each fully connected layer. ``frozen_level`` 1 keeps the layers before the second pooling
     as they are, as the paper does, when the backbone starts from ImageNet; 0 trains all. Departure: no dropout between the
     fully connected layers.
     """
@@ -263,15 +269,15 @@ def faster_rcnn_vgg16(categories: Categories, *, features: int = 4096, frozen_le
     proposer = RegionProposalNetwork(
         maps.out_channels,
         GridAnchorGenerator([[128, 256, 512]]),
-        count=300,
-        count_before_nms=6000,
-        training_count_before_nms=12000,
+        post_nms_top_n=300,
+        pre_nms_top_n=6000,
+        train_pre_nms_top_n=12000,
     )
-    return faster_rcnn(maps, proposer, categories, box_features=features)
+    return faster_rcnn(maps, proposer, categories, representation_size=representation_size)
 
 
 def faster_rcnn_efficientnet_lite0(
-    categories: Categories, *, features: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, representation_size: int = 512, frozen_norms: bool = True, frozen_level: int = 2
 ) -> RegionDetector:
     """The same form, small, for images of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
@@ -285,13 +291,13 @@ def faster_rcnn_efficientnet_lite0(
     proposer = RegionProposalNetwork(
         maps.out_channels,
         GridAnchorGenerator([[48, 96, 192]]),
-        count=300,
-        count_before_nms=1500,
-        training_count=500,
-        training_count_before_nms=1500,
+        post_nms_top_n=300,
+        pre_nms_top_n=1500,
+        train_post_nms_top_n=500,
+        train_pre_nms_top_n=1500,
     )
-    sampler = BalancedSampler(count=64, positive_share=0.25)
-    return faster_rcnn(maps, proposer, categories, box_features=features, sampler=sampler)
+    sampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25)
+    return faster_rcnn(maps, proposer, categories, representation_size=representation_size, sampler=sampler)
 
 
 def faster_rcnn_resnet50_fpn(
@@ -320,7 +326,7 @@ def faster_rcnn_resnet50_fpn(
         freeze_norms(backbone, eps=norm_eps)
     freeze_stages(backbone, frozen_level)
     maps = roi_features_with_fpn(backbone)
-    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(PYRAMID_SIZES))
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(FPN_ANCHOR_SIZES))
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
@@ -331,9 +337,9 @@ def faster_rcnn_resnet50_fpn_v2(
     backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5))
     freeze_stages(backbone, frozen_level)
     maps = roi_features_with_fpn(backbone, norm_layer=nn.BatchNorm2d)
-    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(PYRAMID_SIZES), convolutions=2)
-    network = conv_fc_head(maps.out_channels, maps.pooling.side, 1024)
-    return faster_rcnn(maps, proposer, categories, box_network=network, class_indices=class_indices)
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(FPN_ANCHOR_SIZES), conv_depth=2)
+    network = conv_fc_head(maps.out_channels, maps.roi_pooler.output_size, 1024)
+    return faster_rcnn(maps, proposer, categories, box_head_network=network, class_indices=class_indices)
 
 
 def faster_rcnn_efficientnet_lite0_fpn(
@@ -355,18 +361,18 @@ def faster_rcnn_efficientnet_lite0_fpn(
     proposer = RegionProposalNetwork(
         channels,
         GridAnchorGenerator([(20, 30), (45, 65), (95, 135), (190, 270)]),
-        count=300,
-        count_before_nms=600,
-        training_count=300,
-        training_count_before_nms=600,
+        post_nms_top_n=300,
+        pre_nms_top_n=600,
+        train_post_nms_top_n=300,
+        train_pre_nms_top_n=600,
     )
     detector = faster_rcnn(
         RoIFeatures(backbone, pooling, pyramid=pyramid),
         proposer,
         categories,
-        box_features=512,
+        representation_size=512,
         class_indices=class_indices,
-        sampler=BalancedSampler(count=128, positive_share=0.25),
+        sampler=BalancedSampler(batch_size_per_image=128, positive_fraction=0.25),
     )
     detector.postprocess = Postprocess(score_threshold=0.02, nms_iou=0.45)
     return detector
@@ -382,7 +388,7 @@ def faster_rcnn_mobilenet_v3_large_fpn(
 ) -> RegionDetector:
     """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
     maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
-    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([ALL_SIZES] * 3), score_threshold=0.05)
+    proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([ANCHOR_SIZES] * 3), score_threshold=0.05)
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
@@ -397,7 +403,11 @@ def faster_rcnn_mobilenet_v3_large_320_fpn(
     """The same for small images (shorter side 320): 150 proposals."""
     maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
     proposer = RegionProposalNetwork(
-        maps.out_channels, GridAnchorGenerator([ALL_SIZES] * 3), count=150, count_before_nms=150, score_threshold=0.05
+        maps.out_channels,
+        GridAnchorGenerator([ANCHOR_SIZES] * 3),
+        post_nms_top_n=150,
+        pre_nms_top_n=150,
+        score_threshold=0.05,
     )
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 

@@ -27,10 +27,10 @@ def rcnn(
     categories: Categories,
     *,
     proposer: PrecomputedProposals | None = None,
-    features: int = 4096,
+    representation_size: int = 4096,
     positive_iou: float = 0.5,
     negative_iou: float = 0.3,
-    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """R-CNN of any backbone.
@@ -41,7 +41,7 @@ def rcnn(
         How regions are warped and what backbone sees them.
     proposer
         Where to look; the sample's own proposals, else Selective Search.
-    features
+    representation_size
         Numbers in each of the two fully connected layers.
     positive_iou, negative_iou
         A proposal is positive from the first overlap with an object on, negative below the second with all, else neutral.
@@ -57,7 +57,7 @@ def rcnn(
         box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
-            features=features,
+            representation_size=representation_size,
             matcher=IoUMatcher(positive_iou=positive_iou, negative_iou=negative_iou),
             sampler=sampler,
         ),
@@ -70,9 +70,9 @@ def rcnn_vgg16(
     categories: Categories,
     *,
     proposals: int = 2000,
-    side: int = 224,
+    crop_size: int = 224,
     context: int = 16,
-    features: int = 4096,
+    representation_size: int = 4096,
     frozen_level: int = 1,
 ) -> RegionDetector:
     """R-CNN with VGG-16.
@@ -81,26 +81,26 @@ def rcnn_vgg16(
     ----------
     proposals
         At most so many of an image.
-    side, context
+    crop_size, context
         Pixels of a crop, and what of them, on each side, is around the region.
-    features
+    representation_size
         Numbers in each fully connected layer.
     frozen_level
         Layers of the backbone up to this level do not learn; 0 for all learn.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,))
     freeze_stages(backbone, frozen_level)
-    crops = WarpedCrops(backbone, side=side, context=context)
-    return rcnn(crops, categories, proposer=PrecomputedProposals(proposals), features=features)
+    crops = WarpedCrops(backbone, crop_size=crop_size, context=context)
+    return rcnn(crops, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size)
 
 
 def rcnn_efficientnet_lite0(
     categories: Categories,
     *,
     proposals: int = 500,
-    side: int = 96,
+    crop_size: int = 96,
     context: int = 7,
-    features: int = 512,
+    representation_size: int = 512,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> RegionDetector:
@@ -110,6 +110,12 @@ def rcnn_efficientnet_lite0(
     Frozen norms run with the eps that the ImageNet weights were trained with.
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    crops = WarpedCrops(backbone, side=side, context=context, chunk=128)
-    sampler = BalancedSampler(count=32, positive_share=0.25)
-    return rcnn(crops, categories, proposer=PrecomputedProposals(proposals), features=features, sampler=sampler)
+    crops = WarpedCrops(backbone, crop_size=crop_size, context=context, chunk_size=128)
+    sampler = BalancedSampler(batch_size_per_image=32, positive_fraction=0.25)
+    return rcnn(
+        crops,
+        categories,
+        proposer=PrecomputedProposals(proposals),
+        representation_size=representation_size,
+        sampler=sampler,
+    )

@@ -172,14 +172,14 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
             if targets is not None:
                 assignments = self.box_head.assign(proposals.boxes, targets, generator=generator)
                 regions = [assignment.regions for assignment in assignments]
-            logits, transforms = self.box_head(self.region_features.extract(features, batch, regions))
+            logits, box_deltas = self.box_head(self.region_features.extract(features, batch, regions))
         record = RegionStages(
             batch=batch,
             features=features,
             milliseconds=watch.milliseconds,
             proposals=proposals,
             logits=logits,
-            transforms=transforms,
+            box_deltas=box_deltas,
             assignments=assignments,
             losses=losses,
         )
@@ -193,7 +193,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         self, record: RegionStages, assignments: list[Assignment], targets: list[Target], watch: Stopwatch
     ) -> None:
         with watch.time("losses"):
-            record.losses |= self.box_head.losses(record.logits, record.transforms, assignments, targets)
+            record.losses |= self.box_head.losses(record.logits, record.box_deltas, assignments, targets)
             for head in (self.mask_head, self.keypoint_head):
                 if head is not None:
                     record.losses |= head.losses(record.features, assignments, targets)
@@ -202,14 +202,14 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         with watch.time("postprocess"):
             counts = [len(boxes) for boxes in record.proposals.boxes]
             record.scores = list(record.logits.softmax(dim=1).split_with_sizes(counts))
-            for scores, transforms, regions, size_hw in zip(
+            for scores, box_deltas, regions, size_hw in zip(
                 record.scores,
-                record.transforms.split_with_sizes(counts),
+                record.box_deltas.split_with_sizes(counts),
                 record.proposals.boxes,
                 record.batch.sizes_hw,
                 strict=True,
             ):
-                candidates = self.box_head.candidates(scores, transforms, regions, size_hw, postprocess=postprocess)
+                candidates = self.box_head.candidates(scores, box_deltas, regions, size_hw, postprocess=postprocess)
                 record.keep(candidates, postprocess)
         if self.mask_head is not None:
             with watch.time("masks"):

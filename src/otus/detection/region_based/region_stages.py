@@ -19,13 +19,13 @@ from otus.structures import Categories, Instances, Masks
 class RegionStages(Stages):
     """The record of one pass. Lists have one entry per image.
 
-    A pass that learns has ``assignments`` and samples the regions that ``logits`` and ``transforms`` are of; one that
+    A pass that learns has ``assignments`` and samples the regions that ``logits`` and ``box_deltas`` are of; one that
     predicts takes all proposals, and has ``scores`` (softmax of the logits) and what the further heads predict.
     """
 
     proposals: Proposals
     logits: Float[Tensor, "r s"]
-    transforms: Float[Tensor, "r s 4"]
+    box_deltas: Float[Tensor, "r s 4"]
     assignments: list[Assignment] | None = None
     scores: list[Float[Tensor, "_ s"]] = field(default_factory=list)
     masks: list[Float[Tensor, "_ h w"]] | None = None

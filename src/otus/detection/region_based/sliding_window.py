@@ -28,8 +28,8 @@ def sliding_window(
     categories: Categories,
     *,
     proposer: SlidingWindowProposer | None = None,
-    features: int = 4096,
-    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    representation_size: int = 4096,
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """A sliding-window detector of any backbone.
@@ -40,7 +40,7 @@ def sliding_window(
         How crops are made and what backbone sees them.
     proposer
         Which windows; the usual ones without it.
-    features
+    representation_size
         Numbers in each of the two fully connected layers.
     sampler
         How many windows of an image are learned from.
@@ -54,10 +54,10 @@ def sliding_window(
         box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
-            features=features,
+            representation_size=representation_size,
             matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.3),
             sampler=sampler,
-            moves=False,
+            regress_boxes=False,
         ),
         postprocess=postprocess,
         size_divisor=1,
@@ -65,15 +65,20 @@ def sliding_window(
 
 
 def sliding_window_vgg16(
-    categories: Categories, *, side: int = 224, features: int = 4096, stride: float = 0.25, frozen_level: int = 1
+    categories: Categories,
+    *,
+    crop_size: int = 224,
+    representation_size: int = 4096,
+    stride: float = 0.25,
+    frozen_level: int = 1,
 ) -> RegionDetector:
     """VGG-16 on every window, at the size of crops that it was made for.
 
     Parameters
     ----------
-    side
+    crop_size
         Of a crop, pixels.
-    features
+    representation_size
         Numbers in each fully connected layer.
     stride
         The step from a window to the next, as a share of its side.
@@ -83,14 +88,19 @@ def sliding_window_vgg16(
     backbone = torchvision_backbone("vgg16", levels=(5,))
     freeze_stages(backbone, frozen_level)
     proposer = SlidingWindowProposer(partial(sliding_windows, stride=stride))
-    return sliding_window(WarpedCrops(backbone, side=side), categories, proposer=proposer, features=features)
+    return sliding_window(
+        WarpedCrops(backbone, crop_size=crop_size),
+        categories,
+        proposer=proposer,
+        representation_size=representation_size,
+    )
 
 
 def sliding_window_efficientnet_lite0(
     categories: Categories,
     *,
-    side: int = 96,
-    features: int = 512,
+    crop_size: int = 96,
+    representation_size: int = 512,
     stride: float = 0.33,
     frozen_norms: bool = True,
     frozen_level: int = 2,
@@ -102,9 +112,9 @@ def sliding_window_efficientnet_lite0(
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
     return sliding_window(
-        WarpedCrops(backbone, side=side, chunk=128),
+        WarpedCrops(backbone, crop_size=crop_size, chunk_size=128),
         categories,
         proposer=SlidingWindowProposer(partial(sliding_windows, stride=stride)),
-        features=features,
-        sampler=BalancedSampler(count=32, positive_share=0.25),
+        representation_size=representation_size,
+        sampler=BalancedSampler(batch_size_per_image=32, positive_fraction=0.25),
     )

@@ -33,35 +33,35 @@ from otus.parts.regions.roi_features import boxes_to_rois
 from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories
 
-PAPER_LEVELS = (6, 3, 2, 1)
+PYRAMID_BINS = (6, 3, 2, 1)
 
 
-class SpatialPyramid(nn.Module):
+class SpatialPyramidPooling(nn.Module):
     """Region features of SPP-net: the backbone once an image; of each region the maxima of grids of several finenesses.
 
     Parameters
     ----------
     backbone
         Images in, maps out, of which the last counts.
-    levels
+    bins
         Bins of each grid along a side.
     offset
         Pixels of the image that the first cell of the map sees around: 0 where convolutions are padded by half their size;
         where they or the pools are not, appendix A asks for one.
     """
 
-    def __init__(self, backbone: Backbone, *, levels: Sequence[int] = PAPER_LEVELS, offset: float = 0.0) -> None:
+    def __init__(self, backbone: Backbone, *, bins: Sequence[int] = PYRAMID_BINS, offset: float = 0.0) -> None:
         super().__init__()
-        if not levels or min(levels) < 1:
-            raise UsageError(f"levels: expected at least one number of bins from 1 on, got {tuple(levels)}")
+        if not bins or min(bins) < 1:
+            raise UsageError(f"levels: expected at least one number of bins from 1 on, got {tuple(bins)}")
         self.backbone = backbone
-        self.levels = tuple(levels)
+        self.bins = tuple(bins)
         self.offset = offset
 
     @property
     def out_features(self) -> int:
         """F, numbers of a region."""
-        return self.backbone.channels[-1] * sum(level**2 for level in self.levels)
+        return self.backbone.channels[-1] * sum(level**2 for level in self.bins)
 
     @property
     def min_size(self) -> int:
@@ -79,15 +79,15 @@ class SpatialPyramid(nn.Module):
         # The CPU operator knows float32 with channels first only.
         x = maps[-1].to(torch.float32, memory_format=torch.contiguous_format)
         regions = boxes_to_rois(boxes)
-        cells = map_cells(
+        cells = boxes_to_cells(
             regions[:, 1:] - self.offset, stride=self.backbone.strides[-1], map_hw=(x.shape[-2], x.shape[-1])
         )
         windows = torch.cat([regions[:, :1], cells.to(regions.dtype)], dim=1)
         # roi_pool counts the last row and column of a window in, and cuts it into bins from floor to ceiling.
-        return torch.cat([roi_pool(x, windows, level).flatten(start_dim=1) for level in self.levels], dim=1)
+        return torch.cat([roi_pool(x, windows, level).flatten(start_dim=1) for level in self.bins], dim=1)
 
 
-def map_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[int, int]) -> Tensor:
+def boxes_to_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[int, int]) -> Tensor:
     """First and last column and row (x1, y1, x2, y2, all counted in) of the cells that see a box and little else.
 
     A cell at x sees the image around ``stride * x``: the first is ``floor(x1 / stride) + 1``, the last
@@ -107,12 +107,12 @@ def map_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[int, in
 
 
 def spp_net(
-    region_features: SpatialPyramid,
+    region_features: SpatialPyramidPooling,
     categories: Categories,
     *,
     proposer: PrecomputedProposals | None = None,
-    features: int = 4096,
-    sampler: BalancedSampler = BalancedSampler(count=64, positive_share=0.25),  # noqa: B008, frozen
+    representation_size: int = 4096,
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
     postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
 ) -> RegionDetector:
     """SPP-net of any backbone.
@@ -123,7 +123,7 @@ def spp_net(
         The shared map and the pyramid of grids.
     proposer
         Where to look; the sample's own proposals, else Selective Search.
-    features
+    representation_size
         Numbers in each of the two fully connected layers.
     sampler
         How many regions of an image are learned from.
@@ -137,7 +137,7 @@ def spp_net(
         box_head=two_layer_mlp_head(
             region_features.out_features,
             len(categories),
-            features=features,
+            representation_size=representation_size,
             matcher=IoUMatcher(positive_iou=0.5, negative_iou=0.3),
             sampler=sampler,
         ),
@@ -146,7 +146,7 @@ def spp_net(
 
 
 def spp_net_vgg16(
-    categories: Categories, *, proposals: int = 2000, features: int = 4096, frozen_level: int = 4
+    categories: Categories, *, proposals: int = 2000, representation_size: int = 4096, frozen_level: int = 4
 ) -> RegionDetector:
     """SPP-net with VGG-16's last map, of stride 16.
 
@@ -154,22 +154,24 @@ def spp_net_vgg16(
     ----------
     proposals
         At most so many of an image.
-    features
+    representation_size
         Numbers in each fully connected layer.
     frozen_level
         Layers of the backbone up to this level do not learn: 4, all, as in the paper; 0 for all learn.
     """
     backbone = torchvision_backbone("vgg16", levels=(4,))
     freeze_stages(backbone, frozen_level)
-    pyramid = SpatialPyramid(backbone, offset=8.0)  # four pools of 2x2 without padding: half a stride
-    return spp_net(pyramid, categories, proposer=PrecomputedProposals(proposals), features=features)
+    pyramid = SpatialPyramidPooling(backbone, offset=8.0)  # four pools of 2x2 without padding: half a stride
+    return spp_net(
+        pyramid, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
+    )
 
 
 def spp_net_efficientnet_lite0(
     categories: Categories,
     *,
     proposals: int = 500,
-    features: int = 512,
+    representation_size: int = 512,
     frozen_norms: bool = True,
     frozen_level: int = 4,
 ) -> RegionDetector:
@@ -181,4 +183,9 @@ def spp_net_efficientnet_lite0(
     backbone = efficientnet_lite0_backbone(
         levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
     )
-    return spp_net(SpatialPyramid(backbone), categories, proposer=PrecomputedProposals(proposals), features=features)
+    return spp_net(
+        SpatialPyramidPooling(backbone),
+        categories,
+        proposer=PrecomputedProposals(proposals),
+        representation_size=representation_size,
+    )

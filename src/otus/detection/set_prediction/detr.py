@@ -24,7 +24,7 @@ from otus.parts.boxes.matching import pairwise_ioa
 from otus.parts.heads.class_indices import class_index_tables, class_indices_of
 from otus.parts.inference_mode import inference_mode
 from otus.parts.postprocess import Postprocess
-from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, mlp
+from otus.parts.transformer.attention import Attention, Float32Linear, feed_forward, mlp
 from otus.parts.transformer.positional_encodings import sine_positional_encoding
 from otus.parts.transformer.set_matching import (
     HungarianMatcher,
@@ -43,37 +43,37 @@ NO_OBJECT_WEIGHT = 0.1
 class EncoderLayer(nn.Module):
     """Every step of the map gathers from all others; each sum is normalised."""
 
-    def __init__(self, width: int, heads: int, inner: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.self_attention = Attention(width, heads, dropout=dropout)
-        self.feed_forward = feed_forward(width, inner, dropout=dropout)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attn = Attention(embed_dim, num_heads, dropout=dropout)
+        self.feed_forward = feed_forward(embed_dim, ffn_dim, dropout=dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "b k d"], places: Float[Tensor, "b k d"], allowed: Bool[Tensor, "b 1 k"] | None
+        self, x: Float[Tensor, "b k d"], places: Float[Tensor, "b k d"], attention_mask: Bool[Tensor, "b 1 k"] | None
     ) -> Float[Tensor, "b k d"]:
-        """``places`` are added to what is compared, not to what is gathered."""
+        """``sampling_locations`` are added to what is compared, not to what is gathered."""
         placed = x + places
-        x = self.norm1(x + self.dropout(self.self_attention(placed, placed, x, allowed=allowed)))
+        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, attention_mask=attention_mask)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
 class DecoderLayer(nn.Module):
     """Queries look at one another, then at the map."""
 
-    def __init__(self, width: int, heads: int, inner: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.self_attention = Attention(width, heads, dropout=dropout)
-        self.cross_attention = Attention(width, heads, dropout=dropout)
-        self.feed_forward = feed_forward(width, inner, dropout=dropout)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.self_attn = Attention(embed_dim, num_heads, dropout=dropout)
+        self.cross_attn = Attention(embed_dim, num_heads, dropout=dropout)
+        self.feed_forward = feed_forward(embed_dim, ffn_dim, dropout=dropout)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(embed_dim) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def gather_among_queries(self, x: Tensor, queries: Tensor) -> Float[Tensor, "b q d"]:
+    def self_attention(self, x: Tensor, queries: Tensor) -> Float[Tensor, "b q d"]:
         """The first half of the layer."""
         placed = x + queries
-        return self.norm1(x + self.dropout(self.self_attention(placed, placed, x)))
+        return self.norm1(x + self.dropout(self.self_attn(placed, placed, x)))
 
     def forward(
         self,
@@ -81,25 +81,25 @@ class DecoderLayer(nn.Module):
         queries: Float[Tensor, "b q d"],
         memory: Float[Tensor, "b k d"],
         placed_memory: Float[Tensor, "b k d"],
-        allowed: Bool[Tensor, "b 1 k"] | None,
+        attention_mask: Bool[Tensor, "b 1 k"] | None,
     ) -> Float[Tensor, "b q d"]:
-        """``queries`` are to the objects what places are to the map."""
-        x = self.gather_among_queries(x, queries)
-        gathered = self.cross_attention(x + queries, placed_memory, memory, allowed=allowed)
+        """``query_embed`` are to the objects what places are to the map."""
+        x = self.self_attention(x, queries)
+        gathered = self.cross_attn(x + queries, placed_memory, memory, attention_mask=attention_mask)
         x = self.norm2(x + self.dropout(gathered))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
-class EncoderDecoder(nn.Module):
+class DETRHead(nn.Module):
     """The transformer over a backbone's coarsest map, and the two answers read from each query.
 
     Parameters
     ----------
-    channels
+    in_channels
         Of that map.
     class_indices
         Where each label stands among the classes; as many slots as the largest needs, and one more for "no object".
-    width, heads, inner, encoder_layers, decoder_layers, queries, dropout
+    embed_dim, num_heads, ffn_dim, num_encoder_layers, num_decoder_layers, num_queries, dropout
         Sizes of the transformer; the paper's.
     matcher
         Which query is taught which object.
@@ -107,38 +107,42 @@ class EncoderDecoder(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
         class_indices: Sequence[int],
         *,
-        width: int = 256,
-        heads: int = 8,
-        inner: int = 2048,
-        encoder_layers: int = 6,
-        decoder_layers: int = 6,
-        queries: int = 100,
+        embed_dim: int = 256,
+        num_heads: int = 8,
+        ffn_dim: int = 2048,
+        num_encoder_layers: int = 6,
+        num_decoder_layers: int = 6,
+        num_queries: int = 100,
         dropout: float = 0.1,
         matcher: HungarianMatcher = HungarianMatcher(CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
-        self.input_projection = nn.Conv2d(channels, width, 1)
-        self.encoder = nn.ModuleList(EncoderLayer(width, heads, inner, dropout=dropout) for _ in range(encoder_layers))
-        self.queries = nn.Embedding(queries, width)
-        self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, dropout=dropout) for _ in range(decoder_layers))
-        self.decoder_norm = nn.LayerNorm(width)
+        self.input_proj = nn.Conv2d(in_channels, embed_dim, 1)
+        self.encoder = nn.ModuleList(
+            EncoderLayer(embed_dim, num_heads, ffn_dim, dropout=dropout) for _ in range(num_encoder_layers)
+        )
+        self.query_embed = nn.Embedding(num_queries, embed_dim)
+        self.decoder = nn.ModuleList(
+            DecoderLayer(embed_dim, num_heads, ffn_dim, dropout=dropout) for _ in range(num_decoder_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(embed_dim)
         label_of_index, index_of_label = class_index_tables(class_indices, background=False)
         self.no_object = len(label_of_index)
-        self.class_embed = ExactLinear(width, self.no_object + 1)
-        self.box_embed = mlp(width, width, width, 4, layer=ExactLinear)
+        self.class_embed = Float32Linear(embed_dim, self.no_object + 1)
+        self.bbox_embed = mlp(embed_dim, embed_dim, embed_dim, 4, layer=Float32Linear)
         self.index_of_label: Tensor
         self.register_buffer("index_of_label", index_of_label, persistent=False)
         self.matcher = matcher
 
     @property
-    def capacity(self) -> int:
+    def num_queries(self) -> int:
         """Objects of one image that can be found."""
-        return self.queries.num_embeddings
+        return self.query_embed.num_embeddings
 
-    def answer(
+    def forward_train(
         self,
         maps: list[Tensor],
         batch: Batch,
@@ -147,60 +151,60 @@ class EncoderDecoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[SetOutputs, dict[str, Tensor]]:
         """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` and ``auxiliary``."""
-        answers = self(maps[-1], image_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
-        return answers, {} if targets is None else self.losses(answers, targets, batch.sizes_hw)
+        outputs = self(maps[-1], image_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
+        return outputs, {} if targets is None else self.losses(outputs, targets, batch.sizes_hw)
 
     def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetOutputs:
         """The answers to a map, of which the part ``inside`` is the image."""
-        places = sine_positional_encoding(inside, self.input_projection.out_channels).flatten(2).transpose(1, 2)
-        allowed = None if inside.all() else inside.flatten(1)[:, None]
-        memory = self.input_projection(x).flatten(2).transpose(1, 2)
+        places = sine_positional_encoding(inside, self.input_proj.out_channels).flatten(2).transpose(1, 2)
+        attention_mask = None if inside.all() else inside.flatten(1)[:, None]
+        memory = self.input_proj(x).flatten(2).transpose(1, 2)
         for layer in self.encoder:
-            memory = layer(memory, places, allowed)
+            memory = layer(memory, places, attention_mask)
         placed_memory = memory + places
-        queries = self.queries.weight.expand(len(x), -1, -1)
+        queries = self.query_embed.weight.expand(len(x), -1, -1)
         y, said, before = torch.zeros_like(queries), [], queries
         for layer in self.decoder:
-            before, y = y, layer(y, queries, memory, placed_memory, allowed)
+            before, y = y, layer(y, queries, memory, placed_memory, attention_mask)
             said.append(self.decoder_norm(y))
         features = torch.stack(said)
 
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
             with inference_mode(decoder_layer) as last:
-                asking = last.gather_among_queries(before, queries) + queries
-                weights = last.cross_attention.weights(asking, placed_memory, allowed=allowed)
+                asking = last.self_attention(before, queries) + queries
+                weights = last.cross_attn.weights(asking, placed_memory, attention_mask=attention_mask)
             return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
 
         return SetOutputs(
             logits=self.class_embed(features),
-            boxes=self.box_embed(features).sigmoid(),
+            boxes=self.bbox_embed(features).sigmoid(),
             features=said[-1],
             memory=memory.transpose(1, 2).unflatten(2, x.shape[-2:]),
             attention=attention,
         )
 
     def losses(
-        self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+        self, outputs: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> dict[str, Float[Tensor, ""]]:
         """The weighted losses of the last layer, and the sum of those of all layers before it."""
-        of_layers = []
-        for logits, boxes in zip(answers.logits, answers.boxes, strict=True):
+        per_layer = []
+        for logits, boxes in zip(outputs.logits, outputs.boxes, strict=True):
             matches = self._match(logits, boxes, targets, sizes_hw)
             l1, giou = box_losses(boxes, matches, targets, sizes_hw)
-            of_layers.append(
+            per_layer.append(
                 {
                     "class": CLASS_WEIGHT * self._class_loss(logits, boxes, matches, targets, sizes_hw),
                     "box": L1_WEIGHT * l1,
                     "giou": GIOU_WEIGHT * giou,
                 }
             )
-        auxiliary = [loss for layer in of_layers[:-1] for loss in layer.values()]
-        return of_layers[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
+        auxiliary = [loss for layer in per_layer[:-1] for loss in layer.values()]
+        return per_layer[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
 
-    def match(self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
+    def match(self, outputs: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
         """Which query of the last layer is taught which object."""
-        return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
+        return self._match(outputs.logits[-1], outputs.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
         """Query, label and score of one image's answers above the threshold: for each query its likeliest category."""
@@ -225,14 +229,14 @@ class EncoderDecoder(nn.Module):
         targets: Sequence[Target],
         sizes_hw: Sequence[tuple[int, int]],
     ) -> Float[Tensor, ""]:
-        slots = torch.full(logits.shape[:2], self.no_object, device=logits.device)
+        class_indices = torch.full(logits.shape[:2], self.no_object, device=logits.device)
         weights = torch.full(logits.shape[:2], NO_OBJECT_WEIGHT, device=logits.device)
         for i, (match, target) in enumerate(zip(matches, targets, strict=True)):
             weights[i, inside_crowd(boxes[i], target, sizes_hw[i])] = 0.0
-            slots[i, match.queries] = self.index_of_label[target.labels[match.objects]]
+            class_indices[i, match.queries] = self.index_of_label[target.labels[match.objects]]
             weights[i, match.queries] = 1.0
-        surprise = F.cross_entropy(logits.transpose(1, 2), slots, reduction="none")
-        return (surprise * weights).sum() / weights.sum().clamp(min=NO_OBJECT_WEIGHT)
+        cross_entropy = F.cross_entropy(logits.transpose(1, 2), class_indices, reduction="none")
+        return (cross_entropy * weights).sum() / weights.sum().clamp(min=NO_OBJECT_WEIGHT)
 
 
 def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int, int]) -> Bool[Tensor, "q"]:
@@ -243,7 +247,7 @@ def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int
 
 
 def detr_resnet50(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """The paper's own, over ResNet-50.
 
@@ -251,40 +255,40 @@ def detr_resnet50(
     ----------
     class_indices
         The slot of each label; 0, 1, 2 … without it. COCO's official weights have slots by COCO's ids.
-    queries
+    num_queries
         The most objects that can be found on an image.
     frozen_level
         Layers of the backbone up to this level do not learn; 2 is the stem and ``layer1``, 0 none. Its norms never do.
     """
-    return _over_resnet("resnet50", categories, class_indices, queries, frozen_level)
+    return _over_resnet("resnet50", categories, class_indices, num_queries, frozen_level)
 
 
 def detr_resnet50_dc5(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """:func:`detr_resnet50` with its last stage dilated: a map of stride 16, four times as many steps."""
-    return _over_resnet("resnet50", categories, class_indices, queries, frozen_level, dilated=True)
+    return _over_resnet("resnet50", categories, class_indices, num_queries, frozen_level, dilated=True)
 
 
 def detr_resnet101(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """The same as :func:`detr_resnet50` over ResNet-101."""
-    return _over_resnet("resnet101", categories, class_indices, queries, frozen_level)
+    return _over_resnet("resnet101", categories, class_indices, num_queries, frozen_level)
 
 
 def detr_resnet101_dc5(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, queries: int = 100, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
 ) -> SetDetector:
     """:func:`detr_resnet101` with its last stage dilated."""
-    return _over_resnet("resnet101", categories, class_indices, queries, frozen_level, dilated=True)
+    return _over_resnet("resnet101", categories, class_indices, num_queries, frozen_level, dilated=True)
 
 
 def detr_efficientnet_lite0(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    queries: int = 50,
+    num_queries: int = 50,
     frozen_norms: bool = True,
     frozen_level: int = 2,
 ) -> SetDetector:
@@ -293,15 +297,15 @@ def detr_efficientnet_lite0(
     ``frozen_norms`` and ``frozen_level`` are the backbone's (:func:`~otus.parts.backbones.efficientnet_lite0_backbone`).
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    slots = class_indices_of(categories, class_indices, background=False)
-    head = EncoderDecoder(
+    class_indices = class_indices_of(categories, class_indices, background=False)
+    head = DETRHead(
         backbone.channels[-1],
-        slots,
-        width=128,
-        inner=512,
-        encoder_layers=3,
-        decoder_layers=3,
-        queries=queries,
+        class_indices,
+        embed_dim=128,
+        ffn_dim=512,
+        num_encoder_layers=3,
+        num_decoder_layers=3,
+        num_queries=num_queries,
         dropout=0.0,
     )
     return SetDetector(categories=categories, backbone=backbone, head=head)
@@ -311,7 +315,7 @@ def _over_resnet(
     name: str,
     categories: Categories,
     class_indices: Sequence[int] | None,
-    queries: int,
+    num_queries: int,
     frozen_level: int,
     *,
     dilated: bool = False,
@@ -319,6 +323,6 @@ def _over_resnet(
     backbone = torchvision_backbone(name, levels=(4,) if dilated else (5,), dilated=dilated)
     freeze_norms(backbone)
     freeze_stages(backbone, frozen_level)
-    slots = class_indices_of(categories, class_indices, background=False)
-    head = EncoderDecoder(backbone.channels[-1], slots, queries=queries)
+    class_indices = class_indices_of(categories, class_indices, background=False)
+    head = DETRHead(backbone.channels[-1], class_indices, num_queries=num_queries)
     return SetDetector(categories=categories, backbone=backbone, head=head)

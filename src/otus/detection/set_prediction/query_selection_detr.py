@@ -39,7 +39,7 @@ from otus.parts.inference_mode import inference_mode
 from otus.parts.losses import varifocal_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.ranking import stable_topk
-from otus.parts.transformer.attention import Attention, ExactLinear, feed_forward, mlp
+from otus.parts.transformer.attention import Attention, Float32Linear, feed_forward, mlp
 from otus.parts.transformer.deformable_attention import DeformableAttention
 from otus.parts.transformer.denoising import Denoising, DenoisingQueries
 from otus.parts.transformer.positional_encodings import sine_embedding, sine_positional_encoding
@@ -55,17 +55,17 @@ _FIRST_STEPS = 4.0
 class DeformableDecoderLayer(nn.Module):
     """Queries look at one another, then at points around their boxes."""
 
-    def __init__(self, width: int, heads: int, inner: int, *, maps: int, points: int) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, num_levels: int, num_points: int) -> None:
         super().__init__()
-        self.self_attention = Attention(width, heads)
-        self.cross_attention = DeformableAttention(width, heads, maps=maps, points=points)
-        self.feed_forward = feed_forward(width, inner)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.self_attn = Attention(embed_dim, num_heads)
+        self.cross_attn = DeformableAttention(embed_dim, num_heads, num_levels=num_levels, num_points=num_points)
+        self.feed_forward = feed_forward(embed_dim, ffn_dim)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(embed_dim) for _ in range(3))
 
-    def gather_among_queries(self, x: Tensor, places: Tensor, allowed: Tensor | None) -> Float[Tensor, "b q d"]:
+    def self_attention(self, x: Tensor, places: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "b q d"]:
         """The first half of the layer."""
         placed = x + places
-        return self.norm1(x + self.self_attention(placed, placed, x, allowed=allowed))
+        return self.norm1(x + self.self_attn(placed, placed, x, attention_mask=attention_mask))
 
     def forward(
         self,
@@ -74,15 +74,15 @@ class DeformableDecoderLayer(nn.Module):
         boxes: Float[Tensor, "b q 4"],
         maps: Sequence[Tensor],
         extent: Float[Tensor, "b 2"],
-        allowed: Bool[Tensor, "q q"] | None,
+        attention_mask: Bool[Tensor, "q q"] | None,
     ) -> Float[Tensor, "b q d"]:
-        """``places`` encode ``boxes``; ``allowed`` keeps noisy queries apart."""
-        x = self.gather_among_queries(x, places, allowed)
-        x = self.norm2(x + self.cross_attention(x + places, boxes, maps, extent))
+        """``sampling_locations`` encode ``boxes``; ``attention_mask`` keeps noisy queries apart."""
+        x = self.self_attention(x, places, attention_mask)
+        x = self.norm2(x + self.cross_attn(x + places, boxes, maps, extent))
         return self.norm3(x + self.feed_forward(x))
 
 
-class DeformableHead(nn.Module):
+class QuerySelectionHead(nn.Module):
     """From several maps to a set of answers.
 
     Parameters
@@ -91,9 +91,9 @@ class DeformableHead(nn.Module):
         Of the backbone's maps, fine to coarse; the pyramid adds one.
     category_count
         C.
-    width, heads, points, inner, layers, queries
-        Sizes of the transformer; ``queries`` steps of the maps, the surest, become queries.
-    distinct_iou
+    embed_dim, num_heads, num_points, ffn_dim, num_layers, num_queries
+        Sizes of the transformer; ``num_queries`` steps of the maps, the surest, become queries.
+    query_nms_iou
         A step whose box overlaps that of a surer one by more becomes a query only where there are too few others.
     matcher, assigner, denoising
         Which query and which steps are taught which object, and the queries made of objects.
@@ -105,39 +105,40 @@ class DeformableHead(nn.Module):
         strides: Sequence[int],
         category_count: int,
         *,
-        width: int = 128,
-        heads: int = 4,
-        points: int = 4,
-        inner: int = 512,
-        layers: int = 3,
-        queries: int = 100,
-        distinct_iou: float = 0.6,
+        embed_dim: int = 128,
+        num_heads: int = 4,
+        num_points: int = 4,
+        ffn_dim: int = 512,
+        num_layers: int = 3,
+        num_queries: int = 100,
+        query_nms_iou: float = 0.6,
         matcher: HungarianMatcher = HungarianMatcher(2.0, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
         assigner: TaskAlignedAssigner = TaskAlignedAssigner(),  # noqa: B008, frozen
         denoising: Denoising = Denoising(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
-        self.capacity, self.category_count, self.distinct_iou = queries, category_count, distinct_iou
-        self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(inputs, width, 1), nn.GroupNorm(8, width)) for inputs in channels
+        self.num_queries, self.category_count, self.query_nms_iou = num_queries, category_count, query_nms_iou
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, embed_dim, 1), nn.GroupNorm(8, embed_dim)) for inputs in channels
         )
-        self.encoder = EncoderLayer(width, heads, inner)
-        self.pyramid = FeaturePyramid((width,) * len(channels), width)
+        self.encoder = EncoderLayer(embed_dim, num_heads, ffn_dim)
+        self.pyramid = FeaturePyramid((embed_dim,) * len(channels), embed_dim)
         self.strides = self.pyramid.strides_of(strides)
-        self.step_network = Conv2dNormActivation(width, width, 3, norm_layer=lambda count: nn.GroupNorm(8, count))
-        self.step_classes, self.step_boxes = _answer_layers(width, category_count)
-        self.first_content = nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width))
-        self.label_embed = nn.Embedding(category_count, width)
-        self.place_embed = mlp(2 * width, width, width)
+        self.dense_conv = Conv2dNormActivation(embed_dim, embed_dim, 3, norm_layer=lambda count: nn.GroupNorm(8, count))
+        self.dense_class_embed, self.dense_bbox_embed = _answer_layers(embed_dim, category_count)
+        self.content_proj = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.LayerNorm(embed_dim))
+        self.label_embed = nn.Embedding(category_count, embed_dim)
+        self.query_pos_embed = mlp(2 * embed_dim, embed_dim, embed_dim)
         self.decoder = nn.ModuleList(
-            DeformableDecoderLayer(width, heads, inner, maps=len(self.strides), points=points) for _ in range(layers)
+            DeformableDecoderLayer(embed_dim, num_heads, ffn_dim, num_levels=len(self.strides), num_points=num_points)
+            for _ in range(num_layers)
         )
-        answers = [_answer_layers(width, category_count) for _ in range(layers)]
-        self.class_embeds = nn.ModuleList(classes for classes, _ in answers)
-        self.box_embeds = nn.ModuleList(boxes for _, boxes in answers)
+        outputs = [_answer_layers(embed_dim, category_count) for _ in range(num_layers)]
+        self.class_embed = nn.ModuleList(classes for classes, _ in outputs)
+        self.bbox_embed = nn.ModuleList(boxes for _, boxes in outputs)
         self.matcher, self.assigner, self.denoising = matcher, assigner, denoising
 
-    def answer(
+    def forward_train(
         self,
         maps: list[Tensor],
         batch: Batch,
@@ -148,38 +149,38 @@ class DeformableHead(nn.Module):
         """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` of the last layer, ``auxiliary``
         of those before, ``steps`` of the maps and ``denoising``."""
         maps, inside = self._encode(maps, batch)
-        steps = _Steps(self, maps, inside, batch)
-        index = steps.surest(self.capacity, distinct_iou=self.distinct_iou)[..., None]
-        content = self.first_content(steps.features.gather(1, index.expand(-1, -1, steps.features.shape[2])).detach())
+        steps = _DensePredictions(self, maps, inside, batch)
+        index = steps.top_queries(self.num_queries, nms_iou=self.query_nms_iou)[..., None]
+        content = self.content_proj(steps.features.gather(1, index.expand(-1, -1, steps.features.shape[2])).detach())
         boxes = steps.boxes.gather(1, index.expand(-1, -1, 4)).detach()
         noisy = None
         if targets is not None:
             noisy = self.denoising(targets, batch.sizes_hw, category_count=self.category_count, generator=generator)
-        answers, of_noisy = self._decode(content, boxes, maps, batch, noisy)
+        outputs, of_noisy = self._decode(content, boxes, maps, batch, noisy)
         if targets is None:
-            return answers, {}
+            return outputs, {}
         sizes_hw = batch.sizes_hw
         losses = {"steps": steps.loss(targets, sizes_hw)}
-        of_layers = []
-        for logits, said in zip(answers.logits, answers.boxes, strict=True):
+        per_layer = []
+        for logits, said in zip(outputs.logits, outputs.boxes, strict=True):
             matches = self._match(logits, said, targets, sizes_hw)
-            of_layers.append(set_losses(logits, said, matches, targets, sizes_hw))
-        auxiliary = [loss for layer in of_layers[:-1] for loss in layer.values()]
-        losses |= of_layers[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
+            per_layer.append(set_criterion(logits, said, matches, targets, sizes_hw))
+        auxiliary = [loss for layer in per_layer[:-1] for loss in layer.values()]
+        losses |= per_layer[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
         losses["denoising"] = zero_loss(self.label_embed)
         if noisy is not None and of_noisy is not None:
             groups = int(noisy.group.max()) + 1
             parts = [
                 loss / groups
                 for logits, said in zip(*of_noisy, strict=True)
-                for loss in set_losses(logits, said, noisy.matches, targets, sizes_hw, used=noisy.used).values()
+                for loss in set_criterion(logits, said, noisy.matches, targets, sizes_hw, valid=noisy.valid).values()
             ]
             losses["denoising"] = torch.stack(parts).sum()
-        return answers, losses
+        return outputs, losses
 
-    def match(self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
+    def match(self, outputs: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
         """Which query of the last layer is taught which object."""
-        return self._match(answers.logits[-1], answers.boxes[-1], targets, sizes_hw)
+        return self._match(outputs.logits[-1], outputs.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q c"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
         """Query, label and score of one image's answers above the threshold; each category is a yes or no of its own."""
@@ -190,12 +191,12 @@ class DeformableHead(nn.Module):
 
     def _encode(self, maps: list[Tensor], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """The pyramid, 0 in the padding, and where the images are on its maps."""
-        projected = [layer(x) for layer, x in zip(self.projections, maps, strict=True)]
+        projected = [layer(x) for layer, x in zip(self.input_proj, maps, strict=True)]
         coarse = projected[-1]
         inside = image_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
         places = sine_positional_encoding(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
-        allowed = None if inside.all() else inside.flatten(1)[:, None]
-        mixed = self.encoder(coarse.flatten(2).transpose(1, 2), places, allowed)
+        attention_mask = None if inside.all() else inside.flatten(1)[:, None]
+        mixed = self.encoder(coarse.flatten(2).transpose(1, 2), places, attention_mask)
         projected[-1] = mixed.transpose(1, 2).unflatten(2, coarse.shape[-2:])
         pyramid = self.pyramid(projected)
         places_inside = [image_on_map(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
@@ -205,17 +206,17 @@ class DeformableHead(nn.Module):
         self, content: Tensor, boxes: Tensor, maps: list[Tensor], batch: Batch, noisy: DenoisingQueries | None
     ) -> tuple[SetOutputs, tuple[Tensor, Tensor] | None]:
         first = 0 if noisy is None else noisy.labels.shape[1]
-        allowed = None
+        attention_mask = None
         if noisy is not None:
-            allowed = noisy.allowed(content.shape[1])
+            attention_mask = noisy.attention_mask(content.shape[1])
             content = torch.cat([self.label_embed(noisy.labels), content], dim=1)
             boxes = torch.cat([noisy.boxes, boxes], dim=1)
         extent = _extent(batch)
         x, all_logits, all_boxes = content, [], []
-        for layer, classes, moves in zip(self.decoder, self.class_embeds, self.box_embeds, strict=True):
-            places = self.place_embed(sine_embedding(boxes, content.shape[2] // 2))
+        for layer, classes, moves in zip(self.decoder, self.class_embed, self.bbox_embed, strict=True):
+            places = self.query_pos_embed(sine_embedding(boxes, content.shape[2] // 2))
             before, of_layer = x, boxes
-            x = layer(x, places, boxes, maps, extent, allowed)
+            x = layer(x, places, boxes, maps, extent, attention_mask)
             said = (_logit(boxes) + moves(x)).sigmoid()
             all_logits.append(classes(x))
             all_boxes.append(said)
@@ -225,12 +226,12 @@ class DeformableHead(nn.Module):
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DeformableDecoderLayer = self.decoder[-1]  # type: ignore[assignment]
             with inference_mode(decoder_layer) as last:
-                asking = last.gather_among_queries(before, places, allowed) + places
-                where, weights = last.cross_attention.places(asking, of_layer)
+                asking = last.self_attention(before, places, attention_mask) + places
+                where, weights = last.cross_attn.sampling_locations(asking, of_layer)
             return _drawn(where * extent[:, None, None, None, None], weights, maps[0])[:, first:]
 
-        answers = SetOutputs(logits[:, :, first:], said[:, :, first:], x[:, first:], maps[-1], attention)
-        return answers, None if noisy is None else (logits[:, :, :first], said[:, :, :first])
+        outputs = SetOutputs(logits[:, :, first:], said[:, :, first:], x[:, first:], maps[-1], attention)
+        return outputs, None if noisy is None else (logits[:, :, :first], said[:, :, :first])
 
     def _match(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
@@ -241,14 +242,14 @@ class DeformableHead(nn.Module):
         ]
 
 
-class _Steps:
+class _DensePredictions:
     """What all steps of all maps say: features, classes, boxes, and what they learn.
 
     T steps, map after map; ``centres`` (B, T, 2) and ``boxes`` (B, T, 4) in shares of each image.
     """
 
-    def __init__(self, head: DeformableHead, maps: list[Tensor], inside: list[Tensor], batch: Batch) -> None:
-        self.features = torch.cat([head.step_network(x).flatten(2).transpose(1, 2) for x in maps], dim=1)
+    def __init__(self, head: QuerySelectionHead, maps: list[Tensor], inside: list[Tensor], batch: Batch) -> None:
+        self.features = torch.cat([head.dense_conv(x).flatten(2).transpose(1, 2) for x in maps], dim=1)
         self.inside = torch.cat([here.flatten(1) for here in inside], dim=1)
         self.assigner = head.assigner
         extent, centres, sizes = _extent(batch), [], []
@@ -260,17 +261,17 @@ class _Steps:
             sizes.append((_FIRST_STEPS * stride / side).expand(len(centres[-1]), -1))
         self.centres = torch.cat(centres) / extent[:, None]
         first = torch.cat([self.centres, torch.cat(sizes) / extent[:, None]], dim=2)
-        self.logits = head.step_classes(self.features)
-        self.boxes = (_logit(first) + head.step_boxes(self.features)).sigmoid()
+        self.logits = head.dense_class_embed(self.features)
+        self.boxes = (_logit(first) + head.dense_bbox_embed(self.features)).sigmoid()
 
-    def surest(self, count: int, *, distinct_iou: float) -> Int[Tensor, "b q"]:
+    def top_queries(self, count: int, *, nms_iou: float) -> Int[Tensor, "b q"]:
         """At most so many steps of each image: first those whose boxes differ, then the others, the surest first."""
         chosen = []
         for logits, boxes, inside in zip(self.logits.amax(dim=2), self.boxes, self.inside, strict=True):
             score = (logits.float().sigmoid() * inside).detach()
             corners = box_convert(boxes, "cxcywh", "xyxy")
             distinct = batched_nms(
-                corners, score, torch.zeros_like(score, dtype=torch.int64), iou_threshold=distinct_iou, limit=count
+                corners, score, torch.zeros_like(score, dtype=torch.int64), iou_threshold=nms_iou, limit=count
             )
             rank = score.clone()
             rank[distinct] += inside[distinct]
@@ -279,7 +280,7 @@ class _Steps:
 
     def loss(self, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> Float[Tensor, ""]:
         """Of classes and boxes, all objects and steps together, divided by what all positives should score."""
-        wanted, taught = torch.zeros_like(self.logits), self.inside.clone()
+        target_scores, taught = torch.zeros_like(self.logits), self.inside.clone()
         matches, qualities = [], []
         for i, (target, size_hw) in enumerate(zip(targets, sizes_hw, strict=True)):
             taught[i] &= ~inside_crowd(self.boxes[i], target, size_hw)
@@ -287,7 +288,7 @@ class _Steps:
             step, objects, quality = self.assigner(
                 scores, self.boxes[i], self.centres[i], normalize_boxes(target.boxes, size_hw), target.labels
             )
-            wanted[i, step, target.labels[objects]] = quality
+            target_scores[i, step, target.labels[objects]] = quality
             taught[i, step] = True
             matches.append(Match(step, objects))
             qualities.append(quality)
@@ -296,50 +297,50 @@ class _Steps:
         objects_count = max(1, sum(len(target.boxes) for target in targets))
         positives = max(1, sum(len(quality) for quality in qualities))
         boxes = (L1_WEIGHT * l1 + GIOU_WEIGHT * giou) * objects_count / positives
-        return (varifocal_loss(self.logits, wanted) * taught[..., None]).sum() / count + boxes
+        return (varifocal_loss(self.logits, target_scores) * taught[..., None]).sum() / count + boxes
 
 
-def set_losses(
+def set_criterion(
     logits: Float[Tensor, "b q c"],
     boxes: Float[Tensor, "b q 4"],
     matches: Sequence[Match],
     targets: Sequence[Target],
     sizes_hw: Sequence[tuple[int, int]],
     *,
-    used: Bool[Tensor, "b q"] | None = None,
+    valid: Bool[Tensor, "b q"] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """The weighted losses of a layer, divided by the number of objects; matched queries learn the IoU of their box."""
-    wanted = torch.zeros_like(logits)
-    taught = torch.ones_like(logits[..., 0], dtype=torch.bool) if used is None else used.clone()
+    target_scores = torch.zeros_like(logits)
+    taught = torch.ones_like(logits[..., 0], dtype=torch.bool) if valid is None else valid.clone()
     for i, (match, target, size_hw) in enumerate(zip(matches, targets, sizes_hw, strict=True)):
         taught[i] &= ~inside_crowd(boxes[i], target, size_hw)
         taught[i, match.queries] = True
         said = box_convert(boxes[i, match.queries].detach(), "cxcywh", "xyxy")
         objects = box_convert(normalize_boxes(target.boxes, size_hw)[match.objects], "cxcywh", "xyxy")
-        wanted[i, match.queries, target.labels[match.objects]] = paired_iou(said, objects).clamp(min=1e-3)
+        target_scores[i, match.queries, target.labels[match.objects]] = paired_iou(said, objects).clamp(min=1e-3)
     count = max(1, sum(len(target.boxes) for target in targets))
     l1, giou = box_losses(boxes, matches, targets, sizes_hw)
-    surprise = (varifocal_loss(logits, wanted) * taught[..., None]).sum() / count
-    return {"class": surprise, "box": L1_WEIGHT * l1, "giou": GIOU_WEIGHT * giou}
+    cross_entropy = (varifocal_loss(logits, target_scores) * taught[..., None]).sum() / count
+    return {"class": cross_entropy, "box": L1_WEIGHT * l1, "giou": GIOU_WEIGHT * giou}
 
 
-def deformable_detr_efficientnet_lite0(
-    categories: Categories, *, queries: int = 100, frozen_norms: bool = True, frozen_level: int = 2
+def query_selection_detr_efficientnet_lite0(
+    categories: Categories, *, num_queries: int = 100, frozen_norms: bool = True, frozen_level: int = 2
 ) -> SetDetector:
     """A small one for images of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
 
-    ``queries`` is the most objects of an image; ``frozen_norms`` and ``frozen_level`` are the backbone's
+    ``num_queries`` is the most objects of an image; ``frozen_norms`` and ``frozen_level`` are the backbone's
     (:func:`~otus.parts.backbones.efficientnet_lite0_backbone`).
     """
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    head = DeformableHead(backbone.channels, backbone.strides, len(categories), queries=queries)
+    head = QuerySelectionHead(backbone.channels, backbone.strides, len(categories), num_queries=num_queries)
     return SetDetector(categories=categories, backbone=backbone, head=head, size_divisor=32)
 
 
-def _answer_layers(width: int, category_count: int) -> tuple[ExactLinear, nn.Sequential]:
+def _answer_layers(width: int, category_count: int) -> tuple[Float32Linear, nn.Sequential]:
     """Class logits that say "nothing" at first, and moves of boxes that are none at first."""
-    classes = ExactLinear(width, category_count)
-    boxes = mlp(width, width, width, 4, layer=ExactLinear)
+    classes = Float32Linear(width, category_count)
+    boxes = mlp(width, width, width, 4, layer=Float32Linear)
     nn.init.constant_(classes.bias, _RARE)
     nn.init.zeros_(boxes[-1].weight)  # type: ignore[arg-type]
     nn.init.zeros_(boxes[-1].bias)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ class SetOutputs:
 class SetHead(Protocol):
     """From maps to a set of answers, and what is learned from them."""
 
-    def answer(
+    def forward_train(
         self,
         maps: list[Tensor],
         batch: Batch,
@@ -64,7 +64,7 @@ class SetHead(Protocol):
     ) -> tuple[SetOutputs, dict[str, Tensor]]: ...
 
     def match(
-        self, answers: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
+        self, outputs: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]: ...
 
     def candidates(
@@ -72,7 +72,7 @@ class SetHead(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     @property
-    def capacity(self) -> int: ...
+    def num_queries(self) -> int: ...
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ class SetStages(Stages):
     (``Detections.origins`` is the query).
     """
 
-    answers: SetOutputs
+    outputs: SetOutputs
 
 
 class SetDetector(BaseSystem[SetStages, Instances]):
@@ -134,7 +134,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
     def match(self, record: SetStages) -> list[Match]:
         """Which query of a recorded pass would have been taught which object, by the labels of its samples."""
         targets = [self.target(sample) for sample in record.batch.samples]
-        return self.head.match(record.answers, targets, record.batch.sizes_hw)
+        return self.head.match(record.outputs, targets, record.batch.sizes_hw)
 
     def warnings(self, dataset: Dataset) -> list[str]:
         """What a person should know before learning from a data set: images with more objects than queries."""
@@ -143,13 +143,13 @@ class SetDetector(BaseSystem[SetStages, Instances]):
         boxes = dataset.objects.boxes_xyxy
         known = ~dataset.objects.is_crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         counts = np.bincount(dataset.objects.image_index[known], minlength=1)
-        crowded = counts[counts > self.head.capacity]
+        crowded = counts[counts > self.head.num_queries]
         if not len(crowded):
             return []
         which = "1 image has" if len(crowded) == 1 else f"{len(crowded)} images have"
         return [
-            f"note: {which} more objects (at most {counts.max()}) than the {self.head.capacity} queries; "
-            f"of these, {(crowded - self.head.capacity).sum()} objects are not learned"
+            f"note: {which} more objects (at most {counts.max()}) than the {self.head.num_queries} queries; "
+            f"of these, {(crowded - self.head.num_queries).sum()} objects are not learned"
         ]
 
     def compute_stages(
@@ -166,9 +166,9 @@ class SetDetector(BaseSystem[SetStages, Instances]):
             with watch.time("maps"):
                 features = self.backbone(batch.images)
             with watch.time("answers"):
-                answers, losses = self.head.answer(features, batch, targets, generator=generator)
+                outputs, losses = self.head.forward_train(features, batch, targets, generator=generator)
         record = SetStages(
-            batch=batch, features=features, milliseconds=watch.milliseconds, answers=answers, losses=losses
+            batch=batch, features=features, milliseconds=watch.milliseconds, outputs=outputs, losses=losses
         )
         if postprocess is not None:
             with watch.time("postprocess"):
@@ -177,7 +177,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
 
     def _postprocess(self, record: SetStages, postprocess: Postprocess) -> None:
         for logits, boxes, size_hw in zip(
-            record.answers.logits[-1], record.answers.boxes[-1], record.batch.sizes_hw, strict=True
+            record.outputs.logits[-1], record.outputs.boxes[-1], record.batch.sizes_hw, strict=True
         ):
             query, label, score = self.head.candidates(logits, postprocess=postprocess)
             record.keep(Detections(denormalize_boxes(boxes[query], size_hw), score, label, query), postprocess)

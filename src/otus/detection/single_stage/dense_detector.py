@@ -17,7 +17,7 @@ from torchvision.ops import clip_boxes_to_image
 from otus.detection.single_stage.dense_parts import (
     AnchorGenerator,
     Assigner,
-    Coder,
+    BoxCoder,
     Criterion,
     DenseHead,
     FeatureExtractor,
@@ -43,7 +43,7 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         What the labels mean.
     features, head, anchors
         The maps, what is said of each anchor of them, and where the anchors are.
-    assigner, coder, criterion
+    assigner, box_coder, criterion
         Which anchor should speak for which object, how it says where that is, and what being wrong costs.
     scores, postprocess
         Which answers are looked at, and which of these are reported.
@@ -67,7 +67,7 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         head: DenseHead,
         anchors: AnchorGenerator,
         assigner: Assigner,
-        coder: Coder,
+        box_coder: BoxCoder,
         criterion: Criterion,
         scores: Scores,
         class_indices: Sequence[int],
@@ -78,12 +78,12 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         super().__init__()
         self.categories = categories
         self.features, self.head, self.anchors = features, head, anchors
-        self.assigner, self.coder, self.criterion = assigner, coder, criterion
+        self.assigner, self.box_coder, self.criterion = assigner, box_coder, criterion
         self.scores, self.postprocess = scores, postprocess
         self.oriented, self.size_divisor = oriented, size_divisor
         background = scores.background is not None
-        slots = class_indices_of(categories, class_indices, background=background)
-        label_of_index, index_of_label = class_index_tables(slots, background=background)
+        class_indices = class_indices_of(categories, class_indices, background=background)
+        label_of_index, index_of_label = class_index_tables(class_indices, background=background)
         self.register_buffer("label_of_index", label_of_index, persistent=False)
         self.register_buffer("index_of_label", index_of_label, persistent=False)
 
@@ -98,8 +98,8 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         matches = self.assigner(anchors, boxes, crowds=target.crowds)
         positives = torch.where(matches >= 0)[0]
         of_objects = matches[positives]
-        slots = matches.index_copy(0, positives, self.index_of_label[target.labels[of_objects]])
-        return DenseAssignment(matches, slots, positives, boxes[of_objects])
+        class_indices = matches.index_copy(0, positives, self.index_of_label[target.labels[of_objects]])
+        return DenseAssignment(matches, class_indices, positives, boxes[of_objects])
 
     def compute_stages(
         self,
@@ -114,18 +114,18 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         with watch.time("maps"):
             features = self.features(batch.images)
         with watch.time("head"):
-            answers = self.head(features)
+            outputs = self.head(features)
         grids = [(x.shape[-2], x.shape[-1]) for x in features]
         anchors = self.anchors(grids, batch.padded_hw, self.device)
         record = DenseStages(
-            batch=batch, features=features, milliseconds=watch.milliseconds, anchors=anchors, answers=answers
+            batch=batch, features=features, milliseconds=watch.milliseconds, anchors=anchors, outputs=outputs
         )
         if targets is not None:
             with watch.time("losses"):
                 all_anchors = torch.cat(anchors)
                 record.assignments = [self.assign(all_anchors, target) for target in targets]
                 record.losses = self.criterion(
-                    answers.of_all_maps(), all_anchors, record.assignments, self.coder, generator=generator
+                    outputs.concatenate(), all_anchors, record.assignments, self.box_coder, generator=generator
                 )
         if postprocess is not None:
             with watch.time("postprocess"):
@@ -133,11 +133,11 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         return record
 
     def _postprocess(self, record: DenseStages, postprocess: Postprocess) -> None:
-        everywhere, codes = torch.cat(record.anchors), torch.cat(record.answers.codes, 1)
+        everywhere, box_deltas = torch.cat(record.anchors), torch.cat(record.outputs.box_deltas, 1)
         thresholds = postprocess.thresholds(self.label_of_index)
         for i, size_hw in enumerate(record.batch.sizes_hw):
-            scores, slots, index = self.scores.choose(record.answers, i, thresholds)
-            boxes = self.coder.decode(codes[i, index], everywhere[index])
+            scores, class_indices, index = self.scores.choose(record.outputs, i, thresholds)
+            boxes = self.box_coder.decode(box_deltas[i, index], everywhere[index])
             if not self.oriented:
                 boxes = clip_boxes_to_image(boxes, size_hw)
-            record.keep(Detections(boxes, scores, self.label_of_index[slots], index), postprocess)
+            record.keep(Detections(boxes, scores, self.label_of_index[class_indices], index), postprocess)

@@ -53,23 +53,23 @@ class Assigner(Protocol):
     ) -> Int[Tensor, "a"]: ...
 
 
-class Coder(Protocol):
+class BoxCoder(Protocol):
     """Boxes to what the head says of them, and back."""
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor: ...
 
-    def decode(self, codes: Tensor, anchors: Tensor) -> Tensor: ...
+    def decode(self, box_deltas: Tensor, anchors: Tensor) -> Tensor: ...
 
 
 class Criterion(Protocol):
-    """The losses ``class``, ``box`` and perhaps more. ``answers`` has the maps one after the other."""
+    """The losses ``class``, ``box`` and perhaps more. ``outputs`` has the maps one after the other."""
 
     def __call__(
         self,
-        answers: DenseOutputs,
+        outputs: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
-        coder: Coder,
+        box_coder: BoxCoder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]: ...
@@ -81,9 +81,9 @@ class Scores(Protocol):
     @property
     def background(self) -> int | None: ...
 
-    def choose(self, answers: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices: ...
+    def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices: ...
 
-    def everywhere(self, answers: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]: ...
+    def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]: ...
 
 
 class BackboneWithFPN(nn.Module):

@@ -16,12 +16,12 @@ from otus.parts.system import Stages
 class DenseAssignment:
     """What each anchor of one image should say.
 
-    ``matches`` are indices of objects, or NEGATIVE or NEUTRAL of :mod:`otus.parts.boxes.matching`; ``slots`` the class slot to be
+    ``matches`` are indices of objects, or NEGATIVE or NEUTRAL of :mod:`otus.parts.boxes.matching`; ``class_indices`` the class slot to be
     answered, of the same negative numbers elsewhere; ``boxes`` the objects' boxes of the positives, in their order.
     """
 
     matches: Int[Tensor, "a"]
-    slots: Int[Tensor, "a"]
+    class_indices: Int[Tensor, "a"]
     positives: Int[Tensor, "p"]
     boxes: Float[Tensor, "p d"]
 
@@ -30,10 +30,10 @@ class DenseAssignment:
 class DenseStages(Stages):
     """The record of one pass.
 
-    ``anchors`` and the lists of ``answers`` have one entry per feature map; ``assignments``, of a pass that learns, one
+    ``anchors`` and the lists of ``outputs`` have one entry per feature map; ``assignments``, of a pass that learns, one
     per image.
     """
 
     anchors: list[Float[Tensor, "_ 4"]]
-    answers: DenseOutputs
+    outputs: DenseOutputs
     assignments: list[DenseAssignment] = field(default_factory=list)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN, Coder
+from otus.detection.single_stage.dense_parts import BackboneWithFPN, BoxCoder
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.detection.single_stage.retinanet import SMALL_DEPTH, efficientnet_lite0_levels, resnet50_levels
 from otus.parts.boxes.anchors import GridAnchorGenerator
@@ -92,29 +92,29 @@ def centerness(edges: Float[Tensor, "n 4"]) -> Float[Tensor, "n"]:
 
 
 @dataclass(frozen=True)
-class FcosLoss:
+class FCOSLoss:
     """``class``: focal loss; ``box``: GIoU; ``centerness``: cross-entropy. All are divided by the positives of the batch."""
 
     def __call__(
         self,
-        answers: DenseOutputs,
+        outputs: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
-        coder: Coder,
+        box_coder: BoxCoder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Of all images together."""
-        assert answers.quality is not None
-        slots = torch.stack([one.slots for one in assignments])
-        known, positive = slots != NEUTRAL, slots >= 0
+        assert outputs.centerness is not None
+        class_indices = torch.stack([one.class_indices for one in assignments])
+        known, positive = class_indices != NEUTRAL, class_indices >= 0
         origins = torch.cat([anchors[one.positives] for one in assignments])
         boxes = torch.cat([one.boxes for one in assignments])
-        codes, quality = answers.codes[0][positive], answers.quality[0][positive]
+        box_deltas, quality = outputs.box_deltas[0][positive], outputs.centerness[0][positive]
         count = max(1, len(boxes))
         losses = {
-            "class": focal_loss(answers.logits[0][known], slots[known]),
-            "box": self.of_boxes(coder.decode(codes, origins), boxes),
+            "class": focal_loss(outputs.logits[0][known], class_indices[known]),
+            "box": self.of_boxes(box_coder.decode(box_deltas, origins), boxes),
             "centerness": F.binary_cross_entropy_with_logits(
                 quality, centerness(self.edges(boxes, origins)), reduction="sum"
             ),
@@ -130,7 +130,7 @@ class FcosLoss:
         return generalized_box_iou_loss(found, boxes, reduction="sum")
 
 
-def locations_of(strides: Sequence[int]) -> GridAnchorGenerator:
+def location_generator(strides: Sequence[int]) -> GridAnchorGenerator:
     """Of each map with such a stride the locations, as squares of the stride's size."""
     return GridAnchorGenerator([(stride,) for stride in strides], aspect_ratios=(1.0,))
 
@@ -141,7 +141,7 @@ def fcos(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    depth: int = 4,
+    num_convs: int = 4,
 ) -> DenseDetector:
     """FCOS of any backbone whose pyramid's channels are a multiple of 32.
 
@@ -150,36 +150,38 @@ def fcos(
     features
         A backbone and its pyramid.
     locations
-        Of each level; see :func:`locations_of`.
+        Of each level; see :func:`location_generator`.
     class_indices
         Where each label stands among the head's classes; 0, 1, 2 … without it.
-    depth
+    num_convs
         Convolutions of each tower of the head.
     """
-    slots = class_indices_of(categories, class_indices, background=False)
+    class_indices = class_indices_of(categories, class_indices, background=False)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=tower_head(features, slots, depth=depth),
+        head=fcos_head(features, class_indices, num_convs=num_convs),
         anchors=locations,
         assigner=LocationMatcher(),
-        coder=LTRBCoder(),
-        criterion=FcosLoss(),
+        box_coder=LTRBCoder(),
+        criterion=FCOSLoss(),
         scores=SigmoidScores(),
-        class_indices=slots,
+        class_indices=class_indices,
         postprocess=POSTPROCESS,
     )
 
 
-def tower_head(features: BackboneWithFPN, slots: Sequence[int], *, numbers: int = 4, depth: int = 4) -> TowerHead:
+def fcos_head(
+    features: BackboneWithFPN, class_indices: Sequence[int], *, box_dim: int = 4, num_convs: int = 4
+) -> TowerHead:
     """The head: group normalisation, and centre-ness beside the boxes."""
     return TowerHead(
         features.pyramid.out_channels,
-        per_location=1,
-        slots=max(slots) + 1,
-        numbers=numbers,
-        quality=True,
-        depth=depth,
+        anchors_per_location=1,
+        num_logits=max(class_indices) + 1,
+        box_dim=box_dim,
+        has_centerness=True,
+        num_convs=num_convs,
         norm_layer=partial(nn.GroupNorm, 32),
         bias=True,
     )
@@ -195,7 +197,7 @@ def fcos_resnet50_fpn(
 ) -> DenseDetector:
     """The paper's, over ResNet-50; arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`."""
     maps = resnet50_levels(frozen_norms=frozen_norms, norm_eps=norm_eps, frozen_level=frozen_level)
-    return fcos(maps, locations_of((8, 16, 32, 64, 128)), categories, class_indices=class_indices)
+    return fcos(maps, location_generator((8, 16, 32, 64, 128)), categories, class_indices=class_indices)
 
 
 def fcos_efficientnet_lite0_fpn(
@@ -207,6 +209,8 @@ def fcos_efficientnet_lite0_fpn(
 ) -> DenseDetector:
     """A small one for images of about 320 pixels: four levels of 96 channels, low towers."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
-    detector = fcos(maps, locations_of((8, 16, 32, 64)), categories, class_indices=class_indices, depth=SMALL_DEPTH)
+    detector = fcos(
+        maps, location_generator((8, 16, 32, 64)), categories, class_indices=class_indices, num_convs=SMALL_DEPTH
+    )
     detector.postprocess = Postprocess(score_threshold=0.05, nms_iou=0.55)
     return detector

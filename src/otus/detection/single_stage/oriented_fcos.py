@@ -20,7 +20,7 @@ from torch import Tensor
 
 from otus.detection.single_stage.dense_detector import DenseDetector
 from otus.detection.single_stage.dense_parts import BackboneWithFPN
-from otus.detection.single_stage.fcos import FcosLoss, LocationMatcher, locations_of, tower_head
+from otus.detection.single_stage.fcos import FCOSLoss, LocationMatcher, fcos_head, location_generator
 from otus.detection.single_stage.retinanet import SMALL_DEPTH, efficientnet_lite0_levels
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.oriented import OrientedBoxCoder, OrientedPostprocess, gaussian_distance, in_frame_of
@@ -31,7 +31,7 @@ from otus.structures import Categories
 POSTPROCESS = OrientedPostprocess(score_threshold=0.05, nms_iou=0.1, max_detections=300)
 
 
-def turned_edges(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:
+def ltrb_in_box_frame(offsets: Float[Tensor, "*n 2"], boxes: Float[Tensor, "*n 5"]) -> Float[Tensor, "*n 4"]:
     """How far the four sides of turned boxes are from points at such offsets from their centres."""
     own, half = in_frame_of(offsets, boxes), boxes[..., 2:4] / 2
     return torch.cat([half + own, half - own], dim=-1)
@@ -44,12 +44,12 @@ class OrientedLocationMatcher(LocationMatcher):
     def geometry(self, points: Float[Tensor, "a 2"], boxes: Float[Tensor, "n 5"]) -> tuple[Tensor, Tensor, Tensor]:
         """Distances to the four sides (A, N, 4), offsets from the centres (A, N, 2), areas (N,)."""
         offsets = points[:, None] - boxes[:, :2]
-        return turned_edges(offsets, boxes.expand(len(points), -1, -1)), offsets, boxes[:, 2] * boxes[:, 3]
+        return ltrb_in_box_frame(offsets, boxes.expand(len(points), -1, -1)), offsets, boxes[:, 2] * boxes[:, 3]
 
 
 @dataclass(frozen=True)
-class OrientedFcosLoss(FcosLoss):
-    """:class:`~otus.detection.single_stage.fcos.FcosLoss` with the distance of Gaussians for ``box``."""
+class OrientedFCOSLoss(FCOSLoss):
+    """:class:`~otus.detection.single_stage.fcos.FCOSLoss` with the distance of Gaussians for ``box``."""
 
     def of_boxes(self, found: Float[Tensor, "p 5"], boxes: Float[Tensor, "p 5"]) -> Float[Tensor, ""]:
         """The sum over the positives."""
@@ -57,7 +57,7 @@ class OrientedFcosLoss(FcosLoss):
 
     def edges(self, boxes: Float[Tensor, "p 5"], locations: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
         """Distances to the four sides."""
-        return turned_edges((locations[:, :2] + locations[:, 2:]) / 2 - boxes[:, :2], boxes)
+        return ltrb_in_box_frame((locations[:, :2] + locations[:, 2:]) / 2 - boxes[:, :2], boxes)
 
 
 def oriented_fcos(
@@ -66,20 +66,20 @@ def oriented_fcos(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    depth: int = 4,
+    num_convs: int = 4,
 ) -> DenseDetector:
     """Oriented FCOS of any backbone; arguments as of :func:`~otus.detection.single_stage.fcos.fcos`."""
-    slots = class_indices_of(categories, class_indices, background=False)
+    class_indices = class_indices_of(categories, class_indices, background=False)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=tower_head(features, slots, numbers=6, depth=depth),
+        head=fcos_head(features, class_indices, box_dim=6, num_convs=num_convs),
         anchors=locations,
         assigner=OrientedLocationMatcher(),
-        coder=OrientedBoxCoder(),
-        criterion=OrientedFcosLoss(),
-        scores=SigmoidScores(per_map=500),
-        class_indices=slots,
+        box_coder=OrientedBoxCoder(),
+        criterion=OrientedFCOSLoss(),
+        scores=SigmoidScores(top_k_per_level=500),
+        class_indices=class_indices,
         postprocess=POSTPROCESS,
         oriented=True,
     )
@@ -95,5 +95,5 @@ def oriented_fcos_efficientnet_lite0_fpn(
     """A small one over EfficientNet-Lite0: four levels of 96 channels."""
     maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
     return oriented_fcos(
-        maps, locations_of((8, 16, 32, 64)), categories, class_indices=class_indices, depth=SMALL_DEPTH
+        maps, location_generator((8, 16, 32, 64)), categories, class_indices=class_indices, num_convs=SMALL_DEPTH
     )

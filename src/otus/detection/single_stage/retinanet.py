@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN, Coder
+from otus.detection.single_stage.dense_parts import BackboneWithFPN, BoxCoder
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.parts.backbones import efficientnet_lite0_backbone, freeze_norms, freeze_stages, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
@@ -46,31 +46,31 @@ POSTPROCESS = Postprocess(score_threshold=0.05, nms_iou=0.5, max_detections=300)
 
 
 @dataclass(frozen=True)
-class FocalAndBoxLoss:
+class RetinaNetLoss:
     """``class``: focal loss over all anchors that are not neutral; ``box``: L1 of the codes, or GIoU of the boxes."""
 
     boxes: Literal["l1", "giou"] = "l1"
 
     def __call__(
         self,
-        answers: DenseOutputs,
+        outputs: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
-        coder: Coder,
+        box_coder: BoxCoder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Each image's loss divided by its positives; the mean over the images."""
         of_classes, of_boxes = [], []
-        for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
+        for logits, box_deltas, one in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
             count = max(1, len(one.positives))
-            known = torch.where(one.slots != NEUTRAL)[0]
-            of_classes.append(focal_loss(logits[known], one.slots[known]) / count)
-            codes, origins = codes[one.positives], anchors[one.positives]
+            known = torch.where(one.class_indices != NEUTRAL)[0]
+            of_classes.append(focal_loss(logits[known], one.class_indices[known]) / count)
+            box_deltas, origins = box_deltas[one.positives], anchors[one.positives]
             if self.boxes == "l1":
-                wrong = F.l1_loss(codes, coder.encode(one.boxes, origins), reduction="sum")
+                wrong = F.l1_loss(box_deltas, box_coder.encode(one.boxes, origins), reduction="sum")
             else:
-                wrong = generalized_box_iou_loss(coder.decode(codes, origins), one.boxes, reduction="sum")
+                wrong = generalized_box_iou_loss(box_coder.decode(box_deltas, origins), one.boxes, reduction="sum")
             of_boxes.append(wrong / count)
         return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
 
@@ -86,7 +86,7 @@ def retinanet(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    depth: int = 4,
+    num_convs: int = 4,
     head_norm: Literal["none", "group"] = "none",
     box_loss: Literal["l1", "giou"] = "l1",
 ) -> DenseDetector:
@@ -100,10 +100,10 @@ def retinanet(
         Of each level.
     class_indices
         Where each label stands among the head's classes; 0, 1, 2 … without it.
-    depth, head_norm
+    num_convs, head_norm
         Convolutions of each tower of the head, and the normalisation after each; ``group`` in 32 groups.
     box_loss
-        See :class:`FocalAndBoxLoss`.
+        See :class:`RetinaNetLoss`.
 
     Examples
     --------
@@ -113,24 +113,24 @@ def retinanet(
     >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
     (64, 96)
     """
-    slots = class_indices_of(categories, class_indices, background=False)
+    class_indices = class_indices_of(categories, class_indices, background=False)
     channels = features.pyramid.out_channels
     return DenseDetector(
         categories=categories,
         features=features,
         head=TowerHead(
             channels,
-            per_location=anchors.per_location,
-            slots=max(slots) + 1,
-            depth=depth,
+            anchors_per_location=anchors.anchors_per_location,
+            num_logits=max(class_indices) + 1,
+            num_convs=num_convs,
             norm_layer=partial(nn.GroupNorm, 32) if head_norm == "group" else None,
         ),
         anchors=anchors,
         assigner=IoUMatcher(positive_iou=0.5, negative_iou=0.4, keep_best=True),
-        coder=DeltaBoxCoder(),
-        criterion=FocalAndBoxLoss(box_loss),
+        box_coder=DeltaBoxCoder(),
+        criterion=RetinaNetLoss(box_loss),
         scores=SigmoidScores(),
-        class_indices=slots,
+        class_indices=class_indices,
         postprocess=POSTPROCESS,
     )
 
@@ -195,7 +195,7 @@ def retinanet_efficientnet_lite0_fpn(
         GridAnchorGenerator(octave_scales(24, 48, 96, 192)),
         categories,
         class_indices=class_indices,
-        depth=SMALL_DEPTH,
+        num_convs=SMALL_DEPTH,
         head_norm="group",
         box_loss="giou",
     )

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN, Coder
+from otus.detection.single_stage.dense_parts import BackboneWithFPN, BoxCoder
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.detection.single_stage.retinanet import efficientnet_lite0_levels
 from otus.parts.boxes.anchors import GridAnchorGenerator
@@ -29,24 +29,24 @@ from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.class_indices import class_indices_of
-from otus.parts.heads.dense_head import DenseOutputs, by_anchor
+from otus.parts.heads.dense_head import DenseOutputs, permute_and_flatten
 from otus.parts.heads.dense_scores import SoftmaxScores
 from otus.parts.losses import box_delta_loss
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
-ANCHORS_TO_LEARN_FROM = BalancedSampler(count=256, positive_share=0.5)
+ANCHORS_TO_LEARN_FROM = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5)
 
 
 class RPNClassHead(nn.Module):
     """At each location a class and a transform for each of K anchors."""
 
-    def __init__(self, channels: int, per_location: int, *, slots: int) -> None:
+    def __init__(self, channels: int, anchors_per_location: int, *, num_logits: int) -> None:
         super().__init__()
-        self.slots = slots
+        self.num_logits = num_logits
         self.conv = Conv2dNormActivation(channels, channels, 3, norm_layer=None)
-        self.cls_logits = nn.Conv2d(channels, per_location * slots, 1)
-        self.bbox_pred = nn.Conv2d(channels, per_location * 4, 1)
+        self.cls_logits = nn.Conv2d(channels, anchors_per_location * num_logits, 1)
+        self.bbox_pred = nn.Conv2d(channels, anchors_per_location * 4, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -56,8 +56,8 @@ class RPNClassHead(nn.Module):
         """What is said of the anchors of each map."""
         shared = [self.conv(x) for x in maps]
         return DenseOutputs(
-            [by_anchor(self.cls_logits(x), self.slots) for x in shared],
-            [by_anchor(self.bbox_pred(x), 4) for x in shared],
+            [permute_and_flatten(self.cls_logits(x), self.num_logits) for x in shared],
+            [permute_and_flatten(self.bbox_pred(x), 4) for x in shared],
         )
 
 
@@ -69,21 +69,21 @@ class SampledLoss:
 
     def __call__(
         self,
-        answers: DenseOutputs,
+        outputs: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
-        coder: Coder,
+        box_coder: BoxCoder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Both divided by what was drawn in the batch."""
         of_classes, of_boxes, drawn = [], [], 0
-        for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
+        for logits, box_deltas, one in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
             positives, negatives = self.sampler(one.matches, generator=generator)
             chosen = torch.cat([positives, negatives])
-            of_classes.append(F.cross_entropy(logits[chosen], one.slots[chosen].clamp(min=0), reduction="sum"))
+            of_classes.append(F.cross_entropy(logits[chosen], one.class_indices[chosen].clamp(min=0), reduction="sum"))
             boxes = one.boxes[torch.searchsorted(one.positives, positives)]
-            of_boxes.append(box_delta_loss(codes[positives], coder.encode(boxes, anchors[positives]), count=1))
+            of_boxes.append(box_delta_loss(box_deltas[positives], box_coder.encode(boxes, anchors[positives]), count=1))
             drawn += len(chosen)
         count = max(1, drawn)
         return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
@@ -107,17 +107,19 @@ def rpn_classifier(
     class_indices
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
     """
-    slots = class_indices_of(categories, class_indices, background=True)
+    class_indices = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=RPNClassHead(features.pyramid.out_channels, anchors.per_location, slots=max(slots) + 1),
+        head=RPNClassHead(
+            features.pyramid.out_channels, anchors.anchors_per_location, num_logits=max(class_indices) + 1
+        ),
         anchors=anchors,
         assigner=IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),
-        coder=DeltaBoxCoder(),
+        box_coder=DeltaBoxCoder(),
         criterion=SampledLoss(),
         scores=SoftmaxScores(),
-        class_indices=slots,
+        class_indices=class_indices,
         postprocess=Postprocess(),
     )
 

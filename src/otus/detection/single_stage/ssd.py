@@ -27,7 +27,7 @@ from torchvision import models
 from torchvision.ops import Conv2dNormActivation, box_iou
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import Coder, FeatureExtractor
+from otus.detection.single_stage.dense_parts import BoxCoder, FeatureExtractor
 from otus.detection.single_stage.dense_stages import DenseAssignment
 from otus.errors import ShapeError
 from otus.parts.backbones import Backbone, efficientnet_lite0_backbone
@@ -35,12 +35,12 @@ from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import NEGATIVE, IoUMatcher
 from otus.parts.heads.class_indices import class_indices_of
-from otus.parts.heads.dense_head import DenseOutputs, by_anchor
+from otus.parts.heads.dense_head import DenseOutputs, permute_and_flatten
 from otus.parts.heads.dense_scores import SoftmaxScores
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
-Norm = Callable[[int], nn.Module]
+NormLayer = Callable[[int], nn.Module]
 
 
 class DefaultBoxGenerator:
@@ -76,7 +76,7 @@ class DefaultBoxGenerator:
             for root in map(math.sqrt, ratios):
                 shapes += [(scale * root, scale / root), (scale / root, scale * root)]
             self.sizes_wh.append(torch.tensor(shapes, dtype=torch.float32).clamp(max=1))
-        self.per_location = [len(shapes) for shapes in self.sizes_wh]
+        self.anchors_per_location = [len(shapes) for shapes in self.sizes_wh]
 
     def __call__(
         self, grids_hw: Sequence[tuple[int, int]], padded_hw: tuple[int, int], device: torch.device | str = "cpu"
@@ -131,22 +131,22 @@ class HardNegativeLoss:
 
     def __call__(
         self,
-        answers: DenseOutputs,
+        outputs: DenseOutputs,
         anchors: Float[Tensor, "a 4"],
         assignments: Sequence[DenseAssignment],
-        coder: Coder,
+        box_coder: BoxCoder,
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Of all images together."""
         of_classes, of_boxes = [], []
-        for logits, codes, one in zip(answers.logits[0], answers.codes[0], assignments, strict=True):
-            wrong = F.cross_entropy(logits, one.slots.clamp(min=0), reduction="none")
-            negative = torch.where(one.slots == NEGATIVE)[0]
+        for logits, box_deltas, one in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
+            wrong = F.cross_entropy(logits, one.class_indices.clamp(min=0), reduction="none")
+            negative = torch.where(one.class_indices == NEGATIVE)[0]
             count = min(len(negative), int(self.negatives_per_positive * len(one.positives)))
             of_classes += [wrong[one.positives].sum(), wrong[negative].topk(count).values.sum()]
-            truth = coder.encode(one.boxes, anchors[one.positives])
-            of_boxes.append(F.smooth_l1_loss(codes[one.positives], truth, reduction="sum"))
+            truth = box_coder.encode(one.boxes, anchors[one.positives])
+            of_boxes.append(F.smooth_l1_loss(box_deltas[one.positives], truth, reduction="sum"))
         count = max(1, sum(len(one.positives) for one in assignments))
         return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
 
@@ -156,35 +156,43 @@ class SSDHead(nn.Module):
 
     Parameters
     ----------
-    channels, per_location
+    channels, anchors_per_location
         Of each map, its channels and its default boxes a location.
-    slots
+    num_logits
         Class slots, background among them.
-    norm
+    norm_layer
         Of SSDLite's 3x3 convolutions of each channel on its own; plain 3x3 convolutions without it.
     """
 
     def __init__(
-        self, channels: Sequence[int], per_location: Sequence[int], *, slots: int, norm: Norm | None = None
+        self,
+        channels: Sequence[int],
+        anchors_per_location: Sequence[int],
+        *,
+        num_logits: int,
+        norm_layer: NormLayer | None = None,
     ) -> None:
         super().__init__()
-        self.slots = slots
+        self.num_logits = num_logits
 
         def answer(inputs: int, outputs: int) -> nn.Module:
-            if norm is None:
+            if norm_layer is None:
                 return nn.Conv2d(inputs, outputs, 3, padding=1)
-            return nn.Sequential(_depthwise(inputs, norm), nn.Conv2d(inputs, outputs, 1))
+            return nn.Sequential(_depthwise(inputs, norm_layer), nn.Conv2d(inputs, outputs, 1))
 
-        pairs = list(zip(channels, per_location, strict=True))
-        self.classification = nn.ModuleList(answer(inputs, slots * count) for inputs, count in pairs)
+        pairs = list(zip(channels, anchors_per_location, strict=True))
+        self.classification = nn.ModuleList(answer(inputs, num_logits * count) for inputs, count in pairs)
         self.regression = nn.ModuleList(answer(inputs, 4 * count) for inputs, count in pairs)
-        _initialise(self, plain=norm is None)
+        _initialise(self, plain=norm_layer is None)
 
     def forward(self, maps: list[Tensor]) -> DenseOutputs:
         """What is said of the default boxes of each map."""
         return DenseOutputs(
-            [by_anchor(layer(x), self.slots) for layer, x in zip(self.classification, maps, strict=True)],
-            [by_anchor(layer(x), 4) for layer, x in zip(self.regression, maps, strict=True)],
+            [
+                permute_and_flatten(layer(x), self.num_logits)
+                for layer, x in zip(self.classification, maps, strict=True)
+            ],
+            [permute_and_flatten(layer(x), 4) for layer, x in zip(self.regression, maps, strict=True)],
         )
 
 
@@ -241,7 +249,7 @@ class ExtendedExtractor(nn.Module):
         Of the backbone's maps.
     extra_channels
         Of the maps on top, each of half the last one's steps.
-    norm
+    norm_layer
         After each convolution.
     """
 
@@ -250,7 +258,7 @@ class ExtendedExtractor(nn.Module):
         backbone: "Backbone | _MobileNetStages",
         channels: Sequence[int],
         extra_channels: Sequence[int],
-        norm: Norm,
+        norm_layer: NormLayer,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -258,9 +266,9 @@ class ExtendedExtractor(nn.Module):
         sizes = self.channels[len(channels) - 1 :]
         self.extra = nn.ModuleList(
             nn.Sequential(
-                _conv(inputs, outputs // 2, norm),
-                _depthwise(outputs // 2, norm, stride=2),
-                _conv(outputs // 2, outputs, norm),
+                _conv(inputs, outputs // 2, norm_layer),
+                _depthwise(outputs // 2, norm_layer, stride=2),
+                _conv(outputs // 2, outputs, norm_layer),
             )
             for inputs, outputs in pairwise(sizes)
         )
@@ -297,8 +305,8 @@ def ssd(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm: Norm | None = None,
-    per_category: int = 400,
+    norm_layer: NormLayer | None = None,
+    top_k_per_class: int = 400,
     postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_iou=0.45, max_detections=200),  # noqa: B008, frozen
 ) -> DenseDetector:
     """SSD over any maps.
@@ -311,22 +319,22 @@ def ssd(
         Default boxes of each.
     class_indices
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
-    norm
+    norm_layer
         See :class:`SSDHead`.
-    per_category, postprocess
+    top_k_per_class, postprocess
         How many candidates of a category compete, and what is reported.
     """
-    slots = class_indices_of(categories, class_indices, background=True)
+    class_indices = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=SSDHead(channels, anchors.per_location, slots=max(slots) + 1, norm=norm),
+        head=SSDHead(channels, anchors.anchors_per_location, num_logits=max(class_indices) + 1, norm_layer=norm_layer),
         anchors=anchors,
         assigner=DefaultBoxMatcher(),
-        coder=DeltaBoxCoder((10.0, 10.0, 5.0, 5.0)),
+        box_coder=DeltaBoxCoder((10.0, 10.0, 5.0, 5.0)),
         criterion=HardNegativeLoss(),
-        scores=SoftmaxScores(per_category),
-        class_indices=slots,
+        scores=SoftmaxScores(top_k_per_class),
+        class_indices=class_indices,
         postprocess=postprocess,
         size_divisor=1,
     )
@@ -362,8 +370,8 @@ def ssdlite320_mobilenet_v3_large(
         anchors,
         categories,
         class_indices=class_indices,
-        norm=norm,
-        per_category=300,
+        norm_layer=norm,
+        top_k_per_class=300,
         postprocess=postprocess,
     )
 
@@ -382,14 +390,14 @@ def ssd_efficientnet_lite0(
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
     maps = ExtendedExtractor(backbone, backbone.channels, (256, 256, 128), LenientBatchNorm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])
-    return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices, norm=LenientBatchNorm)
+    return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices, norm_layer=LenientBatchNorm)
 
 
-def _conv(inputs: int, outputs: int, norm: Norm) -> nn.Module:
+def _conv(inputs: int, outputs: int, norm: NormLayer) -> nn.Module:
     return Conv2dNormActivation(inputs, outputs, 1, norm_layer=norm, activation_layer=nn.ReLU6)
 
 
-def _depthwise(channels: int, norm: Norm, *, stride: int = 1) -> nn.Module:
+def _depthwise(channels: int, norm: NormLayer, *, stride: int = 1) -> nn.Module:
     return Conv2dNormActivation(
         channels, channels, 3, stride=stride, groups=channels, norm_layer=norm, activation_layer=nn.ReLU6
     )

@@ -65,11 +65,11 @@ class GridAssignment:
     column: Int[Tensor, "n"]
     boxes: Float[Tensor, "n 4"]
     labels: Int[Tensor, "n"]
-    lost: tuple[int, ...]
+    unassigned: tuple[int, ...]
 
 
 @dataclass(kw_only=True)
-class YoloStages(Stages):
+class YOLOStages(Stages):
     """The record of one pass.
 
     ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.origins`` counts boxes
@@ -81,18 +81,18 @@ class YoloStages(Stages):
     assignment: GridAssignment | None = None
 
 
-class YOLO(BaseSystem[YoloStages, Instances]):
+class YOLO(BaseSystem[YOLOStages, Instances]):
     """A backbone, convolutions, and two fully connected layers that see the whole image.
 
     Parameters
     ----------
     categories
         What the labels mean.
-    backbone, convolutions
-        The coarsest map of the first goes through the second, which ends with ``channels`` channels.
-    hidden, dropout
+    backbone, conv
+        The coarsest map of the first goes through the second, which ends with ``in_channels`` channels.
+    hidden_features, dropout
         Of the first fully connected layer.
-    side, boxes
+    grid_size, boxes_per_cell
         S and K.
     postprocess
         What is reported.
@@ -110,27 +110,27 @@ class YOLO(BaseSystem[YoloStages, Instances]):
         *,
         categories: Categories,
         backbone: Backbone,
-        convolutions: nn.Module,
-        channels: int,
-        hidden: int = 4096,
+        conv: nn.Module,
+        in_channels: int,
+        hidden_features: int = 4096,
         dropout: float = 0.5,
-        side: int = 7,
-        boxes: int = 2,
+        grid_size: int = 7,
+        boxes_per_cell: int = 2,
         postprocess: Postprocess = Postprocess(score_threshold=0.01),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
         self.categories = categories
         self.backbone = backbone
-        self.convolutions = convolutions
-        self.side, self.boxes = side, boxes
-        self.connected = nn.Sequential(
-            nn.Linear(channels * side**2, hidden),
+        self.conv = conv
+        self.grid_size, self.boxes_per_cell = grid_size, boxes_per_cell
+        self.fc = nn.Sequential(
+            nn.Linear(in_channels * grid_size**2, hidden_features),
             nn.LeakyReLU(LEAK),
             nn.Dropout(dropout),
-            nn.Linear(hidden, side**2 * (5 * boxes + len(categories))),
+            nn.Linear(hidden_features, grid_size**2 * (5 * boxes_per_cell + len(categories))),
         )
-        nn.init.normal_(self.connected[3].weight, std=0.001)  # type: ignore[arg-type]
-        nn.init.zeros_(self.connected[3].bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.fc[3].weight, std=0.001)  # type: ignore[arg-type]
+        nn.init.zeros_(self.fc[3].bias)  # type: ignore[arg-type]
         self.postprocess = postprocess
 
     @property
@@ -146,12 +146,12 @@ class YOLO(BaseSystem[YoloStages, Instances]):
         known = ~objects.is_crowd & (objects.boxes_xyxy[:, 2:] > objects.boxes_xyxy[:, :2]).all(axis=1)
         image, boxes = objects.image_index[known], objects.boxes_xyxy[known]
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / dataset.images.sizes_hw[image, ::-1]
-        cells = np.clip((centres * self.side).astype(np.int64), 0, self.side - 1)
+        cells = np.clip((centres * self.grid_size).astype(np.int64), 0, self.grid_size - 1)
         lost = len(cells) - len(np.unique(np.column_stack([image, cells]), axis=0))
         if not lost:
             return []
         return [
-            f"note: {lost} of {len(cells)} objects are not learned: a cell of the {self.side} x {self.side} grid learns "
+            f"note: {lost} of {len(cells)} objects are not learned: a cell of the {self.grid_size} x {self.grid_size} grid learns "
             "one object, the largest whose centre it holds"
         ]
 
@@ -161,8 +161,8 @@ class YOLO(BaseSystem[YoloStages, Instances]):
         images, cells, boxes, labels, lost = [], [], [], [], []
         for i, target in enumerate(targets):
             shares = box_convert(target.boxes, "xyxy", "cxcywh") / target.boxes.new_tensor([width, height] * 2)
-            place = (shares[:, :2] * self.side).long().clamp(0, self.side - 1)
-            cell = place[:, 1] * self.side + place[:, 0]
+            place = (shares[:, :2] * self.grid_size).long().clamp(0, self.grid_size - 1)
+            cell = place[:, 1] * self.grid_size + place[:, 0]
             largest = shares[:, 2:].prod(dim=1).argsort(descending=True, stable=True)
             sorted_cells, order = cell[largest].sort(stable=True)
             first = torch.ones_like(sorted_cells, dtype=torch.bool)
@@ -175,14 +175,19 @@ class YOLO(BaseSystem[YoloStages, Instances]):
             lost.append(len(cell) - len(chosen))
         cell = torch.cat(cells)
         return GridAssignment(
-            torch.cat(images), cell // self.side, cell % self.side, torch.cat(boxes), torch.cat(labels), tuple(lost)
+            torch.cat(images),
+            cell // self.grid_size,
+            cell % self.grid_size,
+            torch.cat(boxes),
+            torch.cat(labels),
+            tuple(lost),
         )
 
     def responsible(
         self, output: Float[Tensor, "b s s o"], assignment: GridAssignment
     ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
         """Which of the K boxes of each assigned cell learns its object, and its IoU with it."""
-        boxes = self._shares(output)[assignment.image, assignment.row, assignment.column]
+        boxes = self._normalized_boxes(output)[assignment.image, assignment.row, assignment.column]
         wanted = assignment.boxes[:, None]
         iou = paired_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
         best, index = iou.max(dim=1)
@@ -198,19 +203,19 @@ class YOLO(BaseSystem[YoloStages, Instances]):
         postprocess: Postprocess | None,
         generator: torch.Generator | None,
         watch: Stopwatch,
-    ) -> YoloStages:
+    ) -> YOLOStages:
         """Compute feature maps, and the boxes and class scores of each cell."""
         with watch.time("maps"):
             features = self.backbone(batch.images)
         with watch.time("grid"), seeded_generator(generator):
-            x = self.convolutions(features[-1])
-            if x.shape[-2:] != (self.side, self.side):
-                x = F.adaptive_avg_pool2d(x, self.side)
-            output = self.connected(x.flatten(start_dim=1)).float().unflatten(1, (self.side, self.side, -1))
+            x = self.conv(features[-1])
+            if x.shape[-2:] != (self.grid_size, self.grid_size):
+                x = F.adaptive_avg_pool2d(x, self.grid_size)
+            output = self.fc(x.flatten(start_dim=1)).float().unflatten(1, (self.grid_size, self.grid_size, -1))
             height, width = batch.padded_hw
-            shares = self._shares(output.detach())
+            shares = self._normalized_boxes(output.detach())
             boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor([width, height] * 2)
-        record = YoloStages(batch=batch, features=features, milliseconds=watch.milliseconds, output=output, boxes=boxes)
+        record = YOLOStages(batch=batch, features=features, milliseconds=watch.milliseconds, output=output, boxes=boxes)
         if targets is not None:
             with watch.time("losses"):
                 record.assignment = self.assign(targets, batch.padded_hw)
@@ -222,21 +227,21 @@ class YOLO(BaseSystem[YoloStages, Instances]):
 
     def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
         """The numbers of the boxes (dx, dy, dh, dw, confidence) and the class scores of an answer."""
-        of_boxes, classes = torch.split(output, [5 * self.boxes, len(self.categories)], dim=-1)
-        return torch.unflatten(of_boxes, -1, (self.boxes, 5)), classes
+        of_boxes, classes = torch.split(output, [5 * self.boxes_per_cell, len(self.categories)], dim=-1)
+        return torch.unflatten(of_boxes, -1, (self.boxes_per_cell, 5)), classes
 
-    def _shares(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
+    def _normalized_boxes(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
         """Centre and size of each box in shares of the batch's height and width."""
         dx, dy, dh, dw, _ = self.split(output)[0].unbind(-1)
-        steps = torch.arange(self.side, device=output.device)
-        x, y = (dx + steps[:, None]) / self.side, (dy + steps[:, None, None]) / self.side
+        steps = torch.arange(self.grid_size, device=output.device)
+        x, y = (dx + steps[:, None]) / self.grid_size, (dy + steps[:, None, None]) / self.grid_size
         return torch.stack([x, y, dw.square(), dh.square()], dim=-1)
 
     def _in_crowds(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> Float[Tensor, "b s s"]:
         """1 where the centre of a cell lies in a box of many objects at once."""
         height, width = padded_hw
-        steps = (torch.arange(self.side, device=self.device) + 0.5) / self.side
-        inside = torch.zeros(len(targets), self.side, self.side, device=self.device)
+        steps = (torch.arange(self.grid_size, device=self.device) + 0.5) / self.grid_size
+        inside = torch.zeros(len(targets), self.grid_size, self.grid_size, device=self.device)
         for one, target in zip(inside, targets, strict=True):
             for x1, y1, x2, y2 in target.crowds:
                 rows, columns = (
@@ -253,12 +258,14 @@ class YOLO(BaseSystem[YoloStages, Instances]):
         cell = (assignment.image, assignment.row, assignment.column)
         with torch.no_grad():
             index, iou = self.responsible(output, assignment)
-        empty = (1 - crowds)[..., None].repeat(1, 1, 1, self.boxes)
+        empty = (1 - crowds)[..., None].repeat(1, 1, 1, self.boxes_per_cell)
         empty[cell] = 1.0
         empty[(*cell, index)] = 0.0
         dx, dy, dh, dw, confidence = of_boxes[(*cell, index)].unbind(-1)
         x, y, width, height = assignment.boxes.unbind(-1)
-        box = (dx - (x * self.side - assignment.column)).square() + (dy - (y * self.side - assignment.row)).square()
+        box = (dx - (x * self.grid_size - assignment.column)).square() + (
+            dy - (y * self.grid_size - assignment.row)
+        ).square()
         box = box + (dh - height.sqrt()).square() + (dw - width.sqrt()).square()
         named = F.one_hot(assignment.labels, len(self.categories))
         count = len(output)
@@ -269,7 +276,7 @@ class YOLO(BaseSystem[YoloStages, Instances]):
             "class": (classes[cell] - named).square().sum() / count,
         }
 
-    def _postprocess(self, record: YoloStages, postprocess: Postprocess) -> None:
+    def _postprocess(self, record: YOLOStages, postprocess: Postprocess) -> None:
         of_boxes, classes = self.split(record.output)
         confidence = of_boxes[..., 4].clamp(0, 1)
         scores = (confidence[..., None] * classes.clamp(0, 1)[..., None, :]).flatten(1, 3)
@@ -281,27 +288,32 @@ class YOLO(BaseSystem[YoloStages, Instances]):
             record.keep(candidates[remove_small_boxes(clipped, 1e-2)], postprocess)
 
 
-def yolo(categories: Categories, *, side: int = 7, boxes: int = 2) -> YOLO:
+def yolo(categories: Categories, *, grid_size: int = 7, boxes_per_cell: int = 2) -> YOLO:
     """The paper's own: 24 convolutions and two fully connected layers, for images of 448 x 448.
 
     Parameters
     ----------
-    side, boxes
+    grid_size, boxes_per_cell
         S and K; the paper's are 7 and 2.
     """
     layers = [_convolve(1024, 1024, 3, stride) for stride in (1, 2, 1, 1)]
     return YOLO(
         categories=categories,
         backbone=yolo_backbone(),
-        convolutions=nn.Sequential(*layers),
-        channels=1024,
-        side=side,
-        boxes=boxes,
+        conv=nn.Sequential(*layers),
+        in_channels=1024,
+        grid_size=grid_size,
+        boxes_per_cell=boxes_per_cell,
     )
 
 
 def yolo_efficientnet_lite0(
-    categories: Categories, *, side: int = 7, boxes: int = 2, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories,
+    *,
+    grid_size: int = 7,
+    boxes_per_cell: int = 2,
+    frozen_norms: bool = True,
+    frozen_level: int = 2,
 ) -> YOLO:
     """A small one over EfficientNet-Lite0, for images of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
 
@@ -312,11 +324,11 @@ def yolo_efficientnet_lite0(
     return YOLO(
         categories=categories,
         backbone=backbone,
-        convolutions=nn.Sequential(_convolve(backbone.channels[-1], 256, 3), _convolve(256, 256, 3)),
-        channels=256,
-        hidden=1024,
-        side=side,
-        boxes=boxes,
+        conv=nn.Sequential(_convolve(backbone.channels[-1], 256, 3), _convolve(256, 256, 3)),
+        in_channels=256,
+        hidden_features=1024,
+        grid_size=grid_size,
+        boxes_per_cell=boxes_per_cell,
     )
 
 

@@ -10,7 +10,7 @@ from. Each is one command; after an interruption the same with ``--resume RUN``:
     python -m otus.experiments.recipes.single_stage VOC2007 ssd_efficientnet_lite0
     python -m otus.experiments.recipes.single_stage VOC2007 yolo_efficientnet_lite0
     python -m otus.experiments.recipes.single_stage VOC2007 detr_efficientnet_lite0
-    python -m otus.experiments.recipes.single_stage VOC2007 deformable_detr_efficientnet_lite0
+    python -m otus.experiments.recipes.single_stage VOC2007 query_selection_detr_efficientnet_lite0
 
 Then one table of all, with those of :mod:`otus.experiments.recipes.lineage`, by their last weights: its ``--also`` takes the
 files of weights. What was chosen with an eye on ``val`` is in docs/lineage.md.
@@ -51,7 +51,7 @@ SETTINGS = {
     "ssd_efficientnet_lite0": _COMMON,
     "yolo_efficientnet_lite0": replace(_COMMON, backbone_learning_rate_share=1.0),
     "detr_efficientnet_lite0": _SETS,
-    "deformable_detr_efficientnet_lite0": _SETS,
+    "query_selection_detr_efficientnet_lite0": _SETS,
 }
 FLIPPED = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])
 MOVED = Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)])

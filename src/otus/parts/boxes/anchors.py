@@ -39,7 +39,7 @@ class GridAnchorGenerator:
         counts = {len(of_map) for of_map in self.sizes}
         if len(counts) != 1:
             raise ValueError(f"anchors: expected equally many sizes on every map, got {self.sizes}")
-        self.per_location = counts.pop() * len(self.aspect_ratios)
+        self.anchors_per_location = counts.pop() * len(self.aspect_ratios)
 
     def __call__(
         self,

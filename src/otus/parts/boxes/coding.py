@@ -47,10 +47,10 @@ class DeltaBoxCoder:
         dh = wh * torch.log(height / region_height)
         return torch.stack([dx, dy, dw, dh], dim=-1)
 
-    def decode(self, transforms: Float[Tensor, "*n 4"], regions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """The boxes xyxy where ``transforms`` bring ``regions``; leading axes broadcast."""
+    def decode(self, box_deltas: Float[Tensor, "*n 4"], regions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """The boxes xyxy where ``box_deltas`` bring ``regions``; leading axes broadcast."""
         x, y, width, height = _centre_and_size(regions)
-        dx, dy, dw, dh = (part / weight for part, weight in zip(transforms.unbind(-1), self.weights, strict=True))
+        dx, dy, dw, dh = (part / weight for part, weight in zip(box_deltas.unbind(-1), self.weights, strict=True))
         x, y = dx * width + x, dy * height + y
         half_width = 0.5 * (dw.clamp(max=LARGEST_LOG_SCALE).exp() * width)
         half_height = 0.5 * (dh.clamp(max=LARGEST_LOG_SCALE).exp() * height)
@@ -76,10 +76,10 @@ class LTRBCoder:
         x1, y1, x2, y2 = boxes.unbind(-1)
         return torch.stack([(x - x1) / width, (y - y1) / height, (x2 - x) / width, (y2 - y) / height], dim=-1)
 
-    def decode(self, codes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+    def decode(self, box_deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
         """The boxes xyxy of predicted distances; negative ones are none."""
         x, y, width, height = _centre_and_size(anchors)
-        left, top, right, bottom = F.relu(codes).unbind(-1)
+        left, top, right, bottom = F.relu(box_deltas).unbind(-1)
         return torch.stack([x - left * width, y - top * height, x + right * width, y + bottom * height], dim=-1)
 
 

@@ -74,14 +74,14 @@ class OrientedBoxCoder:
         parts = [(boxes[..., :2] - centre) / size, (boxes[..., 2:4] / size).log(), angle.cos(), angle.sin()]
         return torch.cat(parts, dim=-1)
 
-    def decode(self, codes: Float[Tensor, "*n 6"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 5"]:
+    def decode(self, box_deltas: Float[Tensor, "*n 6"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 5"]:
         """The boxes xywhr of codes; r from -pi / 2 to pi / 2."""
         centre, size = (anchors[..., :2] + anchors[..., 2:]) / 2, anchors[..., 2:] - anchors[..., :2]
-        side = codes[..., 2:4].clamp(-_LARGEST_LOG_SIZE, _LARGEST_LOG_SIZE).exp() * size
-        cos, sin = codes[..., 4], codes[..., 5]
+        side = box_deltas[..., 2:4].clamp(-_LARGEST_LOG_SIZE, _LARGEST_LOG_SIZE).exp() * size
+        cos, sin = box_deltas[..., 4], box_deltas[..., 5]
         nowhere = (cos == 0) & (sin == 0)  # where atan2 has no gradient
         angle = torch.atan2(sin, torch.where(nowhere, 1.0, cos)) / 2
-        return torch.cat([codes[..., :2] * size + centre, side, angle[..., None]], dim=-1)
+        return torch.cat([box_deltas[..., :2] * size + centre, side, angle[..., None]], dim=-1)
 
 
 def gaussian_distance(found: Float[Tensor, "n 5"], boxes: Float[Tensor, "n 5"]) -> Float[Tensor, "n"]:

@@ -18,14 +18,14 @@ class BalancedSampler:
 
     Parameters
     ----------
-    count
+    batch_size_per_image
         Regions of one image; negatives fill up what positives leave.
-    positive_share
+    positive_fraction
         At most this share are positives.
     """
 
-    count: int
-    positive_share: float
+    batch_size_per_image: int
+    positive_fraction: float
 
     def __call__(
         self, matches: Int[Tensor, "r"], *, generator: torch.Generator | None = None
@@ -41,8 +41,8 @@ class BalancedSampler:
         """
         positives = torch.where(matches >= 0)[0]
         negatives = torch.where(matches == NEGATIVE)[0]
-        positive_count = min(len(positives), int(self.count * self.positive_share))
-        negative_count = min(len(negatives), self.count - positive_count)
+        positive_count = min(len(positives), int(self.batch_size_per_image * self.positive_fraction))
+        negative_count = min(len(negatives), self.batch_size_per_image - positive_count)
         return (
             positives[_draw(len(positives), positive_count, generator).to(matches.device)],
             negatives[_draw(len(negatives), negative_count, generator).to(matches.device)],

@@ -21,13 +21,13 @@ class TaskAlignedAssigner:
 
     Parameters
     ----------
-    count
+    top_k
         Steps of an object at most.
     alpha, beta
         How much the score and the IoU weigh.
     """
 
-    count: int = 10
+    top_k: int = 10
     alpha: float = 1.0
     beta: float = 6.0
 
@@ -37,7 +37,7 @@ class TaskAlignedAssigner:
         scores: Float[Tensor, "t c"],
         boxes: Float[Tensor, "t 4"],
         centres: Float[Tensor, "t 2"],
-        wanted: Float[Tensor, "n 4"],
+        target_boxes: Float[Tensor, "n 4"],
         labels: Int[Tensor, "n"],
     ) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"], Float[Tensor, "p"]]:
         """The positive steps, the object of each, and what it should score.
@@ -45,19 +45,19 @@ class TaskAlignedAssigner:
         Parameters
         ----------
         scores, boxes
-            What the steps say now; boxes and ``wanted`` as centre and size.
+            What the steps say now; boxes and ``target_boxes`` as centre and size.
         centres
             Where the steps are.
         """
-        if not len(wanted):
+        if not len(target_boxes):
             return labels.new_zeros(0), labels.new_zeros(0), scores.new_zeros(0)
-        off = (centres[None] - wanted[:, None, :2]).abs()
-        inside = (off < wanted[:, None, 2:] / 2).all(dim=2)
+        off = (centres[None] - target_boxes[:, None, :2]).abs()
+        inside = (off < target_boxes[:, None, 2:] / 2).all(dim=2)
         nearest = off.square().sum(dim=2).argmin(dim=1)
-        inside[torch.arange(len(wanted), device=nearest.device), nearest] = True
-        iou = box_iou(box_convert(wanted, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy"))
+        inside[torch.arange(len(target_boxes), device=nearest.device), nearest] = True
+        iou = box_iou(box_convert(target_boxes, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy"))
         alignment = scores[:, labels].t() ** self.alpha * iou**self.beta * inside
-        best, step = alignment.topk(min(self.count, len(boxes)), dim=1)
+        best, step = alignment.topk(min(self.top_k, len(boxes)), dim=1)
         chosen = torch.zeros_like(inside).scatter_(1, step, best > 0)
         of_step = (iou * chosen).argmax(dim=0)  # a step of two objects learns the one that it overlaps more
         positive = torch.where(chosen.any(dim=0))[0]

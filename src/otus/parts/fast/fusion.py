@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from otus.parts.backbones.backbone import LayeredBackbone
 from otus.parts.backbones.norms import fuse_frozen_norms, is_plain_convolution
-from otus.parts.transformer.attention import ExactLinear
+from otus.parts.transformer.attention import Float32Linear
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -89,7 +89,7 @@ def fused_for_inference(module: AnyModule, *, precision: str = "float32") -> Any
     fused = fuse_frozen_norms(module)
     if precision == "bfloat16":
         for layer in fused.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not isinstance(layer, ExactLinear):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not isinstance(layer, Float32Linear):
                 layer.to(torch.bfloat16)
     if _operators_work():
         _replace(fused)

@@ -29,7 +29,7 @@ from otus.parts.heads.class_indices import class_index_tables
 from otus.parts.losses import box_delta_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 
-REGIONS_TO_LEARN_FROM = BalancedSampler(count=512, positive_share=0.25)
+DEFAULT_SAMPLER = BalancedSampler(batch_size_per_image=512, positive_fraction=0.25)
 """How many regions of an image, and how many of them at most positive."""
 
 
@@ -37,12 +37,12 @@ REGIONS_TO_LEARN_FROM = BalancedSampler(count=512, positive_share=0.25)
 class Assignment:
     """The regions of one image that a step learns from.
 
-    ``matches`` are indices of objects, -1 for background; ``slots`` the class slots to be answered.
+    ``matches`` are indices of objects, -1 for background; ``class_indices`` the class slots to be answered.
     """
 
     regions: Float[Tensor, "r 4"]
     matches: Int[Tensor, "r"]
-    slots: Int[Tensor, "r"]
+    class_indices: Int[Tensor, "r"]
 
     def positives(self) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
         """The regions that stand for an object, and which."""
@@ -53,14 +53,14 @@ class Assignment:
 class TwoLayerMLP(nn.Module):
     """The box head's usual network: two fully connected layers (fc6 and fc7, as AlexNet's and VGG's are called)."""
 
-    def __init__(self, inputs: int, features: int) -> None:
+    def __init__(self, in_features: int, representation_size: int) -> None:
         super().__init__()
-        self.fc6 = nn.Linear(inputs, features)
-        self.fc7 = nn.Linear(features, features)
+        self.fc6 = nn.Linear(in_features, representation_size)
+        self.fc7 = nn.Linear(representation_size, representation_size)
 
-    def forward(self, pieces: Float[Tensor, "r *piece"]) -> Float[Tensor, "r f"]:
+    def forward(self, roi_features: Float[Tensor, "r *piece"]) -> Float[Tensor, "r f"]:
         """A vector for each region."""
-        return F.relu(self.fc7(F.relu(self.fc6(pieces.flatten(start_dim=1)))))
+        return F.relu(self.fc7(F.relu(self.fc6(roi_features.flatten(start_dim=1)))))
 
 
 class BoxHead(nn.Module):
@@ -69,16 +69,16 @@ class BoxHead(nn.Module):
     Parameters
     ----------
     network
-        Features of R regions in, (R, ``features``) out.
-    features
+        Features of R regions in, (R, ``in_features``) out.
+    in_features
         Length of the vector that classes and boxes are read from.
     class_indices
         The slot of each label (see the top of this file).
     matcher, sampler
         Which proposals are positive and negative, and how many of each are learned from.
-    transform
+    box_coder
         The code of boxes.
-    moves
+    regress_boxes
         Whether regions are moved onto objects. Without, the head only names them: a region is the box that is reported.
     """
 
@@ -89,24 +89,24 @@ class BoxHead(nn.Module):
         self,
         network: nn.Module,
         *,
-        features: int,
+        in_features: int,
         class_indices: Sequence[int],
         matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
-        sampler: BalancedSampler = REGIONS_TO_LEARN_FROM,
-        transform: DeltaBoxCoder | None = None,
-        moves: bool = True,
+        sampler: BalancedSampler = DEFAULT_SAMPLER,
+        box_coder: DeltaBoxCoder | None = None,
+        regress_boxes: bool = True,
     ) -> None:
         super().__init__()
         label_of_index, index_of_label = class_index_tables(class_indices, background=True)
-        self.slots = len(label_of_index)
+        self.num_logits = len(label_of_index)
         self.network = network
-        self.cls_score = nn.Linear(features, self.slots)
-        self.bbox_pred = nn.Linear(features, self.slots * 4) if moves else None
+        self.cls_score = nn.Linear(in_features, self.num_logits)
+        self.bbox_pred = nn.Linear(in_features, self.num_logits * 4) if regress_boxes else None
         self.register_buffer("label_of_index", label_of_index, persistent=False)
         self.register_buffer("index_of_label", index_of_label, persistent=False)
         self.matcher = matcher
         self.sampler = sampler
-        self.transform = transform or DeltaBoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.box_coder = box_coder or DeltaBoxCoder((10.0, 10.0, 5.0, 5.0))
 
     def forward(self, features: Tensor) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r s 4"]]:
         """Class logits and, for each class, the transform of each region (zeros where nothing moves); float32."""
@@ -114,7 +114,7 @@ class BoxHead(nn.Module):
         logits = self.cls_score(vectors).float()
         if self.bbox_pred is None:
             return logits, logits.new_zeros(()).expand(*logits.shape, 4)
-        return logits, self.bbox_pred(vectors).float().unflatten(1, (self.slots, 4))
+        return logits, self.bbox_pred(vectors).float().unflatten(1, (self.num_logits, 4))
 
     def assign(
         self,
@@ -130,15 +130,15 @@ class BoxHead(nn.Module):
             matches = self.matcher(regions, target.boxes, crowds=target.crowds)
             positives, negatives = self.sampler(matches, generator=generator)
             chosen = torch.cat([positives, negatives]).sort().values
-            slots = torch.zeros_like(matches)
-            slots[positives] = self.index_of_label[target.labels[matches[positives]]]
-            assignments.append(Assignment(regions[chosen], matches[chosen], slots[chosen]))
+            class_indices = torch.zeros_like(matches)
+            class_indices[positives] = self.index_of_label[target.labels[matches[positives]]]
+            assignments.append(Assignment(regions[chosen], matches[chosen], class_indices[chosen]))
         return assignments
 
     def losses(
         self,
         logits: Float[Tensor, "r s"],
-        transforms: Float[Tensor, "r s 4"],
+        box_deltas: Float[Tensor, "r s 4"],
         assignments: Sequence[Assignment],
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
@@ -146,61 +146,61 @@ class BoxHead(nn.Module):
         if len(logits) == 0:
             nothing = zero_loss(self) + logits.sum()  # what made the features waits for a gradient too
             return {"class": nothing, "box": nothing} if self.bbox_pred is not None else {"class": nothing}
-        slots = torch.cat([assignment.slots for assignment in assignments])
+        class_indices = torch.cat([assignment.class_indices for assignment in assignments])
         if self.bbox_pred is None:
-            return {"class": F.cross_entropy(logits, slots)}
-        positive = torch.where(slots > 0)[0]
-        codes = []
+            return {"class": F.cross_entropy(logits, class_indices)}
+        positive = torch.where(class_indices > 0)[0]
+        target_deltas = []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
-            codes.append(self.transform.encode(target.boxes[matches], regions))
-        predicted = transforms[positive, slots[positive]]
+            target_deltas.append(self.box_coder.encode(target.boxes[matches], regions))
+        predicted = box_deltas[positive, class_indices[positive]]
         return {
-            "class": F.cross_entropy(logits, slots),
-            "box": box_delta_loss(predicted, torch.cat(codes), count=len(slots)),
+            "class": F.cross_entropy(logits, class_indices),
+            "box": box_delta_loss(predicted, torch.cat(target_deltas), count=len(class_indices)),
         }
 
     def candidates(
         self,
         scores: Float[Tensor, "r s"],
-        transforms: Float[Tensor, "r s 4"],
+        box_deltas: Float[Tensor, "r s 4"],
         regions: Float[Tensor, "r 4"],
         size_hw: tuple[int, int],
         *,
         postprocess: Postprocess,
     ) -> Detections:
         """What one image's regions say before suppression: every pair of region and category above its threshold."""
-        region, slot = torch.where(scores > postprocess.thresholds(self.label_of_index))
-        boxes = clip_boxes_to_image(self.transform.decode(transforms[region, slot], regions[region]), size_hw)
-        found = Detections(boxes, scores[region, slot], self.label_of_index[slot], region)
+        region, class_index = torch.where(scores > postprocess.thresholds(self.label_of_index))
+        boxes = clip_boxes_to_image(self.box_coder.decode(box_deltas[region, class_index], regions[region]), size_hw)
+        found = Detections(boxes, scores[region, class_index], self.label_of_index[class_index], region)
         return found[remove_small_boxes(boxes, 1e-2)]
 
 
 def two_layer_mlp_head(
-    inputs: int,
+    in_features: int,
     category_count: int,
     *,
-    features: int,
+    representation_size: int,
     matcher: IoUMatcher,
     sampler: BalancedSampler,
-    moves: bool = True,
+    regress_boxes: bool = True,
 ) -> BoxHead:
     """The head of the first region-based detectors: two fully connected layers, then what a :class:`BoxHead` says.
 
     Parameters
     ----------
-    inputs
+    in_features
         Numbers that come in for each region.
-    features
+    representation_size
         Numbers in each of the two layers; 4096 in AlexNet and VGG.
-    matcher, sampler, moves
+    matcher, sampler, regress_boxes
         See :class:`BoxHead`.
     """
     return BoxHead(
-        TwoLayerMLP(inputs, features),
-        features=features,
+        TwoLayerMLP(in_features, representation_size),
+        in_features=representation_size,
         class_indices=tuple(range(1, category_count + 1)),
         matcher=matcher,
         sampler=sampler,
-        moves=moves,
+        regress_boxes=regress_boxes,
     )

@@ -24,21 +24,21 @@ PRIOR = 0.01
 class DenseOutputs:
     """What a dense head says of the anchors of each map, float32. Lists have one entry a map.
 
-    ``quality`` is a further logit of each anchor: how well it is placed.
+    ``centerness`` is a further logit of each anchor: how well it is placed.
     """
 
     logits: list[Float[Tensor, "b _ s"]]
-    codes: list[Float[Tensor, "b _ d"]]
-    quality: list[Float[Tensor, "b _"]] | None = None
+    box_deltas: list[Float[Tensor, "b _ d"]]
+    centerness: list[Float[Tensor, "b _"]] | None = None
 
-    def of_all_maps(self) -> "DenseOutputs":
+    def concatenate(self) -> "DenseOutputs":
         """The same as lists of one entry, the maps one after the other."""
-        quality = None if self.quality is None else [torch.cat(self.quality, 1)]
-        return DenseOutputs([torch.cat(self.logits, 1)], [torch.cat(self.codes, 1)], quality)
+        centerness = None if self.centerness is None else [torch.cat(self.centerness, 1)]
+        return DenseOutputs([torch.cat(self.logits, 1)], [torch.cat(self.box_deltas, 1)], centerness)
 
 
-def by_anchor(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:
-    """A head's map as ``numbers`` numbers an anchor, row by row, the K of one location together; float32."""
+def permute_and_flatten(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:
+    """A head's map as ``box_dim`` numbers an anchor, row by row, the K of one location together; float32."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, numbers).float()
 
 
@@ -47,17 +47,17 @@ class TowerHead(nn.Module):
 
     Parameters
     ----------
-    channels
+    in_channels
         Channels of the maps, and of the towers.
-    per_location
+    anchors_per_location
         Anchors a location.
-    slots
+    num_logits
         Class slots of an anchor.
-    numbers
+    box_dim
         Numbers that code a box.
-    quality
+    has_centerness
         Whether each anchor says how well it is placed.
-    depth
+    num_convs
         Convolutions of a tower.
     norm_layer, bias
         Of these convolutions; without a norm there is a bias.
@@ -65,30 +65,33 @@ class TowerHead(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        in_channels: int,
         *,
-        per_location: int,
-        slots: int,
-        numbers: int = 4,
-        quality: bool = False,
-        depth: int = 4,
+        anchors_per_location: int,
+        num_logits: int,
+        box_dim: int = 4,
+        has_centerness: bool = False,
+        num_convs: int = 4,
         norm_layer: Callable[..., nn.Module] | None = None,
         bias: bool | None = None,
     ) -> None:
         super().__init__()
 
         def tower() -> nn.Sequential:
-            layers = [Conv2dNormActivation(channels, channels, norm_layer=norm_layer, bias=bias) for _ in range(depth)]
+            layers = [
+                Conv2dNormActivation(in_channels, in_channels, norm_layer=norm_layer, bias=bias)
+                for _ in range(num_convs)
+            ]
             return nn.Sequential(*layers)
 
         def answer(count: int) -> nn.Conv2d:
-            return nn.Conv2d(channels, per_location * count, 3, padding=1)
+            return nn.Conv2d(in_channels, anchors_per_location * count, 3, padding=1)
 
-        self.classification = nn.ModuleDict({"conv": tower(), "cls_logits": answer(slots)})
-        self.regression = nn.ModuleDict({"conv": tower(), "bbox_reg": answer(numbers)})
-        if quality:
+        self.classification = nn.ModuleDict({"conv": tower(), "cls_logits": answer(num_logits)})
+        self.regression = nn.ModuleDict({"conv": tower(), "bbox_reg": answer(box_dim)})
+        if has_centerness:
             self.regression["bbox_ctrness"] = answer(1)
-        self.slots, self.numbers, self.has_quality = slots, numbers, quality
+        self.num_logits, self.box_dim, self.has_centerness = num_logits, box_dim, has_centerness
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 if norm_layer is not None and ".conv." in name:
@@ -103,11 +106,13 @@ class TowerHead(nn.Module):
 
     def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> DenseOutputs:
         """What is said of the anchors of each map."""
-        logits, codes, quality = [], [], []
+        logits, box_deltas, centerness = [], [], []
         for x in maps:
-            logits.append(by_anchor(self.classification["cls_logits"](self.classification["conv"](x)), self.slots))
+            logits.append(
+                permute_and_flatten(self.classification["cls_logits"](self.classification["conv"](x)), self.num_logits)
+            )
             y = self.regression["conv"](x)
-            codes.append(by_anchor(self.regression["bbox_reg"](y), self.numbers))
-            if self.has_quality:
-                quality.append(by_anchor(self.regression["bbox_ctrness"](y), 1)[..., 0])
-        return DenseOutputs(logits, codes, quality if self.has_quality else None)
+            box_deltas.append(permute_and_flatten(self.regression["bbox_reg"](y), self.box_dim))
+            if self.has_centerness:
+                centerness.append(permute_and_flatten(self.regression["bbox_ctrness"](y), 1)[..., 0])
+        return DenseOutputs(logits, box_deltas, centerness if self.has_centerness else None)

@@ -26,47 +26,47 @@ class SigmoidScores:
 
     Parameters
     ----------
-    per_map
+    top_k_per_level
         At most so many candidates of each map, the best.
     """
 
-    per_map: int = 1000
+    top_k_per_level: int = 1000
 
     @property
     def background(self) -> int | None:
         """No slot: where every class says no."""
         return None
 
-    def choose(self, answers: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
+    def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
         """Candidates of one image whose scores are above the threshold of their slot."""
         score_threshold = float(thresholds.min())
-        least = score_threshold if answers.quality is None else score_threshold**2
+        least = score_threshold if outputs.centerness is None else score_threshold**2
         # A little below, so that rounding decides nothing here.
         loose = float(torch.logit(torch.tensor(least, dtype=torch.float64))) - 1e-3
         found: list[CandidateIndices] = []
         first = 0
-        for level, of_batch in enumerate(answers.logits):
+        for level, of_batch in enumerate(outputs.logits):
             logits = of_batch[image]
             index = torch.where(logits.flatten() > loose)[0]
             scores = logits.flatten()[index].sigmoid()
-            anchors, slots = index.div(logits.shape[1], rounding_mode="floor"), index % logits.shape[1]
-            if answers.quality is not None:
-                scores = (scores * answers.quality[level][image, anchors].sigmoid()).sqrt()
-            kept = torch.where(scores > thresholds[slots])[0]
-            kept = kept[stable_topk(scores[kept][None], self.per_map)[0]]
-            found.append((scores[kept], slots[kept], anchors[kept] + first))
+            anchors, class_indices = index.div(logits.shape[1], rounding_mode="floor"), index % logits.shape[1]
+            if outputs.centerness is not None:
+                scores = (scores * outputs.centerness[level][image, anchors].sigmoid()).sqrt()
+            kept = torch.where(scores > thresholds[class_indices])[0]
+            kept = kept[stable_topk(scores[kept][None], self.top_k_per_level)[0]]
+            found.append((scores[kept], class_indices[kept], anchors[kept] + first))
             first += len(logits)
-        scores, slots, anchors = (torch.cat(column) for column in zip(*found, strict=True))
-        return scores, slots, anchors
+        scores, class_indices, anchors = (torch.cat(column) for column in zip(*found, strict=True))
+        return scores, class_indices, anchors
 
-    def everywhere(self, answers: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
+    def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
         """The scores of all anchors of each map."""
-        found = [logits[image].sigmoid() for logits in answers.logits]
-        if answers.quality is None:
+        found = [logits[image].sigmoid() for logits in outputs.logits]
+        if outputs.centerness is None:
             return found
         return [
-            (scores * quality[image].sigmoid()[:, None]).sqrt()
-            for scores, quality in zip(found, answers.quality, strict=True)
+            (scores * centerness[image].sigmoid()[:, None]).sqrt()
+            for scores, centerness in zip(found, outputs.centerness, strict=True)
         ]
 
 
@@ -76,29 +76,29 @@ class SoftmaxScores:
 
     Parameters
     ----------
-    per_category
+    top_k_per_class
         At most so many candidates of each category, the best.
     """
 
-    per_category: int = 400
+    top_k_per_class: int = 400
 
     @property
     def background(self) -> int | None:
         """Its slot."""
         return 0
 
-    def choose(self, answers: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
+    def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
         """Candidates of one image whose scores are above the threshold of their slot."""
-        slots = torch.where(thresholds.isfinite())[0]
-        scores = torch.cat(self.everywhere(answers, image)).T[slots]
-        chosen = scores > thresholds[slots, None]
+        class_indices = torch.where(thresholds.isfinite())[0]
+        scores = torch.cat(self.all_scores(outputs, image)).T[class_indices]
+        chosen = scores > thresholds[class_indices, None]
         # The best are sought only of categories that have too many.
-        crowded = torch.where(chosen.sum(dim=1) > self.per_category)[0]
-        best = stable_topk(scores[crowded], self.per_category)
+        crowded = torch.where(chosen.sum(dim=1) > self.top_k_per_class)[0]
+        best = stable_topk(scores[crowded], self.top_k_per_class)
         chosen = chosen.index_copy(0, crowded, torch.zeros_like(chosen[crowded]).scatter(1, best, True))
         row, anchors = torch.where(chosen)
-        return scores[row, anchors], slots[row], anchors
+        return scores[row, anchors], class_indices[row], anchors
 
-    def everywhere(self, answers: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
+    def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
         """The scores of all anchors of each map."""
-        return [logits[image].softmax(dim=1) for logits in answers.logits]
+        return [logits[image].softmax(dim=1) for logits in outputs.logits]

@@ -35,13 +35,13 @@ class RoIPooler:
 
     Parameters
     ----------
-    side
+    output_size
         Height and width of a piece.
     strides
         Strides of the maps to cut from, fine to coarse; further maps are not looked at.
     method
         ``align`` samples by bilinear interpolation; ``pool`` takes maxima of whole cells, as the original Fast R-CNN.
-    samples
+    sampling_ratio
         Samples a bin and axis of ``align``.
     canonical_size
         Side of the boxes that are cut from level 4 (stride 16) upwards; the paper's suits images of 800 pixels.
@@ -49,17 +49,17 @@ class RoIPooler:
 
     def __init__(
         self,
-        side: int,
+        output_size: int,
         *,
         strides: Sequence[int],
         method: Literal["align", "pool"] = "align",
-        samples: int = 2,
+        sampling_ratio: int = 2,
         canonical_size: float = CANONICAL_SIZE,
     ) -> None:
-        self.side = side
+        self.output_size = output_size
         self.strides = tuple(strides)
         self.method = method
-        self.samples = samples
+        self.sampling_ratio = sampling_ratio
         self.canonical_size = canonical_size
 
     def __call__(
@@ -70,13 +70,13 @@ class RoIPooler:
         if len(self.strides) == 1:
             return self._cut(maps[0], regions, self.strides[0])
         levels = self.levels(regions[:, 1:])
-        pieces = regions.new_zeros((len(regions), maps[0].shape[1], self.side, self.side))
+        roi_features = regions.new_zeros((len(regions), maps[0].shape[1], self.output_size, self.output_size))
         for level, (x, stride) in enumerate(zip(maps, self.strides, strict=False)):
             here = torch.where(levels == level)[0]
-            if len(here) == 0 and not torch.compiler.is_compiling() and not pieces.requires_grad:
+            if len(here) == 0 and not torch.compiler.is_compiling() and not roi_features.requires_grad:
                 continue  # a map that no region looks at is not brought to float32
-            pieces = pieces.index_copy(0, here, self._cut(x, regions[here], stride))
-        return pieces
+            roi_features = roi_features.index_copy(0, here, self._cut(x, regions[here], stride))
+        return roi_features
 
     def levels(self, boxes: Float[Tensor, "r 4"]) -> Int[Tensor, "r"]:
         """The map of each box: one of the canonical size goes to level 4 (stride 16), one of half the side a level finer."""
@@ -89,11 +89,11 @@ class RoIPooler:
         # The CPU operators know float32 with channels first only; both at once is one pass over the map instead of two.
         x = x.to(torch.float32, memory_format=torch.contiguous_format)
         if self.method == "pool":
-            return roi_pool(x, regions, self.side, 1 / stride)
+            return roi_pool(x, regions, self.output_size, 1 / stride)
         if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            pieces: Tensor = RoIAlignOnCPU.apply(x, regions, self.side, 1 / stride, self.samples)
-            return pieces
-        return roi_align(x, regions, self.side, 1 / stride, sampling_ratio=self.samples)
+            roi_features: Tensor = RoIAlignOnCPU.apply(x, regions, self.output_size, 1 / stride, self.sampling_ratio)
+            return roi_features
+        return roi_align(x, regions, self.output_size, 1 / stride, sampling_ratio=self.sampling_ratio)
 
 
 class RoIAlignOnCPU(torch.autograd.Function):
@@ -113,13 +113,13 @@ class RoIAlignOnCPU(torch.autograd.Function):
         """The gradient of the maps, channels last; each thread takes images of its own."""
         (batch, channels, height, width), scale, samples = ctx.numbers
         maps = np.zeros((batch, height, width, channels), dtype=np.float32)
-        pieces = gradient.permute(0, 2, 3, 1).contiguous().numpy()
+        roi_features = gradient.permute(0, 2, 3, 1).contiguous().numpy()
         regions = ctx.saved_tensors[0].numpy()
         threads = torch.get_num_threads()
         cuts = np.linspace(0, batch, threads + 1).astype(int)
         with ThreadPoolExecutor(threads) as pool:
             parts = [
-                pool.submit(kernels.roi_align_gradient, a, b, regions, pieces, scale, samples, maps)
+                pool.submit(kernels.roi_align_gradient, a, b, regions, roi_features, scale, samples, maps)
                 for a, b in pairwise(cuts.tolist())
             ]
             for part in parts:
@@ -140,17 +140,17 @@ class RoIFeatures(nn.Module):
     ----------
     backbone
         Images in, maps out.
-    pooling
+    roi_pooler
         How the box head's pieces are cut.
     pyramid
         Feature pyramid over the backbone's maps; None for the backbone's own.
     """
 
-    def __init__(self, backbone: Backbone, pooling: RoIPooler, *, pyramid: FeaturePyramid | None = None) -> None:
+    def __init__(self, backbone: Backbone, roi_pooler: RoIPooler, *, pyramid: FeaturePyramid | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.pyramid = pyramid
-        self.pooling = pooling
+        self.roi_pooler = roi_pooler
 
     @property
     def out_channels(self) -> int:
@@ -160,7 +160,7 @@ class RoIFeatures(nn.Module):
     @property
     def out_features(self) -> int:
         """Numbers that a region's piece has."""
-        return self.out_channels * self.pooling.side**2
+        return self.out_channels * self.roi_pooler.output_size**2
 
     @property
     def min_size(self) -> int:
@@ -176,4 +176,4 @@ class RoIFeatures(nn.Module):
         self, maps: Sequence[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
         """The pieces of the boxes of each image (the images themselves are not looked at again)."""
-        return self.pooling(maps, boxes)
+        return self.roi_pooler(maps, boxes)

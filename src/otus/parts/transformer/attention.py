@@ -20,25 +20,25 @@ class Attention(nn.Module):
 
     Parameters
     ----------
-    width
+    embed_dim
         D of queries, keys, values and of the answer.
-    heads
+    num_heads
         H, each looks at D / H of the channels.
     dropout
         Share of the weights that a training step leaves out.
     """
 
-    def __init__(self, width: int, heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.dropout = dropout
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.out = nn.Linear(width, width)
-        for layer in (self.query, self.key, self.value):
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(embed_dim, embed_dim) for _ in range(3))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        for layer in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)
             nn.init.zeros_(layer.bias)
-        nn.init.xavier_uniform_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
 
     def forward(
         self,
@@ -46,37 +46,37 @@ class Attention(nn.Module):
         keys: Float[Tensor, "b k d"],
         values: Float[Tensor, "b k d"],
         *,
-        allowed: Bool[Tensor, "*b q k"] | None = None,
+        attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """What each query gathers; ``allowed`` says from where, everywhere without it. Leading axes broadcast."""
+        """What each query gathers; ``attention_mask`` says from where, everywhere without it. Leading axes broadcast."""
         gathered = F.scaled_dot_product_attention(
-            self._split(self.query(queries)),
-            self._split(self.key(keys)),
-            self._split(self.value(values)),
-            attn_mask=None if allowed is None else allowed.unsqueeze(-3),
+            self._split(self.q_proj(queries)),
+            self._split(self.k_proj(keys)),
+            self._split(self.v_proj(values)),
+            attn_mask=None if attention_mask is None else attention_mask.unsqueeze(-3),
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out(gathered.transpose(1, 2).flatten(start_dim=2))
+        return self.out_proj(gathered.transpose(1, 2).flatten(start_dim=2))
 
     def weights(
         self,
         queries: Float[Tensor, "b q d"],
         keys: Float[Tensor, "b k d"],
         *,
-        allowed: Bool[Tensor, "*b q k"] | None = None,
+        attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b h q k"]:
         """From where each query gathers, for each head; they add up to 1."""
-        likeness = self._split(self.query(queries)).float() @ self._split(self.key(keys)).float().transpose(2, 3)
-        likeness = likeness / (queries.shape[2] // self.heads) ** 0.5
-        if allowed is not None:
-            likeness = likeness.masked_fill(~allowed.unsqueeze(-3), float("-inf"))
-        return likeness.softmax(dim=3)
+        logits = self._split(self.q_proj(queries)).float() @ self._split(self.k_proj(keys)).float().transpose(2, 3)
+        logits = logits / (queries.shape[2] // self.num_heads) ** 0.5
+        if attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask.unsqueeze(-3), float("-inf"))
+        return logits.softmax(dim=3)
 
     def _split(self, x: Tensor) -> Float[Tensor, "b h n d"]:
-        return torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, 2, (self.num_heads, -1)).transpose(1, 2)
 
 
-class ExactLinear(nn.Linear):
+class Float32Linear(nn.Linear):
     """A linear layer that computes in float32 though bfloat16 is asked for around it: scores and boxes want all digits."""
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
@@ -93,9 +93,9 @@ def mlp(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def feed_forward(width: int, inner: int, *, dropout: float = 0.0) -> nn.Sequential:
+def feed_forward(embed_dim: int, ffn_dim: int, *, dropout: float = 0.0) -> nn.Sequential:
     """A transformer's two layers that work on each vector alone; weights by Xavier, as in DETR."""
-    layers = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout), nn.Linear(inner, width))
+    layers = nn.Sequential(nn.Linear(embed_dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, embed_dim))
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)

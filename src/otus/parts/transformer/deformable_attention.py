@@ -24,42 +24,42 @@ class DeformableAttention(nn.Module):
 
     Parameters
     ----------
-    width, heads
+    embed_dim, num_heads
         D and H.
-    maps, points
+    num_levels, num_points
         V and P.
     """
 
-    def __init__(self, width: int, heads: int, *, maps: int, points: int) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, *, num_levels: int, num_points: int) -> None:
         super().__init__()
-        self.heads, self.maps, self.points = heads, maps, points
-        self.offsets = nn.Linear(width, heads * maps * points * 2)
-        self.scores = nn.Linear(width, heads * maps * points)
-        self.value = nn.Linear(width, width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(embed_dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
         # At first each head looks in a direction of its own, each point a step further.
-        angle = torch.arange(heads) * (2 * math.pi / heads)
+        angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=1)
         direction = direction / direction.abs().amax(dim=1, keepdim=True)
-        steps = direction[:, None, None] * torch.arange(1, points + 1)[:, None]
-        nn.init.zeros_(self.offsets.weight)
+        steps = direction[:, None, None] * torch.arange(1, num_points + 1)[:, None]
+        nn.init.zeros_(self.sampling_offsets.weight)
         with torch.no_grad():
-            self.offsets.bias.copy_(steps.expand(heads, maps, points, 2).flatten())
-        nn.init.zeros_(self.scores.weight)
-        nn.init.zeros_(self.scores.bias)
-        for layer in (self.value, self.out):
+            self.sampling_offsets.bias.copy_(steps.expand(num_heads, num_levels, num_points, 2).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(layer.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.output_proj.bias)
 
-    def places(
+    def sampling_locations(
         self, queries: Float[Tensor, "b q d"], boxes: Float[Tensor, "b q 4"]
     ) -> tuple[Float[Tensor, "b h q v p 2"], Float[Tensor, "b h q v p"]]:
         """Where each head looks, x and y in the frame of the boxes (centre and size), and how much; float32."""
-        shape = (self.heads, self.maps, self.points)
-        offsets = self.offsets(queries).float().unflatten(2, (*shape, 2)).transpose(1, 2)
-        weights = self.scores(queries).float().unflatten(2, (self.heads, -1)).softmax(dim=3)
+        shape = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(queries).float().unflatten(2, (*shape, 2)).transpose(1, 2)
+        weights = self.attention_weights(queries).float().unflatten(2, (self.num_heads, -1)).softmax(dim=3)
         boxes = boxes[:, None, :, None, None]
-        around = boxes[..., :2] + offsets / self.points * boxes[..., 2:] / 2
+        around = boxes[..., :2] + offsets / self.num_points * boxes[..., 2:] / 2
         return around, weights.unflatten(3, shape[1:]).transpose(1, 2)
 
     def forward(
@@ -80,13 +80,13 @@ class DeformableAttention(nn.Module):
         extent
             Width and height of each image in shares of the batch's.
         """
-        places, weights = self.places(queries, boxes)
-        grids = 2 * places * extent[:, None, None, None, None] - 1
-        gathered = []
+        locations, weights = self.sampling_locations(queries, boxes)
+        grids = 2 * locations * extent[:, None, None, None, None] - 1
+        sampled_values = []
         for i, x in enumerate(maps):
-            values = self.value(x.flatten(2).transpose(1, 2)).float()
-            values = values.transpose(1, 2).reshape(len(x) * self.heads, -1, *x.shape[-2:])
+            values = self.value_proj(x.flatten(2).transpose(1, 2)).float()
+            values = values.transpose(1, 2).reshape(len(x) * self.num_heads, -1, *x.shape[-2:])
             sampled = F.grid_sample(values, grids[:, :, :, i].flatten(0, 1), align_corners=False)
-            gathered.append((sampled * weights[:, :, :, i].flatten(0, 1)[:, None]).sum(dim=3))
-        total = torch.unflatten(torch.stack(gathered).sum(dim=0), 0, (len(queries), self.heads))
-        return self.out(total.flatten(1, 2).transpose(1, 2))
+            sampled_values.append((sampled * weights[:, :, :, i].flatten(0, 1)[:, None]).sum(dim=3))
+        total = torch.unflatten(torch.stack(sampled_values).sum(dim=0), 0, (len(queries), self.num_heads))
+        return self.output_proj(total.flatten(1, 2).transpose(1, 2))

@@ -38,10 +38,10 @@ class DenoisingQueries:
     labels: Int[Tensor, "b p"]
     boxes: Float[Tensor, "b p 4"]
     matches: list[Match]
-    used: Bool[Tensor, "b p"]
+    valid: Bool[Tensor, "b p"]
     group: Int[Tensor, "p"]
 
-    def allowed(self, others: int) -> Bool[Tensor, "n n"]:
+    def attention_mask(self, others: int) -> Bool[Tensor, "n n"]:
         """Who may look at whom, the noisy first: each within its group and at the ``others``, these at one another only."""
         group = torch.cat([self.group, self.group.new_full((others,), -1)])
         return (group[:, None] == group) | (group == -1)
@@ -53,17 +53,17 @@ class Denoising:
 
     Parameters
     ----------
-    count
+    num_queries
         About so many of an image.
-    label_noise
+    label_noise_ratio
         Share of labels that are drawn anew.
-    box_noise
+    box_noise_scale
         Corners move by up to so many halves of the box's size, those to be refused by up to twice that.
     """
 
-    count: int = 100
-    label_noise: float = 0.25
-    box_noise: float = 1.0
+    num_queries: int = 100
+    label_noise_ratio: float = 0.25
+    box_noise_scale: float = 1.0
 
     @torch.no_grad()
     def __call__(
@@ -75,30 +75,30 @@ class Denoising:
         generator: torch.Generator | None = None,
     ) -> DenoisingQueries | None:
         """Queries for a batch; None where it has no objects."""
-        most = min(max(len(target.boxes) for target in targets), max(1, self.count // 2))
+        most = min(max(len(target.boxes) for target in targets), max(1, self.num_queries // 2))
         if most == 0:
             return None
         device = targets[0].boxes.device
-        groups = max(1, self.count // (2 * most))
+        groups = max(1, self.num_queries // (2 * most))
         shape = (len(targets), groups, 2, most)  # first those near their object, then those to be refused
         labels = torch.zeros(shape, dtype=torch.int64, device=device)
         boxes = torch.full((*shape, 4), 0.5, device=device)
-        used = torch.zeros(shape, dtype=torch.bool, device=device)
+        valid = torch.zeros(shape, dtype=torch.bool, device=device)
         for i, (target, size_hw) in enumerate(zip(targets, sizes_hw, strict=True)):
             count = min(len(target.boxes), most)
             labels[i, ..., :count] = target.labels[:count]
             boxes[i, ..., :count, :] = normalize_boxes(target.boxes[:count], size_hw)
-            used[i, ..., :count] = True
+            valid[i, ..., :count] = True
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator).to(device)  # the generator is a CPU's
 
         drawn = (uniform(*shape) * category_count).long().clamp(max=category_count - 1)
-        labels = torch.where(uniform(*shape) < self.label_noise, drawn, labels)
+        labels = torch.where(uniform(*shape) < self.label_noise_ratio, drawn, labels)
         distance = uniform(*shape, 4) + torch.arange(2, device=device)[:, None, None]
         side = torch.where(uniform(*shape, 4) < 0.5, -1.0, 1.0)
         half = boxes[..., 2:].repeat(1, 1, 1, 1, 2) / 2
-        corners = box_convert(boxes, "cxcywh", "xyxy") + side * distance * self.box_noise * half
+        corners = box_convert(boxes, "cxcywh", "xyxy") + side * distance * self.box_noise_scale * half
         low, high = torch.minimum(corners[..., :2], corners[..., 2:]), torch.maximum(corners[..., :2], corners[..., 2:])
         noisy = box_convert(torch.cat([low, high], dim=-1).clamp(0, 1), "xyxy", "cxcywh")
         place = torch.arange(groups * 2 * most, device=device).reshape(shape[1:])
@@ -108,5 +108,5 @@ class Denoising:
             objects = torch.arange(count, device=device).repeat(groups)
             matches.append(Match(place[:, 0, :count].flatten(), objects))
         return DenoisingQueries(
-            labels.flatten(1), noisy.flatten(1, 3), matches, used.flatten(1), (place // (2 * most)).flatten()
+            labels.flatten(1), noisy.flatten(1, 3), matches, valid.flatten(1), (place // (2 * most)).flatten()
         )

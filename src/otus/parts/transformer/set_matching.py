@@ -43,19 +43,19 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(
-        self, class_cost: Float[Tensor, "q n"], boxes: Float[Tensor, "q 4"], wanted: Float[Tensor, "n 4"]
+        self, class_cost: Float[Tensor, "q n"], boxes: Float[Tensor, "q 4"], target_boxes: Float[Tensor, "n 4"]
     ) -> Match:
-        """Match queries that say ``boxes`` to objects at ``wanted``; ``class_cost`` is lower the surer of its class.
+        """Match queries that say ``boxes`` to objects at ``target_boxes``; ``class_cost`` is lower the surer of its class.
 
         Answers that are not finite are taken last, not an error here: the loss will say it.
         """
         from scipy.optimize import linear_sum_assignment  # slow to import, and only for learning
 
-        corners, wanted_corners = (box_convert(one, "cxcywh", "xyxy") for one in (boxes, wanted))
+        corners, target_corners = (box_convert(one, "cxcywh", "xyxy") for one in (boxes, target_boxes))
         cost = (
             self.class_weight * class_cost
-            + self.l1_weight * torch.cdist(boxes, wanted, p=1)
-            - self.giou_weight * generalized_box_iou(corners, wanted_corners)
+            + self.l1_weight * torch.cdist(boxes, target_boxes, p=1)
+            - self.giou_weight * generalized_box_iou(corners, target_corners)
         )
         pairs = linear_sum_assignment(cost.nan_to_num(1e8, 1e8, -1e8).cpu().numpy())
         queries, objects = (torch.from_numpy(index).to(boxes.device) for index in pairs)
@@ -82,14 +82,14 @@ def box_losses(
     sizes_hw: Sequence[tuple[int, int]],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """L1 and 1 - GIoU of all pairs, divided by the number of objects. Without objects both are 0, with a gradient."""
-    said = torch.cat([boxes[i, match.queries] for i, match in enumerate(matches)])
-    wanted = torch.cat(
+    predicted = torch.cat([boxes[i, match.queries] for i, match in enumerate(matches)])
+    target_boxes = torch.cat(
         [
             normalize_boxes(target.boxes[match.objects], size_hw)
             for target, match, size_hw in zip(targets, matches, sizes_hw, strict=True)
         ]
     )
     count = max(1, sum(len(target.boxes) for target in targets))
-    corners, wanted_corners = (box_convert(one, "cxcywh", "xyxy") for one in (said, wanted))
-    l1 = (said - wanted).abs().sum() / count
-    return l1, generalized_box_iou_loss(corners, wanted_corners, reduction="sum") / count
+    corners, target_corners = (box_convert(one, "cxcywh", "xyxy") for one in (predicted, target_boxes))
+    l1 = (predicted - target_boxes).abs().sum() / count
+    return l1, generalized_box_iou_loss(corners, target_corners, reduction="sum") / count

@@ -119,7 +119,7 @@ class DenseExplanation(Explained):
     def _map_facts(self) -> Iterator[dict[str, Any]]:
         thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
-        every = self.system.scores.everywhere(self.record.answers, 0)
+        every = self.system.scores.all_scores(self.record.outputs, 0)
         for x, anchors, scores in zip(self.record.features, self.record.anchors, every, strict=True):
             named = scores[:, reported]
             yield {
@@ -191,7 +191,7 @@ class DenseExplanation(Explained):
         """Of each map the best score at each location, the part that shows the image."""
         thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
-        every = self.system.scores.everywhere(self.record.answers, 0)
+        every = self.system.scores.all_scores(self.record.outputs, 0)
         for x, scores in zip(self.record.features, every, strict=True):
             rows, columns = self._covered(x)
             best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)

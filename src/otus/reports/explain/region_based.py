@@ -271,7 +271,7 @@ class DetectionStages:
         features = self.system.region_features
         if not isinstance(features, WarpedCrops):
             return None
-        return {"count": len(self.record.proposals.boxes[0]), "side": features.side, "context": features.context}
+        return {"count": len(self.record.proposals.boxes[0]), "side": features.crop_size, "context": features.context}
 
     def _about_regions(self, crops: dict[str, int] | None) -> str:
         moved = "named" if self.system.box_head.bbox_pred is None else "named and moved"
@@ -292,7 +292,7 @@ class DetectionStages:
         )
         boxes = torch.from_numpy(self.boxes(self.record.proposals.boxes[0][best]))
         pixels = torch.from_numpy(self.image).permute(2, 0, 1).float()
-        seen = warp(pixels, boxes, side=crops["side"], context=crops["context"]).round().clamp(0, 255).byte()
+        seen = warp(pixels, boxes, crop_size=crops["side"], context=crops["context"]).round().clamp(0, 255).byte()
         return [
             Figure.of(np.ascontiguousarray(one.permute(1, 2, 0).numpy()), f"crop of proposal {index}", width=160)
             for index, one in zip(best, seen, strict=True)
@@ -312,7 +312,7 @@ class DetectionStages:
             return None
         proposer: Any = self.system.proposer
         return {
-            "per_location": proposer.anchors.per_location,
+            "per_location": proposer.anchors.anchors_per_location,
             "count": sum(len(anchors) for anchors in of_maps),
             "count_by_map": [len(anchors) for anchors in of_maps],
         }

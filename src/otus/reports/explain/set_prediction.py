@@ -40,9 +40,9 @@ class SetExplanation(Explained):
 
     def document(self) -> dict[str, Any]:
         """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
-        answers = self.record.answers
-        layers, _, queries, _ = answers.logits.shape
-        boxes = self._boxes(answers.boxes[-1, 0])
+        outputs = self.record.outputs
+        layers, _, queries, _ = outputs.logits.shape
+        boxes = self._boxes(outputs.boxes[-1, 0])
         return self.facts() | {
             "maps": [
                 {"height": x.shape[-2], "width": x.shape[-1], "channels": x.shape[1]} for x in self.record.features
@@ -127,7 +127,7 @@ class SetExplanation(Explained):
 
     def _query(self, index: int, box: np.ndarray) -> dict[str, Any]:
         """The best category of a query; its score is that of ``predict``, whatever the threshold."""
-        logits = self.record.answers.logits[-1, 0, index : index + 1]
+        logits = self.record.outputs.logits[-1, 0, index : index + 1]
         _, label, score = self.system.head.candidates(logits, postprocess=_EVERYTHING)
         best = int(score.argmax())
         y, x = np.unravel_index(int(self.attention[index].argmax()), self.attention.shape[1:])
@@ -160,7 +160,7 @@ class SetExplanation(Explained):
         for query, thing in zip(self.match.queries.tolist(), self.match.objects.tolist(), strict=True):
             label = int(self.truth.labels[thing])
             _, named, score = self.system.head.candidates(
-                self.record.answers.logits[-1, 0, query : query + 1], postprocess=_EVERYTHING
+                self.record.outputs.logits[-1, 0, query : query + 1], postprocess=_EVERYTHING
             )
             says = int(named[int(score.argmax())])
             iou = pairwise_iou(boxes[query : query + 1], self.truth.boxes_xyxy[thing : thing + 1])[0, 0]
@@ -183,7 +183,7 @@ class SetExplanation(Explained):
         }
 
     def _memory(self) -> ImageArray:
-        x, batch = self.record.answers.memory, self.record.batch
+        x, batch = self.record.outputs.memory, self.record.batch
         return heat(x[0], covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw))
 
     def _looking(self, place: int, one: dict[str, Any]) -> ImageArray:
@@ -222,7 +222,7 @@ def explain_set(
     fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
     record: SetStages = fields["record"]
     with predictor.autocast():  # the weights are in its precision
-        attention = record.answers.attention()[0].float()
+        attention = record.outputs.attention()[0].float()
     rows, columns = covered_part(
         (attention.shape[1], attention.shape[2]), record.batch.sizes_hw[0], record.batch.padded_hw
     )
@@ -231,7 +231,7 @@ def explain_set(
         labelled = prepared_target(predictor, image, name, truth)
         (match,) = predictor.system.match(replace(record, batch=replace(record.batch, samples=[labelled])))
         size_hw = record.batch.sizes_hw[0]
-        inside = inside_crowd(record.answers.boxes[-1, 0], predictor.system.target(labelled), size_hw)
+        inside = inside_crowd(record.outputs.boxes[-1, 0], predictor.system.target(labelled), size_hw)
         inside[match.queries] = False
         in_crowds = int(inside.sum())
     attention = attention[:, :rows, :columns]

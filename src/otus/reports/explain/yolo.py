@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from otus.detection.single_stage.yolo import GridAssignment, YoloStages
+from otus.detection.single_stage.yolo import GridAssignment, YOLOStages
 from otus.inference.predictor import Predictor
 from otus.reports.explain.one_pass import Explained, ImageArray, prepared_target, run
 from otus.reports.explain.pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
@@ -34,7 +34,7 @@ class YoloExplanation(Explained):
     ``objects`` are those that ``assignment`` is about: the labels, or what was found.
     """
 
-    record: YoloStages
+    record: YOLOStages
     objects: Instances
     assignment: GridAssignment
 
@@ -42,7 +42,9 @@ class YoloExplanation(Explained):
         """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
         system, record = self.system, self.record
         of_boxes, classes = system.split(record.output[0])
-        boxes = self.boxes(record.boxes[0].flatten(0, 2)).reshape(system.side, system.side, system.boxes, 4)
+        boxes = self.boxes(record.boxes[0].flatten(0, 2)).reshape(
+            system.grid_size, system.grid_size, system.boxes_per_cell, 4
+        )
         best, label = classes.max(dim=2)
         cells = [
             {
@@ -53,15 +55,15 @@ class YoloExplanation(Explained):
                 "confidences": of_boxes[row, column, :, 4].tolist(),
                 "boxes_xyxy": boxes[row, column].tolist(),
             }
-            for row in range(system.side)
-            for column in range(system.side)
+            for row in range(system.grid_size)
+            for column in range(system.grid_size)
         ]
         return self.facts() | {
-            "grid": {"side": system.side, "boxes": system.boxes, "numbers": record.output.shape[-1]},
+            "grid": {"side": system.grid_size, "boxes": system.boxes_per_cell, "numbers": record.output.shape[-1]},
             "cells": cells,
             "truth": "detections" if self.truth is None else "labels",
             "responsible": self._responsible(cells),
-            "objects_lost": self.assignment.lost[0],
+            "objects_lost": self.assignment.unassigned[0],
             "before_nms": list(self._with_cells(self.before, record.candidates[0].origins)),
             "detections": list(self._with_cells(self.found, record.detections[0].origins)),
         }
@@ -138,7 +140,7 @@ class YoloExplanation(Explained):
         rows = []
         for i in range(len(one.labels)):
             row, column, box = int(one.row[i]), int(one.column[i]), int(index[i])
-            cell = cells[row * self.system.side + column]
+            cell = cells[row * self.system.grid_size + column]
             rows.append(
                 {
                     "category": self.system.categories[int(one.labels[i])],
@@ -156,13 +158,13 @@ class YoloExplanation(Explained):
         """Objects, best first, each with its cell and which of the cell's boxes it is."""
         assert instances.scores is not None
         for i in np.argsort(-instances.scores, kind="stable"):
-            cell, box = divmod(int(regions[i]), self.system.boxes)
+            cell, box = divmod(int(regions[i]), self.system.boxes_per_cell)
             yield {
                 "category": self.system.categories[int(instances.labels[i])],
                 "score": float(instances.scores[i]),
                 "box_xyxy": instances.boxes_xyxy[i].tolist(),
-                "row": cell // self.system.side,
-                "column": cell % self.system.side,
+                "row": cell // self.system.grid_size,
+                "column": cell % self.system.grid_size,
                 "box_of_cell": box,
             }
 
@@ -182,7 +184,7 @@ class YoloExplanation(Explained):
 
     def _edges(self, cell: dict[str, Any]) -> tuple[float, float, float, float]:
         height, width = self.size_hw
-        step_x, step_y = width / self.system.side, height / self.system.side
+        step_x, step_y = width / self.system.grid_size, height / self.system.grid_size
         left, top = cell["column"] * step_x, cell["row"] * step_y
         return left, top, left + step_x, top + step_y
 
@@ -190,8 +192,8 @@ class YoloExplanation(Explained):
         canvas = Image.fromarray(image)
         pen, width = ImageDraw.Draw(canvas), max(1, int(line_width(self.size_hw)) // 2)
         height_px, width_px = self.size_hw
-        for i in range(1, self.system.side):
-            x, y = width_px * i / self.system.side, height_px * i / self.system.side
+        for i in range(1, self.system.grid_size):
+            x, y = width_px * i / self.system.grid_size, height_px * i / self.system.grid_size
             pen.line([x, 0, x, height_px], fill=(255, 255, 255), width=width)
             pen.line([0, y, width_px, y], fill=(255, 255, 255), width=width)
         return np.asarray(canvas)
