@@ -29,12 +29,12 @@ from otus.detection.set_prediction.detr import DETRHead
 from otus.detection.set_prediction.query_selection_detr import QuerySelectionHead
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN
-from otus.detection.single_stage.fcos import fcos, location_generator
+from otus.detection.single_stage.fcos import fcos
 from otus.detection.single_stage.oriented_fcos import oriented_fcos
 from otus.detection.single_stage.retinanet import octave_scales, retinanet
 from otus.detection.single_stage.rpn_classifier import rpn_classifier
-from otus.detection.single_stage.ssd import DefaultBoxGenerator, ExtendedExtractor, ssd
+from otus.detection.single_stage.ssd import DefaultBoxGenerator, ssd
+from otus.detection.single_stage.ssdlite import SSDLiteExtractor, SSDLiteHead
 from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
@@ -42,7 +42,9 @@ from otus.instance.mask_rcnn import mask_rcnn
 from otus.parts.backbones import Backbone, LayeredBackbone
 from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.backbones.norms import LenientBatchNorm
+from otus.parts.backbones.with_fpn import BackboneWithFPN
 from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.locations import location_generator
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
@@ -135,9 +137,10 @@ def telling(detector: DenseDetector) -> DenseDetector:
 
 def default_box_detector() -> DenseDetector:
     backbone = tiny_backbone((3, 4))
-    maps = ExtendedExtractor(backbone, backbone.channels, (16, 16), LenientBatchNorm)
+    maps = SSDLiteExtractor(backbone, backbone.channels, (16, 16), LenientBatchNorm)
     boxes = DefaultBoxGenerator([[2]] * 4, [0.1, 0.3, 0.5, 0.7, 0.9])
-    return ssd(maps, maps.channels, boxes, CATEGORIES, norm_layer=LenientBatchNorm)
+    head = partial(SSDLiteHead, norm_layer=LenientBatchNorm)
+    return ssd(maps, maps.channels, boxes, CATEGORIES, head=head)
 
 
 def grid_detector() -> YOLO:

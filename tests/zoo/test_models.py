@@ -66,9 +66,7 @@ def test_official_detrs_have_their_published_figures():
 def test_an_unknown_name_or_argument_is_answered_with_those_there_are():
     with pytest.raises(UsageError, match=r"did you mean 'mask_rcnn_resnet50_fpn'\?"):
         model_entry("mask_rcnn_resnet5_fpn")
-    with pytest.raises(
-        UsageError, match="does not take depth; it takes class_indices, norm_eps, frozen_norms, frozen_level"
-    ):
+    with pytest.raises(UsageError, match="does not take depth; it takes class_indices, freezing"):
         build_model("faster_rcnn_resnet50_fpn", COCO, {"depth": 3})
 
 
@@ -78,6 +76,6 @@ def test_the_original_detector_learns_and_predicts():
     assert all(value.isfinite() for value in model.losses([sample]).values())
     assert model.predict([sample])[0].size_hw == (64, 80)
     assert model.box_head.network.fc7.out_features == 4096
-    assert model.proposer.count == 300
+    assert model.proposer.post_nms_top_n == 300
     convs = [m for m in model.region_features.backbone.modules() if isinstance(m, nn.Conv2d)]
     assert [conv.weight.requires_grad for conv in convs] == [False] * 4 + [True] * 9

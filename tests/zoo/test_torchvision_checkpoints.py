@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from otus.detection.region_based import faster_rcnn
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import CheckpointError
 from otus.instance import keypoint_rcnn, mask_rcnn
+from otus.parts.backbones import Freezing
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.preprocess import Preprocess
-from otus.structures import Instances
+from otus.structures import Categories, Instances
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS, COCO_PERSON
 from otus.zoo.torchvision_checkpoints import read_torchvision_detector
@@ -114,9 +116,18 @@ def prepared(model: nn.Module, images: Sequence[Tensor], *, frozen: bool, eps: f
     return model
 
 
+def all_learns(
+    build: Callable[..., RegionDetector], categories: Categories, arguments: dict[str, Any]
+) -> RegionDetector:
+    """Built with all stages learning, norms frozen with the checkpoint's eps if it says one."""
+    norms = "freezing" in arguments
+    freezing = Freezing(norms=norms, level=0, **arguments.get("freezing", {}))
+    return build(categories, **{**arguments, "freezing": freezing})
+
+
 def ours(name: str, state: dict[str, Tensor], *, sha256: str | None = None) -> RegionDetector:
     checkpoint = read_torchvision_detector(state, sha256=sha256)
-    model = BUILDERS[name](COCO_PERSON if name.startswith("keypoint") else COCO, frozen_level=0, **checkpoint.arguments)
+    model = all_learns(BUILDERS[name], COCO_PERSON if name.startswith("keypoint") else COCO, checkpoint.arguments)
     load_into(model, checkpoint.state, source=name)
     return model
 
@@ -156,7 +167,7 @@ def compare(
     sha256 = "258fb6c6" + "0" * 56 if eps == 0 else None
     mine = ours(name, model.state_dict(), sha256=sha256)
     if fewer:
-        mine.proposer.count = fewer["rpn_post_nms_top_n_test"]
+        mine.proposer.post_nms_top_n = fewer["rpn_post_nms_top_n_test"]
         mine.postprocess = replace(mine.postprocess, max_detections=fewer["box_detections_per_img"])
     preprocess = Preprocess(shorter_side=shorter_side, longer_side=longer_side)
     for found, one in zip(predict(mine, images, preprocess), expected, strict=True):
@@ -253,9 +264,9 @@ def test_losses_are_torchvisions_on_the_same_regions(head):
     checkpoint = read_torchvision_detector(model.state_dict())
     build = faster_rcnn.faster_rcnn_mobilenet_v3_large_fpn
     if head == "mask":
-        mine = mask_rcnn.mask_rcnn(build(COCO, frozen_level=0, **checkpoint.arguments))
+        mine = mask_rcnn.mask_rcnn(all_learns(build, COCO, checkpoint.arguments))
     else:
-        detector = build(COCO_PERSON, frozen_level=0, **checkpoint.arguments)
+        detector = all_learns(build, COCO_PERSON, checkpoint.arguments)
         mine = keypoint_rcnn.keypoint_rcnn(detector, hidden_channels=32)
     load_into(mine, checkpoint.state, source=head)
     compare_losses(model, mine, images, slots=COCO_IDS if head == "mask" else (1,))

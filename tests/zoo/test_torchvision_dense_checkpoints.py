@@ -18,14 +18,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import otus
 from otus.data.tensors import TensorSample, bounding_boxes
-from otus.detection.single_stage import fcos, retinanet, ssd
+from otus.detection.single_stage import fcos, retinanet, ssd, ssdlite
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN
 from otus.errors import CheckpointError
-from otus.parts.backbones import freeze_norms, torchvision_backbone
+from otus.parts.backbones import Freezing, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
 from otus.parts.backbones.norms import FoldedNorm
+from otus.parts.backbones.with_fpn import BackboneWithFPN
 from otus.parts.boxes.anchors import GridAnchorGenerator
+from otus.parts.boxes.locations import location_generator
 from otus.parts.preprocess import Preprocess
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS
@@ -43,7 +44,7 @@ BUILDERS: dict[str, Callable[..., DenseDetector]] = {
     "retinanet_resnet50_fpn_v2": retinanet.retinanet_resnet50_fpn_v2,
     "fcos_resnet50_fpn": fcos.fcos_resnet50_fpn,
     "ssd300_vgg16": ssd.ssd300_vgg16,
-    "ssdlite320_mobilenet_v3_large": ssd.ssdlite320_mobilenet_v3_large,
+    "ssdlite320_mobilenet_v3_large": ssdlite.ssdlite320_mobilenet_v3_large,
 }
 SMALL = ("retinanet_resnet18", "retinanet_resnet18_v2", "fcos_resnet18")
 """The same over a small backbone and a narrow pyramid, for tests in seconds."""
@@ -94,14 +95,16 @@ def built(name: str, **arguments: int) -> nn.Module:
     return reference_models.RetinaNet(backbone, 91, head=head, **arguments)
 
 
-def ours_over_resnet18(name: str, *, class_indices: Sequence[int], norm_eps: float | None = None) -> DenseDetector:
+def ours_over_resnet18(
+    name: str, *, class_indices: Sequence[int], freezing: dict[str, float] | None = None
+) -> DenseDetector:
     backbone, version_2 = torchvision_backbone("resnet18", levels=(3, 4, 5)), name.endswith("_v2")
-    if norm_eps is not None:
-        freeze_norms(backbone, eps=norm_eps)
+    if freezing is not None:
+        Freezing(level=0, **freezing).apply(backbone)
     extra = ConvolutionLevels(512 if version_2 else 64, 64, from_backbone=version_2)
     maps = BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, 64, extra_levels=extra))
     if name.startswith("fcos"):
-        return fcos.fcos(maps, fcos.locations_of((8, 16, 32, 64, 128)), COCO, class_indices=class_indices)
+        return fcos.fcos(maps, location_generator((8, 16, 32, 64, 128)), COCO, class_indices=class_indices)
     anchors = GridAnchorGenerator(retinanet.octave_scales(32, 64, 128, 256, 512))
     variant = {"head_norm": "group", "box_loss": "giou"} if version_2 else {}
     return retinanet.retinanet(maps, anchors, COCO, class_indices=class_indices, **variant)
@@ -166,8 +169,11 @@ def ours(name: str, state: dict[str, Tensor], *, sha256: str | None = None) -> D
     if name in SMALL:
         model = ours_over_resnet18(name, **checkpoint.arguments)
     else:
-        everything = {} if "ssd" in name else {"frozen_level": 0}
-        model = BUILDERS[name](COCO, **everything, **checkpoint.arguments)
+        arguments = checkpoint.arguments
+        if "ssd" not in name:
+            norms = "freezing" in arguments
+            arguments |= {"freezing": Freezing(norms=norms, level=0, **arguments.get("freezing", {}))}
+        model = BUILDERS[name](COCO, **arguments)
     load_into(model, checkpoint.state, source=name)
     return model
 
@@ -316,9 +322,11 @@ def test_both_generations_of_keys_are_read():
 def test_the_hash_that_means_no_eps_is_that_of_the_first_retinanet():
     assert (model_entry("retinanet_resnet50_fpn").weights["coco_v1"].sha256,) == DENSE_MADE_WITHOUT_EPS
     state = built("retinanet_resnet18").state_dict()
-    assert read_torchvision_dense_detector(state, sha256="eeacb38b" + "0" * 56).arguments["norm_eps"] == 0.0
-    assert read_torchvision_dense_detector(state).arguments["norm_eps"] == 1e-5
-    assert "norm_eps" not in read_torchvision_dense_detector(built("retinanet_resnet18_v2").state_dict()).arguments
+    assert read_torchvision_dense_detector(state, sha256="eeacb38b" + "0" * 56).arguments["freezing"] == {
+        "norm_eps": 0.0
+    }
+    assert read_torchvision_dense_detector(state).arguments["freezing"] == {"norm_eps": 1e-5}
+    assert "freezing" not in read_torchvision_dense_detector(built("retinanet_resnet18_v2").state_dict()).arguments
 
 
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"])

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from otus.data.tensors import TensorSample
 from otus.errors import ShapeError
-from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
+from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, make_target
 from otus.parts.heads.box_head import TwoLayerMLP
 from otus.parts.inference_mode import Stopwatch
@@ -128,7 +129,11 @@ def _whole(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
 
 
 def classifier_vgg16(
-    categories: Categories, *, crop_size: int = 224, representation_size: int = 4096, frozen_level: int = 0
+    categories: Categories,
+    *,
+    crop_size: int = 224,
+    representation_size: int = 4096,
+    freezing: Freezing = Freezing(level=0),
 ) -> ImageClassifier:
     """VGG-16 as in the paper.
 
@@ -138,24 +143,23 @@ def classifier_vgg16(
         Pixels that images and crops are stretched to.
     representation_size
         Numbers in each of the two fully connected layers.
-    frozen_level
-        Layers of the backbone up to this level do not learn.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("vgg16", levels=(5,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size)
     network = TwoLayerMLP(crops.out_features, representation_size)
     return ImageClassifier(crops, network, in_features=representation_size, categories=categories)
 
 
 def classifier_efficientnet_lite0(
-    categories: Categories, *, crop_size: int = 128, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, crop_size: int = 128, freezing: Freezing = Freezing()
 ) -> ImageClassifier:
     """EfficientNet-Lite0 with its own head: a convolution to 1280 channels, their means, one layer.
 
-    Arguments as of :func:`classifier_vgg16`. Frozen norms run with the eps that the ImageNet weights were trained with.
+    Arguments as of :func:`classifier_vgg16`.
     """
-    backbone = efficientnet_lite0_backbone(levels=("head",), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=("head",), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size, chunk_size=128)
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return ImageClassifier(crops, network, in_features=backbone.channels[-1], categories=categories)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_area, clip_boxes_to_image, remove_small_boxes
 
-from otus.detection.region_based.region_stages import RegionStages, to_instances
-from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
+from otus.detection.region_based.stages import RegionStages, to_instances
+from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.detections import Detections
@@ -67,7 +68,7 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
         *,
         representation_size: int = 4096,
         pool_size: int = 7,
-        postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(),
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -158,7 +159,7 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
 
 
 def regression_vgg16(
-    categories: Categories, *, representation_size: int = 4096, frozen_level: int = 1
+    categories: Categories, *, representation_size: int = 4096, freezing: Freezing = Freezing(level=1)
 ) -> SingleObjectDetector:
     """VGG-16 and the classifier's two layers of 4096.
 
@@ -166,20 +167,16 @@ def regression_vgg16(
     ----------
     representation_size
         Numbers in each fully connected layer.
-    frozen_level
-        Layers of the backbone up to this level do not learn; 0 for all learn.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("vgg16", levels=(5,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     return SingleObjectDetector(backbone, categories, representation_size=representation_size)
 
 
 def regression_efficientnet_lite0(
-    categories: Categories, *, representation_size: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, representation_size: int = 512, freezing: Freezing = Freezing()
 ) -> SingleObjectDetector:
-    """A small one; arguments as of :func:`regression_vgg16`.
-
-    Frozen norms run with the eps that the ImageNet weights were trained with.
-    """
-    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    """A small one; arguments as of :func:`regression_vgg16`."""
+    backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     return SingleObjectDetector(backbone, categories, representation_size=representation_size)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.detection.region_based.faster_rcnn import faster_rcnn_resnet50_fpn
-from otus.detection.region_based.region_detector import RegionDetector
+from otus.detection.region_based.region_detector import RegionDetector, shared_roi_features, with_heads
 from otus.errors import ShapeError
-from otus.instance.mask_rcnn import roi_features_of
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Target
 from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment
@@ -137,7 +137,7 @@ def heatmaps_to_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor,
 
 
 def keypoint_rcnn(detector: RegionDetector, *, hidden_channels: int = 512, num_convs: int = 8) -> RegionDetector:
-    """Give a detector with shared maps, such as a Faster R-CNN, a keypoint head. Returns the same detector.
+    """Return a detector with a keypoint head, over all parts of a detector such as a Faster R-CNN, which is not changed.
 
     Raises
     ------
@@ -150,30 +150,26 @@ def keypoint_rcnn(detector: RegionDetector, *, hidden_channels: int = 512, num_c
     if len(set(counts.values())) > 1:
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {told}")
-    maps = roi_features_of(detector)
-    pooling = RoIPooler(2 * maps.roi_pooler.output_size, strides=maps.roi_pooler.strides)
-    keypoints = next(iter(counts.values()))
-    detector.keypoint_head = KeypointHead(
-        maps.out_channels, keypoints, pooling, hidden_channels=hidden_channels, num_convs=num_convs
+    features = shared_roi_features(detector)
+    roi_pooler = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
+    num_keypoints = next(iter(counts.values()))
+    keypoint_head = KeypointHead(
+        features.out_channels, num_keypoints, roi_pooler, hidden_channels=hidden_channels, num_convs=num_convs
     )
-    return detector
+    return with_heads(detector, keypoint_head=keypoint_head)
 
 
 def keypoint_rcnn_resnet50_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm_eps: float | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """Keypoint R-CNN over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
     return keypoint_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,
             class_indices=class_indices,
-            norm_eps=norm_eps,
-            frozen_norms=frozen_norms,
-            frozen_level=frozen_level,
+            freezing=freezing,
         )
     )

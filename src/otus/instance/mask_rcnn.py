@@ -20,14 +20,14 @@ from otus.detection.region_based.faster_rcnn import (
     faster_rcnn_resnet50_fpn,
     faster_rcnn_resnet50_fpn_v2,
 )
-from otus.detection.region_based.region_detector import RegionDetector
-from otus.errors import UsageError
+from otus.detection.region_based.region_detector import RegionDetector, shared_roi_features, with_heads
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Target
 from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment
 from otus.parts.heads.class_indices import class_index_tables
 from otus.parts.losses import zero_loss
-from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.parts.regions.roi_features import RoIPooler
 from otus.structures import Categories
 
 
@@ -134,13 +134,6 @@ def project_masks_on_boxes(
     return roi_align(masks[needed, None].to(regions), places, output_size)[:, 0]
 
 
-def roi_features_of(detector: RegionDetector) -> RoIFeatures:
-    """The maps that a further head can read; UsageError where regions are crops that share nothing."""
-    if not isinstance(detector.region_features, RoIFeatures):
-        raise UsageError(f"a mask or keypoint head needs shared maps, not {type(detector.region_features).__name__}")
-    return detector.region_features
-
-
 def mask_rcnn(
     detector: RegionDetector,
     *,
@@ -148,45 +141,54 @@ def mask_rcnn(
     norm_layer: type[nn.Module] | None = None,
     max_masks_per_image: int | None = None,
 ) -> RegionDetector:
-    """Give a detector with shared maps, such as a Faster R-CNN, a mask head. Returns the same detector."""
-    maps = roi_features_of(detector)
-    pooling = RoIPooler(2 * maps.roi_pooler.output_size, strides=maps.roi_pooler.strides)
-    detector.mask_head = MaskHead(
-        maps.out_channels,
+    """Return a detector with a mask head, over all parts of a detector such as a Faster R-CNN, which is not changed.
+
+    Parameters
+    ----------
+    detector
+        One whose regions share feature maps.
+    hidden_channels, norm_layer, max_masks_per_image
+        See :class:`MaskHead`.
+
+    Raises
+    ------
+    UsageError
+        If its regions are crops that share no feature maps.
+    """
+    features = shared_roi_features(detector)
+    pooling = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
+    mask_head = MaskHead(
+        features.out_channels,
         detector.box_head.index_of_label.tolist(),
         pooling,
         hidden_channels=hidden_channels,
         norm_layer=norm_layer,
         max_masks_per_image=max_masks_per_image,
     )
-    return detector
+    return with_heads(detector, mask_head=mask_head)
 
 
 def mask_rcnn_resnet50_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm_eps: float | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """Mask R-CNN over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
     return mask_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,
             class_indices=class_indices,
-            norm_eps=norm_eps,
-            frozen_norms=frozen_norms,
-            frozen_level=frozen_level,
+            freezing=freezing,
         )
     )
 
 
 def mask_rcnn_resnet50_fpn_v2(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing(norms=False)
 ) -> RegionDetector:
     """Version 2: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
-    detector = faster_rcnn_resnet50_fpn_v2(categories, class_indices=class_indices, frozen_level=frozen_level)
+    detector = faster_rcnn_resnet50_fpn_v2(categories, class_indices=class_indices, freezing=freezing)
     return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)
 
 
@@ -194,12 +196,9 @@ def mask_rcnn_efficientnet_lite0_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """Small: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as there."""
-    detector = faster_rcnn_efficientnet_lite0_fpn(
-        categories, class_indices=class_indices, frozen_norms=frozen_norms, frozen_level=frozen_level
-    )
+    detector = faster_rcnn_efficientnet_lite0_fpn(categories, class_indices=class_indices, freezing=freezing)
     # As many masks as with the paper's 64 regions of an image.
-    return mask_rcnn(detector, hidden_channels=roi_features_of(detector).out_channels, max_masks_per_image=16)
+    return mask_rcnn(detector, hidden_channels=shared_roi_features(detector).out_channels, max_masks_per_image=16)

@@ -47,7 +47,7 @@ from otus.zoo.models import build_model, model_entry
 from otus.zoo.weights import FoundWeights, weights_file, without_head
 
 _SHOWN_LAYERS = 5
-_ALL_LEARNS = {"frozen_norms": False, "frozen_level": 0}
+_ALL_LEARNS = {"freezing": {"norms": False, "level": 0}}
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])  # turning the hue costs as much as all else
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -11,9 +11,10 @@ from otus.classification import classifier
 from otus.detection import regression
 from otus.detection.region_based import fast_rcnn, faster_rcnn, rcnn, sliding_window, spp_net
 from otus.detection.set_prediction import detr, query_selection_detr
-from otus.detection.single_stage import fcos, oriented_fcos, retinanet, rpn_classifier, ssd, yolo
+from otus.detection.single_stage import fcos, oriented_fcos, retinanet, rpn_classifier, ssd, ssdlite, yolo
 from otus.errors import UsageError, did_you_mean
 from otus.instance import keypoint_rcnn, mask_rcnn
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
 from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_PERSON
@@ -253,14 +254,14 @@ MODELS: dict[str, ModelEntry] = {
         {"coco_v1": _torchvision("ssd300_vgg16_coco-b556d3b4", 136, {"bbox AP": 0.251})},
     ),
     "ssdlite320_mobilenet_v3_large": ModelEntry(
-        ssd.ssdlite320_mobilenet_v3_large,
+        ssdlite.ssdlite320_mobilenet_v3_large,
         "detection",
         _SSDLITE,
         _SSDLITE320,
         {"coco_v1": _torchvision("ssdlite320_mobilenet_v3_large_coco-a79551df", 13, {"bbox AP": 0.213})},
     ),
-    "ssd_efficientnet_lite0": ModelEntry(
-        ssd.ssd_efficientnet_lite0, "detection", _SSDLITE, Preprocess(fixed_hw=(320, 320))
+    "ssdlite_efficientnet_lite0": ModelEntry(
+        ssdlite.ssdlite_efficientnet_lite0, "detection", _SSDLITE, Preprocess(fixed_hw=(320, 320))
     ),
     "fcos_resnet50_fpn": ModelEntry(
         fcos.fcos_resnet50_fpn,
@@ -330,4 +331,8 @@ def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] 
     unknown = [argument for argument in arguments or {} if argument not in known]
     if unknown:
         raise UsageError(f"{name} does not take {', '.join(unknown)}; it takes {', '.join(known) or 'no arguments'}")
-    return builder(categories, **(arguments or {}))
+    given = dict(arguments or {})
+    if isinstance(given.get("freezing"), Mapping):  # as JSON, perhaps of some fields only
+        default: Freezing = inspect.signature(builder).parameters["freezing"].default
+        given["freezing"] = replace(default, **given["freezing"])
+    return builder(categories, **given)

@@ -48,7 +48,7 @@ class TorchvisionCheckpoint:
     """A translated checkpoint.
 
     ``state`` has the keys of a :class:`~otus.detection.region_based.region_detector.RegionDetector`; ``arguments`` are what the builder
-    needs for it, as JSON: ``class_indices``, the slot of each label, and ``norm_eps`` where the backbone's norms are frozen.
+    needs for it, as JSON: ``class_indices``, the slot of each label, and of ``freezing`` the ``norm_eps`` where the backbone's norms are frozen.
     """
 
     state: dict[str, Tensor]
@@ -83,7 +83,8 @@ def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None
     slots = state[MARKS[0]].shape[0]
     arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
     if "backbone.fpn.inner_blocks.0.1.weight" not in state:  # version 2 has live norms, in the pyramid too
-        arguments["norm_eps"] = 0.0 if sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS) else 1e-5
+        made_without = sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS)
+        arguments["freezing"] = {"norm_eps": 0.0 if made_without else 1e-5}
     return TorchvisionCheckpoint({_translate(key): tensor for key, tensor in state.items()}, arguments)
 
 

@@ -74,7 +74,7 @@ def read_torchvision_dense_detector(state: Mapping[str, Tensor], *, sha256: str 
     # Version 2 of RetinaNet, which alone has norms without biases before them in its towers, has live norms in the backbone.
     if "backbone.body.conv1.weight" in state and (is_fcos or "head.classification_head.conv.0.1.weight" not in state):
         made_without = sha256 is not None and sha256.startswith(DENSE_MADE_WITHOUT_EPS)
-        arguments["norm_eps"] = 0.0 if made_without else 1e-5
+        arguments["freezing"] = {"norm_eps": 0.0 if made_without else 1e-5}
     # Convolution, norm, ReLU; or in the first RetinaNets convolution, ReLU.
     each = 3 if is_fcos else 2
     return TorchvisionCheckpoint({_translate(key, each): tensor for key, tensor in state.items()}, arguments)

@@ -9,7 +9,8 @@ positives; no dropout between the fully connected layers, which are not factored
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
+from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.box_head import two_layer_mlp_head
@@ -25,8 +26,8 @@ def fast_rcnn(
     *,
     proposer: PrecomputedProposals | None = None,
     representation_size: int = 4096,
-    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
     """Fast R-CNN of any backbone.
 
@@ -69,7 +70,11 @@ def fast_rcnn(
 
 
 def fast_rcnn_vgg16(
-    categories: Categories, *, proposals: int = 2000, representation_size: int = 4096, frozen_level: int = 1
+    categories: Categories,
+    *,
+    proposals: int = 2000,
+    representation_size: int = 4096,
+    freezing: Freezing = Freezing(level=1),
 ) -> RegionDetector:
     """The paper's own: VGG-16, one map of stride 16, RoI pool of 7x7.
 
@@ -79,11 +84,10 @@ def fast_rcnn_vgg16(
         At most so many of an image.
     representation_size
         Numbers in each fully connected layer.
-    frozen_level
-        Layers of the backbone up to this level do not learn (the paper: those before conv3_1); 0 for all learn.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("vgg16", levels=(4,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     return fast_rcnn(
         maps, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
@@ -95,17 +99,13 @@ def fast_rcnn_efficientnet_lite0(
     *,
     proposals: int = 500,
     representation_size: int = 512,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """A small one for images of about 320 pixels; arguments as of :func:`fast_rcnn_vgg16`.
 
-    The backbone's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
-    with.
+    The backbone's last stages keep stride 16 by dilation.
     """
-    backbone = efficientnet_lite0_backbone(
-        levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
-    )
+    backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     return fast_rcnn(
         maps, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size

@@ -22,14 +22,9 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_small_boxes
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import (
-    Backbone,
-    efficientnet_lite0_backbone,
-    freeze_norms,
-    freeze_stages,
-    torchvision_backbone,
-)
+from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.coding import DeltaBoxCoder
@@ -83,8 +78,8 @@ class RegionProposalNetwork(nn.Module):
         train_pre_nms_top_n: int = 2000,
         nms_iou: float = 0.7,
         score_threshold: float = 0.0,
-        matcher: IoUMatcher = IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),  # noqa: B008, frozen
-        sampler: BalancedSampler = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5),  # noqa: B008, frozen
+        matcher: IoUMatcher = IoUMatcher(positive_iou=0.7, negative_iou=0.3, keep_best=True),
+        sampler: BalancedSampler = BalancedSampler(batch_size_per_image=256, positive_fraction=0.5),
     ) -> None:
         super().__init__()
         layers = [Conv2dNormActivation(in_channels, in_channels, 3, norm_layer=None) for _ in range(conv_depth)]
@@ -209,6 +204,7 @@ def faster_rcnn(
     representation_size: int = 1024,
     class_indices: Sequence[int] | None = None,
     sampler: BalancedSampler = DEFAULT_SAMPLER,
+    postprocess: Postprocess = Postprocess(),
 ) -> RegionDetector:
     """Faster R-CNN of any backbone.
 
@@ -224,7 +220,9 @@ def faster_rcnn(
         Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
         :mod:`otus.parts.heads.box_head`.
     sampler
-        How many regions of an image the box head learns from.
+        Draws the regions that the box head is trained on.
+    postprocess
+        Which detections are reported.
 
     Examples
     --------
@@ -245,6 +243,7 @@ def faster_rcnn(
         box_head=BoxHead(
             box_head_network, in_features=representation_size, class_indices=class_indices, sampler=sampler
         ),
+        postprocess=postprocess,
     )
 
 
@@ -255,16 +254,20 @@ def roi_features_with_fpn(backbone: Backbone, *, norm_layer: type[nn.Module] | N
 
 
 def faster_rcnn_vgg16(
-    categories: Categories, *, representation_size: int = 4096, frozen_level: int = 1
+    categories: Categories, *, representation_size: int = 4096, freezing: Freezing = Freezing(level=1)
 ) -> RegionDetector:
     """The paper's own: VGG-16, one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
-    ``representation_size`` are the numbers in each fully connected layer. ``frozen_level`` 1 keeps the layers before the second pooling
-    as they are, as the paper does, when the backbone starts from ImageNet; 0 trains all. Departure: no dropout between the
-    fully connected layers.
+    Departure: no dropout between the fully connected layers.
+
+    Parameters
+    ----------
+    representation_size
+        Features of each of the two fully connected layers.
+    freezing
+        Which weights of the backbone are not trained (default: as in the paper, the layers before the second pooling).
     """
-    backbone = torchvision_backbone("vgg16", levels=(4,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(
         maps.out_channels,
@@ -277,16 +280,13 @@ def faster_rcnn_vgg16(
 
 
 def faster_rcnn_efficientnet_lite0(
-    categories: Categories, *, representation_size: int = 512, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, representation_size: int = 512, freezing: Freezing = Freezing()
 ) -> RegionDetector:
     """The same form, small, for images of about 320 pixels: one map of stride 16, nine anchors, RoI pool, 300 proposals.
 
-    The backbone's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
-    with.
+    The backbone's last stages keep stride 16 by dilation.
     """
-    backbone = efficientnet_lite0_backbone(
-        levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
-    )
+    backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
     proposer = RegionProposalNetwork(
         maps.out_channels,
@@ -304,9 +304,7 @@ def faster_rcnn_resnet50_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm_eps: float | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """ResNet-50 with a feature pyramid.
 
@@ -314,28 +312,20 @@ def faster_rcnn_resnet50_fpn(
     ----------
     class_indices
         See :func:`faster_rcnn`.
-    norm_eps
-        The eps of the frozen norms; as ImageNet's classifier without it.
-    frozen_norms
-        Keep the statistics and factors of the backbone's norms: for backbones that know something, and small batches.
-    frozen_level
-        Layers of the backbone up to this level do not learn: 2 is the stem and ``layer1``, 0 none.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5))
-    if frozen_norms:
-        freeze_norms(backbone, eps=norm_eps)
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5), freezing=freezing)
     maps = roi_features_with_fpn(backbone)
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(FPN_ANCHOR_SIZES))
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
 def faster_rcnn_resnet50_fpn_v2(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, frozen_level: int = 2
+    categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing(norms=False)
 ) -> RegionDetector:
     """Version 2: batch normalisation in pyramid and box head, two convolutions in the proposer, four in the box head."""
-    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("resnet50", levels=(2, 3, 4, 5), freezing=freezing)
     maps = roi_features_with_fpn(backbone, norm_layer=nn.BatchNorm2d)
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator(FPN_ANCHOR_SIZES), conv_depth=2)
     network = conv_fc_head(maps.out_channels, maps.roi_pooler.output_size, 1024)
@@ -346,16 +336,14 @@ def faster_rcnn_efficientnet_lite0_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """A small one for images of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
 
-    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Frozen norms run with the eps that
-    the ImageNet weights were trained with. Arguments as of :func:`faster_rcnn_resnet50_fpn`.
+    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Arguments as of :func:`faster_rcnn_resnet50_fpn`.
     """
     channels = 96
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     pyramid = FeaturePyramid(backbone.channels, channels)
     pooling = RoIPooler(7, strides=backbone.strides, canonical_size=96)
     proposer = RegionProposalNetwork(
@@ -366,28 +354,25 @@ def faster_rcnn_efficientnet_lite0_fpn(
         train_post_nms_top_n=300,
         train_pre_nms_top_n=600,
     )
-    detector = faster_rcnn(
+    return faster_rcnn(
         RoIFeatures(backbone, pooling, pyramid=pyramid),
         proposer,
         categories,
         representation_size=512,
         class_indices=class_indices,
         sampler=BalancedSampler(batch_size_per_image=128, positive_fraction=0.25),
+        postprocess=Postprocess(score_threshold=0.02, nms_iou=0.45),
     )
-    detector.postprocess = Postprocess(score_threshold=0.02, nms_iou=0.45)
-    return detector
 
 
 def faster_rcnn_mobilenet_v3_large_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm_eps: float | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 3,
+    freezing: Freezing = Freezing(level=3),
 ) -> RegionDetector:
     """MobileNetV3-Large; its last two maps, both of stride 32, and one coarser, with five sizes of anchors on each."""
-    maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
+    maps = _mobilenet_maps(freezing)
     proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([ANCHOR_SIZES] * 3), score_threshold=0.05)
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
@@ -396,12 +381,10 @@ def faster_rcnn_mobilenet_v3_large_320_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm_eps: float | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 3,
+    freezing: Freezing = Freezing(level=3),
 ) -> RegionDetector:
     """The same for small images (shorter side 320): 150 proposals."""
-    maps = _mobilenet_maps(norm_eps, frozen_norms, frozen_level)
+    maps = _mobilenet_maps(freezing)
     proposer = RegionProposalNetwork(
         maps.out_channels,
         GridAnchorGenerator([ANCHOR_SIZES] * 3),
@@ -412,9 +395,6 @@ def faster_rcnn_mobilenet_v3_large_320_fpn(
     return faster_rcnn(maps, proposer, categories, class_indices=class_indices)
 
 
-def _mobilenet_maps(norm_eps: float | None, frozen_norms: bool, frozen_level: int) -> RoIFeatures:
-    backbone = torchvision_backbone("mobilenet_v3_large", levels=("13", "16"))
-    if frozen_norms:
-        freeze_norms(backbone, eps=norm_eps)
-    freeze_stages(backbone, frozen_level)
+def _mobilenet_maps(freezing: Freezing) -> RoIFeatures:
+    backbone = torchvision_backbone("mobilenet_v3_large", levels=("13", "16"), freezing=freezing)
     return roi_features_with_fpn(backbone)

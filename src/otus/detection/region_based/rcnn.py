@@ -12,7 +12,8 @@ without dropout between the fully connected layers.
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
+from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.box_head import two_layer_mlp_head
@@ -30,8 +31,8 @@ def rcnn(
     representation_size: int = 4096,
     positive_iou: float = 0.5,
     negative_iou: float = 0.3,
-    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
     """R-CNN of any backbone.
 
@@ -73,7 +74,7 @@ def rcnn_vgg16(
     crop_size: int = 224,
     context: int = 16,
     representation_size: int = 4096,
-    frozen_level: int = 1,
+    freezing: Freezing = Freezing(level=1),
 ) -> RegionDetector:
     """R-CNN with VGG-16.
 
@@ -85,11 +86,10 @@ def rcnn_vgg16(
         Pixels of a crop, and what of them, on each side, is around the region.
     representation_size
         Numbers in each fully connected layer.
-    frozen_level
-        Layers of the backbone up to this level do not learn; 0 for all learn.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("vgg16", levels=(5,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size, context=context)
     return rcnn(crops, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size)
 
@@ -101,15 +101,13 @@ def rcnn_efficientnet_lite0(
     crop_size: int = 96,
     context: int = 7,
     representation_size: int = 512,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """A small one for images of about 320 pixels; arguments as of :func:`rcnn_vgg16`.
 
     It learns from 32 regions of an image, not 64, so that in the same time it sees more images.
-    Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size, context=context, chunk_size=128)
     sampler = BalancedSampler(batch_size_per_image=32, positive_fraction=0.25)
     return rcnn(

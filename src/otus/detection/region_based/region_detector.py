@@ -3,7 +3,7 @@
 Shape shorthand: B images, R regions of all images, N objects, S class slots, K keypoints.
 
 R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
-features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_based.region_stages.RegionStages`,
+features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_based.stages.RegionStages`,
 and losses, predictions, explanations and timings are all read from it.
 """
 
@@ -16,13 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otus.data.dataset import Dataset
-from otus.detection.region_based.region_stages import RegionStages, to_instances
+from otus.detection.region_based.stages import RegionStages, to_instances
+from otus.errors import UsageError
 from otus.parts.batching import Batch, Target
 from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment, BoxHead
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.proposals import Proposals
+from otus.parts.regions.roi_features import RoIFeatures
 from otus.parts.system import BaseSystem
 from otus.structures import Categories, Instances
 
@@ -105,7 +107,7 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         box_head: BoxHead,
         mask_head: MapHead | None = None,
         keypoint_head: MapHead | None = None,
-        postprocess: Postprocess = Postprocess(),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(),
         size_divisor: int = 32,
     ) -> None:
         super().__init__()
@@ -217,3 +219,26 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         if self.keypoint_head is not None:
             with watch.time("keypoints"):
                 record.keypoints = self.keypoint_head.predict(record.features, record.detections)
+
+
+def shared_roi_features(detector: RegionDetector) -> RoIFeatures:
+    """Return the features that a further head can read; UsageError where regions are crops that share nothing."""
+    if not isinstance(detector.region_features, RoIFeatures):
+        raise UsageError(f"a mask or keypoint head needs shared maps, not {type(detector.region_features).__name__}")
+    return detector.region_features
+
+
+def with_heads(
+    detector: RegionDetector, *, mask_head: MapHead | None = None, keypoint_head: MapHead | None = None
+) -> RegionDetector:
+    """Return a detector of the same parts with a further head; the one given is not changed, but shares its weights."""
+    return RegionDetector(
+        categories=detector.categories,
+        proposer=detector.proposer,
+        region_features=detector.region_features,
+        box_head=detector.box_head,
+        mask_head=detector.mask_head if mask_head is None else mask_head,
+        keypoint_head=detector.keypoint_head if keypoint_head is None else keypoint_head,
+        postprocess=detector.postprocess,
+        size_divisor=detector.size_divisor,
+    )

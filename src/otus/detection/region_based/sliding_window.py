@@ -12,7 +12,8 @@ the windows themselves and of the objects' own boxes, positive from IoU 0.5 on, 
 from functools import partial
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.parts.backbones import efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
+from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.box_head import two_layer_mlp_head
@@ -29,8 +30,8 @@ def sliding_window(
     *,
     proposer: SlidingWindowProposer | None = None,
     representation_size: int = 4096,
-    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
     """A sliding-window detector of any backbone.
 
@@ -70,7 +71,7 @@ def sliding_window_vgg16(
     crop_size: int = 224,
     representation_size: int = 4096,
     stride: float = 0.25,
-    frozen_level: int = 1,
+    freezing: Freezing = Freezing(level=1),
 ) -> RegionDetector:
     """VGG-16 on every window, at the size of crops that it was made for.
 
@@ -82,11 +83,10 @@ def sliding_window_vgg16(
         Numbers in each fully connected layer.
     stride
         The step from a window to the next, as a share of its side.
-    frozen_level
-        Layers of the backbone up to this level do not learn; 0 for all learn.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("vgg16", levels=(5,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     proposer = SlidingWindowProposer(partial(sliding_windows, stride=stride))
     return sliding_window(
         WarpedCrops(backbone, crop_size=crop_size),
@@ -102,15 +102,13 @@ def sliding_window_efficientnet_lite0(
     crop_size: int = 96,
     representation_size: int = 512,
     stride: float = 0.33,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> RegionDetector:
     """A small one for images of about 320 pixels; arguments as of :func:`sliding_window_vgg16`.
 
     It learns from 32 windows of an image, as R-CNN's does from its regions.
-    Frozen norms run with the eps that the ImageNet weights were trained with.
     """
-    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     return sliding_window(
         WarpedCrops(backbone, crop_size=crop_size, chunk_size=128),
         categories,

@@ -8,7 +8,7 @@ appendix A which cells of the map belong to a window. Fast R-CNN's RoI pool is t
 Official code: github.com/ShaoqingRen/SPP_net; nothing of it is copied.
 
 The backbone does not learn: so it is in the paper, whose gradient did not pass the pooling (Fast R-CNN, section 2.3, is about
-this). ``frozen_level=0`` lets it learn all the same.
+this). ``Freezing(level=0)`` lets it learn all the same.
 
 Departures: one softmax and one box regression learned together, as for R-CNN here (:mod:`otus.detection.region_based.rcnn`), from regions
 by R-CNN's rule; one scale of images; VGG-16, which came after the paper, without dropout.
@@ -23,7 +23,8 @@ from torchvision.ops import roi_pool
 
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
-from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, freeze_stages, torchvision_backbone
+from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
@@ -112,8 +113,8 @@ def spp_net(
     *,
     proposer: PrecomputedProposals | None = None,
     representation_size: int = 4096,
-    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),  # noqa: B008, frozen
-    postprocess: Postprocess = Postprocess(nms_iou=0.3),  # noqa: B008, frozen
+    sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
+    postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
     """SPP-net of any backbone.
 
@@ -146,7 +147,11 @@ def spp_net(
 
 
 def spp_net_vgg16(
-    categories: Categories, *, proposals: int = 2000, representation_size: int = 4096, frozen_level: int = 4
+    categories: Categories,
+    *,
+    proposals: int = 2000,
+    representation_size: int = 4096,
+    freezing: Freezing = Freezing(level=4),
 ) -> RegionDetector:
     """SPP-net with VGG-16's last map, of stride 16.
 
@@ -156,11 +161,10 @@ def spp_net_vgg16(
         At most so many of an image.
     representation_size
         Numbers in each fully connected layer.
-    frozen_level
-        Layers of the backbone up to this level do not learn: 4, all, as in the paper; 0 for all learn.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    backbone = torchvision_backbone("vgg16", levels=(4,))
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
     pyramid = SpatialPyramidPooling(backbone, offset=8.0)  # four pools of 2x2 without padding: half a stride
     return spp_net(
         pyramid, categories, proposer=PrecomputedProposals(proposals), representation_size=representation_size
@@ -172,17 +176,13 @@ def spp_net_efficientnet_lite0(
     *,
     proposals: int = 500,
     representation_size: int = 512,
-    frozen_norms: bool = True,
-    frozen_level: int = 4,
+    freezing: Freezing = Freezing(level=4),
 ) -> RegionDetector:
     """A small one for images of about 320 pixels; arguments as of :func:`spp_net_vgg16`.
 
-    The backbone's last stages keep stride 16 by dilation. Frozen norms run with the eps that the ImageNet weights were trained
-    with.
+    The backbone's last stages keep stride 16 by dilation.
     """
-    backbone = efficientnet_lite0_backbone(
-        levels=(4,), dilated=True, frozen_norms=frozen_norms, frozen_level=frozen_level
-    )
+    backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
     return spp_net(
         SpatialPyramidPooling(backbone),
         categories,

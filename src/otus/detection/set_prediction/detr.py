@@ -18,45 +18,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, image_on_map
-from otus.parts.backbones import efficientnet_lite0_backbone, freeze_norms, freeze_stages, torchvision_backbone
+from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
-from otus.parts.boxes.matching import pairwise_ioa
 from otus.parts.heads.class_indices import class_index_tables, class_indices_of
 from otus.parts.inference_mode import inference_mode
 from otus.parts.postprocess import Postprocess
 from otus.parts.transformer.attention import Attention, Float32Linear, feed_forward, mlp
+from otus.parts.transformer.encoder import TransformerEncoderLayer
 from otus.parts.transformer.positional_encodings import sine_positional_encoding
 from otus.parts.transformer.set_matching import (
+    GIOU_WEIGHT,
+    L1_WEIGHT,
     HungarianMatcher,
     Match,
     box_losses,
-    denormalize_boxes,
+    inside_crowd,
     normalize_boxes,
 )
 from otus.structures import Categories
 
-CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 1.0, 5.0, 2.0
-"""Of the three losses; the costs of the matching weigh the same."""
+CLASS_WEIGHT = 1.0
 NO_OBJECT_WEIGHT = 0.1
-
-
-class EncoderLayer(nn.Module):
-    """Every step of the map gathers from all others; each sum is normalised."""
-
-    def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.self_attn = Attention(embed_dim, num_heads, dropout=dropout)
-        self.feed_forward = feed_forward(embed_dim, ffn_dim, dropout=dropout)
-        self.norm1, self.norm2 = nn.LayerNorm(embed_dim), nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, x: Float[Tensor, "b k d"], places: Float[Tensor, "b k d"], attention_mask: Bool[Tensor, "b 1 k"] | None
-    ) -> Float[Tensor, "b k d"]:
-        """``sampling_locations`` are added to what is compared, not to what is gathered."""
-        placed = x + places
-        x = self.norm1(x + self.dropout(self.self_attn(placed, placed, x, attention_mask=attention_mask)))
-        return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
 class DecoderLayer(nn.Module):
@@ -117,12 +100,12 @@ class DETRHead(nn.Module):
         num_decoder_layers: int = 6,
         num_queries: int = 100,
         dropout: float = 0.1,
-        matcher: HungarianMatcher = HungarianMatcher(CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
+        matcher: HungarianMatcher = HungarianMatcher(CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT),
     ) -> None:
         super().__init__()
         self.input_proj = nn.Conv2d(in_channels, embed_dim, 1)
         self.encoder = nn.ModuleList(
-            EncoderLayer(embed_dim, num_heads, ffn_dim, dropout=dropout) for _ in range(num_encoder_layers)
+            TransformerEncoderLayer(embed_dim, num_heads, ffn_dim, dropout=dropout) for _ in range(num_encoder_layers)
         )
         self.query_embed = nn.Embedding(num_queries, embed_dim)
         self.decoder = nn.ModuleList(
@@ -239,15 +222,12 @@ class DETRHead(nn.Module):
         return (cross_entropy * weights).sum() / weights.sum().clamp(min=NO_OBJECT_WEIGHT)
 
 
-def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int, int]) -> Bool[Tensor, "q"]:
-    """Which answers lie at least half inside a box of many objects at once: nobody knows whether they are right."""
-    if not len(target.crowds):
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return pairwise_ioa(denormalize_boxes(boxes.detach(), size_hw), target.crowds) >= 0.5
-
-
 def detr_resnet50(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
+    categories: Categories,
+    *,
+    class_indices: Sequence[int] | None = None,
+    num_queries: int = 100,
+    freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """The paper's own, over ResNet-50.
 
@@ -257,31 +237,43 @@ def detr_resnet50(
         The slot of each label; 0, 1, 2 … without it. COCO's official weights have slots by COCO's ids.
     num_queries
         The most objects that can be found on an image.
-    frozen_level
-        Layers of the backbone up to this level do not learn; 2 is the stem and ``layer1``, 0 none. Its norms never do.
+    freezing
+        Which weights of the backbone are not trained.
     """
-    return _over_resnet("resnet50", categories, class_indices, num_queries, frozen_level)
+    return _over_resnet("resnet50", categories, class_indices, num_queries, freezing)
 
 
 def detr_resnet50_dc5(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
+    categories: Categories,
+    *,
+    class_indices: Sequence[int] | None = None,
+    num_queries: int = 100,
+    freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """:func:`detr_resnet50` with its last stage dilated: a map of stride 16, four times as many steps."""
-    return _over_resnet("resnet50", categories, class_indices, num_queries, frozen_level, dilated=True)
+    return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, dilated=True)
 
 
 def detr_resnet101(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
+    categories: Categories,
+    *,
+    class_indices: Sequence[int] | None = None,
+    num_queries: int = 100,
+    freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """The same as :func:`detr_resnet50` over ResNet-101."""
-    return _over_resnet("resnet101", categories, class_indices, num_queries, frozen_level)
+    return _over_resnet("resnet101", categories, class_indices, num_queries, freezing)
 
 
 def detr_resnet101_dc5(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, num_queries: int = 100, frozen_level: int = 2
+    categories: Categories,
+    *,
+    class_indices: Sequence[int] | None = None,
+    num_queries: int = 100,
+    freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """:func:`detr_resnet101` with its last stage dilated."""
-    return _over_resnet("resnet101", categories, class_indices, num_queries, frozen_level, dilated=True)
+    return _over_resnet("resnet101", categories, class_indices, num_queries, freezing, dilated=True)
 
 
 def detr_efficientnet_lite0(
@@ -289,14 +281,13 @@ def detr_efficientnet_lite0(
     *,
     class_indices: Sequence[int] | None = None,
     num_queries: int = 50,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """A small one for images of about 320 pixels: EfficientNet-Lite0, 128 channels, three layers each, no dropout.
 
-    ``frozen_norms`` and ``frozen_level`` are the backbone's (:func:`~otus.parts.backbones.efficientnet_lite0_backbone`).
+    ``freezing`` is of the backbone.
     """
-    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     class_indices = class_indices_of(categories, class_indices, background=False)
     head = DETRHead(
         backbone.channels[-1],
@@ -316,13 +307,11 @@ def _over_resnet(
     categories: Categories,
     class_indices: Sequence[int] | None,
     num_queries: int,
-    frozen_level: int,
+    freezing: Freezing,
     *,
     dilated: bool = False,
 ) -> SetDetector:
-    backbone = torchvision_backbone(name, levels=(4,) if dilated else (5,), dilated=dilated)
-    freeze_norms(backbone)
-    freeze_stages(backbone, frozen_level)
+    backbone = torchvision_backbone(name, levels=(4,) if dilated else (5,), dilated=dilated, freezing=freezing)
     class_indices = class_indices_of(categories, class_indices, background=False)
     head = DETRHead(backbone.channels[-1], class_indices, num_queries=num_queries)
     return SetDetector(categories=categories, backbone=backbone, head=head)

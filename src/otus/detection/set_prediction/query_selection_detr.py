@@ -27,10 +27,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, box_convert
 
-from otus.detection.set_prediction.detr import GIOU_WEIGHT, L1_WEIGHT, EncoderLayer, inside_crowd
 from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, image_on_map
 from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
 from otus.parts.boxes.matching import paired_iou
 from otus.parts.boxes.nms import batched_nms
@@ -42,8 +42,17 @@ from otus.parts.ranking import stable_topk
 from otus.parts.transformer.attention import Attention, Float32Linear, feed_forward, mlp
 from otus.parts.transformer.deformable_attention import DeformableAttention
 from otus.parts.transformer.denoising import Denoising, DenoisingQueries
+from otus.parts.transformer.encoder import TransformerEncoderLayer
 from otus.parts.transformer.positional_encodings import sine_embedding, sine_positional_encoding
-from otus.parts.transformer.set_matching import HungarianMatcher, Match, box_losses, normalize_boxes
+from otus.parts.transformer.set_matching import (
+    GIOU_WEIGHT,
+    L1_WEIGHT,
+    HungarianMatcher,
+    Match,
+    box_losses,
+    inside_crowd,
+    normalize_boxes,
+)
 from otus.structures import Categories
 
 _RARE = -4.6
@@ -112,16 +121,16 @@ class QuerySelectionHead(nn.Module):
         num_layers: int = 3,
         num_queries: int = 100,
         query_nms_iou: float = 0.6,
-        matcher: HungarianMatcher = HungarianMatcher(2.0, L1_WEIGHT, GIOU_WEIGHT),  # noqa: B008, frozen
-        assigner: TaskAlignedAssigner = TaskAlignedAssigner(),  # noqa: B008, frozen
-        denoising: Denoising = Denoising(),  # noqa: B008, frozen
+        matcher: HungarianMatcher = HungarianMatcher(2.0, L1_WEIGHT, GIOU_WEIGHT),
+        assigner: TaskAlignedAssigner = TaskAlignedAssigner(),
+        denoising: Denoising = Denoising(),
     ) -> None:
         super().__init__()
         self.num_queries, self.category_count, self.query_nms_iou = num_queries, category_count, query_nms_iou
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(inputs, embed_dim, 1), nn.GroupNorm(8, embed_dim)) for inputs in channels
         )
-        self.encoder = EncoderLayer(embed_dim, num_heads, ffn_dim)
+        self.encoder = TransformerEncoderLayer(embed_dim, num_heads, ffn_dim)
         self.pyramid = FeaturePyramid((embed_dim,) * len(channels), embed_dim)
         self.strides = self.pyramid.strides_of(strides)
         self.dense_conv = Conv2dNormActivation(embed_dim, embed_dim, 3, norm_layer=lambda count: nn.GroupNorm(8, count))
@@ -325,14 +334,13 @@ def set_criterion(
 
 
 def query_selection_detr_efficientnet_lite0(
-    categories: Categories, *, num_queries: int = 100, frozen_norms: bool = True, frozen_level: int = 2
+    categories: Categories, *, num_queries: int = 100, freezing: Freezing = Freezing()
 ) -> SetDetector:
     """A small one for images of about 320 pixels: EfficientNet-Lite0, maps of strides 8 to 64, 128 channels, three layers.
 
-    ``num_queries`` is the most objects of an image; ``frozen_norms`` and ``frozen_level`` are the backbone's
-    (:func:`~otus.parts.backbones.efficientnet_lite0_backbone`).
+    ``freezing`` is of the backbone.
     """
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     head = QuerySelectionHead(backbone.channels, backbone.strides, len(categories), num_queries=num_queries)
     return SetDetector(categories=categories, backbone=backbone, head=head, size_divisor=32)
 

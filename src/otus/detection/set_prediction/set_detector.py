@@ -116,7 +116,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
         categories: Categories,
         backbone: Backbone,
         head: SetHead,
-        postprocess: Postprocess = Postprocess(score_threshold=0.0, nms_iou=1.0),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(score_threshold=0.0, nms_iou=1.0),
         size_divisor: int = 1,
     ) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 Shape shorthand: B images, A anchors of all maps, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
 
 RetinaNet, SSD, FCOS, the lecture's RPN that names classes and the oriented FCOS fill it with different parts: maps, head,
-anchors, assigner, coder, criterion, scores. One pass leaves a record, :class:`~otus.detection.single_stage.dense_stages.DenseStages`,
+anchors, assigner, coder, criterion, scores. One pass leaves a record, :class:`~otus.detection.single_stage.stages.DenseStages`,
 and losses, predictions, explanations and timings are all read from it.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
-from otus.detection.single_stage.dense_parts import (
+from otus.detection.single_stage.interfaces import (
     AnchorGenerator,
     Assigner,
     BoxCoder,
@@ -23,11 +23,12 @@ from otus.detection.single_stage.dense_parts import (
     FeatureExtractor,
     Scores,
 )
-from otus.detection.single_stage.dense_stages import DenseAssignment, DenseStages
+from otus.detection.single_stage.stages import DenseStages
 from otus.parts.batching import Batch, Target
 from otus.parts.boxes.oriented import oriented_boxes
 from otus.parts.detections import Detections
 from otus.parts.heads.class_indices import class_index_tables, class_indices_of
+from otus.parts.heads.dense_head import DenseAssignment
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.system import BaseSystem

@@ -25,23 +25,19 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN, BoxCoder
-from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.parts.backbones import efficientnet_lite0_backbone, freeze_norms, freeze_stages, torchvision_backbone
-from otus.parts.backbones.feature_pyramid import ConvolutionLevels, FeaturePyramid
+from otus.detection.single_stage.interfaces import BoxCoder
+from otus.parts.backbones.freezing import Freezing
+from otus.parts.backbones.with_fpn import BackboneWithFPN, efficientnet_lite0_fpn, resnet50_fpn
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import NEUTRAL, IoUMatcher
 from otus.parts.heads.class_indices import class_indices_of
-from otus.parts.heads.dense_head import DenseOutputs, TowerHead
+from otus.parts.heads.dense_head import SMALL_NUM_CONVS, DenseAssignment, DenseOutputs, TowerHead
 from otus.parts.heads.dense_scores import SigmoidScores
 from otus.parts.losses import focal_loss
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
 
-SMALL_DEPTH = 1
-"""Convolutions of a tower of the small detectors: less to compute, and less to learn before the answers mean anything
-(docs/lineage.md)."""
 POSTPROCESS = Postprocess(score_threshold=0.05, nms_iou=0.5, max_detections=300)
 
 
@@ -89,6 +85,7 @@ def retinanet(
     num_convs: int = 4,
     head_norm: Literal["none", "group"] = "none",
     box_loss: Literal["l1", "giou"] = "l1",
+    postprocess: Postprocess = POSTPROCESS,
 ) -> DenseDetector:
     """RetinaNet of any backbone.
 
@@ -104,12 +101,13 @@ def retinanet(
         Convolutions of each tower of the head, and the normalisation after each; ``group`` in 32 groups.
     box_loss
         See :class:`RetinaNetLoss`.
+    postprocess
+        Which detections are reported.
 
     Examples
     --------
-    >>> backbone = torchvision_backbone("resnet18", levels=(3, 4, 5))
-    >>> maps = BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, 64, extra_levels=ConvolutionLevels(64, 64)))
-    >>> detector = retinanet(maps, Anchors(octave_scales(32, 64, 128, 256, 512)), Categories(("cat", "dog")))
+    >>> anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256))
+    >>> detector = retinanet(efficientnet_lite0_fpn(Freezing()), anchors, Categories(("cat", "dog")))
     >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
     (64, 96)
     """
@@ -131,71 +129,40 @@ def retinanet(
         criterion=RetinaNetLoss(box_loss),
         scores=SigmoidScores(),
         class_indices=class_indices,
-        postprocess=POSTPROCESS,
+        postprocess=postprocess,
     )
-
-
-def resnet50_levels(
-    *, frozen_norms: bool, norm_eps: float | None, frozen_level: int, from_backbone: bool = False
-) -> BackboneWithFPN:
-    """ResNet-50 with levels P3 to P7 of 256 channels (P2 would have too many anchors)."""
-    backbone = torchvision_backbone("resnet50", levels=(3, 4, 5))
-    if frozen_norms:
-        freeze_norms(backbone, eps=norm_eps)
-    freeze_stages(backbone, frozen_level)
-    extra = ConvolutionLevels(backbone.channels[-1] if from_backbone else 256, 256, from_backbone=from_backbone)
-    return BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, extra_levels=extra))
-
-
-def efficientnet_lite0_levels(*, frozen_norms: bool, frozen_level: int, channels: int = 96) -> BackboneWithFPN:
-    """EfficientNet-Lite0 with levels P3 to P6, for images of about 320 pixels.
-
-    Frozen norms run with the eps that the ImageNet weights were trained with.
-    """
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    extra = ConvolutionLevels(channels, channels, count=1)
-    return BackboneWithFPN(backbone, FeaturePyramid(backbone.channels, channels, extra_levels=extra))
 
 
 def retinanet_resnet50_fpn(
-    categories: Categories,
-    *,
-    class_indices: Sequence[int] | None = None,
-    norm_eps: float | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """The paper's, over ResNet-50; arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`."""
-    maps = resnet50_levels(frozen_norms=frozen_norms, norm_eps=norm_eps, frozen_level=frozen_level)
-    return retinanet(
-        maps, GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512)), categories, class_indices=class_indices
-    )
+    """Build the paper's RetinaNet over ResNet-50; parameters as of :func:`retinanet`, ``freezing`` of the backbone."""
+    anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512))
+    return retinanet(resnet50_fpn(freezing), anchors, categories, class_indices=class_indices)
 
 
 def retinanet_resnet50_fpn_v2(
-    categories: Categories, *, class_indices: Sequence[int] | None = None, frozen_level: int = 2
-) -> DenseDetector:
-    """Version 2: P6 from the backbone, live norms, group normalisation in the head, GIoU."""
-    maps = resnet50_levels(frozen_norms=False, norm_eps=None, frozen_level=frozen_level, from_backbone=True)
-    anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512))
-    return retinanet(maps, anchors, categories, class_indices=class_indices, head_norm="group", box_loss="giou")
-
-
-def retinanet_efficientnet_lite0_fpn(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(norms=False),
 ) -> DenseDetector:
-    """A small one for images of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, low towers, norms."""
-    maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
+    """Build version 2: P6 from the backbone, trained norms, group normalisation in the head, GIoU."""
+    features = resnet50_fpn(freezing, extra_from_backbone=True)
+    anchors = GridAnchorGenerator(octave_scales(32, 64, 128, 256, 512))
+    return retinanet(features, anchors, categories, class_indices=class_indices, head_norm="group", box_loss="giou")
+
+
+def retinanet_efficientnet_lite0_fpn(
+    categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
+) -> DenseDetector:
+    """Build a small one for images of about 320 pixels: 96 channels, anchors from 24 to 304 pixels, GIoU, small towers."""
     return retinanet(
-        maps,
+        efficientnet_lite0_fpn(freezing),
         GridAnchorGenerator(octave_scales(24, 48, 96, 192)),
         categories,
         class_indices=class_indices,
-        num_convs=SMALL_DEPTH,
+        num_convs=SMALL_NUM_CONVS,
         head_norm="group",
         box_loss="giou",
     )

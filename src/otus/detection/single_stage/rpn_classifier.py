@@ -21,15 +21,15 @@ from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BackboneWithFPN, BoxCoder
-from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.detection.single_stage.retinanet import efficientnet_lite0_levels
+from otus.detection.single_stage.interfaces import BoxCoder
+from otus.parts.backbones.freezing import Freezing
+from otus.parts.backbones.with_fpn import BackboneWithFPN, efficientnet_lite0_fpn
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.class_indices import class_indices_of
-from otus.parts.heads.dense_head import DenseOutputs, permute_and_flatten
+from otus.parts.heads.dense_head import DenseAssignment, DenseOutputs, permute_and_flatten
 from otus.parts.heads.dense_scores import SoftmaxScores
 from otus.parts.losses import box_delta_loss
 from otus.parts.postprocess import Postprocess
@@ -95,6 +95,7 @@ def rpn_classifier(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
+    postprocess: Postprocess = Postprocess(),
 ) -> DenseDetector:
     """A proposer of any backbone that names classes.
 
@@ -120,18 +121,13 @@ def rpn_classifier(
         criterion=SampledLoss(),
         scores=SoftmaxScores(),
         class_indices=class_indices,
-        postprocess=Postprocess(),
+        postprocess=postprocess,
     )
 
 
 def rpn_classifier_efficientnet_lite0_fpn(
-    categories: Categories,
-    *,
-    class_indices: Sequence[int] | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """A small one for images of about 320 pixels, with the anchors of the small Mask R-CNN's proposer."""
-    maps = efficientnet_lite0_levels(frozen_norms=frozen_norms, frozen_level=frozen_level)
+    """Build a small one for images of about 320 pixels, with the anchors of the small Mask R-CNN's RPN."""
     anchors = GridAnchorGenerator([(20, 30), (45, 65), (95, 135), (190, 270)])
-    return rpn_classifier(maps, anchors, categories, class_indices=class_indices)
+    return rpn_classifier(efficientnet_lite0_fpn(freezing), anchors, categories, class_indices=class_indices)

@@ -2,11 +2,9 @@
 
 Shape shorthand: B images, A default boxes of all maps, S class slots (background among them).
 
-Papers: "SSD: Single Shot MultiBox Detector" (Liu et al., ECCV 2016, arXiv:1512.02325): default boxes and matching (section
-2.2), hard negatives three to one, losses (equations 1 to 3). SSDLite: convolutions of each channel on its own in head and
-extra layers: "MobileNetV2" (Sandler et al., CVPR 2018, arXiv:1801.04381, section 6.2), over MobileNetV3 (Howard et al.,
-ICCV 2019, arXiv:1905.02244, section 6.3).
-Reference: torchvision ``models.detection.ssd`` and ``ssdlite`` (BSD-3-Clause), whose layers' names and defaults are kept.
+Paper: "SSD: Single Shot MultiBox Detector" (Liu et al., ECCV 2016, arXiv:1512.02325): default boxes and matching (section
+2.2), hard negatives three to one, losses (equations 1 to 3).
+Reference: torchvision ``models.detection.ssd`` (BSD-3-Clause), whose layers' names and defaults are kept.
 
 Departures: images are not cropped at random for training here (a transform's matter); a box that overlaps no default box
 at all is not forced on one; images of any size, where a step of 8 pixels becomes the image's side by the map's when
@@ -16,31 +14,24 @@ they do not agree.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
-from torchvision.ops import Conv2dNormActivation, box_iou
+from torchvision.ops import box_iou
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_parts import BoxCoder, FeatureExtractor
-from otus.detection.single_stage.dense_stages import DenseAssignment
+from otus.detection.single_stage.interfaces import BoxCoder, FeatureExtractor
 from otus.errors import ShapeError
-from otus.parts.backbones import Backbone, efficientnet_lite0_backbone
-from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import NEGATIVE, IoUMatcher
 from otus.parts.heads.class_indices import class_indices_of
-from otus.parts.heads.dense_head import DenseOutputs, permute_and_flatten
+from otus.parts.heads.dense_head import DenseAssignment, DenseOutputs, permute_and_flatten
 from otus.parts.heads.dense_scores import SoftmaxScores
 from otus.parts.postprocess import Postprocess
 from otus.structures import Categories
-
-NormLayer = Callable[[int], nn.Module]
 
 
 class DefaultBoxGenerator:
@@ -152,41 +143,34 @@ class HardNegativeLoss:
 
 
 class SSDHead(nn.Module):
-    """For each map of its own a convolution that names and one that moves.
+    """For each feature map of its own, a convolution to class logits and one to box deltas.
 
     Parameters
     ----------
     channels, anchors_per_location
-        Of each map, its channels and its default boxes a location.
+        Of each feature map, its channels and its default boxes per location.
     num_logits
-        Class slots, background among them.
-    norm_layer
-        Of SSDLite's 3x3 convolutions of each channel on its own; plain 3x3 convolutions without it.
+        Class logits per default box, background included.
     """
 
-    def __init__(
-        self,
-        channels: Sequence[int],
-        anchors_per_location: Sequence[int],
-        *,
-        num_logits: int,
-        norm_layer: NormLayer | None = None,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], anchors_per_location: Sequence[int], *, num_logits: int) -> None:
         super().__init__()
         self.num_logits = num_logits
-
-        def answer(inputs: int, outputs: int) -> nn.Module:
-            if norm_layer is None:
-                return nn.Conv2d(inputs, outputs, 3, padding=1)
-            return nn.Sequential(_depthwise(inputs, norm_layer), nn.Conv2d(inputs, outputs, 1))
-
         pairs = list(zip(channels, anchors_per_location, strict=True))
-        self.classification = nn.ModuleList(answer(inputs, num_logits * count) for inputs, count in pairs)
-        self.regression = nn.ModuleList(answer(inputs, 4 * count) for inputs, count in pairs)
-        _initialise(self, plain=norm_layer is None)
+        self.classification = nn.ModuleList(self.predictor(inputs, num_logits * count) for inputs, count in pairs)
+        self.regression = nn.ModuleList(self.predictor(inputs, 4 * count) for inputs, count in pairs)
+        self.reset_parameters()
+
+    def predictor(self, in_channels: int, out_channels: int) -> nn.Module:
+        """Return the layer that predicts from one feature map."""
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def reset_parameters(self) -> None:
+        """Initialise weights by Xavier, biases by 0."""
+        _initialise(self)
 
     def forward(self, maps: list[Tensor]) -> DenseOutputs:
-        """What is said of the default boxes of each map."""
+        """Return class logits and box deltas of the default boxes of each feature map."""
         return DenseOutputs(
             [
                 permute_and_flatten(layer(x), self.num_logits)
@@ -225,8 +209,8 @@ class VGGExtractor(nn.Module):
                 _smaller(256, 128, 256),
             ]
         )
-        _initialise(fully_connected, plain=True)
-        _initialise(self.extra[1:], plain=True)
+        _initialise(fully_connected)
+        _initialise(self.extra[1:])
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
         """Six maps; the first brought to length 20 at each step, since it is stronger than the others (section 3.1)."""
@@ -238,66 +222,6 @@ class VGGExtractor(nn.Module):
         return maps
 
 
-class ExtendedExtractor(nn.Module):
-    """The maps of a backbone and SSDLite's smaller ones on top of the last.
-
-    Parameters
-    ----------
-    backbone
-        Images in, maps out.
-    channels
-        Of the backbone's maps.
-    extra_channels
-        Of the maps on top, each of half the last one's steps.
-    norm_layer
-        After each convolution.
-    """
-
-    def __init__(
-        self,
-        backbone: "Backbone | _MobileNetStages",
-        channels: Sequence[int],
-        extra_channels: Sequence[int],
-        norm_layer: NormLayer,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.channels = (*channels, *extra_channels)
-        sizes = self.channels[len(channels) - 1 :]
-        self.extra = nn.ModuleList(
-            nn.Sequential(
-                _conv(inputs, outputs // 2, norm_layer),
-                _depthwise(outputs // 2, norm_layer, stride=2),
-                _conv(outputs // 2, outputs, norm_layer),
-            )
-            for inputs, outputs in pairwise(sizes)
-        )
-        _initialise(self.extra, plain=False)
-
-    @property
-    def min_size(self) -> int:
-        """The backbone's."""
-        return self.backbone.min_size
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """Fine to coarse."""
-        maps = list(self.backbone(images))
-        for block in self.extra:
-            maps.append(block(maps[-1]))
-        return maps
-
-
-class _MobileNetStages(nn.Sequential):
-    """MobileNetV3-Large up to the widening of its first block of stride 32, and the rest; both maps are returned."""
-
-    min_size = 32
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        first, second = self
-        x = first(images)
-        return [x, second(x)]
-
-
 def ssd(
     features: FeatureExtractor,
     channels: Sequence[int],
@@ -305,30 +229,32 @@ def ssd(
     categories: Categories,
     *,
     class_indices: Sequence[int] | None = None,
-    norm_layer: NormLayer | None = None,
+    head: Callable[..., SSDHead] = SSDHead,
     top_k_per_class: int = 400,
-    postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_iou=0.45, max_detections=200),  # noqa: B008, frozen
+    postprocess: Postprocess = Postprocess(score_threshold=0.01, nms_iou=0.45, max_detections=200),
 ) -> DenseDetector:
-    """SSD over any maps.
+    """Build SSD over any feature maps.
 
     Parameters
     ----------
     features, channels
-        The maps, and how many channels each has.
+        The feature extractor, and how many channels each of its maps has.
     anchors
-        Default boxes of each.
+        Generator of the default boxes of each map.
     class_indices
-        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it.
-    norm_layer
-        See :class:`SSDHead`.
-    top_k_per_class, postprocess
-        How many candidates of a category compete, and what is reported.
+        Index of each label among the class logits, 0 being background (default: 1, 2, 3 …).
+    head
+        Makes the head; see :class:`SSDHead` for its arguments.
+    top_k_per_class
+        How many candidates of each class enter NMS.
+    postprocess
+        Which detections are reported.
     """
     class_indices = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
         categories=categories,
         features=features,
-        head=SSDHead(channels, anchors.anchors_per_location, num_logits=max(class_indices) + 1, norm_layer=norm_layer),
+        head=head(channels, anchors.anchors_per_location, num_logits=max(class_indices) + 1),
         anchors=anchors,
         assigner=DefaultBoxMatcher(),
         box_coder=DeltaBoxCoder((10.0, 10.0, 5.0, 5.0)),
@@ -351,58 +277,6 @@ def ssd300_vgg16(categories: Categories, *, class_indices: Sequence[int] | None 
     return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices)
 
 
-def ssdlite320_mobilenet_v3_large(
-    categories: Categories, *, class_indices: Sequence[int] | None = None
-) -> DenseDetector:
-    """SSDLite over MobileNetV3-Large with the narrow tail (its table 6), for images of 320x320."""
-    norm = partial(LenientBatchNorm, eps=1e-3, momentum=0.03)
-    layers = list(models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True).features)
-    last = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
-    widest = layers[last].block  # its first layer widens; a slice keeps the names of the others
-    stages = (nn.Sequential(*layers[:last], widest[0]), nn.Sequential(widest[1:], *layers[last + 1 :]))
-    _initialise(nn.ModuleList(stages), plain=False)
-    maps = ExtendedExtractor(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
-    anchors = DefaultBoxGenerator([[2, 3]] * 6, [*(0.2 + 0.15 * i for i in range(6)), 1.0])
-    postprocess = Postprocess(score_threshold=0.001, nms_iou=0.55, max_detections=300)
-    return ssd(
-        maps,
-        maps.channels,
-        anchors,
-        categories,
-        class_indices=class_indices,
-        norm_layer=norm,
-        top_k_per_class=300,
-        postprocess=postprocess,
-    )
-
-
-def ssd_efficientnet_lite0(
-    categories: Categories,
-    *,
-    class_indices: Sequence[int] | None = None,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
-) -> DenseDetector:
-    """A small SSDLite for images of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on top.
-
-    Arguments as of :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`.
-    """
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), frozen_norms=frozen_norms, frozen_level=frozen_level)
-    maps = ExtendedExtractor(backbone, backbone.channels, (256, 256, 128), LenientBatchNorm)
-    anchors = DefaultBoxGenerator([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])
-    return ssd(maps, maps.channels, anchors, categories, class_indices=class_indices, norm_layer=LenientBatchNorm)
-
-
-def _conv(inputs: int, outputs: int, norm: NormLayer) -> nn.Module:
-    return Conv2dNormActivation(inputs, outputs, 1, norm_layer=norm, activation_layer=nn.ReLU6)
-
-
-def _depthwise(channels: int, norm: NormLayer, *, stride: int = 1) -> nn.Module:
-    return Conv2dNormActivation(
-        channels, channels, 3, stride=stride, groups=channels, norm_layer=norm, activation_layer=nn.ReLU6
-    )
-
-
 def _smaller(inputs: int, inside: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     """A 1x1 convolution and a 3x3 one that halves the map, or, without a stride, takes its border."""
     return nn.Sequential(
@@ -413,12 +287,9 @@ def _smaller(inputs: int, inside: int, outputs: int, *, stride: int = 1) -> nn.S
     )
 
 
-def _initialise(module: nn.Module, *, plain: bool) -> None:
+def _initialise(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            if plain:
-                nn.init.xavier_uniform_(layer.weight)
-            else:
-                nn.init.normal_(layer.weight, std=0.03)
+            nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)

@@ -33,6 +33,7 @@ from torchvision.ops import box_convert, clip_boxes_to_image, remove_small_boxes
 
 from otus.data.dataset import Dataset
 from otus.parts.backbones import Backbone, LayeredBackbone, efficientnet_lite0_backbone
+from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
 from otus.parts.boxes.matching import paired_iou
 from otus.parts.detections import Detections
@@ -116,7 +117,7 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
         dropout: float = 0.5,
         grid_size: int = 7,
         boxes_per_cell: int = 2,
-        postprocess: Postprocess = Postprocess(score_threshold=0.01),  # noqa: B008, frozen
+        postprocess: Postprocess = Postprocess(score_threshold=0.01),
     ) -> None:
         super().__init__()
         self.categories = categories
@@ -312,15 +313,10 @@ def yolo_efficientnet_lite0(
     *,
     grid_size: int = 7,
     boxes_per_cell: int = 2,
-    frozen_norms: bool = True,
-    frozen_level: int = 2,
+    freezing: Freezing = Freezing(),
 ) -> YOLO:
-    """A small one over EfficientNet-Lite0, for images of 224 x 224: a cell is a step of its map. 1024 hidden numbers.
-
-    ``frozen_level``: layers of the backbone up to this level do not learn, 0 none; while ``frozen_norms``, batches of any size
-    teach.
-    """
-    backbone = efficientnet_lite0_backbone(levels=(5,), frozen_norms=frozen_norms, frozen_level=frozen_level)
+    """A small one over EfficientNet-Lite0, for images of 224 x 224: a cell is a step of its map. 1024 hidden features."""
+    backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     return YOLO(
         categories=categories,
         backbone=backbone,

@@ -7,7 +7,7 @@ from. Each is one command; after an interruption the same with ``--resume RUN``:
     python -m otus.experiments.recipes.single_stage VOC2007 rpn_classifier_efficientnet_lite0_fpn
     python -m otus.experiments.recipes.single_stage VOC2007 retinanet_efficientnet_lite0_fpn
     python -m otus.experiments.recipes.single_stage VOC2007 fcos_efficientnet_lite0_fpn
-    python -m otus.experiments.recipes.single_stage VOC2007 ssd_efficientnet_lite0
+    python -m otus.experiments.recipes.single_stage VOC2007 ssdlite_efficientnet_lite0
     python -m otus.experiments.recipes.single_stage VOC2007 yolo_efficientnet_lite0
     python -m otus.experiments.recipes.single_stage VOC2007 detr_efficientnet_lite0
     python -m otus.experiments.recipes.single_stage VOC2007 query_selection_detr_efficientnet_lite0
@@ -48,7 +48,7 @@ SETTINGS = {
     "rpn_classifier_efficientnet_lite0_fpn": _SCALED,
     "retinanet_efficientnet_lite0_fpn": _SCALED,
     "fcos_efficientnet_lite0_fpn": _SCALED,
-    "ssd_efficientnet_lite0": _COMMON,
+    "ssdlite_efficientnet_lite0": _COMMON,
     "yolo_efficientnet_lite0": replace(_COMMON, backbone_learning_rate_share=1.0),
     "detr_efficientnet_lite0": _SETS,
     "query_selection_detr_efficientnet_lite0": _SETS,

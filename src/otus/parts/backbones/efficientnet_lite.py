@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from otus.errors import CheckpointError, MissingExtraError
 from otus.parts.backbones.backbone import LayeredBackbone
-from otus.parts.backbones.norms import freeze_norms, freeze_stages
+from otus.parts.backbones.freezing import Freezing
 
 # Blocks, kernel, stride of the first block, widening inside a block, channels.
 STAGES = (
@@ -63,8 +63,7 @@ def efficientnet_lite0_backbone(
     levels: Sequence[int | str] = (3, 4, 5),
     weights: Mapping[str, Tensor] | None = None,
     dilated: bool = False,
-    frozen_norms: bool = False,
-    frozen_level: int = 0,
+    freezing: Freezing | None = None,
 ) -> LayeredBackbone:
     """Build the backbone: a stem, seven stages and the head's 1x1 convolution.
 
@@ -78,11 +77,8 @@ def efficientnet_lite0_backbone(
         in their order. Random without it.
     dilated
         Keep the last two stages at stride 16 by dilation; level 4 is then ``stage7``, of 320 channels.
-    frozen_norms
-        Keep the norms as they are, with the eps that the ImageNet weights were trained with
-        (:func:`~otus.parts.backbones.norms.freeze_norms`).
-    frozen_level
-        Layers up to this level do not learn (:func:`~otus.parts.backbones.norms.freeze_stages`); 0 for all learn.
+    freezing
+        Which weights are not trained (default: all are). Frozen norms run with the eps of the ImageNet weights, 1e-3.
 
     Raises
     ------
@@ -122,9 +118,8 @@ def efficientnet_lite0_backbone(
         _initialise(backbone)
     else:
         _load_in_order(backbone, weights)
-    if frozen_norms:
-        freeze_norms(backbone, eps=_TENSORFLOW_EPS)
-    freeze_stages(backbone, frozen_level)
+    if freezing is not None:
+        freezing.apply(backbone, norm_eps=_TENSORFLOW_EPS)
     return backbone
 
 

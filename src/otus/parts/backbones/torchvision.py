@@ -17,6 +17,7 @@ from torchvision import models
 
 from otus.errors import UsageError
 from otus.parts.backbones.backbone import LayeredBackbone, load_classifier_weights
+from otus.parts.backbones.freezing import Freezing
 
 RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
@@ -31,6 +32,7 @@ def torchvision_backbone(
     levels: Sequence[int | str],
     weights: Mapping[str, Tensor] | None = None,
     dilated: bool = False,
+    freezing: Freezing | None = None,
 ) -> LayeredBackbone:
     """Build a backbone whose layers have torchvision's names, as its detectors' checkpoints have after ``backbone.body.``.
 
@@ -46,6 +48,8 @@ def torchvision_backbone(
         The state of torchvision's classifier of that name, to start from; random without it.
     dilated
         Keep the last stage of a ResNet at stride 16 by dilation ("DC5" in DETR); level 4 is then ``layer4``.
+    freezing
+        Which weights are not trained (default: all are).
 
     Raises
     ------
@@ -75,6 +79,8 @@ def torchvision_backbone(
     if weights is not None:
         plain = {key.removeprefix("features."): tensor for key, tensor in weights.items()}
         load_classifier_weights(backbone, plain, source=f"weights of {name}")
+    if freezing is not None:
+        freezing.apply(backbone)
     return backbone
 
 

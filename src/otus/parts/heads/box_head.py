@@ -91,7 +91,7 @@ class BoxHead(nn.Module):
         *,
         in_features: int,
         class_indices: Sequence[int],
-        matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),  # noqa: B008, frozen
+        matcher: IoUMatcher = IoUMatcher(positive_iou=0.5, negative_iou=0.5),
         sampler: BalancedSampler = DEFAULT_SAMPLER,
         box_coder: DeltaBoxCoder | None = None,
         regress_boxes: bool = True,

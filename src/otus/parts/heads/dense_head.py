@@ -12,10 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+SMALL_NUM_CONVS = 1
+"""Convolutions per tower of the small detectors: less to compute, and less to learn before predictions mean anything
+(docs/lineage.md)."""
 PRIOR = 0.01
 """How likely each class is before anything is learned: most anchors show background (section 4.1)."""
 
@@ -35,6 +38,28 @@ class DenseOutputs:
         """The same as lists of one entry, the maps one after the other."""
         centerness = None if self.centerness is None else [torch.cat(self.centerness, 1)]
         return DenseOutputs([torch.cat(self.logits, 1)], [torch.cat(self.box_deltas, 1)], centerness)
+
+
+@dataclass(frozen=True)
+class DenseAssignment:
+    """What the anchors of one image are to predict.
+
+    Parameters
+    ----------
+    matches
+        (A,) index of each anchor's object, or NEGATIVE or NEUTRAL of :mod:`otus.parts.boxes.matching`.
+    class_indices
+        (A,) index of each anchor's class among the logits; the same negative numbers where there is none.
+    positives
+        (P,) indices of the anchors that have an object.
+    boxes
+        (P, D) the boxes of their objects.
+    """
+
+    matches: Int[Tensor, "a"]
+    class_indices: Int[Tensor, "a"]
+    positives: Int[Tensor, "p"]
+    boxes: Float[Tensor, "p d"]
 
 
 def permute_and_flatten(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:

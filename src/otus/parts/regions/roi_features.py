@@ -10,21 +10,17 @@ guessed from the first batch.
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torchvision.ops import box_area, roi_align, roi_pool
+from torchvision.ops import box_area, roi_pool
 
 from otus.parts.backbones.backbone import Backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.batching import Batch
-from otus.parts.fast import _roi_align_kernels as kernels
+from otus.parts.fast.roi_align import roi_align
 
 CANONICAL_SIZE = 224
 CANONICAL_LEVEL = 4
@@ -90,41 +86,7 @@ class RoIPooler:
         x = x.to(torch.float32, memory_format=torch.contiguous_format)
         if self.method == "pool":
             return roi_pool(x, regions, self.output_size, 1 / stride)
-        if x.requires_grad and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            roi_features: Tensor = RoIAlignOnCPU.apply(x, regions, self.output_size, 1 / stride, self.sampling_ratio)
-            return roi_features
         return roi_align(x, regions, self.output_size, 1 / stride, sampling_ratio=self.sampling_ratio)
-
-
-class RoIAlignOnCPU(torch.autograd.Function):
-    """torchvision's ``roi_align`` with a gradient of our own, four to seven times as fast: that operator's runs on one
-    core and strides over the channels."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, regions: Tensor, side: int, scale: float, samples: int) -> Tensor:
-        """Pieces of float32 maps (B, C, H, W)."""
-        ctx.save_for_backward(regions)
-        ctx.numbers = (x.shape, scale, samples)
-        return roi_align(x, regions, side, scale, sampling_ratio=samples)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradient of the maps, channels last; each thread takes images of its own."""
-        (batch, channels, height, width), scale, samples = ctx.numbers
-        maps = np.zeros((batch, height, width, channels), dtype=np.float32)
-        roi_features = gradient.permute(0, 2, 3, 1).contiguous().numpy()
-        regions = ctx.saved_tensors[0].numpy()
-        threads = torch.get_num_threads()
-        cuts = np.linspace(0, batch, threads + 1).astype(int)
-        with ThreadPoolExecutor(threads) as pool:
-            parts = [
-                pool.submit(kernels.roi_align_gradient, a, b, regions, roi_features, scale, samples, maps)
-                for a, b in pairwise(cuts.tolist())
-            ]
-            for part in parts:
-                part.result()
-        return torch.from_numpy(maps).permute(0, 3, 1, 2), None, None, None, None
 
 
 def boxes_to_rois(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:

@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou, generalized_box_iou_loss
 
 from otus.parts.batching import Target
+from otus.parts.boxes.matching import pairwise_ioa
+
+L1_WEIGHT, GIOU_WEIGHT = 5.0, 2.0
+"""Of the two box losses, and of the two costs of the matching, in DETR and its successors."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class HungarianMatcher:
     """
 
     class_weight: float = 1.0
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
+    l1_weight: float = L1_WEIGHT
+    giou_weight: float = GIOU_WEIGHT
 
     @torch.no_grad()
     def __call__(
@@ -93,3 +97,10 @@ def box_losses(
     corners, target_corners = (box_convert(one, "cxcywh", "xyxy") for one in (predicted, target_boxes))
     l1 = (predicted - target_boxes).abs().sum() / count
     return l1, generalized_box_iou_loss(corners, target_corners, reduction="sum") / count
+
+
+def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int, int]) -> Bool[Tensor, "q"]:
+    """Return which predicted boxes lie at least half inside a crowd: whether they are right is unknown, so they are not taught."""
+    if not len(target.crowds):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    return pairwise_ioa(denormalize_boxes(boxes.detach(), size_hw), target.crowds) >= 0.5

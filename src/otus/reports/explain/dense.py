@@ -1,6 +1,6 @@
 """How a dense detector came to its answer on one image: every stage as facts and as a page.
 
-Facts and page are made of the one record of the pass (:class:`~otus.detection.single_stage.dense_stages.DenseStages`). Which anchors
+Facts and page are made of the one record of the pass (:class:`~otus.detection.single_stage.stages.DenseStages`). Which anchors
 match is a question of training: it is answered for labels where there are some, else for what was found, as if it were so.
 """
 
@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from otus.detection.single_stage.dense_detector import DenseDetector
-from otus.detection.single_stage.dense_stages import DenseAssignment, DenseStages
+from otus.detection.single_stage.stages import DenseStages
 from otus.inference.predictor import Predictor
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
+from otus.parts.heads.dense_head import DenseAssignment
 from otus.reports.explain.one_pass import Explained, ImageArray, prepared_target, run, with_area
 from otus.reports.explain.pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
 from otus.reports.page import Figure, Page, Section

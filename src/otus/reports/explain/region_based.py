@@ -1,6 +1,6 @@
 """How a region-based detector came to its answer on one image: every stage as facts and as a page.
 
-Facts and page are made of the one record of the pass (:class:`~otus.detection.region_based.region_stages.RegionStages`), and boxes are
+Facts and page are made of the one record of the pass (:class:`~otus.detection.region_based.stages.RegionStages`), and boxes are
 brought back to the image's own pixels as ``predict`` does.
 """
 
@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from otus.detection.region_based.region_detector import RegionDetector
-from otus.detection.region_based.region_stages import RegionStages, to_instances
+from otus.detection.region_based.stages import RegionStages, to_instances
 from otus.errors import UsageError
 from otus.inference.prediction import instance_records, threshold_facts
 from otus.inference.predictor import Predictor

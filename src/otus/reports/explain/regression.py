@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from otus.detection.region_based.region_stages import RegionStages
+from otus.detection.region_based.stages import RegionStages
 from otus.inference.predictor import Predictor
 from otus.reports.explain.one_pass import Explained, ImageArray, run
 from otus.reports.explain.pieces import covered_part, heat, table_row

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from otus.detection.set_prediction.detr import inside_crowd
 from otus.detection.set_prediction.set_detector import SetStages
 from otus.inference.predictor import Predictor
 from otus.parts.postprocess import Postprocess
-from otus.parts.transformer.set_matching import Match, denormalize_boxes
+from otus.parts.transformer.set_matching import Match, denormalize_boxes, inside_crowd
 from otus.reports.explain.one_pass import Explained, ImageArray, overlaid, prepared_target, run
 from otus.reports.explain.pieces import counts_by_category, covered_part, faded, heat, table_row, threshold_told
 from otus.reports.page import Figure, Page, Section, numbered

@@ -8,12 +8,9 @@ from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from otus.detection.single_stage.dense_stages import DenseAssignment
-from otus.parts.backbones import Backbone
-from otus.parts.backbones.feature_pyramid import FeaturePyramid
-from otus.parts.heads.dense_head import DenseOutputs
+from otus.parts.heads.dense_head import DenseAssignment, DenseOutputs
 from otus.parts.heads.dense_scores import CandidateIndices
 
 
@@ -84,21 +81,3 @@ class Scores(Protocol):
     def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices: ...
 
     def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]: ...
-
-
-class BackboneWithFPN(nn.Module):
-    """A backbone and the feature pyramid over it."""
-
-    def __init__(self, backbone: Backbone, pyramid: FeaturePyramid) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pyramid = pyramid
-
-    @property
-    def min_size(self) -> int:
-        """The backbone's."""
-        return self.backbone.min_size
-
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """The levels of the pyramid, fine to coarse."""
-        return self.pyramid(self.backbone(images))
