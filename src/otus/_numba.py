@@ -19,10 +19,10 @@ _warned = False
 
 
 def _spare_scipy() -> None:
-    """Import what numba needs before its first kernel, without scipy.linalg, which takes longer than all the rest.
+    """Import numba's array support without scipy.linalg: 1.9 s instead of 3.3 s (best of 7, two busy cores).
 
-    numba imports it only to see whether it is there, and it is: scipy is one of our dependencies. A stand-in answers that
-    question; a function that is compiled with ``np.dot`` imports the real one after this.
+    numba imports it only to see whether scipy is there, and it is: scipy is one of our dependencies. A stand-in answers
+    that question; compiling a function with ``np.dot`` later imports the real one.
     """
     if _BLAS in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""Classification: is the right category among the first answers?
+"""Classification: top-k accuracy.
 
 Top-1 and top-5 as ImageNet counts them (Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015,
 section 4), of all images and of each category. Departure: of equal scores the category with the lower label comes first,
@@ -27,7 +27,7 @@ class ClassificationAccuracy:
     categories
         K.
     top
-        How many first answers are looked at, for one figure each.
+        Values of k, ascending, for one figure each.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class ClassificationAccuracy:
         self._hits = np.zeros((len(top), len(categories)), dtype=np.int64)
 
     def update(self, labels: Int[np.ndarray, "m"], scores: Float[np.ndarray, "m k"]) -> Self:
-        """Judge the answers for M more images.
+        """Add the scores of M more images.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class ClassificationAccuracy:
         return self
 
     def merge(self, other: "ClassificationAccuracy") -> Self:
-        """Take over what another one has judged, of other images with the same categories."""
+        """Add the counts of another metric, of other images and the same categories."""
         if other.categories != self.categories or other.top != self.top:
             raise UsageError("only figures of the same categories and numbers of answers can be merged")
         self._images += other._images
@@ -95,7 +95,7 @@ class ClassificationAccuracy:
         return self
 
     def compute(self) -> "ClassificationResult":
-        """The figures of all images so far."""
+        """Compute the figures of all images so far."""
         return ClassificationResult(self.categories, self.top, self._images.copy(), self._hits.copy())
 
 

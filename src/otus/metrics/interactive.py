@@ -1,4 +1,4 @@
-"""Interactive segmentation: how many clicks until the mask is good, and how good it is after each.
+"""Interactive segmentation: number of clicks (NoC) until an IoU is reached, and IoU after each click.
 
 NoC@q is the mean number of clicks until the IoU is at least q, where an object that never gets there counts as the most
 clicks that were allowed, 20 (Xu et al., Deep Interactive Object Selection, CVPR 2016, section 5; Sofiiuk et al., Reviving
@@ -22,7 +22,7 @@ MAX_CLICKS = 20
 def iou_by_clicks(
     curves: Sequence[Sequence[float]] | np.ndarray, *, max_clicks: int = MAX_CLICKS
 ) -> Float[np.ndarray, "n c"]:
-    """Curves of any lengths as one array (N, ``max_clicks``): one that ends early stays at its last IoU.
+    """Pad or cut curves to (N, ``max_clicks``); one that ends early stays at its last IoU.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def iou_by_clicks(
 
 
 def clicks_until(curves: Float[np.ndarray, "n c"], iou: float) -> Int[np.ndarray, "n"]:
-    """The first click of each curve after which its IoU is at least ``iou``, C + 1 where there is none.
+    """Return the number of clicks until each curve reaches ``iou``, C + 1 where it never does.
 
     >>> clicks_until(np.array([[0.5, 0.9, 0.8], [0.1, 0.2, 0.3]]), 0.85).tolist()
     [2, 4]
@@ -86,19 +86,19 @@ class InteractiveQuality:
         self._curves = [iou_by_clicks([], max_clicks=max_clicks)]
 
     def update(self, curves: Sequence[Sequence[float]] | np.ndarray) -> Self:
-        """Judge the curves of more objects, of any lengths; see :func:`iou_by_clicks`."""
+        """Add the curves of more objects, of any lengths; see :func:`iou_by_clicks`."""
         self._curves.append(iou_by_clicks(curves, max_clicks=self.max_clicks))
         return self
 
     def merge(self, other: "InteractiveQuality") -> Self:
-        """Take over what another one has judged, of other objects by the same rules."""
+        """Add the curves of another metric, of other objects and the same settings."""
         if other.max_clicks != self.max_clicks or other.targets != self.targets:
             raise UsageError("only figures of the same targets and most clicks can be merged")
         self._curves += other._curves
         return self
 
     def compute(self) -> "InteractiveResult":
-        """The figures of all objects so far."""
+        """Compute the figures of all objects so far."""
         return InteractiveResult(np.concatenate(self._curves), self.targets)
 
 

@@ -1,4 +1,4 @@
-"""Panoptic quality: how well the segments of an image, things and stuff, are found and drawn.
+"""Panoptic quality: recognition and segmentation of things and stuff in one figure.
 
 Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; rules as cocodataset/panopticapi's ``evaluation.py`` has them
 (BSD). A predicted and a true segment of one category match where their IoU is over 0.5, so at most one to one; then
@@ -8,7 +8,7 @@ Kirillov et al., Panoptic Segmentation, CVPR 2019, section 4; rules as cocodatas
 of each category, and the mean over the categories that occur on either side:
 
 - pixels without a true segment (void) are taken out of a prediction's area before its IoU is measured;
-- a crowd matches nothing and need not be found;
+- a crowd matches nothing and is no positive;
 - an unmatched prediction that lies by more than half on void and on its category's crowd does not count. Of several crowds
   of a category in an image the last one is meant, as there.
 
@@ -53,7 +53,7 @@ class PanopticQuality:
         self.confusion = np.zeros((len(categories), len(categories)), dtype=np.int64)
 
     def update(self, truth: PanopticMap, prediction: PanopticMap) -> Self:
-        """Judge one more image.
+        """Add one more image.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class PanopticQuality:
         return self
 
     def merge(self, other: "PanopticQuality") -> Self:
-        """Take over what another one has judged, of other images with the same categories."""
+        """Add the counts of another metric, of other images and the same categories."""
         if other.categories != self.categories:
             raise UsageError("only figures of the same categories can be merged")
         self._iou_sums += other._iou_sums
@@ -112,7 +112,7 @@ class PanopticQuality:
         return self
 
     def compute(self) -> "PanopticResult":
-        """The figures of all images so far."""
+        """Compute the figures of all images so far."""
         return PanopticResult(self.categories, self._iou_sums.copy(), *self._counts.copy())
 
 
@@ -130,7 +130,7 @@ class PanopticResult:
     iou_sums
         (K,) sum of the IoUs of matched segments.
     true_positives, false_positives, false_negatives
-        (K,) matched, invented and missed segments.
+        (K,) numbers of segments.
     """
 
     categories: Categories
@@ -166,7 +166,7 @@ class PanopticResult:
 def shared_pixels(
     a: Int[np.ndarray, "h w"], b: Int[np.ndarray, "h w"]
 ) -> tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"], Int[np.ndarray, "p"]]:
-    """The pairs of values that two maps have at the same pixel, and at how many pixels.
+    """Return the pairs of values at the same pixel of two maps, and the number of pixels of each pair.
 
     >>> [values.tolist() for values in shared_pixels(np.array([[5, 5, 6]]), np.array([[0, 9, 9]]))]
     [[5, 5, 6], [0, 9, 9], [1, 1, 1]]

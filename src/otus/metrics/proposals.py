@@ -1,4 +1,4 @@
-"""How good proposals are: which objects the best so many of an image cover, whatever category a proposal is of.
+"""Recall and average best overlap of class-agnostic proposals, by their number per image.
 
 Shape shorthand: G true objects, T IoU thresholds, C numbers of proposals, K categories.
 
@@ -48,7 +48,7 @@ class ProposalResult:
     protocol, categories
         What made it.
     recall
-        (T, C) share of the objects that a proposal overlaps by so much.
+        (T, C) share of the objects with a proposal of at least the IoU.
     average_recall
         (C,) the mean of recall over IoU 0.5, 0.55 … 0.95.
     abo
@@ -124,7 +124,7 @@ class ProposalRecall:
     def update(
         self, truth: Objects, proposals: Objects, *, image_ids: Sequence[int] | Sequence[str] | np.ndarray
     ) -> Self:
-        """Judge the proposals for M more images.
+        """Add the proposals of M more images.
 
         Parameters
         ----------
@@ -164,7 +164,7 @@ class ProposalRecall:
         return self
 
     def merge(self, other: "ProposalRecall") -> Self:
-        """Take over what another one has judged, of other images by the same protocol."""
+        """Add what another metric holds, of other images and the same protocol."""
         if other.protocol != self.protocol or other.categories != self.categories:
             raise UsageError("only figures of one protocol and the same categories can be merged")
         self._add_ids(other._image_ids)
@@ -180,7 +180,7 @@ class ProposalRecall:
         self._image_ids += further
 
     def compute(self) -> ProposalResult:
-        """The figures of all images so far."""
+        """Compute the figures of all images so far."""
         if not self._image_ids:
             raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
         best, labels = np.concatenate(self._best), np.concatenate(self._labels)

@@ -1,4 +1,4 @@
-"""Semantic segmentation: how many pixels have the right category, and how well the borders between categories are drawn.
+"""Semantic segmentation: mIoU and pixel accuracy from a confusion matrix, and boundary F.
 
 From one confusion matrix over all images, as Long et al., Fully Convolutional Networks, CVPR 2015, section 5, define it
 (and mmsegmentation, torchmetrics and hotcoco compute it):
@@ -12,8 +12,8 @@ al., DAVIS, CVPR 2016, draw them): of each image and category, the harmonic mean
 pixels, of which those count as right that lie within ``tolerance`` of the image's diagonal (rounded up to pixels) of the
 other side's; then the mean over the images where either side has the category, and over categories.
 
-- Pixels with the truth 255 are not judged; boundaries along them are given to both sides.
-- A prediction of 255 says nothing: the pixel is missed.
+- Pixels whose true label is 255 are ignored; boundaries along them are added to both sides.
+- A prediction of 255 is no category: a false negative.
 - A category on neither side is NaN and left out of means, not 0.
 
 Shape shorthand: K categories.
@@ -62,7 +62,7 @@ class SemanticQuality:
         self._boundary_images = np.zeros(len(categories), dtype=np.int64)
 
     def update(self, truth: SemanticMap, prediction: SemanticMap) -> Self:
-        """Judge one more image.
+        """Add one more image.
 
         Raises
         ------
@@ -90,7 +90,7 @@ class SemanticQuality:
         return self
 
     def merge(self, other: "SemanticQuality") -> Self:
-        """Take over what another one has judged, of other images with the same categories and tolerance."""
+        """Add the counts of another metric, of other images and the same categories and tolerance."""
         if other.categories != self.categories or other.tolerance != self.tolerance:
             raise UsageError("only figures of the same categories and tolerance can be merged")
         self._confusion += other._confusion
@@ -99,7 +99,7 @@ class SemanticQuality:
         return self
 
     def compute(self) -> "SemanticResult":
-        """The figures of all images so far."""
+        """Compute the figures of all images so far."""
         boundary = ratio(self._boundary_sums, self._boundary_images)
         return SemanticResult(self.categories, self._confusion.copy(), boundary)
 

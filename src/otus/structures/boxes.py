@@ -13,7 +13,7 @@ from otus.errors import ShapeError
 
 
 class BoxFormat(Enum):
-    """How four numbers say a box."""
+    """Meaning of the four numbers of a box."""
 
     XYXY = "xyxy"
     """Left, top, right, bottom: what Otus uses, and torchvision."""
@@ -26,7 +26,7 @@ class BoxFormat(Enum):
 
 
 def as_boxes(boxes: object) -> Float[np.ndarray, "n 4"]:
-    """An (N, 4) float array of what came; ``[]`` gives (0, 4). float32 and float64 are kept, the rest is float64.
+    """Return boxes as an (N, 4) array, float32 or float64 as given, else float64; ``[]`` gives (0, 4).
 
     Raises
     ------
@@ -44,7 +44,7 @@ def as_boxes(boxes: object) -> Float[np.ndarray, "n 4"]:
 
 
 def convert(boxes: object, source: BoxFormat, target: BoxFormat) -> Float[np.ndarray, "n 4"]:
-    """Boxes (N, 4) in another format, as a new array.
+    """Convert boxes (N, 4) to another format; returns a new array.
 
     >>> convert([[10, 20, 30, 40]], BoxFormat.XYWH, BoxFormat.XYXY).tolist()
     [[10.0, 20.0, 40.0, 60.0]]
@@ -72,20 +72,20 @@ def convert(boxes: object, source: BoxFormat, target: BoxFormat) -> Float[np.nda
 
 
 def clip(boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]) -> Float[np.ndarray, "n 4"]:
-    """Boxes cut to an image of ``size_hw``; one wholly outside ends with no area, on the border."""
+    """Clip boxes to an image of ``size_hw``; one wholly outside has no area left."""
     height, width = size_hw
     limit = np.array([width, height, width, height], dtype=boxes_xyxy.dtype)
     return np.clip(boxes_xyxy, 0, limit)
 
 
 def area(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n"]:
-    """Areas in square pixels; a box whose right is left of its left has none."""
+    """Return areas in square pixels, 0 where x2 < x1 or y2 < y1."""
     width = np.maximum(boxes_xyxy[:, 2] - boxes_xyxy[:, 0], 0)
     return width * np.maximum(boxes_xyxy[:, 3] - boxes_xyxy[:, 1], 0)
 
 
 def written_sizes_wh(boxes_xyxy: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 2"]:
-    """Widths and heights as a file of x, y, w, h had them: the number of at most 9 decimals that gives the right corner.
+    """Return widths and heights as an xywh file has them: of at most 9 decimals, where these give the same x2 and y2.
 
     ``(x + w) - x`` is rarely ``w`` to the last bit, and an IoU of exactly 0.5 must stay one.
 
@@ -105,9 +105,7 @@ def _pairwise_intersection(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 
 
 
 def pairwise_iou(a_xyxy: Float[np.ndarray, "n 4"], b_xyxy: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Intersection over union (Jaccard index) of every box of ``a`` with every box of ``b``, in [0, 1].
-
-    Two boxes without area have IoU 0.
+    """Return the IoU (Jaccard index) of every box of ``a`` with every box of ``b``, in [0, 1]; 0 without area.
 
     >>> pairwise_iou(as_boxes([[0, 0, 2, 2]]), as_boxes([[1, 0, 3, 2]])).round(4).tolist()
     [[0.3333]]
@@ -118,7 +116,7 @@ def pairwise_iou(a_xyxy: Float[np.ndarray, "n 4"], b_xyxy: Float[np.ndarray, "m 
 
 
 def pairwise_giou(a_xyxy: Float[np.ndarray, "n 4"], b_xyxy: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
-    """Generalised IoU, in [-1, 1]: IoU less the share of the enclosing box that neither covers.
+    """Return the generalised IoU, in [-1, 1]: IoU - (hull - union) / hull, where hull is the enclosing box.
 
     Rezatofighi et al., Generalized Intersection over Union, CVPR 2019, algorithm 1.
     """

@@ -26,7 +26,7 @@ COCO_IDS = (
 
 @dataclass(frozen=True)
 class KeypointNames:
-    """What the K keypoints of a category are.
+    """Names and conventions of the K keypoints of a category.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ class KeypointNames:
     skeleton
         Pairs of indices from 0 that are joined by a line in drawings.
     flip_pairs
-        Pairs of indices from 0 that change places when the image is mirrored. Without it, names that differ only in
-        left and right are paired.
+        Pairs of indices from 0 that are swapped when the image is flipped (default: names that differ only in left and
+        right).
     sigmas
-        K tolerances for object keypoint similarity; without it COCO's for 17 keypoints, else 1 / K for all.
+        K constants of object keypoint similarity (default: COCO's for 17 keypoints, else 1 / K).
     """
 
     names: tuple[str, ...]
@@ -52,9 +52,9 @@ class KeypointNames:
             if not (0 <= a < count and 0 <= b < count):
                 raise ShapeError(f"keypoints: pair ({a}, {b}) names a keypoint outside 0..{count - 1}")
         if not self.flip_pairs:
-            place = {name: i for i, name in enumerate(self.names)}
+            index = {name: i for i, name in enumerate(self.names)}
             mirrored = (
-                (i, place.get(name.replace("left", "right"))) for i, name in enumerate(self.names) if "left" in name
+                (i, index.get(name.replace("left", "right"))) for i, name in enumerate(self.names) if "left" in name
             )
             object.__setattr__(self, "flip_pairs", tuple((i, j) for i, j in mirrored if j is not None))
         if not self.sigmas:
@@ -66,7 +66,7 @@ class KeypointNames:
         return len(self.names)
 
     def flip_order(self) -> list[int]:
-        """Index i of the result says which keypoint takes place i in a mirrored image."""
+        """Return the K indices that reorder the keypoints of a flipped image."""
         order = list(range(len(self.names)))
         for a, b in self.flip_pairs:
             order[a], order[b] = b, a
@@ -82,13 +82,13 @@ class Categories(Sequence[str]):
     names
         C names, all different.
     ids
-        C ids as the source file has them (COCO's run from 1 to 90 with gaps); labels 0..C-1 without it.
+        C ids as the source file has them, e.g. COCO's 1 to 90 with gaps (default: the labels 0..C-1).
     is_thing
-        C flags: countable objects, or stuff such as sky. All things without it.
+        C flags: things, or stuff such as sky (default: all things).
     keypoints
-        The keypoints of each category that has some, by name of the category.
+        (category name, keypoints) of the categories with keypoints.
     supercategories
-        C names of groups, or nothing.
+        C names of supercategories, or none.
 
     Examples
     --------
@@ -110,9 +110,9 @@ class Categories(Sequence[str]):
         if not self.is_thing:
             object.__setattr__(self, "is_thing", (True,) * len(self.names))
         for field, values in (("names", self.names), ("ids", self.ids)):
-            twice = sorted(str(value) for value, count in Counter(values).items() if count > 1)
-            if twice:
-                raise ShapeError(f"categories: {field} must differ, but {', '.join(twice)} stands there more than once")
+            duplicates = sorted(str(value) for value, count in Counter(values).items() if count > 1)
+            if duplicates:
+                raise ShapeError(f"categories: {field} must differ, but {', '.join(duplicates)} occurs more than once")
         for field, length in (("ids", len(self.ids)), ("is_thing", len(self.is_thing))):
             if length != len(self.names):
                 raise ShapeError(f"categories: expected {len(self.names)} {field}, one a name, got {length}")
@@ -133,7 +133,7 @@ class Categories(Sequence[str]):
         return iter(self.names)
 
     def index(self, name: str, *bounds: int) -> int:
-        """The label of a name; ShapeError with the names there are if it is none of them."""
+        """Return the label of a name; ShapeError with the known names for another."""
         try:
             return self.names.index(name, *bounds)
         except ValueError:
@@ -141,14 +141,14 @@ class Categories(Sequence[str]):
             raise ShapeError(f"category {name!r} is not one of: {known}{did_you_mean(name, self.names)}") from None
 
     def label_of_id(self, source_id: int) -> int:
-        """The label of an id of the source file."""
+        """Return the label of an id of the source file."""
         return self.ids.index(source_id)
 
     def keypoints_of(self, name: str) -> KeypointNames | None:
-        """The keypoints of a category, or None where it has none."""
+        """Return the keypoints of a category, None where it has none."""
         return dict(self.keypoints).get(name)
 
     @property
     def sigmas(self) -> Float[np.ndarray, "k"] | None:
-        """Tolerances of the first category with keypoints (data sets have one such category, or one scheme for all)."""
+        """(K,) sigmas of the first category with keypoints (data sets have one such category, or one scheme for all)."""
         return np.array(self.keypoints[0][1].sigmas) if self.keypoints else None

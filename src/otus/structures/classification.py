@@ -1,4 +1,4 @@
-"""What a whole image shows."""
+"""Image classification results."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from otus.structures.categories import Categories
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """A score for each category: how likely the image shows it.
+    """Scores of the categories for a whole image.
 
     Parameters
     ----------
     scores
         (C,) in [0, 1].
     categories
-        The C that they are of.
+        The C categories.
 
     Examples
     --------
@@ -35,5 +35,5 @@ class Classification:
             raise ShapeError(f"scores: expected shape ({len(self.categories)},), got {np.shape(self.scores)}")
 
     def order(self) -> Int[np.ndarray, "c"]:
-        """The labels, the likeliest first."""
+        """Return the labels by falling score."""
         return np.argsort(-np.asarray(self.scores), kind="stable")

@@ -1,4 +1,4 @@
-"""The one value object for objects of an image: what a data set says of it, and what a system finds in it."""
+"""The objects of one image, labelled or predicted."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -104,17 +104,17 @@ class Instances:
     def _check(name: str, actual: tuple[int, ...], expected: tuple[int | None, ...]) -> None:
         fits = len(actual) == len(expected) and all(e is None or a == e for a, e in zip(actual, expected, strict=True))
         if not fits:
-            wanted = ", ".join("K" if size is None else str(size) for size in expected)
-            raise ShapeError(f"{name}: expected shape ({wanted}), got {actual}")
+            shape = ", ".join("K" if size is None else str(size) for size in expected)
+            raise ShapeError(f"{name}: expected shape ({shape}), got {actual}")
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int], categories: Categories | None = None, **columns: Any) -> "Instances":
-        """No objects in an image of that size; ``columns`` are further fields of no rows."""
+        """Return no objects of an image of ``size_hw``; ``columns`` are further fields of no rows."""
         return cls(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), size_hw, categories, **columns)
 
     @classmethod
     def concatenate(cls, many: Sequence["Instances"]) -> "Instances":
-        """All objects of several values of one image; they must have the same fields and named columns."""
+        """Concatenate objects of one image; all must have the same fields and named columns."""
         first = many[0]
         changes: dict[str, Any] = {
             "columns": {name: np.concatenate([one.columns[name] for one in many]) for name in first.columns}
@@ -144,7 +144,7 @@ class Instances:
         return len(self.boxes_xyxy)
 
     def __getitem__(self, index: Any) -> "Instances":
-        """The chosen objects: a slice, an array of indices, a bool array, or one integer (still an Instances)."""
+        """Return the chosen objects: a slice, an array of indices, a bool array, or one integer (still an Instances)."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
         chosen = np.arange(len(self))[index]
@@ -156,7 +156,7 @@ class Instances:
         return replace(self, **changes)
 
     def resized(self, size_hw: tuple[int, int]) -> "Instances":
-        """The objects of the same image at another size; its sides' ratios are float32, as torchvision divides.
+        """Return the objects of the image resized to ``size_hw``; the ratios are float32, as in torchvision.
 
         Where the two ratios differ, oriented boxes become the nearest rectangles. Cuboids, which are in the world, stay.
         """
@@ -186,9 +186,9 @@ class Instances:
         return (self[i] for i in range(len(self)))
 
     def column(self, name: str, default: Any) -> np.ndarray:
-        """A named column, or one filled with ``default`` where there is none."""
+        """Return a named column, or one filled with ``default`` where there is none."""
         return np.asarray(self.columns[name]) if name in self.columns else np.full(len(self), default)
 
     def with_columns(self, **columns: np.ndarray) -> "Instances":
-        """The same objects with further (or replaced) named columns."""
+        """Return the same objects with further or replaced named columns."""
         return replace(self, columns={**self.columns, **columns})

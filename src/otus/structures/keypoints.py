@@ -14,7 +14,7 @@ def pairwise_oks(
     truth_boxes_xyxy: Float[np.ndarray, "m 4"],
     sigmas: Float[np.ndarray, "k"],
 ) -> Float[np.ndarray, "n m"]:
-    """Object keypoint similarity of every prediction with every true object, in [0, 1].
+    """Return the object keypoint similarity of every prediction with every ground truth, in [0, 1].
 
     The mean over the labelled keypoints of exp(-d^2 / (2 area (2 sigma)^2)), cocodataset.org, keypoint evaluation. For an
     object without labelled keypoints d is how far a predicted keypoint lies outside its box doubled about the centre.
@@ -24,7 +24,7 @@ def pairwise_oks(
     truth_areas
         Areas of the objects in square pixels (of the masks, where there are masks).
     sigmas
-        Tolerance of each keypoint.
+        (K,) constant of each keypoint.
     """
     if predicted.shape[1:] != truth.shape[1:] or predicted.shape[1:] != (len(sigmas), 3):
         raise ShapeError(

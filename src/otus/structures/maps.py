@@ -1,4 +1,4 @@
-"""Answers that say something of every pixel: semantic and panoptic maps."""
+"""Semantic and panoptic maps: a value for every pixel."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from otus.errors import ShapeError
 from otus.structures.categories import Categories
 
 IGNORE = 255
-"""The label of pixels that are not to be judged."""
+"""The label of pixels that losses and metrics ignore."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class SemanticMap:
         labels = np.asarray(self.labels)
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
             raise ShapeError(f"semantic map: expected integers (H, W), got {labels.dtype} {labels.shape}")
-        strange = np.unique(labels[(labels != IGNORE) & ((labels < 0) | (labels >= len(self.categories)))])
-        if len(strange):
+        invalid = np.unique(labels[(labels != IGNORE) & ((labels < 0) | (labels >= len(self.categories)))])
+        if len(invalid):
             raise ShapeError(
-                f"semantic map: labels {strange[:5].tolist()} are neither one of {len(self.categories)} categories "
+                f"semantic map: labels {invalid[:5].tolist()} are neither one of {len(self.categories)} categories "
                 f"nor {IGNORE} (ignore)"
             )
         object.__setattr__(self, "labels", labels)
@@ -45,7 +45,7 @@ class SemanticMap:
         return self.labels.shape[0], self.labels.shape[1]
 
     def mask_of(self, category: str) -> Bool[np.ndarray, "h w"]:
-        """Where one category is."""
+        """Return the mask of one category."""
         return self.labels == self.categories.index(category)
 
 
@@ -103,11 +103,11 @@ class PanopticMap:
         return self.ids.shape[0], self.ids.shape[1]
 
     def mask_of(self, segment_id: int) -> Bool[np.ndarray, "h w"]:
-        """Where one segment is."""
+        """Return the mask of one segment."""
         return self.ids == segment_id
 
     def semantic(self) -> SemanticMap:
-        """The category of every pixel, forgetting which object it belongs to."""
+        """Return the semantic map, without instances."""
         if len(self.categories) > IGNORE:
             raise ShapeError(f"semantic map: {len(self.categories)} categories do not fit below {IGNORE}")
         labels = np.full(self.ids.shape, IGNORE, dtype=np.int64)

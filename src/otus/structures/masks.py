@@ -1,11 +1,11 @@
-"""Masks of the objects of one image, in one of three forms, and how they compare.
+"""Masks of the objects of one image, in one of three forms, with their IoU and boundary IoU.
 
 Shape shorthand: N objects, H x W the image, h x w a small mask.
 
 - dense: bool (N, H, W);
-- RLE: COCO's run lengths, compressed, what masks are at rest;
+- RLE: COCO's compressed run lengths, the form that is kept and written;
 - low resolution: probabilities (N, h, w) with the boxes that they fill, as Mask R-CNN predicts them; they are pasted into
-  the image only when asked, so memory does not grow with images times objects.
+  the image when asked, one at a time for RLE, so memory does not grow with image size times objects.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class Masks:
 
     @classmethod
     def from_dense(cls, masks: np.ndarray) -> "Masks":
-        """From a (N, H, W) array; anything but 0 is the object."""
+        """Make masks of an (N, H, W) array; nonzero is the object."""
         masks = np.asarray(masks)
         if masks.ndim != 3:
             raise ShapeError(f"masks: expected shape (N, H, W), got {masks.shape}")
@@ -55,7 +55,7 @@ class Masks:
 
     @classmethod
     def from_rle(cls, counts: Sequence[bytes | str | Sequence[int]], size_hw: tuple[int, int]) -> "Masks":
-        """From N COCO run lengths, column by column from the top left: compressed (bytes or str) or lists of numbers."""
+        """Make masks of N COCO run lengths, column by column from the top left: compressed (bytes or str) or lists of numbers."""
         height, width = size_hw
         compressed: list[bytes] = []
         for index, one in enumerate(counts):
@@ -75,7 +75,7 @@ class Masks:
 
     @classmethod
     def from_polygons(cls, polygons: Sequence[Sequence[np.ndarray]], size_hw: tuple[int, int]) -> "Masks":
-        """From N objects, each the union of one or more rings (P, 2) of x, y in pixels; rasterised as COCO does."""
+        """Make masks of N objects, each the union of one or more rings (P, 2) of x, y in pixels; rasterised as COCO does."""
         height, width = size_hw
         counts = []
         for rings in polygons:
@@ -95,7 +95,7 @@ class Masks:
         *,
         threshold: float = 0.5,
     ) -> "Masks":
-        """From small maps of probabilities that fill boxes of the image; the object is where it is >= threshold."""
+        """Make masks of small probability maps that fill boxes of the image; a pixel is set where it is >= threshold."""
         probabilities, boxes = np.asarray(probabilities), as_boxes(boxes_xyxy)
         if probabilities.ndim != 3 or len(probabilities) != len(boxes):
             raise ShapeError(
@@ -105,7 +105,7 @@ class Masks:
 
     @classmethod
     def empty(cls, size_hw: tuple[int, int]) -> "Masks":
-        """No masks of an image of that size."""
+        """Return no masks of an image of ``size_hw``."""
         return cls(size_hw=size_hw, _counts=())
 
     @property
@@ -135,12 +135,12 @@ class Masks:
         )
 
     def __iter__(self) -> Iterator[Bool[np.ndarray, "h w"]]:
-        """One dense mask after another, never all at once."""
+        """Yield one dense mask after another, never all at once."""
         for i in range(len(self)):
             yield self[i].dense()[0]
 
     def dense(self) -> Bool[np.ndarray, "n h w"]:
-        """All masks as bool (N, H, W)."""
+        """Return all masks as bool (N, H, W)."""
         if self._dense is not None:
             return self._dense
         height, width = self.size_hw
@@ -154,13 +154,13 @@ class Masks:
         return dense
 
     def probabilities(self) -> Float[np.ndarray, "n h w"]:
-        """The pasted probabilities, float32 (N, H, W), 0 outside the boxes; only of the low-resolution form."""
+        """Return the pasted probabilities, float32 (N, H, W), 0 outside the boxes; only of the low-resolution form."""
         if self._probabilities is None or self._boxes_xyxy is None:
             raise ShapeError(f"masks: the {self.form} form has no probabilities")
         return paste(self._probabilities, self._boxes_xyxy, self.size_hw)
 
     def rle(self) -> list[dict[str, object]]:
-        """N dicts ``{"size": [H, W], "counts": bytes}`` as pycocotools has them."""
+        """Return N dicts ``{"size": [H, W], "counts": bytes}`` as pycocotools has them."""
         size = [int(self.size_hw[0]), int(self.size_hw[1])]
         if self._counts is not None:
             return [{"size": size, "counts": counts} for counts in self._counts]
@@ -171,12 +171,12 @@ class Masks:
         return [rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
 
     def to_rle(self) -> "Masks":
-        """The same masks at rest."""
+        """Return the same masks as RLE."""
         return self if self._counts is not None else Masks.from_rle([r["counts"] for r in self.rle()], self.size_hw)  # type: ignore[misc]
 
     @classmethod
     def concatenate(cls, many: Sequence["Masks"], size_hw: tuple[int, int]) -> "Masks":
-        """All masks of several, of one image; at rest, unless all are small maps of one shape."""
+        """Concatenate masks of one image; as RLE, unless all are low-resolution maps of one shape."""
         shapes = {None if m._probabilities is None else (m._probabilities.shape[1:], m.threshold) for m in many}
         if len(shapes) == 1 and None not in shapes:
             return cls.from_probabilities(
@@ -188,7 +188,7 @@ class Masks:
         return cls(size_hw=size_hw, _counts=tuple(counts for m in many for counts in m.to_rle()._counts or ()))
 
     def moved(self, *, top: int, left: int, size_hw: tuple[int, int]) -> "Masks":
-        """The masks of a part of an image, as masks of the whole image of ``size_hw``."""
+        """Return masks of a crop at (``top``, ``left``) as masks of the whole image of ``size_hw``."""
         if self._probabilities is not None and self._boxes_xyxy is not None:
             shift = np.array([left, top, left, top], dtype=self._boxes_xyxy.dtype)
             return Masks.from_probabilities(
@@ -197,9 +197,9 @@ class Masks:
         return Masks.from_rle([_encode_part(mask, top, left, size_hw) for mask in self], size_hw)
 
     def resized(self, size_hw: tuple[int, int]) -> "Masks":
-        """The masks of the same image at another size.
+        """Return the masks of the image resized to ``size_hw``.
 
-        Low-resolution ones keep their maps, only their boxes move; others become dense, each pixel the nearest's.
+        Of low-resolution masks only the boxes are scaled; others become dense, by nearest-neighbour interpolation.
         """
         (height, width), (new_height, new_width) = self.size_hw, size_hw
         if self._probabilities is not None and self._boxes_xyxy is not None:
@@ -219,14 +219,14 @@ class Masks:
         return Masks.from_dense(resized)
 
     def area(self) -> Float[np.ndarray, "n"]:
-        """Pixels of each mask."""
+        """Return the area of each mask in pixels."""
         if self._dense is not None:
             return self._dense.sum(axis=(1, 2)).astype(np.float64)
         # Not the codec's own sum: with numpy 2 it fails for more than 255 masks.
         return np.array([run_lengths(one["counts"])[1::2].sum() for one in self.rle()], dtype=np.float64)  # type: ignore[arg-type]
 
     def boxes_xyxy(self) -> Float[np.ndarray, "n 4"]:
-        """The tight box of each mask; (0, 0, 0, 0) for an empty one."""
+        """Return the tight box of each mask; (0, 0, 0, 0) for an empty one."""
         if len(self) == 0:
             return np.zeros((0, 4))
         boxes = np.asarray(rle_codec.toBbox(self.rle()), dtype=np.float64).reshape(-1, 4)
@@ -234,7 +234,7 @@ class Masks:
         return np.where(self.area()[:, None] > 0, boxes, 0.0)
 
     def iou(self, other: "Masks", *, crowd: Bool[np.ndarray, "m"] | None = None) -> Float[np.ndarray, "n m"]:
-        """IoU of every mask with every one of ``other``; against a crowd of ``other`` the union is this mask alone."""
+        """Return the IoU of every mask with every one of ``other``; with a crowd intersection / area of this mask."""
         if self.size_hw != other.size_hw:
             raise ShapeError(f"masks: sizes differ, {self.size_hw} and {other.size_hw}")
         if len(self) == 0 or len(other) == 0:
@@ -243,10 +243,10 @@ class Masks:
         return np.asarray(rle_codec.iou(self.rle(), other.rle(), flags), dtype=np.float64)
 
     def boundary(self, *, dilation_ratio: float = 0.02) -> "Masks":
-        """The bands of pixels within a distance of each mask's own contour.
+        """Return the boundary region of each mask: its pixels within a distance of its contour.
 
         Cheng et al., Boundary IoU, CVPR 2021: the distance is ``dilation_ratio`` of the image's diagonal, at least one
-        pixel; the image's border counts as contour. What comes back is at rest.
+        pixel; the image's border counts as contour. Returns RLE.
         """
         height, width = self.size_hw
         distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
@@ -258,7 +258,7 @@ class Masks:
         return Masks(self.size_hw, _counts=tuple(counts))
 
     def boundary_iou(self, other: "Masks", *, dilation_ratio: float = 0.02) -> Float[np.ndarray, "n m"]:
-        """IoU of the bands along the contours, which does not forgive large objects a coarse outline."""
+        """Return the IoU of the boundary regions, which punishes coarse contours of large objects too."""
         return self.boundary(dilation_ratio=dilation_ratio).iou(other.boundary(dilation_ratio=dilation_ratio))
 
 
@@ -289,7 +289,7 @@ def _check_length(rings: Sequence[np.ndarray]) -> None:
 def paste(
     probabilities: Float[np.ndarray, "n h w"], boxes_xyxy: Float[np.ndarray, "n 4"], size_hw: tuple[int, int]
 ) -> Float[np.ndarray, "n H W"]:
-    """Small maps bilinearly enlarged into their boxes: float32 (N, H, W), 0 outside.
+    """Resize small maps bilinearly into their boxes: float32 (N, H, W), 0 outside.
 
     As torchvision and Detectron do it: one ring of zeros around each map and its box enlarged to match, corners cut
     down to whole pixels, the last pixel included.

@@ -1,4 +1,4 @@
-"""Objects of many images at once: what a data set holds, and what predictions for it hold.
+"""Objects of many images: the labels of a data set, or predictions for it.
 
 Shape shorthand: N objects, K keypoints. :class:`~otus.structures.instances.Instances` is one image's worth of this.
 """
@@ -25,14 +25,14 @@ class Objects:
     labels, boxes_xyxy
         (N,), (N, 4).
     ids
-        (N,) what the source calls each annotation.
+        (N,) annotation ids of the source.
     areas
-        (N,) square pixels: as the source says, else the mask's or the box's.
+        (N,) square pixels: the source's, else of the mask or the box.
     is_crowd
-        (N,) regions of many objects that are not told apart. With the column ``ignored`` they are regions in which nothing
-        of any category is judged or learnt (:mod:`otus.metrics.detection.ignore_regions`).
+        (N,) regions of many objects that are not told apart. With the column ``ignored`` they are ignore regions, for
+        metrics and training, of all categories (:mod:`otus.metrics.detection.ignore_regions`).
     segmentations
-        Outlines.
+        Polygons or RLE.
     scores
         (N,) of predictions.
     keypoints
@@ -42,7 +42,7 @@ class Objects:
     cuboids
         (N, 7); NaN where an object has none.
     amodal_boxes_xyxy, amodal_segmentations
-        The whole object as if nothing hid it.
+        Of the whole object, hidden parts included.
     columns
         Further columns: ``difficult``, ``truncated``, ``occluded``, ``predicted_iou`` …
     """
@@ -86,9 +86,9 @@ class Objects:
         is_crowd: Sequence[bool] | np.ndarray | None = None,
         **others: Any,
     ) -> "Objects":
-        """Columns in any order of images; ids are 1..N, areas the boxes', and no crowds where they are not given."""
-        place = np.asarray(image_index, dtype=np.int64).reshape(-1)
-        count = len(place)
+        """Make objects of columns in any order of images (defaults: ids 1..N, areas of the boxes, no crowds)."""
+        image_index = np.asarray(image_index, dtype=np.int64).reshape(-1)
+        count = len(image_index)
         boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
         size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
         objects = cls(
@@ -100,14 +100,14 @@ class Objects:
             is_crowd=np.zeros(count, dtype=bool) if is_crowd is None else np.asarray(is_crowd, dtype=bool).reshape(-1),
             **others,
         )
-        if (np.diff(place) >= 0).all():
-            return replace(objects, image_index=place)
-        order = np.argsort(place, kind="stable")
-        return replace(objects.take(order), image_index=place[order])
+        if (np.diff(image_index) >= 0).all():
+            return replace(objects, image_index=image_index)
+        order = np.argsort(image_index, kind="stable")
+        return replace(objects.take(order), image_index=image_index[order])
 
     @classmethod
     def empty(cls) -> "Objects":
-        """No objects."""
+        """Return no objects."""
         return cls.build(image_index=[], labels=[], boxes_xyxy=[])
 
     def __len__(self) -> int:
@@ -115,20 +115,20 @@ class Objects:
 
     @property
     def has_mask(self) -> Bool[np.ndarray, "n"]:
-        """(N,) which objects, crowds apart, have an outline."""
+        """(N,) which objects have a segmentation and are no crowds."""
         if self.segmentations is None:
             return np.zeros(len(self), dtype=bool)
         return (self.segmentations.kinds != Outline.NONE) & ~self.is_crowd
 
     @property
     def has_keypoints(self) -> Bool[np.ndarray, "n"]:
-        """(N,) which objects, crowds apart, have a labelled keypoint."""
+        """(N,) which objects have a labelled keypoint and are no crowds."""
         if self.keypoints is None:
             return np.zeros(len(self), dtype=bool)
         return (self.keypoints[..., 2] > 0).any(axis=1) & ~self.is_crowd
 
     def take(self, index: Any) -> "Objects":
-        """Some objects, by an index array that keeps the order of images or by a bool array."""
+        """Return some objects, by an index array that keeps the order of images or by a bool array."""
         chosen = np.arange(len(self))[index]
         changes: dict[str, Any] = {"columns": {name: column[chosen] for name, column in self.columns.items()}}
         for one in fields(self):

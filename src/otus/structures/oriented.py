@@ -14,7 +14,7 @@ from otus.structures.boxes import as_boxes
 
 
 def corners(boxes_xywhr: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, "n 4 2"]:
-    """The four corners, starting at the one that is top left before turning, clockwise on a screen."""
+    """Return the four corners (N, 4, 2), from the one that is top left at angle 0, clockwise on a screen."""
     cx, cy, width, height, angle = np.asarray(boxes_xywhr, dtype=np.float64).reshape(-1, 5).T
     along = np.stack([np.cos(angle), np.sin(angle)], axis=1) * width[:, None] / 2
     across = np.stack([-np.sin(angle), np.cos(angle)], axis=1) * height[:, None] / 2
@@ -25,7 +25,7 @@ def corners(boxes_xywhr: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, "n 4 2"]
 
 
 def from_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n 5"]:
-    """Oriented boxes from four corners in order, exact for rectangles.
+    """Make oriented boxes of four corners in order, exact for rectangles.
 
     For other quadrilaterals (hand-drawn ones are never quite right-angled): the centre of the corners, the mean length
     of opposite sides, and the mean direction of the two sides that are the width. The first side is the width.
@@ -43,12 +43,12 @@ def from_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n 5"]
 
 
 def areas_of_corners(points: Float[np.ndarray, "n 4 2"]) -> Float[np.ndarray, "n"]:
-    """Areas of quadrilaterals: half the cross product of the diagonals."""
+    """Return areas of quadrilaterals: half the cross product of the diagonals."""
     return np.abs(_cross(points[:, 2] - points[:, 0], points[:, 3] - points[:, 1])) / 2
 
 
 def enclosing_boxes(boxes_xywhr: Float[np.ndarray, "n 5"]) -> Float[np.ndarray, "n 4"]:
-    """The axis-aligned ``xyxy`` boxes around oriented ones."""
+    """Return the enclosing axis-aligned ``xyxy`` boxes."""
     points = corners(boxes_xywhr)
     return as_boxes(np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1))
 
@@ -98,7 +98,7 @@ def _rectangle_intersection(a: Float[np.ndarray, "p 5"], b: Float[np.ndarray, "p
 def oriented_intersections(
     a_xywhr: Float[np.ndarray, "p 5"], b_xywhr: Float[np.ndarray, "p 5"]
 ) -> Float[np.ndarray, "p"]:
-    """Areas that oriented boxes share, pair by pair; a box without area shares none."""
+    """Return intersection areas of oriented boxes, pair by pair; 0 for a box without area."""
     a, b = np.asarray(a_xywhr, dtype=np.float64), np.asarray(b_xywhr, dtype=np.float64)
     result = np.zeros(len(a))
     around_a, around_b = enclosing_boxes(a), enclosing_boxes(b)
@@ -113,7 +113,7 @@ def oriented_intersections(
 
 
 def cuboid_intersections(a: Float[np.ndarray, "p 7"], b: Float[np.ndarray, "p 7"]) -> Float[np.ndarray, "p"]:
-    """Volumes that cuboids with yaw share, pair by pair: the footprints' intersection times the overlap in height."""
+    """Return intersection volumes of cuboids with yaw, pair by pair: of the footprints, times the overlap in height."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     top = np.minimum(a[:, 2] + a[:, 5] / 2, b[:, 2] + b[:, 5] / 2)
     bottom = np.maximum(a[:, 2] - a[:, 5] / 2, b[:, 2] - b[:, 5] / 2)
@@ -121,7 +121,7 @@ def cuboid_intersections(a: Float[np.ndarray, "p 7"], b: Float[np.ndarray, "p 7"
 
 
 def footprints(cuboids: Float[np.ndarray, "n 7"]) -> Float[np.ndarray, "n 5"]:
-    """Cuboids seen from above, as oriented boxes."""
+    """Return the bird's-eye footprints of cuboids as oriented boxes."""
     return np.asarray(cuboids, dtype=np.float64)[:, [0, 1, 3, 4, 6]]
 
 
@@ -140,7 +140,7 @@ def _over_union(intersection: np.ndarray, sizes_a: np.ndarray, sizes_b: np.ndarr
 def pairwise_oriented_iou(
     a_xywhr: Float[np.ndarray, "n 5"], b_xywhr: Float[np.ndarray, "m 5"]
 ) -> Float[np.ndarray, "n m"]:
-    """Exact IoU of every oriented box of ``a`` with every one of ``b``, in [0, 1].
+    """Return the exact IoU of every oriented box of ``a`` with every one of ``b``, in [0, 1].
 
     >>> square, diamond = [[0, 0, 2, 2, 0.0]], [[0, 0, 2, 2, np.pi / 4]]
     >>> pairwise_oriented_iou(np.array(square), np.array(diamond)).round(4).tolist()
@@ -155,7 +155,7 @@ def pairwise_oriented_iou(
 
 
 def pairwise_cuboid_iou(a: Float[np.ndarray, "n 7"], b: Float[np.ndarray, "m 7"]) -> Float[np.ndarray, "n m"]:
-    """Exact volume IoU of cuboids with yaw: the footprints' intersection times the overlap in height."""
+    """Return the exact volume IoU of cuboids with yaw: the footprints' intersection times the overlap in height."""
     a = np.asarray(a, dtype=np.float64).reshape(-1, 7)
     b = np.asarray(b, dtype=np.float64).reshape(-1, 7)
     overlap = np.zeros((len(a), len(b)))

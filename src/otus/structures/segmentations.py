@@ -1,4 +1,4 @@
-"""The outlines of many objects of many images, as their files have them: polygons, run lengths, or none.
+"""Segmentations of many objects of many images, as files store them: polygons, RLE, or none.
 
 Ragged columns rather than lists of objects, so that a data set of a million objects is a handful of arrays. Shape
 shorthand: N objects, R rings (a ring is one closed polygon), P points, B bytes.
@@ -16,7 +16,7 @@ from otus.structures.masks import Masks
 
 
 class Outline(IntEnum):
-    """How an object's outline is said."""
+    """How an object's segmentation is stored."""
 
     NONE = 0
     POLYGONS = 1
@@ -25,7 +25,7 @@ class Outline(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Segmentations:
-    """Outlines of N objects.
+    """Segmentations of N objects.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Segmentations:
 
     @classmethod
     def build(cls, outlines: Iterable[bytes | Sequence[np.ndarray] | None]) -> "Segmentations":
-        """From one value an object: compressed run lengths (bytes), a list of rings (P, 2), or None."""
+        """Make segmentations of one value per object: compressed run lengths (bytes), a list of rings (P, 2), or None."""
         kinds: list[int] = []
         rings, points, counts = [0], [0], [0]
         arrays: list[np.ndarray] = []
@@ -91,26 +91,26 @@ class Segmentations:
         return len(self.kinds)
 
     def polygons(self, index: int) -> list[Float[np.ndarray, "p 2"]]:
-        """The rings of one object, none where it has no polygons."""
+        """Return the rings of one object, none where it has no polygons."""
         first, last = self.rings[index], self.rings[index + 1]
         return [self.points_xy[self.points[r] : self.points[r + 1]] for r in range(first, last)]
 
     def rle(self, index: int) -> bytes | None:
-        """The compressed run lengths of one object, None where it has none."""
+        """Return the compressed run lengths of one object, None where it has none."""
         if self.kinds[index] != Outline.RLE:
             return None
         return self.counts_bytes[self.counts[index] : self.counts[index + 1]].tobytes()
 
     def outline(self, index: int) -> bytes | list[np.ndarray] | None:
-        """What :meth:`build` took for one object."""
+        """Return one object's segmentation in the form that :meth:`build` takes."""
         if self.kinds[index] == Outline.POLYGONS:
             return self.polygons(index)
         return self.rle(index)
 
     def masks(self, indices: Iterable[int], size_hw: tuple[int, int]) -> Masks | None:
-        """The masks of some objects of one image, at rest; an object without outline has an empty mask.
+        """Return the masks of some objects of one image as RLE; an object without segmentation has an empty mask.
 
-        None where not one of the objects has an outline.
+        None where no object has a segmentation.
         """
         chosen = [int(i) for i in indices]
         if not chosen or not self.kinds[chosen].any():
@@ -128,7 +128,7 @@ class Segmentations:
         return Masks.from_rle(counts, size_hw)
 
     def take(self, indices: Iterable[int] | np.ndarray) -> "Segmentations":
-        """The outlines of some objects, in that order."""
+        """Return the segmentations of some objects, in that order."""
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         ring_counts = np.diff(self.rings)[chosen]
         rings = gather(np.arange(len(self.points) - 1), self.rings[chosen], ring_counts)
@@ -145,17 +145,17 @@ class Segmentations:
 
 
 def offsets_of(lengths: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n_plus_1"]:
-    """Where stretches of these lengths begin when they lie one after another, and where the last one ends."""
+    """Return the (N + 1,) offsets of N concatenated slices of these lengths."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def gather(
     values: np.ndarray, starts: Int[np.ndarray, "n"], lengths: Int[np.ndarray, "n"], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """The stretches ``values[starts[i] : starts[i] + lengths[i]]`` one after another, into ``out`` if it is given."""
+    """Concatenate the slices ``values[starts[i] : starts[i] + lengths[i]]``, into ``out`` if given."""
     ends = offsets_of(lengths)
     gathered = np.empty((int(ends[-1]), *values.shape[1:]), dtype=values.dtype) if out is None else out
-    step = 4096  # bounds the memory of the row numbers
+    step = 4096  # bounds the memory of the row indices
     for first in range(0, len(starts), step):
         here = slice(first, first + step)
         low, high = ends[first], ends[min(first + step, len(starts))]

@@ -45,7 +45,7 @@ def draw(
     Parameters
     ----------
     labels
-        Whether to write them.
+        Whether to write category and score.
     opacity
         Of masks, in [0, 1].
     colours
@@ -79,7 +79,7 @@ def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = N
 def object_legend(
     results: Sequence[Instances], *, counts: bool = True, colours: Colours | None = None
 ) -> list[tuple[str, UInt8[np.ndarray, "3"]]]:
-    """For :func:`~otus.visualization.lettering.legend`: the categories of all objects, the most frequent first, with their colours
+    """Return entries for :func:`~otus.visualization.lettering.legend`: the categories of all objects, the most frequent first, with their colours
     and how many there are."""
     numbers = Counter(name for result in results for name in _names(result))
     shades: dict[str, UInt8[np.ndarray, "3"]] = {}
@@ -94,7 +94,7 @@ def object_legend(
 def _draw(
     image: ImageArray, result: Instances, *, labels: bool, opacity: float, colours: Colours | None
 ) -> tuple[ImageArray, bool]:
-    """The image, and whether each object has its category and score beside it."""
+    """Return the image, and whether each object has its category and score beside it."""
     _check(image, result.size_hw)
     order = np.argsort(-_areas(result), kind="stable")  # small objects on top of large ones
     result = result[order]
@@ -157,7 +157,7 @@ def draw_semantic(
     names: bool = True,
     colours: Colours | None = None,
 ) -> Page:
-    """The category of every pixel over the image, with a legend below unless ``names`` is False.
+    """Draw the category of every pixel over the image, with a legend below unless ``names`` is False.
 
     The result is higher than the image by the legend. Pixels to be ignored stay as they are.
     ``colours`` as of :func:`draw`.
@@ -182,7 +182,7 @@ def draw_panoptic(
     names: bool = True,
     colours: Colours | None = None,
 ) -> Page:
-    """The segments over the image: colours by category, objects of one category in lighter and darker shades of it.
+    """Draw panoptic segments over the image: colours by category, objects of one category in shades of it.
 
     The legend below counts the objects of each category; it is left out where ``names`` is False. ``colours`` as of
     :func:`draw`.

@@ -1,4 +1,4 @@
-"""Words on images: a font, tags that keep out of one another's way, and legends."""
+"""Text on images: a font, tags that do not overlap, and legends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ def font(size: float, *, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def text_size(size_hw: tuple[int, int]) -> float:
-    """How large letters are in an image of that size, in pixels."""
+    """Return the letter size for an image of ``size_hw``, in pixels."""
     return float(np.clip(0.023 * np.sqrt(size_hw[0] * size_hw[1]), 10, 60))
 
 
 def line_width(size_hw: tuple[int, int], boxes_xyxy: Float[np.ndarray, "n 4"] | None = None) -> float:
-    """How wide lines are in an image of that size, in pixels; finer around boxes most of which are small."""
+    """Return the line width for an image of ``size_hw``, in pixels; finer where most boxes are small."""
     width = max(1.25, 0.0036 * float(np.sqrt(size_hw[0] * size_hw[1])))
     if boxes_xyxy is None or not len(boxes_xyxy):
         return width
@@ -41,13 +41,13 @@ def line_width(size_hw: tuple[int, int], boxes_xyxy: Float[np.ndarray, "n 4"] | 
 
 
 def printable(text: str) -> str:
-    """The text on one line, with a sign for each character that no font can draw."""
+    """Return the text on one line, with a sign for each character that no font can draw."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A few words on a ground of the object's colour: where they stand, and how high their letters are."""
+    """A short text on the object's colour: its rectangle (x1, y1, x2, y2) and letter size in pixels."""
 
     text: str
     place: Rectangle
@@ -174,7 +174,7 @@ def _overlaps(rectangles: Float[np.ndarray, "p 4"], others: Float[np.ndarray, "n
 
 
 def elided(text: str, letters: float, width: float, *, bold: bool = False) -> str:
-    """The text, with … in the place of its middle where it is wider than ``width``."""
+    """Return the text, with … in place of its middle where it is wider than ``width``."""
     measure = font(letters, bold=bold).getlength
     text = printable(text)
     if measure(text) <= width:
@@ -188,7 +188,7 @@ def _without_middle(text: str, kept: int) -> str:
 
 
 def legend(entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width: int, letters: float) -> np.ndarray:
-    """A white strip of that width, uint8 (h, width, 3), with a swatch and a name for each entry, as many a row as fit."""
+    """Draw a white strip of that width, uint8 (h, width, 3), with a swatch and a name for each entry, as many a row as fit."""
     step, gap = round(1.7 * letters), round(0.5 * letters)
     entries = [(elided(name, letters, width - letters - 3 * gap), colour) for name, colour in entries]
     measure = font(letters).getlength

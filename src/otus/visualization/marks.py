@@ -1,4 +1,4 @@
-"""Parts of images with named boxes on them, for pages that talk about single detections and objects."""
+"""Image crops with named boxes, for pages about single detections and objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ TRUTH, RIGHT, WRONG, UNCOUNTED = (86, 180, 233), (0, 158, 115), (213, 94, 0), (1
 
 @dataclass(frozen=True)
 class Mark:
-    """A box, xyxy, with a few words, or none, in a colour."""
+    """A box, with a short text or none, in a colour (RGB)."""
 
     text: str
     box_xyxy: Sequence[float] | Float[np.ndarray, "4"]
@@ -27,8 +27,7 @@ class Mark:
 
 
 def image_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """An image and its name for a caption; grey ground where it cannot be read, and the name says so: figures need no
-    images, so a page can be made without them."""
+    """Return an image and its name for a caption; a grey placeholder where it cannot be read, and the name says so."""
     name = dataset.images.files[index]
     try:
         return dataset.image(index), name
@@ -37,7 +36,7 @@ def image_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h 
 
 
 def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the image with the marks; those without words are below."""
+    """Draw marks on a copy of the image; those without text first, so that they are below."""
     for labels in (False, True):
         image = _drawn(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
     return image
@@ -64,7 +63,7 @@ def _drawn(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: 
 def part_with_marks(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The part of the image around the marks, ``side`` pixels wide or high, so that letters have one size; square where
+    """Crop the image around the marks, and draw them, ``side`` pixels wide or high, so that letters have one size; square where
     the image is large enough."""
     boxes = as_boxes([mark.box_xyxy for mark in marks])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)

@@ -21,7 +21,7 @@ _FIRST = (0, 114, 178)  # the blue of Okabe and Ito's palette
 
 @lru_cache(maxsize=8)
 def category_colours(count: int) -> UInt8[np.ndarray, "c 3"]:
-    """Colours of labels 0 to ``count`` - 1, RGB. A longer list begins with the shorter one.
+    """Return the RGB colours of labels 0 to ``count`` - 1. A longer list begins with the shorter one.
 
     Each colour is the one, of all strong ones, that differs most from those before it, to the eye that tells them apart
     worst: the usual one, one without red and one without green cones (distance in CIELAB).
@@ -40,7 +40,7 @@ def category_colours(count: int) -> UInt8[np.ndarray, "c 3"]:
 
 
 def colours_apart(labels: Sequence[int], count: int) -> dict[int, UInt8[np.ndarray, "3"]]:
-    """The colours of the labels that one image shows, out of ``count``.
+    """Return the colours of the labels that occur in one image, out of ``count``.
 
     As :func:`category_colours`, but where two would hardly differ, as happens among a hundred categories, the later label
     gets that colour of the palette which is furthest from the others: such an image needs a legend.
@@ -55,7 +55,7 @@ def colours_apart(labels: Sequence[int], count: int) -> dict[int, UInt8[np.ndarr
 
 
 def contrasting(colour: UInt8[np.ndarray, "3"]) -> tuple[int, int, int]:
-    """Black or white, whichever is easier to read on a ground of this colour (WCAG 2.1, relative luminance)."""
+    """Return black or white, whichever is more readable on this colour (WCAG 2.1, relative luminance)."""
     luminance = float(_linear(np.asarray(colour)) @ _XYZ[1])
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 1.05 * 0.05 else (255, 255, 255)
 

@@ -26,7 +26,7 @@ class Panel:
 
 
 def grid(panels: Sequence[Panel], *, columns: int, width: int = 480) -> UInt8[np.ndarray, "h w 3"]:
-    """The panels in rows of ``columns``, on white; each image becomes ``width`` wide."""
+    """Draw panels in rows of ``columns``, on white; each image is resized to ``width`` pixels."""
     gap, letters = width // 24, width / 30
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     images = [[_fitted(panel.image, width) for panel in row] for row in rows]
@@ -56,7 +56,7 @@ Group = tuple[str, Sequence[UInt8[np.ndarray, "h w 3"]]]
 def mosaic(
     groups: Sequence[Group], entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]] = (), *, width: int = 1440
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Images in rows that they fill from edge to edge, whatever their shapes, on dark ground; a legend below.
+    """Draw images in rows that they fill from edge to edge, whatever their shapes, on dark ground; a legend below.
 
     Parameters
     ----------

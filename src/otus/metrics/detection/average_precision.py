@@ -1,6 +1,6 @@
-"""Average precision, whatever the protocol, over any number of images and shards.
+"""Average precision by any protocol, over any number of images and shards.
 
-Each update judges the detections of some images and keeps a few numbers a detection; figures are made at the end.
+Each update matches the detections of some images and keeps a few numbers per detection; ``compute`` makes the curves.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,13 +22,13 @@ Result = TypeVar("Result", covariant=True)
 
 
 class DetectionProtocol(Protocol[Result]):
-    """The rules of one way of scoring: which detections are true, and which figures come of it."""
+    """The rules of an evaluation: how detections are matched, and which figures are computed."""
 
     @property
     def detection_limit(self) -> int | None:
-        """How many detections of an image and label count at most."""
+        """Maximum number of detections per image and label, None for no limit."""
 
-    def judge(
+    def match(
         self,
         truth: Objects,
         predictions: Objects,
@@ -36,7 +36,7 @@ class DetectionProtocol(Protocol[Result]):
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> MatchResults:
-        """What becomes of the detections of ``ranked``."""
+        """Match the detections of ``ranked``."""
 
     def figures(self, matches: MatchResults, categories: Categories) -> Result:
         """The figures, of outcomes ordered by label, image and rank."""
@@ -51,7 +51,7 @@ class _Shard:
 class AveragePrecision(Generic[Result]):
     """Average precision by a protocol, e.g. :class:`~otus.metrics.detection.coco.CocoProtocol`.
 
-    Memory grows with the detections that count. Shards of a data set, judged anywhere, merge to the same figures.
+    Memory grows with the detections. Shards of a data set, matched in any process, merge to the same figures.
 
     Examples
     --------
@@ -76,14 +76,14 @@ class AveragePrecision(Generic[Result]):
         image_ids: Sequence[int] | Sequence[str] | np.ndarray,
         sizes_hw: Int[np.ndarray, "m 2"] | None = None,
     ) -> Self:
-        """Judge the predictions for M more images.
+        """Add ground truth and predictions of M more images.
 
         Parameters
         ----------
         truth, predictions
             Objects whose ``image_index`` counts from 0 to M - 1.
         image_ids
-            M names or numbers; detections of equal score count in the order of their images' ids.
+            M names or numbers; detections of equal score rank in the order of their images' ids.
         sizes_hw
             (M, 2), needed for masks.
 
@@ -105,14 +105,14 @@ class AveragePrecision(Generic[Result]):
         )
         with ThreadPoolExecutor(WORKERS) as pool:
             parts = pool.map(
-                lambda part: self.protocol.judge(truth, predictions, part, self.categories, sizes_hw),
+                lambda part: self.protocol.match(truth, predictions, part, self.categories, sizes_hw),
                 ranked.split(WORKERS),
             )
             self._add(_Shard(ids, MatchResults.merge(list(parts))))
         return self
 
     def merge(self, other: "AveragePrecision[Result]") -> Self:
-        """Take over what another one has judged, of other images by the same protocol."""
+        """Add the matches of another metric, of other images and the same protocol and categories."""
         if other.protocol != self.protocol or other.categories != self.categories:
             raise UsageError("only figures of one protocol and the same categories can be merged")
         for shard in other._shards:
@@ -128,7 +128,7 @@ class AveragePrecision(Generic[Result]):
         self._shards.append(shard)
 
     def compute(self) -> Result:
-        """The figures of all images so far."""
+        """Compute the figures of all images so far."""
         if not self._shards:
             raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
         ids = np.concatenate([shard.image_ids for shard in self._shards])
@@ -150,13 +150,17 @@ def validate_objects(
     image_count: int,
     report: Callable[[DataError], object] | None = None,
 ) -> Objects:
-    """The objects without records that cannot be: a figure that is not finite, a negative size, an unknown label.
+    """Return the objects without invalid records: numbers that are not finite, negative sizes, unknown labels or images.
 
-    ``side`` is truth or predictions. Each faulty record goes to ``report`` as a DataError that names record and field;
-    without it the first is raised.
+    Parameters
+    ----------
+    side
+        ``truth`` or ``predictions``, for messages.
+    report
+        Called with a DataError for each invalid record (default: the first is raised).
     """
     boxes = objects.boxes_xyxy
-    if _all_sound(objects, label_count=label_count, image_count=image_count):
+    if _all_valid(objects, label_count=label_count, image_count=image_count):
         return objects
     expectations: list[tuple[str, np.ndarray, str]] = [
         ("boxes_xyxy", np.isfinite(boxes).all(axis=1), "finite numbers"),
@@ -169,9 +173,9 @@ def validate_objects(
         expectations.append(("scores", np.isfinite(objects.scores), "a finite number"))
     if objects.keypoints is not None:
         expectations.append(("keypoints", np.isfinite(objects.keypoints).all(axis=(1, 2)), "finite numbers"))
-    sound = np.ones(len(objects), dtype=bool)
+    valid = np.ones(len(objects), dtype=bool)
     for field, as_expected, expected in expectations:
-        for record in np.flatnonzero(sound & ~as_expected).tolist():
+        for record in np.flatnonzero(valid & ~as_expected).tolist():
             fault = DataError(
                 f"expected {expected}, got {np.asarray(getattr(objects, field)[record]).tolist()}",
                 where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
@@ -181,12 +185,12 @@ def validate_objects(
             if report is None:
                 raise fault
             report(fault)
-        sound &= as_expected
-    return objects if sound.all() else objects.take(sound)
+        valid &= as_expected
+    return objects if valid.all() else objects.take(valid)
 
 
-def _all_sound(objects: Objects, *, label_count: int, image_count: int) -> bool:
-    """Whether no record is faulty, by looking at whole columns: where all is well, as it mostly is, that is enough."""
+def _all_valid(objects: Objects, *, label_count: int, image_count: int) -> bool:
+    """Whether all records are valid, by minima and maxima of whole columns: the fast path."""
     if not len(objects):
         return True
     boxes, labels, image = objects.boxes_xyxy, objects.labels, objects.image_index

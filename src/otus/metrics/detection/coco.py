@@ -2,15 +2,15 @@
 
 Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, ``cocoeval.py``; BSD), to the bit:
 
-- of each image and category only the ``max_dets`` detections of highest score count; of equal scores the first;
-- crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: nobody must
-  find them, and a detection that takes one is neither true nor false. A crowd may be taken many times.
+- of each image and category only the ``max_dets`` detections of highest score are kept, the first of ties;
+- crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: they are no
+  positives, and a detection matched to one is ignored. A crowd may be matched many times.
   Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every category;
 - an unmatched detection outside the area range is ignored too. A detection's area is its box's (its mask's where the
   file gives masks without boxes), an object's is what the file says;
 - precision is interpolated and read at 101 recalls, reached or passed; AP is the mean over recalls, IoUs and categories.
 
-Departures: an object with id 0 can be matched (there, the detection that takes it counts as false); AP with
+Departures: an object with id 0 can be matched (there, its detection is a false positive); AP with
 ``max_dets`` other than (1, 10, 100) is a figure (there -1); what is not defined is NaN in figures (there -1).
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
@@ -48,22 +48,22 @@ SMALL, MEDIUM, LARGE = AreaRange("s", 0, 32**2), AreaRange("m", 32**2, 96**2), A
 
 @dataclass(frozen=True)
 class CocoProtocol:
-    """What is compared (boxes, masks or keypoints), and the protocol's numbers, of which each may be set.
+    """COCO's protocol for boxes, masks or keypoints, with all its parameters.
 
     Parameters
     ----------
     kind
         ``bbox``, ``segm`` or ``keypoints``.
     max_dets
-        Limits on the detections of an image and category; (1, 10, 100), for keypoints (20,).
+        Limits on the detections per image and category (default: (1, 10, 100), for keypoints (20,)).
     area_ranges
-        The first is what AP without a suffix is about; all, small, medium, large, for keypoints without small.
+        Ranges of area; AP without a suffix is of the first (default: all, small, medium, large; keypoints: no small).
     iou_thresholds
-        0.50, 0.55 … 0.95.
+        Thresholds that AP is averaged over (default: 0.50, 0.55 … 0.95).
     recall_thresholds
-        0, 0.01 … 1.
+        Recalls at which precision is read (default: 0, 0.01 … 1).
     similarity
-        What is compared in place of the kind's own, e.g. :class:`otus.metrics.detection.oriented.OrientedBoxes`.
+        Similarity in place of the kind's own, e.g. :class:`otus.metrics.detection.oriented.OrientedBoxes`.
     named_ious
         IoU thresholds of which AP is a figure of its own, with its name: AP50, AP75.
     """
@@ -95,10 +95,10 @@ class CocoProtocol:
 
     @property
     def detection_limit(self) -> int:
-        """How many detections of an image and label count at most."""
+        """Maximum number of detections per image and label."""
         return self.max_dets[-1]
 
-    def judge(
+    def match(
         self,
         truth: Objects,
         predictions: Objects,
@@ -106,7 +106,7 @@ class CocoProtocol:
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> MatchResults:
-        """What becomes of the detections of ``ranked``; ``sizes_hw`` is needed for masks."""
+        """Match the detections of ``ranked`` by COCO's rule; ``sizes_hw`` is needed for masks."""
         if self.similarity is not None:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
         chosen, true = ranked.detections, ranked.truths
@@ -164,7 +164,7 @@ class CocoProtocol:
                 )
 
     def figures(self, matches: MatchResults, categories: Categories) -> "CocoResult":
-        """Curves and figures."""
+        """Compute the curves and figures."""
         recalls = np.array(self.recall_thresholds)
         return CocoResult(
             self, categories, interpolated_curves(matches, recall_thresholds=recalls, max_dets=self.max_dets)

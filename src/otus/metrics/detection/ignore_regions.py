@@ -1,7 +1,7 @@
-"""Regions in which nothing is judged, whatever the category: KITTI's DontCare, VisDrone's ignored regions.
+"""Ignore regions, in which detections of any category are ignored: KITTI's DontCare, VisDrone's ignored regions.
 
-Such a region is a crowd (``is_crowd``) with the column ``ignored``, and a crowd of every category: a detection that takes
-no object, and of whose own area at least the IoU threshold's share lies in the region, is neither true nor false. That is
+Such a region is a crowd (``is_crowd``) with the column ``ignored``, and a crowd of every category: an unmatched detection
+is ignored if intersection / its own area reaches the IoU threshold. That is
 the rule of KITTI's development kit (``evaluate_object.cpp``: the overlap over the detection's area exceeds the class's
 own minimal overlap, 0.7 for cars and 0.5 for others) and COCO's of crowds. VisDrone's kit drops, before anything is
 matched, detections and objects of which half lies in the union of the regions; here an object there may be found.
@@ -20,14 +20,14 @@ COLUMN = "ignored"
 
 
 def ignore_regions(objects: Objects) -> Bool[np.ndarray, "n"]:
-    """Which of the objects are regions to be ignored."""
+    """Return (N,) which objects are ignore regions."""
     if COLUMN not in objects.columns:
         return np.zeros(len(objects), dtype=bool)
     return objects.is_crowd & (objects.columns[COLUMN] == 1)
 
 
 def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
-    """The true objects with each region once for every category that is detected in its image, and their old rows.
+    """Repeat each ignore region for every category detected in its image; return (R,) old rows, and the ground truth.
 
     >>> region = {"is_crowd": [True], "columns": {"ignored": np.array([True])}}
     >>> truth = Objects.build(image_index=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
@@ -52,7 +52,7 @@ def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.nda
 
 
 def complete_regions(objects: Objects) -> Objects:
-    """The objects with the box of each region for its outline and corners, where others have some and it has none."""
+    """Fill in the box of each ignore region as its segmentation and corners, where other objects have those."""
     is_region = ignore_regions(objects)
     changes: dict[str, object] = {}
     outlines, corners_xy = objects.segmentations, objects.corners_xy

@@ -1,4 +1,4 @@
-"""Pairs of masks by IoU, from outlines at rest: nothing is ever made dense.
+"""Pairs of masks by IoU, computed on polygons and RLE: no dense masks.
 
 Polygons become pixels as in COCO's mask API, to the pixel; :class:`otus.structures.Masks` by way of pycocotools is the
 readable reference.
@@ -16,8 +16,8 @@ from otus.metrics.detection._rle_kernels import total_pixels
 from otus.metrics.detection.pairs import Pairs, RankedDetections
 from otus.structures import Objects, Outline, Segmentations, boxes
 
-_AT_ONCE = 4096
-"""Detections whose pixels are in memory together."""
+_CHUNK = 4096
+"""Detections whose pixel intervals are in memory together."""
 
 _PROBLEMS = {
     kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
@@ -33,12 +33,12 @@ def mask_pairs(
     sizes_hw: Int[np.ndarray, "m 2"] | None,
     min_similarity: float,
 ) -> Pairs:
-    """Pairs by IoU of masks; against a crowd the union is the detection alone.
+    """Return pairs by IoU of masks; with a crowd the IoU is intersection / area of the detection, as in COCO.
 
     Raises
     ------
     DataError
-        An object without an outline, or run lengths of another size than its image.
+        An object without a segmentation, or run lengths of another size than its image.
     UsageError
         The sizes of the images are missing.
     """
@@ -48,26 +48,26 @@ def mask_pairs(
         if objects.segmentations is None and len(objects):
             raise UsageError(f"masks: {side}: no outlines")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
-    # A detection whose category is not in its image overlaps nothing: its outline is not looked at.
-    looked_at = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
-    true = _Intervals.of(truth, ranked.truths, sizes, "truth")
+    # A detection without a ground truth of its category in the image is in no pair: its mask is not decoded.
+    decoded = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
+    true = _Intervals.from_objects(truth, ranked.truths, sizes, "truth")
     true_boxes_area = boxes.area(true.boxes_xyxy)
     crowd = truth.is_crowd[ranked.truths]
     counts = np.zeros(len(ranked.detections), dtype=np.int64)
     all_truths, all_ious = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
-    for first in range(0, len(looked_at), _AT_ONCE):
-        some = looked_at[first : first + _AT_ONCE]
-        found = _Intervals.of(predictions, ranked.detections[some], sizes, "predictions")
+    for first in range(0, len(decoded), _CHUNK):
+        chunk = decoded[first : first + _CHUNK]
+        found = _Intervals.from_objects(predictions, ranked.detections[chunk], sizes, "predictions")
         offsets, truths, _ = box_kernels.box_pairs(
             found.boxes_xyxy,
             boxes.area(found.boxes_xyxy),
             true.boxes_xyxy,
             true_boxes_area,
             crowd,
-            ranked.spans[some],
+            ranked.spans[chunk],
             np.nextafter(0, 1) if min_similarity > 0 else 0.0,
         )
-        counts[some] = np.diff(offsets)
+        counts[chunk] = np.diff(offsets)
         all_truths.append(truths)
         all_ious.append(
             kernels.interval_ious(
@@ -88,14 +88,14 @@ def mask_ious(
     *,
     sizes_hw: Int[np.ndarray, "m 2"],
 ) -> Float[np.ndarray, "p"]:
-    """The IoU of pairs that are known: detection i is prediction ``found_rows[i]``, true object j ``true_rows[j]``."""
+    """Return the IoU of given pairs: detection i is prediction ``found_rows[i]``, true object j ``true_rows[j]``."""
     sizes = np.asarray(sizes_hw, dtype=np.int64)
-    true = _Intervals.of(truth, true_rows, sizes, "truth")
+    true = _Intervals.from_objects(truth, true_rows, sizes, "truth")
     crowd = truth.is_crowd[true_rows]
     parts = [np.zeros(0)]
-    for first in range(0, len(found_rows), _AT_ONCE):
-        last = min(first + _AT_ONCE, len(found_rows))
-        found = _Intervals.of(predictions, found_rows[first:last], sizes, "predictions")
+    for first in range(0, len(found_rows), _CHUNK):
+        last = min(first + _CHUNK, len(found_rows))
+        found = _Intervals.from_objects(predictions, found_rows[first:last], sizes, "predictions")
         offsets = pairs.offsets[first : last + 1]
         parts.append(
             kernels.interval_ious(
@@ -107,8 +107,8 @@ def mask_ious(
 
 
 def mask_areas(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"], side: str) -> Float[np.ndarray, "n"]:
-    """Pixels of each object's mask; errors as of :func:`mask_pairs`, where ``side`` is truth or predictions."""
-    return _Intervals.of(objects, np.arange(len(objects)), np.asarray(sizes_hw, dtype=np.int64), side).areas
+    """Return the area of each mask in pixels; errors as of :func:`mask_pairs`, where ``side`` is truth or predictions."""
+    return _Intervals.from_objects(objects, np.arange(len(objects)), np.asarray(sizes_hw, dtype=np.int64), side).areas
 
 
 class _Intervals(NamedTuple):
@@ -120,7 +120,7 @@ class _Intervals(NamedTuple):
     areas: Float[np.ndarray, "n"]
 
     @classmethod
-    def of(
+    def from_objects(
         cls, objects: Objects, chosen: Int[np.ndarray, "n"], sizes_hw: Int[np.ndarray, "m 2"], side: str
     ) -> "_Intervals":
         outlines = objects.segmentations or Segmentations.build([])

@@ -1,6 +1,6 @@
-"""Which detections can match which true objects: the pairs of one image and label that are similar enough.
+"""Pairs of a detection and a ground truth of one image and label whose similarity (IoU or OKS) reaches a minimum.
 
-Shape shorthand: D detections, G true objects, P pairs, K keypoints. Only pairs that reach the lowest threshold are kept,
+Shape shorthand: D detections, G ground truths, P pairs, K keypoints. Only pairs that reach the lowest threshold are kept,
 so their number grows with the detections, whatever the number of images, labels and thresholds.
 """
 
@@ -19,14 +19,14 @@ from otus.structures import Objects, boxes
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs by detection: those of detection i are ``offsets[i]`` to ``offsets[i + 1]``, truths in their order.
+    """P pairs by detection: those of detection i are ``offsets[i]`` to ``offsets[i + 1]``, ground truths ascending.
 
     Parameters
     ----------
     offsets
         (D + 1,).
     truths
-        (P,) indices of true objects.
+        (P,) indices into ``RankedDetections.truths``.
     similarities
         (P,) IoU or OKS.
     """
@@ -36,38 +36,38 @@ class Pairs:
     similarities: Float[np.ndarray, "p"]
 
     def rows(self) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "c"]]:
-        """Numbers for the C detections that are in a pair: each one's, -1 for the others; and which they are."""
+        """Number the C candidates, i.e. detections in a pair: (D,) numbers, -1 for others, and (C,) detection indices."""
         candidates = np.flatnonzero(np.diff(self.offsets))
         rows = np.full(len(self.offsets) - 1, -1, dtype=np.int32)
         rows[candidates] = np.arange(len(candidates), dtype=np.int32)
         return rows, candidates
 
     def filter(self, min_similarity: float) -> "Pairs":
-        """Those that are at least so similar."""
+        """Return the pairs of at least this similarity."""
         return self.select(self.similarities >= min_similarity)
 
     def select(self, kept: Bool[np.ndarray, "p"]) -> "Pairs":
-        """Some of the pairs, of the same detections."""
+        """Return the pairs of a (P,) bool mask, of the same D detections."""
         before = np.concatenate([[0], np.cumsum(kept)])
         return Pairs(before[self.offsets], self.truths[kept], self.similarities[kept])
 
 
 @dataclass(frozen=True, eq=False)
 class RankedDetections:
-    """Detections and true objects side by side, both by label and image.
+    """Detections and ground truths, both ordered by label and image, detections also by falling score.
 
     Parameters
     ----------
     detections
-        (D,) indices of the detections that count, within label and image by falling score.
+        (D,) indices into the predictions of those within the limit.
     scores
         (D,).
     ranks
-        (D,) place of each within its label and image, from 0.
+        (D,) rank of each within its label and image, from 0.
     truths
-        (G,) indices of the true objects.
+        (G,) indices into the ground truths.
     spans
-        (D, 2): the true objects with the label and image of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
+        (D, 2): the ground truths with the label and image of detection i are ``truths[spans[i, 0]:spans[i, 1]]``.
     """
 
     detections: Int[np.ndarray, "d"]
@@ -78,7 +78,7 @@ class RankedDetections:
 
     @classmethod
     def build(cls, truth: Objects, predictions: Objects, *, label_count: int, limit: int | None) -> "RankedDetections":
-        """At most ``limit`` detections of each label and image, those of the highest scores; all where it is None."""
+        """Rank detections; ``limit`` keeps those of highest score per label and image (None: all)."""
         assert predictions.scores is not None
         scores = predictions.scores.astype(np.float64, copy=False)
         detections, ranks = kernels.rank_detections(
@@ -94,7 +94,7 @@ class RankedDetections:
         return cls(detections, scores[detections], ranks, truths, spans)
 
     def split(self, count: int) -> "list[RankedDetections]":
-        """About ``count`` parts of equal size, each with whole images of a label, and every true object in one."""
+        """Split into about ``count`` parts of equal size, never within an image and label; each ground truth is in one."""
         starts = np.flatnonzero(self.ranks == 0)
         wanted = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
         cuts = np.unique(starts[np.searchsorted(starts[1:], wanted)]) if len(starts) else starts
@@ -109,17 +109,17 @@ class RankedDetections:
 
 
 class Similarity(Protocol):
-    """What a protocol compares in place of plain boxes, masks or keypoints: oriented boxes, cuboids …
+    """A similarity in place of IoU of boxes, IoU of masks or OKS: of oriented boxes, cuboids …
 
-    A value: equal ones compare alike, so that figures made by them can be merged.
+    Implementations are values: metrics with equal ones can be merged.
     """
 
     def view(
         self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Both sides as the protocol's rules are to see them: the same rows, whose ``areas`` fit what is compared.
+        """Return both sides, row by row, with the ``areas`` that the protocol's area ranges apply to.
 
-        DataError where an object has not what is compared.
+        Raises DataError where an object lacks what is compared.
         """
 
     def pairs(
@@ -131,11 +131,11 @@ class Similarity(Protocol):
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         min_similarity: float,
     ) -> Pairs:
-        """Pairs of viewed objects that are at least so similar."""
+        """Return the pairs of viewed objects of at least this similarity."""
 
 
 def box_sizes_wh(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
-    """Widths and heights of some: the column ``box_sizes_wh`` where there is one, else what the corners were made of.
+    """Return widths and heights of chosen objects: the column ``box_sizes_wh`` if present, else from the corners.
 
     With the numbers that a file of x, y, w, h had, IoUs equal those of tools that keep them to the last bit.
     """
@@ -150,7 +150,7 @@ def _box_areas(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarr
 
 
 def box_pairs(truth: Objects, predictions: Objects, ranked: RankedDetections, *, min_similarity: float) -> Pairs:
-    """Pairs by IoU of boxes; against a crowd the union is the detection alone."""
+    """Return pairs by IoU of boxes; with a crowd the IoU is intersection / area of the detection, as in COCO."""
     chosen, true = ranked.detections, ranked.truths
     pairs = kernels.box_pairs(
         predictions.boxes_xyxy[chosen].astype(np.float64, copy=False),
@@ -172,7 +172,7 @@ def keypoint_pairs(
     sigmas: Float[np.ndarray, "k"],
     min_similarity: float,
 ) -> Pairs:
-    """Pairs by object keypoint similarity.
+    """Return pairs by object keypoint similarity (OKS).
 
     For an object without labelled keypoints the distance is how far a keypoint lies outside its box doubled about the
     centre. Sums run over the labelled keypoints alone, in pycocotools' order, and so agree with it to the bit.
@@ -199,7 +199,7 @@ def pairs_by(
     *,
     min_similarity: float,
 ) -> Pairs:
-    """Pairs by a function of P true objects and P detections, which are indices, of the same image and label."""
+    """Return pairs by ``similarity(truth_indices, detection_indices)``, called for P pairs of one image and label."""
     counts = ranked.spans[:, 1] - ranked.spans[:, 0]
     detection = np.repeat(np.arange(len(counts)), counts)
     true = np.arange(len(detection)) - np.repeat(np.cumsum(counts) - counts, counts) + ranked.spans[detection, 0]

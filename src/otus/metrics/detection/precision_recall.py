@@ -1,8 +1,8 @@
-"""Precision and recall as the score threshold falls, and the area under their curve.
+"""Precision-recall curves, their interpolation, and the area under them.
 
 Shape shorthand: D detections, T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
 
-A detection is true or false; going down the scores, recall = true / objects and precision = true / detections so far.
+Going down the scores, recall = TP / positives and precision = TP / (TP + FP).
 The interpolated precision at a recall is the best precision at that recall or a higher one.
 """
 
@@ -23,14 +23,14 @@ WORKERS = min(os.cpu_count() or 1, 8)
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Interpolated curves, laid out as pycocotools' ``eval``: -1 where there is nothing to find.
+    """Interpolated curves, laid out as pycocotools' ``eval``: -1 where there are no positives.
 
     Parameters
     ----------
     precision
         (T, R, K, A, M) interpolated precision at each recall threshold.
     recall
-        (T, K, A, M) the highest recall reached.
+        (T, K, A, M) highest recall.
     scores
         (T, R, K, A, M) score at which each recall threshold is reached, 0 where it is not.
     """
@@ -43,9 +43,9 @@ class Curves:
 def interpolated_curves(
     matches: MatchResults, *, recall_thresholds: Float[np.ndarray, "r"], max_dets: tuple[int, ...]
 ) -> Curves:
-    """The curves of all categories; detections of equal scores in the order of ``outcomes``, which must be by label.
+    """Compute the curves of all categories from matches ordered by label; equal scores keep their order.
 
-    ``recall_thresholds`` and ``max_dets`` must rise.
+    ``recall_thresholds`` and ``max_dets`` must ascend.
     """
     label_count, ranges = matches.positives.shape
     shape = (label_count, ranges, len(max_dets), matches.outcomes.shape[2])
@@ -70,20 +70,20 @@ def interpolated_curves(
 def curve(
     true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int
 ) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
-    """Precision and recall after each detection, by falling score; what is neither true nor false moves nothing."""
+    """Return precision and recall after each detection, by falling score; ignored detections change neither."""
     found = np.cumsum(true).astype(np.float64)
     counted = np.cumsum(false) + found
     return found / (counted + np.spacing(1)), found / positives
 
 
 def envelope(precision: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
-    """The best precision from each detection on: the curve without its dents."""
+    """Return the precision envelope: the highest precision at each recall or a higher one."""
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
 def interpolate(
     precision: Float[np.ndarray, "d"], recall: Float[np.ndarray, "d"], recall_thresholds: Float[np.ndarray, "r"]
 ) -> Float[np.ndarray, "r"]:
-    """Interpolated precision at each recall threshold, 0 where it is never reached."""
+    """Return the interpolated precision at each recall threshold, 0 where it is not reached."""
     place = np.searchsorted(recall, recall_thresholds, side="left")
     return np.append(envelope(precision), 0.0)[place]

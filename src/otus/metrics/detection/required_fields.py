@@ -1,4 +1,4 @@
-"""Records that have what a protocol compares."""
+"""Checks that records have the field that a protocol compares."""
 
 import math
 from collections.abc import Callable
@@ -15,11 +15,10 @@ _OPTIONAL = ("amodal_boxes_xyxy",)  # an object without is whole as it is
 def require_field(
     objects: Objects, field: str, side: str, *, report: Callable[[DataError], object] | None = None
 ) -> Objects:
-    """The objects that have a field: an outline (``segmentations``), or finite numbers (``corners_xy``, ``cuboids``).
+    """Return the objects with a valid field: ``segmentations``, or finite ``corners_xy`` or ``cuboids``.
 
-    Crowds need not; and no object needs ``amodal_boxes_xyxy``, but those there are must make sense. Sizes must not be
-    negative. Each other record goes to ``report`` as a DataError that names record and field; without it the first is
-    raised.
+    Crowds may lack it, and any object may lack ``amodal_boxes_xyxy``. Sizes must not be negative. Each other record goes
+    to ``report`` as a DataError that names record and field (default: the first is raised).
 
     Raises
     ------
@@ -38,9 +37,9 @@ def require_field(
         numbers = values.reshape(len(objects), math.prod(values.shape[1:]))
     finite: Bool[np.ndarray, "n"] = np.isfinite(numbers).all(axis=1)
     sized: Bool[np.ndarray, "n"] = np.greater_equal(_sizes(field, numbers), 0).all(axis=1)
-    needless: Bool[np.ndarray, "n"] = np.isnan(numbers).all(axis=1) if field in _OPTIONAL else objects.is_crowd
-    sound = needless | (finite & sized)
-    for record in np.flatnonzero(~sound).tolist():
+    may_lack: Bool[np.ndarray, "n"] = np.isnan(numbers).all(axis=1) if field in _OPTIONAL else objects.is_crowd
+    valid = may_lack | (finite & sized)
+    for record in np.flatnonzero(~valid).tolist():
         expected = "finite numbers" if not finite[record] else "sizes from 0 on"
         problem = "expected an outline, got none"
         if field != "segmentations":
@@ -54,11 +53,11 @@ def require_field(
         if report is None:
             raise fault
         report(fault)
-    return objects if sound.all() else objects.take(sound)
+    return objects if valid.all() else objects.take(valid)
 
 
 def _sizes(field: str, numbers: Float[np.ndarray, "n v"]) -> Float[np.ndarray, "n s"]:
-    """The lengths among the numbers."""
+    """Return the sizes among the numbers, which must not be negative."""
     if field == "cuboids":
         return numbers[:, 3:6]
     if field == "amodal_boxes_xyxy":

@@ -1,4 +1,4 @@
-"""The rules that ways of scoring differ in, one by one: what lies between two numbers for the same predictions.
+"""Every choice in which evaluation protocols differ, as a setting of its own.
 
 :class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points in this space, fast and
 exact; here every rule can be turned by itself, so that a number can be explained (:mod:`otus.metrics.diagnosis.assignment`).
@@ -34,28 +34,28 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Rules:
-    """One way of scoring; the defaults are COCO's.
+    """The settings of one evaluation; the defaults are COCO's.
 
     Parameters
     ----------
     min_score
-        Detections that score lower are not there.
+        Detections of a lower score are dropped.
     score_decimals
-        Scores are rounded to so many decimals, which makes ties.
+        Decimals that scores are rounded to, which makes ties (default: not rounded).
     inclusive_boxes
-        Boxes reach one pixel further right and down, as code for whole-pixel corners counts them.
+        Add 1 to x2 and y2, as code for inclusive integer corners does.
     max_dets
-        Detections of an image and category that count, the best; all where it is None.
+        Limit on detections per image and category, None for no limit.
     matching
-        ``greedy``: each detection takes the most similar object that is still free. ``best_overlap``: it is about the object
-        that it overlaps most, taken or not (Pascal VOC).
+        ``greedy``: each detection is matched to the unmatched ground truth of highest IoU (COCO). ``best_overlap``: to that
+        of highest IoU, matched already (then it is a false positive) or not (Pascal VOC).
     crowd, difficult
-        Such objects are ``ignored`` (need not be found, detections on them do not count), ``counted`` as all others, or
-        ``dropped`` (detections on them are false).
+        Such objects are ``ignored`` (no positives, detections matched to them ignored), ``counted`` as all others, or
+        ``dropped`` (detections on them are false positives).
     area
-        Of the objects that count: ``all``, ``small``, ``medium``, ``large``.
+        Area range of the positives: ``all``, ``small``, ``medium``, ``large``.
     iou_thresholds
-        From which a detection may take an object; AP is the mean over them.
+        Minimum IoUs of a match; AP is the mean over them.
     interpolation
         Precision is read at ``101`` or ``11`` recalls, or the whole ``area`` is taken.
     average
@@ -91,7 +91,7 @@ class Rules:
         return AREAS[self.area]
 
     def average_precision(self, true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int) -> float:
-        """The area under the curve of one category's detections, by falling score; NaN where there is nothing to find."""
+        """Return AP of one category from its detections by falling score; NaN where there are no positives."""
         if positives == 0:
             return float("nan")
         precision, recall = curve(true, false, positives)
@@ -101,7 +101,7 @@ class Rules:
 
     @property
     def recalls(self) -> Float[np.ndarray, "r"]:
-        """Where precision is read; nowhere in particular for the whole area."""
+        """Recalls at which precision is read; empty for the whole area."""
         return {"101": np.linspace(0, 1, 101), "11": np.arange(11) * 0.1, "area": np.zeros(0)}[self.interpolation]
 
 
@@ -117,7 +117,7 @@ RULES = {
 
 
 def parse_rules(text: str) -> Rules:
-    """Rules from a protocol's name and settings, e.g. ``coco`` or ``coco:max_dets=10:min_score=0.05``.
+    """Parse a protocol's name and settings, e.g. ``coco`` or ``coco:max_dets=10:min_score=0.05``.
 
     Raises
     ------

@@ -3,14 +3,13 @@
 Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015, and the development kit's
 ``VOCevaldet.m``:
 
-- a detection is about the object of its category that it overlaps most, whether another has taken that one or not; with
-  an IoU of 0.5 or more it is true if it is the first, false if it is a duplicate;
-- objects marked ``difficult`` need not be found, and a detection that is about one does not count;
-- all detections count, over all images of a category by falling score;
+- a detection goes to the ground truth of its category with the highest IoU, matched already or not; with an IoU of 0.5
+  or more it is a true positive if it is the first, else a duplicate: a false positive;
+- objects marked ``difficult`` are no positives, and detections that go to them are ignored;
+- there is no limit on detections;
 - 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
 
-Departures: crowds (of other data sets) need not be found, and a detection that would be false does not count if half of it
-or more lies in one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal
+Departures: crowds (of other data sets) are no positives, and a false positive is ignored if half of it or more lies in one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal
 scores the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
 
 Shape shorthand: D detections, K categories.
@@ -33,9 +32,16 @@ from otus.structures import Categories, Objects
 
 @dataclass(frozen=True)
 class VocProtocol:
-    """The year says how the area is taken; the column ``difficult`` of the truth is honoured where there is one.
+    """Pascal VOC's protocol; the column ``difficult`` of the ground truth is honoured where there is one.
 
-    ``similarity`` is what is compared in place of boxes.
+    Parameters
+    ----------
+    year
+        2007: AP at 11 recalls; 2012: area under the whole curve.
+    iou_threshold
+        Minimum IoU of a true positive.
+    similarity
+        Similarity in place of IoU of boxes.
     """
 
     year: Literal[2007, 2012] = 2012
@@ -50,9 +56,9 @@ class VocProtocol:
 
     @property
     def detection_limit(self) -> None:
-        """All detections count."""
+        """No limit."""
 
-    def judge(
+    def match(
         self,
         truth: Objects,
         predictions: Objects,
@@ -60,7 +66,7 @@ class VocProtocol:
         categories: Categories,
         sizes_hw: Int[np.ndarray, "m 2"] | None,
     ) -> MatchResults:
-        """What becomes of the detections of ``ranked``; ``sizes_hw`` is not needed for boxes."""
+        """Match the detections of ``ranked`` by VOC's rule; ``sizes_hw`` is not needed for boxes."""
         if self.similarity is not None:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
         true = ranked.truths
@@ -90,7 +96,7 @@ class VocProtocol:
         )
 
     def figures(self, matches: MatchResults, categories: Categories) -> "VocResult":
-        """AP of each category and their mean."""
+        """Compute AP of each category and their mean."""
         outcomes = np.full(len(matches.labels), Outcome.FALSE_POSITIVE, dtype=np.uint8)
         has_row = matches.rows >= 0
         outcomes[has_row] = matches.outcomes[matches.rows[has_row], 0, 0]

@@ -1,8 +1,8 @@
 """Is model A better than B, or was it luck with the images? A paired bootstrap over images.
 
 Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13: draw as many images as there are, with
-replacement, judge both models on the same draw, again and again; the spread of the difference says how sure it is.
-Detections are matched once; an image that is drawn twice counts twice.
+replacement, evaluate both models on the same resample, and repeat; the percentiles of the difference are its confidence
+interval. Detections are matched once; an image drawn twice has weight 2.
 
 Shape shorthand: R resamples, M images, K categories, T IoU thresholds.
 """
@@ -56,7 +56,7 @@ class Difference:
 
 
 def resample_images(images: int, *, resamples: int, seed: int) -> Int[np.ndarray, "r m"]:
-    """How often each image is drawn in each resample."""
+    """Return how often each image is drawn in each resample, (R, M)."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, images, (resamples, images)) if images else np.zeros((resamples, 0), dtype=np.int64)
     offsets = np.arange(resamples)[:, None] * images
@@ -66,7 +66,7 @@ def resample_images(images: int, *, resamples: int, seed: int) -> Int[np.ndarray
 def resampled_average_precision(
     matcher: DetectionMatcher, matches: Assignment, weights: Int[np.ndarray, "r m"]
 ) -> Float[np.ndarray, "r k t"]:
-    """AP of each category and threshold in each resample, NaN where nothing is to be found."""
+    """Compute AP of each category and threshold in each resample, NaN without positives."""
     labels = len(matches.positives)
     order = np.concatenate([matches.by_score(label) for label in range(labels)]) if labels else np.zeros(0, np.int64)
     starts = np.searchsorted(matches.labels, np.arange(labels + 1))
@@ -98,7 +98,7 @@ def paired_bootstrap(
     confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> list[Difference]:
-    """The difference of each figure, AP (and AP50, AP75 where these thresholds are among the rules') and AP by category.
+    """Compute the difference of each figure, with its interval: AP (and AP50, AP75 where these thresholds are among the rules') and AP by category.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def paired_bootstrap(
 
 
 def _mean(figures: Float[np.ndarray, "r k t"]) -> Float[np.ndarray, "r"]:
-    """The mean over categories and thresholds where it is defined, NaN where it nowhere is."""
+    """Return the mean over defined categories and thresholds, NaN where none is."""
     defined = ~np.isnan(figures)
     sums, counts = np.where(defined, figures, 0).sum(axis=(1, 2)), defined.sum(axis=(1, 2))
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

@@ -1,8 +1,8 @@
-"""Whether scores mean what they say: of the detections that score 0.8, are 80 % right?
+"""Calibration of scores: are 80 % of the detections of score 0.8 true positives?
 
 Reliability bins and the expected calibration error of Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
-arXiv:1706.04599, section 2, with "right" for a detection: it takes an object of its category. Objects that nobody finds play
-no part.
+arXiv:1706.04599, section 2, where a detection is accurate if it is a true positive. False negatives
+play no part.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class Calibration:
     edges
         (B + 1,).
     counts
-        (B,) detections that count.
+        (B,) detections that are not ignored.
     confidence
         (B,) their mean score, NaN in an empty bin.
     precision
-        (B,) share of them that is right.
+        (B,) share of true positives.
     """
 
     edges: Float[np.ndarray, "b_plus_1"]
@@ -54,12 +54,12 @@ class Calibration:
 
 
 def calibration(matches: Assignment, *, bins: int = 10, label: int | None = None) -> Calibration:
-    """Scores against precision, at the first IoU threshold of the matches.
+    """Compute reliability bins at the first IoU threshold of the assignment.
 
     Parameters
     ----------
     label
-        Of one category; of all without it.
+        One category (default: all).
 
     Raises
     ------

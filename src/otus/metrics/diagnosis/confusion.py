@@ -1,8 +1,7 @@
-"""What is taken for what: true categories against predicted ones, with background on both sides.
+"""Confusion matrix of detections: true categories against predicted ones, with background on both sides.
 
-Every detection of an image, from the best on, takes the most similar object that is free, whatever the categories. Objects
-that nobody takes are in the last column, detections that take nothing in the last row. Crowds do not count, nor do
-detections on them.
+Detections are matched greedily by falling score, class-agnostically. Unmatched objects are in the last column, unmatched
+detections in the last row. Crowds and detections matched to them are ignored.
 """
 
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ class Confusion:
     categories: Categories
 
     def confused(self) -> list[tuple[str, str, int]]:
-        """Pairs of different categories, true and predicted, with their count, the most frequent first."""
+        """Return (true, predicted, count) of confused categories, the most frequent first."""
         between = self.counts[:-1, :-1].copy()
         np.fill_diagonal(between, 0)
         rows, columns = np.nonzero(between)
@@ -49,16 +48,16 @@ def confusion_matrix(
     max_dets: int | None = 100,
     masks: bool = False,
 ) -> Confusion:
-    """Count who is taken for whom.
+    """Compute the confusion matrix.
 
     Parameters
     ----------
     iou
-        From which a detection takes an object.
+        Minimum IoU of a match.
     score_threshold
-        Detections that score lower are not there.
+        Minimum score.
     max_dets
-        Detections of an image that count, over all categories, the best.
+        Limit on detections per image, over all categories.
     masks
         Compare masks, not boxes.
     """

@@ -1,4 +1,4 @@
-"""Why two ways of scoring give different numbers for the same predictions: one rule changed after the other.
+"""Why two protocols give different mAP for the same predictions: one rule changed after the other.
 
 Between two :class:`~otus.metrics.detection.rules.Rules` lie as many steps as there are rules that differ. Each step changes one of
 them and says what mAP is then; the changes add up to the difference. What a step brings depends on what was changed before,
@@ -20,7 +20,7 @@ ORDER = tuple(one.name for one in fields(Rules))
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Where one more rule has changed. The first step has no rule: it is where the walk begins.
+    """The figures after one more rule has changed; the first step has no rule.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Step:
     average_precision
         mAP by them.
     by_category
-        (K,) AP, NaN where there is nothing to find.
+        (K,) AP, NaN without positives.
     objects, detections, true
         Objects to find, detections that count (true or false), and those true, at the lowest IoU threshold.
     """
@@ -48,7 +48,7 @@ class Step:
 
 
 def difference_steps(matcher: DetectionMatcher, a: Rules, b: Rules) -> list[Step]:
-    """From rules ``a`` to rules ``b``, one rule a step, the start first."""
+    """Return the steps from rules ``a`` to rules ``b``, one rule each; the first is ``a`` itself."""
     steps = [_step(matcher, a)]
     rules = a
     for name in ORDER:

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, and images where much goes wrong: what to look at first.
+"""Labels that are probably wrong, and the images with most mistakes: what to look at first.
 
 A confident detection where nothing is labelled is often an object that was forgotten; a confident detection on an object of
 another category often a wrong name; a label that no detection comes near often no object. None of it is proof: these are
@@ -43,14 +43,14 @@ class Suspect:
 
 
 def find_label_errors(matcher: DetectionMatcher, errors: Errors, *, score_threshold: float = 0.5) -> list[Suspect]:
-    """Candidates: detections by falling score, then objects that nobody finds by falling area.
+    """Find suspicious labels: from detections by falling score, then undetected objects by falling area.
 
     Parameters
     ----------
     errors
         Of the same comparison.
     score_threshold
-        Detections that score lower accuse nobody.
+        Minimum score of the detections considered.
     """
     matches = errors.matches
     confident = matches.scores >= score_threshold
@@ -65,14 +65,14 @@ def find_label_errors(matcher: DetectionMatcher, errors: Errors, *, score_thresh
                 place = int(matches.image_index[i]), int(matches.detections[i]), int(errors.about[i])
                 suspects.append(Suspect(kind, *place, float(matches.scores[i])))
     suspects.sort(key=lambda one: -one.score)
-    alone = errors.matches.is_positive & ~_touched(matcher, errors)
+    alone = errors.matches.is_positive & ~_is_near_detection(matcher, errors)
     by_area = np.flatnonzero(alone)[np.argsort(-matcher.truth.areas[alone], kind="stable")]
     suspects += [Suspect("nobody_finds", int(matcher.truth.image_index[g]), -1, int(g), 0.0) for g in by_area]
     return suspects
 
 
-def _touched(matcher: DetectionMatcher, errors: Errors) -> Bool[np.ndarray, "g"]:
-    """True objects that a detection of any category overlaps at all worth mentioning."""
+def _is_near_detection(matcher: DetectionMatcher, errors: Errors) -> Bool[np.ndarray, "g"]:
+    """Return (G,) ground truths with an IoU above the background threshold with any detection."""
     touched = np.zeros(len(matcher.truth), dtype=bool)
     _, truths, _ = matcher.pairs(min_iou=errors.background_iou)
     touched[truths] = True
@@ -81,7 +81,7 @@ def _touched(matcher: DetectionMatcher, errors: Errors) -> Bool[np.ndarray, "g"]
 
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
-    """Of M images, at a score threshold: right and false detections, and objects that nobody found."""
+    """True positives, false positives and false negatives of M images at a score threshold."""
 
     right: Int[np.ndarray, "m"]
     false: Int[np.ndarray, "m"]
@@ -101,7 +101,7 @@ class ImageCounts:
 
 
 def count_by_image(matcher: DetectionMatcher, errors: Errors, *, score_threshold: float = 0.5) -> ImageCounts:
-    """What goes right and wrong on each image when all that scores at least ``score_threshold`` is reported."""
+    """Count by image the outcomes of the detections of at least ``score_threshold``."""
     matches, count = errors.matches, len(matcher.image_ids)
     shown = matches.scores >= score_threshold
     outcomes = matches.outcomes[:, 0]

@@ -1,4 +1,4 @@
-"""Whether predictions speak of the labels' images and categories at all: what to know before a figure near 0 is believed.
+"""Predictions whose image or category ids do not fit the data set: what to check before a figure near 0 is believed.
 
 Tools count categories differently (from 0, from 1, COCO's 80 as 1..90), and ids that fit by chance give figures of 0
 without an error. Here the ids are laid beside the objects that the predictions lie on, whatever the category.
@@ -21,7 +21,7 @@ _FEW, _MOST = 0.05, 0.5
 
 
 def id_conventions(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"]]:
-    """The ids (K,) that other tools write for the categories of these ids, by what is said of them.
+    """Return the ids (K,) that other tools may write for these category ids, by a description of each convention.
 
     >>> id_conventions([0, 1, 2])["the data's plus 1"].tolist()
     [1, 2, 3]
@@ -39,7 +39,7 @@ def id_conventions(category_ids: Sequence[int]) -> dict[str, Int[np.ndarray, "k"
 
 
 def guess_id_convention(used: Sequence[int] | np.ndarray, category_ids: Sequence[int]) -> str | None:
-    """How the category ids that occur in a file could be meant: the first reading that has all of them.
+    """Return the first convention whose ids include all those used in a file, None where there is none.
 
     >>> guess_id_convention([2, 3], [0, 1, 2])
     "the data's plus 1"

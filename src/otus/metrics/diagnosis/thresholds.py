@@ -1,6 +1,6 @@
-"""Where to cut: precision, recall and F1 as the score threshold falls, the best cut of each category, and by NMS.
+"""Precision, recall and F1 by score threshold, the best threshold of each category, and the effect of NMS.
 
-F1 is the harmonic mean of precision and recall. With a threshold, what scores above it is reported, as in
+F1 is the harmonic mean of precision and recall. Detections that score above a threshold are kept, as in
 :class:`otus.inference.predictor.Predictor`.
 """
 
@@ -22,14 +22,14 @@ _NAN = float("nan")
 
 @dataclass(frozen=True, eq=False)
 class ScoreCurve:
-    """What is reported down to each of S scores, which fall; of equal scores all or none are.
+    """Precision, recall and F1 of the detections of at least each of S falling scores.
 
     Parameters
     ----------
     scores
         (S,) different scores.
     precision, recall, f1
-        (S,) when all that scores so much is reported. Recall and F1 are NaN where there is nothing to find.
+        (S,). Recall and F1 are NaN without positives.
     """
 
     scores: Float[np.ndarray, "s"]
@@ -39,7 +39,7 @@ class ScoreCurve:
 
 
 class OperatingPoint(NamedTuple):
-    """The best threshold of a category: what it gives, and of how many objects. NaN where there is none."""
+    """The score threshold of highest F1 of a category, its figures, and the number of objects. NaN where there is none."""
 
     threshold: float
     precision: float
@@ -49,7 +49,7 @@ class OperatingPoint(NamedTuple):
 
 
 def score_curve(matches: Assignment, *, label: int | None = None) -> ScoreCurve:
-    """The curve of a category, or of all together, at the first IoU threshold of the matches."""
+    """Compute the curve of one category (default: all together) at the first IoU threshold of the assignment."""
     here = matches.by_score(label) if label is not None else np.argsort(-matches.scores, kind="stable")
     positives = int(matches.positives.sum() if label is None else matches.positives[label])
     scores, outcomes = matches.scores[here], matches.outcomes[here, 0]
@@ -64,10 +64,10 @@ def score_curve(matches: Assignment, *, label: int | None = None) -> ScoreCurve:
 
 
 def best_threshold(matches: Assignment, label: int) -> OperatingPoint:
-    """The threshold of a category with the highest F1, of equals the highest.
+    """Return the score threshold of highest F1 of one category, the highest of ties.
 
-    It lies half way between the lowest score that is reported and the next one, so that rounding moves nothing over it,
-    not even rounding to single precision.
+    It lies half way between the lowest score kept and the next one, so that rounding, even to float32, moves no detection
+    over it.
     """
     curve, objects = score_curve(matches, label=label), int(matches.positives[label])
     if not objects or not len(curve.scores) or not curve.f1.max() > 0:
@@ -88,7 +88,7 @@ def best_threshold(matches: Assignment, label: int) -> OperatingPoint:
 
 
 def nms_mask(matcher: DetectionMatcher, iou: float) -> Bool[np.ndarray, "n"]:
-    """Which predictions non-maximum suppression leaves: of those of a category that overlap more, the best."""
+    """Return (N,) which predictions class-wise non-maximum suppression keeps."""
     if not 0 <= iou <= 1:
         raise UsageError(f"NMS IoU: expected 0 to 1, got {iou}")
     found = matcher.predictions
@@ -104,7 +104,7 @@ def nms_mask(matcher: DetectionMatcher, iou: float) -> Bool[np.ndarray, "n"]:
 
 
 class NmsFigures(NamedTuple):
-    """What is left by an IoU of NMS: how many detections, their mAP, and the best F1 of one threshold for all."""
+    """After NMS at one IoU threshold: number of detections, mAP, and the best F1 of one score threshold for all categories."""
 
     nms_iou: float
     detections: int
@@ -116,9 +116,9 @@ class NmsFigures(NamedTuple):
 
 
 def sweep_nms_iou(matcher: DetectionMatcher, ious: tuple[float, ...], *, iou: float = 0.5) -> list[NmsFigures]:
-    """Precision, recall and F1 where F1 is best, after NMS with each IoU.
+    """Compute the figures after NMS at each IoU threshold.
 
-    Predictions have been through their model's own NMS, so an IoU above that one changes nothing.
+    Predictions have been through their model's own NMS, so a higher threshold changes nothing.
     """
     figures = []
     for nms_iou in ious:

@@ -1,4 +1,4 @@
-"""Why average precision is not 1: each error named, and what it costs.
+"""TIDE: the type of each detection error, and its dAP, the AP that fixing all errors of the type gains.
 
 Bolya, Foley, Hays, Hoffman, TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020, arXiv:2008.08115;
 code github.com/dbolya/tide (MIT). A false detection is the first of these that applies, with IoU thresholds t_f = 0.5 and
@@ -6,19 +6,18 @@ t_b = 0.1 (section 2.2, in the order of that code):
 
 - localisation: t_b <= IoU <= t_f with an object of its category;
 - classification: IoU >= t_f with an object of another category;
-- duplicate: IoU >= t_f with an object of its category that a better one took;
+- duplicate: IoU >= t_f with an object of its category that is matched to a detection of higher score;
 - background: IoU <= t_b with every object;
-- both: none of these: category and place are wrong.
+- both: none of these: classification and localisation are wrong.
 
-Missed: an object that no detection takes, nor would take if its place or category were mended.
+Missed: an object that is unmatched, and would be if all classification and localisation errors were fixed.
 
-What an error costs is how much AP rises when all of its kind are mended (section 2.3): of the classification and
-localisation errors about an object that nobody found, the best becomes true, in the object's category, and the others go;
-duplicates, background and both go; missed objects need not be found.
+Fixing all errors of a type (section 2.3): of the classification and localisation errors on an unmatched object, the one
+of highest score becomes a true positive of the object's category, the others are removed; duplicate, background and both
+are removed; missed objects are no longer positives.
 
-Departure: as in AP itself the mean runs over the categories with objects, whatever is mended; one of which nothing is left
-to find counts as 0. There, categories with detections alone are in the mean too, and those of which nothing is left are
-not. hotcoco has it as it is here.
+Departure: as in AP itself the mean runs over the categories with objects, whatever is fixed; one without positives left
+is 0. There, categories with detections alone are in the mean too, and those without positives left are not. hotcoco has it as it is here.
 """
 
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 
 
 class Error(IntEnum):
-    """What a detection is: right, ignored, or wrong in one of five ways. ``MISSED`` is about objects."""
+    """Error type of a detection: none, ignored, or one of five; ``MISSED`` is of ground truths."""
 
     NONE = 0
     IGNORED = 1
@@ -52,7 +51,7 @@ WRONG = tuple(one for one in Error if one >= Error.CLASSIFICATION)
 
 @dataclass(frozen=True, eq=False)
 class Errors:
-    """The error of each detection and object. Made by :func:`find_errors`.
+    """Error types of D detections and G ground truths; made by :func:`find_errors`.
 
     Parameters
     ----------
@@ -61,15 +60,15 @@ class Errors:
     types
         (D,) of :class:`Error`.
     about
-        (D,) the object that a classification or localisation error is about, else -1.
+        (D,) index of the ground truth of a classification or localisation error, else -1.
     nearest_overlaps
-        (D,) IoU with the object of any category that a detection overlaps most; 0 below the background threshold.
+        (D,) highest IoU with a ground truth of any category; 0 below the background threshold.
     missed
-        (G,) true objects that are missed for good.
+        (G,) missed ground truths.
     truth_labels
         (G,).
     background_iou
-        Up to which an overlap is none.
+        Highest IoU of a background error (t_b).
     """
 
     matches: Assignment
@@ -82,35 +81,35 @@ class Errors:
 
     @property
     def counts(self) -> dict[Error, int]:
-        """How many of each type."""
+        """Number of errors of each type."""
         of_detections = {one: int((self.types == one).sum()) for one in WRONG[:-1]}
         return of_detections | {Error.MISSED: int(self.missed.sum())}
 
     @property
     def found(self) -> Bool[np.ndarray, "g"]:
-        """(G,) true objects that a detection takes."""
+        """(G,) ground truths that are matched."""
         found = np.zeros(len(self.missed), dtype=bool)
         taken = self.matches.matched[:, 0]
         found[taken[taken >= 0]] = True
         return found
 
-    def average_precision(self, mended: Error | None = None) -> Float[np.ndarray, "k"]:
-        """AP of each category with all errors of a type mended; NaN for those without objects."""
+    def average_precision(self, fixed: Error | None = None) -> Float[np.ndarray, "k"]:
+        """Return AP of each category with all errors of one type fixed; NaN for those without objects."""
         labels, positives = self.matches.labels, self.matches.positives
         true, removed = self.types == Error.NONE, self.types == Error.IGNORED
-        if mended is Error.MISSED:
+        if fixed is Error.MISSED:
             positives = positives - np.bincount(self.truth_labels[self.missed], minlength=len(positives))
-        elif mended is not None:
-            mends = self._best_about_unfound & (self.types == mended)
-            labels = np.where(mends, np.append(self.truth_labels, -1)[self.about], labels)
-            true, removed = true | mends, removed | ((self.types == mended) & ~mends)
+        elif fixed is not None:
+            fixed_here = self._best_on_unmatched & (self.types == fixed)
+            labels = np.where(fixed_here, np.append(self.truth_labels, -1)[self.about], labels)
+            true, removed = true | fixed_here, removed | ((self.types == fixed) & ~fixed_here)
         return self._by_category(labels, true, removed, positives)
 
     @property
-    def _best_about_unfound(self) -> Bool[np.ndarray, "d"]:
-        """Of the errors about each object that nobody found, the best, whichever of the two types it is of."""
-        unfound = np.append(~self.found, False)
-        candidates = np.flatnonzero((self.about >= 0) & unfound[self.about])
+    def _best_on_unmatched(self) -> Bool[np.ndarray, "d"]:
+        """(D,) the error of highest score on each unmatched ground truth, of either of the two types."""
+        unmatched = np.append(~self.found, False)
+        candidates = np.flatnonzero((self.about >= 0) & unmatched[self.about])
         candidates = candidates[np.argsort(-self.matches.scores[candidates], kind="stable")]
         best = np.zeros(len(self.types), dtype=bool)
         best[candidates[np.unique(self.about[candidates], return_index=True)[1]]] = True
@@ -133,21 +132,21 @@ class Errors:
         return figures
 
     def delta_ap(self) -> dict[Error, float]:
-        """How much mAP each type costs: what it would rise by if all of them were mended; NaN without objects."""
+        """Return dAP of each type: the mAP gained by fixing all its errors; NaN without objects."""
         before = _mean(self.average_precision())
         return {one: _mean(self.average_precision(one)) - before for one in WRONG}
 
     def false_positive_cost(self) -> float:
-        """The same for all false positives, of whatever type: the rise if none were there."""
+        """Return dAP of all false positives: the mAP gained by removing them."""
         true = self.types == Error.NONE
         after = self._by_category(self.matches.labels, true, ~true, self.matches.positives)
         return _mean(after) - _mean(self.average_precision())
 
     def false_negative_cost(self) -> float:
-        """The same for all objects that nobody found: the rise if they need not be found."""
+        """Return dAP of all false negatives: the mAP gained if unmatched objects were no positives."""
         true, removed = self.types == Error.NONE, self.types == Error.IGNORED
-        unfound = self.truth_labels[self.matches.is_positive & ~self.found]
-        left = self.matches.positives - np.bincount(unfound, minlength=len(self.matches.positives))
+        unmatched = self.truth_labels[self.matches.is_positive & ~self.found]
+        left = self.matches.positives - np.bincount(unmatched, minlength=len(self.matches.positives))
         return _mean(self._by_category(self.matches.labels, true, removed, left)) - _mean(self.average_precision())
 
 
@@ -159,16 +158,16 @@ def find_errors(
     max_dets: int = 100,
     masks: bool = False,
 ) -> Errors:
-    """Name the error of every detection and object.
+    """Find the error type of every detection and ground truth.
 
     Parameters
     ----------
     iou
-        From which a detection finds an object (t_f).
+        Minimum IoU of a true positive (t_f).
     background_iou
-        Up to which it is about nothing (t_b).
+        Highest IoU of a background error (t_b).
     max_dets
-        Detections of an image and category that count, the best.
+        Limit on detections per image and category.
     masks
         Compare masks, not boxes.
 
@@ -199,9 +198,9 @@ def find_errors(
         Error.BOTH,
     )
     about = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
-    mendable = np.zeros(len(truth), dtype=bool)
-    mendable[about[about >= 0]] = True
-    missed = matches.is_positive & ~found & ~mendable
+    fixable = np.zeros(len(truth), dtype=bool)
+    fixable[about[about >= 0]] = True
+    missed = matches.is_positive & ~found & ~fixable
     nearest = np.maximum(same_overlap, other_overlap)
     return Errors(matches, types, about, nearest, missed, truth.labels, background_iou)
 
@@ -215,8 +214,8 @@ def _neighbours(
     background_iou: float,
     masks: bool,
 ) -> tuple[np.ndarray, ...]:
-    """Of each detection: the object of its category that it overlaps most, and by how much; the same of the other
-    categories; and whether one of its own that it overlaps enough is found. Crowds are nobody's neighbours."""
+    """Return, of each detection, the ground truth of its own category with the highest IoU, that IoU, the same two over the
+    other categories, and whether a matched one of its own reaches ``iou``. Crowds are left out."""
     row_of = np.full(len(matcher.predictions), -1)
     row_of[matches.detections] = np.arange(len(matches.detections))
     detections, truths, overlaps = matcher.pairs(min_iou=background_iou, masks=masks)
@@ -232,7 +231,7 @@ def _neighbours(
 
 
 def _best(count: int, rows: np.ndarray, truths: np.ndarray, overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of ``count`` detections the object it overlaps most (of equals the first), and by how much; -1 and 0."""
+    """Return the ground truth of highest IoU (the first of ties) of each of ``count`` rows, and that IoU; -1 and 0."""
     order = np.lexsort((truths, -overlaps, rows))
     firsts, place = np.unique(rows[order], return_index=True)
     best, overlap = np.full(count, -1), np.zeros(count)
