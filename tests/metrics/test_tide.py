@@ -79,17 +79,17 @@ def tidecv_average(points, positives):
     return 100 * np.mean(figures)
 
 
-def tidecv_points(errors: Errors, mended: Error | None):
-    """Label, score and truth of each detection; of equal scores the false ones first once something is mended."""
-    matches, best = errors.matches, errors._best_about_unfound
+def tidecv_points(errors: Errors, fixed: Error | None):
+    """Label, score and truth of each detection; of equal scores the false ones first once something is fixed."""
+    matches, best = errors.matches, errors._best_on_unmatched
     points, right = [], []
     for i in np.lexsort((-matches.scores, matches.image_index)):
         type_ = errors.types[i]
         if type_ == Error.NONE:
-            (right if mended is not None else points).append((matches.labels[i], matches.scores[i], True))
-        elif type_ == mended and best[i]:
+            (right if fixed is not None else points).append((matches.labels[i], matches.scores[i], True))
+        elif type_ == fixed and best[i]:
             points.append((errors.truth_labels[errors.about[i]], matches.scores[i], True))
-        elif type_ not in (mended, Error.IGNORED):
+        elif type_ not in (fixed, Error.IGNORED):
             points.append((matches.labels[i], matches.scores[i], False))
     return points + right
 
