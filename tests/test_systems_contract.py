@@ -420,7 +420,7 @@ def test_categories_and_their_thresholds_come_before_every_limit(system):
         limit = {"top_k_per_level": 2} if hasattr(system.scores, "top_k_per_level") else {"top_k_per_class": 2}
         system.scores = replace(system.scores, **limit)
     if isinstance(getattr(system, "head", None), DETRHead):
-        nn.init.normal_(system.head.queries.weight, std=30.0)  # else one category is the likeliest of every query
+        nn.init.normal_(system.head.query_embed.weight, std=30.0)  # else one category is the likeliest of every query
         nn.init.normal_(system.head.class_embed.weight, std=3.0)
     everything = replace(system.postprocess, score_threshold=0.0, nms_iou=1.0, max_detections=10**6)
     (several,) = system.predict(images()[:1], postprocess=everything)

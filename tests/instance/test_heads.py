@@ -127,3 +127,12 @@ def test_a_limit_on_the_masks_learned_from_keeps_every_object_in_reach() -> None
     head.roi_pooler = Watched(4, strides=(8,))
     assert head.losses([torch.zeros(1, 4, 4, 4)], [assignment], [target])["mask"].isfinite()
     torch.testing.assert_close(seen[0], regions[[1, 4, 6]])  # of 1, 3, 4, 5, 6: first, middle and last
+
+
+def test_a_further_head_leaves_the_detector_as_it_was():
+    detector = faster_rcnn_efficientnet_lite0_fpn(Categories(("cat",)))
+    with_masks = mask_rcnn(detector, hidden_channels=8)
+    assert detector.mask_head is None
+    assert with_masks.mask_head is not None
+    assert with_masks.box_head is detector.box_head
+    assert with_masks.postprocess == detector.postprocess

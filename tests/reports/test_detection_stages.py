@@ -30,7 +30,7 @@ def predictor_of(kind: str, *, precision: str = "exact") -> Predictor:
     else:
         system = faster_rcnn_mobilenet_v3_large_320_fpn(CATEGORIES)
         if kind == "keypoints":
-            keypoint_rcnn(system, hidden_channels=8, num_convs=1)
+            system = keypoint_rcnn(system, hidden_channels=8, num_convs=1)
     nn.init.normal_(system.proposer.cls_logits.weight, std=0.1)
     nn.init.normal_(system.box_head.cls_score.weight, std=0.3)
     nn.init.constant_(system.box_head.cls_score.bias[1:], 1.0)

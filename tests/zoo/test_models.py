@@ -79,3 +79,14 @@ def test_the_original_detector_learns_and_predicts():
     assert model.proposer.post_nms_top_n == 300
     convs = [m for m in model.region_features.backbone.modules() if isinstance(m, nn.Conv2d)]
     assert [conv.weight.requires_grad for conv in convs] == [False] * 4 + [True] * 9
+
+
+def test_freezing_travels_as_json_and_keeps_the_fields_that_are_not_said():
+    arguments = {"freezing": {"norm_eps": 0.25}}
+    model = build_model("faster_rcnn_mobilenet_v3_large_320_fpn", Categories(("a",)), arguments)
+    norms = [layer for layer in model.modules() if isinstance(layer, FrozenBatchNorm2d)]
+    assert {norm.eps for norm in norms} == {0.25}
+    assert len(norms) == 46
+    frozen = {name.split(".")[2] for name, tensor in model.named_parameters() if not tensor.requires_grad}
+    assert frozen == {str(layer) for layer in range(7)}  # the builder's own level: 3
+    assert arguments == {"freezing": {"norm_eps": 0.25}}

@@ -28,6 +28,7 @@ from otus.parts.preprocess import Preprocess
 from otus.structures import Categories, Instances
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS, COCO_PERSON
+from otus.zoo.models import build_model
 from otus.zoo.torchvision_checkpoints import read_torchvision_detector
 
 BUILDERS: dict[str, Callable[..., RegionDetector]] = {
@@ -283,7 +284,7 @@ def test_losses_of_whole_models_are_torchvisions(name):
 
 def compare_losses(model: nn.Module, mine: RegionDetector, images: list[Tensor], *, slots: Sequence[int]) -> None:
     mine.proposer.train_post_nms_top_n = FEW_TO_LEARN_FROM["rpn_post_nms_top_n_train"]
-    mine.box_head.sampler = replace(mine.box_head.sampler, count=FEW_TO_LEARN_FROM["box_batch_size_per_image"])
+    mine.box_head.sampler = replace(mine.box_head.sampler, batch_size_per_image=FEW_TO_LEARN_FROM["box_batch_size_per_image"])
     generator = torch.Generator().manual_seed(7)
     model.rpn.fg_bg_sampler = SameChoice(mine.proposer.sampler, generator)
     model.roi_heads.fg_bg_sampler = SameChoice(mine.box_head.sampler, generator)
@@ -340,7 +341,7 @@ def test_the_state_of_something_else_is_refused():
         read_torchvision_detector({"head.weight": torch.zeros(1)})
     state = reference_models.fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None).state_dict()
     checkpoint = read_torchvision_detector(state)
-    other = faster_rcnn.faster_rcnn_resnet50_fpn(COCO, **checkpoint.arguments)
+    other = build_model("faster_rcnn_resnet50_fpn", COCO, checkpoint.arguments)
     before = other.get_parameter("box_head.cls_score.weight").clone()
     with pytest.raises(CheckpointError, match="missing"):
         load_into(other, checkpoint.state, source="mobilenet.pth")

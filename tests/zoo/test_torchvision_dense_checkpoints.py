@@ -30,7 +30,7 @@ from otus.parts.boxes.locations import location_generator
 from otus.parts.preprocess import Preprocess
 from otus.zoo.checkpoint import load_into
 from otus.zoo.coco import COCO, COCO_IDS
-from otus.zoo.models import model_entry
+from otus.zoo.models import build_model, model_entry
 from otus.zoo.torchvision_checkpoints import is_torchvision_detector
 from otus.zoo.torchvision_dense_checkpoints import (
     DENSE_MADE_WITHOUT_EPS,
@@ -232,7 +232,7 @@ def test_small_images_give_torchvisions_answers(pair):
 def test_every_tensor_of_a_published_model_has_its_place(name):
     with torch.device("meta"):
         checkpoint = read_torchvision_dense_detector(built(name).state_dict())
-        mine = BUILDERS[name](COCO, **checkpoint.arguments)
+        mine = build_model(name, COCO, checkpoint.arguments)
     shapes = {key: tensor.shape for key, tensor in mine.state_dict().items() if "num_batches" not in key}
     assert shapes == {key: tensor.shape for key, tensor in checkpoint.state.items() if "num_batches" not in key}
 
