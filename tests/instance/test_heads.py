@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.detection import roi_heads as reference
 
+from otus.detection.region_based.faster_rcnn import faster_rcnn_efficientnet_lite0_fpn
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import ShapeError, UsageError
 from otus.instance.keypoint_rcnn import KeypointHead, heatmaps_to_keypoints, keypoint_rcnn, keypoints_to_heatmap

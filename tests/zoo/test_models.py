@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
 
 from otus.errors import UsageError
 from otus.parts.preprocess import Preprocess

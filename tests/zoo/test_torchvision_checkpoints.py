@@ -284,7 +284,9 @@ def test_losses_of_whole_models_are_torchvisions(name):
 
 def compare_losses(model: nn.Module, mine: RegionDetector, images: list[Tensor], *, slots: Sequence[int]) -> None:
     mine.proposer.train_post_nms_top_n = FEW_TO_LEARN_FROM["rpn_post_nms_top_n_train"]
-    mine.box_head.sampler = replace(mine.box_head.sampler, batch_size_per_image=FEW_TO_LEARN_FROM["box_batch_size_per_image"])
+    mine.box_head.sampler = replace(
+        mine.box_head.sampler, batch_size_per_image=FEW_TO_LEARN_FROM["box_batch_size_per_image"]
+    )
     generator = torch.Generator().manual_seed(7)
     model.rpn.fg_bg_sampler = SameChoice(mine.proposer.sampler, generator)
     model.roi_heads.fg_bg_sampler = SameChoice(mine.box_head.sampler, generator)
