@@ -9,7 +9,7 @@ from torch.nn import functional as F
 def box_delta_loss(
     predicted: Float[Tensor, "p 4"], target: Float[Tensor, "p 4"], *, count: int, beta: float = 1 / 9
 ) -> Float[Tensor, ""]:
-    """Smooth L1 over the transforms of the positives, divided by all ``count`` regions that were sampled.
+    """Smooth L1 over the box deltas of the positives, divided by all ``count`` regions that were sampled.
 
     Fast R-CNN (arXiv:1504.08083), equations 2 and 3; the bend at ``beta`` = 1/9 and not 1 is Detectron's.
     """
@@ -19,7 +19,7 @@ def box_delta_loss(
 def focal_loss(
     logits: Float[Tensor, "n s"], class_indices: Int[Tensor, "n"], *, alpha: float = 0.25, gamma: float = 2.0
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of yes or no for each class slot, in which what is answered well already counts little; the sum.
+    """Sigmoid focal loss, summed over all anchors and classes.
 
     "Focal Loss for Dense Object Detection" (arXiv:1708.02002), equation 5: -alpha_t (1 - p_t)^gamma log(p_t). Computed as
     if nothing were an object, then corrected for the few that are: one pass over the logits instead of five.
@@ -27,20 +27,20 @@ def focal_loss(
     Parameters
     ----------
     class_indices
-        The right answer of each row; negative where it is "none of them".
+        Target class of each row; negative for background.
     """
     object_rows = torch.where(class_indices >= 0)[0]
-    right = logits[object_rows, class_indices[object_rows]]
+    target_logits = logits[object_rows, class_indices[object_rows]]
 
-    def of_wrong(x: Tensor) -> Tensor:
+    def negative_loss(x: Tensor) -> Tensor:
         return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
 
-    of_right = alpha * (-right).sigmoid() ** gamma * F.softplus(-right)
-    return of_wrong(logits).sum() + (of_right - of_wrong(right)).sum()
+    positive_loss = alpha * (-target_logits).sigmoid() ** gamma * F.softplus(-target_logits)
+    return negative_loss(logits).sum() + (positive_loss - negative_loss(target_logits)).sum()
 
 
 def zero_loss(module: nn.Module) -> Float[Tensor, ""]:
-    """Nothing to learn from, yet a gradient (of zeros) for each parameter, which distributed training waits for."""
+    """Return 0 with a gradient of zeros for each parameter, which distributed training waits for."""
     return (
         sum((parameter.sum() for parameter in module.parameters()), start=next(module.parameters()).new_zeros(())) * 0
     )
@@ -49,10 +49,10 @@ def zero_loss(module: nn.Module) -> Float[Tensor, ""]:
 def varifocal_loss(
     logits: Float[Tensor, "*n s"], target: Float[Tensor, "*n s"], *, alpha: float = 0.75, gamma: float = 2.0
 ) -> Float[Tensor, "*n s"]:
-    """Cross-entropy of yes or no with scores in [0, 1] to be learned, of each slot.
+    """Varifocal loss: binary cross-entropy with target scores in [0, 1], per anchor and class.
 
-    "VarifocalNet" (Zhang et al., CVPR 2021, arXiv:2008.13367), equation 2: where there is an object it counts by how good
-    the answer should be, elsewhere the less the surer it is that there is none.
+    "VarifocalNet" (Zhang et al., CVPR 2021, arXiv:2008.13367), equation 2: positives are weighted
+    by their target score, negatives by alpha p^gamma.
     """
     weights = torch.where(target > 0, target, alpha * logits.detach().sigmoid() ** gamma)
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weights

@@ -46,24 +46,24 @@ FPN_ANCHOR_SIZES = tuple((size,) for size in ANCHOR_SIZES)
 
 
 class RegionProposalNetwork(nn.Module):
-    """A small network that slides over the maps: at each location, objectness and a transform for K anchors.
+    """A small convolutional network over the feature maps: at each location, objectness and box deltas of K anchors.
 
     Parameters
     ----------
     in_channels
-        Channels of the maps.
+        Channels of the feature maps.
     anchors
-        The anchors of each map.
+        Generates the anchors of each map.
     conv_depth
-        3x3 convolutions before the two answers.
+        3x3 convolutions before the two outputs.
     post_nms_top_n, pre_nms_top_n
-        Proposals an image when predicting, and how many of each map compete for them.
+        Proposals per image when predicting, after NMS, and per feature map before NMS.
     train_post_nms_top_n, train_pre_nms_top_n
-        The same while learning.
+        The same in training.
     nms_iou, score_threshold
         Proposals that overlap a better one of their map more than the first, or score below the second, go.
     matcher, sampler
-        Which anchors are positive and negative, and how many of each are learned from.
+        Which anchors are positive and negative, and how many of each are sampled.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class RegionProposalNetwork(nn.Module):
         self.sampler = sampler
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Float[Tensor, "b _"]], list[Float[Tensor, "b _ 4"]]]:
-        """For each map the logits of objectness and the transforms of its anchors, in their order; float32."""
+        """Return for each feature map the objectness logits and the box deltas of its anchors, in their order; float32."""
         logits, box_deltas = [], []
         for x in maps:
             x = self.conv(x)
             logits.append(self.cls_logits(x).permute(0, 2, 3, 1).flatten(1).float())
-            moves = self.bbox_pred(x).unflatten(1, (-1, 4))
-            box_deltas.append(moves.permute(0, 3, 4, 1, 2).flatten(1, 3).float())
+            deltas = self.bbox_pred(x).unflatten(1, (-1, 4))
+            box_deltas.append(deltas.permute(0, 3, 4, 1, 2).flatten(1, 3).float())
         return logits, box_deltas
 
     def propose(
@@ -118,7 +118,7 @@ class RegionProposalNetwork(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
-        """The best proposals of each image and, given targets, the losses ``objectness`` and ``proposal_box``."""
+        """Return the proposals of each image and, given targets, the losses ``objectness`` and ``proposal_box``."""
         logits, box_deltas = self(maps)
         grids = [(x.shape[-2], x.shape[-1]) for x in maps]
         anchors = self.anchors(grids, batch.padded_hw, maps[0].device)
@@ -136,23 +136,23 @@ class RegionProposalNetwork(nn.Module):
         before_nms = self.train_pre_nms_top_n if learn else self.pre_nms_top_n
         count = self.train_post_nms_top_n if learn else self.post_nms_top_n
         best, boxes, origins = [], [], []
-        for of_map, moves, its_anchors in zip(logits, box_deltas, anchors, strict=True):
-            index = stable_topk(of_map, before_nms)
-            origin = its_anchors[index]
-            best.append(of_map.gather(1, index))
-            boxes.append(self.box_coder.decode(moves.gather(1, index[..., None].expand(-1, -1, 4)), origin))
+        for level_logits, deltas, image_anchors in zip(logits, box_deltas, anchors, strict=True):
+            index = stable_topk(level_logits, before_nms)
+            origin = image_anchors[index]
+            best.append(level_logits.gather(1, index))
+            boxes.append(self.box_coder.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), origin))
             origins.append(origin)
         level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
         found: list[tuple[Tensor, ...]] = []
-        for scores, its_boxes, its_anchors, size_hw in zip(
+        for scores, image_boxes, image_anchors, size_hw in zip(
             torch.cat(best, 1).sigmoid(), torch.cat(boxes, 1), torch.cat(origins, 1), batch.sizes_hw, strict=True
         ):
-            its_boxes = clip_boxes_to_image(its_boxes, size_hw)
-            kept = remove_small_boxes(its_boxes, 1e-3)
+            image_boxes = clip_boxes_to_image(image_boxes, size_hw)
+            kept = remove_small_boxes(image_boxes, 1e-3)
             kept = kept[scores[kept] >= self.score_threshold]
-            boxes_of_levels = its_boxes[kept], scores[kept], level[kept]
+            boxes_of_levels = image_boxes[kept], scores[kept], level[kept]
             kept = kept[batched_nms(*boxes_of_levels, iou_threshold=self.nms_iou, limit=count)]
-            found.append((its_boxes[kept], scores[kept], level[kept], its_anchors[kept]))
+            found.append((image_boxes[kept], scores[kept], level[kept], image_anchors[kept]))
         return Proposals(*(list(column) for column in zip(*found, strict=True)))
 
     def _losses(
@@ -211,13 +211,13 @@ def faster_rcnn(
     Parameters
     ----------
     region_features
-        The shared maps and how pieces are cut from them.
+        The shared feature maps, and how RoI features are pooled from them.
     proposer
-        The region proposal network over the same maps.
+        The region proposal network over the same feature maps.
     box_head_network
-        Pieces in, vectors of ``representation_size`` numbers out; two fully connected layers without it.
+        RoI features in, vectors of ``representation_size`` out (default: two fully connected layers).
     class_indices
-        Where each label stands among the head's classes, 0 being background; 1, 2, 3 … without it. See
+        Index of each label among the class logits, 0 being background (default: 1, 2, 3 …). See
         :mod:`otus.parts.heads.box_head`.
     sampler
         Draws the regions that the box head is trained on.
@@ -228,7 +228,7 @@ def faster_rcnn(
     --------
     >>> backbone = torchvision_backbone("resnet18", levels=(4,))
     >>> maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
-    >>> proposer = RegionProposalNetwork(maps.out_channels, Anchors([[128, 256, 512]]), post_nms_top_n=300)
+    >>> proposer = RegionProposalNetwork(maps.out_channels, GridAnchorGenerator([[128, 256, 512]]), post_nms_top_n=300)
     >>> detector = faster_rcnn(maps, proposer, Categories(("cat", "dog")))
     >>> detector.predict([{"image": torch.zeros(3, 64, 96)}])[0].size_hw
     (64, 96)
@@ -248,7 +248,7 @@ def faster_rcnn(
 
 
 def roi_features_with_fpn(backbone: Backbone, *, norm_layer: type[nn.Module] | None = None) -> RoIFeatures:
-    """A feature pyramid of 256 channels over a backbone, pieces of 7x7 cut by RoI align."""
+    """Build a feature pyramid of 256 channels over a backbone, with RoI align of 7x7."""
     pyramid = FeaturePyramid(backbone.channels, norm_layer=norm_layer)
     return RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides), pyramid=pyramid)
 

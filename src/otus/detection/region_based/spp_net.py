@@ -96,7 +96,7 @@ def boxes_to_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[in
 
     Examples
     --------
-    >>> map_cells(torch.tensor([[0.0, 16, 64, 50], [17, 17, 20, 20]]), stride=16, map_hw=(4, 4)).tolist()
+    >>> boxes_to_cells(torch.tensor([[0.0, 16, 64, 50], [17, 17, 20, 20]]), stride=16, map_hw=(4, 4)).tolist()
     [[1, 2, 3, 3], [1, 1, 1, 1]]
     """
     limit = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=boxes.device)

@@ -1,6 +1,7 @@
-"""DETR: boxes straight from a transformer, each object taught to one query, no anchors and no suppression.
+"""DETR: boxes straight from a transformer, each object matched to one query, no anchors and no NMS.
 
-Shape shorthand: L layers, B images, Q queries, K = h x w steps of the map, S class slots ("no object" the last), D width.
+Shape shorthand: L layers, B images, Q queries, K = h x w locations of the feature map, S class logits ("no object" the last), D the embedding
+dimension.
 
 Paper: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv:2005.12872), section 3 and appendix
 A. Official code: github.com/facebookresearch/detr (Apache-2.0), whose defaults are kept and whose weights give its outputs.
@@ -43,7 +44,7 @@ NO_OBJECT_WEIGHT = 0.1
 
 
 class DecoderLayer(nn.Module):
-    """Queries look at one another, then at the map."""
+    """Self-attention among queries, cross-attention to the encoded feature map, a feed-forward network."""
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, dropout: float = 0.0) -> None:
         super().__init__()
@@ -54,38 +55,38 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def self_attention(self, x: Tensor, queries: Tensor) -> Float[Tensor, "b q d"]:
-        """The first half of the layer."""
-        placed = x + queries
-        return self.norm1(x + self.dropout(self.self_attn(placed, placed, x)))
+        """Compute the self-attention block: the first third of the layer."""
+        with_pos = x + queries
+        return self.norm1(x + self.dropout(self.self_attn(with_pos, with_pos, x)))
 
     def forward(
         self,
         x: Float[Tensor, "b q d"],
         queries: Float[Tensor, "b q d"],
         memory: Float[Tensor, "b k d"],
-        placed_memory: Float[Tensor, "b k d"],
+        memory_with_pos: Float[Tensor, "b k d"],
         attention_mask: Bool[Tensor, "b 1 k"] | None,
     ) -> Float[Tensor, "b q d"]:
-        """``query_embed`` are to the objects what places are to the map."""
+        """Decode; ``queries`` are learned embeddings, added to queries and keys as positional encodings are."""
         x = self.self_attention(x, queries)
-        gathered = self.cross_attn(x + queries, placed_memory, memory, attention_mask=attention_mask)
-        x = self.norm2(x + self.dropout(gathered))
+        attended = self.cross_attn(x + queries, memory_with_pos, memory, attention_mask=attention_mask)
+        x = self.norm2(x + self.dropout(attended))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
 class DETRHead(nn.Module):
-    """The transformer over a backbone's coarsest map, and the two answers read from each query.
+    """The transformer over a backbone's coarsest feature map, and class logits and a box from each query.
 
     Parameters
     ----------
     in_channels
         Of that map.
     class_indices
-        Where each label stands among the classes; as many slots as the largest needs, and one more for "no object".
+        Index of each label among the class logits; one more, the last, is "no object".
     embed_dim, num_heads, ffn_dim, num_encoder_layers, num_decoder_layers, num_queries, dropout
-        Sizes of the transformer; the paper's.
+        Sizes of the transformer (default: the paper's).
     matcher
-        Which query is taught which object.
+        Matches queries to objects.
     """
 
     def __init__(
@@ -133,36 +134,36 @@ class DETRHead(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[SetOutputs, dict[str, Tensor]]:
-        """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` and ``auxiliary``."""
+        """Return the outputs of all layers and, given targets, the losses ``class``, ``box``, ``giou`` and ``auxiliary``."""
         outputs = self(maps[-1], image_on_map(batch, (maps[-1].shape[-2], maps[-1].shape[-1])))
         return outputs, {} if targets is None else self.losses(outputs, targets, batch.sizes_hw)
 
     def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetOutputs:
-        """The answers to a map, of which the part ``inside`` is the image."""
-        places = sine_positional_encoding(inside, self.input_proj.out_channels).flatten(2).transpose(1, 2)
+        """Predict from a feature map; ``inside`` is False in the padding."""
+        pos_embed = sine_positional_encoding(inside, self.input_proj.out_channels).flatten(2).transpose(1, 2)
         attention_mask = None if inside.all() else inside.flatten(1)[:, None]
         memory = self.input_proj(x).flatten(2).transpose(1, 2)
         for layer in self.encoder:
-            memory = layer(memory, places, attention_mask)
-        placed_memory = memory + places
+            memory = layer(memory, pos_embed, attention_mask)
+        memory_with_pos = memory + pos_embed
         queries = self.query_embed.weight.expand(len(x), -1, -1)
-        y, said, before = torch.zeros_like(queries), [], queries
+        y, predicted, before = torch.zeros_like(queries), [], queries
         for layer in self.decoder:
-            before, y = y, layer(y, queries, memory, placed_memory, attention_mask)
-            said.append(self.decoder_norm(y))
-        features = torch.stack(said)
+            before, y = y, layer(y, queries, memory, memory_with_pos, attention_mask)
+            predicted.append(self.decoder_norm(y))
+        features = torch.stack(predicted)
 
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DecoderLayer = self.decoder[-1]  # type: ignore[assignment]
             with inference_mode(decoder_layer) as last:
-                asking = last.self_attention(before, queries) + queries
-                weights = last.cross_attn.weights(asking, placed_memory, attention_mask=attention_mask)
+                attention_queries = last.self_attention(before, queries) + queries
+                weights = last.cross_attn.weights(attention_queries, memory_with_pos, attention_mask=attention_mask)
             return torch.unflatten(weights.mean(dim=1), 2, x.shape[-2:])
 
         return SetOutputs(
             logits=self.class_embed(features),
             boxes=self.bbox_embed(features).sigmoid(),
-            features=said[-1],
+            features=predicted[-1],
             memory=memory.transpose(1, 2).unflatten(2, x.shape[-2:]),
             attention=attention,
         )
@@ -186,11 +187,11 @@ class DETRHead(nn.Module):
         return per_layer[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
 
     def match(self, outputs: SetOutputs, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> list[Match]:
-        """Which query of the last layer is taught which object."""
+        """Match the queries of the last layer to objects."""
         return self._match(outputs.logits[-1], outputs.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, label and score of one image's answers above the threshold: for each query its likeliest category."""
+        """Return query, label and score of one image's predictions above the threshold: each query's most likely category."""
         score, label = logits.softmax(dim=1)[:, self.index_of_label].max(dim=1)
         thresholds = postprocess.thresholds(torch.arange(len(self.index_of_label), device=label.device))
         query = torch.where(score > thresholds[label])[0]
@@ -200,8 +201,12 @@ class DETRHead(nn.Module):
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]:
         return [
-            self.matcher(-said[:, self.index_of_label[target.labels]], of_image, normalize_boxes(target.boxes, size_hw))
-            for said, of_image, target, size_hw in zip(logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True)
+            self.matcher(
+                -predicted[:, self.index_of_label[target.labels]], of_image, normalize_boxes(target.boxes, size_hw)
+            )
+            for predicted, of_image, target, size_hw in zip(
+                logits.softmax(dim=2), boxes, targets, sizes_hw, strict=True
+            )
         ]
 
     def _class_loss(
@@ -234,7 +239,7 @@ def detr_resnet50(
     Parameters
     ----------
     class_indices
-        The slot of each label; 0, 1, 2 … without it. COCO's official weights have slots by COCO's ids.
+        Index of each label among the class logits (default: 0, 1, 2 …). The official weights have COCO's ids.
     num_queries
         The most objects that can be found on an image.
     freezing

@@ -1,21 +1,24 @@
 """An improved DETR that learns from few images: dense maps propose the queries, deformable attention refines them.
 
-Shape shorthand: L layers, B images, Q queries, T steps of all maps, C categories, D width.
+Shape shorthand: L layers, B images, Q queries, T locations of all feature maps, C categories, D the embedding
+dimension.
 
-DETR learns slowly because its queries look everywhere and each object teaches only one of them ("2k is too small",
+It is no single paper's model and reads nobody's weights; each idea and where it comes from is below.
+
+DETR learns slowly because its queries attend everywhere and each object is the target of only one ("2k is too small",
 facebookresearch/detr issue 125). Here every part of the answer has a short way to learn:
 
 - several maps and attention to a few points around a box that each layer moves: "Deformable DETR" (Zhu et al., ICLR 2021,
-  arXiv:2010.04159), sections 4.1 and 4.2, with its two stages: the best steps of the maps are the first boxes;
+  arXiv:2010.04159), sections 4.1 and 4.2, with its two stages: the top-scoring locations are the first reference boxes;
 - self-attention on the coarsest map only, a pyramid below it: RT-DETR (Zhao et al., CVPR 2024, arXiv:2304.08069), section
   4.2; from it too that scores learn the IoU of their box (section 4.3);
-- each object teaches several steps of the maps, the one-to-many supervision of Co-DETR (Zong et al., ICCV 2023,
+- each object is the target of several locations, the one-to-many supervision of Co-DETR (Zong et al., ICCV 2023,
   arXiv:2211.12860): :mod:`otus.parts.boxes.task_aligned`;
-- so several of the surest steps show the same object, and queries that hardly differ are long in learning which of them
-  is to speak: queries are made of steps whose boxes differ (DDQ, Zhang et al., CVPR 2023, arXiv:2303.12776, section 3.2);
-- queries made of objects with noise: DN-DETR and DINO, :mod:`otus.parts.transformer.denoising`.
+- several top-scoring locations then show the same object, and queries that hardly differ take long to learn which of them
+  is the positive: queries are made of locations that survive a class-agnostic NMS, whose boxes differ (DDQ, Zhang et al., CVPR 2023, arXiv:2303.12776, section 3.2);
+- denoising queries: DN-DETR (Li et al., CVPR 2022) and DINO (Zhang et al., ICLR 2023), :mod:`otus.parts.transformer.denoising`.
 
-As DETR it reports a set: each object is taught to one query of each layer, and nothing is suppressed afterwards. Departures
+As DETR it reports a set: each object is matched to one query in each layer, without NMS on its outputs. Departures
 from all of these: the pyramid is that of :mod:`otus.parts.backbones.feature_pyramid`, widths are for images of 320 pixels. No
 official weights are read.
 """
@@ -56,13 +59,13 @@ from otus.parts.transformer.set_matching import (
 from otus.structures import Categories
 
 _RARE = -4.6
-"""Logit of a score of 0.01: at first nearly nothing is an object."""
+"""Logit of a prior probability of 0.01."""
 _FIRST_STEPS = 4.0
-"""Sides of the boxes that steps start from, in strides."""
+"""Sides of the initial boxes of locations, in strides."""
 
 
 class DeformableDecoderLayer(nn.Module):
-    """Queries look at one another, then at points around their boxes."""
+    """Self-attention among queries, deformable cross-attention around their boxes, a feed-forward network."""
 
     def __init__(self, embed_dim: int, num_heads: int, ffn_dim: int, *, num_levels: int, num_points: int) -> None:
         super().__init__()
@@ -71,28 +74,28 @@ class DeformableDecoderLayer(nn.Module):
         self.feed_forward = feed_forward(embed_dim, ffn_dim)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(embed_dim) for _ in range(3))
 
-    def self_attention(self, x: Tensor, places: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "b q d"]:
+    def self_attention(self, x: Tensor, pos_embed: Tensor, attention_mask: Tensor | None) -> Float[Tensor, "b q d"]:
         """The first half of the layer."""
-        placed = x + places
-        return self.norm1(x + self.self_attn(placed, placed, x, attention_mask=attention_mask))
+        with_pos = x + pos_embed
+        return self.norm1(x + self.self_attn(with_pos, with_pos, x, attention_mask=attention_mask))
 
     def forward(
         self,
         x: Float[Tensor, "b q d"],
-        places: Float[Tensor, "b q d"],
+        pos_embed: Float[Tensor, "b q d"],
         boxes: Float[Tensor, "b q 4"],
         maps: Sequence[Tensor],
         extent: Float[Tensor, "b 2"],
         attention_mask: Bool[Tensor, "q q"] | None,
     ) -> Float[Tensor, "b q d"]:
         """``sampling_locations`` encode ``boxes``; ``attention_mask`` keeps noisy queries apart."""
-        x = self.self_attention(x, places, attention_mask)
-        x = self.norm2(x + self.cross_attn(x + places, boxes, maps, extent))
+        x = self.self_attention(x, pos_embed, attention_mask)
+        x = self.norm2(x + self.cross_attn(x + pos_embed, boxes, maps, extent))
         return self.norm3(x + self.feed_forward(x))
 
 
 class QuerySelectionHead(nn.Module):
-    """From several maps to a set of answers.
+    """Query selection and decoder: from several feature maps to a set of predictions.
 
     Parameters
     ----------
@@ -101,11 +104,12 @@ class QuerySelectionHead(nn.Module):
     category_count
         C.
     embed_dim, num_heads, num_points, ffn_dim, num_layers, num_queries
-        Sizes of the transformer; ``num_queries`` steps of the maps, the surest, become queries.
+        Sizes of the transformer; the ``num_queries`` top-scoring locations become queries.
     query_nms_iou
-        A step whose box overlaps that of a surer one by more becomes a query only where there are too few others.
+        A location whose box has a higher IoU than this with a higher-scoring one becomes a query only where there
+        are too few others.
     matcher, assigner, denoising
-        Which query and which steps are taught which object, and the queries made of objects.
+        Matching of queries, assignment of locations, and denoising queries.
     """
 
     def __init__(
@@ -143,7 +147,7 @@ class QuerySelectionHead(nn.Module):
             for _ in range(num_layers)
         )
         outputs = [_answer_layers(embed_dim, category_count) for _ in range(num_layers)]
-        self.class_embed = nn.ModuleList(classes for classes, _ in outputs)
+        self.class_embed = nn.ModuleList(class_layer for class_layer, _ in outputs)
         self.bbox_embed = nn.ModuleList(boxes for _, boxes in outputs)
         self.matcher, self.assigner, self.denoising = matcher, assigner, denoising
 
@@ -156,12 +160,12 @@ class QuerySelectionHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[SetOutputs, dict[str, Tensor]]:
         """All layers' answers and, given targets, the losses ``class``, ``box``, ``giou`` of the last layer, ``auxiliary``
-        of those before, ``steps`` of the maps and ``denoising``."""
+        of those before, ``dense`` of the maps and ``denoising``."""
         maps, inside = self._encode(maps, batch)
-        steps = _DensePredictions(self, maps, inside, batch)
-        index = steps.top_queries(self.num_queries, nms_iou=self.query_nms_iou)[..., None]
-        content = self.content_proj(steps.features.gather(1, index.expand(-1, -1, steps.features.shape[2])).detach())
-        boxes = steps.boxes.gather(1, index.expand(-1, -1, 4)).detach()
+        dense = _DensePredictions(self, maps, inside, batch)
+        index = dense.top_queries(self.num_queries, nms_iou=self.query_nms_iou)[..., None]
+        content = self.content_proj(dense.features.gather(1, index.expand(-1, -1, dense.features.shape[2])).detach())
+        boxes = dense.boxes.gather(1, index.expand(-1, -1, 4)).detach()
         noisy = None
         if targets is not None:
             noisy = self.denoising(targets, batch.sizes_hw, category_count=self.category_count, generator=generator)
@@ -169,11 +173,11 @@ class QuerySelectionHead(nn.Module):
         if targets is None:
             return outputs, {}
         sizes_hw = batch.sizes_hw
-        losses = {"steps": steps.loss(targets, sizes_hw)}
+        losses = {"steps": dense.loss(targets, sizes_hw)}
         per_layer = []
-        for logits, said in zip(outputs.logits, outputs.boxes, strict=True):
-            matches = self._match(logits, said, targets, sizes_hw)
-            per_layer.append(set_criterion(logits, said, matches, targets, sizes_hw))
+        for logits, predicted in zip(outputs.logits, outputs.boxes, strict=True):
+            matches = self._match(logits, predicted, targets, sizes_hw)
+            per_layer.append(set_criterion(logits, predicted, matches, targets, sizes_hw))
         auxiliary = [loss for layer in per_layer[:-1] for loss in layer.values()]
         losses |= per_layer[-1] | ({"auxiliary": torch.stack(auxiliary).sum()} if auxiliary else {})
         losses["denoising"] = zero_loss(self.label_embed)
@@ -181,8 +185,10 @@ class QuerySelectionHead(nn.Module):
             groups = int(noisy.group.max()) + 1
             parts = [
                 loss / groups
-                for logits, said in zip(*of_noisy, strict=True)
-                for loss in set_criterion(logits, said, noisy.matches, targets, sizes_hw, valid=noisy.valid).values()
+                for logits, predicted in zip(*of_noisy, strict=True)
+                for loss in set_criterion(
+                    logits, predicted, noisy.matches, targets, sizes_hw, valid=noisy.valid
+                ).values()
             ]
             losses["denoising"] = torch.stack(parts).sum()
         return outputs, losses
@@ -203,9 +209,9 @@ class QuerySelectionHead(nn.Module):
         projected = [layer(x) for layer, x in zip(self.input_proj, maps, strict=True)]
         coarse = projected[-1]
         inside = image_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
-        places = sine_positional_encoding(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
+        pos_embed = sine_positional_encoding(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
         attention_mask = None if inside.all() else inside.flatten(1)[:, None]
-        mixed = self.encoder(coarse.flatten(2).transpose(1, 2), places, attention_mask)
+        mixed = self.encoder(coarse.flatten(2).transpose(1, 2), pos_embed, attention_mask)
         projected[-1] = mixed.transpose(1, 2).unflatten(2, coarse.shape[-2:])
         pyramid = self.pyramid(projected)
         places_inside = [image_on_map(batch, (x.shape[-2], x.shape[-1])) for x in pyramid]
@@ -222,32 +228,32 @@ class QuerySelectionHead(nn.Module):
             boxes = torch.cat([noisy.boxes, boxes], dim=1)
         extent = _extent(batch)
         x, all_logits, all_boxes = content, [], []
-        for layer, classes, moves in zip(self.decoder, self.class_embed, self.bbox_embed, strict=True):
-            places = self.query_pos_embed(sine_embedding(boxes, content.shape[2] // 2))
+        for layer, class_layer, bbox_layer in zip(self.decoder, self.class_embed, self.bbox_embed, strict=True):
+            pos_embed = self.query_pos_embed(sine_embedding(boxes, content.shape[2] // 2))
             before, of_layer = x, boxes
-            x = layer(x, places, boxes, maps, extent, attention_mask)
-            said = (_logit(boxes) + moves(x)).sigmoid()
-            all_logits.append(classes(x))
-            all_boxes.append(said)
-            boxes = said.detach()
-        logits, said = torch.stack(all_logits), torch.stack(all_boxes)
+            x = layer(x, pos_embed, boxes, maps, extent, attention_mask)
+            predicted = (_logit(boxes) + bbox_layer(x)).sigmoid()
+            all_logits.append(class_layer(x))
+            all_boxes.append(predicted)
+            boxes = predicted.detach()
+        logits, predicted = torch.stack(all_logits), torch.stack(all_boxes)
 
         def attention() -> Float[Tensor, "b q h w"]:
             decoder_layer: DeformableDecoderLayer = self.decoder[-1]  # type: ignore[assignment]
             with inference_mode(decoder_layer) as last:
-                asking = last.self_attention(before, places, attention_mask) + places
-                where, weights = last.cross_attn.sampling_locations(asking, of_layer)
+                attention_queries = last.self_attention(before, pos_embed, attention_mask) + pos_embed
+                where, weights = last.cross_attn.sampling_locations(attention_queries, of_layer)
             return _drawn(where * extent[:, None, None, None, None], weights, maps[0])[:, first:]
 
-        outputs = SetOutputs(logits[:, :, first:], said[:, :, first:], x[:, first:], maps[-1], attention)
-        return outputs, None if noisy is None else (logits[:, :, :first], said[:, :, :first])
+        outputs = SetOutputs(logits[:, :, first:], predicted[:, :, first:], x[:, first:], maps[-1], attention)
+        return outputs, None if noisy is None else (logits[:, :, :first], predicted[:, :, :first])
 
     def _match(
         self, logits: Tensor, boxes: Tensor, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[Match]:
         return [
-            self.matcher(_focal_cost(said)[:, target.labels], of_image, normalize_boxes(target.boxes, size_hw))
-            for said, of_image, target, size_hw in zip(logits, boxes, targets, sizes_hw, strict=True)
+            self.matcher(_focal_cost(predicted)[:, target.labels], of_image, normalize_boxes(target.boxes, size_hw))
+            for predicted, of_image, target, size_hw in zip(logits, boxes, targets, sizes_hw, strict=True)
         ]
 
 
@@ -289,24 +295,24 @@ class _DensePredictions:
 
     def loss(self, targets: Sequence[Target], sizes_hw: Sequence[tuple[int, int]]) -> Float[Tensor, ""]:
         """Of classes and boxes, all objects and steps together, divided by what all positives should score."""
-        target_scores, taught = torch.zeros_like(self.logits), self.inside.clone()
+        target_scores, learned = torch.zeros_like(self.logits), self.inside.clone()
         matches, qualities = [], []
         for i, (target, size_hw) in enumerate(zip(targets, sizes_hw, strict=True)):
-            taught[i] &= ~inside_crowd(self.boxes[i], target, size_hw)
+            learned[i] &= ~inside_crowd(self.boxes[i], target, size_hw)
             scores = self.logits[i].sigmoid() * self.inside[i, :, None]
-            step, objects, quality = self.assigner(
+            location, objects, quality = self.assigner(
                 scores, self.boxes[i], self.centres[i], normalize_boxes(target.boxes, size_hw), target.labels
             )
-            target_scores[i, step, target.labels[objects]] = quality
-            taught[i, step] = True
-            matches.append(Match(step, objects))
+            target_scores[i, location, target.labels[objects]] = quality
+            learned[i, location] = True
+            matches.append(Match(location, objects))
             qualities.append(quality)
         count = max(1.0, float(sum(quality.sum() for quality in qualities)))
         l1, giou = box_losses(self.boxes, matches, targets, sizes_hw)
         objects_count = max(1, sum(len(target.boxes) for target in targets))
         positives = max(1, sum(len(quality) for quality in qualities))
         boxes = (L1_WEIGHT * l1 + GIOU_WEIGHT * giou) * objects_count / positives
-        return (varifocal_loss(self.logits, target_scores) * taught[..., None]).sum() / count + boxes
+        return (varifocal_loss(self.logits, target_scores) * learned[..., None]).sum() / count + boxes
 
 
 def set_criterion(
@@ -320,16 +326,16 @@ def set_criterion(
 ) -> dict[str, Float[Tensor, ""]]:
     """The weighted losses of a layer, divided by the number of objects; matched queries learn the IoU of their box."""
     target_scores = torch.zeros_like(logits)
-    taught = torch.ones_like(logits[..., 0], dtype=torch.bool) if valid is None else valid.clone()
+    learned = torch.ones_like(logits[..., 0], dtype=torch.bool) if valid is None else valid.clone()
     for i, (match, target, size_hw) in enumerate(zip(matches, targets, sizes_hw, strict=True)):
-        taught[i] &= ~inside_crowd(boxes[i], target, size_hw)
-        taught[i, match.queries] = True
-        said = box_convert(boxes[i, match.queries].detach(), "cxcywh", "xyxy")
+        learned[i] &= ~inside_crowd(boxes[i], target, size_hw)
+        learned[i, match.queries] = True
+        predicted = box_convert(boxes[i, match.queries].detach(), "cxcywh", "xyxy")
         objects = box_convert(normalize_boxes(target.boxes, size_hw)[match.objects], "cxcywh", "xyxy")
-        target_scores[i, match.queries, target.labels[match.objects]] = paired_iou(said, objects).clamp(min=1e-3)
+        target_scores[i, match.queries, target.labels[match.objects]] = paired_iou(predicted, objects).clamp(min=1e-3)
     count = max(1, sum(len(target.boxes) for target in targets))
     l1, giou = box_losses(boxes, matches, targets, sizes_hw)
-    cross_entropy = (varifocal_loss(logits, target_scores) * taught[..., None]).sum() / count
+    cross_entropy = (varifocal_loss(logits, target_scores) * learned[..., None]).sum() / count
     return {"class": cross_entropy, "box": L1_WEIGHT * l1, "giou": GIOU_WEIGHT * giou}
 
 
@@ -347,12 +353,12 @@ def query_selection_detr_efficientnet_lite0(
 
 def _answer_layers(width: int, category_count: int) -> tuple[Float32Linear, nn.Sequential]:
     """Class logits that say "nothing" at first, and moves of boxes that are none at first."""
-    classes = Float32Linear(width, category_count)
+    class_layer = Float32Linear(width, category_count)
     boxes = mlp(width, width, width, 4, layer=Float32Linear)
-    nn.init.constant_(classes.bias, _RARE)
+    nn.init.constant_(class_layer.bias, _RARE)
     nn.init.zeros_(boxes[-1].weight)  # type: ignore[arg-type]
     nn.init.zeros_(boxes[-1].bias)  # type: ignore[arg-type]
-    return classes, boxes
+    return class_layer, boxes
 
 
 def _extent(batch: Batch) -> Float[Tensor, "b 2"]:

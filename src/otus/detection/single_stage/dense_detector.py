@@ -1,6 +1,6 @@
-"""The frame of every dense detector: each location of the maps answers for itself, in one pass and without proposals.
+"""The frame of every dense detector: each location of the feature maps predicts for itself, in one pass, without proposals.
 
-Shape shorthand: B images, A anchors of all maps, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all maps, S class logits, D numbers of a box (4: xyxy, 5: xywhr).
 
 RetinaNet, SSD, FCOS, the lecture's RPN that names classes and the oriented FCOS fill it with different parts: maps, head,
 anchors, assigner, coder, criterion, scores. One pass leaves a record, :class:`~otus.detection.single_stage.stages.DenseStages`,
@@ -36,20 +36,20 @@ from otus.structures import Categories, Instances
 
 
 class DenseDetector(BaseSystem[DenseStages, Instances]):
-    """A detector composed of maps, a head that answers at every location, and what its answers mean.
+    """A detector composed of a feature extractor, a head over every location, and what its outputs mean.
 
     Parameters
     ----------
     categories
         What the labels mean.
     features, head, anchors
-        The maps, what is said of each anchor of them, and where the anchors are.
+        Feature extractor, head, and anchor generator.
     assigner, box_coder, criterion
-        Which anchor should speak for which object, how it says where that is, and what being wrong costs.
+        Which anchor predicts which object, how boxes are encoded, and the losses.
     scores, postprocess
-        Which answers are looked at, and which of these are reported.
+        Which predictions become candidates, and which of these are reported.
     class_indices
-        Where each label stands among the head's classes; see :func:`~otus.parts.heads.class_indices.class_indices_of`.
+        Index of each label among the class logits; see :func:`~otus.parts.heads.class_indices.class_indices_of`.
     oriented
         Whether boxes are xywhr (:mod:`otus.parts.boxes.oriented`).
     size_divisor
@@ -134,11 +134,11 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         return record
 
     def _postprocess(self, record: DenseStages, postprocess: Postprocess) -> None:
-        everywhere, box_deltas = torch.cat(record.anchors), torch.cat(record.outputs.box_deltas, 1)
+        all_anchors, box_deltas = torch.cat(record.anchors), torch.cat(record.outputs.box_deltas, 1)
         thresholds = postprocess.thresholds(self.label_of_index)
         for i, size_hw in enumerate(record.batch.sizes_hw):
             scores, class_indices, index = self.scores.choose(record.outputs, i, thresholds)
-            boxes = self.box_coder.decode(box_deltas[i, index], everywhere[index])
+            boxes = self.box_coder.decode(box_deltas[i, index], all_anchors[index])
             if not self.oriented:
                 boxes = clip_boxes_to_image(boxes, size_hw)
             record.keep(Detections(boxes, scores, self.label_of_index[class_indices], index), postprocess)

@@ -1,6 +1,6 @@
-"""What fills the frame of dense detectors, as the frame sees it, and what several fillings share.
+"""The interfaces of the parts that a dense detector is composed of.
 
-Shape shorthand: B images, A anchors of all maps, N objects, S class slots, D numbers of a box (4: xyxy, 5: xywhr).
+Shape shorthand: B images, A anchors of all maps, N objects, S class logits, D numbers of a box (4: xyxy, 5: xywhr).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from otus.parts.heads.dense_scores import CandidateIndices
 
 
 class FeatureExtractor(Protocol):
-    """Images in, maps out, fine to coarse; smaller images are padded to ``min_size``."""
+    """Images in, feature maps out, fine to coarse; smaller images are padded to ``min_size``."""
 
     @property
     def min_size(self) -> int: ...
@@ -24,13 +24,13 @@ class FeatureExtractor(Protocol):
 
 
 class DenseHead(Protocol):
-    """What is said of the anchors of each map."""
+    """Predicts class logits and box deltas of the anchors of each feature map."""
 
     def __call__(self, maps: list[Tensor]) -> DenseOutputs: ...
 
 
 class AnchorGenerator(Protocol):
-    """The boxes or locations that answers are about, for each map, row by row."""
+    """Generates the anchors (or locations, as squares) of each feature map, row by row."""
 
     def __call__(
         self, grids_hw: Sequence[tuple[int, int]], padded_hw: tuple[int, int], device: torch.device
@@ -38,7 +38,7 @@ class AnchorGenerator(Protocol):
 
 
 class Assigner(Protocol):
-    """For which object each anchor should speak, or NEGATIVE or NEUTRAL."""
+    """Assigns to each anchor the index of an object, NEGATIVE or NEUTRAL."""
 
     def __call__(
         self,
@@ -51,7 +51,7 @@ class Assigner(Protocol):
 
 
 class BoxCoder(Protocol):
-    """Boxes to what the head says of them, and back."""
+    """Encodes boxes as deltas relative to anchors, and decodes."""
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor: ...
 
@@ -59,7 +59,7 @@ class BoxCoder(Protocol):
 
 
 class Criterion(Protocol):
-    """The losses ``class``, ``box`` and perhaps more. ``outputs`` has the maps one after the other."""
+    """Computes the losses ``class``, ``box`` and perhaps more; ``outputs`` has the feature maps concatenated."""
 
     def __call__(
         self,
@@ -73,7 +73,7 @@ class Criterion(Protocol):
 
 
 class Scores(Protocol):
-    """Which answers become candidates; ``background`` is its slot, if it has one."""
+    """Chooses which predictions become candidates; ``background`` is the index of its logit, if it has one."""
 
     @property
     def background(self) -> int | None: ...

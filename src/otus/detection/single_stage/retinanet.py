@@ -57,18 +57,20 @@ class RetinaNetLoss:
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Each image's loss divided by its positives; the mean over the images."""
-        of_classes, of_boxes = [], []
-        for logits, box_deltas, one in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
-            count = max(1, len(one.positives))
-            known = torch.where(one.class_indices != NEUTRAL)[0]
-            of_classes.append(focal_loss(logits[known], one.class_indices[known]) / count)
-            box_deltas, origins = box_deltas[one.positives], anchors[one.positives]
+        class_losses, box_losses = [], []
+        for logits, box_deltas, assignment in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
+            count = max(1, len(assignment.positives))
+            known = torch.where(assignment.class_indices != NEUTRAL)[0]
+            class_losses.append(focal_loss(logits[known], assignment.class_indices[known]) / count)
+            box_deltas, origins = box_deltas[assignment.positives], anchors[assignment.positives]
             if self.boxes == "l1":
-                wrong = F.l1_loss(box_deltas, box_coder.encode(one.boxes, origins), reduction="sum")
+                wrong = F.l1_loss(box_deltas, box_coder.encode(assignment.boxes, origins), reduction="sum")
             else:
-                wrong = generalized_box_iou_loss(box_coder.decode(box_deltas, origins), one.boxes, reduction="sum")
-            of_boxes.append(wrong / count)
-        return {"class": torch.stack(of_classes).mean(), "box": torch.stack(of_boxes).mean()}
+                wrong = generalized_box_iou_loss(
+                    box_coder.decode(box_deltas, origins), assignment.boxes, reduction="sum"
+                )
+            box_losses.append(wrong / count)
+        return {"class": torch.stack(class_losses).mean(), "box": torch.stack(box_losses).mean()}
 
 
 def octave_scales(*sizes: int) -> list[tuple[int, int, int]]:

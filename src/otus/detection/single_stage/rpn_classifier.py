@@ -77,16 +77,20 @@ class SampledLoss:
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Both divided by what was drawn in the batch."""
-        of_classes, of_boxes, drawn = [], [], 0
-        for logits, box_deltas, one in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
-            positives, negatives = self.sampler(one.matches, generator=generator)
+        class_losses, box_losses, sampled = [], [], 0
+        for logits, box_deltas, assignment in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
+            positives, negatives = self.sampler(assignment.matches, generator=generator)
             chosen = torch.cat([positives, negatives])
-            of_classes.append(F.cross_entropy(logits[chosen], one.class_indices[chosen].clamp(min=0), reduction="sum"))
-            boxes = one.boxes[torch.searchsorted(one.positives, positives)]
-            of_boxes.append(box_delta_loss(box_deltas[positives], box_coder.encode(boxes, anchors[positives]), count=1))
-            drawn += len(chosen)
-        count = max(1, drawn)
-        return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
+            class_losses.append(
+                F.cross_entropy(logits[chosen], assignment.class_indices[chosen].clamp(min=0), reduction="sum")
+            )
+            boxes = assignment.boxes[torch.searchsorted(assignment.positives, positives)]
+            box_losses.append(
+                box_delta_loss(box_deltas[positives], box_coder.encode(boxes, anchors[positives]), count=1)
+            )
+            sampled += len(chosen)
+        count = max(1, sampled)
+        return {"class": torch.stack(class_losses).sum() / count, "box": torch.stack(box_losses).sum() / count}
 
 
 def rpn_classifier(

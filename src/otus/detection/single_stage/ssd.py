@@ -130,16 +130,16 @@ class HardNegativeLoss:
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Of all images together."""
-        of_classes, of_boxes = [], []
-        for logits, box_deltas, one in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
-            wrong = F.cross_entropy(logits, one.class_indices.clamp(min=0), reduction="none")
-            negative = torch.where(one.class_indices == NEGATIVE)[0]
-            count = min(len(negative), int(self.negatives_per_positive * len(one.positives)))
-            of_classes += [wrong[one.positives].sum(), wrong[negative].topk(count).values.sum()]
-            truth = box_coder.encode(one.boxes, anchors[one.positives])
-            of_boxes.append(F.smooth_l1_loss(box_deltas[one.positives], truth, reduction="sum"))
-        count = max(1, sum(len(one.positives) for one in assignments))
-        return {"class": torch.stack(of_classes).sum() / count, "box": torch.stack(of_boxes).sum() / count}
+        class_losses, box_losses = [], []
+        for logits, box_deltas, assignment in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
+            wrong = F.cross_entropy(logits, assignment.class_indices.clamp(min=0), reduction="none")
+            negative = torch.where(assignment.class_indices == NEGATIVE)[0]
+            count = min(len(negative), int(self.negatives_per_positive * len(assignment.positives)))
+            class_losses += [wrong[assignment.positives].sum(), wrong[negative].topk(count).values.sum()]
+            truth = box_coder.encode(assignment.boxes, anchors[assignment.positives])
+            box_losses.append(F.smooth_l1_loss(box_deltas[assignment.positives], truth, reduction="sum"))
+        count = max(1, sum(len(assignment.positives) for assignment in assignments))
+        return {"class": torch.stack(class_losses).sum() / count, "box": torch.stack(box_losses).sum() / count}
 
 
 class SSDHead(nn.Module):

@@ -189,10 +189,10 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
     ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
         """Which of the K boxes of each assigned cell learns its object, and its IoU with it."""
         boxes = self._normalized_boxes(output)[assignment.image, assignment.row, assignment.column]
-        wanted = assignment.boxes[:, None]
-        iou = paired_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(wanted, "cxcywh", "xyxy"))
+        target_boxes = assignment.boxes[:, None]
+        iou = paired_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy"))
         best, index = iou.max(dim=1)
-        nearest = (boxes - wanted).square().sum(dim=2).argmin(dim=1)
+        nearest = (boxes - target_boxes).square().sum(dim=2).argmin(dim=1)
         index = torch.where(best > 0, index, nearest)
         return index, iou.gather(1, index[:, None])[:, 0]
 

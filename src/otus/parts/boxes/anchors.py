@@ -1,4 +1,4 @@
-"""Anchors: boxes of several sizes and shapes at every step of a map, which a dense head scores and moves.
+"""Anchors: boxes of several sizes and aspect ratios at every location of a feature map.
 
 Paper: "Faster R-CNN" (Ren et al., NeurIPS 2015, arXiv:1506.01497), section 3.1.1.
 Reference: torchvision ``AnchorGenerator`` (BSD-3-Clause), whose rounding and strides are kept so that its weights fit:
@@ -17,7 +17,7 @@ from otus.errors import ShapeError
 
 
 class GridAnchorGenerator:
-    """The anchors of one or several maps.
+    """Generate the anchors of one or several feature maps.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class GridAnchorGenerator:
 
     Examples
     --------
-    >>> anchors = Anchors([[8, 16]], aspect_ratios=[1.0])
-    >>> anchors.per_location, anchors([(1, 2)], (4, 8))[0][:2].tolist()
+    >>> anchors = GridAnchorGenerator([[8, 16]], aspect_ratios=[1.0])
+    >>> anchors.anchors_per_location, anchors([(1, 2)], (4, 8))[0][:2].tolist()
     (2, [[-4.0, -4.0, 4.0, 4.0], [-8.0, -8.0, 8.0, 8.0]])
     """
 
@@ -47,7 +47,7 @@ class GridAnchorGenerator:
         padded_hw: tuple[int, int],
         device: torch.device | str = "cpu",
     ) -> list[Float[Tensor, "a 4"]]:
-        """For each map its anchors xyxy, row by row, the K of one location together.
+        """Return for each feature map its anchors xyxy, row by row, the K of one location together.
 
         Parameters
         ----------

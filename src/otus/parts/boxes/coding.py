@@ -1,4 +1,4 @@
-"""How box regression says where: the transform that moves a region onto an object, and distances to its edges.
+"""Box coders: boxes as deltas relative to a reference box, or as distances to its edges, and back.
 
 Paper: R-CNN (Girshick et al., CVPR 2014, arXiv:1311.2524), appendix C: dx and dy shift the centre in units of the region's
 size, dw and dh scale the size in log space.
@@ -37,7 +37,7 @@ class DeltaBoxCoder:
         self.weights = weights
 
     def encode(self, boxes: Float[Tensor, "*n 4"], regions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """The transforms that bring ``regions`` onto ``boxes``, both xyxy and of positive size."""
+        """Return the deltas from ``regions`` to ``boxes``, both xyxy and of positive size."""
         x, y, width, height = _centre_and_size(boxes)
         region_x, region_y, region_width, region_height = _centre_and_size(regions)
         wx, wy, ww, wh = self.weights
@@ -48,7 +48,7 @@ class DeltaBoxCoder:
         return torch.stack([dx, dy, dw, dh], dim=-1)
 
     def decode(self, box_deltas: Float[Tensor, "*n 4"], regions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """The boxes xyxy where ``box_deltas`` bring ``regions``; leading axes broadcast."""
+        """Return the boxes xyxy of ``box_deltas`` applied to ``regions``; leading axes broadcast."""
         x, y, width, height = _centre_and_size(regions)
         dx, dy, dw, dh = (part / weight for part, weight in zip(box_deltas.unbind(-1), self.weights, strict=True))
         x, y = dx * width + x, dy * height + y
@@ -58,7 +58,7 @@ class DeltaBoxCoder:
 
 
 class LTRBCoder:
-    """How far the four edges are from a location, in units of the location's stride (FCOS, arXiv:1904.01355, equation 1).
+    """Distances from a location to the left, top, right and bottom edge, in strides (FCOS, arXiv:1904.01355, equation 1).
 
     A location is a square anchor of the stride's size around it. Departure, torchvision's: ReLU in the place of the paper's
     exponential, and the stride in that of its learned scales.
@@ -71,13 +71,13 @@ class LTRBCoder:
     """
 
     def encode(self, boxes: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """Distances to the left, top, right and bottom edge; negative where the location is outside."""
+        """Return the four distances; negative where the location is outside."""
         x, y, width, height = _centre_and_size(anchors)
         x1, y1, x2, y2 = boxes.unbind(-1)
         return torch.stack([(x - x1) / width, (y - y1) / height, (x2 - x) / width, (y2 - y) / height], dim=-1)
 
     def decode(self, box_deltas: Float[Tensor, "*n 4"], anchors: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
-        """The boxes xyxy of predicted distances; negative ones are none."""
+        """Return the boxes xyxy of predicted distances; negative ones count as 0."""
         x, y, width, height = _centre_and_size(anchors)
         left, top, right, bottom = F.relu(box_deltas).unbind(-1)
         return torch.stack([x - left * width, y - top * height, x + right * width, y + bottom * height], dim=-1)

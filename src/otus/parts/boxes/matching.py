@@ -1,4 +1,4 @@
-"""Which object each region stands for while training: positive, negative or neutral by IoU.
+"""Matching by IoU: which regions (anchors, proposals) are positive, for which object, negative, or neutral.
 
 Shape shorthand: R regions (anchors or proposals), N objects.
 
@@ -24,11 +24,12 @@ class IoUMatcher:
     Parameters
     ----------
     positive_iou
-        A region with at least this IoU with an object is positive, and stands for the one it overlaps most.
+        A region with at least this IoU with an object is positive; its object is the one with the highest IoU.
     negative_iou
-        Below this IoU with every object it is negative; in between it is neutral and not learned from.
+        Below this IoU with every object a region is negative; in between it is neutral, which is not trained on.
     keep_best
-        Make the regions that overlap an object most (ties included) positive too, if they overlap it at all.
+        Whether the regions of highest IoU with each object (ties included) are positive too, if they overlap it at all
+        (torchvision's ``allow_low_quality_matches``).
     """
 
     positive_iou: float
@@ -42,7 +43,7 @@ class IoUMatcher:
         *,
         crowds: Float[Tensor, "c 4"] | None = None,
     ) -> Int[Tensor, "r"]:
-        """The index of the object of each region, or ``NEGATIVE`` (-1) or ``NEUTRAL`` (-2).
+        """Return the index of each region's object, or ``NEGATIVE`` (-1) or ``NEUTRAL`` (-2).
 
         ``crowds`` are boxes of many objects at once, which are never matched: a negative region at least half inside one
         is neutral, because nobody knows what it shows.
@@ -64,7 +65,7 @@ class IoUMatcher:
 
 
 def pairwise_ioa(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> Float[Tensor, "r"]:
-    """The largest share of each region's area that lies in one of the boxes."""
+    """Return the largest fraction of each region's area that lies in one of the boxes (intersection over area)."""
     top_left = torch.maximum(regions[:, None, :2], boxes[None, :, :2])
     bottom_right = torch.minimum(regions[:, None, 2:], boxes[None, :, 2:])
     overlap = (bottom_right - top_left).clamp(min=0).prod(dim=2).amax(dim=1)
@@ -72,7 +73,7 @@ def pairwise_ioa(regions: Float[Tensor, "r 4"], boxes: Float[Tensor, "c 4"]) -> 
 
 
 def paired_iou(boxes: Float[Tensor, "*n 4"], others: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
-    """IoU of each box with the one that stands at its place; leading axes broadcast."""
+    """Return the IoU of each box with the other of the same index; leading axes broadcast."""
     top_left = torch.maximum(boxes[..., :2], others[..., :2])
     bottom_right = torch.minimum(boxes[..., 2:], others[..., 2:])
     overlap = (bottom_right - top_left).clamp(min=0).prod(dim=-1)

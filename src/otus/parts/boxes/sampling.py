@@ -1,4 +1,4 @@
-"""Choosing which regions a step learns from: a fixed number, of which a fixed share are positives where there are enough.
+"""Sampling of the regions that a training step uses: a fixed number, of which at most a fixed fraction are positive.
 
 Papers: Fast R-CNN (arXiv:1504.08083, section 2.3), Faster R-CNN (arXiv:1506.01497, section 3.1.3).
 """
@@ -19,9 +19,9 @@ class BalancedSampler:
     Parameters
     ----------
     batch_size_per_image
-        Regions of one image; negatives fill up what positives leave.
+        Regions per image; negatives fill up what positives leave.
     positive_fraction
-        At most this share are positives.
+        Maximum fraction of positives.
     """
 
     batch_size_per_image: int
@@ -30,7 +30,7 @@ class BalancedSampler:
     def __call__(
         self, matches: Int[Tensor, "r"], *, generator: torch.Generator | None = None
     ) -> tuple[Int[Tensor, "p"], Int[Tensor, "n"]]:
-        """Indices of the positives and of the negatives drawn; neutral regions are never drawn.
+        """Return the indices of the sampled positives and negatives; neutral regions are never sampled.
 
         Parameters
         ----------

@@ -1,10 +1,10 @@
-"""Which steps of dense maps learn which object: those that are best at naming it and at placing it, several for each.
+"""Task-aligned assignment: an object's positives are the locations that classify and localise it best, several per object.
 
-Shape shorthand: T steps of all maps, N objects, C categories.
+Shape shorthand: T locations of all feature maps, N objects, C categories.
 
-Paper: TOOD (Feng et al., ICCV 2021, arXiv:2108.07755), section 3.3: alignment = score^alpha IoU^beta; the best steps within
-each object are positive, and what they should say is their alignment, scaled so that the best of an object gets its IoU.
-Departure: an object that holds no step's centre takes the nearest step.
+Paper: TOOD (Feng et al., ICCV 2021, arXiv:2108.07755), section 3.3: alignment = score^alpha IoU^beta; the best locations within
+each object are positive, and their target score is their alignment, scaled so that the best of an object gets its IoU.
+Departure: an object that holds no location takes the nearest one.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from torchvision.ops import box_convert, box_iou
 
 @dataclass(frozen=True)
 class TaskAlignedAssigner:
-    """Several steps for each object.
+    """Assign several locations to each object.
 
     Parameters
     ----------
     top_k
-        Steps of an object at most.
+        Maximum positives per object.
     alpha, beta
-        How much the score and the IoU weigh.
+        Exponents of the score and of the IoU.
     """
 
     top_k: int = 10
@@ -40,14 +40,14 @@ class TaskAlignedAssigner:
         target_boxes: Float[Tensor, "n 4"],
         labels: Int[Tensor, "n"],
     ) -> tuple[Int[Tensor, "p"], Int[Tensor, "p"], Float[Tensor, "p"]]:
-        """The positive steps, the object of each, and what it should score.
+        """Return the positive locations, the object of each, and its target score.
 
         Parameters
         ----------
         scores, boxes
-            What the steps say now; boxes and ``target_boxes`` as centre and size.
+            The current predictions; boxes and ``target_boxes`` are cxcywh.
         centres
-            Where the steps are.
+            Of the locations, x and y.
         """
         if not len(target_boxes):
             return labels.new_zeros(0), labels.new_zeros(0), scores.new_zeros(0)
@@ -57,8 +57,8 @@ class TaskAlignedAssigner:
         inside[torch.arange(len(target_boxes), device=nearest.device), nearest] = True
         iou = box_iou(box_convert(target_boxes, "cxcywh", "xyxy"), box_convert(boxes, "cxcywh", "xyxy"))
         alignment = scores[:, labels].t() ** self.alpha * iou**self.beta * inside
-        best, step = alignment.topk(min(self.top_k, len(boxes)), dim=1)
-        chosen = torch.zeros_like(inside).scatter_(1, step, best > 0)
+        best, location = alignment.topk(min(self.top_k, len(boxes)), dim=1)
+        chosen = torch.zeros_like(inside).scatter_(1, location, best > 0)
         of_step = (iou * chosen).argmax(dim=0)  # a step of two objects learns the one that it overlaps more
         positive = torch.where(chosen.any(dim=0))[0]
         objects = of_step[positive]

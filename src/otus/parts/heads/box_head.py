@@ -1,14 +1,15 @@
-"""What is there, and where exactly: the head that every region-based detector shares.
+"""The box head that every region-based detector shares: class logits and box deltas of a region.
 
-Shape shorthand: R regions of all images, N objects, S class slots (background among them).
+Shape shorthand: R regions of all images, N objects, S class logits (background included).
 
-Papers: R-CNN (arXiv:1311.2524, section 2.3 and appendix C): class scores and a transform for each class, regions assigned
+Papers: R-CNN (arXiv:1311.2524, section 2.3 and appendix C): class scores and box deltas per class, regions assigned
 by IoU. Fast R-CNN (arXiv:1504.08083, section 2.3): both learned at once.
 Reference: torchvision ``RoIHeads`` (BSD-3-Clause).
 
-Slots: outside, labels run from 0 and know no background. Inside, slot 0 is background and each category has a slot of its
-own; by default label + 1. Weights trained on COCO by others have 91 slots, numbered by COCO's ids, of which ten belong to
-no category. These stay in the softmax, whose outputs would change without them, and are never reported.
+Class indices: outside, labels run from 0 and know no background. Inside, index 0 of the logits is background and each
+category has an index of its own; by default label + 1. Weights trained on COCO by others have 91 logits, numbered by COCO's
+ids, of which ten belong to no category. These stay in the softmax, whose outputs would change without them, and are never
+reported.
 """
 
 from collections.abc import Sequence
@@ -30,14 +31,14 @@ from otus.parts.losses import box_delta_loss, zero_loss
 from otus.parts.postprocess import Postprocess
 
 DEFAULT_SAMPLER = BalancedSampler(batch_size_per_image=512, positive_fraction=0.25)
-"""How many regions of an image, and how many of them at most positive."""
+"""torchvision's."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The regions of one image that a step learns from.
+    """The sampled regions of one image that a training step uses.
 
-    ``matches`` are indices of objects, -1 for background; ``class_indices`` the class slots to be answered.
+    ``matches`` are indices of objects, -1 for background; ``class_indices`` the target classes, 0 for background.
     """
 
     regions: Float[Tensor, "r 4"]
@@ -45,7 +46,7 @@ class Assignment:
     class_indices: Int[Tensor, "r"]
 
     def positives(self) -> tuple[Float[Tensor, "p 4"], Int[Tensor, "p"]]:
-        """The regions that stand for an object, and which."""
+        """Return the positive regions, and the index of each one's object."""
         chosen = self.matches >= 0
         return self.regions[chosen], self.matches[chosen]
 
@@ -59,7 +60,7 @@ class TwoLayerMLP(nn.Module):
         self.fc7 = nn.Linear(representation_size, representation_size)
 
     def forward(self, roi_features: Float[Tensor, "r *piece"]) -> Float[Tensor, "r f"]:
-        """A vector for each region."""
+        """Return the feature vector of each region."""
         return F.relu(self.fc7(F.relu(self.fc6(roi_features.flatten(start_dim=1)))))
 
 
@@ -73,13 +74,13 @@ class BoxHead(nn.Module):
     in_features
         Length of the vector that classes and boxes are read from.
     class_indices
-        The slot of each label (see the top of this file).
+        Index of each label among the class logits (see the top of this file).
     matcher, sampler
-        Which proposals are positive and negative, and how many of each are learned from.
+        Which proposals are positive and negative, and how many of each are sampled.
     box_coder
-        The code of boxes.
+        How boxes are encoded.
     regress_boxes
-        Whether regions are moved onto objects. Without, the head only names them: a region is the box that is reported.
+        Whether box deltas are predicted. Without, the head only classifies: the region itself is the reported box.
     """
 
     index_of_label: Tensor
@@ -123,7 +124,7 @@ class BoxHead(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> list[Assignment]:
-        """Draw regions to learn from among the proposals and, so that there are good ones, the objects' own boxes."""
+        """Sample training regions from the proposals and, so that there are good ones, the ground-truth boxes."""
         assignments = []
         for of_image, target in zip(proposals, targets, strict=True):
             regions = torch.cat([of_image, target.boxes])
@@ -142,7 +143,7 @@ class BoxHead(nn.Module):
         assignments: Sequence[Assignment],
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """``class``: cross-entropy over all regions; ``box``: transforms of the positives for their own class."""
+        """Compute ``class``: cross-entropy over all regions; ``box``: smooth L1 of the positives' deltas for their own class."""
         if len(logits) == 0:
             nothing = zero_loss(self) + logits.sum()  # what made the features waits for a gradient too
             return {"class": nothing, "box": nothing} if self.bbox_pred is not None else {"class": nothing}
@@ -169,7 +170,7 @@ class BoxHead(nn.Module):
         *,
         postprocess: Postprocess,
     ) -> Detections:
-        """What one image's regions say before suppression: every pair of region and category above its threshold."""
+        """Return the candidates of one image before NMS: every pair of region and category above its score threshold."""
         region, class_index = torch.where(scores > postprocess.thresholds(self.label_of_index))
         boxes = clip_boxes_to_image(self.box_coder.decode(box_deltas[region, class_index], regions[region]), size_hw)
         found = Detections(boxes, scores[region, class_index], self.label_of_index[class_index], region)

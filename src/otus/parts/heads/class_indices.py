@@ -1,4 +1,4 @@
-"""Where each label stands among a head's classes: weights of others have background first, or COCO's ids with their gaps."""
+"""The index of each label among a head's logits: others' weights have background first, or COCO's ids with their gaps."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from otus.structures import Categories
 def class_indices_of(
     categories: Categories, class_indices: Sequence[int] | None, *, background: bool
 ) -> tuple[int, ...]:
-    """The class slots given, else one a label: from 0 on, or from 1 on where slot 0 is background.
+    """Return the class indices given (default: one per label, from 0 on, or from 1 on where index 0 is background).
 
-    Weights trained on COCO by others have 91 slots, numbered by COCO's ids; those of no category are never reported.
+    Weights trained on COCO by others have 91 logits, numbered by COCO's ids; those of no category are never reported.
 
     Raises
     ------
     ShapeError
-        If there are no categories, or not as many slots.
+        If there are no categories, or not as many indices.
     """
     if class_indices is None:
         class_indices = range(int(background), len(categories) + int(background))
@@ -32,12 +32,12 @@ def class_indices_of(
 
 
 def class_index_tables(class_indices: Sequence[int], *, background: bool) -> tuple[Int[Tensor, "s"], Int[Tensor, "k"]]:
-    """The label of each slot, -1 for none, and the slot of each label.
+    """Return the label of each class index, -1 for none, and the class index of each label.
 
     Raises
     ------
     ShapeError
-        If two labels share a slot, or one has background's.
+        If two labels share an index, or one has background's.
     """
     first = int(background)
     if not class_indices or min(class_indices) < first or len(set(class_indices)) != len(class_indices):

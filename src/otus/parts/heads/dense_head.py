@@ -1,6 +1,6 @@
 """The head of dense detectors: two towers of convolutions that slide over all levels of a pyramid with the same weights.
 
-Shape shorthand: B images, A anchors of a map, K anchors a location, S class slots, D numbers that code a box.
+Shape shorthand: B images, A anchors of a map, K anchors a location, S class logits, D numbers that code a box.
 
 Paper: "Focal Loss for Dense Object Detection" (Lin et al., ICCV 2017, arXiv:1708.02002), section 4, "Classification
 Subnet" and "Box Regression Subnet"; FCOS (arXiv:1904.01355, section 3) uses the same, with a third answer beside the box.
@@ -25,9 +25,9 @@ PRIOR = 0.01
 
 @dataclass(frozen=True)
 class DenseOutputs:
-    """What a dense head says of the anchors of each map, float32. Lists have one entry a map.
+    """The outputs of a dense head for the anchors of each feature map, float32. Lists have one entry per map.
 
-    ``centerness`` is a further logit of each anchor: how well it is placed.
+    ``centerness`` is one more logit per anchor: how central the location is in its object.
     """
 
     logits: list[Float[Tensor, "b _ s"]]
@@ -35,7 +35,7 @@ class DenseOutputs:
     centerness: list[Float[Tensor, "b _"]] | None = None
 
     def concatenate(self) -> "DenseOutputs":
-        """The same as lists of one entry, the maps one after the other."""
+        """Return the same with the feature maps concatenated, as lists of one entry."""
         centerness = None if self.centerness is None else [torch.cat(self.centerness, 1)]
         return DenseOutputs([torch.cat(self.logits, 1)], [torch.cat(self.box_deltas, 1)], centerness)
 
@@ -63,27 +63,27 @@ class DenseAssignment:
 
 
 def permute_and_flatten(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:
-    """A head's map as ``box_dim`` numbers an anchor, row by row, the K of one location together; float32."""
+    """Reshape a head's output to rows per anchor, location by location, the K of one location together; float32."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, numbers).float()
 
 
 class TowerHead(nn.Module):
-    """Class logits from one tower of 3x3 convolutions, box codes (and a quality) from another.
+    """Class logits from one tower of 3x3 convolutions, box deltas (and centre-ness) from another.
 
     Parameters
     ----------
     in_channels
-        Channels of the maps, and of the towers.
+        Channels of the feature maps, and of the towers.
     anchors_per_location
         Anchors a location.
     num_logits
-        Class slots of an anchor.
+        Class logits per anchor.
     box_dim
-        Numbers that code a box.
+        Numbers per encoded box.
     has_centerness
-        Whether each anchor says how well it is placed.
+        Whether centre-ness is predicted.
     num_convs
-        Convolutions of a tower.
+        Convolutions per tower.
     norm_layer, bias
         Of these convolutions; without a norm there is a bias.
     """
@@ -109,13 +109,13 @@ class TowerHead(nn.Module):
             ]
             return nn.Sequential(*layers)
 
-        def answer(count: int) -> nn.Conv2d:
+        def conv(count: int) -> nn.Conv2d:
             return nn.Conv2d(in_channels, anchors_per_location * count, 3, padding=1)
 
-        self.classification = nn.ModuleDict({"conv": tower(), "cls_logits": answer(num_logits)})
-        self.regression = nn.ModuleDict({"conv": tower(), "bbox_reg": answer(box_dim)})
+        self.classification = nn.ModuleDict({"conv": tower(), "cls_logits": conv(num_logits)})
+        self.regression = nn.ModuleDict({"conv": tower(), "bbox_reg": conv(box_dim)})
         if has_centerness:
-            self.regression["bbox_ctrness"] = answer(1)
+            self.regression["bbox_ctrness"] = conv(1)
         self.num_logits, self.box_dim, self.has_centerness = num_logits, box_dim, has_centerness
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
@@ -130,7 +130,7 @@ class TowerHead(nn.Module):
         nn.init.constant_(self.classification["cls_logits"].bias, math.log(PRIOR / (1 - PRIOR)))  # type: ignore[arg-type]
 
     def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> DenseOutputs:
-        """What is said of the anchors of each map."""
+        """Predict for the anchors of each feature map."""
         logits, box_deltas, centerness = [], [], []
         for x in maps:
             logits.append(

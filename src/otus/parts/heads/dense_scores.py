@@ -1,6 +1,6 @@
-"""Which of a dense head's many answers are worth a box: the candidates of one image, chosen before any is decoded.
+"""Which of a dense head's many predictions become candidates for NMS, chosen before any box is decoded.
 
-Shape shorthand: A anchors of a map, S class slots, N candidates.
+Shape shorthand: A anchors of a map, S class logits, N candidates.
 
 An image has up to 200,000 anchors and 90 classes, nearly all of them background. Boxes are therefore made only of what is
 chosen, and scores, where a class's logit alone decides, only where it can reach the threshold at all.
@@ -17,17 +17,17 @@ from otus.parts.heads.dense_head import DenseOutputs
 from otus.parts.ranking import stable_topk
 
 CandidateIndices = tuple[Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
-"""Scores, class slots, and indices into the anchors of all maps."""
+"""Scores, class indices, and indices into the anchors of all feature maps."""
 
 
 @dataclass(frozen=True)
 class SigmoidScores:
-    """Each class a yes or no of its own; with a quality, the root of class times quality (as torchvision's FCOS).
+    """Independent sigmoid per class; with centre-ness, the square root of class times centre-ness (as torchvision's FCOS).
 
     Parameters
     ----------
     top_k_per_level
-        At most so many candidates of each map, the best.
+        Maximum candidates per feature map, the highest-scoring ones.
     """
 
     top_k_per_level: int = 1000
@@ -72,12 +72,12 @@ class SigmoidScores:
 
 @dataclass(frozen=True)
 class SoftmaxScores:
-    """One class of all, background in slot 0 among them.
+    """Softmax over all classes, background at index 0 among them.
 
     Parameters
     ----------
     top_k_per_class
-        At most so many candidates of each category, the best.
+        Maximum candidates per category, the highest-scoring ones.
     """
 
     top_k_per_class: int = 400

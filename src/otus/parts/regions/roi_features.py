@@ -1,6 +1,6 @@
-"""What a region looks like: a piece of fixed size for every region, cut out of maps that all regions share.
+"""RoI pooling and RoI align: features of fixed size for every region, from feature maps that all regions share.
 
-Shape shorthand: B images, R regions of all images, C channels, s the side of a piece.
+Shape shorthand: B images, R regions of all images, C channels, s the output size.
 
 Papers: RoI pool: Fast R-CNN (Girshick, ICCV 2015, arXiv:1504.08083, section 2.1). RoI align: Mask R-CNN (He et al., ICCV
 2017, arXiv:1703.06870, section 3). Choice of the level: FPN (arXiv:1612.03144, equation 1).
@@ -27,12 +27,12 @@ CANONICAL_LEVEL = 4
 
 
 class RoIPooler:
-    """Cut regions out of a map, or out of the levels of a pyramid.
+    """Pool the features of regions from a feature map, or from the levels of a pyramid.
 
     Parameters
     ----------
     output_size
-        Height and width of a piece.
+        Height and width of a region's features.
     strides
         Strides of the maps to cut from, fine to coarse; further maps are not looked at.
     method
@@ -61,7 +61,7 @@ class RoIPooler:
     def __call__(
         self, maps: Sequence[Float[Tensor, "b c _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
-        """Float32 pieces of the boxes of each image, in their order."""
+        """Return the float32 features of the boxes of each image, in their order."""
         regions = boxes_to_rois(boxes)
         if len(self.strides) == 1:
             return self._cut(maps[0], regions, self.strides[0])
@@ -90,20 +90,20 @@ class RoIPooler:
 
 
 def boxes_to_rois(boxes: Sequence[Float[Tensor, "_ 4"]]) -> Float[Tensor, "r 5"]:
-    """The boxes of all images in one tensor, before each the index of its image."""
+    """Return the boxes of all images in one tensor, each preceded by the index of its image."""
     index = torch.cat([torch.full_like(of_one[:, :1], i) for i, of_one in enumerate(boxes)])
     return torch.cat([index, torch.cat(list(boxes))], dim=1)
 
 
 class RoIFeatures(nn.Module):
-    """Region features of Fast R-CNN and its heirs: the backbone once an image, then a cheap cut for each region.
+    """Region features of Fast R-CNN and its successors: the backbone once per image, then RoI pooling.
 
     Parameters
     ----------
     backbone
         Images in, maps out.
     roi_pooler
-        How the box head's pieces are cut.
+        Pools the features of the box head.
     pyramid
         Feature pyramid over the backbone's maps; None for the backbone's own.
     """

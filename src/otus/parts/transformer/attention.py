@@ -1,6 +1,6 @@
-"""Attention: each query gathers from all values, as its likeness with their keys says.
+"""Multi-head attention: softmax(Q K^T / sqrt(d)) V, and the small networks around it.
 
-Shape shorthand: B images, Q queries, K keys, D width, H heads.
+Shape shorthand: B images, Q queries, K keys, D the embedding dimension, H heads.
 
 Paper: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.2. Reference:
 ``torch.nn.MultiheadAttention`` (BSD-3-Clause), which keeps the three projections in one matrix; they are initialised here
@@ -16,16 +16,16 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Attention of several heads.
+    """Multi-head attention.
 
     Parameters
     ----------
     embed_dim
-        D of queries, keys, values and of the answer.
+        D, of queries, keys, values and outputs.
     num_heads
-        H, each looks at D / H of the channels.
+        H, each of D / H channels.
     dropout
-        Share of the weights that a training step leaves out.
+        Probability that an attention weight is dropped in training.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
@@ -48,15 +48,21 @@ class Attention(nn.Module):
         *,
         attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """What each query gathers; ``attention_mask`` says from where, everywhere without it. Leading axes broadcast."""
-        gathered = F.scaled_dot_product_attention(
+        """Attend from queries to keys and values.
+
+        Parameters
+        ----------
+        attention_mask
+            True where a query may attend to a key; leading axes broadcast (default: everywhere).
+        """
+        attended = F.scaled_dot_product_attention(
             self._split(self.q_proj(queries)),
             self._split(self.k_proj(keys)),
             self._split(self.v_proj(values)),
             attn_mask=None if attention_mask is None else attention_mask.unsqueeze(-3),
             dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.out_proj(gathered.transpose(1, 2).flatten(start_dim=2))
+        return self.out_proj(attended.transpose(1, 2).flatten(start_dim=2))
 
     def weights(
         self,
@@ -65,7 +71,7 @@ class Attention(nn.Module):
         *,
         attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b h q k"]:
-        """From where each query gathers, for each head; they add up to 1."""
+        """Compute the attention weights of each head, which add up to 1 over the keys."""
         logits = self._split(self.q_proj(queries)).float() @ self._split(self.k_proj(keys)).float().transpose(2, 3)
         logits = logits / (queries.shape[2] // self.num_heads) ** 0.5
         if attention_mask is not None:
@@ -77,16 +83,16 @@ class Attention(nn.Module):
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 though bfloat16 is asked for around it: scores and boxes want all digits."""
+    """A linear layer that computes in float32 under autocast too: scores and boxes need all digits."""
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        """float32 whatever came."""
+        """Return float32 whatever the input's dtype."""
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x.float(), self.weight, self.bias)
 
 
 def mlp(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
-    """Linear layers with ReLU between them: ``mlp(256, 256, 4)`` has two."""
+    """Build linear layers with ReLU between them: ``mlp(256, 256, 4)`` has two."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [layer(inputs, outputs), nn.ReLU()]
@@ -94,7 +100,7 @@ def mlp(*widths: int, layer: type[nn.Linear] = nn.Linear) -> nn.Sequential:
 
 
 def feed_forward(embed_dim: int, ffn_dim: int, *, dropout: float = 0.0) -> nn.Sequential:
-    """A transformer's two layers that work on each vector alone; weights by Xavier, as in DETR."""
+    """Build a transformer's feed-forward network; weights initialised by Xavier, as in DETR."""
     layers = nn.Sequential(nn.Linear(embed_dim, ffn_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dim, embed_dim))
     for layer in layers:
         if isinstance(layer, nn.Linear):

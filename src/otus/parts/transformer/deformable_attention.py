@@ -1,13 +1,13 @@
-"""Deformable attention: each query looks at a few points of each map instead of at everything.
+"""Deformable attention: each query samples a few points of each feature map instead of attending to all locations.
 
-Shape shorthand: B images, Q queries, D width, H heads, V maps, P points of each.
+Shape shorthand: B images, Q queries, D the embedding dimension, H heads, V levels, P points per level.
 
-Paper: "Deformable DETR" (Zhu et al., ICLR 2021, arXiv:2010.04159), section 4.1; points are told as offsets from a box's
+Paper: "Deformable DETR" (Zhu et al., ICLR 2021, arXiv:2010.04159), section 4.1; sampling points are offsets from a box's
 centre in halves of its size, as in its iterative refinement (appendix A.4). Official code:
 github.com/fundamentalvision/Deformable-DETR (Apache-2.0), whose CUDA kernel is ``grid_sample`` here.
 
-Departure: values have no bias. The weights of a query add up to 1, so it could only add to the last layer's; without it a
-step of zeros, in the padding, says as little as what lies outside the map.
+Departure: the value projection has no bias. The weights of a query add up to 1, so a bias could only add to that of the
+output projection; without it, zeros in the padding count as little as what lies outside the feature map.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 
 class DeformableAttention(nn.Module):
-    """Attention to a few points, whose places and weights the query itself says.
+    """Attention to a few points, whose locations and weights are linear functions of the query.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(embed_dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(embed_dim, embed_dim, bias=False)
         self.output_proj = nn.Linear(embed_dim, embed_dim)
-        # At first each head looks in a direction of its own, each point a step further.
+        # At first each head samples in a direction of its own, each point one unit further.
         angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=1)
         direction = direction / direction.abs().amax(dim=1, keepdim=True)
@@ -54,7 +54,7 @@ class DeformableAttention(nn.Module):
     def sampling_locations(
         self, queries: Float[Tensor, "b q d"], boxes: Float[Tensor, "b q 4"]
     ) -> tuple[Float[Tensor, "b h q v p 2"], Float[Tensor, "b h q v p"]]:
-        """Where each head looks, x and y in the frame of the boxes (centre and size), and how much; float32."""
+        """Compute where each head samples, x and y in the frame of the boxes (cxcywh), and the weights; float32."""
         shape = (self.num_heads, self.num_levels, self.num_points)
         offsets = self.sampling_offsets(queries).float().unflatten(2, (*shape, 2)).transpose(1, 2)
         weights = self.attention_weights(queries).float().unflatten(2, (self.num_heads, -1)).softmax(dim=3)
@@ -69,16 +69,16 @@ class DeformableAttention(nn.Module):
         maps: Sequence[Float[Tensor, "b d _ _"]],
         extent: Float[Tensor, "b 2"],
     ) -> Float[Tensor, "b q d"]:
-        """What each query gathers around its box.
+        """Attend from each query to points around its box.
 
         Parameters
         ----------
         boxes
-            Centre and size in shares of each image.
+            Reference boxes cxcywh, normalised by each image's size.
         maps
-            Of the whole batch, 0 in its padding.
+            Feature maps of the padded batch, 0 in the padding.
         extent
-            Width and height of each image in shares of the batch's.
+            Width and height of each image as fractions of the batch's (Deformable DETR's valid ratios).
         """
         locations, weights = self.sampling_locations(queries, boxes)
         grids = 2 * locations * extent[:, None, None, None, None] - 1

@@ -1,10 +1,10 @@
-"""Objects with noise as additional queries: a decoder learns from its first step to bring a box back to its object.
+"""Denoising queries: objects with noise as additional queries, so that a decoder learns box refinement from the first step on.
 
-Shape shorthand: B images, N objects of one, P noisy queries, Q others.
+Shape shorthand: B images, N objects of one, P denoising queries, Q others.
 
-Papers: DN-DETR (Li et al., CVPR 2022, arXiv:2203.01305), section 4: noise on boxes and labels, groups that do not see one
-another; DINO (Zhang et al., ICLR 2023, arXiv:2203.03605), section 3.3: for each object one box nearby, to be brought back,
-and one further away, to be refused.
+Papers: DN-DETR (Li et al., CVPR 2022, arXiv:2203.01305), section 4: noise on boxes and labels, groups that do not attend to one
+another; DINO (Zhang et al., ICLR 2023, arXiv:2203.03605), section 3.3: for each object one positive query, with a box nearby,
+and one negative, with a box further away.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from otus.parts.transformer.set_matching import Match, normalize_boxes
 
 @dataclass(frozen=True)
 class DenoisingQueries:
-    """Queries made of objects.
+    """Queries made of objects with noise.
 
     Parameters
     ----------
     labels, boxes
-        What they say: (B, P) and (B, P, 4), centre and size in shares of the image.
+        (B, P) and (B, P, 4): noised labels, and boxes cxcywh normalised by the image's size.
     matches
-        Of each image which of them are to find which object; the others are to say that there is none.
+        Per image, the positive queries and their objects; the others are to predict "no object".
     used
         (B, P) False where an image has fewer objects than others: nothing is learned there.
     group
@@ -42,23 +42,23 @@ class DenoisingQueries:
     group: Int[Tensor, "p"]
 
     def attention_mask(self, others: int) -> Bool[Tensor, "n n"]:
-        """Who may look at whom, the noisy first: each within its group and at the ``others``, these at one another only."""
+        """Return which query may attend to which, denoising queries first: each to its group and to the ``others``."""
         group = torch.cat([self.group, self.group.new_full((others,), -1)])
         return (group[:, None] == group) | (group == -1)
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """How noisy queries are made.
+    """How denoising queries are made.
 
     Parameters
     ----------
     num_queries
-        About so many of an image.
+        About so many per image.
     label_noise_ratio
-        Share of labels that are drawn anew.
+        Fraction of labels that are replaced by random ones.
     box_noise_scale
-        Corners move by up to so many halves of the box's size, those to be refused by up to twice that.
+        Corners of positives move by up to this times half the box's size, those of negatives by up to twice that.
     """
 
     num_queries: int = 100
@@ -74,7 +74,7 @@ class Denoising:
         category_count: int,
         generator: torch.Generator | None = None,
     ) -> DenoisingQueries | None:
-        """Queries for a batch; None where it has no objects."""
+        """Make the queries of a batch; None where it has no objects."""
         most = min(max(len(target.boxes) for target in targets), max(1, self.num_queries // 2))
         if most == 0:
             return None

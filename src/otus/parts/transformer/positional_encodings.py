@@ -1,10 +1,10 @@
-"""Where something is, as a vector of sines and cosines that attention can compare.
+"""Sinusoidal positional encodings of feature-map locations and of boxes.
 
 Shape shorthand: B images, h x w a map, D channels.
 
 Papers: "Attention Is All You Need" (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), section 3.5; for two coordinates and
 padded images DETR (Carion et al., ECCV 2020, arXiv:2005.12872), appendix A.4; for boxes DAB-DETR (Liu et al., ICLR 2022,
-arXiv:2201.12329), section 4.1. Half of the channels speak of y, half of x; sine and cosine take turns.
+arXiv:2201.12329), section 4.1. Half of the channels encode y, half x; sine and cosine alternate.
 """
 
 import math
@@ -17,12 +17,12 @@ TEMPERATURE = 10000.0
 
 
 def sine_positional_encoding(valid: Bool[Tensor, "b h w"], channels: int) -> Float[Tensor, "b d h w"]:
-    """The encoding of each step of a map, counted from 1 and divided by the image's own extent without padding.
+    """Encode each location of a feature map, counted from 1 and normalised by the image's extent without padding.
 
     Parameters
     ----------
     valid
-        Where the image is; the rest is padding.
+        True inside the image, False in the padding.
     channels
         D, a multiple of 4.
     """
@@ -33,7 +33,7 @@ def sine_positional_encoding(valid: Bool[Tensor, "b h w"], channels: int) -> Flo
 
 
 def sine_embedding(values: Float[Tensor, "*n v"], channels: int) -> Float[Tensor, "*n vd"]:
-    """Numbers of about [0, 1] as ``channels`` waves each, one after the other.
+    """Encode numbers of about [0, 1] as ``channels`` sines and cosines each, concatenated.
 
     Examples
     --------

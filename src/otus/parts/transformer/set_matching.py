@@ -1,4 +1,4 @@
-"""A set of answers and a set of objects: which answer stands for which object, and what it costs.
+"""Bipartite matching of predictions and objects, and the box losses of the pairs.
 
 Shape shorthand: Q queries, N objects of one image, M = min(Q, N) pairs. Boxes are (centre x, centre y, width, height) in
 shares of the image.
@@ -33,12 +33,12 @@ class Match:
 
 @dataclass(frozen=True)
 class HungarianMatcher:
-    """One query for each object, so that the sum of costs is least.
+    """Match one query to each object so that the total cost is least.
 
     Parameters
     ----------
     class_weight, l1_weight, giou_weight
-        Of the three costs; the paper's.
+        Weights of the three costs (default: the paper's).
     """
 
     class_weight: float = 1.0
@@ -49,9 +49,14 @@ class HungarianMatcher:
     def __call__(
         self, class_cost: Float[Tensor, "q n"], boxes: Float[Tensor, "q 4"], target_boxes: Float[Tensor, "n 4"]
     ) -> Match:
-        """Match queries that say ``boxes`` to objects at ``target_boxes``; ``class_cost`` is lower the surer of its class.
+        """Match predicted to target boxes, both cxcywh normalised.
 
-        Answers that are not finite are taken last, not an error here: the loss will say it.
+        Predictions that are not finite are matched last and are no error here: the loss will show them.
+
+        Parameters
+        ----------
+        class_cost
+            Cost of each query's class prediction for each object.
         """
         from scipy.optimize import linear_sum_assignment  # slow to import, and only for learning
 
@@ -67,13 +72,13 @@ class HungarianMatcher:
 
 
 def normalize_boxes(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
-    """Boxes xyxy in pixels as centre and size in shares of the image."""
+    """Convert boxes xyxy in pixels to cxcywh normalised by the image's size."""
     height, width = size_hw
     return box_convert(boxes, "xyxy", "cxcywh") / boxes.new_tensor([width, height, width, height])
 
 
 def denormalize_boxes(boxes: Float[Tensor, "n 4"], size_hw: tuple[int, int]) -> Float[Tensor, "n 4"]:
-    """The other way round, cut to the image."""
+    """Convert boxes cxcywh normalised by the image's size to xyxy in pixels, clipped to the image."""
     height, width = size_hw
     limit = boxes.new_tensor([width, height, width, height])
     return torch.minimum((box_convert(boxes, "cxcywh", "xyxy") * limit).clamp(min=0), limit)
@@ -85,7 +90,7 @@ def box_losses(
     targets: Sequence[Target],
     sizes_hw: Sequence[tuple[int, int]],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """L1 and 1 - GIoU of all pairs, divided by the number of objects. Without objects both are 0, with a gradient."""
+    """Compute L1 and 1 - GIoU of all pairs, divided by the number of objects; 0 with a gradient where there are none."""
     predicted = torch.cat([boxes[i, match.queries] for i, match in enumerate(matches)])
     target_boxes = torch.cat(
         [
