@@ -16,7 +16,7 @@ from otus.data.images import read_image
 from otus.errors import MissingExtraError, UsageError
 from otus.experiments import compare as comparison
 from otus.experiments.compare import Contender, compare, time_prediction
-from otus.reports.comparison import Comparison, Row, told_apart
+from otus.reports.comparison import Comparison, Row, distinct_labels
 from otus.structures import Categories
 from otus.training.imagenet import imagenet_start
 from otus.training.run import train
@@ -236,6 +236,6 @@ def test_checkpoints_of_one_model_are_told_apart_and_masks_are_judged(data: Path
         Row("mask", "m.safetensors", None, 0.5, 0.7, dict.fromkeys(("proposals", "network", "after"), 0.1), 9, None)
     ]
     rows.append(replace(rows[0], weights="n.safetensors", AP_masks=0.25))
-    table = Comparison("data", ["a.png"], told_apart(rows), tmp_path, {}).table()
+    table = Comparison("data", ["a.png"], distinct_labels(rows), tmp_path, {}).table()
     assert [row["mask AP"] for row in table] == ["", "0.250"]
     assert [row["model"] for row in table] == ["mask, m.safetensors", "mask, n.safetensors"]

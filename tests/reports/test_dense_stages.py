@@ -21,7 +21,7 @@ from otus.inference.predictor import Predictor
 from otus.parts.boxes.matching import pairwise_ioa
 from otus.parts.preprocess import Preprocess
 from otus.reports.explain.dense import explain_dense
-from otus.reports.explain.one_pass import labels_of
+from otus.reports.explain.explanation import ground_truth_of
 from otus.structures import Categories, Instances
 from otus.structures.boxes import pairwise_iou
 
@@ -178,14 +178,14 @@ def test_labels_are_found_by_the_images_name(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps(coco))
     Image.fromarray(photo()).save(tmp_path / "one.jpg")
     dataset, said = open_dataset(tmp_path / "labels.json"), []
-    found = labels_of(dataset, str(tmp_path / "one.jpg"), CATEGORIES, say=said.append)
+    found = ground_truth_of(dataset, str(tmp_path / "one.jpg"), CATEGORIES, say=said.append)
     assert found.labels.tolist() == [1]
     assert found.boxes_xyxy.tolist() == [[10, 10, 30, 40]]
-    assert said == ["left out: 1 of 2 labels are of categories that the model does not know"]
+    assert said == ["skipped 1 of 2 labels: the model does not have their categories"]
     with pytest.raises(UsageError, match=r"two\.jpg"):
-        labels_of(dataset, str(tmp_path / "two.jpg"), CATEGORIES)
+        ground_truth_of(dataset, str(tmp_path / "two.jpg"), CATEGORIES)
     with pytest.raises(UsageError, match=r"categories \(horse\), but dog, bird"):
-        labels_of(dataset, str(tmp_path / "one.jpg"), Categories(("horse",)))
+        ground_truth_of(dataset, str(tmp_path / "one.jpg"), Categories(("horse",)))
 
 
 def test_of_two_images_with_one_name_the_path_says_which(tmp_path):
@@ -201,7 +201,7 @@ def test_of_two_images_with_one_name_the_path_says_which(tmp_path):
         (tmp_path / folder).mkdir()
         Image.fromarray(photo()).save(tmp_path / folder / "x.jpg")
     dataset = open_dataset(tmp_path / "labels.json")
-    assert [len(labels_of(dataset, str(tmp_path / one / "x.jpg"), CATEGORIES)) for one in ("1", "2")] == [0, 1]
+    assert [len(ground_truth_of(dataset, str(tmp_path / one / "x.jpg"), CATEGORIES)) for one in ("1", "2")] == [0, 1]
 
 
 def test_anchors_inside_a_crowd_are_nobodys_as_in_training():

@@ -25,7 +25,7 @@ from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
-from otus.reports.explain.region_based import explain_detection
+from otus.reports.explain.region_based import explain_region_based
 from otus.reports.explain.regression import explain_regression
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry
@@ -77,7 +77,7 @@ def predictor_of(kind: str) -> Predictor:
 @pytest.mark.parametrize("kind", ["sliding_window", "rcnn", "fast_rcnn"])
 def test_regions_are_explained_and_crops_are_counted(kind):
     predictor = predictor_of(kind)
-    stages = explain_detection(predictor, SCENE.image, name="a.jpg", score_threshold=0.1)
+    stages = explain_region_based(predictor, SCENE.image, name="a.jpg", score_threshold=0.1)
     document = json.loads(json.dumps(stages.document()))
     (found,) = predictor.predict(SCENE.image, score_threshold=0.1)
     assert [one["score"] for one in document["detections"]] == pytest.approx(found.instances.scores.tolist())
@@ -90,7 +90,7 @@ def test_regions_are_explained_and_crops_are_counted(kind):
     page = stages.page().html()
     if kind == "fast_rcnn":
         assert document["crops"] is None
-        assert "cut out of the maps, named and moved." in page
+        assert "pooled from the feature maps, classified and refined by box regression." in page
         assert "selective search" in page
         return
     side = predictor.system.region_features.crop_size
@@ -104,7 +104,9 @@ def test_regions_are_explained_and_crops_are_counted(kind):
 
 def test_regression_is_shown_to_miss_what_is_more_than_one():
     predictor = predictor_of("regression")
-    stages = explain_regression(predictor, SCENE.image, name="photos/a.jpg", score_threshold=0.0, truth=SCENE.instances)
+    stages = explain_regression(
+        predictor, SCENE.image, name="photos/a.jpg", score_threshold=0.0, ground_truth=SCENE.instances
+    )
     document = json.loads(json.dumps(stages.document()))
     (found,) = predictor.predict(SCENE.image, score_threshold=0.0)
     assert len(document["detections"]) == 1
@@ -114,7 +116,7 @@ def test_regression_is_shown_to_miss_what_is_more_than_one():
     missed = sum(not one["found"] for one in document["objects"])
     assert missed >= len(SCENE.instances) - 1
     page = stages.page().html()
-    assert f"labelled: {len(SCENE.instances)}; not found by this one answer: {missed}." in page
+    assert f"Objects in the ground truth: {len(SCENE.instances)}; missed by this one box: {missed}." in page
     assert len(document["parts"]) == 4
     for part in document["parts"]:
         x1, y1, x2, y2 = (int(value) for value in part["part_xyxy"])
@@ -139,7 +141,7 @@ def test_the_command_explains_regression(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, saved("regression", tmp_path, monkeypatch))
     assert result.exit_code == 0, result.stderr
     words = CliRunner().invoke(app, [*saved("regression", tmp_path, monkeypatch)[:-1], "--score-threshold", "1"])
-    assert "nothing scores above 1: a lower --score-threshold" in words.stdout
+    assert "nothing scores above 1: try a lower --score-threshold" in words.stdout
     assert json.loads(result.stdout)["numbers"] == {"vector": 16, "scores": len(THING_CATEGORIES), "box": 4}
     assert (tmp_path / "page.html").is_file()
 

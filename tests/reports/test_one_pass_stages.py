@@ -21,7 +21,7 @@ from otus.detection.single_stage.yolo import YOLO
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
-from otus.reports.explain.one_pass import overlaid
+from otus.reports.explain.figures import attention_overlay
 from otus.reports.explain.set_prediction import explain_set
 from otus.reports.explain.yolo import explain_yolo
 from otus.structures import Categories, Instances
@@ -239,6 +239,6 @@ def test_tiny_and_thin_images_and_nothing_found(kind, size_hw):
 def test_an_overlay_is_bright_where_values_are_high():
     values = np.zeros((3, 4))
     values[1, 2] = 1.0
-    shown = overlaid(np.full((30, 40, 3), 100, np.uint8), values).astype(int).sum(axis=2)
+    shown = attention_overlay(np.full((30, 40, 3), 100, np.uint8), values).astype(int).sum(axis=2)
     assert shown[15, 25] > 2 * shown[5, 5]
-    assert overlaid(np.full((3, 4, 3), 100, np.uint8), values * 0).max() <= 60
+    assert attention_overlay(np.full((3, 4, 3), 100, np.uint8), values * 0).max() <= 60

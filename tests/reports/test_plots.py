@@ -10,7 +10,7 @@ from PIL import Image
 
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.reports.analysis import Analysis
-from otus.reports.plots import THEMES, Canvas, cost_plot, on_page, training_plot, write_plot
+from otus.reports.plots import THEMES, Canvas, cost_plot, embed_plot, training_plot, write_plot
 from otus.structures import Categories, Objects
 
 NAMES = {
@@ -76,7 +76,7 @@ def test_a_plot_is_the_same_each_time(analysis, tmp_path):
 
 
 def test_on_a_page_it_turns_with_the_screen(analysis):
-    figure = on_page(analysis.plots(Canvas())["error-costs"], "costs")
+    figure = embed_plot(analysis.plots(Canvas())["error-costs"], "costs")
     svg = base64.b64decode(figure.source.partition("base64,")[2]).decode()
     assert "prefers-color-scheme: dark" in svg
     ElementTree.fromstring(svg)

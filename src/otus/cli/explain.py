@@ -107,9 +107,9 @@ def detection(
     from otus.errors import UsageError
     from otus.inference.loading import load
     from otus.reports.explain.dense import DenseExplanation, explain_dense
-    from otus.reports.explain.one_pass import labels_of
-    from otus.reports.explain.pieces import threshold_told
-    from otus.reports.explain.region_based import DetectionStages, explain_detection
+    from otus.reports.explain.explanation import ground_truth_of
+    from otus.reports.explain.figures import threshold_text
+    from otus.reports.explain.region_based import RegionExplanation, explain_region_based
     from otus.reports.explain.regression import RegressionExplanation, explain_regression
     from otus.reports.explain.set_prediction import SetExplanation, explain_set
     from otus.reports.explain.yolo import YoloExplanation, explain_yolo
@@ -120,25 +120,27 @@ def detection(
     predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
     image = read_image(image_path)
     options = {"name": str(image_path), **given_options(score_threshold=score_threshold)}
-    truth = None
+    ground_truth = None
     if data is not None:
         dataset = open_dataset(data, format=format_, split=split)
-        truth = labels_of(dataset, str(image_path), predictor.categories, say=partial(typer.echo, err=True))
-    stages: DenseExplanation | DetectionStages | RegressionExplanation | SetExplanation | YoloExplanation
+        ground_truth = ground_truth_of(
+            dataset, str(image_path), predictor.categories, say=partial(typer.echo, err=True)
+        )
+    stages: DenseExplanation | RegionExplanation | RegressionExplanation | SetExplanation | YoloExplanation
     if isinstance(predictor.system, DenseDetector):
-        stages = explain_dense(predictor, image, truth=truth, **options)
+        stages = explain_dense(predictor, image, ground_truth=ground_truth, **options)
     elif isinstance(predictor.system, SetDetector):
-        stages = explain_set(predictor, image, truth=truth, **options)
+        stages = explain_set(predictor, image, ground_truth=ground_truth, **options)
     elif isinstance(predictor.system, YOLO):
-        stages = explain_yolo(predictor, image, truth=truth, **options)
+        stages = explain_yolo(predictor, image, ground_truth=ground_truth, **options)
     elif isinstance(predictor.system, SingleObjectDetector):
-        stages = explain_regression(predictor, image, truth=truth, **options)
+        stages = explain_regression(predictor, image, ground_truth=ground_truth, **options)
     elif data is not None:
         raise UsageError(
             f"--data: {predictor.name} decides by regions, which are not drawn beside labels: leave it out"
         )
     else:
-        stages = explain_detection(predictor, image, **options)
+        stages = explain_region_based(predictor, image, **options)
     page, document = stages.page(), stages.document()
     page.write(path)
     if as_json:
@@ -147,7 +149,7 @@ def detection(
     for section in page.sections:
         typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
     if not document["detections"]:
-        typer.echo(f"nothing scores above {threshold_told(document)}: try a lower --score-threshold")
+        typer.echo(f"nothing scores above {threshold_text(document)}: try a lower --score-threshold")
     typer.echo(f"written to {path}")
 
 
@@ -297,14 +299,14 @@ def errors(
     from otus.data.open import open_dataset
     from otus.evaluation.comparing import compare_with_labels, notes_on
     from otus.reports.analysis import Analysis
-    from otus.reports.explain.errors import ErrorsExplained
+    from otus.reports.explain.errors import ErrorExplanation
 
     path = output_file(out, "errors.html")
     dataset = open_dataset(data, format=format_, split=split)
     options = given_options(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
     matcher = compare_with_labels(dataset, predictions)
     notes = print_notes(notes_on(matcher))
-    explanation = ErrorsExplained(dataset, Analysis(matcher, masks=masks, **options))
+    explanation = ErrorExplanation(dataset, Analysis(matcher, masks=masks, **options))
     explanation.page().write(path)
     facts = explanation.document()
     if as_json:

@@ -34,7 +34,7 @@ from otus.evaluation.evaluate import evaluate_predictions
 from otus.evaluation.on_dataset import as_objects, predict_dataset
 from otus.inference.loading import load
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
-from otus.reports.comparison import Comparison, Row, plain, read_row, slug_of, told_apart
+from otus.reports.comparison import Comparison, Row, distinct_labels, file_stem, jsonable, read_row
 from otus.structures import Instances, Objects
 from otus.training.datasets import open_datasets, trainable_model
 from otus.training.imagenet import imagenet_start
@@ -228,11 +228,11 @@ def compare(
         write_results(whole, dataclasses.replace(found, image_index=place_in_whole[found.image_index]), results)
         row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
-            stage.write_text(json.dumps(plain({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
+            stage.write_text(json.dumps(jsonable({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(dataclasses.replace(row, label=one.label))
     said = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": said}
-    comparison = Comparison(str(whole.source), judged_on.images.files, told_apart(rows), folder, record)
+    comparison = Comparison(str(whole.source), judged_on.images.files, distinct_labels(rows), folder, record)
     comparison.write()
     return comparison
 
@@ -313,7 +313,7 @@ def _judge(
     objects = as_objects(found, categories=dataset.categories)
     results = evaluate_predictions(dataset, objects).results
     figures, of_masks = results["bbox"].figures, results["segm"].figures if "segm" in results else None
-    _draw(dataset, found, folder / "images", slug=slug_of(predictor.name, weights))
+    _draw(dataset, found, folder / "images", slug=file_stem(predictor.name, weights))
     system: nn.Module = predictor.system
     row = Row(
         model=predictor.name,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from otus._files import staged_file
 from otus.inference.predictor import SCORE_THRESHOLD
 from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, cost_plot, on_page, write_plot
+from otus.reports.plots import Canvas, cost_plot, embed_plot, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as PlotFigure
@@ -128,10 +128,10 @@ class Comparison:
     def page(self) -> Page:
         """The table, and what each model found on a few of the images."""
         known = any(not math.isnan(row.AP50) for row in self.rows)
-        figures = [on_page(self.plot())] if known else []
+        figures = [embed_plot(self.plot())] if known else []
         sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
         for row in self.rows:
-            shown = sorted((self.folder / "images").glob(f"{slug_of(row.model, row.weights)}-*.jpg"))
+            shown = sorted((self.folder / "images").glob(f"{file_stem(row.model, row.weights)}-*.jpg"))
             figures = [Figure(f"images/{path.name}", _caption(path), 320) for path in shown]
             sections.append(Section(row.name, f"What scores at least {SCORE_THRESHOLD}.", figures))
         subtitle = f"{len(self.images)} images of {self.data}"
@@ -143,7 +143,7 @@ class Comparison:
         for name, text in (
             ("compare.md", self.markdown()),
             ("compare.csv", self.csv()),
-            ("run.json", json.dumps(plain(run), indent=2, ensure_ascii=False, default=str) + "\n"),
+            ("run.json", json.dumps(jsonable(run), indent=2, ensure_ascii=False, default=str) + "\n"),
         ):
             with staged_file(self.folder / name) as stage:
                 stage.write_text(text, encoding="utf-8")
@@ -158,21 +158,21 @@ def read_row(path: Path) -> Row:
     return Row(**values | undefined)
 
 
-def slug_of(model: str, weights: str) -> str:
+def file_stem(model: str, weights: str) -> str:
     """What a row's images are named after."""
     return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Fit for JSON: a figure that is not defined (NaN) becomes null."""
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): jsonable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [jsonable(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def told_apart(rows: Sequence[Row]) -> list[Row]:
+def distinct_labels(rows: Sequence[Row]) -> list[Row]:
     """The rows, with labels where two would be called the same: by their run's folder or their file's name."""
     counts = Counter(row.name for row in rows)
     labels = [f"{row.model}, {_origin(row)}" if counts[row.name] > 1 else row.label for row in rows]

@@ -413,7 +413,7 @@ def _name_points(axes: "Axes", points: Mapping[str, tuple[float, float]]) -> Non
             label.remove()
 
 
-def on_page(figure: "Figure", caption: str = "", *, width: int | None = None) -> PageFigure:
+def embed_plot(figure: "Figure", caption: str = "", *, width: int | None = None) -> PageFigure:
     """A figure on light ground as a page carries it: letters and lines turn light where the reader's screen is dark."""
     buffer = io.StringIO()
     with Canvas().style():

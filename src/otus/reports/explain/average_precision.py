@@ -1,6 +1,6 @@
-"""How average precision comes about, detection by detection: down the scores, each one a point on the curve.
+"""Explain average precision: detections by descending score, each true or false, and a point on the curve.
 
-The figures are those of :class:`~otus.metrics.detection.rules.Rules`; the last area so far is what ``otus evaluate`` says.
+The figures are those of :class:`~otus.metrics.detection.rules.Rules`; the final area is the AP of ``otus evaluate``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,18 +18,18 @@ from otus.metrics.detection.precision_recall import curve, envelope
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, on_page
+from otus.reports.plots import Canvas, embed_plot
 from otus.visualization.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, image_or_ground, part_with_marks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
-_GROUPS = 20  # rows that sum up the detections that are not shown one by one
+_GROUPS = 20  # rows that summarise the detections that are not shown with images
 _COLOURS = {"true": RIGHT, "false": WRONG, "ignored": UNCOUNTED}
 
 
 def iou_word(iou: float) -> str:
-    """What people call an overlap: more than 0.5 is decent, 0.7 pretty good, 0.9 almost perfect.
+    """Return a word for an IoU: more than 0.5 is decent, 0.7 pretty good, 0.9 almost perfect.
 
     >>> iou_word(0.93), iou_word(0.71), iou_word(0.5)
     ('almost perfect', 'pretty good', '')
@@ -39,21 +39,21 @@ def iou_word(iou: float) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class ApConstruction:
-    """The building of one category's AP. Made by :func:`explain_average_precision`.
+class AveragePrecisionExplanation:
+    """How the AP of one category is computed; see :func:`explain_average_precision`.
 
     Parameters
     ----------
     dataset, comparison
-        The images; labels and predictions of the category alone.
+        The images; ground truth and predictions of the category alone.
     protocol, rules
-        The name, and what it means, with one IoU threshold.
+        Name of the protocol, and its rules with one IoU threshold.
     matches
-        By the rules.
+        Detections matched with objects by the rules.
     label
-        Of the category.
-    shown
-        How many detections the page shows one by one, with images.
+        Class index of the category.
+    show
+        Number of detections that the page shows with images.
     """
 
     dataset: Dataset
@@ -62,16 +62,16 @@ class ApConstruction:
     rules: Rules
     matches: Assignment
     label: int
-    shown: int
+    show: int
 
     @property
     def category(self) -> str:
-        """Its name."""
+        """Name of the category."""
         return self.dataset.categories[self.label]
 
     @property
     def positives(self) -> int:
-        """Objects to be found."""
+        """Number of objects that count for recall."""
         return int(self.matches.positives[self.label])
 
     @cached_property
@@ -84,7 +84,7 @@ class ApConstruction:
 
     @cached_property
     def _areas(self) -> np.ndarray:
-        """AP of the first n detections, for each n; it moves only where a detection is true."""
+        """AP of the first n detections, for each n; it changes only at true detections."""
         true, false = self._verdicts == Outcome.TRUE_POSITIVE, self._verdicts == Outcome.FALSE_POSITIVE
         if not self.positives:
             return np.full(len(true), np.nan)
@@ -102,21 +102,21 @@ class ApConstruction:
 
     @property
     def average_precision(self) -> float:
-        """The area in the end; NaN where there is nothing to find."""
+        """The AP; NaN if there are no objects."""
         if not self.positives:
             return float("nan")
         return float(self._areas[-1]) if len(self._areas) else 0.0
 
     @cached_property
     def detections(self) -> list[dict[str, Any]]:
-        """Every detection that counts, best first, with all that the page says of it."""
+        """One record per detection within ``max_dets``, by descending score."""
         matches, truth = self.matches, self.matcher.truth
         precision, recall = self._points
         names = {Outcome.TRUE_POSITIVE: "true", Outcome.FALSE_POSITIVE: "false", Outcome.IGNORED: "ignored"}
         records = []
         for n, row in enumerate(self._order):
             verdict = names[Outcome(int(self._verdicts[n]))]
-            about = int(matches.matched[row, 0] if matches.matched[row, 0] >= 0 else matches.best_truth[row])
+            target = int(matches.matched[row, 0] if matches.matched[row, 0] >= 0 else matches.best_truth[row])
             iou = float(matches.ious[row, 0] if matches.matched[row, 0] >= 0 else matches.best_ious[row])
             records.append(
                 {
@@ -124,13 +124,13 @@ class ApConstruction:
                     "file": self.dataset.images.files[matches.image_index[row]],
                     "score": float(matches.scores[row]),
                     "verdict": verdict,
-                    "why": self._why(verdict, about, iou),
+                    "why": self._why(verdict, target, iou),
                     "iou": iou,
                     "word": iou_word(iou),
                     "box_xyxy": self.matcher.predictions.boxes_xyxy[matches.detections[row]].tolist(),
                     "object": None
-                    if about < 0
-                    else {"id": int(truth.ids[about]), "box_xyxy": truth.boxes_xyxy[about].tolist()},
+                    if target < 0
+                    else {"id": int(truth.ids[target]), "box_xyxy": truth.boxes_xyxy[target].tolist()},
                     "precision": float(precision[n]),
                     "recall": float(recall[n]),
                     "area_so_far": float(self._areas[n]),
@@ -138,24 +138,26 @@ class ApConstruction:
             )
         return records
 
-    def _why(self, verdict: str, about: int, iou: float) -> str:
-        needed = self.rules.iou_thresholds[0]
+    def _why(self, verdict: str, target: int, iou: float) -> str:
+        threshold = self.rules.iou_thresholds[0]
         if verdict == "true":
-            return "takes an object that was free"
+            return "matches an unmatched object"
         if verdict == "ignored":
-            if about >= 0 and iou >= needed and ignore_regions(self.matcher.truth)[about]:
-                return "lies in a region in which nothing is judged"
-            if about >= 0 and iou >= needed and not self.matches.is_positive[about]:
-                return "takes an object that need not be found"
-            return "its area does not count"
-        if about < 0:
-            return f"no {self.category} there"
+            if target >= 0 and iou >= threshold and ignore_regions(self.matcher.truth)[target]:
+                return "lies in an ignore region"
+            if target >= 0 and iou >= threshold and not self.matches.is_positive[target]:
+                return "matches an ignored object (crowd or difficult)"
+            return "its area is outside the area range"
+        if target < 0:
+            return f"overlaps no {self.category}"
         return (
-            "the object was taken by a better one" if iou >= needed else f"overlaps too little ({iou:.2f} < {needed:g})"
+            "the object is matched by a higher-scoring detection"
+            if iou >= threshold
+            else f"IoU too low ({iou:.2f} < {threshold:g})"
         )
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page: what ``otus explain ap --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain ap --json`` prints."""
         true = self._verdicts == Outcome.TRUE_POSITIVE
         settings = {name: value for name, value in asdict(self.rules).items() if name != "average"}
         return {
@@ -174,14 +176,14 @@ class ApConstruction:
             "ignored": int((self._verdicts == Outcome.IGNORED).sum()),
             "never_found": self.positives - int(true.sum()),
             "AP": self.average_precision,
-            "shown": min(self.shown, len(self._order)),
+            "shown": min(self.show, len(self._order)),
             "groups": self._groups(),
             "detections": self.detections,
         }
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The detections after those that are shown, in about as many groups of equal size as fit on a screen."""
-        rest = self.detections[self.shown :]
+        """Summarise the detections after those that are shown in about ``_GROUPS`` groups of equal size."""
+        rest = self.detections[self.show :]
         size = max(1, -(-len(rest) // _GROUPS))
         groups = []
         for first in range(0, len(rest), size):
@@ -190,7 +192,7 @@ class ApConstruction:
                 {
                     "detections": f"{group[0]['rank']} to {group[-1]['rank']}",
                     "scores": f"{group[0]['score']:.3f} to {group[-1]['score']:.3f}",
-                    **{name: sum(one["verdict"] == name for one in group) for name in _COLOURS},
+                    **{name: sum(record["verdict"] == name for record in group) for name in _COLOURS},
                     "precision": group[-1]["precision"],
                     "recall": group[-1]["recall"],
                     "area so far": group[-1]["area_so_far"],
@@ -199,68 +201,68 @@ class ApConstruction:
         return groups
 
     def page(self) -> Page:
-        """The building as one HTML page."""
+        """Return the HTML page."""
         facts = self.document()
         title = f"AP of {self.category}: {self.average_precision:.4f}"
         subtitle = (
-            f"protocol {self.protocol}, IoU {facts['iou']:g}; {facts['images']} images, {self.positives} objects to find, "
+            f"protocol {self.protocol}, IoU {facts['iou']:g}; {facts['images']} images, {self.positives} objects, "
             f"{facts['counted']} detections"
         )
         return Page(title, subtitle, tuple(self._sections(facts)))
 
     def _sections(self, facts: Mapping[str, Any]) -> Iterator[Section]:
         limit = self.rules.max_dets
-        left_out = facts["predictions"] - facts["counted"]
+        dropped = facts["predictions"] - facts["counted"]
         yield Section(
             "The rules",
-            "Detections are taken from the highest score to the lowest. "
+            "Detections are matched in order of descending score. "
             + {
-                "greedy": "Each takes the object of its category that it overlaps most among those that are still free; ",
-                "best_overlap": "Each is about the object of its category that it overlaps most, free or not; ",
+                "greedy": "Each is matched with the unmatched object of its category of highest IoU (greedy); ",
+                "best_overlap": "Each is compared with the object of its category of highest IoU, matched or not (best overlap); ",
             }[self.rules.matching]
-            + f"with an IoU of {facts['iou']:g} or more it is true, otherwise, or if the object is taken, false. "
+            + f"at an IoU of {facts['iou']:g} or more it is true, otherwise, or if the object is matched already, false. "
             + (
-                f"Of an image the best {limit} count" + (f"; {left_out} are left out. " if left_out else ". ")
+                f"At most {limit} per image count" + (f"; {dropped} are dropped. " if dropped else ". ")
                 if limit is not None
                 else "All detections count. "
             )
-            + (f"{facts['objects_ignored']} objects need not be found. " if facts["objects_ignored"] else "")
-            + "Precision = true / all so far; recall = true / objects to find.",
+            + (f"{facts['objects_ignored']} objects are ignored. " if facts["objects_ignored"] else "")
+            + "Precision = true / (true + false); recall = true / objects.",
         )
-        yield Section("The curve", self._reading(), [on_page(self._plot(), width=720)])
+        yield Section("The curve", self._interpolation(), [embed_plot(self._plot(), width=720)])
         if facts["shown"]:
             rest = len(self._order) - facts["shown"]
             yield Section(
                 "Detection by detection",
-                f"The first {facts['shown']} in full"
-                + (f"; the other {rest} are summed up below, and are all in the JSON. " if rest else ". ")
-                + "Blue is the labelled object, green a true detection, orange a false one, grey one that does not count. "
+                f"The {facts['shown']} highest-scoring"
+                + (f"; the other {rest} are summarised below, and listed in the JSON. " if rest else ". ")
+                + "Blue: ground truth; green: true detection; orange: false detection; grey: ignored detection. "
                 "An IoU over 0.5 is decent, over 0.7 pretty good, over 0.9 almost perfect.",
                 list(self._images(facts["shown"])),
-                [_row(one) for one in self.detections[: facts["shown"]]],
+                [_row(record) for record in self.detections[: facts["shown"]]],
             )
         if facts["groups"]:
             yield Section(
-                "The rest, summed up",
-                "Precision, recall and area are those at the end of each row.",
+                "The others, summarised",
+                "Precision, recall and area at the end of each group.",
                 (),
                 facts["groups"],
             )
         yield Section(
-            "In the end",
-            f"{facts['true']} of {self.positives} objects are found, {facts['never_found']} never; {facts['false']} "
-            f"detections are false, {facts['ignored']} do not count. The area is AP = {self.average_precision:.6f}.",
+            "Result",
+            f"{facts['true']} of {self.positives} objects are detected, {facts['never_found']} missed; {facts['false']} "
+            f"detections are false, {facts['ignored']} ignored. The area is AP = {self.average_precision:.6f}.",
         )
 
-    def _reading(self) -> str:
-        how = {
-            "101": "read at the 101 recalls 0, 0.01 … 1, and AP is the mean of the 101",
-            "11": "read at the 11 recalls 0, 0.1 … 1, and AP is the mean of the 11",
-            "area": "taken as it is, and AP is the whole area under it",
+    def _interpolation(self) -> str:
+        rule = {
+            "101": "sampled at the 101 recalls 0, 0.01 … 1, and AP is the mean of the samples",
+            "11": "sampled at the 11 recalls 0, 0.1 … 1, and AP is the mean of the samples",
+            "area": "integrated: AP is the area under it",
         }[self.rules.interpolation]
         return (
-            "Each detection is a point. The dents are filled: at each recall counts the best precision at that recall or a "
-            f"higher one. The curve is {how}."
+            "Each detection is a point. The precision is interpolated: at each recall, the maximum precision at that recall "
+            f"or a higher one. The curve is {rule}."
         )
 
     def _plot(self) -> "Plot":
@@ -272,33 +274,33 @@ class ApConstruction:
                 filled = envelope(precision)
                 steps = np.append(0, recall), np.append(filled[:1], filled)
                 axes.fill_between(*steps, step="pre", alpha=0.25, linewidth=0)
-                axes.step(*steps, where="pre", linewidth=1.6, label="dents filled")
+                axes.step(*steps, where="pre", linewidth=1.6, label="interpolated")
                 for name, verdict in (("true", Outcome.TRUE_POSITIVE), ("false", Outcome.FALSE_POSITIVE)):
-                    here = self._verdicts == verdict
+                    selected = self._verdicts == verdict
                     size = 3.5 if len(recall) < 400 else 1.5
                     colour = "#{:02x}{:02x}{:02x}".format(*_COLOURS[name])
                     axes.plot(
-                        recall[here], precision[here], "o", markersize=size, color=colour, label=f"{name} detection",
+                        recall[selected], precision[selected], "o", markersize=size, color=colour, label=f"{name} detection",
                         rasterized=len(recall) > 4000,
                     )  # fmt: skip
                 if self.rules.interpolation == "11":
-                    place = np.searchsorted(recall, self.rules.recalls)
-                    read = np.append(filled, 0)[np.minimum(place, len(filled))]
-                    axes.plot(self.rules.recalls, read, "d", markersize=6, markerfacecolor="none", label="read here")
+                    positions = np.searchsorted(recall, self.rules.recalls)
+                    samples = np.append(filled, 0)[np.minimum(positions, len(filled))]
+                    axes.plot(self.rules.recalls, samples, "d", markersize=6, markerfacecolor="none", label="samples")
                 axes.legend(loc="lower left")
             axes.set(xlim=(-0.01, 1.02), ylim=(0, 1.05))
         return figure
 
     def _images(self, count: int) -> Iterator[Figure]:
-        for one, row in zip(self.detections[:count], self._order, strict=False):
+        for record, row in zip(self.detections[:count], self._order, strict=False):
             image, name = image_or_ground(self.dataset, int(self.matches.image_index[row]))
-            marks = [Mark(f"{one['score']:.2f}", one["box_xyxy"], _COLOURS[one["verdict"]])]
-            if one["object"] is not None:
-                marks.insert(0, Mark(f"IoU {one['iou']:.2f}", one["object"]["box_xyxy"], TRUTH))
-            word = f", {one['word']}" if one["word"] and one["verdict"] == "true" else ""
+            marks = [Mark(f"{record['score']:.2f}", record["box_xyxy"], _COLOURS[record["verdict"]])]
+            if record["object"] is not None:
+                marks.insert(0, Mark(f"IoU {record['iou']:.2f}", record["object"]["box_xyxy"], TRUTH))
+            word = f", {record['word']}" if record["word"] and record["verdict"] == "true" else ""
             caption = (
-                f"{one['rank']}. {one['verdict']}{word}: {one['why']}. Precision {one['precision']:.3f}, recall "
-                f"{one['recall']:.3f}, area {one['area_so_far']:.3f}. {name}"
+                f"{record['rank']}. {record['verdict']}{word}: {record['why']}. Precision {record['precision']:.3f}, recall "
+                f"{record['recall']:.3f}, area {record['area_so_far']:.3f}. {name}"
             )
             yield Figure.of(part_with_marks(image, marks), caption, width=215)
 
@@ -311,33 +313,35 @@ def explain_average_precision(
     protocol: str = "coco",
     rules: Rules,
     show: int = 40,
-) -> ApConstruction:
-    """Build the AP of one category.
+) -> AveragePrecisionExplanation:
+    """Explain how the AP of one category is computed.
 
     Parameters
     ----------
+    dataset, comparison
+        Images; ground truth and predictions.
     category
-        Its name.
+        Name of the category.
     protocol, rules
-        The name of the protocol for the page, and its rules with one IoU threshold.
-    shown
-        How many detections are shown with images.
+        Name of the protocol for the page, and its rules with one IoU threshold.
+    show
+        Number of detections to show with images.
 
     Raises
     ------
     ShapeError
-        If the category is none of the data set's.
+        If the data set has no such category.
     UsageError
         If ``show`` is negative.
     """
     if show < 0:
         raise UsageError(f"show: expected 0 or more detections, got {show}")
     label = dataset.categories.index(category)
-    alone = matcher.of_category(label)
-    matches = alone.match(rules, min_iou=np.nextafter(0, 1))
-    return ApConstruction(dataset, alone, protocol, rules, matches, label, show)
+    of_category = matcher.only(label)
+    matches = of_category.match(rules, at_least=np.nextafter(0, 1))
+    return AveragePrecisionExplanation(dataset, of_category, protocol, rules, matches, label, show)
 
 
-def _row(one: Mapping[str, Any]) -> dict[str, Any]:
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     names = ("rank", "file", "score", "verdict", "iou", "word", "why", "precision", "recall")
-    return {name: one[name] for name in names} | {"area so far": one["area_so_far"]}
+    return {name: record[name] for name in names} | {"area so far": record["area_so_far"]}

@@ -1,7 +1,7 @@
-"""How a dense detector came to its answer on one image: every stage as facts and as a page.
+"""Explain a dense detector (RetinaNet, FCOS, SSD, RPN) on one image: feature maps, anchors, assignment, scores, NMS.
 
-Facts and page are made of the one record of the pass (:class:`~otus.detection.single_stage.stages.DenseStages`). Which anchors
-match is a question of training: it is answered for labels where there are some, else for what was found, as if it were so.
+JSON and page are made from one record of the pass (:class:`~otus.detection.single_stage.stages.DenseStages`). Anchors
+are assigned to objects in training; here they are assigned to the ground truth if it is given, else to the detections.
 """
 
 from collections.abc import Iterator
@@ -18,47 +18,58 @@ from otus.detection.single_stage.stages import DenseStages
 from otus.inference.predictor import Predictor
 from otus.parts.boxes.matching import NEGATIVE, NEUTRAL
 from otus.parts.heads.dense_head import DenseAssignment
-from otus.reports.explain.one_pass import Explained, ImageArray, prepared_target, run, with_area
-from otus.reports.explain.pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
+from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields, prepared_target, trainable_objects
+from otus.reports.explain.figures import (
+    activation_map,
+    colormapped,
+    counts_by_category,
+    faded,
+    table_row,
+    unpadded_size,
+)
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Categories, Instances
 from otus.visualization.drawing import draw
 
-_ANYTHING = Categories(("anchor",))
+_ANCHOR = Categories(("anchor",))
 _SIDE_BY_SIDE = 300  # CSS pixels
-_DRAWN_ANCHORS = 60
-"""Of each object at most so many anchors are drawn, from all over its list."""
+_DRAWN_ANCHORS = 60  # of each map, evenly spaced among its positive anchors
 
 
 @dataclass(frozen=True, eq=False)
-class DenseExplanation(Explained):
-    """The record of one pass, with the image that it is about. Made by :func:`explain_dense`.
+class DenseExplanation(Explanation):
+    """Stages of a dense detector on one image; see :func:`explain_dense`.
 
-    ``objects`` are those that ``assignment`` is about: the labels, or what was found.
+    Parameters
+    ----------
+    objects
+        What ``assignment`` assigns the anchors to: the ground truth, or the detections if there is none.
+    assignment
+        Of every anchor: the object that it is assigned to, negative or neutral.
     """
 
     record: DenseStages
     objects: Instances
     assignment: DenseAssignment
 
-    def map_of(self, anchors: Tensor) -> Tensor:
-        """Of which map each anchor is."""
-        ends = torch.tensor([len(of_map) for of_map in self.record.anchors], device=anchors.device).cumsum(0)
+    def level_of(self, anchors: Tensor) -> Tensor:
+        """Return the index of the feature map that each anchor index belongs to."""
+        ends = torch.tensor([len(level) for level in self.record.anchors], device=anchors.device).cumsum(0)
         return torch.searchsorted(ends, anchors, right=True)
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain detection --json`` prints."""
         record = self.record
         return self.facts() | {
             "maps": list(self._map_facts()),
-            "truth": "detections" if self.truth is None else "labels",
+            "truth": "detections" if self.ground_truth is None else "labels",
             "matching": self._matching_facts(),
-            "before_nms": list(self._with_anchors(self.before, record.candidates[0].origins)),
-            "detections": list(self._with_anchors(self.found, record.detections[0].origins)),
+            "before_nms": list(self._with_anchors(self.candidates, record.candidates[0].origins)),
+            "detections": list(self._with_anchors(self.detections, record.detections[0].origins)),
         }
 
     def page(self) -> Page:
-        """The stages as one HTML page."""
+        """Return the HTML page."""
         facts = self.document()
         return self.page_of(facts, self._sections(facts))
 
@@ -67,61 +78,64 @@ class DenseExplanation(Explained):
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         yield Section(
             "1. Feature maps",
-            "The backbone runs once, and every location of every map answers for itself. Shown is the mean strength of all "
-            "channels.",
+            "Computed once by the backbone; the head predicts at every location of every map. Shown: mean absolute "
+            "activation over channels.",
             [
-                Figure.of(heat(x[0], self._covered(x)), _size(one), width=220)
-                for x, one in zip(self.record.features, maps, strict=True)
+                Figure.of(activation_map(x[0], self._covered(x)), _size(level), width=220)
+                for x, level in zip(self.record.features, maps, strict=True)
             ],
-            [{name: one[name] for name in ("width", "height", "channels", "anchors")} for one in maps],
+            [{name: level[name] for name in ("width", "height", "channels", "anchors")} for level in maps],
         )
         yield Section(
             "2. Anchors",
-            f"{sum(one['anchors'] for one in maps)} boxes in all, of fixed size and shape, which the head names and moves. "
-            "Shown are those of one step in the middle of each map.",
+            f"{sum(level['anchors'] for level in maps)} boxes of fixed size and shape, for each of which the head predicts class "
+            "scores and box deltas. Shown: the anchors at the central location of each map.",
             [
-                Figure.of(image, _size(one), width=_SIDE_BY_SIDE)
-                for image, one in zip(self._middle(), maps, strict=True)
+                Figure.of(image, _size(level), width=_SIDE_BY_SIDE)
+                for image, level in zip(self._central_anchors(), maps, strict=True)
             ],
         )
-        told = "what was found, as if it were the truth" if self.truth is None else "the labels"
+        source = "the detections, in place of ground truth" if self.ground_truth is None else "the ground truth"
         yield Section(
-            "3. Which anchors match",
-            f"By {told}: {matching['positive']} anchors stand for an object, {matching['negative']} for background, "
-            f"{matching['neutral']} for neither. In training the first learn name and place, the second to say nothing.",
+            "3. Assignment of anchors",
+            f"To {source}: {matching['positive']} anchors are positive (trained to predict class and box of an object), "
+            f"{matching['negative']} negative (background) and {matching['neutral']} neutral (ignored).",
             list(self._matched_figures(facts)),
-            [table_row(one) for one in matching["objects"]],
+            [table_row(record) for record in matching["objects"]],
         )
         yield Section(
             "4. Scores of each map",
-            "At each location the best score of all its anchors and categories, from 0 (dark) to 1 (bright), before any "
-            f"threshold. {sum(one['above_threshold'] for one in maps)} pairs of anchor and category score above "
+            "Maximum score over anchors and categories at each location, from 0 (dark) to 1 (bright). "
+            f"{sum(level['above_threshold'] for level in maps)} pairs of anchor and category score above "
             f"{facts['score_threshold']:g}.",
             [
-                Figure.of(coloured(image, 0, 1), f"{_size(one)}, best {one['best_score']:.2f}", width=220)
-                for image, one in zip(self._best(), maps, strict=True)
+                Figure.of(colormapped(image, 0, 1), f"{_size(level)}, best {level['best_score']:.2f}", width=220)
+                for image, level in zip(self._best_scores(), maps, strict=True)
             ],
-            [{"map": _size(one), "best": one["best_score"], "above": one["above_threshold"]} for one in maps],
+            [
+                {"map": _size(level), "best score": level["best_score"], "above threshold": level["above_threshold"]}
+                for level in maps
+            ],
         )
         yield Section(
-            "5. Candidates before suppression",
-            f"The best of them are moved to where they say the object is: {len(facts['before_nms'])} boxes.",
-            [Figure.of(draw(faded(self.image), self.before, labels=False), "before suppression")],
+            "5. Candidates before NMS",
+            f"The highest-scoring anchors, decoded with their predicted box deltas: {len(facts['before_nms'])} boxes.",
+            [Figure.of(draw(faded(self.image), self.candidates, labels=False), "candidates before NMS")],
             counts_by_category(facts["before_nms"]),
         )
         yield Section(
             "6. Detections",
-            f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays, "
-            f"of an image at most {facts['max_detections']}: {len(facts['detections'])}.",
-            [Figure.of(draw(self.image, self.found), "the boxes that stay")],
-            [table_row(one) for one in facts["detections"]],
+            f"After NMS at IoU {facts['nms_iou']} within each category, at most {facts['max_detections']} per image: "
+            f"{len(facts['detections'])} boxes.",
+            [Figure.of(draw(self.image, self.detections), "detections after NMS")],
+            [table_row(record) for record in facts["detections"]],
         )
 
     def _map_facts(self) -> Iterator[dict[str, Any]]:
         thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
-        every = self.system.scores.all_scores(self.record.outputs, 0)
-        for x, anchors, scores in zip(self.record.features, self.record.anchors, every, strict=True):
+        scores_of_maps = self.system.scores.all_scores(self.record.outputs, 0)
+        for x, anchors, scores in zip(self.record.features, self.record.anchors, scores_of_maps, strict=True):
             named = scores[:, reported]
             yield {
                 "height": x.shape[-2],
@@ -133,10 +147,10 @@ class DenseExplanation(Explained):
             }
 
     def _matching_facts(self) -> dict[str, Any]:
-        one, maps = self.assignment, len(self.record.features)
+        assignment, maps = self.assignment, len(self.record.features)
         objects = []
-        levels = self.map_of(one.positives)
-        matches = one.matches[one.positives]
+        levels = self.level_of(assignment.positives)
+        matches = assignment.matches[assignment.positives]
         for i, label in enumerate(self.objects.labels):
             of_object = levels[matches == i]
             objects.append(
@@ -148,68 +162,70 @@ class DenseExplanation(Explained):
                 }
             )
         return {
-            "positive": len(one.positives),
-            "negative": int((one.matches == NEGATIVE).sum()),
-            "neutral": int((one.matches == NEUTRAL).sum()),
+            "positive": len(assignment.positives),
+            "negative": int((assignment.matches == NEGATIVE).sum()),
+            "neutral": int((assignment.matches == NEUTRAL).sum()),
             "objects": objects,
             "anchors": [
                 {"object": int(match), "map": int(level), "anchor": int(anchor)}
-                for match, level, anchor in zip(matches, levels, one.positives, strict=True)
+                for match, level, anchor in zip(matches, levels, assignment.positives, strict=True)
             ],
         }
 
     def _matched_figures(self, facts: dict[str, Any]) -> Iterator[Figure]:
-        """All objects, and for each map that speaks for some the anchors that do, coloured as their categories."""
+        """Draw the objects, and for each map its positive anchors, in the colours of their categories."""
         everywhere = self.boxes(torch.cat(self.record.anchors))
         yield Figure.of(draw(self.image, self.objects), "the objects", width=_SIDE_BY_SIDE)
-        for level, one in enumerate(facts["maps"]):
-            chosen = [pair for pair in facts["matching"]["anchors"] if pair["map"] == level]
-            if chosen:
-                shown = chosen[:: -(-len(chosen) // _DRAWN_ANCHORS)]
+        for index, level in enumerate(facts["maps"]):
+            positives = [pair for pair in facts["matching"]["anchors"] if pair["map"] == index]
+            if positives:
+                shown = positives[:: -(-len(positives) // _DRAWN_ANCHORS)]
                 boxes = everywhere[[pair["anchor"] for pair in shown]]
                 labels = self.objects.labels[[pair["object"] for pair in shown]]
                 matched = Instances(boxes, labels, self.size_hw, self.system.categories)
                 image = draw(faded(self.image), matched, labels=False)
-                yield Figure.of(image, f"{_size(one)}: {len(chosen)} anchors, {len(shown)} drawn", width=_SIDE_BY_SIDE)
+                yield Figure.of(
+                    image, f"{_size(level)}: {len(positives)} anchors, {len(shown)} drawn", width=_SIDE_BY_SIDE
+                )
 
     def _with_anchors(self, instances: Instances, anchors: Tensor) -> Iterator[dict[str, Any]]:
-        """Objects, best first, each with the anchor that it was made of."""
-        origins, levels = self.boxes(torch.cat(self.record.anchors)[anchors]), self.map_of(anchors)
+        """Yield the objects by descending score, each with the anchor that predicted it."""
+        origins, levels = self.boxes(torch.cat(self.record.anchors)[anchors]), self.level_of(anchors)
         assert instances.scores is not None
-        turned = instances.oriented_boxes_xywhr
+        oriented = instances.oriented_boxes_xywhr
         for i in np.argsort(-instances.scores, kind="stable"):
             yield {
                 "category": self.system.categories[int(instances.labels[i])],
                 "score": float(instances.scores[i]),
                 "box_xyxy": instances.boxes_xyxy[i].tolist(),
-                **({} if turned is None else {"oriented_box_xywhr": turned[i].tolist()}),
+                **({} if oriented is None else {"oriented_box_xywhr": oriented[i].tolist()}),
                 "map": int(levels[i]),
                 "anchor": int(anchors[i]),
                 "anchor_box_xyxy": origins[i].tolist(),
             }
 
-    def _best(self) -> Iterator[Float[np.ndarray, "h w"]]:
-        """Of each map the best score at each location, the part that shows the image."""
+    def _best_scores(self) -> Iterator[Float[np.ndarray, "h w"]]:
+        """Yield the maximum score at each location of each map, without padding."""
         thresholds = self.postprocess.thresholds(self.system.label_of_index)
         reported = thresholds.isfinite()
-        every = self.system.scores.all_scores(self.record.outputs, 0)
-        for x, scores in zip(self.record.features, every, strict=True):
+        scores_of_maps = self.system.scores.all_scores(self.record.outputs, 0)
+        for x, scores in zip(self.record.features, scores_of_maps, strict=True):
             rows, columns = self._covered(x)
             best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)
             yield best[:rows, :columns].cpu().numpy()
 
-    def _middle(self) -> Iterator[ImageArray]:
+    def _central_anchors(self) -> Iterator[ImageArray]:
         for x, anchors in zip(self.record.features, self.record.anchors, strict=True):
             rows, columns = self._covered(x)
             each = len(anchors) // (x.shape[-2] * x.shape[-1])
             first = (rows // 2 * x.shape[-1] + columns // 2) * each
             boxes = self.boxes(anchors[first : first + each])
-            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
+            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANCHOR)
             yield draw(faded(self.image), shown, labels=False)
 
     def _covered(self, x: Tensor) -> tuple[int, int]:
         batch = self.record.batch
-        return covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
+        return unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
 
 
 def explain_dense(
@@ -218,26 +234,28 @@ def explain_dense(
     *,
     name: str,
     score_threshold: float | None = None,
-    truth: Instances | None = None,
+    ground_truth: Instances | None = None,
 ) -> DenseExplanation:
-    """Run a dense detector on one image and keep all of its stages.
+    """Run a dense detector on one image and return its stages.
 
     Parameters
     ----------
     predictor
-        Of a :class:`~otus.detection.single_stage.dense_detector.DenseDetector`.
+        Predictor of a :class:`~otus.detection.single_stage.dense_detector.DenseDetector`.
+    name
+        Name of the image, for the page.
     score_threshold
-        What is shown scores above it; the model's own without it, as ``predict`` does.
-    truth
-        The image's labels, with the model's categories, to match anchors with; what is found is taken for them without.
+        Minimum score (default: as ``predict``).
+    ground_truth
+        Labels of the image, with the model's categories, to assign anchors to (default: the detections).
     """
     system: DenseDetector = predictor.system
-    fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
-    labelled = fields["found"] if truth is None else truth
-    target = system.target(prepared_target(predictor, image, name, labelled))
+    fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold, ground_truth=ground_truth)
+    objects = fields["detections"] if ground_truth is None else ground_truth
+    target = system.target(prepared_target(predictor, image, name, objects))
     assignment = system.assign(torch.cat(fields["record"].anchors), target)
-    return DenseExplanation(**fields, objects=with_area(labelled), assignment=assignment)
+    return DenseExplanation(**fields, objects=trainable_objects(objects), assignment=assignment)
 
 
-def _size(one: dict[str, Any]) -> str:
-    return f"{one['width']} x {one['height']} steps"
+def _size(level: dict[str, Any]) -> str:
+    return f"{level['width']} x {level['height']}"

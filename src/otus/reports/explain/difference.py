@@ -1,4 +1,4 @@
-"""Why two protocols' numbers for the same predictions differ, term by term, as facts and as a page."""
+"""Explain the difference between two protocols on the same predictions: one rule changed after the other."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,38 +12,38 @@ from otus.metrics.detection.rules import COCO_IOU_THRESHOLDS, Rules
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.difference import Step, difference_steps
 from otus.reports.page import Page, Section
-from otus.reports.plots import Canvas, on_page
+from otus.reports.plots import Canvas, embed_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 _MEANING = {
-    "min_score": "Detections that score lower are dropped before anything else; their recall is lost.",
+    "score_floor": "Detections with lower scores are dropped first; their recall is lost.",
     "score_decimals": "Rounded scores tie, and tied detections count in the order of their images.",
-    "inclusive_boxes": "Boxes are a pixel wider and higher, so small boxes overlap differently.",
-    "max_dets": "Of each image and category only the best so many detections count.",
-    "matching": "A detection on an object that is taken may take the next best (greedy), or is false (best_overlap).",
-    "crowd": "What is labelled as a crowd is ignored, to be found like all else, or not there.",
-    "difficult": "What is marked difficult is ignored, to be found like all else, or not there.",
-    "area": "Only objects of that size count.",
-    "iou_thresholds": "How much a true detection must overlap; the mean over several thresholds is stricter than 0.5 alone.",
-    "interpolation": "Precision is read at 101 or 11 recalls, or the whole area under the curve is taken.",
-    "average": "Whether categories without objects, but with detections, are in the mean, as 0.",
+    "inclusive_boxes": "Width and height are computed with + 1 pixel, which changes the IoU of small boxes.",
+    "max_dets": "Maximum detections per image and category.",
+    "matching": "A detection of an object that is matched already may match the next one (greedy), or is false (best_overlap).",
+    "crowd": "Crowd objects are ignored, counted like others, or removed.",
+    "difficult": "Difficult objects are ignored, counted like others, or removed.",
+    "area": "Only objects of this area range count.",
+    "iou_thresholds": "IoU that a true detection needs; the mean over several thresholds is stricter than 0.5 alone.",
+    "interpolation": "Precision is sampled at 101 or 11 recalls, or the curve is integrated.",
+    "average": "Whether categories with detections but without objects count in the mean, as 0.",
 }
 
 
 @dataclass(frozen=True, eq=False)
-class DifferenceExplained:
-    """The way from one protocol to another. Made by :func:`explain_difference`.
+class DifferenceExplanation:
+    """The steps from one protocol to another; see :func:`explain_difference`.
 
     Parameters
     ----------
     dataset
-        The images and labels.
+        Images and ground truth.
     names
-        Of the two protocols, with their settings.
+        Names of the two protocols, with their settings.
     steps
-        The start, and a step for each rule that differs.
+        The first protocol, then one step for each rule that differs.
     """
 
     dataset: Dataset
@@ -52,11 +52,11 @@ class DifferenceExplained:
 
     @property
     def difference(self) -> float:
-        """The second protocol's mAP less the first's."""
+        """mAP of the second protocol minus mAP of the first."""
         return self.steps[-1].average_precision - self.steps[0].average_precision
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page: what ``otus explain difference --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain difference --json`` prints."""
         first, last = self.steps[0], self.steps[-1]
         return {
             "data": str(self.dataset.source),
@@ -67,8 +67,8 @@ class DifferenceExplained:
             "steps": [
                 {
                     "rule": step.rule,
-                    "from": _shown(step.before),
-                    "to": _shown(step.after),
+                    "from": _format(step.before),
+                    "to": _format(step.after),
                     "change": step.average_precision - before.average_precision,
                     "AP": step.average_precision,
                     "objects": step.objects,
@@ -84,56 +84,56 @@ class DifferenceExplained:
         }
 
     def page(self) -> Page:
-        """The way as one HTML page."""
+        """Return the HTML page."""
         a, b = (step.average_precision for step in (self.steps[0], self.steps[-1]))
-        title = f"Why {self.names[0]} says {a:.4f} and {self.names[1]} says {b:.4f}"
+        title = f"Why mAP is {a:.4f} by {self.names[0]} and {b:.4f} by {self.names[1]}"
         return Page(title, f"{self.dataset.source}: {len(self.dataset)} images", tuple(self._sections()))
 
     def _sections(self) -> Iterator[Section]:
         facts = self.document()
         if not facts["steps"]:
-            yield Section("No rule differs", "Both names stand for the same rules, and so for the same number.")
+            yield Section("No rule differs", "Both protocols have the same rules, so the results are equal.")
             return
         yield Section(
             "One rule after the other",
-            f"The difference is {self.difference:+.6f}: the sum of the changes below. What a rule brings depends on what "
-            "was changed before it; the order is that in which rules are applied.",
-            [on_page(self._plot(), width=760)],
+            f"The difference is {self.difference:+.6f}: the sum of the changes below. The effect of a rule depends on those "
+            "changed before it; they are in the order in which an evaluation applies them.",
+            [embed_plot(self._plot(), width=760)],
             [
                 {
-                    "rule": _title(one["rule"]),
-                    "from": one["from"],
-                    "to": one["to"],
-                    "change": f"{one['change']:+.6f}",
-                    "AP then": f"{one['AP']:.6f}",
-                    "objects": one["objects"],
-                    "detections": one["detections"],
-                    "true": one["true"],
+                    "rule": _title(step["rule"]),
+                    "from": step["from"],
+                    "to": step["to"],
+                    "change": f"{step['change']:+.6f}",
+                    "AP": f"{step['AP']:.6f}",
+                    "objects": step["objects"],
+                    "detections": step["detections"],
+                    "true": step["true"],
                 }
-                for one in facts["steps"]
+                for step in facts["steps"]
             ],
         )
         yield Section(
             "What the rules mean",
             "",
             (),
-            [{"rule": _title(one["rule"]), "meaning": _MEANING[one["rule"]]} for one in facts["steps"]],
+            [{"rule": _title(step["rule"]), "meaning": _MEANING[step["rule"]]} for step in facts["steps"]],
         )
         rows = [
-            (name, one["a"], one["b"])
-            for name, one in facts["per_category"].items()
-            if not np.isnan([*one.values()]).any()
+            (name, pair["a"], pair["b"])
+            for name, pair in facts["per_category"].items()
+            if not np.isnan([*pair.values()]).any()
         ]
         rows.sort(key=lambda row: -abs(row[2] - row[1]))
         yield Section(
             "By category",
-            "Those that differ most first.",
+            "Sorted by absolute difference.",
             (),
             [{"category": n, self.names[0]: a, f"{self.names[1]} ": b, "difference": b - a} for n, a, b in rows],
         )
 
     def _plot(self) -> "Plot":
-        """A waterfall: where each rule takes the number."""
+        """Plot the mAP after each step as a waterfall chart."""
         canvas = Canvas()
         values = np.nan_to_num([step.average_precision for step in self.steps]).tolist()
         short = [name if len(name) <= 24 else f"{name.partition(':')[0]}:…" for name in self.names]
@@ -157,25 +157,25 @@ class DifferenceExplained:
 
 def explain_difference(
     dataset: Dataset, matcher: DetectionMatcher, names: tuple[str, str], rules: tuple[Rules, Rules]
-) -> DifferenceExplained:
-    """Walk from one protocol to another.
+) -> DifferenceExplanation:
+    """Compute the steps from one protocol to another.
 
     Parameters
     ----------
-    names
-        What to call them.
-    rules
-        What they are.
+    dataset, comparison
+        Images; ground truth and predictions.
+    names, rules
+        Names and rules of the two protocols.
     """
-    return DifferenceExplained(dataset, names, difference_steps(matcher, *rules))
+    return DifferenceExplanation(dataset, names, difference_steps(matcher, *rules))
 
 
 def _title(rule: str) -> str:
     return rule.replace("_", " ")
 
 
-def _shown(value: object) -> str:
-    """A rule's value in a word or two."""
+def _format(value: object) -> str:
+    """Return a rule's value in a word or two."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -183,5 +183,5 @@ def _shown(value: object) -> str:
     if value == COCO_IOU_THRESHOLDS:
         return "0.50:0.05:0.95"
     if isinstance(value, tuple):
-        return "/".join(f"{one:g}" for one in value)
+        return "/".join(f"{item:g}" for item in value)
     return str(value)

@@ -1,4 +1,4 @@
-"""What goes wrong in predictions, and what it costs, as facts and as a page with the images to look at first."""
+"""Explain the errors of predictions: TIDE's error types and costs, confusion, scores, NMS, worst images, label errors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,39 +15,39 @@ from otus.metrics.diagnosis.thresholds import sweep_nms_iou
 from otus.metrics.diagnosis.tide import WRONG, Error
 from otus.reports.analysis import Analysis
 from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, on_page
+from otus.reports.plots import Canvas, embed_plot
 from otus.visualization.marks import RIGHT, TRUTH, Mark, image_or_ground, marked, part_with_marks
-from otus.visualization.marks import WRONG as RED
+from otus.visualization.marks import WRONG as FALSE
 
 NMS_IOUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 _WORST, _SUSPECTS, _EXAMPLES = 12, 24, 4
-_LISTED = 200  # suspects in the document
+_LISTED = 200  # label errors in the JSON document
 
 _MEANING = {
-    Error.CLASSIFICATION: "on an object of another category",
-    Error.LOCALISATION: "on an object of their category that they overlap too little",
-    Error.BOTH: "on an object of another category that they overlap too little",
-    Error.DUPLICATE: "on an object that a better one took",
-    Error.BACKGROUND: "on nothing that is labelled",
-    Error.MISSED: "objects that nothing comes near enough",
+    Error.CLASSIFICATION: "of an object of another category",
+    Error.LOCALISATION: "of an object of their category, with too low an IoU",
+    Error.BOTH: "of an object of another category, with too low an IoU",
+    Error.DUPLICATE: "of an object that a higher-scoring detection matches",
+    Error.BACKGROUND: "of background: no labelled object",
+    Error.MISSED: "none; objects that no detection, true or with a classification or localisation error, overlaps",
 }
 _SUSPICION = {
-    "missing_label": "A confident detection where nothing is labelled",
-    "wrong_category": "A confident detection of another category than the label's",
-    "nobody_finds": "A label that no detection comes near",
+    "missing_label": "Confident detection without a label",
+    "wrong_category": "Confident detection of another category than the label's",
+    "nobody_finds": "Label without a detection near it",
 }
 
 
 @dataclass(frozen=True, eq=False)
-class ErrorsExplained:
-    """The errors of predictions for a data set.
+class ErrorExplanation:
+    """The errors of predictions for a data set, as JSON and as a page.
 
     Parameters
     ----------
     dataset
-        Images and labels.
+        Images and ground truth.
     analysis
-        Of the predictions.
+        Analysis of the predictions.
     """
 
     dataset: Dataset
@@ -78,7 +78,7 @@ class ErrorsExplained:
             "AP": float(defined.mean()) if defined.size else float("nan"),
             "AP_at_iou": float(np.nanmean(errors.average_precision())) if defined.size else float("nan"),
             "AP_by_iou": dict(zip(map(_two, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)),
-            "errors": {one.name.lower(): {"count": errors.counts[one], "cost": delta_ap[one]} for one in WRONG},
+            "errors": {error.name.lower(): {"count": errors.counts[error], "cost": costs[error]} for error in WRONG},
             "false_positives": {"cost": errors.false_positive_cost()},
             "false_negatives": {"cost": errors.false_negative_cost()},
             "per_category": {name: self._of_category(k) for k, name in enumerate(names)},
@@ -102,22 +102,22 @@ class ErrorsExplained:
                 name: float(getattr(analysis.score_curve, name)[best])
                 for name in ("scores", "precision", "recall", "f1")
             },
-            "by_nms_iou": [one._asdict() for one in sweep_nms_iou(self._matcher, NMS_IOUS, iou=analysis.iou)],
+            "by_nms_iou": [row._asdict() for row in by_nms_iou(self._matcher, NMS_IOUS, iou=analysis.iou)],
             "worst_images": [self._of_image(index) for index in analysis.images.worst(_WORST)],
             "label_errors": {
                 "count": len(analysis.suspects),
-                "listed": [self._of_suspect(one) for one in analysis.suspects[:_LISTED]],
+                "listed": [self._of_suspect(suspect) for suspect in analysis.suspects[:_LISTED]],
             },
         }  # fmt: skip
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page: what ``otus explain errors --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain errors --json`` prints."""
         return self._facts
 
     def _of_category(self, label: int) -> dict[str, Any]:
         errors = self.analysis.errors
-        here = errors.matches.labels == label
-        counts = {one.name.lower(): int((errors.types[here] == one).sum()) for one in WRONG[:-1]}
+        of_category = errors.matches.labels == label
+        counts = {error.name.lower(): int((errors.types[of_category] == error).sum()) for error in WRONG[:-1]}
         missed = int(errors.missed[errors.truth_labels == label].sum())
         row = self.analysis.average_precision[label]
         return {
@@ -136,27 +136,27 @@ class ErrorsExplained:
             "f1": float(counts.f1[index]),
         }
 
-    def _of_suspect(self, one: Suspect) -> dict[str, Any]:
+    def _of_suspect(self, suspect: Suspect) -> dict[str, Any]:
         truth, found, names = self._matcher.truth, self._matcher.predictions, self.dataset.categories
-        record: dict[str, Any] = {"kind": one.kind, "file": self.dataset.images.files[one.image_index]}
-        if one.truth >= 0:
+        record: dict[str, Any] = {"kind": suspect.kind, "file": self.dataset.images.files[suspect.image_index]}
+        if suspect.truth >= 0:
             record["label"] = {
-                "id": int(truth.ids[one.truth]),
-                "category": names[int(truth.labels[one.truth])],
-                "box_xyxy": truth.boxes_xyxy[one.truth].tolist(),
+                "id": int(truth.ids[suspect.truth]),
+                "category": names[int(truth.labels[suspect.truth])],
+                "box_xyxy": truth.boxes_xyxy[suspect.truth].tolist(),
             }
-        if one.detection >= 0:
+        if suspect.detection >= 0:
             record["detection"] = {
-                "category": names[int(found.labels[one.detection])],
-                "score": one.score,
-                "box_xyxy": found.boxes_xyxy[one.detection].tolist(),
+                "category": names[int(found.labels[suspect.detection])],
+                "score": suspect.score,
+                "box_xyxy": found.boxes_xyxy[suspect.detection].tolist(),
             }
         return record
 
     def page(self) -> Page:
-        """The errors as one HTML page."""
+        """Return the HTML page."""
         facts = self._facts
-        title = f"What goes wrong: mAP {facts['AP']:.3f}, {facts['AP_at_iou']:.3f} at IoU {facts['iou']:g}"
+        title = f"Errors: mAP {facts['AP']:.3f}, {facts['AP_at_iou']:.3f} at IoU {facts['iou']:g}"
         subtitle = (
             f"{facts['data']}: {facts['images']} images, {facts['objects']} objects, {facts['detections']} detections; "
             f"protocol coco, {facts['kind']}"
@@ -164,68 +164,67 @@ class ErrorsExplained:
         return Page(title, subtitle, tuple(self._sections(facts)))
 
     def _sections(self, facts: Mapping[str, Any]) -> Iterator[Section]:
-        drawn = {name: on_page(figure) for name, figure in self.analysis.plots(Canvas()).items()}
+        drawn = {name: embed_plot(figure) for name, figure in self.analysis.plots(Canvas()).items()}
         yield Section(
-            "What each type of error costs",
-            "How much mAP would rise if all errors of a type were mended, each by itself (TIDE). All false detections "
-            f"together cost {facts['false_positives']['cost']:.3f}, all objects that are not found "
+            "Cost of each error type",
+            "Gain in AP if all errors of one type were corrected (dAP of TIDE). All false positives "
+            f"together cost {facts['false_positives']['cost']:.3f}, all false negatives "
             f"{facts['false_negatives']['cost']:.3f}.",
             [drawn["error-costs"], drawn["ap-by-iou"]],
             [
-                {"error": one.name.lower(), "detections": _MEANING[one], **facts["errors"][one.name.lower()]}
-                for one in WRONG
+                {"error": error.name.lower(), "detections": _MEANING[error], **facts["errors"][error.name.lower()]}
+                for error in WRONG
             ],
         )
-        for one in WRONG[:-1]:
-            examples = list(self._examples(one))
+        for error in WRONG[:-1]:
+            examples = list(self._examples(error))
             if examples:
-                title = f"{one.name.capitalize()}: {facts['errors'][one.name.lower()]['count']}"
-                yield Section(title, f"Detections {_MEANING[one]}; the most confident.", examples)
+                title = f"{error.name.capitalize()}: {facts['errors'][error.name.lower()]['count']}"
+                yield Section(title, f"Detections {_MEANING[error]}; the highest-scoring.", examples)
         by_category: dict[str, dict[str, Any]] = facts["per_category"]
         rows = [{"category": name, **row} for name, row in by_category.items() if row["objects"]]
         rows.sort(key=lambda row: row["AP"])
         yield Section(
             "By category",
-            "Errors of each type, and AP; the lowest first.",
+            "Number of errors of each type, and AP; sorted by AP, the lowest first.",
             [drawn["precision-recall"], drawn["ap-by-category"]],
             rows,
         )
         pairs = self.analysis.confusion.confused()[:15]
         yield Section(
-            "Who is taken for whom",
-            f"Of detections that score at least {facts['score_threshold']:g}, whatever their category. Background: objects "
-            "that nothing finds, on the right; detections on nothing, below.",
+            "Confusion matrix",
+            f"Detections with a score of at least {facts['score_threshold']:g}, matched without regard to category. Background: "
+            "missed objects in the last column, false positives without an object in the last row.",
             [drawn["confusion"]],
             [{"labelled": true, "predicted": predicted, "times": count} for true, predicted, count in pairs],
         )
         best = facts["best_threshold"]
-        told = "" if best is None else f"F1 is best, {best['f1']:.3f}, at a score of {best['scores']:.3f}. "
+        best_f1 = "" if best is None else f"F1 is best, {best['f1']:.3f}, at a score of {best['scores']:.3f}. "
         yield Section(
             "Scores",
-            told + "otus evaluate --choose-thresholds finds the best threshold of each category.",
+            best_f1 + "otus evaluate --choose-thresholds finds the best threshold of each category.",
             [drawn["thresholds"], *([drawn["calibration"]] if "calibration" in drawn else [])],
         )
         yield Section(
             "Non-maximum suppression",
-            "What is left when of two detections of a category with more IoU only the better stays, and the best F1 then. "
-            "The model's own suppression came before, so only a stricter one changes anything; 1 changes nothing.",
+            "A further NMS within each category at several IoU thresholds, and the best F1 after it. The model's own NMS was "
+            "applied before, so only a lower threshold changes anything; 1 changes nothing.",
             (),
             [{name.replace("_", " "): value for name, value in row.items()} for row in facts["by_nms_iou"]],
         )
         if facts["worst_images"]:
             yield Section(
                 "The worst images",
-                "Those with the most mistakes, of what is shown. Green: right; orange: false; blue: not found.",
+                "Images with the most errors at the score threshold. Green: true positive; orange: false positive; blue: missed.",
                 [self._worst(index) for index in self.analysis.images.worst(_WORST)],
             )
         suspects = self.analysis.suspects
-        looked_at = _mixed(suspects)
+        shown = _mixed(suspects)
         if suspects:
             yield Section(
-                "Labels to look at",
-                f"{len(suspects)} records where it may be the label that is wrong; {len(looked_at)} are shown. "
-                "Blue: what is labelled; orange: what was detected.",
-                [self._suspect(one) for one in looked_at],
+                "Labels to check",
+                f"{len(suspects)} labels that may be wrong or missing; {len(shown)} are shown. Blue: label; orange: detection.",
+                [self._suspect(suspect) for suspect in shown],
             )
 
     def _examples(self, error: Error) -> Iterator[Figure]:
@@ -236,7 +235,7 @@ class ErrorsExplained:
             text = f"{names[int(found.labels[index])]} {errors.matches.scores[row]:.2f}"
             marks = [
                 *self._objects_near(image_index, found.boxes_xyxy[index]),
-                Mark(text, found.boxes_xyxy[index], RED),
+                Mark(text, found.boxes_xyxy[index], FALSE),
             ]
             image, name = image_or_ground(self.dataset, image_index)
             yield Figure.of(part_with_marks(image, marks), name, width=260)
@@ -264,28 +263,28 @@ class ErrorsExplained:
             if matches.outcomes[row, 0] != Outcome.IGNORED:
                 right = matches.outcomes[row, 0] == Outcome.TRUE_POSITIVE
                 text = "" if right else f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
-                marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else RED))
-        one = self._of_image(index)
+                marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else FALSE))
+        counts = self._of_image(index)
         image, name = image_or_ground(self.dataset, index)
-        caption = f"{name}: {one['right']} right, {one['false']} false, {one['unfound']} not found"
+        caption = f"{name}: {counts['right']} true, {counts['false']} false, {counts['unfound']} missed"
         return Figure.of(marked(image, marks), caption, width=340)
 
-    def _suspect(self, one: Suspect) -> Figure:
-        record = self._of_suspect(one)
+    def _suspect(self, suspect: Suspect) -> Figure:
+        record = self._of_suspect(suspect)
         marks = []
         if "label" in record:
             marks.append(Mark(record["label"]["category"], record["label"]["box_xyxy"], TRUTH))
         if "detection" in record:
-            text = f"{record['detection']['category']} {one.score:.2f}"
-            marks.append(Mark(text, record["detection"]["box_xyxy"], RED))
-        image, name = image_or_ground(self.dataset, one.image_index)
-        return Figure.of(part_with_marks(image, marks, margin=0.8), f"{_SUSPICION[one.kind]}: {name}", width=260)
+            text = f"{record['detection']['category']} {suspect.score:.2f}"
+            marks.append(Mark(text, record["detection"]["box_xyxy"], FALSE))
+        image, name = image_or_ground(self.dataset, suspect.image_index)
+        return Figure.of(part_with_marks(image, marks, margin=0.8), f"{_SUSPICION[suspect.kind]}: {name}", width=260)
 
 
 def _mixed(suspects: list[Suspect]) -> list[Suspect]:
-    """Some of each kind, in their order."""
+    """Return some of each kind, in their order."""
     share = _SUSPECTS // len(_SUSPICION)
-    return [one for kind in _SUSPICION for one in [s for s in suspects if s.kind == kind][:share]]
+    return [suspect for kind in _SUSPICION for suspect in [s for s in suspects if s.kind == kind][:share]]
 
 
 def _two(value: float) -> str:

@@ -1,10 +1,9 @@
-"""How a region-based detector came to its answer on one image: every stage as facts and as a page.
+"""Explain a region-based detector (sliding window, R-CNN, Fast, Faster and Mask R-CNN) on one image, stage by stage.
 
-Facts and page are made of the one record of the pass (:class:`~otus.detection.region_based.stages.RegionStages`), and boxes are
-brought back to the image's own pixels as ``predict`` does.
+JSON and page are made from one record of the pass (:class:`~otus.detection.region_based.stages.RegionStages`): feature
+maps, anchors, proposals, class scores, NMS, masks and keypoints.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2
@@ -12,32 +11,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.detection.region_based.stages import RegionStages, to_instances
 from otus.errors import UsageError
-from otus.inference.prediction import instance_records, threshold_facts
+from otus.inference.prediction import instance_records
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections
-from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops, warp
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
-from otus.reports.explain.pieces import (
-    coloured,
+from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields
+from otus.reports.explain.figures import (
+    activation_map,
+    colormapped,
     counts_by_category,
-    covered_part,
     faded,
-    heat,
     table_row,
+    unpadded_size,
 )
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
 from otus.visualization.drawing import draw
 
-_ANYTHING = Categories(("proposal",))
+_PROPOSAL = Categories(("proposal",))
 _SHOWN_PROPOSALS = (10, 100)
 _SHOWN_MASKS = 6
 _SHOWN_CROPS = 6
@@ -46,44 +45,20 @@ _SIDE_BY_SIDE = 300  # CSS pixels
 
 
 @dataclass(frozen=True, eq=False)
-class DetectionStages:
-    """The record of one pass, with the image that it is about. Made by :func:`explain_detection`."""
+class RegionExplanation(Explanation):
+    """Stages of a region-based detector on one image; see :func:`explain_region_based`."""
 
-    model: str
-    name: str
-    image: UInt8[np.ndarray, "h w 3"]
     record: RegionStages
-    found: Instances
     system: RegionDetector
-    postprocess: Postprocess
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Of the image as it came."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
-        """Boxes of the prepared image in the pixels of the image as it came."""
-        prepared = self.record.batch.sizes_hw[0]
-        ratio = np.array(self.size_hw)[::-1] / np.array(prepared)[::-1]
-        return boxes.cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain detection --json`` prints."""
         record, proposals, candidates = self.record, self.record.proposals, self.record.candidates[0]
-        height, width = self.size_hw
-        prepared = record.batch.sizes_hw[0]
         boxes, anchors = self.boxes(proposals.boxes[0]), self._anchor_facts()
-        return {
-            "model": self.model,
-            "file": self.name,
-            "width": width,
-            "height": height,
-            "prepared": {"width": prepared[1], "height": prepared[0]},
-            "milliseconds": dict(record.milliseconds),
+        return self.facts() | {
             "maps": [
                 {
-                    # Odd sides are rounded up on the way, the stride itself is a power of two.
+                    # Odd sides are rounded up in each stage; the stride itself is a power of two.
                     "stride": 2 ** round(log2(record.batch.padded_hw[1] / x.shape[-1])),
                     "height": x.shape[-2],
                     "width": x.shape[-1],
@@ -101,39 +76,30 @@ class DetectionStages:
                 for i, (box, score) in enumerate(zip(boxes, proposals.scores[0], strict=True))
             ],
             "crops": self._crop_facts(),
-            **threshold_facts(self.postprocess, self.system.categories),
-            "nms_iou": self.postprocess.nms_iou,
             "before_nms": list(self._with_proposals(candidates, self.boxes(candidates.boxes))),
-            "detections": list(self._with_proposals(record.detections[0], self.found.boxes_xyxy)),
+            "detections": list(self._with_proposals(record.detections[0], self.detections.boxes_xyxy)),
             "masks": list(self._mask_facts()),
             "keypoints": list(self._keypoint_facts()),
         }
 
     def page(self) -> Page:
-        """The stages as one HTML page."""
+        """Return the HTML page."""
         facts = self.document()
-        milliseconds = facts["milliseconds"]
-        took = ", ".join(f"{name} {value:.0f}" for name, value in milliseconds.items())
-        title = f"How {self.model} sees {self.name.rsplit('/', 1)[-1]}"
-        subtitle = (
-            f"{facts['width']} x {facts['height']} pixels, prepared as "
-            f"{facts['prepared']['width']} x {facts['prepared']['height']}; milliseconds: {took}"
-        )
-        return Page(title, subtitle, tuple(numbered(self._sections(facts))))
+        return self.page_of(facts, numbered(self._sections(facts)))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         if self.record.features:
             yield Section(
                 "Feature maps",
-                "The backbone runs once; everything that follows reads these maps. Shown is the mean strength of all channels.",
+                "Computed once by the backbone and shared by all stages below. Shown: mean absolute activation over channels.",
                 [
                     Figure.of(
-                        heat(x[0], self._covered(x)),
-                        f"{one['width']} x {one['height']}, stride {one['stride']}",
+                        activation_map(x[0], self._covered(x)),
+                        f"{level['width']} x {level['height']}, stride {level['stride']}",
                         width=220,
                     )
-                    for x, one in zip(self.record.features, facts["maps"], strict=True)
+                    for x, level in zip(self.record.features, facts["maps"], strict=True)
                 ],
                 facts["maps"],
             )
@@ -141,65 +107,73 @@ class DetectionStages:
             per_location = facts["anchors"]["per_location"]
             yield Section(
                 "Anchors",
-                f"At every step of every map the proposer judges K = {per_location} boxes of fixed size and shape, "
-                f"{facts['anchors']['count']} in all. Shown are those of one step in the middle of each map.",
+                f"K = {per_location} boxes of fixed size and shape at every location of every map, {facts['anchors']['count']} in "
+                "all, for which the RPN predicts objectness and box deltas. Shown: the anchors at the central location of "
+                "each map.",
                 [Figure.of(image, caption, width=_SIDE_BY_SIDE) for image, caption in self._anchor_images()],
             )
         yield Section(
             "Proposals",
             self._about_proposals(len(facts["proposals"])),
             [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
-            [table_row(one) for one in facts["proposals"][:_LISTED]],
+            [table_row(record) for record in facts["proposals"][:_LISTED]],
         )
         yield Section(
-            "Scores before suppression",
+            "Candidates before NMS",
             f"{self._about_regions(facts['crops'])} {len(facts['before_nms'])} pairs of proposal and category score above "
             f"{facts['score_threshold']:g}.",
             [
                 *self._crop_figures(facts),
                 Figure.of(
-                    draw(self._faded, self._as_instances(facts["before_nms"]), labels=False), "before suppression"
+                    draw(faded(self.image), self._as_instances(facts["before_nms"]), labels=False),
+                    "candidates before NMS",
                 ),
             ],
             counts_by_category(facts["before_nms"]),
         )
         yield Section(
             "Detections",
-            f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays, "
-            f"of an image at most {self.postprocess.max_detections}: {len(facts['detections'])}.",
-            [Figure.of(draw(self.image, replace(self.found, masks=None, keypoints=None)), "the boxes that stay")],
-            [table_row(one) for one in facts["detections"]],
+            f"After NMS at IoU {facts['nms_iou']} within each category, at most {facts['max_detections']} per image: "
+            f"{len(facts['detections'])} boxes.",
+            [Figure.of(draw(self.image, replace(self.detections, masks=None, keypoints=None)), "detections after NMS")],
+            [table_row(record) for record in facts["detections"]],
         )
-        if self.found.masks is not None:
+        if self.detections.masks is not None:
             yield Section(
                 "Masks",
-                "For each detection the mask head draws a small map of probabilities; enlarged into its box, the object is "
-                f"where it is at least {self.found.masks.threshold}. Shown are those of the best {len(facts['masks'])}.",
+                "For each detection the mask head predicts a low-resolution probability map, which is resized to the box and "
+                f"thresholded at {self.detections.masks.threshold}. Shown: the {len(facts['masks'])} highest-scoring.",
                 [
-                    *(Figure.of(coloured(one["probabilities"], 0, 1), _told(one), width=160) for one in facts["masks"]),
-                    Figure.of(draw(self.image, replace(self.found, keypoints=None), labels=False), "all masks, pasted"),
+                    *(
+                        Figure.of(colormapped(mask["probabilities"], 0, 1), _caption(mask), width=160)
+                        for mask in facts["masks"]
+                    ),
+                    Figure.of(
+                        draw(self.image, replace(self.detections, keypoints=None), labels=False),
+                        "all masks, pasted into the image",
+                    ),
                 ],
             )
-        if self.found.keypoints is not None:
+        if self.detections.keypoints is not None:
             yield Section(
                 "Keypoints",
-                "For each detection the keypoint head makes a map for each keypoint; the keypoint is at its highest place. "
-                "Scores are the values there, logits.",
-                [Figure.of(draw(self.image, replace(self.found, masks=None), labels=False), "the keypoints of all")],
+                "For each detection the keypoint head predicts a heatmap per keypoint; the keypoint is at its maximum, and its "
+                "score is the logit there.",
+                [
+                    Figure.of(
+                        draw(self.image, replace(self.detections, masks=None), labels=False),
+                        "keypoints of all detections",
+                    )
+                ],
                 facts["keypoints"][:_LISTED],
             )
-
-    @property
-    def _faded(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The image so pale that many thin lines are seen on it."""
-        return faded(self.image)
 
     def _level(self, index: int) -> dict[str, int]:
         levels = self.record.proposals.levels
         return {} if levels is None else {"map": int(levels[0][index])}
 
     def _with_proposals(self, detections: Detections, boxes: Float[np.ndarray, "n 4"]) -> Iterator[dict[str, Any]]:
-        """Detections, best first, each with the proposal that it was made of."""
+        """Yield the detections by descending score, each with its proposal."""
         origins = self.boxes(self.record.proposals.boxes[0])
         for i in detections.scores.argsort(descending=True, stable=True).tolist():
             region = int(detections.origins[i])
@@ -212,20 +186,20 @@ class DetectionStages:
             }
 
     def _mask_facts(self) -> Iterator[dict[str, Any]]:
-        """Of the best detections: the small map of probabilities, and the mask that it becomes in the image."""
+        """Yield, for the highest-scoring detections, the predicted probability map and the mask in the image."""
         if self.record.masks is not None:
-            shown = self.found[:_SHOWN_MASKS]
+            shown = self.detections[:_SHOWN_MASKS]
             records = instance_records(shown, self.system.categories)
-            for i, (one, probabilities) in enumerate(zip(records, self.record.masks[0], strict=False)):
-                outline = {"probabilities": probabilities.cpu().numpy(), "segmentation": one["segmentation"]}
-                yield {"detection": i, "category": one["category"], "score": one["score"], **outline}
+            for i, (record, probabilities) in enumerate(zip(records, self.record.masks[0], strict=False)):
+                mask = {"probabilities": probabilities.cpu().numpy(), "segmentation": record["segmentation"]}
+                yield {"detection": i, "category": record["category"], "score": record["score"], **mask}
 
     def _keypoint_facts(self) -> Iterator[dict[str, Any]]:
-        """Of each detection whose category has keypoints, every one: where it is, and the logit at its place."""
-        points, scores = self.found.keypoints, self.found.keypoint_scores
+        """Yield every keypoint of the detections: position in pixels of the image, and logit."""
+        points, scores = self.detections.keypoints, self.detections.keypoint_scores
         if points is not None and scores is not None:
             categories = self.system.categories
-            for i, label in enumerate(self.found.labels):
+            for i, label in enumerate(self.detections.labels):
                 known = dict(categories.keypoints).get(categories[int(label)])
                 names = () if known is None else known.names
                 for name, (x, y, _), score in zip(names, points[i].tolist(), scores[i].tolist(), strict=False):
@@ -234,72 +208,71 @@ class DetectionStages:
     def _as_instances(self, records: list[dict[str, Any]]) -> Instances:
         categories = self.system.categories
         return Instances(
-            as_boxes([one["box_xyxy"] for one in records]),
-            np.array([categories.index(one["category"]) for one in records], dtype=np.int64),
+            as_boxes([record["box_xyxy"] for record in records]),
+            np.array([categories.index(record["category"]) for record in records], dtype=np.int64),
             self.size_hw,
             categories,
-            scores=np.array([one["score"] for one in records], dtype=np.float64),
+            scores=np.array([record["score"] for record in records], dtype=np.float64),
         )
 
     def _proposal_figure(self, count: int) -> Figure:
         boxes = self.boxes(self.record.proposals.boxes[0][:count])
-        shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
-        image = draw(self._faded, shown, labels=False)
-        which = (
+        shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
+        image = draw(faded(self.image), shown, labels=False)
+        caption = (
             f"the first {len(boxes)}"
             if self._anchor_facts() is None
             else f"the {len(boxes)} with the highest objectness"
         )
-        return Figure.of(image, which, width=2 * _SIDE_BY_SIDE)
+        return Figure.of(image, caption, width=2 * _SIDE_BY_SIDE)
 
     def _about_proposals(self, count: int) -> str:
         proposer = self.system.proposer
         if isinstance(proposer, SlidingWindowProposer):
-            return f"Nobody says where to look, so every window of the image is looked at: {count} of them."
+            return f"The sliding window proposes every window of its sizes and shapes: {count} of them."
         if isinstance(proposer, PrecomputedProposals):
-            method = str(dict(proposer.search.parameters).get("method", "a search")).replace("-", " ")
-            return (
-                f"The {count} boxes that may hold something, whatever it is, found before the network runs ({method})."
-            )
+            method = str(dict(proposer.search.parameters).get("method", "precomputed")).replace("-", " ")
+            return f"{count} class-agnostic boxes, computed before the network runs ({method})."
         return (
-            f"The {count} boxes that may hold something, whatever it is, by objectness; the proposer has moved each from "
-            "its anchor, and of those that overlap much kept the best."
+            f"{count} class-agnostic boxes with the highest objectness: anchors decoded with the RPN's box deltas, after the "
+            "RPN's own NMS."
         )
 
     def _crop_facts(self) -> dict[str, int] | None:
-        """How many crops this image needs, and how large they are; None where regions share maps."""
+        """Return number and size of the crops; None if regions are pooled from shared feature maps."""
         features = self.system.region_features
         if not isinstance(features, WarpedCrops):
             return None
         return {"count": len(self.record.proposals.boxes[0]), "side": features.crop_size, "context": features.context}
 
     def _about_regions(self, crops: dict[str, int] | None) -> str:
-        moved = "named" if self.system.box_head.bbox_pred is None else "named and moved"
+        refined = "" if self.system.box_head.bbox_pred is None else " and refined by box regression"
         if crops is None:
-            return f"Each proposal is cut out of the maps, {moved}{' again' if self._anchor_facts() else ''}."
+            return f"Each proposal is pooled from the feature maps, classified{refined}."
         return (
-            f"This image needs {crops['count']} crops: each is stretched to {crops['side']} x {crops['side']} pixels, "
-            f"goes through the whole network, and is {moved}."
+            f"This image needs {crops['count']} crops: each is warped to {crops['side']} x {crops['side']} pixels, passed "
+            f"through the whole network, classified{refined}."
         )
 
     def _crop_figures(self, facts: dict[str, Any]) -> list[Figure]:
-        """The crops of the best detections as the network saw them."""
+        """Draw the crops of the highest-scoring candidates as the network gets them."""
         crops = facts["crops"]
         if crops is None:
             return []
         best = (
-            list(dict.fromkeys(one["proposal"] for one in facts["before_nms"]))[:_SHOWN_CROPS] or [0][: crops["count"]]
+            list(dict.fromkeys(record["proposal"] for record in facts["before_nms"]))[:_SHOWN_CROPS]
+            or [0][: crops["count"]]
         )
         boxes = torch.from_numpy(self.boxes(self.record.proposals.boxes[0][best]))
         pixels = torch.from_numpy(self.image).permute(2, 0, 1).float()
-        seen = warp(pixels, boxes, crop_size=crops["side"], context=crops["context"]).round().clamp(0, 255).byte()
+        inputs = warp(pixels, boxes, crop_size=crops["side"], context=crops["context"]).round().clamp(0, 255).byte()
         return [
-            Figure.of(np.ascontiguousarray(one.permute(1, 2, 0).numpy()), f"crop of proposal {index}", width=160)
-            for index, one in zip(best, seen, strict=True)
+            Figure.of(np.ascontiguousarray(crop.permute(1, 2, 0).numpy()), f"crop of proposal {index}", width=160)
+            for index, crop in zip(best, inputs, strict=True)
         ]
 
     def _anchors(self) -> list[Tensor]:
-        """Of each map, if the proposer has anchors."""
+        """Return the anchors of each feature map; an empty list if the proposer has none."""
         anchors: Any = getattr(self.system.proposer, "anchors", None)
         if anchors is None or self.record.features is None:
             return []
@@ -307,14 +280,14 @@ class DetectionStages:
         return list(anchors(grids, self.record.batch.padded_hw))
 
     def _anchor_facts(self) -> dict[str, Any] | None:
-        of_maps = self._anchors()
-        if not of_maps:
+        anchors = self._anchors()
+        if not anchors:
             return None
         proposer: Any = self.system.proposer
         return {
             "per_location": proposer.anchors.anchors_per_location,
-            "count": sum(len(anchors) for anchors in of_maps),
-            "count_by_map": [len(anchors) for anchors in of_maps],
+            "count": sum(map(len, anchors)),
+            "count_by_map": [len(level) for level in anchors],
         }
 
     def _anchor_images(self) -> Iterator[tuple[np.ndarray, str]]:
@@ -324,24 +297,33 @@ class DetectionStages:
             height, width = x.shape[-2:]
             first = (height // 2 * width + width // 2) * facts["per_location"]
             boxes = self.boxes(anchors[first : first + facts["per_location"]])
-            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANYTHING)
-            yield draw(self._faded, shown, labels=False), f"map of {width} x {height} steps"
+            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
+            yield draw(faded(self.image), shown, labels=False), f"map of {width} x {height}"
 
     def _covered(self, x: Tensor) -> tuple[int, int]:
-        """The part of a map that shows the image, without padding."""
+        """Return the size of the part of a feature map that is not padding."""
         batch = self.record.batch
-        return covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
+        return unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
 
 
-def explain_detection(
-    predictor: Predictor, image: UInt8[np.ndarray, "h w 3"], *, name: str, score_threshold: float | None = None
-) -> DetectionStages:
-    """Run a region-based detector on one image and keep all of its stages.
+def explain_region_based(
+    predictor: Predictor, image: ImageArray, *, name: str, score_threshold: float | None = None
+) -> RegionExplanation:
+    """Run a region-based detector on one image and return its stages.
+
+    Parameters
+    ----------
+    predictor
+        Predictor of a :class:`~otus.detection.region_based.region_detector.RegionDetector`.
+    name
+        Name of the image, for the page.
+    score_threshold
+        Minimum score (default: as ``predict``).
 
     Raises
     ------
     UsageError
-        If the model is of another kind, whose stages are others.
+        If the model is not a region-based detector.
     """
     system: Any = predictor.system
     if not isinstance(system, RegionDetector):
@@ -349,17 +331,11 @@ def explain_detection(
             f"{predictor.name} is not a region-based detector, nor another one whose stages can be explained: those are of "
             "models whose task is detection, instance or keypoints (otus models lists them)"
         )
-    start = time.perf_counter()
-    prepared = predictor.prepared(image, name)
-    prepare_ms = (time.perf_counter() - start) * 1e3
-    postprocess = predictor.postprocess(score_threshold)
-    assert postprocess is not None  # a detector has one
-    with predictor.autocast():
-        record = system.stages([prepared], postprocess=postprocess)
-    record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}  # where given proposals take their time
-    found = predictor.preprocess.undo(to_instances(record, system.categories)[0], (image.shape[0], image.shape[1]))
-    return DetectionStages(predictor.name, name, image, record, found, system, postprocess)
+    fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold)
+    with_masks = to_instances(fields["record"], system.categories)[0]
+    fields["detections"] = predictor.preprocess.undo(with_masks, (image.shape[0], image.shape[1]))
+    return RegionExplanation(**fields)
 
 
-def _told(one: dict[str, Any]) -> str:
-    return f"{one['category']} {one['score']:.2f}"
+def _caption(record: dict[str, Any]) -> str:
+    return f"{record['category']} {record['score']:.2f}"

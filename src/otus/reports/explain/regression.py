@@ -1,7 +1,7 @@
-"""How detection as regression came to its answer on one image, and why that is not enough where there is more to see.
+"""Explain detection as regression on one image, and why one box per image is not enough.
 
-The network has one vector for the whole image, so it gives one answer, whatever is there. Asked for parts of the same
-image, it gives others: that is what the sliding window makes of it.
+The network turns the whole image into one vector and predicts one class and one box from it, however many objects there
+are. Applied to crops of the same image it predicts others, which is what a sliding window does.
 """
 
 from collections.abc import Iterator
@@ -13,22 +13,27 @@ from jaxtyping import Float
 
 from otus.detection.region_based.stages import RegionStages
 from otus.inference.predictor import Predictor
-from otus.reports.explain.one_pass import Explained, ImageArray, run
-from otus.reports.explain.pieces import covered_part, heat, table_row
+from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields
+from otus.reports.explain.figures import activation_map, table_row, unpadded_size
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
 from otus.structures.boxes import pairwise_iou
 from otus.visualization.drawing import draw
 
 _LISTED = 10
-_DECENT_IOU = 0.5
+_MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class RegressionExplanation(Explained):
-    """The record of one pass, with the image that it is about. Made by :func:`explain_regression`.
+class RegressionExplanation(Explanation):
+    """Stages of detection as regression on one image; see :func:`explain_regression`.
 
-    ``parts`` are boxes of parts of the image, ``of_parts`` what the network answers for each, in the image's pixels.
+    Parameters
+    ----------
+    parts
+        Boxes of crops of the image, xyxy in pixels.
+    of_parts
+        Detections in each crop, in pixels of the image.
     """
 
     record: RegionStages
@@ -36,14 +41,14 @@ class RegressionExplanation(Explained):
     of_parts: tuple[Instances, ...]
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain detection --json`` prints."""
         scores = self.record.scores[0][0].cpu().numpy()
         categories = self.system.categories
         order = np.argsort(-scores, kind="stable")
         return self.facts() | {
             "numbers": {"vector": self.system.cls_score.in_features, "scores": len(scores), "box": 4},
             "scores": [{"category": categories[i], "score": float(scores[i])} for i in order.tolist()],
-            "detections": self._records(self.found),
+            "detections": self._records(self.detections),
             "parts": [
                 {"part_xyxy": part.tolist(), "answers": self._records(answer)}
                 for part, answer in zip(self.parts, self.of_parts, strict=True)
@@ -52,67 +57,72 @@ class RegressionExplanation(Explained):
         }
 
     def page(self) -> Page:
-        """The stages as one HTML page."""
+        """Return the HTML page."""
         facts = self.document()
         return self.page_of(facts, self._sections(facts))
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         x = self.record.features[-1]
-        covered = covered_part((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
+        covered = unpadded_size((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
         yield Section(
             "1. One vector",
-            f"The image goes through the backbone; its last map becomes one vector of {facts['numbers']['vector']} numbers.",
-            [Figure.of(heat(x[0], covered), f"{x.shape[-1]} x {x.shape[-2]}, {x.shape[1]} channels", width=220)],
+            f"The backbone's last feature map is flattened or pooled to one vector of {facts['numbers']['vector']} numbers.",
+            [
+                Figure.of(
+                    activation_map(x[0], covered), f"{x.shape[-1]} x {x.shape[-2]}, {x.shape[1]} channels", width=220
+                )
+            ],
         )
         yield Section(
             "2. Class scores",
-            f"Read from the vector once: {facts['numbers']['scores']} scores that add up to 1. Background is none of them.",
+            f"A linear layer and softmax: {facts['numbers']['scores']} scores that sum to 1. There is no background class.",
             rows=facts["scores"][:_LISTED],
         )
         yield Section(
             "3. One box",
-            "Read from the vector a second time: four numbers, for the category above. There is room for no other object.",
-            [Figure.of(draw(self.image, self.found), "the answer")],
-            [table_row(one) for one in facts["detections"]],
+            "A second linear layer: four numbers, the box of the highest-scoring category. A second object cannot be predicted.",
+            [Figure.of(draw(self.image, self.detections), "the prediction")],
+            [table_row(record) for record in facts["detections"]],
         )
         if facts["objects"]:
-            missed = sum(not one["found"] for one in facts["objects"])
+            missed = sum(not record["found"] for record in facts["objects"])
             yield Section(
-                "4. What the labels say",
-                f"Objects that are labelled: {len(facts['objects'])}; not found by this one answer: {missed}.",
-                [Figure.of(draw(self.image, self.truth), "labels")] if self.truth is not None else [],
-                [table_row(one) for one in facts["objects"]],
+                "4. Ground truth",
+                f"Objects in the ground truth: {len(facts['objects'])}; missed by this one box: {missed}.",
+                [Figure.of(draw(self.image, self.ground_truth), "ground truth")]
+                if self.ground_truth is not None
+                else [],
+                [table_row(record) for record in facts["objects"]],
             )
-        several = {one["category"] for part in facts["parts"] for one in part["answers"]}
+        several = {record["category"] for part in facts["parts"] for record in part["answers"]}
         yield Section(
             "Why that is not enough",
-            f"The same network asked for parts of the image names {len(several)} categories in {len(facts['parts'])} "
-            "parts. Looking at parts is what the sliding window does with every part there is, and R-CNN with those that "
-            "may hold something.",
+            f"On {len(facts['parts'])} crops of the image the same network predicts {len(several)} categories. A sliding "
+            "window applies it to all crops, R-CNN to those that may contain an object.",
             [
-                Figure.of(draw(self._part(part), self._within(part, answer)), self._told(answer), width=240)
+                Figure.of(draw(self._part(part), self._within(part, answer)), self._caption(answer), width=240)
                 for part, answer in zip(self.parts, self.of_parts, strict=True)
             ],
         )
 
-    def _records(self, found: Instances) -> list[dict[str, Any]]:
-        scores = np.zeros(len(found)) if found.scores is None else found.scores
+    def _records(self, objects: Instances) -> list[dict[str, Any]]:
+        scores = np.zeros(len(objects)) if objects.scores is None else objects.scores
         return [
             {"category": self.system.categories[int(label)], "score": float(score), "box_xyxy": box.tolist()}
-            for label, score, box in zip(found.labels, scores, found.boxes_xyxy, strict=True)
+            for label, score, box in zip(objects.labels, scores, objects.boxes_xyxy, strict=True)
         ]
 
     def _objects(self) -> list[dict[str, Any]]:
-        """Each labelled object, and whether the answer is about it."""
-        if self.truth is None:
+        """Return the ground-truth objects, and whether the predicted box detects them (IoU 0.5 or more, same category)."""
+        if self.ground_truth is None:
             return []
-        overlaps = pairwise_iou(self.truth.boxes_xyxy, self.found.boxes_xyxy)
-        same = self.truth.labels[:, None] == self.found.labels
-        found = ((overlaps >= _DECENT_IOU) & same).any(axis=1)
+        overlaps = pairwise_iou(self.ground_truth.boxes_xyxy, self.detections.boxes_xyxy)
+        same = self.ground_truth.labels[:, None] == self.detections.labels
+        found = ((overlaps >= _MATCH_IOU) & same).any(axis=1)
         return [
             {"category": self.system.categories[int(label)], "found": bool(hit), "box_xyxy": box.tolist()}
-            for label, hit, box in zip(self.truth.labels, found, self.truth.boxes_xyxy, strict=True)
+            for label, hit, box in zip(self.ground_truth.labels, found, self.ground_truth.boxes_xyxy, strict=True)
         ]
 
     def _part(self, part: Float[np.ndarray, "4"]) -> ImageArray:
@@ -124,9 +134,9 @@ class RegressionExplanation(Explained):
         boxes = answer.boxes_xyxy - np.tile(part[:2], 2)
         return Instances(boxes, answer.labels, (size_hw[0], size_hw[1]), answer.categories, scores=answer.scores)
 
-    def _told(self, answer: Instances) -> str:
-        told = [f"{one['category']} {one['score']:.2f}" for one in self._records(answer)]
-        return ", ".join(told) or "nothing sure enough"
+    def _caption(self, answer: Instances) -> str:
+        labels = [f"{record['category']} {record['score']:.2f}" for record in self._records(answer)]
+        return ", ".join(labels) or "nothing above the score threshold"
 
 
 def explain_regression(
@@ -135,28 +145,37 @@ def explain_regression(
     *,
     name: str,
     score_threshold: float | None = None,
-    truth: Instances | None = None,
+    ground_truth: Instances | None = None,
 ) -> RegressionExplanation:
-    """Run detection as regression on one image and on its four quarters, and keep all of it.
+    """Run detection as regression on one image and on four crops of it, and return the stages.
 
-    ``truth`` are labels of the image, in the model's categories, if there are any.
+    Parameters
+    ----------
+    predictor
+        Predictor of a :class:`~otus.detection.regression.SingleObjectDetector`.
+    name
+        Name of the image, for the page.
+    score_threshold
+        Minimum score (default: as ``predict``).
+    ground_truth
+        Labels of the image, with the model's categories (default: none are shown).
     """
     parts = _quarters((image.shape[0], image.shape[1]))
     answers = []
     for x1, y1, x2, y2 in parts.astype(int):
         part = np.ascontiguousarray(image[y1:y2, x1:x2])
-        (found,) = predictor.predict(part, score_threshold=score_threshold)
-        one = found.instances
-        boxes = one.boxes_xyxy + np.array([x1, y1, x1, y1])
+        (prediction,) = predictor.predict(part, score_threshold=score_threshold)
+        found = prediction.instances
+        boxes = found.boxes_xyxy + np.array([x1, y1, x1, y1])
         answers.append(
-            Instances(boxes, one.labels, (image.shape[0], image.shape[1]), one.categories, scores=one.scores)
+            Instances(boxes, found.labels, (image.shape[0], image.shape[1]), found.categories, scores=found.scores)
         )
-    fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
+    fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold, ground_truth=ground_truth)
     return RegressionExplanation(**fields, parts=parts, of_parts=tuple(answers))
 
 
 def _quarters(size_hw: tuple[int, int]) -> Float[np.ndarray, "p 4"]:
-    """Four parts that overlap a little; one where the image is too small to be cut."""
+    """Return four overlapping crops, each 0.6 of the sides (one crop if the image is smaller than 4 pixels)."""
     height, width = size_hw
     if min(size_hw) < 4:
         return np.array([[0.0, 0.0, width, height]])

@@ -1,4 +1,4 @@
-"""How a set detector (DETR and its successors) came to its answer on one image: its queries, and where each looked."""
+"""Explain a set detector (DETR and its successors) on one image: feature maps, queries, attention, matching."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +11,16 @@ from otus.detection.set_prediction.set_detector import SetStages
 from otus.inference.predictor import Predictor
 from otus.parts.postprocess import Postprocess
 from otus.parts.transformer.set_matching import Match, denormalize_boxes, inside_crowd
-from otus.reports.explain.one_pass import Explained, ImageArray, overlaid, prepared_target, run
-from otus.reports.explain.pieces import counts_by_category, covered_part, faded, heat, table_row, threshold_told
+from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields, prepared_target
+from otus.reports.explain.figures import (
+    activation_map,
+    attention_overlay,
+    counts_by_category,
+    faded,
+    table_row,
+    threshold_text,
+    unpadded_size,
+)
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import Categories, Instances
 from otus.structures.boxes import pairwise_iou
@@ -25,11 +33,17 @@ _SIDE_BY_SIDE = 300  # CSS pixels
 
 
 @dataclass(frozen=True, eq=False)
-class SetExplanation(Explained):
-    """The record of one pass, with the image that it is about. Made by :func:`explain_set`.
+class SetExplanation(Explanation):
+    """Stages of a set detector on one image; see :func:`explain_set`.
 
-    ``attention`` is (Q, h, w), the part of the map that shows the image; ``match`` pairs queries with ``truth``.
-    ``queries_in_crowds`` are those that would learn nothing, since they answer inside a box of many objects.
+    Parameters
+    ----------
+    attention
+        Cross-attention of the last decoder layer, mean over heads: (Q, h, w), without padding.
+    match
+        Hungarian matching of queries and ``ground_truth``; None without ground truth.
+    queries_in_crowds
+        Number of unmatched queries whose boxes lie in a crowd region, which training ignores.
     """
 
     record: SetStages
@@ -38,7 +52,7 @@ class SetExplanation(Explained):
     queries_in_crowds: int
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain detection --json`` prints."""
         outputs = self.record.outputs
         layers, _, queries, _ = outputs.logits.shape
         boxes = self._boxes(outputs.boxes[-1, 0])
@@ -53,7 +67,7 @@ class SetExplanation(Explained):
         }
 
     def page(self) -> Page:
-        """The stages as one HTML page."""
+        """Return the HTML page."""
         facts = self.document()
         return self.page_of(facts, numbered(self._sections(facts)))
 
@@ -63,11 +77,14 @@ class SetExplanation(Explained):
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         yield Section(
             "Feature maps",
-            "The backbone runs once; the encoder lets every step look at others. Shown is the mean strength of all channels.",
+            "Computed by the backbone; self-attention in the encoder relates all locations. Shown: mean absolute activation over "
+            "channels.",
             [
                 *(
                     Figure.of(
-                        heat(x[0], covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)),
+                        activation_map(
+                            x[0], unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
+                        ),
                         f"backbone, {x.shape[-1]} x {x.shape[-2]}",
                         width=220,
                     )
@@ -77,55 +94,57 @@ class SetExplanation(Explained):
             ],
             facts["maps"],
         )
-        everyone = Instances(
-            np.array([one["box_xyxy"] for one in queries]).reshape(-1, 4),
+        query_boxes = Instances(
+            np.array([query["box_xyxy"] for query in queries]).reshape(-1, 4),
             np.zeros(len(queries), np.int64),
             self.size_hw,
             _QUERY,
         )
         yield Section(
             "Queries",
-            f"{len(queries)} queries answer at once, each with a class or none and a box, after {facts['layers']} layers of "
-            f"looking at one another and at the image. {len(detections)} answers score above "
-            f"{threshold_told(facts)}.",
-            [Figure.of(draw(faded(self.image), everyone, labels=False), "the boxes of all queries")],
+            f"After {facts['layers']} decoder layers of self-attention and cross-attention, each of {len(queries)} queries "
+            f"predicts a class, or no object, and a box. {len(detections)} score above {threshold_text(facts)}.",
+            [Figure.of(draw(faded(self.image), query_boxes, labels=False), "the boxes of all queries")],
         )
         shown = detections[:_SHOWN]
         yield Section(
-            "Where each query looked",
-            "Attention of the last layer to the image, the mean of its heads: bright where the query gathered most. Shown "
-            f"are the best {len(shown)}, each with the box that it says.",
-            [Figure.of(self._looking(i, one), _told(one), width=_SIDE_BY_SIDE) for i, one in enumerate(shown)],
-            [table_row(one) for one in shown],
+            "Cross-attention",
+            "Attention weights of the last decoder layer, mean over heads, with the predicted box: the "
+            f"{len(shown)} highest-scoring queries.",
+            [
+                Figure.of(self._attended(i, record), _caption(record), width=_SIDE_BY_SIDE)
+                for i, record in enumerate(shown)
+            ],
+            [table_row(record) for record in shown],
         )
         if facts["matching"] is not None:
             yield Section(
-                "The matching",
-                f"In training each of the {facts['matching']['objects']} labelled objects would teach one query, so that "
-                f"class, distance and overlap cost least in all; the other {facts['matching']['unmatched_queries']} would "
-                f"learn to say nothing{_spared(facts['matching']['queries_in_crowds'])}. "
-                f"{facts['matching']['unmatched_objects']} objects have no query.",
-                [Figure.of(self._matched(facts), "labels, and the queries that learn them")],
-                [table_row(one) for one in facts["matching"]["pairs"]],
+                "Hungarian matching",
+                f"In training each of {facts['matching']['objects']} ground-truth objects is matched with one query, at the "
+                f"lowest total cost of class, L1 distance and GIoU; {facts['matching']['unmatched_queries']} unmatched "
+                f"queries are trained to predict no object{_ignored(facts['matching']['queries_in_crowds'])}. "
+                f"{facts['matching']['unmatched_objects']} objects are not matched.",
+                [Figure.of(self._matched(facts), "ground truth, and the boxes of the matched queries")],
+                [table_row(record) for record in facts["matching"]["pairs"]],
             )
-        suppressed = (
-            "Nothing is suppressed: each object was taught to one query alone."
+        suppression = (
+            "No NMS: in training each object is matched with one query only."
             if self.postprocess.nms_iou >= 1
-            else f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays."
+            else f"After NMS at IoU {facts['nms_iou']} within each category."
         )
         yield Section(
             "Detections",
-            f"{suppressed} Of an image at most {facts['max_detections']} are reported: {len(detections)}.",
-            [Figure.of(draw(self.image, self.found), "what is reported")],
+            f"{suppression} At most {facts['max_detections']} per image: {len(detections)} boxes.",
+            [Figure.of(draw(self.image, self.detections), "detections")],
             counts_by_category(detections),
         )
 
     def _boxes(self, shares: Tensor) -> np.ndarray:
-        """Of queries, cut to the image."""
+        """Convert normalized cxcywh boxes of queries to xyxy in pixels of the image."""
         return self.boxes(denormalize_boxes(shares, self.record.batch.sizes_hw[0]))
 
     def _query(self, index: int, box: np.ndarray) -> dict[str, Any]:
-        """The best category of a query; its score is that of ``predict``, whatever the threshold."""
+        """Return a query's highest-scoring category, with the score of ``predict``, at any threshold."""
         logits = self.record.outputs.logits[-1, 0, index : index + 1]
         _, label, score = self.system.head.candidates(logits, postprocess=_EVERYTHING)
         best = int(score.argmax())
@@ -142,40 +161,40 @@ class SetExplanation(Explained):
         }
 
     def _detections(self) -> Iterator[dict[str, Any]]:
-        assert self.found.scores is not None
+        assert self.detections.scores is not None
         queries = self.record.detections[0].origins
-        for i in range(len(self.found)):
+        for i in range(len(self.detections)):
             yield {
-                "category": self.system.categories[int(self.found.labels[i])],
-                "score": float(self.found.scores[i]),
-                "box_xyxy": self.found.boxes_xyxy[i].tolist(),
+                "category": self.system.categories[int(self.detections.labels[i])],
+                "score": float(self.detections.scores[i]),
+                "box_xyxy": self.detections.boxes_xyxy[i].tolist(),
                 "query": int(queries[i]),
             }
 
     def _matching(self, boxes: np.ndarray) -> dict[str, Any] | None:
-        if self.match is None or self.truth is None:
+        if self.match is None or self.ground_truth is None:
             return None
         pairs = []
-        for query, thing in zip(self.match.queries.tolist(), self.match.objects.tolist(), strict=True):
-            label = int(self.truth.labels[thing])
-            _, named, score = self.system.head.candidates(
+        for query, target in zip(self.match.queries.tolist(), self.match.objects.tolist(), strict=True):
+            label = int(self.ground_truth.labels[target])
+            _, label_of, score = self.system.head.candidates(
                 self.record.outputs.logits[-1, 0, query : query + 1], postprocess=_EVERYTHING
             )
-            says = int(named[int(score.argmax())])
-            iou = pairwise_iou(boxes[query : query + 1], self.truth.boxes_xyxy[thing : thing + 1])[0, 0]
+            predicted = int(label_of[int(score.argmax())])
+            iou = pairwise_iou(boxes[query : query + 1], self.ground_truth.boxes_xyxy[target : target + 1])[0, 0]
             pairs.append(
                 {
                     "category": self.system.categories[label],
-                    "object_box_xyxy": self.truth.boxes_xyxy[thing].tolist(),
+                    "object_box_xyxy": self.ground_truth.boxes_xyxy[target].tolist(),
                     "query": query,
-                    "says": self.system.categories[says],
+                    "says": self.system.categories[predicted],
                     "score": float(score.max()),
                     "iou": float(iou),
                 }
             )
         return {
-            "objects": len(self.truth),
-            "unmatched_objects": len(self.truth) - len(pairs),
+            "objects": len(self.ground_truth),
+            "unmatched_objects": len(self.ground_truth) - len(pairs),
             "unmatched_queries": len(boxes) - len(pairs) - self.queries_in_crowds,
             "queries_in_crowds": self.queries_in_crowds,
             "pairs": pairs,
@@ -183,20 +202,22 @@ class SetExplanation(Explained):
 
     def _memory(self) -> ImageArray:
         x, batch = self.record.outputs.memory, self.record.batch
-        return heat(x[0], covered_part((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw))
+        return activation_map(x[0], unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw))
 
-    def _looking(self, place: int, one: dict[str, Any]) -> ImageArray:
-        return draw(overlaid(self.image, self.attention[one["query"]]), self.found[[place]], labels=False)
+    def _attended(self, index: int, record: dict[str, Any]) -> ImageArray:
+        return draw(
+            attention_overlay(self.image, self.attention[record["query"]]), self.detections[[index]], labels=False
+        )
 
     def _matched(self, facts: dict[str, Any]) -> ImageArray:
-        """Labels as they are, over them each matched query's box in its object's colour, both on a pale image."""
-        assert self.truth is not None
+        """Draw the matched queries' boxes in their objects' colours, and the ground truth over them."""
+        assert self.ground_truth is not None
         pairs = facts["matching"]["pairs"]
-        said = np.array([facts["queries"][one["query"]]["box_xyxy"] for one in pairs]).reshape(-1, 4)
-        labels = np.array([self.system.categories.index(one["category"]) for one in pairs], dtype=np.int64)
-        queries = Instances(said, labels, self.size_hw, self.system.categories)
+        boxes = np.array([facts["queries"][pair["query"]]["box_xyxy"] for pair in pairs]).reshape(-1, 4)
+        labels = np.array([self.system.categories.index(pair["category"]) for pair in pairs], dtype=np.int64)
+        queries = Instances(boxes, labels, self.size_hw, self.system.categories)
         under = draw(faded(self.image), queries, labels=False)
-        return draw(under, replace(self.truth, scores=None, masks=None, keypoints=None))
+        return draw(under, replace(self.ground_truth, scores=None, masks=None, keypoints=None))
 
 
 def explain_set(
@@ -205,29 +226,31 @@ def explain_set(
     *,
     name: str,
     score_threshold: float | None = None,
-    truth: Instances | None = None,
+    ground_truth: Instances | None = None,
 ) -> SetExplanation:
-    """Run a set detector on one image and keep all of its stages.
+    """Run a set detector on one image and return its stages.
 
     Parameters
     ----------
     predictor
-        Of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`.
+        Predictor of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`.
+    name
+        Name of the image, for the page.
     score_threshold
-        What is shown scores above it; the model's own without it, as ``predict`` does.
-    truth
-        The image's labels, with the model's categories, to match queries with.
+        Minimum score (default: as ``predict``).
+    ground_truth
+        Labels of the image, with the model's categories, to match queries with (default: no matching is shown).
     """
-    fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
+    fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold, ground_truth=ground_truth)
     record: SetStages = fields["record"]
     with predictor.autocast():  # the weights are in its precision
         attention = record.outputs.attention()[0].float()
-    rows, columns = covered_part(
+    rows, columns = unpadded_size(
         (attention.shape[1], attention.shape[2]), record.batch.sizes_hw[0], record.batch.padded_hw
     )
     match, in_crowds = None, 0
-    if truth is not None:
-        labelled = prepared_target(predictor, image, name, truth)
+    if ground_truth is not None:
+        labelled = prepared_target(predictor, image, name, ground_truth)
         (match,) = predictor.system.match(replace(record, batch=replace(record.batch, samples=[labelled])))
         size_hw = record.batch.sizes_hw[0]
         inside = inside_crowd(record.outputs.boxes[-1, 0], predictor.system.target(labelled), size_hw)
@@ -237,9 +260,9 @@ def explain_set(
     return SetExplanation(**fields, attention=attention.cpu().numpy(), match=match, queries_in_crowds=in_crowds)
 
 
-def _spared(queries: int) -> str:
-    return f", but for {queries} that answer inside a box of many objects and learn nothing" if queries else ""
+def _ignored(queries: int) -> str:
+    return f", except {queries} in crowd regions, which are ignored" if queries else ""
 
 
-def _told(one: dict[str, Any]) -> str:
-    return f"query {one['query']}: {one['category']} {one['score']:.2f}"
+def _caption(record: dict[str, Any]) -> str:
+    return f"query {record['query']}: {record['category']} {record['score']:.2f}"

@@ -1,7 +1,8 @@
-"""One image's labels as each task of the field would answer: what the tasks ask, and how one answer follows from another.
+"""Derive the ground truth of each task from one image's labels.
 
-classification: what is in the image; semantic segmentation: the category of every pixel; object detection: a box and a
-category for each object; instance segmentation: a mask for each; panoptic segmentation: semantic and instance at once.
+Classification: which categories are present. Semantic segmentation: the category of every pixel. Object detection: a box
+and a category per object. Instance segmentation: a mask per object as well. Panoptic segmentation: a category for every
+pixel, and an id for every object.
 """
 
 from collections import Counter
@@ -17,9 +18,9 @@ from otus.structures import IGNORE, Categories, Instances, Masks, PanopticMap, S
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What each task would answer for one image; None where the labels do not say.
+    """Ground truth of one image for each task; None where it cannot be derived from the labels.
 
-    ``origins`` has, for each task, ``labelled``, or what its answer was derived from, or why there is none.
+    ``origins`` says for each task ``labelled``, what its ground truth is derived from, or why there is none.
     """
 
     sample: Sample
@@ -31,7 +32,7 @@ class Answers:
     origins: dict[str, str]
 
     def document(self) -> dict[str, Any]:
-        """The figures, ready for JSON: by task, where its answer came from, and what is in it."""
+        """Return the members of the JSON document: for each task, its origin and its content."""
         facts: dict[str, dict[str, Any]] = {task: {"origin": origin} for task, origin in self.origins.items()}
         if self.classification is not None:
             facts["classification"]["categories"] = list(self.classification)
@@ -51,38 +52,46 @@ class Answers:
             things, categories = self.panoptic.categories.is_thing, self.panoptic.categories
             counts = Counter(self.panoptic.ids.ravel().tolist())
             facts["panoptic"]["segments"] = [
-                {"category": categories[one.label], "thing": things[one.label], "pixels": counts[one.id]}
-                for one in self.panoptic.segments
+                {"category": categories[segment.label], "thing": things[segment.label], "pixels": counts[segment.id]}
+                for segment in self.panoptic.segments
             ]
         return facts
 
 
 def answers_for(sample: Sample, categories: Categories) -> Answers:
-    """What the labels of an image answer to each task, derived from one another where they do not say it themselves.
+    """Return the ground truth of an image for each task, derived from other labels where it is not labelled.
 
-    ``categories`` are those of ``sample.label``.
+    Parameters
+    ----------
+    sample
+        The image and its labels.
+    categories
+        The categories that ``sample.label`` indexes.
     """
     origins: dict[str, str] = {}
     found = sample.instances
     if found is not None:
         origins["detection"] = "labelled"
     elif sample.panoptic is not None:
-        found, origins["detection"] = _objects_of(sample.panoptic), "derived: boxes around the panoptic map's objects"
+        found, origins["detection"] = (
+            _objects_of(sample.panoptic),
+            "derived: bounding boxes of the panoptic map's objects",
+        )
     else:
         origins["detection"] = "not known: no objects are labelled"
-    outlined = found is not None and (found.masks is not None or len(found) == 0)
-    if outlined:
+    has_masks = found is not None and (found.masks is not None or len(found) == 0)
+    if has_masks:
         origins["instance"] = "labelled" if sample.instances is not None else "derived: the panoptic map's objects"
     else:
-        origins["instance"] = "not known: " + ("boxes have no outlines" if found else "no objects are labelled")
-    semantic = _semantic(sample, found if outlined else None, origins)
-    panoptic = _panoptic(sample, found if outlined else None, origins)
+        origins["instance"] = "not known: " + ("the objects have boxes only" if found else "no objects are labelled")
+    semantic = _semantic(sample, found if has_masks else None, origins)
+    panoptic = _panoptic(sample, found if has_masks else None, origins)
     return Answers(
         sample=sample,
         classification=_classification(sample, categories, found, semantic, origins),
         semantic=semantic,
         detection=None if found is None else replace(found, masks=None, amodal_masks=None, keypoints=None),
-        instance=found if outlined else None,
+        instance=found if has_masks else None,
         panoptic=panoptic,
         origins={task: origins[task] for task in ("classification", "semantic", "detection", "instance", "panoptic")},
     )
@@ -100,23 +109,23 @@ def _pixels(semantic: SemanticMap) -> dict[str, int]:
 
 
 def _largest_first(found: Instances) -> Iterator[tuple[int, np.ndarray]]:
-    """Indices and dense masks in the order to paint them: a small object on a large one stays to be seen."""
+    """Yield indices and dense masks by descending area, so that small objects are painted over large ones."""
     if found.masks is not None:
         for i in np.argsort(-found.masks.area(), kind="stable").tolist():
             yield i, found.masks[i].dense()[0]
 
 
 def _objects_of(panoptic: PanopticMap) -> Instances:
-    things = [one for one in panoptic.segments if panoptic.categories.is_thing[one.label]]
-    dense = np.array([panoptic.mask_of(one.id) for one in things], dtype=bool).reshape(-1, *panoptic.size_hw)
+    things = [segment for segment in panoptic.segments if panoptic.categories.is_thing[segment.label]]
+    dense = np.array([panoptic.mask_of(segment.id) for segment in things], dtype=bool).reshape(-1, *panoptic.size_hw)
     masks = Masks.from_dense(dense)
     return Instances(
         masks.boxes_xyxy(),
-        np.array([one.label for one in things], dtype=np.int64),
+        np.array([segment.label for segment in things], dtype=np.int64),
         panoptic.size_hw,
         panoptic.categories,
         masks=masks,
-        columns={"is_crowd": np.array([one.is_crowd for one in things], dtype=bool)},
+        columns={"is_crowd": np.array([segment.is_crowd for segment in things], dtype=bool)},
     )
 
 
@@ -125,7 +134,7 @@ def _semantic(sample: Sample, found: Instances | None, origins: dict[str, str]) 
         origins["semantic"] = "labelled"
         return sample.semantic
     if sample.panoptic is not None:
-        origins["semantic"] = "derived: the panoptic map, forgetting which object is which"
+        origins["semantic"] = "derived: the panoptic map without object ids"
         return sample.panoptic.semantic()
     if found is None or found.categories is None:
         origins["semantic"] = "not known: no pixels are labelled"
@@ -133,7 +142,7 @@ def _semantic(sample: Sample, found: Instances | None, origins: dict[str, str]) 
     if len(found.categories) > IGNORE:
         origins["semantic"] = f"not known: {len(found.categories)} categories are too many for one map"
         return None
-    origins["semantic"] = "derived: the objects' masks; what is not an object is not known"
+    origins["semantic"] = "derived: the objects' masks; other pixels are ignored"
     labels = np.full(found.size_hw, IGNORE, dtype=np.int64)
     for i, mask in _largest_first(found):
         labels[mask] = found.labels[i]
@@ -165,7 +174,7 @@ def _panoptic(sample: Sample, found: Instances | None, origins: dict[str, str]) 
         for i in np.flatnonzero(np.isin(np.arange(len(found)) + 1, ids)).tolist()
     ]
     origins["panoptic"] = "derived: the objects' masks" + (
-        " over the semantic map" if grounds else "; stuff such as sky is not labelled"
+        " over the semantic map" if grounds else "; stuff is not labelled"
     )
     return PanopticMap(ids, (*objects, *segments), categories)
 

@@ -1,4 +1,4 @@
-"""The five tasks' answers to one image, side by side."""
+"""Draw one image's ground truth for five tasks side by side."""
 
 from dataclasses import replace
 
@@ -12,15 +12,15 @@ from otus.visualization.lettering import legend, text_size
 from otus.visualization.palette import colours_apart
 from otus.visualization.panels import Panel, grid
 
-_LEAST_WIDTH = 480  # smaller images are enlarged before they are drawn on, so that lines and letters stay fine
-_GREATEST_WIDTH = 960
+_MIN_WIDTH = 480  # pixels; smaller images are enlarged first, so that lines and text stay fine
+_MAX_WIDTH = 960
 
 
 def draw_answers(answers: Answers) -> Page:
-    """The image and the five answers to it as titled panels, two rows of three; one colour a category in all of them."""
+    """Draw the image and its five kinds of ground truth as panels, two rows of three, with the same colours in all."""
     sample = answers.sample
     height, width = sample.size_hw
-    factor = max(1, -(-_LEAST_WIDTH // width))
+    factor = max(1, -(-_MIN_WIDTH // width))
     size = (width * factor, height * factor)
     image = np.asarray(Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS))
     colours = _page_colours(answers)
@@ -33,30 +33,30 @@ def draw_answers(answers: Answers) -> Page:
     ]
     panels = [Panel("Image", f"{sample.key}, {width} × {height} pixels", image)]
     for title, task, panel in images:
-        pale = (image // 4 + 190).astype(np.uint8)  # nothing to show
+        pale = (image // 4 + 190).astype(np.uint8)  # no ground truth for this task
         panels.append(Panel(title, answers.origins[task], pale if panel is None else panel))
-    return grid(panels, columns=3, width=min(size[0], _GREATEST_WIDTH))
+    return grid(panels, columns=3, width=min(size[0], _MAX_WIDTH))
 
 
 def _page_colours(answers: Answers) -> Colours:
-    """One colour for each category that a panel shows, apart from one another, out of those of all categories."""
+    """Return a distinct colour for each category that any panel shows."""
     shown: dict[str, None] = dict.fromkeys(answers.classification or ())
     known: dict[str, None] = {}
-    for one in (answers.detection, answers.panoptic, answers.semantic):
-        if one is None or one.categories is None:
+    for labels_of_task in (answers.detection, answers.panoptic, answers.semantic):
+        if labels_of_task is None or labels_of_task.categories is None:
             continue
-        known |= dict.fromkeys(one.categories)
-        if isinstance(one, Instances):
-            present = one.labels
-        elif isinstance(one, SemanticMap):
-            present = one.labels[one.labels != IGNORE]
+        known |= dict.fromkeys(labels_of_task.categories)
+        if isinstance(labels_of_task, Instances):
+            present = labels_of_task.labels
+        elif isinstance(labels_of_task, SemanticMap):
+            present = labels_of_task.labels[labels_of_task.labels != IGNORE]
         else:
-            present = np.array([segment.label for segment in one.segments], dtype=np.int64)
-        shown |= dict.fromkeys(one.categories[label] for label in np.unique(present).tolist())
-    place = {name: label for label, name in enumerate(known | shown)}
-    labels = sorted(place[name] for name in shown)
-    names = tuple(place)
-    return {names[label]: colour for label, colour in colours_apart(labels, len(place)).items()}
+            present = np.array([segment.label for segment in labels_of_task.segments], dtype=np.int64)
+        shown |= dict.fromkeys(labels_of_task.categories[label] for label in np.unique(present).tolist())
+    index_of = {name: label for label, name in enumerate(known | shown)}
+    labels = sorted(index_of[name] for name in shown)
+    names = tuple(index_of)
+    return {names[label]: colour for label, colour in colours_apart(labels, len(index_of)).items()}
 
 
 def _draw_names(image: ImageArray, names: tuple[str, ...] | None, colours: Colours) -> Page | None:
@@ -73,8 +73,10 @@ def _draw_semantic(image: ImageArray, semantic: SemanticMap | None, factor: int,
     return draw_semantic(image, replace(semantic, labels=_repeated(semantic.labels, factor)), colours=colours)
 
 
-def _draw_objects(image: ImageArray, found: Instances | None, colours: Colours) -> Page | None:
-    return None if found is None else overlay(image, found.resized((image.shape[0], image.shape[1])), colours=colours)
+def _draw_objects(image: ImageArray, objects: Instances | None, colours: Colours) -> Page | None:
+    return (
+        None if objects is None else overlay(image, objects.resized((image.shape[0], image.shape[1])), colours=colours)
+    )
 
 
 def _draw_panoptic(image: ImageArray, panoptic: PanopticMap | None, factor: int, colours: Colours) -> Page | None:

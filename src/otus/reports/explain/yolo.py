@@ -1,7 +1,6 @@
-"""How YOLO came to its answer on one image: the grid, its boxes and classes, and who is responsible for what.
+"""Explain YOLO on one image: the grid, its boxes, confidences and class scores, the responsible cells, NMS.
 
-Which cells are responsible is a question of training: it is answered for labels where there are some, else for what was
-found, as if it were so.
+Cells are made responsible for objects in training; here for the ground truth if it is given, else for the detections.
 """
 
 from collections.abc import Iterator
@@ -14,24 +13,36 @@ from PIL import Image, ImageDraw
 
 from otus.detection.single_stage.yolo import GridAssignment, YOLOStages
 from otus.inference.predictor import Predictor
-from otus.reports.explain.one_pass import Explained, ImageArray, prepared_target, run
-from otus.reports.explain.pieces import coloured, counts_by_category, covered_part, faded, heat, table_row
+from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields, prepared_target
+from otus.reports.explain.figures import (
+    activation_map,
+    colormapped,
+    counts_by_category,
+    faded,
+    table_row,
+    unpadded_size,
+)
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
 from otus.visualization.drawing import draw
 from otus.visualization.lettering import line_width
 from otus.visualization.palette import category_colours
 
-_BROAD = 460  # CSS pixels
+_WIDTH = 460  # CSS pixels of a figure
 _LISTED = 20
-_HIGHEST = 4  # times as high as broad: what is higher is shown narrower
+_MAX_ASPECT = 4  # height / width; a higher figure is drawn narrower
 
 
 @dataclass(frozen=True, eq=False)
-class YoloExplanation(Explained):
-    """The record of one pass, with the image that it is about. Made by :func:`explain_yolo`.
+class YoloExplanation(Explanation):
+    """Stages of YOLO on one image; see :func:`explain_yolo`.
 
-    ``objects`` are those that ``assignment`` is about: the labels, or what was found.
+    Parameters
+    ----------
+    objects
+        What ``assignment`` makes cells responsible for: the ground truth, or the detections if there is none.
+    assignment
+        The responsible cells.
     """
 
     record: YOLOStages
@@ -39,7 +50,7 @@ class YoloExplanation(Explained):
     assignment: GridAssignment
 
     def document(self) -> dict[str, Any]:
-        """All figures of the page, and more of them: what ``otus explain detection --json`` prints."""
+        """Return the members of the JSON document: what ``otus explain detection --json`` prints."""
         system, record = self.system, self.record
         of_boxes, classes = system.split(record.output[0])
         boxes = self.boxes(record.boxes[0].flatten(0, 2)).reshape(
@@ -61,15 +72,15 @@ class YoloExplanation(Explained):
         return self.facts() | {
             "grid": {"side": system.grid_size, "boxes": system.boxes_per_cell, "numbers": record.output.shape[-1]},
             "cells": cells,
-            "truth": "detections" if self.truth is None else "labels",
+            "truth": "detections" if self.ground_truth is None else "labels",
             "responsible": self._responsible(cells),
             "objects_lost": self.assignment.unassigned[0],
-            "before_nms": list(self._with_cells(self.before, record.candidates[0].origins)),
-            "detections": list(self._with_cells(self.found, record.detections[0].origins)),
+            "before_nms": list(self._with_cells(self.candidates, record.candidates[0].origins)),
+            "detections": list(self._with_cells(self.detections, record.detections[0].origins)),
         }
 
     def page(self) -> Page:
-        """The stages as one HTML page."""
+        """Return the HTML page."""
         facts = self.document()
         return self.page_of(facts, self._sections(facts))
 
@@ -78,72 +89,76 @@ class YoloExplanation(Explained):
         side, count = grid["side"], grid["boxes"]
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         x = self.record.features[-1]
-        covered = covered_part((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
+        covered = unpadded_size((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
         yield Section(
             "1. The grid",
-            f"The whole image goes through the backbone once and becomes {side} x {side} cells of {grid['numbers']} numbers: "
+            f"One pass over the whole image gives {side} x {side} cells of {grid['numbers']} numbers: "
             f"{count} boxes of five (dx, dy, dh, dw, confidence) and {len(self.system.categories)} class scores.",
             [
-                Figure.of(self._with_grid(self.image), f"{side} x {side} cells", width=_BROAD),
+                Figure.of(self._with_grid(self.image), f"{side} x {side} cells", width=_WIDTH),
                 Figure.of(
-                    self._shaped(heat(x[0], covered)), f"the map before: {x.shape[-1]} x {x.shape[-2]}", width=_BROAD
+                    self._stretched(activation_map(x[0], covered)),
+                    f"backbone's last feature map, {x.shape[-1]} x {x.shape[-2]}",
+                    width=_WIDTH,
                 ),
             ],
         )
-        confidences = np.array([one["confidences"] for one in cells]).max(axis=1).reshape(side, side)
-        best = max(cells, key=lambda one: max(one["confidences"]))
+        confidences = np.array([cell["confidences"] for cell in cells]).max(axis=1).reshape(side, side)
+        best = max(cells, key=lambda cell: max(cell["confidences"]))
         yield Section(
             "2. Boxes and confidences",
-            f"Each cell says {count} boxes, which may reach far beyond it, drawn the thicker the surer it is that there is "
-            f"an object: {len(cells) * count} in all. The best is sure by {max(best['confidences']):.2f}.",
+            f"Each cell predicts {count} boxes, which may be larger than the cell, and a confidence for each: "
+            f"{len(cells) * count} boxes, drawn thicker the higher their confidence, at most {max(best['confidences']):.2f}.",
             [
-                Figure.of(self._all_boxes(cells), "boxes by confidence", width=_BROAD),
+                Figure.of(self._all_boxes(cells), "boxes by confidence", width=_WIDTH),
                 Figure.of(
-                    self._shaped(coloured(confidences, 0, 1)), "the best confidence of each cell, 0 to 1", width=_BROAD
+                    self._stretched(colormapped(confidences, 0, 1)),
+                    "maximum confidence of each cell, 0 to 1",
+                    width=_WIDTH,
                 ),
             ],
         )
         yield Section(
-            "3. The class map",
-            "Each cell names the category that its object would have, if it had one; the stronger the colour, the surer. "
-            "What is reported is this times the confidence, both cut to 0 to 1.",
-            [Figure.of(self._class_map(cells), "the likeliest category of each cell", width=_BROAD)],
-            self._named(cells),
+            "3. Class scores",
+            "Class probabilities of each cell, given that it contains an object: the colour of the highest-scoring category, "
+            "stronger for a higher score. A box's score is this times its confidence, both clipped to 0 to 1.",
+            [Figure.of(self._class_map(cells), "highest-scoring category of each cell", width=_WIDTH)],
+            self._cells_by_category(cells),
         )
-        told = "the labels" if facts["truth"] == "labels" else "what was found, as if it were the truth"
+        source = "the ground truth" if facts["truth"] == "labels" else "the detections, in place of ground truth"
         lost = facts["objects_lost"]
         yield Section(
-            "4. Which cells are responsible",
-            f"By {told}: the cell that holds an object's centre learns it, and of its boxes the one that overlaps the "
-            f"object most. {lost} {'object shares' if lost == 1 else 'objects share'} a cell with a larger one and would "
-            "not be learned.",
-            [Figure.of(self._responsible_image(facts), "objects, their centres and their cells", width=_BROAD)],
-            [table_row(one) for one in facts["responsible"]],
+            "4. Responsible cells",
+            f"For {source}: the cell that contains an object's centre is responsible for it, with its box of the highest IoU. "
+            f"{lost} {'object shares its' if lost == 1 else 'objects share their'} cell with a larger one, and would not "
+            "be trained on.",
+            [Figure.of(self._responsible_image(facts), "objects, their centres and responsible cells", width=_WIDTH)],
+            [table_row(record) for record in facts["responsible"]],
         )
         yield Section(
-            "5. Scores before suppression",
+            "5. Candidates before NMS",
             f"{len(facts['before_nms'])} pairs of box and category score above {facts['score_threshold']:g}.",
-            [Figure.of(draw(faded(self.image), self.before, labels=False), "before suppression", width=_BROAD)],
+            [Figure.of(draw(faded(self.image), self.candidates, labels=False), "candidates before NMS", width=_WIDTH)],
             counts_by_category(facts["before_nms"]),
         )
         yield Section(
             "6. Detections",
-            f"Of boxes of one category that overlap by more than {facts['nms_iou']} (IoU) the best stays, "
-            f"of an image at most {facts['max_detections']}: {len(facts['detections'])}.",
-            [Figure.of(draw(self.image, self.found), "the boxes that stay")],
-            [table_row(one) for one in facts["detections"][:_LISTED]],
+            f"After NMS at IoU {facts['nms_iou']} within each category, at most {facts['max_detections']} per image: "
+            f"{len(facts['detections'])} boxes.",
+            [Figure.of(draw(self.image, self.detections), "detections after NMS")],
+            [table_row(record) for record in facts["detections"][:_LISTED]],
         )
 
     def _responsible(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        one = self.assignment
-        index, iou = self.system.responsible(self.record.output, one)
+        assignment = self.assignment
+        index, iou = self.system.responsible(self.record.output, assignment)
         rows = []
-        for i in range(len(one.labels)):
-            row, column, box = int(one.row[i]), int(one.column[i]), int(index[i])
+        for i in range(len(assignment.labels)):
+            row, column, box = int(assignment.row[i]), int(assignment.column[i]), int(index[i])
             cell = cells[row * self.system.grid_size + column]
             rows.append(
                 {
-                    "category": self.system.categories[int(one.labels[i])],
+                    "category": self.system.categories[int(assignment.labels[i])],
                     "row": row,
                     "column": column,
                     "box_of_cell": box,
@@ -154,11 +169,11 @@ class YoloExplanation(Explained):
             )
         return rows
 
-    def _with_cells(self, instances: Instances, regions: torch.Tensor) -> Iterator[dict[str, Any]]:
-        """Objects, best first, each with its cell and which of the cell's boxes it is."""
+    def _with_cells(self, instances: Instances, indices: torch.Tensor) -> Iterator[dict[str, Any]]:
+        """Yield the objects by descending score, each with its cell and the index of its box in the cell."""
         assert instances.scores is not None
         for i in np.argsort(-instances.scores, kind="stable"):
-            cell, box = divmod(int(regions[i]), self.system.boxes_per_cell)
+            cell, box = divmod(int(indices[i]), self.system.boxes_per_cell)
             yield {
                 "category": self.system.categories[int(instances.labels[i])],
                 "score": float(instances.scores[i]),
@@ -168,17 +183,17 @@ class YoloExplanation(Explained):
                 "box_of_cell": box,
             }
 
-    def _named(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        ordered = sorted(cells, key=lambda one: -one["class_score"])
+    def _cells_by_category(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        ordered = sorted(cells, key=lambda cell: -cell["class_score"])
         return [
-            {"category": one["category"], "cells": one["boxes"], "best score": one["best score"]}
-            for one in counts_by_category([one | {"score": one["class_score"]} for one in ordered])
+            {"category": row["category"], "cells": row["boxes"], "best score": row["best score"]}
+            for row in counts_by_category([cell | {"score": cell["class_score"]} for cell in ordered])
         ]
 
-    def _shaped(self, cells: ImageArray) -> ImageArray:
-        """Cells as broad and high as they are on the image, which is prepared as a square."""
+    def _stretched(self, cells: ImageArray) -> ImageArray:
+        """Stretch a square grid of cells to the aspect ratio of the image."""
         height, width = self.size_hw
-        scale = cells.shape[1] / width if height <= _HIGHEST * width else _HIGHEST * cells.shape[1] / height
+        scale = cells.shape[1] / width if height <= _MAX_ASPECT * width else _MAX_ASPECT * cells.shape[1] / height
         size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
         return np.asarray(Image.fromarray(cells).resize(size_wh, Image.Resampling.NEAREST))
 
@@ -203,21 +218,21 @@ class YoloExplanation(Explained):
         pen, thickest = ImageDraw.Draw(canvas), 3 * line_width(self.size_hw)
         boxes = [(c, b) for cell in cells for c, b in zip(cell["confidences"], cell["boxes_xyxy"], strict=True)]
         height, width = self.size_hw
-        for confidence, (x1, y1, x2, y2) in sorted(boxes, key=lambda one: one[0]):
-            sure = min(max(confidence, 0.0), 1.0)
+        for confidence, (x1, y1, x2, y2) in sorted(boxes, key=lambda pair: pair[0]):
+            opacity = min(max(confidence, 0.0), 1.0)
             corners = [max(x1, 0), max(y1, 0), min(x2, width - 1), min(y2, height - 1)]
             if corners[2] > corners[0] and corners[3] > corners[1]:
-                ink = tuple(int(190 * (1 - sure) ** 2) for _ in range(3))
-                pen.rectangle(corners, outline=ink, width=max(1, round(thickest * sure)))
+                ink = tuple(int(190 * (1 - opacity) ** 2) for _ in range(3))
+                pen.rectangle(corners, outline=ink, width=max(1, round(thickest * opacity)))
         return np.asarray(canvas)
 
     def _class_map(self, cells: list[dict[str, Any]]) -> ImageArray:
         colours = category_colours(len(self.system.categories))
         image = faded(self.image).astype(np.float64)
-        for one in cells:
-            left, top, right, bottom = (round(edge) for edge in self._edges(one))
-            opacity = 0.75 * min(max(one["class_score"], 0.0), 1.0)
-            colour = colours[self.system.categories.index(one["category"])]
+        for cell in cells:
+            left, top, right, bottom = (round(edge) for edge in self._edges(cell))
+            opacity = 0.75 * min(max(cell["class_score"], 0.0), 1.0)
+            colour = colours[self.system.categories.index(cell["category"])]
             image[top:bottom, left:right] *= 1 - opacity
             image[top:bottom, left:right] += opacity * colour
         return self._with_grid(image.astype(np.uint8))
@@ -225,10 +240,10 @@ class YoloExplanation(Explained):
     def _responsible_image(self, facts: dict[str, Any]) -> ImageArray:
         colours = category_colours(len(self.system.categories))
         image = self._with_grid(self.image).astype(np.float64)
-        for one in facts["responsible"]:
-            left, top, right, bottom = (round(edge) for edge in self._edges(one))
+        for cell in facts["responsible"]:
+            left, top, right, bottom = (round(edge) for edge in self._edges(cell))
             image[top:bottom, left:right] *= 0.45
-            image[top:bottom, left:right] += 0.55 * colours[self.system.categories.index(one["category"])]
+            image[top:bottom, left:right] += 0.55 * colours[self.system.categories.index(cell["category"])]
         drawn = Image.fromarray(draw(image.astype(np.uint8), self.objects, labels=False))
         pen, radius = ImageDraw.Draw(drawn), 2 * line_width(self.size_hw)
         for x1, y1, x2, y2 in self.objects.boxes_xyxy:
@@ -243,21 +258,23 @@ def explain_yolo(
     *,
     name: str,
     score_threshold: float | None = None,
-    truth: Instances | None = None,
+    ground_truth: Instances | None = None,
 ) -> YoloExplanation:
-    """Run YOLO on one image and keep all of its stages.
+    """Run YOLO on one image and return its stages.
 
     Parameters
     ----------
     predictor
-        Of a :class:`~otus.detection.single_stage.yolo.YOLO`.
+        Predictor of a :class:`~otus.detection.single_stage.yolo.YOLO`.
+    name
+        Name of the image, for the page.
     score_threshold
-        What is shown scores above it; the model's own without it, as ``predict`` does.
-    truth
-        The image's labels, with the model's categories; what is found is taken for them without.
+        Minimum score (default: as ``predict``).
+    ground_truth
+        Labels of the image, with the model's categories, to make cells responsible for (default: the detections).
     """
-    fields = run(predictor, image, name=name, score_threshold=score_threshold, truth=truth)
-    objects = fields["found"] if fields["truth"] is None else fields["truth"]
+    fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold, ground_truth=ground_truth)
+    objects = fields["detections"] if fields["ground_truth"] is None else fields["ground_truth"]
     system = predictor.system
     target = system.target(prepared_target(predictor, image, name, objects))
     assignment = system.assign([target], fields["record"].batch.padded_hw)
