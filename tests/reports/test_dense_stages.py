@@ -65,7 +65,7 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="module", params=["retinanet", "ssd", "oriented"])
 def explained(request):
     predictor = predictor_of(request.param)
-    stages = explain_dense(predictor, photo(), name="photos/one.jpg", score_threshold=0.3, truth=LABELS)
+    stages = explain_dense(predictor, photo(), name="photos/one.jpg", score_threshold=0.3, ground_truth=LABELS)
     found = predictor.predict(photo(), score_threshold=0.3)[0].instances
     assert len(found) > 1, "the weights find too little"
     return request.param, predictor, stages, found
@@ -206,7 +206,7 @@ def test_of_two_images_with_one_name_the_path_says_which(tmp_path):
 
 def test_anchors_inside_a_crowd_are_nobodys_as_in_training():
     predictor = predictor_of("retinanet")
-    matching = explain_dense(predictor, photo(), name="x.jpg", truth=LABELS).document()["matching"]
+    matching = explain_dense(predictor, photo(), name="x.jpg", ground_truth=LABELS).document()["matching"]
     sample = predictor.preprocess.sample(to_tensors(Sample(photo(), "x.jpg", instances=LABELS)))
     record = predictor.system.stages([sample])
     (crowd,) = predictor.system.target(sample).crowds

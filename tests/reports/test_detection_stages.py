@@ -128,7 +128,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
         "1. Feature maps",
         "2. Anchors",
         "3. Proposals",
-        "4. Scores before suppression",
+        "4. Candidates before NMS",
         "5. Detections",
         *last,
     ]

@@ -80,7 +80,7 @@ EXPLAIN = {"yolo": explain_yolo, "detr": explain_set, "deformable": explain_set}
 def explained(request):
     predictor = predictor_of(request.param)
     explain = EXPLAIN[request.param]
-    stages = explain(predictor, photo(), name="photos/one.jpg", score_threshold=0.25, truth=labels())
+    stages = explain(predictor, photo(), name="photos/one.jpg", score_threshold=0.25, ground_truth=labels())
     found = predictor.predict(photo(), score_threshold=0.25)[0].instances
     assert len(found) > 1
     return request.param, predictor, stages, found
@@ -96,7 +96,7 @@ def test_detections_are_those_of_predict(explained):
 
 
 def test_cells_answer_for_their_boxes():
-    stages = explain_yolo(predictor_of("yolo"), photo(), name="x", score_threshold=0.25, truth=labels())
+    stages = explain_yolo(predictor_of("yolo"), photo(), name="x", score_threshold=0.25, ground_truth=labels())
     document = stages.document()
     assert document["grid"] == {"side": 4, "boxes": 2, "numbers": 13}
     assert [(one["row"], one["column"]) for one in document["cells"]] == [(i, j) for i in range(4) for j in range(4)]
@@ -123,7 +123,7 @@ def test_cells_answer_for_their_boxes():
 @pytest.mark.parametrize("kind", ["detr", "deformable"])
 def test_queries_are_matched_as_in_training_and_look_at_the_image(kind):
     predictor = predictor_of(kind)
-    stages = explain_set(predictor, photo(), name="x", score_threshold=0.25, truth=labels())
+    stages = explain_set(predictor, photo(), name="x", score_threshold=0.25, ground_truth=labels())
     document = stages.document()
     assert len(document["queries"]) == 8
     matching = document["matching"]
@@ -148,7 +148,7 @@ def test_queries_are_matched_as_in_training_and_look_at_the_image(kind):
 def test_queries_inside_a_crowd_would_not_learn_to_say_nothing():
     predictor, everything = predictor_of("detr"), Instances([[0, 0, 120, 90]], [0], (90, 120), CATEGORIES)
     crowd = replace(everything, columns={"is_crowd": np.array([True])})
-    stages = explain_set(predictor, photo(), name="x", score_threshold=0.25, truth=crowd)
+    stages = explain_set(predictor, photo(), name="x", score_threshold=0.25, ground_truth=crowd)
     matching = stages.document()["matching"]
     assert (matching["objects"], matching["unmatched_queries"], matching["queries_in_crowds"]) == (0, 0, 8)
     assert "8 that answer inside a box of many objects and learn nothing" in stages.page().html()
@@ -172,7 +172,7 @@ def test_an_explanation_decides_by_the_models_own_thresholds_as_predict_does(kin
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_every_precision_is_explained(kind, precision):
     predictor = predictor_of(kind, precision=precision)
-    stages = EXPLAIN[kind](predictor, photo(), name="x", score_threshold=0.25, truth=labels())
+    stages = EXPLAIN[kind](predictor, photo(), name="x", score_threshold=0.25, ground_truth=labels())
     found = predictor.predict(photo(), score_threshold=0.25)[0].instances
     assert [one["score"] for one in stages.document()["detections"]] == found.scores.tolist()
     stages.page()
@@ -189,7 +189,7 @@ def test_a_strip_is_explained_on_a_page_of_reasonable_height(kind, size_hw):
 
 @pytest.mark.parametrize("truth", [None, labels()])
 def test_sections_are_counted_without_a_gap(truth):
-    page = explain_set(predictor_of("detr"), photo(), name="x", truth=truth).page()
+    page = explain_set(predictor_of("detr"), photo(), name="x", ground_truth=truth).page()
     numbers = [section.title.split(".")[0] for section in page.sections[1:]]
     assert numbers == [str(i) for i in range(1, 5 if truth is None else 6)]
 

@@ -70,7 +70,7 @@ def test_what_cannot_be_known_says_why(sample: Sample) -> None:
     answers = answers_for(Sample(sample.image, "x", instances=boxes), THING_CATEGORIES)
     assert answers.detection is not None
     assert answers.instance is answers.semantic is answers.panoptic is None
-    assert answers.origins["instance"] == "not known: boxes have no outlines"
+    assert answers.origins["instance"] == "not known: the objects have boxes only"
     nothing = answers_for(Sample(sample.image, "x"), THING_CATEGORIES)
     assert all(origin.startswith("not known") for origin in nothing.origins.values())
     alone = answers_for(replace(sample, instances=None, panoptic=None), ALL_CATEGORIES)
