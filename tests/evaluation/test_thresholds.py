@@ -177,7 +177,7 @@ def test_other_files_are_no_checkpoints(data, tmp_path):
 
 
 def test_options_that_belong_together(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("otus.reports.plots.THEMES", ("dark",))
+    monkeypatch.setattr("otus.reports.analysis.THEMES", ("dark",))
     (tmp_path / "none.json").write_text("[]")
     done = run("evaluate", "--data", data, "--predictions", tmp_path / "none.json", "--out", tmp_path / "x.json")
     assert (done.exit_code, "--choose-thresholds" in done.stderr) == (2, True)

@@ -135,9 +135,9 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
         "The image",
         "1. Feature maps",
         "2. Anchors",
-        "3. Which anchors match",
+        "3. Assignment of anchors",
         "4. Scores of each map",
-        "5. Candidates before suppression",
+        "5. Candidates before NMS",
         "6. Detections",
     ]
     document = json.loads(json.dumps(stages.document()))
@@ -163,7 +163,7 @@ def test_without_labels_what_was_found_is_matched_and_nothing_is_explained_too()
     assert len(document["matching"]["objects"]) == len(with_area) > 0
     nothing = explain_dense(predictor, np.zeros((1, 1, 3), np.uint8), name="x.jpg", score_threshold=1.0)
     assert nothing.document()["matching"]["positive"] == 0
-    assert "0 anchors stand for an object" in nothing.page().html()
+    assert "0 anchors are positive" in nothing.page().html()
 
 
 def test_labels_are_found_by_the_images_name(tmp_path):

@@ -10,7 +10,9 @@ from PIL import Image
 
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.reports.analysis import Analysis
-from otus.reports.plots import THEMES, Canvas, cost_plot, embed_plot, training_plot, write_plot
+from otus.reports.canvas import THEMES, Canvas, embed_plot, write_plot
+from otus.reports.cost_plot import cost_plot
+from otus.reports.training_plot import training_plot
 from otus.structures import Categories, Objects
 
 NAMES = {

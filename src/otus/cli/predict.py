@@ -85,7 +85,7 @@ def predict(
     if thresholds is not None and score_threshold is not None:
         raise UsageError("--thresholds and --score-threshold: give one of them")
     if page and as_json and out is None:
-        raise UsageError("--page with --json needs --out, the folder to write to")
+        raise UsageError("--page needs --out if --json is given: the folder to write to")
     if out is None and not as_json:
         out = Path("otus-predictions")
     if out is not None:

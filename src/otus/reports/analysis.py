@@ -1,4 +1,4 @@
-"""Everything about predictions for a data set that plots and pages show, worked out once."""
+"""All figures of predictions for a data set that plots and pages show, each computed once."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,29 +18,31 @@ from otus.metrics.diagnosis.label_errors import ImageCounts, Suspect, count_by_i
 from otus.metrics.diagnosis.thresholds import ScoreCurve, score_curve
 from otus.metrics.diagnosis.tide import Errors, find_errors
 from otus.reports import plots
-from otus.reports.plots import Canvas
+from otus.reports.canvas import THEMES, Canvas, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE_THRESHOLD = 0.5
-"""What counts as shown to people, in matrices and lists of images; curves and costs take all that was reported."""
+"""Default minimum score for confusion matrix, images and label errors; curves and error costs use all detections."""
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What is worked out when it is asked for. COCO's rules; all that needs one IoU threshold has ``iou``.
+    """Figures of predictions by COCO's rules, computed when first asked for.
 
     Parameters
     ----------
-    comparison
-        Labels and predictions.
-    iou, background_iou
+    matcher
+        Ground truth and predictions.
+    iou
+        IoU threshold of all figures that need one threshold.
+    background_iou
         See :func:`otus.metrics.diagnosis.tide.find_errors`.
     score_threshold
-        Of what is shown to people.
+        Minimum score for confusion matrix, images and label errors.
     masks
-        Compare masks, not boxes.
+        Compare masks instead of boxes.
     """
 
     matcher: DetectionMatcher
@@ -51,47 +53,47 @@ class Analysis:
 
     @cached_property
     def matches(self) -> Assignment:
-        """At all of COCO's thresholds."""
+        """Matches at COCO's ten IoU thresholds."""
         return self.matcher.match(Rules(), masks=self.masks)
 
     @cached_property
     def average_precision(self) -> Float[np.ndarray, "k t"]:
-        """By category and threshold."""
+        """AP by category and IoU threshold."""
         return self.matches.average_precision()
 
     @cached_property
     def errors(self) -> Errors:
-        """TIDE's types."""
+        """Errors by TIDE's types."""
         return find_errors(self.matcher, iou=self.iou, background_iou=self.background_iou, masks=self.masks)
 
     @cached_property
     def confusion(self) -> Confusion:
-        """Of what is shown."""
+        """Confusion matrix at the score threshold."""
         return confusion_matrix(self.matcher, iou=self.iou, score_threshold=self.score_threshold, masks=self.masks)
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """Scores against precision; None where scores are no probabilities."""
+        """Calibration of scores; None if scores are not in [0, 1]."""
         scores = self.matcher.scores
         return calibration(self.errors.matches) if ((scores >= 0) & (scores <= 1)).all() else None
 
     @cached_property
     def score_curve(self) -> ScoreCurve:
-        """All categories together."""
+        """Precision, recall and F1 by score threshold, over all categories."""
         return score_curve(self.errors.matches)
 
     @cached_property
     def images(self) -> ImageCounts:
-        """What is right and wrong on each image, of what is shown."""
+        """True, false and missed objects of each image at the score threshold."""
         return count_by_image(self.matcher, self.errors, score_threshold=self.score_threshold)
 
     @cached_property
     def suspects(self) -> list[Suspect]:
-        """Labels that are probably wrong."""
+        """Labels that are probably wrong or missing."""
         return find_label_errors(self.matcher, self.errors, score_threshold=self.score_threshold)
 
     def precision_at_recalls(self) -> tuple[Float[np.ndarray, "r"], dict[str, Float[np.ndarray, "r"]]]:
-        """COCO's 101 recalls, and interpolated precision there by the category's name."""
+        """Return COCO's 101 recalls, and the interpolated precision at them by category name."""
         matches = self.errors.matches
         curves = {}
         for label in np.flatnonzero(matches.positives).tolist():
@@ -103,16 +105,16 @@ class Analysis:
         return matches.rules.recalls, curves
 
     def by_iou(self) -> list[float]:
-        """mAP at each of COCO's thresholds."""
+        """Return mAP at each of COCO's IoU thresholds."""
         rows = self.average_precision[self.matches.positives > 0]
         return rows.mean(axis=0).tolist() if len(rows) else [float("nan")] * self.average_precision.shape[1]
 
     def plots(self, canvas: Canvas) -> "dict[str, Figure]":
-        """All plots by name."""
+        """Return all plots by name."""
         names = list(self.matcher.categories)
-        drawn = {
+        figures = {
             "precision-recall": plots.precision_recall_plot(
-                *self.precision_at_recalls(), title=f"Precision by recall, IoU {self.iou:g}", canvas=canvas
+                *self.precision_at_recalls(), title=f"Precision-recall, IoU {self.iou:g}", canvas=canvas
             ),
             "ap-by-iou": plots.iou_threshold_plot(
                 self.matches.rules.iou_thresholds, {"mAP": self.by_iou()}, canvas=canvas
@@ -125,17 +127,17 @@ class Analysis:
             "thresholds": plots.threshold_plot(self.score_curve, canvas=canvas),
         }
         if self.calibration is not None:
-            drawn["calibration"] = plots.calibration_plot(self.calibration, canvas=canvas)
-        return drawn
+            figures["calibration"] = plots.calibration_plot(self.calibration, canvas=canvas)
+        return figures
 
     def write_plots(self, folder: str | Path) -> list[Path]:
-        """All plots on light and dark ground, as PNG and SVG: ``confusion.png``, ``confusion-dark.svg`` …"""
+        """Write all plots in both themes as PNG and SVG (``confusion.png``, ``confusion-dark.svg`` …); return the paths."""
         written = []
-        for theme in plots.THEMES:
+        for theme in THEMES:
             canvas = Canvas(theme)
             for name, figure in self.plots(canvas).items():
                 for suffix in ("png", "svg"):
                     path = Path(folder) / f"{name}{'' if theme == 'light' else f'-{theme}'}.{suffix}"
-                    plots.write_plot(figure, path, canvas)
+                    write_plot(figure, path, canvas)
                     written.append(path)
         return written

@@ -1,4 +1,4 @@
-"""The table of several models: as words, Markdown, CSV, a plot and a page with images."""
+"""The table of a comparison of models: as text, Markdown, CSV, plot and page."""
 
 import csv
 import hashlib
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from otus._files import staged_file
 from otus.inference.predictor import SCORE_THRESHOLD
+from otus.reports.canvas import Canvas, embed_plot, write_plot
+from otus.reports.cost_plot import cost_plot
 from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, cost_plot, embed_plot, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as PlotFigure
@@ -22,24 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """What a comparison says of one model.
+    """The figures of one model in a comparison.
 
     Parameters
     ----------
     model, weights, start
-        Which, from which file, and what its training started from: ImageNet, a file's name or nothing (``random``).
+        Name, file of weights, and what the training started from: ImageNet, a file name or ``random``.
     AP, AP50
-        Of boxes, by COCO's protocol.
+        Box AP by COCO's protocol.
     AP_masks
-        Of masks; None where the model or the data have none.
+        Mask AP; None if the model or the data have no masks.
     label
-        What the row is called, if not by the model's name.
+        Name of the row (default: the model's).
     seconds
-        An image, the median: ``proposals`` finding them on the spot, ``network``, ``after`` it.
+        Median seconds per image of ``proposals`` (if computed before the network), ``network`` and ``after`` it.
     parameters, memory_mb
-        Numbers that it has, and what it needs beside them while predicting (None where it cannot be measured).
+        Number of parameters, and memory for activations while predicting (None if it cannot be measured).
     minutes, epochs
-        Of training. These and ``start`` are None where the weights do not say it.
+        Length of the training. These and ``start`` are None if the weights do not record it.
     """
 
     model: str
@@ -57,13 +58,25 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What the row is called."""
+        """Name of the row in the table."""
         return self.label or self.model
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows, where they lie, and what they have in common: ``record`` says of which machine, versions and settings."""
+    """A comparison of models on the same images.
+
+    Parameters
+    ----------
+    data, images
+        The data set, and the names of the images.
+    rows
+        One row per model.
+    folder
+        Where the comparison is written.
+    record
+        Machine, versions and settings.
+    """
 
     data: str
     images: Sequence[str]
@@ -72,7 +85,7 @@ class Comparison:
     record: Mapping[str, Any]
 
     def document(self) -> dict[str, Any]:
-        """What ``otus compare --json`` says."""
+        """Return the members of the JSON document: what ``otus compare --json`` prints."""
         return {
             "data": self.data,
             "protocol": "coco",
@@ -82,7 +95,7 @@ class Comparison:
         }
 
     def table(self) -> list[dict[str, str]]:
-        """The rows as words, for people."""
+        """Return the rows as text, with units in the column names."""
         names = {"AP": "AP", "AP50": "AP50"}
         if any(row.AP_masks is not None for row in self.rows):
             names["AP_masks"] = "mask AP"
@@ -91,7 +104,7 @@ class Comparison:
                 "model": row.name,
                 **{title: _figure(getattr(row, name)) for name, title in names.items()},
                 **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
-                "s an image": f"{sum(row.seconds.values()):.3f}",
+                "s per image": f"{sum(row.seconds.values()):.3f}",
                 "parameters": f"{row.parameters / 1e6:.1f} M",
                 "memory": "" if row.memory_mb is None else f"{row.memory_mb:.0f} MB",
                 "trained": "" if row.minutes is None else f"{row.minutes:.0f} min, {row.epochs:.3g} epochs",
@@ -101,7 +114,7 @@ class Comparison:
         ]
 
     def markdown(self) -> str:
-        """The table in Markdown."""
+        """Return the table as Markdown."""
         table = self.table()
         names = list(table[0])
         lines = [names, ["---" if name in ("model", "start") else "---:" for name in names]]
@@ -109,7 +122,7 @@ class Comparison:
         return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
     def csv(self) -> str:
-        """The figures themselves, comma-separated."""
+        """Return the figures as CSV, not rounded."""
         rows = []
         for row in self.rows:
             flat = asdict(row)
@@ -122,23 +135,23 @@ class Comparison:
         return text.getvalue()
 
     def plot(self) -> "PlotFigure":
-        """AP50 by seconds an image."""
+        """Plot AP50 by seconds per image."""
         return cost_plot({row.name: (sum(row.seconds.values()), row.AP50) for row in self.rows})
 
     def page(self) -> Page:
-        """The table, and what each model found on a few of the images."""
+        """Return the HTML page: the table, and each model's detections on a few images."""
         known = any(not math.isnan(row.AP50) for row in self.rows)
         figures = [embed_plot(self.plot())] if known else []
-        sections = [Section("Figures", "Judged by COCO's protocol (bbox); seconds are medians.", figures, self.table())]
+        sections = [Section("Figures", "COCO protocol, boxes; seconds are medians.", figures, self.table())]
         for row in self.rows:
             shown = sorted((self.folder / "images").glob(f"{file_stem(row.model, row.weights)}-*.jpg"))
             figures = [Figure(f"images/{path.name}", _caption(path), 320) for path in shown]
-            sections.append(Section(row.name, f"What scores at least {SCORE_THRESHOLD}.", figures))
+            sections.append(Section(row.name, f"Detections with a score of at least {SCORE_THRESHOLD}.", figures))
         subtitle = f"{len(self.images)} images of {self.data}"
         return Page("Comparison", subtitle, sections)
 
     def write(self) -> None:
-        """``compare.md``, ``compare.csv``, ``compare.png``, ``index.html`` and ``run.json`` in the folder."""
+        """Write ``compare.md``, ``compare.csv``, ``compare.png``, ``index.html`` and ``run.json`` into the folder."""
         run = {**self.record, **self.document(), "files": list(self.images)}
         for name, text in (
             ("compare.md", self.markdown()),
@@ -152,33 +165,33 @@ class Comparison:
 
 
 def read_row(path: Path) -> Row:
-    """A row that is kept on disk."""
+    """Read a row of an earlier run."""
     values = json.loads(path.read_text())["row"]
     undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}  # null of JSON
     return Row(**values | undefined)
 
 
 def file_stem(model: str, weights: str) -> str:
-    """What a row's images are named after."""
+    """Return the stem of the file names of a row's images."""
     return f"{model}-{hashlib.sha256(weights.encode()).hexdigest()[:6]}"
 
 
 def jsonable(value: Any) -> Any:
-    """Fit for JSON: a figure that is not defined (NaN) becomes null."""
+    """Return a value for JSON: NaN and infinity become None."""
     if isinstance(value, Mapping):
-        return {str(key): jsonable(one) for key, one in value.items()}
+        return {str(key): jsonable(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def distinct_labels(rows: Sequence[Row]) -> list[Row]:
-    """The rows, with labels where two would be called the same: by their run's folder or their file's name."""
+    """Return the rows with distinct names: equal ones get the run's folder or the file of weights added."""
     counts = Counter(row.name for row in rows)
     labels = [f"{row.model}, {_origin(row)}" if counts[row.name] > 1 else row.label for row in rows]
-    again = Counter(labels)
+    label_counts = Counter(labels)
     labels = [
-        f"{label} ({row.weights})" if label and again[label] > 1 else label
+        f"{label} ({row.weights})" if label and label_counts[label] > 1 else label
         for row, label in zip(rows, labels, strict=True)
     ]
     return [replace(row, label=label) for row, label in zip(rows, labels, strict=True)]
@@ -190,7 +203,7 @@ def _origin(row: Row) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Nothing where it is not defined: no objects were there to be found."""
+    """Return a figure with three decimals, or an empty string if it is not defined (no objects)."""
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 

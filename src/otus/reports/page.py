@@ -1,4 +1,4 @@
-"""One self-contained HTML page of sections, images and tables: what every explanation and report is written on."""
+"""A self-contained HTML page of sections, figures and tables: the form of every report."""
 
 import base64
 import io
@@ -14,8 +14,7 @@ from PIL import Image
 
 from otus._files import staged_file
 
-_HIGHEST = 2000
-"""CSS pixels of a figure: an image of 1 x 2000 shown broadly would be higher than any screen."""
+_MAX_HEIGHT = 2000  # CSS pixels of a figure: tall narrow images are not enlarged beyond any screen
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ page.title }}</title>
@@ -56,9 +55,16 @@ td.number, th.number { text-align: right; }
 
 @dataclass(frozen=True)
 class Figure:
-    """An image, or a video (``.mp4``), with its caption.
+    """An image or a video with its caption.
 
-    ``width`` is how broad it is shown, CSS pixels; less where it would be too high.
+    Parameters
+    ----------
+    source
+        Path relative to the page, or data URI; a path that ends in ``.mp4`` is a video.
+    caption
+        Text below it.
+    width
+        Width on the page, in CSS pixels.
     """
 
     source: str
@@ -67,9 +73,9 @@ class Figure:
 
     @classmethod
     def of(cls, image: UInt8[np.ndarray, "h w 3"], caption: str, *, width: int | None = None) -> "Figure":
-        """From uint8 (H, W, 3) RGB, carried by the page itself."""
+        """Return a figure of a uint8 (H, W, 3) RGB image, embedded as JPEG (default width: its own, in pixels)."""
         height, own_width = image.shape[:2]
-        width = min(width or own_width, max(1, _HIGHEST * own_width // height))
+        width = min(width or own_width, max(1, _MAX_HEIGHT * own_width // height))
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG", quality=90)
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -78,7 +84,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a few sentences, images side by side, and a table (rows with the same keys)."""
+    """A section of a page: title, text, figures side by side, and a table, whose rows all have the same keys."""
 
     title: str
     text: str = ""
@@ -87,25 +93,25 @@ class Section:
 
 
 def numbered(sections: Iterable[Section]) -> Iterator[Section]:
-    """The sections with their numbers, of which the first has none."""
+    """Yield the sections with numbers before their titles, from the second on."""
     for number, section in enumerate(sections):
         yield replace(section, title=f"{number}. {section.title}") if number else section
 
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on a page, from top to bottom."""
+    """A page: title, subtitle and sections."""
 
     title: str
     subtitle: str
     sections: Sequence[Section] = field(default_factory=tuple)
 
     def html(self) -> str:
-        """The page as one text; nothing in it is fetched from elsewhere."""
+        """Return the page as HTML, without references to the network."""
         return _environment().from_string(_TEMPLATE).render(page=self)
 
     def write(self, path: str | Path) -> None:
-        """Write the page; nothing half-written is left."""
+        """Write the page as UTF-8; the file is written completely or not at all."""
         with staged_file(path) as stage:
             stage.write_text(self.html(), encoding="utf-8")
 

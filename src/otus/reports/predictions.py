@@ -1,4 +1,4 @@
-"""What ``otus predict`` leaves behind: images with what was found drawn on them, and the same as JSON and as a page."""
+"""The folder of ``otus predict``: overlays, ``predictions.json`` and ``index.html``."""
 
 import os
 import sys
@@ -26,44 +26,45 @@ from otus.structures import Categories
 from otus.visualization.drawing import draw, overlay
 
 _CLOSING = b"\n]\n"  # of predictions.json
-_JPEG_SIDE = 65_500  # at most, by libjpeg
-_SHOWN_CATEGORIES = 5
-_SHOWN_WIDTH = 560  # CSS pixels of an overlay on the page
+_JPEG_SIDE = 65_500  # pixels; libjpeg's maximum
+_OVERLAY_WIDTH = 560  # CSS pixels of an overlay on the page
 
 
 class PredictionFolder:
-    """A folder that fills with overlays and ``predictions.json`` as predictions come; one of them is in memory at a time.
+    """Write overlays and ``predictions.json`` as predictions arrive, with one prediction in memory at a time.
 
-    An image's overlay has its name, numbered where another of the run has it; a video's frames make one video of its name,
-    and another one wherever their size changes.
-    ``predictions.json`` is COCO's list of results: ``image_id`` counts images and frames from 1 in the order in which they
-    came, and each record says its ``file_name``, ``frame`` and ``category`` too, by which it is read again, and the
-    ``score_threshold`` that the records of its category were cut at, so that who judges the file can say so. On request,
-    ``index.html`` shows the overlays and lists what was found where. However
-    the block ends, by Ctrl-C or on a full disk too, these files are complete and hold what was added before.
+    An overlay has the name of its image, with a number if an earlier one of the run has that name; the frames of a video
+    become one video of its name, and a further one wherever their size changes.
+
+    ``predictions.json`` is a list of COCO results. ``image_id`` counts images and frames from 1 in order of arrival; each
+    record also has the ``file_name``, ``frame`` and ``category`` by which it is read again, and the ``score_threshold`` of
+    its category, so that an evaluation can report it. ``index.html`` shows the overlays and a table of all objects.
+
+    Used as a context manager. However the block ends, also by Ctrl-C or on a full disk, the files are valid and contain
+    everything that was added before.
 
     Parameters
     ----------
     folder
-        Made if need be. What it held under the same names is replaced; see :meth:`refuse_sources`.
+        Created if it does not exist. Files of the same names are replaced; see :meth:`refuse_sources`.
     categories
-        The model's.
+        The model's categories.
     stride
-        Of videos, every how many frames come; what is written keeps their pace.
+        Step between predicted frames of a video; the frame rate of the overlay is divided by it.
     page
         Whether to write ``index.html``.
     cuts
-        Score threshold that predictions were cut at, by category; see :meth:`~otus.inference.predictor.Predictor.cuts`.
+        Score threshold by category; see :meth:`~otus.inference.predictor.Predictor.cuts`.
     report
-        Gets the error of each overlay that cannot be written, which is then left out; without it the first one is raised.
+        Called with the error of each overlay that cannot be written (default: raise the first).
 
     Attributes
     ----------
     written
-        The overlays.
+        Paths of the overlays.
     smaller
-        Which of them are smaller than their image, and how many times: those that were decoded so, and those whose image is
-        larger than a JPEG, 65,500 pixels a side.
+        Overlays smaller than their image, and by which factor: images that were decoded at reduced size, or exceed the
+        65,500 pixels a side of a JPEG.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class PredictionFolder:
         self._frame_count = 0
         self.written: list[Path] = []
         self.smaller: list[str] = []
-        self._asked: Counter[str] = Counter()
+        self._used: Counter[str] = Counter()
         self._count = 0
         self._clip: tuple[str, tuple[int, ...]] | None = None  # name and shape of the frames of the video being written
         self._writer: VideoWriter | None = None
@@ -100,24 +101,24 @@ class PredictionFolder:
         return self
 
     def refuse_sources(self, files: Iterable[Path]) -> None:
-        """Say before anything is written that the folder is one of photographs, and what would be lost there.
+        """Raise an error if writing to the folder would replace files beside the source images.
 
         Parameters
         ----------
         files
-            Images and videos that are to be predicted on.
+            Images and videos to predict on.
 
         Raises
         ------
         UsageError
-            If one of them lies in the folder, and what is written would replace something there: it may be a photograph too.
+            If one of them lies in the folder, and a file there would be replaced, which may be a photograph too.
         """
         files = list(files)
         here = os.path.realpath(self.folder)
         if here not in {os.path.realpath(parent) for parent in {file.parent for file in files}}:
             return
-        asked: Counter[str] = Counter()
-        names = [_free_name(file, ".mp4" if is_video(file) else ".jpg", asked) for file in files]
+        used: Counter[str] = Counter()
+        names = [_free_name(file, ".mp4" if is_video(file) else ".jpg", used) for file in files]
         names += ["index.html"] if self._page else []
         lost = [name for name in names if os.path.lexists(self.folder / name)]
         if lost:
@@ -128,7 +129,7 @@ class PredictionFolder:
             )
 
     def _open(self) -> None:
-        """With the first prediction, so that a run without any leaves what an earlier one wrote."""
+        """Create ``predictions.json``, at the first prediction: a run without any keeps the files of an earlier one."""
         try:
             stage = self._stack.enter_context(staged_file(self.folder / "predictions.json"))
             self._json = self._stack.enter_context(FileIO(stage, "w"))
@@ -138,12 +139,12 @@ class PredictionFolder:
             raise
 
     def _append(self, text: bytes) -> None:
-        """Write before the closing bracket: after each call the file is complete, whether there was room or not."""
-        left = memoryview(text + _CLOSING)
+        """Write before the closing bracket; after each call the file is valid JSON, even if the disk is full."""
+        remaining = memoryview(text + _CLOSING)
         try:
             self._json.seek(self._end)
-            while left:
-                left = left[self._json.write(left) :]
+            while remaining:
+                remaining = remaining[self._json.write(remaining) :]
         except BaseException as error:
             if self._end:
                 self._json.truncate(self._end)
@@ -160,21 +161,21 @@ class PredictionFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._stack.close()  # before what may fail: whatever ended the block, what was found before can be read
+            self._stack.close()  # first, before what may fail: the predictions can be read however the block ended
         finally:
             self._end_video()
         if self._page and self._count:
             self._write_page()
 
     def add(self, prediction: Prediction) -> None:
-        """Write the records of one prediction and draw it."""
+        """Append the records of one prediction and write its overlay."""
         if self._count == 0:
             self._open()
         self._count += 1
-        place = {"file_name": _as_utf8(prediction.name)}
+        source = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
-            place |= {"frame": prediction.frame}  # type: ignore[dict-item]
-        records = [record | place for record in prediction.to_coco(image_id=self._count)]
+            source |= {"frame": prediction.frame}  # type: ignore[dict-item]
+        records = [record | source for record in prediction.to_coco(image_id=self._count)]
         for record in records:
             if record["category"] in self._cuts:
                 record["score_threshold"] = self._cuts[record["category"]]
@@ -196,10 +197,10 @@ class PredictionFolder:
         write_image(target, image)
         self.written.append(target)
         if self._page:
-            self._show(prediction.name, target, width=image.shape[1], what=self._list(prediction))
+            self._show(prediction.name, target, width=image.shape[1], objects=self._list(prediction))
 
     def _overlay(self, prediction: Prediction) -> np.ndarray:
-        """The image with what was found, made smaller where it is larger than a JPEG may be."""
+        """Draw the objects on the image, reduced if it is larger than a JPEG can be."""
         image, objects = prediction.image, drawn_objects(prediction)
         factor = -(-max(image.shape) // _JPEG_SIDE)
         if factor > 1:
@@ -209,23 +210,23 @@ class PredictionFolder:
             self.smaller.append(f"{Path(prediction.name).name}, by {smaller}")
         return overlay(image, objects.resized((image.shape[0], image.shape[1])))
 
-    def _show(self, name: str, target: Path, *, width: int, what: str = "") -> None:
-        """Keep a figure for the page; the overlay itself, so many pixels wide, stays on disk."""
-        caption = _as_utf8(Path(name).name) + (f": {what}" if what else "")
-        self._figures.append(Figure(quote(os.fsencode(target.name)), caption, min(_SHOWN_WIDTH, width)))
+    def _show(self, name: str, target: Path, *, width: int, objects: str = "") -> None:
+        """Add an overlay, ``width`` pixels wide, to the figures of the page; the page links to the file."""
+        caption = _as_utf8(Path(name).name) + (f": {objects}" if objects else "")
+        self._figures.append(Figure(quote(os.fsencode(target.name)), caption, min(_OVERLAY_WIDTH, width)))
 
     def _list(self, prediction: Prediction) -> str:
-        """Keep the rows of the page's table, and return them in words."""
+        """Add the objects to the rows of the page's table, and return their counts in words."""
         objects = replace(drawn_objects(prediction), masks=None, keypoints=None).resized(prediction.instances.size_hw)
-        found = list(instance_records(objects, self.categories))
+        records = list(instance_records(objects, self.categories))
         name = _as_utf8(Path(prediction.name).name)
-        for one in found:
-            x, y, w, h = (round(value) for value in one["bbox"])
-            place = {"x": x, "y": y, "width": w, "height": h}
-            what = {"category": one["category"], "score": one["score"]}
+        for record in records:
+            x, y, w, h = (round(value) for value in record["bbox"])
+            box = {"x": x, "y": y, "width": w, "height": h}
+            label = {"category": record["category"], "score": record["score"]}
             frame = "" if prediction.frame is None else prediction.frame
-            self._rows.append({"image": name, "frame": frame, **what, **place})
-        return found_in_words(found)
+            self._rows.append({"image": name, "frame": frame, **label, **box})
+        return found_in_words(records)
 
     def _write_page(self) -> None:
         frames = self._frame_count
@@ -237,15 +238,15 @@ class PredictionFolder:
         sections = [Section("Images and videos" if frames else "Images", figures=self._figures)]
         rows = self._rows if frames else [{k: v for k, v in row.items() if k != "frame"} for row in self._rows]
         if rows:
-            sections.append(Section("What was found where", "Boxes in pixels of the image.", rows=rows))
-        page = Page("What was found", f"{count(len(self._rows), 'object')} on {where}", sections)
+            sections.append(Section("Objects", "Boxes in pixels of the image.", rows=rows))
+        page = Page("Predictions", f"{count(len(self._rows), 'object')} on {where}", sections)
         page.write(self.folder / "index.html")
 
     def _add_frame(self, prediction: Prediction) -> None:
         clip = (prediction.name, prediction.image.shape)
         if clip != self._clip or prediction.frame == 0:
             self._end_video()
-            self._clip = clip  # before what may fail: such a video is left out once, not frame by frame
+            self._clip = clip  # before what may fail: an unreadable video is reported once, not frame by frame
             rate = Video(prediction.name).frame_rate / self.stride
             target = self._target(prediction.name, suffix=".mp4")
             self._writer = self._video.enter_context(VideoWriter(target, frame_rate=rate))
@@ -274,19 +275,19 @@ class PredictionFolder:
             self.written.append(writer.path)
 
     def _target(self, name: str, *, suffix: str) -> Path:
-        return self.folder / _free_name(Path(name), suffix, self._asked)
+        return self.folder / _free_name(Path(name), suffix, self._used)
 
 
-def _free_name(file: Path, suffix: str, asked: Counter[str]) -> str:
-    """A name for what is drawn of a file that none before has. ``asked`` counts by name, without case, as some disks do."""
+def _free_name(file: Path, suffix: str, used: Counter[str]) -> str:
+    """Return an unused name for the overlay of a file; ``used`` counts names without case, as some file systems do."""
     first = name = file.stem + suffix
-    while asked[name.casefold()]:
-        asked[first.casefold()] += 1
-        name = f"{file.stem}-{asked[first.casefold()]}{suffix}"
-    asked[name.casefold()] += 1
+    while used[name.casefold()]:
+        used[first.casefold()] += 1
+        name = f"{file.stem}-{used[first.casefold()]}{suffix}"
+    used[name.casefold()] += 1
     return name
 
 
 def _as_utf8(name: str) -> str:
-    """A file's name as text: bytes in it that are no UTF-8 are spelt out."""
+    """Return a file name as text: bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Proposals to look at: the likeliest on their image, and how much of a data set's objects so many of them cover."""
+"""Draw proposals on their image, and plot their recall by number and IoU."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from otus.metrics.proposals import ProposalResult
 from otus.proposals.interface import Proposals
-from otus.reports.plots import Canvas
+from otus.reports.canvas import Canvas
 from otus.structures import Categories, Instances
 from otus.visualization.drawing import draw
 from otus.visualization.lettering import legend, text_size
@@ -22,7 +22,7 @@ _FIRST, _LAST = np.array([255, 214, 10]), np.array([20, 60, 140])
 def draw_proposals(
     image: UInt8[np.ndarray, "h w 3"], proposals: Proposals, *, count: int = 40
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The first ``count`` on a copy of the image, from yellow, the likeliest, to blue; a legend below makes it higher."""
+    """Draw the ``count`` highest-scoring proposals on a copy of the image, from yellow (highest) to blue, with a legend below."""
     shown = proposals.best(count)
     names = tuple(str(rank + 1) for rank in range(len(shown)))
     shares = np.linspace(0, 1, len(names))
@@ -33,13 +33,13 @@ def draw_proposals(
     boxes = Instances(shown.boxes_xyxy, np.arange(len(shown)), size_hw, Categories(names))
     drawn = draw(image, boxes, labels=False, colours=colours)
     ranks = sorted({0, len(shown) // 2, len(shown) - 1}) if len(shown) else []
-    said = {0: " (likeliest)", len(shown) - 1: f" of {len(proposals):,} proposals"}
-    entries = [(f"{rank + 1}{said.get(rank, '')}", colours[str(rank + 1)]) for rank in ranks]
+    notes = {0: " (highest score)", len(shown) - 1: f" of {len(proposals):,} proposals"}
+    entries = [(f"{rank + 1}{notes.get(rank, '')}", colours[str(rank + 1)]) for rank in ranks]
     return np.concatenate([drawn, legend(entries, size_hw[1], text_size(size_hw))])
 
 
 def proposal_plot(results: Mapping[str, ProposalResult], *, canvas: Canvas | None = None) -> "Figure":
-    """Recall at each IoU and MABO by number of proposals, a line for each method."""
+    """Plot recall at each IoU threshold, and MABO, by number of proposals, one line per method."""
     canvas = canvas or Canvas()
     with canvas.style():
         from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def proposal_plot(results: Mapping[str, ProposalResult], *, canvas: Canvas | Non
             for name, result in results.items():
                 values = result.mabo if number == len(thresholds) else result.recall[number]
                 plot.plot(result.protocol.counts, values, marker="o", markersize=3, label=name)
-            plot.set(title=title, xlabel="proposals an image, at most", xscale="log", ylim=(0, 1.03))
+            plot.set(title=title, xlabel="maximum proposals per image", xscale="log", ylim=(0, 1.03))
             counts = sorted({count for result in results.values() for count in result.protocol.counts})
             plot.set_xticks(counts, [str(count) for count in counts])
             plot.minorticks_off()

@@ -22,7 +22,8 @@ from torch import Tensor
 import otus
 from otus._files import staged_file
 from otus.errors import CheckpointError
-from otus.reports.plots import Canvas, training_plot, write_plot
+from otus.reports.canvas import Canvas, write_plot
+from otus.reports.training_plot import training_plot
 from otus.training.state import RunState, Validation
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, save_checkpoint
 

@@ -17,8 +17,8 @@ from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.precision_recall import curve, envelope
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
+from otus.reports.canvas import Canvas, embed_plot
 from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, embed_plot
 from otus.visualization.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, image_or_ground, part_with_marks
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class AveragePrecisionExplanation:
 
     Parameters
     ----------
-    dataset, comparison
+    dataset, matcher
         The images; ground truth and predictions of the category alone.
     protocol, rules
         Name of the protocol, and its rules with one IoU threshold.
@@ -318,7 +318,7 @@ def explain_average_precision(
 
     Parameters
     ----------
-    dataset, comparison
+    dataset, matcher
         Images; ground truth and predictions.
     category
         Name of the category.

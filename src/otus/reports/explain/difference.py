@@ -11,8 +11,8 @@ from otus.data.dataset import Dataset
 from otus.metrics.detection.rules import COCO_IOU_THRESHOLDS, Rules
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 from otus.metrics.diagnosis.difference import Step, difference_steps
+from otus.reports.canvas import Canvas, embed_plot
 from otus.reports.page import Page, Section
-from otus.reports.plots import Canvas, embed_plot
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -162,7 +162,7 @@ def explain_difference(
 
     Parameters
     ----------
-    dataset, comparison
+    dataset, matcher
         Images; ground truth and predictions.
     names, rules
         Names and rules of the two protocols.

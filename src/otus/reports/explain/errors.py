@@ -14,8 +14,8 @@ from otus.metrics.diagnosis.label_errors import Suspect
 from otus.metrics.diagnosis.thresholds import sweep_nms_iou
 from otus.metrics.diagnosis.tide import WRONG, Error
 from otus.reports.analysis import Analysis
+from otus.reports.canvas import Canvas, embed_plot
 from otus.reports.page import Figure, Page, Section
-from otus.reports.plots import Canvas, embed_plot
 from otus.visualization.marks import RIGHT, TRUTH, Mark, image_or_ground, marked, part_with_marks
 from otus.visualization.marks import WRONG as FALSE
 
