@@ -337,8 +337,8 @@ def explain_average_precision(
     if show < 0:
         raise UsageError(f"show: expected 0 or more detections, got {show}")
     label = dataset.categories.index(category)
-    of_category = matcher.only(label)
-    matches = of_category.match(rules, at_least=np.nextafter(0, 1))
+    of_category = matcher.of_category(label)
+    matches = of_category.match(rules, min_iou=np.nextafter(0, 1))
     return AveragePrecisionExplanation(dataset, of_category, protocol, rules, matches, label, show)
 
 

@@ -78,7 +78,7 @@ class ErrorExplanation:
             "AP": float(defined.mean()) if defined.size else float("nan"),
             "AP_at_iou": float(np.nanmean(errors.average_precision())) if defined.size else float("nan"),
             "AP_by_iou": dict(zip(map(_two, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)),
-            "errors": {error.name.lower(): {"count": errors.counts[error], "cost": costs[error]} for error in WRONG},
+            "errors": {error.name.lower(): {"count": errors.counts[error], "cost": delta_ap[error]} for error in WRONG},
             "false_positives": {"cost": errors.false_positive_cost()},
             "false_negatives": {"cost": errors.false_negative_cost()},
             "per_category": {name: self._of_category(k) for k, name in enumerate(names)},
@@ -102,7 +102,7 @@ class ErrorExplanation:
                 name: float(getattr(analysis.score_curve, name)[best])
                 for name in ("scores", "precision", "recall", "f1")
             },
-            "by_nms_iou": [row._asdict() for row in by_nms_iou(self._matcher, NMS_IOUS, iou=analysis.iou)],
+            "by_nms_iou": [row._asdict() for row in sweep_nms_iou(self._matcher, NMS_IOUS, iou=analysis.iou)],
             "worst_images": [self._of_image(index) for index in analysis.images.worst(_WORST)],
             "label_errors": {
                 "count": len(analysis.suspects),
@@ -253,11 +253,11 @@ class ErrorExplanation:
         matches, truth, found = self.analysis.errors.matches, self._matcher.truth, self._matcher.predictions
         names = self.dataset.categories
         shown = np.flatnonzero((matches.image_index == index) & (matches.scores >= self.analysis.score_threshold))
-        taken = matches.matched[shown, 0]
+        matched = matches.matched[shown, 0]
         marks = [
             Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH)
             for g in np.flatnonzero((truth.image_index == index) & matches.is_positive)
-            if g not in taken
+            if g not in matched
         ]
         for row in shown:
             if matches.outcomes[row, 0] != Outcome.IGNORED:
