@@ -126,14 +126,14 @@ def test_words_for_iou_and_reasons(tmp_path):
     rows = facts["detections"]
     assert [one["verdict"] for one in rows] == ["true"] * 3 + ["false"] * 3 + ["ignored"]
     assert [one["word"] for one in rows[:3]] == ["almost perfect", "pretty good", "decent"]
-    assert "taken by a better one" in rows[3]["why"]
-    assert "overlaps too little" in rows[4]["why"]
-    assert rows[5]["why"] == f"no {category['name']} there"
-    assert "need not be found" in rows[6]["why"]
+    assert "matched by a higher-scoring" in rows[3]["why"]
+    assert "IoU too low" in rows[4]["why"]
+    assert rows[5]["why"] == f"overlaps no {category['name']}"
+    assert "matches an ignored object" in rows[6]["why"]
     assert (facts["objects"], facts["objects_ignored"], facts["shown"]) == (3, 1, 2)
     assert sum(group["false"] for group in facts["groups"]) == 3
     text = (tmp_path / "ap.html").read_text()
-    assert "The first 2 in full; the other 5 are summed up below" in text
+    assert "The 2 highest-scoring; the other 5 are summarised below" in text
 
 
 def test_ap_of_a_category_that_nobody_has(files, tmp_path):
@@ -218,9 +218,9 @@ def test_errors_page_says_what_the_document_says(files, tmp_path):
     for name, one in facts["errors"].items():
         assert name in text
         assert f"{one['cost']:.4g}" in text
-    assert f"{facts['label_errors']['count']} records" in text
+    assert f"{facts['label_errors']['count']} labels" in text
     for one in facts["worst_images"]:
-        assert f"{one['file']}: {one['right']} right, {one['false']} false, {one['unfound']} not found" in text
+        assert f"{one['file']}: {one['right']} true, {one['false']} false, {one['unfound']} missed" in text
     counts = np.array(facts["confusion"]["counts"])
     assert counts[:-1].sum() == facts["objects"]
     assert facts["calibration"]["bins"][9]["to"] == 1

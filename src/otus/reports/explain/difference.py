@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 _MEANING = {
-    "score_floor": "Detections with lower scores are dropped first; their recall is lost.",
+    "min_score": "Detections with lower scores are dropped first; their recall is lost.",
     "score_decimals": "Rounded scores tie, and tied detections count in the order of their images.",
     "inclusive_boxes": "Width and height are computed with + 1 pixel, which changes the IoU of small boxes.",
     "max_dets": "Maximum detections per image and category.",

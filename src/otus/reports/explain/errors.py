@@ -29,7 +29,7 @@ _MEANING = {
     Error.BOTH: "of an object of another category, with too low an IoU",
     Error.DUPLICATE: "of an object that a higher-scoring detection matches",
     Error.BACKGROUND: "of background: no labelled object",
-    Error.MISSED: "none; objects that no detection, true or with a classification or localisation error, overlaps",
+    Error.MISSED: "none: no true detection, no classification or localisation error",
 }
 _SUSPICION = {
     "missing_label": "Confident detection without a label",
