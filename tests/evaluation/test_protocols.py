@@ -268,7 +268,7 @@ def test_wrong_commands(tmp_path):
         )
     with pytest.raises(UsageError, match="judges predictions from files"):
         otus.evaluate(a_dataset(), predictions=Objects.empty(), protocol="interactive")
-    with pytest.raises(UsageError, match="not yet those of a model"):
+    with pytest.raises(UsageError, match=r"give the method, e\.g\. graph-cut"):
         otus.evaluate(a_dataset(), model="any", protocol="interactive")
     with pytest.raises(DataError, match="there is no such file or folder"):
         otus.evaluate(a_dataset(), predictions=tmp_path / "none", protocol="interactive")

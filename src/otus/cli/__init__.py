@@ -25,7 +25,7 @@ from typing import Annotated
 
 import typer
 
-from otus.cli import benchmark, compare, convert, doctor, evaluate, explain, models, predict, propose, train
+from otus.cli import benchmark, compare, convert, doctor, evaluate, explain, models, predict, propose, segment, train
 from otus.cli._common import examples
 
 app = typer.Typer(
@@ -59,6 +59,11 @@ _VERBS = (
         propose.propose,
         "otus propose street.jpg --out proposals.png",
         "otus propose street.jpg --method rpn --count 100 --json",
+    ),
+    (
+        segment.segment,
+        "otus segment owl.jpg --point 250,180,1 --point 20,20,0 --overlay owl-overlay.png",
+        "otus segment photos --prompts prompts.json --format coco --out masks",
     ),
     (
         convert.convert,

@@ -55,6 +55,12 @@ def evaluate(
             "--model", help="Model to evaluate: a name (see otus models), a file of weights, or a run folder."
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", help="Interactive method to evaluate by simulated clicks: graph-cut.", show_default="no clicks"
+        ),
+    ] = None,
     weights: Weights = None,
     device: Device = None,
     precision: Annotated[
@@ -105,21 +111,22 @@ def evaluate(
 
     if data is None and run is None:
         fail("give --data PATH, or --run FOLDER of a training run", code=2)
-    if run is not None and predictions is None and model is None:
+    if run is not None and predictions is None and model is None and method is None:
         model = str(run)
-    if (predictions is None) == (model is None):
-        fail("give either --predictions FILE or --model NAME", code=2)
+    if sum(one is not None for one in (predictions, model, method)) != 1:
+        fail("give one of --predictions FILE, --model NAME and --method NAME", code=2)
     if out is not None and not choose_thresholds:
         fail("--out is the file for the thresholds: give --choose-thresholds too", code=2)
     out = None if out is None else output_file(out, "thresholds.json")
     if plots is not None:
         output_folder(plots, "the plots", option="--plots")
     skipped: list[DataError] = []
-    with nullcontext() if model is None else progress_bar("predicting") as count:
+    with nullcontext() if predictions is not None else progress_bar("predicting") as count:
         report = run_evaluation(
             data,
             predictions=predictions,
             model=model,
+            method=method,
             run=run,
             val=val,
             report=skipped.append if skip_bad else stop_at_first,

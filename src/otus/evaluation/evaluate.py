@@ -17,7 +17,7 @@ from otus.evaluation.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protoco
 from otus.evaluation.runs import kept_aside
 from otus.metrics.detection.coco import Kind
 from otus.metrics.diagnosis.mismatches import lowest_score_threshold, score_threshold_notes
-from otus.structures import Classification, Objects
+from otus.structures import Classification, Objects, PromptableMethod
 
 if TYPE_CHECKING:
     from otus.evaluation.image_protocols import Judged
@@ -101,6 +101,7 @@ def evaluate(
     *,
     predictions: str | Path | Objects | None = None,
     model: "str | Path | Predictor | None" = None,
+    method: "str | PromptableMethod[Any] | None" = None,
     run: str | Path | None = None,
     val: float | None = None,
     weights: str | Path | None = None,
@@ -131,6 +132,9 @@ def evaluate(
         Judge on this share of the images, the one that ``otus train --val`` keeps aside.
     model
         A name or file for :func:`otus.load`, which ``weights``, ``device`` and ``precision`` are handed to; or a predictor.
+    method
+        An interactive method, judged by simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, or anything
+        that answers :class:`~otus.structures.prompt.PromptableMethod`.
     protocol
         One of :data:`~otus.evaluation.protocols.PROTOCOLS`; without it the first of them that the data set has labels for.
     kinds, max_dets
@@ -158,8 +162,8 @@ def evaluate(
         model = run if predictions is None and model is None else model
     if data is None:
         raise UsageError("evaluate needs data, or the folder of a training run")
-    if (predictions is None) == (model is None):
-        raise UsageError("evaluate takes predictions or a model, one of them")
+    if sum(one is not None for one in (predictions, model, method)) != 1:
+        raise UsageError("evaluate takes predictions, a model or an interactive method, one of them")
     options = {"weights": weights, "device": device, "precision": precision}
     typed = {name: value for name, value in options.items() if value is not None}
     if typed and not isinstance(model, str | Path):
@@ -169,14 +173,18 @@ def evaluate(
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
     if val is not None:
         dataset = train_val_split(dataset, val)[1]
-    protocol = protocol or next(iter(offered_protocols(dataset)), PROTOCOLS[0])
+    protocol = protocol or ("interactive" if method else next(iter(offered_protocols(dataset)), PROTOCOLS[0]))
     check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
     unknown: tuple[str, ...] = ()
+    if method is not None:
+        return _judge_method(dataset, method, protocol, report, progress)
     if protocol not in OBJECT_PROTOCOLS:
         if isinstance(predictions, Objects):
             raise UsageError(f"protocol {protocol}: judges predictions from files; give their path as predictions")
         if predictions is not None:
             return _judge_files(dataset, predictions, protocol, report)
+        if protocol == "interactive":
+            raise UsageError("protocol interactive: judges a method by its clicks; give the method, e.g. graph-cut")
         if protocol != "classification":
             raise UsageError(f"protocol {protocol}: judges predictions from files, not yet those of a model")
         predictor = _predictor(model, typed)
@@ -240,6 +248,22 @@ def _judge_files(dataset: Dataset, path: str | Path, protocol: str, report: Repo
     if not Path(path).exists():
         raise DataError("there is no such file or folder", file=path, remedy="check the path")
     return _report_of(dataset, protocol, judge_file(dataset, path, protocol, report=report))
+
+
+def _judge_method(
+    dataset: Dataset,
+    method: "str | PromptableMethod[Any]",
+    protocol: str,
+    report: Report,
+    progress: Callable[[int, int], None] | None,
+) -> EvaluationReport:
+    from otus.evaluation.clicking import judge_method
+    from otus.interactive.methods import make_method
+
+    if protocol != "interactive":
+        raise UsageError(f"protocol {protocol}: an interactive method is judged by the protocol interactive")
+    chosen = make_method(method) if isinstance(method, str) else method
+    return _report_of(dataset, protocol, judge_method(dataset, chosen, report=report, progress=progress))
 
 
 def _judge_classifier(

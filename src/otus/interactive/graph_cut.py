@@ -39,6 +39,7 @@ HARD = 10_000_000
 POINT_RADIUS = 0.012
 """Of the disc that a point marks, as a share of the longer side."""
 _SEED_WEIGHT = 10.0
+_LEAST_REACH, _REACH = 3.0, 0.25  # pixels, and share of the root of a mask's area
 _REFINED_PIXELS = 1
 _TILE, _TILE_MARGIN = 512, 32
 
@@ -152,7 +153,7 @@ class GraphCut:
         """Return a mask for each object that is marked.
 
         Without a seed of the background the image's border stands for it; where everything is marked, the marks are the
-        answer.
+        answer. A mask, that of the frame before of a video, marks what is well inside and what is well outside of it.
 
         Raises
         ------
@@ -161,18 +162,22 @@ class GraphCut:
         ShapeError
             As of :meth:`Prompt.seeds`.
         """
+        if prompt.text is not None or prompt.box_xyxy is not None:
+            raise UsageError(f"{self.name}: takes points, strokes, scribbles and a mask, no box and no text")
         seeds = prompt.seeds(embedding.size_hw, point_radius=POINT_RADIUS * max(embedding.size_hw))
+        if prompt.mask is not None:
+            from_mask = marks_of_mask(prompt.mask)
+            seeds = np.where(seeds == UNMARKED, from_mask, seeds)
         objects = np.unique(seeds[seeds > BACKGROUND])
         if not len(objects):
             raise UsageError(f"{self.name}: nothing is marked as object; give a point, stroke or scribble on it")
-        if prompt.text is not None or prompt.box_xyxy is not None:
-            raise UsageError(f"{self.name}: takes points, strokes, scribbles and a mask, no box and no text")
         numbers = np.array([BACKGROUND, *objects])
         marks = np.where(seeds == UNMARKED, UNMARKED, np.searchsorted(numbers, seeds))
-        labels, gains = self.label(embedding, reduced_marks(marks, embedding.factor), len(numbers))
+        grid_marks = reduced_marks(marks, embedding.factor)
+        labels, gains = self.label(embedding, grid_marks, len(numbers))
         masks, scores = [], []
         for number in range(1, len(numbers)):
-            mask = labels == number
+            mask = connected_to(labels == number, grid_marks == number)
             scores.append(confidence(mask, gains[number]))
             masks.append(refine(embedding, mask, gains[number], marks, number, smoothness=self.smoothness))
         return MaskCandidates(Masks.from_dense(apart(masks)), np.array(scores), objects.astype(np.int64))
@@ -236,6 +241,17 @@ def cut(
     return flow.solve(np.maximum(costs, 0), np.maximum(-costs, 0)).source_side
 
 
+def marks_of_mask(mask: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Return marks for the object of a mask that has moved a little: what lies farther from its border stays as it is."""
+    from scipy.ndimage import distance_transform_edt
+
+    reach = max(_LEAST_REACH, _REACH * math.sqrt(float(mask.sum())))
+    inside = distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1]
+    outside = distance_transform_edt(np.pad(~mask, 1, mode="edge"))[1:-1, 1:-1]
+    reach_in = min(reach, 0.5 * float(inside.max()))  # of a thin object its middle stays
+    return np.where(mask & (inside > reach_in), 1, np.where(~mask & (outside > reach), BACKGROUND, UNMARKED))
+
+
 def reduced_marks(marks: Int[np.ndarray, "h0 w0"], factor: int) -> Int[np.ndarray, "h w"]:
     """Return the marks on the pixels of a reduced image; of several in one pixel that of the highest label counts."""
     if factor == 1:
@@ -244,6 +260,17 @@ def reduced_marks(marks: Int[np.ndarray, "h0 w0"], factor: int) -> Int[np.ndarra
     rows, columns = np.nonzero(marks != UNMARKED)
     np.maximum.at(reduced, (rows // factor, columns // factor), marks[rows, columns])
     return reduced
+
+
+def connected_to(mask: Bool[np.ndarray, "h w"], seeds: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return the parts of a mask in which there is a seed: parts of a like colour elsewhere are other objects."""
+    from scipy.ndimage import label
+
+    parts, count = label(mask, np.ones((3, 3)))
+    keep = np.zeros(count + 1, dtype=bool)
+    keep[parts[seeds]] = True
+    keep[0] = False
+    return keep[parts]
 
 
 def confidence(mask: Bool[np.ndarray, "h w"], gain: Float[np.ndarray, "h w"]) -> float:

@@ -97,9 +97,9 @@ class InteractiveQuality:
         self._curves += other._curves
         return self
 
-    def compute(self) -> "InteractiveResult":
-        """Compute the figures of all objects so far."""
-        return InteractiveResult(np.concatenate(self._curves), self.targets)
+    def compute(self, *, seconds_per_click: float | None = None) -> "InteractiveResult":
+        """Compute the figures of all objects so far, with the time per click if it was measured."""
+        return InteractiveResult(np.concatenate(self._curves), self.targets, seconds_per_click)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +112,13 @@ class InteractiveResult:
         (N, C) IoU after each click.
     targets
         IoUs to reach.
+    seconds_per_click
+        Mean time from a click to its mask.
     """
 
     curves: Float[np.ndarray, "n c"]
     targets: tuple[float, ...]
+    seconds_per_click: float | None = None
     figures: Mapping[str, float] = field(init=False)
     """For each target NoC@85 (mean clicks) and NoF@85 (share of the objects that never got there), and IoU@1, IoU@2 …: the
     mean after so many clicks."""
@@ -129,6 +132,8 @@ class InteractiveResult:
             clicks, percent = clicks_until(self.curves, target), round(100 * target)
             figures[f"NoC@{percent}"] = _mean(np.minimum(clicks, most))
             figures[f"NoF@{percent}"] = _mean(clicks > most)
+        if self.seconds_per_click is not None:
+            figures["seconds_per_click"] = self.seconds_per_click
         figures |= {f"IoU@{i + 1}": _mean(self.curves[:, i]) for i in range(most)}
         object.__setattr__(self, "figures", figures)
 

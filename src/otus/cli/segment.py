@@ -1,0 +1,338 @@
+"""``otus segment``: masks of what is marked on an image, without a model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from otus.cli._common import emit_json, output_file, output_folder, track, verb
+from otus.cli._options import AsJson
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from otus.interactive.grab_cut import GrabCut
+    from otus.interactive.graph_cut import GraphCut
+    from otus.structures import MaskCandidates, Prompt
+
+
+@verb
+def segment(
+    source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of them.")],
+    point: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--point",
+            help="A point: X,Y,1 on the object, X,Y,0 on background. May be repeated.",
+            show_default="no points",
+        ),
+    ] = None,
+    points_for: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--points-for",
+            help="A point of one of several objects: NUMBER:X,Y. May be repeated.",
+            show_default="no points",
+        ),
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option("--box", help="A box around the object: X1,Y1,X2,Y2.", show_default="no box")
+    ] = None,
+    scribbles: Annotated[
+        Path | None,
+        typer.Option(
+            "--scribbles",
+            help="Label image (palette or grey PNG) of strokes: 0 unmarked, 255 background, else the object's number.",
+            show_default="no scribbles",
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask", help="Label image of a mask to start from: 0 background, else the object.", show_default="no mask"
+        ),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help='JSON file of prompts by image: {"a.jpg": {"points": [[250, 180, 1]]}}.',
+            show_default="no prompts",
+        ),
+    ] = None,
+    frames: Annotated[
+        bool,
+        typer.Option(
+            "--frames",
+            help="The folder holds the frames of a video: an image without a prompt is segmented from the mask before.",
+        ),
+    ] = False,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", help="Method: graph-cut or grabcut.", show_default="grabcut with a box, else graph-cut"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="File for the masks, of a folder the folder for them.",
+            show_default="IMAGE-mask.png, of a folder otus-masks, or none with --json",
+        ),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", help="Form of the masks: png, rle, coco or labelme.", show_default="png"),
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            "--overlay", help="Image to draw the masks on, of a folder the folder for them.", show_default="none"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment what points, strokes or a box mark; no model is needed."""
+    from otus.errors import UsageError, did_you_mean
+    from otus.interactive.answers import FORMS, read_prompts
+
+    marks = _prompt(point, points_for, box, scribbles, mask)
+    if format_ is not None and format_ not in FORMS:
+        raise UsageError(f"--format: expected one of {', '.join(FORMS)}, got {format_!r}{did_you_mean(format_, FORMS)}")
+    form = format_ or "png"
+    if source.is_dir():
+        if prompts is None and not frames:
+            raise UsageError(
+                "a folder needs --prompts, the marks of each image, or --frames and the marks of the first"
+            )
+        if marks is not None and not frames:
+            raise UsageError("marks are of one image; those of a folder stand in --prompts")
+        by_name = {} if prompts is None else read_prompts(prompts)
+        _segment_folder(
+            source, by_name, marks, frames=frames, method=method, out=out, form=form, overlay=overlay, as_json=as_json
+        )
+        return
+    if prompts is not None or frames:
+        raise UsageError("--prompts and --frames are for a folder")
+    if marks is None:
+        raise UsageError("nothing is marked: give --point, --points-for, --scribbles, --box or --mask")
+    if out is None and not as_json:
+        out = Path(f"{source.stem}-mask{FORMS[form]}")
+    if out is not None:
+        out = output_file(out, f"{source.stem}-mask{FORMS[form]}")
+    if overlay is not None:
+        overlay = output_file(overlay, f"{source.stem}-overlay.png")
+        if out == overlay:
+            raise UsageError(f"--out and --overlay: expected two files, got {out} twice")
+    for path in (out, overlay):
+        if path is not None and path.exists() and source.exists() and path.samefile(source):
+            raise UsageError(f"{path}: would replace the image itself")
+    from otus.data.images import read_image
+    from otus.interactive.answers import write_masks
+
+    image = read_image(source)
+    document, candidates = _answer(image, source.name, marks, _method(method, marks))
+    if out is not None:
+        write_masks(out, [document], form=form)
+    if overlay is not None:
+        _draw(image, candidates, overlay)
+    if as_json:
+        emit_json(document)
+        return
+    typer.echo(_line(str(source), document))
+    for path in (out, overlay):
+        if path is not None:
+            typer.echo(f"written to {path}")
+
+
+def _segment_folder(
+    source: Path,
+    by_name: "dict[str, Prompt]",
+    first: "Prompt | None",
+    *,
+    frames: bool,
+    method: str | None,
+    out: Path | None,
+    form: str,
+    overlay: Path | None,
+    as_json: bool,
+) -> None:
+    """Segment the images of a folder; what lies in the folder for the masks already is not done again."""
+    import msgspec
+
+    from otus.data.image_files import list_images
+    from otus.data.images import read_image
+    from otus.errors import DataError, UsageError
+    from otus.interactive.answers import FORMS, write_masks
+
+    out = output_folder(out or Path("otus-masks"), "the masks")
+    if overlay is not None:
+        output_folder(overlay, "the overlays", option="--overlay")
+        if overlay.resolve() in (out.resolve(), source.resolve()):
+            raise UsageError(f"--overlay: expected a folder for overlays alone, got {overlay}")
+    files = [path for path in list_images(source) if out not in path.parents]
+    names = [path.relative_to(source).as_posix() for path in files]
+    if strange := sorted(set(by_name) - set(names)):
+        raise UsageError(f"--prompts: {strange[0]!r} is not an image in {source}")
+    before: MaskCandidates | None = None
+    documents: list[dict[str, Any]] = []
+    errors: list[DataError] = []
+    skipped = 0
+
+    def turns() -> Iterator[tuple[Path, str]]:
+        for path, name in zip(files, names, strict=True):
+            if frames or name in by_name:
+                yield path, name
+
+    for path, name in track(turns(), "segmenting"):
+        prompt = by_name.get(name) or (first if frames and not documents else None)
+        kept = out / f"{name}.json"
+        try:
+            image = None
+            if kept.exists():
+                skipped += 1
+                document = msgspec.json.decode(kept.read_bytes())
+                before = _candidates(document)
+            else:
+                image = read_image(path)
+                prompt = prompt or _next_frame(before, name)
+                document, before = _answer(image, name, prompt, _method(method, prompt))
+                if form == "png":
+                    write_masks(out / f"{name}.png", [document], form=form)
+                elif form == "labelme":
+                    write_masks(out / f"{name}.labelme.json", [document], form=form)
+                if overlay is not None:
+                    _draw(image, before, overlay / f"{name}.png")
+                write_masks(kept, [document], form="rle")
+        except (DataError, UsageError, ValueError) as error:
+            errors.append(
+                error if isinstance(error, DataError) else DataError(str(error), file=path, kind="bad_prompt")
+            )
+            typer.echo(f"otus: skipped: {errors[-1]}", err=True)
+            continue
+        documents.append(document)
+        if not as_json:
+            typer.echo(_line(name, document))
+    if form == "coco" and documents:
+        write_masks(out / f"annotations{FORMS[form]}", documents, form=form)
+    if as_json:
+        emit_json({"images": documents})
+    else:
+        typer.echo(f"{len(documents)} images in {out}" + (f", {skipped} of them from before" if skipped else ""))
+    if errors:
+        raise typer.Exit(1)
+
+
+def _next_frame(before: "MaskCandidates | None", name: str) -> "Prompt":
+    from otus.errors import DataError
+    from otus.structures import Prompt
+
+    if before is None:
+        remedy = "give --point or --box, or its prompt in --prompts"
+        raise DataError("nothing is marked on the first frame", file=name, remedy=remedy, kind="bad_prompt")
+    return Prompt(mask=before.best(int(before.objects[0])))
+
+
+def _candidates(document: dict[str, Any]) -> "MaskCandidates":
+    """What a document says."""
+    import numpy as np
+
+    from otus.structures import MaskCandidates, Masks
+
+    records = document["candidates"]
+    masks = Masks.from_rle([one["segmentation"]["counts"] for one in records], (document["height"], document["width"]))
+    return MaskCandidates(
+        masks, np.array([one["score"] for one in records]), np.array([one["object"] for one in records])
+    )
+
+
+def _prompt(
+    point: list[str] | None, points_for: list[str] | None, box: str | None, scribbles: Path | None, mask: Path | None
+) -> "Prompt | None":
+    """What the options mark, None where they mark nothing."""
+    if not any((point, points_for, box, scribbles, mask)):
+        return None
+    import numpy as np
+
+    from otus.data.images import read_label_image
+    from otus.errors import UsageError
+    from otus.structures import Prompt
+    from otus.structures.prompt import BACKGROUND, UNMARKED
+
+    if points_for and any(text.split(",")[-1] not in ("0", "1") for text in point or ()):
+        raise UsageError("--point beside --points-for: expected X,Y,0 or X,Y,1")
+    points = [_numbers("--point", "X,Y,0 or X,Y,1", text, 3) for text in point or ()]
+    for text in points_for or ():
+        number, colon, place = text.partition(":")
+        wanted = "NUMBER:X,Y, numbers from 1 on"
+        if not colon or not number.strip().isdecimal() or int(number) < 1:
+            raise UsageError(f"--points-for: expected {wanted}, got {text!r}")
+        points.append([*_numbers("--points-for", wanted, place, 2), int(number)])
+    if any(label != int(label) for *_, label in points):
+        raise UsageError("--point: expected X,Y,0 or X,Y,1, the label a whole number")
+    marked = None
+    if scribbles is not None:
+        values = read_label_image(scribbles).astype(np.int16)
+        marked = np.where(values == 0, UNMARKED, np.where(values == 255, BACKGROUND, values))
+    return Prompt(
+        points_xy=[one[:2] for one in points],
+        point_labels=[int(one[2]) for one in points],
+        scribbles=marked,
+        box_xyxy=None if box is None else _numbers("--box", "X1,Y1,X2,Y2", box, 4),
+        mask=None if mask is None else read_label_image(mask) > 0,
+    )
+
+
+def _numbers(option: str, wanted: str, text: str, count: int) -> list[float]:
+    from otus.errors import UsageError
+
+    try:
+        values = [float(one) for one in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        raise UsageError(f"{option}: expected {wanted}, got {text!r}")
+    return values
+
+
+def _method(name: str | None, prompt: "Prompt") -> "GraphCut | GrabCut":
+    from otus.interactive.methods import make_method
+
+    return make_method(name or ("graph-cut" if prompt.box_xyxy is None else "grabcut"))
+
+
+def _answer(
+    image: "np.ndarray", name: str, prompt: "Prompt", method: "GraphCut | GrabCut"
+) -> "tuple[dict[str, Any], MaskCandidates]":
+    """The document of one image, and its masks."""
+    import time
+
+    from otus.interactive.answers import candidate_records
+
+    start = time.perf_counter()
+    embedding = method.embed(image)
+    embedded = time.perf_counter()
+    candidates = method.segment(embedding, prompt)
+    seconds = {"embed": embedded - start, "segment": time.perf_counter() - embedded}
+    head = {"file": name, "width": image.shape[1], "height": image.shape[0], "method": method.name, "seconds": seconds}
+    return head | {"candidates": candidate_records(candidates)}, candidates
+
+
+def _draw(image: "np.ndarray", candidates: "MaskCandidates", out: Path) -> None:
+    from otus.data.image_writing import write_image
+    from otus.interactive.answers import as_instances
+    from otus.visualization.drawing import overlay
+
+    write_image(out, overlay(image, as_instances(candidates)))
+
+
+def _line(name: str, document: dict[str, Any]) -> str:
+    """Return ``a.jpg 640x480: object 1 41,210 pixels, score 0.87 (graph-cut, 62 ms)``."""
+    parts = [
+        f"object {one['object']} {one['area']:,} pixels, score {one['score']:.2f}" for one in document["candidates"]
+    ]
+    milliseconds = 1000 * sum(document["seconds"].values())
+    method = f"{document['method']}, {milliseconds:.0f} ms"
+    return f"{name} {document['width']}x{document['height']}: {'; '.join(parts)} ({method})"

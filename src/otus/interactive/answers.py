@@ -1,0 +1,144 @@
+"""Masks of prompts as documents and files: what ``otus segment`` answers.
+
+A document is the one of ``otus segment --json``, of one image; files are label images, COCO's and LabelMe's.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from jaxtyping import UInt8
+
+from otus._files import staged_file
+from otus.data.dataset import Dataset, Images
+from otus.data.formats import coco, labelme
+from otus.data.formats.text_files import read_json_bytes
+from otus.data.image_writing import write_label_image
+from otus.errors import DataError
+from otus.structures import Categories, Instances, MaskCandidates, Masks, Objects, Prompt, Segmentations
+from otus.visualization.palette import category_colours
+
+FORMS = {"png": ".png", "rle": ".json", "coco": ".json", "labelme": ".json"}
+"""Forms of files with masks, and their suffixes."""
+
+
+def read_prompts(path: str | Path) -> dict[str, Prompt]:
+    """Return the prompts of a JSON file by the name of their image: ``{"a.jpg": {"points": [[250, 180, 1]]}, …}``.
+
+    Raises
+    ------
+    DataError
+        The file, or a prompt in it, cannot be read; the message names it.
+    """
+    content = read_json_bytes(Path(path))
+    try:
+        document = msgspec.json.decode(content)
+    except msgspec.DecodeError as error:
+        raise DataError(f"is not JSON: {error}", file=path, remedy="write it again", kind="broken_json") from None
+    if not isinstance(document, dict) or not document:
+        raise DataError(
+            "expected an object of prompts by image",
+            file=path,
+            remedy='write {"a.jpg": {"points": [[250, 180, 1]]}}',
+            kind="bad_prompt",
+        )
+    return {name: Prompt.from_json(one, where=f"{path}: {name}") for name, one in document.items()}
+
+
+def candidate_records(candidates: MaskCandidates) -> list[dict[str, Any]]:
+    """Return one record a mask, as ``otus segment --json`` has them."""
+    records = []
+    masks = candidates.masks
+    columns = zip(candidates.objects.tolist(), candidates.scores.tolist(), masks.area().tolist(), strict=True)
+    for (number, score, area), box, rle in zip(columns, masks.boxes_xyxy().tolist(), masks.rle(), strict=True):
+        x1, y1, x2, y2 = box
+        segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}  # type: ignore[attr-defined]
+        bbox = [x1, y1, x2 - x1, y2 - y1]
+        records.append(
+            {"object": number, "score": score, "area": int(area), "bbox": bbox, "segmentation": segmentation}
+        )
+    return records
+
+
+def as_instances(candidates: MaskCandidates) -> Instances:
+    """Return the masks as objects to be drawn, of categories ``object 1``, ``object 2`` …"""
+    numbers = sorted(set(candidates.objects.tolist()))
+    categories = Categories(tuple(f"object {number}" for number in numbers))
+    return Instances(
+        size_hw=candidates.masks.size_hw,
+        boxes_xyxy=candidates.masks.boxes_xyxy(),
+        labels=np.searchsorted(numbers, candidates.objects).astype(np.int64),
+        scores=candidates.scores,
+        masks=candidates.masks,
+        categories=categories,
+    )
+
+
+def as_dataset(documents: Sequence[Mapping[str, Any]], root: Path) -> Dataset:
+    """Return what documents say as a data set: an object for each mask, of the category ``object 1``, ``object 2`` …"""
+    rows = list(_rows(documents))
+    numbers = sorted({record["object"] for _, record in rows})
+    boxes = np.array([record["bbox"] for _, record in rows], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    names = tuple(Path(one["file"]).as_posix() for one in documents)
+    sizes = np.array([[one["height"], one["width"]] for one in documents])
+    objects = Objects(
+        image_index=np.array([index for index, _ in rows], dtype=np.int64),
+        labels=np.searchsorted(numbers, [record["object"] for _, record in rows]).astype(np.int64),
+        boxes_xyxy=boxes,
+        ids=np.arange(1, len(rows) + 1),
+        areas=np.array([record["area"] for _, record in rows], dtype=np.float64),
+        is_crowd=np.zeros(len(rows), dtype=bool),
+        segmentations=Segmentations.build(record["segmentation"]["counts"].encode("ascii") for _, record in rows),
+        scores=np.array([record["score"] for _, record in rows]),
+    )
+    images = Images(root, names, sizes, tuple(range(1, len(names) + 1)))
+    categories = Categories(tuple(f"object {number}" for number in numbers))
+    return Dataset(source=root, format="coco", split=None, images=images, categories=categories, objects=objects)
+
+
+def _rows(documents: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for index, document in enumerate(documents):
+        for record in document["candidates"]:
+            if record["area"]:
+                yield index, record
+
+
+def write_masks(path: Path, documents: Sequence[Mapping[str, Any]], *, form: str) -> None:
+    """Write the masks of documents in one of :data:`FORMS`; a file appears when it is complete.
+
+    Parameters
+    ----------
+    path
+        The file; the label image and LabelMe's file are those of one document.
+    form
+        ``png``, a label image; ``rle``, the documents themselves; ``coco``; ``labelme``.
+    """
+    if form == "png":
+        (document,) = documents
+        labels = _labels_of(document)
+        palette = np.concatenate([np.zeros((1, 3), np.uint8), category_colours(int(labels.max(initial=1)))])
+        write_label_image(path, labels, palette=palette)
+    elif form == "coco":
+        coco.write_json(as_dataset(documents, path.parent), path)
+    elif form == "labelme":
+        with tempfile.TemporaryDirectory() as folder, staged_file(path) as stage:
+            labelme.write(as_dataset(documents, path.parent), Path(folder) / "one", images="none")
+            (written,) = Path(folder).rglob("*.json")
+            stage.write_bytes(written.read_bytes())
+    else:
+        with staged_file(path) as stage:
+            stage.write_bytes(msgspec.json.encode(documents[0] if len(documents) == 1 else documents))
+
+
+def _labels_of(document: Mapping[str, Any]) -> UInt8[np.ndarray, "h w"]:
+    """The number of the object of each pixel, 0 for background."""
+    labels = np.zeros((document["height"], document["width"]), np.uint8)
+    records = document["candidates"]
+    masks = Masks.from_rle([one["segmentation"]["counts"] for one in records], labels.shape)
+    for record, mask in zip(records, masks, strict=True):
+        labels[mask & (labels == 0)] = record["object"]
+    return labels
