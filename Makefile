@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install test test-avx2 test-slow lint package demo bench clean
+.PHONY: install test test-avx2 test-slow lint docs package demo bench clean
 
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 WITH_CUDA := plain pip, which brings PyTorch with CUDA
@@ -24,7 +24,7 @@ endef
 	@echo "installing into .venv, once: some minutes, most of them without a word; 2 GB of disk, 7 GB with CUDA"
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(call cpu_torch,.venv)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,bench,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,docs,bench,train]'
 	touch $@
 
 install: .venv/installed
@@ -48,6 +48,10 @@ lint: .venv/installed
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
+# The site, every warning an error: dead links within it and names that are not there, too. Open docs/_build/index.html.
+docs: .venv/installed
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --jobs auto --quiet docs docs/_build
+
 # A wheel made from the sdist, in an empty environment, imported with every warning an error.
 package: .venv/installed
 	rm -rf dist .venv-package
@@ -66,4 +70,4 @@ bench: .venv/installed
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf .venv .venv-package dist demo-out
+	rm -rf .venv .venv-package dist demo-out docs/_build docs/generated

@@ -58,7 +58,7 @@ class GridFlow:
     Parameters
     ----------
     capacities
-        (K, *size) capacities of the arcs from each pixel in each direction of :func:`neighbor_steps`; or (K / 2, *size) of
+        ``(K, *size)`` capacities of the arcs from each pixel in each direction of :func:`neighbor_steps`; or ``(K / 2, *size)`` of
         the first half of the directions, where the opposite arcs have the same. What leads out of the grid is not used.
         int32, int64, float32 and float64 are computed in as they are, other integers in int64, other floats in float64.
     neighbors

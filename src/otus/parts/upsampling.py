@@ -7,17 +7,17 @@ to the image's own size. Each way down leaves a :class:`Pooled`, and each way up
 wires pairs without knowing of which kind they are: the size to come back to is known to the pixel (odd sizes too), and max
 unpooling finds the places of the maxima there.
 
-=====================  ==================================================  ==========
-way up                 a fine pixel is                                     learns
-=====================  ==================================================  ==========
-bed of nails           the coarse pixel at its block's corner, else 0      no
-nearest                the coarse pixel whose block it lies in             no
-bilinear               the mean of 4 coarse pixels, by distance            no
-bicubic                the weighted sum of 16, by Keys' cubic              no
-max unpooling          the coarse pixel where the maximum was, else 0      no
-transposed convolution the sum of the kernels, weighted by coarse pixels,  yes
-                       that overlap there
-=====================  ==================================================  ==========
+======================  ==================================================  ==========
+way up                  a fine pixel is                                     learns
+======================  ==================================================  ==========
+bed of nails            the coarse pixel at its block's corner, else 0      no
+nearest                 the coarse pixel whose block it lies in             no
+bilinear                the mean of 4 coarse pixels, by distance            no
+bicubic                 the weighted sum of 16, by Keys' cubic              no
+max unpooling           the coarse pixel where the maximum was, else 0      no
+transposed convolution  the sum of the kernels, weighted by coarse pixels,  yes
+                        that overlap there
+======================  ==================================================  ==========
 
 References
 ----------

@@ -83,6 +83,7 @@ def from_supervision(
         raise ShapeError("detections: expected class_id or data['class_name'], got neither; set one of them")
     else:
         labels = []
+    points, point_scores = (None, None) if keypoints is None else _keypoints(keypoints, count)
     corners = data.pop(_CORNERS, None)
     columns = {name: np.asarray(column) for name, column in data.items()}
     if detections.tracker_id is not None:
@@ -96,7 +97,8 @@ def from_supervision(
         masks=None if detections.mask is None else Masks.from_dense(np.asarray(detections.mask)),
         oriented_boxes_xywhr=None if corners is None else oriented.from_corners(np.asarray(corners)),
         columns=columns,
-        **({} if keypoints is None else _keypoints(keypoints, count)),
+        keypoints=points,
+        keypoint_scores=point_scores,
     )
 
 
@@ -125,7 +127,7 @@ def to_supervision_keypoints(instances: Instances) -> "KeyPoints":
     )
 
 
-def _keypoints(keypoints: "KeyPoints", count: int) -> dict[str, np.ndarray | None]:
+def _keypoints(keypoints: "KeyPoints", count: int) -> tuple[np.ndarray, np.ndarray | None]:
     if len(keypoints) != count:
         raise ShapeError(f"keypoints: expected those of {count} objects, as detections has, got {len(keypoints)}")
     visibility = keypoints.data.get(_VISIBILITY)
@@ -133,7 +135,7 @@ def _keypoints(keypoints: "KeyPoints", count: int) -> dict[str, np.ndarray | Non
         seen = keypoints.visible if keypoints.visible is not None else (keypoints.xy != 0).any(axis=-1)
         visibility = np.where(seen, 2, 0)
     points = np.concatenate([keypoints.xy, np.asarray(visibility)[..., None]], axis=-1)
-    return {"keypoints": points, "keypoint_scores": keypoints.keypoint_confidence}
+    return points, keypoints.keypoint_confidence
 
 
 def _category_names(instances: Instances) -> dict[str, np.ndarray]:

@@ -43,11 +43,11 @@ class ColumnBuilder:
 
     @property
     def values(self) -> np.ndarray:
-        """View of the rows so far, (N, *tail); release it before appending more."""
+        """View of the rows so far, ``(N, *tail)``; release it before appending more."""
         return self._values[: self._used].reshape(-1, *self.tail)
 
     def finish(self) -> np.ndarray:
-        """Return the rows (N, *tail) and end the building."""
+        """Return the rows ``(N, *tail)`` and end the building."""
         values, self._values = self._values, np.empty(0)
         values.resize(self._used, refcheck=False)
         return values.reshape(-1, *self.tail)
