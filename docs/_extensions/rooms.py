@@ -89,7 +89,7 @@ def _title(room: str) -> str:
 
 def _chapter(room: str, modules: list[str]) -> list[str]:
     """The room's docstring, then its modules with what each is about."""
-    lines = heading(_title(room))
+    lines = [*heading(_title(room)), f".. py:currentmodule:: otus.{room}", ""]
     lines += [inspect.getdoc(importlib.import_module(f"otus.{room}")) or "", ""]
     if modules:
         lines += [".. list-table::", "   :widths: 30 70", ""]

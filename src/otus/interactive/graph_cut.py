@@ -4,8 +4,8 @@ Shape shorthand: H x W the image as it is worked on, L labels (background and th
 
 Paper: "Interactive Graph Cuts for Optimal Boundary & Region Segmentation of Objects in N-D Images" (Boykov and Jolly, ICCV
 2001): seeds are hard, regions are told apart by histograms of the seeds' colours (section 2.4), edges cost
-lambda exp(-beta |difference in colour|^2) / distance. beta is that of "GrabCut" (Rother, Kolmogorov and Blake, SIGGRAPH 2004),
-equation 5. Going on from the flow of the cut before: :class:`~otus.interactive.max_flow.GridFlow`.
+``lambda exp(-beta |difference in colour|^2) / distance``. beta is that of "GrabCut" (Rother, Kolmogorov and Blake, SIGGRAPH
+2004), equation 5. Going on from the flow of the cut before: :class:`~otus.interactive.max_flow.GridFlow`.
 Departures, each measured by ``benchmarks/interactive.py``: with a few clicks the colours of the seeds say little, so (1) a
 location term compares the geodesic distances to the seeds of both sides, "Geodesic Graph Cut for Interactive Image
 Segmentation" (Price, Morse and Cohen, CVPR 2010), equation 6; (2) colour models are fitted to the nearer side's pixels, then
