@@ -97,14 +97,14 @@ class TinyDetector(nn.Module):
 def write_scenes(folder: Path, count: int, *, seed: int = 0) -> Dataset:
     """Made-up scenes as a data set of files."""
     files, outlines = [], []
-    objects: dict[str, list[Any]] = {"image": [], "labels": [], "boxes_xyxy": []}
+    objects: dict[str, list[Any]] = {"image_index": [], "labels": [], "boxes_xyxy": []}
     sizes = [(48, 64) if i % 3 else (64, 48) for i in range(count)]
     for i, size_hw in enumerate(sizes):
         sample = Scenes(count, size_hw=size_hw, seed=seed, max_objects=3)[i]
         files.append(f"{i:03d}.png")
         write_image(folder / files[-1], sample.image)
         outlines += [outline["counts"] for outline in sample.instances.masks.rle()]
-        objects["image"] += [i] * len(sample.instances)
+        objects["image_index"] += [i] * len(sample.instances)
         objects["labels"] += sample.instances.labels.tolist()
         objects["boxes_xyxy"] += sample.instances.boxes_xyxy.tolist()
     return Dataset(

@@ -221,7 +221,7 @@ def test_an_answer_that_cannot_be_written(photos, monkeypatch, capfd):
         with pytest.raises(SystemExit) as caught:
             app(["predict", str(photos), "--json"])
     assert caught.value.code == 1
-    assert "the answer cannot be written, No space left on device" in capfd.readouterr().err
+    assert "the output cannot be written, No space left on device" in capfd.readouterr().err
 
 
 def test_ctrl_c_closes_all_files_with_what_is_done(photos, tmp_path, monkeypatch):
