@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_use_type_comments = False
+autosummary_generate = False  # numpydoc brings it in; the extension rooms writes the pages
 numpydoc_show_class_members = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import types
+from pathlib import Path
 from types import ModuleType
 
 from pages import heading, write_page
@@ -127,6 +128,9 @@ def _exports() -> list[str]:
 
 def _write(app: Sphinx) -> None:
     rooms = _find_rooms()
+    for page in Path(app.srcdir, "generated").glob("*/*.rst"):
+        if page.stem not in {"index", "otus", *rooms}:
+            page.unlink()  # of a room that is no more
     toctree = [".. toctree::", "   :maxdepth: 1", ""]
     chapters = [room for room in rooms if room]
     for room in chapters:
