@@ -9,11 +9,13 @@ What is marked is a :class:`~otus.structures.prompt.Prompt`; every method answer
 3. :mod:`~otus.interactive.multi_object`: several objects at once, by alpha-expansion;
 4. :mod:`~otus.interactive.grab_cut`: a mask from a box.
 
-| marked | method |
-|---|---|
-| points or strokes on one object, on background too or not | GraphCut |
-| points or strokes on each of N objects | GraphCut by alpha-expansion |
-| a box, with or without strokes | GrabCut |
+=========================================================  ===========================
+marked                                                     method
+=========================================================  ===========================
+points or strokes on one object, on background too or not  GraphCut
+points or strokes on each of N objects                     GraphCut by alpha-expansion
+a box, with or without strokes                             GrabCut
+=========================================================  ===========================
 
 Simulated clicks, by which these and the learned methods are judged, are in :mod:`otus.metrics.clicks`.
 """
