@@ -20,7 +20,7 @@ from torchvision.transforms.functional import hflip
 import otus
 from otus.data.dataset import Dataset
 from otus.evaluation.evaluate import evaluate_predictions
-from otus.evaluation.on_dataset import as_objects
+from otus.evaluation.results import as_objects
 from otus.structures import Instances
 
 

@@ -6,7 +6,7 @@ from otus.data.conversion import convert
 from otus.data.open import open_dataset
 from otus.data.scenes.files import write_scenes
 from otus.errors import OtusError, did_you_mean
-from otus.evaluation.protocols import check_protocol
+from otus.evaluation.protocols import protocol_of
 from otus.metrics.detection.rules import parse_rules
 from otus.proposals.methods import make_proposer
 from otus.structures import Categories
@@ -33,7 +33,7 @@ WRONG = {
     "coco_v1": lambda scenes: read_weights("coco_v2", model="mask_rcnn_resnet50_fpn"),
     "voc07": lambda scenes: parse_rules("voc7"),
     "max_dets": lambda scenes: parse_rules("coco:max_det=10"),
-    "boundary": lambda scenes: check_protocol(open_dataset(scenes, split="val"), "bundary", kinds=None, max_dets=None),
+    "boundary": lambda scenes: protocol_of("bundary"),
     "coco": lambda scenes: open_dataset(scenes, format="coc"),
     "yolo": lambda scenes: convert(scenes, scenes / "new", to="yollo"),
     "val": lambda scenes: open_dataset(scenes, split="vall"),

@@ -22,7 +22,9 @@ from otus.data.scenes.generator import THING_CATEGORIES, Scenes
 from otus.data.tensors import TensorSample
 from otus.data.transforms.augmentation import ColorJitter, Compose, HorizontalFlip
 from otus.parts.batching import make_batch
+from otus.parts.inference_mode import Stopwatch
 from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem, Stages
 from otus.structures import Categories, Instances, Objects, Segmentations
 from otus.training.devices import start_fabric
 from otus.training.loop import TrainResult, fit
@@ -37,7 +39,7 @@ PREPROCESS = Preprocess(shorter_side=32, longer_side=64)
 AUGMENT = Compose([HorizontalFlip(), ColorJitter()])
 
 
-class TinyDetector(nn.Module):
+class TinyDetector(BaseSystem):
     """One box and one category an image, from pooled features; has a batch norm, dropout and a sampler, as real ones do."""
 
     postprocess = None
@@ -82,6 +84,13 @@ class TinyDetector(nn.Module):
         answers = self.head(features)
         self.train(was_training)
         return [self._found(answer, size_hw) for answer, size_hw in zip(answers, sizes, strict=True)]
+
+    def stages(self, samples: Sequence[TensorSample], *, postprocess: None = None) -> Stages:
+        watch = Stopwatch(self.device)
+        with watch.time("network"):
+            self.predict(samples)
+        batch = make_batch(samples, size_divisor=8, device=self.device)
+        return Stages(batch=batch, features=[], milliseconds=watch.milliseconds)
 
     def _found(self, answer: Tensor, size_hw: tuple[int, int]) -> Instances:
         """Boxes all over the image, some of them right by chance; scores and labels depend on the weights."""

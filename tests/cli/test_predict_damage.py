@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
 from typer.testing import CliRunner, Result
 
 import otus.inference.loading
@@ -20,12 +19,13 @@ from otus.data.video import Video, VideoWriter
 from otus.inference.predictor import Predictor
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem
 from otus.structures import Categories, Instances
 
 OWLS = Categories(("owl",))
 
 
-class OneOwl(nn.Module):
+class OneOwl(BaseSystem):
     """Says that there is an owl in the top left quarter of every image."""
 
     categories = OWLS

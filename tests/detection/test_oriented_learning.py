@@ -10,7 +10,9 @@ from otus.data.scenes.files import write_scenes
 from otus.data.tensors import to_tensors
 from otus.detection.single_stage.oriented_fcos import oriented_fcos_efficientnet_lite0_fpn
 from otus.evaluation.evaluate import evaluate_predictions
-from otus.evaluation.on_dataset import as_objects, predict_dataset
+from otus.evaluation.on_dataset import predict_dataset
+from otus.evaluation.results import as_objects
+from otus.inference.pipeline import Pipeline
 from otus.parts.backbones import Freezing, efficientnet_lite0_backbone, imagenet_efficientnet_lite0
 from otus.parts.preprocess import Preprocess
 from otus.structures import Objects
@@ -34,7 +36,7 @@ def learned(dataset: Dataset, *, side: int, steps: int) -> Objects:
         nn.utils.clip_grad_norm_(system.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-    return as_objects(predict_dataset(system, dataset, preprocess=preprocess), categories=dataset.categories)
+    return as_objects(predict_dataset(Pipeline(system, preprocess), dataset), categories=dataset.categories)
 
 
 @pytest.mark.slow

@@ -295,53 +295,56 @@ def test_classification_and_what_was_not_answered(tmp_path):
 
 
 def test_a_classifier_is_judged_by_what_it_says(tmp_path):
-    from otus.inference.prediction import Prediction
-    from otus.structures import Classification, Instances
+    from otus.inference.predictor import Predictor
+    from otus.parts.preprocess import Preprocess
+    from otus.parts.system import BaseSystem
+    from otus.parts.tasks import CLASSIFICATION
+    from otus.structures import Classification
 
-    class Guesses:
-        """A predictor that says owl of bright images and nothing of mice, which it does not know."""
+    class Guesses(BaseSystem):
+        """Says owl of bright images and nothing of mice, which it does not know."""
 
-        name, categories, training = "guesses", Categories(("cat", "owl")), {}
+        categories, task = Categories(("cat", "owl")), CLASSIFICATION
 
-        def stream(self, paths):
-            for path in paths:
-                image = np.array(Image.open(path))
-                scores = np.array([0.4, 0.6] if image.mean() > 100 else [0.7, 0.3])
-                yield Prediction(
-                    str(path),
-                    image,
-                    Instances.empty((8, 8)),
-                    {},
-                    classification=Classification(scores, self.categories),
-                )
+        def predict(self, samples, *, postprocess=None):
+            bright = [sample["image"].mean() * 255 > 100 for sample in samples]
+            return [Classification(np.array([0.4, 0.6] if one else [0.7, 0.3]), self.categories) for one in bright]
+
+    plain = Preprocess(mean=(0.0,) * 3, std=(1.0,) * 3)
+    guesses = Predictor(Guesses(), preprocess=plain, name="guesses", device="cpu")
 
     for name, brightness in (("owl", 200), ("cat", 20), ("mouse", 20)):
         (tmp_path / name).mkdir()
         Image.new("RGB", (8, 8), (brightness,) * 3).save(tmp_path / name / "1.png")
-    report = otus.evaluate(tmp_path, model=Guesses())  # the only protocol that such a data set has labels for
+    report = otus.evaluate(tmp_path, model=guesses)  # the only protocol that such a data set has labels for
     assert report.protocol == "classification"
     assert report.unknown_categories == ("mouse",)
     figures = report.results["classification"].per_category
     assert {name: one["top1"] for name, one in figures.items()} == {"cat": 1, "mouse": 0, "owl": 1}
 
 
-def test_a_classifier_says_nothing_of_objects(monkeypatch):
-    from otus.evaluation.on_dataset import predict_dataset
+def test_a_classifier_says_nothing_of_objects():
+    from otus.inference.predictor import Predictor
     from otus.parts.preprocess import Preprocess
-    from otus.structures import Classification
+    from otus.parts.system import BaseSystem
+    from otus.parts.tasks import CLASSIFICATION
 
-    class Guesses:
-        categories = Categories(("owl", "mouse"))
-        postprocess = None
+    class Guesses(BaseSystem):
+        categories, task = Categories(("owl", "mouse")), CLASSIFICATION
 
-        def predict(self, samples, *, postprocess=None):
-            return [Classification(np.array([0.4, 0.6]), self.categories) for _ in samples]
-
-    dataset = a_dataset()
-    image = np.zeros((20, 20, 3), np.uint8)
-    monkeypatch.setattr(type(dataset), "image", lambda self, index, target_size=None: image)
+    guesses = Predictor(Guesses(), preprocess=Preprocess(), name="guesses", device="cpu")
     with pytest.raises(UsageError, match="not where objects are"):
-        predict_dataset(Guesses(), dataset, preprocess=Preprocess())
+        otus.evaluate(a_dataset(), model=guesses)
+
+
+def test_the_documentation_lists_every_protocol_as_its_record_says():
+    text = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    listed = {row[0].strip("`"): row[1:4] for row in rows}
+    for name, protocol in PROTOCOLS.items():
+        assert listed[name] == [protocol.labels.what, protocol.predictions, protocol.figures]
 
 
 def test_without_a_protocol_the_first_that_the_data_has_labels_for(shared_data):

@@ -16,6 +16,7 @@ from otus.data.images import read_image
 from otus.errors import MissingExtraError, UsageError
 from otus.experiments import compare as comparison
 from otus.experiments.compare import Contender, compare, time_prediction
+from otus.parts.tasks import DETECTION, INSTANCE
 from otus.reports.comparison import Comparison, Row, distinct_labels
 from otus.structures import Categories
 from otus.training.imagenet import imagenet_start
@@ -31,7 +32,7 @@ QUICK = TrainSettings(epochs=1, batch_size=4, device="cpu", workers=1)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tiny", "other"):
-        monkeypatch.setitem(MODELS, name, ModelEntry(TinyDetector, "detection", "none", PREPROCESS))
+        monkeypatch.setitem(MODELS, name, ModelEntry(TinyDetector, DETECTION, "none", PREPROCESS))
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
     options = {"out": tmp_path, "settings": QUICK}
     with pytest.raises(UsageError, match="tiny has no trained weights"):
         compare(["tiny"], data / "val", **options)
-    with pytest.raises(UsageError, match="answers classification and finds no boxes"):
+    with pytest.raises(UsageError, match="has no images with objects or categories to judge by"):
         compare(["classifier_vgg16"], data / "val", **options)
     with pytest.raises(UsageError, match="there is no file nowhere"):
         Contender.parse("tiny=nowhere")
@@ -163,7 +164,7 @@ def test_what_cannot_be_compared(data: Path, tmp_path: Path) -> None:
 
 def test_seconds_are_split_as_the_record_of_the_pass_says(data: Path) -> None:
     class Slow(TinyDetector):
-        def stages(self, samples):
+        def stages(self, samples, *, postprocess=None):
             seen.append(samples[0]["key"])
             parts = {"batch": 1.0, "maps": 20.0, "proposals": 300.0, "regions": 4000.0, "postprocess": 50000.0}
             return type("Record", (), {"milliseconds": parts})
@@ -207,7 +208,7 @@ def test_without_the_weights_of_imagenet_a_comparison_says_so(
 def test_without_masks_a_model_is_compared_without_its_mask_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(MODELS, "masks", ModelEntry(TinyDetector, "instance", "none", PREPROCESS, boxes_only="tiny"))
+    monkeypatch.setitem(MODELS, "masks", ModelEntry(TinyDetector, INSTANCE, "none", PREPROCESS, boxes_only="tiny"))
     made = write_scenes(tmp_path / "made", 6)
     assert made.objects is not None
     coco.write(replace(made, objects=replace(made.objects, segmentations=None)), tmp_path / "data", images="copy")
@@ -233,9 +234,17 @@ def test_checkpoints_of_one_model_are_told_apart_and_masks_are_judged(data: Path
     with pytest.raises(UsageError, match="these are weights of tiny, expected weights of other"):
         Contender.parse(f"other={runs[0].last}")
     rows = [
-        Row("mask", "m.safetensors", None, 0.5, 0.7, dict.fromkeys(("proposals", "network", "after"), 0.1), 9, None)
+        Row(
+            "mask",
+            "m.safetensors",
+            None,
+            {"AP": 0.5, "AP50": 0.7},
+            dict.fromkeys(("proposals", "network", "after"), 0.1),
+            9,
+            None,
+        )
     ]
-    rows.append(replace(rows[0], weights="n.safetensors", AP_masks=0.25))
+    rows.append(replace(rows[0], weights="n.safetensors", figures={**rows[0].figures, "AP_masks": 0.25}))
     table = Comparison("data", ["a.png"], distinct_labels(rows), tmp_path, {}).table()
     assert [row["mask AP"] for row in table] == ["", "0.250"]
     assert [row["model"] for row in table] == ["mask, m.safetensors", "mask, n.safetensors"]

@@ -22,6 +22,7 @@ from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.parts.tasks import DETECTION
 from otus.proposals.proposers import PrecomputedProposals
 from otus.zoo.models import MODELS, ModelEntry
 
@@ -67,7 +68,7 @@ BUILDERS = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, builder in BUILDERS.items():
-        entry = ModelEntry(builder, "detection", "none", Preprocess(shorter_side=64, longer_side=64))
+        entry = ModelEntry(builder, DETECTION, "none", Preprocess(shorter_side=64, longer_side=64))
         monkeypatch.setitem(MODELS, f"{name}_efficientnet_lite0", entry)
 
 

@@ -24,6 +24,7 @@ from otus.parts.inference_mode import inference_mode
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.parts.tasks import CLASSIFICATION, DETECTION
 from otus.proposals.cache import ProposedDataset
 from otus.proposals.proposers import PrecomputedProposals, with_proposals
 from otus.proposals.selective_search import SelectiveSearch
@@ -59,8 +60,8 @@ def tiny_classifier(categories: Categories, *, side: int = 24) -> ImageClassifie
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTUS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(MODELS, "tiny_fast_rcnn", ModelEntry(tiny_detector, "detection", "none", PREPROCESS))
-    monkeypatch.setitem(MODELS, "tiny_classifier", ModelEntry(tiny_classifier, "classification", "none", PREPROCESS))
+    monkeypatch.setitem(MODELS, "tiny_fast_rcnn", ModelEntry(tiny_detector, DETECTION, "none", PREPROCESS))
+    monkeypatch.setitem(MODELS, "tiny_classifier", ModelEntry(tiny_classifier, CLASSIFICATION, "none", PREPROCESS))
 
 
 @pytest.fixture

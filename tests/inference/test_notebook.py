@@ -14,6 +14,7 @@ import otus
 from otus.errors import ImageError
 from otus.inference.prediction import Prediction
 from otus.inference.predictor import choose_device
+from otus.parts.tasks import CLASSIFICATION
 from otus.structures import Categories, Classification, Instances, Masks
 
 CATS = Categories(("cat", "dog"))
@@ -146,7 +147,7 @@ def test_a_prediction_is_json_and_coco(prediction, tmp_path):
         (42, 1, [20, 2, 30, 36]),
     ]
     assert all(set(one["segmentation"]) == {"size", "counts"} for one in records)
-    assert replace(prediction, instances=prediction.instances[:0]).to_coco(image_id=42) == []
+    assert replace(prediction, result=prediction.instances[:0]).to_coco(image_id=42) == []
     labels = {
         "images": [{"id": 42, "file_name": "a.png", "width": 60, "height": 40}],
         "annotations": [
@@ -164,7 +165,7 @@ def test_a_prediction_is_json_and_coco(prediction, tmp_path):
 
 def test_a_classified_image_is_coco_and_a_table_too(prediction):
     shown = Classification(np.array([0.25, 0.75]), CATS)
-    classified = replace(prediction, instances=Instances.empty((40, 60)), classification=shown)
+    classified = replace(prediction, result=shown, task=CLASSIFICATION)
     first = {"image_id": "a.png", "category_id": 1, "category": "dog", "score": 0.75}
     assert classified.to_coco(image_id="a.png")[0] == first
     pytest.importorskip("pandas")
@@ -179,7 +180,7 @@ def test_a_prediction_is_a_table(prediction):
     table = replace(prediction, frame=3).to_pandas()
     assert list(table) == ["image", "frame", "category", "score", "x1", "y1", "x2", "y2", "mask_area"]
     assert table.iloc[1].tolist() == ["a.png", 3, "dog", 0.8, 20, 2, 50, 38, 2400]
-    empty = replace(prediction, instances=prediction.instances[:0]).to_pandas()
+    empty = replace(prediction, result=prediction.instances[:0]).to_pandas()
     assert empty.shape == (0, 8)
 
 

@@ -22,6 +22,8 @@ from otus.parts.backbones import LayeredBackbone
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.parts.system import BaseSystem
+from otus.parts.tasks import CLASSIFICATION
 from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals
 from otus.structures import Categories, Classification, Instances, Masks
@@ -31,7 +33,7 @@ from otus.zoo.models import build_model
 COLOURS = Categories(("red", "blue"))
 
 
-class FindsColours(nn.Module):
+class FindsColours(BaseSystem):
     """Not learned: one box around all red pixels, one around all blue ones, scored by their share of the box."""
 
     def __init__(self):
@@ -235,10 +237,11 @@ def test_devices_that_are_not_there(name):
         choose_device(name)
 
 
-class SaysColours(nn.Module):
+class SaysColours(BaseSystem):
     """Of whole images."""
 
     categories = COLOURS
+    task = CLASSIFICATION
     postprocess = None
 
     def predict(self, samples, *, postprocess=None):
@@ -280,7 +283,7 @@ def test_given_proposals_are_those_of_the_image_as_it_came_as_in_evaluation(tmp_
     predictor = Predictor(system, preprocess=Preprocess(shorter_side=32, longer_side=48), name="fast", device="cpu")
     Image.fromarray(photo()).save(tmp_path / "a.png")
     dataset = Dataset(tmp_path, "coco", Images(tmp_path, ("a.png",), np.array([[128, 192]]), (1,)), COLOURS)
-    evaluated = predict_dataset(system, dataset, preprocess=predictor.preprocess)[0]
+    evaluated = predict_dataset(predictor.pipeline, dataset)[0]
     (found,) = predictor.predict(tmp_path / "a.png", score_threshold=system.postprocess.score_threshold)
     assert len(evaluated) > 0
     np.testing.assert_array_equal(found.instances.boxes_xyxy, evaluated.boxes_xyxy)

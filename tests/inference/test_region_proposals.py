@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from otus.data.sample import Sample
 from otus.data.tensors import to_tensors
@@ -12,6 +11,7 @@ from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.inference.region_proposals import RPNProposals
 from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem
 from otus.structures import Categories
 from otus.zoo.models import build_model
 
@@ -35,7 +35,7 @@ def test_they_are_those_of_the_pass_brought_back_the_likeliest_first():
 
 
 def test_a_model_that_proposes_nothing_says_so():
-    class Other(nn.Module):
+    class Other(BaseSystem):
         categories = Categories(("owl",))
 
     with pytest.raises(UsageError, match="mine learns no proposals"):

@@ -11,12 +11,13 @@ from torch import nn
 
 from otus.detection.region_based.faster_rcnn import faster_rcnn_mobilenet_v3_large_320_fpn
 from otus.errors import UsageError
-from otus.inference.prediction import instance_records
 from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn_efficientnet_lite0_fpn
 from otus.parts.preprocess import Preprocess
-from otus.reports.explain.region_based import explain_region_based
+from otus.parts.system import BaseSystem
+from otus.parts.tasks import instance_records
+from otus.reports.explain.detection import explain_detection
 from otus.structures import Categories, KeypointNames
 
 CATEGORIES = Categories(("cat", "dog"), keypoints=(("cat", KeypointNames(("nose", "tail"))),))
@@ -49,7 +50,7 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="module", params=["boxes", "masks", "keypoints"])
 def explained(request):
     predictor = predictor_of(request.param)
-    stages = explain_region_based(predictor, photo(), name="photos/one.jpg", score_threshold=0.4)
+    stages = explain_detection(predictor, photo(), name="photos/one.jpg", score_threshold=0.4)
     found = predictor.predict(photo(), score_threshold=0.4)[0].instances
     assert len(found) > 1, "the weights find too little"
     return request.param, predictor, stages, found
@@ -144,7 +145,7 @@ def test_every_figure_of_the_page_is_in_the_document(explained):
 
 
 def test_nothing_found_is_explained_too():
-    stages = explain_region_based(predictor_of("masks"), photo(), name="x.jpg", score_threshold=1.0)
+    stages = explain_detection(predictor_of("masks"), photo(), name="x.jpg", score_threshold=1.0)
     document = stages.document()
     assert document["before_nms"] == document["detections"] == document["masks"] == []
     assert "0 pairs" in stages.page().html()
@@ -152,22 +153,22 @@ def test_nothing_found_is_explained_too():
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 300)])
 def test_tiny_and_thin_images(size_hw):
-    stages = explain_region_based(predictor_of("boxes"), np.zeros((*size_hw, 3), np.uint8), name="x.jpg")
+    stages = explain_detection(predictor_of("boxes"), np.zeros((*size_hw, 3), np.uint8), name="x.jpg")
     assert "5. Detections" in stages.page().html()
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.bfloat16)])
 def test_fast_copies_are_explained_as_they_predict(precision):
     predictor = predictor_of("boxes", precision=precision)
-    stages = explain_region_based(predictor, photo(), name="x.jpg", score_threshold=0.4)
+    stages = explain_detection(predictor, photo(), name="x.jpg", score_threshold=0.4)
     found = predictor.predict(photo(), score_threshold=0.4)[0].instances
     assert [one["box_xyxy"] for one in stages.document()["detections"]] == found.boxes_xyxy.tolist()
 
 
 def test_other_kinds_of_model_are_refused():
-    class Other(nn.Module):
+    class Other(BaseSystem):
         categories = CATEGORIES
 
     predictor = Predictor(Other(), preprocess=Preprocess(shorter_side=96, longer_side=128), name="other", device="cpu")
     with pytest.raises(UsageError, match="other is not a region-based detector"):
-        explain_region_based(predictor, photo(), name="x.jpg")
+        explain_detection(predictor, photo(), name="x.jpg")

@@ -22,10 +22,11 @@ from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.parts.tasks import DETECTION
 from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
-from otus.reports.explain.region_based import explain_region_based
+from otus.reports.explain.detection import explain_detection
 from otus.reports.explain.regression import explain_regression
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry
@@ -77,7 +78,7 @@ def predictor_of(kind: str) -> Predictor:
 @pytest.mark.parametrize("kind", ["sliding_window", "rcnn", "fast_rcnn"])
 def test_regions_are_explained_and_crops_are_counted(kind):
     predictor = predictor_of(kind)
-    stages = explain_region_based(predictor, SCENE.image, name="a.jpg", score_threshold=0.1)
+    stages = explain_detection(predictor, SCENE.image, name="a.jpg", score_threshold=0.1)
     document = json.loads(json.dumps(stages.document()))
     (found,) = predictor.predict(SCENE.image, score_threshold=0.1)
     assert [one["score"] for one in document["detections"]] == pytest.approx(found.instances.scores.tolist())
@@ -127,7 +128,7 @@ def test_regression_is_shown_to_miss_what_is_more_than_one():
 
 def saved(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command that explains an image with a model of that kind."""
-    entry = ModelEntry(lambda categories: predictor_of(kind).system, "detection", "none", PREPROCESS)
+    entry = ModelEntry(lambda categories: predictor_of(kind).system, DETECTION, "none", PREPROCESS)
     monkeypatch.setitem(MODELS, f"tiny_{kind}", entry)
     weights, image = folder / "tiny.safetensors", folder / "a.png"
     header = CheckpointHeader(builder=f"tiny_{kind}", categories=THING_CATEGORIES, preprocess=PREPROCESS.to_dict())

@@ -20,6 +20,7 @@ from otus.data.formats import coco
 from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.errors import DataError, UsageError
+from otus.parts.tasks import DETECTION
 from otus.training.run import resume_run, train
 from otus.training.run_folder import new_run_folder
 from otus.training.settings import TrainSettings
@@ -32,7 +33,7 @@ QUICK = TrainSettings(epochs=2, batch_size=4, device="cpu", workers=1)
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(MODELS, "tiny", ModelEntry(TinyDetector, "detection", "none", PREPROCESS))
+    monkeypatch.setitem(MODELS, "tiny", ModelEntry(TinyDetector, DETECTION, "none", PREPROCESS))
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from otus.parts.losses import zero_loss
 from otus.parts.postprocess import Postprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.system import BaseSystem, Stages
+from otus.parts.tasks import CLASSIFICATION, Task
 from otus.structures import Categories, Classification
 
 
@@ -79,6 +80,11 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
         self.cls_score = nn.Linear(in_features, len(categories))
         self.categories = categories
 
+    @property
+    def task(self) -> Task:
+        """Classification."""
+        return CLASSIFICATION
+
     def target(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
         """Return the crops of an image that have a label, and their labels: the whole image, else each object."""
         count = len(self.categories)
@@ -91,7 +97,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
         return _whole(sample, self.device), label
 
     def results(self, record: ClassifierStages) -> list[Classification]:
-        """Return the scores of each whole image."""
+        """Return the scores of each whole image, or of the region that its sample names."""
         return [Classification(scores[0].cpu().numpy(), self.categories) for scores in record.scores()]
 
     def tensors(self, record: ClassifierStages) -> dict[str, Tensor]:
@@ -109,7 +115,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
     ) -> ClassifierStages:
         """Compute the class scores of crops."""
         if targets is None:
-            crops = [_whole(sample, self.device) for sample in batch.samples]
+            crops = [_whole_or_region(sample, self.device) for sample in batch.samples]
         else:
             crops = [boxes for boxes, _ in targets]
         with watch.time("regions"):
@@ -121,6 +127,13 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
             nothing = zero_loss(self) + logits.sum()
             record.losses = {"class": F.cross_entropy(logits, torch.cat(record.labels)) if len(logits) else nothing}
         return record
+
+
+def _whole_or_region(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
+    """What is looked at of an image to predict on: the ``region`` that its sample names, else all."""
+    if "region" not in sample:
+        return _whole(sample, device)
+    return sample["region"].as_subclass(Tensor).to(device, torch.float32)
 
 
 def _whole(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:

@@ -53,6 +53,8 @@ def compare_models(
         table.add_column(name, justify="left" if name in ("model", "start") else "right")
     for row in rows:
         table.add_row(*row.values())
-    console.print(f"{comparison.data}: {len(comparison.images)} images, protocol coco bbox; median seconds per image")
+    console.print(
+        f"{comparison.data}: {len(comparison.images)} images, protocol {comparison.judged_by}; median seconds per image"
+    )
     console.print(table)
     console.print(f"written to {comparison.folder}: compare.md, compare.csv, compare.png, index.html, run.json")

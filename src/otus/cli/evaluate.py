@@ -21,14 +21,14 @@ from otus.cli._common import (
     verb,
 )
 from otus.cli._options import AsJson, Device, Format, OptionalData, Split, Weights
+from otus.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
     from otus.errors import DataError
     from otus.evaluation.evaluate import EvaluationReport
 
 
-_PROTOCOL_HELP = """Evaluation protocol: coco, voc07, voc12, boundary, oriented, cuboid, amodal, proposals, \
-panoptic, semantic, classification or interactive."""
+_PROTOCOL_HELP = f"Evaluation protocol: {', '.join(PROTOCOLS)}."
 
 
 @verb

@@ -100,19 +100,11 @@ def detection(
     """Show a detector's stages on one image: feature maps, anchors, proposals, grid or queries, scores, boxes, masks."""
     from otus.data.images import read_image
     from otus.data.open import open_dataset
-    from otus.detection.regression import SingleObjectDetector
-    from otus.detection.set_prediction.set_detector import SetDetector
-    from otus.detection.single_stage.dense_detector import DenseDetector
-    from otus.detection.single_stage.yolo import YOLO
     from otus.errors import UsageError
     from otus.inference.loading import load
-    from otus.reports.explain.dense import DenseExplanation, explain_dense
+    from otus.reports.explain.detection import explain_detection
     from otus.reports.explain.explanation import ground_truth_of
     from otus.reports.explain.figures import threshold_text
-    from otus.reports.explain.region_based import RegionExplanation, explain_region_based
-    from otus.reports.explain.regression import RegressionExplanation, explain_regression
-    from otus.reports.explain.set_prediction import SetExplanation, explain_set
-    from otus.reports.explain.yolo import YoloExplanation, explain_yolo
 
     path = output_file(out, f"detection-{image_path.stem}.html")
     if data is None and (format_ is not None or split is not None):
@@ -126,21 +118,7 @@ def detection(
         ground_truth = ground_truth_of(
             dataset, str(image_path), predictor.categories, say=partial(typer.echo, err=True)
         )
-    stages: DenseExplanation | RegionExplanation | RegressionExplanation | SetExplanation | YoloExplanation
-    if isinstance(predictor.system, DenseDetector):
-        stages = explain_dense(predictor, image, ground_truth=ground_truth, **options)
-    elif isinstance(predictor.system, SetDetector):
-        stages = explain_set(predictor, image, ground_truth=ground_truth, **options)
-    elif isinstance(predictor.system, YOLO):
-        stages = explain_yolo(predictor, image, ground_truth=ground_truth, **options)
-    elif isinstance(predictor.system, SingleObjectDetector):
-        stages = explain_regression(predictor, image, ground_truth=ground_truth, **options)
-    elif data is not None:
-        raise UsageError(
-            f"--data: {predictor.name} decides by regions, which are not drawn beside labels: leave it out"
-        )
-    else:
-        stages = explain_region_based(predictor, image, **options)
+    stages = explain_detection(predictor, image, ground_truth=ground_truth, **options)
     page, document = stages.page(), stages.document()
     page.write(path)
     if as_json:

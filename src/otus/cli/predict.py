@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from otus.cli._common import emit_json_stream, fail, given_options, output_folder, track, verb
 from otus.cli._options import AsJson, Device, Model, Precision, ScoreThreshold, Weights
+
+if TYPE_CHECKING:
+    from otus.inference.prediction import Prediction
 
 _FATES = {"damaged_video": "damaged", "unwritable": "no overlay"}  # by kind of error; a file with another is skipped
 
@@ -75,7 +78,7 @@ def predict(
     from otus.errors import DataError, UsageError
     from otus.evaluation.thresholds import read_thresholds
     from otus.inference.loading import load
-    from otus.inference.prediction import postprocess_facts, prediction_document
+    from otus.inference.prediction import postprocess_facts
     from otus.inference.tiling import Tiles
     from otus.reports.predictions import PredictionFolder
     from otus.training.interrupts import Interrupts
@@ -120,13 +123,13 @@ def predict(
         )
         folder.refuse_sources(_files(source))
 
-    def documents() -> Iterator[dict[str, Any]]:
+    def given() -> "Iterator[Prediction]":
         for prediction in track(predictions, "predicting"):
             if folder is not None:
                 folder.add(prediction)
             for note in prediction.notes:
                 typer.echo(f"otus: note: {prediction.name} {note}", err=True)
-            yield prediction_document(prediction, predictor.categories)
+            yield prediction
             if interrupts.asked:
                 return
 
@@ -135,10 +138,12 @@ def predict(
             if as_json:
                 postprocess = predictor.postprocess(minimum_score, nms_iou, names)
                 facts = postprocess_facts(postprocess, predictor.categories, tiling)
-                emit_json_stream({"model": predictor.name, **facts}, "images", documents())
+                emit_json_stream(
+                    {"model": predictor.name, **facts}, "images", (prediction.to_dict() for prediction in given())
+                )
             else:
-                for document in documents():
-                    typer.echo(_line(document))
+                for prediction in given():
+                    typer.echo(_line(prediction))
         if not as_json and folder is not None and folder.written:
             count = len(folder.written)
             files = "predictions.json and index.html" if page else "predictions.json"
@@ -164,11 +169,9 @@ def _files(sources: list[str]) -> Iterator[Path]:
             yield from source_files(source)
 
 
-def _line(document: dict[str, Any]) -> str:
+def _line(prediction: "Prediction") -> str:
     """Return ``street.jpg 640x480: 3 person, 1 dog (prepare 2, network 61, undo 0 ms)``."""
-    from otus.inference.prediction import document_in_words
-
-    objects = document_in_words(document)
-    frame = f" frame {document['frame']}" if "frame" in document else ""
-    parts = ", ".join(f"{name} {value:.0f}" for name, value in document["milliseconds"].items())
-    return f"{document['file']}{frame} {document['width']}x{document['height']}: {objects} ({parts} ms)"
+    frame = "" if prediction.frame is None else f" frame {prediction.frame}"
+    height, width = prediction.size_hw
+    parts = ", ".join(f"{name} {value:.0f}" for name, value in prediction.milliseconds.items())
+    return f"{prediction.name}{frame} {width}x{height}: {prediction.in_words()} ({parts} ms)"

@@ -192,6 +192,10 @@ class Dataset:
         path, size_hw = self.images.path(index), self.images.size_hw(index)
         return read_reduced_image(path, target_size, expected_size_hw=size_hw)[0]
 
+    def input(self, index: int, *, target_size: "TargetSize | None" = None) -> Sample:
+        """Return one image with what a system may look at, and no labels; ``target_size`` as of :meth:`image`."""
+        return Sample(self.image(index, target_size=target_size), self.images.files[index])
+
     @cached_property
     def _boundaries(self) -> Int[np.ndarray, "m_plus_1"]:
         assert self.objects is not None
@@ -233,6 +237,11 @@ class Dataset:
                 "is_crowd": objects.is_crowd[here],
             },
         )
+
+    def image_numbers(self) -> Int[np.ndarray, "m"]:
+        """The ids of the images where they are numbers, else their indices: file names may be the same in two folders."""
+        numbered = all(isinstance(one, int) for one in self.images.ids)
+        return np.array(self.images.ids if numbered else range(len(self)), dtype=np.int64)
 
     def semantic_map(self, index: int) -> SemanticMap | None:
         """Return the semantic map of one image, None if there is none."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from otus.data.dataset import Dataset, Images
 from otus.errors import DataError
-from otus.structures import Categories, Objects, Segmentations
+from otus.structures import IGNORE, Categories, Objects, Segmentations
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
@@ -120,6 +120,18 @@ def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
     objects = None if dataset.objects is None else replace(dataset.objects, labels=lookup[dataset.objects.labels])
     of_images = None if dataset.image_labels is None else lookup[dataset.image_labels]
     return replace(dataset, categories=categories, objects=objects, image_labels=of_images)
+
+
+def remap_semantic_categories(dataset: Dataset, categories: Categories) -> Dataset:
+    """Return the same data set, its semantic maps counted by another list of categories; pixels of others are ignored."""
+    semantic = dataset.semantic
+    if semantic is None or semantic.categories.names == categories.names:
+        return dataset
+    own = np.array([categories.index(name) if name in categories else IGNORE for name in semantic.categories])
+    known = semantic.lookup != IGNORE
+    lookup = np.full(len(known), IGNORE, dtype=semantic.lookup.dtype)
+    lookup[known] = own[semantic.lookup[known]]
+    return replace(dataset, semantic=replace(semantic, categories=categories, lookup=lookup))
 
 
 def _lookup(own: Categories, joined: Categories) -> np.ndarray:

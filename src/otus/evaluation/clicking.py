@@ -9,8 +9,7 @@ from jaxtyping import Bool
 
 from otus.data.dataset import Dataset
 from otus.errors import DataError, Report, stop_at_first
-from otus.evaluation.image_protocols import Judged
-from otus.evaluation.protocols import outlined
+from otus.evaluation.protocols import Judged
 from otus.metrics.clicks import simulate_clicks
 from otus.metrics.interactive import InteractiveQuality
 from otus.structures import Prompt, PromptableMethod
@@ -26,7 +25,7 @@ def click_targets(
 
     Of a data set with outlines each object that is no crowd; of one with semantic maps each category but background.
     """
-    if dataset.objects is not None and outlined(dataset.objects):
+    if dataset.objects is not None and dataset.objects.has_mask.any():
         instances = dataset.instances(index)
         crowd = instances.column("is_crowd", np.zeros(len(instances), dtype=bool))
         if instances.masks is not None:
@@ -76,4 +75,5 @@ def judge_method(
         images += bool(targets)
         if progress is not None:
             progress(index + 1, len(dataset))
-    return Judged(metric.compute(seconds_per_click=seconds / clicks if clicks else None), images, 0)
+    result = metric.compute(seconds_per_click=seconds / clicks if clicks else None)
+    return Judged({"interactive": result}, images)

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from otus.data.dataset import Dataset
 from otus.data.formats.coco_results import read_results
 from otus.errors import Report, UsageError, stop_at_first
@@ -47,6 +45,6 @@ def compare_with_labels(
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
     truth = validate_objects(dataset.objects, "truth", **counts, report=report)
     found = validate_objects(found, "predictions", **counts, report=report)
-    numbered = all(isinstance(one, int) for one in dataset.images.ids)  # file names may be the same in two folders
-    ids = np.array(dataset.images.ids if numbered else range(len(dataset)), dtype=np.int64)
-    return DetectionMatcher(complete_regions(truth), found, dataset.categories, ids, dataset.images.sizes_hw)
+    return DetectionMatcher(
+        complete_regions(truth), found, dataset.categories, dataset.image_numbers(), dataset.images.sizes_hw
+    )

@@ -1,30 +1,40 @@
 """How good predictions for a data set are, as one report. Torch is not imported here."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otus.data.checks.images import count_training_images
 from otus.data.dataset import Dataset
-from otus.data.formats.coco_results import read_results
 from otus.data.open import open_dataset
 from otus.data.splitting import train_val_split
 from otus.errors import DataError, Report, UsageError, stop_at_first
-from otus.evaluation.object_protocols import Result, judge_objects
-from otus.evaluation.protocols import OBJECT_PROTOCOLS, PROTOCOLS, check_protocol, offered_protocols
+from otus.evaluation.protocols import (
+    OBJECT_PROTOCOLS,
+    PROTOCOLS,
+    EvaluationProtocol,
+    Judged,
+    Options,
+    Result,
+    offered_protocols,
+    protocol_of,
+)
 from otus.evaluation.runs import kept_aside
 from otus.metrics.detection.coco import Kind
-from otus.metrics.diagnosis.mismatches import lowest_score_threshold, score_threshold_notes
-from otus.structures import Classification, Objects, PromptableMethod
+from otus.structures import Objects, PromptableMethod
 
 if TYPE_CHECKING:
-    from otus.evaluation.image_protocols import Judged
     from otus.inference.predictor import Predictor
 
 
 _NEARLY_ALL = 0.9
+_JUDGED = {
+    "Instances": "where objects are",
+    "SemanticMap": "the category of every pixel",
+    "Classification": "what whole images show",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,38 +183,65 @@ def evaluate(
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
     if val is not None:
         dataset = train_val_split(dataset, val)[1]
-    protocol = protocol or ("interactive" if method else next(iter(offered_protocols(dataset)), PROTOCOLS[0]))
-    check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
-    unknown: tuple[str, ...] = ()
+    options_of_protocol = Options(kinds, max_dets, report)
+    usual = "interactive" if method is not None else next(iter(offered_protocols(dataset)), next(iter(PROTOCOLS)))
+    chosen = protocol_of(protocol or usual)
+    if protocol is not None or model is None:
+        chosen.check(dataset, options_of_protocol)
     if method is not None:
-        return _judge_method(dataset, method, protocol, report, progress)
-    if protocol not in OBJECT_PROTOCOLS:
-        if isinstance(predictions, Objects):
-            raise UsageError(f"protocol {protocol}: judges predictions from files; give their path as predictions")
-        if predictions is not None:
-            return _judge_files(dataset, predictions, protocol, report)
-        if protocol == "interactive":
-            raise UsageError("protocol interactive: judges a method by its clicks; give the method, e.g. graph-cut")
-        if protocol != "classification":
-            raise UsageError(f"protocol {protocol}: judges predictions from files, not yet those of a model")
-        predictor = _predictor(model, typed)
-        unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
-        judged = _judge_classifier(dataset, predictor, progress)
-        return _with_training_images(replace(judged, unknown_categories=unknown), dataset, predictor)
+        return _evaluate_method(dataset, method, chosen, report, progress)
+    if model is not None:
+        if protocol is not None and chosen.judges is None:
+            raise UsageError(f"protocol {protocol}: {chosen.instead_of_model}")
+        return _evaluate_model(dataset, _predictor(model, typed), protocol, options_of_protocol, progress)
     notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
-        found = predictions
-    elif predictions is not None:
-        faults = Counter[str]()
-        found = _read_objects(predictions, dataset, _counted(report, faults))
-        notes = _nearly_all_faulty(faults, len(found))
+        if chosen.judges != "Instances":
+            raise UsageError(f"protocol {chosen.name}: judges predictions from files; give their path as predictions")
+        found: Any = predictions
     else:
-        predictor = _predictor(model, typed)
-        unknown = tuple(name for name in dataset.categories if name not in predictor.categories)
-        found = _predict(predictor, dataset, progress)
-    judged = evaluate_predictions(dataset, found, protocol=protocol, kinds=kinds, max_dets=max_dets, report=report)
-    judged = replace(judged, unknown_categories=unknown, notes=notes + judged.notes, judged=(dataset, found))
-    return judged if model is None else _with_training_images(judged, dataset, predictor)
+        assert predictions is not None
+        if not Path(predictions).exists():
+            raise DataError("there is no such file or folder", file=predictions, remedy="check the path")
+        faults = Counter[str]()
+        found = chosen.read(predictions, dataset, _counted(report, faults))
+        if isinstance(found, Objects):
+            notes = _nearly_all_faulty(faults, len(found))
+    return _judged(dataset, chosen, found, options_of_protocol, notes=notes)
+
+
+def _evaluate_model(
+    dataset: Dataset,
+    predictor: "Predictor",
+    name: str | None,
+    options: Options,
+    progress: Callable[[int, int], None] | None,
+) -> EvaluationReport:
+    """What a model predicts on a data set, judged by the protocol of its task unless another is named."""
+    from otus.evaluation.on_dataset import predict_dataset
+
+    task = predictor.task
+    offered = offered_protocols(dataset)
+    if name is None:
+        name = task.protocol if task.protocol in offered else next(iter(offered), task.protocol)
+    protocol = protocol_of(name)
+    protocol.check(dataset, options)
+    if protocol.judges is None:
+        raise UsageError(f"protocol {name}: {protocol.instead_of_model}")
+    if protocol.judges != task.result.__name__:
+        raise UsageError(
+            f"model: says {task.answers}, not {_JUDGED[protocol.judges]}; evaluate it on images with "
+            f"{protocol_of(task.protocol).labels.what}, by the protocol {task.protocol}"
+        )
+
+    def count(done: int) -> None:
+        if progress is not None:
+            progress(done, len(dataset))
+
+    unknown = tuple(name for name in task.categories(dataset) if name not in predictor.categories)
+    results = predict_dataset(predictor.pipeline, dataset, progress=count)
+    judged = _judged(dataset, protocol, protocol.from_results(results, dataset), options)
+    return _with_training_images(replace(judged, unknown_categories=unknown), dataset, predictor)
 
 
 def _with_training_images(judged: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
@@ -234,64 +271,46 @@ def _nearly_all_faulty(faults: Counter[str], read: int) -> tuple[str, ...]:
     return (f"of {left_out + read} predictions {left_out} are left out ({kinds}): are they for these data?",)
 
 
-def _read_objects(path: str | Path, dataset: Dataset, report: Report) -> Objects:
-    if not Path(path).is_dir():
-        return read_results(path, dataset, report=report)
-    from otus.data.formats.text_results import read_text_results
-
-    return read_text_results(path, dataset, report=report)
-
-
-def _judge_files(dataset: Dataset, path: str | Path, protocol: str, report: Report) -> EvaluationReport:
-    from otus.evaluation.image_protocols import judge_file
-
-    if not Path(path).exists():
-        raise DataError("there is no such file or folder", file=path, remedy="check the path")
-    return _report_of(dataset, protocol, judge_file(dataset, path, protocol, report=report))
-
-
-def _judge_method(
+def _evaluate_method(
     dataset: Dataset,
     method: "str | PromptableMethod[Any]",
-    protocol: str,
+    protocol: EvaluationProtocol,
     report: Report,
     progress: Callable[[int, int], None] | None,
 ) -> EvaluationReport:
     from otus.evaluation.clicking import judge_method
     from otus.interactive.methods import make_method
 
-    if protocol != "interactive":
-        raise UsageError(f"protocol {protocol}: an interactive method is judged by the protocol interactive")
+    if protocol.name != "interactive":
+        raise UsageError(f"protocol {protocol.name}: an interactive method is judged by the protocol interactive")
     chosen = make_method(method) if isinstance(method, str) else method
     return _report_of(dataset, protocol, judge_method(dataset, chosen, report=report, progress=progress))
 
 
-def _judge_classifier(
-    dataset: Dataset, predictor: "Predictor", progress: Callable[[int, int], None] | None
+def _judged(
+    dataset: Dataset, protocol: EvaluationProtocol, found: Any, options: Options, *, notes: tuple[str, ...] = ()
 ) -> EvaluationReport:
-    from otus.evaluation.image_protocols import answers_of, judge_classifications
-
-    def shown() -> Iterator[Classification]:
-        paths = [dataset.images.path(index) for index in range(len(dataset))]
-        for done, prediction in enumerate(predictor.stream(paths) if paths else (), start=1):
-            if prediction.classification is None:
-                raise UsageError(f"{predictor.name}: does not say what whole images show; evaluate it on objects")
-            if progress is not None:
-                progress(done, len(dataset))
-            yield prediction.classification
-
-    answers = answers_of(shown(), dataset.categories)
-    return _report_of(dataset, "classification", judge_classifications(dataset, answers))
+    report = _report_of(dataset, protocol, protocol.judge(dataset, found, options), notes=notes)
+    return replace(report, judged=(dataset, found)) if isinstance(found, Objects) else report
 
 
-def _report_of(dataset: Dataset, protocol: str, judged: "Judged") -> EvaluationReport:
+def _report_of(
+    dataset: Dataset, protocol: EvaluationProtocol, judged: Judged, *, notes: tuple[str, ...] = ()
+) -> EvaluationReport:
+    notes = (*notes, *judged.notes)
+    if judged.images and judged.without_prediction == judged.images:
+        example = dataset.images.files[0]
+        note = f"not one of the {judged.images} images has a prediction: are these named as the images, e.g. {example}?"
+        notes = (note, *notes)
     return EvaluationReport(
-        protocol,
+        protocol.name,
         str(dataset.source),
         judged.images,
-        {protocol: judged.result},
+        judged.results,
+        judged.left_out,
+        cut_at=judged.cut_at,
         without_prediction=judged.without_prediction,
-        notes=tuple(judged.notes),
+        notes=notes,
     )
 
 
@@ -299,19 +318,6 @@ def _predictor(model: "str | Path | Predictor | None", options: dict[str, Any]) 
     from otus.inference.loading import load
 
     return load(model, **options) if model is None or isinstance(model, str | Path) else model
-
-
-def _predict(predictor: "Predictor", dataset: Dataset, progress: Callable[[int, int], None] | None) -> Objects:
-    """What a model says of the data set's images."""
-    from otus.evaluation.on_dataset import as_objects, predict_dataset
-
-    def count(done: int) -> None:
-        if progress is not None:
-            progress(done, len(dataset))
-
-    with predictor.autocast():
-        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
-    return as_objects(found, categories=dataset.categories)
 
 
 def evaluate_predictions(
@@ -348,18 +354,8 @@ def evaluate_predictions(
     DataError
         Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or image.
     """
-    check_protocol(dataset, protocol, kinds=kinds, max_dets=max_dets)
-    if protocol not in OBJECT_PROTOCOLS:
+    options, chosen = Options(kinds, max_dets, report), protocol_of(protocol)
+    chosen.check(dataset, options)
+    if chosen.judges != "Instances":
         raise UsageError(f"protocol {protocol}: does not judge objects; those that do: {', '.join(OBJECT_PROTOCOLS)}")
-    results, left_out, notes = judge_objects(
-        dataset, predictions, protocol, kinds=kinds, max_dets=max_dets, report=report
-    )
-    return EvaluationReport(
-        protocol,
-        str(dataset.source),
-        len(dataset),
-        results,
-        left_out,
-        notes=(*score_threshold_notes(predictions), *notes),
-        cut_at=lowest_score_threshold(predictions),
-    )
+    return replace(_judged(dataset, chosen, predictions, options), judged=None)

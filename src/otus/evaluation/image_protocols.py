@@ -4,37 +4,27 @@ What has no answer counts as missed: a map that says nothing, no category, no cl
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from otus.data.dataset import Dataset
 from otus.errors import DataError, Report, ShapeError, stop_at_first
-from otus.metrics.classification import ClassificationAccuracy, ClassificationResult
+from otus.evaluation.protocols import Judged
+from otus.metrics.classification import ClassificationAccuracy
 from otus.metrics.diagnosis.mismatches import category_notes
-from otus.metrics.interactive import InteractiveQuality, InteractiveResult
-from otus.metrics.panoptic import PanopticQuality, PanopticResult
-from otus.metrics.semantic import SemanticQuality, SemanticResult
+from otus.metrics.interactive import InteractiveQuality
+from otus.metrics.panoptic import PanopticQuality
+from otus.metrics.semantic import SemanticQuality
 from otus.structures import IGNORE, Categories, Classification, PanopticMap, SemanticMap
 
 Map = TypeVar("Map", SemanticMap, PanopticMap)
-ImageResult = SemanticResult | PanopticResult | ClassificationResult | InteractiveResult
 
 _AT_ONCE = 256
 """Images whose scores are in memory together."""
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A result, of how many images it is, how many of these had no prediction and counted as missed, and what to know."""
-
-    result: ImageResult
-    images: int
-    without_prediction: int
-    notes: Sequence[str] = ()
 
 
 def judge_semantic(
@@ -55,7 +45,8 @@ def judge_semantic(
     metric = SemanticQuality(dataset.semantic.categories)
     counts = _judge_maps(dataset, metric.update, dataset.semantic_map, prediction_of, nothing, report)
     result = metric.compute()
-    return Judged(result, *counts, category_notes(result.confusion[:, : len(result.categories)], result.categories))
+    notes = category_notes(result.confusion[:, : len(result.categories)], result.categories)
+    return Judged({"semantic": result}, *counts, notes=notes)
 
 
 def judge_panoptic(
@@ -72,7 +63,7 @@ def judge_panoptic(
 
     metric = PanopticQuality(dataset.panoptic.categories)
     counts = _judge_maps(dataset, metric.update, dataset.panoptic_map, prediction_of, nothing, report)
-    return Judged(metric.compute(), *counts, category_notes(metric.confusion, metric.categories))
+    return Judged({"panoptic": metric.compute()}, *counts, notes=category_notes(metric.confusion, metric.categories))
 
 
 def _judge_maps(
@@ -122,14 +113,27 @@ def judge_classifications(dataset: Dataset, answers: Iterable[tuple[int, Float[n
     for first in range(0, len(missed), _AT_ONCE):
         some = labels[missed[first : first + _AT_ONCE]]
         metric.update(some, np.full((len(some), len(dataset.categories)), -np.inf))
-    return Judged(metric.compute(), len(dataset), len(missed))
+    return Judged({"classification": metric.compute()}, len(dataset), len(missed))
 
 
-def answers_of(shown: Iterable[Classification], categories: Categories) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """What a model says of image after image, as scores of a data set's categories; those it does not know are -inf."""
-    for index, one in enumerate(shown):
-        said = dict(zip(one.categories, np.asarray(one.scores, dtype=np.float64).tolist(), strict=True))
+def scores_of(
+    results: Mapping[int, Classification], categories: Categories
+) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
+    """Yield what a model says of each image as scores of a data set's categories; those it does not know are -inf."""
+    for index, shown in sorted(results.items()):
+        said = dict(zip(shown.categories, np.asarray(shown.scores, dtype=np.float64).tolist(), strict=True))
         yield index, np.array([said.get(name, -np.inf) for name in categories])
+
+
+def with_labels_of(semantic: SemanticMap, categories: Categories) -> SemanticMap:
+    """Return a map with its labels counted by another list of categories; what that does not know is ignored."""
+    if semantic.categories.names == categories.names:
+        return semantic
+    lookup = np.full(IGNORE + 1, IGNORE)
+    for label, name in enumerate(semantic.categories):
+        if name in categories:
+            lookup[label] = categories.index(name)
+    return SemanticMap(lookup[semantic.labels], categories)
 
 
 def judge_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> Judged:
@@ -137,20 +141,10 @@ def judge_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]
     several = list(curves)
     missed = sorted(set(range(len(dataset))) - {index for index, _ in several})
     metric = InteractiveQuality().update([curve for _, curve in several]).update([[0.0]] * len(missed))
-    return Judged(metric.compute(), len(dataset), len(missed))
+    return Judged({"interactive": metric.compute()}, len(dataset), len(missed))
 
 
-def judge_file(dataset: Dataset, path: str | Path, protocol: str, *, report: Report = stop_at_first) -> Judged:
-    """Judge predictions from files by one of ``READERS``."""
-    judged = READERS[protocol](dataset, path, report)
-    if judged.images and judged.without_prediction == judged.images:
-        example = dataset.images.files[0]
-        note = f"not one of the {judged.images} images has a prediction: are these named as the images, e.g. {example}?"
-        return replace(judged, notes=(note, *judged.notes))
-    return judged
-
-
-def _semantic(dataset: Dataset, path: str | Path, report: Report) -> Judged:
+def _semantic_files(path: str | Path, dataset: Dataset, report: Report) -> Callable[[int], SemanticMap | None]:
     from otus.data.formats.index_png_results import find_semantic_results, read_semantic_result
 
     semantic = dataset.semantic
@@ -161,32 +155,56 @@ def _semantic(dataset: Dataset, path: str | Path, report: Report) -> Judged:
         file = files[index]
         return None if file is None else read_semantic_result(file, semantic, size_hw=dataset.images.size_hw(index))
 
-    return judge_semantic(dataset, prediction_of, report=report)
+    return prediction_of
 
 
-def _panoptic(dataset: Dataset, path: str | Path, report: Report) -> Judged:
+def _semantic_results(results: Mapping[int, SemanticMap], dataset: Dataset) -> Callable[[int], SemanticMap | None]:
+    assert dataset.semantic is not None
+    categories = dataset.semantic.categories
+    return lambda index: None if index not in results else with_labels_of(results[index], categories)
+
+
+def _panoptic_files(path: str | Path, dataset: Dataset, report: Report) -> Callable[[int], PanopticMap | None]:
     from otus.data.formats.coco_panoptic import read_panoptic_results
 
-    found = replace(dataset, panoptic=read_panoptic_results(path, dataset, report=report))
-    return judge_panoptic(dataset, found.panoptic_map, report=report)
+    return replace(dataset, panoptic=read_panoptic_results(path, dataset, report=report)).panoptic_map
 
 
-def _classification(dataset: Dataset, path: str | Path, report: Report) -> Judged:
+def _classification_files(path: str | Path, dataset: Dataset, report: Report) -> Any:
     from otus.data.formats.image_results import read_classifications
 
-    return judge_classifications(dataset, read_classifications(path, dataset, report=report))
+    return read_classifications(path, dataset, report=report)
 
 
-def _interactive(dataset: Dataset, path: str | Path, report: Report) -> Judged:
+def _click_files(path: str | Path, dataset: Dataset, report: Report) -> Any:
     from otus.data.formats.image_results import read_click_curves
 
-    return judge_clicks(dataset, read_click_curves(path, dataset, report=report))
+    return read_click_curves(path, dataset, report=report)
 
 
-READERS: Mapping[str, Callable[[Dataset, str | Path, Report], Judged]] = {
-    "panoptic": _panoptic,
-    "semantic": _semantic,
-    "classification": _classification,
-    "interactive": _interactive,
+def _not_yet(results: Mapping[int, Any], dataset: Dataset) -> Any:
+    raise NotImplementedError  # refused before: no system gives such results yet
+
+
+class ImageProtocol(NamedTuple):
+    """The functions of an :class:`~otus.evaluation.protocols.EvaluationProtocol` of which every image has one prediction."""
+
+    read: Callable[[str | Path, Dataset, Report], Any]
+    from_results: Callable[[Mapping[int, Any], Dataset], Any]
+    judge: Callable[[Dataset, Any, Report], Judged]
+
+
+IMAGE_PROTOCOLS: Mapping[str, ImageProtocol] = {
+    "panoptic": ImageProtocol(
+        _panoptic_files, _not_yet, lambda dataset, found, report: judge_panoptic(dataset, found, report=report)
+    ),
+    "semantic": ImageProtocol(
+        _semantic_files, _semantic_results, lambda dataset, found, report: judge_semantic(dataset, found, report=report)
+    ),
+    "classification": ImageProtocol(
+        _classification_files,
+        lambda results, dataset: scores_of(results, dataset.categories),
+        lambda dataset, found, report: judge_classifications(dataset, found),
+    ),
+    "interactive": ImageProtocol(_click_files, _not_yet, lambda dataset, found, report: judge_clicks(dataset, found)),
 }
-"""What predictions from files are read and judged by, protocol by protocol."""

@@ -1,67 +1,51 @@
 """Predicted objects judged by those of a data set: what each protocol compares, and what of it can be compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.errors import Report
-from otus.evaluation.protocols import outlined
+from otus.evaluation.protocols import Judged, Options, Result
 from otus.metrics.detection.average_precision import AveragePrecision, DetectionProtocol, validate_objects
 from otus.metrics.detection.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.detection.ignore_regions import complete_regions
 from otus.metrics.detection.required_fields import require_field
 from otus.metrics.detection.voc import VocProtocol
 from otus.metrics.diagnosis.assignment import DetectionMatcher
-from otus.metrics.diagnosis.mismatches import mismatch_notes
-from otus.structures import Categories, KeypointNames, Objects
+from otus.metrics.diagnosis.mismatches import lowest_score_threshold, mismatch_notes, score_threshold_notes
+from otus.structures import Categories, KeypointNames, Objects, Outline
 from otus.structures.categories import COCO_PERSON_SIGMAS
 
-_COMPARED = {
-    "boundary": ("segmentations",),
-    "oriented": ("corners_xy",),
-    "cuboid": ("cuboids",),
-    "amodal": ("amodal_boxes_xyxy",),
-}
-
+Rules = Callable[[Sequence[Kind], tuple[int, ...]], Mapping[str, DetectionProtocol[Result]]]
 
 _DOUBTFUL = 0.05
 """AP (of proposals recall) below which predictions and labels may be of different images or categories."""
 
 
-class Result(Protocol):
-    """Figures by name, in all and by category."""
+def judge_objects(dataset: Dataset, predictions: Objects, protocol: str, options: Options) -> Judged:
+    """Judge predicted objects by those of a data set.
 
-    @property
-    def figures(self) -> Mapping[str, float]: ...
-
-    @property
-    def per_category(self) -> Mapping[str, Mapping[str, float]]: ...
-
-
-def judge_objects(
-    dataset: Dataset,
-    predictions: Objects,
-    protocol: str,
-    *,
-    kinds: Sequence[Kind] | None,
-    max_dets: Sequence[int] | None,
-    report: Report,
-) -> tuple[dict[str, Result], dict[str, str], list[str]]:
-    """The results by what was compared; what could not be compared, and why; and what to know of the figures.
-
-    Parameters as of :func:`otus.evaluation.evaluate.evaluate_predictions`, which has checked them.
+    Parameters
+    ----------
+    dataset
+        With the labels that the protocol needs.
+    predictions
+        Objects with scores; ``image`` and ``labels`` count as the data set's do.
+    protocol
+        Name of a protocol that judges objects.
+    options
+        ``kinds`` default to everything that both sides have throughout; ``max_dets`` to the protocol's own.
     """
     assert dataset.objects is not None
+    kinds, report = options.kinds, options.report
+    cut_at, cuts = lowest_score_threshold(predictions), score_threshold_notes(predictions)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
     truth = validate_objects(dataset.objects, "truth", **counts, report=report)
     predictions = validate_objects(predictions, "predictions", **counts, report=report)
-    numbered = all(isinstance(one, int) for one in dataset.images.ids)  # file names may be the same in two folders
-    image_ids = np.array(dataset.images.ids if numbered else range(len(dataset)), dtype=np.int64)
     truth = complete_regions(truth)
-    for compared in _COMPARED.get(protocol, ()):
+    rules, compared = _RULES[protocol]
+    if compared is not None:
         truth = require_field(truth, compared, "truth", report=report)
         predictions = require_field(predictions, compared, "predictions", report=report)
     left_out: dict[str, str] = {}
@@ -79,19 +63,20 @@ def judge_objects(
         left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
     elif protocol == "amodal":
         left_out = _amodal_obstacles(truth, predictions)
+    ids = dataset.image_numbers()
     results: dict[str, Result] = {}
     if protocol == "proposals":
-        results["proposals"] = _judge_proposals(truth, predictions, categories, image_ids, max_dets)
-    for name, rules in _rules(protocol, kinds or (), tuple(max_dets or ())).items():
+        results["proposals"] = _judge_proposals(truth, predictions, categories, ids, options.max_dets)
+    for name, rule in rules(kinds or (), tuple(options.max_dets or ())).items():
         if name in left_out:
             continue
-        metric: AveragePrecision[Result] = AveragePrecision(rules, categories)
-        metric.update(truth, predictions, image_ids=image_ids, sizes_hw=dataset.images.sizes_hw)
+        metric: AveragePrecision[Result] = AveragePrecision(rule, categories)
+        metric.update(truth, predictions, image_ids=ids, sizes_hw=dataset.images.sizes_hw)
         results[name] = metric.compute()
     if any(not next(iter(result.figures.values())) >= _DOUBTFUL for result in results.values()):
-        sides = DetectionMatcher(truth, predictions, categories, image_ids, dataset.images.sizes_hw)
+        sides = DetectionMatcher(truth, predictions, categories, ids, dataset.images.sizes_hw)
         notes += mismatch_notes(sides, by_category=protocol != "proposals")
-    return results, left_out, notes
+    return Judged(results, len(dataset), left_out=left_out, notes=(*cuts, *notes), cut_at=cut_at)
 
 
 def _with_keypoints(categories: Categories, objects: Objects) -> Categories:
@@ -115,31 +100,46 @@ def _judge_proposals(
     return ProposalRecall(categories, rules).update(truth, proposals, image_ids=image_ids).compute()
 
 
-def _rules(protocol: str, kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
-    """What a protocol judges by, under the names of its results."""
-    match protocol:
-        case "voc07":
-            return {"bbox": VocProtocol(2007)}
-        case "voc12":
-            return {"bbox": VocProtocol(2012)}
-        case "boundary":
-            from otus.metrics.detection.boundary import boundary_protocols
+def _boundary(kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
+    from otus.metrics.detection.boundary import boundary_protocols
 
-            return boundary_protocols(max_dets=max_dets)
-        case "oriented":
-            from otus.metrics.detection.oriented import oriented_protocols
+    return boundary_protocols(max_dets=max_dets)
 
-            return oriented_protocols(max_dets=max_dets)
-        case "cuboid":
-            from otus.metrics.detection.cuboid import cuboid_protocols
 
-            return cuboid_protocols(max_dets=max_dets)
-        case "amodal":
-            from otus.metrics.detection.amodal import amodal_protocols
+def _oriented(kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
+    from otus.metrics.detection.oriented import oriented_protocols
 
-            return amodal_protocols(max_dets=max_dets)
-        case _:
-            return {kind: CocoProtocol(kind, max_dets=max_dets) for kind in kinds}
+    return oriented_protocols(max_dets=max_dets)
+
+
+def _cuboid(kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
+    from otus.metrics.detection.cuboid import cuboid_protocols
+
+    return cuboid_protocols(max_dets=max_dets)
+
+
+def _amodal(kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, DetectionProtocol[Result]]:
+    from otus.metrics.detection.amodal import amodal_protocols
+
+    return amodal_protocols(max_dets=max_dets)
+
+
+# The rules of each protocol under the names of its results, and the field without which an object cannot be judged.
+_RULES: Mapping[str, tuple[Rules, str | None]] = {
+    "coco": (lambda kinds, max_dets: {kind: CocoProtocol(kind, max_dets=max_dets) for kind in kinds}, None),
+    "voc07": (lambda kinds, max_dets: {"bbox": VocProtocol(2007)}, None),
+    "voc12": (lambda kinds, max_dets: {"bbox": VocProtocol(2012)}, None),
+    "boundary": (_boundary, "segmentations"),
+    "oriented": (_oriented, "corners_xy"),
+    "cuboid": (_cuboid, "cuboids"),
+    "amodal": (_amodal, "amodal_boxes_xyxy"),
+    "proposals": (lambda kinds, max_dets: {}, None),
+}
+
+
+def _outlined(objects: Objects) -> int:
+    """How many of the objects have an outline."""
+    return 0 if objects.segmentations is None else int((objects.segmentations.kinds != Outline.NONE).sum())
 
 
 def _obstacle(kind: Kind, truth: Objects, predictions: Objects) -> str | None:
@@ -150,14 +150,14 @@ def _obstacle(kind: Kind, truth: Objects, predictions: Objects) -> str | None:
     if kind == "keypoints":
         speaking = {side: one.keypoints is not None for side, one in sides.items()}
     else:
-        speaking = {side: outlined(one) > 0 for side, one in sides.items()}
+        speaking = {side: _outlined(one) > 0 for side, one in sides.items()}
     if not any(speaking.values()):
         return ""
     for side, objects in sides.items():
         if len(objects) and not speaking[side]:
             return f"the {side} have no {'keypoints' if kind == 'keypoints' else 'outlines'}"
-        if kind == "segm" and outlined(objects) < len(objects):
-            return f"{len(objects) - outlined(objects)} of {len(objects)} {side} have no outline"
+        if kind == "segm" and _outlined(objects) < len(objects):
+            return f"{len(objects) - _outlined(objects)} of {len(objects)} {side} have no outline"
     return None
 
 
@@ -168,6 +168,6 @@ def _amodal_obstacles(truth: Objects, predictions: Objects) -> dict[str, str]:
         obstacles["amodal_bbox"] = "the labels have no amodal boxes"
     if truth.amodal_segmentations is None:
         obstacles["amodal_segm"] = "the labels have no amodal masks"
-    elif len(predictions) and not outlined(predictions):
+    elif len(predictions) and not _outlined(predictions):
         obstacles["amodal_segm"] = "the predictions have no outlines"
     return obstacles

@@ -9,7 +9,6 @@ import gc
 import hashlib
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from otus._files import staged_file
 from otus.data.checks.images import count_training_images
@@ -28,20 +26,20 @@ from otus.data.image_writing import write_image
 from otus.data.open import open_dataset
 from otus.data.sample import Sample
 from otus.data.splitting import fingerprint
-from otus.data.tensors import TensorSample
 from otus.errors import MissingExtraError, UsageError
-from otus.evaluation.evaluate import evaluate_predictions
-from otus.evaluation.on_dataset import as_objects, predict_dataset
+from otus.evaluation.on_dataset import predict_dataset
+from otus.evaluation.protocols import Options, protocol_of
 from otus.inference.loading import load
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, choose_precision
+from otus.parts.tasks import Task
 from otus.reports.comparison import Comparison, Row, distinct_labels, file_stem, jsonable, read_row
-from otus.structures import Instances, Objects
+from otus.structures import Objects
 from otus.training.datasets import open_datasets, trainable_model
 from otus.training.imagenet import imagenet_start
-from otus.training.run import read_config, resume_run, train
+from otus.training.run import resume_run, train
+from otus.training.run_config import read_config
 from otus.training.run_folder import environment
 from otus.training.settings import TrainSettings, with_default_lr
-from otus.visualization.drawing import overlay
 from otus.zoo.models import MODELS, model_entry
 from otus.zoo.weights import read_weights, read_weights_file, weights_file
 
@@ -166,10 +164,14 @@ def compare(
     contenders = [Contender.parse(text) for text in models if text]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
-    for one in contenders:
-        task = model_entry(one.model).task
-        if task not in ("detection", "instance", "keypoints"):
-            raise UsageError(f"models: {one.model} answers {task} and finds no boxes to compare")
+    task = model_entry(contenders[0].model).task
+    for one in contenders[1:]:
+        other = model_entry(one.model).task
+        if other.protocol != task.protocol:
+            first = contenders[0].model
+            raise UsageError(
+                f"models: {first} says {task.answers}, {one.model} {other.answers}: name models of one task"
+            )
     trained = [one for one in contenders if one.weights is None and minutes is not None]
     if trained and val is None and val_split is None:
         val = KEPT_ASIDE
@@ -183,8 +185,8 @@ def compare(
             say(line)
         fitting = {one: dataclasses.replace(one, model=names[one.model][0]) for one in trained}
         contenders, trained = [fitting.get(one, one) for one in contenders], list(fitting.values())
-    if judged_on.objects is None or not len(judged_on):
-        raise UsageError(f"{whole.source}: has no images with objects to judge detectors by")
+    if not protocol_of(task.protocol).labels.in_dataset(judged_on) or not len(judged_on):
+        raise UsageError(f"{whole.source}: has no images with {task.labels.what} to judge by")
     if limit is not None and limit < len(judged_on):
         judged_on = judged_on.select(np.linspace(0, len(judged_on) - 1, limit).round().astype(int))
     place = {file: index for index, file in enumerate(whole.images.files)}
@@ -223,16 +225,17 @@ def compare(
         predictor = load(one.model, weights=weights, device=settings.device, precision=precision)
         say(f"{one.model}: predicting {len(judged_on)} images")
         row, found = _judge(predictor, judged_on, folder, weights=str(weights), progress=progress)
-        results = folder / "predictions" / f"{kept.stem}.json"
-        results.parent.mkdir(parents=True, exist_ok=True)
-        write_results(whole, dataclasses.replace(found, image_index=place_in_whole[found.image_index]), results)
+        if isinstance(found, Objects):
+            results = folder / "predictions" / f"{kept.stem}.json"
+            results.parent.mkdir(parents=True, exist_ok=True)
+            write_results(whole, dataclasses.replace(found, image_index=place_in_whole[found.image_index]), results)
         row = dataclasses.replace(row, **_told(training_record, start=start))
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(jsonable({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(dataclasses.replace(row, label=one.label))
     said = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": said}
-    comparison = Comparison(str(whole.source), judged_on.images.files, distinct_labels(rows), folder, record)
+    comparison = Comparison(str(whole.source), judged_on.images.files, distinct_labels(rows), folder, record, task)
     comparison.write()
     return comparison
 
@@ -267,7 +270,7 @@ def _train(
     say: Say,
 ) -> tuple[Path, str]:
     """The last weights of a run in the folder, begun or gone on with."""
-    run = folder / "runs" / model_entry(model).task / name
+    run = folder / "runs" / model_entry(model).task.name / name
     if (run / "config.json").is_file():
         done = resume_run(run)
     else:
@@ -300,33 +303,30 @@ def _judge(
     *,
     weights: str,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Row, Objects]:
-    """The figures, and what was found."""
+) -> tuple[Row, Any]:
+    """The figures, and the predictions as their protocol takes them."""
 
     def count(done: int) -> None:
         if progress is not None:
             progress(done, len(dataset))
 
     seconds, memory_mb = time_prediction(predictor, dataset)
-    with predictor.autocast():
-        found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess, progress=count)
-    objects = as_objects(found, categories=dataset.categories)
-    results = evaluate_predictions(dataset, objects).results
-    figures, of_masks = results["bbox"].figures, results["segm"].figures if "segm" in results else None
-    _draw(dataset, found, folder / "images", slug=file_stem(predictor.name, weights))
-    system: nn.Module = predictor.system
+    task, protocol = predictor.task, protocol_of(predictor.task.protocol)
+    results = predict_dataset(predictor.pipeline, dataset, progress=count)
+    found = protocol.from_results(results, dataset)
+    judged = protocol.judge(dataset, found, Options())
+    figures = {f"{kind}/{name}": float(v) for kind, one in judged.results.items() for name, v in one.figures.items()}
+    _draw(dataset, results, folder / "images", task, slug=file_stem(predictor.name, weights))
     row = Row(
         model=predictor.name,
         weights=weights,
         start=None,
-        AP=float(figures["AP"]),
-        AP50=float(figures["AP50"]),
-        AP_masks=None if of_masks is None else float(of_masks["AP"]),
+        figures={name: figures[figure] for name, (figure, _) in task.compared.items() if figure in figures},
         seconds=seconds,
-        parameters=sum(one.numel() for one in system.parameters()),
+        parameters=sum(one.numel() for one in predictor.system.parameters()),
         memory_mb=memory_mb,
     )
-    return row, objects
+    return row, found
 
 
 def time_prediction(
@@ -338,22 +338,13 @@ def time_prediction(
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
     parts: list[dict[str, float]] = []
-    with predictor.autocast(), _memory() as used:
+    pipeline = predictor.pipeline
+    with _memory() as used:
         for index in (chosen[0], *chosen):
-            sample = predictor.preprocess.prepare(Sample(dataset.image(index), dataset.images.files[index]))
-            parts.append(_three_parts(_milliseconds(predictor.system, sample)))
+            sample = pipeline.preprocess.prepare(Sample(dataset.image(index), dataset.images.files[index]))
+            parts.append(_three_parts(pipeline.stages(sample).milliseconds))
     medians = {name: statistics.median(one[name] for one in parts[1:]) for name in parts[0]}
     return medians, used()
-
-
-def _milliseconds(system: Any, sample: TensorSample) -> Mapping[str, float]:
-    """By part of the pass, where the system keeps a record of it."""
-    start = time.perf_counter()
-    if not hasattr(system, "stages"):
-        system.predict([sample])
-        return {"network": (time.perf_counter() - start) * 1e3}
-    milliseconds: Mapping[str, float] = system.stages([sample]).milliseconds
-    return milliseconds
 
 
 def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
@@ -386,13 +377,12 @@ def _kilobytes(status: Path, name: str) -> int:
     return int(values[name].split()[0])
 
 
-def _draw(dataset: Dataset, found: Mapping[int, Instances], folder: Path, *, slug: str) -> None:
+def _draw(dataset: Dataset, results: Mapping[int, Any], folder: Path, task: Task, *, slug: str) -> None:
     shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_IMAGES, len(dataset))).round().astype(int))
     names = flat_names(dataset.images.files)  # cat/1.jpg beside dog/1.jpg
     for index in shown.tolist():
-        scores = found[index].scores
-        sure = found[index] if scores is None else found[index][scores >= SCORE_THRESHOLD]
-        write_image(folder / f"{slug}-{Path(names[index]).stem}.jpg", overlay(dataset.image(index), sure))
+        sure = task.above(results[index], SCORE_THRESHOLD)
+        write_image(folder / f"{slug}-{Path(names[index]).stem}.jpg", task.overlay(dataset.image(index), sure))
 
 
 def _file_key(weights: Path | None) -> str | None:

@@ -190,9 +190,7 @@ def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -
     """How many proposals were looked at, and the seconds from the image's pixels to what is reported."""
     start = time.perf_counter()
     columns = {} if boxes is None else {"proposals_xyxy": boxes}
-    sample = predictor.preprocess.prepare(Sample(image, "image", columns=columns))
-    with predictor.autocast():
-        record = predictor.system.stages([sample])
+    record: Any = predictor.pipeline.stages(predictor.preprocess.prepare(Sample(image, "image", columns=columns)))
     return len(record.proposals.boxes[0]), time.perf_counter() - start
 
 

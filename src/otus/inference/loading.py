@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from otus.errors import CheckpointError, UsageError
 from otus.inference.predictor import Predictor, choose_device, choose_precision
 from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, load_into, prefixes_of
 from otus.zoo.coco import COCO
@@ -20,7 +21,7 @@ def load(
     name_or_file: str | Path | None = None,
     *,
     weights: str | Path | None = None,
-    system: nn.Module | None = None,
+    system: BaseSystem[Any, Any] | None = None,
     categories: Categories | None = None,
     preprocess: Preprocess | None = None,
     device: str | int | torch.device = "auto",

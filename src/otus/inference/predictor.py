@@ -5,7 +5,6 @@ were trained with, and the way back to the frame of the image as it came.
 """
 
 import inspect
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,21 +17,23 @@ from typing import Any, Never, NoReturn
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from torch import nn
 
 from otus.data.images import MAX_PIXELS, reduce_image
 from otus.data.sample import Sample
 from otus.data.sources import Source, SourceImage, read_source
 from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
+from otus.inference.pipeline import Pipeline
 from otus.inference.prediction import Prediction
 from otus.inference.tiling import Tiles, Window, merged, moved
 from otus.parts.fast.fusion import fused_for_inference
+from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
-from otus.proposals.proposers import PrecomputedProposals
-from otus.structures import Categories, Classification, Instances
+from otus.parts.system import BaseSystem
+from otus.parts.tasks import Task
+from otus.structures import Categories
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
@@ -62,8 +63,7 @@ class Predictor:
     Parameters
     ----------
     system
-        A module with ``categories``, ``postprocess`` and ``predict(samples, *, postprocess=None)``, which finds objects on
-        prepared images. It is put into evaluation mode here, and nothing on it changes afterwards: any number of threads
+        See :class:`~otus.parts.system.System`. It is put into evaluation mode here, and nothing on it changes afterwards: any number of threads
         may predict at once, each by a :class:`~otus.parts.postprocess.Postprocess` of its own.
     preprocess
         How its weights want images prepared.
@@ -84,7 +84,7 @@ class Predictor:
 
     def __init__(
         self,
-        system: nn.Module,
+        system: BaseSystem[Any, Any],
         *,
         preprocess: Preprocess,
         name: str,
@@ -98,7 +98,7 @@ class Predictor:
         system = system.to(self.device).eval()
         if self.device.type == "cpu" and self.precision != "exact":
             system = fused_for_inference(system, precision=self.precision)
-        self.system: Any = system
+        self.system: Any = system  # of whatever kind: explanations know theirs
         self.preprocess = preprocess
         self.name = name
         self.training = training or {}
@@ -182,9 +182,7 @@ class Predictor:
         for name, number in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
-        # Tiles are cut from, and proposals searched on, the whole image.
-        is_whole = tiles is not None or isinstance(getattr(self.system, "proposer", None), PrecomputedProposals)
-        target_size = None if is_whole else self.preprocess.size_of
+        target_size = None if tiles is not None else self.pipeline.target_size  # tiles are cut from the whole image
         report = report or partial(_stop_at_first, source)
         images = read_source(source, stride=stride, report=report, target_size=target_size, max_pixels=max_pixels)
 
@@ -198,8 +196,8 @@ class Predictor:
         return predictions()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The precision that the system runs in."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        """Return the context in which the system computes in its precision."""
+        return self.pipeline.autocast()
 
     def _labels(self, names: str | Sequence[str]) -> list[int]:
         names = [names] if isinstance(names, str) else names
@@ -268,41 +266,44 @@ class Predictor:
         return {name: value for name, value in named if value > own.score_threshold}
 
     def _finds_no_objects(self, *options: str) -> UsageError:
-        what = "says what whole images show, not where objects are"
+        what = f"says {self.task.answers}, not where objects are"
         return UsageError(f"{', '.join(options)}: {self.name} {what}; leave them out")
 
-    def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
-        """An image as the system wants it, with the proposals that it looks at if it does not find its own.
+    @property
+    def task(self) -> Task:
+        """What the system is asked."""
+        return self.system.task
 
-        They are those of the image as it came, as in training and evaluation: of the prepared one they would be others.
-        """
-        proposer, columns = getattr(self.system, "proposer", None), {}
-        if isinstance(proposer, PrecomputedProposals):
-            columns["proposals_xyxy"] = proposer.search(image).best(proposer.count).boxes_xyxy
-        return self.preprocess.prepare(Sample(image, key, columns=columns))
+    @property
+    def pipeline(self) -> Pipeline:
+        """The way from samples to results that all predictions take."""
+        return Pipeline(self.system, self.preprocess, self.precision)
+
+    def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
+        """Return an image as the system wants it, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""
+        return self.pipeline.prepare(Sample(image, key))
 
     def _whole(self, batch: list[SourceImage], postprocess: Postprocess | None) -> list[Prediction]:
-        clock = time.perf_counter()
-        samples = [self.prepared(one.image, one.name) for one in batch]
-        prepared = time.perf_counter()
-        with self.autocast():
-            raw = self.system.predict(samples, postprocess=postprocess)
-        ran = time.perf_counter()
-        results = [self._undone(one, image.size_hw) for one, image in zip(raw, batch, strict=True)]
-        undone = time.perf_counter()
-        parts = {"prepare": prepared - clock, "network": ran - prepared, "undo": undone - ran}
-        share = {name: seconds * 1e3 / len(batch) for name, seconds in parts.items()}
-        return [
-            Prediction(one.name, one.image, found, share, one.frame, one.time_s, shown, one.notes)
-            for one, (found, shown) in zip(batch, results, strict=True)
-        ]
+        watch = Stopwatch(self.device)
+        with watch.time("prepare"):
+            samples = [self.prepared(one.image, one.name) for one in batch]
+        sizes_hw = [image.size_hw for image in batch]
+        results = self.pipeline.predict(samples, sizes_hw, postprocess=postprocess, watch=watch)
+        share = {name: milliseconds / len(batch) for name, milliseconds in watch.milliseconds.items()}
+        return [self._prediction(*pair, share) for pair in zip(batch, results, strict=True)]
 
-    def _undone(
-        self, result: Instances | Classification, size_hw: tuple[int, int]
-    ) -> tuple[Instances, Classification | None]:
-        if isinstance(result, Classification):
-            return Instances.empty(size_hw, self.categories, scores=np.zeros(0)), result
-        return self.preprocess.undo(result, size_hw), None
+    def _prediction(self, source: SourceImage, result: Any, milliseconds: dict[str, float]) -> Prediction:
+        return Prediction(
+            source.name,
+            source.image,
+            result,
+            milliseconds,
+            source.frame,
+            source.time_s,
+            source.notes,
+            self.task,
+            source.size_hw,
+        )
 
     def _tiled(
         self, image: SourceImage, tiles: Tiles, postprocess: Postprocess | None, *, batch_size: int
@@ -319,14 +320,14 @@ class Predictor:
                 instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
                 total.update(part.milliseconds)
         found = merged(instances, windows, threshold=tiles.merge_threshold)
-        return Prediction(image.name, image.image, found, dict(total), image.frame, image.time_s, notes=image.notes)
+        return self._prediction(replace(image, size_hw=size_hw), found, dict(total))
 
     def _part(self, source_image: SourceImage, window: Window) -> SourceImage:
         """A window of an image; a huge one, as the whole that joins its tiles, at a fraction of its size."""
         image = np.ascontiguousarray(source_image.image[window])
         size_hw = (image.shape[0], image.shape[1])
-        if not isinstance(getattr(self.system, "proposer", None), PrecomputedProposals):
-            image = reduce_image(image, self.preprocess.size_of)
+        if (target_size := self.pipeline.target_size) is not None:
+            image = reduce_image(image, target_size)
         return replace(source_image, image=image, size_hw=size_hw)
 
 

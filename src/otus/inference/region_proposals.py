@@ -6,11 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from otus.data.sample import Sample
-from otus.detection.region_based.region_detector import RegionDetector
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.proposals.interface import Proposals
-from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.structures import Instances
 from otus.structures.boxes import clip
 
@@ -30,19 +28,14 @@ class RPNProposals:
     """
 
     def __init__(self, predictor: Predictor) -> None:
-        system: Any = predictor.system
-        if not isinstance(system, RegionDetector) or isinstance(
-            system.proposer, PrecomputedProposals | SlidingWindowProposer
-        ):
+        if not predictor.system.learns_proposals:
             raise UsageError(f"{predictor.name} learns no proposals; Faster, Mask and Keypoint R-CNN do")
         self.predictor = predictor
-        self.system = system
 
     def __call__(self, image: UInt8[np.ndarray, "h w 3"]) -> Proposals:
         """The proposals of an image, in its frame."""
-        prepared = self.predictor.preprocess.prepare(Sample(image, "image"))
-        with self.predictor.autocast():
-            record = self.system.stages([prepared])
+        pipeline = self.predictor.pipeline
+        record: Any = pipeline.stages(pipeline.prepare(Sample(image, "image")))
         scores = record.proposals.scores[0].float().cpu().numpy()
         boxes = record.proposals.boxes[0].float().cpu().numpy()
         order = np.argsort(-scores, kind="stable")

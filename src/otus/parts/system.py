@@ -20,6 +20,8 @@ from otus.parts.batching import Batch, make_batch, make_target
 from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.inference_mode import Stopwatch, inference_mode
 from otus.parts.postprocess import Postprocess
+from otus.parts.regions.proposals import OriginalImageSearch
+from otus.parts.tasks import DETECTION, Task
 from otus.structures import Categories
 
 
@@ -73,6 +75,9 @@ class System(Protocol[AnyResult_co]):
     postprocess: Postprocess | None
 
     @property
+    def task(self) -> Task: ...
+
+    @property
     def device(self) -> torch.device: ...
 
     def losses(
@@ -108,9 +113,24 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
     size_divisor: int = 1
 
     @property
+    def task(self) -> Task:
+        """What the system is asked; by it training, evaluation and reports know how to go about its results."""
+        return DETECTION
+
+    @property
+    def original_image_search(self) -> OriginalImageSearch | None:
+        """Finds the proposals that the system looks at, on the image as it came; None where it needs none from outside."""
+        return None
+
+    @property
+    def learns_proposals(self) -> bool:
+        """Whether the system has a region proposal network, whose proposals are in its record."""
+        return False
+
+    @property
     def device(self) -> torch.device:
         """Device of the parameters; samples are moved there."""
-        return next(self.parameters()).device
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     @property
     def min_size(self) -> int:

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +24,9 @@ from otus.data.dataset import Dataset
 from otus.data.sample import Sample
 from otus.errors import UsageError
 from otus.proposals.interface import Proposals, Proposer
+
+if TYPE_CHECKING:
+    from otus.data.images import TargetSize
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,13 @@ class ProposedDataset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """Return one sample with its proposals."""
         sample = super().__getitem__(index)
+        return self._with_proposals(sample)
+
+    def input(self, index: int, *, target_size: "TargetSize | None" = None) -> Sample:
+        """One image, at its own size because proposals are searched there, and its proposals."""
+        return self._with_proposals(super().input(index))
+
+    def _with_proposals(self, sample: Sample) -> Sample:
         boxes = self.proposals.proposals(sample.image).boxes_xyxy
         return replace(sample, columns={**sample.columns, "proposals_xyxy": boxes})
 

@@ -5,18 +5,20 @@ Papers: R-CNN (arXiv:1311.2524), section 2.1: about 2,000 proposals an image fro
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from otus._files import cache_folder
 from otus.data.dataset import Dataset
 from otus.parts.batching import Batch, Target
 from otus.parts.preprocess import IMAGENET_MEAN, IMAGENET_STD
-from otus.parts.regions.proposals import Proposals
+from otus.parts.regions.proposals import OriginalImageSearch, Proposals
+from otus.parts.system import BaseSystem
 from otus.proposals.cache import ProposalCache, ProposedDataset
 from otus.proposals.interface import Proposer as Search
 from otus.proposals.interface import ResizedProposer
@@ -41,6 +43,8 @@ class PrecomputedProposals:
         Mean and standard deviation of the preprocessing, to restore the image's colours.
     """
 
+    learns = False
+
     def __init__(
         self,
         count: int = 2000,
@@ -52,6 +56,11 @@ class PrecomputedProposals:
         self.count = count
         self.search = search or ResizedProposer(SelectiveSearch())
         self.mean, self.std = mean, std
+
+    @property
+    def original_image_search(self) -> OriginalImageSearch:
+        """The proposer itself: its search looks at the image as it came."""
+        return self
 
     def propose(
         self,
@@ -88,6 +97,9 @@ class SlidingWindowProposer:
         ``functools.partial``.
     """
 
+    learns = False
+    original_image_search = None
+
     def __init__(self, windows: WindowFunction = sliding_windows) -> None:
         self.windows = windows
 
@@ -111,7 +123,11 @@ def _falling(boxes: Float[Tensor, "p 4"]) -> Float[Tensor, "p"]:
 
 
 def with_proposals(
-    dataset: Dataset, system: nn.Module, *, workers: int = 1, report: Callable[[int, int], object] | None = None
+    dataset: Dataset,
+    system: BaseSystem[Any, Any],
+    *,
+    workers: int = 1,
+    report: Callable[[int, int], object] | None = None,
 ) -> Dataset:
     """Add cached proposals to a data set if the system needs them and the data set has none.
 
@@ -122,9 +138,9 @@ def with_proposals(
     report
         Called with how many images are done and of how many.
     """
-    proposer = getattr(system, "proposer", None)
-    if isinstance(dataset, ProposedDataset) or not isinstance(proposer, PrecomputedProposals):
+    wanted = system.original_image_search
+    if wanted is None or isinstance(dataset, ProposedDataset):
         return dataset
-    kept = ProposalCache(cache_folder() / "proposals", proposer.search, proposer.count)
+    kept = ProposalCache(cache_folder() / "proposals", wanted.search, wanted.count)
     kept.fill(dataset, workers=workers, report=report)
     return ProposedDataset.of(dataset, kept)

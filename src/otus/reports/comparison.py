@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from otus._files import staged_file
 from otus.inference.predictor import SCORE_THRESHOLD
+from otus.parts.tasks import DETECTION, Task
 from otus.reports.canvas import Canvas, embed_plot, write_plot
 from otus.reports.cost_plot import cost_plot
 from otus.reports.page import Figure, Page, Section
@@ -29,10 +30,8 @@ class Row:
     ----------
     model, weights, start
         Name, file of weights, and what the training started from: ImageNet, a file name or ``random``.
-    AP, AP50
-        Box AP by COCO's protocol.
-    AP_masks
-        Mask AP; None if the model or the data have no masks.
+    figures
+        By the names of :attr:`otus.parts.tasks.Task.compared`, without those that the model or the data have none of.
     label
         Name of the row (default: the model's).
     seconds
@@ -46,14 +45,12 @@ class Row:
     model: str
     weights: str
     start: str | None
-    AP: float
-    AP50: float
+    figures: Mapping[str, float]
     seconds: Mapping[str, float]
     parameters: int
     memory_mb: float | None
     minutes: float | None = None
     epochs: float | None = None
-    AP_masks: float | None = None
     label: str = ""
 
     @property
@@ -83,26 +80,32 @@ class Comparison:
     rows: Sequence[Row]
     folder: Path
     record: Mapping[str, Any]
+    task: Task = DETECTION
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus compare --json`` prints."""
         return {
             "data": self.data,
-            "protocol": "coco",
+            "protocol": self.task.protocol,
             "images": len(self.images),
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [self._flat(row) for row in self.rows],
             "folder": str(self.folder),
         }
 
+    @property
+    def judged_by(self) -> str:
+        """The protocol, and what its plotted figure is of: ``coco bbox``."""
+        kind = self.task.compared[self.task.plotted][0].split("/")[0]
+        return " ".join(dict.fromkeys([self.task.protocol, kind]))
+
     def table(self) -> list[dict[str, str]]:
         """Return the rows as text, with units in the column names."""
-        names = {"AP": "AP", "AP50": "AP50"}
-        if any(row.AP_masks is not None for row in self.rows):
-            names["AP_masks"] = "mask AP"
+        known = {name for row in self.rows for name in row.figures}
+        titles = {name: title for name, (_, title) in self.task.compared.items() if name in known}
         return [
             {
                 "model": row.name,
-                **{title: _figure(getattr(row, name)) for name, title in names.items()},
+                **{title: _figure(row.figures.get(name)) for name, title in titles.items()},
                 **{f"{part}, s": f"{row.seconds[part]:.3f}" for part in ("proposals", "network", "after")},
                 "s per image": f"{sum(row.seconds.values()):.3f}",
                 "parameters": f"{row.parameters / 1e6:.1f} M",
@@ -125,7 +128,7 @@ class Comparison:
         """Return the figures as CSV, not rounded."""
         rows = []
         for row in self.rows:
-            flat = asdict(row)
+            flat = self._flat(row)
             seconds = flat.pop("seconds")
             rows.append(flat | {f"seconds/{part}": value for part, value in seconds.items()})
         text = io.StringIO()
@@ -135,14 +138,28 @@ class Comparison:
         return text.getvalue()
 
     def plot(self) -> "PlotFigure":
-        """Plot AP50 by seconds per image."""
-        return cost_plot({row.name: (sum(row.seconds.values()), row.AP50) for row in self.rows})
+        """Plot the task's figure by seconds per image."""
+        name = self.task.plotted
+        points = {row.name: (sum(row.seconds.values()), row.figures[name]) for row in self.rows}
+        return cost_plot(points, quality=self.task.compared[name][1])
+
+    def _flat(self, row: Row) -> dict[str, Any]:
+        """A row with its figures among its fields; None for those that it does not have."""
+        fields = asdict(row)
+        figures = fields.pop("figures")
+        return {
+            **{name: fields.pop(name) for name in ("model", "weights", "start")},
+            **{name: figures.get(name) for name in self.task.compared},
+            **fields,
+        }
 
     def page(self) -> Page:
-        """Return the HTML page: the table, and each model's detections on a few images."""
-        known = any(not math.isnan(row.AP50) for row in self.rows)
+        """Return the HTML page: the table, and each model's predictions on a few images."""
+        known = any(not math.isnan(row.figures[self.task.plotted]) for row in self.rows)
         figures = [embed_plot(self.plot())] if known else []
-        sections = [Section("Figures", "COCO protocol, boxes; seconds are medians.", figures, self.table())]
+        sections = [
+            Section("Figures", f"Judged by the protocol {self.judged_by}; seconds are medians.", figures, self.table())
+        ]
         for row in self.rows:
             shown = sorted((self.folder / "images").glob(f"{file_stem(row.model, row.weights)}-*.jpg"))
             figures = [Figure(f"images/{path.name}", _caption(path), 320) for path in shown]
@@ -167,8 +184,8 @@ class Comparison:
 def read_row(path: Path) -> Row:
     """Read a row of an earlier run."""
     values = json.loads(path.read_text())["row"]
-    undefined = {name: math.nan for name in ("AP", "AP50") if values[name] is None}  # null of JSON
-    return Row(**values | undefined)
+    values["figures"] = {name: math.nan if value is None else value for name, value in values["figures"].items()}
+    return Row(**values)
 
 
 def file_stem(model: str, weights: str) -> str:

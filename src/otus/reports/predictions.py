@@ -13,17 +13,16 @@ from urllib.parse import quote
 
 import msgspec
 import numpy as np
-from PIL import Image
 
 from otus._files import staged_file
 from otus.data.image_writing import write_image
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import DataError, UsageError, stop_at_first
-from otus.inference.prediction import Prediction, drawn_objects, found_in_words, instance_records
+from otus.inference.prediction import Prediction
+from otus.parts.tasks import counts_in_words, instance_records
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Categories
-from otus.visualization.drawing import draw, overlay
 
 _CLOSING = b"\n]\n"  # of predictions.json
 _JPEG_SIDE = 65_500  # pixels; libjpeg's maximum
@@ -200,15 +199,13 @@ class PredictionFolder:
             self._show(prediction.name, target, width=image.shape[1], objects=self._list(prediction))
 
     def _overlay(self, prediction: Prediction) -> np.ndarray:
-        """Draw the objects on the image, reduced if it is larger than a JPEG can be."""
-        image, objects = prediction.image, drawn_objects(prediction)
-        factor = -(-max(image.shape) // _JPEG_SIDE)
-        if factor > 1:
-            image = np.asarray(Image.fromarray(image).reduce(factor))
-        smaller = round(max(prediction.instances.size_hw) / max(image.shape))
+        """Draw the result on the image, reduced if it is larger than a JPEG can be."""
+        longer_side = max(prediction.image.shape)
+        factor = -(-longer_side // _JPEG_SIDE)
+        smaller = round(max(prediction.size_hw) / -(-longer_side // factor))
         if smaller > 1:
             self.smaller.append(f"{Path(prediction.name).name}, by {smaller}")
-        return overlay(image, objects.resized((image.shape[0], image.shape[1])))
+        return prediction.overlay(factor=factor)
 
     def _show(self, name: str, target: Path, *, width: int, objects: str = "") -> None:
         """Add an overlay, ``width`` pixels wide, to the figures of the page; the page links to the file."""
@@ -216,17 +213,16 @@ class PredictionFolder:
         self._figures.append(Figure(quote(os.fsencode(target.name)), caption, min(_OVERLAY_WIDTH, width)))
 
     def _list(self, prediction: Prediction) -> str:
-        """Add the objects to the rows of the page's table, and return their counts in words."""
-        objects = replace(drawn_objects(prediction), masks=None, keypoints=None).resized(prediction.instances.size_hw)
+        """Add what was found to the rows of the page's table, and return its counts in words."""
+        objects = replace(prediction.task.objects(prediction.result, prediction.size_hw), masks=None, keypoints=None)
         records = list(instance_records(objects, self.categories))
         name = _as_utf8(Path(prediction.name).name)
         for record in records:
-            x, y, w, h = (round(value) for value in record["bbox"])
+            x, y, w, h = (round(value) for value in record.pop("bbox"))
             box = {"x": x, "y": y, "width": w, "height": h}
-            label = {"category": record["category"], "score": record["score"]}
             frame = "" if prediction.frame is None else prediction.frame
-            self._rows.append({"image": name, "frame": frame, **label, **box})
-        return found_in_words(records)
+            self._rows.append({"image": name, "frame": frame, **record, **box})
+        return counts_in_words([record["category"] for record in records])
 
     def _write_page(self) -> None:
         frames = self._frame_count
@@ -257,7 +253,7 @@ class PredictionFolder:
             self._list(prediction)
         if self._writer is not None:
             try:
-                self._writer.add(draw(prediction.image, drawn_objects(prediction)))
+                self._writer.add(prediction.plot())
             except BaseException:
                 self._writer = None
                 self._video.__exit__(*sys.exc_info())

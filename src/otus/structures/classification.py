@@ -34,6 +34,10 @@ class Classification:
         if np.shape(self.scores) != (len(self.categories),):
             raise ShapeError(f"scores: expected shape ({len(self.categories)},), got {np.shape(self.scores)}")
 
+    def resized(self, size_hw: tuple[int, int]) -> "Classification":
+        """Return the value itself: what an image shows does not depend on its size."""
+        return self
+
     def order(self) -> Int[np.ndarray, "c"]:
         """Return the labels by falling score."""
         return np.argsort(-np.asarray(self.scores), kind="stable")

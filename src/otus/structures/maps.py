@@ -44,6 +44,13 @@ class SemanticMap:
         """Height and width."""
         return self.labels.shape[0], self.labels.shape[1]
 
+    def resized(self, size_hw: tuple[int, int]) -> "SemanticMap":
+        """Return the map of the same image at another size: each pixel takes the label of the nearest."""
+        if tuple(size_hw) == self.size_hw:
+            return self
+        rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, self.size_hw, strict=True))
+        return SemanticMap(self.labels[rows[:, None], columns], self.categories)
+
     def mask_of(self, category: str) -> Bool[np.ndarray, "h w"]:
         """Return the mask of one category."""
         return self.labels == self.categories.index(category)

@@ -11,6 +11,7 @@ from otus.data.merging import merge
 from otus.data.open import choose_layouts, open_dataset
 from otus.data.splitting import shared_images, train_val_split
 from otus.errors import DataError
+from otus.parts.tasks import TASKS, Task
 from otus.zoo.models import model_entry
 
 _LOG = logging.getLogger("otus")
@@ -61,10 +62,16 @@ def _has_two_splits(source: Data, format: str | None) -> bool:
 
 def _refuse_bare(datasets: Sequence[Dataset], purpose: str) -> None:
     for dataset in datasets:
-        if (dataset.objects is None and dataset.image_labels is None) or not len(dataset):
+        if not len(dataset) or not any(task.labels.in_dataset(dataset) for task in TASKS):
             raise DataError(
                 f"has no images with objects or categories {purpose}", file=dataset.source, remedy="choose another"
             )
+
+
+def check_labels(dataset: Dataset, task: Task, purpose: str) -> None:
+    """DataError unless a data set has what a task is learned from and judged by; ``purpose`` is ``to learn from``, e.g."""
+    if not task.labels.in_dataset(dataset):
+        raise DataError(f"has no {task.labels.what} {purpose}", file=dataset.source, remedy="choose another")
 
 
 def trainable_model(model: str, train_set: Dataset, *, boxes: str = "modal") -> tuple[str, list[str]]:
@@ -78,22 +85,24 @@ def trainable_model(model: str, train_set: Dataset, *, boxes: str = "modal") -> 
     boxes
         As of :class:`~otus.training.settings.TrainSettings`: with ``amodal`` the masks of whole objects count too.
     """
-    entry, objects = model_entry(model), train_set.objects
-    if entry.boxes_only is None or objects is None:
+    entry = model_entry(model)
+    task, instead = entry.task, entry.boxes_only
+    if instead is None or task.head_labels is None or train_set.objects is None:
         return model, []
-    what, known = ("keypoints", objects.has_keypoints) if entry.task == "keypoints" else ("masks", objects.has_mask)
-    whole = objects.amodal_segmentations if what == "masks" and boxes == "amodal" else None
-    if known.any() or (whole is not None and whole.kinds.any()):
+    several = [task.head_labels, task.amodal_head_labels if boxes == "amodal" else None]
+    if any(labels is not None and labels.in_dataset(train_set) for labels in several):
         return model, []
-    return entry.boxes_only, [f"note: no object has {what} to learn from: {entry.boxes_only} in the place of {model}"]
+    what = task.head_labels.what
+    return instead, [f"note: no object has {what} to learn from: {instead} in the place of {model}"]
 
 
 def data_warnings(train_set: Dataset, val_set: Dataset | None) -> list[str]:
     """What a person should know before believing the figures."""
     labels = train_set.image_labels if train_set.objects is None else train_set.objects.labels
-    assert labels is not None
-    counts = np.bincount(labels, minlength=len(train_set.categories))
-    never = [name for name, count in zip(train_set.categories, counts, strict=True) if not count]
+    never = []
+    if labels is not None:
+        counts = np.bincount(labels, minlength=len(train_set.categories))
+        never = [name for name, count in zip(train_set.categories, counts, strict=True) if not count]
     lines = []
     if never:
         lines.append(

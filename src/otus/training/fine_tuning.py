@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.structures import Categories
-from otus.zoo.checkpoint import below_prefix, matching, prefixes_of
+from otus.zoo.checkpoint import Misfit, below_prefix, matching, prefixes_of
 from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
 
 _CLASS_ROWS = re.compile(
@@ -43,8 +43,8 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
     return read_weights(weights, model=model)
 
 
-def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[str]:
-    """Load every tensor that fits; a line for each of either side that does not.
+def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[Misfit]:
+    """Load every tensor that fits, and return those of either side that do not.
 
     A backbone and a pyramid serve every system: they are found wherever in theirs the others keep them. Where the categories
     differ, tensors that depend on the categories stay as they are, also those whose shape happens to fit: with ``build``
@@ -66,18 +66,16 @@ def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | 
     known = _known_classes(system, heads, weights, state)
     fits, left = matching(system, {**state, **known})
     new = [name for name in fits if name in heads and name not in known]
-    left += [f"of other categories: {name} {tuple(fits.pop(name).shape)}" for name in new]
+    left += [Misfit("of other categories", name, f" {tuple(fits.pop(name).shape)}") for name in new]
     shared = [name for name in own if name in (weights.categories or ())]
     if len(shared) < len(own):
         names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
-        left += [
-            f"with categories that are new (known are {names}): {name} {tuple(tensor.shape)}"
-            for name, tensor in known.items()
-        ]
+        kind = f"with categories that are new (known are {names})"
+        left += [Misfit(kind, name, f" {tuple(tensor.shape)}") for name, tensor in known.items()]
     if not any(name.endswith("weight") for name in fits):
         raise CheckpointError(
             f"{weights.source}: nothing of it fits {type(system).__name__}; these are the weights of something else "
-            f"({'; '.join(left[:3])})"
+            f"({'; '.join(map(str, left[:3]))})"
         )
     system.load_state_dict(fits, strict=False)
     return left

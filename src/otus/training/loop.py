@@ -30,7 +30,7 @@ from otus.training.train_loader import TrainLoader
 
 _SAVE_EVERY_S = 600  # beside the end of each epoch
 
-Validate = Callable[[nn.Module], Validation]
+Validate = Callable[[Any], Validation]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,57 +13,62 @@ from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.inference.predictor import SCORE_THRESHOLD
 from otus.parts.preprocess import Preprocess
-from otus.structures import Categories, Instances, Masks
-from otus.visualization.drawing import draw, object_legend
+from otus.parts.tasks import DETECTION, Task
+from otus.structures import Categories, Classification, Instances, Masks, SemanticMap
+from otus.visualization.drawing import object_legend
 from otus.visualization.panels import mosaic
 
 _BEST = 3  # of an image on which nothing is certain
 _LONGER_SIDE = 480  # of an image in a mosaic
-Drawn = tuple[UInt8[np.ndarray, "h w 3"], Instances]
+ImageArray = UInt8[np.ndarray, "h w 3"]
 
 
 def draw_batch(
-    samples: Sequence[TensorSample], *, preprocess: Preprocess, categories: Categories
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The images of a batch as the network gets them, with their targets."""
-    shown = [_small(_pixels(sample["image"], preprocess), _target(sample, categories)) for sample in samples]
-    return mosaic(
-        [("", [draw(*one, labels=False)]) for one in shown],
-        object_legend([target for _, target in shown], counts=False),
-    )
+    samples: Sequence[TensorSample], *, preprocess: Preprocess, categories: Categories, task: Task = DETECTION
+) -> ImageArray:
+    """Draw the images of a batch as the network gets them, with their targets."""
+    tiles, legends = [], []
+    for sample in samples:
+        target = _target(sample, categories, task)
+        drawn, objects = _small(_pixels(sample["image"], preprocess), target, DETECTION if target is None else task)
+        tiles.append(("", [drawn]))
+        legends.append(objects)
+    return mosaic(tiles, object_legend(legends, counts=False))
 
 
-def draw_predictions(dataset: Dataset, found: Mapping[int, Instances], *, count: int = 9) -> UInt8[np.ndarray, "h w 3"]:
-    """Some images of a data set, their labels on the left and on the right what was found."""
+def draw_predictions(dataset: Dataset, results: Mapping[int, Any], task: Task, *, count: int = 9) -> ImageArray:
+    """Draw some images of a data set, their labels on the left and on the right what was predicted."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
-    tiles, shown = [], []
+    tiles, legends = [], []
     for index in indices:
         sample = dataset[index]
-        labels = sample.instances or Instances.empty(sample.size_hw, dataset.categories)
-        predictions, which = _shown(found[index])
-        pair = [_small(sample.image, one) for one in (labels, predictions)]
-        shown += [one for _, one in pair]
-        caption = f"{PurePath(sample.key).name}: labels | {which}"
-        tiles.append((caption, [draw(*one, labels=False) for one in pair]))
-    return mosaic(tiles, object_legend(shown, counts=False))
+        shown, which = _shown(results[index])
+        pair = [_small(sample.image, one, task) for one in (task.truth(sample), shown)]
+        tiles.append((f"{PurePath(sample.key).name}: labels | {which}", [drawn for drawn, _ in pair]))
+        legends += [objects for _, objects in pair]
+    return mosaic(tiles, object_legend(legends, counts=False))
 
 
-def _small(image: UInt8[np.ndarray, "h w 3"], objects: Instances) -> Drawn:
-    """An image and its objects at the size of a tile, so that lines are as wide on large images as on small ones."""
-    scale = _LONGER_SIDE / max(objects.size_hw)
-    height, width = (max(1, round(side * scale)) for side in objects.size_hw)
-    pixels = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(pixels), objects.resized((height, width))
+def _small(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArray, Instances]:
+    """An image with its result at the size of a tile, so that lines are as wide on large images as on small ones; and the
+    objects of the result, for the legend."""
+    scale = _LONGER_SIDE / max(image.shape)
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    pixels = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+    if result is None:
+        return pixels, Instances.empty((height, width))
+    result = result.resized((height, width))
+    return task.draw(pixels, result, labels=False), task.objects(result, (height, width))
 
 
-def _shown(found: Instances) -> tuple[Instances, str]:
+def _shown(result: Any) -> tuple[Any, str]:
     """What ``otus predict`` would draw, else the best few: all that a weak model finds hides the image; and which it is."""
-    if found.scores is None:
-        return found, "predictions"
-    certain = found[found.scores >= SCORE_THRESHOLD]
-    if len(certain) or not len(found):
+    if not isinstance(result, Instances) or result.scores is None:
+        return result, "predictions"
+    certain = result[result.scores >= SCORE_THRESHOLD]
+    if len(certain) or not len(result):
         return certain, f"predictions, score ≥ {SCORE_THRESHOLD}"
-    best = found[np.argsort(-found.scores, kind="stable")[:_BEST]]
+    best = result[np.argsort(-result.scores, kind="stable")[:_BEST]]
     assert best.scores is not None
     return best, f"best {len(best)}, score ≤ {best.scores[0]:.2f}"
 
@@ -74,15 +80,17 @@ def _pixels(image: Tensor, preprocess: Preprocess) -> UInt8[np.ndarray, "h w 3"]
     return seen.round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
-def _target(sample: TensorSample, categories: Categories) -> Instances:
-    masks = sample.get("masks")
+def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | None:
+    """The labels of a tensor sample as a result of the task; None where it has none."""
     size_hw = (sample["image"].shape[1], sample["image"].shape[2])
+    if task.result is SemanticMap:
+        return SemanticMap(sample["semantic"].as_subclass(Tensor).numpy(), categories) if "semantic" in sample else None
     if "label" in sample:  # of the image as a whole
-        whole, label = np.array([[0, 0, size_hw[1], size_hw[0]]]), np.array([int(sample["label"])])
-        return Instances(whole, label, size_hw, categories)
+        return Classification(np.eye(len(categories))[int(sample["label"])], categories)
     if "boxes" not in sample:
-        return Instances.empty(size_hw, categories)
-    return Instances(
+        return None
+    masks = sample.get("masks")
+    objects = Instances(
         sample["boxes"].as_subclass(Tensor).numpy(),
         sample["labels"].numpy(),
         size_hw,
@@ -90,3 +98,4 @@ def _target(sample: TensorSample, categories: Categories) -> Instances:
         masks=None if masks is None else Masks.from_dense(masks.as_subclass(Tensor).numpy()),
         columns={"is_crowd": sample["is_crowd"].numpy()},
     )
+    return objects

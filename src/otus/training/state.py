@@ -5,16 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from otus.parts.tasks import TASKS
+
 UNPLANNED = 10**9
 """Steps of a run whose speed is not measured yet."""
 
 
-_SCORES = {
-    "keypoints/AP": "keypoint AP",
-    "segm/AP": "mask AP",
-    "bbox/AP": "box AP",
-    "classification/top1": "top-1 accuracy",
-}
+_SCORES = {figure: name for task in TASKS for figure, name in task.scores.items()}
 
 
 def score_name(figures: Mapping[str, Any]) -> str:

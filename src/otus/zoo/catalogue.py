@@ -28,7 +28,7 @@ def list_models(task: str | None = None, *, trained: bool = False) -> list[str]:
     >>> list_models("instance", trained=True)[0]
     'mask_rcnn_efficientnet_lite0_fpn'
     """
-    tasks = sorted({entry.task for entry in MODELS.values()})
+    tasks = sorted({entry.task.name for entry in MODELS.values()})
     if task is not None and task not in tasks:
         raise UsageError(f"task: expected one of {', '.join(tasks)}, got {task!r}{did_you_mean(task, tasks)}")
     packaged = [name for name in MODELS if packaged_file(name) is not None]
@@ -36,7 +36,7 @@ def list_models(task: str | None = None, *, trained: bool = False) -> list[str]:
     return [
         name
         for name in names
-        if task in (None, MODELS[name].task) and (not trained or name in packaged or MODELS[name].weights)
+        if task in (None, MODELS[name].task.name) and (not trained or name in packaged or MODELS[name].weights)
     ]
 
 
@@ -59,7 +59,7 @@ def catalogue() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "task": entry.task,
+                "task": entry.task.name,
                 "packaged": packaged is not None,
                 "trained": bool(weights),
                 "weights": weights,

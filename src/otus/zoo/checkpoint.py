@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -182,7 +182,9 @@ def load_into(
         misfits.pop("missing")
     if any(misfits.values()):
         found = "; ".join(
-            f"{len(lines)} {kind}, e.g. {', '.join(lines[:3])}" for kind, lines in misfits.items() if lines
+            f"{len(several)} {kind}, e.g. {', '.join(one.tensor + one.shape for one in several[:3])}"
+            for kind, several in misfits.items()
+            if several
         )
         raise CheckpointError(
             f"{source} does not fit {model or type(module).__name__} "
@@ -197,10 +199,21 @@ def load_into(
     module.load_state_dict(fits, strict=False)
 
 
-def matching(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """What of a state a module can take, for fine-tuning, and a line for each tensor of either that it cannot."""
+class Misfit(NamedTuple):
+    """A tensor that is not loaded: the kind of reason, its name, and its shape in words."""
+
+    kind: str
+    tensor: str
+    shape: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.tensor}{self.shape}"
+
+
+def matching(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Misfit]]:
+    """Return what of a state a module can take, for fine-tuning, and each tensor of either that it cannot."""
     fits, misfits = _compare(module, state)
-    return fits, [f"{kind}: {line}" for kind, lines in misfits.items() for line in lines]
+    return fits, [misfit for several in misfits.values() for misfit in several]
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
@@ -297,23 +310,22 @@ def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     return tensors, aliases
 
 
-def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """What fits, and lines on what is missing in the state, extra in it, or of another shape."""
+def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Misfit]]]:
+    """What fits, and what is missing in the state, extra in it, or of another shape."""
     own = module.state_dict()
     fits: dict[str, Tensor] = {}
-    misfits: dict[str, list[str]] = {"missing": [], "extra": [], "of another shape": []}
+    misfits: dict[str, list[Misfit]] = {"missing": [], "extra": [], "of another shape": []}
     for name, tensor in own.items():
         if name not in state:
             if not name.endswith("num_batches_tracked"):
-                misfits["missing"].append(f"{name} {tuple(tensor.shape)}")
+                misfits["missing"].append(Misfit("missing", name, f" {tuple(tensor.shape)}"))
         elif state[name].shape != tensor.shape:
-            misfits["of another shape"].append(
-                f"{name}: expected {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
-            )
+            shapes = f": expected {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
+            misfits["of another shape"].append(Misfit("of another shape", name, shapes))
         else:
             fits[name] = state[name]
     misfits["extra"] = [
-        f"{name} {tuple(tensor.shape)}"
+        Misfit("extra", name, f" {tuple(tensor.shape)}")
         for name, tensor in state.items()
         if name not in own and not name.endswith("num_batches_tracked")
     ]

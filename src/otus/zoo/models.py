@@ -3,9 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-from torch import nn
+from typing import Any
 
 from otus.classification import classifier
 from otus.detection import regression
@@ -16,10 +14,11 @@ from otus.errors import UsageError, did_you_mean
 from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem
+from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, SEMANTIC, Task
+from otus.semantic import fcn
 from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_PERSON
-
-Task = Literal["classification", "semantic", "detection", "instance", "keypoints", "panoptic", "promptable"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class ModelEntry:
         The name of the same detector without its mask or keypoint head.
     """
 
-    builder: Callable[..., nn.Module]
+    builder: Callable[..., BaseSystem[Any, Any]]
     task: Task
     paper: str
     preprocess: Preprocess
@@ -91,6 +90,7 @@ class ModelEntry:
 
 _VGG = "https://arxiv.org/abs/1409.1556"
 _LITE = "https://arxiv.org/abs/1905.11946"
+_FCN = "https://arxiv.org/abs/1411.4038"
 _OVERFEAT = "https://arxiv.org/abs/1312.6229"
 _WINDOWS = "https://doi.org/10.1109/CVPR.2005.177"
 _RCNN = "https://arxiv.org/abs/1311.2524"
@@ -134,62 +134,63 @@ def _detr(file: str, megabytes: int, bbox_ap: float) -> dict[str, Weights]:
 
 
 MODELS: dict[str, ModelEntry] = {
-    "classifier_vgg16": ModelEntry(classifier.classifier_vgg16, "classification", _VGG, _SMALL),
+    "classifier_vgg16": ModelEntry(classifier.classifier_vgg16, CLASSIFICATION, _VGG, _SMALL),
     "classifier_efficientnet_lite0": ModelEntry(
-        classifier.classifier_efficientnet_lite0, "classification", _LITE, _SMALL
+        classifier.classifier_efficientnet_lite0, CLASSIFICATION, _LITE, _SMALL
     ),
-    "regression_vgg16": ModelEntry(regression.regression_vgg16, "detection", _OVERFEAT, _SQUARE),
+    "fcn_efficientnet_lite0": ModelEntry(fcn.fcn_efficientnet_lite0, SEMANTIC, _FCN, _SMALL, learning_rate=1e-3),
+    "regression_vgg16": ModelEntry(regression.regression_vgg16, DETECTION, _OVERFEAT, _SQUARE),
     "regression_efficientnet_lite0": ModelEntry(
-        regression.regression_efficientnet_lite0, "detection", _OVERFEAT, _SQUARE
+        regression.regression_efficientnet_lite0, DETECTION, _OVERFEAT, _SQUARE
     ),
-    "sliding_window_vgg16": ModelEntry(sliding_window.sliding_window_vgg16, "detection", _WINDOWS, _OF_2015),
+    "sliding_window_vgg16": ModelEntry(sliding_window.sliding_window_vgg16, DETECTION, _WINDOWS, _OF_2015),
     "sliding_window_efficientnet_lite0": ModelEntry(
-        sliding_window.sliding_window_efficientnet_lite0, "detection", _WINDOWS, _SMALL
+        sliding_window.sliding_window_efficientnet_lite0, DETECTION, _WINDOWS, _SMALL
     ),
-    "rcnn_vgg16": ModelEntry(rcnn.rcnn_vgg16, "detection", _RCNN, _OF_2015),
-    "rcnn_efficientnet_lite0": ModelEntry(rcnn.rcnn_efficientnet_lite0, "detection", _RCNN, _SMALL),
-    "spp_net_vgg16": ModelEntry(spp_net.spp_net_vgg16, "detection", _SPP, _OF_2015),
-    "spp_net_efficientnet_lite0": ModelEntry(spp_net.spp_net_efficientnet_lite0, "detection", _SPP, _SMALL),
-    "fast_rcnn_vgg16": ModelEntry(fast_rcnn.fast_rcnn_vgg16, "detection", _FAST, _OF_2015),
-    "fast_rcnn_efficientnet_lite0": ModelEntry(fast_rcnn.fast_rcnn_efficientnet_lite0, "detection", _FAST, _SMALL),
-    "faster_rcnn_vgg16": ModelEntry(faster_rcnn.faster_rcnn_vgg16, "detection", _FASTER, _OF_2015),
+    "rcnn_vgg16": ModelEntry(rcnn.rcnn_vgg16, DETECTION, _RCNN, _OF_2015),
+    "rcnn_efficientnet_lite0": ModelEntry(rcnn.rcnn_efficientnet_lite0, DETECTION, _RCNN, _SMALL),
+    "spp_net_vgg16": ModelEntry(spp_net.spp_net_vgg16, DETECTION, _SPP, _OF_2015),
+    "spp_net_efficientnet_lite0": ModelEntry(spp_net.spp_net_efficientnet_lite0, DETECTION, _SPP, _SMALL),
+    "fast_rcnn_vgg16": ModelEntry(fast_rcnn.fast_rcnn_vgg16, DETECTION, _FAST, _OF_2015),
+    "fast_rcnn_efficientnet_lite0": ModelEntry(fast_rcnn.fast_rcnn_efficientnet_lite0, DETECTION, _FAST, _SMALL),
+    "faster_rcnn_vgg16": ModelEntry(faster_rcnn.faster_rcnn_vgg16, DETECTION, _FASTER, _OF_2015),
     "faster_rcnn_efficientnet_lite0": ModelEntry(
-        faster_rcnn.faster_rcnn_efficientnet_lite0, "detection", _FASTER, _SMALL
+        faster_rcnn.faster_rcnn_efficientnet_lite0, DETECTION, _FASTER, _SMALL
     ),
     "faster_rcnn_efficientnet_lite0_fpn": ModelEntry(
-        faster_rcnn.faster_rcnn_efficientnet_lite0_fpn, "detection", _FASTER, _SMALL
+        faster_rcnn.faster_rcnn_efficientnet_lite0_fpn, DETECTION, _FASTER, _SMALL
     ),
     "faster_rcnn_resnet50_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_resnet50_fpn,
-        "detection",
+        DETECTION,
         _FASTER,
         _USUAL,
         {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_coco-258fb6c6", 160, {"bbox AP": 0.370})},
     ),
     "faster_rcnn_resnet50_fpn_v2": ModelEntry(
         faster_rcnn.faster_rcnn_resnet50_fpn_v2,
-        "detection",
+        DETECTION,
         _V2,
         _USUAL,
         {"coco_v1": _torchvision("fasterrcnn_resnet50_fpn_v2_coco-dd69338a", 167, {"bbox AP": 0.467})},
     ),
     "faster_rcnn_mobilenet_v3_large_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_mobilenet_v3_large_fpn,
-        "detection",
+        DETECTION,
         _FASTER,
         _USUAL,
         {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7", 74, {"bbox AP": 0.328})},
     ),
     "faster_rcnn_mobilenet_v3_large_320_fpn": ModelEntry(
         faster_rcnn.faster_rcnn_mobilenet_v3_large_320_fpn,
-        "detection",
+        DETECTION,
         _FASTER,
         Preprocess(shorter_side=320, longer_side=640),
         {"coco_v1": _torchvision("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9", 74, {"bbox AP": 0.228})},
     ),
     "mask_rcnn_efficientnet_lite0_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_efficientnet_lite0_fpn,
-        "instance",
+        INSTANCE,
         _MASK,
         _SMALL,
         boxes_only="faster_rcnn_efficientnet_lite0_fpn",
@@ -197,7 +198,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "mask_rcnn_resnet50_fpn": ModelEntry(
         mask_rcnn.mask_rcnn_resnet50_fpn,
-        "instance",
+        INSTANCE,
         _MASK,
         _USUAL,
         {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_coco-bf2d0c1e", 170, {"bbox AP": 0.379, "segm AP": 0.346})},
@@ -205,7 +206,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "mask_rcnn_resnet50_fpn_v2": ModelEntry(
         mask_rcnn.mask_rcnn_resnet50_fpn_v2,
-        "instance",
+        INSTANCE,
         _V2,
         _USUAL,
         {"coco_v1": _torchvision("maskrcnn_resnet50_fpn_v2_coco-73cbd019", 177, {"bbox AP": 0.474, "segm AP": 0.418})},
@@ -213,7 +214,7 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "keypoint_rcnn_resnet50_fpn": ModelEntry(
         keypoint_rcnn.keypoint_rcnn_resnet50_fpn,
-        "keypoints",
+        KEYPOINTS,
         _MASK,
         _USUAL,
         {
@@ -227,83 +228,81 @@ MODELS: dict[str, ModelEntry] = {
         boxes_only="faster_rcnn_resnet50_fpn",
     ),
     "rpn_classifier_efficientnet_lite0_fpn": ModelEntry(
-        rpn_classifier.rpn_classifier_efficientnet_lite0_fpn, "detection", _FASTER, _SMALL
+        rpn_classifier.rpn_classifier_efficientnet_lite0_fpn, DETECTION, _FASTER, _SMALL
     ),
     "retinanet_resnet50_fpn": ModelEntry(
         retinanet.retinanet_resnet50_fpn,
-        "detection",
+        DETECTION,
         _RETINANET,
         _USUAL,
         {"coco_v1": _torchvision("retinanet_resnet50_fpn_coco-eeacb38b", 130, {"bbox AP": 0.364})},
     ),
     "retinanet_resnet50_fpn_v2": ModelEntry(
         retinanet.retinanet_resnet50_fpn_v2,
-        "detection",
+        DETECTION,
         _RETINANET,
         _USUAL,
         {"coco_v1": _torchvision("retinanet_resnet50_fpn_v2_coco-5905b1c5", 146, {"bbox AP": 0.415})},
     ),
     "retinanet_efficientnet_lite0_fpn": ModelEntry(
-        retinanet.retinanet_efficientnet_lite0_fpn, "detection", _RETINANET, _SMALL
+        retinanet.retinanet_efficientnet_lite0_fpn, DETECTION, _RETINANET, _SMALL
     ),
     "ssd300_vgg16": ModelEntry(
         ssd.ssd300_vgg16,
-        "detection",
+        DETECTION,
         _SSD,
         _SSD300,
         {"coco_v1": _torchvision("ssd300_vgg16_coco-b556d3b4", 136, {"bbox AP": 0.251})},
     ),
     "ssdlite320_mobilenet_v3_large": ModelEntry(
         ssdlite.ssdlite320_mobilenet_v3_large,
-        "detection",
+        DETECTION,
         _SSDLITE,
         _SSDLITE320,
         {"coco_v1": _torchvision("ssdlite320_mobilenet_v3_large_coco-a79551df", 13, {"bbox AP": 0.213})},
     ),
     "ssdlite_efficientnet_lite0": ModelEntry(
-        ssdlite.ssdlite_efficientnet_lite0, "detection", _SSDLITE, Preprocess(fixed_hw=(320, 320))
+        ssdlite.ssdlite_efficientnet_lite0, DETECTION, _SSDLITE, Preprocess(fixed_hw=(320, 320))
     ),
     "fcos_resnet50_fpn": ModelEntry(
         fcos.fcos_resnet50_fpn,
-        "detection",
+        DETECTION,
         _FCOS,
         _USUAL,
         {"coco_v1": _torchvision("fcos_resnet50_fpn_coco-99b0c9b7", 124, {"bbox AP": 0.392})},
     ),
     "fcos_efficientnet_lite0_fpn": ModelEntry(
-        fcos.fcos_efficientnet_lite0_fpn, "detection", _FCOS, _SMALL, milliseconds=26
+        fcos.fcos_efficientnet_lite0_fpn, DETECTION, _FCOS, _SMALL, milliseconds=26
     ),
     "oriented_fcos_efficientnet_lite0_fpn": ModelEntry(
         oriented_fcos.oriented_fcos_efficientnet_lite0_fpn,
-        "detection",
+        DETECTION,
         _FCOS,
         Preprocess(shorter_side=512, longer_side=512),
     ),
     "detr_resnet50": ModelEntry(
-        detr.detr_resnet50, "detection", _DETR, _SMOOTHED, _detr("detr-r50-e632da11", 159, 0.420)
+        detr.detr_resnet50, DETECTION, _DETR, _SMOOTHED, _detr("detr-r50-e632da11", 159, 0.420)
     ),
     "detr_resnet50_dc5": ModelEntry(
-        detr.detr_resnet50_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r50-dc5-f0fb7ef5", 159, 0.433)
+        detr.detr_resnet50_dc5, DETECTION, _DETR, _SMOOTHED, _detr("detr-r50-dc5-f0fb7ef5", 159, 0.433)
     ),
     "detr_resnet101": ModelEntry(
-        detr.detr_resnet101, "detection", _DETR, _SMOOTHED, _detr("detr-r101-2c7b67e5", 232, 0.435)
+        detr.detr_resnet101, DETECTION, _DETR, _SMOOTHED, _detr("detr-r101-2c7b67e5", 232, 0.435)
     ),
     "detr_resnet101_dc5": ModelEntry(
-        detr.detr_resnet101_dc5, "detection", _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 232, 0.449)
+        detr.detr_resnet101_dc5, DETECTION, _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 232, 0.449)
     ),
-    "yolo": ModelEntry(yolo.yolo, "detection", _YOLO, Preprocess(fixed_hw=(448, 448))),
-    "yolo_efficientnet_lite0": ModelEntry(
-        yolo.yolo_efficientnet_lite0, "detection", _YOLO, _SQUARE, learning_rate=1e-4
-    ),
+    "yolo": ModelEntry(yolo.yolo, DETECTION, _YOLO, Preprocess(fixed_hw=(448, 448))),
+    "yolo_efficientnet_lite0": ModelEntry(yolo.yolo_efficientnet_lite0, DETECTION, _YOLO, _SQUARE, learning_rate=1e-4),
     "query_selection_detr_efficientnet_lite0": ModelEntry(
         query_selection_detr.query_selection_detr_efficientnet_lite0,
-        "detection",
+        DETECTION,
         _RT_DETR,
         Preprocess(shorter_side=320, longer_side=320),
     ),
     "detr_efficientnet_lite0": ModelEntry(
         detr.detr_efficientnet_lite0,
-        "detection",
+        DETECTION,
         _DETR,
         Preprocess(shorter_side=320, longer_side=320),
         learning_rate=3e-4,
@@ -318,7 +317,7 @@ def model_entry(name: str) -> ModelEntry:
     raise UsageError(f"model {name!r}: there is none of this name{did_you_mean(name, MODELS)} (otus models lists all)")
 
 
-def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> BaseSystem[Any, Any]:
     """A model by name with random weights.
 
     Raises

@@ -66,6 +66,9 @@ class RegionProposalNetwork(nn.Module):
         Which anchors are positive and negative, and how many of each are sampled.
     """
 
+    learns = True
+    original_image_search = None
+
     def __init__(
         self,
         in_channels: int,

@@ -23,14 +23,24 @@ from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment, BoxHead
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
-from otus.parts.regions.proposals import Proposals
+from otus.parts.regions.proposals import OriginalImageSearch, Proposals
 from otus.parts.regions.roi_features import RoIFeatures
 from otus.parts.system import BaseSystem
+from otus.parts.tasks import DETECTION, INSTANCE, KEYPOINTS, Task
 from otus.structures import Categories, Instances
 
 
 class Proposer(Protocol):
-    """Where to look. Losses are empty where nothing is learned, and where ``targets`` are None."""
+    """Where to look. Losses are empty where nothing is learned, and where ``targets`` are None.
+
+    ``learns`` says whether it is a network; ``original_image_search`` where it looks at proposals from outside.
+    """
+
+    @property
+    def learns(self) -> bool: ...
+
+    @property
+    def original_image_search(self) -> OriginalImageSearch | None: ...
 
     def propose(
         self,
@@ -139,6 +149,23 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
             elif names:
                 lines.append(f"warning: no mask to learn from of {names}: what the model draws for them means nothing")
         return lines
+
+    @property
+    def task(self) -> Task:
+        """What the finest head predicts."""
+        if self.keypoint_head is not None:
+            return KEYPOINTS
+        return DETECTION if self.mask_head is None else INSTANCE
+
+    @property
+    def original_image_search(self) -> OriginalImageSearch | None:
+        """As of the proposer."""
+        return self.proposer.original_image_search
+
+    @property
+    def learns_proposals(self) -> bool:
+        """As of the proposer."""
+        return self.proposer.learns
 
     @property
     def min_size(self) -> int:

@@ -35,7 +35,8 @@ from otus.data.open import open_dataset
 from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip, Transform
 from otus.errors import UsageError
 from otus.evaluation.evaluate import evaluate_predictions
-from otus.evaluation.on_dataset import as_objects, predict_dataset
+from otus.evaluation.on_dataset import predict_dataset
+from otus.evaluation.results import as_objects
 from otus.inference.loading import load
 from otus.parts.preprocess import Preprocess
 from otus.training.devices import fastest_precision
@@ -200,8 +201,7 @@ def judge(weights: Path, *, voc2007: Path, voc2012: Path) -> tuple[dict[str, flo
     by_category: dict[str, dict[str, float]] = {}
     for name, folder, file in (("VOC 2007 val", voc2007, None), ("VOC 2012 val", voc2012, "instances_val.json")):
         dataset = open_dataset(folder / file) if file else open_dataset(folder, format="voc", split="val")
-        with predictor.autocast():
-            found = predict_dataset(predictor.system, dataset, preprocess=predictor.preprocess)
+        found = predict_dataset(predictor.pipeline, dataset)
         objects = as_objects(found, categories=dataset.categories)
         report = evaluate_predictions(dataset, objects)
         for kind, result in report.results.items():

@@ -105,8 +105,7 @@ def explain_fields(
     prepared = predictor.prepared(image, name)  # with the proposals, if the system does not find its own
     prepare_ms = (time.perf_counter() - start) * 1e3
     postprocess = predictor.postprocess(score_threshold)
-    with predictor.autocast():
-        record = system.stages([prepared], postprocess=postprocess)
+    record: Any = predictor.pipeline.stages(prepared, postprocess=postprocess)
     record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}
 
     def undone(detections: list[Detections]) -> Instances:

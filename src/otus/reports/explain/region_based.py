@@ -17,10 +17,10 @@ from torch import Tensor
 from otus.detection.region_based.region_detector import RegionDetector
 from otus.detection.region_based.stages import RegionStages, to_instances
 from otus.errors import UsageError
-from otus.inference.prediction import instance_records
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections
 from otus.parts.regions.crops import WarpedCrops, warp
+from otus.parts.tasks import instance_records
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields
 from otus.reports.explain.figures import (
@@ -307,7 +307,12 @@ class RegionExplanation(Explanation):
 
 
 def explain_region_based(
-    predictor: Predictor, image: ImageArray, *, name: str, score_threshold: float | None = None
+    predictor: Predictor,
+    image: ImageArray,
+    *,
+    name: str,
+    score_threshold: float | None = None,
+    ground_truth: Instances | None = None,
 ) -> RegionExplanation:
     """Run a region-based detector on one image and return its stages.
 
@@ -319,20 +324,20 @@ def explain_region_based(
         Name of the image, for the page.
     score_threshold
         Minimum score (default: as ``predict``).
+    ground_truth
+        None: regions are not drawn beside labels.
 
     Raises
     ------
     UsageError
-        If the model is not a region-based detector.
+        If there is ground truth.
     """
-    system: Any = predictor.system
-    if not isinstance(system, RegionDetector):
+    if ground_truth is not None:
         raise UsageError(
-            f"{predictor.name} is not a region-based detector, nor another one whose stages can be explained: those are of "
-            "models whose task is detection, instance or keypoints (otus models lists them)"
+            f"--data: {predictor.name} decides by regions, which are not drawn beside labels: leave it out"
         )
     fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold)
-    with_masks = to_instances(fields["record"], system.categories)[0]
+    with_masks = to_instances(fields["record"], predictor.categories)[0]
     fields["detections"] = predictor.preprocess.undo(with_masks, (image.shape[0], image.shape[1]))
     return RegionExplanation(**fields)
 

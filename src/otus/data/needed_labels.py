@@ -1,0 +1,16 @@
+"""Which labels a task or a protocol needs. Nothing is imported here, so that help texts can be made of it at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from otus.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels that something needs: in words, and whether a data set has them."""
+
+    what: str
+    in_dataset: "Callable[[Dataset], bool]"

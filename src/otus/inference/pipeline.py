@@ -1,0 +1,94 @@
+"""From samples to results in the images' own frames: the one path that every prediction takes.
+
+Preparing (with proposals where the system looks at some), the precision, the pass, and undoing the geometry stand here once;
+:class:`~otus.inference.predictor.Predictor`, evaluation, validation, comparing and explaining go through it.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from otus.data.sample import Sample
+from otus.data.tensors import TensorSample
+from otus.parts.inference_mode import Stopwatch
+from otus.parts.postprocess import Postprocess
+from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem, Stages
+
+if TYPE_CHECKING:
+    from otus.data.images import TargetSize
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A system with what its weights need around it.
+
+    Parameters
+    ----------
+    system
+        On whatever device it is.
+    preprocess
+        How its weights want images prepared.
+    precision
+        ``bfloat16`` for autocast; else the system runs as it is.
+    """
+
+    system: BaseSystem[Any, Any]
+    preprocess: Preprocess
+    precision: str = "exact"
+
+    @property
+    def target_size(self) -> "TargetSize | None":
+        """The size that an image need not exceed much when it is read: None where proposals are searched on all of it."""
+        return None if self.system.original_image_search is not None else self.preprocess.size_of
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which the system computes in its precision."""
+        return torch.autocast(self.system.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def prepare(self, sample: Sample) -> TensorSample:
+        """Return a sample as the system wants it.
+
+        Proposals that the system looks at are found here if the sample has none: those of the image as it came, for of the
+        prepared one they would be others.
+        """
+        wanted = self.system.original_image_search
+        if wanted is not None and "proposals_xyxy" not in sample.columns:
+            found = wanted.search(sample.image).best(wanted.count).boxes_xyxy
+            sample = replace(sample, columns={**sample.columns, "proposals_xyxy": found})
+        return self.preprocess.prepare(sample)
+
+    def predict(
+        self,
+        samples: Sequence[TensorSample],
+        sizes_hw: Sequence[tuple[int, int]],
+        *,
+        postprocess: Postprocess | None = None,
+        watch: Stopwatch | None = None,
+    ) -> list[Any]:
+        """Return the results of prepared samples, of the task's type, in the frames of images of ``sizes_hw``.
+
+        Parameters
+        ----------
+        samples
+            As :meth:`prepare` returned them.
+        sizes_hw
+            Heights and widths of the images that they were made of.
+        postprocess
+            Which detections are reported (default: the system's own).
+        watch
+            Measures ``network`` and ``undo``.
+        """
+        watch = watch or Stopwatch(self.system.device)
+        with watch.time("network"), self.autocast():
+            results = self.system.predict(samples, postprocess=postprocess)
+        with watch.time("undo"):
+            return [self.preprocess.undo(one, size_hw) for one, size_hw in zip(results, sizes_hw, strict=True)]
+
+    def stages(self, sample: TensorSample, *, postprocess: Postprocess | None = None) -> Stages:
+        """Return the record of a pass over one prepared sample."""
+        with self.autocast():
+            return self.system.stages([sample], postprocess=postprocess)
