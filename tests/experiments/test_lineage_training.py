@@ -24,6 +24,7 @@ from otus.parts.inference_mode import inference_mode
 from otus.parts.preprocess import Preprocess
 from otus.parts.regions.crops import WarpedCrops
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
+from otus.parts.system import BaseSystem
 from otus.parts.tasks import CLASSIFICATION, DETECTION
 from otus.proposals.cache import ProposedDataset
 from otus.proposals.proposers import PrecomputedProposals, with_proposals
@@ -91,7 +92,7 @@ def test_proposals_are_found_once_and_travel_with_the_images(scenes: Dataset, tm
     searched = SelectiveSearch()(scenes.image(0)).boxes_xyxy[:50]
     scale = np.array(sample["image"].shape[:0:-1]) / np.array(scenes.image(0).shape[1::-1])
     np.testing.assert_allclose(sample["proposals"], searched * np.tile(scale, 2), rtol=1e-5)
-    assert with_proposals(scenes, nn.Identity()) is scenes
+    assert with_proposals(scenes, BaseSystem()) is scenes
 
 
 def test_a_detector_of_proposals_is_trained_evaluated_and_asked(scenes: Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
 from otus.inference.predictor import SCORE_THRESHOLD
 from otus.parts.preprocess import Preprocess
-from otus.parts.tasks import DETECTION, Task
+from otus.parts.tasks import DETECTION, TASKS, Task
 from otus.structures import Categories, Classification, Instances, Masks, SemanticMap
 from otus.visualization.drawing import object_legend
 from otus.visualization.panels import mosaic
@@ -30,7 +30,9 @@ def draw_batch(
     tiles, legends = [], []
     for sample in samples:
         target = _target(sample, categories, task)
-        drawn, objects = _small(_pixels(sample["image"], preprocess), target, DETECTION if target is None else task)
+        # Drawn as what they are: a classifier learns objects too.
+        shown_as = next((one for one in TASKS if isinstance(target, one.result)), task)
+        drawn, objects = _small(_pixels(sample["image"], preprocess), target, shown_as)
         tiles.append(("", [drawn]))
         legends.append(objects)
     return mosaic(tiles, object_legend(legends, counts=False))
