@@ -117,10 +117,10 @@ def test_padding_adds_zeros_at_the_right_and_bottom_only(height, width):
 def test_dilated_resnet_keeps_stride_16():
     classifier = models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True]).eval()
     backbone = torchvision_backbone(
-        "resnet50", levels=("layer4",), weights=classifier.state_dict(), dilated=True
+        "resnet50", levels=("layer4",), weights=classifier.state_dict(), output_stride=16
     ).eval()
     assert (backbone.strides, backbone.channels) == ((16,), (2048,))
-    assert torchvision_backbone("resnet50", levels=(4,), dilated=True).taps == ("layer4",)
+    assert torchvision_backbone("resnet50", levels=(4,), output_stride=16).taps == ("layer4",)
     body = IntermediateLayerGetter(classifier, {"layer4": "0"})
     images = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_unknown_names_and_levels_say_what_there_is():
         with pytest.raises(UsageError, match=r"levels 1, 2, 3, 4, 5 or of the layers conv1.*layer4"):
             torchvision_backbone("resnet18", levels=levels)
     with pytest.raises(UsageError, match="cannot be dilated"):
-        torchvision_backbone("resnet18", levels=(5,), dilated=True)
+        torchvision_backbone("resnet18", levels=(5,), output_stride=16)
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 3, 4, 5), ("head",)])

@@ -70,7 +70,7 @@ def test_max_unpooling_undoes_max_pooling(height, width, factor, seed):
 
 def test_max_unpooling_needs_maxima():
     with pytest.raises(ValueError, match="max pooling"):
-        MaxUnpooling()(a_map(1, 1, 2, 2), Pooled(a_map(1, 1, 2, 2), (4, 4)))
+        MaxUnpooling()(a_map(1, 1, 2, 2), Pooled(a_map(1, 1, 2, 2), a_map(1, 1, 4, 4)))
 
 
 @given(sides, sides, st.integers(1, 4), st.integers(1, 5), st.data())
@@ -93,7 +93,7 @@ def test_transposed_convolution_is_the_sum_of_stamps(height, width, stride, size
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_transposed_convolutions_begin_as_bilinear_interpolation(factor):
     x = a_map(1, 2, 5, 6).float()
-    pooled = Pooled(x, (5 * factor, 6 * factor))
+    pooled = Pooled(x, x.new_zeros(1, 2, 5 * factor, 6 * factor))
     fine = TransposedConvolution(2, factor=factor)(x, pooled)
     inside = (slice(None), slice(None), slice(factor, -factor), slice(factor, -factor))
     torch.testing.assert_close(fine[inside], interpolate(x, pooled.size_hw, mode="bilinear")[inside])

@@ -20,7 +20,8 @@ from otus.errors import ShapeError
 from otus.parts.backbones import LayeredBackbone
 from otus.parts.preprocess import Preprocess
 from otus.parts.tasks import SEMANTIC
-from otus.semantic.fcn import FullyConvolutionalNetwork
+from otus.semantic.fcn import fcn
+from otus.semantic.segmenter import Segmenter
 from otus.structures import IGNORE, Categories, Masks, SemanticMap
 from otus.training.run import train
 from otus.training.settings import TrainSettings
@@ -30,12 +31,12 @@ CATEGORIES = Categories(("left", "right"))
 PREPROCESS = Preprocess(shorter_side=32, longer_side=48)
 
 
-def tiny_fcn(categories: Categories) -> FullyConvolutionalNetwork:
+def tiny_fcn(categories: Categories) -> Segmenter:
     def block(inputs: int, outputs: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(4, outputs), nn.ReLU())
 
     layers = {"c1": block(3, 8), "c2": block(8, 16), "c3": block(16, 16)}
-    return FullyConvolutionalNetwork(LayeredBackbone(layers, levels=(1, 2, 3)), categories)
+    return fcn(LayeredBackbone(layers, levels=(1, 2, 3)), categories)
 
 
 def halves(height: int = 21, width: int = 34) -> Sample:
@@ -76,7 +77,7 @@ def test_a_small_set_is_learned_and_maps_have_the_size_of_their_image() -> None:
 
 def test_pixels_to_be_ignored_and_padding_teach_nothing() -> None:
     system = tiny_fcn(CATEGORIES).train()
-    nn.init.normal_(system.classifiers[0].weight, generator=torch.Generator().manual_seed(0))
+    nn.init.normal_(system.decoder.classifiers[0].weight, generator=torch.Generator().manual_seed(0))
     sample, other = PREPROCESS.prepare(halves()), PREPROCESS.prepare(halves(40, 20))
     record = system.training_stages([sample, other])
     assert record.target is not None

@@ -129,7 +129,7 @@ def of_the_hub(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def tiny(state: dict[str, Tensor], *, dilated: bool = False) -> SetDetector:
     checkpoint = read_detr(state)
     name, stage = ("resnet50", 4) if dilated else ("resnet18", 5)
-    backbone = torchvision_backbone(name, levels=(stage,), dilated=dilated)
+    backbone = torchvision_backbone(name, levels=(stage,), output_stride=16 if dilated else 32)
     freeze_norms(backbone)
     head = detr.DETRHead(
         backbone.channels[0],

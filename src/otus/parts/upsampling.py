@@ -48,15 +48,20 @@ class Pooled:
     ----------
     map
         (N, C, h, w) coarse map.
-    size_hw
-        Size of the fine map that it was made from.
+    fine
+        (N, D, H, W) map that it was made from: the size to come back to, and what a skip connection adds there.
     indices
         (N, C, h, w) index of each maximum in the flattened fine map, of max pooling only.
     """
 
     map: Float[Tensor, "n c h w"]
-    size_hw: tuple[int, int]
+    fine: Float[Tensor, "n d H W"]
     indices: Int[Tensor, "n c h w"] | None = None
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Size of the fine map."""
+        return (self.fine.shape[-2], self.fine.shape[-1])
 
 
 class MaxPooling(nn.Module):
@@ -72,7 +77,7 @@ class MaxPooling(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Pooled:
         """Pool."""
         coarse, indices = F.max_pool2d(x, self.factor, ceil_mode=True, return_indices=True)
-        return Pooled(coarse, (x.shape[-2], x.shape[-1]), indices)
+        return Pooled(coarse, x, indices)
 
 
 class StridedConvolution(nn.Module):
@@ -85,7 +90,7 @@ class StridedConvolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Pooled:
         """Convolve."""
-        return Pooled(self.convolution(x), (x.shape[-2], x.shape[-1]))
+        return Pooled(self.convolution(x), x)
 
 
 def bed_of_nails(x: Float[Tensor, "n c h w"], size_hw: tuple[int, int]) -> Float[Tensor, "n c H W"]:
@@ -196,7 +201,7 @@ def max_unpool(
         Size of the fine map.
     """
     fine = x.new_zeros((*x.shape[:-2], size_hw[0] * size_hw[1]))
-    return fine.scatter(-1, indices.flatten(-2), x.flatten(-2)).unflatten(-1, size_hw)
+    return fine.scatter(-1, indices.flatten(-2), x.flatten(-2)).reshape(*x.shape[:-2], *size_hw)
 
 
 def transposed_convolution_by_patches(

@@ -1,147 +1,109 @@
-"""FCN-8s: a 1x1 classifier on each of three feature maps, their scores upsampled and summed from coarse to fine.
+"""FCN: classifiers of coarse maps, whose scores are upsampled, and refined by those of finer maps.
 
-Shape shorthand: B images, C categories, H x W the batch, h x w a feature map.
+Shape shorthand: B images, K categories, C channels.
 
-Paper: "Fully Convolutional Networks for Semantic Segmentation" (Long, Shelhamer, Darrell, CVPR 2015, arXiv:1411.4038),
-section 4.2 and figure 3. Official code: github.com/shelhamer/fcn.berkeleyvision.org (BSD).
+Paper: "Fully Convolutional Networks for Semantic Segmentation" (Long, Shelhamer, Darrell, CVPR 2015, arXiv:1411.4038), section
+4.2 and figure 3. Official code: github.com/shelhamer/fcn.berkeleyvision.org (BSD). :func:`fcn_head` and the networks over dilated
+ResNets are torchvision's (BSD-3-Clause), whose checkpoints load.
 
-Departures: any backbone in the place of VGG-16 with its fully connected layers as convolutions; upsampling is bilinear and
-not learned (the paper's transposed convolutions start as that, and its last one stays so); everything is trained at once; the
-loss is the mean over the labelled pixels, not their sum.
+FCN-32s classifies the coarsest map (stride 32) and upsamples its scores. FCN-16s adds the scores of the map of stride 16 to
+those upsampled by 2, FCN-8s those of stride 8 in the same way: where comes from fine maps, what from coarse ones.
+
+Departures: any backbone in the place of VGG-16 with its fully connected layers as convolutions; everything is trained at once,
+not stage by stage; the last upsampling to the image is bilinear, as the paper's fixed one is, the earlier ones are bilinear
+too unless ``upsampling`` names another; the loss is the mean over the labelled pixels, not their sum.
 """
 
-from dataclasses import dataclass
-
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from otus.data.tensors import TensorSample
-from otus.errors import ShapeError
 from otus.parts.backbones import Backbone, Freezing, efficientnet_lite0_backbone
-from otus.parts.batching import Batch
-from otus.parts.inference_mode import Stopwatch
-from otus.parts.postprocess import Postprocess
-from otus.parts.system import BaseSystem, Stages
-from otus.parts.tasks import SEMANTIC, Task
-from otus.structures import IGNORE, Categories, SemanticMap
+from otus.parts.upsampling import UPSAMPLINGS, Pooled
+from otus.semantic.encoders import BackboneEncoder
+from otus.semantic.segmenter import CoarsestMap, Segmenter
+from otus.structures import Categories
 
 
-@dataclass(kw_only=True)
-class SegmenterStages(Stages):
-    """The record of one pass: ``logits`` of the padded batch, and of a pass that learns its ``target``, 255 in the padding."""
-
-    logits: Float[Tensor, "b c h w"]
-    target: Int[Tensor, "b h w"] | None = None
-
-
-class FullyConvolutionalNetwork(BaseSystem[SegmenterStages, SemanticMap]):
-    """A backbone, and a classifier of every location of its feature maps.
+class SkipScores(nn.Module):
+    """Scores of each level, summed from coarse to fine.
 
     Parameters
     ----------
-    backbone
-        Its maps are used from the coarsest to the finest; each classifies, and adds detail.
-    categories
-        What the labels mean, at most 255. Background is one of them only where the labels say so.
-
-    Notes
-    -----
-    ``losses`` are ``class``: cross-entropy, the mean over pixels that are not 255.
+    channels
+        Of each level's map, fine to coarse.
+    num_categories
+        Number of scores of each location.
+    upsampling
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
     """
 
-    def __init__(self, backbone: Backbone, categories: Categories) -> None:
+    def __init__(self, channels: tuple[int, ...], num_categories: int, *, upsampling: str) -> None:
         super().__init__()
-        if len(categories) > IGNORE:
-            raise ShapeError(f"semantic maps: expected at most {IGNORE} categories, got {len(categories)}")
-        self.categories = categories
-        self.backbone = backbone
-        self.classifiers = nn.ModuleList(nn.Conv2d(width, len(categories), 1) for width in backbone.channels)
+        self.out_channels = num_categories
+        self.classifiers = nn.ModuleList(nn.Conv2d(width, num_categories, 1) for width in channels)
+        self.upsamplings = nn.ModuleList(UPSAMPLINGS[upsampling](num_categories, 2) for _ in channels[1:])
         for classifier in self.classifiers:  # as the paper: the finer maps begin by adding nothing
             nn.init.zeros_(classifier.weight)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
 
-    @property
-    def task(self) -> Task:
-        """Semantic segmentation."""
-        return SEMANTIC
-
-    @property
-    def min_size(self) -> int:
-        """As of the backbone."""
-        return self.backbone.min_size
-
-    def target(self, sample: TensorSample) -> Int[Tensor, "h w"]:
-        """Return the label of each pixel."""
-        if "semantic" not in sample:
-            raise ShapeError(f"sample {sample.get('key', '')}: expected a semantic map to learn, got {sorted(sample)}")
-        return sample["semantic"].as_subclass(Tensor).to(self.device)
-
-    def results(self, record: SegmenterStages) -> list[SemanticMap]:
-        """Return the most likely category of each pixel."""
-        labels = record.logits.argmax(dim=1).cpu().numpy()
-        return [
-            SemanticMap(image[:height, :width], self.categories)
-            for image, (height, width) in zip(labels, record.batch.sizes_hw, strict=True)
-        ]
-
-    def tensors(self, record: SegmenterStages) -> dict[str, Tensor]:
-        """Return ``logits`` (B, C, H, W)."""
-        return {"logits": record.logits}
-
-    def compute_stages(
-        self,
-        batch: Batch,
-        targets: list[Tensor] | None,
-        *,
-        postprocess: Postprocess | None,
-        generator: torch.Generator | None,
-        watch: Stopwatch,
-    ) -> SegmenterStages:
-        """Compute feature maps, and the class scores of every pixel."""
-        with watch.time("maps"):
-            features = self.backbone(batch.images)
-        with watch.time("head"):
-            scores = [classifier(x).float() for classifier, x in zip(self.classifiers, features, strict=True)]
-            logits = scores[-1]
-            for finer in scores[-2::-1]:
-                logits = finer + _upsampled(logits, finer.shape[-2:])
-            logits = _upsampled(logits, batch.padded_hw)
-        record = SegmenterStages(batch=batch, features=features, milliseconds=watch.milliseconds, logits=logits)
-        if targets is not None:
-            with watch.time("losses"):
-                record.target = _padded(targets, batch)
-                known = (record.target != IGNORE).sum().clamp(min=1)
-                total = F.cross_entropy(logits, record.target, ignore_index=IGNORE, reduction="sum")
-                record.losses = {"class": total / known}
-        return record
+    def forward(self, levels: list[Pooled]) -> Float[Tensor, "b k h w"]:
+        """Return the scores at the size of the finest level."""
+        scores = [classifier(level.map) for classifier, level in zip(self.classifiers, levels, strict=True)]
+        x = scores[-1]
+        for number in range(len(levels) - 2, -1, -1):
+            x = scores[number] + self.upsamplings[number](x, levels[number + 1])
+        return x
 
 
-def _upsampled(scores: Float[Tensor, "b c h w"], size_hw: tuple[int, ...]) -> Float[Tensor, "b c h2 w2"]:
-    return F.interpolate(scores, size_hw, mode="bilinear", align_corners=False)
-
-
-def _padded(targets: list[Tensor], batch: Batch) -> Int[Tensor, "b h w"]:
-    padded = targets[0].new_full((len(targets), *batch.padded_hw), IGNORE)
-    for row, target in zip(padded, targets, strict=True):
-        row[: target.shape[0], : target.shape[1]] = target
-    return padded
-
-
-def fcn_efficientnet_lite0(
-    categories: Categories,
-    *,
-    freezing: Freezing = Freezing(),
-) -> FullyConvolutionalNetwork:
-    """Build a small one: FCN-8s over EfficientNet-Lite0, feature maps of strides 8, 16 and 32.
+def fcn(backbone: Backbone, categories: Categories, *, upsampling: str = "bilinear") -> Segmenter:
+    """Build an FCN that classifies each map of a backbone.
 
     Parameters
     ----------
+    backbone
+        Maps of stride 32 alone make FCN-32s, of 16 and 32 FCN-16s, of 8, 16 and 32 FCN-8s.
     categories
         What the labels mean.
-    freezing
-        What of the backbone does not learn.
+    upsampling
+        Between the levels: a name in :data:`~otus.parts.upsampling.UPSAMPLINGS` but ``max-unpooling``.
     """
-    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
-    return FullyConvolutionalNetwork(backbone, categories)
+    decoder = SkipScores(backbone.channels, len(categories), upsampling=upsampling)
+    return Segmenter(categories=categories, encoder=BackboneEncoder(backbone), decoder=decoder, head=nn.Identity())
+
+
+def fcn_efficientnet_lite0(categories: Categories, *, freezing: Freezing = Freezing()) -> Segmenter:
+    """Build a small FCN-8s over EfficientNet-Lite0; ``freezing`` of the backbone."""
+    return fcn(efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing), categories)
+
+
+def fcn_head(in_channels: int, num_categories: int) -> nn.Sequential:
+    """Return torchvision's head of one map: a 3x3 convolution to a quarter of the channels, dropout, a classifier."""
+    inner = in_channels // 4
+    return nn.Sequential(
+        nn.Conv2d(in_channels, inner, 3, padding=1, bias=False),
+        nn.BatchNorm2d(inner),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Conv2d(inner, num_categories, 1),
+    )
+
+
+def dilated_fcn(backbone: Backbone, categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build torchvision's FCN: one head on the last map of a dilated backbone.
+
+    Parameters
+    ----------
+    backbone
+        Its last map is labelled; the one before teaches too where ``auxiliary``.
+    categories
+        What the labels mean, background among them if it has a label.
+    auxiliary
+        Whether a second classifier learns from the map before the last, in training only.
+    """
+    return Segmenter(
+        categories=categories,
+        encoder=BackboneEncoder(backbone),
+        decoder=CoarsestMap(backbone.channels[-1]),
+        head=fcn_head(backbone.channels[-1], len(categories)),
+        auxiliary_head=fcn_head(backbone.channels[-2], len(categories)) if auxiliary else None,
+    )

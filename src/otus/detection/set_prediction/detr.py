@@ -256,7 +256,7 @@ def detr_resnet50_dc5(
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """:func:`detr_resnet50` with its last stage dilated: a map of stride 16, four times as many steps."""
-    return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, dilated=True)
+    return _over_resnet("resnet50", categories, class_indices, num_queries, freezing, output_stride=16)
 
 
 def detr_resnet101(
@@ -278,7 +278,7 @@ def detr_resnet101_dc5(
     freezing: Freezing = Freezing(),
 ) -> SetDetector:
     """:func:`detr_resnet101` with its last stage dilated."""
-    return _over_resnet("resnet101", categories, class_indices, num_queries, freezing, dilated=True)
+    return _over_resnet("resnet101", categories, class_indices, num_queries, freezing, output_stride=16)
 
 
 def detr_efficientnet_lite0(
@@ -314,9 +314,10 @@ def _over_resnet(
     num_queries: int,
     freezing: Freezing,
     *,
-    dilated: bool = False,
+    output_stride: int = 32,
 ) -> SetDetector:
-    backbone = torchvision_backbone(name, levels=(4,) if dilated else (5,), dilated=dilated, freezing=freezing)
+    level = output_stride.bit_length() - 1
+    backbone = torchvision_backbone(name, levels=(level,), output_stride=output_stride, freezing=freezing)
     class_indices = class_indices_of(categories, class_indices, background=False)
     head = DETRHead(backbone.channels[-1], class_indices, num_queries=num_queries)
     return SetDetector(categories=categories, backbone=backbone, head=head)

@@ -31,7 +31,7 @@ def torchvision_backbone(
     *,
     levels: Sequence[int | str],
     weights: Mapping[str, Tensor] | None = None,
-    dilated: bool = False,
+    output_stride: int = 32,
     freezing: Freezing | None = None,
 ) -> LayeredBackbone:
     """Build a backbone whose layers have torchvision's names, as its detectors' checkpoints have after ``backbone.body.``.
@@ -46,8 +46,9 @@ def torchvision_backbone(
         that its MobileNetV3 detectors take).
     weights
         The state of torchvision's classifier of that name, to start from; random without it.
-    dilated
-        Keep the last stage of a ResNet at stride 16 by dilation ("DC5" in DETR); level 4 is then ``layer4``.
+    output_stride
+        16 keeps the last stage of a ResNet or MobileNetV3 at that stride by dilation ("DC5" in DETR), 8 the last two of a
+        ResNet; level 4, or 3, is then the last layer.
     freezing
         Which weights are not trained (default: all are).
 
@@ -66,14 +67,18 @@ def torchvision_backbone(
     """
     if name not in RESNETS + FEATURE_NETS:
         raise UsageError(f"backbone {name!r}: expected one of {', '.join(RESNETS + FEATURE_NETS)}")
-    if dilated and name not in RESNETS[2:]:
-        raise UsageError(f"backbone {name!r} cannot be dilated: expected one of {', '.join(RESNETS[2:])}")
+    dilated = {8: RESNETS[2:], 16: RESNETS[2:] + FEATURE_NETS[-2:], 32: RESNETS + FEATURE_NETS}.get(output_stride, ())
+    if name not in dilated:
+        raise UsageError(
+            f"backbone {name!r} cannot be dilated to an output stride of {output_stride}: expected 32, "
+            f"16 of {', '.join(RESNETS[2:] + FEATURE_NETS[-2:])}, or 8 of a ResNet from resnet50 on"
+        )
     if name in RESNETS:
-        dilation = {"replace_stride_with_dilation": [False, False, True]} if dilated else {}
-        layers = dict(getattr(models, name)(weights=None, **dilation).named_children())
+        stages = [False, output_stride == 8, output_stride < 32]
+        layers = dict(getattr(models, name)(weights=None, replace_stride_with_dilation=stages).named_children())
         del layers["avgpool"], layers["fc"]
     else:
-        layers = dict(_features(name).named_children())
+        layers = dict(_features(name, dilated=output_stride < 32).named_children())
     # AlexNet's poolings lose the border: less than 63 pixels leave nothing for the last.
     backbone = LayeredBackbone(layers, levels=levels, minimum_side=63 if name == "alexnet" else None)
     if weights is not None:
@@ -84,8 +89,10 @@ def torchvision_backbone(
     return backbone
 
 
-def _features(name: str) -> nn.Module:
+def _features(name: str, *, dilated: bool) -> nn.Module:
     """The convolutional part of a network with ``features``, its large classifier never made where that is easy."""
+    if name.startswith("mobilenet"):
+        return getattr(models, name)(weights=None, dilated=dilated).features
     if not name.startswith("vgg"):
         return getattr(models, name)(weights=None).features
     letter = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}[name]

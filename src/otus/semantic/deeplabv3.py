@@ -1,0 +1,98 @@
+"""DeepLabV3: an encoder that stays fine by dilation, and a head that looks at each location at several scales at once.
+
+Shape shorthand: B images, C channels, h x w the coarse map.
+
+Paper: "Rethinking Atrous Convolution for Semantic Image Segmentation" (Chen, Papandreou, Schroff, Adam, 2017,
+arXiv:1706.05587), section 3.3 and figure 5. Code relied on: torchvision (BSD-3-Clause), whose layers' names these are, so that
+its checkpoints load.
+
+A *dilated* (atrous) convolution skips pixels between its taps: with rate r, a 3x3 kernel sees (2r + 1) x (2r + 1). So the last
+stages of a ResNet need no stride to see far, and the map stays at stride 8. The head, atrous spatial pyramid pooling, runs a
+1x1 convolution, three 3x3 of rates 12, 24 and 36, and the mean of the whole image side by side.
+
+Departures: as torchvision's; the auxiliary classifier on stage 4 is FCN's (Zhao et al., PSPNet, CVPR 2017, section 3.2).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from otus.parts.backbones import Backbone
+from otus.semantic.encoders import BackboneEncoder
+from otus.semantic.fcn import fcn_head
+from otus.semantic.segmenter import CoarsestMap, Segmenter
+from otus.structures import Categories
+
+
+class ImagePooling(nn.Sequential):
+    """The mean of the whole map, convolved, at every location."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), *_normalised(in_channels, out_channels, 1))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Pool, convolve, repeat."""
+        pooled = super().forward(x)  # type: ignore[no-untyped-call]
+        return F.interpolate(pooled, x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class AtrousSpatialPyramidPooling(nn.Module):
+    """Look at each location at several scales side by side.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Of the map, and of each branch and the result.
+    rates
+        Dilations of the 3x3 convolutions.
+    """
+
+    def __init__(self, in_channels: int, rates: Sequence[int], out_channels: int = 256) -> None:
+        super().__init__()
+        branches = [nn.Sequential(*_normalised(in_channels, out_channels, 1))]
+        branches += [nn.Sequential(*_normalised(in_channels, out_channels, 3, dilation=rate)) for rate in rates]
+        self.convs = nn.ModuleList([*branches, ImagePooling(in_channels, out_channels)])
+        self.project = nn.Sequential(*_normalised(len(self.convs) * out_channels, out_channels, 1), nn.Dropout(0.5))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Run all branches and mix them."""
+        return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
+
+
+def deeplab_head(in_channels: int, num_categories: int) -> nn.Sequential:
+    """Return the head of the paper: the pyramid, a 3x3 convolution, and a classifier of each location."""
+    return nn.Sequential(
+        AtrousSpatialPyramidPooling(in_channels, (12, 24, 36)),
+        *_normalised(256, 256, 3),
+        nn.Conv2d(256, num_categories, 1),
+    )
+
+
+def deeplabv3(backbone: Backbone, categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build DeepLabV3 over a dilated backbone.
+
+    Parameters
+    ----------
+    backbone
+        Its last map is labelled; the one before teaches too where ``auxiliary``.
+    categories
+        What the labels mean, background among them if it has a label.
+    auxiliary
+        Whether a second classifier learns from the map before the last, in training only.
+    """
+    return Segmenter(
+        categories=categories,
+        encoder=BackboneEncoder(backbone),
+        decoder=CoarsestMap(backbone.channels[-1]),
+        head=deeplab_head(backbone.channels[-1], len(categories)),
+        auxiliary_head=fcn_head(backbone.channels[-2], len(categories)) if auxiliary else None,
+    )
+
+
+def _normalised(in_channels: int, out_channels: int, size: int, *, dilation: int = 1) -> list[nn.Module]:
+    padding = dilation * (size // 2)
+    convolution = nn.Conv2d(in_channels, out_channels, size, padding=padding, dilation=dilation, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]

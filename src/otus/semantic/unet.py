@@ -1,0 +1,83 @@
+"""U-Net: on the way up, each map is joined with the one of its size from the way down.
+
+Shape shorthand: B images, C channels.
+
+Paper: "U-Net: Convolutional Networks for Biomedical Image Segmentation" (Ronneberger, Fischer, Brox, MICCAI 2015,
+arXiv:1505.04597), section 2 and figure 1.
+
+Each step up doubles the map and halves the channels by a transposed convolution, concatenates the finer map of the encoder
+(what was lost comes back), and convolves twice.
+
+Departures: convolutions are padded, so that the answer has the size of the image and no tiles need be mirrored; batch
+normalisation after each convolution; any backbone as the encoder. Over a backbone whose finest map is coarser than the image,
+the last steps have nothing to join: the scores are interpolated, as FCN's are.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from otus.parts.backbones import Freezing, efficientnet_lite0_backbone
+from otus.parts.upsampling import UPSAMPLINGS, Pooled
+from otus.semantic.encoders import BackboneEncoder, Encoder, PoolingEncoder, convolutions
+from otus.semantic.segmenter import Segmenter
+from otus.structures import Categories
+
+
+class UNetDecoder(nn.Module):
+    """Upsample, concatenate the encoder's map of that size, convolve twice; level after level.
+
+    Parameters
+    ----------
+    encoder
+        Its levels are joined, from the coarsest on.
+    widths
+        Channels after each step up, coarse to fine; one for each level that is joined.
+    upsampling
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
+    """
+
+    def __init__(self, encoder: Encoder, widths: Sequence[int], *, upsampling: str = "transposed-convolution") -> None:
+        super().__init__()
+        self.joined = range(len(encoder.channels) - 1, len(encoder.channels) - 1 - len(widths), -1)
+        before, self.upsamplings, self.stages = encoder.channels[-1], nn.ModuleList(), nn.ModuleList()
+        for level, width in zip(self.joined, widths, strict=True):
+            self.upsamplings.append(UPSAMPLINGS[upsampling](before, 2))
+            self.stages.append(convolutions(before + encoder.fine_channels[level], width, 2))
+            before = width
+        self.out_channels = before
+
+    def forward(self, levels: list[Pooled]) -> Float[Tensor, "b c h w"]:
+        """Return a map of the size of the finest map that is joined."""
+        x = levels[-1].map
+        for level, upsample, stage in zip(self.joined, self.upsamplings, self.stages, strict=True):
+            x = stage(torch.cat([upsample(x, levels[level]), levels[level].fine], dim=1))
+        return x
+
+
+def unet(categories: Categories, *, widths: Sequence[int] = (64, 128, 256, 512, 1024)) -> Segmenter:
+    """The paper's network: five stages of two convolutions, four poolings and four steps up.
+
+    Parameters
+    ----------
+    categories
+        What the labels mean.
+    widths
+        Channels of each stage of the encoder, fine to coarse.
+    """
+    *pooled, bottom = widths
+    encoder = PoolingEncoder(
+        pooled, [2] * len(pooled), bottom=convolutions(pooled[-1], bottom, 2), bottom_channels=bottom
+    )
+    return Segmenter(categories=categories, encoder=encoder, decoder=UNetDecoder(encoder, pooled[::-1]))
+
+
+def unet_efficientnet_lite0(
+    categories: Categories, *, upsampling: str = "bilinear", freezing: Freezing = Freezing(level=0)
+) -> Segmenter:
+    """Build a small U-Net over EfficientNet-Lite0, maps of strides 2 to 32; ``freezing`` of the backbone."""
+    encoder = BackboneEncoder(efficientnet_lite0_backbone(levels=(1, 2, 3, 4, 5), freezing=freezing))
+    decoder = UNetDecoder(encoder, (128, 96, 64, 48), upsampling=upsampling)
+    return Segmenter(categories=categories, encoder=encoder, decoder=decoder)

@@ -1,0 +1,50 @@
+"""Reader of torchvision's segmentation checkpoints: FCN, DeepLabV3, LR-ASPP.
+
+Layers keep torchvision's names inside Otus's systems, so a table of prefixes translates. The official files of FCN and DeepLabV3
+label 21 categories, VOC's 20 behind background, and hold an auxiliary classifier.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from otus.errors import CheckpointError
+from otus.zoo.torchvision_checkpoints import TorchvisionCheckpoint
+
+MARKS = ("classifier.4.weight", "classifier.low_classifier.weight")
+"""Tensors by which a segmenter of torchvision is recognised, one of them."""
+
+
+def is_torchvision_segmenter(state: Mapping[str, Any]) -> bool:
+    """Whether the keys are those of a segmenter of torchvision."""
+    return any(mark in state for mark in MARKS) and any(key.startswith("backbone.") for key in state)
+
+
+def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> TorchvisionCheckpoint:
+    """Translate a state dict to the keys of a :class:`~otus.semantic.segmenter.Segmenter`.
+
+    Raises
+    ------
+    CheckpointError
+        If it is the state of something else.
+    """
+    if not is_torchvision_segmenter(state):
+        raise CheckpointError(
+            f"not a torchvision segmenter: expected the tensor {MARKS[0]!r} or {MARKS[1]!r}, got {len(state)} others "
+            f"such as {', '.join(list(state)[:3])}"
+        )
+    classifier = "decoder." if MARKS[1] in state else "head."
+    prefixes = (
+        ("backbone.", "encoder.backbone."),
+        ("classifier.", classifier),
+        ("aux_classifier.", "auxiliary_head."),
+    )
+    translated = {
+        ours + key.removeprefix(theirs): tensor
+        for key, tensor in state.items()
+        for theirs, ours in prefixes
+        if key.startswith(theirs)
+    }
+    arguments = {} if "auxiliary_head.4.weight" in translated or MARKS[1] in state else {"auxiliary": False}
+    return TorchvisionCheckpoint(translated, arguments)
