@@ -23,6 +23,7 @@ from otus.cli._options import (
     Weights,
     html_page,
 )
+from otus.cli.segment import Points, PointsFor, Scribbles, prompt_of
 
 app = typer.Typer(help="Show how a system reaches its result, or how a figure is computed.", no_args_is_help=True)
 
@@ -128,6 +129,42 @@ def detection(
         typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
     if not document["detections"]:
         typer.echo(f"nothing scores above {threshold_text(document)}: try a lower --score-threshold")
+    typer.echo(f"written to {path}")
+
+
+@app.command(
+    "graph-cut",
+    epilog=examples(
+        "otus explain graph-cut owl.jpg --point 250,180,1 --point 20,20,0",
+        "otus explain graph-cut owl.jpg --points-for 1:250,180 --points-for 2:400,200 --out cut.html",
+    ),
+)
+@verb
+def graph_cut(
+    image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
+    point: Points = None,
+    points_for: PointsFor = None,
+    scribbles: Scribbles = None,
+    out: Annotated[Path | None, html_page("graph-cut-IMAGE.html")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how GraphCut segments: marks, geodesic distances, colour models, edges, the cut."""
+    from otus.data.images import read_image
+    from otus.errors import UsageError
+    from otus.reports.explain.graph_cut import explain_graph_cut
+
+    path = output_file(out, f"graph-cut-{image_path.stem}.html")
+    prompt = prompt_of(point, points_for, None, scribbles, None)
+    if prompt is None:
+        raise UsageError("nothing is marked: give --point, --points-for or --scribbles")
+    explanation = explain_graph_cut(read_image(image_path), prompt, name=str(image_path))
+    page = explanation.page()
+    page.write(path)
+    if as_json:
+        emit_json({**explanation.document(), "page": str(path)})
+        return
+    for section in page.sections:
+        typer.echo(f"{section.title}: {section.text}")
     typer.echo(f"written to {path}")
 
 

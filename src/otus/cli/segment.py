@@ -16,43 +16,47 @@ if TYPE_CHECKING:
     from otus.interactive.graph_cut import GraphCut
     from otus.structures import MaskCandidates, Prompt
 
+Points = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--point",
+        help="A point: X,Y,1 on the object, X,Y,0 on background. May be repeated.",
+        show_default="no points",
+    ),
+]
+PointsFor = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--points-for",
+        help="A point of one of several objects: NUMBER:X,Y. May be repeated.",
+        show_default="no points",
+    ),
+]
+Box = Annotated[str | None, typer.Option("--box", help="A box around the object: X1,Y1,X2,Y2.", show_default="no box")]
+Scribbles = Annotated[
+    Path | None,
+    typer.Option(
+        "--scribbles",
+        help="Label image (palette or grey PNG) of strokes: 0 unmarked, 255 background, else the object's number.",
+        show_default="no scribbles",
+    ),
+]
+StartMask = Annotated[
+    Path | None,
+    typer.Option(
+        "--mask", help="Label image of a mask to start from: 0 background, else the object.", show_default="no mask"
+    ),
+]
+
 
 @verb
 def segment(
     source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of them.")],
-    point: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--point",
-            help="A point: X,Y,1 on the object, X,Y,0 on background. May be repeated.",
-            show_default="no points",
-        ),
-    ] = None,
-    points_for: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--points-for",
-            help="A point of one of several objects: NUMBER:X,Y. May be repeated.",
-            show_default="no points",
-        ),
-    ] = None,
-    box: Annotated[
-        str | None, typer.Option("--box", help="A box around the object: X1,Y1,X2,Y2.", show_default="no box")
-    ] = None,
-    scribbles: Annotated[
-        Path | None,
-        typer.Option(
-            "--scribbles",
-            help="Label image (palette or grey PNG) of strokes: 0 unmarked, 255 background, else the object's number.",
-            show_default="no scribbles",
-        ),
-    ] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            "--mask", help="Label image of a mask to start from: 0 background, else the object.", show_default="no mask"
-        ),
-    ] = None,
+    point: Points = None,
+    points_for: PointsFor = None,
+    box: Box = None,
+    scribbles: Scribbles = None,
+    mask: StartMask = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -98,7 +102,7 @@ def segment(
     from otus.errors import UsageError, did_you_mean
     from otus.interactive.answers import FORMS, read_prompts
 
-    marks = _prompt(point, points_for, box, scribbles, mask)
+    marks = prompt_of(point, points_for, box, scribbles, mask)
     if format_ is not None and format_ not in FORMS:
         raise UsageError(f"--format: expected one of {', '.join(FORMS)}, got {format_!r}{did_you_mean(format_, FORMS)}")
     form = format_ or "png"
@@ -248,10 +252,10 @@ def _candidates(document: dict[str, Any]) -> "MaskCandidates":
     )
 
 
-def _prompt(
+def prompt_of(
     point: list[str] | None, points_for: list[str] | None, box: str | None, scribbles: Path | None, mask: Path | None
 ) -> "Prompt | None":
-    """What the options mark, None where they mark nothing."""
+    """Return what the options mark, None where they mark nothing."""
     if not any((point, points_for, box, scribbles, mask)):
         return None
     import numpy as np

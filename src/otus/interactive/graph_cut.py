@@ -14,8 +14,9 @@ once more to the mask of the cut, as GrabCut iterates; (3) the image's border co
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
@@ -39,6 +40,7 @@ HARD = 10_000_000
 POINT_RADIUS = 0.012
 """Of the disc that a point marks, as a share of the longer side."""
 _SEED_WEIGHT = 10.0
+_BORDER = -1
 _LEAST_REACH, _REACH = 3.0, 0.25  # pixels, and share of the root of a mask's area
 _REFINED_PIXELS = 1
 _TILE, _TILE_MARGIN = 512, 32
@@ -64,7 +66,8 @@ class GridEmbedding:
     factor: int
     planes: Float32[np.ndarray, "3 h w"]
     squared_differences: Float32[np.ndarray, "4 h w"]
-    flows: dict[float, GridFlow] = field(default_factory=dict)
+    flows: dict[float, GridFlow] = field(default_factory=dict, repr=False)
+    _distances: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
     colors: HistogramModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,11 +99,35 @@ class GridEmbedding:
         """Height and width of the grid."""
         return self.planes.shape[1], self.planes.shape[2]
 
+    def distances(
+        self, label: int, seeds: Bool[np.ndarray, "h w"], *, color_weight: float
+    ) -> Float32[np.ndarray, "h w"]:
+        """Return the geodesic distances to the seeds of a label; those of the last prompt are used again where they stay."""
+        kept = self._distances.get((label, color_weight))
+        if kept is None or not np.array_equal(kept[0], seeds):
+            lengths = edge_lengths(self.squared_differences, color_weight=color_weight)
+            kept = self._distances[label, color_weight] = (seeds, geodesic_distances(seeds, lengths))
+        return kept[1]
+
     def flow(self, smoothness: float) -> GridFlow:
         """The flow on this image's grid, which each cut goes on from."""
         if smoothness not in self.flows:
             self.flows[smoothness] = GridFlow(edge_costs(self.squared_differences, smoothness), neighbors=8)
         return self.flows[smoothness]
+
+
+class CutRound(NamedTuple):
+    """One round: what colours were fitted to, and what came of it.
+
+    ``near`` is the location term of each label, -1 to 1; ``weights`` what its colours were fitted to; ``likelier`` the colour
+    term; ``gains`` what is gained where a pixel has a label rather than the best other; ``labels`` the cut.
+    """
+
+    near: Float32[np.ndarray, "l h w"]
+    weights: Float[np.ndarray, "l h w"]
+    likelier: Float32[np.ndarray, "l h w"]
+    gains: Float32[np.ndarray, "l h w"]
+    labels: Int[np.ndarray, "h w"]
 
 
 def edge_costs(squared_differences: Float32[np.ndarray, "4 h w"], smoothness: float) -> Int32[np.ndarray, "4 h w"]:
@@ -162,6 +189,20 @@ class GraphCut:
         ShapeError
             As of :meth:`Prompt.seeds`.
         """
+        objects, marks = self.marks_of(embedding, prompt)
+        grid_marks = reduced_marks(marks, embedding.factor)
+        *_, last = self.rounds_of(embedding, grid_marks, len(objects) + 1)
+        masks, scores = [], []
+        for number in range(1, len(objects) + 1):
+            mask = connected_to(last.labels == number, grid_marks == number)
+            scores.append(confidence(mask, last.gains[number]))
+            masks.append(refine(embedding, mask, last.gains[number], marks, number, smoothness=self.smoothness))
+        return MaskCandidates(Masks.from_dense(apart(masks)), np.array(scores), objects.astype(np.int64))
+
+    def marks_of(
+        self, embedding: GridEmbedding, prompt: Prompt
+    ) -> tuple[Int[np.ndarray, "objects"], Int[np.ndarray, "h0 w0"]]:
+        """Return the numbers of the objects that are marked, and the marks: -1 for none, 0 background, 1 the first of them."""
         if prompt.text is not None or prompt.box_xyxy is not None:
             raise UsageError(f"{self.name}: takes points, strokes, scribbles and a mask, no box and no text")
         seeds = prompt.seeds(embedding.size_hw, point_radius=POINT_RADIUS * max(embedding.size_hw))
@@ -171,21 +212,11 @@ class GraphCut:
         objects = np.unique(seeds[seeds > BACKGROUND])
         if not len(objects):
             raise UsageError(f"{self.name}: nothing is marked as object; give a point, stroke or scribble on it")
-        numbers = np.array([BACKGROUND, *objects])
-        marks = np.where(seeds == UNMARKED, UNMARKED, np.searchsorted(numbers, seeds))
-        grid_marks = reduced_marks(marks, embedding.factor)
-        labels, gains = self.label(embedding, grid_marks, len(numbers))
-        masks, scores = [], []
-        for number in range(1, len(numbers)):
-            mask = connected_to(labels == number, grid_marks == number)
-            scores.append(confidence(mask, gains[number]))
-            masks.append(refine(embedding, mask, gains[number], marks, number, smoothness=self.smoothness))
-        return MaskCandidates(Masks.from_dense(apart(masks)), np.array(scores), objects.astype(np.int64))
+        marks = np.where(seeds == UNMARKED, UNMARKED, np.searchsorted([BACKGROUND, *objects], seeds))
+        return objects, marks
 
-    def label(
-        self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int
-    ) -> tuple[Int[np.ndarray, "h w"], Float32[np.ndarray, "l h w"]]:
-        """Return the label of each pixel of the grid, and what is gained where it has a label rather than the best other.
+    def rounds_of(self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int) -> Iterator[CutRound]:
+        """Yield each round of fitting colours and cutting; the last is the answer.
 
         Parameters
         ----------
@@ -193,36 +224,37 @@ class GraphCut:
             -1 where nothing is marked, else a label from 0, background, to ``count`` - 1.
         """
         near = self.nearness(embedding, marks, count)
-        weights = np.maximum(near, 0)
-        labels = near.argmax(axis=0)
+        labels, weights = near.argmax(axis=0), np.maximum(near, 0)
         for _ in range(self.rounds):
             everything = weights.sum(axis=0)
-            gains = np.empty_like(near)
+            likelier = np.empty_like(near)
             for label in range(count) if count > 2 else (1,):
-                likelier = embedding.colors.log_likelihood(weights[label])
-                likelier -= embedding.colors.log_likelihood(everything - weights[label])
-                limited = np.clip(likelier, -self.max_color, self.max_color)
-                gains[label] = self.color * limited + self.location * near[label]
+                on_label = embedding.colors.log_likelihood(weights[label])
+                likelier[label] = on_label - embedding.colors.log_likelihood(everything - weights[label])
             if count == 2:
-                gains[0] = -gains[1]
+                likelier[0] = -likelier[1]
+            likelier = np.clip(likelier, -self.max_color, self.max_color)
+            gains = self.color * likelier + self.location * near
+            if count == 2:
                 labels = cut(embedding.flow(self.smoothness), gains[1], marks).astype(np.int64)
             else:
                 costs = edge_costs(embedding.squared_differences, self.smoothness)
                 labels = alpha_expansion(_as_costs(gains, marks), costs, start=labels)
-            weights = (labels == np.arange(count)[:, None, None]) + _SEED_WEIGHT * (
-                marks == np.arange(count)[:, None, None]
-            )
-        return labels, gains
+            yield CutRound(near, weights, likelier, gains, labels)
+            each = np.arange(count)[:, None, None]
+            weights = (labels == each) + _SEED_WEIGHT * (marks == each)
 
     def nearness(
         self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int
     ) -> Float32[np.ndarray, "l h w"]:
         """Return for each label 1 at its seeds, 0 where another's are as near in the geodesic distance, -1 at these."""
-        lengths = edge_lengths(embedding.squared_differences, color_weight=self.color_distance)
-        distances = np.stack([geodesic_distances(marks == label, lengths) for label in range(count)])
+        distances = np.stack(
+            [embedding.distances(label, marks == label, color_weight=self.color_distance) for label in range(count)]
+        )
         border = np.ones(embedding.grid_hw, dtype=bool)
         border[1:-1, 1:-1] = False
-        to_border = geodesic_distances(border & (marks <= BACKGROUND), lengths)
+        border &= marks <= BACKGROUND
+        to_border = embedding.distances(_BORDER, border, color_weight=self.color_distance)
         distances[0] = np.minimum(distances[0], to_border + np.float32(256 * self.border_handicap))
         near = np.empty_like(distances)
         for label in range(count):

@@ -1,0 +1,181 @@
+"""Explain GraphCut on one image: the marks, the distances to them, the colour models, the edges and the cut, as images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from otus.interactive.answers import as_instances, candidate_records
+from otus.interactive.graph_cut import COST_UNIT, CutRound, GraphCut, GridEmbedding, edge_costs, reduced_marks
+from otus.reports.page import Figure, Page, Section, numbered
+from otus.structures import MaskCandidates, Prompt
+from otus.structures.prompt import UNMARKED
+from otus.visualization.drawing import draw
+from otus.visualization.palette import category_colours
+
+ImageArray = UInt8[np.ndarray, "h w 3"]
+_RED, _BLUE = np.array([205, 60, 40]), np.array([40, 90, 200])
+_STRIP_HW = (60, 480)
+
+
+@dataclass(frozen=True, eq=False)
+class GraphCutExplanation:
+    """What GraphCut computed for one prompt; see :func:`explain_graph_cut`."""
+
+    name: str
+    image: ImageArray
+    method: GraphCut
+    embedding: GridEmbedding
+    objects: Int[np.ndarray, "n"]
+    marks: Int[np.ndarray, "h0 w0"]
+    rounds: tuple[CutRound, ...]
+    candidates: MaskCandidates
+
+    def document(self) -> dict[str, Any]:
+        """Return the members of the JSON document: what ``otus explain graph-cut --json`` prints."""
+        height, width = self.embedding.size_hw
+        costs = edge_costs(self.embedding.squared_differences, self.method.smoothness) / COST_UNIT
+        return {
+            "file": self.name,
+            "width": width,
+            "height": height,
+            "grid": [self.embedding.grid_hw[1], self.embedding.grid_hw[0]],
+            "marks": {self._said(label): int((self.marks == label).sum()) for label in range(len(self.objects) + 1)},
+            "edges": {"smoothness": self.method.smoothness, "mean_cost": float(costs[:2].mean())},
+            "rounds": [
+                {self._said(label): int((one.labels == label).sum()) for label in range(len(self.objects) + 1)}
+                for one in self.rounds
+            ],
+            "candidates": candidate_records(self.candidates),
+        }
+
+    def page(self) -> Page:
+        """Return the HTML page."""
+        facts = self.document()
+        areas = ", ".join(f"object {one['object']} {one['area']:,} pixels" for one in facts["candidates"])
+        return Page(
+            f"GraphCut: {self.name}",
+            f"{facts['width']} x {facts['height']} pixels; {areas}",
+            tuple(numbered(self._sections(facts))),
+        )
+
+    def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
+        method, last = self.method, self.rounds[-1]
+        marks = "; ".join(f"{name}: {count:,} pixels" for name, count in facts["marks"].items())
+        grid = f"{facts['grid'][0]} x {facts['grid'][1]}"
+        yield Section(
+            "The image and the marks", marks, [Figure.of(self._marked(), "marks: hard, the cut may not change them")]
+        )
+        yield Section(
+            "Location",
+            f"Geodesic distances, on a grid of {grid}: a step in colour counts {method.color_distance:g} times as far as one "
+            "in the image is wide. Each pixel compares how far it is to the marks of this object and to all others: red is "
+            "nearer to this object, blue to another. The image's border counts as background, "
+            f"{method.border_handicap:.0%} of its longer side farther.",
+            [Figure.of(_diverging(last.near[k], 1), self._said(k)) for k in self._shown()],
+        )
+        first = self.rounds[0]
+        yield Section(
+            "Colour models",
+            "A histogram of 16 x 16 x 16 bins in CIE L*a*b* for each side, fitted to the pixels nearer to its marks. The "
+            "strips show the colours that it was fitted to, from dark to bright, as wide as their weight.",
+            [Figure.of(self._strip(first.weights[k]), self._said(k)) for k in range(len(self.objects) + 1)],
+        )
+        yield Section(
+            "Colour",
+            "The log of how much likelier each pixel's colour is on this object than beside it, at most "
+            f"{method.max_color:g}.",
+            [
+                Figure.of(_diverging(one.likelier[k], method.max_color), f"round {number}, {self._said(k)}")
+                for number, one in enumerate(self.rounds, start=1)
+                for k in self._shown()
+            ],
+        )
+        costs = edge_costs(self.embedding.squared_differences, method.smoothness)[:2].min(axis=0) / COST_UNIT
+        yield Section(
+            "Edges",
+            f"Cutting between two pixels of one colour costs {method.smoothness:g}, less where colours differ: dark is where "
+            f"the cut is cheap. The mean is {facts['edges']['mean_cost']:.2f}.",
+            [Figure.of(_grey(costs / method.smoothness), "to the right and down, the cheaper of both")],
+        )
+        yield Section(
+            "The gain",
+            f"Both terms together, {method.color:g} times colour and {method.location:g} times location: what is gained where "
+            "a pixel is in the mask.",
+            [
+                Figure.of(_diverging(last.gains[k], method.max_color * method.color + method.location), self._said(k))
+                for k in self._shown()
+            ],
+        )
+        yield Section(
+            "The cut",
+            f"The cheapest border, found by maximum flow; colours are then fitted to the mask, and it is cut again, "
+            f"{len(self.rounds)} rounds in all. Parts of the mask without a mark are left out.",
+            [Figure.of(self._labels(one.labels), f"round {number}") for number, one in enumerate(self.rounds, start=1)]
+            + [Figure.of(draw(self.image, as_instances(self.candidates)), "the masks")],
+            [
+                {"object": one["object"], "pixels": one["area"], "score": round(one["score"], 3)}
+                for one in facts["candidates"]
+            ],
+        )
+
+    def _shown(self) -> range:
+        return range(1, len(self.objects) + 1)
+
+    def _said(self, label: int) -> str:
+        return "background" if label == 0 else f"object {self.objects[label - 1]}"
+
+    def _colors(self) -> UInt8[np.ndarray, "c 3"]:
+        return np.concatenate([np.array([[20, 20, 20]], np.uint8), category_colours(len(self.objects))])
+
+    def _marked(self) -> ImageArray:
+        pale = (self.image.astype(np.float32) * 0.6 + 100).clip(0, 255).astype(np.uint8)
+        marked = self.marks != UNMARKED
+        pale[marked] = self._colors()[self.marks[marked]]
+        return pale
+
+    def _labels(self, labels: Int[np.ndarray, "h w"]) -> ImageArray:
+        return self._colors()[labels]
+
+    def _strip(self, weights: Float[np.ndarray, "h w"]) -> ImageArray:
+        """Return the colours of the grid's pixels by lightness, each as wide as its weight."""
+        factor = self.embedding.factor
+        colors = self.image[factor // 2 :: factor, factor // 2 :: factor]
+        weights = weights[: colors.shape[0], : colors.shape[1]].ravel()
+        colors = colors[: self.embedding.grid_hw[0], : self.embedding.grid_hw[1]].reshape(-1, 3)
+        order = np.argsort(colors @ np.array([0.299, 0.587, 0.114]), kind="stable")
+        reached = np.cumsum(weights[order])
+        steps = (np.arange(_STRIP_HW[0] * _STRIP_HW[1]) + 0.5) / (_STRIP_HW[0] * _STRIP_HW[1]) * reached[-1]
+        chosen = order[np.minimum(np.searchsorted(reached, steps), len(order) - 1)]
+        return np.ascontiguousarray(colors[chosen].reshape((*_STRIP_HW[::-1], 3)).transpose(1, 0, 2))
+
+
+def explain_graph_cut(
+    image: ImageArray, prompt: Prompt, *, name: str, method: GraphCut | None = None
+) -> GraphCutExplanation:
+    """Segment an image by GraphCut, and return what was computed on the way.
+
+    Raises
+    ------
+    UsageError, ShapeError
+        As :meth:`~otus.interactive.graph_cut.GraphCut.segment`.
+    """
+    method = method or GraphCut()
+    embedding = method.embed(image)
+    objects, marks = method.marks_of(embedding, prompt)
+    rounds = tuple(method.rounds_of(embedding, reduced_marks(marks, embedding.factor), len(objects) + 1))
+    candidates = method.segment(embedding, prompt)
+    return GraphCutExplanation(name, image, method, embedding, objects, marks, rounds, candidates)
+
+
+def _diverging(values: Float[np.ndarray, "h w"], limit: float) -> ImageArray:
+    """Blue for -limit, white for 0, red for limit."""
+    share = np.clip(values / limit, -1, 1)[..., None]
+    ends = np.where(share > 0, _RED, _BLUE)
+    return (255 + np.abs(share) * (ends - 255)).astype(np.uint8)
+
+
+def _grey(values: Float[np.ndarray, "h w"]) -> ImageArray:
+    return np.repeat((np.clip(values, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
