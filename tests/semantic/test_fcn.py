@@ -142,6 +142,8 @@ def test_twenty_images_through_every_verb(shared_data: Path, tmp_path: Path, mon
         assert np.array_equal(mask, found.semantic.mask_of(name))
     assert len(found.instances) == 0
     assert "%" in found.in_words()
+    assert repr(found).startswith("Prediction(")
+    assert "\n" not in repr(found)
     with Image.open(tmp_path / "out" / f"{photo.stem}.jpg") as overlay:
         assert overlay.width == image["width"]
     assert (found.plot() != found.image).any()

@@ -39,6 +39,12 @@ class SemanticMap:
             )
         object.__setattr__(self, "labels", labels)
 
+    def __repr__(self) -> str:
+        names = [self.categories[int(label)] for label in np.unique(self.labels) if label != IGNORE]
+        more = f" and {len(names) - 5} more categories" if len(names) > 5 else ""
+        height, width = self.size_hw
+        return f"SemanticMap({', '.join(names[:5])}{more}; {width}x{height} pixels)"
+
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width."""
