@@ -41,7 +41,8 @@ def _write(app: Sphinx) -> None:
     lines = [
         *heading("Command line"),
         "Made from the commands when this page is built: what stands here is what ``--help`` says. Every command answers on",
-        "stdout, with ``--json`` as one JSON document; progress and notes go to stderr. It exits with 0 when done, 1 when the",
+        "stdout, with ``--json`` as one JSON document; progress and notes go to stderr. It exits with 0 when "
+        "done, 1 when the",
         "work failed, 2 when the command was wrong.",
         "",
     ]

@@ -1,7 +1,7 @@
 """Links to names of the library: by where they are exported (``otus.load``) or as their module calls them.
 
-A name that exists but has no description of its own (a constant, a type variable, a private module) stays plain text; one that
-does not exist is a dead link, and fails the build.
+A name that exists but has no description of its own (a constant, a type variable, a private module) stays plain text;
+one that does not exist is a dead link, and fails the build.
 """
 
 import importlib

@@ -136,7 +136,8 @@ def _write(app: Sphinx) -> None:
     for room in chapters:
         write_page(app, f"chapters/{room}", _chapter(room, rooms[room]))
     about = [
-        "The library is laid out as a course on the field. Each chapter below is the introduction that stands at the top of a",
+        "The library is laid out as a course on the field. Each chapter below is the introduction that stands at "
+        "the top of a",
         "room's code: the idea, the order to read its files in, and how the systems differ.",
     ]
     write_page(app, "chapters/index", [*heading("Chapters"), *about, "", *toctree, *(f"   {one}" for one in chapters)])

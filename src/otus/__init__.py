@@ -105,7 +105,8 @@ _NAMES_BY_MODULE = {
     "data.dataset": "Dataset",
     "data.open": "open_dataset",
     "data.sample": "Sample",
-    "errors": "CheckpointError DataError FetchError ImageError MissingExtraError OtusError ShapeError TrainingError UsageError",
+    "errors": "CheckpointError DataError FetchError ImageError MissingExtraError OtusError ShapeError TrainingError "
+    "UsageError",
     "evaluation.evaluate": "EvaluationReport evaluate",
     "experiments.compare": "compare",
     "inference.loading": "load",
@@ -115,8 +116,8 @@ _NAMES_BY_MODULE = {
     "parts.postprocess": "Postprocess",
     "parts.preprocess": "Preprocess",
     "reports.comparison": "Comparison",
-    "structures": "BoxFormat Categories Classification Instances KeypointNames MaskCandidates Masks Objects PanopticMap Prompt "
-    "SemanticMap",
+    "structures": "BoxFormat Categories Classification Instances KeypointNames MaskCandidates Masks Objects PanopticMap "
+    "Prompt SemanticMap",
     "training.run": "TrainedModel train",
     "training.settings": "TrainSettings",
     "zoo.catalogue": "list_models",

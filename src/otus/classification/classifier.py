@@ -8,7 +8,8 @@ Image Recognition" (VGG: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556). Ef
 mean of the map (:mod:`otus.parts.backbones.efficientnet_lite`).
 
 An image of a folder of categories is learned whole. An image with objects is learned object by object: each box is a crop
-with a label, which is what the sliding window and R-CNN ask of the network later, so their backbones can start from this one.
+with a label, which is what the sliding window and R-CNN ask of the network later, so their backbones can start from
+this one.
 
 Departures: the whole image is stretched to a square, and not cut to one; no dropout.
 """

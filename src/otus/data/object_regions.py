@@ -1,4 +1,5 @@
-"""Each object of a data set as an image of its own, of which one region is looked at: how a classifier is judged by objects."""
+"""Each object of a data set as an image of its own, of which one region is looked at: how a classifier is judged by
+objects."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING

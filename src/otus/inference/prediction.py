@@ -33,14 +33,14 @@ class Prediction:
     name
         As of :class:`~otus.data.sources.SourceImage`, like ``frame``, ``time_s`` and ``notes``.
     image
-        uint8 (H, W, 3). A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a quarter
-        or an eighth: then the ``result`` is in the frame of the file, which is of ``size_hw``.
+        uint8 (H, W, 3). A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a
+        quarter or an eighth: then the ``result`` is in the frame of the file, which is of ``size_hw``.
     result
         Of the type of the task: :class:`~otus.structures.Instances`, ``Classification`` or ``SemanticMap``; ``instances``,
         ``classification`` and ``semantic`` are the same by their names.
     milliseconds
-        By part: ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``; this image's
-        share of its batch.
+        By part: ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``; this
+        image's share of its batch.
     task
         What the model was asked.
     size_hw
@@ -171,7 +171,8 @@ class Prediction:
         -------
         pandas.DataFrame
             Columns ``image``, ``frame`` (of a video), ``category``, ``score``, and of objects ``x1``, ``y1``, ``x2``, ``y2``
-            in pixels, and ``mask_area`` in square pixels where there are masks; of a segmented image ``share`` of its pixels.
+            in pixels, and ``mask_area`` in square pixels where there are masks; of a segmented image ``share`` of its
+            pixels.
 
         Raises
         ------

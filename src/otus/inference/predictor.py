@@ -63,8 +63,9 @@ class Predictor:
     Parameters
     ----------
     system
-        See :class:`~otus.parts.system.System`. It is put into evaluation mode here, and nothing on it changes afterwards: any number of threads
-        may predict at once, each by a :class:`~otus.parts.postprocess.Postprocess` of its own.
+        See :class:`~otus.parts.system.System`. It is put into evaluation mode here, and nothing on it changes
+        afterwards: any number of threads may predict at once, each by a :class:`~otus.parts.postprocess.Postprocess` of
+        its own.
     preprocess
         How its weights want images prepared.
     name
@@ -73,9 +74,9 @@ class Predictor:
         ``cpu``, ``cuda``, ``mps``, a torch device, the number of a CUDA device, or ``auto``: the best there is.
     precision
         ``exact``: the system as it was trained, equal to its reference in every digit. On a CPU there is also ``float32``,
-        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fast.fusion`), ``bfloat16``, in which backbone, pyramid
-        and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where the chip multiplies
-        it, else float32.
+        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fast.fusion`), ``bfloat16``, in which
+        backbone, pyramid and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where
+        the chip multiplies it, else float32.
     score_thresholds
         The thresholds that were chosen for it, by the category's name; :data:`SCORE_THRESHOLD` for all others.
     training

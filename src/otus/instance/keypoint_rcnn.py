@@ -112,7 +112,8 @@ class KeypointHead(nn.Module):
 def keypoints_to_heatmap(
     keypoints: Float[Tensor, "r k 3"], regions: Float[Tensor, "r 4"], *, heatmap_size: int
 ) -> tuple[Int[Tensor, "r k"], Bool[Tensor, "r k"]]:
-    """The cell, row by row, of a map of ``output_size`` cells over each region, and whether the keypoint is labelled and inside."""
+    """The cell, row by row, of a map of ``output_size`` cells over each region, and whether the keypoint is labelled
+    and inside."""
     corner, size = regions[:, None, :2], (regions[:, 2:] - regions[:, :2])[:, None]
     points = keypoints[..., :2]
     place = ((points - corner) * (heatmap_size / size)).floor().long()

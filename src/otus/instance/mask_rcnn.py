@@ -187,7 +187,8 @@ def mask_rcnn_resnet50_fpn(
 def mask_rcnn_resnet50_fpn_v2(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing(norms=False)
 ) -> RegionDetector:
-    """Version 2: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the mask head too."""
+    """Version 2: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the
+    mask head too."""
     detector = faster_rcnn_resnet50_fpn_v2(categories, class_indices=class_indices, freezing=freezing)
     return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)
 
@@ -198,7 +199,8 @@ def mask_rcnn_efficientnet_lite0_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """Small: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as there."""
+    """Small: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as
+    there."""
     detector = faster_rcnn_efficientnet_lite0_fpn(categories, class_indices=class_indices, freezing=freezing)
     # As many masks as with the paper's 64 regions of an image.
     return mask_rcnn(detector, hidden_channels=shared_roi_features(detector).out_channels, max_masks_per_image=16)

@@ -54,8 +54,8 @@ class HistogramModel:
 class MixtureModel:
     """A mixture of 5 Gaussians with full covariances, as GrabCut has it.
 
-    Clusters are split along the axis in which they spread most (Orchard and Bouman, Color Quantization of Images, 1991), then
-    fitted by expectation maximisation to about 2,000 of the pixels that have a weight.
+    Clusters are split along the axis in which they spread most (Orchard and Bouman, Color Quantization of Images,
+    1991), then fitted by expectation maximisation to about 2,000 of the pixels that have a weight.
     """
 
     def __init__(self, planes: Float32[np.ndarray, "c h w"]) -> None:

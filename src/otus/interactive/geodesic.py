@@ -2,9 +2,10 @@
 
 Shape shorthand: H x W the image, four planes of edges (:mod:`otus.interactive._grid_kernels`).
 
-Papers: "Geodesic Matting" (Bai and Sapiro, IJCV 2009) for the distance; "Geodesic Image and Video Editing" (Criminisi, Sharp,
-Rother and Pérez, TOG 2010), section 3, for the sweeps. Departures: the sweeps go on until nothing changes, at most
-``MAX_SWEEPS`` times; distances in the image count relative to its longer side, so that they do not depend on its resolution.
+Papers: "Geodesic Matting" (Bai and Sapiro, IJCV 2009) for the distance; "Geodesic Image and Video Editing" (Criminisi,
+Sharp, Rother and Pérez, TOG 2010), section 3, for the sweeps. Departures: the sweeps go on until nothing changes, at
+most ``MAX_SWEEPS`` times; distances in the image count relative to its longer side, so that they do not depend on its
+resolution.
 """
 
 import numpy as np

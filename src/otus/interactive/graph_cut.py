@@ -266,7 +266,8 @@ class GraphCut:
 def cut(
     flow: GridFlow, gain: Float[np.ndarray, "h w"], marks: Int[np.ndarray, "h w"], label: int = 1
 ) -> Bool[np.ndarray, "h w"]:
-    """Return the best mask for what is gained where a pixel is in it; what is marked as ``label`` is, other marks are not."""
+    """Return the best mask for what is gained where a pixel is in it; what is marked as ``label`` is, other marks are
+    not."""
     costs = np.rint(gain * COST_UNIT).astype(np.int32)
     costs[marks != UNMARKED] = -HARD
     costs[marks == label] = HARD

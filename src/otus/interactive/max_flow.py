@@ -58,9 +58,10 @@ class GridFlow:
     Parameters
     ----------
     capacities
-        ``(K, *size)`` capacities of the arcs from each pixel in each direction of :func:`neighbor_steps`; or ``(K / 2, *size)`` of
-        the first half of the directions, where the opposite arcs have the same. What leads out of the grid is not used.
-        int32, int64, float32 and float64 are computed in as they are, other integers in int64, other floats in float64.
+        ``(K, *size)`` capacities of the arcs from each pixel in each direction of :func:`neighbor_steps`; or ``(K / 2,
+        *size)`` of the first half of the directions, where the opposite arcs have the same. What leads out of the grid
+        is not used. int32, int64, float32 and float64 are computed in as they are, other integers in int64, other
+        floats in float64.
     neighbors
         4 or 8 in two dimensions, 6 or 26 in three.
 

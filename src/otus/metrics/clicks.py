@@ -2,8 +2,9 @@
 
 Shape shorthand: H x W the image, C clicks.
 
-The next click is in the middle of the largest error, the pixel farthest from what is right, as Sofiiuk et al. do it (Reviving
-Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code): the first is in the middle of the object.
+The next click is in the middle of the largest error, the pixel farthest from what is right, as Sofiiuk et al. do it
+(Reviving Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code): the first is in the
+middle of the object.
 """
 
 from collections.abc import Callable

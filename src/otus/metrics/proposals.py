@@ -129,8 +129,8 @@ class ProposalRecall:
         Parameters
         ----------
         truth, proposals
-            Objects whose ``image_index`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal ones the
-            first; those without in their order. Their labels only have to be known.
+            Objects whose ``image_index`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal
+            ones the first; those without in their order. Their labels only have to be known.
         image_ids
             M names or numbers.
 

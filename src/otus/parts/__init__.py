@@ -1,4 +1,5 @@
-"""Building blocks that several systems share, by chapter. A system is a composition of these; no part knows a paper's system.
+"""Building blocks that several systems share, by chapter. A system is a composition of these; no part knows a paper's
+system.
 
 Start with :mod:`~otus.parts.system`: the verbs that every trainable system has (``losses``, ``predict``, ``stages``,
 ``forward``), written once, and the record of a pass. Then, in the order in which an image meets them:

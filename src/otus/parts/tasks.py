@@ -76,8 +76,8 @@ class Task:
         A result on a copy of its image, which keeps its size (``labels=False`` without names); and to be looked at, with a
         legend where there is need.
     head_labels, amodal_head_labels
-        What a further head needs, without which the model's ``boxes_only`` is trained in its place; the second what serves it
-        too where whole objects are learned.
+        What a further head needs, without which the model's ``boxes_only`` is trained in its place; the second what
+        serves it too where whole objects are learned.
     categories
         Those of a data set's labels for this task.
     remapped

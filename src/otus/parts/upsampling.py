@@ -81,7 +81,8 @@ class MaxPooling(nn.Module):
 
 
 class StridedConvolution(nn.Module):
-    """Downsample by a convolution of stride ``factor``, which learns what to keep; the coarse map is ceil(H / f) x ceil(W / f)."""
+    """Downsample by a convolution of stride ``factor``, which learns what to keep; the coarse map is ceil(H / f) x
+    ceil(W / f)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, factor: int = 2) -> None:
         super().__init__()
@@ -271,8 +272,9 @@ class MaxUnpooling(nn.Module):
 class TransposedConvolution(nn.Module):
     """Upsample by a transposed convolution, which learns how: see :func:`transposed_convolution_by_patches`.
 
-    Kernels are twice as wide as the stride, so that neighbouring stamps overlap evenly (a width that the stride does not divide
-    leaves a checkerboard; Odena et al., distill.pub, 2016), and begin as bilinear interpolation of each channel, as FCN's do.
+    Kernels are twice as wide as the stride, so that neighbouring stamps overlap evenly (a width that the stride does
+    not divide leaves a checkerboard; Odena et al., distill.pub, 2016), and begin as bilinear interpolation of each
+    channel, as FCN's do.
 
     Parameters
     ----------

@@ -2,8 +2,8 @@
 
 Shape shorthand: P proposals, M images, H x W an image.
 
-A file of the cache is named by a hash of the image's pixels and of the proposer's parameters, and repeats both inside. A file that is
-truncated, of another image or of other parameters counts as missing: its proposals are computed again.
+A file of the cache is named by a hash of the image's pixels and of the proposer's parameters, and repeats both inside.
+A file that is truncated, of another image or of other parameters counts as missing: its proposals are computed again.
 """
 
 import hashlib

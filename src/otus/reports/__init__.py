@@ -1,10 +1,10 @@
 """Reports: what people look at after a prediction, an evaluation, a comparison or a training.
 
-A report is made in three steps, and each has its place. The figures are computed in ``otus.metrics`` and ``otus.evaluation``,
-never here. A report object collects them (an :class:`~otus.reports.analysis.Analysis`, a
+A report is made in three steps, and each has its place. The figures are computed in ``otus.metrics`` and
+``otus.evaluation``, never here. A report object collects them (an :class:`~otus.reports.analysis.Analysis`, a
 :class:`~otus.reports.comparison.Comparison`, an explanation) and returns them twice: ``document()`` for ``--json`` and
-``page()`` for people, so that both always agree. A :class:`~otus.reports.page.Page` is one HTML file without references to
-the network.
+``page()`` for people, so that both always agree. A :class:`~otus.reports.page.Page` is one HTML file without references
+to the network.
 
 Read the files in this order:
 

@@ -158,7 +158,8 @@ def calibration_plot(
     *,
     canvas: Canvas = Canvas(),
 ) -> "Figure":
-    """Plot a reliability diagram: precision by score, and the number of detections; calibrated scores are on the diagonal."""
+    """Plot a reliability diagram: precision by score, and the number of detections; calibrated scores are on the
+    diagonal."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 5.2), layout="constrained")

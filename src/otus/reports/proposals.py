@@ -22,7 +22,8 @@ _FIRST, _LAST = np.array([255, 214, 10]), np.array([20, 60, 140])
 def draw_proposals(
     image: UInt8[np.ndarray, "h w 3"], proposals: Proposals, *, count: int = 40
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw the ``count`` highest-scoring proposals on a copy of the image, from yellow (highest) to blue, with a legend below."""
+    """Draw the ``count`` highest-scoring proposals on a copy of the image, from yellow (highest) to blue, with a legend
+    below."""
     shown = proposals.best(count)
     names = tuple(str(rank + 1) for rank in range(len(shown)))
     shares = np.linspace(0, 1, len(names))

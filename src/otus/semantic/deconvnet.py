@@ -2,8 +2,8 @@
 
 Shape shorthand: B images, C channels.
 
-Paper: "Learning Deconvolution Network for Semantic Segmentation" (Noh, Hong, Han, ICCV 2015, arXiv:1505.04366), section 3 and
-figure 2. Official code: github.com/HyeonwooNoh/DeconvNet.
+Paper: "Learning Deconvolution Network for Semantic Segmentation" (Noh, Hong, Han, ICCV 2015, arXiv:1505.04366), section
+3 and figure 2. Official code: github.com/HyeonwooNoh/DeconvNet.
 
 The encoder is VGG-16 with its two fully connected layers as convolutions, the first of 7x7: of an image of 224 pixels one
 vector is left. The decoder mirrors it, with a transposed convolution for each convolution (of stride 1: each value is spread
@@ -27,7 +27,8 @@ from otus.structures import Categories
 
 
 class DeconvolutionDecoder(nn.Module):
-    """From the map of vectors up: a transposed 7x7 convolution, then for each stage an upsampling and transposed convolutions.
+    """From the map of vectors up: a transposed 7x7 convolution, then for each stage an upsampling and transposed
+    convolutions.
 
     Parameters
     ----------

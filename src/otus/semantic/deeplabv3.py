@@ -3,12 +3,12 @@
 Shape shorthand: B images, C channels, h x w the coarse map.
 
 Paper: "Rethinking Atrous Convolution for Semantic Image Segmentation" (Chen, Papandreou, Schroff, Adam, 2017,
-arXiv:1706.05587), section 3.3 and figure 5. Code relied on: torchvision (BSD-3-Clause), whose layers' names these are, so that
-its checkpoints load.
+arXiv:1706.05587), section 3.3 and figure 5. Code relied on: torchvision (BSD-3-Clause), whose layers' names these are,
+so that its checkpoints load.
 
-A *dilated* (atrous) convolution skips pixels between its taps: with rate r, a 3x3 kernel sees (2r + 1) x (2r + 1). So the last
-stages of a ResNet need no stride to see far, and the map stays at stride 8. The head, atrous spatial pyramid pooling, runs a
-1x1 convolution, three 3x3 of rates 12, 24 and 36, and the mean of the whole image side by side.
+A *dilated* (atrous) convolution skips pixels between its taps: with rate r, a 3x3 kernel sees (2r + 1) x (2r + 1). So
+the last stages of a ResNet need no stride to see far, and the map stays at stride 8. The head, atrous spatial pyramid
+pooling, runs a 1x1 convolution, three 3x3 of rates 12, 24 and 36, and the mean of the whole image side by side.
 
 Departures: as torchvision's; the auxiliary classifier on stage 4 is FCN's (Zhao et al., PSPNet, CVPR 2017, section 3.2).
 """

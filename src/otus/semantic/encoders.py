@@ -2,9 +2,9 @@
 
 Shape shorthand: B images, H x W the image.
 
-An encoder returns one :class:`~otus.parts.upsampling.Pooled` per level, fine to coarse: ``fine`` is what the step saw, ``map``
-what it made of it. Any backbone is one (:class:`BackboneEncoder`); :class:`PoolingEncoder` is the kind that SegNet, the
-deconvolution network and U-Net were drawn with, stages of 3x3 convolutions with a pooling after each.
+An encoder returns one :class:`~otus.parts.upsampling.Pooled` per level, fine to coarse: ``fine`` is what the step saw,
+``map`` what it made of it. Any backbone is one (:class:`BackboneEncoder`); :class:`PoolingEncoder` is the kind that
+SegNet, the deconvolution network and U-Net were drawn with, stages of 3x3 convolutions with a pooling after each.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ from otus.parts.upsampling import MaxPooling, Pooled
 class Encoder(Protocol):
     """What a segmenter asks of its encoder.
 
-    ``channels`` are those of each level's map, ``fine_channels`` those of what it was made from, ``min_size`` the pixels that
-    each side of an image needs.
+    ``channels`` are those of each level's map, ``fine_channels`` those of what it was made from, ``min_size`` the
+    pixels that each side of an image needs.
     """
 
     channels: tuple[int, ...]

@@ -2,16 +2,17 @@
 
 Shape shorthand: B images, K categories, C channels.
 
-Paper: "Fully Convolutional Networks for Semantic Segmentation" (Long, Shelhamer, Darrell, CVPR 2015, arXiv:1411.4038), section
-4.2 and figure 3. Official code: github.com/shelhamer/fcn.berkeleyvision.org (BSD). :func:`fcn_head` and the networks over dilated
-ResNets are torchvision's (BSD-3-Clause), whose checkpoints load.
+Paper: "Fully Convolutional Networks for Semantic Segmentation" (Long, Shelhamer, Darrell, CVPR 2015, arXiv:1411.4038),
+section
+4.2 and figure 3. Official code: github.com/shelhamer/fcn.berkeleyvision.org (BSD). :func:`fcn_head` and the networks
+over dilated ResNets are torchvision's (BSD-3-Clause), whose checkpoints load.
 
 FCN-32s classifies the coarsest map (stride 32) and upsamples its scores. FCN-16s adds the scores of the map of stride 16 to
 those upsampled by 2, FCN-8s those of stride 8 in the same way: where comes from fine maps, what from coarse ones.
 
-Departures: any backbone in the place of VGG-16 with its fully connected layers as convolutions; everything is trained at once,
-not stage by stage; the last upsampling to the image is bilinear, as the paper's fixed one is, the earlier ones are bilinear
-too unless ``upsampling`` names another; the loss is the mean over the labelled pixels, not their sum.
+Departures: any backbone in the place of VGG-16 with its fully connected layers as convolutions; everything is trained
+at once, not stage by stage; the last upsampling to the image is bilinear, as the paper's fixed one is, the earlier ones
+are bilinear too unless ``upsampling`` names another; the loss is the mean over the labelled pixels, not their sum.
 """
 
 from jaxtyping import Float

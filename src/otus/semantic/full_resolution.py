@@ -2,9 +2,10 @@
 
 Shape shorthand: B images, K categories, C channels.
 
-The lecture's second way: a stack of convolutions, each with as many outputs as there are pixels, and a classifier of each. All
-pixels are labelled in one pass, but every layer costs what the image's size costs, and without downsampling (or dilation) a
-pixel sees two more pixels with each layer: twenty layers for 41. Encoders and decoders are the answer to both.
+The lecture's second way: a stack of convolutions, each with as many outputs as there are pixels, and a classifier of
+each. All pixels are labelled in one pass, but every layer costs what the image's size costs, and without downsampling
+(or dilation) a pixel sees two more pixels with each layer: twenty layers for 41. Encoders and decoders are the answer
+to both.
 """
 
 from collections.abc import Sequence

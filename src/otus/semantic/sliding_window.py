@@ -2,9 +2,10 @@
 
 Shape shorthand: B images, K categories, C channels, s the side of a patch.
 
-After "Learning hierarchical features for scene labeling" (Farabet, Couprie, Najman, LeCun, TPAMI 2013) and "Deep neural networks
-segment neuronal membranes" (Cireşan et al., NeurIPS 2012): a small classifier sees a patch of s x s pixels and says what its
-middle pixel shows; sliding over the image, it says so of every pixel, s * s times as much work as there are pixels.
+After "Learning hierarchical features for scene labeling" (Farabet, Couprie, Najman, LeCun, TPAMI 2013) and "Deep neural
+networks segment neuronal membranes" (Cireşan et al., NeurIPS 2012): a small classifier sees a patch of s x s pixels and
+says what its middle pixel shows; sliding over the image, it says so of every pixel, s * s times as much work as there
+are pixels.
 
 Neighbouring patches overlap nearly everywhere, and a convolution of a patch is the patch of a convolution: run once over the
 whole image, the same layers give the same answers (``shared``), which is what the lecture calls the saving, and what led to

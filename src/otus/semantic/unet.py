@@ -9,8 +9,8 @@ Each step up doubles the map and halves the channels by a transposed convolution
 (what was lost comes back), and convolves twice.
 
 Departures: convolutions are padded, so that the answer has the size of the image and no tiles need be mirrored; batch
-normalisation after each convolution; any backbone as the encoder. Over a backbone whose finest map is coarser than the image,
-the last steps have nothing to join: the scores are interpolated, as FCN's are.
+normalisation after each convolution; any backbone as the encoder. Over a backbone whose finest map is coarser than the
+image, the last steps have nothing to join: the scores are interpolated, as FCN's are.
 """
 
 from collections.abc import Sequence

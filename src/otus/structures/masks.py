@@ -55,7 +55,8 @@ class Masks:
 
     @classmethod
     def from_rle(cls, counts: Sequence[bytes | str | Sequence[int]], size_hw: tuple[int, int]) -> "Masks":
-        """Make masks of N COCO run lengths, column by column from the top left: compressed (bytes or str) or lists of numbers."""
+        """Make masks of N COCO run lengths, column by column from the top left: compressed (bytes or str) or lists of
+        numbers."""
         height, width = size_hw
         compressed: list[bytes] = []
         for index, one in enumerate(counts):

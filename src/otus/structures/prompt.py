@@ -2,7 +2,8 @@
 
 Shape shorthand: N points, P points of a stroke, M candidate masks, H x W the image.
 
-Labels say what is marked: 0 is background, 1 an object, and where several objects are asked for at once 1, 2 … their numbers.
+Labels say what is marked: 0 is background, 1 an object, and where several objects are asked for at once 1, 2 … their
+numbers.
 """
 
 import math
@@ -61,7 +62,8 @@ class Prompt:
     strokes
         Strokes of a brush.
     scribbles
-        Label image (H, W) of the image's own size: -1 where nothing is marked, 0 for background, else the number of the object.
+        Label image (H, W) of the image's own size: -1 where nothing is marked, 0 for background, else the number of the
+        object.
     box_xyxy
         A box around the object.
     mask

@@ -1,9 +1,9 @@
 """Training a system, whatever its task: one loop on Lightning Fabric, to be read from top to bottom.
 
 The loop asks a system for its losses, their gradient for a step, and the exponential moving average (EMA) of the weights for
-validation: those are the weights that are kept. What is validated, by which protocol, and which figure decides is said by the
-task of the system. Every source of randomness is forked from (seed, epoch, index), so results do not depend on the number of
-threads, and a run that is stopped goes on to the weights that it would have had.
+validation: those are the weights that are kept. What is validated, by which protocol, and which figure decides is said
+by the task of the system. Every source of randomness is forked from (seed, epoch, index), so results do not depend on
+the number of threads, and a run that is stopped goes on to the weights that it would have had.
 
 Read in this order:
 

@@ -82,7 +82,8 @@ def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | 
 
 
 def _named_as_in(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with its backbone and pyramid where the system has them: ``features.backbone`` for ``region_features.backbone``."""
+    """The state with its backbone and pyramid where the system has them: ``features.backbone`` for
+    ``region_features.backbone``."""
     places = {}
     for part in ("backbone", "pyramid"):
         theirs, own = _places_of(part, state), _places_of(part, system.state_dict())

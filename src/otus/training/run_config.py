@@ -35,7 +35,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def started_with(before: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of :func:`~otus.training.run.train`: those that a run was started with, and in their place those that are named anew."""
+    """Return the arguments of :func:`~otus.training.run.train`: those that a run was started with, and in their place
+    those that are named anew."""
     names = ("model", "data", "val", "weights", "image_size", "format", "split", "val_split")
     own = {field.name: before[field.name] for field in fields(TrainSettings)} | settings
     preprocess = Preprocess.from_dict(before["preprocess"])

@@ -79,8 +79,8 @@ def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = N
 def object_legend(
     results: Sequence[Instances], *, counts: bool = True, colours: Colours | None = None
 ) -> list[tuple[str, UInt8[np.ndarray, "3"]]]:
-    """Return entries for :func:`~otus.visualization.lettering.legend`: the categories of all objects, the most frequent first, with their colours
-    and how many there are."""
+    """Return entries for :func:`~otus.visualization.lettering.legend`: the categories of all objects, the most frequent
+    first, with their colours and how many there are."""
     numbers = Counter(name for result in results for name in _names(result))
     shades: dict[str, UInt8[np.ndarray, "3"]] = {}
     for result in results:

@@ -188,7 +188,8 @@ def _without_middle(text: str, kept: int) -> str:
 
 
 def legend(entries: Sequence[tuple[str, UInt8[np.ndarray, "3"]]], width: int, letters: float) -> np.ndarray:
-    """Draw a white strip of that width, uint8 (h, width, 3), with a swatch and a name for each entry, as many a row as fit."""
+    """Draw a white strip of that width, uint8 (h, width, 3), with a swatch and a name for each entry, as many a row as
+    fit."""
     step, gap = round(1.7 * letters), round(0.5 * letters)
     entries = [(elided(name, letters, width - letters - 3 * gap), colour) for name, colour in entries]
     measure = font(letters).getlength

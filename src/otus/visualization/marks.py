@@ -63,8 +63,8 @@ def _drawn(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: 
 def part_with_marks(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Crop the image around the marks, and draw them, ``side`` pixels wide or high, so that letters have one size; square where
-    the image is large enough."""
+    """Crop the image around the marks, and draw them, ``side`` pixels wide or high, so that letters have one size;
+    square where the image is large enough."""
     boxes = as_boxes([mark.box_xyxy for mark in marks])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     limit = np.array([image.shape[1], image.shape[0]])

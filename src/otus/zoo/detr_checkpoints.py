@@ -72,8 +72,8 @@ _JOINT = re.compile(r"^(.*)\.in_proj_(weight|bias)$")
 class DetrCheckpoint:
     """A translated checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`; ``arguments`` are what the builder needs
-    for it, as JSON: ``class_indices``, the slot of each label, and ``num_queries``.
+    ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`; ``arguments`` are what
+    the builder needs for it, as JSON: ``class_indices``, the slot of each label, and ``num_queries``.
     """
 
     state: dict[str, Tensor]

@@ -47,8 +47,9 @@ _OLD_MASK_KEY = re.compile(r"^mask_head\.convs\.mask_fcn(\d+)\.(weight|bias)$")
 class TorchvisionCheckpoint:
     """A translated checkpoint.
 
-    ``state`` has the keys of a :class:`~otus.detection.region_based.region_detector.RegionDetector`; ``arguments`` are what the builder
-    needs for it, as JSON: ``class_indices``, the slot of each label, and of ``freezing`` the ``norm_eps`` where the backbone's norms are frozen.
+    ``state`` has the keys of a :class:`~otus.detection.region_based.region_detector.RegionDetector`; ``arguments`` are
+    what the builder needs for it, as JSON: ``class_indices``, the slot of each label, and of ``freezing`` the
+    ``norm_eps`` where the backbone's norms are frozen.
     """
 
     state: dict[str, Tensor]

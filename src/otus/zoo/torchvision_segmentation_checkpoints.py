@@ -1,7 +1,7 @@
 """Reader of torchvision's segmentation checkpoints: FCN, DeepLabV3, LR-ASPP.
 
-Layers keep torchvision's names inside Otus's systems, so a table of prefixes translates. The official files of FCN and DeepLabV3
-label 21 categories, VOC's 20 behind background, and hold an auxiliary classifier.
+Layers keep torchvision's names inside Otus's systems, so a table of prefixes translates. The official files of FCN and
+DeepLabV3 label 21 categories, VOC's 20 behind background, and hold an auxiliary classifier.
 """
 
 from collections.abc import Mapping

@@ -82,7 +82,10 @@ def check_segments(panoptic: PanopticMap, stated: tuple[int, list[StatedSegment]
             yield Finding("segment_without_pixels", str(source), where, message)
             continue
         if segment.area is not None and segment.area != len(rows):
-            message = f"area is {segment.area:g}, but segment {segment.id} has {len(rows)} pixels (correct it: pixels are judged)"
+            message = (
+                f"area is {segment.area:g}, but segment {segment.id} has {len(rows)} pixels "
+                "(correct it: pixels are judged)"
+            )
             yield Finding("area_disagrees", str(source), f"{where}.area", message)
         box = _box_xywh(rows, columns)
         if segment.bbox is not None and np.abs(np.subtract(segment.bbox, box)).max() > _BOX_SLACK_PX:

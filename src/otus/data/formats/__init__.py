@@ -1,8 +1,9 @@
 """Annotation formats: one module each, with the same three functions.
 
 ``find(path)`` recognises data sets cheaply, ``read(layout)`` returns a :class:`~otus.data.dataset.Dataset`,
-``write(datasets, folder)`` exports one and returns what the format could not hold (see :mod:`~otus.data.formats.interface`). Readers report
-each problem with file and record and go on; by default the first one is raised.
+``write(datasets, folder)`` exports one and returns what the format could not hold (see
+:mod:`~otus.data.formats.interface`). Readers report each problem with file and record and go on; by default the first
+one is raised.
 
 ==========================  ==================================================  =====
 format                      annotations                                         write

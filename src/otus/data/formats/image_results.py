@@ -3,8 +3,8 @@
     {"images": [{"file": "a.jpg", "classification": [{"category": "owl", "score": 0.9}, …]}, …]}
     {"images": [{"file": "a.jpg", "ious": [0.71, 0.86, 0.92]}, …]}
 
-The first is what ``otus predict --json`` writes. The list may also be the whole document. Images are referred to by names that
-are unambiguous in the data set. Of clicks an image may have several records, one an object.
+The first is what ``otus predict --json`` writes. The list may also be the whole document. Images are referred to by
+names that are unambiguous in the data set. Of clicks an image may have several records, one an object.
 """
 
 from collections.abc import Iterator

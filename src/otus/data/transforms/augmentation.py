@@ -105,8 +105,8 @@ def _scale(tensors: TensorSample, factor: float) -> TensorSample:
 class RandomCrop:
     """Crop a random window of ``size_hw``; a smaller image is padded with ``fill`` at a random position.
 
-    Objects of which less than ``min_visibility`` is left go (see :func:`otus.data.transforms.geometry.refit_objects`), so the result may be
-    without objects.
+    Objects of which less than ``min_visibility`` is left go (see :func:`otus.data.transforms.geometry.refit_objects`),
+    so the result may be without objects.
     """
 
     size_hw: tuple[int, int]

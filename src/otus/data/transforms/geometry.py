@@ -1,8 +1,8 @@
 """Deterministic geometric transforms of a tensor sample (:mod:`otus.data.tensors`): every column moves with the image.
 
-Nothing here is random; :mod:`otus.data.transforms.augmentation` draws the parameters. torchvision's own kernels would mirror keypoints as
-indices of pixels (x to W - 1 - x), would not swap left and right, and take no generator: of ``transforms.v2`` only the
-resampling is used. Shape shorthand: H x W the image, N objects.
+Nothing here is random; :mod:`otus.data.transforms.augmentation` draws the parameters. torchvision's own kernels would
+mirror keypoints as indices of pixels (x to W - 1 - x), would not swap left and right, and take no generator: of
+``transforms.v2`` only the resampling is used. Shape shorthand: H x W the image, N objects.
 """
 
 from collections.abc import Callable
@@ -87,8 +87,8 @@ def crop(
     """Crop the window of size ``to_hw`` at (``top``, ``left``), which may exceed the image.
 
     Outside, the image is ``fill``, the semantic map to be ignored, and there are no objects. Objects are cut as in
-    :func:`refit_objects`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals and other
-    boxes of the image are cut, and those wholly outside are left out.
+    :func:`refit_objects`; keypoints outside are no longer labelled; corners of oriented boxes may be outside. Proposals
+    and other boxes of the image are cut, and those wholly outside are left out.
     """
     before = object_areas(tensors)
     height, width = to_hw

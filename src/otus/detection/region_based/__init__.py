@@ -1,7 +1,7 @@
 """Region-based detection: where to look, what is there, what to say.
 
-In the field's terms: a *proposer* of regions, *region features*, and *heads* over them. A detector is these three, put into one
-frame, and the history of the field is what was put in:
+In the field's terms: a *proposer* of regions, *region features*, and *heads* over them. A detector is these three, put
+into one frame, and the history of the field is what was put in:
 
 ===============  ==================  ======================================  =====================
 system           proposer            region features                         heads

@@ -343,7 +343,8 @@ def faster_rcnn_efficientnet_lite0_fpn(
 ) -> RegionDetector:
     """A small one for images of about 320 pixels: EfficientNet-Lite0, a pyramid of strides 8 to 64 and 96 channels.
 
-    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Arguments as of :func:`faster_rcnn_resnet50_fpn`.
+    Six anchors a location (two sizes an octave), 300 proposals, 512 features a region. Arguments as of
+    :func:`faster_rcnn_resnet50_fpn`.
     """
     channels = 96
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)

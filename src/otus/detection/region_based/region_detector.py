@@ -3,8 +3,9 @@
 Shape shorthand: B images, R regions of all images, N objects, S class slots, K keypoints.
 
 R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
-features, heads); the order of events is the same. One pass leaves a record, :class:`~otus.detection.region_based.stages.RegionStages`,
-and losses, predictions, explanations and timings are all read from it.
+features, heads); the order of events is the same. One pass leaves a record,
+:class:`~otus.detection.region_based.stages.RegionStages`, and losses, predictions, explanations and timings are all
+read from it.
 """
 
 from collections.abc import Sequence

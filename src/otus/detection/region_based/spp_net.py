@@ -7,11 +7,12 @@ arXiv:1406.4729): section 2.2 the pooling, bins from floor to ceiling, levels 6,
 appendix A which cells of the map belong to a window. Fast R-CNN's RoI pool is this with one level.
 Official code: github.com/ShaoqingRen/SPP_net; nothing of it is copied.
 
-The backbone does not learn: so it is in the paper, whose gradient did not pass the pooling (Fast R-CNN, section 2.3, is about
-this). ``Freezing(level=0)`` lets it learn all the same.
+The backbone does not learn: so it is in the paper, whose gradient did not pass the pooling (Fast R-CNN, section 2.3, is
+about this). ``Freezing(level=0)`` lets it learn all the same.
 
-Departures: one softmax and one box regression learned together, as for R-CNN here (:mod:`otus.detection.region_based.rcnn`), from regions
-by R-CNN's rule; one scale of images; VGG-16, which came after the paper, without dropout.
+Departures: one softmax and one box regression learned together, as for R-CNN here
+(:mod:`otus.detection.region_based.rcnn`), from regions by R-CNN's rule; one scale of images; VGG-16, which came after
+the paper, without dropout.
 """
 
 from collections.abc import Sequence

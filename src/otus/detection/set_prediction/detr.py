@@ -1,7 +1,7 @@
 """DETR: boxes straight from a transformer, each object matched to one query, no anchors and no NMS.
 
-Shape shorthand: L layers, B images, Q queries, K = h x w locations of the feature map, S class logits ("no object" the last), D the embedding
-dimension.
+Shape shorthand: L layers, B images, Q queries, K = h x w locations of the feature map, S class logits ("no object" the
+last), D the embedding dimension.
 
 Paper: "End-to-End Object Detection with Transformers" (Carion et al., ECCV 2020, arXiv:2005.12872), section 3 and appendix
 A. Official code: github.com/facebookresearch/detr (Apache-2.0), whose defaults are kept and whose weights give its outputs.
@@ -191,7 +191,8 @@ class DETRHead(nn.Module):
         return self._match(outputs.logits[-1], outputs.boxes[-1], targets, sizes_hw)
 
     def candidates(self, logits: Float[Tensor, "q s"], *, postprocess: Postprocess) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, label and score of one image's predictions above the threshold: each query's most likely category."""
+        """Return query, label and score of one image's predictions above the threshold: each query's most likely
+        category."""
         score, label = logits.softmax(dim=1)[:, self.index_of_label].max(dim=1)
         thresholds = postprocess.thresholds(torch.arange(len(self.index_of_label), device=label.device))
         query = torch.where(score > thresholds[label])[0]

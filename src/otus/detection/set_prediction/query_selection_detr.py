@@ -15,12 +15,14 @@ facebookresearch/detr issue 125). Here every part of the answer has a short way 
 - each object is the target of several locations, the one-to-many supervision of Co-DETR (Zong et al., ICCV 2023,
   arXiv:2211.12860): :mod:`otus.parts.boxes.task_aligned`;
 - several top-scoring locations then show the same object, and queries that hardly differ take long to learn which of them
-  is the positive: queries are made of locations that survive a class-agnostic NMS, whose boxes differ (DDQ, Zhang et al., CVPR 2023, arXiv:2303.12776, section 3.2);
-- denoising queries: DN-DETR (Li et al., CVPR 2022) and DINO (Zhang et al., ICLR 2023), :mod:`otus.parts.transformer.denoising`.
+  is the positive: queries are made of locations that survive a class-agnostic NMS, whose boxes differ (DDQ, Zhang et
+  al., CVPR 2023, arXiv:2303.12776, section 3.2);
+- denoising queries: DN-DETR (Li et al., CVPR 2022) and DINO (Zhang et al., ICLR 2023),
+  :mod:`otus.parts.transformer.denoising`.
 
 As DETR it reports a set: each object is matched to one query in each layer, without NMS on its outputs. Departures
-from all of these: the pyramid is that of :mod:`otus.parts.backbones.feature_pyramid`, widths are for images of 320 pixels. No
-official weights are read.
+from all of these: the pyramid is that of :mod:`otus.parts.backbones.feature_pyramid`, widths are for images of 320
+pixels. No official weights are read.
 """
 
 from collections.abc import Sequence

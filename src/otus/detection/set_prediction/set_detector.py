@@ -2,10 +2,10 @@
 
 Shape shorthand: L layers of the decoder, B images, Q queries, S class slots, C categories, D channels.
 
-DETR and its successors fill it with different heads (:class:`SetHead`): from the backbone's maps to Q answers, each a class or
-"no object" and a box. One pass leaves a record, :class:`SetStages`, and losses, predictions, explanations and timings are
-all read from it. A head for masks or panoptic segmentation needs nothing more than the record has: the backbone's maps,
-``SetOutputs.features``, ``SetOutputs.memory`` and ``SetOutputs.attention``.
+DETR and its successors fill it with different heads (:class:`SetHead`): from the backbone's maps to Q answers, each a
+class or "no object" and a box. One pass leaves a record, :class:`SetStages`, and losses, predictions, explanations and
+timings are all read from it. A head for masks or panoptic segmentation needs nothing more than the record has: the
+backbone's maps, ``SetOutputs.features``, ``SetOutputs.memory`` and ``SetOutputs.attention``.
 """
 
 from collections.abc import Callable, Sequence

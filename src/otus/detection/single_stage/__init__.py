@@ -19,7 +19,7 @@ anchors, assigner, box coder, criterion, candidate scores) are described in :mod
 YOLO (version 1) predicts from fully connected layers and is a system of its own.
 
 Read in this order: :mod:`~otus.detection.single_stage.rpn_classifier` (do we need the second stage?),
-:mod:`~otus.detection.single_stage.yolo`, :mod:`~otus.detection.single_stage.ssd`, :mod:`~otus.detection.single_stage.ssdlite`,
-:mod:`~otus.detection.single_stage.retinanet`, :mod:`~otus.detection.single_stage.fcos`,
-:mod:`~otus.detection.single_stage.oriented_fcos`.
+:mod:`~otus.detection.single_stage.yolo`, :mod:`~otus.detection.single_stage.ssd`,
+:mod:`~otus.detection.single_stage.ssdlite`, :mod:`~otus.detection.single_stage.retinanet`,
+:mod:`~otus.detection.single_stage.fcos`, :mod:`~otus.detection.single_stage.oriented_fcos`.
 """

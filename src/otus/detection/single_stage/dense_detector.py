@@ -3,8 +3,9 @@
 Shape shorthand: B images, A anchors of all maps, S class logits, D numbers of a box (4: xyxy, 5: xywhr).
 
 RetinaNet, SSD, FCOS, the lecture's RPN that names classes and the oriented FCOS fill it with different parts: maps, head,
-anchors, assigner, coder, criterion, scores. One pass leaves a record, :class:`~otus.detection.single_stage.stages.DenseStages`,
-and losses, predictions, explanations and timings are all read from it.
+anchors, assigner, coder, criterion, scores. One pass leaves a record,
+:class:`~otus.detection.single_stage.stages.DenseStages`, and losses, predictions, explanations and timings are all read
+from it.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,9 @@
 
 Shape shorthand: A locations of all feature maps, N objects.
 
-Paper: FCOS (arXiv:1904.01355), in the frame of each object's own axes: a location is inside if it is inside the oriented box,
-and distances to edges are along its sides, for the level and for centre-ness alike. The loss of boxes is a distance of
-Gaussians (arXiv:2106.06072; see :mod:`otus.parts.boxes.oriented`).
+Paper: FCOS (arXiv:1904.01355), in the frame of each object's own axes: a location is inside if it is inside the
+oriented box, and distances to edges are along its sides, for the level and for centre-ness alike. The loss of boxes is
+a distance of Gaussians (arXiv:2106.06072; see :mod:`otus.parts.boxes.oriented`).
 
 Departures: six numbers per location (centre, sizes in log space, double angle) in the place of four distances, since the
 edges of an oriented box are not defined before its angle. A Gaussian of a square has no direction, so squares are found with

@@ -144,7 +144,8 @@ def ssdlite320_mobilenet_v3_large(
 def ssdlite_efficientnet_lite0(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build a small SSDLite for images of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on top."""
+    """Build a small SSDLite for images of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on
+    top."""
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     maps = SSDLiteExtractor(backbone, backbone.channels, (256, 256, 128), LenientBatchNorm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])

@@ -152,7 +152,8 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
         if not lost:
             return []
         return [
-            f"note: {lost} of {len(cells)} objects are not learned: a cell of the {self.grid_size} x {self.grid_size} grid learns "
+            f"note: {lost} of {len(cells)} objects are not learned: a cell of the {self.grid_size} x "
+            f"{self.grid_size} grid learns "
             "one object, the largest whose centre it holds"
         ]
 

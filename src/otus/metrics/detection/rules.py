@@ -1,7 +1,8 @@
 """Every choice in which evaluation protocols differ, as a setting of its own.
 
-:class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points in this space, fast and
-exact; here every rule can be turned by itself, so that a number can be explained (:mod:`otus.metrics.diagnosis.assignment`).
+:class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points
+in this space, fast and exact; here every rule can be turned by itself, so that a number can be explained
+(:mod:`otus.metrics.diagnosis.assignment`).
 """
 
 from dataclasses import dataclass, fields

@@ -9,8 +9,9 @@ Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, 
 - there is no limit on detections;
 - 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
 
-Departures: crowds (of other data sets) are no positives, and a false positive is ignored if half of it or more lies in one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal
-scores the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
+Departures: crowds (of other data sets) are no positives, and a false positive is ignored if half of it or more lies in
+one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal scores
+the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
 
 Shape shorthand: D detections, K categories.
 """

@@ -25,7 +25,8 @@ class DetectionMatcher:
     Parameters
     ----------
     truth, predictions
-        Objects of valid records (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have scores.
+        Objects of valid records (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have
+        scores.
     categories
         The K that their labels index.
     image_ids

@@ -98,7 +98,8 @@ def paired_bootstrap(
     confidence: float = CONFIDENCE,
     seed: int = SEED,
 ) -> list[Difference]:
-    """Compute the difference of each figure, with its interval: AP (and AP50, AP75 where these thresholds are among the rules') and AP by category.
+    """Compute the difference of each figure, with its interval: AP (and AP50, AP75 where these thresholds are among the
+    rules') and AP by category.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Why two protocols give different mAP for the same predictions: one rule changed after the other.
 
-Between two :class:`~otus.metrics.detection.rules.Rules` lie as many steps as there are rules that differ. Each step changes one of
-them and says what mAP is then; the changes add up to the difference. What a step brings depends on what was changed before,
-so the order is fixed, and is that in which a tool applies its rules: detections, objects, matching, curve, mean.
+Between two :class:`~otus.metrics.detection.rules.Rules` lie as many steps as there are rules that differ. Each step
+changes one of them and says what mAP is then; the changes add up to the difference. What a step brings depends on what
+was changed before, so the order is fixed, and is that in which a tool applies its rules: detections, objects, matching,
+curve, mean.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -104,7 +104,8 @@ def nms_mask(matcher: DetectionMatcher, iou: float) -> Bool[np.ndarray, "n"]:
 
 
 class NmsFigures(NamedTuple):
-    """After NMS at one IoU threshold: number of detections, mAP, and the best F1 of one score threshold for all categories."""
+    """After NMS at one IoU threshold: number of detections, mAP, and the best F1 of one score threshold for all
+    categories."""
 
     nms_iou: float
     detections: int

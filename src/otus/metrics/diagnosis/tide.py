@@ -17,7 +17,8 @@ of highest score becomes a true positive of the object's category, the others ar
 are removed; missed objects are no longer positives.
 
 Departure: as in AP itself the mean runs over the categories with objects, whatever is fixed; one without positives left
-is 0. There, categories with detections alone are in the mean too, and those without positives left are not. hotcoco has it as it is here.
+is 0. There, categories with detections alone are in the mean too, and those without positives left are not. hotcoco has
+it as it is here.
 """
 
 from dataclasses import dataclass

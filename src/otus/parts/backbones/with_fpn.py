@@ -1,6 +1,7 @@
 """A backbone and the feature pyramid over it: the feature extractor of RetinaNet, FCOS and their kin.
 
-Level l has stride 2**l. P2 would have most of the anchors and find objects of a few pixels only, so dense detectors begin at P3.
+Level l has stride 2**l. P2 would have most of the anchors and find objects of a few pixels only, so dense detectors
+begin at P3.
 """
 
 from jaxtyping import Float

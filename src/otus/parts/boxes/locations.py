@@ -2,8 +2,8 @@
 
 Shape shorthand: A locations of all feature maps, N objects, D numbers of a box (4: xyxy, 5: xywhr).
 
-Paper: FCOS (Tian et al., ICCV 2019, arXiv:1904.01355), section 3.1 (which locations are positive), 3.2 (each level has a range
-of object sizes), equation 3 (centre-ness); sampling near the centre: arXiv:2006.09214, section 2.
+Paper: FCOS (Tian et al., ICCV 2019, arXiv:1904.01355), section 3.1 (which locations are positive), 3.2 (each level has
+a range of object sizes), equation 3 (centre-ness); sampling near the centre: arXiv:2006.09214, section 2.
 
 A location is written as a square anchor of its stride's size around it, so that dense detectors with and without anchors are
 the same frame.
@@ -37,7 +37,8 @@ def ltrb_geometry(points: Float[Tensor, "a 2"], boxes: Float[Tensor, "n 4"]) -> 
 
 @dataclass(frozen=True)
 class LocationMatcher:
-    """Match locations to objects: inside the box, near its centre, and of a size that is the level's; of several, the smallest.
+    """Match locations to objects: inside the box, near its centre, and of a size that is the level's; of several, the
+    smallest.
 
     Parameters
     ----------

@@ -2,9 +2,9 @@
 
 Shape shorthand: T locations of all feature maps, N objects, C categories.
 
-Paper: TOOD (Feng et al., ICCV 2021, arXiv:2108.07755), section 3.3: alignment = score^alpha IoU^beta; the best locations within
-each object are positive, and their target score is their alignment, scaled so that the best of an object gets its IoU.
-Departure: an object that holds no location takes the nearest one.
+Paper: TOOD (Feng et al., ICCV 2021, arXiv:2108.07755), section 3.3: alignment = score^alpha IoU^beta; the best
+locations within each object are positive, and their target score is their alignment, scaled so that the best of an
+object gets its IoU. Departure: an object that holds no location takes the nearest one.
 """
 
 from dataclasses import dataclass

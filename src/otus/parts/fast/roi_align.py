@@ -1,4 +1,5 @@
-"""RoI align on a CPU, its gradient four to seven times as fast as torchvision's, which runs on one core and strides over the channels.
+"""RoI align on a CPU, its gradient four to seven times as fast as torchvision's, which runs on one core and strides
+over the channels.
 
 Shape shorthand: B images, C channels, R regions, s the output size.
 """

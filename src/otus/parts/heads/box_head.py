@@ -143,7 +143,8 @@ class BoxHead(nn.Module):
         assignments: Sequence[Assignment],
         targets: Sequence[Target],
     ) -> dict[str, Tensor]:
-        """Compute ``class``: cross-entropy over all regions; ``box``: smooth L1 of the positives' deltas for their own class."""
+        """Compute ``class``: cross-entropy over all regions; ``box``: smooth L1 of the positives' deltas for their own
+        class."""
         if len(logits) == 0:
             nothing = zero_loss(self) + logits.sum()  # what made the features waits for a gradient too
             return {"class": nothing, "box": nothing} if self.bbox_pred is not None else {"class": nothing}

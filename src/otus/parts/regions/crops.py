@@ -42,7 +42,8 @@ class WarpedCrops(nn.Module):
         super().__init__()
         if crop_size < 1 or not 0 <= 2 * context < crop_size or chunk_size < 1:
             raise UsageError(
-                f"crops: expected 0 <= 2 * context < crop_size and chunk_size >= 1, got {crop_size=}, {context=}, {chunk_size=}"
+                f"crops: expected 0 <= 2 * context < crop_size and chunk_size >= 1, got {crop_size=}, {context=}, "
+                f"{chunk_size=}"
             )
         if crop_size < 2 * backbone.minimum_side:  # it would be padded while learning alone (Backbone.min_size)
             raise UsageError(

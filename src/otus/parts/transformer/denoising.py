@@ -1,10 +1,11 @@
-"""Denoising queries: objects with noise as additional queries, so that a decoder learns box refinement from the first step on.
+"""Denoising queries: objects with noise as additional queries, so that a decoder learns box refinement from the first
+step on.
 
 Shape shorthand: B images, N objects of one, P denoising queries, Q others.
 
-Papers: DN-DETR (Li et al., CVPR 2022, arXiv:2203.01305), section 4: noise on boxes and labels, groups that do not attend to one
-another; DINO (Zhang et al., ICLR 2023, arXiv:2203.03605), section 3.3: for each object one positive query, with a box nearby,
-and one negative, with a box further away.
+Papers: DN-DETR (Li et al., CVPR 2022, arXiv:2203.01305), section 4: noise on boxes and labels, groups that do not
+attend to one another; DINO (Zhang et al., ICLR 2023, arXiv:2203.03605), section 3.3: for each object one positive
+query, with a box nearby, and one negative, with a box further away.
 """
 
 from collections.abc import Sequence

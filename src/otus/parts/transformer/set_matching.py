@@ -105,7 +105,8 @@ def box_losses(
 
 
 def inside_crowd(boxes: Float[Tensor, "q 4"], target: Target, size_hw: tuple[int, int]) -> Bool[Tensor, "q"]:
-    """Return which predicted boxes lie at least half inside a crowd: whether they are right is unknown, so they are not taught."""
+    """Return which predicted boxes lie at least half inside a crowd: whether they are right is unknown, so they are not
+    taught."""
     if not len(target.crowds):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     return pairwise_ioa(denormalize_boxes(boxes.detach(), size_hw), target.crowds) >= 0.5

@@ -218,7 +218,8 @@ class AveragePrecisionExplanation:
             "Detections are matched in order of descending score. "
             + {
                 "greedy": "Each is matched with the unmatched object of its category of highest IoU (greedy); ",
-                "best_overlap": "Each is compared with the object of its category of highest IoU, matched or not (best overlap); ",
+                "best_overlap": "Each is compared with the object of its category of highest IoU, matched or not "
+                "(best overlap); ",
             }[self.rules.matching]
             + f"at an IoU of {facts['iou']:g} or more it is true, otherwise, or if the object is matched already, false. "
             + (

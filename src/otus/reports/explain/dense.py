@@ -88,7 +88,8 @@ class DenseExplanation(Explanation):
         )
         yield Section(
             "2. Anchors",
-            f"{sum(level['anchors'] for level in maps)} boxes of fixed size and shape, for each of which the head predicts class "
+            f"{sum(level['anchors'] for level in maps)} boxes of fixed size and shape, for each of which the head "
+            "predicts class "
             "scores and box deltas. Shown: the anchors at the central location of each map.",
             [
                 Figure.of(image, _size(level), width=_SIDE_BY_SIDE)

@@ -22,7 +22,8 @@ _MEANING = {
     "score_decimals": "Rounded scores tie, and tied detections count in the order of their images.",
     "inclusive_boxes": "Width and height are computed with + 1 pixel, which changes the IoU of small boxes.",
     "max_dets": "Maximum detections per image and category.",
-    "matching": "A detection of an object that is matched already may match the next one (greedy), or is false (best_overlap).",
+    "matching": "A detection of an object that is matched already may match the next one (greedy), or is false "
+    "(best_overlap).",
     "crowd": "Crowd objects are ignored, counted like others, or removed.",
     "difficult": "Difficult objects are ignored, counted like others, or removed.",
     "area": "Only objects of this area range count.",

@@ -193,7 +193,8 @@ class ErrorExplanation:
         pairs = self.analysis.confusion.confused()[:15]
         yield Section(
             "Confusion matrix",
-            f"Detections with a score of at least {facts['score_threshold']:g}, matched without regard to category. Background: "
+            f"Detections with a score of at least {facts['score_threshold']:g}, matched without regard to "
+            "category. Background: "
             "missed objects in the last column, false positives without an object in the last row.",
             [drawn["confusion"]],
             [{"labelled": true, "predicted": predicted, "times": count} for true, predicted, count in pairs],
@@ -207,7 +208,8 @@ class ErrorExplanation:
         )
         yield Section(
             "Non-maximum suppression",
-            "A further NMS within each category at several IoU thresholds, and the best F1 after it. The model's own NMS was "
+            "A further NMS within each category at several IoU thresholds, and the best F1 after it. The model's "
+            "own NMS was "
             "applied before, so only a lower threshold changes anything; 1 changes nothing.",
             (),
             [{name.replace("_", " "): value for name, value in row.items()} for row in facts["by_nms_iou"]],
@@ -215,7 +217,8 @@ class ErrorExplanation:
         if facts["worst_images"]:
             yield Section(
                 "The worst images",
-                "Images with the most errors at the score threshold. Green: true positive; orange: false positive; blue: missed.",
+                "Images with the most errors at the score threshold. Green: true positive; orange: false "
+                "positive; blue: missed.",
                 [self._worst(index) for index in self.analysis.images.worst(_WORST)],
             )
         suspects = self.analysis.suspects
@@ -223,7 +226,8 @@ class ErrorExplanation:
         if suspects:
             yield Section(
                 "Labels to check",
-                f"{len(suspects)} labels that may be wrong or missing; {len(shown)} are shown. Blue: label; orange: detection.",
+                f"{len(suspects)} labels that may be wrong or missing; {len(shown)} are shown. Blue: label; "
+                "orange: detection.",
                 [self._suspect(suspect) for suspect in shown],
             )
 

@@ -86,7 +86,8 @@ class Explanation:
         times = ", ".join(f"{name} {value:.0f} ms" for name, value in facts["milliseconds"].items())
         title = f"How {self.model} detects objects in {self.name.rsplit('/', 1)[-1]}"
         prepared = facts["prepared"]
-        subtitle = f"{facts['width']} x {facts['height']} pixels, resized to {prepared['width']} x {prepared['height']}; {times}"
+        resized = f"resized to {prepared['width']} x {prepared['height']}"
+        subtitle = f"{facts['width']} x {facts['height']} pixels, {resized}; {times}"
         return Page(title, subtitle, tuple(sections))
 
 

@@ -92,7 +92,8 @@ class RegionExplanation(Explanation):
         if self.record.features:
             yield Section(
                 "Feature maps",
-                "Computed once by the backbone and shared by all stages below. Shown: mean absolute activation over channels.",
+                "Computed once by the backbone and shared by all stages below. Shown: mean absolute activation "
+                "over channels.",
                 [
                     Figure.of(
                         activation_map(x[0], self._covered(x)),
@@ -107,7 +108,8 @@ class RegionExplanation(Explanation):
             per_location = facts["anchors"]["per_location"]
             yield Section(
                 "Anchors",
-                f"K = {per_location} boxes of fixed size and shape at every location of every map, {facts['anchors']['count']} in "
+                f"K = {per_location} boxes of fixed size and shape at every location of every map, "
+                f"{facts['anchors']['count']} in "
                 "all, for which the RPN predicts objectness and box deltas. Shown: the anchors at the central location of "
                 "each map.",
                 [Figure.of(image, caption, width=_SIDE_BY_SIDE) for image, caption in self._anchor_images()],
@@ -141,7 +143,8 @@ class RegionExplanation(Explanation):
         if self.detections.masks is not None:
             yield Section(
                 "Masks",
-                "For each detection the mask head predicts a low-resolution probability map, which is resized to the box and "
+                "For each detection the mask head predicts a low-resolution probability map, which is resized to "
+                "the box and "
                 f"thresholded at {self.detections.masks.threshold}. Shown: the {len(facts['masks'])} highest-scoring.",
                 [
                     *(
@@ -157,7 +160,8 @@ class RegionExplanation(Explanation):
         if self.detections.keypoints is not None:
             yield Section(
                 "Keypoints",
-                "For each detection the keypoint head predicts a heatmap per keypoint; the keypoint is at its maximum, and its "
+                "For each detection the keypoint head predicts a heatmap per keypoint; the keypoint is at its "
+                "maximum, and its "
                 "score is the logit there.",
                 [
                     Figure.of(
@@ -234,7 +238,8 @@ class RegionExplanation(Explanation):
             method = str(dict(proposer.search.parameters).get("method", "precomputed")).replace("-", " ")
             return f"{count} class-agnostic boxes, computed before the network runs ({method})."
         return (
-            f"{count} class-agnostic boxes with the highest objectness: anchors decoded with the RPN's box deltas, after the "
+            f"{count} class-agnostic boxes with the highest objectness: anchors decoded with the RPN's box deltas, "
+            "after the "
             "RPN's own NMS."
         )
 

@@ -81,7 +81,8 @@ class RegressionExplanation(Explanation):
         )
         yield Section(
             "3. One box",
-            "A second linear layer: four numbers, the box of the highest-scoring category. A second object cannot be predicted.",
+            "A second linear layer: four numbers, the box of the highest-scoring category. A second object cannot "
+            "be predicted.",
             [Figure.of(draw(self.image, self.detections), "the prediction")],
             [table_row(record) for record in facts["detections"]],
         )

@@ -77,7 +77,8 @@ class SetExplanation(Explanation):
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         yield Section(
             "Feature maps",
-            "Computed by the backbone; self-attention in the encoder relates all locations. Shown: mean absolute activation over "
+            "Computed by the backbone; self-attention in the encoder relates all locations. Shown: mean absolute "
+            "activation over "
             "channels.",
             [
                 *(

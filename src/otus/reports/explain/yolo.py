@@ -108,7 +108,8 @@ class YoloExplanation(Explanation):
         yield Section(
             "2. Boxes and confidences",
             f"Each cell predicts {count} boxes, which may be larger than the cell, and a confidence for each: "
-            f"{len(cells) * count} boxes, drawn thicker the higher their confidence, at most {max(best['confidences']):.2f}.",
+            f"{len(cells) * count} boxes, drawn thicker the higher their confidence, at most "
+            f"{max(best['confidences']):.2f}.",
             [
                 Figure.of(self._all_boxes(cells), "boxes by confidence", width=_WIDTH),
                 Figure.of(
@@ -120,7 +121,8 @@ class YoloExplanation(Explanation):
         )
         yield Section(
             "3. Class scores",
-            "Class probabilities of each cell, given that it contains an object: the colour of the highest-scoring category, "
+            "Class probabilities of each cell, given that it contains an object: the colour of the "
+            "highest-scoring category, "
             "stronger for a higher score. A box's score is this times its confidence, both clipped to 0 to 1.",
             [Figure.of(self._class_map(cells), "highest-scoring category of each cell", width=_WIDTH)],
             self._cells_by_category(cells),
@@ -129,7 +131,8 @@ class YoloExplanation(Explanation):
         lost = facts["objects_lost"]
         yield Section(
             "4. Responsible cells",
-            f"For {source}: the cell that contains an object's centre is responsible for it, with its box of the highest IoU. "
+            f"For {source}: the cell that contains an object's centre is responsible for it, with its box of the "
+            "highest IoU. "
             f"{lost} {'object shares its' if lost == 1 else 'objects share their'} cell with a larger one, and would not "
             "be trained on.",
             [Figure.of(self._responsible_image(facts), "objects, their centres and responsible cells", width=_WIDTH)],
