@@ -119,8 +119,8 @@ class GridEmbedding:
 class CutRound(NamedTuple):
     """One round: what colours were fitted to, and what came of it.
 
-    ``near`` is the location term of each label, -1 to 1; ``weights`` what its colours were fitted to; ``likelier`` the colour
-    term; ``gains`` what is gained where a pixel has a label rather than the best other; ``labels`` the cut.
+    ``near`` is the location term of each label, -1 to 1; ``weights`` what its colours were fitted to; ``likelier`` the
+    colour term; ``gains`` what is gained where a pixel has a label rather than the best other; ``labels`` the cut.
     """
 
     near: Float32[np.ndarray, "l h w"]
@@ -202,7 +202,8 @@ class GraphCut:
     def marks_of(
         self, embedding: GridEmbedding, prompt: Prompt
     ) -> tuple[Int[np.ndarray, "objects"], Int[np.ndarray, "h0 w0"]]:
-        """Return the numbers of the objects that are marked, and the marks: -1 for none, 0 background, 1 the first of them."""
+        """Return the numbers of the objects that are marked, and the marks: -1 for none, 0 background, 1 the first of
+        them."""
         if prompt.text is not None or prompt.box_xyxy is not None:
             raise UsageError(f"{self.name}: takes points, strokes, scribbles and a mask, no box and no text")
         seeds = prompt.seeds(embedding.size_hw, point_radius=POINT_RADIUS * max(embedding.size_hw))

@@ -70,7 +70,8 @@ class GraphCutExplanation:
         )
         yield Section(
             "Location",
-            f"Geodesic distances, on a grid of {grid}: a step in colour counts {method.color_distance:g} times as far as one "
+            f"Geodesic distances, on a grid of {grid}: a step in colour counts {method.color_distance:g} times as "
+            "far as one "
             "in the image is wide. Each pixel compares how far it is to the marks of this object and to all others: red is "
             "nearer to this object, blue to another. The image's border counts as background, "
             f"{method.border_handicap:.0%} of its longer side farther.",
@@ -96,13 +97,15 @@ class GraphCutExplanation:
         costs = edge_costs(self.embedding.squared_differences, method.smoothness)[:2].min(axis=0) / COST_UNIT
         yield Section(
             "Edges",
-            f"Cutting between two pixels of one colour costs {method.smoothness:g}, less where colours differ: dark is where "
+            f"Cutting between two pixels of one colour costs {method.smoothness:g}, less where colours differ: "
+            "dark is where "
             f"the cut is cheap. The mean is {facts['edges']['mean_cost']:.2f}.",
             [Figure.of(_grey(costs / method.smoothness), "to the right and down, the cheaper of both")],
         )
         yield Section(
             "The gain",
-            f"Both terms together, {method.color:g} times colour and {method.location:g} times location: what is gained where "
+            f"Both terms together, {method.color:g} times colour and {method.location:g} times location: what is "
+            "gained where "
             "a pixel is in the mask.",
             [
                 Figure.of(_diverging(last.gains[k], method.max_color * method.color + method.location), self._said(k))
