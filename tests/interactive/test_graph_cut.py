@@ -64,7 +64,7 @@ def test_seeds_are_hard(owl: Scene) -> None:
     image, _ = owl
     seeds = Prompt([[3, 3], [35, 28], [35, 40], [70, 50]], [1, 1, 0, 0])
     mask = answer(image, seeds)
-    marked = seeds.seeds(mask.shape, point_radius=0.012 * 80)
+    marked = seeds.seeds(mask.shape, point_radius=0.015 * 80)
     assert mask[marked == 1].all()
     assert not mask[marked == 0].any()
 

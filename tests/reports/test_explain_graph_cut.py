@@ -30,7 +30,7 @@ def test_its_figures_are_those_of_the_answer(image: np.ndarray, labels: list[int
     method = GraphCut()
     assert document["candidates"] == candidate_records(method.segment(method.embed(image), prompt))
     assert document["grid"] == [64, 48]
-    assert sum(document["marks"].values()) == (prompt.seeds((48, 64), point_radius=0.012 * 64) >= 0).sum()
+    assert sum(document["marks"].values()) == (prompt.seeds((48, 64), point_radius=0.015 * 64) >= 0).sum()
     assert [sum(one.values()) for one in document["rounds"]] == [48 * 64] * method.rounds
     assert len(document["rounds"][0]) == max(labels) + 1
     html = explanation.page().html()

@@ -37,9 +37,9 @@ COST_UNIT = 1000
 """Costs are whole numbers of thousandths: cuts are exact, and the same however they were come by."""
 HARD = 10_000_000
 """What a seed of the other side costs."""
-POINT_RADIUS = 0.012
+POINT_RADIUS = 0.015
 """Of the disc that a point marks, as a share of the longer side."""
-_SEED_WEIGHT = 10.0
+_SEED_WEIGHT = 300.0
 _BORDER = -1
 _LEAST_REACH, _REACH = 3.0, 0.25  # pixels, and share of the root of a mask's area
 _REFINED_PIXELS = 1
@@ -165,7 +165,7 @@ class GraphCut:
 
     smoothness: float = 10.0
     color: float = 1.0
-    max_color: float = 2.0
+    max_color: float = 3.0
     location: float = 2.0
     color_distance: float = 0.1
     border_handicap: float = 0.02
