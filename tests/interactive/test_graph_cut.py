@@ -250,3 +250,26 @@ def test_edges_cost_less_where_colors_differ() -> None:
     assert costs[0, 0, 0] == costs[1, 0, 0] == 10_000
     assert costs[2, 0, 0] == round(10_000 / 2**0.5)
     assert costs[0, 1, 1] == round(10_000 * np.exp(-900 / (2 * 900 / 36)))
+
+
+def test_a_mask_of_the_frame_before(owl: Scene) -> None:
+    """It starts from a mask three pixels beside the object, also where the image is reduced."""
+    image, mask = owl
+    moved = np.roll(mask, 3, axis=1)
+    assert iou(answer(image, Prompt(mask=moved)), mask) > 0.95 > iou(moved, mask)
+    assert iou(answer(image, Prompt([[35, 28]], [1], mask=moved)), mask) > 0.95
+    large, large_mask = (np.repeat(np.repeat(one, 10, 0), 10, 1) for one in (image, moved))
+    embedding = GridEmbedding.of(large[:-3, :-7], max_pixels=60 * 80)
+    found = GraphCut().segment(embedding, Prompt(mask=large_mask[:-3, :-7])).best()
+    assert iou(found, np.repeat(np.repeat(mask, 10, 0), 10, 1)[:-3, :-7]) > 0.95
+    with pytest.raises(UsageError, match="nothing is marked as object"):
+        answer(image, Prompt(mask=np.zeros_like(mask)))
+    assert answer(image, Prompt(mask=np.ones_like(mask))).mean() > 0.9
+
+
+def test_parts_without_a_seed_are_left_out() -> None:
+    image = np.full((40, 90, 3), [60, 110, 90], np.uint8)
+    image[10:30, 10:30] = image[10:30, 60:80] = [170, 70, 60]
+    mask = answer(image, Prompt([[20, 20], [45, 5]], [1, 0]))
+    assert mask[10:30, 10:30].all()
+    assert mask.sum() == 400

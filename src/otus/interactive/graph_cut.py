@@ -39,9 +39,9 @@ HARD = 10_000_000
 """What a seed of the other side costs."""
 POINT_RADIUS = 0.015
 """Of the disc that a point marks, as a share of the longer side."""
-_SEED_WEIGHT = 300.0
+_FIRST_SEED_WEIGHT, _SEED_WEIGHT = 30.0, 300.0  # of a marked pixel against one that is not, in the colour models
 _BORDER = -1
-_LEAST_REACH, _REACH = 3.0, 0.25  # pixels, and share of the root of a mask's area
+_LEAST_REACH, _REACH = 3.0, 0.2  # pixels, and share of the root of a mask's area
 _REFINED_PIXELS = 1
 _TILE, _TILE_MARGIN = 512, 32
 
@@ -191,7 +191,7 @@ class GraphCut:
         """
         objects, marks = self.marks_of(embedding, prompt)
         grid_marks = reduced_marks(marks, embedding.factor)
-        *_, last = self.rounds_of(embedding, grid_marks, len(objects) + 1)
+        *_, last = self.rounds_of(embedding, grid_marks, len(objects) + 1, start=_start(embedding, prompt, objects))
         masks, scores = [], []
         for number in range(1, len(objects) + 1):
             mask = connected_to(last.labels == number, grid_marks == number)
@@ -216,16 +216,29 @@ class GraphCut:
         marks = np.where(seeds == UNMARKED, UNMARKED, np.searchsorted([BACKGROUND, *objects], seeds))
         return objects, marks
 
-    def rounds_of(self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int) -> Iterator[CutRound]:
+    def rounds_of(
+        self,
+        embedding: GridEmbedding,
+        marks: Int[np.ndarray, "h w"],
+        count: int,
+        *,
+        start: Int[np.ndarray, "h w"] | None = None,
+    ) -> Iterator[CutRound]:
         """Yield each round of fitting colours and cutting; the last is the answer.
 
         Parameters
         ----------
         marks
             -1 where nothing is marked, else a label from 0, background, to ``count`` - 1.
+        start
+            Labels whose colours are fitted first (default: those of the nearer marks).
         """
         near = self.nearness(embedding, marks, count)
-        labels, weights = near.argmax(axis=0), np.maximum(near, 0)
+        each = np.arange(count)[:, None, None]
+        if start is None:
+            labels, weights = near.argmax(axis=0), np.maximum(near, 0) + _FIRST_SEED_WEIGHT * (marks == each)
+        else:
+            labels, weights = start, (start == each).astype(np.float64)
         for _ in range(self.rounds):
             everything = weights.sum(axis=0)
             likelier = np.empty_like(near)
@@ -242,7 +255,6 @@ class GraphCut:
                 costs = edge_costs(embedding.squared_differences, self.smoothness)
                 labels = alpha_expansion(_as_costs(gains, marks), costs, start=labels)
             yield CutRound(near, weights, likelier, gains, labels)
-            each = np.arange(count)[:, None, None]
             weights = (labels == each) + _SEED_WEIGHT * (marks == each)
 
     def nearness(
@@ -356,6 +368,19 @@ def apart(masks: Sequence[Bool[np.ndarray, "h w"]]) -> Bool[np.ndarray, "n h w"]
         mask &= ~taken
         taken |= mask
     return stack
+
+
+def _start(
+    embedding: GridEmbedding, prompt: Prompt, objects: Int[np.ndarray, "objects"]
+) -> Int[np.ndarray, "h w"] | None:
+    """The labels of a prompt's mask on the grid."""
+    if prompt.mask is None or len(objects) > 1:
+        return None
+    rows, columns = (
+        np.minimum(np.arange(side) * embedding.factor + embedding.factor // 2, whole - 1)
+        for side, whole in zip(embedding.grid_hw, prompt.mask.shape, strict=True)
+    )
+    return prompt.mask[np.ix_(rows, columns)].astype(np.int64)
 
 
 def _as_costs(gains: Float32[np.ndarray, "l h w"], marks: Int[np.ndarray, "h w"]) -> Int32[np.ndarray, "l h w"]:
