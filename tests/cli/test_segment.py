@@ -128,6 +128,23 @@ def test_a_folder_with_prompts_and_again(folder: Path) -> None:
     assert areas[0] == areas[1]
 
 
+def test_what_is_marked_otherwise_is_done_again(folder: Path) -> None:
+    def run(prompt: dict[str, Any], *options: str) -> str:
+        Path("prompts.json").write_text(json.dumps({"a.png": prompt}))
+        result = segment(folder, "--prompts", "prompts.json", "--out", "masks", *options)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert "from before" not in run({"points": [[20, 22, 1]]})
+    assert iou(read_label_image("masks/a.png.png") == 1, scene(20)[1]) > 0.95
+    assert "1 of them from before" in run({"points": [[20, 22, 1]]}, "--format", "labelme")
+    assert json.loads(Path("masks/a.png.labelme.json").read_text())["shapes"]
+    assert "from before" not in run({"points": [[60, 44, 1], [20, 22, 0]]})
+    assert not read_label_image("masks/a.png.png")[22, 20]
+    assert "from before" not in run({"box_xyxy": [6, 6, 36, 38]})
+    assert "1 of them from before" in run({"box_xyxy": [6, 6, 36, 38]}, "--method", "grabcut")
+
+
 def test_one_bad_prompt_stops_no_other(folder: Path) -> None:
     Path("prompts.json").write_text(
         json.dumps({"a.png": {"points": [[900, 22, 1]]}, "b.png": {"points": [[24, 22, 1]]}})

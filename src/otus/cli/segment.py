@@ -193,23 +193,24 @@ def _segment_folder(
     for path, name in track(turns(), "segmenting"):
         prompt = by_name.get(name) or (first if frames and not documents else None)
         kept = out / f"{name}.json"
+        own_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
-            image = None
-            if kept.exists():
+            document = msgspec.json.decode(kept.read_bytes()) if kept.exists() else None
+            if document is not None and _is_answer_to(document, prompt, method):
                 skipped += 1
-                document = msgspec.json.decode(kept.read_bytes())
                 before = _candidates(document)
             else:
                 image = read_image(path)
                 prompt = prompt or _next_frame(before, name)
                 document, before = _answer(image, name, prompt, _method(method, prompt))
-                if form == "png":
-                    write_masks(out / f"{name}.png", [document], form=form)
-                elif form == "labelme":
-                    write_masks(out / f"{name}.labelme.json", [document], form=form)
+                document["prompt"] = prompt.to_json()
+                for written in own_files.values():
+                    written.unlink(missing_ok=True)
                 if overlay is not None:
                     _draw(image, before, overlay / f"{name}.png")
                 write_masks(kept, [document], form="rle")
+            if form in own_files and not own_files[form].exists():
+                write_masks(own_files[form], [document], form=form)
         except (DataError, UsageError, ValueError) as error:
             errors.append(
                 error if isinstance(error, DataError) else DataError(str(error), file=path, kind="bad_prompt")
@@ -227,6 +228,12 @@ def _segment_folder(
         typer.echo(f"{len(documents)} images in {out}" + (f", {skipped} of them from before" if skipped else ""))
     if errors:
         raise typer.Exit(1)
+
+
+def _is_answer_to(document: dict[str, Any], prompt: "Prompt | None", method: str | None) -> bool:
+    """Return whether a document answers this prompt by this method, as far as they were given."""
+    same_prompt = prompt is None or document["prompt"] == prompt.to_json()
+    return same_prompt and method in (None, document["method"])
 
 
 def _next_frame(before: "MaskCandidates | None", name: str) -> "Prompt":
