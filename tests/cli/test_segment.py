@@ -143,6 +143,9 @@ def test_what_is_marked_otherwise_is_done_again(folder: Path) -> None:
     assert not read_label_image("masks/a.png.png")[22, 20]
     assert "from before" not in run({"box_xyxy": [6, 6, 36, 38]})
     assert "1 of them from before" in run({"box_xyxy": [6, 6, 36, 38]}, "--method", "grabcut")
+    for broken in ("{", "[]", '{"candidates": []}'):
+        Path("masks/a.png.json").write_text(broken)
+        assert "from before" not in run({"box_xyxy": [6, 6, 36, 38]})
 
 
 def test_one_bad_prompt_stops_no_other(folder: Path) -> None:

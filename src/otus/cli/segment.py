@@ -164,8 +164,6 @@ def _segment_folder(
     as_json: bool,
 ) -> None:
     """Segment the images of a folder; what lies in the folder for the masks already is not done again."""
-    import msgspec
-
     from otus.data.image_files import list_images
     from otus.data.images import read_image
     from otus.errors import DataError, UsageError
@@ -195,7 +193,7 @@ def _segment_folder(
         kept = out / f"{name}.json"
         own_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
-            document = msgspec.json.decode(kept.read_bytes()) if kept.exists() else None
+            document = _kept_document(kept)
             if document is not None and _is_answer_to(document, prompt, method):
                 skipped += 1
                 before = _candidates(document)
@@ -228,6 +226,17 @@ def _segment_folder(
         typer.echo(f"{len(documents)} images in {out}" + (f", {skipped} of them from before" if skipped else ""))
     if errors:
         raise typer.Exit(1)
+
+
+def _kept_document(path: Path) -> dict[str, Any] | None:
+    """Return the answer that an earlier run kept, None where there is none that can be read."""
+    import msgspec
+
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return document if isinstance(document, dict) and {"candidates", "prompt", "method"} <= set(document) else None
 
 
 def _is_answer_to(document: dict[str, Any], prompt: "Prompt | None", method: str | None) -> bool:
