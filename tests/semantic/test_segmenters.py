@@ -3,22 +3,24 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import segmentation as reference
 
+import otus
 from otus.errors import ShapeError
 from otus.parts.backbones import torchvision_backbone
 from otus.parts.upsampling import UPSAMPLINGS
 from otus.semantic.deconvnet import deconvolution_network
-from otus.semantic.deeplabv3 import deeplabv3
-from otus.semantic.fcn import dilated_fcn, fcn, fcn_efficientnet_lite0
+from otus.semantic.fcn import fcn, fcn_efficientnet_lite0
 from otus.semantic.full_resolution import full_resolution
-from otus.semantic.lraspp import lraspp
 from otus.semantic.segmenter import Segmenter
 from otus.semantic.segnet import segnet
 from otus.semantic.sliding_window import sliding_window_segmenter
 from otus.semantic.unet import unet, unet_efficientnet_lite0
 from otus.structures import IGNORE, Categories
+from otus.zoo.models import build_model
+from otus.zoo.torchvision_segmentation_checkpoints import read_torchvision_segmenter
+from otus.zoo.weights import read_weights_file
 
 CATEGORIES = Categories(("sky", "owl", "tree"))
 SMALL = {"widths": (4, 6, 8), "depths": (1, 1, 2)}
@@ -111,28 +113,7 @@ def test_fcns_of_one_to_three_maps(levels):
     assert record.logits.shape == (1, 3, 70, 50)
 
 
-def load(ours: Segmenter, theirs: nn.Module) -> None:
-    from otus.zoo.torchvision_segmentation_checkpoints import read_torchvision_segmenter
-
-    ours.load_state_dict(read_torchvision_segmenter(theirs.state_dict()).state)
-
-
-REFERENCES = {
-    "fcn_resnet50": lambda: dilated_fcn(
-        torchvision_backbone("resnet50", levels=("layer3", "layer4"), output_stride=8), Categories(tuple("abcdefghijk"))
-    ),
-    "deeplabv3_resnet50": lambda: deeplabv3(
-        torchvision_backbone("resnet50", levels=("layer3", "layer4"), output_stride=8), Categories(tuple("abcdefghijk"))
-    ),
-    "deeplabv3_mobilenet_v3_large": lambda: deeplabv3(
-        torchvision_backbone("mobilenet_v3_large", levels=("4", "16"), output_stride=16),
-        Categories(tuple("abcdefghijk")),
-    ),
-    "lraspp_mobilenet_v3_large": lambda: lraspp(
-        torchvision_backbone("mobilenet_v3_large", levels=("4", "16"), output_stride=16),
-        Categories(tuple("abcdefghijk")),
-    ),
-}
+REFERENCES = ("fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -140,11 +121,22 @@ def test_torchvisions_weights_give_torchvisions_scores(name):
     torch.manual_seed(0)
     extra = {} if name.startswith("lraspp") else {"aux_loss": True}
     theirs = getattr(reference, name)(weights=None, weights_backbone=None, num_classes=11, **extra).eval()
-    ours = REFERENCES[name]().eval()
-    load(ours, theirs)
+    ours = build_model(name, Categories(tuple("abcdefghijk"))).eval()
+    ours.load_state_dict(read_torchvision_segmenter(theirs.state_dict()).state)
     images = torch.rand(2, 3, 97, 130)
     with torch.no_grad():
         expected = theirs(images)["out"]
         found = ours(images)["logits"]
     assert expected.std() > 0
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)
+
+
+def test_a_file_of_torchvisions_is_read_with_its_categories(tmp_path):
+    theirs = reference.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    found = read_weights_file(tmp_path / "theirs.pth", model="lraspp_mobilenet_v3_large")
+    assert found.categories is not None
+    assert found.categories.names[:2] == ("background", "aeroplane")
+    predictor = otus.load("lraspp_mobilenet_v3_large", weights=tmp_path / "theirs.pth", device="cpu")
+    (prediction,) = predictor.predict(np.zeros((40, 60, 3), np.uint8))
+    assert prediction.semantic.size_hw == (40, 60)

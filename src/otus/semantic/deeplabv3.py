@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.parts.backbones import Backbone
-from otus.semantic.encoders import BackboneEncoder
+from otus.semantic.encoders import BackboneEncoder, dilated_mobilenet_v3_large, dilated_resnet
 from otus.semantic.fcn import fcn_head
 from otus.semantic.segmenter import CoarsestMap, Segmenter
 from otus.structures import Categories
@@ -90,6 +90,21 @@ def deeplabv3(backbone: Backbone, categories: Categories, *, auxiliary: bool = T
         head=deeplab_head(backbone.channels[-1], len(categories)),
         auxiliary_head=fcn_head(backbone.channels[-2], len(categories)) if auxiliary else None,
     )
+
+
+def deeplabv3_resnet50(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build DeepLabV3 over ResNet-50 at stride 8; ``auxiliary`` as of :func:`deeplabv3`."""
+    return deeplabv3(dilated_resnet("resnet50"), categories, auxiliary=auxiliary)
+
+
+def deeplabv3_resnet101(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build DeepLabV3 over ResNet-101 at stride 8; ``auxiliary`` as of :func:`deeplabv3`."""
+    return deeplabv3(dilated_resnet("resnet101"), categories, auxiliary=auxiliary)
+
+
+def deeplabv3_mobilenet_v3_large(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build DeepLabV3 over MobileNetV3-Large at stride 16; ``auxiliary`` as of :func:`deeplabv3`."""
+    return deeplabv3(dilated_mobilenet_v3_large(), categories, auxiliary=auxiliary)
 
 
 def _normalised(in_channels: int, out_channels: int, size: int, *, dilation: int = 1) -> list[nn.Module]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from otus.parts.backbones import Backbone, Freezing, efficientnet_lite0_backbone
 from otus.parts.upsampling import UPSAMPLINGS, Pooled
-from otus.semantic.encoders import BackboneEncoder
+from otus.semantic.encoders import BackboneEncoder, dilated_resnet
 from otus.semantic.segmenter import CoarsestMap, Segmenter
 from otus.structures import Categories
 
@@ -108,3 +108,13 @@ def dilated_fcn(backbone: Backbone, categories: Categories, *, auxiliary: bool =
         head=fcn_head(backbone.channels[-1], len(categories)),
         auxiliary_head=fcn_head(backbone.channels[-2], len(categories)) if auxiliary else None,
     )
+
+
+def fcn_resnet50(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build torchvision's FCN over ResNet-50 at stride 8; ``auxiliary`` as of :func:`dilated_fcn`."""
+    return dilated_fcn(dilated_resnet("resnet50"), categories, auxiliary=auxiliary)
+
+
+def fcn_resnet101(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
+    """Build torchvision's FCN over ResNet-101 at stride 8; ``auxiliary`` as of :func:`dilated_fcn`."""
+    return dilated_fcn(dilated_resnet("resnet101"), categories, auxiliary=auxiliary)

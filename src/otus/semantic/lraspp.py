@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from otus.parts.backbones import Backbone
 from otus.parts.upsampling import Pooled
-from otus.semantic.encoders import BackboneEncoder
+from otus.semantic.encoders import BackboneEncoder, dilated_mobilenet_v3_large
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
 
@@ -61,3 +61,8 @@ def lraspp(backbone: Backbone, categories: Categories) -> Segmenter:
     """Build LR-ASPP over a backbone of two maps, a fine and a coarse one."""
     decoder = LRASPPHead(backbone.channels[0], backbone.channels[-1], len(categories))
     return Segmenter(categories=categories, encoder=BackboneEncoder(backbone), decoder=decoder, head=nn.Identity())
+
+
+def lraspp_mobilenet_v3_large(categories: Categories) -> Segmenter:
+    """Build the paper's: over MobileNetV3-Large at stride 16, with its map of stride 8."""
+    return lraspp(dilated_mobilenet_v3_large(), categories)

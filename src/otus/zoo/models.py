@@ -16,9 +16,11 @@ from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, SEMANTIC, Task
-from otus.semantic import fcn
+from otus.semantic import deconvnet, deeplabv3, fcn, full_resolution, lraspp, segnet, unet
+from otus.semantic import sliding_window as patch_window
 from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_PERSON
+from otus.zoo.voc import VOC_WITH_BACKGROUND
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,12 @@ class ModelEntry:
 _VGG = "https://arxiv.org/abs/1409.1556"
 _LITE = "https://arxiv.org/abs/1905.11946"
 _FCN = "https://arxiv.org/abs/1411.4038"
+_PATCHES = "https://doi.org/10.1109/TPAMI.2012.231"
+_DECONVNET = "https://arxiv.org/abs/1505.04366"
+_UNET = "https://arxiv.org/abs/1505.04597"
+_SEGNET = "https://arxiv.org/abs/1511.00561"
+_DEEPLAB = "https://arxiv.org/abs/1706.05587"
+_LRASPP = "https://arxiv.org/abs/1905.02244"
 _OVERFEAT = "https://arxiv.org/abs/1312.6229"
 _WINDOWS = "https://doi.org/10.1109/CVPR.2005.177"
 _RCNN = "https://arxiv.org/abs/1311.2524"
@@ -111,6 +119,7 @@ _RETINANET = "https://arxiv.org/abs/1708.02002"
 _SSD = "https://arxiv.org/abs/1512.02325"
 _SSDLITE = "https://arxiv.org/abs/1801.04381"
 _FCOS = "https://arxiv.org/abs/1904.01355"
+_SEGMENTED = Preprocess(shorter_side=520, longer_side=2080, antialias=True)
 _SSD300 = Preprocess(fixed_hw=(300, 300), mean=(0.48235, 0.45882, 0.40784), std=(1 / 255, 1 / 255, 1 / 255))
 _SSDLITE320 = Preprocess(fixed_hw=(320, 320), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -126,6 +135,13 @@ def _torchvision(file: str, megabytes: int, figures: Mapping[str, float], catego
     )
 
 
+def _segmenter(file: str, megabytes: int, miou: float) -> dict[str, Weights]:
+    """One of torchvision's segmenters: VOC's categories, trained on the images of COCO that show them."""
+    url = f"https://download.pytorch.org/models/{file}.pth"
+    figures = {"COCO val2017, VOC labels, mIoU": miou}
+    return {"coco_voc": Weights(url, file.rsplit("-", 1)[1], VOC_WITH_BACKGROUND, figures, megabytes=megabytes)}
+
+
 def _detr(file: str, megabytes: int, bbox_ap: float) -> dict[str, Weights]:
     """One of the official files of DETR, whose names end in the first digits of their hash."""
     url = f"https://dl.fbaipublicfiles.com/detr/{file}.pth"
@@ -139,6 +155,49 @@ MODELS: dict[str, ModelEntry] = {
         classifier.classifier_efficientnet_lite0, CLASSIFICATION, _LITE, _SMALL
     ),
     "fcn_efficientnet_lite0": ModelEntry(fcn.fcn_efficientnet_lite0, SEMANTIC, _FCN, _SMALL, learning_rate=1e-3),
+    "unet_efficientnet_lite0": ModelEntry(unet.unet_efficientnet_lite0, SEMANTIC, _UNET, _SMALL, learning_rate=1e-3),
+    "segnet_small": ModelEntry(segnet.segnet_small, SEMANTIC, _SEGNET, _SMALL, learning_rate=1e-3),
+    "sliding_window_segmenter": ModelEntry(
+        patch_window.sliding_window_segmenter, SEMANTIC, _PATCHES, _SMALL, learning_rate=1e-3
+    ),
+    "full_resolution": ModelEntry(full_resolution.full_resolution, SEMANTIC, _FCN, _SMALL, learning_rate=1e-3),
+    "segnet": ModelEntry(segnet.segnet, SEMANTIC, _SEGNET, _SEGMENTED),
+    "unet": ModelEntry(unet.unet, SEMANTIC, _UNET, _SEGMENTED),
+    "deconvolution_network": ModelEntry(deconvnet.deconvolution_network, SEMANTIC, _DECONVNET, _SQUARE),
+    "fcn_resnet50": ModelEntry(
+        fcn.fcn_resnet50, SEMANTIC, _FCN, _SEGMENTED, _segmenter("fcn_resnet50_coco-1167a1af", 135, 0.605)
+    ),
+    "fcn_resnet101": ModelEntry(
+        fcn.fcn_resnet101, SEMANTIC, _FCN, _SEGMENTED, _segmenter("fcn_resnet101_coco-7ecb50ca", 208, 0.637)
+    ),
+    "deeplabv3_resnet50": ModelEntry(
+        deeplabv3.deeplabv3_resnet50,
+        SEMANTIC,
+        _DEEPLAB,
+        _SEGMENTED,
+        _segmenter("deeplabv3_resnet50_coco-cd0a2569", 161, 0.664),
+    ),
+    "deeplabv3_resnet101": ModelEntry(
+        deeplabv3.deeplabv3_resnet101,
+        SEMANTIC,
+        _DEEPLAB,
+        _SEGMENTED,
+        _segmenter("deeplabv3_resnet101_coco-586e9e4e", 233, 0.674),
+    ),
+    "deeplabv3_mobilenet_v3_large": ModelEntry(
+        deeplabv3.deeplabv3_mobilenet_v3_large,
+        SEMANTIC,
+        _DEEPLAB,
+        _SEGMENTED,
+        _segmenter("deeplabv3_mobilenet_v3_large-fc3c493d", 42, 0.603),
+    ),
+    "lraspp_mobilenet_v3_large": ModelEntry(
+        lraspp.lraspp_mobilenet_v3_large,
+        SEMANTIC,
+        _LRASPP,
+        _SEGMENTED,
+        _segmenter("lraspp_mobilenet_v3_large-d234d4ea", 12, 0.579),
+    ),
     "regression_vgg16": ModelEntry(regression.regression_vgg16, DETECTION, _OVERFEAT, _SQUARE),
     "regression_efficientnet_lite0": ModelEntry(
         regression.regression_efficientnet_lite0, DETECTION, _OVERFEAT, _SQUARE

@@ -5,15 +5,24 @@ DeepLabV3 label 21 categories, VOC's 20 behind background, and hold an auxiliary
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from otus.errors import CheckpointError
-from otus.zoo.torchvision_checkpoints import TorchvisionCheckpoint
 
 MARKS = ("classifier.4.weight", "classifier.low_classifier.weight")
 """Tensors by which a segmenter of torchvision is recognised, one of them."""
+
+
+@dataclass(frozen=True)
+class SegmenterCheckpoint:
+    """A translated checkpoint: ``state`` for a :class:`~otus.semantic.segmenter.Segmenter`, ``arguments`` of its builder."""
+
+    state: dict[str, Tensor]
+    arguments: dict[str, Any]
+    num_categories: int
 
 
 def is_torchvision_segmenter(state: Mapping[str, Any]) -> bool:
@@ -21,7 +30,7 @@ def is_torchvision_segmenter(state: Mapping[str, Any]) -> bool:
     return any(mark in state for mark in MARKS) and any(key.startswith("backbone.") for key in state)
 
 
-def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> TorchvisionCheckpoint:
+def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> SegmenterCheckpoint:
     """Translate a state dict to the keys of a :class:`~otus.semantic.segmenter.Segmenter`.
 
     Raises
@@ -46,5 +55,8 @@ def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> TorchvisionCheckp
         for theirs, ours in prefixes
         if key.startswith(theirs)
     }
-    arguments = {} if "auxiliary_head.4.weight" in translated or MARKS[1] in state else {"auxiliary": False}
-    return TorchvisionCheckpoint(translated, arguments)
+    arguments: dict[str, Any] = (
+        {} if "auxiliary_head.4.weight" in translated or MARKS[1] in state else {"auxiliary": False}
+    )
+    num_categories = next(state[mark] for mark in MARKS if mark in state).shape[0]
+    return SegmenterCheckpoint(translated, arguments, num_categories)

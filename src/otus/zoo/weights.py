@@ -25,7 +25,11 @@ from otus.zoo.torchvision_checkpoints import (
 )
 from otus.zoo.torchvision_dense_checkpoints import MARKS as DENSE_MARKS
 from otus.zoo.torchvision_dense_checkpoints import is_torchvision_dense_detector, read_torchvision_dense_detector
+from otus.zoo.torchvision_segmentation_checkpoints import MARKS as SEGMENTER_MARKS
+from otus.zoo.torchvision_segmentation_checkpoints import is_torchvision_segmenter, read_torchvision_segmenter
+from otus.zoo.voc import VOC_WITH_BACKGROUND
 
+_FOREIGN = (is_detr, is_torchvision_detector, is_torchvision_dense_detector, is_torchvision_segmenter)
 _FURTHER_HEADS = ("mask_head.", "keypoint_head.")
 _LAST_BIASES = ("mask_head.mask_fcn_logits.bias", "keypoint_head.kps_score_lowres.bias")
 
@@ -168,6 +172,10 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
         read = read_torchvision_detector(foreign, sha256=_sha256(path))
     elif is_torchvision_dense_detector(foreign):
         read = read_torchvision_dense_detector(foreign, sha256=_sha256(path))
+    elif is_torchvision_segmenter(foreign):
+        segmenter = read_torchvision_segmenter(foreign)
+        labels = VOC_WITH_BACKGROUND if segmenter.num_categories == len(VOC_WITH_BACKGROUND) else None
+        return FoundWeights(path, segmenter.state, model, segmenter.arguments, labels)
     else:
         return FoundWeights(path, foreign, builder=model)
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
@@ -196,9 +204,9 @@ def _untrained_head(found: FoundWeights) -> bool:
 
 def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The state below the prefix that makes it one of those that are read here; as it is where none does."""
-    for prefix in ("", *prefixes_of(state, {*DETR_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS})):
+    for prefix in ("", *prefixes_of(state, {*DETR_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS, *SEGMENTER_MARKS})):
         inner = below_prefix(state, prefix)
-        if is_detr(inner) or is_torchvision_detector(inner) or is_torchvision_dense_detector(inner):
+        if any(is_one(inner) for is_one in _FOREIGN):
             return inner
     return state
 
