@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from torchvision.models import detection
+from torchvision.models import detection, segmentation
 from torchvision.ops import FrozenBatchNorm2d
 
 from otus.errors import UsageError
@@ -13,6 +13,7 @@ from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_IDS, COCO_PERSON
 from otus.zoo.models import MODELS, build_model, model_entry
 from otus.zoo.torchvision_checkpoints import MADE_WITHOUT_EPS
+from otus.zoo.voc import VOC_WITH_BACKGROUND
 
 
 def test_every_model_can_be_built_by_name_and_described():
@@ -23,7 +24,8 @@ def test_every_model_can_be_built_by_name_and_described():
         for weights in entry.weights.values():
             assert f"-{weights.sha256}.pth" in weights.url
             assert weights.figures
-            assert len(weights.categories) == (1 if name.startswith("keypoint") else 80)
+            expected = 21 if entry.task.name == "semantic" else 1 if name.startswith("keypoint") else 80
+            assert len(weights.categories) == expected
 
 
 def test_hashes_of_checkpoints_made_without_eps_are_those_of_the_first_resnets():
@@ -40,13 +42,15 @@ def test_hashes_and_categories_are_torchvisions():
             name = weights.url.rsplit("/", 1)[1]
             known = [
                 one.url
-                for enum in vars(detection).values()
+                for enum in (*vars(detection).values(), *vars(segmentation).values())
                 if inspect.isclass(enum) and hasattr(enum, "DEFAULT")
                 for one in enum
             ]
             assert any(url.endswith(name) for url in known)
     names = detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     assert [names[id] for id in COCO_IDS] == list(COCO)
+    labels = segmentation.FCN_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
+    assert labels[1:] == list(VOC_WITH_BACKGROUND)[1:]
     assert (
         list(COCO_PERSON.keypoints[0][1].names)
         == (detection.KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"])
