@@ -372,7 +372,7 @@ def test_a_huge_image_joins_its_tiles_as_it_is_predicted_on_without_them(predict
 def test_the_limit_of_pixels_can_be_raised_as_its_error_advises(predictor, tmp_path, monkeypatch):
     Image.fromarray(photo((1024, 1536))).save(tmp_path / "a.png")
     with pytest.raises(
-        ImageError, match=r"the limit is 1 .*otus predict --max-pixels .*max_pixels of predict and read_image"
+        ImageError, match=r"the limit is 1 .*--max-pixels of otus predict, max_pixels of predict and read_image"
     ):
         predictor.predict(tmp_path / "a.png", max_pixels=1_000_000)
     assert len(predictor.predict(tmp_path / "a.png", max_pixels=2_000_000)) == 1

@@ -443,7 +443,7 @@ def test_faults_of_the_data_name_the_doctor(tiny: None, coco_scenes: Path, tmp_p
     next(folder.rglob("*.png")).write_bytes(b"no image")
     done = CliRunner().invoke(app, ["train", "--model", "tiny", "--data", str(folder), "--out", str(tmp_path / "runs")])
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1] == f"otus doctor '{folder}' lists all that is wrong with the data"
+    assert done.stderr.splitlines()[-1] == f"otus doctor '{folder}' lists all problems of the data"
 
 
 def test_a_wrong_name_of_weights_suggests_the_package(coco_scenes: Path) -> None:

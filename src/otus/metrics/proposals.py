@@ -105,7 +105,7 @@ class ProposalRecall:
     --------
     >>> truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
     >>> found = Objects.build(
-    ...     image=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
+    ...     image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
     ... )
     >>> metric = ProposalRecall(Categories(("owl",)), ProposalProtocol(counts=(1, 2)))
     >>> result = metric.update(truth, found, image_ids=[7]).compute()
