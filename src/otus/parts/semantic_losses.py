@@ -85,8 +85,8 @@ def dice(logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]) -> Floa
 def lovasz_softmax(logits: Float[Tensor, "b k h w"], labels: Int[Tensor, "b h w"]) -> Float[Tensor, ""]:
     """Return the Lovász extension of 1 - IoU, the mean over the categories that occur.
 
-    A category's errors, |truth - probability| per pixel, are sorted, the largest first; each is weighted by what the IoU
-    loses when its pixel joins those that are wrong.
+    A category's errors, by how much the probability of each pixel differs from the truth, are sorted, the largest first;
+    each is weighted by what the IoU loses when its pixel joins those that are wrong.
     """
     probabilities, truth = _labelled(logits, labels)
     losses = []

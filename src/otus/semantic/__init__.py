@@ -12,18 +12,18 @@ Read :mod:`~otus.semantic.segmenter` (the frame) and :mod:`~otus.semantic.encode
 :mod:`~otus.semantic.deconvnet`, :mod:`~otus.semantic.unet`, :mod:`~otus.semantic.segnet`, :mod:`~otus.semantic.deeplabv3`,
 :mod:`~otus.semantic.lraspp`.
 
-======================  ==========================  =============================  ==============================
-system                  encoder                     decoder                        head
-======================  ==========================  =============================  ==============================
-sliding window          a patch classifier          none                           1x1
-full resolution         convolutions of stride 1    none                           1x1
-FCN-32s, 16s, 8s        any backbone                scores of 1, 2, 3 maps summed  none: they are scores already
-deconvolution network   VGG-16 down to a vector     unpool, transposed convolve    1x1
-SegNet                  VGG-16                      unpool, convolve               1x1
+======================  ==========================  ===============================  ==============================
+system                  encoder                     decoder                          head
+======================  ==========================  ===============================  ==============================
+sliding window          a patch classifier          none                             1x1
+full resolution         convolutions of stride 1    none                             1x1
+FCN-32s, 16s, 8s        any backbone                scores of 1, 2, 3 maps summed    none: they are scores already
+deconvolution network   VGG-16 down to a vector     unpool, transposed convolve      1x1
+SegNet                  VGG-16                      unpool, convolve                 1x1
 U-Net                   any, or the paper's own     upsample, concatenate, convolve  1x1
-DeepLabV3               a dilated ResNet            none                           atrous pyramid
-LR-ASPP                 a dilated MobileNetV3       two maps and a gate            none: they are scores already
-======================  ==========================  =============================  ==============================
+DeepLabV3               a dilated ResNet            none                             atrous pyramid
+LR-ASPP                 a dilated MobileNetV3       two maps and a gate              none: they are scores already
+======================  ==========================  ===============================  ==============================
 
 Targets are integers (H, W), 255 where nothing is learned or judged; the loss is cross-entropy per pixel unless another of
 :mod:`otus.parts.semantic_losses` is chosen; the score is mean IoU. A category is whatever the labels name: background
