@@ -280,7 +280,7 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
         ),
         _of_images(
             "interactive",
-            'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`',
+            'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`, or simulated clicks by `--method`',
             "clicks until IoU 0.85 and 0.90 (20 at most), share never there, IoU by clicks",
             labels=Labels("masks to click at", _can_be_clicked),
             instead_of_model="judges a method by its clicks; give the method, e.g. graph-cut",

@@ -31,7 +31,7 @@ class Row:
     model, weights, start
         Name, file of weights, and what the training started from: ImageNet, a file name or ``random``.
     figures
-        By the names in ``compared`` of the :class:`~otus.parts.tasks.Task`, without those that the model or the data have none of.
+        By the names in ``compared`` of the :class:`~otus.parts.tasks.Task`; what the model or the data lack is left out.
     label
         Name of the row (default: the model's).
     seconds
