@@ -1,4 +1,4 @@
-"""``otus evaluate``: the figures of predictions, or of a model, on labelled images."""
+"""``otus evaluate``: compute the metrics of predictions, or of a model, on labelled images."""
 
 import math
 from collections import Counter
@@ -113,7 +113,7 @@ def evaluate(
         fail("give --data PATH, or --run FOLDER of a training run", code=2)
     if run is not None and predictions is None and model is None and method is None:
         model = str(run)
-    if sum(one is not None for one in (predictions, model, method)) != 1:
+    if sum(source is not None for source in (predictions, model, method)) != 1:
         fail("give one of --predictions FILE, --model NAME and --method NAME", code=2)
     if out is not None and not choose_thresholds:
         fail("--out is the file for the thresholds: give --choose-thresholds too", code=2)
@@ -121,7 +121,7 @@ def evaluate(
     if plots is not None:
         output_folder(plots, "the plots", option="--plots")
     skipped: list[DataError] = []
-    with nullcontext() if predictions is not None else progress_bar("predicting") as count:
+    with nullcontext() if predictions is not None else progress_bar("predicting") as progress:
         report = run_evaluation(
             data,
             predictions=predictions,
@@ -130,7 +130,7 @@ def evaluate(
             run=run,
             val=val,
             report=skipped.append if skip_bad else stop_at_first,
-            progress=count,
+            progress=progress,
             **given_options(
                 weights=weights,
                 device=device,
@@ -161,7 +161,7 @@ def evaluate(
             _write_further(
                 report, further, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights
             )
-    finally:  # the figures, which may have taken hours, are printed even if these files cannot be written
+    finally:  # print the metrics even if the plots or thresholds cannot be written: they may have taken hours
         if as_json:
             emit_json({**report.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **further})
         else:
@@ -179,13 +179,31 @@ def _write_further(
     model: str | None,
     weights: str | None,
 ) -> None:
-    """Write what ``--plots`` and ``--choose-thresholds`` ask for, and add their members to the document ``further``."""
+    """Choose score thresholds and draw plots, write them to files, and record them in ``further``.
+
+    Parameters
+    ----------
+    report
+        Evaluation whose ``judged`` (data set and predicted objects) is not None.
+    further
+        Dictionary to add to, later merged into the JSON output: ``score_thresholds`` if ``choose``, ``plots`` (paths of
+        the files) if ``plots`` is given.
+    plots
+        Folder for the plots; None for no plots.
+    choose
+        Whether to choose score thresholds.
+    out
+        JSON file for the thresholds. If None, they are written into the ``.safetensors`` file of the model's weights,
+        or without such a file into ``NAME-thresholds.json`` in the working directory.
+    model, weights
+        ``--model`` and ``--weights`` as given.
+    """
     from otus.evaluation.comparing import compare_with_labels
     from otus.evaluation.thresholds import choose_thresholds
 
     assert report.judged is not None
     dataset, predictions = report.judged
-    comparison = compare_with_labels(dataset, predictions, report=lambda error: None)  # reported before
+    comparison = compare_with_labels(dataset, predictions, report=lambda error: None)  # already reported by evaluate
     if choose:
         chosen = choose_thresholds(comparison, data=report.data)
         weights_path = None
@@ -207,6 +225,7 @@ def _write_further(
 
 
 def _print_further(further: Mapping[str, Any]) -> None:
+    """Print what ``_write_further`` recorded: a table of thresholds, and the number and folder of the plots."""
     if "score_thresholds" in further:
         from rich.table import Table
 
@@ -256,7 +275,7 @@ def _print_table(report: "EvaluationReport") -> None:
         for category, figures in result.per_category.items():
             table.add_row(*row(category, figures, columns))
         table.add_section()
-        # The mean of a column has its name, or its name with an m before it: mIoU, MABO.
+        # The mean of column X is the figure named X, mX or MX, e.g. IoU -> mIoU, ABO -> MABO.
         means = {name if name in columns else name[1:]: value for name, value in result.figures.items()}
         table.add_row(*row("all", means, columns))
         console.print(table)

@@ -1,7 +1,8 @@
 """Matching of detections to ground truths: which detections are true positives, false positives, or ignored.
 
-Shape shorthand: D detections, G ground truths, A area ranges, T thresholds, K categories, C candidates: detections that
-are in at least one pair, i.e. that reach the lowest threshold with some ground truth.
+Shape shorthand: D detections, G ground truths, A area ranges, T similarity thresholds, K categories, C candidates. A
+candidate is a detection whose similarity (IoU or OKS) to at least one ground truth of its image and label reaches the
+lowest threshold; all other detections are unmatched at every threshold.
 """
 
 from collections.abc import Sequence
@@ -27,24 +28,31 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class MatchResults:
-    """Outcomes of the D detections within the protocol's limit, and the numbers of positives.
+    """Outcome of each detection per area range and threshold, and number of positives per category and area range.
 
-    The outcome of a detection that is no candidate is the same at every threshold, so only the C candidates have a row.
+    The D detections are those within the protocol's limit per image and category, if it has one. ``outcomes`` has rows
+    for the C candidates only: the outcome of any other detection is the same at every threshold and follows from
+    ``ignored_unmatched``.
 
     Parameters
     ----------
-    labels, image_index, scores
-        (D,).
+    labels
+        (D,) label of each detection, an index into the K categories.
+    image_index
+        (D,) index of the image of each detection.
     ranks
-        (D,) rank by falling score within label and image, from 0.
+        (D,) rank of each detection by descending score among those of its label and image, from 0.
+    scores
+        (D,) score of each detection.
     ignored_unmatched
-        (D, A) whether an unmatched detection is ignored: its area is outside the area range.
+        (D, A) bool, true for detections that are ignored where unmatched, because their area is outside the area range;
+        the others are false positives where unmatched.
     rows
-        (D,) row of ``outcomes``, -1 for a detection that is no candidate.
+        (D,) index of each detection into the first axis of ``outcomes``, -1 for a detection that is not a candidate.
     outcomes
-        (C, A, T) of :class:`Outcome`.
+        (C, A, T) values of :class:`Outcome`.
     positives
-        (K, A) numbers of ground truths that are not ignored.
+        (K, A) number of ground truths that are not ignored.
     """
 
     labels: Int[np.ndarray, "d"]
@@ -58,17 +66,28 @@ class MatchResults:
 
     @classmethod
     def merge(cls, parts: Sequence["MatchResults"]) -> "MatchResults":
-        """Concatenate the results of different images, whose ``image_index`` must already run through all of them."""
+        """Concatenate the results of disjoint sets of images and add up their positives.
+
+        ``image_index`` of every part must already index the images of all parts together; it is not shifted.
+        """
         if len(parts) == 1:
             return parts[0]
-        before = np.cumsum([0, *(len(part.outcomes) for part in parts)])
-        rows = [np.where(part.rows < 0, -1, part.rows + first) for part, first in zip(parts, before, strict=False)]
+        starts = np.cumsum([0, *(len(part.outcomes) for part in parts)])
+        rows = [np.where(part.rows < 0, -1, part.rows + start) for part, start in zip(parts, starts, strict=False)]
         names = ("labels", "image_index", "ranks", "scores", "ignored_unmatched", "outcomes")
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return cls(**columns, rows=np.concatenate(rows), positives=np.sum([part.positives for part in parts], axis=0))
 
     def in_order(self, image_order: Int[np.ndarray, "m"]) -> "MatchResults":
-        """Sort detections by label, then by the rank that ``image_order`` (M,) gives their image, then by their own rank."""
+        """Return the results with detections sorted by label, then by position of their image.
+
+        Detections of the same label and image keep their order.
+
+        Parameters
+        ----------
+        image_order
+            (M,) position of each of the M images in the new order.
+        """
         key = self.labels.astype(np.int64) * (len(image_order) + 1) + image_order[self.image_index]
         if (np.diff(key) >= 0).all():
             return self
@@ -85,23 +104,30 @@ def match_greedily(
     crowd: Bool[np.ndarray, "g"],
     ignored_unmatched: Bool[np.ndarray, "d a"],
 ) -> tuple[Int[np.ndarray, "d"], UInt8[np.ndarray, "c a t"]]:
-    """Match detections as :func:`match_image` does, over all images, labels, area ranges and thresholds at once.
+    """Match detections to ground truths for all images, labels, area ranges and thresholds at once.
+
+    The rule is that of :func:`match_image`.
 
     Parameters
     ----------
+    pairs
+        Detections and ground truths of the same image and label whose similarity reaches the lowest threshold; within
+        an image and label, detections are ordered by descending score.
     thresholds
-        (T,) lowest similarities.
+        (T,) minimum similarity of a match, at each threshold.
     ignored
-        (G, A) ground truths that are ignored in each area range.
+        (G, A) bool, true for ground truths that are ignored in an area range.
     crowd
-        (G,) ground truths that any number of detections may match.
+        (G,) bool, true for crowds, which any number of detections may match.
     ignored_unmatched
-        (D, A) detections that are ignored, not false positives, where they are unmatched.
+        (D, A) bool, true for detections that are ignored where unmatched, instead of counted as false positives.
 
     Returns
     -------
-    rows, outcomes
-        (D,) and (C, A, T), see :class:`MatchResults`.
+    rows
+        (D,) index of each detection into the first axis of ``outcomes``, -1 for a detection that is not a candidate.
+    outcomes
+        (C, A, T) values of :class:`Outcome`.
     """
     rows, candidates = pairs.rows()
     offsets = np.append(pairs.offsets[candidates], pairs.offsets[-1])
@@ -119,14 +145,32 @@ def match_image(
     ignored: Bool[np.ndarray, "g"],
     crowd: Bool[np.ndarray, "g"],
 ) -> Int[np.ndarray, "d"]:
-    """Return the ground truth that each detection of one image and label is matched to, -1 for none.
+    """Match the detections of a single image and label to its ground truths, greedily by descending score.
 
-    Detections are ordered by falling score. Each in turn is matched to the ground truth of highest similarity among those
-    of at least ``threshold`` that are unmatched (the last of ties). Any ground truth that is not ignored is preferred to
-    one that is. A crowd may be matched any number of times.
+    Each detection is matched to the most similar ground truth that is still unmatched and whose similarity is at least
+    ``threshold``; of equal similarities, the last ground truth is chosen. Ignored ground truths are considered only if
+    no other qualifies. A crowd stays available after a match.
 
-    This is the readable reference of the compiled :func:`match_greedily`.
+    This is the plain NumPy reference that the compiled :func:`match_greedily` must agree with.
 
+    Parameters
+    ----------
+    similarities
+        (D, G) IoU or OKS, detections ordered by descending score.
+    threshold
+        Minimum similarity of a match, capped at 1 - 1e-10 as in pycocotools.
+    ignored
+        (G,) bool, true for ground truths that are ignored.
+    crowd
+        (G,) bool, true for crowds.
+
+    Returns
+    -------
+    matched
+        (D,) index of the ground truth that each detection is matched to, -1 for none.
+
+    Examples
+    --------
     >>> match_image(np.array([[0.6, 0.8], [0.7, 0.9]]), 0.5, ignored=np.zeros(2, bool), crowd=np.zeros(2, bool)).tolist()
     [1, 0]
     """
