@@ -1,17 +1,16 @@
-"""Image classification: what does the image show? The ground on which the first detectors stand.
+"""Image classification: a backbone and a softmax over the categories, as the first detectors build on.
 
 Shape shorthand: B images, R crops of all images, C categories.
 
-Papers: "ImageNet Classification with Deep Convolutional Neural Networks" (AlexNet: Krizhevsky, Sutskever, Hinton, NeurIPS
-2012): convolutions, then two fully connected layers of 4096 and a softmax. "Very Deep Convolutional Networks for Large-Scale
-Image Recognition" (VGG: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556). EfficientNet's own head is one layer over the
-mean of the map (:mod:`otus.parts.backbones.efficientnet_lite`).
+Papers: "ImageNet Classification with Deep Convolutional Neural Networks" (AlexNet: Krizhevsky, Sutskever, Hinton,
+NeurIPS 2012): convolutions, then two fully connected layers of 4096 and a softmax. "Very Deep Convolutional Networks
+for Large-Scale Image Recognition" (VGG: Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556). EfficientNet's own head is
+one linear layer after global average pooling (:mod:`otus.parts.backbones.efficientnet_lite`).
 
-An image of a folder of categories is learned whole. An image with objects is learned object by object: each box is a crop
-with a label, which is what the sliding window and R-CNN ask of the network later, so their backbones can start from
-this one.
+A sample with a ``label`` is trained on as a whole image. A sample with objects is trained on as one labelled crop per
+box; the sliding window and R-CNN classify such crops too, so their backbones can be initialised from this classifier.
 
-Departures: the whole image is stretched to a square, and not cut to one; no dropout.
+Departures: the whole image is resized to a square, without cropping; no dropout.
 """
 
 from dataclasses import dataclass
@@ -38,9 +37,10 @@ from otus.structures import Categories, Classification
 
 @dataclass(kw_only=True)
 class ClassifierStages(Stages):
-    """The record of one pass: the crops of each image that were classified, and the logits of all, image by image.
+    """The record of one pass: the crops of each image, and the logits of all crops, in the order of the images.
 
-    A pass that predicts classifies each whole image; one that learns everything that has a label, with its ``labels``.
+    In inference, the only crop of an image is the whole image, or its ``region``. In training, the crops are those with
+    a label, and ``labels`` are their labels.
     """
 
     crops: list[Float[Tensor, "_ 4"]]
@@ -48,28 +48,28 @@ class ClassifierStages(Stages):
     labels: list[Int[Tensor, "_"]] | None = None
 
     def scores(self) -> list[Float[Tensor, "_ c"]]:
-        """The probability of each category for the crops of each image."""
+        """Return the class probabilities of the crops of each image."""
         return list(self.logits.softmax(dim=1).split_with_sizes([len(crops) for crops in self.crops]))
 
 
 class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
-    """A backbone, a network over its last map, and a softmax over the categories.
+    """A backbone, a network over its last feature map, and a softmax over the categories.
 
     Parameters
     ----------
     region_features
-        The backbone, and the size that images and crops are stretched to.
+        The backbone, and the size that images and crops are resized to.
     network
-        The backbone's map in, (R, ``in_features``) out.
+        Maps the backbone's last feature map to (R, ``in_features``).
     in_features
-        Length of the vector that the categories are read from.
+        Input features of the final linear layer.
     categories
-        What the labels mean.
+        Names of the labels.
 
     Notes
     -----
-    ``losses`` are ``class``: cross-entropy over whole images (where a sample has ``label``) and crops of objects
-    (``boxes``).
+    ``losses`` has ``class``: cross-entropy over whole images (of samples with ``label``) and object crops (of samples
+    with ``boxes``).
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
         return CLASSIFICATION
 
     def target(self, sample: TensorSample) -> tuple[Float[Tensor, "n 4"], Int[Tensor, "n"]]:
-        """Return the crops of an image that have a label, and their labels: the whole image, else each object."""
+        """Return the crops of an image and their labels: the whole image if it has a label, else each object."""
         count = len(self.categories)
         if "label" not in sample:
             target = make_target(sample, category_count=count, device=self.device)
@@ -98,7 +98,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
         return _whole(sample, self.device), label
 
     def results(self, record: ClassifierStages) -> list[Classification]:
-        """Return the scores of each whole image, or of the region that its sample names."""
+        """Return the scores of each whole image, or of the ``region`` of its sample."""
         return [Classification(scores[0].cpu().numpy(), self.categories) for scores in record.scores()]
 
     def tensors(self, record: ClassifierStages) -> dict[str, Tensor]:
@@ -131,7 +131,7 @@ class ImageClassifier(BaseSystem[ClassifierStages, Classification]):
 
 
 def _whole_or_region(sample: TensorSample, device: torch.device) -> Float[Tensor, "1 4"]:
-    """What is looked at of an image to predict on: the ``region`` that its sample names, else all."""
+    """Return the crop to classify in inference: the ``region`` of the sample, else the whole image."""
     if "region" not in sample:
         return _whole(sample, device)
     return sample["region"].as_subclass(Tensor).to(device, torch.float32)
@@ -149,16 +149,16 @@ def classifier_vgg16(
     representation_size: int = 4096,
     freezing: Freezing = Freezing(level=0),
 ) -> ImageClassifier:
-    """VGG-16 as in the paper.
+    """Build the classifier over VGG-16, as in the paper.
 
     Parameters
     ----------
     crop_size
-        Pixels that images and crops are stretched to.
+        Side in pixels that images and crops are resized to.
     representation_size
-        Numbers in each of the two fully connected layers.
+        Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size)
@@ -169,9 +169,9 @@ def classifier_vgg16(
 def classifier_efficientnet_lite0(
     categories: Categories, *, crop_size: int = 128, freezing: Freezing = Freezing()
 ) -> ImageClassifier:
-    """EfficientNet-Lite0 with its own head: a convolution to 1280 channels, their means, one layer.
+    """Build the classifier over EfficientNet-Lite0: a convolution to 1280 channels, average pooling, a linear layer.
 
-    Arguments as of :func:`classifier_vgg16`.
+    See :func:`classifier_vgg16` for the parameters.
     """
     backbone = efficientnet_lite0_backbone(levels=("head",), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size, chunk_size=128)

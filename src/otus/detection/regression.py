@@ -1,17 +1,17 @@
-"""Detection as regression: one object an image, its class and its box from one vector of numbers.
+"""Detection as regression: one object per image, its class and box predicted from one feature vector.
 
-Shape shorthand: B images, C categories, F numbers in the vector.
+Shape shorthand: B images, C categories, F features of the vector.
 
-The lecture's first detector: a classification network whose last vector (4096 numbers in AlexNet and VGG) is read twice, for
-class scores and for four numbers of a box; both losses added (a multi-task loss). As in "OverFeat" (Sermanet et al., ICLR
-2014, arXiv:1312.6229, section 4), where the box regressor reads the classifier's features.
+The lecture's first detector: a classification network whose last feature vector (4096 in AlexNet and VGG) feeds two
+linear layers, for class scores and for the four box deltas; the losses are added (a multi-task loss). Similarly in
+"OverFeat" (Sermanet et al., ICLR 2014, arXiv:1312.6229, section 4), the box regressor uses the classifier's features.
 
-It cannot say "none" and cannot say "two": the number of answers is built in. An image without objects teaches nothing, of
-several objects the largest is learned. What follows it (sliding window, R-CNN) makes detection a question of classifying
-parts of the image instead.
+The number of predictions is fixed to one: it can express neither "no object" nor "two objects". Images without objects
+add no loss; of several objects, the largest is the target. The detectors that follow (sliding window, R-CNN) classify
+regions of the image instead.
 
-The box is the transform that brings the whole image onto the object, so that images may have any size; the last map is
-brought to a grid of fixed size first, as the classification network's was.
+The box is predicted as box deltas relative to the whole image, so images may have any size; the last feature map is
+pooled to a grid of fixed size first, as in the classification network.
 """
 
 from collections.abc import Sequence
@@ -39,24 +39,25 @@ from otus.structures import Categories, Instances
 
 
 class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
-    """One class and one box for each image.
+    """Predict one class and one box for each image.
 
     Parameters
     ----------
     backbone
-        Images in, maps out, of which the last counts.
+        Computes feature maps of the images, of which the last is used.
     categories
-        What the labels mean. There is no background among them.
+        Names of the labels, without background.
     representation_size
-        F, numbers in each of the two fully connected layers.
+        F, output features of each of the two fully connected layers.
     pool_size
-        Cells of the grid, along a side, that the last map is brought to.
+        Side, in cells, of the grid that the last feature map is pooled to.
     postprocess
-        What is reported: the one object, where its score is above the threshold.
+        Score threshold of the detection.
 
     Notes
     -----
-    ``losses`` are ``class`` and ``box`` of the largest object of each image; images without objects add nothing.
+    ``losses`` are ``class`` (cross-entropy) and ``box`` (of the box deltas), of the largest object of each image;
+    images without objects add none.
     """
 
     postprocess: Postprocess
@@ -161,14 +162,14 @@ class SingleObjectDetector(BaseSystem[RegionStages, Instances]):
 def regression_vgg16(
     categories: Categories, *, representation_size: int = 4096, freezing: Freezing = Freezing(level=1)
 ) -> SingleObjectDetector:
-    """VGG-16 and the classifier's two layers of 4096.
+    """Build the detector over VGG-16 with the classifier's two fully connected layers of 4096.
 
     Parameters
     ----------
     representation_size
-        Numbers in each fully connected layer.
+        Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     return SingleObjectDetector(backbone, categories, representation_size=representation_size)
@@ -177,6 +178,6 @@ def regression_vgg16(
 def regression_efficientnet_lite0(
     categories: Categories, *, representation_size: int = 512, freezing: Freezing = Freezing()
 ) -> SingleObjectDetector:
-    """A small one; arguments as of :func:`regression_vgg16`."""
+    """Build a small detector over EfficientNet-Lite0; see :func:`regression_vgg16` for the parameters."""
     backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     return SingleObjectDetector(backbone, categories, representation_size=representation_size)

@@ -1,13 +1,13 @@
-"""Keypoint R-CNN: a detector with one more head, which places the keypoints of each object.
+"""Keypoint R-CNN: Faster R-CNN with an additional head, which predicts the keypoints of each object.
 
-Shape shorthand: R regions of all images, N objects of one, K keypoints, M = 56 the side of a map.
+Shape shorthand: R regions of all images, N objects of an image, K keypoints, M = 56 the side of a heatmap.
 
-Paper: "Mask R-CNN" (arXiv:1703.06870), section 5: a map for each keypoint, in which one pixel is right, learned by
-cross-entropy over all pixels of the map.
+Paper: "Mask R-CNN" (arXiv:1703.06870), section 5: a heatmap for each keypoint, whose target is a single pixel, trained
+by cross-entropy over all pixels of the heatmap.
 Reference: torchvision ``models.detection.keypoint_rcnn`` (BSD-3-Clause), whose layers' names are kept.
 
-The score of a keypoint is the value of its enlarged map at its place, a logit and not a probability, as the reference
-reports it. Every keypoint found is said to be visible.
+The score of a keypoint is the maximum of its resized heatmap, a logit and not a probability, as in the reference. All
+predicted keypoints have the visibility 2, visible.
 """
 
 from collections.abc import Sequence
@@ -32,18 +32,18 @@ VISIBLE = 2
 
 
 class KeypointHead(nn.Module):
-    """Eight convolutions on a piece of 14x14, enlarged four times, one map for each keypoint.
+    """Predict a heatmap for each keypoint from RoI features of 14x14: eight convolutions, then upsampling by 4.
 
     Parameters
     ----------
     in_channels
-        Channels of the shared maps.
+        Channels of the shared feature maps.
     num_keypoints
-        How many keypoints an object has.
+        K, number of keypoints of an object.
     roi_pooler
-        How pieces are cut.
+        Pools the features of each region.
     hidden_channels, num_convs
-        Channels inside, and number of convolutions.
+        Channels and number of the convolutions.
     """
 
     def __init__(
@@ -72,14 +72,14 @@ class KeypointHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, roi_features: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r k m m"]:
-        """The logits of every keypoint's map; float32."""
+        """Return the heatmap logits of each keypoint; float32."""
         maps = self.kps_score_lowres(self.convs(roi_features)).float()
         return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     def losses(
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
-        """``keypoints``: cross-entropy over the map of each labelled keypoint of the positives that lies in its region."""
+        """Return ``keypoints``: cross-entropy over the heatmap of each labelled keypoint inside its positive region."""
         boxes, cells, counted = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
@@ -98,10 +98,10 @@ class KeypointHead(nn.Module):
         return {"keypoints": F.cross_entropy(logits[chosen], torch.cat(cells)[chosen])}
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ k 4"]]:
-        """x, y, visibility and score of the keypoints of each object."""
-        logits = self(self.roi_pooler(maps, [one.boxes for one in detections]))
-        of_images = logits.split_with_sizes([len(one) for one in detections])
-        return [heatmaps_to_keypoints(x, one.boxes) for x, one in zip(of_images, detections, strict=True)]
+        """Return x, y (in pixels), visibility and score of the keypoints of each detection."""
+        logits = self(self.roi_pooler(maps, [x.boxes for x in detections]))
+        of_images = logits.split_with_sizes([len(x) for x in detections])
+        return [heatmaps_to_keypoints(x, image.boxes) for x, image in zip(of_images, detections, strict=True)]
 
     def _check(self, keypoints: Tensor) -> None:
         expected = self.kps_score_lowres.out_channels
@@ -112,45 +112,47 @@ class KeypointHead(nn.Module):
 def keypoints_to_heatmap(
     keypoints: Float[Tensor, "r k 3"], regions: Float[Tensor, "r 4"], *, heatmap_size: int
 ) -> tuple[Int[Tensor, "r k"], Bool[Tensor, "r k"]]:
-    """The cell, row by row, of a map of ``output_size`` cells over each region, and whether the keypoint is labelled
-    and inside."""
+    """Convert keypoints to targets: their indices in the flattened heatmap of each region, and which of them are valid.
+
+    The index is ``row * heatmap_size + column``. A keypoint is valid if it is labelled and inside the region.
+    """
     corner, size = regions[:, None, :2], (regions[:, 2:] - regions[:, :2])[:, None]
     points = keypoints[..., :2]
-    place = ((points - corner) * (heatmap_size / size)).floor().long()
-    place = torch.where(points == regions[:, None, 2:], heatmap_size - 1, place)  # on the far border: the last cell
-    inside = ((place >= 0) & (place < heatmap_size)).all(dim=-1) & (keypoints[..., 2] > 0)
-    return torch.where(inside, place[..., 1] * heatmap_size + place[..., 0], 0), inside
+    cell = ((points - corner) * (heatmap_size / size)).floor().long()
+    cell = torch.where(points == regions[:, None, 2:], heatmap_size - 1, cell)  # on the far border: the last cell
+    inside = ((cell >= 0) & (cell < heatmap_size)).all(dim=-1) & (keypoints[..., 2] > 0)
+    return torch.where(inside, cell[..., 1] * heatmap_size + cell[..., 0], 0), inside
 
 
 def heatmaps_to_keypoints(logits: Float[Tensor, "n k m m"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n k 4"]:
-    """The highest place of each map, once it is enlarged to the pixels of its box by bicubic interpolation."""
-    found = logits.new_zeros((*logits.shape[:2], 4))
-    found[..., 2] = VISIBLE
+    """Return x, y, visibility and score of the maximum of each heatmap, resized to its box by bicubic interpolation."""
+    keypoints = logits.new_zeros((*logits.shape[:2], 4))
+    keypoints[..., 2] = VISIBLE
     sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     for i, (width, height) in enumerate(sizes.ceil().long().tolist()):
         enlarged = F.interpolate(logits[i][:, None], (height, width), mode="bicubic", align_corners=False).flatten(1)
         score, cell = enlarged.max(dim=1)
         pixel = torch.stack([cell % width, cell // width], dim=1)
         scale = sizes[i] / sizes.new_tensor([width, height])
-        found[i, :, :2] = (pixel + 0.5) * scale + boxes[i, :2]
-        found[i, :, 3] = score
-    return found
+        keypoints[i, :, :2] = (pixel + 0.5) * scale + boxes[i, :2]
+        keypoints[i, :, 3] = score
+    return keypoints
 
 
 def keypoint_rcnn(detector: RegionDetector, *, hidden_channels: int = 512, num_convs: int = 8) -> RegionDetector:
-    """Return a detector with a keypoint head, over all parts of a detector such as a Faster R-CNN, which is not changed.
+    """Return a detector with a keypoint head that shares all parts of ``detector``, which is not changed.
 
     Raises
     ------
     ShapeError
-        If none of the detector's categories has keypoints, or some have more than others: there is one map for each.
+        If none of the detector's categories has keypoints, or their numbers of keypoints differ.
     """
     counts = {name: len(points) for name, points in detector.categories.keypoints}
     if not counts:
         raise ShapeError(f"keypoints: none of the categories {', '.join(detector.categories)} has any")
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {told}")
+        counts_text = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ShapeError(f"keypoints: expected equally many of all categories that have some, got {counts_text}")
     features = shared_roi_features(detector)
     roi_pooler = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
     num_keypoints = next(iter(counts.values()))
@@ -166,7 +168,10 @@ def keypoint_rcnn_resnet50_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """Keypoint R-CNN over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
+    """Build Keypoint R-CNN over ResNet-50 with FPN.
+
+    See :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn` for the parameters.
+    """
     return keypoint_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,

@@ -1,9 +1,9 @@
-"""Mask R-CNN: a detector with one more head, which draws the mask of each object.
+"""Mask R-CNN: Faster R-CNN with an additional head, which predicts the mask of each object.
 
-Shape shorthand: R regions of all images, N objects of one, S class slots, M = 28 the side of a mask.
+Shape shorthand: R regions of all images, N objects of an image, S class indices, M = 28 the side of a mask.
 
-Paper: "Mask R-CNN" (He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv:1703.06870), section 3: one mask for each class,
-each pixel a yes or no of its own, so that classes do not compete; learned on the positives only.
+Paper: "Mask R-CNN" (He, Gkioxari, Dollár, Girshick, ICCV 2017, arXiv:1703.06870), section 3: a mask for each class,
+with a sigmoid per pixel, so that classes do not compete; trained on the positives only.
 Reference: torchvision ``models.detection.mask_rcnn`` (BSD-3-Clause), whose layers' names are kept.
 """
 
@@ -32,23 +32,23 @@ from otus.structures import Categories
 
 
 class MaskHead(nn.Module):
-    """Four convolutions on a piece of 14x14, doubled in size, one map for each class.
+    """Predict a mask for each class from RoI features of 14x14: four convolutions, then a 2x transposed convolution.
 
     Parameters
     ----------
     in_channels
-        Channels of the shared maps.
+        Channels of the shared feature maps.
     class_indices
-        Of the box head, where each label stands among the maps; that of slot 0, background, is never used.
+        Class index of each label, as in the box head; the mask of index 0, background, is never used.
     roi_pooler
-        How pieces are cut.
+        Pools the features of each region.
     hidden_channels
-        Channels inside.
+        Channels of the convolutions.
     norm_layer
-        Normalisation after each convolution; None as in the paper.
+        Normalisation after each convolution (default: none, as in the paper).
     max_masks_per_image
-        Learn from at most so many positives of an image, spread evenly over them; None for all. This head is the larger
-        part of a small model's step, and positives that overlap say the same.
+        Maximum number of positives per image that the loss is computed on, spaced evenly among them (default: all). For
+        a small model, this head takes most of a training step, and overlapping positives are redundant.
     """
 
     index_of_label: Tensor
@@ -81,17 +81,20 @@ class MaskHead(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, roi_features: Float[Tensor, "r c _ _"]) -> Float[Tensor, "r s m m"]:
-        """The logits of every class's mask; float32."""
+        """Return the mask logits of each class; float32."""
         return self.mask_fcn_logits(F.relu(self.conv5_mask(self.convs(roi_features)))).float()
 
     def losses(
         self, maps: list[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> dict[str, Float[Tensor, ""]]:
-        """``mask``: binary cross-entropy of each positive's map of its own class; objects without a mask add none."""
+        """Return ``mask``: binary cross-entropy of each positive's mask of its own class.
+
+        Positives whose object has no ground truth mask are left out.
+        """
         boxes, class_indices, truths = [], [], []
         for assignment, target in zip(assignments, targets, strict=True):
             regions, matches = assignment.positives()
-            # An image may have no masks, or have them of some objects only: an unknown one comes as an empty mask.
+            # An image may have masks of no object or of some objects only: a missing mask is given as an empty mask.
             known = matches[:0]
             if target.masks is not None:
                 known = self._subsample(torch.where(target.masks.flatten(start_dim=1).any(dim=1)[matches])[0])
@@ -111,27 +114,27 @@ class MaskHead(nn.Module):
         return {"mask": F.binary_cross_entropy_with_logits(of_class, torch.cat(truths))}
 
     def _subsample(self, positives: Int[Tensor, "p"]) -> Int[Tensor, "q"]:
-        """The positives to learn from, which stand in the order of their proposals' scores, ground truth boxes last."""
+        """Sample positives evenly; they are ordered by the score of their proposals, ground truth boxes last."""
         most = self.max_masks_per_image
         if most is None or len(positives) <= most:
             return positives
         return positives[torch.linspace(0, len(positives) - 1, most, device=positives.device).round().long()]
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
-        """Probabilities of the masks, each filling its object's box."""
-        class_index = self.index_of_label[torch.cat([one.labels for one in detections])]
-        logits = self(self.roi_pooler(maps, [one.boxes for one in detections]))
+        """Return the mask probabilities of each detection (M x M, covering its box)."""
+        class_index = self.index_of_label[torch.cat([x.labels for x in detections])]
+        logits = self(self.roi_pooler(maps, [x.boxes for x in detections]))
         of_class = logits[torch.arange(len(class_index), device=class_index.device), class_index].sigmoid()
-        return list(of_class.split_with_sizes([len(one) for one in detections]))
+        return list(of_class.split_with_sizes([len(x) for x in detections]))
 
 
 def project_masks_on_boxes(
     masks: Tensor, matches: Tensor, regions: Float[Tensor, "r 4"], *, output_size: int
 ) -> Float[Tensor, "r side side"]:
-    """What a head should draw for each region: its object's mask, cut to the region and scaled, in [0, 1]."""
+    """Return the target mask of each region: the mask of its object, cropped and resized to the region, in [0, 1]."""
     needed, row = torch.unique(matches, return_inverse=True)
-    places = torch.cat([row[:, None].to(regions), regions], dim=1)
-    return roi_align(masks[needed, None].to(regions), places, output_size)[:, 0]
+    rois = torch.cat([row[:, None].to(regions), regions], dim=1)
+    return roi_align(masks[needed, None].to(regions), rois, output_size)[:, 0]
 
 
 def mask_rcnn(
@@ -141,19 +144,19 @@ def mask_rcnn(
     norm_layer: type[nn.Module] | None = None,
     max_masks_per_image: int | None = None,
 ) -> RegionDetector:
-    """Return a detector with a mask head, over all parts of a detector such as a Faster R-CNN, which is not changed.
+    """Return a detector with a mask head that shares all parts of ``detector``, which is not changed.
 
     Parameters
     ----------
     detector
-        One whose regions share feature maps.
+        A detector whose regions share feature maps, such as Faster R-CNN.
     hidden_channels, norm_layer, max_masks_per_image
         See :class:`MaskHead`.
 
     Raises
     ------
     UsageError
-        If its regions are crops that share no feature maps.
+        If the detector's regions are crops, which share no feature maps.
     """
     features = shared_roi_features(detector)
     pooling = RoIPooler(2 * features.roi_pooler.output_size, strides=features.roi_pooler.strides)
@@ -174,7 +177,10 @@ def mask_rcnn_resnet50_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """Mask R-CNN over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn`; arguments as there."""
+    """Build Mask R-CNN over ResNet-50 with FPN.
+
+    See :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn` for the parameters.
+    """
     return mask_rcnn(
         faster_rcnn_resnet50_fpn(
             categories,
@@ -187,8 +193,10 @@ def mask_rcnn_resnet50_fpn(
 def mask_rcnn_resnet50_fpn_v2(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing(norms=False)
 ) -> RegionDetector:
-    """Version 2: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2`, with norms in the
-    mask head too."""
+    """Build Mask R-CNN, version 2: with batch normalisation in the mask head too.
+
+    See :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_resnet50_fpn_v2` for the parameters.
+    """
     detector = faster_rcnn_resnet50_fpn_v2(categories, class_indices=class_indices, freezing=freezing)
     return mask_rcnn(detector, norm_layer=nn.BatchNorm2d)
 
@@ -199,8 +207,10 @@ def mask_rcnn_efficientnet_lite0_fpn(
     class_indices: Sequence[int] | None = None,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """Small: over :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn`; arguments as
-    there."""
+    """Build a small Mask R-CNN over EfficientNet-Lite0 with FPN.
+
+    See :func:`~otus.detection.region_based.faster_rcnn.faster_rcnn_efficientnet_lite0_fpn` for the parameters.
+    """
     detector = faster_rcnn_efficientnet_lite0_fpn(categories, class_indices=class_indices, freezing=freezing)
-    # As many masks as with the paper's 64 regions of an image.
+    # The number of positives among the paper's 64 regions per image.
     return mask_rcnn(detector, hidden_channels=shared_roi_features(detector).out_channels, max_masks_per_image=16)

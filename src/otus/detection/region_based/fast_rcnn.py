@@ -1,11 +1,11 @@
-"""Fast R-CNN: the network runs once an image, regions are cut from its map, and everything is learned together.
+"""Fast R-CNN: one feature map per image, RoI pooling of each proposal, and a head trained jointly with the backbone.
 
-Paper: "Fast R-CNN" (Girshick, ICCV 2015, arXiv:1504.08083): section 2.1 RoI pooling of 7x7, section 2.3 the joint loss of
-class and box and its gradient through the pooling, section 2.2 VGG-16 with its last pooling replaced. Official code:
-github.com/rbgirshick/fast-rcnn (MIT); nothing of it is copied.
+Paper: "Fast R-CNN" (Girshick, ICCV 2015, arXiv:1504.08083): section 2.1 RoI pooling of 7x7, section 2.3 the joint loss
+of class and box and its backpropagation through the pooling, section 2.2 VGG-16 with its last pooling replaced.
+Official code: github.com/rbgirshick/fast-rcnn (MIT); nothing of it is copied.
 
-Departures: all regions below IoU 0.5 are negatives, not only those from 0.1 on; the objects' own boxes are among the
-positives; no dropout between the fully connected layers, which are not factored (section 3.1) either.
+Departures: all regions with an IoU below 0.5 are negatives, not only those of at least 0.1; the ground truth boxes are
+among the positives; no dropout between the fully connected layers, and no truncated SVD of them (section 3.1).
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
@@ -29,20 +29,20 @@ def fast_rcnn(
     sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
     postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
-    """Fast R-CNN of any backbone.
+    """Build Fast R-CNN over any backbone.
 
     Parameters
     ----------
     region_features
-        The shared map and how pieces are cut from it.
+        Computes the shared feature map and pools each region from it.
     proposer
-        Where to look; the sample's own proposals, else Selective Search.
+        Source of the proposals (default: those of the sample, else Selective Search).
     representation_size
-        Numbers in each of the two fully connected layers.
+        Output features of each of the two fully connected layers.
     sampler
-        How many regions of an image are learned from.
+        Samples the regions of each image that the losses are computed on.
     postprocess
-        Thresholds of what is reported; the paper's NMS.
+        Score and NMS thresholds of the detections (default: the paper's NMS).
 
     Examples
     --------
@@ -76,16 +76,16 @@ def fast_rcnn_vgg16(
     representation_size: int = 4096,
     freezing: Freezing = Freezing(level=1),
 ) -> RegionDetector:
-    """The paper's own: VGG-16, one map of stride 16, RoI pool of 7x7.
+    """Build the paper's model: VGG-16, a feature map of stride 16, RoI pooling to 7x7.
 
     Parameters
     ----------
     proposals
-        At most so many of an image.
+        Maximum number of proposals per image.
     representation_size
-        Numbers in each fully connected layer.
+        Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))
@@ -101,9 +101,9 @@ def fast_rcnn_efficientnet_lite0(
     representation_size: int = 512,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """A small one for images of about 320 pixels; arguments as of :func:`fast_rcnn_vgg16`.
+    """Build a small Fast R-CNN over EfficientNet-Lite0, for images of about 320 pixels.
 
-    The backbone's last stages keep stride 16 by dilation.
+    See :func:`fast_rcnn_vgg16` for the parameters. The backbone's last stages are dilated to keep stride 16.
     """
     backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
     maps = RoIFeatures(backbone, RoIPooler(7, strides=backbone.strides, method="pool"))

@@ -1,14 +1,14 @@
-"""R-CNN: regions with CNN features. Propose first, then run the network only where something may be.
+"""R-CNN: regions with CNN features. Crop each proposal, warp it to a fixed size, and classify it with a CNN.
 
-Paper: "Rich feature hierarchies for accurate object detection and semantic segmentation" (Girshick, Donahue, Darrell, Malik,
-CVPR 2014, arXiv:1311.2524): section 2.1 proposals from Selective Search, each warped to one size with context around it
-(appendix A), section 2.3 which of them are positive (IoU > 0.5), negative (< 0.3) and neutral, appendix C the transform of
-each class. Official code: github.com/rbgirshick/rcnn (BSD-2-Clause); nothing of it is copied.
+Paper: "Rich feature hierarchies for accurate object detection and semantic segmentation" (Girshick, Donahue, Darrell,
+Malik, CVPR 2014, arXiv:1311.2524): section 2.1 proposals from Selective Search, each warped to one size with context
+around it (appendix A), section 2.3 which of them are positive (IoU > 0.5), negative (< 0.3) and neutral, appendix C the
+box deltas of each class. Official code: github.com/rbgirshick/rcnn (BSD-2-Clause); nothing of it is copied.
 
-Departures: one softmax and one box regression learned together by gradient descent, in the place of fine-tuning, one SVM
-for each class and ridge regression one after the other (Fast R-CNN, section 5.4, found the softmax as good); therefore one
-training rule, the SVMs', instead of two; the objects' own boxes are among the positives. VGG-16 and no AlexNet by default,
-without dropout between the fully connected layers.
+Departures: a softmax and a box regression are trained jointly by gradient descent, instead of fine-tuning, an SVM per
+class and ridge regression in sequence (Fast R-CNN, section 5.4: the softmax is as good); therefore one rule for
+positives and negatives, that of the SVMs, instead of two; the ground truth boxes are among the positives. VGG-16
+instead of AlexNet by default, without dropout between the fully connected layers.
 """
 
 from otus.detection.region_based.region_detector import RegionDetector
@@ -34,22 +34,23 @@ def rcnn(
     sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
     postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
-    """R-CNN of any backbone.
+    """Build R-CNN over any backbone.
 
     Parameters
     ----------
     region_features
-        How regions are warped and what backbone sees them.
+        Warps the regions to crops and applies the backbone to them.
     proposer
-        Where to look; the sample's own proposals, else Selective Search.
+        Source of the proposals (default: those of the sample, else Selective Search).
     representation_size
-        Numbers in each of the two fully connected layers.
+        Output features of each of the two fully connected layers.
     positive_iou, negative_iou
-        A proposal is positive from the first overlap with an object on, negative below the second with all, else neutral.
+        A proposal is positive if its IoU with an object is at least ``positive_iou``, negative if its IoU with every
+        object is below ``negative_iou``, and ignored otherwise.
     sampler
-        How many regions of an image are learned from.
+        Samples the regions of each image that the losses are computed on.
     postprocess
-        Thresholds of what is reported; the paper's NMS.
+        Score and NMS thresholds of the detections (default: the paper's NMS).
     """
     return RegionDetector(
         categories=categories,
@@ -76,18 +77,18 @@ def rcnn_vgg16(
     representation_size: int = 4096,
     freezing: Freezing = Freezing(level=1),
 ) -> RegionDetector:
-    """R-CNN with VGG-16.
+    """Build R-CNN over VGG-16.
 
     Parameters
     ----------
     proposals
-        At most so many of an image.
+        Maximum number of proposals per image.
     crop_size, context
-        Pixels of a crop, and what of them, on each side, is around the region.
+        Side of a crop, and the context around the region on each side of it, both in pixels of the crop.
     representation_size
-        Numbers in each fully connected layer.
+        Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size, context=context)
@@ -103,9 +104,10 @@ def rcnn_efficientnet_lite0(
     representation_size: int = 512,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """A small one for images of about 320 pixels; arguments as of :func:`rcnn_vgg16`.
+    """Build a small R-CNN over EfficientNet-Lite0, for images of about 320 pixels.
 
-    It learns from 32 regions of an image, not 64, so that in the same time it sees more images.
+    See :func:`rcnn_vgg16` for the parameters. It samples 32 regions per image instead of 64, for more images in the
+    same training time.
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     crops = WarpedCrops(backbone, crop_size=crop_size, context=context, chunk_size=128)

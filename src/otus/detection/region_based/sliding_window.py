@@ -1,12 +1,13 @@
-"""Detection as classification: a window slides over the image, and a network says what each crop shows.
+"""Detection as classification: a window slides over the image, and a network classifies each crop.
 
-Papers: "Rapid Object Detection using a Boosted Cascade of Simple Features" (Viola and Jones, CVPR 2001) and "Histograms of
-Oriented Gradients for Human Detection" (Dalal and Triggs, CVPR 2005) slid classifiers of their day; the network on each
-crop is the lecture's. Background is one more class. The windows are the boxes: nothing moves them onto the object, so
-boxes are as good as the nearest window, and the price is a pass of the network for thousands of crops an image.
+Papers: "Rapid Object Detection using a Boosted Cascade of Simple Features" (Viola and Jones, CVPR 2001) and "Histograms
+of Oriented Gradients for Human Detection" (Dalal and Triggs, CVPR 2005) slid a boosted cascade and a linear SVM; a CNN
+on each crop is the lecture's version. Background is an additional class. The windows are the predicted boxes, without
+box regression, so a box is at best as accurate as the nearest window; the cost is a forward pass on thousands of crops
+per image.
 
-Departures: suppression of windows that overlap as in the detectors that follow (NMS); the classes are learned from crops of
-the windows themselves and of the objects' own boxes, positive from IoU 0.5 on, negative below 0.3, as R-CNN's.
+Departures: NMS as in the detectors that follow; the classifier is trained on crops of the windows and of the ground
+truth boxes, positive from an IoU of 0.5 on, negative below 0.3, as for R-CNN.
 """
 
 from functools import partial
@@ -33,20 +34,20 @@ def sliding_window(
     sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
     postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
-    """A sliding-window detector of any backbone.
+    """Build a sliding-window detector over any backbone.
 
     Parameters
     ----------
     region_features
-        How crops are made and what backbone sees them.
+        Warps the windows to crops and applies the backbone to them.
     proposer
-        Which windows; the usual ones without it.
+        Generates the windows (default: ``SlidingWindowProposer()``).
     representation_size
-        Numbers in each of the two fully connected layers.
+        Output features of each of the two fully connected layers.
     sampler
-        How many windows of an image are learned from.
+        Samples the windows of each image that the losses are computed on.
     postprocess
-        Thresholds of what is reported.
+        Score and NMS thresholds of the detections.
     """
     return RegionDetector(
         categories=categories,
@@ -73,18 +74,18 @@ def sliding_window_vgg16(
     stride: float = 0.25,
     freezing: Freezing = Freezing(level=1),
 ) -> RegionDetector:
-    """VGG-16 on every window, at the size of crops that it was made for.
+    """Build a sliding-window detector over VGG-16, with crops of its own input size.
 
     Parameters
     ----------
     crop_size
-        Of a crop, pixels.
+        Side of a crop, in pixels.
     representation_size
-        Numbers in each fully connected layer.
+        Output features of each of the two fully connected layers.
     stride
-        The step from a window to the next, as a share of its side.
+        Distance between neighbouring windows, as a fraction of their side.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("vgg16", levels=(5,), freezing=freezing)
     proposer = SlidingWindowProposer(partial(sliding_windows, stride=stride))
@@ -104,9 +105,9 @@ def sliding_window_efficientnet_lite0(
     stride: float = 0.33,
     freezing: Freezing = Freezing(),
 ) -> RegionDetector:
-    """A small one for images of about 320 pixels; arguments as of :func:`sliding_window_vgg16`.
+    """Build a small sliding-window detector over EfficientNet-Lite0, for images of about 320 pixels.
 
-    It learns from 32 windows of an image, as R-CNN's does from its regions.
+    See :func:`sliding_window_vgg16` for the parameters. It samples 32 windows per image, as the small R-CNN does.
     """
     backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     return sliding_window(

@@ -1,18 +1,17 @@
-"""SPP-net: one map for the whole image, and a pyramid of grids that makes a vector of one length from any part of it.
+"""SPP-net: one feature map per image, from which spatial pyramid pooling computes a fixed-length vector per region.
 
-Shape shorthand: R regions of all images, C channels, F = C (n1^2 + n2^2 + …) numbers of a region.
+Shape shorthand: R regions of all images, C channels, F = C (n1^2 + n2^2 + …) features of a region.
 
 Paper: "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual Recognition" (He, Zhang, Ren, Sun, ECCV 2014,
-arXiv:1406.4729): section 2.2 the pooling, bins from floor to ceiling, levels 6, 3, 2, 1 in detection (section 4.1, 50 bins),
-appendix A which cells of the map belong to a window. Fast R-CNN's RoI pool is this with one level.
+arXiv:1406.4729): section 2.2 the pooling, bins from floor to ceiling, levels 6, 3, 2, 1 in detection (section 4.1, 50
+bins), appendix A the projection of a window onto the feature map. Fast R-CNN's RoI pooling is this with one level.
 Official code: github.com/ShaoqingRen/SPP_net; nothing of it is copied.
 
-The backbone does not learn: so it is in the paper, whose gradient did not pass the pooling (Fast R-CNN, section 2.3, is
-about this). ``Freezing(level=0)`` lets it learn all the same.
+The backbone is frozen by default, as in the paper, which did not backpropagate through the pooling (see Fast R-CNN,
+section 2.3). ``Freezing(level=0)`` trains it too.
 
-Departures: one softmax and one box regression learned together, as for R-CNN here
-(:mod:`otus.detection.region_based.rcnn`), from regions by R-CNN's rule; one scale of images; VGG-16, which came after
-the paper, without dropout.
+Departures: a softmax and a box regression are trained jointly, on regions sampled by the same rule as for R-CNN here
+(:mod:`otus.detection.region_based.rcnn`); a single image scale; VGG-16, which is later than the paper, without dropout.
 """
 
 from collections.abc import Sequence
@@ -39,17 +38,17 @@ PYRAMID_BINS = (6, 3, 2, 1)
 
 
 class SpatialPyramidPooling(nn.Module):
-    """Region features of SPP-net: the backbone once an image; of each region the maxima of grids of several finenesses.
+    """Region features of SPP-net: the backbone once per image, then max pooling of each region to several grids.
 
     Parameters
     ----------
     backbone
-        Images in, maps out, of which the last counts.
+        Computes feature maps of the images, of which the last is used.
     bins
-        Bins of each grid along a side.
+        Bins along a side of each grid.
     offset
-        Pixels of the image that the first cell of the map sees around: 0 where convolutions are padded by half their size;
-        where they or the pools are not, appendix A asks for one.
+        Image coordinate, in pixels, of the receptive field centre of the first location of the feature map: 0 if all
+        layers are padded by half their kernel size, otherwise as of appendix A.
     """
 
     def __init__(self, backbone: Backbone, *, bins: Sequence[int] = PYRAMID_BINS, offset: float = 0.0) -> None:
@@ -62,38 +61,39 @@ class SpatialPyramidPooling(nn.Module):
 
     @property
     def out_features(self) -> int:
-        """F, numbers of a region."""
+        """F, features of a region."""
         return self.backbone.channels[-1] * sum(level**2 for level in self.bins)
 
     @property
     def min_size(self) -> int:
-        """The backbone's."""
+        """Minimum image side of the backbone, in pixels."""
         return self.backbone.min_size
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
-        """The map that all regions share."""
+        """Return the feature map that all regions share, in a list."""
         return self.backbone(images)[-1:]
 
     def extract(
         self, maps: Sequence[Tensor], batch: Batch, boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r f"]:
-        """For each region the bins of all levels, the first level's first; of a level channel by channel, rows of bins."""
-        # The CPU operator knows float32 with channels first only.
+        """Return the max-pooled bins of each region, concatenated over levels, each level flattened from (C, n, n)."""
+        # The CPU operator supports only contiguous float32.
         x = maps[-1].to(torch.float32, memory_format=torch.contiguous_format)
         regions = boxes_to_rois(boxes)
         cells = boxes_to_cells(
             regions[:, 1:] - self.offset, stride=self.backbone.strides[-1], map_hw=(x.shape[-2], x.shape[-1])
         )
         windows = torch.cat([regions[:, :1], cells.to(regions.dtype)], dim=1)
-        # roi_pool counts the last row and column of a window in, and cuts it into bins from floor to ceiling.
+        # roi_pool includes the last row and column of a window; its bins extend from floor to ceiling.
         return torch.cat([roi_pool(x, windows, level).flatten(start_dim=1) for level in self.bins], dim=1)
 
 
 def boxes_to_cells(boxes: Float[Tensor, "r 4"], *, stride: int, map_hw: tuple[int, int]) -> Tensor:
-    """First and last column and row (x1, y1, x2, y2, all counted in) of the cells that see a box and little else.
+    """Project boxes onto the feature map: return the first and last column and row (x1, y1, x2, y2, inclusive).
 
-    A cell at x sees the image around ``stride * x``: the first is ``floor(x1 / stride) + 1``, the last
-    ``ceil(x2 / stride) - 1`` (appendix A). A box between two cells gets the one nearest to its centre.
+    The receptive field of the location x is centred at ``stride * x``: the first location of a box is
+    ``floor(x1 / stride) + 1``, the last ``ceil(x2 / stride) - 1`` (appendix A). A box that contains no such centre gets
+    the location nearest to its own centre.
 
     Examples
     --------
@@ -117,20 +117,20 @@ def spp_net(
     sampler: BalancedSampler = BalancedSampler(batch_size_per_image=64, positive_fraction=0.25),
     postprocess: Postprocess = Postprocess(nms_iou=0.3),
 ) -> RegionDetector:
-    """SPP-net of any backbone.
+    """Build SPP-net over any backbone.
 
     Parameters
     ----------
     region_features
-        The shared map and the pyramid of grids.
+        Computes the shared feature map and the spatial pyramid pooling.
     proposer
-        Where to look; the sample's own proposals, else Selective Search.
+        Source of the proposals (default: those of the sample, else Selective Search).
     representation_size
-        Numbers in each of the two fully connected layers.
+        Output features of each of the two fully connected layers.
     sampler
-        How many regions of an image are learned from.
+        Samples the regions of each image that the losses are computed on.
     postprocess
-        Thresholds of what is reported; the paper's NMS.
+        Score and NMS thresholds of the detections (default: the paper's NMS).
     """
     return RegionDetector(
         categories=categories,
@@ -154,16 +154,16 @@ def spp_net_vgg16(
     representation_size: int = 4096,
     freezing: Freezing = Freezing(level=4),
 ) -> RegionDetector:
-    """SPP-net with VGG-16's last map, of stride 16.
+    """Build SPP-net over the last feature map of VGG-16, of stride 16.
 
     Parameters
     ----------
     proposals
-        At most so many of an image.
+        Maximum number of proposals per image.
     representation_size
-        Numbers in each fully connected layer.
+        Output features of each of the two fully connected layers.
     freezing
-        Which weights of the backbone are not trained.
+        Which weights of the backbone are frozen.
     """
     backbone = torchvision_backbone("vgg16", levels=(4,), freezing=freezing)
     pyramid = SpatialPyramidPooling(backbone, offset=8.0)  # four pools of 2x2 without padding: half a stride
@@ -179,9 +179,9 @@ def spp_net_efficientnet_lite0(
     representation_size: int = 512,
     freezing: Freezing = Freezing(level=4),
 ) -> RegionDetector:
-    """A small one for images of about 320 pixels; arguments as of :func:`spp_net_vgg16`.
+    """Build a small SPP-net over EfficientNet-Lite0, for images of about 320 pixels.
 
-    The backbone's last stages keep stride 16 by dilation.
+    See :func:`spp_net_vgg16` for the parameters. The backbone's last stages are dilated to keep stride 16.
     """
     backbone = efficientnet_lite0_backbone(levels=(4,), dilated=True, freezing=freezing)
     return spp_net(

@@ -1,11 +1,11 @@
-"""The frame of every detector that answers with a set: one pass, no anchors, no suppression.
+"""Base of all set prediction detectors: one forward pass, no anchors, no NMS.
 
-Shape shorthand: L layers of the decoder, B images, Q queries, S class slots, C categories, D channels.
+Shape shorthand: L layers of the decoder, B images, Q queries, S class logits, C categories, D channels.
 
-DETR and its successors fill it with different heads (:class:`SetHead`): from the backbone's maps to Q answers, each a
-class or "no object" and a box. One pass leaves a record, :class:`SetStages`, and losses, predictions, explanations and
-timings are all read from it. A head for masks or panoptic segmentation needs nothing more than the record has: the
-backbone's maps, ``SetOutputs.features``, ``SetOutputs.memory`` and ``SetOutputs.attention``.
+DETR and its successors differ in the head (:class:`SetHead`), which computes Q predictions from the backbone's feature
+maps, each a class or "no object" and a box. A pass returns a record, :class:`SetStages`, which losses, predictions,
+explanations and timings are taken from. A head for masks or panoptic segmentation needs only this record: the
+backbone's feature maps, ``SetOutputs.features``, ``SetOutputs.memory`` and ``SetOutputs.attention``.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,18 +30,18 @@ from otus.structures import Categories, Instances
 
 @dataclass(frozen=True)
 class SetOutputs:
-    """What a decoder says, layer by layer, the last being what is reported.
+    """The predictions of each decoder layer; detections are computed from the last.
 
     Parameters
     ----------
     logits, boxes
-        (L, B, Q, S) and (L, B, Q, 4): classes, and boxes as centre and size in shares of each image; float32.
+        (L, B, Q, S) class logits, and (L, B, Q, 4) boxes, cxcywh as fractions of each image; float32.
     features
-        (B, Q, D) of the last layer.
+        (B, Q, D) query features of the last layer.
     memory
-        (B, D, h, w) of the encoder, of its coarsest map where there are several.
+        (B, D, h, w) output of the encoder, of its coarsest feature map if there are several.
     attention
-        Computes, for each image and query, how much it looked at each step of the map that stands first: (B, Q, h, w).
+        Computes the attention of each query to each location of the head's first feature map: (B, Q, h, w).
     """
 
     logits: Float[Tensor, "l b q s"]
@@ -52,7 +52,7 @@ class SetOutputs:
 
 
 class SetHead(Protocol):
-    """From maps to a set of answers, and what is learned from them."""
+    """A head that computes a set of predictions from feature maps, matches them to targets and computes the losses."""
 
     def forward_train(
         self,
@@ -77,33 +77,36 @@ class SetHead(Protocol):
 
 @dataclass(kw_only=True)
 class SetStages(Stages):
-    """The record of one pass. ``candidates`` are all pairs of query and category above the threshold
-    (``Detections.origins`` is the query).
+    """The record of one pass.
+
+    ``candidates`` are all pairs of query and category with a score above the threshold; ``Detections.origins`` are
+    query indices.
     """
 
     outputs: SetOutputs
 
 
 class SetDetector(BaseSystem[SetStages, Instances]):
-    """A detector composed of a backbone and a head that answers with a set.
+    """A detector composed of a backbone and a head that predicts a set of objects.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the labels.
     backbone
-        Images in, maps out.
+        Computes feature maps of the images.
     head
-        Maps in, answers out.
+        Computes a set of predictions from the feature maps.
     postprocess
-        What is reported. An NMS threshold of 1 is none, as DETR means it; with a lower one suppression is done all the same.
+        Score and NMS thresholds of the detections (default: an NMS IoU threshold of 1, which is no NMS, as in DETR).
     size_divisor
-        Batches are padded to multiples of this; 1 as in DETR's own code.
+        Height and width of a batch are padded to multiples of this (default: 1, as in DETR).
 
     Notes
     -----
-    Without objects, an image teaches that no query finds any. Crowds are no objects, and queries that answer inside them
-    are not taught. Of more objects than queries, those that cost least are learned (:meth:`warnings` counts such images).
+    In an image without objects, the target of every query is "no object". Crowds are not matched, and unmatched queries
+    whose boxes lie at least half inside them add no loss. If an image has more objects than queries, the matching of
+    lowest cost leaves the rest unmatched (:meth:`warnings` counts such images).
     """
 
     postprocess: Postprocess
@@ -128,16 +131,16 @@ class SetDetector(BaseSystem[SetStages, Instances]):
 
     @property
     def min_size(self) -> int:
-        """As of the backbone."""
+        """Minimum image side of the backbone, in pixels."""
         return self.backbone.min_size
 
     def match(self, record: SetStages) -> list[Match]:
-        """Which query of a recorded pass would have been taught which object, by the labels of its samples."""
+        """Match the queries of a recorded pass to the ground truth of its samples, as in training."""
         targets = [self.target(sample) for sample in record.batch.samples]
         return self.head.match(record.outputs, targets, record.batch.sizes_hw)
 
     def warnings(self, dataset: Dataset) -> list[str]:
-        """What a person should know before learning from a data set: images with more objects than queries."""
+        """Return notes on a data set before training: the number of images with more objects than queries."""
         if dataset.objects is None:
             return []
         boxes = dataset.objects.boxes_xyxy
@@ -161,7 +164,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
         generator: torch.Generator | None,
         watch: Stopwatch,
     ) -> SetStages:
-        """Compute feature maps, and what each query predicts."""
+        """Compute feature maps, and the predictions of each query."""
         with seeded_generator(generator):
             with watch.time("maps"):
                 features = self.backbone(batch.images)
@@ -184,7 +187,7 @@ class SetDetector(BaseSystem[SetStages, Instances]):
 
 
 def image_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
-    """Which steps of a map begin in each image and not in its padding, as nearest-neighbour scaling of a mask says."""
+    """Return which locations of a feature map lie in each image, not in its padding (nearest-neighbour resizing)."""
     device = batch.images.device
     inside = []
     for side in range(2):

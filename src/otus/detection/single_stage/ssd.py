@@ -1,14 +1,13 @@
-"""SSD: default boxes of several sizes and shapes on maps of several scales, each named and moved at once.
+"""SSD: class logits and box deltas for default boxes of several sizes and shapes, on feature maps of several scales.
 
-Shape shorthand: B images, A default boxes of all maps, S class slots (background among them).
+Shape shorthand: B images, A default boxes of all feature maps, S class logits (background included).
 
-Paper: "SSD: Single Shot MultiBox Detector" (Liu et al., ECCV 2016, arXiv:1512.02325): default boxes and matching (section
-2.2), hard negatives three to one, losses (equations 1 to 3).
-Reference: torchvision ``models.detection.ssd`` (BSD-3-Clause), whose layers' names and defaults are kept.
+Paper: "SSD: Single Shot MultiBox Detector" (Liu et al., ECCV 2016, arXiv:1512.02325): default boxes and matching
+(section 2.2), hard negatives three to one, losses (equations 1 to 3). Reference: torchvision ``models.detection.ssd``
+(BSD-3-Clause), whose layers' names and defaults are kept.
 
-Departures: images are not cropped at random for training here (a transform's matter); a box that overlaps no default box
-at all is not forced on one; images of any size, where a step of 8 pixels becomes the image's side by the map's when
-they do not agree.
+Departures: random crops are left to the transforms; a ground truth box that overlaps no default box is not matched;
+images may have any size: where a given stride does not fit, it becomes the image's side divided by the feature map's.
 """
 
 import math
@@ -35,17 +34,18 @@ from otus.structures import Categories
 
 
 class DefaultBoxGenerator:
-    """Default boxes around the steps of each map, their sizes shares of the image's sides (section 2.2, equation 4).
+    """Generate default boxes centred at the locations of each feature map (section 2.2, equation 4).
 
     Parameters
     ----------
     aspect_ratios
-        For each map, the shapes besides squares; each lying and standing.
+        For each feature map, the aspect ratios besides 1; each ratio r gives two boxes, r and 1 / r.
     scales
-        For each map and one beyond it, the sides of its smaller square; the larger one's is the root of the product with
-        the next. They may not be larger than the image.
+        For each feature map, ``s[k]``, the side of the smaller square as a fraction of the image's side, and a last
+        value after those; the larger square has the side ``sqrt(s[k] * s[k + 1])``. Boxes are clamped to the size of
+        the image.
     steps
-        Pixels between the steps of each map; the image's side by the map's without it.
+        Stride of each feature map in pixels (default: the image's side divided by the feature map's).
     """
 
     def __init__(
@@ -72,27 +72,27 @@ class DefaultBoxGenerator:
     def __call__(
         self, grids_hw: Sequence[tuple[int, int]], padded_hw: tuple[int, int], device: torch.device | str = "cpu"
     ) -> list[Float[Tensor, "_ 4"]]:
-        """For each map its default boxes xyxy, row by row, those of one location together."""
+        """Return the default boxes of each feature map (xyxy, in pixels), ordered by row, column and shape."""
         if len(grids_hw) != len(self.sizes_wh):
             raise ShapeError(f"default boxes: made for {len(self.sizes_wh)} maps, but there are {len(grids_hw)}")
         side = torch.tensor([padded_hw[1], padded_hw[0]], dtype=torch.float32)
-        found = []
+        boxes_per_map = []
         for i, (grid, sizes) in enumerate(zip(grids_hw, self.sizes_wh, strict=True)):
             y, x = (self._centres(i, count, length) for count, length in zip(grid, padded_hw, strict=True))
             centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 1, 2)
             boxes = torch.cat([(centres - 0.5 * sizes) * side, (centres + 0.5 * sizes) * side], dim=-1)
-            found.append(boxes.reshape(-1, 4).to(device))
-        return found
+            boxes_per_map.append(boxes.reshape(-1, 4).to(device))
+        return boxes_per_map
 
     def _centres(self, index: int, count: int, length: int) -> Float[Tensor, "count"]:
-        """Of the steps along one axis, as shares of the side."""
+        """Return the centres of the locations along an axis, as fractions of the image's side."""
         steps = length / self.steps[index] if self.steps is not None else count
         return (torch.arange(count) + 0.5) / (steps if math.ceil(steps) == count else count)
 
 
 @dataclass(frozen=True)
 class DefaultBoxMatcher:
-    """Match default boxes to the objects that they overlap by half, and each object's best default box to it."""
+    """Match default boxes to objects by an IoU threshold, and each object to the default box of highest IoU."""
 
     iou: float = 0.5
 
@@ -103,7 +103,7 @@ class DefaultBoxMatcher:
         *,
         crowds: Float[Tensor, "c 4"] | None = None,
     ) -> Int[Tensor, "a"]:
-        """The index of the object of each default box, or NEGATIVE, or NEUTRAL within ``crowds``."""
+        """Return the index of the object of each default box, or NEGATIVE, or NEUTRAL within ``crowds``."""
         matches = IoUMatcher(positive_iou=self.iou, negative_iou=self.iou)(anchors, boxes, crowds=crowds)
         if len(boxes):
             best, index = box_iou(boxes, anchors).max(dim=1)
@@ -113,9 +113,10 @@ class DefaultBoxMatcher:
 
 @dataclass(frozen=True)
 class HardNegativeLoss:
-    """``class``: cross-entropy of the positives and the worst answered negatives; ``box``: smooth L1 of the codes.
+    """Compute ``class``, cross-entropy of positives and hard negatives, and ``box``, smooth L1 of the box deltas.
 
-    Both are divided by the positives of the batch. An image without objects teaches nothing.
+    Hard negatives are the negatives of highest loss, at most ``negatives_per_positive`` for each positive of the image.
+    Both losses are sums, divided by the number of positives of the batch. Images without objects add none.
     """
 
     negatives_per_positive: float = 3.0
@@ -129,26 +130,26 @@ class HardNegativeLoss:
         *,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """Of all images together."""
+        """Return the losses of the batch."""
         class_losses, box_losses = [], []
         for logits, box_deltas, assignment in zip(outputs.logits[0], outputs.box_deltas[0], assignments, strict=True):
-            wrong = F.cross_entropy(logits, assignment.class_indices.clamp(min=0), reduction="none")
+            class_loss = F.cross_entropy(logits, assignment.class_indices.clamp(min=0), reduction="none")
             negative = torch.where(assignment.class_indices == NEGATIVE)[0]
             count = min(len(negative), int(self.negatives_per_positive * len(assignment.positives)))
-            class_losses += [wrong[assignment.positives].sum(), wrong[negative].topk(count).values.sum()]
-            truth = box_coder.encode(assignment.boxes, anchors[assignment.positives])
-            box_losses.append(F.smooth_l1_loss(box_deltas[assignment.positives], truth, reduction="sum"))
+            class_losses += [class_loss[assignment.positives].sum(), class_loss[negative].topk(count).values.sum()]
+            target_deltas = box_coder.encode(assignment.boxes, anchors[assignment.positives])
+            box_losses.append(F.smooth_l1_loss(box_deltas[assignment.positives], target_deltas, reduction="sum"))
         count = max(1, sum(len(assignment.positives) for assignment in assignments))
         return {"class": torch.stack(class_losses).sum() / count, "box": torch.stack(box_losses).sum() / count}
 
 
 class SSDHead(nn.Module):
-    """For each feature map of its own, a convolution to class logits and one to box deltas.
+    """Predict class logits and box deltas, with separate convolutions for each feature map.
 
     Parameters
     ----------
     channels, anchors_per_location
-        Of each feature map, its channels and its default boxes per location.
+        For each feature map, its number of channels and of default boxes per location.
     num_logits
         Class logits per default box, background included.
     """
@@ -181,16 +182,16 @@ class SSDHead(nn.Module):
 
 
 class VGGExtractor(nn.Module):
-    """VGG-16 to conv4_3, its fully connected layers as dilated convolutions, four smaller maps on top (figure 2)."""
+    """Compute conv4_3 and fc7 of VGG-16, fc6 and fc7 being convolutions, and four smaller feature maps (figure 2)."""
 
     channels = (512, 1024, 512, 256, 256, 256)
-    min_size = 268  # below, the 3x3 convolutions of the last maps find nothing
+    min_size = 268  # smaller images leave no input for the last 3x3 convolutions
 
     def __init__(self) -> None:
         super().__init__()
         layers = list(models.vgg16(weights=None).features)
         pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        layers[pools[2]].ceil_mode = True  # 300 pixels become 38 steps
+        layers[pools[2]].ceil_mode = True  # a feature map of 38 x 38 for 300 pixels
         self.backbone = nn.Sequential(*layers[: pools[3]])
         self.scale_weight = nn.Parameter(torch.full((512,), 20.0))
         fully_connected = nn.Sequential(
@@ -213,7 +214,7 @@ class VGGExtractor(nn.Module):
         _initialise(self.extra[1:])
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
-        """Six maps; the first brought to length 20 at each step, since it is stronger than the others (section 3.1)."""
+        """Return six feature maps, the first L2-normalized per location, with a learned scale (section 3.1)."""
         x = self.backbone(images)
         maps = [self.scale_weight[:, None, None] * F.normalize(x)]
         for block in self.extra:
@@ -238,17 +239,17 @@ def ssd(
     Parameters
     ----------
     features, channels
-        The feature extractor, and how many channels each of its maps has.
+        The feature extractor, and the number of channels of each of its feature maps.
     anchors
         Generator of the default boxes of each map.
     class_indices
         Index of each label among the class logits, 0 being background (default: 1, 2, 3 …).
     head
-        Makes the head; see :class:`SSDHead` for its arguments.
+        Builds the head, with the arguments of :class:`SSDHead`.
     top_k_per_class
-        How many candidates of each class enter NMS.
+        Maximum number of candidates of each class before NMS.
     postprocess
-        Which detections are reported.
+        Score and NMS thresholds of the detections.
     """
     class_indices = class_indices_of(categories, class_indices, background=True)
     return DenseDetector(
@@ -267,7 +268,7 @@ def ssd(
 
 
 def ssd300_vgg16(categories: Categories, *, class_indices: Sequence[int] | None = None) -> DenseDetector:
-    """The paper's own, for images of 300x300."""
+    """Build the paper's model over VGG-16, for images of 300x300; see :func:`ssd` for ``class_indices``."""
     anchors = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],
         [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05],
@@ -278,7 +279,7 @@ def ssd300_vgg16(categories: Categories, *, class_indices: Sequence[int] | None 
 
 
 def _smaller(inputs: int, inside: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
-    """A 1x1 convolution and a 3x3 one that halves the map, or, without a stride, takes its border."""
+    """Build a 1x1 and a 3x3 convolution, the latter padded with stride 2, or unpadded with stride 1."""
     return nn.Sequential(
         nn.Conv2d(inputs, inside, 1),
         nn.ReLU(inplace=True),

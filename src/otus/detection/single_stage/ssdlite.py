@@ -1,8 +1,9 @@
-"""SSDLite: SSD whose head and extra layers are depthwise separable convolutions, for phones and CPUs.
+"""SSDLite: SSD with depthwise separable convolutions in its head and extra layers, for phones and CPUs.
 
-Papers: "MobileNetV2" (Sandler et al., CVPR 2018, arXiv:1801.04381), section 6.2; over MobileNetV3: Howard et al., ICCV 2019,
-arXiv:1905.02244, section 6.3. Default boxes, matching and losses are SSD's (:mod:`otus.detection.single_stage.ssd`).
-Reference: torchvision ``models.detection.ssdlite`` (BSD-3-Clause), whose layers' names and defaults are kept.
+Papers: "MobileNetV2" (Sandler et al., CVPR 2018, arXiv:1801.04381), section 6.2; over MobileNetV3: Howard et al., ICCV
+2019, arXiv:1905.02244, section 6.3. Default boxes, matching and losses are SSD's
+(:mod:`otus.detection.single_stage.ssd`). Reference: torchvision ``models.detection.ssdlite`` (BSD-3-Clause), whose
+layers' names and defaults are kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,16 +27,16 @@ NormLayer = Callable[[int], nn.Module]
 
 
 class SSDLiteExtractor(nn.Module):
-    """The feature maps of a backbone, and smaller ones made of the last by depthwise separable convolutions.
+    """Compute the feature maps of a backbone, and smaller ones by depthwise separable convolutions of the last.
 
     Parameters
     ----------
     backbone
-        Images in, feature maps out.
+        Computes feature maps of the images.
     channels
-        Of the backbone's maps.
+        Channels of each feature map of the backbone.
     extra_channels
-        Of the maps on top, each half as wide and high as the one below.
+        Channels of each additional feature map; each has half the width and height of the previous map.
     norm_layer
         Normalisation after each convolution.
     """
@@ -63,7 +64,7 @@ class SSDLiteExtractor(nn.Module):
 
     @property
     def min_size(self) -> int:
-        """The backbone's."""
+        """Minimum image side of the backbone, in pixels."""
         return self.backbone.min_size
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
@@ -75,12 +76,12 @@ class SSDLiteExtractor(nn.Module):
 
 
 class SSDLiteHead(SSDHead):
-    """SSD's head of depthwise separable convolutions.
+    """SSD's head with depthwise separable convolutions.
 
     Parameters
     ----------
     channels, anchors_per_location, num_logits
-        As of :class:`~otus.detection.single_stage.ssd.SSDHead`.
+        See :class:`~otus.detection.single_stage.ssd.SSDHead`.
     norm_layer
         Normalisation after each depthwise convolution.
     """
@@ -106,7 +107,7 @@ class SSDLiteHead(SSDHead):
 
 
 class _MobileNetStages(nn.Sequential):
-    """MobileNetV3-Large up to the widening of its first block of stride 32, and the rest; both maps are returned."""
+    """MobileNetV3-Large, split after the expansion layer of its last strided block; both feature maps are returned."""
 
     min_size = 32
 
@@ -119,11 +120,11 @@ class _MobileNetStages(nn.Sequential):
 def ssdlite320_mobilenet_v3_large(
     categories: Categories, *, class_indices: Sequence[int] | None = None
 ) -> DenseDetector:
-    """Build SSDLite over MobileNetV3-Large with the narrow tail (its table 6), for images of 320x320."""
+    """Build SSDLite over MobileNetV3-Large with the reduced tail (table 6 of its paper), for images of 320x320."""
     norm = partial(LenientBatchNorm, eps=1e-3, momentum=0.03)
     layers = list(models.mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True).features)
     last = max(i for i, layer in enumerate(layers) if getattr(layer, "_is_cn", False))
-    widest = layers[last].block  # its first layer widens; a slice keeps the names of the others
+    widest = layers[last].block  # the first layer is the expansion; a slice keeps the names of the others
     stages = (nn.Sequential(*layers[:last], widest[0]), nn.Sequential(widest[1:], *layers[last + 1 :]))
     _initialise(nn.ModuleList(stages))
     maps = SSDLiteExtractor(_MobileNetStages(*stages), (672, 480), (512, 256, 256, 128), norm)
@@ -144,8 +145,10 @@ def ssdlite320_mobilenet_v3_large(
 def ssdlite_efficientnet_lite0(
     categories: Categories, *, class_indices: Sequence[int] | None = None, freezing: Freezing = Freezing()
 ) -> DenseDetector:
-    """Build a small SSDLite for images of about 320 pixels: strides 8, 16 and 32 of EfficientNet-Lite0, three maps on
-    top."""
+    """Build a small SSDLite over EfficientNet-Lite0, for images of about 320 pixels.
+
+    Its feature maps are those of the backbone, with strides of 8, 16 and 32, and three smaller ones.
+    """
     backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
     maps = SSDLiteExtractor(backbone, backbone.channels, (256, 256, 128), LenientBatchNorm)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, [0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.0])

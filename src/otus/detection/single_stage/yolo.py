@@ -1,23 +1,25 @@
-"""YOLO: the image is looked at once, and each cell of a coarse grid answers for the object whose centre it holds.
+"""YOLO: one forward pass per image, in which each cell of a coarse grid predicts the object whose centre it contains.
 
-Shape shorthand: B images, S the side of the grid, K boxes a cell, C categories, N objects that are learned.
+Shape shorthand: B images, S cells along a side of the grid, K boxes per cell, C categories, N assigned objects.
 
 Paper: "You Only Look Once: Unified, Real-Time Object Detection" (Redmon, Divvala, Girshick, Farhadi, CVPR 2016,
-arXiv:1506.02640), section 2. Official code: github.com/pjreddie/darknet (public domain), which decides where the paper is
-silent: sizes are answered as their square roots, and where no box of a cell overlaps its object, the one that is least off
-is responsible.
+arXiv:1506.02640), section 2. Official code: github.com/pjreddie/darknet (public domain), which decides where the paper
+is silent: square roots of widths and heights are predicted, and where no box of a cell overlaps its object, the box
+nearest to it is responsible.
 
-The answer is S x S x (5 K + C): for each of K boxes dx, dy (the centre, from 0 to 1 across its cell), dh, dw (square roots
-of shares of the image) and a confidence; then C class scores that hold if there is an object. There is **no background
-among the C**: lectures that count one depart from the paper, in which the confidence alone says whether there is anything.
-Nor have the K base boxes of a cell set shapes: they grow apart because the one that overlaps an object most learns from it.
+The output is S x S x (5 K + C): for each of K boxes dx, dy (the centre, from 0 to 1 across its cell), dh, dw (square
+roots of height and width as fractions of the image) and a confidence; then C class scores, conditional on an object.
+There is **no background class among the C**: lectures that include one depart from the paper, in which the confidence
+alone separates objects from background. The K boxes of a cell have no prior shapes (they are not anchors): they
+specialise in training, because only the box with the highest IoU with the object is responsible for it.
 
-A cell has one set of class scores, so it learns one object: the largest whose centre it holds. The others are counted
-(:meth:`YOLO.warnings`, :class:`GridAssignment`); darknet keeps one of them by chance.
+A cell has a single set of class scores, so it is assigned a single object: the largest whose centre it contains.
+Objects that are not assigned are counted (:meth:`YOLO.warnings`, :class:`GridAssignment`); darknet keeps an arbitrary
+object.
 
-Departures: losses are means over the images of a batch; confidences and class scores are cut to [0, 1] before they are
-multiplied; cells inside a crowd are not taught that they are empty; maps that are not S x S are averaged to it before the
-fully connected layers, so that images of any size pass. The grid always spans the whole batch: prepare images by
+Departures: losses are means over the images of a batch; confidences and class scores are clamped to [0, 1] before they
+are multiplied; cells inside a crowd add no ``no_object`` loss; feature maps that are not S x S are average-pooled to it
+before the fully connected layers, so images may have any size. The grid spans the padded batch: preprocess images with
 ``Preprocess(fixed_hw=…)``.
 """
 
@@ -49,16 +51,16 @@ LEAK = 0.1
 
 @dataclass(frozen=True)
 class GridAssignment:
-    """The cells of a batch that hold the centre of an object to learn.
+    """The objects of a batch that are assigned to a cell, and their cells.
 
     Parameters
     ----------
     image, row, column
-        (N,) which cell.
+        (N,) image index, row and column of the cell.
     boxes, labels
-        (N, 4) centre and size in shares of the batch's height and width, (N,).
-    lost
-        How many objects of each image are not learned, because a larger one's centre lies in the same cell.
+        (N, 4) cxcywh as fractions of the padded width and height, and (N,).
+    unassigned
+        Number of objects of each image without a cell, because a larger object's centre lies in the same cell.
     """
 
     image: Int[Tensor, "n"]
@@ -73,8 +75,8 @@ class GridAssignment:
 class YOLOStages(Stages):
     """The record of one pass.
 
-    ``output`` is the whole answer, ``boxes`` its boxes xyxy in pixels, unclipped. ``Detections.origins`` counts boxes
-    through rows, columns and the K of a cell. A pass that learns has the ``assignment``.
+    ``output`` is the output of the network, ``boxes`` its boxes (xyxy, in pixels, unclipped). ``Detections.origins``
+    are indices of boxes in the order of rows, columns and the K boxes of a cell. In training, ``assignment`` is set.
     """
 
     output: Float[Tensor, "b s s o"]
@@ -83,25 +85,25 @@ class YOLOStages(Stages):
 
 
 class YOLO(BaseSystem[YOLOStages, Instances]):
-    """A backbone, convolutions, and two fully connected layers that see the whole image.
+    """A backbone, convolutions, and two fully connected layers over the whole image.
 
     Parameters
     ----------
     categories
-        What the labels mean.
+        Names of the labels.
     backbone, conv
-        The coarsest map of the first goes through the second, which ends with ``in_channels`` channels.
+        ``conv`` is applied to the coarsest feature map of ``backbone`` and returns ``in_channels`` channels.
     hidden_features, dropout
-        Of the first fully connected layer.
+        Output features and dropout probability of the first fully connected layer.
     grid_size, boxes_per_cell
         S and K.
     postprocess
-        What is reported.
+        Score and NMS thresholds of the detections.
 
     Notes
     -----
     ``losses`` are the terms of the paper's equation 3 with their weights: ``box``, ``confidence``, ``no_object``,
-    ``class``. An image without objects teaches confidences of 0.
+    ``class``. An image without objects adds only ``no_object``, with target confidences of 0.
     """
 
     postprocess: Postprocess
@@ -136,11 +138,11 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
 
     @property
     def min_size(self) -> int:
-        """As of the backbone."""
+        """Minimum image side of the backbone, in pixels."""
         return self.backbone.min_size
 
     def warnings(self, dataset: Dataset) -> list[str]:
-        """What a person should know before learning from a data set: objects that share a cell."""
+        """Return notes on a data set before training: the number of objects that share a cell with a larger object."""
         objects = dataset.objects
         if objects is None:
             return []
@@ -158,7 +160,7 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
         ]
 
     def assign(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> GridAssignment:
-        """Which cell learns which object."""
+        """Assign each object to the cell that contains its centre; the largest object of a cell is kept."""
         height, width = padded_hw
         images, cells, boxes, labels, lost = [], [], [], [], []
         for i, target in enumerate(targets):
@@ -188,7 +190,7 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
     def responsible(
         self, output: Float[Tensor, "b s s o"], assignment: GridAssignment
     ) -> tuple[Int[Tensor, "n"], Float[Tensor, "n"]]:
-        """Which of the K boxes of each assigned cell learns its object, and its IoU with it."""
+        """Return the index of the responsible box of each assigned cell, of its K, and the IoU with the object."""
         boxes = self._normalized_boxes(output)[assignment.image, assignment.row, assignment.column]
         target_boxes = assignment.boxes[:, None]
         iou = paired_iou(box_convert(boxes, "cxcywh", "xyxy"), box_convert(target_boxes, "cxcywh", "xyxy"))
@@ -228,29 +230,29 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
         return record
 
     def split(self, output: Float[Tensor, "*b s s o"]) -> tuple[Float[Tensor, "*b s s k 5"], Float[Tensor, "*b s s c"]]:
-        """The numbers of the boxes (dx, dy, dh, dw, confidence) and the class scores of an answer."""
+        """Split the output into boxes (dx, dy, dh, dw, confidence) and class scores."""
         of_boxes, classes = torch.split(output, [5 * self.boxes_per_cell, len(self.categories)], dim=-1)
         return torch.unflatten(of_boxes, -1, (self.boxes_per_cell, 5)), classes
 
     def _normalized_boxes(self, output: Float[Tensor, "b s s o"]) -> Float[Tensor, "b s s k 4"]:
-        """Centre and size of each box in shares of the batch's height and width."""
+        """Return all boxes as cxcywh, as fractions of the padded width and height."""
         dx, dy, dh, dw, _ = self.split(output)[0].unbind(-1)
         steps = torch.arange(self.grid_size, device=output.device)
         x, y = (dx + steps[:, None]) / self.grid_size, (dy + steps[:, None, None]) / self.grid_size
         return torch.stack([x, y, dw.square(), dh.square()], dim=-1)
 
     def _in_crowds(self, targets: Sequence[Target], padded_hw: tuple[int, int]) -> Float[Tensor, "b s s"]:
-        """1 where the centre of a cell lies in a box of many objects at once."""
+        """Return 1 for cells whose centre lies in a crowd box, else 0."""
         height, width = padded_hw
         steps = (torch.arange(self.grid_size, device=self.device) + 0.5) / self.grid_size
         inside = torch.zeros(len(targets), self.grid_size, self.grid_size, device=self.device)
-        for one, target in zip(inside, targets, strict=True):
+        for mask, target in zip(inside, targets, strict=True):
             for x1, y1, x2, y2 in target.crowds:
                 rows, columns = (
                     (steps * height > y1) & (steps * height < y2),
                     (steps * width > x1) & (steps * width < x2),
                 )
-                one[rows[:, None] & columns] = 1.0
+                mask[rows[:, None] & columns] = 1.0
         return inside
 
     def _losses(
@@ -291,12 +293,12 @@ class YOLO(BaseSystem[YOLOStages, Instances]):
 
 
 def yolo(categories: Categories, *, grid_size: int = 7, boxes_per_cell: int = 2) -> YOLO:
-    """The paper's own: 24 convolutions and two fully connected layers, for images of 448 x 448.
+    """Build the paper's model: 24 convolutions and two fully connected layers, for images of 448 x 448.
 
     Parameters
     ----------
     grid_size, boxes_per_cell
-        S and K; the paper's are 7 and 2.
+        S, cells along a side of the grid, and K (default: 7 and 2, as in the paper).
     """
     layers = [_convolve(1024, 1024, 3, stride) for stride in (1, 2, 1, 1)]
     return YOLO(
@@ -316,7 +318,10 @@ def yolo_efficientnet_lite0(
     boxes_per_cell: int = 2,
     freezing: Freezing = Freezing(),
 ) -> YOLO:
-    """A small one over EfficientNet-Lite0, for images of 224 x 224: a cell is a step of its map. 1024 hidden features."""
+    """Build a small YOLO over EfficientNet-Lite0, with 1024 hidden features.
+
+    For images of 224 x 224, where a cell is a location of the backbone's last feature map.
+    """
     backbone = efficientnet_lite0_backbone(levels=(5,), freezing=freezing)
     return YOLO(
         categories=categories,
@@ -330,7 +335,7 @@ def yolo_efficientnet_lite0(
 
 
 def yolo_backbone() -> LayeredBackbone:
-    """The first 20 convolutions of the paper's figure 3, which it trains on ImageNet first; stride 32."""
+    """Build the first 20 convolutions of the paper's figure 3, pretrained there on ImageNet; stride 32."""
     layers = [_convolve(3, 64, 7, 2), nn.MaxPool2d(2), _convolve(64, 192, 3), nn.MaxPool2d(2)]
     for inputs, narrow, outputs in ((192, 128, 256), (256, 256, 512)):
         layers += [_convolve(inputs, narrow, 1), _convolve(narrow, outputs, 3)]
