@@ -1,4 +1,4 @@
-"""How good predictions for a data set are, as one report. Torch is not imported here."""
+"""Evaluate predictions for a data set. Torch is not imported here."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,32 +39,32 @@ _JUDGED = {
 
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
-    """The figures of predictions for a data set, with the protocol that they were made by.
+    """Figures of predictions for a data set by an evaluation protocol.
 
     Parameters
     ----------
     protocol
-        Its name, e.g. ``coco``.
+        Name of the protocol, e.g. ``coco``.
     data
-        The file or folder of the labels.
+        File or folder of the labels.
     images
-        How many images were judged.
+        Number of evaluated images.
     results
-        Result by what was compared: ``bbox``, ``segm``, ``keypoints``; or by the name of the protocol.
+        Result by kind of comparison (``bbox``, ``segm``, ``keypoints``), or by the name of the protocol.
     left_out
-        What could not be compared, and why.
+        Kinds that could not be compared, and the reasons.
     unknown_categories
-        Those of the data that the model judged does not know.
+        Categories of the data that the model does not know.
     cut_at
-        Score threshold at which predictions were cut before they were written (None: they were not).
+        Score threshold that was applied when the predictions were written (None: no threshold).
     without_prediction
-        How many images had no map, category or click, and counted as missed.
+        Number of images without predicted map, category or click, which count as missed.
     notes
-        What to know before the figures are believed.
+        Warnings about the validity of the figures.
     training_images
-        How many of the images the model was trained on, where its file records that.
+        Number of evaluated images that the model was trained on, if its file records them.
     judged
-        The data set and the objects that were judged, for who looks closer; None where whole images were.
+        The data set and the evaluated objects, for further analysis; None if whole images were evaluated.
     """
 
     protocol: str
@@ -84,7 +84,7 @@ class EvaluationReport:
         return f"EvaluationReport({self.protocol}, {self.data!r}, {self.images} images, {', '.join(figures)})"
 
     def document(self) -> dict[str, Any]:
-        """What ``otus evaluate --json`` says; figures that are not defined are NaN."""
+        """Return the document of ``otus evaluate --json``; undefined figures are NaN."""
         return {
             "protocol": self.protocol,
             "data": self.data,
@@ -125,41 +125,42 @@ def evaluate(
     report: Report = stop_at_first,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvaluationReport:
-    """How good predictions, or those of a model, are by the labels of a data set.
+    """Evaluate predictions, or those of a model, on a data set.
 
     Parameters
     ----------
     data
-        A folder, an annotation file, or a data set that is open; ``format`` and ``split`` choose where there are several.
+        A folder, an annotation file, or an opened data set; ``format`` and ``split`` select if a folder has several.
     predictions
-        This or ``model``: objects with scores; or files. Of objects COCO results, or a folder of DOTA's, KITTI's or YOLO's
-        text files; of panoptic maps COCO's JSON with its PNGs; of semantic maps a folder of index PNGs; of categories what
-        ``otus predict --json`` says; of clicks a JSON list of curves (:mod:`otus.data.formats.image_results`).
+        Objects with scores, or files, as an alternative to ``model``. Files of objects are COCO results, or a folder of
+        text files of DOTA, KITTI or YOLO; of panoptic maps, COCO's JSON with its PNGs; of semantic maps, a folder of
+        index PNGs; of classifications, the output of ``otus predict --json``; of clicks, a JSON list of curves
+        (:mod:`otus.data.formats.image_results`).
     run
-        Folder of a training run: the images that it kept aside are judged on, and its best weights unless ``predictions`` or
-        a ``model`` are given. ``data`` is then needed only where the data have moved.
+        Folder of a training run: evaluate on its validation images, with its best weights unless ``predictions`` or a
+        ``model`` are given. ``data`` is then needed only if the data have moved.
     val
-        Judge on this share of the images, the one that ``otus train --val`` keeps aside.
+        Evaluate on this fraction of the images, the same images that ``otus train --val`` holds out.
     model
-        A name or file for :func:`otus.load`, which ``weights``, ``device`` and ``precision`` are handed to; or a predictor.
+        A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``device`` and ``precision``.
     method
-        An interactive method, judged by simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, or anything
-        that answers :class:`~otus.structures.prompt.PromptableMethod`.
+        An interactive method, evaluated with simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, or an
+        implementation of :class:`~otus.structures.prompt.PromptableMethod`.
     protocol
-        One of :data:`~otus.evaluation.protocols.PROTOCOLS`; without it the first of them that the data set has labels for.
+        One of :data:`~otus.evaluation.protocols.PROTOCOLS` (default: the first that the data set has labels for).
     kinds, max_dets
         See :func:`evaluate_predictions`.
     report
-        Gets each faulty record of labels and predictions; the default raises the first.
+        Called with the error of each faulty record of labels or predictions (default: raise the first).
     progress
-        Told while a model predicts how many images are done, and of how many.
+        Called with the numbers of finished and of all images while a model predicts.
 
     Raises
     ------
     UsageError
-        Neither or both of ``predictions`` and ``model``, options that belong to neither, and as of the functions above.
+        If neither or both of ``predictions`` and ``model`` are given, or an option does not apply.
     DataError
-        Where ``report`` raises it.
+        If ``report`` raises it.
 
     Examples
     --------
@@ -217,7 +218,7 @@ def _evaluate_model(
     options: Options,
     progress: Callable[[int, int], None] | None,
 ) -> EvaluationReport:
-    """What a model predicts on a data set, judged by the protocol of its task unless another is named."""
+    """Evaluate a model on a data set, by the protocol of its task unless another is given."""
     from otus.evaluation.on_dataset import predict_dataset
 
     task = predictor.task
@@ -329,30 +330,30 @@ def evaluate_predictions(
     max_dets: Sequence[int] | None = None,
     report: Report = stop_at_first,
 ) -> EvaluationReport:
-    """Judge predicted objects by the labels of a data set.
+    """Evaluate predicted objects against the ground truth of a data set.
 
     Parameters
     ----------
     dataset
-        With objects.
+        Data set with objects.
     predictions
-        Objects with scores; ``image`` and ``labels`` count as the data set's do.
+        Objects with scores; image and class indices are those of the data set.
     protocol
         One of :data:`~otus.evaluation.protocols.OBJECT_PROTOCOLS`.
     kinds
-        What ``coco`` is to compare; without it everything that both sides have throughout.
+        Kinds that ``coco`` compares (default: all that ground truth and predictions have for every object).
     max_dets
-        Limits on the detections of an image and category, of ``proposals`` on those of an image; the protocol's own
-        without it.
+        Limits on the detections per image and category, or for ``proposals`` per image (default: the protocol's own).
     report
-        Gets each record that cannot be; the record is left out.
+        Called with the error of each invalid record, which is then skipped (default: raise the first).
 
     Raises
     ------
     UsageError
-        An unknown protocol, a data set without objects, or kinds that one side does not have.
+        If the protocol is unknown, the data set has no objects, or ground truth or predictions lack a kind.
     DataError
-        Where ``report`` raises it: a score or box that is not finite, a negative size, an unknown label or image.
+        If ``report`` raises it: for a score or box that is not finite, a negative size, an unknown class or image
+        index.
     """
     options, chosen = Options(kinds, max_dets, report), protocol_of(protocol)
     chosen.check(dataset, options)

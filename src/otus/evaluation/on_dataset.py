@@ -1,4 +1,4 @@
-"""What a system predicts on the images of a data set, as evaluation wants it."""
+"""Predict on all images of a data set, for evaluation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,23 +21,23 @@ def predict_dataset(
     parts: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> dict[int, Any]:
-    """Return the results of a system by index of the image, in the image's own frame and in little memory.
+    """Return the results of a system by image index, in pixels of the original image, with compact masks.
 
-    Of categories that the data set does not have, no detections are reported: they would take places of the limit, and are
-    not judged. Batches hold the same images however many parts there are, because padding touches the last digits.
+    Detections of categories that the data set does not have are removed, because they would count towards the limit on
+    detections. The images of a batch do not depend on the number of parts, because padding affects rounding.
 
     Parameters
     ----------
     pipeline
-        The system, with how it wants images prepared.
+        The system with its preprocessing.
     batch_size
-        Images that go through the network together.
+        Images per batch.
     workers
-        Threads that load them.
+        Number of threads that load images.
     part, parts
-        Batches number ``part``, ``part + parts``, ``part + 2 * parts`` … only.
+        Predict only the batches ``part``, ``part + parts``, ``part + 2 * parts`` …
     progress
-        Told after each batch how many images are done.
+        Called after each batch with the number of finished images.
     """
     system = pipeline.system
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]

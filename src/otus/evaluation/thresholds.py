@@ -1,7 +1,6 @@
-"""The best score threshold of each category, chosen on one data set and kept where ``predict`` finds it.
+"""Score thresholds per category, chosen on a data set and stored for ``predict``.
 
-They go into the model's own checkpoint, or, where that is not to be written, into a small JSON file. Torch is imported only
-where a checkpoint is written.
+They are stored in the model's checkpoint, or in a small JSON file. Torch is imported only to write a checkpoint.
 """
 
 import json
@@ -24,14 +23,14 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class ChosenThresholds:
-    """Where each category is cut, and what that gives on the data that it was chosen on.
+    """The chosen score thresholds, and their precision and recall on the data that they were chosen on.
 
     Parameters
     ----------
     cuts
-        By the category's name; NaN for those that nothing was found of.
+        Operating point by category name; NaN for categories without detections.
     data, images
-        What they were chosen on.
+        Name of the data and number of images that the thresholds were chosen on.
     """
 
     cuts: Mapping[str, OperatingPoint]
@@ -40,11 +39,11 @@ class ChosenThresholds:
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """By the category's name, of those that have one."""
+        """Return the thresholds by category name, without categories that have none."""
         return {name: cut.threshold for name, cut in self.cuts.items() if not np.isnan(cut.threshold)}
 
     def document(self) -> dict[str, Any]:
-        """What is written, and what ``otus evaluate --json`` says of it."""
+        """Return the JSON document that is written, and that ``otus evaluate --json`` includes."""
         known = self.thresholds
         return {
             "thresholds": known,
@@ -56,18 +55,18 @@ class ChosenThresholds:
         }
 
     def write(self, path: str | Path) -> Path:
-        """Write them as JSON, for ``otus predict --thresholds``."""
+        """Write the thresholds as JSON, for ``otus predict --thresholds``."""
         with staged_file(Path(path)) as stage:
             stage.write_text(json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return Path(path)
 
     def write_into(self, checkpoint: str | Path) -> Path:
-        """Write them into the header of a checkpoint of Otus; all else in it stays, and so does the old file if it fails.
+        """Write the thresholds into the header of a checkpoint of Otus; on failure the old file is kept.
 
         Raises
         ------
         CheckpointError
-            If it is none, or cannot be written.
+            If the file is not a checkpoint, or cannot be written.
         """
         from otus.zoo.checkpoint import load_checkpoint, save_checkpoint
 
@@ -79,19 +78,19 @@ class ChosenThresholds:
 
 
 def choose_thresholds(matcher: DetectionMatcher, *, data: str) -> ChosenThresholds:
-    """The threshold of each category with the highest F1 at IoU 0.5."""
+    """Choose for each category the score threshold with the highest F1 at IoU 0.5."""
     matches = matcher.match(Rules(iou_thresholds=(IOU,)))
     cuts = {name: best_threshold(matches, label) for label, name in enumerate(matcher.categories)}
     return ChosenThresholds(cuts, data, len(matcher.image_ids))
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:
-    """Thresholds by the category's name, from a file that :meth:`ChosenThresholds.write` wrote.
+    """Read thresholds by category name from a file that :meth:`ChosenThresholds.write` wrote.
 
     Raises
     ------
     DataError
-        If it is missing or holds something else; the message names the field.
+        If the file is missing or invalid; the message names the field.
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""Several models in one table: trained for the same time or loaded, judged on the same images, timed on the same machine.
+"""Compare models in a table: trained for the same time or loaded, evaluated on the same images, timed on one machine.
 
-A row that is finished is kept on disk under what it depends on, and not computed again.
+Finished rows are cached on disk under a digest of their inputs, and not computed again.
 """
 
 import ctypes
@@ -44,9 +44,9 @@ from otus.zoo.models import MODELS, model_entry
 from otus.zoo.weights import read_weights, read_weights_file, weights_file
 
 TRAINING = TrainSettings(batch_size=4)
-"""How models are trained unless somebody says otherwise."""
+"""Default training settings."""
 KEPT_ASIDE = 0.2
-"""Share of the images that is judged on where nothing else is named."""
+"""Default fraction of the images that is held out for evaluation."""
 _TIMED_IMAGES = 8
 _SHOWN_IMAGES = 4
 _AFTER = frozenset({"postprocess", "undo"})
@@ -55,16 +55,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Contender:
-    """A model of a comparison.
+    """A model to compare.
 
     Parameters
     ----------
     model
-        Its name in the zoo.
+        Name of the model in the zoo.
     weights
-        A file of them if it need not be trained.
+        File of weights (default: published or packaged weights, or training).
     label
-        What it is called in the table; the model's name where nobody said another.
+        Name of the row in the table (default: the model's name).
     """
 
     model: str
@@ -73,14 +73,14 @@ class Contender:
 
     @classmethod
     def parse(cls, text: str) -> "Contender":
-        """``NAME``, ``FILE`` of a checkpoint that says its model, ``LABEL=FILE``, or ``NAME=FILE`` of one that does not.
+        """Parse ``NAME``, ``FILE`` or ``LABEL=FILE`` of a checkpoint that records its model, or ``NAME=FILE``.
 
         The folder of a training run stands for its best weights.
 
         Raises
         ------
         UsageError
-            If there is no such name or file.
+            If the name or file does not exist.
         """
         name, _, file = text.partition("=")
         if file:
@@ -122,45 +122,45 @@ def compare(
     say: Say = lambda text: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Train or load models, judge them on the same images, and write the table.
+    """Train or load models, evaluate them on the same images, and write the table.
 
     Parameters
     ----------
     models
-        See :meth:`Contender.parse`. A name without a file is trained where there is a budget, else its published or packaged
-        weights are taken.
+        See :meth:`Contender.parse`. A name without a file is trained if ``minutes`` is given, else its published or
+        packaged weights are loaded.
     data
-        What is learned from; what is judged on too where nothing is trained and ``val`` and ``val_split`` are not given.
+        Training data; also the evaluation data if no model is trained and neither ``val`` nor ``val_split`` is given.
     val, val_split
-        What is judged on: another path, a share of the data that is not learned from, or a part of it by name. Without
-        them, where something is trained, a fifth is kept aside. Nothing is chosen by it: the last weights are judged.
+        Evaluation data: ``val`` is another path or the fraction of ``data`` to hold out, ``val_split`` the name of a
+        split. Default, if a model is trained: a fifth of ``data``. They select nothing: the last weights are evaluated.
     minutes
-        Of training, for each. A backbone starts from ImageNet where that is at hand.
+        Training time of each model. Backbones start from ImageNet weights if these are available.
     settings
-        Of the training.
+        Settings of the training.
     limit
-        Judge on so many images only, taken evenly.
+        Maximum number of evaluated images, evenly spaced in the data set (default: all).
     precision
-        Of predicting, see :class:`~otus.inference.predictor.Predictor`.
+        Precision of prediction, see :class:`~otus.inference.predictor.Predictor`.
     out
-        The folder of the comparison; what is finished there is not computed again. What each model found is kept in
-        ``predictions`` as COCO results, for ``otus compare --predictions`` and ``otus explain errors``.
+        Folder of the comparison; results that it already has are not computed again. Predictions of each model are
+        written to ``predictions`` as COCO results, for ``otus compare --predictions`` and ``otus explain errors``.
     say, progress
-        Told what is being done, and how many images of how many are predicted.
+        Called with a description of each stage, and with the numbers of predicted and of all images.
 
     Raises
     ------
     UsageError
-        If a model has no weights and there is no budget, or nothing to judge by.
+        If a model has neither weights nor training time, or the data have no labels to evaluate with.
     KeyboardInterrupt
-        If a training is stopped; the same command goes on with it.
+        If a training is interrupted; the same call resumes it.
     """
     if minutes is not None and not minutes > 0:
         raise UsageError(f"minutes: expected a number of minutes, more than 0, got {minutes:g}")
     if limit is not None and limit < 1:
         raise UsageError(f"limit: expected at least one image, got {limit}")
     device = choose_device(settings.device)
-    choose_precision(precision, device)  # what is wrong with it is said before anything is trained
+    choose_precision(precision, device)  # fail before anything is trained
     contenders = [Contender.parse(text) for text in models if text]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
@@ -179,7 +179,7 @@ def compare(
     learned, judged_on, whole = _material(
         data, val, format=format, split=split, val_split=val_split, learns=bool(trained)
     )
-    if learned is not None:  # without heads that they have no labels for
+    if learned is not None:  # models without the heads that the data have no labels for
         names = {one.model: trainable_model(one.model, learned, boxes=settings.boxes) for one in trained}
         for line in dict.fromkeys(line for _, lines in names.values() for line in lines):
             say(line)
@@ -249,8 +249,8 @@ def _material(
     val_split: str | None,
     learns: bool,
 ) -> tuple[Dataset | None, Dataset, Dataset]:
-    """What is learned from, what is judged on, and the data set as it lies on disk that this is all or a part of."""
-    if isinstance(val, float):  # as the training keeps it aside
+    """Return the training data, the evaluation data, and the complete data set on disk that contains the latter."""
+    if isinstance(val, float):  # the same images that training holds out
         learned, judged_on = open_datasets([data], val, format=format, split=split, val_split=None)
         assert judged_on is not None
         return learned, judged_on, open_dataset(data, format=format, split=split)
@@ -269,7 +269,7 @@ def _train(
     name: str,
     say: Say,
 ) -> tuple[Path, str]:
-    """The last weights of a run in the folder, begun or gone on with."""
+    """Start or resume a run in the folder, and return its last weights."""
     run = folder / "runs" / model_entry(model).task.name / name
     if (run / "config.json").is_file():
         done = resume_run(run)
@@ -287,7 +287,7 @@ def _train(
 
 
 def _told(record: Mapping[str, Any], *, start: str | None) -> dict[str, Any]:
-    """``start``, ``minutes`` and ``epochs`` of a row, from what weights say of their training."""
+    """Return ``start``, ``minutes`` and ``epochs`` of a row from the training record of the weights."""
     if not {"settings", "steps", "hours", "images"} <= record.keys():
         return {}
     settings = record["settings"]
@@ -304,7 +304,7 @@ def _judge(
     weights: str,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Row, Any]:
-    """The figures, and the predictions as their protocol takes them."""
+    """Return the row of figures, and the predictions in the form of their protocol."""
 
     def count(done: int) -> None:
         if progress is not None:
@@ -332,9 +332,9 @@ def _judge(
 def time_prediction(
     predictor: Predictor, dataset: Dataset, *, images: int = _TIMED_IMAGES
 ) -> tuple[dict[str, float], float | None]:
-    """Median seconds an image by part, one image at a time after one that does not count, and peak memory in MB.
+    """Measure median seconds per image by part, at batch size 1 after one warm-up image, and peak memory in MB.
 
-    Proposals are found on the spot, wherever the data set may have them from.
+    Proposals are computed during the measurement, even if the data set has precomputed ones.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
     parts: list[dict[str, float]] = []
@@ -348,7 +348,7 @@ def time_prediction(
 
 
 def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of the proposals, of what follows the network, and of all the rest, which is the network."""
+    """Return seconds of the proposals, of the network, and of the steps after it."""
     parts = {"proposals": 0.0, "network": 0.0, "after": 0.0}
     for name, value in milliseconds.items():
         parts["proposals" if name == "proposals" else "after" if name in _AFTER else "network"] += value / 1e3
@@ -357,15 +357,15 @@ def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
 
 @contextmanager
 def _memory() -> Iterator[Callable[[], float | None]]:
-    """What the block needs at most beyond what was held before, in MB; None where the system does not tell (Linux does)."""
+    """Measure the peak memory of the block beyond the memory in use before, in MB; None except on Linux."""
     status, held = Path("/proc/self/status"), None
     try:
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # glibc's: what a training before this left free would hide what is needed now
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: return free memory to the system, as reusing it would not show
     except (OSError, AttributeError):
         pass
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         held = _kilobytes(status, "VmRSS")
     except (OSError, KeyError):
         pass

@@ -1,10 +1,10 @@
-"""From R-CNN to Faster R-CNN on one machine: what an image costs, and what of it goes into finding proposals.
+"""Time R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on one machine: seconds per image, with and without proposals.
 
-The same backbone, the same images, the same proposals from Selective Search for the first three. Weights are random: what is
-measured is time, which does not depend on them (but for suppression, which has little to do then).
+All systems use the same backbone and images, the first three the same proposals from Selective Search. Weights are
+random, because time does not depend on them, except for NMS, which has little to do then.
 
-The published seconds are of a GPU of 2015 with VGG-16 (Fast R-CNN, arXiv:1504.08083, table 4, and Faster R-CNN,
-arXiv:1506.01497, table 5; for SPP-net the lecture's).
+The published seconds were measured on a GPU of 2015 with VGG-16 (Fast R-CNN, arXiv:1504.08083, table 4, and Faster
+R-CNN, arXiv:1506.01497, table 5; for SPP-net the lecture's).
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ SYSTEMS = ("rcnn", "spp_net", "fast_rcnn", "faster_rcnn")
 PUBLISHED_WITH = {"rcnn": 49.0, "spp_net": 4.3, "fast_rcnn": 2.3, "faster_rcnn": 0.2}
 PUBLISHED_WITHOUT = {"rcnn": 47.0, "spp_net": 2.3, "fast_rcnn": 0.32}
 PROPOSALS = 2000
-_TWENTY = Categories(tuple(f"category {i}" for i in range(1, 21)))  # as many as VOC has
+_TWENTY = Categories(tuple(f"category {i}" for i in range(1, 21)))  # as in VOC
 _LEAST_IMAGES = 3
 
 Report = Callable[[str, int, int], object]
@@ -47,7 +47,7 @@ Image = tuple[str, UInt8[np.ndarray, "h w 3"]]
 
 @dataclass(frozen=True)
 class Timing:
-    """One system on one image. ``proposal_s`` is Selective Search's; None where the network finds them itself."""
+    """Time of one system on one image. ``proposal_s`` is that of Selective Search; None if the network has an RPN."""
 
     system: str
     image: str
@@ -58,7 +58,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class LineageTable:
-    """All timings, and under what they were taken."""
+    """All timings, and the conditions of the measurement."""
 
     backbone: str
     precision: str
@@ -66,8 +66,8 @@ class LineageTable:
     timings: Sequence[Timing]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Means over the images: seconds with and without finding proposals, how many times faster than R-CNN that is, and
-        the published figures beside them."""
+        """Return means over the images: seconds with and without proposals, speed-up over R-CNN, and the published
+        figures."""
         rows: list[dict[str, Any]] = []
         for system in SYSTEMS:
             own = [one for one in self.timings if one.system == system]
@@ -93,7 +93,7 @@ class LineageTable:
         return rows
 
     def document(self) -> dict[str, Any]:
-        """What ``otus benchmark lineage --json`` says."""
+        """Return the document of ``otus benchmark lineage --json``."""
         return {
             "backbone": self.backbone,
             "weights": "random",
@@ -119,22 +119,22 @@ def measure_lineage(
     Parameters
     ----------
     images
-        At least three, by name.
+        At least three images with their names.
     small
-        EfficientNet-Lite0 on images of 320 pixels in the place of VGG-16 on 600.
+        Use EfficientNet-Lite0 on images of 320 pixels instead of VGG-16 on 600.
     proposals
-        At most so many of an image, for the first three.
+        Maximum number of proposals per image for the first three systems.
     precision
         See :class:`~otus.inference.predictor.Predictor`.
     folder
-        Keeps each timing as soon as it is taken; a second run takes only those that are missing.
+        Folder to which each timing is written at once; a second run measures only the missing ones.
     report
-        Told what is being done, and how many crops or images of how many are through.
+        Called with the current stage, and the numbers of finished and of all crops or images.
 
     Raises
     ------
     UsageError
-        If there are fewer images.
+        If there are fewer than three images.
     """
     if len(images) < _LEAST_IMAGES:
         raise UsageError(f"lineage: expected at least {_LEAST_IMAGES} images, got {len(images)}")
@@ -156,7 +156,7 @@ def measure_lineage(
             if predictor is None:
                 report(f"{system}: building", number, len(images))
                 predictor = _predictor(f"{system}_{backbone}", proposals, precision)
-                _stages(predictor, image, None if own is None else own[:8])  # the first pass does not count
+                _stages(predictor, image, None if own is None else own[:8])  # warm-up
             with _counting_crops(predictor.system, f"{system}: {name}", report, total=len(boxes)):
                 found, network_s = _stages(predictor, image, own)
             timings.append(Timing(system, name, found, None if own is None else seconds, network_s))
@@ -167,12 +167,12 @@ def measure_lineage(
 
 
 def _search(named_image: Image, count: int, report: Report, *, place: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Proposals of an image in its own pixels, and the seconds that they took; found anew each time, for it is quick."""
+    """Return the proposals of an image in its pixels, and their seconds; not cached, because the search is fast."""
     name, image = named_image
     report(f"selective search: {name}", *place)
     search = ResizedProposer(SelectiveSearch())
     if place[0] == 0:
-        search(image)  # kernels are compiled or loaded
+        search(image)  # warm-up: kernels are compiled or loaded
     start = time.perf_counter()
     boxes = search(image).best(count).boxes_xyxy
     return boxes, time.perf_counter() - start
@@ -187,7 +187,7 @@ def _predictor(model: str, proposals: int, precision: str) -> Predictor:
 
 
 def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -> tuple[int, float]:
-    """How many proposals were looked at, and the seconds from the image's pixels to what is reported."""
+    """Return the number of proposals classified, and the seconds from the image's pixels to the detections."""
     start = time.perf_counter()
     columns = {} if boxes is None else {"proposals_xyxy": boxes}
     record: Any = predictor.pipeline.stages(predictor.preprocess.prepare(Sample(image, "image", columns=columns)))
@@ -196,7 +196,7 @@ def _stages(predictor: Predictor, image: np.ndarray, boxes: np.ndarray | None) -
 
 @contextmanager
 def _counting_crops(system: RegionDetector, what: str, report: Report, *, total: int) -> Iterator[None]:
-    """Tell how many crops went through the backbone, where each region is one."""
+    """Report the number of crops that passed the backbone, for systems that run it on each region."""
     if not isinstance(system.region_features, WarpedCrops):
         yield
         return
@@ -215,7 +215,7 @@ def _counting_crops(system: RegionDetector, what: str, report: Report, *, total:
 
 
 def _read(path: Path) -> Timing | None:
-    """A timing that was kept; None where there is none, or one that is cut off: it is taken anew."""
+    """Read a saved timing; None if there is none or the file is incomplete."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Timing)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

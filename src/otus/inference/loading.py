@@ -1,4 +1,4 @@
-"""``otus.load``: a trained model by name or from a file."""
+"""``otus.load``: load a trained model by name or from a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,37 +27,39 @@ def load(
     device: str | int | torch.device = "auto",
     precision: str = "exact",
 ) -> Predictor:
-    """A trained model, ready to predict.
+    """Load a trained model for prediction.
 
     Parameters
     ----------
     name_or_file
-        A name of the zoo (``otus models`` lists them), a checkpoint of Otus, or the folder of a training run, whose best
-        weights are taken; without it the model in the package.
+        Name of a model in the zoo (``otus models`` lists them), a checkpoint of Otus, or the folder of a training run,
+        whose best weights are loaded (default: the model that is part of the package).
     weights
-        Of a name: a file (ours or torchvision's), or the name of published weights; the best there is without it.
+        Weights to load for a named model: a file of Otus or torchvision, or the name of published weights (default: the
+        best available).
     system, preprocess
-        Of a checkpoint of a model put together by hand: the same model, and how it wants images if the file does not say.
+        For a checkpoint of a model assembled by hand: the same model, and its preprocessing if the file does not record
+        it.
     categories
-        What the labels mean, where the file does not say.
+        Names of the class indices, if the file does not record them.
     device, precision
-        See :class:`~otus.inference.predictor.Predictor`. The default gives its reference's figures;
+        See :class:`~otus.inference.predictor.Predictor`. The default reproduces the reference implementation;
         ``precision="auto"`` is faster.
 
     Raises
     ------
     UsageError
-        If there is no such name, file, device or precision, the model has no trained weights, or weights are given beside a
-        file.
+        If the name, file, device or precision does not exist, the model has no trained weights, or ``weights`` are
+        given together with a file.
     CheckpointError, FetchError
-        If the weights are damaged, another model's, or cannot be fetched. Nothing is half-loaded.
+        If the weights are damaged, belong to another model, or cannot be fetched. Weights are never loaded in part.
 
     Examples
     --------
     >>> predictor = otus.load("mask_rcnn_resnet50_fpn", weights="maskrcnn.pth")  # doctest: +SKIP
     >>> predictor.predict("street.jpg")[0].instances  # doctest: +SKIP
     """
-    choose_precision(precision, choose_device(device))  # what is wrong with them is said before anything is read
+    choose_precision(precision, choose_device(device))  # fail before anything is read
     if name_or_file is None:
         packaged = packaged_names()
         if not packaged:
@@ -104,7 +106,7 @@ def load(
 
 
 def _refuse_another_model(found: FoundWeights) -> None:
-    """CheckpointError where the names of the tensors alone tell, whatever the number of categories."""
+    """Raise CheckpointError if the tensor names do not match the model, whatever the number of categories."""
     builder = str(found.builder)
     published = next(iter(model_entry(builder).weights.values()), None)
     usual = build_model(builder, COCO if published is None else published.categories, found.arguments)
@@ -113,5 +115,5 @@ def _refuse_another_model(found: FoundWeights) -> None:
 
 
 def _numbered(class_indices: Sequence[int] | None) -> Categories | None:
-    """Names for categories that nobody named."""
+    """Return generated names for categories without names."""
     return None if class_indices is None else Categories(tuple(f"category {slot}" for slot in class_indices))

@@ -1,4 +1,4 @@
-"""What was found on one image, and how it is drawn, told and written down: as its task says."""
+"""Predictions for an image: drawing, summaries and export, by task."""
 
 import io
 import json
@@ -26,23 +26,23 @@ _NOTEBOOK_SIDE = 1280
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found on one image, in its own pixels.
+    """The prediction for one image, in its pixel coordinates.
 
     Parameters
     ----------
     name
         As of :class:`~otus.data.sources.SourceImage`, like ``frame``, ``time_s`` and ``notes``.
     image
-        uint8 (H, W, 3). A file of more than 25 megapixels, far larger than the network sees it, is decoded at a half, a
-        quarter or an eighth: then the ``result`` is in the frame of the file, which is of ``size_hw``.
+        uint8 (H, W, 3). A file of more than 25 megapixels, far larger than the network's input, is decoded at a half, a
+        quarter or an eighth of its size; the ``result`` is in pixels of the file, whose size is ``size_hw``.
     result
-        Of the type of the task: :class:`~otus.structures.Instances`, ``Classification`` or ``SemanticMap``; ``instances``,
-        ``classification`` and ``semantic`` are the same by their names.
+        Result of the task's type: :class:`~otus.structures.Instances`, ``Classification`` or ``SemanticMap``;
+        ``instances``, ``classification`` and ``semantic`` return it by type.
     milliseconds
-        By part: ``prepare`` (with the search for proposals where the system is given them), ``network``, ``undo``; this
-        image's share of its batch.
+        Time of each part, this image's share of its batch: ``prepare`` (including external proposals, if the system
+        needs them), ``network``, ``undo`` (mapping results back to the image).
     task
-        What the model was asked.
+        Task of the model.
     size_hw
         Height and width of the file (default: those of ``image``).
     """
@@ -72,40 +72,40 @@ class Prediction:
 
     @property
     def instances(self) -> Instances:
-        """The objects that were found; none where the model does not say where objects are."""
+        """Detected objects; empty for models that do not detect objects."""
         if isinstance(self.result, Instances):
             return self.result
         return Instances.empty(self.size_hw, self.result.categories, scores=np.zeros(0))
 
     @property
     def classification(self) -> Classification | None:
-        """What the whole image shows, of models that say that."""
+        """Classification of the whole image; None for models of other tasks."""
         return self.result if isinstance(self.result, Classification) else None
 
     @property
     def semantic(self) -> SemanticMap | None:
-        """The category of every pixel, of models that say that."""
+        """Category of every pixel; None for models of other tasks."""
         return self.result if isinstance(self.result, SemanticMap) else None
 
     @property
     def categories(self) -> Categories:
-        """What the labels of the result mean."""
-        assert self.result.categories is not None  # a predictor names them
+        """Names of the result's class indices."""
+        assert self.result.categories is not None  # set by the predictor
         return self.result.categories
 
     def plot(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Return a copy of the image, RGB, with what was found drawn on it."""
+        """Return a copy of the image, uint8 (H, W, 3) RGB, with the predictions drawn on it."""
         return self.task.draw(self.image, self._seen())
 
     def overlay(self, *, factor: int = 1) -> Page:
-        """Return what ``otus predict`` draws, of the image made smaller by ``factor``: with a legend where there is need."""
+        """Return the overlay of ``otus predict``, reduced by ``factor``, with a legend if needed."""
         if factor == 1:
             return self.task.overlay(self.image, self._seen())
         image = np.asarray(Image.fromarray(self.image).reduce(factor))
         return self.task.overlay(image, self.result.resized((image.shape[0], image.shape[1])))
 
     def in_words(self) -> str:
-        """Return what was found in a few words: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
+        """Return a short summary: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
         return self.task.words(self.result, self.categories)
 
     def save(self, path: str | Path) -> Path:
@@ -114,18 +114,18 @@ class Prediction:
         return Path(path)
 
     def show(self) -> None:
-        """Open the overlay in the system's viewer."""
+        """Open the overlay in the operating system's image viewer."""
         Image.fromarray(self.overlay()).show(title=self.name)
 
     def _repr_png_(self) -> bytes:
-        """Return the overlay as PNG, no longer than a screen: what a notebook shows of the last value of a cell."""
+        """Return the overlay as PNG at screen size, for display in notebooks."""
         overlay, encoded = Image.fromarray(self.overlay()), io.BytesIO()
         overlay.thumbnail((_NOTEBOOK_SIDE, _NOTEBOOK_SIDE))
         overlay.save(encoded, "PNG")
         return encoded.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``otus predict --json`` says of an image: plain numbers and text."""
+        """Return the record of the image in ``otus predict --json``, as plain numbers and text."""
         height, width = self.size_hw
         document: dict[str, Any] = {"file": self.name}
         if self.frame is not None:
@@ -144,20 +144,19 @@ class Prediction:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
 
     def to_coco(self, *, image_id: int | str) -> list[dict[str, Any]]:
-        """Return the records of COCO's results: those of several images, in one list, are a file of predictions.
+        """Return records in COCO's results format; the records of several images in one list form a results file.
 
         Parameters
         ----------
         image_id
-            The image's id in the labels that the predictions belong to; or its file name, which :func:`otus.evaluate` takes
-            as well.
+            Id of the image in the annotation file, or its file name, which :func:`otus.evaluate` accepts too.
 
         Returns
         -------
         list of dict
-            One an object (of a classified image one a category, the five likeliest): ``image_id``, ``category_id`` as the
-            model's categories have it, ``category``, ``score``, ``bbox`` (xywh, pixels), ``segmentation`` (RLE) and
-            ``keypoints`` where there are some.
+            One record per object, or for a classified image one for each of the five highest-scoring categories:
+            ``image_id``, ``category_id`` (id in the model's categories), ``category``, ``score``, ``bbox`` (xywh,
+            pixels), and ``segmentation`` (RLE) and ``keypoints`` if the model predicts them.
         """
         categories = self.categories
         records = self.task.records(self.result, categories)
@@ -170,9 +169,9 @@ class Prediction:
         Returns
         -------
         pandas.DataFrame
-            Columns ``image``, ``frame`` (of a video), ``category``, ``score``, and of objects ``x1``, ``y1``, ``x2``, ``y2``
-            in pixels, and ``mask_area`` in square pixels where there are masks; of a segmented image ``share`` of its
-            pixels.
+            Columns ``image``, ``frame`` (of a video), ``category``, ``score``; for objects ``x1``, ``y1``, ``x2``,
+            ``y2`` in pixels, and ``mask_area`` in square pixels if there are masks; for a segmented image ``share``,
+            the fraction of its pixels.
 
         Raises
         ------
@@ -189,11 +188,11 @@ class Prediction:
         return pandas.DataFrame({**{name: [value] * count for name, value in place.items()}, **columns})
 
     def _seen(self) -> Instances | Classification | SemanticMap:
-        """The result in the frame of ``image``."""
+        """The result in pixels of ``image``."""
         return self.result.resized((self.image.shape[0], self.image.shape[1]))
 
 
-# Names by which other libraries call what stands in a prediction.
+# Attribute names of other libraries, and their equivalents here.
 _ELSEWHERE = {
     "boxes": "instances.boxes_xyxy",
     "xyxy": "instances.boxes_xyxy",
@@ -216,13 +215,13 @@ _ELSEWHERE = {
 
 
 def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[str, Any]:
-    """The score threshold that was applied; by category where these differ."""
+    """Return the applied score threshold, by category if thresholds differ."""
     of_labels = dict(zip(categories, postprocess.score_thresholds, strict=False))
     return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
 
 
 def postprocess_facts(postprocess: Postprocess | None, categories: Categories, tiles: Tiles | None) -> dict[str, Any]:
-    """The member ``postprocess`` of the document of ``otus predict --json``: by what its detections were chosen."""
+    """Return the member ``postprocess`` of ``otus predict --json``: the settings by which detections were selected."""
     if postprocess is None:
         return {}
     facts = {

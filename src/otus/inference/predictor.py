@@ -1,7 +1,7 @@
-"""Any image in, results out.
+"""Predict on images with a trained system.
 
-A :class:`Predictor` joins what belongs together: a system, the :class:`~otus.parts.preprocess.Preprocess` that its weights
-were trained with, and the way back to the frame of the image as it came.
+A :class:`Predictor` combines a system and the :class:`~otus.parts.preprocess.Preprocess` that its weights were trained
+with, and maps results back to the coordinates of the original image.
 """
 
 import inspect
@@ -37,11 +37,11 @@ from otus.structures import Categories
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
-"""What is shown to people unless they say otherwise, or thresholds were chosen for the model. Evaluation takes all that the
-system reports instead."""
+"""Default score threshold of displayed predictions, if none were chosen for the model. Evaluation ignores it and
+uses all detections of the system."""
 
 
-# Options of other libraries' calls, and what to write instead.
+# Options of other libraries, and their equivalents here.
 _OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("conf", "confidence", "threshold", "score_thr"), "write score_threshold"),
     **dict.fromkeys(("iou", "iou_threshold", "nms", "nms_thr"), "write nms_iou"),
@@ -63,24 +63,23 @@ class Predictor:
     Parameters
     ----------
     system
-        See :class:`~otus.parts.system.System`. It is put into evaluation mode here, and nothing on it changes
-        afterwards: any number of threads may predict at once, each by a :class:`~otus.parts.postprocess.Postprocess` of
-        its own.
+        See :class:`~otus.parts.system.System`. It is set to evaluation mode and not modified afterwards, so that
+        several threads may predict at once, each with its own :class:`~otus.parts.postprocess.Postprocess`.
     preprocess
-        How its weights want images prepared.
+        Resizing and normalisation that the weights were trained with.
     name
-        What the model is called in documents.
+        Name of the model in JSON documents.
     device
-        ``cpu``, ``cuda``, ``mps``, a torch device, the number of a CUDA device, or ``auto``: the best there is.
+        ``cpu``, ``cuda``, ``mps``, a torch device, the index of a CUDA device, or ``auto``: the fastest available.
     precision
-        ``exact``: the system as it was trained, equal to its reference in every digit. On a CPU there is also ``float32``,
-        a fused copy whose figures differ by rounding (see :mod:`otus.parts.fast.fusion`), ``bfloat16``, in which
-        backbone, pyramid and heads compute more coarsely (boxes and scores stay float32), and ``auto``: bfloat16 where
-        the chip multiplies it, else float32.
+        ``exact``: the system as trained, bit-identical to its reference. On a CPU also ``float32``: a fused copy whose
+        results differ by rounding (see :mod:`otus.parts.fast.fusion`); ``bfloat16``: backbone, pyramid and heads in
+        bfloat16 (boxes and scores stay float32); and ``auto``: bfloat16 if the CPU has instructions for it, else
+        float32.
     score_thresholds
-        The thresholds that were chosen for it, by the category's name; :data:`SCORE_THRESHOLD` for all others.
+        Score thresholds by category name (default: :data:`SCORE_THRESHOLD` for every category that is not listed).
     training
-        How its weights were trained, as their file records it.
+        Training record of the weights, from their file.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class Predictor:
         system = system.to(self.device).eval()
         if self.device.type == "cpu" and self.precision != "exact":
             system = fused_for_inference(system, precision=self.precision)
-        self.system: Any = system  # of whatever kind: explanations know theirs
+        self.system: Any = system  # any kind of system; each explanation expects its own kind
         self.preprocess = preprocess
         self.name = name
         self.training = training or {}
@@ -112,15 +111,15 @@ class Predictor:
 
     @property
     def categories(self) -> Categories:
-        """What the labels mean."""
+        """Names of the class indices."""
         return self.system.categories
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        """Say what to write instead: in other libraries a model is called."""
+        """Raise an error that points to :meth:`predict`: in other libraries a model is called."""
         raise TypeError("a Predictor is not called: write .predict(image)")
 
     def predict(self, source: Source, **options: Any) -> list[Prediction]:
-        """What is on each image of a source; options as of :meth:`stream`."""
+        """Return the predictions of all images of a source; the options are those of :meth:`stream`."""
         return list(self.stream(source, **options))
 
     def stream(
@@ -137,38 +136,41 @@ class Predictor:
         max_pixels: int = MAX_PIXELS,
         **unknown: Never,
     ) -> Iterator[Prediction]:
-        """Predictions one after the other, as they are made: for folders and videos of any length.
+        """Yield predictions one by one, for folders and videos of any length.
 
         Parameters
         ----------
         source
-            An image's path, a folder, a pattern, a video, a PIL image, an array uint8 (H, W, 3) RGB, or many of these.
+            Path of an image, folder or video, a glob pattern, a PIL image, a uint8 array (H, W, 3) RGB, or a sequence
+            of these.
         score_threshold
-            Only what scores above it: one for all, or by the category's name; the model's own without it.
+            Minimum score in [0, 1], one value or one per category name (default: the model's own).
         nms_iou
-            Boxes of a category that overlap more are one object; the model's own without it.
+            NMS: boxes of the same class whose IoU with a higher-scoring one exceeds this are removed (default: the
+            model's own).
         categories
-            Names of those to report, one or several (default: all). The limit on detections counts only these.
+            Name or names of the categories to report (default: all). The limit on detections counts only these.
         tiles
-            Cut large images into overlapping tiles and merge what is found; a number is the tiles' side in pixels.
+            Predict on overlapping tiles of large images and merge the detections; a number is the tile side in pixels
+            (default: no tiles).
         batch_size
-            Images, or tiles of an image, that go through the network together.
+            Images, or tiles of an image, per batch.
         stride
-            Of a video, every how many frames.
+            Step between predicted frames of a video.
         report
-            Gets the error of each file that cannot be read, which is then left out; else the first one is raised.
+            Called with the error of each file that cannot be read, which is then skipped (default: raise the first).
         max_pixels
-            Images of more are refused before they are decoded.
+            Maximum number of pixels; larger images are rejected before decoding.
 
         Raises
         ------
         ImageError
             If a file is missing or not an image.
         UsageError
-            If an option is out of its range, a category is none of the model's, or a model of whole images is asked for
-            objects: by tiles, thresholds or categories.
+            If an option is out of range, the model does not know a category, or tiles, thresholds or categories are
+            given for a model that does not detect objects.
         TypeError
-            If there is no option of that name; the message says what other libraries' are called here.
+            If an option is unknown; for options of other libraries the message names the equivalent.
         """
         for name in unknown:
             options = inspect.signature(self.stream).parameters.keys() - {"source", "unknown"}
@@ -209,12 +211,12 @@ class Predictor:
         return [self.categories.index(name) for name in names]
 
     def thresholds(self, score_threshold: float | Mapping[str, float] | None = None) -> Float[np.ndarray, "k"]:
-        """The score threshold of each label: one for all, or by the category's name; the model's own without any.
+        """Return the score thresholds (K,) from one value or one per category name (default: the model's own).
 
         Raises
         ------
         UsageError
-            If one is not between 0 and 1, or of no category of the model.
+            If a threshold is not in [0, 1], or the model does not know a category.
         """
         wanted = self.score_thresholds if score_threshold is None else score_threshold
         if isinstance(wanted, Mapping):
@@ -259,7 +261,7 @@ class Predictor:
         )
 
     def cuts(self, score_threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
-        """Return the categories' score thresholds, of :meth:`stream`, that leave out what the system itself reports."""
+        """Return the score thresholds of the categories whose threshold is above the system's own minimum score."""
         own: Postprocess | None = self.system.postprocess
         if own is None:
             return {}
@@ -272,16 +274,16 @@ class Predictor:
 
     @property
     def task(self) -> Task:
-        """What the system is asked."""
+        """Task of the system."""
         return self.system.task
 
     @property
     def pipeline(self) -> Pipeline:
-        """The way from samples to results that all predictions take."""
+        """Pipeline from samples to results."""
         return Pipeline(self.system, self.preprocess, self.precision)
 
     def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
-        """Return an image as the system wants it, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""
+        """Return an image preprocessed for the system, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""
         return self.pipeline.prepare(Sample(image, key))
 
     def _whole(self, batch: list[SourceImage], postprocess: Postprocess | None) -> list[Prediction]:
@@ -324,7 +326,7 @@ class Predictor:
         return self._prediction(replace(image, size_hw=size_hw), found, dict(total))
 
     def _part(self, source_image: SourceImage, window: Window) -> SourceImage:
-        """A window of an image; a huge one, as the whole that joins its tiles, at a fraction of its size."""
+        """Return a window of an image, at reduced size if it is huge, as the whole image beside its tiles may be."""
         image = np.ascontiguousarray(source_image.image[window])
         size_hw = (image.shape[0], image.shape[1])
         if (target_size := self.pipeline.target_size) is not None:
@@ -333,8 +335,10 @@ class Predictor:
 
 
 def _stop_at_first(source: Source, error: DataError) -> NoReturn:
-    """Raise the error of a file; of one among many with how to go on. None is left out unasked: what returns a list has no
-    other way to say that an image is missing in it, as the command has by its exit code."""
+    """Raise the error of a file, with advice on skipping it if there are several files.
+
+    Files are not skipped by default, because a returned list could not show that an image is missing.
+    """
     if error.file is None or (isinstance(source, str | Path) and Path(source) == error.file):
         raise error
     way = "report=errors.append, with errors = [], goes on without such files"
@@ -343,12 +347,12 @@ def _stop_at_first(source: Source, error: DataError) -> NoReturn:
 
 
 def choose_device(name: str | int | torch.device) -> torch.device:
-    """The device of a name; ``auto`` is the best there is, a number a CUDA device.
+    """Return the torch device of a name; ``auto`` is the fastest available, a number is a CUDA device.
 
     Raises
     ------
     UsageError
-        If there is no such device here.
+        If this machine has no such device.
     """
     available = {
         "cpu": True,
@@ -361,19 +365,19 @@ def choose_device(name: str | int | torch.device) -> torch.device:
     try:
         if available.get(name.split(":")[0], False):
             return torch.device(name)
-    except RuntimeError:  # what follows the colon is no number
+    except RuntimeError:  # the part after the colon is not a number
         pass
     here = ", ".join(kind for kind, there in available.items() if there)
     raise UsageError(f"device: expected auto or one of those that are here ({here}), got {name!r}")
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """``exact``, ``float32`` or ``bfloat16``; ``auto`` is bfloat16 where a CPU has instructions for it, else float32.
+    """Return ``exact``, ``float32`` or ``bfloat16``; ``auto`` is bfloat16 on a CPU that supports it, else float32.
 
     Raises
     ------
     UsageError
-        If it is another word, or bfloat16 where the device cannot compute in it.
+        If the name is unknown, or the device does not support bfloat16.
     """
     if name == "auto":
         return "bfloat16" if multiplies_bfloat16(device) else "float32"

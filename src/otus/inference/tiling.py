@@ -1,8 +1,9 @@
-"""Large images in overlapping tiles, so that small objects keep the size that a model was trained on.
+"""Prediction on overlapping tiles of large images, so that small objects keep their training size.
 
-Slicing Aided Hyper Inference (Akyon et al., ICIP 2022, arXiv:2202.06934): predict on each tile and on the whole image, then
-merge. Departures: two detections that no border cuts are compared by IoU, since a box inside another's may be an object of
-its own; of one object the whole detection is kept rather than the highest-scoring piece of it, and never their union.
+Slicing Aided Hyper Inference (Akyon et al., ICIP 2022, arXiv:2202.06934): predict on each tile and on the whole image,
+then merge. Differences from the paper: two detections that are not cut by a tile border are compared by IoU, since a
+box inside another may be a separate object; a detection of the whole object is kept rather than a higher-scoring part
+of it, and boxes are never united.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,25 +18,25 @@ from otus.structures.boxes import area
 
 Window = tuple[slice, slice]
 """Rows and columns of an image."""
-_NEAR_BORDER = 0.02  # of a window's side: detectors miss by a little where a tile cuts an object
+_NEAR_BORDER = 0.02  # tolerance as a fraction of the window's side, as boxes of cut objects may end short of the border
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How an image is cut, and how the detections of its windows are merged (:func:`merged`).
+    """Settings for tiling an image and merging the detections of its windows (:func:`merged`).
 
-    Score thresholds, categories, NMS and the limit on detections apply to each window.
+    Score thresholds, categories, NMS and the limit on detections apply to each window separately.
 
     Parameters
     ----------
     size
         Side of the square tiles, pixels.
     overlap
-        Share of a tile that its neighbour covers too, in [0, 1).
+        Fraction of a tile that overlaps its neighbour, in [0, 1).
     merge_threshold
-        Overlap from which on two detections of different windows are the same object, in (0, 1].
+        Minimum overlap of two detections of different windows that are merged, in (0, 1].
     whole_image
-        Predict on the whole image too: objects larger than a tile are cut in every tile.
+        Predict on the whole image too, for objects larger than a tile.
     """
 
     size: int
@@ -50,9 +51,10 @@ class Tiles:
             raise UsageError(f"tiles: expected 0 < merge_threshold <= 1, got {self.merge_threshold}")
 
     def windows(self, size_hw: tuple[int, int]) -> Iterator[Window]:
-        """Yield the rows and columns of each tile, then those of the whole image if it is to join in.
+        """Yield the rows and columns of each tile, then those of the whole image if ``whole_image`` is set.
 
-        The tiles cover the image, and the last ones end at its border. An image of one tile is one window.
+        The tiles cover the image, and the last ones end at its border. An image that fits into a tile is a single
+        window.
         """
         height, width = size_hw
         for top in _starts(height, self.size, self.overlap):
@@ -68,7 +70,7 @@ def _starts(length: int, size: int, overlap: float) -> list[int]:
 
 
 def moved(found: Instances, *, top: int, left: int, size_hw: tuple[int, int]) -> Instances:
-    """What was found in a tile, in the frame of the whole image of ``size_hw``."""
+    """Return the detections of a tile in coordinates of the whole image, whose size is ``size_hw``."""
     shift = np.array([left, top, left, top], dtype=found.boxes_xyxy.dtype)
     keypoints = found.keypoints
     if keypoints is not None:
@@ -89,20 +91,22 @@ def moved(found: Instances, *, top: int, left: int, size_hw: tuple[int, int]) ->
 def merged(found: Sequence[Instances], windows: Sequence[Window], *, threshold: float) -> Instances:
     """Merge the detections of several windows of one image, highest score first.
 
-    A detection is cut if its box reaches a border of its window inside the image. Detections are visited by score, those
-    that are cut after all others; each removes those of the same category and of other windows that come after it and are
+    A detection is cut if its box touches a border of its window that is not a border of the image. Detections are
+    visited by descending score, cut ones after all others; each removes later ones of the same category and of other
+    windows that are
 
-    - not cut, and have an IoU with it of ``threshold`` or more: the same object, seen twice;
-    - cut, and lie in its box by ``threshold`` of their area (of the smaller of the two, if both are cut): a piece of it.
+    - not cut, and have an IoU of at least ``threshold`` with it: duplicates;
+    - cut, and their intersection with it is at least ``threshold`` of their area (if both are cut, of the smaller one):
+      parts of the same object.
 
     Parameters
     ----------
     found
-        Detections of each window, in the frame of the image (see :func:`moved`).
+        Detections of each window, in coordinates of the image (see :func:`moved`).
     windows
-        Rows and columns of each.
+        Rows and columns of each window.
     threshold
-        In (0, 1].
+        Minimum overlap, in (0, 1].
     """
     everything = Instances.concatenate(list(found))
     scores = everything.scores if everything.scores is not None else np.ones(len(everything))
@@ -113,7 +117,7 @@ def merged(found: Sequence[Instances], windows: Sequence[Window], *, threshold: 
 
 
 def _cut(found: Instances, rows: slice, columns: slice) -> Bool[np.ndarray, "n"]:
-    """Which boxes reach a border of their window that is none of the image's."""
+    """Return which boxes touch a border of their window that is not a border of the image."""
     height, width = found.size_hw
     x1, y1, x2, y2 = found.boxes_xyxy.T
     near_x, near_y = _NEAR_BORDER * (columns.stop - columns.start), _NEAR_BORDER * (rows.stop - rows.start)

@@ -1,4 +1,4 @@
-"""What a budget of minutes buys: batch size and image size before the first step, steps and validations while it runs."""
+"""Plan a training run of given minutes: batch and image size before it starts, number of steps while it runs."""
 
 import copy
 import time
@@ -19,24 +19,24 @@ from otus.training.train_loader import TrainLoader
 
 _VALIDATING_SHARE = 0.1
 _PREDICTING_SHARE = 0.5
-"""What predicting an image takes of what learning from it takes, until a validation was timed."""
+"""Assumed time to predict an image, relative to a training step on it, until a validation has been timed."""
 _FIRST_PLAN = 3
-"""Steps. The first, in which kernels are compiled and memory is found, does not count as speed."""
+"""Steps before the first plan. The first step compiles kernels and allocates memory, and is not timed."""
 _PLAN_EVERY = 0.04
-"""Of the budget."""
+"""Interval between plans, as a fraction of the budget."""
 _ENOUGH_STEPS = 200
-"""Where a budget buys fewer of a batch, smaller batches learn more."""
+"""Minimum number of steps: the batch size is reduced if the budget allows fewer."""
 _FEWEST_STEPS = 20
 _ENOUGH_EPOCHS = 5
-"""Where a budget buys fewer with images enlarged for small objects, they are not enlarged."""
+"""Minimum number of epochs on images enlarged for small objects; if the budget allows fewer, they are not enlarged."""
 _SMALL_PX = 32
-"""COCO's border of small objects, the square root of their area."""
+"""COCO's limit of small objects: square root of their area in pixels."""
 _LARGEST_FACTOR = 2.0
 _GRID_PX = 32
 
 
 def validation_is_due(state: RunState, *, epoch: int, settings: TrainSettings) -> bool:
-    """Whether to validate at the end of an epoch (counted from 1); always at the end of the run."""
+    """Return whether to validate at the end of an epoch (counted from 1); true at the end of the run."""
     if state.step >= state.total_steps:
         return True
     if settings.validate_every is not None:
@@ -48,7 +48,7 @@ def validation_is_due(state: RunState, *, epoch: int, settings: TrainSettings) -
 
 
 def plan_is_due(state: RunState, minutes: float) -> bool:
-    """Whether to plan after a step: after the first few, then again and again at the speed measured meanwhile."""
+    """Return whether to plan after this step: after the first few, then at regular intervals of the budget."""
     if state.total_steps == UNPLANNED:
         return state.step >= _FIRST_PLAN or (state.step > 1 and state.seconds > _PLAN_EVERY * minutes * 60)
     return state.seconds - state.planned_at_s >= _PLAN_EVERY * minutes * 60
@@ -63,9 +63,9 @@ def plan_steps(
     images_per_step: int = 1,
     validation_images: int = 0,
 ) -> int:
-    """Total steps that fit into the budget at the speed measured so far; time for a last validation is left.
+    """Return the total number of steps that fit into the budget at the measured speed, less a final validation.
 
-    What a validation takes is estimated before the first one, from ``images_per_step`` and ``validation_images``.
+    Before the first validation, its duration is estimated from ``images_per_step`` and ``validation_images``.
     """
     if not state.seconds_of_validation:
         state.seconds_of_validation = _PREDICTING_SHARE * state.step_s / images_per_step * validation_images
@@ -79,7 +79,7 @@ def plan_steps(
 
 
 def say_plan(state: RunState, *, feed: TrainLoader, preprocess: Preprocess, validates: bool) -> Sequence[str]:
-    """What the budget buys, and a warning where that is too little for anything."""
+    """Describe the plan of a time budget, with a warning if the budget is too small."""
     settings, steps = feed.settings, state.total_steps
     assert settings.minutes is not None
     epochs = steps * feed.images_per_step / len(feed.dataset)
@@ -112,10 +112,10 @@ def say_plan(state: RunState, *, feed: TrainLoader, preprocess: Preprocess, vali
 
 
 def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
-    """A preprocess with larger images where half of the objects are small at its size; else the same.
+    """Return a preprocess with a larger image size if half of the objects are small; else the same preprocess.
 
-    Images are enlarged until the median of the objects' sizes is that of COCO's border of small ones, at most by a factor
-    of two, and never beyond their own resolution: what is not in the pixels is not found by enlarging them.
+    Images are enlarged until the median object size is COCO's limit of small objects (32 pixels), at most by a factor
+    of two, and never beyond their own resolution, because upsampling adds no detail.
     """
     objects = dataset.objects
     if objects is None or preprocess.longer_side is None or preprocess.shorter_side is None:
@@ -137,7 +137,7 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
 
 
 def seconds_per_image(system: nn.Module, *, feed: TrainLoader, fabric: Fabric) -> float:
-    """Time to learn from an image: of a copy, two images at once, for the second time where the budget allows it."""
+    """Measure the training time per image: the second of two steps on a copy, or the first if it is slow."""
     tried = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tried.train()
     places = next(feed.plan())[:2]
@@ -155,20 +155,24 @@ def seconds_per_image(system: nn.Module, *, feed: TrainLoader, fabric: Fabric) -
 
 
 def validation_is_cheap(image_s: float, *, images: int, minutes: float) -> bool:
-    """Whether a validation takes little of a budget, by the seconds that learning from an image takes."""
+    """Return whether a validation takes a small part of the budget, given the training seconds per image."""
     return _PREDICTING_SHARE * image_s * images <= _VALIDATING_SHARE * minutes * 60
 
 
 def fit_to_budget(
     system: nn.Module, *, feed: TrainLoader, own: Preprocess, fabric: Fabric
 ) -> tuple[TrainLoader, float, float]:
-    """The feed with a batch size, where none is chosen, and an image size of which a budget buys enough; seconds an image;
-    and seconds spent.
+    """Choose a batch size, if none is set, and an image size that the time budget allows.
 
     Parameters
     ----------
     own
-        The preprocess to go back to where ``feed.preprocess`` is larger and the budget buys too few epochs of it.
+        The preprocess to fall back to if ``feed.preprocess`` is larger and the budget allows too few epochs of it.
+
+    Returns
+    -------
+    tuple
+        The loader with these sizes, training seconds per image, and seconds spent on measuring.
     """
     settings, start = feed.settings, time.monotonic()
     assert settings.minutes is not None

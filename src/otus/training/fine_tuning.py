@@ -1,4 +1,4 @@
-"""Starting from weights that were trained on something else: whatever fits is taken, of heads the categories in common."""
+"""Fine-tuning: load the tensors of pretrained weights that fit, and the head rows of categories in common."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,20 +16,20 @@ from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_we
 _CLASS_ROWS = re.compile(
     r"(box_head\.cls_score|box_head\.(bbox_pred)|mask_head\.mask_fcn_logits|head\.classification\.cls_logits)\.(weight|bias)"
 )
-"""Tensors of heads with rows for each class: of ``bbox_pred`` side by side, of the others anchor by anchor."""
+"""Head tensors with rows per class: grouped by class in ``bbox_pred``, grouped by anchor in the others."""
 
 Build = Callable[[Categories], nn.Module]
 
 
 def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeights:
-    """Weights from a file of whatever model, or by name: ``packaged``, or one of the published ones of ``model``.
+    """Return weights from a file of any model, or by name: ``packaged``, or published weights of ``model``.
 
-    ``packaged`` without a model is the model in the package.
+    ``packaged`` without ``model`` stands for the model that is part of the package.
 
     Raises
     ------
     UsageError
-        If it is neither a file nor a name; the message lists the names.
+        If ``weights`` is neither a file nor a known name; the message lists the names.
     CheckpointError, FetchError
         If the file is damaged or cannot be fetched.
     """
@@ -44,19 +44,19 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
 
 
 def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[Misfit]:
-    """Load every tensor that fits, and return those of either side that do not.
+    """Load every tensor that fits, and return the tensors of the weights and of the system that do not match.
 
-    A backbone and a pyramid serve every system: they are found wherever in theirs the others keep them. Where the categories
-    differ, tensors that depend on the categories stay as they are, also those whose shape happens to fit: with ``build``
-    they are found by building the system for one category more. But a category that both have by name keeps what was
-    learned of it, in the heads of region-based and dense detectors.
+    Backbone and pyramid are loaded from weights of any system, whatever module contains them. If the categories differ,
+    tensors that depend on the number of categories keep their initial values even if their shape fits; with ``build``
+    they are identified by building the system for one more category. In the heads of region-based and dense detectors,
+    the rows of categories with the same name in both are loaded.
 
     Raises
     ------
     CheckpointError
-        If nothing fits: these are the weights of something else.
+        If no tensor fits: the weights are of an unrelated model.
     """
-    states = [weights.state]  # and without what a wrapper put before the names, where more fits then
+    states = [weights.state]  # and without the prefix of a wrapper, if more tensors fit then
     states += [below_prefix(weights.state, prefix) for prefix in prefixes_of(weights.state, system.state_dict())[:1]]
     state = max((_named_as_in(system, state) for state in states), key=lambda state: len(matching(system, state)[0]))
     own: Categories = system.categories  # type: ignore[assignment]
@@ -82,8 +82,8 @@ def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | 
 
 
 def _named_as_in(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with its backbone and pyramid where the system has them: ``features.backbone`` for
-    ``region_features.backbone``."""
+    """Rename backbone and pyramid tensors to the system's names: ``region_features.backbone`` to
+    ``features.backbone``."""
     places = {}
     for part in ("backbone", "pyramid"):
         theirs, own = _places_of(part, state), _places_of(part, system.state_dict())
@@ -97,12 +97,12 @@ def _named_as_in(system: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _places_of(part: str, names: Iterable[str]) -> set[str]:
-    """What the names of a part's tensors begin with."""
+    """Return the prefixes of the names of a part's tensors."""
     return {match[0] for name in names if (match := re.match(rf"(.*?\.)??{part}\.", name))}
 
 
 def _of_categories(system: nn.Module, build: Build, own: Categories) -> dict[str, int]:
-    """Tensors whose shape changes with the number of categories, and by how many rows for each."""
+    """Return the tensors whose shape depends on the number of categories, with their rows per category."""
     larger = build(Categories((*own.names, "one category more"), keypoints=own.keypoints)).state_dict()
     return {
         name: len(larger[name]) - len(tensor)
@@ -114,7 +114,7 @@ def _of_categories(system: nn.Module, build: Build, own: Categories) -> dict[str
 def _known_classes(
     system: nn.Module, heads: Mapping[str, int], weights: FoundWeights, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors of heads with the rows that the weights have for categories of the same name, and for background."""
+    """Return the head tensors with the weights' rows for categories of the same name and for background."""
     own: Categories = system.categories  # type: ignore[assignment]
     theirs = weights.categories
     if theirs is None or weights.arguments.get("class_indices") is not None:
@@ -141,6 +141,6 @@ def _known_classes(
 
 
 def _rows(count: int, per_class: int, *, together: bool) -> Int[Tensor, "classes rows"]:
-    """The rows of each class of a tensor."""
+    """Return the row indices of each class in a head tensor."""
     numbers = torch.arange(count)
     return numbers.view(-1, per_class) if together else numbers.view(per_class, -1).T

@@ -1,6 +1,6 @@
-"""The training loop, to be read from top to bottom: :func:`fit`.
+"""The training loop, :func:`fit`.
 
-Shape shorthand: a *batch* is one pass through the network, a *step* is one of the optimizer (``accumulate`` batches).
+Shape shorthand: a *batch* is one forward and backward pass, a *step* is one optimizer step (``accumulate`` batches).
 """
 
 import math
@@ -28,23 +28,23 @@ from otus.training.seeding import model_generator
 from otus.training.state import UNPLANNED, RunState, Validation
 from otus.training.train_loader import TrainLoader
 
-_SAVE_EVERY_S = 600  # beside the end of each epoch
+_SAVE_EVERY_S = 600  # checkpoint interval within an epoch; each epoch ends with a checkpoint too
 
 Validate = Callable[[Any], Validation]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended.
+    """The result of :func:`fit`.
 
     Parameters
     ----------
     system
-        The averaged weights of the last step.
+        The system with the averaged weights after the last step.
     history
-        A row for each epoch; before them row 0, where the start was validated.
+        One row per epoch, preceded by row 0 if the initial weights were validated.
     best_score, best_step
-        The best validation, None where there was none.
+        Score and step of the best validation; None if there was none.
     ended
         ``done``, ``no better`` (patience) or ``interrupted`` (Ctrl-C; resume it).
     """
@@ -57,14 +57,14 @@ class TrainResult:
 
 
 class LossStep(nn.Module):
-    """The losses as a forward pass: Fabric sets the precision, and DDP joins the gradients, in ``forward`` alone."""
+    """Compute the losses in ``forward``, because Fabric's precision and DDP's gradient reduction apply only there."""
 
     def __init__(self, system: nn.Module) -> None:
         super().__init__()
         self.system = system
 
     def forward(self, samples: list[TensorSample], *, generator: torch.Generator) -> dict[str, Tensor]:
-        """``system.losses``."""
+        """Return ``system.losses``."""
         losses: dict[str, Tensor] = cast(Any, self.system).losses(samples, generator=generator)
         return losses
 
@@ -87,30 +87,31 @@ def fit(
     Parameters
     ----------
     system
-        Anything with ``losses(samples, *, generator)``; changed in place.
+        A module with a method ``losses(samples, *, generator)``; trained in place.
     feed
-        The batches of this process, and the settings of the run.
+        Loader of this process's batches, with the settings of the run.
     fabric
-        From :func:`~otus.training.devices.start_fabric`.
+        Fabric from :func:`~otus.training.devices.start_fabric`.
     validate
-        Called with the averaged weights, in all processes, at the end of epochs and of the run.
+        Called with the averaged weights, in all processes, at the end of epochs and of the run (default: no
+        validation).
     folder
-        Where checkpoints and records go.
+        Folder for checkpoints and records (default: none are written).
     resume
-        Go on from the folder's last checkpoint.
+        Continue from the last checkpoint of ``folder``.
     progress
-        What shows it.
+        Progress display (default: none).
     validation_images
-        How many ``validate`` looks at, to plan a budget before the first validation.
+        Number of images per validation, to plan a time budget before the first one.
     spent_s
-        Seconds of a budget that are spent already.
+        Seconds of the time budget that were used before the call.
     validate_start
-        Validate before the first step too: row 0 of the history, to compare with.
+        Validate the initial weights too, as row 0 of the history.
 
     Raises
     ------
     TrainingError
-        If a loss or a gradient is not finite: nothing after it could be trusted.
+        If a loss or a gradient is not finite.
     """
     settings = feed.settings
     steps_per_epoch = feed.batches_per_epoch // settings.accumulate

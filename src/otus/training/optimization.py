@@ -1,8 +1,8 @@
 """The optimizer and its learning rate as a function of the step.
 
 Warm-up: "Accurate, Large Minibatch SGD" (Goyal et al., arXiv:1706.02677, section 2.2). Cosine: "SGDR" (Loshchilov and
-Hutter, ICLR 2017, arXiv:1608.03983, equation 5, without restarts). AdamW: "Decoupled Weight Decay Regularization" (the same,
-arXiv:1711.05101).
+Hutter, ICLR 2017, arXiv:1608.03983, equation 5, without restarts). AdamW: "Decoupled Weight Decay Regularization" (the
+same, arXiv:1711.05101).
 """
 
 import math
@@ -17,18 +17,18 @@ from otus.training.settings import TrainSettings
 
 _BACKBONE = "backbone"
 _FIRST_RATE = 0.1
-"""Of the learning rate, where the warm-up starts."""
+"""Initial learning rate of the warm-up, as a fraction of the peak."""
 
 
 def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
-    """SGD or AdamW over the parameters that learn; vectors (biases, factors of norms) do not decay.
+    """Build SGD or AdamW over the trainable parameters; vectors (biases, norm weights) have no weight decay.
 
-    Each group carries its ``share`` of the learning rate.
+    Each parameter group has a ``share``, the factor of the learning rate.
 
     Raises
     ------
     UsageError
-        If nothing of the system learns.
+        If the system has no trainable parameters.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in system.named_parameters():
@@ -45,19 +45,19 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
         }
         for (decays, is_backbone), members in groups.items()
     ]
-    # Fused: one pass over the memory of each parameter instead of ten, on CPUs too.
+    # Fused kernels read each parameter once instead of ten times, on CPUs too.
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=settings.peak_rate, momentum=settings.momentum, fused=True)
     return torch.optim.AdamW(parameters, lr=settings.peak_rate, fused=True)
 
 
 def warm_up_share(total_steps: int, settings: TrainSettings) -> float:
-    """The share of a run of ``total_steps`` that is its warm-up."""
+    """Return the warm-up as a fraction of a run of ``total_steps``."""
     return min(settings.warm_up_steps, total_steps // 10) / max(1, total_steps)
 
 
 def learning_rate(share: float, *, warm_up: float, settings: TrainSettings) -> float:
-    """What a step learns at before which ``share`` of the schedule is done, of which ``warm_up`` is the warm-up."""
+    """Return the learning rate at ``share`` (0 to 1) of the schedule, whose first ``warm_up`` part is the warm-up."""
     if share < warm_up:
         return settings.peak_rate * (_FIRST_RATE + (1 - _FIRST_RATE) * share / warm_up)
     if settings.schedule == "cosine":
@@ -66,6 +66,6 @@ def learning_rate(share: float, *, warm_up: float, settings: TrainSettings) -> f
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Give every group its share of a learning rate."""
+    """Set the learning rate of each parameter group to its share of ``rate``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]

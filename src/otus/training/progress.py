@@ -1,4 +1,4 @@
-"""What a person sees of a run, on stderr."""
+"""Progress display of a training run, on stderr."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +17,18 @@ _BAR = 20  # columns
 
 
 class TrainProgress:
-    """A bar for the run while the block runs, or where nobody watches a line each minute; and a line for each epoch.
+    """Context manager that shows a progress bar (without a terminal, a line per minute) and a line per epoch.
 
     Parameters
     ----------
     quiet
-        Show nothing: in all processes but the first.
+        Show nothing, as in all processes but the first.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)  # names stand as they are
+        self._console = Console(
+            stderr=True, quiet=quiet, markup=False, emoji=False
+        )  # names are not interpreted as markup
         one_line = Column(no_wrap=True)  # a column that wraps would make the bar two lines high
         self._bar = Progress(
             TextColumn("{task.description}", table_column=one_line),
@@ -49,12 +51,12 @@ class TrainProgress:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line above the bar."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
-        """Call what it gives with how many are done and of how many; a bar, or where nobody watches a line each minute."""
+        """Show a progress bar; the block calls the yielded function with the numbers of finished and of all items."""
         next_line_s = time.monotonic() + _LINE_EVERY_S
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True, disable=self._bar.disable) as bar:
@@ -70,7 +72,7 @@ class TrainProgress:
             yield count
 
     def step(self, state: RunState, losses: Mapping[str, float], *, steps_per_epoch: int, images: int) -> None:
-        """Show where the run is; ``images`` are those of a step."""
+        """Update the bar after a step of ``images`` images."""
         if self._console.quiet or (self._bar.disable and time.monotonic() < self._next_line_s):
             return
         known = state.total_steps < UNPLANNED
@@ -96,11 +98,11 @@ class TrainProgress:
         )
 
     def start(self, row: dict[str, Any]) -> None:
-        """One line on the validation before the first step."""
+        """Print a line on the validation of the initial weights."""
         self.say(f"before training: {score_name(row)} {row['score']:.3f}")
 
     def epoch(self, row: dict[str, Any], *, total_epochs: int) -> None:
-        """One line on an epoch that ended."""
+        """Print a line on a finished epoch."""
         shown = {"loss": "loss {:.4f}", "score": score_name(row) + " {:.3f}", "images_per_s": "{:.1f} images/s"}
         parts = [text.format(row[name]) for name, text in shown.items() if row.get(name) is not None]
         parts += [f"{row['waiting_share']:.0%} waiting", f"{_duration(row['hours'] * 3600)} so far"]
@@ -108,7 +110,7 @@ class TrainProgress:
 
 
 def _fitting(parts: Sequence[str], more: Sequence[str], room: int) -> str:
-    """The parts, and of ``more`` as many of the first as there is room for."""
+    """Join the parts, and the first of ``more`` as far as they fit into ``room`` columns."""
     shown = " · ".join(parts)
     for part in more:
         if len(longer := f"{shown} · {part}") > room:

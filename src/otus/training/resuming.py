@@ -1,8 +1,8 @@
-"""Everything a run needs to go on to the same weights, to the bit, in one file; and what may not have changed meanwhile.
+"""Checkpoints from which a run resumes bit-identically, and the check that its settings and data are unchanged.
 
-The file is a checkpoint like any other: its own tensors are the averaged weights. The weights that learn stand in the part
-``learning``, the optimizer's tensors in ``optimizer/<parameter>/<name>``, the counters in ``header.extra["run"]``. Random
-states need no place: see :mod:`otus.training.seeding`.
+The file is an ordinary checkpoint of the averaged weights. In addition it has the weights being trained in the part
+``learning``, the optimizer's tensors in ``optimizer/<parameter>/<name>``, the counters in ``header.extra["run"]``.
+Random states are not stored: see :mod:`otus.training.seeding`.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from otus.training.state import RunState
 from otus.zoo.checkpoint import checkpoint_part, load_into
 
 PLACES = frozenset({"data", "val", "format", "split", "val_split"})
-"""Where the data of a run are found."""
+"""Arguments that locate the data of a run."""
 
 
 def pack(system: nn.Module, averaged: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All tensors of a run by name."""
+    """Return all tensors of a run by name."""
     tensors = dict(averaged.state_dict())
     if averaged is not system:
         tensors |= {f"learning/{name}": tensor for name, tensor in system.state_dict().items()}
@@ -34,12 +34,12 @@ def pack(system: nn.Module, averaged: nn.Module, optimizer: Optimizer) -> dict[s
 
 
 def unpack(tensors: Mapping[str, Tensor], *, system: nn.Module, averaged: nn.Module, optimizer: Optimizer) -> None:
-    """Put the tensors of :func:`pack` back.
+    """Restore the tensors of :func:`pack` in place.
 
     Raises
     ------
     CheckpointError
-        If they are another system's.
+        If they belong to another system.
     """
     load_into(averaged, checkpoint_part(tensors), source="checkpoint")
     if averaged is not system:
@@ -48,25 +48,25 @@ def unpack(tensors: Mapping[str, Tensor], *, system: nn.Module, averaged: nn.Mod
     for place, value in checkpoint_part(tensors, "optimizer").items():
         name, key = place.rsplit("/", 1)
         parameter = own[name]
-        # In the parameter's layout: the fused optimizers walk both memories in step; and where it is, counters too.
+        # In the parameter's memory layout, which fused optimizers require, and on its device, counters too.
         like = torch.empty_like(parameter if value.shape == parameter.shape else value, dtype=value.dtype)
         optimizer.state[parameter][key] = like.to(parameter.device).copy_(value)
 
 
 def restore_state(record: Mapping[str, Any]) -> RunState:
-    """The counters from ``header.extra["run"]``."""
+    """Return the state from ``header.extra["run"]``."""
     return RunState(**record)
 
 
 def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Compare what a run was started with (settings, data …) with what it is resumed with.
+    """Check that settings, data etc. of a resumed run equal those that it was started with.
 
-    Data may have moved: where their digests agree, it does not matter by which paths and options they are found.
+    Data may have moved: if their digests agree, paths and options may differ.
 
     Raises
     ------
     UsageError
-        Lists what differs, but for what does not change the result.
+        If something differs that affects the result; the message lists the differences.
     """
     missing = "nothing"
     same_data = "data_digest" in before and all(before[name] == now[name] for name in ("data_digest", "val_digest"))

@@ -39,12 +39,12 @@ from otus.training.train_loader import TrainLoader
 from otus.training.validation import Validator
 from otus.zoo.weights import weights_file, without_head
 
-STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])  # turning the hue costs as much as all else
+STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])  # hue is as slow as all else together
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a run left: how it ended, and where its weights are."""
+    """The outcome of a training run: how it ended, and the files of its weights."""
 
     result: TrainResult
     folder: Path
@@ -79,41 +79,41 @@ def train(
     Parameters
     ----------
     model
-        A name of the zoo; None for the one that ``weights`` say; or a system put together by hand.
+        Name of a model in the zoo, or a system assembled by hand (default: None, the model recorded in ``weights``).
     data
-        One or several data sets, or their folders or files; categories are joined by name.
+        One or several data sets, or paths of their folders or files; categories are merged by name.
     val
-        What to validate on: a data set, or a share of the training images to keep aside. Without it ``val_split`` of
-        ``data``; without that the split ``val``, where ``data`` has just ``train`` and ``val`` and no ``split`` is named;
-        else nothing is validated.
+        Validation data: a data set, or the fraction of the training images to hold out. Default: ``val_split`` of
+        ``data`` if given; else the split ``val``, if ``data`` has only ``train`` and ``val`` and no ``split`` is given;
+        else no validation.
     weights
-        What to start from: a file, ``packaged``, or a name of published weights; random without it.
+        Initial weights: a file, ``packaged``, or the name of published weights (default: random initialisation).
     settings
-        Options of the loop.
+        Options of the training loop.
     find_rate
-        Try learning rates on a copy first, and take the one at which the loss falls fastest.
+        Run a learning-rate range test on a copy of the model first, and use the rate at which the loss falls fastest.
     image_size
-        Pixels of the images' longer side. Without it the model's own size or that of the file of weights; the model's
-        is enlarged where half of the objects are small (:func:`~otus.training.budget.size_for_labels`).
+        Longer side of the images in pixels. Default: the size recorded in the weights file, else the model's own, which
+        is enlarged if half of the objects are small (:func:`~otus.training.budget.size_for_labels`).
     preprocess
-        How images are prepared; needed for a system put together by hand.
+        Resizing and normalisation of the images; required for a system assembled by hand.
     augment
-        What is done to training images.
+        Augmentation of the training images (default: horizontal flips and colour jitter); None for no augmentation.
     format, split, val_split
-        Of the data, where a folder holds several.
+        Format and splits to read, if the folder of the data has several.
     out, name
         The run's folder is ``out/task/name``; see :func:`~otus.training.run_folder.new_run_folder`.
     resume
-        Folder of a run to go on with; everything else must be as it was.
+        Folder of an interrupted run to continue; all other arguments must be unchanged.
     quiet
-        Say nothing on stderr.
+        Write no progress to stderr.
 
     Raises
     ------
     UsageError
-        If a name or setting is wrong, or a run is resumed as another one.
+        If a name or setting is invalid, or a run is resumed with other arguments.
     DataError
-        If the data have a fault, or nothing to learn from.
+        If the data are faulty, or have no labels to train on.
     TrainingError
         If a loss is not finite.
 
@@ -125,7 +125,7 @@ def train(
     fabric = start_fabric(settings)
     say = TrainProgress(quiet=quiet or not fabric.is_global_zero)
     before = None if resume is None else read_config(resume)
-    goes_on = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()  # else it had not begun
+    goes_on = resume is not None and (Path(resume) / "weights" / "last.safetensors").is_file()  # else no checkpoint yet
     sources = [data] if isinstance(data, str | Path | Dataset) else list(data)
     train_set, val_set = open_datasets(sources, val, format=format, split=split, val_split=val_split)
     found = None
@@ -143,7 +143,7 @@ def train(
     if found is not None and isinstance(model, str):
         found = without_head(found, model)
     system, header = build_system(model, task.categories(train_set), found, before, seed=settings.seed)
-    task = system.task  # without the heads that there are no labels for
+    task = system.task  # a model without the heads that the data have no labels for
     settings = with_default_lr(settings, header.builder)
     given = preprocess
     preprocess = choose_preprocess(given, header, found, image_size=image_size)
@@ -159,20 +159,20 @@ def train(
     with say.counting("looking at the images") as count:
         checked = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
     images = dict(zip(("training", "validation"), checked, strict=False))
-    with say.counting("proposals") as count:  # the first process finds what is missing, the others wait for it
+    with say.counting("proposals") as count:  # the first process computes the missing ones, the others wait
         if fabric.is_global_zero:
             with_proposals(train_set, system, workers=1, report=count)
         fabric.barrier()
     train_set = with_proposals(train_set, system)
     own = preprocess
-    keeps_size = weights is not None and weights_file(weights) is not None  # a file's is what somebody trained it at
+    keeps_size = weights is not None and weights_file(weights) is not None  # keep the image size of its training
     if before is None and image_size is None and given is None and not keeps_size:
         preprocess = size_for_labels(own, train_set)
     feed = TrainLoader(
         train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size
     )
     spent_s = 0.0
-    # What answers for none of the categories yet has nothing to compare with.
+    # A model that knows none of the categories yet has no initial score worth comparing with.
     validates_start = val_set is not None and found is not None and knows_categories(found, header, categories)
     if settings.minutes and before is None:
         feed, image_s, spent_s = fit_to_budget(system, feed=feed, own=own, fabric=fabric)
@@ -212,7 +212,7 @@ def train(
         "command": sys.argv,
         **dataclasses.asdict(settings),
     }
-    config = json.loads(json.dumps(config))  # as it will be read again
+    config = json.loads(json.dumps(config))  # as it will be when read back
     if before is not None:
         check_unchanged(before, config)
         config["command"] = before["command"]
@@ -265,19 +265,20 @@ def train(
 def resume_run(
     folder: str | Path, *, arguments: dict[str, Any] | None = None, settings: dict[str, Any] | None = None
 ) -> TrainedModel:
-    """Go on with a run of a named model where it stopped, to the weights that it would have had without stopping.
+    """Resume a run of a named model; the final weights equal those of an uninterrupted run.
 
     Parameters
     ----------
     folder
-        Of the run.
+        Folder of the run.
     arguments, settings
-        Of :func:`train` and of :class:`TrainSettings`, where somebody names them again; they must be as they were.
+        Arguments of :func:`train` and fields of :class:`TrainSettings` that are given again; they must be unchanged.
 
     Raises
     ------
     UsageError
-        If they are not, or the data are not, and the message lists what differs; or if its precision does not run here.
+        If they or the data have changed (the message lists the differences), or this machine does not support the run's
+        precision.
     """
     before = read_config(folder)
     if before["precision"] == "bf16-mixed":
@@ -293,16 +294,16 @@ def repeat_run(
     settings: dict[str, Any] | None = None,
     **options: Any,
 ) -> TrainedModel:
-    """Start a new run as another one of a named model was started, but for what is named anew.
+    """Start a new run with the configuration of an earlier run of a named model, with some values replaced.
 
     Parameters
     ----------
     config
-        The other run's ``config.json``, or its folder.
+        ``config.json`` of the earlier run, or its folder.
     arguments, settings
-        Of :func:`train` and of :class:`TrainSettings`, in the place of the other run's.
+        Arguments of :func:`train` and fields of :class:`TrainSettings` that replace those of the earlier run.
     options
-        Of :func:`train` that belong to this run: ``out``, ``name``, ``find_rate``, ``quiet``.
+        Arguments of :func:`train` that are not inherited: ``out``, ``name``, ``find_rate``, ``quiet``.
 
     Raises
     ------
@@ -314,5 +315,5 @@ def repeat_run(
         settings = {"minutes": None, **settings}
     again = started_with(read_config(config), arguments or {}, settings)
     if again.keys() & {"model", "weights"} & (arguments or {}).keys():
-        del again["preprocess"]  # was the other model's
+        del again["preprocess"]  # belonged to the earlier run's model
     return train(**again, **options)

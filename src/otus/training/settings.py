@@ -1,4 +1,4 @@
-"""What a training run is told: every option of the loop and its one default."""
+"""Settings of a training run, with their defaults."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,61 +13,60 @@ from otus.zoo.models import LEARNING_RATE, model_entry
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 BATCH_SIZE = 8
-"""Where nobody names one."""
+"""Default batch size."""
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class TrainSettings:
-    """Options of :func:`otus.training.loop.fit`.
+    """Settings of :func:`otus.training.loop.fit`.
 
     Parameters
     ----------
     epochs
         Passes over the training images.
     minutes
-        A budget of time in the place of ``epochs``: the number of steps is planned from the measured speed, after the first
-        steps and again at the end of each epoch, and the schedule follows the plan. What speed the machine had is part of
-        the result, so two such runs do not agree to the bit (a resumed one goes on with the plan of its checkpoint).
+        Time budget in minutes, instead of ``epochs``: the number of steps is planned from the measured speed, after the
+        first steps and repeatedly afterwards, and the schedule follows the plan. The result depends on the speed of the
+        machine, so two such runs are not bit-identical (a resumed run continues with the plan of its checkpoint).
     batch_size
-        Images in one pass through the network, over all devices; 8 without it, or fewer where a budget of ``minutes``
-        buys few steps.
+        Images per batch, over all devices (default: 8, or fewer if a budget of ``minutes`` allows few steps).
     accumulate
-        Passes whose gradients are added up for one step of the optimizer.
+        Number of batches whose gradients are accumulated for one optimizer step.
     optimizer, learning_rate, momentum, weight_decay
-        Without a rate the model's own (:func:`with_default_lr`). Norms and biases do not decay. ``momentum`` is SGD's; AdamW
-        keeps its usual 0.9 and 0.999.
+        The default learning rate is the model's own (:func:`with_default_lr`). Norms and biases have no weight decay.
+        ``momentum`` applies to SGD; AdamW uses betas of 0.9 and 0.999.
     backbone_learning_rate_share
-        What the backbone learns at, as a share of ``learning_rate``, where the system has one that is called ``backbone``.
+        Learning rate of the module called ``backbone``, if the system has one, as a fraction of ``learning_rate``.
     schedule, drops_at
-        After the warm-up, a cosine down to 0, or tenfold drops at these shares of the run.
+        Schedule after the warm-up: cosine decay to 0, or a division by ten at each of these fractions of the run.
     warm_up_steps
-        The learning rate rises linearly from a tenth over so many steps (at most a tenth of the run).
+        Steps of linear warm-up from a tenth of the learning rate (at most a tenth of the run).
     clip_norm
-        Gradients of a larger norm are scaled down to it; 0 for never.
+        Maximum norm of the gradients, to which larger ones are scaled; 0 for no clipping.
     average_decay
-        Of the exponential moving average of the weights, which is what is validated and kept; 0 for none.
+        Decay of the exponential moving average of the weights, which is validated and saved; 0 for no averaging.
     frozen_norms
-        Keep the statistics and factors of batch norms as they are.
+        Freeze statistics, weights and biases of batch norms.
     scales
-        Factors of the image's size, one drawn for each batch; (1,) for always the same size.
+        Factors of the image size, one drawn per batch; (1,) for a constant size.
     boxes
-        ``amodal`` learns whole objects as if nothing hid them, where the data say so.
+        ``amodal`` trains on amodal boxes and masks (whole objects, including hidden parts) where the data have them.
     group_by_shape
-        Put upright and broad images into batches of their own, so that less is padding.
+        Batch portrait and landscape images separately, which reduces padding.
     patience
-        Stop after so many validations without a better score; 0 for never.
+        Stop after this number of validations without improvement; 0 to never stop early.
     validate_every
-        Epochs from one validation to the next. Without it every epoch, and within a budget of ``minutes`` as often as takes
-        a tenth of the time.
+        Epochs between validations (default: 1; with a budget of ``minutes``, as many as keep validation within a tenth
+        of the time).
     precision
-        ``bf16-mixed`` computes the convolutions in bfloat16, twice as fast on chips that have it; refused where it does not
-        run.
+        ``bf16-mixed`` computes the convolutions in bfloat16, twice as fast on hardware that supports it; an error on
+        other hardware.
     seed
-        Everything random follows from it: weights, order, augmentation, samplers.
+        Seed of all random numbers: initial weights, order of images, augmentation, samplers.
     workers
-        Threads that load images. The result does not depend on it.
+        Number of threads that load images; does not affect the result.
     devices, num_nodes, device
-        How many devices on how many machines (set up as by torchrun), and of what kind.
+        Number of devices per machine, number of machines (set up as by torchrun), and kind of device.
     """
 
     epochs: Positive = 12
@@ -106,23 +105,23 @@ class TrainSettings:
 
     @property
     def images_per_batch(self) -> int:
-        """The batch size, over all devices."""
+        """Batch size over all devices."""
         processes = self.devices * self.num_nodes
         return max(1, BATCH_SIZE // processes) * processes if self.batch_size is None else self.batch_size
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate after the warm-up."""
+        """Learning rate after the warm-up."""
         return LEARNING_RATE if self.learning_rate is None else self.learning_rate
 
 
 def make_settings(options: Mapping[str, Any]) -> TrainSettings:
-    """Settings from options by name.
+    """Return settings from options by name.
 
     Raises
     ------
     UsageError
-        Lists the options that are none, or out of their range.
+        If an option is unknown or out of range; the message lists them.
     """
     try:
         return TrainSettings(**options)
@@ -132,11 +131,11 @@ def make_settings(options: Mapping[str, Any]) -> TrainSettings:
 
 
 def with_default_lr(settings: TrainSettings, model: str | None) -> TrainSettings:
-    """Settings with a learning rate: the one they have, else that of the zoo's model."""
+    """Return the settings with a learning rate: their own if set, else the default of the zoo's model."""
     if settings.learning_rate is None and model is not None:
         return dataclasses.replace(settings, learning_rate=model_entry(model).learning_rate)
     return dataclasses.replace(settings, learning_rate=settings.peak_rate)
 
 
 NOT_PART_OF_THE_RESULT = frozenset({"workers", "command"})
-"""What may change when a run is resumed."""
+"""Settings that may change when a run is resumed."""

@@ -1,4 +1,4 @@
-"""Images of a run for people: what the network is shown, and what it finds on images that it is not."""
+"""Images of a run to look at: training batches with targets, and predictions on validation images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -18,7 +18,7 @@ from otus.structures import Categories, Classification, Instances, Masks, Semant
 from otus.visualization.drawing import object_legend
 from otus.visualization.panels import mosaic
 
-_BEST = 3  # of an image on which nothing is certain
+_BEST = 3  # predictions to draw on an image where none reaches the score threshold
 _LONGER_SIDE = 480  # of an image in a mosaic
 ImageArray = UInt8[np.ndarray, "h w 3"]
 
@@ -30,7 +30,7 @@ def draw_batch(
     tiles, legends = [], []
     for sample in samples:
         target = _target(sample, categories, task)
-        # Drawn as what they are: a classifier learns objects too.
+        # Drawn by the type of the target: a classifier may train on objects.
         shown_as = next((one for one in TASKS if isinstance(target, one.result)), task)
         drawn, objects = _small(_pixels(sample["image"], preprocess), target, shown_as)
         tiles.append(("", [drawn]))
@@ -39,7 +39,7 @@ def draw_batch(
 
 
 def draw_predictions(dataset: Dataset, results: Mapping[int, Any], task: Task, *, count: int = 9) -> ImageArray:
-    """Draw some images of a data set, their labels on the left and on the right what was predicted."""
+    """Draw images of a data set with the ground truth on the left and the predictions on the right."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     tiles, legends = [], []
     for index in indices:
@@ -52,7 +52,7 @@ def draw_predictions(dataset: Dataset, results: Mapping[int, Any], task: Task, *
 
 
 def _small(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArray, Instances]:
-    """An image with its result at the size of a tile, so that lines are as wide on large images as on small ones; and the
+    """Draw an image with its result at tile size, with the same line width for all image sizes; return it with the
     objects of the result, for the legend."""
     scale = _LONGER_SIDE / max(image.shape)
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
@@ -64,7 +64,7 @@ def _small(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArra
 
 
 def _shown(result: Any) -> tuple[Any, str]:
-    """What ``otus predict`` would draw, else the best few: all that a weak model finds hides the image; and which it is."""
+    """Return the objects that ``otus predict`` would draw, or else the highest-scoring few, with a description."""
     if not isinstance(result, Instances) or result.scores is None:
         return result, "predictions"
     certain = result[result.scores >= SCORE_THRESHOLD]
@@ -83,7 +83,7 @@ def _pixels(image: Tensor, preprocess: Preprocess) -> UInt8[np.ndarray, "h w 3"]
 
 
 def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | None:
-    """The labels of a tensor sample as a result of the task; None where it has none."""
+    """Return the labels of a tensor sample as a result of the task; None if it has none."""
     size_hw = (sample["image"].shape[1], sample["image"].shape[2])
     if task.result is SemanticMap:
         return SemanticMap(sample["semantic"].as_subclass(Tensor).numpy(), categories) if "semantic" in sample else None

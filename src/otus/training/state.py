@@ -1,4 +1,4 @@
-"""Where a run is: what its checkpoint holds beside weights and optimizer, as JSON."""
+"""Progress of a run, which its checkpoint stores as JSON beside weights and optimizer."""
 
 import math
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from typing import Any
 from otus.parts.tasks import TASKS
 
 UNPLANNED = 10**9
-"""Steps of a run whose speed is not measured yet."""
+"""Total steps of a run whose speed has not been measured yet."""
 
 
 _SCORES = {figure: name for task in TASKS for figure, name in task.scores.items()}
 
 
 def score_name(figures: Mapping[str, Any]) -> str:
-    """What the score is by which weights are chosen: the finest figure there is."""
+    """Return the name of the figure by which the best weights are selected, the first available of ``_SCORES``."""
     return next((name for figure, name in _SCORES.items() if figure in figures), "score")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found: ``figures`` by name, and the one by which the best weights are chosen (more is better)."""
+    """Result of a validation: ``figures`` by name, and the score that selects the best weights (higher is better)."""
 
     figures: Mapping[str, float]
     score: float
@@ -29,28 +29,29 @@ class Validation:
 
 @dataclass
 class RunState:
-    """Counters of a run.
+    """Progress of a run: counters, times, best score and history.
 
     Parameters
     ----------
     total_steps
-        Steps of the optimizer that the run is planned to take.
+        Planned number of optimizer steps.
     step
-        Steps taken.
+        Number of steps done.
     planned_at, share_then, planned_at_s, warm_up
-        The step of the last plan, what share of the schedule was done by then, and the time; and the share of the schedule
-        that is the warm-up, None where nothing is planned.
+        Step of the last plan, completed fraction of the schedule at that step, and time in seconds; fraction of the
+        schedule that is the warm-up (None before the first plan).
     seconds, seconds_of_steps, seconds_of_validation, validated_at_s
-        Time spent over all resumptions, what of it went into steps, what the last validation took (before the first an
-        estimate, if anything), and when it ended.
+        Seconds of the run over all resumptions, of its steps, and of the last validation (before the first, an estimate
+        if there is any), and the time at which the last validation ended.
     first_step_s
-        Of the first step, which is slower than the others.
+        Seconds of the first step, which is slower than the others.
     loss_sums, epoch_s, waited_s
-        Of the epoch so far: sum of each loss over the steps, time of them, and what of it went by waiting for images.
+        In the current epoch: sum of each loss over the steps, seconds of the steps, and seconds of waiting for images.
     best_score, best_step, validations_since_best
-        The best validation; None before the first. Validations since one that was better than all before it.
+        Score and step of the best validation (None before the first), and number of validations since the last
+        improvement.
     history
-        A row for each epoch that ended; before them row 0, where the start was validated.
+        One row per finished epoch, preceded by row 0 if the initial weights were validated.
     """
 
     total_steps: int
@@ -73,12 +74,12 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """The counters by name."""
+        """Return the fields by name."""
         return asdict(self)
 
     @property
     def share(self) -> float:
-        """The share of the schedule that is done; it goes on from where it stood when the steps are planned anew."""
+        """Completed fraction of the schedule, 0 to 1; a new plan continues from the current value."""
         if self.total_steps == UNPLANNED:
             return 0.0
         left = self.total_steps - self.planned_at
@@ -86,20 +87,20 @@ class RunState:
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step, the first left out where there are others."""
+        """Mean seconds per step, without the first if there are others."""
         if self.step > 1 and 0 < self.first_step_s < self.seconds_of_steps:
             return (self.seconds_of_steps - self.first_step_s) / (self.step - 1)
         return self.seconds_of_steps / max(1, self.step)
 
     def plan(self, total_steps: int, *, warm_up: float) -> None:
-        """Go on to so many steps; ``warm_up`` is the share of it, by the first plan."""
+        """Set the planned number of steps; the fraction ``warm_up`` of the first plan is kept by later ones."""
         self.share_then, self.planned_at, self.planned_at_s = self.share, self.step, self.seconds
         self.total_steps = total_steps
         if self.warm_up is None:
             self.warm_up = warm_up
 
     def count_step(self, losses: Mapping[str, float], *, seconds: float) -> None:
-        """A step was taken."""
+        """Record a step."""
         self.step += 1
         if self.step == 1:
             self.first_step_s = seconds
@@ -110,7 +111,7 @@ class RunState:
             self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
 
     def end_epoch(self, rate: float, *, steps_per_epoch: int, images: int) -> dict[str, Any]:
-        """The row of the epoch that ended with the last step, added to the history; ``images`` are those of a step."""
+        """Add the row of the epoch that ended with the last step to the history; ``images`` is the number per step."""
         steps = self.step - (self.history[-1]["step"] if self.history else 0)
         row = {
             "epoch": -(-self.step // steps_per_epoch),
@@ -127,14 +128,14 @@ class RunState:
         return row
 
     def count_start(self, found: Validation, *, seconds: float) -> dict[str, Any]:
-        """Add row 0 to the history, a validation before the first step; it is none of those that the best is chosen of."""
+        """Add the validation of the initial weights as row 0 of the history; it does not count for the best score."""
         row: dict[str, Any] = {"epoch": 0, "step": 0}
         self._add_figures(row, found, seconds=seconds)
         self.history.append(row)
         return row
 
     def count_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
-        """Add a validation to the row of its epoch; whether it is the best so far, of equals the last."""
+        """Add a validation to the row of its epoch; return whether it is the best so far (of equal ones, the last)."""
         self._add_figures(row, found, seconds=seconds)
         better = self.best_score is None or found.score > self.best_score
         self.validations_since_best = 0 if better else self.validations_since_best + 1

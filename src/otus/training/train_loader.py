@@ -1,4 +1,4 @@
-"""From a data set to batches: in what order, how augmented, at what scale.
+"""Load training batches from a data set: order of the images, augmentation, scale.
 
 Shape shorthand: M images, S steps of an epoch, B images of a step.
 """
@@ -24,14 +24,14 @@ from otus.training.settings import TrainSettings
 def epoch_order(
     count: int, *, batch_size: int, seed: int, epoch: int, groups: Int[np.ndarray, "m"] | None = None
 ) -> Int[np.ndarray, "s b"]:
-    """Which images each step of an epoch takes: all of them, once, the last batch filled up from the first ones.
+    """Return the image indices of each step of an epoch: each once, the last batch filled up with the first ones.
 
     Parameters
     ----------
     count
-        M, the images there are.
+        Number of images, M.
     groups
-        (M,) kinds of images that should share a batch.
+        (M,) group of each image; a batch takes images of the same group where possible (default: one group).
     """
     rng = order_rng(seed, epoch)
     order = rng.permutation(count)
@@ -44,19 +44,19 @@ def epoch_order(
 
 @dataclass(frozen=True)
 class RandomSampleSource:
-    """Draws an image at random, for the transforms that make one sample of several (:mod:`otus.data.transforms.mixing`)."""
+    """Draw a random image, for transforms that combine several samples (:mod:`otus.data.transforms.mixing`)."""
 
     dataset: Dataset = field(repr=False)
     boxes: Literal["modal", "amodal"] = "modal"
 
     def __call__(self, generator: torch.Generator) -> TensorSample:
-        """Any image of the data set with its target."""
+        """Return a random image of the data set with its target."""
         index = int(torch.randint(len(self.dataset), (), generator=generator))
         return to_tensors(self.dataset[index], boxes=self.boxes)
 
 
 class BatchIndex(NamedTuple):
-    """An image's place in a run: number of the batch, epoch, index of the image."""
+    """Position of an image in a run: batch number, epoch, image index."""
 
     batch: int
     epoch: int
@@ -65,20 +65,20 @@ class BatchIndex(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """The batches of a run, as a function of their place in it.
+    """Loader of the batches of a run; a batch depends only on its number and the seed.
 
     Parameters
     ----------
     dataset
-        What is learned from.
+        The training data.
     preprocess
-        What the system expects.
+        Resizing and normalisation that the system expects.
     settings
         Batch size, seed, scales …
     augment
-        What is done to an image before ``preprocess``.
+        Augmentation that is applied before ``preprocess``.
     rank, world_size
-        Which of how many processes this is; each takes its part of every batch.
+        Index of this process and number of processes; each loads its part of every batch.
     """
 
     dataset: Dataset
@@ -90,16 +90,16 @@ class TrainLoader:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Passes through the network in one epoch, a multiple of ``settings.accumulate``."""
+        """Number of batches in an epoch, a multiple of ``settings.accumulate``."""
         return -(-len(self.dataset) // self.images_per_step) * self.settings.accumulate
 
     @property
     def images_per_step(self) -> int:
-        """Images that a step of the optimizer learns from, over all devices."""
+        """Number of images per optimizer step, over all devices."""
         return self.settings.images_per_batch * self.settings.accumulate
 
     def plan(self, first: int = 0) -> Iterator[list[BatchIndex]]:
-        """What this process loads for each batch, from batch number ``first`` on, without end."""
+        """Yield the positions of this process's images for each batch from number ``first`` on, without end."""
         groups = _shapes(self.dataset) if self.settings.group_by_shape else None
         epoch, skipped = divmod(first, self.batches_per_epoch)
         while True:
@@ -117,10 +117,10 @@ class TrainLoader:
             epoch, skipped = epoch + 1, 0
 
     def load(self, place: BatchIndex) -> TensorSample:
-        """One image, augmented and prepared."""
+        """Load one image, augmented and preprocessed."""
         generator = sample_generator(self.settings.seed, place.epoch, place.image)
         sample, boxes = self.dataset[place.image], self.settings.boxes
-        if boxes == "modal" and sample.instances is not None:  # no system learns from both kinds of masks
+        if boxes == "modal" and sample.instances is not None:  # no system trains on both kinds of masks
             sample = replace(sample, instances=replace(sample.instances, amodal_masks=None))
         scale = float(scale_rng(self.settings.seed, place.batch).choice(self.settings.scales))
         preprocess = _scaled(self.preprocess, scale)
@@ -131,18 +131,18 @@ class TrainLoader:
         return preprocess.sample(self.augment(tensors, generator=generator))
 
     def batches(self, first: int = 0) -> Generator[list[TensorSample]]:
-        """Loaded batches from number ``first`` on, without end; close it when done."""
+        """Yield loaded batches from number ``first`` on, without end; close the generator when done."""
         return prefetch(self.plan(first), self.load, workers=self.settings.workers)
 
 
 def _shapes(dataset: Dataset) -> Int[np.ndarray, "m"]:
-    """0 for broad images, 1 for upright ones."""
+    """Return 0 for landscape images, 1 for portrait images."""
     sizes_hw = dataset.images.sizes_hw
     return (sizes_hw[:, 0] > sizes_hw[:, 1]).astype(np.int64)
 
 
 def _smaller(preprocess: Preprocess, augment: Transform, size_hw: tuple[int, int]) -> Preprocess | None:
-    """What makes a large image as small as ``augment`` may get it, not normalised; None where that is no gain."""
+    """Return a preprocess that shrinks large images before ``augment``, without normalising; None if not needed."""
     zoom = getattr(augment, "zoom", None)
     if zoom is None or preprocess.size_of(size_hw) == size_hw:
         return None
@@ -152,7 +152,7 @@ def _smaller(preprocess: Preprocess, augment: Transform, size_hw: tuple[int, int
 
 
 def _scaled(preprocess: Preprocess, factor: float) -> Preprocess:
-    """The same preparation to images ``factor`` times as large."""
+    """Return the preprocess with its image size multiplied by ``factor``."""
     if factor == 1:
         return preprocess
     if preprocess.fixed_hw is not None:
