@@ -1,4 +1,4 @@
-"""List the images in a folder, leaving out what is no data: files of the operating system, and what Otus itself wrote."""
+"""List the images in a folder, without system files and the output of Otus itself."""
 
 import os
 from collections.abc import Callable, Collection
@@ -25,9 +25,9 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 
-# Folders that commands make where they are run, in the data's own folder too: its images of what was found are no data.
-# A folder of such a name may be somebody's own, so it counts only with what the command leaves in it; "runs" is anybody's
-# word, so there the configuration of a run must be ours too.
+# Output folders that commands create in the working directory, which may be the folder of the data: the images in them
+# are not data. A folder of such a name may be the user's own, so it must also contain a file that the command writes;
+# "runs" is a common name, so there that file must be the configuration of an Otus run.
 _OWN_OUTPUT = {
     "otus-predictions": "predictions.json",
     "otus-compare": "rows/*.json",
@@ -45,23 +45,25 @@ def list_images(
     suffixes: Collection[str] = IMAGE_SUFFIXES,
     report: Callable[[DataError], None] = stop_at_first,
 ) -> list[Path]:
-    """Return the image files in a folder, sorted, without system files (:func:`is_system_file`).
+    """Return the image files in a folder, sorted.
 
-    Left out, too, are those in folders inside it that are Otus' own output (:func:`is_own_output`).
+    System files (:func:`is_system_file`) and subfolders with the output of Otus (:func:`is_own_output`) are skipped.
 
     Parameters
     ----------
+    folder
+        The folder to list.
     recursive
-        Whether to search subfolders.
+        Whether to search subfolders (default: False).
     suffixes
-        File suffixes to include, in lower case.
+        File suffixes to include, in lower case (default: the known image suffixes).
     report
         Called with an error for each unreadable folder, which is then skipped (default: raise the first).
 
     Raises
     ------
     DataError
-        If the folder is not one.
+        If ``folder`` is not a folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -84,9 +86,10 @@ def list_images(
 
 
 def is_system_file(name: str) -> bool:
-    """Return whether a name is that of a file or folder left by an operating system or editor.
+    """Return whether a file or folder name is hidden or belongs to an operating system.
 
-    Hidden ones (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``), and those of macOS, Windows and Synology that are not.
+    Hidden names start with a dot (``._a.xml``, ``.DS_Store``, ``.ipynb_checkpoints``); further names are those of
+    macOS, Windows and Synology, such as ``Thumbs.db``.
     """
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _LEFT_BY_SYSTEMS
 

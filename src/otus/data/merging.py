@@ -1,4 +1,4 @@
-"""Merge data sets: images are concatenated, categories joined by name.
+"""Merge data sets: images are concatenated, categories are matched by name.
 
 Shape shorthand: M images, N objects.
 """
@@ -19,13 +19,14 @@ from otus.structures import IGNORE, Categories, Objects, Segmentations
 def merge(datasets: Sequence[Dataset]) -> Dataset:
     """Merge data sets into one with new ids.
 
-    What only some of them know (outlines, keypoints, further columns) is absent for the objects of the others. Semantic
-    and panoptic maps and labels of whole images are left out.
+    Fields that only some data sets have (segmentations, keypoints, further columns) are filled with NaN, 0 or no
+    segmentation for the objects of the others. Semantic and panoptic maps and image labels are dropped.
 
     Raises
     ------
     DataError
-        If two of them have different keypoints for one category, or numbers of keypoints, or one has no objects at all.
+        If a data set has no objects, a category has different keypoints in two data sets, or their numbers of keypoints
+        differ.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def merge_categories(parts: Sequence[Categories]) -> Categories:
     Raises
     ------
     DataError
-        If a category has two sets of keypoints.
+        If a category has different keypoints in two of them.
     """
     names = tuple(dict.fromkeys(name for categories in parts for name in categories))
     is_thing = {
@@ -96,12 +97,12 @@ def merge_categories(parts: Sequence[Categories]) -> Categories:
 
 
 def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """Relabel a data set to another list of categories that includes all names in use.
+    """Map the labels of a data set to another list of categories, which must include all categories in use.
 
     Raises
     ------
     DataError
-        If objects are of a category that is not in the list.
+        If a label in use is of a category that is not in the list.
     """
     columns = [dataset.image_labels, None if dataset.objects is None else dataset.objects.labels]
     labels = [column for column in columns if column is not None]
@@ -123,7 +124,7 @@ def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
 
 
 def remap_semantic_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """Return the same data set, its semantic maps counted by another list of categories; pixels of others are ignored."""
+    """Map the semantic labels of a data set to another list of categories; pixels of others become ignored."""
     semantic = dataset.semantic
     if semantic is None or semantic.categories.names == categories.names:
         return dataset
@@ -160,7 +161,7 @@ def _merge_objects(datasets: Sequence[Dataset], categories: Categories) -> Objec
 
 
 def _join(parts: Sequence[Objects], values: Sequence[Any]) -> Any:
-    """Concatenate a column over data sets, filled with NaN, 0 or no segmentation where one lacks it; None if all lack it."""
+    """Concatenate a column over data sets, with NaN, 0 or no segmentation where it is missing; None if all lack it."""
     known = next((value for value in values if value is not None), None)
     if known is None:
         return None

@@ -1,6 +1,6 @@
-"""Iterate over the images of what a user passes to ``predict``: an image, a folder, a pattern, a video, or many of them.
+"""Iterate over the images of a source for ``predict``: an image, a folder, a glob pattern, a video, or several.
 
-Nothing is read before its turn, so a folder of a million images or a long video needs the memory of one frame.
+Images are read lazily, so a folder of a million images or a long video needs the memory of a single frame.
 """
 
 import glob
@@ -19,18 +19,29 @@ from otus.data.video import VIDEO_SUFFIXES, Video
 from otus.errors import DataError, ImageError, stop_at_first
 
 Source = str | Path | bytes | Image.Image | np.ndarray | Iterable["Source"]
-"""A path of an image, a folder, a pattern such as ``photos/*.jpg``, a video; an encoded image as bytes; a PIL image; an
-array; or many of these."""
+"""The path of an image, a folder or a video; a glob pattern such as ``photos/*.jpg``; an encoded image as bytes; a PIL
+image; an array; or an iterable of these."""
 _LABEL_SUFFIXES = frozenset((".json", ".xml", ".yaml", ".yml", ".txt", ".csv"))
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """One image to be looked at.
+    """An image of a source.
 
-    ``name`` is its path, or ``image 3`` for the fourth that has none; ``size_hw`` its height and width, of which ``image``
-    may have a fraction; ``frame`` its index in a video, ``time_s`` its time; ``notes`` messages of
-    :func:`~otus.data.images.image_notes`.
+    Parameters
+    ----------
+    name
+        Its path, or ``image I`` for an image in memory at the 0-based position I of the source.
+    image
+        uint8 (H, W, 3) RGB, possibly read at reduced size.
+    size_hw
+        Height and width of the original.
+    frame
+        Index of the frame, if the source is a video.
+    time_s
+        Time of the frame in seconds from the start of the video.
+    notes
+        Messages of :func:`~otus.data.images.image_notes`.
     """
 
     name: str
@@ -42,7 +53,7 @@ class SourceImage:
 
 
 def is_video(source: object) -> bool:
-    """Return whether a source is a file with a video's suffix."""
+    """Return whether a source is a path with the suffix of a video."""
     return isinstance(source, str | Path) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
@@ -57,7 +68,7 @@ def source_files(source: str | Path, *, report: Callable[[DataError], None] = st
     Raises
     ------
     ImageError
-        If there is no such file, or no image or video in the folder.
+        If the folder contains no image or video, no file matches the pattern, or the path is a URL or a label file.
     """
     if re.match(r"[a-z0-9+.-]+://", str(source), re.IGNORECASE):
         raise ImageError(
@@ -96,9 +107,9 @@ def read_source(
     stride
         Use every ``stride``-th frame of a video.
     report
-        Gets the error of each file that cannot be read and of each folder or pattern without images, which are skipped,
-        and of each damaged video, after its last frame; without it the first one is raised.
-    need, max_pixels
+        Called with the error of each unreadable file and of each folder or pattern without images, which are skipped,
+        and of each damaged video, after its last frame (default: raise the first error).
+    target_size, max_pixels
         As in :func:`~otus.data.images.read_reduced_image`; images in memory are not reduced.
     """
     for number, item in enumerate(_flat(source, report)):

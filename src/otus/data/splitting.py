@@ -1,4 +1,4 @@
-"""Split off validation images, and detect images that two sets share."""
+"""Split off validation images, and detect images that two data sets share."""
 
 import hashlib
 from collections import defaultdict
@@ -11,10 +11,11 @@ from otus.errors import UsageError
 
 
 def train_val_split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
-    """Return two data sets, training and validation; the latter has the given fraction of the images.
+    """Split a data set into training and validation; the latter has the given fraction of the images.
 
-    Images are ordered by the hash of their file names, so the split does not depend on the order in which they are listed.
-    Images of one name in several folders stay together: they may show the same from several cameras.
+    Images are sorted by the hash of their file names, so the split does not depend on the order in which they are
+    listed. Images of the same name in several folders are adjacent in this order: they may show the same scene from
+    several cameras.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def train_val_split(dataset: Dataset, fraction: float) -> tuple[Dataset, Dataset
 
 
 def shared_images(first: Dataset, second: Dataset) -> list[str]:
-    """Return the files of the second data set whose content is also in the first, under whatever name."""
+    """Return the image files of the second data set whose content also occurs in the first, under any name."""
     by_size: dict[int, list[Path]] = defaultdict(list)
     for index in range(len(first)):
         path = first.images.path(index)
@@ -63,7 +64,7 @@ def fingerprint(dataset: Dataset, *, sizes: bool = True) -> str:
 
 
 def _hash_key(file: str) -> tuple[bytes, bytes]:
-    """Return the sort key that decides which images are split off: hash of the file name, then of the path."""
+    """Return the sort key of the split: the hash of the file name, then of the path."""
     name_hash, path_hash = (
         hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in (file.rsplit("/", 1)[-1], file)
     )

@@ -1,26 +1,26 @@
-"""The one place where a numpy :class:`~otus.data.sample.Sample` becomes torch.
+"""Convert a numpy :class:`~otus.data.sample.Sample` to torch tensors.
 
 Shape shorthand: H x W the image, N objects, K keypoints, P proposals.
 
-A *tensor sample* is a plain dict, because ``torchvision.transforms.v2`` walks dicts and passes dataclasses through
-untouched. A key is absent where its value is not known.
+A *tensor sample* is a plain dict, because ``torchvision.transforms.v2`` transforms the values of dicts but not the
+fields of dataclasses. A key is absent if its value is unknown.
 
 =================  ============================  =====================================================================
 of the image
 ``image``          Image float32 (3, H, W)       in [0, 1]
 ``key``            str                           the image's name in its data set
-``label``          int64 ()                      the category of the whole image
-``semantic``       Mask int64 (H, W)             labels, 255 to be ignored
-``panoptic``       Mask int64 (H, W)             ids of segments, 0 for none
-``segments``       list of Segment               what those ids are
-``proposals``      BoundingBoxes float32 (P, 4)  from ``Sample.columns["proposals_xyxy"]``; other ``*_xyxy`` likewise
-``flip_order``     list of K int                 which keypoint takes each place in a mirrored image
+``label``          int64 ()                      class index of the whole image
+``semantic``       Mask int64 (H, W)             class indices, 255: ignore
+``panoptic``       Mask int64 (H, W)             segment ids, 0: no segment
+``segments``       list of Segment               id and category of each segment
+``proposals``      BoundingBoxes float32 (P, 4)  ``Sample.columns["proposals_xyxy"]``; other ``*_xyxy`` likewise
+``flip_order``     list of K int                 permutation of the keypoints under a horizontal flip
 of the objects
 ``boxes``          BoundingBoxes float32 (N, 4)  xyxy
 ``labels``         int64 (N,)
 ``is_crowd``       bool (N,)
 ``areas``          float32 (N,)                  square pixels
-``masks``          Mask bool (N, H, W)           empty for an object without an outline
+``masks``          Mask bool (N, H, W)           all False for an object without a segmentation
 ``keypoints``      KeyPoints float32 (N, K, 2)
 ``visibility``     int64 (N, K)                  0 not labelled, 1 hidden, 2 visible
 ``corners``        KeyPoints float32 (N, 4, 2)   of oriented boxes, NaN where an object has none
@@ -53,8 +53,8 @@ def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -
     Parameters
     ----------
     boxes
-        ``amodal`` puts the whole objects in ``boxes`` and ``masks``, as if nothing hid them; an object of which only the
-        visible part is known keeps that.
+        Which extent of the objects ``boxes`` and ``masks`` hold: ``modal``, the visible part (default), or ``amodal``,
+        the whole object including occluded parts, where it is annotated.
     """
     return {
         "image": tv_tensors.Image(_tensor(sample.image.transpose(2, 0, 1)).float().div_(255)),
@@ -65,15 +65,15 @@ def to_tensors(sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal") -
 def target_tensors(
     sample: Sample, *, boxes: Literal["modal", "amodal"] = "modal", masks_hw: tuple[int, int] | None = None
 ) -> TensorSample:
-    """Convert all of a sample but its image.
+    """Convert everything in a sample except its image.
 
     Parameters
     ----------
     boxes
         As in :func:`to_tensors`.
     masks_hw
-        Height and width of masks and maps, each pixel the nearest's, in place of the image's: many masks of a large image
-        are never made at its size. Boxes, points and areas stay in the frame of the image.
+        Height and width to which masks and maps are resized by nearest neighbour (default: the image's). Saves memory:
+        masks are not decoded at the size of a large image. Boxes, points and areas stay in the image's pixels.
     """
     tensors: TensorSample = {"key": sample.key}
     if sample.label is not None:
@@ -93,12 +93,12 @@ def target_tensors(
 
 
 def object_keys(tensors: TensorSample) -> list[str]:
-    """Return the keys that have one row per object, in the order of the dict."""
+    """Return the keys whose values have a row per object, in the order of the dict."""
     return [key for key in tensors if key not in _IMAGE_KEYS and not is_image_boxes(tensors, key)]
 
 
 def is_image_boxes(tensors: TensorSample, key: str) -> bool:
-    """Return whether a key holds boxes other than the objects', such as ``proposals``."""
+    """Return whether a key holds boxes that are not the objects', such as ``proposals``."""
     return isinstance(tensors[key], tv_tensors.BoundingBoxes) and key not in ("boxes", "amodal_boxes")
 
 
@@ -109,13 +109,13 @@ def bounding_boxes(boxes_xyxy: Any, size_hw: tuple[int, int]) -> tv_tensors.Boun
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """Return the random generator of a sample in an epoch: independent of the worker and of the order of samples."""
+    """Return a generator seeded by seed, epoch and sample index, independent of worker and order of samples."""
     state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def amodal_view(instances: Instances) -> Instances:
-    """Return the objects with amodal boxes and masks in place of the visible ones, where they are known."""
+    """Return the objects with their modal boxes and masks replaced by the amodal, where those are annotated."""
     changes: dict[str, Any] = {"amodal_boxes_xyxy": None, "amodal_masks": None}
     amodal_boxes = instances.amodal_boxes_xyxy
     if amodal_boxes is not None:
@@ -156,7 +156,7 @@ def _nearest(values: np.ndarray, size_hw: tuple[int, int] | None) -> np.ndarray:
 
 def _masks(masks: Masks | None, count: int, size_hw: tuple[int, int]) -> tv_tensors.Mask | None:
     if masks is None:
-        # A reader says None for an image without objects; a batch wants all its samples alike.
+        # Readers give None for an image without objects; all samples of a batch must have the same keys.
         return tv_tensors.Mask(torch.zeros(0, *size_hw, dtype=torch.bool)) if count == 0 else None
     sized = masks if tuple(masks.size_hw) == size_hw else masks.resized(size_hw)
     dense = sized.dense()

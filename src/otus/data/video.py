@@ -1,4 +1,4 @@
-"""Read and write video frame by frame, by FFmpeg (PyAV); only a few frames are in memory."""
+"""Read and write video frame by frame with FFmpeg (PyAV), keeping only a few frames in memory."""
 
 import os
 import struct
@@ -22,12 +22,12 @@ from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import ImageError, ShapeError, UsageError
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"))
-_NAMED_PLACES = 3  # of the damage in an error
+_NAMED_PLACES = 3  # how many damaged positions an error message lists
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its index from 0, its time from the video's start in seconds, and uint8 (H, W, 3) RGB, upright."""
+    """A frame: its 0-based index, its time in seconds from the start, and its image, uint8 (H, W, 3) RGB, upright."""
 
     index: int
     time_s: float
@@ -35,26 +35,26 @@ class Frame:
 
 
 class Video:
-    """A video file; iterating gives its frames, each time from the start.
+    """A video file; each iteration yields its frames from the start.
 
     Parameters
     ----------
     path
-        The file.
+        The video file.
 
     Attributes
     ----------
     size_hw
-        Height and width of the first frame, upright; in a stream that changes its resolution, others differ.
+        Height and width of the first frame, upright; later frames may differ if the stream changes its resolution.
     frame_rate
-        Frames a second, on average.
+        Average number of frames per second.
     frame_count
-        How many frames the file says it has; None where it does not say. A promise, not a measurement.
+        Number of frames stated in the file's header, which may be wrong; None if it states none.
 
     Raises
     ------
     ImageError
-        If it is missing, not a video, or its first frame cannot be decoded.
+        If the file is missing or not a video, or its first frame cannot be decoded.
 
     Examples
     --------
@@ -78,17 +78,23 @@ class Video:
         return self.frames()
 
     def frames(self, *, stride: int = 1) -> Iterator[Frame]:
-        """Yield every frame, or frames 0, ``stride``, 2 ``stride`` …, decoded as they are asked for.
+        """Yield frames 0, ``stride``, 2 ``stride`` …, decoded lazily.
 
-        Times count from the start of the stream, which in MPEG-TS is not 0; where they jump back, because files were
-        joined, they go on from the frame before. Where they jump forward in MPEG-TS, its packets' counters tell lost frames
-        from a pause in the recording; 16 lost packets, or a multiple, look like one.
+        Times count from the first timestamp of the stream, which in MPEG-TS is not 0. Where timestamps jump back,
+        because files were concatenated, times continue from the previous frame. Where they jump forward in MPEG-TS, the
+        packets' continuity counters distinguish lost frames from a pause in the recording; these counters are modulo
+        16, so the loss of a multiple of 16 packets looks like a pause.
+
+        Parameters
+        ----------
+        stride
+            Yield every ``stride``-th frame (default: 1, all frames).
 
         Raises
         ------
         ImageError
-            After the last frame, if the file is cut off or damaged: all frames that can be decoded have been given by then,
-            those after a damaged place too, and the error says where that is.
+            If the file is truncated or damaged. Raised after the last frame, when all frames that can be decoded have
+            been yielded, also those after the damage; the message gives its position.
         """
         if stride < 1:
             raise UsageError(f"stride: expected 1 or more, got {stride}")
@@ -142,9 +148,9 @@ class Video:
             raise self._broken(damage.problem(), where=damage.places[0][0])
 
     def _packets(self, container: Any, stream: Any, damage: "_Damage") -> Iterator[Any]:
-        """Yield the packets that are whole, or followed by such; then None if the stream breaks off.
+        """Yield the packets that are intact or followed by further packets, then None if the stream breaks off.
 
-        Where files were joined, which MPEG-TS allows, times start again: they are made to go on.
+        Where files were concatenated, which MPEG-TS allows, timestamps restart; they are shifted to continue.
         """
         step = round(1 / (self.frame_rate * stream.time_base))
         last, shift = None, 0
@@ -154,7 +160,7 @@ class Video:
             if isinstance(packet, Exception) or (packet.is_corrupt and is_last):
                 yield None
                 return
-            # At a seam counters start again as they do after a loss, and one of the last packets before it is blamed.
+            # Where files were joined, counters restart as after a loss, and FFmpeg marks a packet before as corrupt.
             times = [after.dts for after in following if getattr(after, "dts", None) is not None]
             is_blamed = packet.is_corrupt and (packet.dts is None or packet.dts <= min(times, default=packet.dts))
             if packet.dts is not None:
@@ -199,17 +205,17 @@ class Video:
 
 
 class VideoWriter:
-    """Write frames to a video, H.264 where FFmpeg was built with it, else MPEG-4; yuv420p, which every player shows.
+    """Write frames to a video: H.264 if FFmpeg was built with it, else MPEG-4; yuv420p, which every player supports.
 
-    That format halves colour in both directions, so a last odd row or column is doubled. The file takes its name when the
-    block ends without an error; until then nothing is there.
+    yuv420p subsamples colour by 2 in both directions and needs an even size: the last row or column of an odd size is
+    duplicated. Use as a context manager: the file appears at ``path`` when the block ends without an error.
 
     Parameters
     ----------
     path
-        The file; its suffix chooses the container.
+        The output file; its suffix chooses the container.
     frame_rate
-        Frames a second; pass :attr:`Video.frame_rate` to keep a video's.
+        Frames per second; pass :attr:`Video.frame_rate` to keep that of a video.
 
     Examples
     --------
@@ -246,7 +252,7 @@ class VideoWriter:
             self._container.mux(self._stream.encode())
 
     def add(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Append one frame, uint8 (H, W, 3) RGB; all frames have the first one's size."""
+        """Append a frame, uint8 (H, W, 3) RGB, of the same size as the first."""
         image = np.asarray(image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ShapeError(f"frame {self.frame_count}: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
@@ -268,57 +274,57 @@ class VideoWriter:
             stream = self._container.add_stream("libx264", rate=self.frame_rate, options={"crf": "18"})
         else:
             stream = self._container.add_stream("mpeg4", rate=self.frame_rate)
-            stream.bit_rate = int(height * width * self.frame_rate * Fraction(1, 4))  # bits a pixel: little loss
+            stream.bit_rate = int(height * width * self.frame_rate * Fraction(1, 4))  # 1/4 bit per pixel: high quality
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         return stream
 
 
 @dataclass
 class _Damage:
-    """What is wrong with a stream that starts at ``start_s``: in how many places, and the first few of them."""
+    """The damage of a stream that starts at ``start_s`` seconds: the number of problems, and the first few of them."""
 
     start_s: float
     count: int = 0
     places: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, item: Any, problem: str) -> None:
-        """Return the problem of a packet or frame."""
+        """Record a problem of a packet or frame, with its time."""
         stamp = item.dts if item.pts is None else item.pts
         self.say("a frame" if stamp is None else f"{float(stamp * item.time_base) - self.start_s:.2f} s", problem)
 
     def say(self, where: str, problem: str) -> None:
-        """Return a problem and its place."""
+        """Record a problem and its position."""
         self.count += 1
         if len(self.places) < _NAMED_PLACES:
             self.places.append((where, problem))
 
     def problem(self) -> str:
-        """Return all of it, to be read after the first place."""
-        said = [self.places[0][1], *(f"{where}: {problem}" for where, problem in self.places[1:])]
+        """Return all problems as one message, without the position of the first, which the error states itself."""
+        messages = [self.places[0][1], *(f"{where}: {problem}" for where, problem in self.places[1:])]
         more = self.count - len(self.places)
-        return "; ".join([*said, f"and {more} more"] if more else said)
+        return "; ".join([*messages, f"and {more} more"] if more else messages)
 
 
 class _Gaps:
-    """Frames that a transport stream has lost: its times jump and a counter of its packets leaves numbers out.
+    """Detector of lost frames in a transport stream: timestamps jump and a packet continuity counter skips values.
 
-    Either alone is no loss: a recording pauses, and in joined files counters start again.
+    Either alone is not a loss: timestamps also jump when a recording pauses, counters where files were concatenated.
 
     Parameters
     ----------
     path
-        The file.
+        The video file.
     step
-        Expected duration of a frame, in the unit of ``dts``; what is found takes its place.
+        Initial estimate of the duration of a frame, in the unit of ``dts``; observed durations are added to it.
     """
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        self.steps = deque([step], maxlen=16)  # between the last frames of which none is missing: the rate may vary
+        self.steps = deque([step], maxlen=16)  # recent intervals without a loss: the frame rate may vary
         self.before: Any = None
 
     def frames_before(self, packet: Any) -> int:
-        """Return how many frames are missing between the last packet that this was asked for and this one."""
+        """Return the number of frames missing between the packet of the previous call and this one."""
         before, self.before = self.before, packet
         if before is None or None in (before.pos, packet.pos):
             return 0
@@ -329,7 +335,7 @@ class _Gaps:
         return 0
 
 
-_TS_PACKET = 188  # bytes, the first of which is "G"
+_TS_PACKET = 188  # bytes; the first, the sync byte 0x47, is "G"
 
 
 def _is_transport_stream(path: Path) -> bool:
@@ -348,19 +354,19 @@ def _lacks_packets(path: Path, start: int, stop: int) -> bool:
                 return True
             pid, flags = struct.unpack_from(">xHB", packet)
             pid &= 0x1FFF
-            if pid == 0x1FFF:  # filling, which is not counted
+            if pid == 0x1FFF:  # null packet: not counted
                 continue
             has_payload, counter = bool(flags & 0x10), flags & 0xF
             is_announced = flags & 0x20 and packet[4] and packet[5] & 0x80
             before = counters.get(pid, counter)
-            if counter not in (before, (before + has_payload) & 0xF) and not is_announced:  # any packet may come twice
+            if counter not in (before, (before + has_payload) & 0xF) and not is_announced:  # a packet may be sent twice
                 return True
             counters[pid] = counter
     return False
 
 
 def _with_following(items: Iterable[Any], count: int) -> Iterator[tuple[Any, ...]]:
-    """Yield each item with the ``count`` after it, None beyond the end."""
+    """Yield each item with the ``count`` items after it, padded with None at the end."""
     window: deque[Any] = deque(maxlen=count + 1)
     for item in chain(items, [None] * count):
         window.append(item)
@@ -369,7 +375,7 @@ def _with_following(items: Iterable[Any], count: int) -> Iterator[tuple[Any, ...
 
 
 def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
-    """Yield the items; where getting the next one fails, the error as the last one."""
+    """Yield the items; if the iterator raises an FFmpeg error, yield the error as the last item."""
     try:
         yield from items
     except (av.FFmpegError, EOFError) as error:
@@ -377,7 +383,7 @@ def _until_broken(items: Iterator[Any]) -> Iterator[Any]:
 
 
 def _stated_bytes(path: Path) -> int | None:
-    """Return the length stated in the header of an AVI or Matroska file; FFmpeg ends at the end of a shorter one."""
+    """Return the file size in bytes stated in an AVI or Matroska header; FFmpeg accepts shorter files."""
     with open(path, "rb") as file:
         start = file.read(4096)
     if start[:4] == b"RIFF":
@@ -389,12 +395,12 @@ def _stated_bytes(path: Path) -> int | None:
     if start[segment : segment + 4] != b"\x18\x53\x80\x67":
         return None
     size, after = _ebml_number(start, segment + 4)
-    unknown = size + 1 == 1 << 7 * (after - segment - 4)  # all ones: written without going back
+    unknown = size + 1 == 1 << 7 * (after - segment - 4)  # all bits set: size unknown when written
     return None if unknown else after + size
 
 
 def _ebml_number(content: bytes, place: int) -> tuple[int, int]:
-    """Return a Matroska integer of variable length, and where it ends (RFC 8794, section 4)."""
+    """Return a variable-length Matroska integer and its end offset (RFC 8794, section 4)."""
     first = content[place] if place < len(content) else 0
     count = 9 - first.bit_length()
     return int.from_bytes(content[place : place + count], "big") & (1 << 7 * count) - 1, place + count

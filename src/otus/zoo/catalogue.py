@@ -1,4 +1,4 @@
-"""What ``otus models`` says of each name."""
+"""List the models of the zoo and their properties, as ``otus models`` shows them."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def list_models(task: str | None = None, *, trained: bool = False) -> list[str]:
     Parameters
     ----------
     task
-        Only models of this task: ``detection``, ``instance``, ``classification`` (default: all).
+        Return only models of this task: ``detection``, ``instance``, ``classification`` (default: all).
     trained
-        Only models with trained weights, packaged or published.
+        Return only models with trained weights, packaged or published (default: False).
 
     Raises
     ------
@@ -41,9 +41,12 @@ def list_models(task: str | None = None, *, trained: bool = False) -> list[str]:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """A record for each model: ``name``, ``task``, ``packaged``, ``trained``, ``weights`` (names, the best first),
-    ``paper``, ``licence``, ``megabytes`` and ``figures`` of the best weights, and
-    ``milliseconds`` an image with the packaged ones on :data:`~otus.zoo.models.TIMED_ON`; None is what nobody has stated."""
+    """Return a record for each model of the zoo.
+
+    Its keys are ``name``, ``task``, ``packaged``, ``trained``, ``weights`` (names, the best first), ``paper``;
+    ``licence``, ``megabytes`` and ``figures`` (metrics) of the best weights; and ``milliseconds`` per image with the
+    packaged weights on :data:`~otus.zoo.models.TIMED_ON`. Unknown values are None or empty.
+    """
     rows = []
     for name, entry in MODELS.items():
         packaged = packaged_file(name)

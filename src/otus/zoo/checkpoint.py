@@ -1,8 +1,8 @@
-"""Weights in one file: what Otus writes, and the safe reading of what others wrote.
+"""Write and read checkpoints of Otus, and read weights of other libraries safely.
 
-A checkpoint is one safetensors file whose metadata holds a JSON header under the key ``otus``. The model's tensors stand
-under their own names, anything else (optimizer, EMA, random states) under ``part/name``. Nothing of ours is ever
-unpickled; other people's pickles only by ``torch.load(weights_only=True)``.
+A checkpoint is a single safetensors file whose metadata holds a JSON header under the key ``otus``. The model's tensors
+are stored under their own names, all others (optimizer, EMA, random states) under ``part/name``. Checkpoints of Otus
+contain no pickles; pickles of other libraries are read only by ``torch.load(weights_only=True)``.
 """
 
 import argparse
@@ -30,31 +30,31 @@ VERSION = 1
 _WRAPPERS = frozenset(
     f"{name}." for name in ("module", "model", "_orig_mod", "_forward_module", "ema", "ema_model", "model_ema", "net")
 )
-"""Under which wrappers keep a model: data-parallel, Lightning, torch.compile, Fabric, averages of weights."""
+"""Prefixes that wrappers add to parameter names: DataParallel, Lightning, torch.compile, Fabric, EMA."""
 _AVERAGED = re.compile(r"(^|[._])ema([._]|$)")
-_DEPTH = 3  # of dicts in dicts
+_DEPTH = 3  # nesting levels of dicts that are searched for tensors
 
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What makes tensors a model again.
+    """The description from which a model is rebuilt and its tensors are loaded.
 
     Parameters
     ----------
     builder
-        The zoo's name of the system; None for one put together by hand, which is given when the file is loaded.
+        Name of the model in the zoo; None for a custom model, which must be passed when the file is loaded.
     arguments
-        The builder's keyword arguments, as JSON.
+        Keyword arguments of the builder, as JSON.
     categories
-        What its labels mean.
+        The category of each class index.
     preprocess
-        Its `Preprocess` as JSON.
+        The model's `Preprocess` as JSON.
     licence
-        Of the weights, e.g. ``Apache-2.0``.
+        Licence of the weights, e.g. ``Apache-2.0``.
     training
-        What it was trained on and how: command, data, hours, figures.
+        How the model was trained: command, data, hours, metrics.
     extra
-        Anything else that JSON can hold, e.g. epoch and step for resuming.
+        Any other JSON values, e.g. epoch and step for resuming.
     """
 
     builder: str | None = None
@@ -68,7 +68,7 @@ class CheckpointHeader:
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What stands in the file: the header, and the names of tensors that are the same tensor."""
+    """The metadata in the file: format version, header, and the stored name of each alias of a tensor."""
 
     version: int
     header: CheckpointHeader
@@ -76,21 +76,21 @@ class _Metadata:
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], header: CheckpointHeader) -> None:
-    """Write a checkpoint; the file that stood there before stays whole until the new one is.
+    """Write a checkpoint atomically: an existing file is replaced only when the new one is complete.
 
     Parameters
     ----------
     path
-        Conventionally ``….safetensors``. Its folder is made if need be.
+        The file, by convention ``….safetensors``. Its folder is created if missing.
     state
-        Tensors of any dtype, layout and device by name. One tensor under several names is stored once.
+        Tensors by name, of any dtype, layout and device. A tensor under several names is stored once.
     header
-        What to write beside them.
+        The header of the checkpoint.
 
     Raises
     ------
     CheckpointError
-        If the file cannot be written (the disk is full), or the header holds what JSON cannot.
+        If the file cannot be written (e.g. the disk is full), or the header cannot be encoded as JSON.
     """
     path = Path(path)
     tensors, aliases = _storable(state)
@@ -100,19 +100,19 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Tensor], header: Check
         raise CheckpointError(f"{path}: the header holds what JSON cannot: {error}") from None
     try:
         with fsynced_file(path) as stage:
-            # Not save_file: it stages by itself, and what it leaves when killed has a name that nobody can tell.
+            # Not save_file: it writes to a temporary file of unpredictable name, which stays if the process is killed.
             stage.write_bytes(save(tensors, metadata={"otus": metadata}))
     except (OSError, DataError) as error:
         raise CheckpointError(f"{path}: could not be written, what stood there is kept: {error}") from error
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CheckpointHeader]:
-    """Read a checkpoint of Otus: its tensors, on the CPU, and its header.
+    """Read a checkpoint of Otus; return its tensors, on the CPU, and its header.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, made by a newer Otus, or not a checkpoint of Otus.
+        If the file is missing, damaged, written by a newer version of Otus, or not a checkpoint of Otus.
     """
     path = _existing(path)
     state, metadata = _read_safetensors(path)
@@ -134,7 +134,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CheckpointHead
 
 
 def checkpoint_part(state: Mapping[str, Tensor], name: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a part (``optimizer``, ``ema``) without its prefix; the model's own without a name.
+    """Return the tensors of a part (``optimizer``, ``ema``), without its prefix (default: the model's own tensors).
 
     Examples
     --------
@@ -155,27 +155,28 @@ def load_into(
     model: str | None = None,
     strict: bool = True,
 ) -> None:
-    """Load all tensors into a module, or none.
+    """Load a state dict into a module, completely or not at all.
 
-    Counters of batch norms (``num_batches_tracked``) are loaded where both have them and never missed.
+    Batch norm counters (``num_batches_tracked``) are loaded if both have them; a missing or extra counter is no error.
 
     Parameters
     ----------
     module
-        Changed in place; values take its dtypes and devices.
+        Changed in place; values are converted to its dtypes and devices.
     state
         Tensors by name.
     source
-        What to call the state in an error: its file.
+        File of the state, for error messages.
     model
-        What to call the module in an error; its class without it.
+        Name of the module in error messages (default: its class).
     strict
-        Whether tensors of the module may not be missing in the state. Extra and mis-shaped ones are always an error.
+        Whether a tensor missing in ``state`` is an error (default: True). Extra tensors and wrong shapes always are.
 
     Raises
     ------
     CheckpointError
-        Lists the first missing, extra and mis-shaped tensors, or those that are not finite. The module is as it was.
+        If tensors are missing, extra, of another shape or not finite; the message lists the first of each. The module
+        is then unchanged.
     """
     fits, misfits = _compare(module, state)
     if not strict:
@@ -200,7 +201,7 @@ def load_into(
 
 
 class Misfit(NamedTuple):
-    """A tensor that is not loaded: the kind of reason, its name, and its shape in words."""
+    """A tensor that cannot be loaded: the kind of mismatch, its name, and a description of its shape."""
 
     kind: str
     tensor: str
@@ -211,22 +212,23 @@ class Misfit(NamedTuple):
 
 
 def matching(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Misfit]]:
-    """Return what of a state a module can take, for fine-tuning, and each tensor of either that it cannot."""
+    """Return the tensors of a state that fit a module, for fine-tuning, and all mismatches of the two."""
     fits, misfits = _compare(module, state)
     return fits, [misfit for several in misfits.values() for misfit in several]
 
 
 def read_foreign(path: str | Path) -> dict[str, Tensor]:
-    """Read other people's weights: safetensors, or a ``.pth``, ``.pt`` or ``.bin`` that holds nothing but tensors.
+    """Read weights of another library: safetensors, or a ``.pth``, ``.pt`` or ``.bin`` file with tensors and plain
+    values.
 
-    Of a checkpoint with several dicts of tensors (``model``, ``state_dict``, ``ema``, the optimizer's …) the largest is
-    taken, of two as large the averaged one. A prefix that all names share because the model was wrapped (``module.``,
-    ``model.``, ``_orig_mod.``, ``ema.`` …) is removed.
+    If a checkpoint holds several dicts of tensors (``model``, ``state_dict``, ``ema``, the optimizer's …), the largest
+    is returned; of equally large ones, that of averaged weights (EMA). A prefix of a wrapper that all names share
+    (``module.``, ``model.``, ``_orig_mod.``, ``ema.`` …) is removed.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, damaged, not a file of weights, or a pickle with code in it, which is never run.
+        If the file is missing, damaged, not a file of weights, or a pickle that contains code, which is never executed.
     """
     path = _existing(path)
     with open(path, "rb") as file:
@@ -258,9 +260,9 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
 
 
 def prefixes_of(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
-    """The prefixes under which a state holds tensors of these names, the one with most of them first.
+    """Return the prefixes under which a state has tensors of the given names, sorted by their number, largest first.
 
-    Of two with as many, first none at all, then that of averaged weights (``ema.``).
+    Of equal numbers, the empty prefix is first, then those of averaged weights (``ema.``).
 
     Examples
     --------
@@ -275,15 +277,15 @@ def prefixes_of(state: Mapping[str, Tensor], names: Collection[str]) -> list[str
 
 
 def below_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
+    """Return the tensors whose names begin with a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _largest_state(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The dict with the most tensors among a checkpoint and the dicts in it; the checkpoint where none has any."""
+    """Return the dict with the most tensors, of a checkpoint and the dicts nested in it."""
 
     def states(inner: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[int, bool, Mapping[Any, Any]]]:
-        yield sum(isinstance(one, Tensor) for one in inner.values()), bool(_AVERAGED.search(place)), inner
+        yield sum(isinstance(value, Tensor) for value in inner.values()), bool(_AVERAGED.search(place)), inner
         for name, value in inner.items():
             if isinstance(name, str) and isinstance(value, Mapping) and depth:
                 yield from states(value, f"{place}.{name}", depth - 1)
@@ -292,7 +294,7 @@ def _largest_state(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Contiguous tensors that share no memory, and for each name left out the one that holds its tensor."""
+    """Return contiguous tensors that share no memory, and for each alias the name under which its tensor is stored."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
@@ -305,13 +307,13 @@ def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
             continue
         first[same] = name
         plain = tensor.detach().cpu().contiguous()
-        tensors[name] = plain.clone() if storage in storages else plain  # a part of a larger one: safetensors refuses
+        tensors[name] = plain.clone() if storage in storages else plain  # safetensors refuses views of shared storage
         storages.add(storage)
     return tensors, aliases
 
 
 def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Misfit]]]:
-    """What fits, and what is missing in the state, extra in it, or of another shape."""
+    """Return the tensors that fit, and those missing in the state, extra in it, or of another shape."""
     own = module.state_dict()
     fits: dict[str, Tensor] = {}
     misfits: dict[str, list[Misfit]] = {"missing": [], "extra": [], "of another shape": []}
@@ -361,7 +363,7 @@ def _read_pickle(path: Path) -> Any:
         if any(name.endswith("constants.pkl") for name in names):
             raise CheckpointError(f"{path}: is a TorchScript program, expected weights: save the model's state_dict()")
     try:
-        # A Namespace is what argparse makes, plain values; many training scripts store theirs.
+        # Many training scripts store their arguments, an argparse Namespace of plain values.
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Fetching of weights, once, into the user's cache. Nothing here happens without being said on stderr."""
+"""Download weights once into the user's cache; each download is announced on stderr."""
 
 import hashlib
 import http.client
@@ -22,27 +22,27 @@ TIMEOUT_S = 30.0
 def fetch(
     url: str, *, sha256: str | None = None, cache_dir: str | Path | None = None, packaged: Sequence[str] = ()
 ) -> Path:
-    """The file that a URL names, from the cache if it is there, else downloaded into it.
+    """Return the local file of a URL, downloaded into the cache if it is not there yet.
 
     Parameters
     ----------
     url
-        http, https or file. A ``file:`` URL is answered by the file itself, not copied.
+        An http, https or file URL. For a file URL, the file itself is returned, not a copy.
     sha256
-        The hash of the content in hexadecimal digits, or its first eight or more (torchvision's file names carry them).
-        Checked at every call.
+        Expected SHA-256 of the content in hexadecimal digits, or at least its first eight (as in torchvision's file
+        names). Checked at every call (default: not checked).
     cache_dir
-        Another place than ``cache_folder()``.
+        Cache folder (default: ``cache_folder()``).
     packaged
-        Names of models that need no network, for the error to mention.
+        Names of models with packaged weights, which the error message suggests.
 
     Raises
     ------
     FetchError
-        If there is no network, the server refuses, the transfer breaks off, the disk is full, or the hash is another one
-        (the file in the cache is then removed). Nothing half is left under the file's name.
+        If there is no network, the server refuses, the transfer breaks off, the disk is full, or the hash differs (the
+        file in the cache is then removed). A partial download is never left under the file's name.
     UsageError
-        If the URL or the hash is none.
+        If ``url`` is not a URL of a file, or ``sha256`` not a hash.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https", "file") or not Path(parts.path).name:
@@ -77,7 +77,7 @@ def fetch(
 
 
 def _place(parts: urllib.parse.SplitResult, folder: Path) -> Path:
-    """One place for each URL, with the server's own names, inside the folder whatever the URL says."""
+    """Return the cache path of a URL, made of the server and path names; never outside the folder, even with ``..``."""
     names = [parts.netloc, *parts.path.split("/")]
     if parts.query:
         names[-1] += f"?{parts.query}"

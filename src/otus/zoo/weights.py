@@ -1,4 +1,4 @@
-"""Weights of whatever origin, as a model wants them: ours, torchvision's, DETR's; packaged, in a file, or fetched."""
+"""Load weights of Otus, torchvision or DETR, packaged, from a file or downloaded, under the parameter names of Otus."""
 
 import hashlib
 from collections.abc import Mapping
@@ -36,24 +36,24 @@ _LAST_BIASES = ("mask_head.mask_fcn_logits.bias", "keypoint_head.kps_score_lowre
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """Tensors, and what is known of the model that they belong to.
+    """Weights, and the description of the model that they belong to.
 
     Parameters
     ----------
     source
         The file that they were read from.
     state
-        Tensors by our names.
+        Tensors by their names in Otus.
     builder
-        The zoo's name of the model; None where the file does not say.
+        Name of the model in the zoo; None if unknown.
     arguments
-        The builder's arguments that the tensors need.
+        Keyword arguments of the builder that fit the tensors.
     categories, preprocess
-        What the labels mean, how images are prepared; None where the file does not say.
+        The category of each class index, and the preprocessing of images; None if unknown.
     score_thresholds
-        By the category's name, where some were chosen (``otus evaluate --choose-thresholds``).
+        Score threshold by category name, if chosen by ``otus evaluate --choose-thresholds``; else empty.
     training
-        How they were trained, where the file says it (:class:`~otus.zoo.checkpoint.CheckpointHeader`).
+        How the model was trained, as in :class:`~otus.zoo.checkpoint.CheckpointHeader`; empty if unknown.
     """
 
     source: Path
@@ -67,24 +67,25 @@ class FoundWeights:
 
 
 def packaged_file(model: str) -> Path | None:
-    """Where the weights of a model lie that came with the package; None where none did."""
+    """Return the file of a model's weights in the package, or None if it has none."""
     path = Path(__file__).parent / "packaged" / f"{model}.safetensors"
     return path if path.is_file() else None
 
 
 def packaged_names() -> list[str]:
-    """The models whose weights came with the package."""
+    """Return the names of the models with packaged weights."""
     return [name for name in MODELS if packaged_file(name)]
 
 
 def weights_file(source: str | Path) -> Path | None:
-    """The file of weights at a path: the path itself, or of the folder of a training run its best weights, else its last;
-    None where there is no such file or folder.
+    """Return the weights file at a path, or None if the path does not exist.
+
+    For the folder of a training run it is the file of its best weights, else of its last; for a file, the file itself.
 
     Raises
     ------
     CheckpointError
-        If it is a folder without weights.
+        If the path is a folder without weights.
     """
     path = Path(source)
     if not path.is_dir():
@@ -97,22 +98,23 @@ def weights_file(source: str | Path) -> Path | None:
 
 
 def read_weights(weights: str | Path | None, *, model: str | None = None) -> FoundWeights:
-    """Weights by name or from a file.
+    """Load weights by name or from a file.
 
     Parameters
     ----------
     weights
-        A file, the folder of a training run, ``packaged``, or a name of published weights of ``model``; None for the best
-        there is of ``model``.
+        A file, the folder of a training run, ``packaged``, or the name of published weights of ``model``; None for the
+        best available weights of ``model``.
     model
-        The zoo's name of the model that they are for.
+        Name in the zoo of the model to load them into (default: read it from the file).
 
     Raises
     ------
     UsageError
-        If it is neither a file nor a name, or the model has no trained weights; the message lists the names there are.
+        If ``weights`` is neither a file nor a known name, or the model has no trained weights; the message lists the
+        names.
     CheckpointError, FetchError
-        If the file is damaged or of another model, or cannot be fetched.
+        If the file is damaged or belongs to another model, or cannot be downloaded.
     """
     file = None if weights is None else weights_file(weights)
     if file is not None:
@@ -140,14 +142,14 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
 
 
 def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
-    """Weights of one file: a checkpoint of Otus, a torchvision detector's, or a DETR's.
+    """Load a weights file: a checkpoint of Otus, of a torchvision detector or segmentation model, or of a DETR.
 
-    A mask or keypoint head that a run of ours trained without a single mask or keypoint is left out.
+    In checkpoints of Otus, a mask or keypoint head is dropped if the training data had no mask or keypoint.
 
     Raises
     ------
     CheckpointError
-        If it is damaged, none of them, or says that it belongs to another model.
+        If the file is damaged, not a file of weights, or states that it belongs to another model.
     """
     if _is_ours(path):
         state, header = load_checkpoint(path)
@@ -185,7 +187,7 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
 
 
 def without_head(found: FoundWeights, model: str | None) -> FoundWeights:
-    """Weights of a model whose ``boxes_only`` is ``model`` as weights of that one: without mask or keypoint head."""
+    """Drop the mask or keypoint head if ``model`` is the ``boxes_only`` variant of the weights' model."""
     if model is None or found.builder not in MODELS or MODELS[found.builder].boxes_only != model:
         return found
     state = {name: tensor for name, tensor in found.state.items() if not name.startswith(_FURTHER_HEADS)}
@@ -193,9 +195,10 @@ def without_head(found: FoundWeights, model: str | None) -> FoundWeights:
 
 
 def _untrained_head(found: FoundWeights) -> bool:
-    """Whether a training run left a mask or keypoint head that it never had a label for.
+    """Return whether weights of a training run have a mask or keypoint head that never had a training target.
 
-    The bias of the head's last layer starts from 0, weight decay leaves it alone, and the first mask or keypoint moves it.
+    The bias of the head's last layer is initialised to 0, has no weight decay, and changes with the first mask or
+    keypoint.
     """
     last = [found.state[name] for name in _LAST_BIASES if name in found.state]
     trained = found.builder in MODELS and bool(found.training.get("steps"))
@@ -203,16 +206,16 @@ def _untrained_head(found: FoundWeights) -> bool:
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state below the prefix that makes it one of those that are read here; as it is where none does."""
+    """Return the state without the prefix of a known foreign checkpoint; unchanged if there is none."""
     for prefix in ("", *prefixes_of(state, {*DETR_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS, *SEGMENTER_MARKS})):
         inner = below_prefix(state, prefix)
-        if any(is_one(inner) for is_one in _FOREIGN):
+        if any(is_known(inner) for is_known in _FOREIGN):
             return inner
     return state
 
 
 def _is_ours(path: Path) -> bool:
-    """By the header that safetensors has at its start."""
+    """Return whether a file is a checkpoint of Otus, by its safetensors header."""
     with path.open("rb") as file:
         start = file.read(9)
         if start[8:] != b"{":

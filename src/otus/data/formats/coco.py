@@ -1,12 +1,12 @@
 """COCO JSON: boxes, polygons, RLE, crowds, keypoints.
 
 https://cocodataset.org/#format-data. Further fields of annotations are documented in
-:mod:`otus.data.formats.coco_annotations`; those of images (licence, date …) and of the file are counted, not kept. Files of
-any size are read without keeping them in memory.
+:mod:`otus.data.formats.coco_annotations`; those of images (licence, date …) and of the file are counted and dropped.
+Files are read as a stream, never held in memory as a whole.
 
-The official folder ``annotations/`` has several files of the same images. ``instances_val2017.json`` is the split ``val``;
-beside it ``person_keypoints_val2017.json`` and ``stuff_val2017.json`` are the splits ``person_keypoints/val`` and
-``stuff/val``; files without categories (captions) or labels (image_info) are skipped.
+The official folder ``annotations/`` has several files for the same images. ``instances_val2017.json`` is the split
+``val``; beside it ``person_keypoints_val2017.json`` and ``stuff_val2017.json`` are the splits ``person_keypoints/val``
+and ``stuff/val``; files without categories (captions) or labels (image_info) are skipped.
 """
 
 import os
@@ -48,24 +48,24 @@ _KINDS = (
     "instances",
     "person_keypoints",
     "stuff",
-)  # of the official files; the first that is there has the split's name
-_MANY = 64  # more JSON files than that in one folder are one an image, not a data set each
+)  # of the official files; the first present takes the name of the split
+_MANY = 64  # a folder with more JSON files than this has a file per image, not several data sets
 _SAMPLE = 8
-_DIGITS = 16  # a number of fewer is the same in every reader of JSON
+_DIGITS = 16  # integers with fewer digits are exact in every JSON reader, also as float64
 
 
 class ImageRecord(msgspec.Struct):
     """A record of ``images``."""
 
     id: Int64
-    width: Int64 | Number | None = None  # pandas writes 60.0; without sizes the images themselves say them
+    width: Int64 | Number | None = None  # pandas writes 60.0; if missing, read from the image
     height: Int64 | Number | None = None
     file_name: str = ""
-    coco_url: str | None = None  # says the name where LVIS does not
+    coco_url: str | None = None  # LVIS has no file_name; this URL ends with it
 
 
 class Category(msgspec.Struct):
-    """A record of ``categories``; ``sigmas`` and ``flip_pairs`` (from 1, as ``skeleton``) are ours."""
+    """A record of ``categories``; ``sigmas`` and ``flip_pairs`` (1-based, like ``skeleton``) are additions of Otus."""
 
     id: Int64
     name: str
@@ -94,7 +94,7 @@ def find(path: Path) -> list[Layout]:
 
 
 def files_without_objects(path: Path) -> list[Path]:
-    """Return the COCO files that have no categories or labels, such as captions, if there are others beside."""
+    """Return the COCO files without categories or labels, such as captions, if other files are beside them."""
     files = [file for file in json_files(path) if _is_instances(file)]
     without = [file for file in files if not _has_categories(file) or _kind_of(file) == "image_info"]
     return without if len(without) < len(files) else []
@@ -131,7 +131,7 @@ def json_files(path: Path) -> list[Path]:
 
 
 def sniff(file: Path) -> bytes:
-    """Return the beginning and the end of a file, without zero bytes (UTF-16)."""
+    """Return the first and last bytes of a file, without zero bytes (as in UTF-16)."""
     with file.open("rb") as opened:
         head = opened.read(_SNIFFED)
         opened.seek(max(len(head), file.stat().st_size - _SNIFFED))
@@ -152,7 +152,7 @@ def _is_instances(file: Path) -> bool:
         text = sniff(file)
     except OSError:
         return False
-    # In a large file the keys may lie between its beginning and its end; then the records there tell.
+    # In a large file the top-level keys may be outside the bytes read; then keys of records decide.
     has_images = b'"images"' in text or (b'"file_name"' in text and b'"image"' not in text)
     has_objects = any(key in text for key in (b'"annotations"', b'"categories"', b'"category_id"'))
     return has_images and has_objects and not is_panoptic(file, text)
@@ -172,9 +172,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     layout
         ``source`` is the JSON file.
     report
-        Gets each problem; the faulty record is left out.
+        Called with the error of each invalid record, which is skipped (default: raise the first).
     allow_outside
-        Whether a ``file_name`` may lead outside the folder of the images.
+        Whether a ``file_name`` may lead outside the image folder (default: False).
     """
     file = layout.source
     images: list[tuple[int, ImageRecord]] = []
@@ -214,9 +214,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 def valid_images(
     file: Path, images: list[tuple[int, ImageRecord]], report: Report, faulty_ids: set[int], *, allow_outside: bool
 ) -> tuple[list[ImageRecord], set[int]]:
-    """Return the valid image records, with forward slashes in file names, and the ids of the others.
+    """Return the valid image records, with forward slashes in file names, and the ids of invalid ones.
 
-    ``faulty_ids`` are those of records that could not even be decoded.
+    ``faulty_ids`` are the ids of records that could not be decoded.
     """
     known: dict[int, ImageRecord] = {}
     refused = set(faulty_ids)
@@ -257,7 +257,7 @@ def valid_images(
 
 
 def _take_size(one: ImageRecord, folder: Path) -> ImageError | None:
-    """Fill in a missing size from the image file; return what is wrong with the file, if anything."""
+    """Fill in a missing size from the image file; return the error of the file, or None."""
     if one.width is None or one.height is None:
         try:
             one.height, one.width = image_size_hw(folder / (one.file_name or ""))
@@ -273,7 +273,7 @@ def is_outside_folder(name: str) -> bool:
 
 
 def read_categories(file: Path, records: list[tuple[int, Category]], report: Report) -> Categories:
-    """Build categories from their records; faulty records are reported and left out."""
+    """Build categories from their records; invalid records are reported and skipped."""
     kept: dict[int, Category] = {}
     for index, record in records:
         if record.id in kept or any(record.name == other.name for other in kept.values()):
@@ -322,7 +322,7 @@ def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
     folders += [here / "JPEGImages", above / "images", above, above / "JPEGImages"]
     sample, folders = names[:_SAMPLE], [folder for folder in folders if folder.is_dir()]
     counts = [sum(os.path.isfile(folder / name) for name in sample) for folder in folders]
-    if max(counts) == 0:  # images/a.jpg that is missing is not images/images/a.jpg
+    if max(counts) == 0:  # the path of a missing images/a.jpg must not be images/images/a.jpg
         counts = [sum((folder / name).parent.is_dir() for name in sample) for folder in folders]
     return folders[int(np.argmax(counts))]
 

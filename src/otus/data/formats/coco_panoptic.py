@@ -1,7 +1,7 @@
 """COCO panoptic: a PNG of segment ids per image, and a JSON file that describes the segments.
 
-https://cocodataset.org/#format-data, panoptic segmentation: id = R + 256 G + 256^2 B; the PNGs lie in a folder named as
-the JSON file, beside it.
+https://cocodataset.org/#format-data, panoptic segmentation: id = R + 256 G + 256^2 B. The PNGs are in a folder beside
+the JSON file, with the same name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ class Annotation(msgspec.Struct):
 
 
 class PredictedMap(Annotation):
-    """A record of predicted ``annotations``; a string as ``image_id`` is the name of an image."""
+    """A record of predicted ``annotations``; an ``image_id`` that is a string is the name of an image."""
 
     image_id: Int64 | str  # type: ignore[assignment]
 
@@ -90,9 +90,9 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     layout
         ``source`` is the JSON file.
     report
-        Gets each problem; the faulty record is left out.
+        Called with the error of each invalid record, which is skipped (default: raise the first).
     allow_outside
-        Whether a ``file_name`` may lead outside its folder.
+        Whether a ``file_name`` may lead outside its folder (default: False).
     """
     file = layout.source
     records: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
@@ -130,17 +130,17 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     Parameters
     ----------
     path
-        The JSON file, or a folder with one beside the maps.
+        The JSON file, or a folder with the JSON file and the maps.
     dataset
-        The labels that they belong to, with panoptic maps: ids of images and categories are its own.
+        Ground truth with panoptic maps; the predictions use its image and category ids.
     report
-        Gets each problem; the faulty map is left out.
+        Called with the error of each invalid map, which is skipped.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: unknown ids, a second map of an image, two segments of one id. A folder without such
-        a file, or with several, is raised at once.
+        Through ``report``: unknown ids, a second map of an image, two segments with the same id. Raised directly: a
+        folder without such a file, or with several.
     """
     assert dataset.panoptic is not None
     path = Path(path)
@@ -219,7 +219,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     Raises
     ------
     DataError
-        If a data set has no panoptic maps: they cannot be made from objects that overlap.
+        If a data set has no panoptic maps; they are not derived from objects, which may overlap.
     """
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)
@@ -251,7 +251,7 @@ def _write_json(dataset: Dataset, path: Path, maps: Path) -> None:
     assert dataset.panoptic is not None
     ids, names = image_ids(dataset), image_names(dataset)
     if len({Path(name).with_suffix("").as_posix().casefold() for name in names}) < len(names):
-        names = flat_names(names)  # a.jpg beside a.png: their maps must not be called alike
+        names = flat_names(names)  # a.jpg and a.png must not share a map file
     maps.mkdir()
     with path.open("wb") as file:
         file.write(b'{"images": ')

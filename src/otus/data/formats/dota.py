@@ -8,7 +8,8 @@ Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, C
     gsd:0.1464
     x1 y1 x2 y2 x3 y3 x4 y4 category difficult
 
-Categories are those of the first version of DOTA (15, 16 or 18) that has all names found, else these names, sorted.
+Categories are those of the first DOTA version (15, 16 or 18 categories) that includes all names in use, else the names
+in use, sorted.
 """
 
 from pathlib import Path
@@ -75,13 +76,13 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     Raises
     ------
     DataError, ImageError
-        Through ``report``: lines that are none, labels without an image, images that cannot be opened.
+        Through ``report``: invalid lines, labels without an image, images that cannot be opened.
     """
     folder = layout.source / (layout.split or "")
     label_folder = _label_folder(folder) or folder
     image_folder = next((part for part in (folder / "images", folder) if part.is_dir() and list_images(part)), folder)
     paths = list_images(image_folder)
-    if label_folder != folder:  # beside images may lie other texts
+    if label_folder != folder:  # a folder of images may contain other text files
         files = [label_folder / f"{path.stem}.txt" for path in paths]
         report_unmatched_labels(list_files(label_folder, "*.txt"), files, report)
     paths, sizes = read_image_sizes(paths, report)
@@ -116,7 +117,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def _boxes(lines: list[LabelLine], report: Report, unread: UnreadFields) -> list[LabelLine]:
-    """Return the lines that have the word count of a box."""
+    """Return the lines that have as many words as a box has fields."""
     kept = []
     for line in lines:
         if line.number <= 2 and line.words[0].startswith(_HEADERS):
@@ -138,7 +139,7 @@ def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
     for count in _VERSIONS:
         if found <= set(NAMES[:count]):
             return NAMES[:count]
-    if layout.split:  # names of the other splits too, so that labels mean the same in each
+    if layout.split:  # include the other splits, so that class indices agree
         folders = [_label_folder(folder) or folder for folder in subfolders(layout.source)]
         files = [file for folder in folders for file in list_files(folder, "*.txt")]
         found |= {line.words[8] for line in read_label_lines(files, lambda _: None) if len(line.words) in (9, 10)}

@@ -4,9 +4,10 @@
     images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
-A line of ``classes.txt`` is a name, or a value and a name; without values they count from 0. Values without a name are not
-judged, nor are those named unlabelled, void, ignore or ignored. Without ``classes.txt`` the values must be those of an
-object on background: 0 and 255 or 0 and 1, and 128 (or 255 beside 1) for pixels that are not judged.
+A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
+without a name are ignored in evaluation, as are those named unlabelled, void, ignore or ignored. Without
+``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object is 1)
+for ignored pixels.
 """
 
 from collections.abc import Set
@@ -60,7 +61,7 @@ def _mask_folder(path: Path) -> Path | None:
 
 
 def _looks_like_objects(masks: Path) -> bool:
-    """Return whether sample PNGs hold an object on background."""
+    """Return whether sample PNGs are binary masks of an object and the background."""
     try:
         return bool(_object_values(sample_files(list_files(masks, "**/*.png"))))
     except DataError:
@@ -82,8 +83,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     Raises
     ------
     DataError, ImageError
-        Through ``report``: images that cannot be opened or have no index image. A ``classes.txt`` that makes no sense,
-        or index images of unknown values without it, are raised at once.
+        Through ``report``: images that cannot be opened or have no label PNG. Raised directly: an invalid
+        ``classes.txt``, or, without it, label PNGs with other values than those of a binary mask.
     """
     root = layout.source
     folder, masks = _folders(layout)
@@ -138,12 +139,12 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
 
 
 def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[str] | None:
-    """Return the stems in a list, with or without folder and suffix: the line if known, else its first word."""
+    """Return the file stems in an image list: of each line, without folder, if it is known, else of its first word."""
     if not file.is_file():
         return None
     stems = set()
     for number, whole in read_name_list(file):
-        name = whole.rsplit("/", 1)[-1]  # of "image labels", as CamVid has it, the labels: they are called alike
+        name = whole.rsplit("/", 1)[-1]  # CamVid's "image labels": image and label file have the same name
         if not {name, Path(name).stem} & known:
             name = whole.split()[0].rsplit("/", 1)[-1]
         where = f"line {number}"

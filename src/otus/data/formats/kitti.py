@@ -7,14 +7,14 @@ readme. ::
 
     type truncated occluded alpha  left top right bottom  height width length  x y z  rotation_y  [score]
 
-Boxes are 0-based pixels and taken as they are: the development kit measures right - left. Cuboids change their frame.
-KITTI's is the camera's (x right, y down, z forward, in metres; the location is the middle of the bottom face; rotation_y
-turns about y, 0 where the object points along x). Ours has z up and x forward, so that y points left, and gives the
-middle of the cuboid::
+Boxes are 0-based pixel coordinates and kept unchanged: as in the development kit, the width is right - left. Cuboids
+are converted from KITTI's camera frame to the frame of Otus. KITTI: x right, y down, z forward, in metres; the location
+is the centre of the bottom face; rotation_y is about the y axis, 0 if the object points along x. Otus: x forward, y
+left, z up; the location is the centre of the cuboid::
 
     x, y, z = z_camera, -x_camera, -y_camera + height / 2        yaw = -rotation_y - pi / 2
 
-Regions ``DontCare`` are crowds of a category of that name with the column ``ignored``: nothing in them is to be judged.
+``DontCare`` regions are crowds of a category of that name with the column ``ignored``; detections in them are ignored.
 """
 
 from pathlib import Path
@@ -54,8 +54,8 @@ def _holds_kitti(folder: Path) -> bool:
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """Read the images, boxes and cuboids (for their frame see the top of this file).
 
-    ``truncated`` (0..1), ``occluded`` (0..3, 3 unknown), ``alpha`` (radians) and ``ignored`` are columns, where -1 and
-    -10 of regions to be ignored are 0.
+    ``truncated`` (0..1), ``occluded`` (0..3, 3: unknown), ``alpha`` (radians) and ``ignored`` are columns. The
+    placeholders -1 and -10 of ``DontCare`` regions become 0.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
 
 def parse_objects(lines: list[LabelLine], categories: Categories, report: Report) -> Objects:
-    """Parse label lines to objects; invalid lines and unknown categories are reported and left out."""
+    """Parse label lines to objects; invalid lines and unknown categories are reported and skipped."""
     label_of = {name: label for label, name in enumerate(categories)}
     known = [line for line in lines if line.words[0] in label_of]
     for line in lines:
@@ -109,7 +109,7 @@ def parse_objects(lines: list[LabelLine], categories: Categories, report: Report
 
 
 def _checked(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], Float[np.ndarray, "n v"]]:
-    """Return the valid lines and their numbers: 14, or 15 with a score."""
+    """Return the valid lines and their numeric fields: 14, or 15 with a score."""
     lengths = {len(line.words) for line in lines}
     length = 16 if lengths == {16} else 15
     kept = []

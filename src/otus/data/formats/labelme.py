@@ -1,16 +1,15 @@
-"""LabelMe: a JSON file of shapes per image (github.com/wkentaro/labelme, the desktop program, and X-AnyLabeling).
+"""LabelMe: a JSON file of shapes per image, as labelme (github.com/wkentaro/labelme) and X-AnyLabeling write it.
 
-A shape is a polygon, a rectangle, an oriented rectangle (X-AnyLabeling's ``rotation``), a circle, a mask (a PNG that fills
-a rectangle, its last row and column included), or a point. Shapes that share a ``group_id`` are one object: several
-polygons and masks are its parts, a rectangle beside them is its box, and points are its keypoints, named by their labels.
-The flags ``difficult``, ``truncated`` … become columns, ``crowd`` says a crowd, and ``occluded`` of a point a hidden
-keypoint.
+A shape is a polygon, a rectangle, an oriented rectangle (X-AnyLabeling's ``rotation``), a circle, a mask (a PNG with
+the size of a rectangle whose corners are inclusive), or a point. Shapes that share a ``group_id`` are a single object:
+polygons and masks are its parts, a rectangle is its box, and points are its keypoints, named by their labels. The flags
+``difficult``, ``truncated`` … become columns; ``crowd`` marks a crowd, ``occluded`` of a point a hidden keypoint.
 
-``labels.txt`` (as ``labelme --labels`` takes it) gives the order of categories and keypoints; else categories are sorted
-and keypoints are in the order in which they appear. Lines are not objects and are reported; a circle becomes a polygon of
-64 points. An image that is not there is taken out of ``imageData``, where the file has it. Our additions, which LabelMe
-keeps: ``score`` of a shape, the flag ``oriented_box`` of a polygon that is one, and ``keypoint_names`` of each category
-beside the shapes.
+``labels.txt`` (the file of ``labelme --labels``) defines the order of categories and keypoints; without it, categories
+are sorted and keypoints are in order of appearance. Lines are not objects and are reported; a circle becomes a polygon
+of 64 points. If the image file is missing, ``imageData`` is decoded instead. Otus adds fields, which LabelMe preserves:
+``score`` of a shape, the flag ``oriented_box`` of a polygon that is an oriented box, and the top-level
+``keypoint_names`` by category.
 """
 
 from collections.abc import Sequence
@@ -78,12 +77,12 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     Parameters
     ----------
     allow_outside
-        Follow an ``imagePath`` that leaves the folder of the data set.
+        Whether an ``imagePath`` may lead outside the folder of the data set (default: False).
 
     Raises
     ------
     DataError, ImageError
-        Through ``report``, with the file and the shape.
+        Through ``report``, with the file and the index of the shape.
     """
     folder = layout.source / (layout.split or "")
     paths, sizes, contents, objects = [], [], [], []
@@ -135,7 +134,7 @@ def _size_hw(content: LabelMeFile, path: Path, file: Path) -> tuple[int, int]:
 
 
 def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[LabelMeObject]) -> Categories:
-    """Return names and keypoints: from ``labels.txt`` and ``keypoint_names``, else as found in the files."""
+    """Return categories with keypoint names: from ``labels.txt`` and ``keypoint_names``, else those in use."""
     used = {instance.label for instance in objects}
     points = list(dict.fromkeys(name for instance in objects for name in instance.keypoints))
     listed = _listed(layout)
@@ -166,7 +165,7 @@ def _listed(layout: Layout) -> list[str]:
 
 
 def _labels_of_other_splits(source: Path) -> set[str]:
-    """Return the labels used in all splits, so that labels mean the same in each."""
+    """Return the category names used in all splits, so that class indices agree between splits."""
     labels: set[str] = set()
     for file in list_files(source, "*/*.json"):
         try:
@@ -215,8 +214,8 @@ def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarr
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write LabelMe files beside their images, with ``labels.txt``; each split in its own folder.
 
-    Polygons stay polygons, run lengths become masks, so that holes and parts are kept. A box that is not that of its
-    outline is written as a rectangle in the same group.
+    Polygons stay polygons; RLEs become masks, which keep holes and parts. A box that differs from the bounding box of
+    its segmentation is written as a rectangle of the same group.
     """
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)
@@ -282,7 +281,7 @@ def _areas(dataset: Dataset, objects: Objects) -> np.ndarray:
 
 
 def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]) -> list[dict[str, Any]]:
-    """Return the shapes of one object; the first carries flags and score."""
+    """Return the shapes of an object; the first carries its flags and score."""
     label = dataset.categories[int(objects.labels[row])]
     size_hw = dataset.images.size_hw(int(objects.image_index[row]))
     shapes: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The shapes of a LabelMe file, grouped to objects."""
+"""Decode the shapes of a LabelMe file and group them into objects."""
 
 import atexit
 import base64
@@ -20,11 +20,11 @@ from otus.data.formats.unread_fields import UnreadFields
 from otus.errors import DataError, Report
 from otus.structures import Masks
 
-# How many points a shape has; a rectangle its two opposite corners, or all four as X-AnyLabeling saves them.
+# Allowed numbers of points: a rectangle has two opposite corners, or all four in files of X-AnyLabeling.
 _POINTS = {
     "rectangle": (2, 4),
     "oriented_rectangle": (4,),
-    "rotation": (4,),  # what X-AnyLabeling calls it
+    "rotation": (4,),  # oriented rectangle of X-AnyLabeling
     "circle": (2,),
     "mask": (2,),
     "point": (1,),
@@ -60,7 +60,7 @@ _KNOWN_OF_SHAPE = frozenset(Shape.__struct_fields__)
 
 @dataclass
 class LabelMeObject:
-    """One object; its box is the rectangle if there is one, else it encloses the other shapes."""
+    """An object; its box is its rectangle if it has one, else the bounding box of its other shapes."""
 
     label: str
     box_xyxy: Float[np.ndarray, "4"]
@@ -87,7 +87,7 @@ class _Group:
 
 
 def decode_file(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
-    """Decode a LabelMe file, leaving its shapes raw so that they can be validated one by one."""
+    """Decode a LabelMe file; its shapes stay raw, to be validated individually."""
     text = read_json_bytes(file)
     try:
         content = msgspec.json.decode(text, type=LabelMeFile)
@@ -108,7 +108,7 @@ class EmbeddedImages:
     _folder: Path | None = None
 
     def image_of(self, file: Path, path: Path) -> Path:
-        """Write a file's ``imageData`` as an image named as ``path`` and return its path; ``path`` without data."""
+        """Write the ``imageData`` of a file to a temporary image and return its path; ``path`` if there is none."""
         try:
             data = msgspec.json.decode(read_json_bytes(file), type=_Embedded).imageData
             content = base64.b64decode(data or "", validate=True)
@@ -126,7 +126,7 @@ class EmbeddedImages:
 
 
 def decode_shape(raw: msgspec.Raw) -> Shape:
-    """Decode one shape; ValueError if it is invalid."""
+    """Decode a shape; raise ValueError if it is invalid."""
     try:
         return msgspec.json.decode(raw, type=Shape)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -136,7 +136,7 @@ def decode_shape(raw: msgspec.Raw) -> Shape:
 def group_shapes(
     content: LabelMeFile, size_hw: tuple[int, int], file: Path, report: Report, unread: UnreadFields
 ) -> list[LabelMeObject]:
-    """Return the objects of a file: groups, and ungrouped shapes."""
+    """Return the objects of a file: each group of shapes, and each shape without a group."""
     groups: dict[int | str, _Group] = {}
     for index, raw in enumerate(content.shapes):
         where = f"shapes[{index}]"
@@ -161,7 +161,7 @@ def group_shapes(
 
 
 def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
-    """Add a shape to an object; ValueError, leaving the object unchanged, if the shape is invalid."""
+    """Add a shape to an object; if the shape is invalid, raise ValueError and leave the object unchanged."""
     kind = shape.shape_type
     if kind not in ("point", *OBJECT_SHAPES):
         raise ValueError(f"a {kind!r} is no object: expected a polygon, rectangle, circle, mask or point")
@@ -211,14 +211,14 @@ def _is_upright(points: Float[np.ndarray, "p 2"]) -> bool:
 
 
 def _mask(shape: Shape, points: np.ndarray, size_hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Return the mask in the image's frame; ValueError if it does not fit its rectangle or the image."""
+    """Return the mask at the size of the image; raise ValueError if it does not fit its rectangle or the image."""
     (left, top), (right, bottom) = points.round().tolist()
     if not (0 <= left <= right < size_hw[1] and 0 <= top <= bottom < size_hw[0]):
         raise ValueError(f"expected a rectangle inside the image of {size_hw[1]} x {size_hw[0]}, got {points.tolist()}")
     x1, y1, x2, y2 = int(left), int(top), int(right), int(bottom)
     try:
         with Image.open(BytesIO(base64.b64decode(shape.mask or "", validate=True)), formats=("PNG",)) as image:
-            # The size is compared before anything is decoded: a few bytes can claim to be any size.
+            # Check the size before decoding: a small file may state a huge one.
             fits = image.size == (x2 - x1 + 1, y2 - y1 + 1)
             values = np.array(image.convert("L") if fits else []) > 0
             size = image.size
@@ -241,7 +241,7 @@ def encode_mask(mask: Bool[np.ndarray, "h w"]) -> str:
 
 
 def enclosing_box(rings: list[np.ndarray], mask: Bool[np.ndarray, "h w"] | None) -> Float[np.ndarray, "4"]:
-    """Return the box around rings and the pixels of a mask, at least one of which is given."""
+    """Return the bounding box of polygons and a mask; at least one of them must be given."""
     points = np.concatenate([*rings, *([] if mask is None else [_pixel_corners(mask)])])
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 

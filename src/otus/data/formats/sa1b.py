@@ -1,7 +1,7 @@
 """SA-1B, the Segment Anything data set: a JSON file per image with class-agnostic masks and their quality scores.
 
-https://github.com/facebookresearch/segment-anything#dataset. What a mask says beside its pixels (``predicted_iou``,
-``stability_score``, ``crop_box``, ``point_coords``) are columns here.
+https://github.com/facebookresearch/segment-anything#dataset. The further fields of a mask (``predicted_iou``,
+``stability_score``, ``crop_box``, ``point_coords``) become columns.
 """
 
 from bisect import bisect_right
@@ -74,7 +74,7 @@ class Document(msgspec.Struct):
 
 
 class Fields(msgspec.Struct):
-    """One JSON file with all of its fields."""
+    """A JSON file with all of its fields."""
 
     image: dict[str, msgspec.Raw]
     annotations: list[dict[str, msgspec.Raw]]
@@ -97,16 +97,16 @@ def _is_sa1b(file: Path) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """Read SA-1B files, with the one category ``object``.
+    """Read SA-1B files; all objects have the category ``object``.
 
     Parameters
     ----------
     layout
         ``source`` is the folder, or one file.
     report
-        Gets each problem; the faulty record is left out.
+        Called with the error of each invalid record, which is skipped (default: raise the first).
     allow_outside
-        Whether a ``file_name`` may lead outside the folder.
+        Whether a ``file_name`` may lead outside the folder (default: False).
     """
     source = layout.source
     files = list_files(source, "*.json") if source.is_dir() else [source]
@@ -184,7 +184,7 @@ def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> st
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write a JSON file beside each image in a new folder; polygons become RLE.
 
-    Splits share one folder and can no longer be distinguished; if their image or annotation ids collide, all get new ones.
+    Splits are merged into a single folder. If image or annotation ids collide, all ids of that kind are renumbered.
     """
     splits = as_splits(datasets)
     written, losses = _with_ids_of_their_own(splits)
@@ -199,7 +199,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
 
 def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
-    """Return the splits with ids that are unique over all of them."""
+    """Return the splits with ids that are unique across all splits."""
     losses: list[ConversionLoss] = []
     ids = [image_ids(dataset) for dataset in splits]
     objects = [dataset.objects if dataset.objects is not None else Objects.empty() for dataset in splits]

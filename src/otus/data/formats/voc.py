@@ -6,10 +6,10 @@ Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010; the de
     SegmentationClass/NAME.png (category + 1, 0 background, 255 void)  SegmentationObject/NAME.png (k: the k-th object)
 
 Also read are ``images/`` beside ``annotations/``, images beside their XML files, and a folder of either for each split.
-Boxes are 1-based inclusive, and decimals are kept; files of programs that count from 0 are read by the format
-``voc_from_0``, which takes the sides as they are. ``robndbox`` (roLabelImg) is an oriented box. A list of categories is no
-part of VOC: ``labelmap.txt`` (CVAT's addition) says them where it is, else they are VOC's twenty if all names are of them,
-else the names found, sorted. ``part``, ``pose`` and what else the files say is counted, not kept.
+Boxes are 1-based with inclusive ends, and decimals are kept. The format ``voc_from_0`` reads files of programs that
+count from 0, with coordinates unchanged. ``robndbox`` (roLabelImg) is an oriented box. VOC has no list of categories:
+they are those of ``labelmap.txt`` (CVAT's addition) if it exists, else VOC's twenty if these include all names in use,
+else the names in use, sorted. Other fields (``part``, ``pose`` …) are counted and dropped.
 """
 
 import re
@@ -59,7 +59,7 @@ NAMES = (
 FROM_0 = "voc_from_0"
 _LABEL_FOLDERS, _IMAGE_FOLDERS = ("Annotations", "annotations", "xmls"), ("JPEGImages", "images", "Images")
 _SPLITS = ("train", "val", "valid", "validation", "test")
-_FLAG = re.compile(r"\s+(?:-1|0|1)$")  # behind the names in the list of a category: shows none, difficult ones, some
+_FLAG = re.compile(r"\s+(?:-1|0|1)$")  # after each name in the list of a category: absent, difficult, present
 _LOOKED_AT = 8
 
 
@@ -99,7 +99,7 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 
 
 def _is_of_one_category(file: Path) -> bool:
-    """Return whether the first lines of a list carry a category's flags."""
+    """Return whether the first lines of a list end with the flags (-1, 0, 1) of a list for a single category."""
     lines = read_head(file, 4000).decode(errors="replace").splitlines()[:_LOOKED_AT]
     return all(_FLAG.search(line.rstrip()) for line in lines if line.strip())
 
@@ -107,8 +107,8 @@ def _is_of_one_category(file: Path) -> bool:
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     """Read the images of a split with boxes and masks.
 
-    ``difficult``, ``truncated`` and ``occluded`` are columns where the files say them. Masks of objects that fit no box
-    are left out.
+    ``difficult``, ``truncated`` and ``occluded`` become columns if the files contain them. Object masks that match no
+    box are dropped.
 
     Raises
     ------
@@ -183,13 +183,13 @@ def _inside(name: str, folder: Path, file: Path) -> Path:
 
 
 def _missing(name: str, folder: Path, file: Path) -> Path:
-    """Return where a missing image should be: JPEGImages/a.jpg, not JPEGImages/JPEGImages/a.jpg."""
+    """Return the expected path of a missing image: JPEGImages/a.jpg, not JPEGImages/JPEGImages/a.jpg."""
     path = _inside(name, folder, file)
     return path if path.parent.is_dir() else folder / path.name
 
 
 def _listed(root: Path, split: str, known: set[str]) -> list[str]:
-    """Return the stems in a list (they may contain spaces); a trailing flag is dropped."""
+    """Return the file stems in an image list (they may contain spaces), without trailing flags."""
     lists = _split_lists(root)
     if split not in lists:
         raise DataError(f"there is no list of {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}")
@@ -201,7 +201,8 @@ def _category_names(root: Path, folders: list[Path], records: list[Record]) -> t
     found = {name for record in records for name in record.names}
     if label_map.is_file():
         lines = [line for line in read_text(label_map).splitlines() if line.strip()]
-        # The first may be a header; below it a category may begin with #, and only a line of other form is a comment.
+        # The first line may be a header. Below it, # may begin a category; it is a comment if it has fewer than
+        # three colons.
         lines = [line for i, line in enumerate(lines) if not line.startswith("#") or (i > 0 and line.count(":") >= 3)]
         names = [line.rsplit(":", 3)[0] for line in lines]
         if names[:1] == ["background"]:
@@ -211,11 +212,11 @@ def _category_names(root: Path, folders: list[Path], records: list[Record]) -> t
         return tuple(dict.fromkeys(names))
     if found <= set(NAMES):
         return NAMES
-    # Those of the other splits too, so that labels mean the same in each.
+    # Include the names of the other splits, so that class indices agree between splits.
     for file in (file for folder in folders for file in list_files(folder, "*.xml")):
         try:
             found.update((node.findtext("name") or "").strip() for node in parse(file).iterfind("object"))
-        except DataError:  # reported where its split is read
+        except DataError:  # reported when its split is read
             continue
     return tuple(sorted(found - {""}))
 
@@ -247,15 +248,15 @@ def _objects(records: list[Record], categories: Categories, box_format: BoxForma
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
-    """Write a data set, or its splits, as VOC, with ``labelmap.txt`` so that the categories come back in their order.
+    """Write a data set, or its splits, as VOC, with ``labelmap.txt`` to keep the order of the categories.
 
-    Masks of objects become one image of objects, where a smaller one hides a larger; pixels lost so are reported, as
-    are objects beyond the 254 that such an image can number.
+    The masks of an image become a single PNG of object indices, in which smaller objects cover larger ones. Pixels lost
+    by this are reported, as are objects beyond the 254 that such a PNG can index.
 
     Raises
     ------
     DataError
-        If XML cannot hold the name of a category, or an image is in two splits with separate labels.
+        If XML cannot represent the name of a category, or an image is in two splits with separate labels.
     """
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)
@@ -288,7 +289,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         here = slice(bounds[index], bounds[index + 1])
         xml = to_xml(name, instances, names_of_objects, {flag: column[here] for flag, column in flags.items()})
         file = folder / "Annotations" / f"{stem}.xml"
-        if file.exists() and dataset.format != "voc":  # whose splits share their files of labels
+        if file.exists() and dataset.format != "voc":  # in which splits share annotation files
             raise duplicate_image_error(dataset, index)
         file.write_bytes(xml)
         losses += write_object_masks(dataset, index, folder / "SegmentationObject" / f"{stem}.png")

