@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from otus.errors import ShapeError, UsageError
 from otus.parts.upsampling import (
     UPSAMPLINGS,
     MaxPooling,
@@ -19,6 +20,7 @@ from otus.parts.upsampling import (
     bed_of_nails,
     interpolate,
     interpolation_weights,
+    make_upsampling,
     max_unpool,
     transposed_convolution_by_patches,
 )
@@ -69,7 +71,7 @@ def test_max_unpooling_undoes_max_pooling(height, width, factor, seed):
 
 
 def test_max_unpooling_needs_maxima():
-    with pytest.raises(ValueError, match="max pooling"):
+    with pytest.raises(ShapeError, match="max pooling"):
         MaxUnpooling()(a_map(1, 1, 2, 2), Pooled(a_map(1, 1, 2, 2), a_map(1, 1, 4, 4)))
 
 
@@ -134,3 +136,8 @@ def test_gradients_of_the_functions():
     assert gradcheck(stamped, (x, weight))
     indices = torch.arange(6).reshape(1, 1, 3, 2).expand(1, 2, 3, 2) * 3
     assert gradcheck(lambda x: max_unpool(x, indices, (5, 4)), x)
+
+
+def test_a_wrong_name_suggests_the_nearest():
+    with pytest.raises(UsageError, match=r"expected one of bed-of-nails.*did you mean bilinear"):
+        make_upsampling("bilinaer", 3)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision.models import segmentation as reference
 
 import otus
-from otus.errors import ShapeError
+from otus.errors import ShapeError, UsageError
 from otus.parts.backbones import torchvision_backbone
 from otus.parts.upsampling import UPSAMPLINGS
 from otus.semantic.deconvnet import deconvolution_network
@@ -102,6 +102,11 @@ def test_segnet_takes_every_way_up(kind):
     system = segnet(CATEGORIES, **SMALL, upsampling=kind)
     loss = sum(system.losses(samples((19, 24), (24, 24))).values())
     assert torch.isfinite(loss)
+
+
+def test_max_unpooling_without_max_pooling_is_refused_when_it_is_built():
+    with pytest.raises(UsageError, match="needs max pooling"):
+        segnet(CATEGORIES, **SMALL, strided=True)
 
 
 @pytest.mark.parametrize("levels", [(5,), (4, 5), (3, 4, 5)])

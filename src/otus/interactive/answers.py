@@ -53,9 +53,10 @@ def candidate_records(candidates: MaskCandidates) -> list[dict[str, Any]]:
     records = []
     masks = candidates.masks
     columns = zip(candidates.objects.tolist(), candidates.scores.tolist(), masks.area().tolist(), strict=True)
-    for (number, score, area), box, rle in zip(columns, masks.boxes_xyxy().tolist(), masks.rle(), strict=True):
+    for (number, score, area), box, segmentation in zip(
+        columns, masks.boxes_xyxy().tolist(), masks.rle_json(), strict=True
+    ):
         x1, y1, x2, y2 = box
-        segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}  # type: ignore[attr-defined]
         bbox = [x1, y1, x2 - x1, y2 - y1]
         records.append(
             {"object": number, "score": score, "area": int(area), "bbox": bbox, "segmentation": segmentation}

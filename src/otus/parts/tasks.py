@@ -122,7 +122,7 @@ class Task:
 def instance_records(instances: Instances, categories: Categories) -> Iterator[dict[str, Any]]:
     """Each object as the ``predict`` document has it: ``category``, ``score``, ``bbox`` (xywh), outline, keypoints."""
     boxes = convert(instances.boxes_xyxy, BoxFormat.XYXY, BoxFormat.XYWH)
-    outlines = None if instances.masks is None else _rle(instances.masks)
+    outlines = None if instances.masks is None else instances.masks.rle_json()
     for i, label in enumerate(instances.labels):
         record: dict[str, Any] = {"category": categories[int(label)]}
         if instances.scores is not None:
@@ -181,18 +181,14 @@ def _semantic_objects(semantic: SemanticMap, size_hw: tuple[int, int]) -> Instan
     semantic = semantic.resized(size_hw)
     names = _semantic_columns(semantic, semantic.categories)["category"]
     labels = np.array([semantic.categories.index(name) for name in names], dtype=np.int64)
-    masks = semantic.labels == labels[:, None, None]
-    boxes = []
-    for mask in masks:
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    return Instances(as_boxes(boxes), labels, size_hw, semantic.categories, masks=Masks.from_dense(masks))
+    masks = Masks.from_dense(semantic.labels == labels[:, None, None])
+    return Instances(masks.boxes_xyxy(), labels, size_hw, semantic.categories, masks=masks)
 
 
 def _semantic_records(semantic: SemanticMap, categories: Categories) -> Iterator[dict[str, Any]]:
     objects = _semantic_objects(semantic, semantic.size_hw)
     assert objects.masks is not None
-    for label, outline in zip(objects.labels, _rle(objects.masks), strict=True):
+    for label, outline in zip(objects.labels, objects.masks.rle_json(), strict=True):
         yield {"category": categories[int(label)], "segmentation": outline}
 
 
@@ -206,10 +202,6 @@ def _semantic_columns(semantic: SemanticMap, categories: Categories) -> dict[str
 def _semantic_in_words(semantic: SemanticMap, categories: Categories) -> str:
     shares = zip(*_semantic_columns(semantic, categories).values(), strict=True)
     return ", ".join(f"{name} {share:.0%}" for name, share in shares) or "nothing"
-
-
-def _rle(masks: Masks) -> list[dict[str, Any]]:
-    return [{"size": one["size"], "counts": one["counts"].decode("ascii")} for one in masks.rle()]  # type: ignore[attr-defined]
 
 
 def _with_rle(instances: Instances) -> Instances:

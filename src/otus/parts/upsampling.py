@@ -35,6 +35,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from otus.errors import ShapeError, UsageError, did_you_mean
+
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
 _KEYS = -0.75
@@ -265,7 +267,7 @@ class MaxUnpooling(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"], pooled: Pooled) -> Float[Tensor, "n c H W"]:
         """Upsample to the size of the fine map that ``pooled`` was made from."""
         if pooled.indices is None:
-            raise ValueError("max unpooling needs a map made by max pooling, which remembers where the maxima were")
+            raise ShapeError("max-unpooling: needs a map made by max pooling, which remembers where the maxima were")
         return max_unpool(x, pooled.indices, pooled.size_hw)
 
 
@@ -310,3 +312,17 @@ UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
     "transposed-convolution": lambda channels, factor: TransposedConvolution(channels, factor=factor),
 }
 """The six ways up, by name: functions of the channels and the factor."""
+
+
+def make_upsampling(name: str, channels: int, factor: int = 2) -> nn.Module:
+    """Build an upsampling by its name in :data:`UPSAMPLINGS`.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+    """
+    if name not in UPSAMPLINGS:
+        known = ", ".join(UPSAMPLINGS)
+        raise UsageError(f"upsampling: expected one of {known}, got {name!r}{did_you_mean(name, UPSAMPLINGS)}")
+    return UPSAMPLINGS[name](channels, factor)

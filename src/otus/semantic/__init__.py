@@ -9,7 +9,8 @@ nearest, bilinear, bicubic, max unpooling, transposed convolution (:mod:`otus.pa
 
 Read :mod:`~otus.semantic.segmenter` (the frame) and :mod:`~otus.semantic.encoders` first, then the papers as they came:
 :mod:`~otus.semantic.sliding_window`, :mod:`~otus.semantic.full_resolution`, :mod:`~otus.semantic.fcn`,
-:mod:`~otus.semantic.deconvnet`, :mod:`~otus.semantic.unet`, :mod:`~otus.semantic.segnet`, :mod:`~otus.semantic.deeplabv3`,
+:mod:`~otus.semantic.deconvnet`, :mod:`~otus.semantic.unet`, :mod:`~otus.semantic.segnet`,
+:mod:`~otus.semantic.dilated` with :mod:`~otus.semantic.deeplabv3`,
 :mod:`~otus.semantic.lraspp`.
 
 ======================  ==========================  ===============================  ==============================

@@ -20,8 +20,8 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otus.parts.upsampling import UPSAMPLINGS, Pooled
-from otus.semantic.encoders import PoolingEncoder
+from otus.parts.upsampling import Pooled, make_upsampling
+from otus.semantic.encoders import VGG16_CHANNELS, VGG16_DEPTHS, PoolingEncoder
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
 
@@ -44,7 +44,7 @@ class DeconvolutionDecoder(nn.Module):
         super().__init__()
         self.out_channels = channels[0]
         self.expand = nn.Sequential(*_normalised(nn.ConvTranspose2d(vector, channels[-1], 7, padding=3, bias=False)))
-        self.upsamplings = nn.ModuleList(UPSAMPLINGS[upsampling](width, 2) for width in channels)
+        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, width) for width in channels)
         self.stages = nn.ModuleList()
         for before, after, depth in zip(channels, (channels[0], *channels[:-1]), depths, strict=True):
             widths = [before] * depth + [after]
@@ -69,8 +69,8 @@ class DeconvolutionDecoder(nn.Module):
 def deconvolution_network(
     categories: Categories,
     *,
-    widths: Sequence[int] = (64, 128, 256, 512, 512),
-    depths: Sequence[int] = (2, 2, 3, 3, 3),
+    widths: Sequence[int] = VGG16_CHANNELS,
+    depths: Sequence[int] = VGG16_DEPTHS,
     vector: int = 4096,
     upsampling: str = "max-unpooling",
 ) -> Segmenter:

@@ -10,7 +10,7 @@ A *dilated* (atrous) convolution skips pixels between its taps: with rate r, a 3
 the last stages of a ResNet need no stride to see far, and the map stays at stride 8. The head, atrous spatial pyramid
 pooling, runs a 1x1 convolution, three 3x3 of rates 12, 24 and 36, and the mean of the whole image side by side.
 
-Departures: as torchvision's; the auxiliary classifier on stage 4 is FCN's (Zhao et al., PSPNet, CVPR 2017, section 3.2).
+Departures: as torchvision's.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from otus.parts.backbones import Backbone
-from otus.semantic.encoders import BackboneEncoder, dilated_mobilenet_v3_large, dilated_resnet
-from otus.semantic.fcn import fcn_head
-from otus.semantic.segmenter import CoarsestMap, Segmenter
+from otus.semantic.dilated import dilated_mobilenet_v3_large, dilated_resnet, dilated_segmenter
+from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
 
 
@@ -71,40 +69,19 @@ def deeplab_head(in_channels: int, num_categories: int) -> nn.Sequential:
     )
 
 
-def deeplabv3(backbone: Backbone, categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build DeepLabV3 over a dilated backbone.
-
-    Parameters
-    ----------
-    backbone
-        Its last map is labelled; the one before teaches too where ``auxiliary``.
-    categories
-        What the labels mean, background among them if it has a label.
-    auxiliary
-        Whether a second classifier learns from the map before the last, in training only.
-    """
-    return Segmenter(
-        categories=categories,
-        encoder=BackboneEncoder(backbone),
-        decoder=CoarsestMap(backbone.channels[-1]),
-        head=deeplab_head(backbone.channels[-1], len(categories)),
-        auxiliary_head=fcn_head(backbone.channels[-2], len(categories)) if auxiliary else None,
-    )
-
-
 def deeplabv3_resnet50(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build DeepLabV3 over ResNet-50 at stride 8; ``auxiliary`` as of :func:`deeplabv3`."""
-    return deeplabv3(dilated_resnet("resnet50"), categories, auxiliary=auxiliary)
+    """Build DeepLabV3 over ResNet-50 at stride 8; see :func:`~otus.semantic.dilated.dilated_segmenter`."""
+    return dilated_segmenter(dilated_resnet("resnet50"), categories, head=deeplab_head, auxiliary=auxiliary)
 
 
 def deeplabv3_resnet101(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build DeepLabV3 over ResNet-101 at stride 8; ``auxiliary`` as of :func:`deeplabv3`."""
-    return deeplabv3(dilated_resnet("resnet101"), categories, auxiliary=auxiliary)
+    """Build DeepLabV3 over ResNet-101 at stride 8; see :func:`~otus.semantic.dilated.dilated_segmenter`."""
+    return dilated_segmenter(dilated_resnet("resnet101"), categories, head=deeplab_head, auxiliary=auxiliary)
 
 
 def deeplabv3_mobilenet_v3_large(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build DeepLabV3 over MobileNetV3-Large at stride 16; ``auxiliary`` as of :func:`deeplabv3`."""
-    return deeplabv3(dilated_mobilenet_v3_large(), categories, auxiliary=auxiliary)
+    """Build DeepLabV3 over MobileNetV3-Large at stride 16; see :func:`~otus.semantic.dilated.dilated_segmenter`."""
+    return dilated_segmenter(dilated_mobilenet_v3_large(), categories, head=deeplab_head, auxiliary=auxiliary)
 
 
 def _normalised(in_channels: int, out_channels: int, size: int, *, dilation: int = 1) -> list[nn.Module]:

@@ -15,8 +15,11 @@ from typing import Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otus.parts.backbones import Backbone, torchvision_backbone
+from otus.parts.backbones import Backbone
 from otus.parts.upsampling import MaxPooling, Pooled
+
+VGG16_CHANNELS, VGG16_DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
+"""Channels and convolutions of the stages of VGG-16."""
 
 
 class Encoder(Protocol):
@@ -113,13 +116,3 @@ def convolutions(in_channels: int, out_channels: int, depth: int) -> nn.Sequenti
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         layers += [convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
-
-
-def dilated_resnet(name: str) -> Backbone:
-    """Return a ResNet whose last two stages stay at stride 8, with the maps of both: what is labelled is the last."""
-    return torchvision_backbone(name, levels=("layer3", "layer4"), output_stride=8)
-
-
-def dilated_mobilenet_v3_large() -> Backbone:
-    """Return MobileNetV3-Large at stride 16, with the map of stride 8 that torchvision's segmenters take and the last."""
-    return torchvision_backbone("mobilenet_v3_large", levels=("4", "16"), output_stride=16)

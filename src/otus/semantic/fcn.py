@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.parts.backbones import Backbone, Freezing, efficientnet_lite0_backbone
-from otus.parts.upsampling import UPSAMPLINGS, Pooled
-from otus.semantic.encoders import BackboneEncoder, dilated_resnet
-from otus.semantic.segmenter import CoarsestMap, Segmenter
+from otus.parts.upsampling import Pooled, make_upsampling
+from otus.semantic.dilated import dilated_resnet, dilated_segmenter, fcn_head
+from otus.semantic.encoders import BackboneEncoder
+from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
 
 
@@ -42,7 +43,7 @@ class SkipScores(nn.Module):
         super().__init__()
         self.out_channels = num_categories
         self.classifiers = nn.ModuleList(nn.Conv2d(width, num_categories, 1) for width in channels)
-        self.upsamplings = nn.ModuleList(UPSAMPLINGS[upsampling](num_categories, 2) for _ in channels[1:])
+        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, num_categories) for _ in channels[1:])
         for classifier in self.classifiers:  # as the paper: the finer maps begin by adding nothing
             nn.init.zeros_(classifier.weight)  # type: ignore[arg-type]
             nn.init.zeros_(classifier.bias)  # type: ignore[arg-type]
@@ -77,44 +78,11 @@ def fcn_efficientnet_lite0(categories: Categories, *, freezing: Freezing = Freez
     return fcn(efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing), categories)
 
 
-def fcn_head(in_channels: int, num_categories: int) -> nn.Sequential:
-    """Return torchvision's head of one map: a 3x3 convolution to a quarter of the channels, dropout, a classifier."""
-    inner = in_channels // 4
-    return nn.Sequential(
-        nn.Conv2d(in_channels, inner, 3, padding=1, bias=False),
-        nn.BatchNorm2d(inner),
-        nn.ReLU(),
-        nn.Dropout(0.1),
-        nn.Conv2d(inner, num_categories, 1),
-    )
-
-
-def dilated_fcn(backbone: Backbone, categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build torchvision's FCN: one head on the last map of a dilated backbone.
-
-    Parameters
-    ----------
-    backbone
-        Its last map is labelled; the one before teaches too where ``auxiliary``.
-    categories
-        What the labels mean, background among them if it has a label.
-    auxiliary
-        Whether a second classifier learns from the map before the last, in training only.
-    """
-    return Segmenter(
-        categories=categories,
-        encoder=BackboneEncoder(backbone),
-        decoder=CoarsestMap(backbone.channels[-1]),
-        head=fcn_head(backbone.channels[-1], len(categories)),
-        auxiliary_head=fcn_head(backbone.channels[-2], len(categories)) if auxiliary else None,
-    )
-
-
 def fcn_resnet50(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build torchvision's FCN over ResNet-50 at stride 8; ``auxiliary`` as of :func:`dilated_fcn`."""
-    return dilated_fcn(dilated_resnet("resnet50"), categories, auxiliary=auxiliary)
+    """Build torchvision's FCN over ResNet-50 at stride 8; see :func:`~otus.semantic.dilated.dilated_segmenter`."""
+    return dilated_segmenter(dilated_resnet("resnet50"), categories, head=fcn_head, auxiliary=auxiliary)
 
 
 def fcn_resnet101(categories: Categories, *, auxiliary: bool = True) -> Segmenter:
-    """Build torchvision's FCN over ResNet-101 at stride 8; ``auxiliary`` as of :func:`dilated_fcn`."""
-    return dilated_fcn(dilated_resnet("resnet101"), categories, auxiliary=auxiliary)
+    """Build torchvision's FCN over ResNet-101 at stride 8; see :func:`~otus.semantic.dilated.dilated_segmenter`."""
+    return dilated_segmenter(dilated_resnet("resnet101"), categories, head=fcn_head, auxiliary=auxiliary)

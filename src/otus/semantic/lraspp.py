@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from otus.parts.backbones import Backbone
 from otus.parts.upsampling import Pooled
-from otus.semantic.encoders import BackboneEncoder, dilated_mobilenet_v3_large
+from otus.semantic.dilated import dilated_mobilenet_v3_large
+from otus.semantic.encoders import BackboneEncoder
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
 

@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otus.parts.upsampling import UPSAMPLINGS, Pooled, StridedConvolution
-from otus.semantic.encoders import PoolingEncoder, convolutions
+from otus.errors import UsageError
+from otus.parts.upsampling import Pooled, StridedConvolution, make_upsampling
+from otus.semantic.encoders import VGG16_CHANNELS, VGG16_DEPTHS, PoolingEncoder, convolutions
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
-
-WIDTHS, DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
-"""Channels and convolutions of VGG-16's stages."""
 
 
 class MirrorDecoder(nn.Module):
@@ -42,7 +40,7 @@ class MirrorDecoder(nn.Module):
         super().__init__()
         outputs = (channels[0], *channels[:-1])
         self.out_channels = channels[0]
-        self.upsamplings = nn.ModuleList(UPSAMPLINGS[upsampling](width, 2) for width in channels)
+        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, width) for width in channels)
         self.stages = nn.ModuleList(
             nn.Sequential(*convolutions(before, before, depth - 1), *convolutions(before, after, 1))
             for before, after, depth in zip(channels, outputs, depths, strict=True)
@@ -59,8 +57,8 @@ class MirrorDecoder(nn.Module):
 def segnet(
     categories: Categories,
     *,
-    widths: Sequence[int] = WIDTHS,
-    depths: Sequence[int] = DEPTHS,
+    widths: Sequence[int] = VGG16_CHANNELS,
+    depths: Sequence[int] = VGG16_DEPTHS,
     upsampling: str = "max-unpooling",
     strided: bool = False,
 ) -> Segmenter:
@@ -77,6 +75,8 @@ def segnet(
     strided
         Downsample by strided convolutions, not by max pooling; then there is no max unpooling.
     """
+    if strided and upsampling == "max-unpooling":
+        raise UsageError("upsampling: max-unpooling needs max pooling; leave out strided, or name another upsampling")
     if strided:
         encoder = PoolingEncoder(widths, depths, downsampling=lambda channels: StridedConvolution(channels, channels))
     else:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.parts.backbones import Freezing, efficientnet_lite0_backbone
-from otus.parts.upsampling import UPSAMPLINGS, Pooled
+from otus.parts.upsampling import Pooled, make_upsampling
 from otus.semantic.encoders import BackboneEncoder, Encoder, PoolingEncoder, convolutions
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
@@ -44,7 +44,7 @@ class UNetDecoder(nn.Module):
         self.joined = range(len(encoder.channels) - 1, len(encoder.channels) - 1 - len(widths), -1)
         before, self.upsamplings, self.stages = encoder.channels[-1], nn.ModuleList(), nn.ModuleList()
         for level, width in zip(self.joined, widths, strict=True):
-            self.upsamplings.append(UPSAMPLINGS[upsampling](before, 2))
+            self.upsamplings.append(make_upsampling(upsampling, before))
             self.stages.append(convolutions(before + encoder.fine_channels[level], width, 2))
             before = width
         self.out_channels = before

@@ -171,6 +171,10 @@ class Masks:
             return [{"size": size, "counts": one} for one in counts]
         return [rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
 
+    def rle_json(self) -> list[dict[str, object]]:
+        """Return :meth:`rle` with the counts as text, as JSON documents have them."""
+        return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in self.rle()]  # type: ignore[attr-defined]
+
     def to_rle(self) -> "Masks":
         """Return the same masks as RLE."""
         return self if self._counts is not None else Masks.from_rle([r["counts"] for r in self.rle()], self.size_hw)  # type: ignore[misc]
