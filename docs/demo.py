@@ -75,9 +75,9 @@ def show_found(document: dict) -> None:
     for image in document["images"]:
         for one in image["instances"] or [{"category": "nothing", "score": None}]:
             score = "" if one["score"] is None else f"{one['score']:.2f}"
-            said = "" if one["score"] is None else verdict(image["file"], one["category"])
-            verdicts += [said] if said else []
-            table.add_row(Path(image["file"]).name, one["category"], score, said)
+            words = "" if one["score"] is None else verdict(image["file"], one["category"])
+            verdicts += [words] if words else []
+            table.add_row(Path(image["file"]).name, one["category"], score, words)
     Console().print(table)
     print(f"{verdicts.count(RIGHT)} of {len(verdicts)} are right", flush=True)
 
@@ -87,8 +87,10 @@ def draw_together(folder: Path, document: dict, target: Path) -> None:
     panels = []
     for image in document["images"][:SHOWN_TOGETHER]:
         name = Path(image["file"]).stem
-        said = [f"{one['category']} {one['score']:.2f}, {verdict(name, one['category'])}" for one in image["instances"]]
-        panels.append(Panel(name, "; ".join(said) or "nothing found", read_image(folder / f"{name}.jpg")))
+        words = [
+            f"{one['category']} {one['score']:.2f}, {verdict(name, one['category'])}" for one in image["instances"]
+        ]
+        panels.append(Panel(name, "; ".join(words) or "nothing found", read_image(folder / f"{name}.jpg")))
     write_image(target, grid(panels, columns=len(panels), width=400))
 
 

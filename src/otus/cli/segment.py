@@ -286,10 +286,10 @@ def prompt_of(
     points = [_numbers("--point", "X,Y,0 or X,Y,1", text, 3) for text in point or ()]
     for text in points_for or ():
         number, colon, place = text.partition(":")
-        wanted = "NUMBER:X,Y, numbers from 1 on"
+        expected = "NUMBER:X,Y, numbers from 1 on"
         if not colon or not number.strip().isdecimal() or int(number) < 1:
-            raise UsageError(f"--points-for: expected {wanted}, got {text!r}")
-        points.append([*_numbers("--points-for", wanted, place, 2), int(number)])
+            raise UsageError(f"--points-for: expected {expected}, got {text!r}")
+        points.append([*_numbers("--points-for", expected, place, 2), int(number)])
     if any(label != int(label) for *_, label in points):
         raise UsageError("--point: expected X,Y,0 or X,Y,1, the label a whole number")
     marked = None
@@ -305,7 +305,7 @@ def prompt_of(
     )
 
 
-def _numbers(option: str, wanted: str, text: str, count: int) -> list[float]:
+def _numbers(option: str, expected: str, text: str, count: int) -> list[float]:
     from otus.errors import UsageError
 
     try:
@@ -313,7 +313,7 @@ def _numbers(option: str, wanted: str, text: str, count: int) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count:
-        raise UsageError(f"{option}: expected {wanted}, got {text!r}")
+        raise UsageError(f"{option}: expected {expected}, got {text!r}")
     return values
 
 

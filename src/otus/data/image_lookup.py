@@ -28,16 +28,16 @@ def find_image_index(dataset: Dataset, name: str) -> int:
         ]
         if same:
             return same[0]
-    wanted = Path(name).name
+    file_name = Path(name).name
     meant = [
-        i for i, file in enumerate(files) if wanted in (Path(file).name, Path(file).stem, str(dataset.images.ids[i]))
+        i for i, file in enumerate(files) if file_name in (Path(file).name, Path(file).stem, str(dataset.images.ids[i]))
     ]
     if len(meant) == 1:
         return meant[0]
     if meant:
         several = ", ".join(files[i] for i in meant[:_NEAR_NAMES])
         raise UsageError(f"{name}: {len(meant)} images of {dataset.source} are called so: {several} (give the path)")
-    near = difflib.get_close_matches(wanted, [Path(file).name for file in files], n=_NEAR_NAMES, cutoff=0.5)
+    near = difflib.get_close_matches(file_name, [Path(file).name for file in files], n=_NEAR_NAMES, cutoff=0.5)
     known = ", ".join(near or [Path(file).name for file in files[:_NEAR_NAMES]])
     hint = "near are" if near else "there are"
     raise UsageError(f"{name}: not one of the {len(files)} images of {dataset.source}; {hint}: {known}")

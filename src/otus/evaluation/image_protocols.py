@@ -121,8 +121,8 @@ def scores_of(
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
     """Yield what a model says of each image as scores of a data set's categories; those it does not know are -inf."""
     for index, shown in sorted(results.items()):
-        said = dict(zip(shown.categories, np.asarray(shown.scores, dtype=np.float64).tolist(), strict=True))
-        yield index, np.array([said.get(name, -np.inf) for name in categories])
+        scores_by_name = dict(zip(shown.categories, np.asarray(shown.scores, dtype=np.float64).tolist(), strict=True))
+        yield index, np.array([scores_by_name.get(name, -np.inf) for name in categories])
 
 
 def with_labels_of(semantic: SemanticMap, categories: Categories) -> SemanticMap:

@@ -233,8 +233,8 @@ def compare(
         with staged_file(kept) as stage:
             stage.write_text(json.dumps(jsonable({"key": key, "row": asdict(row)}), indent=2, default=str) + "\n")
         rows.append(dataclasses.replace(row, label=one.label))
-    said = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
-    record = {**environment(), "settings": said}
+    options = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
+    record = {**environment(), "settings": options}
     comparison = Comparison(str(whole.source), judged_on.images.files, distinct_labels(rows), folder, record, task)
     comparison.write()
     return comparison

@@ -116,4 +116,4 @@ def _refuse_another_model(found: FoundWeights) -> None:
 
 def _numbered(class_indices: Sequence[int] | None) -> Categories | None:
     """Return generated names for categories without names."""
-    return None if class_indices is None else Categories(tuple(f"category {slot}" for slot in class_indices))
+    return None if class_indices is None else Categories(tuple(f"category {index}" for index in class_indices))

@@ -55,9 +55,9 @@ class Pipeline:
         Proposals that the system looks at are found here if the sample has none: those of the image as it came, for of the
         prepared one they would be others.
         """
-        wanted = self.system.original_image_search
-        if wanted is not None and "proposals_xyxy" not in sample.columns:
-            found = wanted.search(sample.image).best(wanted.count).boxes_xyxy
+        search = self.system.original_image_search
+        if search is not None and "proposals_xyxy" not in sample.columns:
+            found = search.search(sample.image).best(search.count).boxes_xyxy
             sample = replace(sample, columns={**sample.columns, "proposals_xyxy": found})
         return self.preprocess.prepare(sample)
 

@@ -218,12 +218,12 @@ class Predictor:
         UsageError
             If a threshold is not in [0, 1], or the model does not know a category.
         """
-        wanted = self.score_thresholds if score_threshold is None else score_threshold
-        if isinstance(wanted, Mapping):
-            self._labels(list(wanted))
-            values = np.array([wanted.get(name, SCORE_THRESHOLD) for name in self.categories], dtype=np.float64)
+        thresholds = self.score_thresholds if score_threshold is None else score_threshold
+        if isinstance(thresholds, Mapping):
+            self._labels(list(thresholds))
+            values = np.array([thresholds.get(name, SCORE_THRESHOLD) for name in self.categories], dtype=np.float64)
         else:
-            values = np.full(len(self.categories), wanted, dtype=np.float64)
+            values = np.full(len(self.categories), thresholds, dtype=np.float64)
         wrong = values[~((values >= 0) & (values <= 1))]
         if len(wrong):
             raise UsageError(f"score_threshold: expected 0 to 1, got {wrong[0]:g}")

@@ -1,4 +1,4 @@
-"""The proposals of a trained detector, before anything is said of them."""
+"""The proposals of a trained detector, before they are classified."""
 
 from typing import Any
 

@@ -46,7 +46,7 @@ def next_click(
     Parameters
     ----------
     prediction, truth
-        The mask so far and the one wanted.
+        The mask so far and the ground truth.
     ignore
         Pixels that count neither as right nor as wrong.
     clicked

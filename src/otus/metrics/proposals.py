@@ -148,17 +148,17 @@ class ProposalRecall:
         scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
         order = np.lexsort((-scores, proposals.image_index))
         bounds = np.searchsorted(proposals.image_index, np.arange(len(ids) + 1))
-        wanted = ~truth.is_crowd
+        judged = ~truth.is_crowd
         if "difficult" in truth.columns:
-            wanted = wanted & ~truth.columns["difficult"].astype(bool)
+            judged = judged & ~truth.columns["difficult"].astype(bool)
         best = kernels.best_overlaps(
             proposals.boxes_xyxy[order].astype(np.float64, copy=False),
             np.stack([bounds[:-1], bounds[1:]], axis=1),
-            truth.boxes_xyxy[wanted].astype(np.float64, copy=False),
-            truth.image_index[wanted],
+            truth.boxes_xyxy[judged].astype(np.float64, copy=False),
+            truth.image_index[judged],
             np.array(self.protocol.counts, dtype=np.int64),
         )
-        self._labels.append(truth.labels[wanted])
+        self._labels.append(truth.labels[judged])
         self._best.append(best)
         self._proposals += len(proposals)
         return self

@@ -77,7 +77,7 @@ class SemanticQuality:
         if truth.size_hw != prediction.size_hw:
             raise ShapeError(f"semantic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
         count = len(self.categories)
-        # Label K stands for none: not judged in the truth, nothing said in the prediction.
+        # Label K stands for none: not judged in the truth, no category predicted.
         true = np.where(truth.labels == IGNORE, count, truth.labels).astype(np.int64)
         found = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.int64)
         pairs = np.bincount((true * (count + 1) + found).ravel(), minlength=(count + 1) ** 2)
@@ -113,7 +113,7 @@ class SemanticResult:
     categories
         K.
     confusion
-        (K, K + 1) pixels by true and predicted category; the last column is of pixels of which nothing was said.
+        (K, K + 1) pixels by true and predicted category; the last column is of pixels without a predicted category.
     boundary_f
         (K,).
     """

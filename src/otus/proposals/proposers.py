@@ -138,9 +138,9 @@ def with_proposals(
     report
         Called with how many images are done and of how many.
     """
-    wanted = system.original_image_search
-    if wanted is None or isinstance(dataset, ProposedDataset):
+    search = system.original_image_search
+    if search is None or isinstance(dataset, ProposedDataset):
         return dataset
-    kept = ProposalCache(cache_folder() / "proposals", wanted.search, wanted.count)
+    kept = ProposalCache(cache_folder() / "proposals", search.search, search.count)
     kept.fill(dataset, workers=workers, report=report)
     return ProposedDataset.of(dataset, kept)

@@ -46,10 +46,10 @@ def build_system(
     if before is not None:
         arguments: dict[str, Any] = before["arguments"]
     else:
-        # The eps of norms belongs to the weights, slots of classes to other categories; what knows nothing yet must learn.
-        wanted = _ALL_LEARNS if found is None else found.arguments
+        # The eps of norms belongs to the weights, class indices to other categories; random weights must all be trained.
+        own_arguments = _ALL_LEARNS if found is None else found.arguments
         known = inspect.signature(model_entry(builder).builder).parameters.keys() - {"class_indices"}
-        arguments = {name: value for name, value in wanted.items() if name in known}
+        arguments = {name: value for name, value in own_arguments.items() if name in known}
     torch.manual_seed(seed)
     system = build_model(builder, categories, arguments)
     return system, CheckpointHeader(builder=builder, arguments=arguments, categories=categories)
@@ -58,7 +58,7 @@ def build_system(
 def choose_preprocess(
     given: Preprocess | None, header: CheckpointHeader, found: FoundWeights | None, *, image_size: int | None
 ) -> Preprocess:
-    """How images are prepared: as said, else as the weights want it, else as the model does.
+    """Return the preprocessing: the one given, else that of the weights, else that of the model.
 
     Weights of another model say what its backbone is used to, mean and deviation, and not of which size images are.
     """

@@ -131,10 +131,10 @@ def _known_classes(
             continue
         together = found[2] is not None
         rows, their_rows = (_rows(len(one), heads[name], together=together) for one in (tensor, other))
-        slots = [(slot, slot) for slot in range(background)] + [(a + background, b + background) for a, b in pairs]
+        pairs_of_rows = [(row, row) for row in range(background)] + [(a + background, b + background) for a, b in pairs]
         to, source = (
-            torch.cat([table[slot] for slot in column])
-            for table, column in zip((rows, their_rows), zip(*slots, strict=True), strict=True)
+            torch.cat([table[row] for row in column])
+            for table, column in zip((rows, their_rows), zip(*pairs_of_rows, strict=True), strict=True)
         )
         known[name] = tensor.clone().index_copy_(0, to, other[source].to(tensor.dtype))
     return known

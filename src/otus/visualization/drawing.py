@@ -58,8 +58,8 @@ def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = N
     """Draw objects on a copy of their image, to be looked at: a small image is enlarged by a whole factor first.
 
     Labels never hide much of an object. Where they find no room with their category and score, their letters become smaller;
-    then only the surest of each category is named, and the others have their score or nothing. In both cases a legend below
-    says which category has which colour, and how many objects of it there are.
+    then only the one of each category with the highest score is named, and the others have their score or nothing. In
+    both cases a legend below says which category has which colour, and how many objects of it there are.
 
     Parameters
     ----------

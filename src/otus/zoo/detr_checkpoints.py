@@ -73,7 +73,7 @@ class DetrCheckpoint:
     """A translated checkpoint.
 
     ``state`` has the keys of a :class:`~otus.detection.set_prediction.set_detector.SetDetector`; ``arguments`` are what
-    the builder needs for it, as JSON: ``class_indices``, the slot of each label, and ``num_queries``.
+    the builder needs for it, as JSON: ``class_indices``, the class index of each label, and ``num_queries``.
     """
 
     state: dict[str, Tensor]
@@ -113,8 +113,8 @@ def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
         translated["head.class_embed.weight"].shape[0],
         translated["head.query_embed.weight"].shape[0],
     )
-    slots = COCO_IDS if classes == _COCO_CLASSES else range(classes - 1)
-    return DetrCheckpoint(translated, {"class_indices": list(slots), "num_queries": num_queries})
+    class_indices = COCO_IDS if classes == _COCO_CLASSES else range(classes - 1)
+    return DetrCheckpoint(translated, {"class_indices": list(class_indices), "num_queries": num_queries})
 
 
 def _translate(key: str) -> str:

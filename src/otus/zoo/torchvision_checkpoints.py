@@ -7,7 +7,7 @@ Two things are not in the state and come from elsewhere:
 
 - the eps of the norms. The first ResNet-50 checkpoints were made when torchvision's frozen norms had none, and later
   versions set it to 0.0 for just these files; everything else runs with 1e-5. The file's hash decides, never its name.
-- the categories. 91 class slots are COCO's, numbered by its ids with ten gaps; any other number is the trainer's own.
+- the categories. 91 classes are COCO's, numbered by its ids with ten gaps; any other number is the trainer's own.
 """
 
 import re
@@ -48,7 +48,7 @@ class TorchvisionCheckpoint:
     """A translated checkpoint.
 
     ``state`` has the keys of a :class:`~otus.detection.region_based.region_detector.RegionDetector`; ``arguments`` are
-    what the builder needs for it, as JSON: ``class_indices``, the slot of each label, and of ``freezing`` the
+    what the builder needs for it, as JSON: ``class_indices``, the class index of each label, and of ``freezing`` the
     ``norm_eps`` where the backbone's norms are frozen.
     """
 
@@ -81,8 +81,8 @@ def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None
             "not a torchvision region-based detector: expected the tensor 'roi_heads.box_predictor.cls_score.weight', "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
-    slots = state[MARKS[0]].shape[0]
-    arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
+    num_classes = state[MARKS[0]].shape[0]
+    arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if num_classes == 91 else list(range(1, num_classes))}
     if "backbone.fpn.inner_blocks.0.1.weight" not in state:  # version 2 has live norms, in the pyramid too
         made_without = sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS)
         arguments["freezing"] = {"norm_eps": 0.0 if made_without else 1e-5}

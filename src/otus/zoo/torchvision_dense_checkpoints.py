@@ -68,8 +68,8 @@ def read_torchvision_dense_detector(state: Mapping[str, Tensor], *, sha256: str 
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
     classes, boxes = answers[0]
-    slots = classes.shape[0] // (boxes.shape[0] // 4)
-    arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if slots == 91 else list(range(1, slots))}
+    num_classes = classes.shape[0] // (boxes.shape[0] // 4)
+    arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if num_classes == 91 else list(range(1, num_classes))}
     is_fcos = "head.regression_head.bbox_ctrness.weight" in state
     # Version 2 of RetinaNet, which alone has norms without biases before them in its towers, has live norms in the backbone.
     if "backbone.body.conv1.weight" in state and (is_fcos or "head.classification_head.conv.0.1.weight" not in state):

@@ -181,8 +181,8 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
     else:
         return FoundWeights(path, foreign, builder=model)
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
-    slots = read.arguments["class_indices"]
-    known = next((categories for categories in (*published, COCO) if list(categories.ids) == slots), None)
+    class_indices = read.arguments["class_indices"]
+    known = next((categories for categories in (*published, COCO) if list(categories.ids) == class_indices), None)
     return FoundWeights(path, read.state, model, read.arguments, known)
 
 

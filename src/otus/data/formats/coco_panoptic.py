@@ -243,7 +243,7 @@ def _lost_objects(dataset: Dataset) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     pairs = zip(objects.image_index.tolist(), objects.ids.tolist(), strict=True)
     return [
-        ConversionLoss("object", dataset.images.files[image], one, "all that is said of it") for image, one in pairs
+        ConversionLoss("object", dataset.images.files[image], one, "everything recorded of it") for image, one in pairs
     ]
 
 

@@ -95,16 +95,16 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         return {path.relative_to(place).with_suffix("").as_posix(): path for path in paths}
 
     named = images_in(folder)
-    wanted = _listed(root / f"{layout.split}.txt", folder, named.keys(), report) if layout.split else None
-    if wanted is not None:
-        named = {name: path for name, path in named.items() if name in wanted}
+    listed = _listed(root / f"{layout.split}.txt", folder, named.keys(), report) if layout.split else None
+    if listed is not None:
+        named = {name: path for name, path in named.items() if name in listed}
     files = images_in(masks)
-    for name in sorted((wanted or set()) - named.keys()):
+    for name in sorted((listed or set()) - named.keys()):
         report(DataError("is listed but not there", file=folder / name, remedy="restore it", kind="missing_image"))
     for name in sorted(named.keys() - files.keys()):
         problem = f"has no index image in {masks}"
         report(DataError(problem, file=named.pop(name), remedy="add it or remove the image"))
-    for name in sorted(files.keys() - named.keys()) if wanted is None else ():
+    for name in sorted(files.keys() - named.keys()) if listed is None else ():
         remedy = f"put it into {folder} or remove the labels"
         report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
     paths, sizes = read_image_sizes(list(named.values()), report)

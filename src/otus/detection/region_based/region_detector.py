@@ -1,6 +1,6 @@
 """The frame of every detector that looks at regions: where to look, what is there, what to say.
 
-Shape shorthand: B images, R regions of all images, N objects, S class slots, K keypoints.
+Shape shorthand: B images, R regions of all images, N objects, S classes of the head, K keypoints.
 
 R-CNN, SPP-net, Fast R-CNN, Faster R-CNN, Mask R-CNN and Keypoint R-CNN fill it with different parts (proposer, region
 features, heads); the order of events is the same. One pass leaves a record,

@@ -1,6 +1,6 @@
 """What a region-based detector leaves of one pass over a batch: the record that everything else is read from.
 
-Shape shorthand: R regions of all images, S class slots, K keypoints.
+Shape shorthand: R regions of all images, S classes of the head, K keypoints.
 """
 
 from dataclasses import dataclass, field

@@ -282,7 +282,7 @@ class _DensePredictions:
         self.boxes = (_logit(first) + head.dense_bbox_embed(self.features)).sigmoid()
 
     def top_queries(self, count: int, *, nms_iou: float) -> Int[Tensor, "b q"]:
-        """At most so many steps of each image: first those whose boxes differ, then the others, the surest first."""
+        """At most so many steps of each image: first those whose boxes differ, then the others, by falling score."""
         chosen = []
         for logits, boxes, inside in zip(self.logits.amax(dim=2), self.boxes, self.inside, strict=True):
             score = (logits.float().sigmoid() * inside).detach()

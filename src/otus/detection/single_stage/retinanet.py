@@ -1,6 +1,6 @@
 """RetinaNet: anchors on every level of a pyramid name classes at once, and a loss that does not drown in background.
 
-Shape shorthand: A anchors of all maps, S class slots.
+Shape shorthand: A anchors of all maps, S classes of the head.
 
 Paper: "Focal Loss for Dense Object Detection" (Lin, Goyal, Girshick, He, Dollár, ICCV 2017, arXiv:1708.02002): focal loss
 (section 3, equation 5), the network (section 4, figure 3), anchors of three sizes an octave and three shapes, positive

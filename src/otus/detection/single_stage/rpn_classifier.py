@@ -1,6 +1,6 @@
 """The plainest single-stage detector: a region proposal network that names classes at once, and no second stage.
 
-Shape shorthand: A anchors of all maps, K anchors a location, S class slots (background among them).
+Shape shorthand: A anchors of all maps, K anchors a location, S classes of the head (background among them).
 
 The question is the lecture's: do we need the second stage? Faster R-CNN's proposer (Ren et al., NeurIPS 2015,
 arXiv:1506.01497, section 3.1) says object or not of each of K anchors; asked for one of C categories or background instead,
@@ -53,7 +53,7 @@ class RPNClassHead(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: list[Float[Tensor, "b c _ _"]]) -> DenseOutputs:
-        """What is said of the anchors of each map."""
+        """Class logits of the anchors of each map."""
         shared = [self.conv(x) for x in maps]
         return DenseOutputs(
             [permute_and_flatten(self.cls_logits(x), self.num_logits) for x in shared],

@@ -107,8 +107,8 @@ def hidden_shares(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None =
         )
         shares[rows] = _hidden(visible, whole, shares[rows])
     if "occlude_rate" in objects.columns:
-        said = objects.columns["occlude_rate"].astype(np.float64)
-        shares = np.where(np.isnan(said), shares, said)
+        stated = objects.columns["occlude_rate"].astype(np.float64)
+        shares = np.where(np.isnan(stated), shares, stated)
     return np.clip(shares, 0, 1)
 
 

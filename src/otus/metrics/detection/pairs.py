@@ -96,8 +96,8 @@ class RankedDetections:
     def split(self, count: int) -> "list[RankedDetections]":
         """Split into about ``count`` parts of equal size, never within an image and label; each ground truth is in one."""
         starts = np.flatnonzero(self.ranks == 0)
-        wanted = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
-        cuts = np.unique(starts[np.searchsorted(starts[1:], wanted)]) if len(starts) else starts
+        targets = np.linspace(0, len(self.ranks), count, endpoint=False)[1:]
+        cuts = np.unique(starts[np.searchsorted(starts[1:], targets)]) if len(starts) else starts
         bounds = pairwise([0, *cuts.tolist(), len(self.ranks)])
         true_bounds = pairwise([0, *self.spans[cuts, 0].tolist(), len(self.truths)])
         return [

@@ -66,11 +66,11 @@ class COCO:
     def getCatIds(self, catNms: Any = (), supNms: Any = (), catIds: Any = ()) -> list[int]:
         """Ids of the categories with some names, supercategories or ids; of all without any."""
         filters = {"name": catNms, "supercategory": supNms, "id": catIds}
-        wanted = {field: set(_listed(values)) for field, values in filters.items()}
+        allowed = {field: set(_listed(values)) for field, values in filters.items()}
         return [
             one["id"]
             for one in self.dataset.get("categories", [])
-            if all(one.get(field) in values for field, values in wanted.items() if values)
+            if all(one.get(field) in values for field, values in allowed.items() if values)
         ]
 
     def getAnnIds(
@@ -293,9 +293,9 @@ def sizes_hw_of(image_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarra
     sizes = np.zeros((len(image_ids), 2), dtype=np.int64)
     for index, image in enumerate(image_ids):
         for coco in cocos:
-            said = coco.imgs.get(image, {})
-            if "height" in said and "width" in said:
-                sizes[index] = said["height"], said["width"]
+            record = coco.imgs.get(image, {})
+            if "height" in record and "width" in record:
+                sizes[index] = record["height"], record["width"]
             elif not sizes[index].any():
                 outlines = (one.get("segmentation") for one in coco.imgToAnns.get(image, ()))
                 sizes[index] = next((tuple(one["size"]) for one in outlines if isinstance(one, dict)), (0, 0))

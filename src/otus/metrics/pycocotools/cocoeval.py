@@ -195,10 +195,10 @@ class COCOeval:
             judged = _Judged.by(self.cocoGt, self.cocoDt, p)
         curves = judged.metric.compute().curves
         ious, recalls = (np.unique(values, return_inverse=True)[1] for values in (p.iouThrs, p.recThrs))
-        said = copy.copy(p)
-        said.catIds = list(p.labels)
+        params = copy.copy(p)
+        params.catIds = list(p.labels)
         self.eval = {
-            "params": said,
+            "params": params,
             "counts": [len(p.iouThrs), len(p.recThrs), len(p.labels), len(p.areaRng), len(p.maxDets)],
             "date": f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}",
             "precision": np.ascontiguousarray(curves.precision[ious][:, recalls]),
@@ -231,14 +231,14 @@ class COCOeval:
         p: Params = self._accumulated()["params"]
         areas, last = range(1, len(p.areaRng)), len(p.maxDets) - 1
         at_ious: list[float | None] = [None, 0.5, 0.75]
-        wanted = [("precision", iou, 0, last) for iou in at_ious]
-        wanted += [("precision", None, area, last) for area in areas]
+        entries = [("precision", iou, 0, last) for iou in at_ious]
+        entries += [("precision", None, area, last) for area in areas]
         if p.iouType == "keypoints":
-            wanted += [("recall", iou, 0, last) for iou in at_ious]
+            entries += [("recall", iou, 0, last) for iou in at_ious]
         else:
-            wanted += [("recall", None, 0, limit) for limit in range(len(p.maxDets))]
-        wanted += [("recall", None, area, last) for area in areas]
-        return [(*one, self._mean(*one)) for one in wanted]
+            entries += [("recall", None, 0, limit) for limit in range(len(p.maxDets))]
+        entries += [("recall", None, area, last) for area in areas]
+        return [(*one, self._mean(*one)) for one in entries]
 
     def _mean(self, what: str, iou: float | None, area: int, limit: int) -> float:
         values = self.eval[what][..., area, limit]

@@ -29,7 +29,7 @@ def depthwise_gradient(
         for image in range(len(maps)):
             for i in range(of_output.shape[1]):
                 for j in range(of_output.shape[2]):
-                    said = of_output[image, i, j, a:b]
+                    gradient = of_output[image, i, j, a:b]
                     for row in range(len(weight)):
                         y = i * stride - padding + row * dilation
                         if y < 0 or y >= height:
@@ -41,5 +41,5 @@ def depthwise_gradient(
                             seen, to_map = maps[image, y, x, a:b], of_maps[image, y, x, a:b]
                             by, to_weight = weight[row, column, a:b], of_weight[row, column, a:b]
                             for c in range(b - a):
-                                to_map[c] += said[c] * by[c]
-                                to_weight[c] += said[c] * seen[c]
+                                to_map[c] += gradient[c] * by[c]
+                                to_weight[c] += gradient[c] * seen[c]

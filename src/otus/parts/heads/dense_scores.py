@@ -34,11 +34,11 @@ class SigmoidScores:
 
     @property
     def background(self) -> int | None:
-        """No slot: where every class says no."""
+        """No class: background is where every class scores low."""
         return None
 
     def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
-        """Candidates of one image whose scores are above the threshold of their slot."""
+        """Candidates of one image whose scores are above the threshold of their class."""
         score_threshold = float(thresholds.min())
         least = score_threshold if outputs.centerness is None else score_threshold**2
         # A little below, so that rounding decides nothing here.
@@ -84,11 +84,11 @@ class SoftmaxScores:
 
     @property
     def background(self) -> int | None:
-        """Its slot."""
+        """Its class index."""
         return 0
 
     def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices:
-        """Candidates of one image whose scores are above the threshold of their slot."""
+        """Candidates of one image whose scores are above the threshold of their class."""
         class_indices = torch.where(thresholds.isfinite())[0]
         scores = torch.cat(self.all_scores(outputs, image)).T[class_indices]
         chosen = scores > thresholds[class_indices, None]
