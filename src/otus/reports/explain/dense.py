@@ -25,7 +25,6 @@ from otus.reports.explain.figures import (
     counts_by_category,
     faded,
     table_row,
-    unpadded_size,
 )
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Categories, Instances
@@ -81,7 +80,7 @@ class DenseExplanation(Explanation):
             "Computed once by the backbone; the head predicts at every location of every map. Shown: mean absolute "
             "activation over channels.",
             [
-                Figure.of(activation_map(x[0], self._covered(x)), _size(level), width=220)
+                Figure.of(activation_map(x[0], self.unpadded_hw(x)), _size(level), width=220)
                 for x, level in zip(self.record.features, maps, strict=True)
             ],
             [{name: level[name] for name in ("width", "height", "channels", "anchors")} for level in maps],
@@ -211,22 +210,18 @@ class DenseExplanation(Explanation):
         reported = thresholds.isfinite()
         scores_of_maps = self.system.scores.all_scores(self.record.outputs, 0)
         for x, scores in zip(self.record.features, scores_of_maps, strict=True):
-            rows, columns = self._covered(x)
+            rows, columns = self.unpadded_hw(x)
             best = scores[:, reported].amax(dim=1).reshape(x.shape[-2], x.shape[-1], -1).amax(dim=2)
             yield best[:rows, :columns].cpu().numpy()
 
     def _central_anchors(self) -> Iterator[ImageArray]:
         for x, anchors in zip(self.record.features, self.record.anchors, strict=True):
-            rows, columns = self._covered(x)
+            rows, columns = self.unpadded_hw(x)
             each = len(anchors) // (x.shape[-2] * x.shape[-1])
             first = (rows // 2 * x.shape[-1] + columns // 2) * each
             boxes = self.boxes(anchors[first : first + each])
             shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANCHOR)
             yield draw(faded(self.image), shown, labels=False)
-
-    def _covered(self, x: Tensor) -> tuple[int, int]:
-        batch = self.record.batch
-        return unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
 
 
 def explain_dense(

@@ -17,6 +17,7 @@ from otus.inference.prediction import threshold_facts
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections, as_instances
 from otus.parts.postprocess import Postprocess
+from otus.reports.explain.figures import unpadded_size
 from otus.reports.page import Page, Section
 from otus.structures import Categories, Instances
 
@@ -64,6 +65,12 @@ class Explanation:
         """Scale xyxy boxes from the preprocessed image to the image as it was read."""
         ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
         return boxes.detach().cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
+
+    def unpadded_hw(self, feature_map: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of a feature map (…, h, w) that show the image, not the padding of its batch."""
+        batch = self.record.batch
+        grid_hw = (feature_map.shape[-2], feature_map.shape[-1])
+        return unpadded_size(grid_hw, batch.sizes_hw[0], batch.padded_hw)
 
     def facts(self) -> dict[str, Any]:
         """Return the members that the document of every explanation starts with."""

@@ -29,7 +29,6 @@ from otus.reports.explain.figures import (
     counts_by_category,
     faded,
     table_row,
-    unpadded_size,
 )
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import Categories, Instances
@@ -96,7 +95,7 @@ class RegionExplanation(Explanation):
                 "over channels.",
                 [
                     Figure.of(
-                        activation_map(x[0], self._covered(x)),
+                        activation_map(x[0], self.unpadded_hw(x)),
                         f"{level['width']} x {level['height']}, stride {level['stride']}",
                         width=220,
                     )
@@ -304,11 +303,6 @@ class RegionExplanation(Explanation):
             boxes = self.boxes(anchors[first : first + facts["per_location"]])
             shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
             yield draw(faded(self.image), shown, labels=False), f"map of {width} x {height}"
-
-    def _covered(self, x: Tensor) -> tuple[int, int]:
-        """Return the size of the part of a feature map that is not padding."""
-        batch = self.record.batch
-        return unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
 
 
 def explain_region_based(

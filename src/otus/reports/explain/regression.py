@@ -14,7 +14,7 @@ from jaxtyping import Float
 from otus.detection.region_based.stages import RegionStages
 from otus.inference.predictor import Predictor
 from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields
-from otus.reports.explain.figures import activation_map, table_row, unpadded_size
+from otus.reports.explain.figures import activation_map, table_row
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
 from otus.structures.boxes import pairwise_iou
@@ -64,7 +64,7 @@ class RegressionExplanation(Explanation):
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         x = self.record.features[-1]
-        covered = unpadded_size((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
+        covered = self.unpadded_hw(x)
         yield Section(
             "1. One vector",
             f"The backbone's last feature map is flattened or pooled to one vector of {facts['numbers']['vector']} numbers.",

@@ -73,7 +73,6 @@ class SetExplanation(Explanation):
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         queries, detections = facts["queries"], facts["detections"]
-        batch = self.record.batch
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         yield Section(
             "Feature maps",
@@ -83,9 +82,7 @@ class SetExplanation(Explanation):
             [
                 *(
                     Figure.of(
-                        activation_map(
-                            x[0], unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw)
-                        ),
+                        activation_map(x[0], self.unpadded_hw(x)),
                         f"backbone, {x.shape[-1]} x {x.shape[-2]}",
                         width=220,
                     )
@@ -202,8 +199,8 @@ class SetExplanation(Explanation):
         }
 
     def _memory(self) -> ImageArray:
-        x, batch = self.record.outputs.memory, self.record.batch
-        return activation_map(x[0], unpadded_size((x.shape[-2], x.shape[-1]), batch.sizes_hw[0], batch.padded_hw))
+        x = self.record.outputs.memory
+        return activation_map(x[0], self.unpadded_hw(x))
 
     def _attended(self, index: int, record: dict[str, Any]) -> ImageArray:
         return draw(

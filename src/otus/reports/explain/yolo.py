@@ -20,7 +20,6 @@ from otus.reports.explain.figures import (
     counts_by_category,
     faded,
     table_row,
-    unpadded_size,
 )
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
@@ -89,7 +88,7 @@ class YoloExplanation(Explanation):
         side, count = grid["side"], grid["boxes"]
         yield Section("The image", "", [Figure.of(self.image, self.name)])
         x = self.record.features[-1]
-        covered = unpadded_size((x.shape[-2], x.shape[-1]), self.record.batch.sizes_hw[0], self.record.batch.padded_hw)
+        covered = self.unpadded_hw(x)
         yield Section(
             "1. The grid",
             f"One pass over the whole image gives {side} x {side} cells of {grid['numbers']} numbers: "
