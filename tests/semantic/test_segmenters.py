@@ -8,13 +8,14 @@ from torchvision.models import segmentation as reference
 
 import otus
 from otus.errors import ShapeError, UsageError
-from otus.parts.backbones import torchvision_backbone
+from otus.parts.backbones import Freezing, torchvision_backbone
 from otus.parts.upsampling import UPSAMPLINGS
 from otus.semantic.deconvnet import deconvolution_network
 from otus.semantic.fcn import fcn, fcn_efficientnet_lite0
 from otus.semantic.full_resolution import full_resolution
 from otus.semantic.segmenter import Segmenter
 from otus.semantic.segnet import segnet
+from otus.semantic.semantic_fpn import semantic_fpn_efficientnet_lite0
 from otus.semantic.sliding_window import sliding_window_segmenter
 from otus.semantic.unet import unet, unet_efficientnet_lite0
 from otus.structures import IGNORE, Categories
@@ -33,6 +34,7 @@ SYSTEMS = {
     "deconvolution network": lambda: deconvolution_network(CATEGORIES, **SMALL, vector=16),
     "U-Net": lambda: unet(CATEGORIES, widths=(4, 6, 8)),
     "U-Net of a backbone": lambda: unet_efficientnet_lite0(CATEGORIES),
+    "Semantic FPN": lambda: semantic_fpn_efficientnet_lite0(CATEGORIES, freezing=Freezing(norms=False, level=0)),
 }
 
 

@@ -11,7 +11,7 @@ Read :mod:`~otus.semantic.segmenter` (the frame) and :mod:`~otus.semantic.encode
 :mod:`~otus.semantic.sliding_window`, :mod:`~otus.semantic.full_resolution`, :mod:`~otus.semantic.fcn`,
 :mod:`~otus.semantic.deconvnet`, :mod:`~otus.semantic.unet`, :mod:`~otus.semantic.segnet`,
 :mod:`~otus.semantic.dilated` with :mod:`~otus.semantic.deeplabv3`,
-:mod:`~otus.semantic.lraspp`.
+:mod:`~otus.semantic.lraspp`, :mod:`~otus.semantic.semantic_fpn`.
 
 ======================  ==========================  ===============================  ==============================
 system                  encoder                     decoder                          head
@@ -24,6 +24,7 @@ SegNet                  VGG-16                      unpool, convolve            
 U-Net                   any, or the paper's own     upsample, concatenate, convolve  1x1
 DeepLabV3               a dilated ResNet            none                             atrous pyramid
 LR-ASPP                 a dilated MobileNetV3       two maps and a gate              none: they are scores already
+Semantic FPN            any backbone                pyramid, all levels summed       1x1
 ======================  ==========================  ===============================  ==============================
 
 Targets are integers (H, W), 255 where nothing is learned or judged; the loss is cross-entropy per pixel unless another of

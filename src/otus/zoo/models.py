@@ -16,7 +16,7 @@ from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, SEMANTIC, Task
-from otus.semantic import deconvnet, deeplabv3, fcn, full_resolution, lraspp, segnet, unet
+from otus.semantic import deconvnet, deeplabv3, fcn, full_resolution, lraspp, segnet, semantic_fpn, unet
 from otus.semantic import sliding_window as patch_window
 from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_PERSON
@@ -93,6 +93,7 @@ class ModelEntry:
 _VGG = "https://arxiv.org/abs/1409.1556"
 _LITE = "https://arxiv.org/abs/1905.11946"
 _FCN = "https://arxiv.org/abs/1411.4038"
+_PANOPTIC_FPN = "https://arxiv.org/abs/1901.02446"
 _PATCHES = "https://doi.org/10.1109/TPAMI.2012.231"
 _DECONVNET = "https://arxiv.org/abs/1505.04366"
 _UNET = "https://arxiv.org/abs/1505.04597"
@@ -156,6 +157,9 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "fcn_efficientnet_lite0": ModelEntry(fcn.fcn_efficientnet_lite0, SEMANTIC, _FCN, _SMALL, learning_rate=1e-3),
     "unet_efficientnet_lite0": ModelEntry(unet.unet_efficientnet_lite0, SEMANTIC, _UNET, _SMALL, learning_rate=1e-3),
+    "semantic_fpn_efficientnet_lite0": ModelEntry(
+        semantic_fpn.semantic_fpn_efficientnet_lite0, SEMANTIC, _PANOPTIC_FPN, _SMALL, learning_rate=1e-3
+    ),
     "segnet_small": ModelEntry(segnet.segnet_small, SEMANTIC, _SEGNET, _SMALL, learning_rate=1e-3),
     "sliding_window_segmenter": ModelEntry(
         patch_window.sliding_window_segmenter, SEMANTIC, _PATCHES, _SMALL, learning_rate=1e-3
