@@ -1,6 +1,7 @@
 """Ways down and up: against slow loops, against torch.nn.functional, with gradients; factors, odd sizes, one pixel."""
 
 import itertools
+from typing import get_args
 
 import pytest
 import torch
@@ -11,15 +12,20 @@ from torch.nn import functional as F
 
 from otus.errors import ShapeError, UsageError
 from otus.parts.upsampling import (
+    DOWNSAMPLINGS,
     UPSAMPLINGS,
+    Downsampling,
     MaxPooling,
     MaxUnpooling,
     Pooled,
     StridedConvolution,
     TransposedConvolution,
+    UnpairedUpsampling,
+    Upsampling,
     bed_of_nails,
     interpolate,
     interpolation_weights,
+    make_downsampling,
     make_upsampling,
     max_unpool,
     transposed_convolution_by_patches,
@@ -141,3 +147,13 @@ def test_gradients_of_the_functions():
 def test_a_wrong_name_suggests_the_nearest():
     with pytest.raises(UsageError, match=r"expected one of bed-of-nails.*did you mean .bilinear"):
         make_upsampling("bilinaer", 3)
+    with pytest.raises(
+        UsageError, match=r"expected one of max-pooling, strided-convolution.*did you mean .max-pooling"
+    ):
+        make_downsampling("max-poling", 3)
+
+
+def test_the_types_name_what_there_is():
+    assert get_args(Upsampling) == tuple(UPSAMPLINGS)
+    assert set(get_args(UnpairedUpsampling)) == UPSAMPLINGS.keys() - {"max-unpooling"}
+    assert get_args(Downsampling) == tuple(DOWNSAMPLINGS)

@@ -30,9 +30,10 @@ SYSTEMS = {
     "full resolution": lambda: full_resolution(CATEGORIES, widths=(4, 4)),
     "FCN": lambda: fcn_efficientnet_lite0(CATEGORIES),
     "SegNet": lambda: segnet(CATEGORIES, **SMALL),
-    "SegNet, strided": lambda: segnet(CATEGORIES, **SMALL, strided=True, upsampling="nearest"),
+    "SegNet, strided": lambda: segnet(CATEGORIES, **SMALL, downsampling="strided-convolution", upsampling="nearest"),
     "deconvolution network": lambda: deconvolution_network(CATEGORIES, **SMALL, vector=16),
     "U-Net": lambda: unet(CATEGORIES, widths=(4, 6, 8)),
+    "U-Net, strided": lambda: unet(CATEGORIES, widths=(4, 6, 8), downsampling="strided-convolution"),
     "U-Net of a backbone": lambda: unet_efficientnet_lite0(CATEGORIES),
     "Semantic FPN": lambda: semantic_fpn_efficientnet_lite0(CATEGORIES, freezing=Freezing(norms=False, level=0)),
 }
@@ -107,8 +108,21 @@ def test_segnet_takes_every_way_up(kind):
 
 
 def test_max_unpooling_without_max_pooling_is_refused_when_it_is_built():
-    with pytest.raises(UsageError, match="needs max pooling"):
-        segnet(CATEGORIES, **SMALL, strided=True)
+    with pytest.raises(UsageError, match="needs a max pooling"):
+        segnet(CATEGORIES, **SMALL, downsampling="strided-convolution")
+    for build in (unet, unet_efficientnet_lite0, fcn_efficientnet_lite0):
+        with pytest.raises(UsageError, match=r"needs a max pooling.*expected one of bed-of-nails, .*"):
+            build(CATEGORIES, upsampling="max-unpooling")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in UPSAMPLINGS if kind != "max-unpooling"])
+def test_unet_and_fcn_take_every_other_way_up(kind):
+    torch.manual_seed(0)
+    for system in (
+        unet(CATEGORIES, widths=(4, 6, 8), upsampling=kind),
+        fcn_efficientnet_lite0(CATEGORIES, upsampling=kind),
+    ):
+        assert torch.isfinite(sum(system.losses(samples((33, 40), (37, 32))).values()))
 
 
 @pytest.mark.parametrize("levels", [(5,), (4, 5), (3, 4, 5)])

@@ -38,6 +38,10 @@ from torch.nn import functional as F
 from otus.errors import ShapeError, UsageError, did_you_mean
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+UnpairedUpsampling = Literal["bed-of-nails", "nearest", "bilinear", "bicubic", "transposed-convolution"]
+"""The ways up that do not ask how the way down was."""
+Upsampling = Literal["bed-of-nails", "nearest", "bilinear", "bicubic", "max-unpooling", "transposed-convolution"]
+Downsampling = Literal["max-pooling", "strided-convolution"]
 
 _KEYS = -0.75
 
@@ -314,15 +318,47 @@ UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
 """The six ways up, by name: functions of the channels and the factor."""
 
 
-def make_upsampling(name: str, channels: int, factor: int = 2) -> nn.Module:
+DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+    "max-pooling": lambda channels, factor: MaxPooling(factor),
+    "strided-convolution": lambda channels, factor: StridedConvolution(channels, channels, factor=factor),
+}
+"""The ways down, by name: functions of the channels and the factor."""
+
+
+def make_upsampling(name: Upsampling, channels: int, factor: int = 2, *, paired: bool = False) -> nn.Module:
     """Build an upsampling by its name in :data:`UPSAMPLINGS`.
+
+    Parameters
+    ----------
+    paired
+        Whether the way down is a max pooling of as many channels, which max unpooling needs.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name, or it is ``max-unpooling`` and there is no such pooling.
+    """
+    known = [one for one in UPSAMPLINGS if paired or one != "max-unpooling"]
+    if name == "max-unpooling" and not paired:
+        raise UsageError(
+            "upsampling: max-unpooling needs a max pooling of as many channels on the way down, which this model does not "
+            f"have; expected one of {', '.join(known)}"
+        )
+    return _named("upsampling", name, {one: UPSAMPLINGS[one] for one in known})(channels, factor)
+
+
+def make_downsampling(name: Downsampling, channels: int, factor: int = 2) -> nn.Module:
+    """Build a downsampling by its name in :data:`DOWNSAMPLINGS`.
 
     Raises
     ------
     UsageError
         If there is none of that name.
     """
-    if name not in UPSAMPLINGS:
-        known = ", ".join(UPSAMPLINGS)
-        raise UsageError(f"upsampling: expected one of {known}, got {name!r}{did_you_mean(name, UPSAMPLINGS)}")
-    return UPSAMPLINGS[name](channels, factor)
+    return _named("downsampling", name, DOWNSAMPLINGS)(channels, factor)
+
+
+def _named(what: str, name: str, known: dict[str, Callable[[int, int], nn.Module]]) -> Callable[[int, int], nn.Module]:
+    if name not in known:
+        raise UsageError(f"{what}: expected one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}")
+    return known[name]

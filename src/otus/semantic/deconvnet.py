@@ -20,7 +20,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otus.parts.upsampling import Pooled, make_upsampling
+from otus.parts.upsampling import Pooled, Upsampling, make_upsampling
 from otus.semantic.encoders import VGG16_CHANNELS, VGG16_DEPTHS, PoolingEncoder
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
@@ -40,11 +40,11 @@ class DeconvolutionDecoder(nn.Module):
         Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
     """
 
-    def __init__(self, channels: Sequence[int], depths: Sequence[int], vector: int, *, upsampling: str) -> None:
+    def __init__(self, channels: Sequence[int], depths: Sequence[int], vector: int, *, upsampling: Upsampling) -> None:
         super().__init__()
         self.out_channels = channels[0]
         self.expand = nn.Sequential(*_normalised(nn.ConvTranspose2d(vector, channels[-1], 7, padding=3, bias=False)))
-        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, width) for width in channels)
+        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, width, paired=True) for width in channels)
         self.stages = nn.ModuleList()
         for before, after, depth in zip(channels, (channels[0], *channels[:-1]), depths, strict=True):
             widths = [before] * depth + [after]
@@ -72,7 +72,7 @@ def deconvolution_network(
     widths: Sequence[int] = VGG16_CHANNELS,
     depths: Sequence[int] = VGG16_DEPTHS,
     vector: int = 4096,
-    upsampling: str = "max-unpooling",
+    upsampling: Upsampling = "max-unpooling",
 ) -> Segmenter:
     """The paper's network.
 

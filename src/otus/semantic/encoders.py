@@ -7,7 +7,7 @@ An encoder returns one :class:`~otus.parts.upsampling.Pooled` per level, fine to
 SegNet, the deconvolution network and U-Net were drawn with, stages of 3x3 convolutions with a pooling after each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Protocol
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.parts.backbones import Backbone
-from otus.parts.upsampling import MaxPooling, Pooled
+from otus.parts.upsampling import Downsampling, Pooled, make_downsampling
 
 VGG16_CHANNELS, VGG16_DEPTHS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)
 """Channels and convolutions of the stages of VGG-16."""
@@ -70,7 +70,7 @@ class PoolingEncoder(nn.Module):
     bottom, bottom_channels
         Further layers below the last downsampling, and the channels that they leave (default: none).
     downsampling
-        Makes the downsampling of a stage from its channels (default: max pooling).
+        Name in :data:`~otus.parts.upsampling.DOWNSAMPLINGS`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PoolingEncoder(nn.Module):
         *,
         bottom: nn.Module | None = None,
         bottom_channels: int = 0,
-        downsampling: Callable[[int], nn.Module] = lambda channels: MaxPooling(2),
+        downsampling: Downsampling = "max-pooling",
     ) -> None:
         super().__init__()
         self.channels = tuple(channels) if bottom is None else (*channels[:-1], bottom_channels)
@@ -89,7 +89,7 @@ class PoolingEncoder(nn.Module):
         self.stages = nn.ModuleList(
             convolutions(before, after, depth) for before, after, depth in zip(inputs, channels, depths, strict=True)
         )
-        self.downsamplings = nn.ModuleList(map(downsampling, channels))
+        self.downsamplings = nn.ModuleList(make_downsampling(downsampling, width) for width in channels)
         self.bottom = bottom
 
     @property

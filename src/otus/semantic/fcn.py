@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.parts.backbones import Backbone, Freezing, efficientnet_lite0_backbone
-from otus.parts.upsampling import Pooled, make_upsampling
+from otus.parts.upsampling import Pooled, UnpairedUpsampling, make_upsampling
 from otus.semantic.dilated import dilated_resnet, dilated_segmenter, fcn_head
 from otus.semantic.encoders import BackboneEncoder
 from otus.semantic.segmenter import Segmenter
@@ -39,7 +39,7 @@ class SkipScores(nn.Module):
         Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
     """
 
-    def __init__(self, channels: tuple[int, ...], num_categories: int, *, upsampling: str) -> None:
+    def __init__(self, channels: tuple[int, ...], num_categories: int, *, upsampling: UnpairedUpsampling) -> None:
         super().__init__()
         self.out_channels = num_categories
         self.classifiers = nn.ModuleList(nn.Conv2d(width, num_categories, 1) for width in channels)
@@ -57,7 +57,7 @@ class SkipScores(nn.Module):
         return x
 
 
-def fcn(backbone: Backbone, categories: Categories, *, upsampling: str = "bilinear") -> Segmenter:
+def fcn(backbone: Backbone, categories: Categories, *, upsampling: UnpairedUpsampling = "bilinear") -> Segmenter:
     """Build an FCN that classifies each map of a backbone.
 
     Parameters
@@ -73,9 +73,11 @@ def fcn(backbone: Backbone, categories: Categories, *, upsampling: str = "biline
     return Segmenter(categories=categories, encoder=BackboneEncoder(backbone), decoder=decoder, head=nn.Identity())
 
 
-def fcn_efficientnet_lite0(categories: Categories, *, freezing: Freezing = Freezing()) -> Segmenter:
-    """Build a small FCN-8s over EfficientNet-Lite0; ``freezing`` of the backbone."""
-    return fcn(efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing), categories)
+def fcn_efficientnet_lite0(
+    categories: Categories, *, upsampling: UnpairedUpsampling = "bilinear", freezing: Freezing = Freezing()
+) -> Segmenter:
+    """Build a small FCN-8s over EfficientNet-Lite0; ``freezing`` of the backbone, ``upsampling`` as of :func:`fcn`."""
+    return fcn(efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing), categories, upsampling=upsampling)
 
 
 def fcn_resnet50(categories: Categories, *, auxiliary: bool = True) -> Segmenter:

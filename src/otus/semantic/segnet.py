@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from otus.errors import UsageError
-from otus.parts.upsampling import Pooled, StridedConvolution, make_upsampling
+from otus.parts.upsampling import Downsampling, Pooled, Upsampling, make_upsampling
 from otus.semantic.encoders import VGG16_CHANNELS, VGG16_DEPTHS, PoolingEncoder, convolutions
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
@@ -34,13 +33,17 @@ class MirrorDecoder(nn.Module):
         Of the encoder's stages, fine to coarse; the stage that comes back to level l ends with the channels of level l - 1.
     upsampling
         Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
+    paired
+        Whether the encoder's downsamplings are max poolings.
     """
 
-    def __init__(self, channels: Sequence[int], depths: Sequence[int], *, upsampling: str) -> None:
+    def __init__(
+        self, channels: Sequence[int], depths: Sequence[int], *, upsampling: Upsampling, paired: bool = True
+    ) -> None:
         super().__init__()
         outputs = (channels[0], *channels[:-1])
         self.out_channels = channels[0]
-        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, width) for width in channels)
+        self.upsamplings = nn.ModuleList(make_upsampling(upsampling, width, paired=paired) for width in channels)
         self.stages = nn.ModuleList(
             nn.Sequential(*convolutions(before, before, depth - 1), *convolutions(before, after, 1))
             for before, after, depth in zip(channels, outputs, depths, strict=True)
@@ -59,8 +62,8 @@ def segnet(
     *,
     widths: Sequence[int] = VGG16_CHANNELS,
     depths: Sequence[int] = VGG16_DEPTHS,
-    upsampling: str = "max-unpooling",
-    strided: bool = False,
+    upsampling: Upsampling = "max-unpooling",
+    downsampling: Downsampling = "max-pooling",
 ) -> Segmenter:
     """The paper's network.
 
@@ -71,20 +74,18 @@ def segnet(
     widths, depths
         Channels and convolutions of each stage.
     upsampling
-        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
-    strided
-        Downsample by strided convolutions, not by max pooling; then there is no max unpooling.
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`; ``max-unpooling`` only after ``max-pooling``.
+    downsampling
+        Name in :data:`~otus.parts.upsampling.DOWNSAMPLINGS`.
     """
-    if strided and upsampling == "max-unpooling":
-        raise UsageError("upsampling: max-unpooling needs max pooling; leave out strided, or name another upsampling")
-    if strided:
-        encoder = PoolingEncoder(widths, depths, downsampling=lambda channels: StridedConvolution(channels, channels))
-    else:
-        encoder = PoolingEncoder(widths, depths)
-    decoder = MirrorDecoder(widths, depths, upsampling=upsampling)
+    encoder = PoolingEncoder(widths, depths, downsampling=downsampling)
+    decoder = MirrorDecoder(widths, depths, upsampling=upsampling, paired=downsampling == "max-pooling")
     return Segmenter(categories=categories, encoder=encoder, decoder=decoder)
 
 
-def segnet_small(categories: Categories, *, upsampling: str = "max-unpooling", strided: bool = False) -> Segmenter:
+def segnet_small(
+    categories: Categories, *, upsampling: Upsampling = "max-unpooling", downsampling: Downsampling = "max-pooling"
+) -> Segmenter:
     """A small one for a CPU: four stages of one or two convolutions, 16 to 64 channels; arguments as of :func:`segnet`."""
-    return segnet(categories, widths=(16, 32, 64, 64), depths=(1, 1, 2, 2), upsampling=upsampling, strided=strided)
+    widths, depths = (16, 32, 64, 64), (1, 1, 2, 2)
+    return segnet(categories, widths=widths, depths=depths, upsampling=upsampling, downsampling=downsampling)

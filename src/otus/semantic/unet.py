@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from otus.parts.backbones import Freezing, efficientnet_lite0_backbone
-from otus.parts.upsampling import Pooled, make_upsampling
+from otus.parts.upsampling import Downsampling, Pooled, UnpairedUpsampling, make_upsampling
 from otus.semantic.encoders import BackboneEncoder, Encoder, PoolingEncoder, convolutions
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
@@ -36,10 +36,12 @@ class UNetDecoder(nn.Module):
     widths
         Channels after each step up, coarse to fine; one for each level that is joined.
     upsampling
-        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS`.
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS` but ``max-unpooling``.
     """
 
-    def __init__(self, encoder: Encoder, widths: Sequence[int], *, upsampling: str = "transposed-convolution") -> None:
+    def __init__(
+        self, encoder: Encoder, widths: Sequence[int], *, upsampling: UnpairedUpsampling = "transposed-convolution"
+    ) -> None:
         super().__init__()
         self.joined = range(len(encoder.channels) - 1, len(encoder.channels) - 1 - len(widths), -1)
         before, self.upsamplings, self.stages = encoder.channels[-1], nn.ModuleList(), nn.ModuleList()
@@ -57,7 +59,13 @@ class UNetDecoder(nn.Module):
         return x
 
 
-def unet(categories: Categories, *, widths: Sequence[int] = (64, 128, 256, 512, 1024)) -> Segmenter:
+def unet(
+    categories: Categories,
+    *,
+    widths: Sequence[int] = (64, 128, 256, 512, 1024),
+    upsampling: UnpairedUpsampling = "transposed-convolution",
+    downsampling: Downsampling = "max-pooling",
+) -> Segmenter:
     """The paper's network: five stages of two convolutions, four poolings and four steps up.
 
     Parameters
@@ -66,16 +74,25 @@ def unet(categories: Categories, *, widths: Sequence[int] = (64, 128, 256, 512, 
         What the labels mean.
     widths
         Channels of each stage of the encoder, fine to coarse.
+    upsampling
+        Name in :data:`~otus.parts.upsampling.UPSAMPLINGS` but ``max-unpooling``.
+    downsampling
+        Name in :data:`~otus.parts.upsampling.DOWNSAMPLINGS`.
     """
     *pooled, bottom = widths
     encoder = PoolingEncoder(
-        pooled, [2] * len(pooled), bottom=convolutions(pooled[-1], bottom, 2), bottom_channels=bottom
+        pooled,
+        [2] * len(pooled),
+        bottom=convolutions(pooled[-1], bottom, 2),
+        bottom_channels=bottom,
+        downsampling=downsampling,
     )
-    return Segmenter(categories=categories, encoder=encoder, decoder=UNetDecoder(encoder, pooled[::-1]))
+    decoder = UNetDecoder(encoder, pooled[::-1], upsampling=upsampling)
+    return Segmenter(categories=categories, encoder=encoder, decoder=decoder)
 
 
 def unet_efficientnet_lite0(
-    categories: Categories, *, upsampling: str = "bilinear", freezing: Freezing = Freezing(level=0)
+    categories: Categories, *, upsampling: UnpairedUpsampling = "bilinear", freezing: Freezing = Freezing(level=0)
 ) -> Segmenter:
     """Build a small U-Net over EfficientNet-Lite0, maps of strides 2 to 32; ``freezing`` of the backbone."""
     encoder = BackboneEncoder(efficientnet_lite0_backbone(levels=(1, 2, 3, 4, 5), freezing=freezing))
