@@ -333,7 +333,7 @@ def test_a_classifier_says_nothing_of_objects():
         categories, task = Categories(("owl", "mouse")), CLASSIFICATION
 
     guesses = Predictor(Guesses(), preprocess=Preprocess(), name="guesses", device="cpu")
-    with pytest.raises(UsageError, match="not where objects are"):
+    with pytest.raises(UsageError, match="predicts the category of an image, not objects"):
         otus.evaluate(a_dataset(), model=guesses)
 
 

@@ -256,7 +256,7 @@ def test_options_of_objects_are_refused_where_whole_images_are_named(option):
     (found,) = predictor.predict(photo())
     assert found.classification.scores.tolist() == [0.7, 0.3]
     (name,) = option
-    with pytest.raises(UsageError, match=f"{name}: says says what whole images show"):
+    with pytest.raises(UsageError, match=f"{name}: says predicts the category of an image"):
         predictor.predict(photo(), **option)
 
 

@@ -14,9 +14,9 @@ from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.instance.keypoint_rcnn import keypoint_rcnn
 from otus.instance.mask_rcnn import mask_rcnn_efficientnet_lite0_fpn
+from otus.parts.display import instance_records
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
-from otus.parts.tasks import instance_records
 from otus.reports.explain.detection import explain_detection
 from otus.structures import Categories, KeypointNames
 

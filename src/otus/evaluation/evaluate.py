@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 _NEARLY_ALL = 0.9
 _JUDGED = {
-    "Instances": "where objects are",
+    "Instances": "objects",
     "SemanticMap": "the category of every pixel",
-    "Classification": "what whole images show",
+    "Classification": "the category of an image",
 }
 
 
@@ -229,9 +229,9 @@ def _evaluate_model(
     protocol.check(dataset, options)
     if protocol.judges is None:
         raise UsageError(f"protocol {name}: {protocol.instead_of_model}")
-    if protocol.judges != task.result.__name__:
+    if protocol.judges != task.result_type.__name__:
         raise UsageError(
-            f"model: says {task.answers}, not {_JUDGED[protocol.judges]}; evaluate it on images with "
+            f"model: predicts {task.predicts}, not {_JUDGED[protocol.judges]}; evaluate it on images with "
             f"{protocol_of(task.protocol).labels.what}, by the protocol {task.protocol}"
         )
 

@@ -55,7 +55,7 @@ def predict_dataset(
     for indices, samples in zip(mine, prefetch(mine, load, workers=workers), strict=True):
         sizes_hw = [dataset.images.size_hw(index) for index in indices]
         for index, result in zip(indices, pipeline.predict(samples, sizes_hw, postprocess=postprocess), strict=True):
-            results[index] = system.task.at_rest(result)
+            results[index] = system.task.compact(result)
         if progress is not None:
             progress(len(results))
     return results

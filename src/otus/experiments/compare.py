@@ -170,7 +170,7 @@ def compare(
         if other.protocol != task.protocol:
             first = contenders[0].model
             raise UsageError(
-                f"models: {first} says {task.answers}, {one.model} {other.answers}: name models of one task"
+                f"models: {first} predicts {task.predicts}, {one.model} {other.predicts}: name models of one task"
             )
     trained = [one for one in contenders if one.weights is None and minutes is not None]
     if trained and val is None and val_split is None:
@@ -321,7 +321,7 @@ def _judge(
         model=predictor.name,
         weights=weights,
         start=None,
-        figures={name: figures[figure] for name, (figure, _) in task.compared.items() if figure in figures},
+        figures={name: figures[figure] for name, (figure, _) in task.comparison_metrics.items() if figure in figures},
         seconds=seconds,
         parameters=sum(one.numel() for one in predictor.system.parameters()),
         memory_mb=memory_mb,
@@ -381,8 +381,8 @@ def _draw(dataset: Dataset, results: Mapping[int, Any], folder: Path, task: Task
     shown = np.unique(np.linspace(0, len(dataset) - 1, min(_SHOWN_IMAGES, len(dataset))).round().astype(int))
     names = flat_names(dataset.images.files)  # cat/1.jpg beside dog/1.jpg
     for index in shown.tolist():
-        sure = task.above(results[index], SCORE_THRESHOLD)
-        write_image(folder / f"{slug}-{Path(names[index]).stem}.jpg", task.overlay(dataset.image(index), sure))
+        sure = task.display.above_score(results[index], SCORE_THRESHOLD)
+        write_image(folder / f"{slug}-{Path(names[index]).stem}.jpg", task.display.overlay(dataset.image(index), sure))
 
 
 def _file_key(weights: Path | None) -> str | None:

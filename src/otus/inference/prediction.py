@@ -95,18 +95,18 @@ class Prediction:
 
     def plot(self) -> UInt8[np.ndarray, "h w 3"]:
         """Return a copy of the image, uint8 (H, W, 3) RGB, with the predictions drawn on it."""
-        return self.task.draw(self.image, self._seen())
+        return self.task.display.draw(self.image, self._seen())
 
     def overlay(self, *, factor: int = 1) -> Page:
         """Return the overlay of ``otus predict``, reduced by ``factor``, with a legend if needed."""
         if factor == 1:
-            return self.task.overlay(self.image, self._seen())
+            return self.task.display.overlay(self.image, self._seen())
         image = np.asarray(Image.fromarray(self.image).reduce(factor))
-        return self.task.overlay(image, self.result.resized((image.shape[0], image.shape[1])))
+        return self.task.display.overlay(image, self.result.resized((image.shape[0], image.shape[1])))
 
     def in_words(self) -> str:
         """Return a short summary: ``3 person, 1 dog``, or ``dog 0.93, cat 0.05``."""
-        return self.task.words(self.result, self.categories)
+        return self.task.display.summary(self.result, self.categories)
 
     def save(self, path: str | Path) -> Path:
         """Write the overlay that ``otus predict`` writes, in the format of the path's suffix, and return the path."""
@@ -136,7 +136,7 @@ class Prediction:
             "seconds": sum(self.milliseconds.values()) / 1e3,
             "milliseconds": self.milliseconds,
             **({"notes": list(self.notes)} if self.notes else {}),
-            **self.task.document(list(self.task.records(self.result, self.categories))),
+            **self.task.display.document(list(self.task.display.records(self.result, self.categories))),
         }
 
     def to_json(self) -> str:
@@ -159,7 +159,7 @@ class Prediction:
             pixels), and ``segmentation`` (RLE) and ``keypoints`` if the model predicts them.
         """
         categories = self.categories
-        records = self.task.records(self.result, categories)
+        records = self.task.display.records(self.result, categories)
         ids = dict(zip(categories, categories.ids, strict=True))
         return [{"image_id": image_id, "category_id": ids[record["category"]], **record} for record in records]
 
@@ -183,7 +183,7 @@ class Prediction:
         except ImportError:
             raise MissingExtraError("pandas", "pandas", "a table of predictions") from None
         place: dict[str, Any] = {"image": self.name} | ({} if self.frame is None else {"frame": self.frame})
-        columns = self.task.columns(self.result, self.categories)
+        columns = self.task.display.columns(self.result, self.categories)
         count = len(columns["category"])
         return pandas.DataFrame({**{name: [value] * count for name, value in place.items()}, **columns})
 

@@ -269,7 +269,7 @@ class Predictor:
         return {name: value for name, value in named if value > own.score_threshold}
 
     def _finds_no_objects(self, *options: str) -> UsageError:
-        what = f"says {self.task.answers}, not where objects are"
+        what = f"predicts {self.task.predicts}, not objects"
         return UsageError(f"{', '.join(options)}: {self.name} {what}; leave them out")
 
     @property

@@ -95,13 +95,13 @@ class Comparison:
     @property
     def judged_by(self) -> str:
         """The protocol, and what its plotted figure is of: ``coco bbox``."""
-        kind = self.task.compared[self.task.plotted][0].split("/")[0]
+        kind = self.task.comparison_metrics[self.task.plotted_metric][0].split("/")[0]
         return " ".join(dict.fromkeys([self.task.protocol, kind]))
 
     def table(self) -> list[dict[str, str]]:
         """Return the rows as text, with units in the column names."""
         known = {name for row in self.rows for name in row.figures}
-        titles = {name: title for name, (_, title) in self.task.compared.items() if name in known}
+        titles = {name: title for name, (_, title) in self.task.comparison_metrics.items() if name in known}
         return [
             {
                 "model": row.name,
@@ -139,9 +139,9 @@ class Comparison:
 
     def plot(self) -> "PlotFigure":
         """Plot the task's figure by seconds per image."""
-        name = self.task.plotted
+        name = self.task.plotted_metric
         points = {row.name: (sum(row.seconds.values()), row.figures[name]) for row in self.rows}
-        return cost_plot(points, quality=self.task.compared[name][1])
+        return cost_plot(points, quality=self.task.comparison_metrics[name][1])
 
     def _flat(self, row: Row) -> dict[str, Any]:
         """A row with its figures among its fields; None for those that it does not have."""
@@ -149,13 +149,13 @@ class Comparison:
         figures = fields.pop("figures")
         return {
             **{name: fields.pop(name) for name in ("model", "weights", "start")},
-            **{name: figures.get(name) for name in self.task.compared},
+            **{name: figures.get(name) for name in self.task.comparison_metrics},
             **fields,
         }
 
     def page(self) -> Page:
         """Return the HTML page: the table, and each model's predictions on a few images."""
-        known = any(not math.isnan(row.figures[self.task.plotted]) for row in self.rows)
+        known = any(not math.isnan(row.figures[self.task.plotted_metric]) for row in self.rows)
         figures = [embed_plot(self.plot())] if known else []
         sections = [
             Section("Figures", f"Judged by the protocol {self.judged_by}; seconds are medians.", figures, self.table())

@@ -20,7 +20,7 @@ from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
 from otus.errors import DataError, UsageError, stop_at_first
 from otus.inference.prediction import Prediction
-from otus.parts.tasks import counts_in_words, instance_records
+from otus.parts.display import count_names, instance_records
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Categories
 
@@ -214,7 +214,9 @@ class PredictionFolder:
 
     def _list(self, prediction: Prediction) -> str:
         """Add what was found to the rows of the page's table, and return its counts in words."""
-        objects = replace(prediction.task.objects(prediction.result, prediction.size_hw), masks=None, keypoints=None)
+        objects = replace(
+            prediction.task.display.objects(prediction.result, prediction.size_hw), masks=None, keypoints=None
+        )
         records = list(instance_records(objects, self.categories))
         name = _as_utf8(Path(prediction.name).name)
         for record in records:
@@ -222,7 +224,7 @@ class PredictionFolder:
             box = {"x": x, "y": y, "width": w, "height": h}
             frame = "" if prediction.frame is None else prediction.frame
             self._rows.append({"image": name, "frame": frame, **record, **box})
-        return counts_in_words([record["category"] for record in records])
+        return count_names([record["category"] for record in records])
 
     def _write_page(self) -> None:
         frames = self._frame_count

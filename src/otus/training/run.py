@@ -152,10 +152,10 @@ def train(
     if settings.frozen_norms:
         freeze_norms(system)
     categories = system.categories
-    train_set = task.remapped(train_set, categories)
+    train_set = task.remap(train_set, categories)
     if val_set is not None:
         check_labels(val_set, task, "to validate by")
-        val_set = task.remapped(val_set, categories)
+        val_set = task.remap(val_set, categories)
     with say.counting("looking at the images") as count:
         checked = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
     images = dict(zip(("training", "validation"), checked, strict=False))

@@ -31,7 +31,7 @@ def draw_batch(
     for sample in samples:
         target = _target(sample, categories, task)
         # Drawn by the type of the target: a classifier may train on objects.
-        shown_as = next((one for one in TASKS if isinstance(target, one.result)), task)
+        shown_as = next((one for one in TASKS if isinstance(target, one.result_type)), task)
         drawn, objects = _small(_pixels(sample["image"], preprocess), target, shown_as)
         tiles.append(("", [drawn]))
         legends.append(objects)
@@ -45,7 +45,7 @@ def draw_predictions(dataset: Dataset, results: Mapping[int, Any], task: Task, *
     for index in indices:
         sample = dataset[index]
         shown, which = _shown(results[index])
-        pair = [_small(sample.image, one, task) for one in (task.truth(sample), shown)]
+        pair = [_small(sample.image, one, task) for one in (task.ground_truth(sample), shown)]
         tiles.append((f"{PurePath(sample.key).name}: labels | {which}", [drawn for drawn, _ in pair]))
         legends += [objects for _, objects in pair]
     return mosaic(tiles, object_legend(legends, counts=False))
@@ -60,7 +60,7 @@ def _small(image: ImageArray, result: Any | None, task: Task) -> tuple[ImageArra
     if result is None:
         return pixels, Instances.empty((height, width))
     result = result.resized((height, width))
-    return task.draw(pixels, result, labels=False), task.objects(result, (height, width))
+    return task.display.draw(pixels, result, labels=False), task.display.objects(result, (height, width))
 
 
 def _shown(result: Any) -> tuple[Any, str]:
@@ -85,7 +85,7 @@ def _pixels(image: Tensor, preprocess: Preprocess) -> UInt8[np.ndarray, "h w 3"]
 def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | None:
     """Return the labels of a tensor sample as a result of the task; None if it has none."""
     size_hw = (sample["image"].shape[1], sample["image"].shape[2])
-    if task.result is SemanticMap:
+    if task.result_type is SemanticMap:
         return SemanticMap(sample["semantic"].as_subclass(Tensor).numpy(), categories) if "semantic" in sample else None
     if "label" in sample:  # of the image as a whole
         return Classification(np.eye(len(categories))[int(sample["label"])], categories)

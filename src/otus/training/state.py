@@ -11,12 +11,12 @@ UNPLANNED = 10**9
 """Total steps of a run whose speed has not been measured yet."""
 
 
-_SCORES = {figure: name for task in TASKS for figure, name in task.scores.items()}
+_METRIC_TITLES = {metric: title for task in TASKS for metric, title in task.validation_metrics.items()}
 
 
 def score_name(figures: Mapping[str, Any]) -> str:
-    """Return the name of the figure by which the best weights are selected, the first available of ``_SCORES``."""
-    return next((name for figure, name in _SCORES.items() if figure in figures), "score")
+    """Return the name of the figure by which the best weights are selected, the first available of ``_METRIC_TITLES``."""
+    return next((name for figure, name in _METRIC_TITLES.items() if figure in figures), "score")
 
 
 @dataclass(frozen=True)

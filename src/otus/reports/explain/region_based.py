@@ -19,8 +19,8 @@ from otus.detection.region_based.stages import RegionStages, to_instances
 from otus.errors import UsageError
 from otus.inference.predictor import Predictor
 from otus.parts.detections import Detections
+from otus.parts.display import instance_records
 from otus.parts.regions.crops import WarpedCrops, warp
-from otus.parts.tasks import instance_records
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.reports.explain.explanation import Explanation, ImageArray, explain_fields
 from otus.reports.explain.figures import (

@@ -1,0 +1,168 @@
+"""How the result of a task is shown: as JSON, in a table, in a few words and drawn on its image.
+
+One :class:`Display` for each type of result; tasks name theirs (:mod:`otus.parts.tasks`). Torch is not imported here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from otus.structures import IGNORE, BoxFormat, Categories, Classification, Instances, Masks, SemanticMap
+from otus.structures.boxes import as_boxes, convert
+from otus.visualization.drawing import ImageArray, Page, draw, draw_semantic, overlay
+
+_TOP_CATEGORIES = 5
+
+
+@dataclass(frozen=True)
+class Display:
+    """How a result is shown.
+
+    Parameters
+    ----------
+    records
+        ``(result, categories)`` to one JSON object for each object or category of it, as ``predictions.json`` lists them.
+    document
+        Those records to the result's members of the ``otus predict --json`` document.
+    summary
+        ``(result, categories)`` to a few words, such as ``3 person, 1 dog``.
+    columns
+        ``(result, categories)`` to the columns of a table; ``category`` is one of them.
+    objects
+        ``(result, size_hw)`` to objects in an image of that size, for tables and legends.
+    above_score
+        ``(result, score threshold)`` to what of it is drawn.
+    draw
+        ``(image, result, labels=True)`` to a copy of the image, of the same size, with the result drawn on it.
+    overlay
+        ``(image, result)`` to the image that ``otus predict`` writes, with a legend where there is need.
+    """
+
+    records: Callable[[Any, Categories], Iterator[dict[str, Any]]]
+    document: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+    summary: Callable[[Any, Categories], str]
+    columns: Callable[[Any, Categories], dict[str, Any]]
+    objects: Callable[[Any, tuple[int, int]], Instances]
+    above_score: Callable[[Any, float], Any]
+    draw: Callable[..., ImageArray]
+    overlay: Callable[[ImageArray, Any], Page]
+
+
+def instance_records(instances: Instances, categories: Categories) -> Iterator[dict[str, Any]]:
+    """Yield each object as ``otus predict --json`` lists it: ``category``, ``score``, ``bbox`` (xywh), RLE, keypoints."""
+    boxes = convert(instances.boxes_xyxy, BoxFormat.XYXY, BoxFormat.XYWH)
+    rles = None if instances.masks is None else instances.masks.rle_json()
+    for i, label in enumerate(instances.labels):
+        record: dict[str, Any] = {"category": categories[int(label)]}
+        if instances.scores is not None:
+            record["score"] = float(instances.scores[i])
+        record["bbox"] = [float(value) for value in boxes[i]]
+        if rles is not None:
+            record["segmentation"] = rles[i]
+        if instances.keypoints is not None:
+            record["keypoints"] = [float(value) for value in instances.keypoints[i].reshape(-1)]
+        yield record
+
+
+def count_names(names: Sequence[str]) -> str:
+    """Return counts such as ``3 person, 1 dog``, the most frequent first."""
+    counts = Counter(names)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+
+
+def _instance_summary(instances: Instances, categories: Categories) -> str:
+    return count_names([categories[int(label)] for label in instances.labels])
+
+
+def _instance_columns(instances: Instances, categories: Categories) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "category": [categories[int(label)] for label in instances.labels],
+        "score": instances.scores,
+    }
+    columns |= dict(zip(("x1", "y1", "x2", "y2"), instances.boxes_xyxy.T, strict=True))
+    return columns | ({} if instances.masks is None else {"mask_area": instances.masks.area()})
+
+
+def _classification_columns(classification: Classification, categories: Categories) -> dict[str, Any]:
+    order = classification.order()
+    return {"category": [categories[int(label)] for label in order], "score": classification.scores[order]}
+
+
+def _classification_records(classification: Classification, categories: Categories) -> Iterator[dict[str, Any]]:
+    for label in classification.order()[:_TOP_CATEGORIES].tolist():
+        yield {"category": categories[label], "score": float(classification.scores[label])}
+
+
+def _classification_summary(classification: Classification, categories: Categories) -> str:
+    records = _classification_records(classification, categories)
+    return ", ".join(f"{record['category']} {record['score']:.2f}" for record in records)
+
+
+def _classification_object(classification: Classification, size_hw: tuple[int, int]) -> Instances:
+    """Return the highest-scoring category as one object whose box is the whole image."""
+    best = classification.order()[:1]
+    box = as_boxes([[0, 0, size_hw[1], size_hw[0]]])
+    return Instances(box, best, size_hw, classification.categories, scores=classification.scores[best])
+
+
+def _semantic_objects(semantic: SemanticMap, size_hw: tuple[int, int]) -> Instances:
+    """Return one object per category present, its mask all pixels of that category, the largest first."""
+    semantic = semantic.resized(size_hw)
+    names = _semantic_columns(semantic, semantic.categories)["category"]
+    labels = np.array([semantic.categories.index(name) for name in names], dtype=np.int64)
+    masks = Masks.from_dense(semantic.labels == labels[:, None, None])
+    return Instances(masks.boxes_xyxy(), labels, size_hw, semantic.categories, masks=masks)
+
+
+def _semantic_records(semantic: SemanticMap, categories: Categories) -> Iterator[dict[str, Any]]:
+    objects = _semantic_objects(semantic, semantic.size_hw)
+    assert objects.masks is not None
+    for label, rle in zip(objects.labels, objects.masks.rle_json(), strict=True):
+        yield {"category": categories[int(label)], "segmentation": rle}
+
+
+def _semantic_columns(semantic: SemanticMap, categories: Categories) -> dict[str, Any]:
+    """Return the categories present and their share of the pixels, the largest first."""
+    counts = np.bincount(semantic.labels.ravel(), minlength=IGNORE + 1)[: len(categories)]
+    labels = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+    return {"category": [categories[int(label)] for label in labels], "share": counts[labels] / semantic.labels.size}
+
+
+def _semantic_summary(semantic: SemanticMap, categories: Categories) -> str:
+    shares = zip(*_semantic_columns(semantic, categories).values(), strict=True)
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares) or "nothing"
+
+
+INSTANCES_DISPLAY = Display(
+    records=instance_records,
+    document=lambda records: {"instances": list(records)},
+    summary=_instance_summary,
+    columns=_instance_columns,
+    objects=Instances.resized,
+    above_score=lambda objects, threshold: objects if objects.scores is None else objects[objects.scores >= threshold],
+    draw=draw,
+    overlay=overlay,
+)
+CLASSIFICATION_DISPLAY = Display(
+    records=_classification_records,
+    document=lambda records: {"classification": list(records)},
+    summary=_classification_summary,
+    columns=_classification_columns,
+    objects=_classification_object,
+    above_score=lambda classification, threshold: classification,
+    draw=lambda image, result, labels=True: draw(image, _classification_object(result, image.shape[:2]), labels=labels),
+    overlay=lambda image, result: overlay(image, _classification_object(result, image.shape[:2])),
+)
+SEMANTIC_DISPLAY = Display(
+    records=_semantic_records,
+    document=lambda records: {"semantic": {record["category"]: record["segmentation"] for record in records}},
+    summary=_semantic_summary,
+    columns=_semantic_columns,
+    objects=_semantic_objects,
+    above_score=lambda semantic, threshold: semantic,
+    draw=lambda image, semantic, labels=True: draw_semantic(image, semantic, names=False),
+    overlay=draw_semantic,
+)
