@@ -8,7 +8,7 @@ here: a batch pads itself (:func:`otus.parts.batching.make_batch`), and nothing 
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,17 @@ from torchvision import tv_tensors
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample, target_tensors
 from otus.errors import UsageError
-from otus.structures import Classification, Instances, SemanticMap
 
-AnyResult = TypeVar("AnyResult", Instances, Classification, SemanticMap)
+AnyResult = TypeVar("AnyResult")
+AnyResult_co = TypeVar("AnyResult_co", covariant=True)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Resizable(Protocol[AnyResult_co]):
+    """What a system says of an image in the frame that it was given."""
+
+    def resized(self, size_hw: tuple[int, int]) -> AnyResult_co: ...
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class Preprocess:
                 prepared[name] = value * (float(ratio_x) * float(ratio_y))
         return prepared
 
-    def undo(self, result: AnyResult, size_hw: tuple[int, int]) -> AnyResult:
+    def undo(self, result: Resizable[AnyResult], size_hw: tuple[int, int]) -> AnyResult:
         """Return the result of a prepared image in the frame of the image of ``size_hw`` that it was made of."""
         return result.resized(size_hw)
 

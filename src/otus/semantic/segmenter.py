@@ -25,7 +25,7 @@ from otus.parts.system import BaseSystem, Stages
 from otus.parts.tasks import SEMANTIC, Task
 from otus.parts.upsampling import Pooled, interpolate
 from otus.semantic.encoders import Encoder
-from otus.structures import IGNORE, Categories, SemanticMap
+from otus.structures import IGNORE, Categories, SemanticScores
 
 Criterion = Callable[[Float[Tensor, "b k h w"], Int[Tensor, "b h w"]], Float[Tensor, ""]]
 """A loss of scores (B, K, H, W) and labels (B, H, W), 255 where nothing is learned."""
@@ -76,7 +76,7 @@ class SegmenterStages(Stages):
     target: Int[Tensor, "b h w"] | None = None
 
 
-class Segmenter(BaseSystem[SegmenterStages, SemanticMap]):
+class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
     """A semantic segmenter composed of an encoder, a decoder and a head.
 
     Parameters
@@ -141,12 +141,12 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticMap]):
             )
         return labels
 
-    def results(self, record: SegmenterStages) -> list[SemanticMap]:
-        """Return the most likely category of each pixel."""
-        labels = record.logits.argmax(dim=1).cpu().numpy()
+    def results(self, record: SegmenterStages) -> list[SemanticScores]:
+        """Return the logits of each image; its semantic map is ``resized(size_hw)`` of them, as ``Preprocess.undo`` does."""
+        logits = record.logits.cpu().numpy()
         return [
-            SemanticMap(image[:height, :width], self.categories)
-            for image, (height, width) in zip(labels, record.batch.sizes_hw, strict=True)
+            SemanticScores(image[:, :height, :width], self.categories)
+            for image, (height, width) in zip(logits, record.batch.sizes_hw, strict=True)
         ]
 
     def tensors(self, record: SegmenterStages) -> dict[str, Tensor]:

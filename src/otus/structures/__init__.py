@@ -9,7 +9,7 @@ Read in this order:
 - ``categories``: names, source ids, things and stuff, keypoint schemes;
 - ``masks``: :class:`Masks` of one image, dense, as RLE, or as low-resolution probabilities that are pasted when asked;
 - ``instances``: :class:`Instances`, the objects of one image, labelled or predicted; ``classification`` and ``maps``: a
-  whole image's scores, :class:`SemanticMap` and :class:`PanopticMap`;
+  whole image's scores, :class:`SemanticMap` (of :class:`SemanticScores`) and :class:`PanopticMap`;
 - ``objects`` and ``segmentations``: :class:`Objects` and :class:`Segmentations`, the same for a whole data set, as columns;
 - ``prompt``: :class:`Prompt` and :class:`MaskCandidates`, the input and output of every :class:`PromptableMethod`.
 """
@@ -18,7 +18,7 @@ from otus.structures.boxes import BoxFormat
 from otus.structures.categories import Categories, KeypointNames
 from otus.structures.classification import Classification
 from otus.structures.instances import Instances
-from otus.structures.maps import IGNORE, PanopticMap, Segment, SemanticMap
+from otus.structures.maps import IGNORE, PanopticMap, Segment, SemanticMap, SemanticScores
 from otus.structures.masks import Masks
 from otus.structures.objects import Objects
 from otus.structures.prompt import MaskCandidates, Prompt, PromptableMethod, Stroke
@@ -41,5 +41,6 @@ __all__ = [
     "Segment",
     "Segmentations",
     "SemanticMap",
+    "SemanticScores",
     "Stroke",
 ]

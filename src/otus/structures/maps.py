@@ -1,9 +1,12 @@
-"""Semantic and panoptic maps: a value for every pixel."""
+"""Semantic and panoptic maps: a value for every pixel.
+
+Shape shorthand: K categories, H x W pixels, h x w those of a map of scores, which may be coarser or finer than its image.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from otus.errors import ShapeError
 from otus.structures.categories import Categories
@@ -60,6 +63,51 @@ class SemanticMap:
     def mask_of(self, category: str) -> Bool[np.ndarray, "h w"]:
         """Return the mask of one category."""
         return self.labels == self.categories.index(category)
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticScores:
+    """The score of every category at every pixel: what a segmenter says before one category is chosen.
+
+    Scores are compared at the size that is asked for, because outlines of labels that are enlarged are staircases, and
+    those of enlarged scores are not.
+
+    Parameters
+    ----------
+    scores
+        Float (K, h, w), logits or probabilities, of an image of any size.
+    categories
+        The K categories, at most 255.
+    """
+
+    scores: Float[np.ndarray, "k h w"]
+    categories: Categories
+
+    def __post_init__(self) -> None:
+        scores, count = np.asarray(self.scores), len(self.categories)
+        if scores.ndim != 3 or scores.dtype.kind != "f" or len(scores) != count or not 0 < count <= IGNORE:
+            raise ShapeError(
+                f"semantic scores: expected floats (K, H, W) of {count} categories, from 1 to {IGNORE}, got "
+                f"{scores.dtype} {scores.shape}"
+            )
+        object.__setattr__(self, "scores", scores)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the scores."""
+        return self.scores.shape[1], self.scores.shape[2]
+
+    def resized(self, size_hw: tuple[int, int]) -> SemanticMap:
+        """Return the category of the highest score of each pixel of the same image at any size.
+
+        Scores are interpolated bilinearly, pixel centres at halves, and without antialiasing, as torchvision and
+        mmsegmentation evaluate. Beyond the labels, uint8, memory does not grow with ``size_hw``.
+        """
+        from otus.structures._map_kernels import argmax_of_interpolated  # numba takes a second to import
+
+        labels = np.empty(size_hw, dtype=np.uint8)
+        argmax_of_interpolated(np.ascontiguousarray(self.scores, dtype=np.float32), labels)
+        return SemanticMap(labels, self.categories)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,47 @@
+"""Compiled: the likeliest category of each pixel, of scores at another size (:mod:`otus.structures.maps`)."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from otus._numba import kernel
+
+
+@kernel
+def _neighbours(
+    output: int, source: int
+) -> tuple[Int[np.ndarray, "output"], Int[np.ndarray, "output"], Float[np.ndarray, "output"]]:
+    """Source pixels before and after the centre of each output pixel, and the weight of the latter."""
+    before, after = np.empty(output, np.int64), np.empty(output, np.int64)
+    weights = np.empty(output, np.float32)
+    for i in range(output):
+        centre = max((i + 0.5) * source / output - 0.5, 0.0)
+        before[i] = int(centre)
+        after[i] = min(before[i] + 1, source - 1)
+        weights[i] = centre - before[i]
+    return before, after, weights
+
+
+@kernel
+def argmax_of_interpolated(scores: Float[np.ndarray, "k h w"], labels: Int[np.ndarray, "h2 w2"]) -> None:
+    """Interpolate scores bilinearly to the size of ``labels``, which become the index of the highest, the first of equals.
+
+    A row of one category is all that is there at that size at once.
+    """
+    top, bottom, weights_y = _neighbours(labels.shape[0], scores.shape[1])
+    left, right, weights_x = _neighbours(labels.shape[1], scores.shape[2])
+    row = np.empty(scores.shape[2], np.float32)
+    best = np.empty(labels.shape[1], np.float32)
+    for y in range(labels.shape[0]):
+        labels[y] = 0
+        for label in range(scores.shape[0]):
+            for x in range(len(row)):
+                above = scores[label, top[y], x]
+                row[x] = above + weights_y[y] * (scores[label, bottom[y], x] - above)
+            for x in range(len(best)):
+                before = row[left[x]]
+                score = before + weights_x[x] * (row[right[x]] - before)
+                if label == 0:
+                    best[x] = score
+                elif score > best[x]:
+                    best[x] = score
+                    labels[y, x] = label
