@@ -10,7 +10,7 @@ flow there is.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int8, Int32, Num, UInt
+from jaxtyping import Bool, Int, Int8, Int32, Num, UInt
 
 from otus._numba import kernel
 
@@ -137,12 +137,14 @@ def solve(
         np.zeros(cells, np.uint8),
     )
     opposite, bit, rings = flow.opposite, flow.bit, trees.rings
-    label[:] = 0
     for u in range(cells):
+        label[u] = 1 if excess[u] > 0 else (-1 if excess[u] < 0 else 0)
         if excess[u] != 0:
             parent[u] = ROOT
-            label[u] = 1 if excess[u] > 0 else -1
-            _enqueue(u, 1 if excess[u] > 0 else 3, trees)
+    growing = _growing_roots(flow, label)
+    for u in range(cells):
+        if growing[u]:
+            _enqueue(u, 1 if label[u] > 0 else 3, trees)
     level = np.ones(2, np.int64)  # up to which each tree has grown
     limit = np.ones(2, np.int64)  # the highest label that a cell cut off may take
     paths = 0
@@ -179,6 +181,26 @@ def solve(
         level[tree] += 1
         limit[tree] = level[tree]
     return paths
+
+
+@kernel
+def _growing_roots(flow: _Flow, label: Int32[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Return which roots have an open arc out of their own tree; from the others, most of an image, nothing can grow.
+
+    One direction after another over small numbers, which a processor compares many at a time.
+    """
+    tree = np.sign(label).astype(np.int8)
+    arcs = np.where(tree > 0, flow.masks[1], np.where(tree < 0, flow.masks[0], flow.masks[0] & 0))
+    growing = np.zeros(len(label), np.bool_)
+    reach = np.abs(flow.offsets).max()  # no arc leads out of the padding
+    inner = slice(reach, len(label) - reach)
+    here, arcs, leaves = tree[inner], arcs[inner], growing[inner]
+    for k in range(len(flow.offsets)):
+        bit = flow.bit[k]
+        there = tree[reach + flow.offsets[k] : len(label) - reach + flow.offsets[k]]
+        for i in range(len(here)):
+            leaves[i] |= (arcs[i] & bit != 0) & (here[i] != there[i])
+    return growing
 
 
 @kernel

@@ -67,6 +67,7 @@ class GridEmbedding:
     planes: Float32[np.ndarray, "3 h w"]
     squared_differences: Float32[np.ndarray, "4 h w"]
     flows: dict[float, GridFlow] = field(default_factory=dict, repr=False)
+    _lengths: dict[float, np.ndarray] = field(default_factory=dict, repr=False)
     _distances: dict[tuple[int, float], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
     colors: HistogramModel = field(init=False)
 
@@ -105,8 +106,12 @@ class GridEmbedding:
         """Return the geodesic distances to the seeds of a label; those of the last prompt are used again where they stay."""
         kept = self._distances.get((label, color_weight))
         if kept is None or not np.array_equal(kept[0], seeds):
-            lengths = edge_lengths(self.squared_differences, color_weight=color_weight)
-            kept = self._distances[label, color_weight] = (seeds, geodesic_distances(seeds, lengths))
+            if color_weight not in self._lengths:
+                self._lengths[color_weight] = edge_lengths(self.squared_differences, color_weight=color_weight)
+            kept = self._distances[label, color_weight] = (
+                seeds,
+                geodesic_distances(seeds, self._lengths[color_weight]),
+            )
         return kept[1]
 
     def flow(self, smoothness: float) -> GridFlow:
@@ -124,7 +129,7 @@ class CutRound(NamedTuple):
     """
 
     near: Float32[np.ndarray, "l h w"]
-    weights: Float[np.ndarray, "l h w"]
+    weights: Float32[np.ndarray, "l h w"]
     likelier: Float32[np.ndarray, "l h w"]
     gains: Float32[np.ndarray, "l h w"]
     labels: Int[np.ndarray, "h w"]
@@ -236,18 +241,18 @@ class GraphCut:
         near = self.nearness(embedding, marks, count)
         each = np.arange(count)[:, None, None]
         if start is None:
-            labels, weights = near.argmax(axis=0), np.maximum(near, 0) + _FIRST_SEED_WEIGHT * (marks == each)
+            labels, weights = near.argmax(axis=0), _with_seeds(np.maximum(near, 0), marks, _FIRST_SEED_WEIGHT)
         else:
-            labels, weights = start, (start == each).astype(np.float64)
+            labels, weights = start, (start == each).astype(np.float32)
         for _ in range(self.rounds):
-            everything = weights.sum(axis=0)
             likelier = np.empty_like(near)
             for label in range(count) if count > 2 else (1,):
                 on_label = embedding.colors.log_likelihood(weights[label])
-                likelier[label] = on_label - embedding.colors.log_likelihood(everything - weights[label])
+                others = weights[0] if count == 2 else weights.sum(axis=0) - weights[label]
+                np.subtract(on_label, embedding.colors.log_likelihood(others), out=likelier[label])
             if count == 2:
-                likelier[0] = -likelier[1]
-            likelier = np.clip(likelier, -self.max_color, self.max_color)
+                np.negative(likelier[1], out=likelier[0])
+            np.clip(likelier, -self.max_color, self.max_color, out=likelier)
             gains = self.color * likelier + self.location * near
             if count == 2:
                 labels = cut(embedding.flow(self.smoothness), gains[1], marks).astype(np.int64)
@@ -255,7 +260,7 @@ class GraphCut:
                 costs = edge_costs(embedding.squared_differences, self.smoothness)
                 labels = alpha_expansion(_as_costs(gains, marks), costs, start=labels)
             yield CutRound(near, weights, likelier, gains, labels)
-            weights = (labels == each) + _SEED_WEIGHT * (marks == each)
+            weights = _with_seeds((labels == each).astype(np.float32), marks, _SEED_WEIGHT)
 
     def nearness(
         self, embedding: GridEmbedding, marks: Int[np.ndarray, "h w"], count: int
@@ -271,9 +276,18 @@ class GraphCut:
         distances[0] = np.minimum(distances[0], to_border + np.float32(256 * self.border_handicap))
         near = np.empty_like(distances)
         for label in range(count):
-            other = np.delete(distances, label, axis=0).min(axis=0)
+            other = distances[1 - label] if count == 2 else np.delete(distances, label, axis=0).min(axis=0)
             near[label] = (other - distances[label]) / np.maximum(other + distances[label], np.float32(1e-6))
         return near
+
+
+def _with_seeds(
+    weights: Float32[np.ndarray, "l h w"], marks: Int[np.ndarray, "h w"], seed_weight: float
+) -> Float32[np.ndarray, "l h w"]:
+    """Add to the weights of each label that of its seeds, in place."""
+    rows, columns = np.nonzero(marks != UNMARKED)
+    weights[marks[rows, columns], rows, columns] += np.float32(seed_weight)
+    return weights
 
 
 def cut(

@@ -125,7 +125,7 @@ class GridFlow:
             if values.shape != self.size:
                 raise ShapeError(f"{name}: expected shape {self.size}, that of the grid, got {values.shape}")
             _check(name, values, self._limit / 2)
-        terminal = source.astype(self._terminal.dtype) - sink.astype(self._terminal.dtype)
+        terminal = source.astype(self._terminal.dtype, copy=False) - sink.astype(self._terminal.dtype, copy=False)
         excess = self._inner(self._excess)
         excess += terminal - self._terminal
         self._terminal = terminal
