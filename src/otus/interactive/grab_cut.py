@@ -6,7 +6,8 @@ Paper: "GrabCut: Interactive Foreground Extraction using Iterated Graph Cuts" (R
 sections 3.1 and 3.2: mixtures of Gaussians, background is what lies outside of the box, marks inside of it are hard.
 Departures, each measured by ``benchmarks/interactive.py``: boxes are loose, so the first mixture of the object counts pixels
 less the farther they are from the middle of the box, that of the background is fitted to a band around the box; a location
-term prefers the middle to the sides; colours are those of CIE L*a*b*.
+term prefers the middle to the sides; colours are those of CIE L*a*b*; the image is reduced to about 80,000 pixels, which is
+several times as fast and no worse, and the border of the last cut is cut again in full.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from otus.interactive.graph_cut import GridEmbedding, confidence, cut, reduced_m
 from otus.structures import MaskCandidates, Masks, Prompt
 from otus.structures.prompt import BACKGROUND, UNMARKED
 
+MAX_PIXELS = 80_000
+"""A larger image is cut reduced, and then again along the border in full."""
 _BAND = 0.1
 """Of the background around a box, as a share of the longer side."""
 
@@ -44,8 +47,8 @@ class GrabCut:
     name = "grabcut"
 
     def embed(self, image: UInt8[np.ndarray, "h w 3"]) -> GridEmbedding:
-        """Return the colours and edges of an image; a large one is reduced."""
-        return GridEmbedding.of(image)
+        """Return the colours and edges of an image; one of more than 80,000 pixels is reduced."""
+        return GridEmbedding.of(image, max_pixels=MAX_PIXELS)
 
     def segment(self, embedding: GridEmbedding, prompt: Prompt) -> MaskCandidates:
         """Return the mask for a box.
