@@ -67,6 +67,20 @@ def train(
             help="Boxes to train on: modal, or amodal (whole objects, occluded parts too).", show_default="modal"
         ),
     ] = None,
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Loss of a semantic segmenter: cross-entropy, focal, dice, lovasz or ohem; repeated, their sum.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights of categories in the cross-entropy of a semantic segmenter: median-frequency.",
+            show_default="all 1",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(help="Early stopping: validations without improvement; 0 for never.", show_default="0"),
@@ -146,6 +160,8 @@ def train(
         accumulate=accumulate,
         optimizer=optimizer,
         boxes=boxes,
+        loss=loss or None,
+        class_weights=class_weights,
         patience=patience,
         validate_every=validate_every,
         precision=precision,

@@ -34,6 +34,7 @@ def cross_entropy(
     weights
         Of each category, e.g. of :func:`median_frequency_weights` (default: all 1).
     """
+    weights = None if weights is None else weights.to(logits)
     losses = F.cross_entropy(logits, labels, weight=weights, ignore_index=IGNORE, reduction="sum")
     known = labels != IGNORE
     total = known.sum() if weights is None else weights[labels[known]].sum()

@@ -32,6 +32,7 @@ from otus.training.progress import TrainProgress
 from otus.training.resuming import check_unchanged
 from otus.training.run_config import changes_since, read_config, source_path, started_with, training_record
 from otus.training.run_folder import RunFolder, new_run_folder
+from otus.training.semantic_loss import set_criterion
 from otus.training.settings import TrainSettings, with_default_lr
 from otus.training.snapshots import draw_batch
 from otus.training.state import score_name
@@ -156,6 +157,7 @@ def train(
     if val_set is not None:
         check_labels(val_set, task, "to validate by")
         val_set = task.remap(val_set, categories)
+    set_criterion(system, settings, train_set, say)
     with say.counting("looking at the images") as count:
         checked = check_images([train_set] if val_set is None else [train_set, val_set], progress=count)
     images = dict(zip(("training", "validation"), checked, strict=False))

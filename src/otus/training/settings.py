@@ -51,6 +51,13 @@ class TrainSettings:
         Factors of the image size, one drawn per batch; (1,) for a constant size.
     boxes
         ``amodal`` trains on amodal boxes and masks (whole objects, including hidden parts) where the data have them.
+    loss
+        Of a semantic segmenter: ``cross-entropy``, ``focal``, ``dice``, ``lovasz``, ``ohem`` (cross-entropy of the hardest
+        pixels), or several, whose sum it is; see :mod:`otus.parts.semantic_losses` (default: the model's own,
+        cross-entropy).
+    class_weights
+        ``median-frequency`` weighs the cross-entropy of a semantic segmenter: rare categories count more (default: all
+        count alike).
     group_by_shape
         Batch portrait and landscape images separately, which reduces padding.
     patience
@@ -86,6 +93,8 @@ class TrainSettings:
     frozen_norms: bool = False
     scales: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     boxes: Literal["modal", "amodal"] = "modal"
+    loss: tuple[Literal["cross-entropy", "focal", "dice", "lovasz", "ohem"], ...] | None = None
+    class_weights: Literal["median-frequency"] | None = None
     group_by_shape: bool = True
     patience: Annotated[int, Field(ge=0)] = 0
     validate_every: Positive | None = None
@@ -102,6 +111,12 @@ class TrainSettings:
             raise UsageError(f"batch_size: expected a multiple of the {processes} devices, got {self.batch_size}")
         if not self.scales:
             raise UsageError("scales: expected at least one factor, e.g. (1.0,)")
+        if self.loss is not None and len(set(self.loss)) < max(1, len(self.loss)):
+            raise UsageError(f"loss: expected different losses, at least one, got {self.loss}")
+        if self.class_weights is not None and self.loss is not None and "cross-entropy" not in self.loss:
+            raise UsageError(
+                f"class_weights: weigh cross-entropy, and the loss is {' + '.join(self.loss)}; leave them out"
+            )
 
     @property
     def images_per_batch(self) -> int:
