@@ -14,6 +14,7 @@ from otus.cli import app
 from otus.data.image_writing import write_image, write_label_image
 from otus.data.images import read_image, read_label_image
 from otus.data.open import open_dataset
+from otus.data.video import VideoWriter
 from otus.structures import Masks, Prompt
 
 SIZE_HW = (48, 64)
@@ -167,6 +168,24 @@ def test_frames_of_a_video(folder: Path) -> None:
     Path("masks/b.png.json").unlink()
     again = segment(folder, "--frames", "--point", "20,22,1", "--out", "masks", "--json")
     assert [len(one["candidates"]) for one in json.loads(again.stdout)["images"]] == [1, 1, 1]
+
+
+def test_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("walk.mp4", frame_rate=5) as video:
+        for center_x in (20, 22, 24):
+            video.add(scene(center_x)[0])
+    result = segment("walk.mp4", "--frames", "--point", "20,22,1", "--out", "masks")
+    assert result.exit_code == 0, result.output
+    for index, center_x in enumerate((20, 22, 24)):
+        assert iou(read_label_image(f"masks/{index:06d}.png") == 1, scene(center_x)[1]) > 0.9
+    Path("prompts.json").write_text(json.dumps({"000001": {"points": [[22, 22, 1]]}, "17": {"points": [[9, 9, 1]]}}))
+    some = segment("walk.mp4", "--prompts", "prompts.json", "--out", "some", "--json")
+    assert [one["file"] for one in json.loads(some.stdout)["images"]] == ["000001"]
+    assert some.exit_code == 1
+    assert "there is no frame '17'" in some.stderr
+    assert "the last frame is 000002" in some.stderr
+    assert "--frames" in segment("walk.mp4", "--point", "20,22,1").stderr
 
 
 @pytest.mark.parametrize(

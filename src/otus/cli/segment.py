@@ -1,6 +1,7 @@
 """``otus segment``: masks of what is marked on an image, without a model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from otus.cli._options import AsJson
 if TYPE_CHECKING:
     import numpy as np
 
+    from otus.errors import DataError
     from otus.interactive.grab_cut import GrabCut
     from otus.interactive.graph_cut import GraphCut
     from otus.structures import MaskCandidates, Prompt
@@ -51,7 +53,9 @@ StartMask = Annotated[
 
 @verb
 def segment(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of them.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IMAGE|FOLDER|VIDEO", help="An image, a folder of them, or a video with --frames.")
+    ],
     point: Points = None,
     points_for: PointsFor = None,
     box: Box = None,
@@ -69,7 +73,7 @@ def segment(
         bool,
         typer.Option(
             "--frames",
-            help="The folder holds the frames of a video: an image without a prompt is segmented from the mask before.",
+            help="A video, or a folder of its frames: an image without a prompt is segmented from the mask before.",
         ),
     ] = False,
     method: Annotated[
@@ -99,6 +103,7 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Segment what points, strokes or a box mark; no model is needed."""
+    from otus.data.sources import is_video
     from otus.errors import UsageError, did_you_mean
     from otus.interactive.answers import FORMS, read_prompts
 
@@ -106,20 +111,18 @@ def segment(
     if format_ is not None and format_ not in FORMS:
         raise UsageError(f"--format: expected one of {', '.join(FORMS)}, got {format_!r}{did_you_mean(format_, FORMS)}")
     form = format_ or "png"
-    if source.is_dir():
+    if source.is_dir() or is_video(source):
         if prompts is None and not frames:
-            raise UsageError(
-                "a folder needs --prompts, the marks of each image, or --frames and the marks of the first"
-            )
+            raise UsageError("several images need --prompts, the marks of each, or --frames and the marks of the first")
         if marks is not None and not frames:
-            raise UsageError("marks are of one image; those of a folder stand in --prompts")
+            raise UsageError("marks are of one image; those of several stand in --prompts")
         by_name = {} if prompts is None else read_prompts(prompts)
-        _segment_folder(
+        _segment_many(
             source, by_name, marks, frames=frames, method=method, out=out, form=form, overlay=overlay, as_json=as_json
         )
         return
     if prompts is not None or frames:
-        raise UsageError("--prompts and --frames are for a folder")
+        raise UsageError("--prompts and --frames are for a folder or a video")
     if marks is None:
         raise UsageError("nothing is marked: give --point, --points-for, --scribbles, --box or --mask")
     if out is None and not as_json:
@@ -151,7 +154,7 @@ def segment(
             typer.echo(f"written to {path}")
 
 
-def _segment_folder(
+def _segment_many(
     source: Path,
     by_name: "dict[str, Prompt]",
     first: "Prompt | None",
@@ -163,9 +166,8 @@ def _segment_folder(
     overlay: Path | None,
     as_json: bool,
 ) -> None:
-    """Segment the images of a folder; what lies in the folder for the masks already is not done again."""
-    from otus.data.image_files import list_images
-    from otus.data.images import read_image
+    """Segment the images of a folder or a video; what lies in the folder for the masks already is not done again."""
+    from otus.data.sources import is_video
     from otus.errors import DataError, UsageError
     from otus.interactive.answers import FORMS, write_masks
 
@@ -174,21 +176,19 @@ def _segment_folder(
         output_folder(overlay, "the overlays", option="--overlay")
         if overlay.resolve() in (out.resolve(), source.resolve()):
             raise UsageError(f"--overlay: expected a folder for overlays alone, got {overlay}")
-    files = [path for path in list_images(source) if out not in path.parents]
-    names = [path.relative_to(source).as_posix() for path in files]
-    if strange := sorted(set(by_name) - set(names)):
-        raise UsageError(f"--prompts: {strange[0]!r} is not an image in {source}")
     before: MaskCandidates | None = None
     documents: list[dict[str, Any]] = []
     errors: list[DataError] = []
     skipped = 0
 
-    def turns() -> Iterator[tuple[Path, str]]:
-        for path, name in zip(files, names, strict=True):
-            if frames or name in by_name:
-                yield path, name
+    def skip(error: DataError) -> None:
+        errors.append(error)
+        typer.echo(f"otus: skipped: {error}", err=True)
 
-    for path, name in track(turns(), "segmenting"):
+    images = _frames_of(source, by_name, skip) if is_video(source) else _images_of(source, by_name, out)
+    for name, read in track(images, "segmenting"):
+        if not frames and name not in by_name:
+            continue
         prompt = by_name.get(name) or (first if frames and not documents else None)
         kept = out / f"{name}.json"
         own_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
@@ -198,7 +198,7 @@ def _segment_folder(
                 skipped += 1
                 before = _candidates(document)
             else:
-                image = read_image(path)
+                image = read()
                 prompt = prompt or _next_frame(before, name)
                 document, before = _answer(image, name, prompt, _method(method, prompt))
                 document["prompt"] = prompt.to_json()
@@ -210,10 +210,9 @@ def _segment_folder(
             if form in own_files and not own_files[form].exists():
                 write_masks(own_files[form], [document], form=form)
         except (DataError, UsageError, ValueError) as error:
-            errors.append(
-                error if isinstance(error, DataError) else DataError(str(error), file=path, kind="bad_prompt")
+            skip(
+                error if isinstance(error, DataError) else DataError(str(error), file=source / name, kind="bad_prompt")
             )
-            typer.echo(f"otus: skipped: {errors[-1]}", err=True)
             continue
         documents.append(document)
         if not as_json:
@@ -226,6 +225,41 @@ def _segment_folder(
         typer.echo(f"{len(documents)} images in {out}" + (f", {skipped} of them from before" if skipped else ""))
     if errors:
         raise typer.Exit(1)
+
+
+def _images_of(
+    folder: Path, by_name: "dict[str, Prompt]", out: Path
+) -> "Iterator[tuple[str, Callable[[], np.ndarray]]]":
+    """Yield the name of each image in a folder but those of ``out``, and what reads it."""
+    from otus.data.image_files import list_images
+    from otus.data.images import read_image
+    from otus.errors import UsageError
+
+    files = {path.relative_to(folder).as_posix(): path for path in list_images(folder) if out not in path.parents}
+    if strange := sorted(set(by_name) - set(files)):
+        raise UsageError(f"--prompts: {strange[0]!r} is not an image in {folder}")
+    for name, path in files.items():
+        yield name, partial(read_image, path)
+
+
+def _frames_of(
+    video: Path, by_name: "dict[str, Prompt]", skip: "Callable[[DataError], None]"
+) -> "Iterator[tuple[str, Callable[[], np.ndarray]]]":
+    """Yield the index of each frame of a video, of six digits, and what returns it."""
+    from otus.data.video import Video
+    from otus.errors import DataError
+
+    unseen, name = set(by_name), ""
+    try:
+        for frame in Video(video).frames():
+            name = f"{frame.index:06d}"
+            unseen.discard(name)
+            yield name, lambda image=frame.image: image  # type: ignore[misc]
+    except DataError as error:
+        skip(error)
+    if unseen:
+        remedy = f"the last frame is {name}" if name else "check the video"
+        skip(DataError(f"--prompts: there is no frame {min(unseen)!r}", file=video, remedy=remedy, kind="bad_prompt"))
 
 
 def _kept_document(path: Path) -> dict[str, Any] | None:
