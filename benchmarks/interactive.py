@@ -24,7 +24,7 @@ from PIL import Image
 
 from otus.data.dataset import Dataset
 from otus.data.open import open_dataset
-from otus.evaluation.clicking import click_targets, judge_method
+from otus.evaluation.clicking import click_targets, evaluate_method
 from otus.interactive.grab_cut import GrabCut
 from otus.interactive.graph_cut import COST_UNIT, HARD, GraphCut, GridEmbedding, edge_costs
 from otus.interactive.max_flow import GridFlow
@@ -221,7 +221,7 @@ def clicks(dataset: Dataset, every: int) -> None:
     """NoC by simulated clicks: ours, and Boykov and Jolly's alone."""
     chosen = dataset.select(range(0, len(dataset), every))
     for name, method in (("GraphCut", GraphCut()), ("Boykov-Jolly alone", GraphCut(location=0, rounds=1, max_color=9))):
-        figures = judge_method(chosen, method).result.figures
+        figures = evaluate_method(chosen, method).result.figures
         print(f"{name}, {len(chosen)} images: " + "  ".join(f"{key} {value:.3f}" for key, value in figures.items()))
     print()
 

@@ -29,9 +29,9 @@ def test_losses_are_told_and_are_no_failure(source: Path, tmp_path: Path) -> Non
     assert said.exit_code == 0, said.output
     document = json.loads(said.stdout)
     assert document["images"] == document["objects"] == document["losses"]["crowd"] == 1
-    assert {"kind": "crowd", "image": "a.jpg", "object_id": 1, "message": "that it is a crowd"} in document["lost"]
+    assert {"kind": "crowd", "image": "a.jpg", "object_id": 1, "message": "its crowd flag"} in document["lost"]
     text = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out2"), "--to", "yolo"])
-    assert "a.jpg, object 1: that it is a crowd" in text.stdout
+    assert "a.jpg, object 1: its crowd flag" in text.stdout
 
 
 def test_a_fault_is_named_on_stderr_and_fails(source: Path, tmp_path: Path) -> None:

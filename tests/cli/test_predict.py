@@ -340,7 +340,7 @@ def test_who_judges_a_file_that_was_cut_is_told(good, photo, tmp_path):
         done = run(photo, *model, "--score-threshold", threshold, "--out", out, "--json")
         assert json.loads(done.stdout)["postprocess"]["score_threshold"] == threshold
         judged = CliRunner().invoke(app, ["evaluate", *data, *file, "--json"])
-        assert json.loads(judged.stdout).get("cut_at") == cut
+        assert json.loads(judged.stdout).get("prediction_threshold") == cut
         closer = CliRunner().invoke(app, ["explain", "errors", *data, *file, "--out", str(tmp_path / "e.html")])
         for stderr in (judged.stderr, closer.stderr):
             assert (f"cut at a score of {threshold:g}" in stderr) == (cut is not None)

@@ -89,7 +89,7 @@ def test_losses_are_returned_and_listed(tmp_path: Path) -> None:
     done = convert(small(tmp_path / "in"), tmp_path / "out", to="yolo")
     listed = json.loads(losses_path(tmp_path / "out").read_text())
     assert len(listed) == len(done.losses)
-    assert {"kind": "crowd", "image": "b.jpg", "object_id": 2, "message": "that it is a crowd"} in listed
+    assert {"kind": "crowd", "image": "b.jpg", "object_id": 2, "message": "its crowd flag"} in listed
 
 
 @pytest.mark.parametrize("target", ["coco", "voc", "yolo", "sa1b", "labelme"])
@@ -177,12 +177,12 @@ def test_all_splits_are_converted_and_come_back(shared_data: Path, tmp_path: Pat
 def test_one_split_is_chosen(shared_data: Path, tmp_path: Path) -> None:
     done = convert(two_splits(shared_data, tmp_path / "in"), tmp_path / "out", to="yolo", split="trainval")
     assert [(one.split, len(one)) for one in done.datasets] == [("trainval", 5)]
-    assert "'trainval', which is called 'train' now" in next(one.message for one in done.losses if one.kind == "split")
+    assert "'trainval', which becomes 'train'" in next(one.message for one in done.losses if one.kind == "split")
 
 
 def test_splits_that_cannot_be_told_apart_are_refused(shared_data: Path, tmp_path: Path) -> None:
     source = two_splits(shared_data, tmp_path / "in", shared=True)
-    with pytest.raises(DataError, match="stands in two splits"):
+    with pytest.raises(DataError, match="is in two splits"):
         convert(source, tmp_path / "out", to="sa1b")
     assert not (tmp_path / "out").exists()
     done = convert(source, tmp_path / "voc", to="voc")

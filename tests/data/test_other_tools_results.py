@@ -142,11 +142,9 @@ def test_results_of_other_data_are_no_mere_zeros(tmp_path: Path) -> None:
     data, found = yolo_set(tmp_path / "data"), found_by(tmp_path / "found.json", image_id=[71, 72])
     done = run("evaluate", "--data", data, "--predictions", found)
     assert done.exit_code == 1
-    assert (
-        "no image has the id 71, nor any other of this file; the data has 1, 2: a file_name would tell" in done.stderr
-    )
+    assert "no image has the id 71, nor any other of this file; the data has 1, 2; add a file_name" in done.stderr
     document = evaluated(data, found, "--skip-bad")
-    assert document["notes"] == ["of 6 predictions 6 are left out (6 unknown_image): are they for these data?"]
+    assert document["notes"] == ["6 of 6 predictions were skipped (6 unknown_image): are they of this data set?"]
 
 
 def test_text_files_of_another_counting(tmp_path: Path) -> None:
@@ -159,7 +157,7 @@ def test_text_files_of_another_counting(tmp_path: Path) -> None:
     for file in (tmp_path / "found").iterdir():
         file.rename(file.with_name(f"pred_{file.name}"))
     done = run("evaluate", "--data", data, "--predictions", tmp_path / "found")
-    assert "names not one image of the data, which are called img_a, img_b" in done.stderr
+    assert "is not the name of an image of the data; names are img_a, img_b" in done.stderr
 
 
 def test_semantic_maps_of_another_counting(tmp_path: Path) -> None:
@@ -198,7 +196,7 @@ def test_panoptic_maps_of_another_counting_and_text_ids(tmp_path: Path) -> None:
     assert shifted["panoptic"]["PQ"] == 0
     assert "the data's plus 1" in shifted["notes"][0]
     nothing = evaluated(labels, write("nothing", 0, 8), "--protocol", "panoptic", "--skip-bad")
-    assert "not one of the 1 images has a prediction" in nothing["notes"][0]
+    assert "none of the 1 images has a prediction" in nothing["notes"][0]
 
 
 def test_classifications_of_other_images(tmp_path: Path) -> None:

@@ -122,10 +122,10 @@ def test_semantic_maps_by_name(tmp_path):
     files, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
     assert files == (None, tmp_path / "dogs/1.png", tmp_path / "2.png")
     assert len(problems) == 1
-    assert "9.png: names not one image of the data" in problems[0]
+    assert "9.png: is not the name of an image of the data" in problems[0]
     (tmp_path / "9.png").rename(tmp_path / "dogs/2.png")
     _, problems = collect(find_semantic_results, tmp_path, a_dataset(semantic=semantic))
-    assert "of the same image" in problems[0]
+    assert "a second map of an image" in problems[0]
     values = np.full((20, 40), 6, np.uint8)
     values[0, :3] = 5, 11, 255
     Image.fromarray(values).save(tmp_path / "2.png")

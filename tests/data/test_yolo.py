@@ -177,7 +177,7 @@ def test_yaml_that_grows_when_printed(tmp_path: Path) -> None:
         ("train: images/train\nnames: [no, yes]\n", ["names[0]", "quotes"]),
         ("train: images/train\nnames: {1: a, 2: b}\n", ["names", "[1, 2]"]),
         ("train: images/train\nnames: [a, a]\n", ["twice"]),
-        ("train: images/train\nnames: [a]\nnames: [b]\n", ["the key 'names' stands twice"]),
+        ("train: images/train\nnames: [a]\nnames: [b]\n", ["duplicate key 'names'"]),
         ("train: images/train\nnames: [a]\nnc: 2\n", ["nc", "got 2"]),
         ("train: images/train\nnc: many\n", ["nc", "'many'"]),
         ("train: images/train\nnc: 1\nkpt_shape: [0, 7]\n", ["kpt_shape", "[0, 7]"]),

@@ -110,9 +110,9 @@ def test_objects_with_outlines_are_clicked_at_each(tmp_path: Path) -> None:
 def test_requests_that_cannot_be(labelled: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'graph-cut'"):
         otus.evaluate(labelled, method="graph_cut")
-    with pytest.raises(UsageError, match="judged by the protocol interactive"):
+    with pytest.raises(UsageError, match="evaluated by the protocol interactive"):
         otus.evaluate(labelled, method="graph-cut", protocol="semantic")
-    with pytest.raises(UsageError, match="one of them"):
+    with pytest.raises(UsageError, match="takes either predictions"):
         otus.evaluate(labelled, method="graph-cut", predictions="x.json")
     with pytest.raises(UsageError, match="takes a box"):
         otus.evaluate(labelled, method="grabcut")

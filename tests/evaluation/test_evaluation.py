@@ -54,15 +54,15 @@ def test_what_one_side_lacks_is_left_out_and_said():
     dataset = a_dataset()
     report = evaluate_predictions(dataset, perfect(dataset, segmentations=None, keypoints=None))
     assert list(report.results) == ["bbox"]
-    assert report.left_out == {
-        "segm": "the predictions have no outlines",
+    assert report.skipped_kinds == {
+        "segm": "the predictions have no masks",
         "keypoints": "the predictions have no keypoints",
     }
     partly = a_dataset(segmentations=Segmentations.build([SQUARE, None]), keypoints=None)
     report = evaluate_predictions(partly, perfect(dataset))
     assert list(report.results) == ["bbox"]
-    assert report.left_out["segm"] == "1 of 2 labels have no outline"
-    assert report.left_out["keypoints"] == "the labels have no keypoints"
+    assert report.skipped_kinds["segm"] == "1 of 2 labels have no mask"
+    assert report.skipped_kinds["keypoints"] == "the labels have no keypoints"
     with pytest.raises(DataError, match="expected an outline"):
         evaluate_predictions(partly, perfect(dataset), kinds=["segm"])
 
@@ -132,7 +132,7 @@ def test_evaluate_takes_files_and_values(tmp_path: Path):
 def test_evaluate_refuses_what_does_not_belong_together():
     dataset = a_dataset()
     for wrong in ({}, {"predictions": perfect(dataset), "model": "any"}):
-        with pytest.raises(UsageError, match="one of them"):
+        with pytest.raises(UsageError, match="takes either predictions"):
             otus.evaluate(dataset, **wrong)
     with pytest.raises(UsageError, match="weights, device: only of a model"):
         otus.evaluate(dataset, predictions=perfect(dataset), weights="some", device="cpu")

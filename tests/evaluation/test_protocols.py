@@ -68,7 +68,7 @@ def test_a_image_without_a_map_is_missed(shared_data, tmp_path):
         (tmp_path / file.name).symlink_to(file)
     table = run(data, tmp_path, "semantic", "--split", "val")
     assert table.exit_code == 0, table.stderr
-    assert "1 image without a prediction: counted as missed" in table.stderr
+    assert "1 image without a prediction, counted as missed" in table.stderr
     assert all(word in table.stdout for word in ("protocol semantic", "Bicyclist", "IoU", "fwIoU 0.99"))
 
 
@@ -200,10 +200,10 @@ def test_amodal_says_what_cannot_be_compared():
     boxes_alone = replace(dataset.objects, scores=np.ones(2), segmentations=None, amodal_segmentations=None)
     report = evaluate_predictions(dataset, boxes_alone, protocol="amodal")
     assert list(report.results) == ["amodal_bbox"]
-    assert report.left_out == {"amodal_segm": "the predictions have no outlines"}
+    assert report.skipped_kinds == {"amodal_segm": "the predictions have no masks"}
     unmasked = replace(dataset, objects=replace(dataset.objects, amodal_segmentations=None))
     report = evaluate_predictions(unmasked, boxes_alone, protocol="amodal")
-    assert report.left_out == {"amodal_segm": "the labels have no amodal masks"}
+    assert report.skipped_kinds == {"amodal_segm": "the labels have no amodal masks"}
 
 
 def test_amodal_from_files(tmp_path):
@@ -262,11 +262,11 @@ def test_wrong_commands(tmp_path):
         otus.evaluate(a_dataset(), predictions=tmp_path, protocol="semantic", max_dets=[3])
     with pytest.raises(UsageError, match="kinds: the protocol boundary has none"):
         otus.evaluate(a_dataset(), predictions=tmp_path, protocol="boundary", kinds=["segm"])
-    with pytest.raises(UsageError, match="does not judge objects"):
+    with pytest.raises(UsageError, match="does not evaluate objects"):
         evaluate_predictions(
             replace(a_dataset(), image_labels=np.zeros(2, int)), Objects.empty(), protocol="classification"
         )
-    with pytest.raises(UsageError, match="judges predictions from files"):
+    with pytest.raises(UsageError, match="evaluates predictions from files"):
         otus.evaluate(a_dataset(), predictions=Objects.empty(), protocol="interactive")
     with pytest.raises(UsageError, match=r"give the method, e\.g\. graph-cut"):
         otus.evaluate(a_dataset(), model="any", protocol="interactive")
@@ -286,7 +286,7 @@ def test_classification_and_what_was_not_answered(tmp_path):
     }
     (tmp_path / "found.json").write_text(json.dumps(found))
     said = document(tmp_path / "data", tmp_path / "found.json", "classification")
-    assert said["without_prediction"] == 1
+    assert said["missing_predictions"] == 1
     assert said["classification"]["top1"] == pytest.approx(1 / 3)
     assert said["classification"]["top5"] == pytest.approx(2 / 3)
     assert said["classification"]["per_category"]["mouse"] == {"top1": 0, "top5": 1}
@@ -359,7 +359,7 @@ def test_clicks_on_real_objects(shared_data, tmp_path):
     curves = [{"file": name, "ious": [0.5, 0.86, 0.95]} for name in names[1:]]
     (tmp_path / "clicks.json").write_text(json.dumps(curves))
     said = document(data, tmp_path / "clicks.json", "interactive")
-    assert (said["images"], said["without_prediction"]) == (len(names), 1)
+    assert (said["images"], said["missing_predictions"]) == (len(names), 1)
     assert said["interactive"]["NoC@85"] == pytest.approx((2 * (len(names) - 1) + 20) / len(names))
     table = run(data, tmp_path / "clicks.json", "interactive").stdout
     assert "NoC@90" in table
@@ -409,4 +409,4 @@ def test_panoptic_maps_that_cannot_be_are_named(tmp_path):
             otus.evaluate(dataset, predictions=tmp_path / "found.json", protocol="panoptic")
     (tmp_path / "found.json").write_text('{"annotations": []}')
     report = otus.evaluate(dataset, predictions=tmp_path / "found.json", protocol="panoptic")
-    assert (report.images, report.without_prediction, report.results["panoptic"].figures["PQ"]) == (1, 1, 0)
+    assert (report.images, report.missing_predictions, report.results["panoptic"].figures["PQ"]) == (1, 1, 0)

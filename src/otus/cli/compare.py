@@ -108,7 +108,7 @@ def compare(
     assert predictions is not None
     from otus.data.open import open_dataset
     from otus.errors import UsageError
-    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.evaluation.comparing import compare_with_labels, prediction_notes
     from otus.metrics.detection.rules import parse_rules
     from otus.metrics.diagnosis.bootstrap import CONFIDENCE, RESAMPLES, SEED, paired_bootstrap
 
@@ -131,7 +131,7 @@ def compare(
         **bootstrap,
         "figures": {row.name: _record(row) for row in rows if row.name not in dataset.categories},
         "per_category": {row.name: _record(row) for row in rows if row.name in dataset.categories},
-        **print_notes(notes_on(a, b)),
+        **print_notes(prediction_notes(a, b)),
     }
     if as_json:
         emit_json(document)

@@ -143,9 +143,9 @@ def evaluate(
         )
     if report.unknown_categories:
         typer.echo(f"otus: {model} does not predict {', '.join(report.unknown_categories)}", err=True)
-    if report.without_prediction:
-        missed = _count(report.without_prediction, "image")
-        typer.echo(f"otus: {missed} without a prediction: counted as missed", err=True)
+    if report.missing_predictions:
+        missed = _count(report.missing_predictions, "image")
+        typer.echo(f"otus: {missed} without a prediction, counted as missed", err=True)
     print_notes(report.notes)
     skipped_kinds = Counter(error.kind for error in skipped)
     if skipped:
@@ -153,25 +153,25 @@ def evaluate(
         typer.echo(
             f"otus: skipped {_count(len(skipped), 'invalid record')} ({kinds}), the first: {skipped[0]}", err=True
         )
-    if report.judged is None and (plots is not None or choose_thresholds):
+    if report.evaluated is None and (plots is not None or choose_thresholds):
         fail(f"protocol {report.protocol}: --plots and --choose-thresholds need boxes or masks of objects", code=2)
-    further: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     try:
         if plots is not None or choose_thresholds:
-            _write_further(
-                report, further, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights
+            _write_extra_outputs(
+                report, extra, plots=plots, choose=choose_thresholds, out=out, model=model, weights=weights
             )
     finally:  # print the metrics even if the plots or thresholds cannot be written: they may have taken hours
         if as_json:
-            emit_json({**report.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **further})
+            emit_json({**report.document(), **({"skipped": dict(skipped_kinds)} if skip_bad else {}), **extra})
         else:
             _print_table(report)
-            _print_further(further)
+            _print_extra_outputs(extra)
 
 
-def _write_further(
+def _write_extra_outputs(
     report: "EvaluationReport",
-    further: dict[str, Any],
+    extra: dict[str, Any],
     *,
     plots: Path | None,
     choose: bool,
@@ -179,13 +179,13 @@ def _write_further(
     model: str | None,
     weights: str | None,
 ) -> None:
-    """Choose score thresholds and draw plots, write them to files, and record them in ``further``.
+    """Choose score thresholds and draw plots, write them to files, and record them in ``extra``.
 
     Parameters
     ----------
     report
-        Evaluation whose ``judged`` (data set and predicted objects) is not None.
-    further
+        Evaluation whose ``evaluated`` (data set and predicted objects) is not None.
+    extra
         Dictionary to add to, later merged into the JSON output: ``score_thresholds`` if ``choose``, ``plots`` (paths of
         the files) if ``plots`` is given.
     plots
@@ -201,8 +201,8 @@ def _write_further(
     from otus.evaluation.comparing import compare_with_labels
     from otus.evaluation.thresholds import choose_thresholds
 
-    assert report.judged is not None
-    dataset, predictions = report.judged
+    assert report.evaluated is not None
+    dataset, predictions = report.evaluated
     comparison = compare_with_labels(dataset, predictions, report=lambda error: None)  # already reported by evaluate
     if choose:
         chosen = choose_thresholds(comparison, data=report.data)
@@ -217,19 +217,19 @@ def _write_further(
             written = chosen.write_into(weights_path)
         else:
             written = chosen.write(out or f"{Path(model or 'predictions').stem}-thresholds.json")
-        further["score_thresholds"] = {**chosen.document(), "written": str(written)}
+        extra["score_thresholds"] = {**chosen.document(), "written": str(written)}
     if plots is not None:
         from otus.reports.analysis import Analysis
 
-        further["plots"] = [str(path) for path in Analysis(comparison).write_plots(plots)]
+        extra["plots"] = [str(path) for path in Analysis(comparison).write_plots(plots)]
 
 
-def _print_further(further: Mapping[str, Any]) -> None:
-    """Print what ``_write_further`` recorded: a table of thresholds, and the number and folder of the plots."""
-    if "score_thresholds" in further:
+def _print_extra_outputs(extra: Mapping[str, Any]) -> None:
+    """Print what ``_write_extra_outputs`` recorded: a table of thresholds, and the number and folder of the plots."""
+    if "score_thresholds" in extra:
         from rich.table import Table
 
-        chosen = further["score_thresholds"]
+        chosen = extra["score_thresholds"]
         table = Table(title=f"score thresholds with {chosen['chosen_by']}", title_justify="left")
         for name in ("category", "threshold", "precision", "recall", "F1", "objects"):
             table.add_column(name, justify="left" if name == "category" else "right")
@@ -241,8 +241,8 @@ def _print_further(further: Mapping[str, Any]) -> None:
         if chosen["without"]:
             console.print(f"no threshold, because no detection is correct: {', '.join(chosen['without'])}")
         console.print(f"thresholds written to {chosen['written']}")
-    if "plots" in further:
-        typer.echo(f"{_count(len(further['plots']), 'plot')} in {Path(further['plots'][0]).parent}")
+    if "plots" in extra:
+        typer.echo(f"{_count(len(extra['plots']), 'plot')} in {Path(extra['plots'][0]).parent}")
 
 
 def _numbers(text: str) -> list[int]:
@@ -265,7 +265,7 @@ def _print_table(report: "EvaluationReport") -> None:
         title = kind if kind.startswith(report.protocol) else f"{report.protocol} {kind}"
         if not result.per_category:
             console.print(title)
-            console.print(_in_words(result.figures))
+            console.print(_format_figures(result.figures))
             continue
         table = Table(title=title, title_justify="left")
         table.add_column("category")
@@ -280,14 +280,14 @@ def _print_table(report: "EvaluationReport") -> None:
         table.add_row(*row("all", means, columns))
         console.print(table)
         in_table = {prefix + column for column in columns for prefix in ("", "m", "M")}
-        console.print(_in_words({name: value for name, value in result.figures.items() if name not in in_table}))
-    for kind, reason in report.left_out.items():
-        console.print(f"{kind} left out: {reason}")
+        console.print(_format_figures({name: value for name, value in result.figures.items() if name not in in_table}))
+    for kind, reason in report.skipped_kinds.items():
+        console.print(f"{kind} not compared: {reason}")
 
 
-def _in_words(figures: Mapping[str, float]) -> str:
+def _format_figures(figures: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in figures.items() if not math.isnan(value))
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

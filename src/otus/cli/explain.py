@@ -196,7 +196,7 @@ def ap(
     from dataclasses import replace
 
     from otus.data.open import open_dataset
-    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.evaluation.comparing import compare_with_labels, prediction_notes
     from otus.metrics.detection.rules import parse_rules
     from otus.reports.explain.average_precision import explain_average_precision
 
@@ -205,7 +205,7 @@ def ap(
     rules = replace(parse_rules(protocol), iou_thresholds=(0.5 if iou is None else iou,))
     dataset = open_dataset(data, format=format_, split=split)
     matcher = compare_with_labels(dataset, predictions)
-    notes = print_notes(notes_on(matcher))
+    notes = print_notes(prediction_notes(matcher))
     explanation = explain_average_precision(
         dataset,
         matcher,
@@ -251,7 +251,7 @@ def difference(
     """Show why two protocols differ on the same predictions, changing one rule after the other."""
     from otus.data.open import open_dataset
     from otus.errors import UsageError
-    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.evaluation.comparing import compare_with_labels, prediction_notes
     from otus.metrics.detection.rules import parse_rules
     from otus.reports.explain.difference import explain_difference
 
@@ -263,7 +263,7 @@ def difference(
     rules = parse_rules(a), parse_rules(b)
     dataset = open_dataset(data, format=format_, split=split)
     matcher = compare_with_labels(dataset, predictions)
-    notes = print_notes(notes_on(matcher))
+    notes = print_notes(prediction_notes(matcher))
     explanation = explain_difference(dataset, matcher, (a, b), rules)
     explanation.page().write(path)
     document = explanation.document()
@@ -312,7 +312,7 @@ def errors(
 ) -> None:
     """Show what goes wrong and what it costs: error types, confusion, calibration, worst images, doubtful labels."""
     from otus.data.open import open_dataset
-    from otus.evaluation.comparing import compare_with_labels, notes_on
+    from otus.evaluation.comparing import compare_with_labels, prediction_notes
     from otus.reports.analysis import Analysis
     from otus.reports.explain.errors import ErrorExplanation
 
@@ -320,7 +320,7 @@ def errors(
     dataset = open_dataset(data, format=format_, split=split)
     options = given_options(iou=iou, background_iou=background_iou, score_threshold=score_threshold)
     matcher = compare_with_labels(dataset, predictions)
-    notes = print_notes(notes_on(matcher))
+    notes = print_notes(prediction_notes(matcher))
     explanation = ErrorExplanation(dataset, Analysis(matcher, masks=masks, **options))
     explanation.page().write(path)
     facts = explanation.document()

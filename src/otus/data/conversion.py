@@ -107,8 +107,10 @@ def losses_path(target: str | Path) -> Path:
 def _refuse_maps_alone(datasets: list[Dataset], to: str) -> None:
     """Raise if the target format could hold none of the labels."""
     for dataset in datasets:
-        held = (to == "coco_panoptic" and dataset.panoptic is not None) or (to == "voc" and voc.holds_semantic(dataset))
-        if dataset.objects is None and not held:
+        can_hold = (to == "coco_panoptic" and dataset.panoptic is not None) or (
+            to == "voc" and voc.has_voc_semantic(dataset)
+        )
+        if dataset.objects is None and not can_hold:
             known = {
                 "semantic maps": dataset.semantic,
                 "panoptic maps": dataset.panoptic,

@@ -64,7 +64,7 @@ def format_name(module: ModuleType) -> str:
 _LOOKED_AT = 1000  # files of a folder in which nothing was recognised
 _SMALL = 1 << 26  # bytes; larger ones are recognised by any part of them
 # By its looks a set of VOC that counts from 0 is VOC: it is read so only where that is asked for.
-_BY_NAME = {format_name(module): module for module in FORMATS} | {voc.FROM_0: voc}
+_BY_NAME = {format_name(module): module for module in FORMATS} | {voc.ZERO_BASED: voc}
 
 
 def find_layouts(path: str | Path) -> list[Layout]:
@@ -167,7 +167,7 @@ def choose_layouts(
     if format is not None and format not in _BY_NAME:
         raise UsageError(f"unknown format {format!r}; there are: {', '.join(_BY_NAME)}{did_you_mean(format, _BY_NAME)}")
     layouts = find_layouts(path)
-    if format == voc.FROM_0:
+    if format == voc.ZERO_BASED:
         layouts = [replace(layout, format=format) for layout in layouts if layout.format == "voc"]
     if not layouts:
         for file in islice(Path(path).rglob("*"), _LOOKED_AT):

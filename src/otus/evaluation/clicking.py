@@ -1,4 +1,4 @@
-"""Interactive methods, judged by simulated clicks on every object of a data set."""
+"""Evaluate interactive methods by simulated clicks on every object of a data set."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from otus.data.dataset import Dataset
 from otus.errors import DataError, Report, stop_at_first
-from otus.evaluation.protocols import Judged
+from otus.evaluation.protocols import ProtocolResult
 from otus.metrics.clicks import simulate_clicks
 from otus.metrics.interactive import InteractiveQuality
 from otus.structures import Prompt, PromptableMethod
@@ -21,9 +21,9 @@ _BACKGROUND = "background"
 def click_targets(
     dataset: Dataset, index: int
 ) -> Iterator[tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"] | None]]:
-    """Yield the mask of each object of an image, and the pixels that are not judged.
+    """Yield the masks of an image to click at, each with a mask of ignored pixels (None: none).
 
-    Of a data set with outlines each object that is no crowd; of one with semantic maps each category but background.
+    With object masks: each object that is not a crowd. With semantic maps: each category except background.
     """
     if dataset.objects is not None and dataset.objects.has_mask.any():
         instances = dataset.instances(index)
@@ -41,16 +41,16 @@ def click_targets(
             yield semantic.labels == label, semantic.labels == IGNORE
 
 
-def judge_method(
+def evaluate_method(
     dataset: Dataset,
     method: PromptableMethod[Any],
     *,
     report: Report = stop_at_first,
     progress: Callable[[int, int], None] | None = None,
-) -> Judged:
-    """Return how many clicks a method needs, over all objects of a data set, and how long one takes.
+) -> ProtocolResult:
+    """Return how many clicks a method needs, over all objects of a data set, and the seconds per click.
 
-    An image that cannot be read goes to ``report`` and is left out.
+    ``report`` is called with the error of each image that cannot be read, which is skipped.
     """
     metric = InteractiveQuality()
     seconds, clicks, images = 0.0, 0, 0
@@ -76,4 +76,4 @@ def judge_method(
         if progress is not None:
             progress(index + 1, len(dataset))
     result = metric.compute(seconds_per_click=seconds / clicks if clicks else None)
-    return Judged({"interactive": result}, images)
+    return ProtocolResult({"interactive": result}, images)

@@ -1,4 +1,4 @@
-"""Predictions for a data set laid beside its labels, for all that explains figures. Torch is not imported here."""
+"""Compare predictions with the labels of a data set, for explanations of figures. Torch is not imported here."""
 
 from pathlib import Path
 
@@ -12,39 +12,39 @@ from otus.metrics.diagnosis.mismatches import mismatch_notes, score_threshold_no
 from otus.structures import Objects
 
 
-def notes_on(*matchers: DetectionMatcher) -> list[str]:
-    """What to know before figures are believed: predictions that were cut, or lie on nothing, or on other categories."""
-    several = [[*score_threshold_notes(one.predictions), *mismatch_notes(one)] for one in matchers]
-    return list(dict.fromkeys(note for notes in several for note in notes))
+def prediction_notes(*matchers: DetectionMatcher) -> list[str]:
+    """Return warnings about predictions: a score threshold was applied, or they match no labels, or other categories."""
+    all_notes = [[*score_threshold_notes(matcher.predictions), *mismatch_notes(matcher)] for matcher in matchers]
+    return list(dict.fromkeys(note for notes in all_notes for note in notes))
 
 
 def compare_with_labels(
     dataset: Dataset, predictions: str | Path | Objects, *, report: Report = stop_at_first
 ) -> DetectionMatcher:
-    """Labels and predictions of the same images, without records that cannot be.
+    """Return ground truth and predictions of the same images, without invalid records.
 
     Parameters
     ----------
     dataset
-        With objects.
+        Data set with objects.
     predictions
         COCO results, or objects with scores.
     report
-        Gets each faulty record, which is left out; the default raises the first.
+        Called with the error of each invalid record, which is skipped (default: raise the first).
 
     Raises
     ------
     UsageError
-        A data set without objects.
+        If the data set has no objects.
     DataError
-        Where ``report`` raises it.
+        If ``report`` raises it.
     """
     if dataset.objects is None:
         raise UsageError(f"{dataset.source}: this data set has no objects to compare with")
-    found = predictions if isinstance(predictions, Objects) else read_results(predictions, dataset, report=report)
+    predicted = predictions if isinstance(predictions, Objects) else read_results(predictions, dataset, report=report)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
     truth = validate_objects(dataset.objects, "truth", **counts, report=report)
-    found = validate_objects(found, "predictions", **counts, report=report)
+    predicted = validate_objects(predicted, "predictions", **counts, report=report)
     return DetectionMatcher(
-        complete_regions(truth), found, dataset.categories, dataset.image_numbers(), dataset.images.sizes_hw
+        complete_regions(truth), predicted, dataset.categories, dataset.image_numbers(), dataset.images.sizes_hw
     )

@@ -15,13 +15,13 @@ from otus.evaluation.protocols import (
     OBJECT_PROTOCOLS,
     PROTOCOLS,
     EvaluationProtocol,
-    Judged,
     Options,
+    ProtocolResult,
     Result,
     offered_protocols,
     protocol_of,
 )
-from otus.evaluation.runs import kept_aside
+from otus.evaluation.runs import validation_images
 from otus.metrics.detection.coco import Kind
 from otus.structures import Objects, PromptableMethod
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _NEARLY_ALL = 0.9
-_JUDGED = {
+_RESULT_TYPES = {
     "Instances": "objects",
     "SemanticMap": "the category of every pixel",
     "Classification": "the category of an image",
@@ -51,19 +51,19 @@ class EvaluationReport:
         Number of evaluated images.
     results
         Result by kind of comparison (``bbox``, ``segm``, ``keypoints``), or by the name of the protocol.
-    left_out
+    skipped_kinds
         Kinds that could not be compared, and the reasons.
     unknown_categories
         Categories of the data that the model does not know.
-    cut_at
+    prediction_threshold
         Score threshold that was applied when the predictions were written (None: no threshold).
-    without_prediction
+    missing_predictions
         Number of images without predicted map, category or click, which count as missed.
     notes
         Warnings about the validity of the figures.
     training_images
         Number of evaluated images that the model was trained on, if its file records them.
-    judged
+    evaluated
         The data set and the evaluated objects, for further analysis; None if whole images were evaluated.
     """
 
@@ -71,16 +71,18 @@ class EvaluationReport:
     data: str
     images: int
     results: Mapping[str, Result]
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    skipped_kinds: Mapping[str, str] = field(default_factory=dict)
     unknown_categories: tuple[str, ...] = ()
-    cut_at: float | None = None
-    without_prediction: int = 0
+    prediction_threshold: float | None = None
+    missing_predictions: int = 0
     notes: tuple[str, ...] = ()
     training_images: int = 0
-    judged: tuple[Dataset, Objects] | None = None
+    evaluated: tuple[Dataset, Objects] | None = None
 
     def __repr__(self) -> str:
-        figures = (f"{kind} {name} {value:.3f}" for kind, one in self.results.items() for name, value in [_first(one)])
+        figures = (
+            f"{kind} {name} {value:.3f}" for kind, result in self.results.items() for name, value in [_first(result)]
+        )
         return f"EvaluationReport({self.protocol}, {self.data!r}, {self.images} images, {', '.join(figures)})"
 
     def document(self) -> dict[str, Any]:
@@ -93,10 +95,10 @@ class EvaluationReport:
                 kind: {**result.figures, "per_category": dict(result.per_category)}
                 for kind, result in self.results.items()
             },
-            **({"cut_at": self.cut_at} if self.cut_at is not None else {}),
-            **({"left_out": dict(self.left_out)} if self.left_out else {}),
+            **({"prediction_threshold": self.prediction_threshold} if self.prediction_threshold is not None else {}),
+            **({"skipped_kinds": dict(self.skipped_kinds)} if self.skipped_kinds else {}),
             **({"unknown_categories": list(self.unknown_categories)} if self.unknown_categories else {}),
-            **({"without_prediction": self.without_prediction} if self.without_prediction else {}),
+            **({"missing_predictions": self.missing_predictions} if self.missing_predictions else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"training_images": self.training_images} if self.training_images else {}),
         }
@@ -168,19 +170,19 @@ def evaluate(
     """
     if run is not None:
         if isinstance(data, Dataset) or val is not None or format is not None or split is not None:
-            raise UsageError("run: says which images are judged on; leave out val, format, split and open data sets")
-        data = kept_aside(run, data=data)
+            raise UsageError("run: has the images to evaluate on; leave out val, format, split and open data sets")
+        data = validation_images(run, data=data)
         model = run if predictions is None and model is None else model
     if data is None:
         raise UsageError("evaluate needs data, or the folder of a training run")
-    if sum(one is not None for one in (predictions, model, method)) != 1:
-        raise UsageError("evaluate takes predictions, a model or an interactive method, one of them")
+    if sum(source is not None for source in (predictions, model, method)) != 1:
+        raise UsageError("evaluate takes either predictions, a model or an interactive method")
     options = {"weights": weights, "device": device, "precision": precision}
     typed = {name: value for name, value in options.items() if value is not None}
     if typed and not isinstance(model, str | Path):
-        raise UsageError(f"{', '.join(typed)}: only of a model that is given by its name or file")
+        raise UsageError(f"{', '.join(typed)}: only for a model given by name or file")
     if isinstance(data, Dataset) and (format or split):
-        raise UsageError("format and split choose among the data sets of a path; this one is open")
+        raise UsageError("format and split choose among the data sets of a path; this one is already open")
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
     if val is not None:
         dataset = train_val_split(dataset, val)[1]
@@ -192,23 +194,25 @@ def evaluate(
     if method is not None:
         return _evaluate_method(dataset, method, chosen, report, progress)
     if model is not None:
-        if protocol is not None and chosen.judges is None:
-            raise UsageError(f"protocol {protocol}: {chosen.instead_of_model}")
+        if protocol is not None and chosen.result_type is None:
+            raise UsageError(f"protocol {protocol}: {chosen.why_no_model}")
         return _evaluate_model(dataset, _predictor(model, typed), protocol, options_of_protocol, progress)
     notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
-        if chosen.judges != "Instances":
-            raise UsageError(f"protocol {chosen.name}: judges predictions from files; give their path as predictions")
-        found: Any = predictions
+        if chosen.result_type != "Instances":
+            raise UsageError(
+                f"protocol {chosen.name}: evaluates predictions from files; give their path as predictions"
+            )
+        predicted: Any = predictions
     else:
         assert predictions is not None
         if not Path(predictions).exists():
             raise DataError("there is no such file or folder", file=predictions, remedy="check the path")
         faults = Counter[str]()
-        found = chosen.read(predictions, dataset, _counted(report, faults))
-        if isinstance(found, Objects):
-            notes = _nearly_all_faulty(faults, len(found))
-    return _judged(dataset, chosen, found, options_of_protocol, notes=notes)
+        predicted = chosen.read(predictions, dataset, _count_faults(report, faults))
+        if isinstance(predicted, Objects):
+            notes = _nearly_all_faulty(faults, len(predicted))
+    return _report(dataset, chosen, predicted, options_of_protocol, notes=notes)
 
 
 def _evaluate_model(
@@ -227,11 +231,11 @@ def _evaluate_model(
         name = task.protocol if task.protocol in offered else next(iter(offered), task.protocol)
     protocol = protocol_of(name)
     protocol.check(dataset, options)
-    if protocol.judges is None:
-        raise UsageError(f"protocol {name}: {protocol.instead_of_model}")
-    if protocol.judges != task.result_type.__name__:
+    if protocol.result_type is None:
+        raise UsageError(f"protocol {name}: {protocol.why_no_model}")
+    if protocol.result_type != task.result_type.__name__:
         raise UsageError(
-            f"model: predicts {task.predicts}, not {_JUDGED[protocol.judges]}; evaluate it on images with "
+            f"model: predicts {task.predicts}, not {_RESULT_TYPES[protocol.result_type]}; evaluate it on images with "
             f"{protocol_of(task.protocol).labels.what}, by the protocol {task.protocol}"
         )
 
@@ -241,22 +245,22 @@ def _evaluate_model(
 
     unknown = tuple(name for name in task.categories(dataset) if name not in predictor.categories)
     results = predict_dataset(predictor.pipeline, dataset, progress=count)
-    judged = _judged(dataset, protocol, protocol.from_results(results, dataset), options)
-    return _with_training_images(replace(judged, unknown_categories=unknown), dataset, predictor)
+    report = _report(dataset, protocol, protocol.from_results(results, dataset), options)
+    return _with_training_images(replace(report, unknown_categories=unknown), dataset, predictor)
 
 
-def _with_training_images(judged: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
+def _with_training_images(report: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
     count = count_training_images(predictor.training, dataset)
     if not count:
-        return judged
+        return report
     note = (
-        f"the model was trained on {count} of the {len(dataset)} images, so the figures flatter; "
-        "--run RUN judges on the images that a training kept aside, --val SHARE on the same share"
+        f"the model was trained on {count} of the {len(dataset)} images, so the figures are too high; "
+        "--run RUN evaluates on the validation images of a training, --val SHARE on the same share"
     )
-    return replace(judged, training_images=count, notes=(*judged.notes, note))
+    return replace(report, training_images=count, notes=(*report.notes, note))
 
 
-def _counted(report: Report, faults: Counter[str]) -> Report:
+def _count_faults(report: Report, faults: Counter[str]) -> Report:
     def count(problem: DataError) -> None:
         faults[problem.kind] += 1
         report(problem)
@@ -265,11 +269,11 @@ def _counted(report: Report, faults: Counter[str]) -> Report:
 
 
 def _nearly_all_faulty(faults: Counter[str], read: int) -> tuple[str, ...]:
-    left_out = faults.total()
-    if left_out < _NEARLY_ALL * (left_out + read) or not left_out:
+    skipped = faults.total()
+    if skipped < _NEARLY_ALL * (skipped + read) or not skipped:
         return ()
     kinds = ", ".join(f"{count} {kind}" for kind, count in faults.most_common())
-    return (f"of {left_out + read} predictions {left_out} are left out ({kinds}): are they for these data?",)
+    return (f"{skipped} of {skipped + read} predictions were skipped ({kinds}): are they of this data set?",)
 
 
 def _evaluate_method(
@@ -279,38 +283,38 @@ def _evaluate_method(
     report: Report,
     progress: Callable[[int, int], None] | None,
 ) -> EvaluationReport:
-    from otus.evaluation.clicking import judge_method
+    from otus.evaluation.clicking import evaluate_method
     from otus.interactive.methods import make_method
 
     if protocol.name != "interactive":
-        raise UsageError(f"protocol {protocol.name}: an interactive method is judged by the protocol interactive")
+        raise UsageError(f"protocol {protocol.name}: an interactive method is evaluated by the protocol interactive")
     chosen = make_method(method) if isinstance(method, str) else method
-    return _report_of(dataset, protocol, judge_method(dataset, chosen, report=report, progress=progress))
+    return _report_of(dataset, protocol, evaluate_method(dataset, chosen, report=report, progress=progress))
 
 
-def _judged(
-    dataset: Dataset, protocol: EvaluationProtocol, found: Any, options: Options, *, notes: tuple[str, ...] = ()
+def _report(
+    dataset: Dataset, protocol: EvaluationProtocol, predicted: Any, options: Options, *, notes: tuple[str, ...] = ()
 ) -> EvaluationReport:
-    report = _report_of(dataset, protocol, protocol.judge(dataset, found, options), notes=notes)
-    return replace(report, judged=(dataset, found)) if isinstance(found, Objects) else report
+    report = _report_of(dataset, protocol, protocol.evaluate(dataset, predicted, options), notes=notes)
+    return replace(report, evaluated=(dataset, predicted)) if isinstance(predicted, Objects) else report
 
 
 def _report_of(
-    dataset: Dataset, protocol: EvaluationProtocol, judged: Judged, *, notes: tuple[str, ...] = ()
+    dataset: Dataset, protocol: EvaluationProtocol, result: ProtocolResult, *, notes: tuple[str, ...] = ()
 ) -> EvaluationReport:
-    notes = (*notes, *judged.notes)
-    if judged.images and judged.without_prediction == judged.images:
+    notes = (*notes, *result.notes)
+    if result.images and result.missing_predictions == result.images:
         example = dataset.images.files[0]
-        note = f"not one of the {judged.images} images has a prediction: are these named as the images, e.g. {example}?"
+        note = f"none of the {result.images} images has a prediction: are predictions named like the images, e.g. {example}?"
         notes = (note, *notes)
     return EvaluationReport(
         protocol.name,
         str(dataset.source),
-        judged.images,
-        judged.results,
-        judged.left_out,
-        cut_at=judged.cut_at,
-        without_prediction=judged.without_prediction,
+        result.images,
+        result.results,
+        result.skipped_kinds,
+        prediction_threshold=result.prediction_threshold,
+        missing_predictions=result.missing_predictions,
         notes=notes,
     )
 
@@ -357,6 +361,8 @@ def evaluate_predictions(
     """
     options, chosen = Options(kinds, max_dets, report), protocol_of(protocol)
     chosen.check(dataset, options)
-    if chosen.judges != "Instances":
-        raise UsageError(f"protocol {protocol}: does not judge objects; those that do: {', '.join(OBJECT_PROTOCOLS)}")
-    return replace(_judged(dataset, chosen, predictions, options), judged=None)
+    if chosen.result_type != "Instances":
+        raise UsageError(
+            f"protocol {protocol}: does not evaluate objects; those that do: {', '.join(OBJECT_PROTOCOLS)}"
+        )
+    return replace(_report(dataset, chosen, predictions, options), evaluated=None)

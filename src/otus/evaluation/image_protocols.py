@@ -1,6 +1,6 @@
-"""Predictions that are one answer an image, judged by its labels: maps of pixels, categories, clicks.
+"""Evaluate predictions per image: semantic and panoptic maps, classifications, clicks.
 
-What has no answer counts as missed: a map that says nothing, no category, no click that did any good.
+Images without a prediction count as missing: an empty map, no category, IoU 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from otus.data.dataset import Dataset
 from otus.errors import DataError, Report, ShapeError, stop_at_first
-from otus.evaluation.protocols import Judged
+from otus.evaluation.protocols import ProtocolResult
 from otus.metrics.classification import ClassificationAccuracy
 from otus.metrics.diagnosis.mismatches import category_notes
 from otus.metrics.interactive import InteractiveQuality
@@ -23,110 +23,116 @@ from otus.structures import IGNORE, Categories, Classification, PanopticMap, Sem
 
 Map = TypeVar("Map", SemanticMap, PanopticMap)
 
-_AT_ONCE = 256
-"""Images whose scores are in memory together."""
+_BATCH = 256
+"""Number of images whose scores are in memory together."""
 
 
-def judge_semantic(
+def evaluate_semantic(
     dataset: Dataset,
     prediction_of: Callable[[int], SemanticMap | None],
     *,
     report: Report = stop_at_first,
-) -> Judged:
-    """Judge the semantic map that ``prediction_of`` gives for each image that has one in the data set.
+) -> ProtocolResult:
+    """Evaluate the semantic maps that ``prediction_of`` returns, for all images with a labelled map.
 
-    Maps that cannot be go to ``report``, and their images are left out.
+    ``report`` is called with the error of each invalid map, and its image is skipped.
     """
     assert dataset.semantic is not None
 
-    def nothing(truth: SemanticMap) -> SemanticMap:
+    def empty_map(truth: SemanticMap) -> SemanticMap:
         return SemanticMap(np.full(truth.size_hw, IGNORE), truth.categories)
 
     metric = SemanticQuality(dataset.semantic.categories)
-    counts = _judge_maps(dataset, metric.update, dataset.semantic_map, prediction_of, nothing, report)
+    counts = _evaluate_maps(dataset, metric.update, dataset.semantic_map, prediction_of, empty_map, report)
     result = metric.compute()
     notes = category_notes(result.confusion[:, : len(result.categories)], result.categories)
-    return Judged({"semantic": result}, *counts, notes=notes)
+    return ProtocolResult({"semantic": result}, *counts, notes=notes)
 
 
-def judge_panoptic(
+def evaluate_panoptic(
     dataset: Dataset,
     prediction_of: Callable[[int], PanopticMap | None],
     *,
     report: Report = stop_at_first,
-) -> Judged:
-    """The same of panoptic maps."""
+) -> ProtocolResult:
+    """Evaluate panoptic maps; as :func:`evaluate_semantic`."""
     assert dataset.panoptic is not None
 
-    def nothing(truth: PanopticMap) -> PanopticMap:
+    def empty_map(truth: PanopticMap) -> PanopticMap:
         return PanopticMap(np.zeros(truth.size_hw, dtype=np.int64), (), truth.categories)
 
     metric = PanopticQuality(dataset.panoptic.categories)
-    counts = _judge_maps(dataset, metric.update, dataset.panoptic_map, prediction_of, nothing, report)
-    return Judged({"panoptic": metric.compute()}, *counts, notes=category_notes(metric.confusion, metric.categories))
+    counts = _evaluate_maps(dataset, metric.update, dataset.panoptic_map, prediction_of, empty_map, report)
+    return ProtocolResult(
+        {"panoptic": metric.compute()}, *counts, notes=category_notes(metric.confusion, metric.categories)
+    )
 
 
-def _judge_maps(
+def _evaluate_maps(
     dataset: Dataset,
     update: Callable[[Map, Map], object],
     truth_of: Callable[[int], Map | None],
     prediction_of: Callable[[int], Map | None],
-    nothing: Callable[[Map], Map],
+    empty_map: Callable[[Map], Map],
     report: Report,
 ) -> tuple[int, int]:
-    """How many images were judged, and how many of these without a prediction."""
-    images = without_prediction = 0
+    """Return the number of evaluated images, and how many of these have no prediction."""
+    images = missing_predictions = 0
     for index in range(len(dataset)):
         try:
             truth = truth_of(index)
             if truth is None:
                 continue
-            found = prediction_of(index)
-            update(truth, nothing(truth) if found is None else found)
+            prediction = prediction_of(index)
+            update(truth, empty_map(truth) if prediction is None else prediction)
         except DataError as problem:
             report(problem)
         except ShapeError as error:
-            remedy = "mend this prediction or take it out"
+            remedy = "correct or remove this prediction"
             report(DataError(str(error), file=dataset.images.files[index], remedy=remedy, kind="bad_map"))
         else:
             images += 1
-            without_prediction += found is None
-    return images, without_prediction
+            missing_predictions += prediction is None
+    return images, missing_predictions
 
 
-def judge_classifications(dataset: Dataset, answers: Iterable[tuple[int, Float[np.ndarray, "k"]]]) -> Judged:
-    """Judge scores by category, which come with the index of their image, each image's at most once."""
+def evaluate_classifications(
+    dataset: Dataset, predictions: Iterable[tuple[int, Float[np.ndarray, "k"]]]
+) -> ProtocolResult:
+    """Evaluate pairs of image index and scores by category, at most one pair per image."""
     assert dataset.image_labels is not None
     labels = dataset.image_labels
     metric = ClassificationAccuracy(dataset.categories)
-    unanswered = np.ones(len(dataset), dtype=bool)
-    waiting: dict[int, np.ndarray] = {}
-    for index, scores in answers:
-        waiting[index] = scores
-        unanswered[index] = False
-        if len(waiting) == _AT_ONCE:
-            metric.update(labels[list(waiting)], np.stack(list(waiting.values())))
-            waiting.clear()
-    if waiting:
-        metric.update(labels[list(waiting)], np.stack(list(waiting.values())))
-    missed = np.flatnonzero(unanswered)
-    for first in range(0, len(missed), _AT_ONCE):
-        some = labels[missed[first : first + _AT_ONCE]]
-        metric.update(some, np.full((len(some), len(dataset.categories)), -np.inf))
-    return Judged({"classification": metric.compute()}, len(dataset), len(missed))
+    is_missing = np.ones(len(dataset), dtype=bool)
+    batch: dict[int, np.ndarray] = {}
+    for index, scores in predictions:
+        batch[index] = scores
+        is_missing[index] = False
+        if len(batch) == _BATCH:
+            metric.update(labels[list(batch)], np.stack(list(batch.values())))
+            batch.clear()
+    if batch:
+        metric.update(labels[list(batch)], np.stack(list(batch.values())))
+    missing = np.flatnonzero(is_missing)
+    for first in range(0, len(missing), _BATCH):
+        targets = labels[missing[first : first + _BATCH]]
+        metric.update(targets, np.full((len(targets), len(dataset.categories)), -np.inf))
+    return ProtocolResult({"classification": metric.compute()}, len(dataset), len(missing))
 
 
 def scores_of(
     results: Mapping[int, Classification], categories: Categories
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
-    """Yield what a model says of each image as scores of a data set's categories; those it does not know are -inf."""
-    for index, shown in sorted(results.items()):
-        scores_by_name = dict(zip(shown.categories, np.asarray(shown.scores, dtype=np.float64).tolist(), strict=True))
+    """Yield image index and scores for the categories of a data set; -inf for those the model does not have."""
+    for index, classification in sorted(results.items()):
+        scores_by_name = dict(
+            zip(classification.categories, np.asarray(classification.scores, dtype=np.float64).tolist(), strict=True)
+        )
         yield index, np.array([scores_by_name.get(name, -np.inf) for name in categories])
 
 
 def with_labels_of(semantic: SemanticMap, categories: Categories) -> SemanticMap:
-    """Return a map with its labels counted by another list of categories; what that does not know is ignored."""
+    """Return a map with the class indices of other categories; pixels of a category that is not among them are ignored."""
     if semantic.categories.names == categories.names:
         return semantic
     lookup = np.full(IGNORE + 1, IGNORE)
@@ -136,12 +142,12 @@ def with_labels_of(semantic: SemanticMap, categories: Categories) -> SemanticMap
     return SemanticMap(lookup[semantic.labels], categories)
 
 
-def judge_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> Judged:
-    """Judge IoUs by clicks, which come with the index of their image; an image may have several objects."""
-    several = list(curves)
-    missed = sorted(set(range(len(dataset))) - {index for index, _ in several})
-    metric = InteractiveQuality().update([curve for _, curve in several]).update([[0.0]] * len(missed))
-    return Judged({"interactive": metric.compute()}, len(dataset), len(missed))
+def evaluate_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> ProtocolResult:
+    """Evaluate pairs of image index and IoU after each click; an image may have several objects."""
+    curves = list(curves)
+    missing = sorted(set(range(len(dataset))) - {index for index, _ in curves})
+    metric = InteractiveQuality().update([curve for _, curve in curves]).update([[0.0]] * len(missing))
+    return ProtocolResult({"interactive": metric.compute()}, len(dataset), len(missing))
 
 
 def _semantic_files(path: str | Path, dataset: Dataset, report: Report) -> Callable[[int], SemanticMap | None]:
@@ -183,28 +189,34 @@ def _click_files(path: str | Path, dataset: Dataset, report: Report) -> Any:
 
 
 def _not_yet(results: Mapping[int, Any], dataset: Dataset) -> Any:
-    raise NotImplementedError  # refused before: no system gives such results yet
+    raise NotImplementedError  # refused earlier: no system has such results yet
 
 
 class ImageProtocol(NamedTuple):
-    """The functions of an :class:`~otus.evaluation.protocols.EvaluationProtocol` of which every image has one prediction."""
+    """Functions of an :class:`~otus.evaluation.protocols.EvaluationProtocol` with one prediction per image."""
 
     read: Callable[[str | Path, Dataset, Report], Any]
     from_results: Callable[[Mapping[int, Any], Dataset], Any]
-    judge: Callable[[Dataset, Any, Report], Judged]
+    evaluate: Callable[[Dataset, Any, Report], ProtocolResult]
 
 
 IMAGE_PROTOCOLS: Mapping[str, ImageProtocol] = {
     "panoptic": ImageProtocol(
-        _panoptic_files, _not_yet, lambda dataset, found, report: judge_panoptic(dataset, found, report=report)
+        _panoptic_files,
+        _not_yet,
+        lambda dataset, predicted, report: evaluate_panoptic(dataset, predicted, report=report),
     ),
     "semantic": ImageProtocol(
-        _semantic_files, _semantic_results, lambda dataset, found, report: judge_semantic(dataset, found, report=report)
+        _semantic_files,
+        _semantic_results,
+        lambda dataset, predicted, report: evaluate_semantic(dataset, predicted, report=report),
     ),
     "classification": ImageProtocol(
         _classification_files,
         lambda results, dataset: scores_of(results, dataset.categories),
-        lambda dataset, found, report: judge_classifications(dataset, found),
+        lambda dataset, predicted, report: evaluate_classifications(dataset, predicted),
     ),
-    "interactive": ImageProtocol(_click_files, _not_yet, lambda dataset, found, report: judge_clicks(dataset, found)),
+    "interactive": ImageProtocol(
+        _click_files, _not_yet, lambda dataset, predicted, report: evaluate_clicks(dataset, predicted)
+    ),
 }

@@ -1,4 +1,4 @@
-"""Predicted objects judged by those of a data set: what each protocol compares, and what of it can be compared."""
+"""Evaluate predicted objects: what each protocol compares, and whether labels and predictions have it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.evaluation.protocols import Judged, Options, Result
+from otus.evaluation.protocols import Options, ProtocolResult, Result
 from otus.metrics.detection.average_precision import AveragePrecision, DetectionProtocol, validate_objects
 from otus.metrics.detection.coco import KINDS, CocoProtocol, Kind
 from otus.metrics.detection.ignore_regions import complete_regions
@@ -19,72 +19,81 @@ from otus.structures.categories import COCO_PERSON_SIGMAS
 
 Rules = Callable[[Sequence[Kind], tuple[int, ...]], Mapping[str, DetectionProtocol[Result]]]
 
-_DOUBTFUL = 0.05
-"""AP (of proposals recall) below which predictions and labels may be of different images or categories."""
+_SUSPICIOUS_AP = 0.05
+"""AP (recall for proposals) below which predictions and labels may be of different images or categories."""
 
 
-def judge_objects(dataset: Dataset, predictions: Objects, protocol: str, options: Options) -> Judged:
-    """Judge predicted objects by those of a data set.
+def evaluate_objects(dataset: Dataset, predictions: Objects, protocol: str, options: Options) -> ProtocolResult:
+    """Evaluate predicted objects against the ground truth of a data set.
 
     Parameters
     ----------
     dataset
-        With the labels that the protocol needs.
+        Data set with the labels that the protocol needs.
     predictions
-        Objects with scores; ``image`` and ``labels`` count as the data set's do.
+        Objects with scores; image and class indices are those of the data set.
     protocol
-        Name of a protocol that judges objects.
+        Name of a protocol that evaluates objects.
     options
-        ``kinds`` default to everything that both sides have throughout; ``max_dets`` to the protocol's own.
+        ``kinds`` (default: all that ground truth and predictions have for every object) and ``max_dets`` (default: the
+        protocol's own).
     """
     assert dataset.objects is not None
     kinds, report = options.kinds, options.report
-    cut_at, cuts = lowest_score_threshold(predictions), score_threshold_notes(predictions)
+    threshold, threshold_notes = lowest_score_threshold(predictions), score_threshold_notes(predictions)
     counts = {"label_count": len(dataset.categories), "image_count": len(dataset)}
     truth = validate_objects(dataset.objects, "truth", **counts, report=report)
     predictions = validate_objects(predictions, "predictions", **counts, report=report)
     truth = complete_regions(truth)
-    rules, compared = _RULES[protocol]
-    if compared is not None:
-        truth = require_field(truth, compared, "truth", report=report)
-        predictions = require_field(predictions, compared, "predictions", report=report)
-    left_out: dict[str, str] = {}
+    rules, field = _RULES[protocol]
+    if field is not None:
+        truth = require_field(truth, field, "truth", report=report)
+        predictions = require_field(predictions, field, "predictions", report=report)
+    skipped_kinds: dict[str, str] = {}
     notes: list[str] = []
     categories = dataset.categories
-    pointed = next((side for side in (truth, predictions) if side.keypoints is not None), truth)
-    if protocol == "coco" and categories.sigmas is None and pointed.keypoints is not None:
-        categories = _with_keypoints(categories, pointed)
-        points = pointed.keypoints.shape[1]
-        usual = "COCO's of a person" if points == len(COCO_PERSON_SIGMAS) else f"1 / {points} for each"
-        notes.append(f"the categories name no keypoints: the tolerances (sigmas) of {points} are taken to be {usual}")
+    with_keypoints = next((side for side in (truth, predictions) if side.keypoints is not None), truth)
+    if protocol == "coco" and categories.sigmas is None and with_keypoints.keypoints is not None:
+        categories = _with_keypoints(categories, with_keypoints)
+        points = with_keypoints.keypoints.shape[1]
+        sigmas = "COCO's of a person" if points == len(COCO_PERSON_SIGMAS) else f"1 / {points} for each"
+        notes.append(
+            f"the categories have no keypoint names: the sigmas of {points} keypoints are assumed to be {sigmas}"
+        )
     if protocol == "coco" and kinds is None:
         obstacles = {kind: _obstacle(kind, truth, predictions) for kind in KINDS}
         kinds = [kind for kind, obstacle in obstacles.items() if obstacle is None]
-        left_out = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
+        skipped_kinds = {kind: obstacle for kind, obstacle in obstacles.items() if obstacle}
     elif protocol == "amodal":
-        left_out = _amodal_obstacles(truth, predictions)
+        skipped_kinds = _amodal_obstacles(truth, predictions)
     ids = dataset.image_numbers()
     results: dict[str, Result] = {}
     if protocol == "proposals":
         results["proposals"] = _judge_proposals(truth, predictions, categories, ids, options.max_dets)
     for name, rule in rules(kinds or (), tuple(options.max_dets or ())).items():
-        if name in left_out:
+        if name in skipped_kinds:
             continue
         metric: AveragePrecision[Result] = AveragePrecision(rule, categories)
         metric.update(truth, predictions, image_ids=ids, sizes_hw=dataset.images.sizes_hw)
         results[name] = metric.compute()
-    if any(not next(iter(result.figures.values())) >= _DOUBTFUL for result in results.values()):
-        sides = DetectionMatcher(truth, predictions, categories, ids, dataset.images.sizes_hw)
-        notes += mismatch_notes(sides, by_category=protocol != "proposals")
-    return Judged(results, len(dataset), left_out=left_out, notes=(*cuts, *notes), cut_at=cut_at)
+    if any(not next(iter(result.figures.values())) >= _SUSPICIOUS_AP for result in results.values()):
+        matcher = DetectionMatcher(truth, predictions, categories, ids, dataset.images.sizes_hw)
+        notes += mismatch_notes(matcher, by_category=protocol != "proposals")
+    return ProtocolResult(
+        results,
+        len(dataset),
+        skipped_kinds=skipped_kinds,
+        notes=(*threshold_notes, *notes),
+        prediction_threshold=threshold,
+    )
 
 
 def _with_keypoints(categories: Categories, objects: Objects) -> Categories:
-    """The categories with keypoints without names for those whose objects have some (for all if none has)."""
+    """Return the categories, with numbered keypoints for those whose objects have some (for all if none has)."""
     assert objects.keypoints is not None
-    having_some = np.unique(objects.labels[objects.keypoints.any(axis=(1, 2))]).tolist() or range(len(categories))
+    labels = np.unique(objects.labels[objects.keypoints.any(axis=(1, 2))]).tolist() or range(len(categories))
     unnamed = KeypointNames(tuple(map(str, range(objects.keypoints.shape[1]))))
-    return replace(categories, keypoints=tuple((categories[label], unnamed) for label in having_some))
+    return replace(categories, keypoints=tuple((categories[label], unnamed) for label in labels))
 
 
 def _judge_proposals(
@@ -124,7 +133,7 @@ def _amodal(kinds: Sequence[Kind], max_dets: tuple[int, ...]) -> Mapping[str, De
     return amodal_protocols(max_dets=max_dets)
 
 
-# The rules of each protocol under the names of its results, and the field without which an object cannot be judged.
+# The rules of each protocol, by name of the result, and the field that every object must have.
 _RULES: Mapping[str, tuple[Rules, str | None]] = {
     "coco": (lambda kinds, max_dets: {kind: CocoProtocol(kind, max_dets=max_dets) for kind in kinds}, None),
     "voc07": (lambda kinds, max_dets: {"bbox": VocProtocol(2007)}, None),
@@ -137,37 +146,37 @@ _RULES: Mapping[str, tuple[Rules, str | None]] = {
 }
 
 
-def _outlined(objects: Objects) -> int:
-    """How many of the objects have an outline."""
+def _count_masks(objects: Objects) -> int:
+    """Return the number of objects with a mask."""
     return 0 if objects.segmentations is None else int((objects.segmentations.kinds != Outline.NONE).sum())
 
 
 def _obstacle(kind: Kind, truth: Objects, predictions: Objects) -> str | None:
-    """Why a kind cannot be compared: None where it can, "" where neither side speaks of it."""
+    """Return why a kind cannot be compared; None if it can, "" if neither labels nor predictions have it."""
     if kind == "bbox":
         return None
     sides = {"labels": truth, "predictions": predictions}
     if kind == "keypoints":
-        speaking = {side: one.keypoints is not None for side, one in sides.items()}
+        has_kind = {side: objects.keypoints is not None for side, objects in sides.items()}
     else:
-        speaking = {side: _outlined(one) > 0 for side, one in sides.items()}
-    if not any(speaking.values()):
+        has_kind = {side: _count_masks(objects) > 0 for side, objects in sides.items()}
+    if not any(has_kind.values()):
         return ""
     for side, objects in sides.items():
-        if len(objects) and not speaking[side]:
-            return f"the {side} have no {'keypoints' if kind == 'keypoints' else 'outlines'}"
-        if kind == "segm" and _outlined(objects) < len(objects):
-            return f"{len(objects) - _outlined(objects)} of {len(objects)} {side} have no outline"
+        if len(objects) and not has_kind[side]:
+            return f"the {side} have no {'keypoints' if kind == 'keypoints' else 'masks'}"
+        if kind == "segm" and _count_masks(objects) < len(objects):
+            return f"{len(objects) - _count_masks(objects)} of {len(objects)} {side} have no mask"
     return None
 
 
 def _amodal_obstacles(truth: Objects, predictions: Objects) -> dict[str, str]:
-    """Why amodal boxes or masks cannot be compared."""
+    """Return why amodal boxes or masks cannot be compared, by kind."""
     obstacles = {}
     if truth.amodal_boxes_xyxy is None:
         obstacles["amodal_bbox"] = "the labels have no amodal boxes"
     if truth.amodal_segmentations is None:
         obstacles["amodal_segm"] = "the labels have no amodal masks"
-    elif len(predictions) and not _outlined(predictions):
-        obstacles["amodal_segm"] = "the predictions have no outlines"
+    elif len(predictions) and not _count_masks(predictions):
+        obstacles["amodal_segm"] = "the predictions have no masks"
     return obstacles

@@ -1,8 +1,7 @@
-"""The evaluation protocols: what each is called, needs, reads and computes.
+"""The evaluation protocols: the name of each, the labels it needs, the files it reads, the figures it computes.
 
-One record each, :data:`PROTOCOLS`: ``evaluate`` asks it, the help of ``otus evaluate --protocol`` and the table of
-docs/protocols.md are made of it. What a record's functions need is imported when they are called, so that help answers at
-once.
+One record per protocol in :data:`PROTOCOLS`, from which ``evaluate``, the help of ``otus evaluate --protocol`` and the
+table of docs/protocols.md are made. Its functions import what they need when they are called, so that help is fast.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,36 +28,36 @@ class Result(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """What a protocol computed.
+class ProtocolResult:
+    """Results of a protocol.
 
     Parameters
     ----------
     results
-        By what was compared: ``bbox``, ``segm`` …, or the name of the protocol.
+        By kind of comparison: ``bbox``, ``segm`` …, or the name of the protocol.
     images
-        How many were judged.
-    without_prediction
-        How many of these had no map, category or click, and counted as missed.
-    left_out
-        What could not be compared, and why.
+        Number of evaluated images.
+    missing_predictions
+        Number of images without predicted map, category or click, which count as missed.
+    skipped_kinds
+        Kinds that could not be compared, and the reasons.
     notes
-        What to know before the figures are believed.
-    cut_at
-        Score threshold at which predictions were cut before they were written (None: they were not).
+        Warnings about the validity of the figures.
+    prediction_threshold
+        Score threshold that was applied when the predictions were written (None: no threshold).
     """
 
     results: Mapping[str, Result]
     images: int
-    without_prediction: int = 0
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    missing_predictions: int = 0
+    skipped_kinds: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    cut_at: float | None = None
+    prediction_threshold: float | None = None
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may choose: the kinds that ``coco`` compares, limits on detections, who gets faulty records."""
+    """Options of an evaluation: the kinds that ``coco`` compares, limits on detections, ``report`` for invalid records."""
 
     kinds: "Sequence[Kind] | None" = None
     max_dets: Sequence[int] | None = None
@@ -67,48 +66,48 @@ class Options:
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """A protocol.
+    """An evaluation protocol.
 
     Parameters
     ----------
     name
-        As ``--protocol`` says it.
+        Value of ``--protocol``.
     labels
-        What it needs.
+        Labels it needs.
     predictions, figures
-        What it reads and computes, in words for the documentation.
-    judges
-        Name of the type of predictions that it takes from a model; None where it takes none yet.
+        Files it reads and figures it computes, in words for the documentation.
+    result_type
+        Name of the type of a model's results that it evaluates; None if it does not evaluate models.
     read
         ``read(path, dataset, report)``: predictions from files.
     from_results
-        ``from_results(results, dataset)``: the same from a model's results by index of the image.
-    judge
-        ``judge(dataset, predictions, options)``.
+        ``from_results(results, dataset)``: the same from a model's results by image index.
+    evaluate
+        ``evaluate(dataset, predictions, options)``: the results.
     kinds
-        What can be chosen to be compared.
+        Kinds of comparison to choose from.
     limits_detections
-        Whether ``max_dets`` can be chosen.
-    instead_of_model
-        What it judges in the place of a model, where it takes none.
+        Whether it takes ``max_dets``.
+    why_no_model
+        Why it does not evaluate a model, and what it evaluates instead.
     """
 
     name: str
     labels: Labels
     predictions: str
     figures: str
-    judges: Literal["Instances", "SemanticMap", "Classification"] | None
+    result_type: Literal["Instances", "SemanticMap", "Classification"] | None
     read: "Callable[[str | Path, Dataset, Report], Any]"
     from_results: "Callable[[Mapping[int, Any], Dataset], Any]"
-    judge: "Callable[[Dataset, Any, Options], Judged]"
+    evaluate: "Callable[[Dataset, Any, Options], ProtocolResult]"
     kinds: tuple[str, ...] = ()
     limits_detections: bool = False
-    instead_of_model: str = "judges predictions from files, not yet those of a model"
+    why_no_model: str = "evaluates predictions from files, not yet those of a model"
 
     def check(self, dataset: "Dataset", options: Options) -> None:
-        """UsageError unless the protocol takes these options and the data set has the labels that it needs."""
+        """Raise UsageError unless the protocol takes these options and the data set has the labels it needs."""
         if options.kinds is not None and len(self.kinds) < 2 and tuple(options.kinds) != self.kinds:
-            raise UsageError(f"kinds: the protocol {self.name} has none to choose from")
+            raise UsageError(f"kinds: the protocol {self.name} has only one")
         if options.max_dets is not None and not self.limits_detections:
             raise UsageError(f"max_dets: the protocol {self.name} has no limit on detections")
         if not self.labels.in_dataset(dataset):
@@ -120,7 +119,7 @@ class EvaluationProtocol:
 
 
 def protocol_of(name: str) -> EvaluationProtocol:
-    """Return the protocol of a name; UsageError with the nearest name if there is none of this one."""
+    """Return the protocol of a name; UsageError suggests the nearest name if there is none."""
     if name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
         raise UsageError(f"protocol: expected one of {known}, got {name!r}{did_you_mean(name, PROTOCOLS)}")
@@ -128,7 +127,7 @@ def protocol_of(name: str) -> EvaluationProtocol:
 
 
 def offered_protocols(dataset: "Dataset") -> list[str]:
-    """The protocols that a data set has labels for."""
+    """Return the names of the protocols that a data set has labels for."""
     return [name for name, protocol in PROTOCOLS.items() if protocol.labels.in_dataset(dataset)]
 
 
@@ -145,7 +144,7 @@ def _objects_of(results: Mapping[int, Any], dataset: "Dataset") -> Any:
     return as_objects(results, categories=dataset.categories)
 
 
-def _of_objects(
+def _object_protocol(
     name: str,
     predictions: str,
     figures: str,
@@ -155,42 +154,42 @@ def _of_objects(
     kinds: tuple[str, ...] = (),
     limits_detections: bool = True,
 ) -> EvaluationProtocol:
-    """A protocol that judges objects by one of ``fields``, or their boxes where there is none."""
+    """Return a protocol that evaluates objects by one of ``fields``, or by their boxes."""
 
     def in_dataset(dataset: "Dataset") -> bool:
         objects = dataset.objects
-        known = objects is not None and any(getattr(objects, one) is not None for one in fields)
-        return objects is not None and (known or not fields or not len(objects))
+        has_field = objects is not None and any(getattr(objects, name) is not None for name in fields)
+        return objects is not None and (has_field or not fields or not len(objects))
 
-    def judge(dataset: "Dataset", predicted: Any, options: Options) -> Judged:
-        from otus.evaluation.object_protocols import judge_objects
+    def evaluate(dataset: "Dataset", predicted: Any, options: Options) -> ProtocolResult:
+        from otus.evaluation.object_protocols import evaluate_objects
 
-        return judge_objects(dataset, predicted, name, options)
+        return evaluate_objects(dataset, predicted, name, options)
 
     return EvaluationProtocol(
         name=name,
         labels=Labels(what, in_dataset),
         predictions=predictions,
         figures=figures,
-        judges="Instances",
+        result_type="Instances",
         read=_read_objects,
         from_results=_objects_of,
-        judge=judge,
+        evaluate=evaluate,
         kinds=kinds,
         limits_detections=limits_detections,
     )
 
 
-def _of_images(
+def _image_protocol(
     name: str,
     predictions: str,
     figures: str,
     *,
     labels: Labels,
-    judges: Literal["SemanticMap", "Classification"] | None = None,
+    result_type: Literal["SemanticMap", "Classification"] | None = None,
     **further: str,
 ) -> EvaluationProtocol:
-    """A protocol of which every image has one prediction, see :mod:`otus.evaluation.image_protocols`."""
+    """Return a protocol with one prediction per image; see :mod:`otus.evaluation.image_protocols`."""
 
     def functions() -> Any:
         from otus.evaluation.image_protocols import IMAGE_PROTOCOLS
@@ -202,10 +201,10 @@ def _of_images(
         labels=labels,
         predictions=predictions,
         figures=figures,
-        judges=judges,
+        result_type=result_type,
         read=lambda path, dataset, report: functions().read(path, dataset, report),
         from_results=lambda results, dataset: functions().from_results(results, dataset),
-        judge=lambda dataset, predicted, options: functions().judge(dataset, predicted, options.report),
+        evaluate=lambda dataset, predicted, options: functions().evaluate(dataset, predicted, options.report),
         **further,  # type: ignore[arg-type]
     )
 
@@ -221,72 +220,74 @@ _VOC = {"kinds": ("bbox",), "limits_detections": False}
 PROTOCOLS: Mapping[str, EvaluationProtocol] = {
     protocol.name: protocol
     for protocol in (
-        _of_objects(
+        _object_protocol(
             "coco",
             "COCO results, or a folder of YOLO's or KITTI's text files",
             "AP, AP50, AP75, by area, AR, for boxes, masks, keypoints",
             kinds=("bbox", "segm", "keypoints"),
         ),
-        _of_objects("voc07", "as `coco`", "AP50 by 11 points; `difficult` does not count", **_VOC),  # type: ignore[arg-type]
-        _of_objects("voc12", "as `coco`", "AP50 by the whole area; `difficult` does not count", **_VOC),  # type: ignore[arg-type]
-        _of_objects(
+        _object_protocol("voc07", "as `coco`", "AP50 by 11 points; `difficult` does not count", **_VOC),  # type: ignore[arg-type]
+        _object_protocol("voc12", "as `coco`", "AP50 by the whole area; `difficult` does not count", **_VOC),  # type: ignore[arg-type]
+        _object_protocol(
             "boundary",
             "COCO results",
             "as `coco`; similarity is the smaller of mask IoU and boundary IoU",
-            what="outlines of objects",
+            what="object masks",
             fields=["segmentations"],
         ),
-        _of_objects(
+        _object_protocol(
             "oriented",
             "DOTA's `Task1_*.txt`, YOLO's text files, COCO results with `corners`",
-            "COCO's AP, and VOC's of 2007 and 2012, over the IoU of turned boxes",
+            "COCO's AP, and VOC's of 2007 and 2012, by the IoU of oriented boxes",
             what="oriented boxes",
             fields=["corners_xy"],
         ),
-        _of_objects(
+        _object_protocol(
             "cuboid",
             "KITTI's text files, COCO results with `cuboid`",
             "AP over IoU 0.05:0.50 and AP at 40 recalls, in space and from above",
             what="cuboids",
             fields=["cuboids"],
         ),
-        _of_objects(
+        _object_protocol(
             "amodal",
             "COCO results",
-            "AP and AR of whole objects; of those not, partially and heavily hidden",
+            "AP and AR of amodal boxes or masks; by occlusion: none, partial, heavy",
             what="amodal boxes or masks",
             fields=["amodal_boxes_xyxy", "amodal_segmentations"],
         ),
-        _of_objects("proposals", "COCO results; `--max-dets` says by how many", "recall, AR, average best overlap"),
-        _of_images(
+        _object_protocol(
+            "proposals", "COCO results; `--max-dets` says by how many", "recall, AR, average best overlap"
+        ),
+        _image_protocol(
             "panoptic",
             "COCO's JSON and its PNGs",
             "PQ, SQ, RQ; of things and stuff; by category",
             labels=Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
         ),
-        _of_images(
+        _image_protocol(
             "semantic",
             "a folder of index PNGs, named as the images, with the labels' values",
             "mIoU, fwIoU, mAcc, aAcc, boundary F; IoU, accuracy and F by category",
             labels=Labels("semantic maps", lambda dataset: dataset.semantic is not None),
-            judges="SemanticMap",
+            result_type="SemanticMap",
         ),
-        _of_images(
+        _image_protocol(
             "classification",
             "`otus predict --json`, or a classifier by `--model`",
             "top-1, top-5, mean over categories",
             labels=Labels("categories of whole images", lambda dataset: dataset.image_labels is not None),
-            judges="Classification",
+            result_type="Classification",
         ),
-        _of_images(
+        _image_protocol(
             "interactive",
             'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`, or simulated clicks by `--method`',
-            "clicks until IoU 0.85 and 0.90 (20 at most), share never there, IoU by clicks",
+            "clicks to IoU 0.85 and 0.90 (20 at most), share that never reaches it, IoU by clicks",
             labels=Labels("masks to click at", _can_be_clicked),
-            instead_of_model="judges a method by its clicks; give the method, e.g. graph-cut",
+            why_no_model="evaluates an interactive method; give it as method, e.g. graph-cut",
         ),
     )
 }
-"""What predictions are judged by."""
-OBJECT_PROTOCOLS = tuple(name for name, protocol in PROTOCOLS.items() if protocol.judges == "Instances")
-"""Those of them that judge objects: boxes, masks, keypoints, oriented boxes, cuboids."""
+"""Evaluation protocols by name."""
+OBJECT_PROTOCOLS = tuple(name for name, protocol in PROTOCOLS.items() if protocol.result_type == "Instances")
+"""Protocols that evaluate objects: boxes, masks, keypoints, oriented boxes, cuboids."""

@@ -27,31 +27,33 @@ class ChosenThresholds:
 
     Parameters
     ----------
-    cuts
+    operating_points
         Operating point by category name; NaN for categories without detections.
     data, images
         Name of the data and number of images that the thresholds were chosen on.
     """
 
-    cuts: Mapping[str, OperatingPoint]
+    operating_points: Mapping[str, OperatingPoint]
     data: str
     images: int
 
     @property
     def thresholds(self) -> dict[str, float]:
         """Return the thresholds by category name, without categories that have none."""
-        return {name: cut.threshold for name, cut in self.cuts.items() if not np.isnan(cut.threshold)}
+        return {name: point.threshold for name, point in self.operating_points.items() if not np.isnan(point.threshold)}
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document that is written, and that ``otus evaluate --json`` includes."""
-        known = self.thresholds
+        thresholds = self.thresholds
         return {
-            "thresholds": known,
+            "thresholds": thresholds,
             "chosen_by": f"the highest F1 at IoU {IOU:g}",
             "data": self.data,
             "images": self.images,
-            "per_category": {name: cut._asdict() for name, cut in self.cuts.items() if name in known},
-            "without": [name for name in self.cuts if name not in known],
+            "per_category": {
+                name: point._asdict() for name, point in self.operating_points.items() if name in thresholds
+            },
+            "without": [name for name in self.operating_points if name not in thresholds],
         }
 
     def write(self, path: str | Path) -> Path:
@@ -71,7 +73,7 @@ class ChosenThresholds:
         from otus.zoo.checkpoint import load_checkpoint, save_checkpoint
 
         if not os.access(checkpoint, os.W_OK):
-            raise CheckpointError(f"{checkpoint}: may not be written; choose a file for the thresholds with --out")
+            raise CheckpointError(f"{checkpoint}: cannot be written; choose a file for the thresholds with --out")
         state, header = load_checkpoint(checkpoint)
         save_checkpoint(checkpoint, state, replace(header, extra={**header.extra, "score_thresholds": self.document()}))
         return Path(checkpoint)
@@ -80,8 +82,8 @@ class ChosenThresholds:
 def choose_thresholds(matcher: DetectionMatcher, *, data: str) -> ChosenThresholds:
     """Choose for each category the score threshold with the highest F1 at IoU 0.5."""
     matches = matcher.match(Rules(iou_thresholds=(IOU,)))
-    cuts = {name: best_threshold(matches, label) for label, name in enumerate(matcher.categories)}
-    return ChosenThresholds(cuts, data, len(matcher.image_ids))
+    operating_points = {name: best_threshold(matches, label) for label, name in enumerate(matcher.categories)}
+    return ChosenThresholds(operating_points, data, len(matcher.image_ids))
 
 
 def read_thresholds(path: str | Path) -> dict[str, float]:

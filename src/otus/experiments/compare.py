@@ -314,8 +314,10 @@ def _judge(
     task, protocol = predictor.task, protocol_of(predictor.task.protocol)
     results = predict_dataset(predictor.pipeline, dataset, progress=count)
     found = protocol.from_results(results, dataset)
-    judged = protocol.judge(dataset, found, Options())
-    figures = {f"{kind}/{name}": float(v) for kind, one in judged.results.items() for name, v in one.figures.items()}
+    evaluated = protocol.evaluate(dataset, found, Options())
+    figures = {
+        f"{kind}/{name}": float(v) for kind, result in evaluated.results.items() for name, v in result.figures.items()
+    }
     _draw(dataset, results, folder / "images", task, slug=file_stem(predictor.name, weights))
     row = Row(
         model=predictor.name,

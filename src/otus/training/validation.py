@@ -55,10 +55,10 @@ class Validator:
         if self.image is not None and self.fabric.is_global_zero:
             write_image(self.image, draw_predictions(dataset, results, task))
         protocol = protocol_of(task.protocol)
-        judged = protocol.judge(dataset, protocol.from_results(results, dataset), Options())
+        evaluated = protocol.evaluate(dataset, protocol.from_results(results, dataset), Options())
         figures = {
             f"{kind}/{name}": float(value)
-            for kind, result in judged.results.items()
+            for kind, result in evaluated.results.items()
             for name, value in result.figures.items()
         }
         return Validation(figures, score=task.score(figures))

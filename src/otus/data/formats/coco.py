@@ -43,15 +43,15 @@ FORMAT = "coco"
 CAN_HOLD = LOSS_KINDS - {"semantic", "panoptic", "image_label"}
 
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|val|test|minival|trainval)(?:id)?(?:$|[^a-z])")
-_SNIFFED = 1 << 18
-_KINDS = (
+_SNIFF_BYTES = 1 << 18
+_OFFICIAL_KINDS = (
     "instances",
     "person_keypoints",
     "stuff",
 )  # of the official files; the first present takes the name of the split
-_MANY = 64  # a folder with more JSON files than this has a file per image, not several data sets
-_SAMPLE = 8
-_DIGITS = 16  # integers with fewer digits are exact in every JSON reader, also as float64
+_MAX_JSON_FILES = 64  # a folder with more JSON files than this has a file per image, not several data sets
+_SAMPLE_SIZE = 8
+_SAFE_DIGITS = 16  # integers with fewer digits are exact in every JSON reader, also as float64
 
 
 class ImageRecord(msgspec.Struct):
@@ -81,10 +81,10 @@ def find(path: Path) -> list[Layout]:
     """Find COCO files: the file itself, or those in a folder, its ``annotations`` and its split folders."""
     left_out = files_without_objects(path)
     files = [file for file in json_files(path) if _is_instances(file) and file not in left_out]
-    ranks: dict[tuple[Path, str | None], int] = defaultdict(lambda: len(_KINDS))
+    ranks: dict[tuple[Path, str | None], int] = defaultdict(lambda: len(_OFFICIAL_KINDS))
     for file in files:
-        place = file.parent, split_from_name(file)
-        ranks[place] = min(ranks[place], _rank(file))
+        key = file.parent, split_from_name(file)
+        ranks[key] = min(ranks[key], _rank(file))
     layouts = []
     for file in files:
         split = split_from_name(file)
@@ -107,7 +107,7 @@ def _kind_of(file: Path) -> str:
 
 def _rank(file: Path) -> int:
     kind = _kind_of(file)
-    return _KINDS.index(kind) if kind in _KINDS else 0
+    return _OFFICIAL_KINDS.index(kind) if kind in _OFFICIAL_KINDS else 0
 
 
 def _has_categories(file: Path) -> bool:
@@ -124,7 +124,7 @@ def json_files(path: Path) -> list[Path]:
     files: list[Path] = []
     for folder in (path, *(path / name for name in ("annotations", "train", "val", "valid", "test"))):
         here = list_files(folder, "*.json") if folder.is_dir() else []
-        if len(here) > _MANY:
+        if len(here) > _MAX_JSON_FILES:
             here = [file for file in here if re.search("instances|annotations|coco|panoptic", file.name)]
         files += here
     return files
@@ -133,17 +133,17 @@ def json_files(path: Path) -> list[Path]:
 def sniff(file: Path) -> bytes:
     """Return the first and last bytes of a file, without zero bytes (as in UTF-16)."""
     with file.open("rb") as opened:
-        head = opened.read(_SNIFFED)
-        opened.seek(max(len(head), file.stat().st_size - _SNIFFED))
+        head = opened.read(_SNIFF_BYTES)
+        opened.seek(max(len(head), file.stat().st_size - _SNIFF_BYTES))
         return (head + opened.read()).replace(b"\0", b"")
 
 
 def split_from_name(file: Path) -> str | None:
     """Return ``train``, ``val`` or ``test`` from a file's name or, as Roboflow has it, its folder's; else None."""
     for name in (file.stem, file.parent.name if file.stem.startswith("_") else ""):
-        found = _SPLIT.search(re.sub(r"\d+", " ", name.lower().replace("valid", "val")))
-        if found:
-            return found[1]
+        match = _SPLIT.search(re.sub(r"\d+", " ", name.lower().replace("valid", "val")))
+        if match:
+            return match[1]
     return None
 
 
@@ -160,8 +160,8 @@ def _is_instances(file: Path) -> bool:
 
 def is_panoptic(file: Path, text: bytes) -> bool:
     """Return whether a file, of which ``text`` is a part, is COCO panoptic."""
-    is_called_so = file.stem.startswith("panoptic") and b'"images"' in text and b'"bbox"' not in text
-    return b'"segments_info"' in text or is_called_so
+    is_named_panoptic = file.stem.startswith("panoptic") and b'"images"' in text and b'"bbox"' not in text
+    return b'"segments_info"' in text or is_named_panoptic
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
@@ -230,23 +230,19 @@ def valid_images(
             refused.add(image.id)
         elif image.id in known:
             remedy = "give each image an id of its own"
-            report(
-                DataError(
-                    f"id {image.id} is another image's", file=file, where=where, remedy=remedy, kind="duplicate_id"
-                )
-            )
+            report(DataError(f"duplicate id {image.id}", file=file, where=where, remedy=remedy, kind="duplicate_id"))
         elif any(side is not None and (side <= 0 or side % 1) for side in (image.width, image.height)):
             size = f"{image.width} x {image.height}"
-            report(DataError(f"expected a whole width and height above 0, got {size}", file=file, where=where))
+            report(DataError(f"expected a positive integer width and height, got {size}", file=file, where=where))
             refused.add(image.id)
         elif not allow_outside and is_outside_folder(image.file_name):
             text = f"{image.file_name!r} leads outside the folder of the images"
             place = f"{where}.file_name"
             report(DataError(text, file=file, where=place, remedy=OUTSIDE_REMEDY, kind="path_outside"))
             refused.add(image.id)
-        elif (problem := _take_size(image, folder)) is not None:
+        elif (problem := _fill_in_size(image, folder)) is not None:
             text, remedy = (
-                f"says no width and height, and of {problem.file}: {problem.problem}",
+                f"has no width and height, and {problem.file}: {problem.problem}",
                 "write them or restore it",
             )
             report(DataError(text, file=file, where=where, remedy=remedy, kind=problem.kind))
@@ -256,11 +252,11 @@ def valid_images(
     return list(known.values()), refused - known.keys()
 
 
-def _take_size(one: ImageRecord, folder: Path) -> ImageError | None:
+def _fill_in_size(record: ImageRecord, folder: Path) -> ImageError | None:
     """Fill in a missing size from the image file; return the error of the file, or None."""
-    if one.width is None or one.height is None:
+    if record.width is None or record.height is None:
         try:
-            one.height, one.width = image_size_hw(folder / (one.file_name or ""))
+            record.height, record.width = image_size_hw(folder / (record.file_name or ""))
         except ImageError as problem:
             return problem
     return None
@@ -277,7 +273,7 @@ def read_categories(file: Path, records: list[tuple[int, Category]], report: Rep
     kept: dict[int, Category] = {}
     for index, record in records:
         if record.id in kept or any(record.name == other.name for other in kept.values()):
-            problem = f"id {record.id} or name {record.name!r} is another category's"
+            problem = f"duplicate id {record.id} or name {record.name!r}"
             report(DataError(problem, file=file, where=f"categories[{index}]", kind="duplicate_id"))
         else:
             kept[record.id] = record
@@ -320,7 +316,7 @@ def find_image_folder(file: Path, names: tuple[str, ...]) -> Path:
         for part in parts:
             folders += [base / part, base / "images" / part]
     folders += [here / "JPEGImages", above / "images", above, above / "JPEGImages"]
-    sample, folders = names[:_SAMPLE], [folder for folder in folders if folder.is_dir()]
+    sample, folders = names[:_SAMPLE_SIZE], [folder for folder in folders if folder.is_dir()]
     counts = [sum(os.path.isfile(folder / name) for name in sample) for folder in folders]
     if max(counts) == 0:  # the path of a missing images/a.jpg must not be images/images/a.jpg
         counts = [sum((folder / name).parent.is_dir() for name in sample) for folder in folders]
@@ -355,8 +351,8 @@ def image_names(dataset: Dataset) -> Sequence[str]:
 
 def split_image_folder(dataset: Dataset, splits: Sequence[Dataset]) -> str:
     """Return the image folder of a split: ``images/<split>``, unless the names already start with the split."""
-    word = split_file_name(dataset)
-    return f"images/{word}" if len(splits) > 1 and not _are_all_in(word, image_names(dataset)) else "images"
+    split = split_file_name(dataset)
+    return f"images/{split}" if len(splits) > 1 and not _are_all_in(split, image_names(dataset)) else "images"
 
 
 def _are_all_in(folder: str, files: Sequence[str]) -> bool:
@@ -366,12 +362,12 @@ def _are_all_in(folder: str, files: Sequence[str]) -> bool:
 def image_ids(dataset: Dataset) -> list[int]:
     """Return the images' ids if they are integers or digits such as ``000042``, else 1..M."""
     ids = dataset.images.ids
-    whole = [
+    integers = [
         int(image_id)
         for image_id in ids
-        if isinstance(image_id, int) or (image_id.isdecimal() and len(image_id) < _DIGITS)
+        if isinstance(image_id, int) or (image_id.isdecimal() and len(image_id) < _SAFE_DIGITS)
     ]
-    return whole if len(set(whole)) == len(ids) else list(range(1, len(ids) + 1))
+    return integers if len(set(integers)) == len(ids) else list(range(1, len(ids) + 1))
 
 
 def write_json(dataset: Dataset, path: Path) -> None:
@@ -395,21 +391,21 @@ def image_records(dataset: Dataset, ids: list[int]) -> Iterator[dict[str, Any]]:
         yield {"id": ids[index], "file_name": name, "width": width, "height": height}
 
 
-def category_records(categories: Categories, *, say_things: bool = False) -> Iterator[dict[str, Any]]:
+def category_records(categories: Categories, *, with_isthing: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the records of ``categories``, omitting default values (``isthing`` only on demand)."""
     for label, (category_id, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
         record: dict[str, Any] = {"id": category_id, "name": name}
         if categories.supercategories:
             record["supercategory"] = categories.supercategories[label]
-        if say_things or not all(categories.is_thing):
+        if with_isthing or not all(categories.is_thing):
             record["isthing"] = int(categories.is_thing[label])
         keypoints = categories.keypoints_of(name)
         if keypoints is not None:
-            usual = KeypointNames(keypoints.names)
+            default = KeypointNames(keypoints.names)
             record["keypoints"] = keypoints.names
             record["skeleton"] = [(a + 1, b + 1) for a, b in keypoints.skeleton]
-            if keypoints.sigmas != usual.sigmas:
+            if keypoints.sigmas != default.sigmas:
                 record["sigmas"] = keypoints.sigmas
-            if keypoints.flip_pairs != usual.flip_pairs:
+            if keypoints.flip_pairs != default.flip_pairs:
                 record["flip_pairs"] = [(a + 1, b + 1) for a, b in keypoints.flip_pairs]
         yield record

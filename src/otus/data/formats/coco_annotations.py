@@ -56,16 +56,16 @@ class Annotation(msgspec.Struct, gc=False):
     cuboid: tuple[Number, Number, Number, Number, Number, Number, Number] | None = None
 
 
-_WHOLE = ("index", "id", "image_id", "category_id", "iscrowd")
+_INTEGER_FIELDS = ("index", "id", "image_id", "category_id", "iscrowd")
 _NO_ID = np.iinfo(np.int64).min
-_FIGURES = {"bbox": 4, "area": 1, "score": 1, "amodal_bbox": 4, "corners": 8, "cuboid": 7}
+_FLOAT_FIELDS = {"bbox": 4, "area": 1, "score": 1, "amodal_bbox": 4, "corners": 8, "cuboid": 7}
 
 
 def number_fields(*, predictions: bool = False) -> dict[str, NumberField]:
     """Return the numeric fields of annotations; records with only these, such as box results, are read as columns."""
     needed = {"image_id", "category_id", "bbox", *(("score",) if predictions else ())}
-    whole = {name: NumberField(1, True, name in needed) for name in _WHOLE if name != "index"}
-    return whole | {name: NumberField(width, False, name in needed) for name, width in _FIGURES.items()}
+    integers = {name: NumberField(1, True, name in needed) for name in _INTEGER_FIELDS if name != "index"}
+    return integers | {name: NumberField(width, False, name in needed) for name, width in _FLOAT_FIELDS.items()}
 
 
 @dataclass
@@ -75,7 +75,7 @@ class ObjectColumns:
     Parameters
     ----------
     place
-        A function from an annotation's index to its file and record, for messages.
+        From an annotation's index to its file and record, for messages.
     report
         Called with each problem; the faulty annotation is left out.
     predictions
@@ -89,11 +89,13 @@ class ObjectColumns:
     predictions: bool = False
     unread: UnreadFields = field(default_factory=UnreadFields)
     _count: int = 0
-    _whole: dict[str, ColumnBuilder] = field(default_factory=lambda: {name: ColumnBuilder(np.int64) for name in _WHOLE})
+    _integers: dict[str, ColumnBuilder] = field(
+        default_factory=lambda: {name: ColumnBuilder(np.int64) for name in _INTEGER_FIELDS}
+    )
     _optional: dict[str, ColumnBuilder] = field(default_factory=dict)
     _extras: dict[str, ColumnBuilder] = field(default_factory=dict)
     _extra_types: dict[str, set[type]] = field(default_factory=dict)
-    _outlines: dict[str, SegmentationBuilder] = field(default_factory=dict)
+    _segmentations: dict[str, SegmentationBuilder] = field(default_factory=dict)
     _keypoints: ColumnBuilder | None = None
     _num_keypoints: int = 0
 
@@ -111,20 +113,20 @@ class ObjectColumns:
             kept = [k for k in range(count) if k not in faulty]
             values = {name: [column[k] for k in kept] for name, column in values.items()}
             indices, count = indices[kept], len(kept)
-        self._whole["index"].extend(indices)
-        for name, otherwise in (
+        self._integers["index"].extend(indices)
+        for name, default in (
             ("id", np.full(count, _NO_ID)),
             ("image_id", None),
             ("category_id", None),
             ("iscrowd", np.zeros(count)),
         ):
-            self._whole[name].extend(_whole_numbers(values.get(name), otherwise))
-        for name in _FIGURES:
+            self._integers[name].extend(_integer_column(values.get(name), default))
+        for name in _FLOAT_FIELDS:
             if name in values:
-                self._extend_figures(name, values[name])
+                self._extend_floats(name, values[name])
         for name in ("segmentation", "amodal_segmentation"):
             if any(values.get(name, ())):
-                column = self._outlines.setdefault(name, SegmentationBuilder())
+                column = self._segmentations.setdefault(name, SegmentationBuilder())
                 column.pad(self._count)
                 column.extend(values[name])
         if any(values.get("keypoints", ())):
@@ -136,18 +138,18 @@ class ObjectColumns:
 
     def _extend_numbers(self, columns: Mapping[str, np.ndarray], indices: Int[np.ndarray, "b"]) -> None:
         """Add annotations that have numeric fields only."""
-        self._whole["index"].extend(indices)
-        for name, otherwise in (("id", np.full(len(indices), _NO_ID)), ("iscrowd", np.zeros(len(indices)))):
-            self._whole[name].extend(columns.get(name, otherwise))
+        self._integers["index"].extend(indices)
+        for name, default in (("id", np.full(len(indices), _NO_ID)), ("iscrowd", np.zeros(len(indices)))):
+            self._integers[name].extend(columns.get(name, default))
         for name in ("image_id", "category_id"):
-            self._whole[name].extend(columns[name])
-        for name in _FIGURES.keys() & columns.keys():
-            self._figure_column(name).extend(columns[name])
+            self._integers[name].extend(columns[name])
+        for name in _FLOAT_FIELDS.keys() & columns.keys():
+            self._float_column(name).extend(columns[name])
         self._count += len(indices)
 
-    def _figure_column(self, name: str) -> ColumnBuilder:
+    def _float_column(self, name: str) -> ColumnBuilder:
         """Return the column of a float field, padded to the annotations so far."""
-        width = _FIGURES[name]
+        width = _FLOAT_FIELDS[name]
         column = self._optional.setdefault(
             name, ColumnBuilder(np.float64, *(() if width == 1 else (width,)), fill=np.nan)
         )
@@ -157,16 +159,16 @@ class ObjectColumns:
     def _fault(self, index: int, fault: Fault) -> None:
         file, record = self.place(index)
         field, problem, kind = fault
-        remedy = "correct the record or take it out"
+        remedy = "correct the record or remove it"
         self.report(DataError(problem, file=file, where=record + field, remedy=remedy, kind=kind))
 
-    def _extend_figures(self, name: str, values: list[Any]) -> None:
-        width = _FIGURES[name]
+    def _extend_floats(self, name: str, values: list[Any]) -> None:
+        width = _FLOAT_FIELDS[name]
         if None in values:
-            nothing = np.nan if width == 1 else (np.nan,) * width
-            values = [nothing if value is None else value for value in values]
+            missing = np.nan if width == 1 else (np.nan,) * width
+            values = [missing if value is None else value for value in values]
         numbers = values if width == 1 else chain.from_iterable(values)
-        self._figure_column(name).extend(np.fromiter(numbers, np.float64, len(values) * width))
+        self._float_column(name).extend(np.fromiter(numbers, np.float64, len(values) * width))
 
     def _extend_keypoints(self, values: list[list[float] | None]) -> None:
         """Add keypoints; missing ones are NaN until the box is computed."""
@@ -197,8 +199,8 @@ class ObjectColumns:
         if column is None:
             return
         column.pad(self._count)
-        nothing = np.full(column.tail, np.nan)
-        column.extend([number if held else nothing for number, held in zip(numbers, fits, strict=True)])
+        missing = np.full(column.tail, np.nan)
+        column.extend([number if held else missing for number, held in zip(numbers, fits, strict=True)])
         types = self._extra_types.setdefault(name, set())
         types.update(type(value) for value, held in zip(values, fits, strict=True) if held)
 
@@ -222,62 +224,66 @@ class ObjectColumns:
             Ids of images that were left out and reported already; their objects are dropped silently.
         """
         sizes_hw = sizes_hw if len(sizes_hw) else np.zeros((1, 2), dtype=np.int64)  # of no image
-        whole = {name: column.finish() for name, column in self._whole.items()}
-        image, known_image = indices_of_ids(whole["image_id"], image_ids)
-        labels, known_category = indices_of_ids(whole["category_id"], np.asarray(category_ids, dtype=np.int64))
-        missing = whole["id"] == _NO_ID  # numbered in file order, after the largest id of the file
-        whole["id"][missing] = whole["index"][missing] + 1 + whole["id"].max(initial=0)
-        keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(whole["image_id"], refused)
-        checks = ObjectChecks(whole["index"], keep, self._fault)
+        integers = {name: column.finish() for name, column in self._integers.items()}
+        image, known_image = indices_of_ids(integers["image_id"], image_ids)
+        labels, known_category = indices_of_ids(integers["category_id"], np.asarray(category_ids, dtype=np.int64))
+        missing = integers["id"] == _NO_ID  # numbered in file order, after the largest id of the file
+        integers["id"][missing] = integers["index"][missing] + 1 + integers["id"].max(initial=0)
+        keep = np.ones(self._count, dtype=bool) if refused is None else ~np.isin(integers["image_id"], refused)
+        checks = ObjectChecks(integers["index"], keep, self._fault)
         for what, name, known in (("image", "image_id", known_image), ("category", "category_id", known_category)):
             hint = ""
             if self.predictions and name == "category_id" and not known[checks.keep].all():
                 from otus.metrics.diagnosis.mismatches import guess_id_convention  # seldom needed
 
-                convention = guess_id_convention(np.unique(whole[name][checks.keep]), category_ids)
+                convention = guess_id_convention(np.unique(integers[name][checks.keep]), category_ids)
                 hint = f"; the file's ids seem to be {convention}" if convention else ""
             elif self.predictions and not known[checks.keep].any():
-                hint = f", nor any other of this file; the data has {_some(image_ids)}: a file_name would tell"
+                hint = (
+                    f", nor any other of this file; the data has {_examples(image_ids)}; add a file_name to each record"
+                )
             problems = (
-                f"no {what} has the id {unknown}{hint}" for unknown in whole[name][checks.keep & ~known].tolist()
+                f"no {what} has the id {unknown}{hint}" for unknown in integers[name][checks.keep & ~known].tolist()
             )
             checks.drop(~known, f".{name}", problems)
-        checks.drop(are_repeated(whole["id"]), ".id", repeat("an annotation before has the same id"))
+        checks.drop(are_repeated(integers["id"]), ".id", repeat("duplicate id"))
         for name in () if self.predictions else ("bbox", "amodal_bbox"):
             if name in self._optional:
-                checks.drop_inverted_boxes(f".{name}", self._figure_column(name).values)
-        for name, column in self._outlines.items():
+                checks.drop_inverted_boxes(f".{name}", self._float_column(name).values)
+        for name, column in self._segmentations.items():
             column.pad(self._count)
             checks.drop_wrong_rle(f".{name}", column, sizes_hw[image])
         rows = np.flatnonzero(checks.keep)
         order = rows[np.argsort(image[rows], kind="stable")]
-        # One column after another changes its order, so that only one at a time is there twice.
-        outlines = {name: self._outlines.pop(name).finish(order) for name in list(self._outlines)}
-        figures: dict[str, np.ndarray] = {}
+        # Reorder one column at a time, so that only one is in memory twice.
+        outlines = {name: self._segmentations.pop(name).finish(order) for name in list(self._segmentations)}
+        floats: dict[str, np.ndarray] = {}
         for name in list(self._optional):
-            figures[name] = self._finished(self._optional.pop(name), order)
+            floats[name] = self._finished(self._optional.pop(name), order)
         keypoints = None if self._keypoints is None else self._finished(self._keypoints, order)
         image = image[order]
-        xywh = figures.get("bbox", np.full((len(order), 4), np.nan))
-        areas = figures.get("area", np.full(len(order), np.nan))
+        xywh = floats.get("bbox", np.full((len(order), 4), np.nan))
+        areas = floats.get("area", np.full(len(order), np.nan))
         if self.predictions:
             areas[:] = np.nan
-        _complete(xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[image], predictions=self.predictions)
+        _fill_in_missing(
+            xywh, areas, outlines.get("segmentation"), keypoints, sizes_hw[image], predictions=self.predictions
+        )
         if keypoints is not None:
             keypoints[np.isnan(keypoints)] = 0
         return Objects.build(
             image_index=image,
             labels=labels[order],
             boxes_xyxy=_xyxy(xywh),
-            ids=whole["id"][order],
+            ids=integers["id"][order],
             areas=areas,
-            is_crowd=whole["iscrowd"][order] != 0,
+            is_crowd=integers["iscrowd"][order] != 0,
             segmentations=outlines.get("segmentation"),
-            scores=figures.get("score", np.zeros(len(order)) if self.predictions else None),  # a list may be empty
+            scores=floats.get("score", np.zeros(len(order)) if self.predictions else None),  # a list may be empty
             keypoints=keypoints,
-            corners_xy=figures["corners"].reshape(-1, 4, 2) if "corners" in figures else None,
-            cuboids=figures.get("cuboid"),
-            amodal_boxes_xyxy=_xyxy(figures["amodal_bbox"]) if "amodal_bbox" in figures else None,
+            corners_xy=floats["corners"].reshape(-1, 4, 2) if "corners" in floats else None,
+            cuboids=floats.get("cuboid"),
+            amodal_boxes_xyxy=_xyxy(floats["amodal_bbox"]) if "amodal_bbox" in floats else None,
             amodal_segmentations=outlines.get("amodal_segmentation"),
             columns={name: self._typed(name, self._finished(column, order)) for name, column in self._extras.items()},
         )
@@ -294,17 +300,15 @@ class ObjectColumns:
         return values.astype(bool if types == {bool} else np.int64)
 
 
-def _some(ids: Int[np.ndarray, "m"]) -> str:
+def _examples(ids: Int[np.ndarray, "m"]) -> str:
     return ", ".join(map(str, ids[:3].tolist())) + (" …" if len(ids) > 3 else "")
 
 
-def _whole_numbers(values: list[Any] | None, otherwise: np.ndarray | None) -> np.ndarray:
-    """Return an int64 column; ``otherwise`` fills in missing values."""
+def _integer_column(values: list[Any] | None, default: np.ndarray | None) -> np.ndarray:
+    """Return an int64 column; ``default`` fills in missing values."""
     if values is None or None in values:
-        assert otherwise is not None
-        return (
-            otherwise if values is None else np.where([v is None for v in values], otherwise, [v or 0 for v in values])
-        )
+        assert default is not None
+        return default if values is None else np.where([v is None for v in values], default, [v or 0 for v in values])
     return np.fromiter(values, np.int64, len(values))
 
 
@@ -325,7 +329,7 @@ def _as_numbers(value: Any) -> np.ndarray | float | None:
     return None
 
 
-def _complete(
+def _fill_in_missing(
     xywh: Float[np.ndarray, "n 4"],
     areas: Float[np.ndarray, "n"],
     outlines: Segmentations | None,
@@ -334,10 +338,10 @@ def _complete(
     *,
     predictions: bool,
 ) -> None:
-    """Fill in boxes and areas (NaN) that the file does not say.
+    """Compute missing (NaN) boxes and areas.
 
-    A box is that around the outline, else around the keypoints that are labelled, if some are. An area is the outline's,
-    else the box's. Predictions are as pycocotools' ``loadRes`` has them: the box's area first, the box around all keypoints.
+    A box encloses the segmentation, else the labelled keypoints, if any. An area is that of the segmentation, else of the
+    box. For predictions as in pycocotools' ``loadRes``: the area of the box, and the box of all keypoints.
     """
     no_box, no_area = np.isnan(xywh[:, 0]), np.isnan(areas)
     has_outline = np.zeros(len(xywh), dtype=bool) if outlines is None else outlines.kinds != Outline.NONE
@@ -353,11 +357,11 @@ def _complete(
             xywh[row] = _box_around(points[first:])
     if keypoints is not None:
         for row in np.flatnonzero(no_box & ~has_outline).tolist():
-            own = keypoints[row, ~np.isnan(keypoints[row, :, 0])]
-            labelled = own[own[:, 2] > 0]
-            xywh[row] = _box_around((own if predictions or not len(labelled) else labelled)[:, :2])
-    rest = np.isnan(areas)
-    areas[rest] = xywh[rest, 2] * xywh[rest, 3]
+            points = keypoints[row, ~np.isnan(keypoints[row, :, 0])]
+            labelled = points[points[:, 2] > 0]
+            xywh[row] = _box_around((points if predictions or not len(labelled) else labelled)[:, :2])
+    missing = np.isnan(areas)
+    areas[missing] = xywh[missing, 2] * xywh[missing, 3]
 
 
 def _box_around(points_xy: Float[np.ndarray, "p 2"]) -> np.ndarray:
@@ -376,7 +380,7 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
         "cuboid": objects.cuboids,
         **objects.columns,
     }
-    figures = {name: values for name, values in columns.items() if values is not None}
+    floats = {name: values for name, values in columns.items() if values is not None}
     outlines = {"segmentation": objects.segmentations, "amodal_segmentation": objects.amodal_segmentations}
     keypoint_labels = {label for label, name in enumerate(dataset.categories) if dataset.categories.keypoints_of(name)}
     for row in range(len(objects)):
@@ -397,7 +401,7 @@ def annotation_records(dataset: Dataset, objects: Objects, image_ids: Sequence[i
             )
             if outline is not None:
                 record[name] = outline
-        for name, values in figures.items():
+        for name, values in floats.items():
             if not np.isnan(values[row]).any():
                 record[name] = values[row].tolist()
         if objects.keypoints is not None and (label in keypoint_labels or objects.keypoints[row].any()):

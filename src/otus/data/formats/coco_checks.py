@@ -47,8 +47,8 @@ def find_record_faults(values: Mapping[str, list[Any]], count: int, *, predictio
             problem_text = f"expected x, y, visibility of each, got {len(keypoints)} numbers"
             faults[k] = (".keypoints", problem_text, "bad_keypoints")
     if "bbox" not in values or None in values["bbox"]:
-        nothing = [None] * count
-        outlines = zip(*(values.get(name, nothing) for name in ("bbox", "segmentation", "keypoints")), strict=True)
+        missing = [None] * count
+        outlines = zip(*(values.get(name, missing) for name in ("bbox", "segmentation", "keypoints")), strict=True)
         for k, (box, outline, keypoints) in enumerate(outlines):
             if box is None and not outline and not keypoints:
                 faults[k] = ("", "expected a bbox, a segmentation or keypoints", "no_box")
@@ -93,17 +93,19 @@ class ObjectChecks:
         self.drop(inverted, field, problems)
 
     def drop_wrong_rle(self, field: str, outlines: SegmentationBuilder, sizes_hw: Int[np.ndarray, "n 2"]) -> None:
-        """Drop RLEs of another size than the image's, and those whose runs do not add up to their size."""
+        """Drop RLEs whose size is not the image's, or whose runs do not add up to it."""
         kinds, made_for_hw, counts_bytes, offsets = outlines.run_lengths()
         is_rle = kinds == Outline.RLE
         if not is_rle.any():
             return
-        other = is_rle & (made_for_hw != sizes_hw).any(axis=1)
-        sizes = zip(made_for_hw[self.keep & other].tolist(), sizes_hw[self.keep & other].tolist(), strict=True)
+        has_wrong_size = is_rle & (made_for_hw != sizes_hw).any(axis=1)
+        sizes = zip(
+            made_for_hw[self.keep & has_wrong_size].tolist(), sizes_hw[self.keep & has_wrong_size].tolist(), strict=True
+        )
         problems = (
             f"made for {a} x {b} pixels (height x width), but the image has {c} x {d}" for (a, b), (c, d) in sizes
         )
-        self.drop(other, f"{field}.size", problems)
+        self.drop(has_wrong_size, f"{field}.size", problems)
         pixels = total_pixels(counts_bytes, offsets)
         malformed = is_rle & (pixels != made_for_hw.astype(np.int64).prod(axis=1))
         sums = zip(pixels[self.keep & malformed].tolist(), made_for_hw[self.keep & malformed].tolist(), strict=True)

@@ -108,15 +108,15 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         file, records["images"], report, reader.faulty_ids["images"], allow_outside=allow_outside
     )
     categories = read_categories(file, records["categories"], report)
-    place = {image.id: index for index, image in enumerate(images)}
+    index_of = {image.id: index for index, image in enumerate(images)}
     records["annotations"] = [record for record in records["annotations"] if record[1].image_id not in refused]
-    panoptic = _panoptic_files(file, records["annotations"], place, categories, report, allow_outside=allow_outside)
+    panoptic = _panoptic_files(file, records["annotations"], index_of, categories, report, allow_outside=allow_outside)
     names = tuple(image.file_name for image in images)
     sizes_hw = np.array([(image.height, image.width) for image in images], dtype=np.int64).reshape(-1, 2)
     return Dataset(
         source=file,
         format=FORMAT,
-        images=Images(find_image_folder(file, names), names, sizes_hw, tuple(place)),
+        images=Images(find_image_folder(file, names), names, sizes_hw, tuple(index_of)),
         categories=categories,
         split=layout.split,
         panoptic=panoptic,
@@ -160,54 +160,54 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
         for _, annotation in annotations:
             index = name_of(annotation.image_id) if isinstance(annotation.image_id, str) else None
             annotation.image_id = annotation.image_id if index is None else ids[index]
-    place = {image_id: index for index, image_id in enumerate(ids)}
-    return _panoptic_files(files[0], annotations, place, dataset.panoptic.categories, report, allow_outside=False)
+    index_of = {image_id: index for index, image_id in enumerate(ids)}
+    return _panoptic_files(files[0], annotations, index_of, dataset.panoptic.categories, report, allow_outside=False)
 
 
 def _panoptic_files(
     file: Path,
     annotations: list[tuple[int, Annotation]],
-    place: dict[int, int],
+    index_of: dict[int, int],
     categories: Categories,
     report: Report,
     *,
     allow_outside: bool,
 ) -> PanopticFiles:
-    """Return PNG and segments per image; ``place`` maps image ids to indices."""
+    """Return PNG and segments per image; ``index_of`` maps image ids to indices."""
     labels = {category_id: label for label, category_id in enumerate(categories.ids)}
-    files: list[Path | None] = [None] * len(place)
-    segments: list[tuple[Segment, ...]] = [()] * len(place)
+    files: list[Path | None] = [None] * len(index_of)
+    segments: list[tuple[Segment, ...]] = [()] * len(index_of)
     maps = file.with_suffix("")
     for index, annotation in annotations:
-        problem = _problem(annotation, place, labels, allow_outside=allow_outside)
-        if problem is None and files[place[annotation.image_id]] is not None:
-            problem = (".image_id", f"image {annotation.image_id} has a map already")
+        problem = _problem(annotation, index_of, labels, allow_outside=allow_outside)
+        if problem is None and files[index_of[annotation.image_id]] is not None:
+            problem = (".image_id", f"a second map for image {annotation.image_id}")
         if problem is not None:
             where = f"annotations[{index}]{problem[0]}"
             report(DataError(problem[1], file=file, where=where, remedy="correct the record or take it out"))
             continue
-        files[place[annotation.image_id]] = (maps if maps.is_dir() else file.parent) / annotation.file_name
-        segments[place[annotation.image_id]] = tuple(
+        files[index_of[annotation.image_id]] = (maps if maps.is_dir() else file.parent) / annotation.file_name
+        segments[index_of[annotation.image_id]] = tuple(
             Segment(info.id, labels[info.category_id], bool(info.iscrowd)) for info in annotation.segments_info
         )
     return PanopticFiles(tuple(files), tuple(segments), categories)
 
 
 def _problem(
-    one: Annotation, images: dict[int, int], labels: dict[int, int], *, allow_outside: bool
+    annotation: Annotation, images: dict[int, int], labels: dict[int, int], *, allow_outside: bool
 ) -> tuple[str, str] | None:
-    if one.image_id not in images:
-        return ".image_id", f"no image has the id {one.image_id!r}"
-    if not allow_outside and is_outside_folder(one.file_name):
-        return ".file_name", f"{one.file_name!r} leads outside the folder of the maps"
-    seen: set[int] = set()
-    for index, info in enumerate(one.segments_info):
+    if annotation.image_id not in images:
+        return ".image_id", f"no image has the id {annotation.image_id!r}"
+    if not allow_outside and is_outside_folder(annotation.file_name):
+        return ".file_name", f"{annotation.file_name!r} leads outside the folder of the maps"
+    ids: set[int] = set()
+    for index, info in enumerate(annotation.segments_info):
         where = f".segments_info[{index}]"
         if info.category_id not in labels:
             return f"{where}.category_id", f"no category has the id {info.category_id}"
-        if info.id in seen or not 0 < info.id < 256**3:
-            return f"{where}.id", f"expected an id of its own from 1 to {256**3 - 1}, got {info.id}"
-        seen.add(info.id)
+        if info.id in ids or not 0 < info.id < 256**3:
+            return f"{where}.id", f"expected a unique id from 1 to {256**3 - 1}, got {info.id}"
+        ids.add(info.id)
     return None
 
 
@@ -243,7 +243,7 @@ def _lost_objects(dataset: Dataset) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     pairs = zip(objects.image_index.tolist(), objects.ids.tolist(), strict=True)
     return [
-        ConversionLoss("object", dataset.images.files[image], one, "everything recorded of it") for image, one in pairs
+        ConversionLoss("object", dataset.images.files[image], object_id, "the object") for image, object_id in pairs
     ]
 
 
@@ -257,7 +257,7 @@ def _write_json(dataset: Dataset, path: Path, maps: Path) -> None:
         file.write(b'{"images": ')
         write_records(file, image_records(dataset, ids))
         file.write(b',\n"categories": ')
-        write_records(file, category_records(dataset.panoptic.categories, say_things=True))
+        write_records(file, category_records(dataset.panoptic.categories, with_isthing=True))
         file.write(b',\n"annotations": ')
         write_records(file, _annotations(dataset, ids, names, maps))
         file.write(b"}\n")

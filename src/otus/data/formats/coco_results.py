@@ -2,9 +2,9 @@
 
 https://cocodataset.org/#format-results. Missing boxes and areas follow pycocotools' ``COCO.loadRes``.
 
-A record may say the ``file_name`` of its image, and then the name of its ``category`` too, as those of ``otus predict``
-do: their ids count what it was shown and are the model's, no data set's, so the names say what is meant. An ``image_id``
-that is a string is a name as well, with or without its suffix, as Ultralytics writes it.
+Records may have a ``file_name`` and a ``category`` name, which take precedence over the ids: those of ``otus predict`` do,
+because it does not know the ids of the data set. An ``image_id`` that is a string is a file name as well, with or without
+suffix, as Ultralytics writes it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ from otus.structures import Objects
 
 
 class Prediction(Annotation):
-    """One prediction; a text for ``image_id`` is the name of an image."""
+    """A prediction; a string as ``image_id`` is the name of an image."""
 
     image_id: Int64 | str  # type: ignore[assignment]
 
@@ -35,23 +35,23 @@ Finders = Mapping[str, tuple[str, Callable[[str], int | None]]]
 
 
 def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Read predictions for a data set, ordered by its images; ``ids`` count the records of the file from 1.
+    """Read predictions for a data set, ordered by image; ``ids`` are the numbers of the records in the file, from 1.
 
     Parameters
     ----------
     path
-        A JSON array of predictions, or an object whose ``annotations`` are some.
+        A JSON array of predictions, or an object with such an array as ``annotations``.
     dataset
-        The labels that they belong to: ``image_id`` and ``category_id`` are its images' and categories' ids; but a
-        ``file_name`` goes before ``image_id``, and beside one the name of a ``category`` before ``category_id``.
+        The data set they were predicted for. ``image_id`` and ``category_id`` are its ids, unless the record has a
+        ``file_name``, which takes precedence, as then does the name of its ``category``.
     report
-        Gets each problem; the faulty prediction is left out.
+        Called with the error of each invalid prediction, which is skipped (default: raise the first).
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: records without a finite score, unknown ids or names, ids that are not whole numbers,
-        outlines of another size.
+        Through ``report``: missing or infinite scores, unknown ids or names, ids that are not integers, RLEs of another
+        size.
     """
     path = Path(path)
     columns = ObjectColumns(lambda index: (path, f"annotations[{index}]"), report, predictions=True)
@@ -68,7 +68,7 @@ def read_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at
     for batch in reader:
         if batch.columns is None and ("file_name" in batch.attributes or _has_text_ids(batch)):
             finders = finders or _finders(dataset)
-            batch = _joined_by_name(batch, finders, example_names(dataset), columns.place, report)
+            batch = _with_ids_by_name(batch, finders, example_names(dataset), columns.place, report)
         columns.extend(batch)
     return columns.finish(
         image_ids=np.array(image_ids(dataset), dtype=np.int64),
@@ -93,12 +93,12 @@ def _finders(dataset: Dataset) -> Finders:
     return {"file_name": ("image_id", find_image), "category": ("category_id", categories.get)}
 
 
-def _joined_by_name(
-    batch: RecordBatch, finders: Finders, known: str, place: Callable[[int], tuple[Path, str]], report: Report
+def _with_ids_by_name(
+    batch: RecordBatch, finders: Finders, examples: str, place: Callable[[int], tuple[Path, str]], report: Report
 ) -> RecordBatch:
     """Replace names by ids; records with an unknown name are reported and left out.
 
-    ``known`` are some names of images, for messages.
+    ``examples`` are names of images, for messages.
     """
     kept = []
     for k, record in enumerate(batch.records):
@@ -106,18 +106,18 @@ def _joined_by_name(
         fields = finders if is_named else {"image_id": finders["file_name"]} if isinstance(record.image_id, str) else {}
         for field, (id_field, find) in fields.items():
             name = getattr(record, batch.attributes.get(field, field), None)
-            found = find(name) if isinstance(name, str) else getattr(record, id_field)
-            if found is None:
+            matching_id = find(name) if isinstance(name, str) else getattr(record, id_field)
+            if matching_id is None:
                 file, where = place(int(batch.indices[k]))
                 what = id_field.removesuffix("_id")
                 problem = f"{name!r} does not name one {what} of the data"
-                remedy = f"correct the record, or take the name out where {id_field} is an id of the data"
+                remedy = f"correct the record, or remove the name if {id_field} is an id of the data"
                 if field == id_field:
-                    remedy = f"correct it; the images are called {known}"
+                    remedy = f"correct it; the images are called {examples}"
                 kind = f"unknown_{what}"
                 report(DataError(problem, file=file, where=f"{where}.{field}", remedy=remedy, kind=kind))
                 break
-            setattr(record, id_field, found)
+            setattr(record, id_field, matching_id)
         else:
             kept.append(k)
     return replace(batch, indices=batch.indices[kept], records=[batch.records[k] for k in kept])

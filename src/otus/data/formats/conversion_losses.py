@@ -12,16 +12,16 @@ from otus.data.formats.paths import flat_names
 from otus.data.formats.polygons import object_polygons
 from otus.structures import KeypointNames, Objects, Outline
 
-_Has = Callable[[Objects], Any]
+_Mask = Callable[[Objects], Any]
 
-# Kind, what is lost, and which objects have it (None: not one).
-_OF_OBJECTS: tuple[tuple[str, str, _Has], ...] = (
-    ("crowd", "that it is a crowd", lambda o: o.is_crowd),
+# Kind, what is lost, and a mask of the objects that have it (None: no object).
+_OF_OBJECTS: tuple[tuple[str, str, _Mask], ...] = (
+    ("crowd", "its crowd flag", lambda o: o.is_crowd),
     ("score", "its confidence", lambda o: None if o.scores is None else ~np.isnan(o.scores)),
     ("keypoints", "its keypoints", lambda o: None if o.keypoints is None else o.keypoints.any(axis=(1, 2))),
-    ("corners", "the corners of its oriented box", lambda o: _said(o.corners_xy)),
-    ("cuboid", "its cuboid", lambda o: _said(o.cuboids)),
-    ("amodal_box", "its amodal box", lambda o: _said(o.amodal_boxes_xyxy)),
+    ("corners", "the corners of its oriented box", lambda o: _has_values(o.corners_xy)),
+    ("cuboid", "its cuboid", lambda o: _has_values(o.cuboids)),
+    ("amodal_box", "its amodal box", lambda o: _has_values(o.amodal_boxes_xyxy)),
     (
         "amodal_outline",
         "its amodal outline",
@@ -32,7 +32,7 @@ _OF_OBJECTS: tuple[tuple[str, str, _Has], ...] = (
 
 _SAME_AREA = 1e-6
 
-# What a writer may say it can hold, beside names of columns.
+# What a writer may list in ``can_hold``, besides names of columns.
 LOSS_KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
     "holes",
     "parts",
@@ -56,7 +56,7 @@ LOSS_KINDS = frozenset(kind for kind, _, _ in _OF_OBJECTS) | {
 def find_losses(
     dataset: Dataset, *, can_hold: frozenset[str], areas: Float[np.ndarray, "n"] | None = None
 ) -> list[ConversionLoss]:
-    """Return everything of a data set that a format cannot hold, object by object.
+    """Return what a format cannot hold of a data set, object by object.
 
     Parameters
     ----------
@@ -65,16 +65,16 @@ def find_losses(
         ``outline`` (as one polygon), ``holes`` and ``parts`` (of an outline; pixels hold both), names of columns
         (``difficult`` …) or ``columns`` for all. Of each image: ``semantic``, ``panoptic``, ``image_label``.
         Of the whole set, reported once: ``annotation_ids``, ``image_ids``, ``category_ids``, ``supercategories``,
-        ``stuff``, ``keypoint_names``, ``skeleton``, ``flip_pairs``, ``sigmas``, ``polygons`` (their points; asked only of
-        formats of pixels, which say ``outline``, ``holes`` and ``parts``).
+        ``stuff``, ``keypoint_names``, ``skeleton``, ``flip_pairs``, ``sigmas``, ``polygons`` (their points; only for
+        formats of masks, which list ``outline``, ``holes`` and ``parts``).
     areas
-        What a reader of the format computes, for the loss ``areas`` where it differs; None if the format holds areas.
+        Areas as a reader of the format computes them; differences are the loss ``areas`` (default: the format holds areas).
 
     Returns
     -------
     list
-        In the order of objects for each kind. A flag that is 0 and a figure that is NaN are no loss. What the reader of
-        the source left unread (``unread_field``) is lost in every format.
+        By kind, then in the order of the objects. A flag of 0 and a NaN are not losses. Fields that the reader of the
+        source did not read (``unread_field``) are always lost.
     """
     losses: list[ConversionLoss] = []
     if dataset.objects is not None:
@@ -113,7 +113,7 @@ def boolean_columns(objects: Objects) -> dict[str, Bool[np.ndarray, "n"]]:
     return flags
 
 
-def _said(values: np.ndarray | None) -> np.ndarray | None:
+def _has_values(values: np.ndarray | None) -> np.ndarray | None:
     return None if values is None else ~np.isnan(values).all(axis=tuple(range(1, values.ndim)))
 
 
@@ -157,13 +157,13 @@ def _of_images(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[Conversio
 def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, str]]:
     categories, objects = dataset.categories, dataset.objects
     names = flat_names(dataset.images.files)
-    ordinary_ids = objects is None or (
+    default_ids = objects is None or (
         np.array_equal(objects.ids, np.arange(1, len(objects) + 1)) and names == sorted(names)
     )
     schemes = [scheme for _, scheme in categories.keypoints]
 
-    def usual(one: KeypointNames) -> KeypointNames:
-        return KeypointNames(one.names)
+    def default(scheme: KeypointNames) -> KeypointNames:
+        return KeypointNames(scheme.names)
 
     outlines = None if objects is None else objects.segmentations
     polygons = outlines is not None and bool((outlines.kinds == Outline.POLYGONS).any())
@@ -173,7 +173,7 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
             polygons and as_pixels,
             "the points of polygons (their pixels are kept)",
         ),
-        "annotation_ids": (not ordinary_ids, "the ids of annotations"),
+        "annotation_ids": (not default_ids, "the ids of annotations"),
         "image_ids": (any(isinstance(image_id, int) for image_id in dataset.images.ids), "the ids of images"),
         "category_ids": (categories.ids != tuple(range(len(categories))), "the ids of categories"),
         "supercategories": (any(categories.supercategories), "the supercategories"),
@@ -181,9 +181,9 @@ def _of_set(dataset: Dataset, can_hold: frozenset[str]) -> Iterator[tuple[str, s
         "keypoint_names": (bool(schemes), "the names of keypoints"),
         "skeleton": (any(scheme.skeleton for scheme in schemes), "the lines between keypoints"),
         "flip_pairs": (
-            any(scheme.flip_pairs != usual(scheme).flip_pairs for scheme in schemes),
+            any(scheme.flip_pairs != default(scheme).flip_pairs for scheme in schemes),
             "which keypoints are mirrored",
         ),
-        "sigmas": (any(scheme.sigmas != usual(scheme).sigmas for scheme in schemes), "the tolerances of keypoints"),
+        "sigmas": (any(scheme.sigmas != default(scheme).sigmas for scheme in schemes), "the tolerances of keypoints"),
     }
-    return ((kind, what) for kind, (there, what) in facts.items() if there and kind not in can_hold)
+    return ((kind, what) for kind, (is_lost, what) in facts.items() if is_lost and kind not in can_hold)

@@ -44,24 +44,24 @@ _VIDEO_REMEDY = "export it from CVAT as 'CVAT for images 1.1', 'COCO 1.0' or 'YO
 def find(path: Path) -> list[Layout]:
     """Find CVAT files at a path."""
     files = list_files(path, "*.xml") if path.is_dir() else [path]
-    known = [
+    cvat_files = [
         file for file in files if file.suffix == ".xml" and re.search(rb"<annotations[\s>]", read_head(file, 2000))
     ]
-    return [Layout("cvat", file, split_from_name(file)) for file in known]
+    return [Layout("cvat", file, split_from_name(file)) for file in cvat_files]
 
 
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
-    """Read the images of a file, and their objects.
+    """Read the images of a file and their objects.
 
     Parameters
     ----------
     allow_outside
-        Whether the name of an image may lead outside the folder.
+        Whether an image name may lead outside the folder (default: False).
 
     Raises
     ------
     DataError
-        Through ``report``, with the image and the shape; a file that is none, or of a video, is raised at once.
+        Through ``report``, with the image and the shape. Raised directly: a file of another format, or of a video.
     """
     file = layout.source
     root = parse(file)
@@ -122,7 +122,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 def _fault(error: ValueError, file: Path, where: str) -> DataError:
     if isinstance(error, DataError):
         return error
-    return DataError(str(error), file=file, where=where, remedy="correct it, or draw it anew and export again")
+    return DataError(str(error), file=file, where=where, remedy="correct it, or redraw it and export again")
 
 
 def _categories(root: ElementTree.Element, used: set[str]) -> Categories:
@@ -140,10 +140,10 @@ def _text(node: ElementTree.Element, name: str) -> str:
 
 
 def _number(node: ElementTree.Element, name: str) -> float:
-    return _usable(_text(node, name), name)
+    return _parse_number(_text(node, name), name)
 
 
-def _usable(text: str, name: str) -> float:
+def _parse_number(text: str, name: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -163,20 +163,22 @@ def _size_hw(image: ElementTree.Element) -> tuple[int, int]:
 def _shape(node: ElementTree.Element, image: int, size_hw: tuple[int, int]) -> DrawnShape:
     """Convert an XML node to a shape; ValueError if it is invalid."""
     label = _text(node, "label")
-    turn = radians(_usable(node.get("rotation") or "0", "rotation"))
+    angle = radians(_parse_number(node.get("rotation") or "0", "rotation"))
     if node.tag == "box":
         x1, y1, x2, y2 = (_number(node, side) for side in ("xtl", "ytl", "xbr", "ybr"))
-        if turn:
-            return oriented_shape(image, label, ((x1 + x2) / 2, (y1 + y2) / 2, abs(x2 - x1), abs(y2 - y1), turn))
+        if angle:
+            return oriented_shape(image, label, ((x1 + x2) / 2, (y1 + y2) / 2, abs(x2 - x1), abs(y2 - y1), angle))
         return box_shape(image, label, (x1, y1, x2, y2))
     if node.tag == "ellipse":
         x, y, radius_x, radius_y = (_number(node, name) for name in ("cx", "cy", "rx", "ry"))
-        return ellipse_shape(image, label, (x, y), (radius_x, radius_y), turn)
+        return ellipse_shape(image, label, (x, y), (radius_x, radius_y), angle)
     if node.tag == "polygon":
         pairs = [pair.split(",") for pair in _text(node, "points").split(";")]
         if any(len(pair) != 2 for pair in pairs):
             raise ValueError(f"points: expected x,y;x,y;…, got {node.get('points')!r:.60}")
-        return polygon_shape(image, label, np.array([[_usable(word, "points") for word in pair] for pair in pairs]))
+        return polygon_shape(
+            image, label, np.array([[_parse_number(word, "points") for word in pair] for pair in pairs])
+        )
     return mask_shape(image, label, _mask(node, size_hw))
 
 
@@ -185,7 +187,7 @@ def _mask(node: ElementTree.Element, size_hw: tuple[int, int]) -> Bool[np.ndarra
     left, top, width, height = (int(_number(node, name)) for name in ("left", "top", "width", "height"))
     if left < 0 or top < 0 or width < 1 or height < 1 or left + width > size_hw[1] or top + height > size_hw[0]:
         raise ValueError(f"expected a rectangle inside the image, got {left}, {top}, {width} x {height}")
-    runs = [int(_usable(word, "rle")) for word in _text(node, "rle").split(",")]
+    runs = [int(_parse_number(word, "rle")) for word in _text(node, "rle").split(",")]
     if min(runs) < 0 or sum(runs) != width * height:
         raise ValueError(f"rle: expected runs that add up to {width * height} pixels, got {sum(runs)}")
     mask = np.zeros(size_hw, dtype=bool)

@@ -135,12 +135,12 @@ def _boxes(lines: list[LabelLine], report: Report, unread: UnreadFields) -> list
     return kept
 
 
-def _category_names(layout: Layout, found: set[str]) -> tuple[str, ...]:
+def _category_names(layout: Layout, names: set[str]) -> tuple[str, ...]:
     for count in _VERSIONS:
-        if found <= set(NAMES[:count]):
+        if names <= set(NAMES[:count]):
             return NAMES[:count]
     if layout.split:  # include the other splits, so that class indices agree
         folders = [_label_folder(folder) or folder for folder in subfolders(layout.source)]
         files = [file for folder in folders for file in list_files(folder, "*.txt")]
-        found |= {line.words[8] for line in read_label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
-    return tuple(sorted(found))
+        names |= {line.words[8] for line in read_label_lines(files, lambda _: None) if len(line.words) in (9, 10)}
+    return tuple(sorted(names))

@@ -51,15 +51,15 @@ def polygon_shape(image: int, label: str, ring: Float[np.ndarray, "p 2"]) -> Dra
 def ellipse_shape(
     image: int, label: str, centre_xy: Sequence[float], radii: Sequence[float], angle: float
 ) -> DrawnShape:
-    """Return an ellipse, turned by an angle (radians, clockwise on a screen), as a polygon of 64 points."""
-    turns = np.arange(_ELLIPSE_SIDES) * (2 * np.pi / _ELLIPSE_SIDES)
-    points = np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.asarray(radii)
+    """Return an ellipse, rotated by an angle (radians, clockwise on the screen), as a polygon of 64 points."""
+    angles = np.arange(_ELLIPSE_SIDES) * (2 * np.pi / _ELLIPSE_SIDES)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.asarray(radii)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return polygon_shape(image, label, points @ rotation + np.asarray(centre_xy))
 
 
 def mask_shape(image: int, label: str, mask: Bool[np.ndarray, "h w"]) -> DrawnShape:
-    """Return a mask of the whole image; ValueError if it has no pixel."""
+    """Return a mask of the size of the image; ValueError if it is empty."""
     masks = Masks.from_dense(mask[None])
     counts: Any = masks.rle()[0]["counts"]
     if not mask.any():
@@ -77,8 +77,8 @@ def shapes_to_objects(
     """Convert shapes to objects; ``columns`` are further named columns."""
     more: dict[str, Any] = {}
     if any(shape.corners_xy is not None for shape in shapes):
-        nothing = np.full((4, 2), np.nan)
-        more["corners_xy"] = np.array([nothing if shape.corners_xy is None else shape.corners_xy for shape in shapes])
+        missing = np.full((4, 2), np.nan)
+        more["corners_xy"] = np.array([missing if shape.corners_xy is None else shape.corners_xy for shape in shapes])
     if any(shape.outline is not None for shape in shapes):
         more["segmentations"] = Segmentations.build([shape.outline for shape in shapes])
     return Objects.build(

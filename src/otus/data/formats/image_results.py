@@ -4,7 +4,7 @@
     {"images": [{"file": "a.jpg", "ious": [0.71, 0.86, 0.92]}, …]}
 
 The first is what ``otus predict --json`` writes. The list may also be the whole document. Images are referred to by
-names that are unambiguous in the data set. Of clicks an image may have several records, one an object.
+unambiguous names. An image may have several records of clicks, one per object.
 """
 
 from collections.abc import Iterator
@@ -53,21 +53,21 @@ def read_classifications(
     Raises
     ------
     DataError
-        Where ``report`` raises it: unknown images or categories, a second record of an image, a category named twice.
+        Through ``report``: unknown images or categories, a second record of an image, a duplicate category.
     """
     label_of = {name: label for label, name in enumerate(dataset.categories)}
     seen: set[int] = set()
     for where, index, record in _records(Path(path), ImageClassification, dataset, report):
         scores = np.full(len(label_of), -np.inf)
-        problem = ("", "the image has a record already", "duplicate_id") if index in seen else None
-        for k, answer in enumerate(record.classification):
+        problem = ("", "a second record of the image", "duplicate_id") if index in seen else None
+        for k, predicted in enumerate(record.classification):
             place = f".classification[{k}].category"
-            if answer.category not in label_of:
-                problem = (place, f"{answer.category!r} is not one of the categories", "unknown_category")
-            elif scores[label_of[answer.category]] > -np.inf:
-                problem = (place, f"{answer.category!r} stands there twice", "duplicate_id")
+            if predicted.category not in label_of:
+                problem = (place, f"{predicted.category!r} is not one of the categories", "unknown_category")
+            elif scores[label_of[predicted.category]] > -np.inf:
+                problem = (place, f"duplicate category {predicted.category!r}", "duplicate_id")
             else:
-                scores[label_of[answer.category]] = answer.score
+                scores[label_of[predicted.category]] = predicted.score
         if problem is not None:
             report(_fault(Path(path), where + problem[0], *problem[1:]))
             continue
@@ -83,12 +83,12 @@ def read_click_curves(
     Raises
     ------
     DataError
-        Where ``report`` raises it: unknown images, an IoU outside 0..1, no click.
+        Through ``report``: unknown images, an IoU outside 0..1, no click.
     """
     for where, index, record in _records(Path(path), ImageClicks, dataset, report):
-        wrong = [iou for iou in record.ious if not 0 <= iou <= 1]
-        if wrong or not record.ious:
-            problem = f"expected an IoU in 0..1 after each click, got {wrong[0] if wrong else 'no click'}"
+        invalid = [iou for iou in record.ious if not 0 <= iou <= 1]
+        if invalid or not record.ious:
+            problem = f"expected an IoU in 0..1 after each click, got {invalid[0] if invalid else 'no click'}"
             report(_fault(Path(path), f"{where}.ious", problem, "bad_iou"))
             continue
         yield index, record.ious
@@ -104,7 +104,7 @@ def _records(path: Path, kind: type[Record], dataset: Dataset, report: Report) -
         for number, record in zip(batch.indices.tolist(), batch.records, strict=True):
             index = name_of(record.file)
             if index is None:
-                problem = f"no image of the data is called {record.file!r}; they are called {example_names(dataset)}"
+                problem = f"no image of the data has the name {record.file!r}; names are {example_names(dataset)}"
                 report(_fault(path, f"images[{number}].file", problem, "unknown_image"))
             else:
                 yield f"images[{number}]", index, record

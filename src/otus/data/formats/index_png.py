@@ -4,7 +4,7 @@
     images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
-A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
+A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are non_blank from 0. Values
 without a name are ignored in evaluation, as are those named unlabelled, void, ignore or ignored. Without
 ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object is 1)
 for ignored pixels.
@@ -32,11 +32,11 @@ from otus.data.images import read_label_image
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import IGNORE, Categories
 
-_LIST = "classes.txt"
+_CLASSES_FILE = "classes.txt"
 _SPLITS = ("train", "val", "test")
 _MASK_FOLDERS = ("masks", "annotations", "labels")
 _VOID = frozenset(("unlabelled", "unlabeled", "void", "ignore", "ignored"))
-_OBJECT_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
+_BINARY_VALUES = ({0, 255}, {0, 128, 255}, {0, 1}, {0, 1, 255})
 
 
 def find(path: Path) -> list[Layout]:
@@ -47,8 +47,8 @@ def find(path: Path) -> list[Layout]:
     masks = _mask_folder(path)
     if masks is None:
         is_sequences = any((path / "JPEGImages" / folder.name).is_dir() for folder in subfolders(path / "Annotations"))
-        return [Layout("index_png", path)] if is_sequences and _looks_like_objects(path / "Annotations") else []
-    if (path / _LIST).is_file() or _looks_like_objects(masks):
+        return [Layout("index_png", path)] if is_sequences and _are_binary_masks(path / "Annotations") else []
+    if (path / _CLASSES_FILE).is_file() or _are_binary_masks(masks):
         parts = [folder.name for folder in subfolders(path / "images") if (masks / folder.name).is_dir()]
         return [Layout("index_png", path, part) for part in parts] or [Layout("index_png", path)]
     return []
@@ -60,21 +60,21 @@ def _mask_folder(path: Path) -> Path | None:
     return next((path / name for name in _MASK_FOLDERS if list_files(path / name, "**/*.png")), None)
 
 
-def _looks_like_objects(masks: Path) -> bool:
+def _are_binary_masks(masks: Path) -> bool:
     """Return whether sample PNGs are binary masks of an object and the background."""
     try:
-        return bool(_object_values(sample_files(list_files(masks, "**/*.png"))))
+        return bool(_binary_values(sample_files(list_files(masks, "**/*.png"))))
     except DataError:
         return False
 
 
-def _object_values(files: list[Path]) -> set[int] | None:
-    found: set[int] = set()
+def _binary_values(files: list[Path]) -> set[int] | None:
+    values: set[int] = set()
     for file in files:
-        found |= set(np.flatnonzero(np.bincount(read_label_image(file).ravel(), minlength=256)).tolist())
-        if not any(found <= values for values in _OBJECT_VALUES):
+        values |= set(np.flatnonzero(np.bincount(read_label_image(file).ravel(), minlength=256)).tolist())
+        if not any(values <= binary for binary in _BINARY_VALUES):
             return None
-    return found
+    return values
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
@@ -90,26 +90,26 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
     folder, masks = _folders(layout)
     is_sequences = masks.name == "Annotations"
 
-    def images_in(place: Path) -> dict[str, Path]:
-        paths = list_images(place, recursive=is_sequences)
-        return {path.relative_to(place).with_suffix("").as_posix(): path for path in paths}
+    def images_in(folder: Path) -> dict[str, Path]:
+        paths = list_images(folder, recursive=is_sequences)
+        return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
 
-    named = images_in(folder)
-    listed = _listed(root / f"{layout.split}.txt", folder, named.keys(), report) if layout.split else None
+    images = images_in(folder)
+    listed = _listed_stems(root / f"{layout.split}.txt", folder, images.keys(), report) if layout.split else None
     if listed is not None:
-        named = {name: path for name, path in named.items() if name in listed}
+        images = {name: path for name, path in images.items() if name in listed}
     files = images_in(masks)
-    for name in sorted((listed or set()) - named.keys()):
-        report(DataError("is listed but not there", file=folder / name, remedy="restore it", kind="missing_image"))
-    for name in sorted(named.keys() - files.keys()):
+    for name in sorted((listed or set()) - images.keys()):
+        report(DataError("is listed but does not exist", file=folder / name, remedy="restore it", kind="missing_image"))
+    for name in sorted(images.keys() - files.keys()):
         problem = f"has no index image in {masks}"
-        report(DataError(problem, file=named.pop(name), remedy="add it or remove the image"))
-    for name in sorted(files.keys() - named.keys()) if listed is None else ():
+        report(DataError(problem, file=images.pop(name), remedy="add it or remove the image"))
+    for name in sorted(files.keys() - images.keys()) if listed is None else ():
         remedy = f"put it into {folder} or remove the labels"
         report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
-    paths, sizes = read_image_sizes(list(named.values()), report)
+    paths, sizes = read_image_sizes(list(images.values()), report)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    categories, lookup, void_values = _meaning(root, [files[name] for name in names])
+    categories, lookup, void_values = _categories_and_lookup(root, [files[name] for name in names])
     return Dataset(
         source=root,
         format="index_png",
@@ -138,15 +138,15 @@ def _folders(layout: Layout) -> tuple[Path, Path]:
     return root / "images" / split, masks / split
 
 
-def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[str] | None:
+def _listed_stems(file: Path, folder: Path, known: Set[str], report: Report) -> set[str] | None:
     """Return the file stems in an image list: of each line, without folder, if it is known, else of its first word."""
     if not file.is_file():
         return None
     stems = set()
-    for number, whole in read_name_list(file):
-        name = whole.rsplit("/", 1)[-1]  # CamVid's "image labels": image and label file have the same name
+    for number, line in read_name_list(file):
+        name = line.rsplit("/", 1)[-1]  # CamVid's "image labels": image and label file have the same name
         if not {name, Path(name).stem} & known:
-            name = whole.split()[0].rsplit("/", 1)[-1]
+            name = line.split()[0].rsplit("/", 1)[-1]
         where = f"line {number}"
         try:
             stems.add(resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where=where).stem)
@@ -155,34 +155,34 @@ def _listed(file: Path, folder: Path, known: Set[str], report: Report) -> set[st
     return stems
 
 
-def _meaning(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"], tuple[int, ...]]:
+def _categories_and_lookup(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"], tuple[int, ...]]:
     """Return the categories, the label of each pixel value, and the void values."""
     lookup = np.full(256, IGNORE)
-    if (root / _LIST).is_file():
-        names = _class_names(root / _LIST)
+    if (root / _CLASSES_FILE).is_file():
+        names = _class_names(root / _CLASSES_FILE)
         kept = [value for value in names if names[value].lower() not in _VOID]
         lookup[kept] = np.arange(len(kept))
         void = {IGNORE, *names} - set(kept)
         return Categories(tuple(names[value] for value in kept), ids=tuple(kept)), lookup, tuple(sorted(void))
-    found = _object_values(files)
-    if found is None:
+    values = _binary_values(files)
+    if values is None:
         raise DataError(
-            f"the index images of {root} hold other values than those of one object on background",
-            file=root / _LIST,
+            f"the index images of {root} are not binary masks of one object",
+            file=root / _CLASSES_FILE,
             remedy="write this file: a line 'value name' for each category",
         )
     lookup[0] = 0
-    lookup[1 if 1 in found else 255] = 1
+    lookup[1 if 1 in values else 255] = 1
     return Categories(("background", "object")), lookup, (128, 255)
 
 
 def _class_names(file: Path) -> dict[int, str]:
     """Return the names by pixel value, sorted by value."""
     lines = [line.strip() for line in read_text(file).splitlines()]
-    numbered = [line for line in lines if line]
-    first_words = [line.split(maxsplit=1) for line in numbered]
+    non_blank = [line for line in lines if line]
+    first_words = [line.split(maxsplit=1) for line in non_blank]
     if not all(len(words) == 2 and words[0].isdecimal() for words in first_words):
-        first_words = [[str(value), line] for value, line in enumerate(numbered)]
+        first_words = [[str(value), line] for value, line in enumerate(non_blank)]
     names: dict[int, str] = {}
     for line, (value, name) in enumerate(first_words, start=1):
         if len(value) > 3 or int(value) > 255 or int(value) in names or name in names.values():
@@ -190,5 +190,5 @@ def _class_names(file: Path) -> dict[int, str]:
             raise DataError(problem, file=file, where=f"line {line}", remedy="correct the line")
         names[int(value)] = name
     if not names:
-        raise DataError("names no categories", file=file, remedy="write a line 'value name' for each")
+        raise DataError("has no categories", file=file, remedy="write a line 'value name' for each")
     return dict(sorted(names.items()))

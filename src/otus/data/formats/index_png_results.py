@@ -1,8 +1,8 @@
-"""Predicted semantic maps: a folder of index PNGs, whose values mean what those of the labels mean. Read only. ::
+"""Predicted semantic maps: a folder of index PNGs with the pixel values of the labels. Read only. ::
 
-    NAME.png      named as its image, in folders or not
+    NAME.png      the name of its image, also in subfolders
 
-A value of void, such as 255, says nothing about its pixel.
+Pixels with a void value, such as 255, have no prediction.
 """
 
 from pathlib import Path
@@ -20,18 +20,17 @@ from otus.structures import IGNORE, SemanticMap
 def find_semantic_results(
     folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first
 ) -> tuple[Path | None, ...]:
-    """Return the path of each image's predicted map, None where there is none.
+    """Return the path of each image's predicted map, None if it has none.
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: a map of an unknown image, a second map of one. A folder without PNGs is raised at
-        once.
+        Through ``report``: a map of an unknown image, a second map of an image. Raised directly: a folder without PNGs.
     """
     folder = Path(folder)
     paths = list_files(folder, "**/*.png") if folder.is_dir() else []
     if not paths:
-        remedy = "give a folder with one for each image, named as it"
+        remedy = "give a folder with one PNG per image, of the same name"
         raise DataError("expected a folder of index PNGs, found none", file=folder, remedy=remedy)
     name_of = image_index_by_name(dataset)
     files: list[Path | None] = [None] * len(dataset)
@@ -39,10 +38,10 @@ def find_semantic_results(
         index = name_of(path.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its image, or remove it"
-            problem = f"names not one image of the data, which are called {example_names(dataset)}"
+            problem = f"is not the name of an image of the data; names are {example_names(dataset)}"
             report(DataError(problem, file=path, remedy=remedy, kind="unknown_image"))
         elif files[index] is not None:
-            problem = f"{files[index]} is of the same image"
+            problem = f"a second map of an image; the first is {files[index]}"
             report(DataError(problem, file=path, remedy="remove one of them", kind="duplicate_id"))
         else:
             files[index] = path
@@ -55,11 +54,13 @@ def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[
     Raises
     ------
     DataError, ImageError
-        If it cannot be read, has another size, or values that the labels do not know.
+        If it cannot be read, has another size, or values that are neither a category nor void.
     """
     values = read_label_image(path, expected_size_hw=size_hw)
-    occurring = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    unknown = occurring[(semantic.lookup[occurring] == IGNORE) & ~np.isin(occurring, semantic.void_values)]
+    values_present = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    unknown = values_present[
+        (semantic.lookup[values_present] == IGNORE) & ~np.isin(values_present, semantic.void_values)
+    ]
     if len(unknown):
         names = ", ".join(
             f"{value} {name}" for value, name in zip(semantic.categories.ids, semantic.categories, strict=True)
@@ -67,7 +68,7 @@ def read_semantic_result(path: Path, semantic: SemanticFiles, *, size_hw: tuple[
         raise DataError(
             f"has the values {unknown[:5].tolist()}, which are no categories of the labels ({names})",
             file=path,
-            remedy=f"write the labels' values, and {IGNORE} where nothing is said",
+            remedy=f"write the labels' values, and {IGNORE} for pixels without prediction",
             kind="unknown_category",
         )
     return SemanticMap(semantic.lookup[values], semantic.categories)

@@ -2,11 +2,11 @@
 
 A format is one module with some of:
 
-- ``find(path) -> list[Layout]``: the data sets of this format at a path, cheaply (names of files, the first bytes);
-- ``read(layout, *, report) -> Dataset``: ``report`` gets each problem as a :class:`~otus.errors.DataError`; the default
-  raises the first one, ``otus doctor`` collects them; after reporting, the reader leaves the faulty record out and goes on;
-- ``write(datasets, folder, *, images) -> list[Loss]``: one data set, or its splits (:func:`as_splits`); what the target
-  could not hold comes back, object by object.
+- ``find(path) -> list[Layout]``: the data sets of this format at a path, from file names and first bytes only;
+- ``read(layout, *, report) -> Dataset``: ``report`` is called with each problem, a :class:`~otus.errors.DataError`; the
+  default raises the first, ``otus doctor`` collects them; the reader skips the invalid record and goes on;
+- ``write(datasets, folder, *, images) -> list[ConversionLoss]``: writes a data set, or its splits (:func:`as_splits`), and
+  returns what the format could not hold, object by object.
 """
 
 import os
@@ -20,15 +20,15 @@ from otus.data.dataset import Dataset
 from otus.errors import DataError
 
 ImageMode = Literal["copy", "link", "none"]
-"""What a writer does with the images: copy them, link to them (hard, else symbolic), or leave them where they are."""
+"""What a writer does with the images: copy them, link to them (hard, else symbolic), or neither."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set recognised at a path, not read yet.
+    """A data set found at a path, not read yet.
 
-    ``source`` is the file or folder that a reader starts from, ``split`` its part where the format has parts. One that is
-    ``secondary`` has other labels of the same images, and is taken only where its split is named.
+    ``source`` is the file or folder to read, ``split`` the name of its split, if any. A
+    ``secondary`` layout has other labels of the same images and is read only if its split is named.
     """
 
     format: str
@@ -39,10 +39,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class ConversionLoss:
-    """Something that a target format cannot hold.
+    """Information that a target format cannot hold.
 
-    ``kind`` is a word to count by (``holes``, ``parts``, ``crowd``, ``keypoints``, ``score`` …), ``object_id`` the id of
-    the annotation, None for what concerns the whole image; ``image`` is empty for what concerns the whole data set.
+    ``kind`` groups losses (``holes``, ``parts``, ``crowd``, ``keypoints``, ``score`` …). ``object_id`` is the id of the
+    annotation, None for a loss of the whole image; ``image`` is empty for a loss of the whole data set.
     """
 
     kind: str
@@ -57,12 +57,12 @@ def as_splits(datasets: Dataset | Sequence[Dataset]) -> list[Dataset]:
     Raises
     ------
     DataError
-        If the splits are not so.
+        If split names are missing or repeated, or categories differ.
     """
     splits = [datasets] if isinstance(datasets, Dataset) else list(datasets)
     names = [dataset.split for dataset in splits]
     if len(splits) > 1 and (None in names or len(set(names)) < len(names)):
-        raise DataError(f"expected splits of different names, got {names}", remedy="write them one by one")
+        raise DataError(f"expected unique split names, got {names}", remedy="write them one by one")
     if any(dataset.categories.names != splits[0].categories.names for dataset in splits):
         raise DataError(
             "the splits have different lists of categories", remedy="see otus.data.merging.remap_categories"
@@ -76,23 +76,23 @@ def split_file_name(dataset: Dataset) -> str:
 
 
 def split_name_losses(dataset: Dataset, name: str | None) -> list[ConversionLoss]:
-    """Report the loss of a split's name if readers of the target will see another."""
+    """Return the loss of a split's name if the target format stores another."""
     if dataset.split in (None, name):
         return []
-    now = f"is called {name!r} now" if name else "stands nowhere"
+    now = f"becomes {name!r}" if name else "is not stored"
     return [ConversionLoss("split", "", None, f"the name of the split {dataset.split!r}, which {now}")]
 
 
 def duplicate_image_error(dataset: Dataset, index: int) -> DataError:
-    """Return the error for an image that is in two splits, which the target cannot distinguish."""
-    remedy = "take it out of one, or convert the splits one by one"
-    return DataError("the image stands in two splits", file=dataset.images.path(index), remedy=remedy)
+    """Return the error for an image in two splits, which the target format cannot hold."""
+    remedy = "remove it from one, or convert the splits one by one"
+    return DataError("the image is in two splits", file=dataset.images.path(index), remedy=remedy)
 
 
 def copy_or_link_images(dataset: Dataset, folder: Path, mode: ImageMode, *, names: Sequence[str] | None = None) -> None:
     """Copy or link a data set's images into ``folder``, under their own relative names or those given.
 
-    One that is there already is the same image, of another split.
+    An existing file is the same image, from another split.
     """
     if mode == "none":
         return

@@ -89,11 +89,11 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 def parse_objects(lines: list[LabelLine], categories: Categories, report: Report) -> Objects:
     """Parse label lines to objects; invalid lines and unknown categories are reported and skipped."""
     label_of = {name: label for label, name in enumerate(categories)}
-    known = [line for line in lines if line.words[0] in label_of]
+    of_known_category = [line for line in lines if line.words[0] in label_of]
     for line in lines:
         if line.words[0] not in label_of:
             report(line.fault(f"{line.words[0]!r} is not one of the categories: {', '.join(categories)}", "correct it"))
-    lines, values = _checked(known, report)
+    lines, values = _checked(of_known_category, report)
     names = [line.words[0] for line in lines]
     ignored = np.array([name == IGNORED for name in names], dtype=bool)
     columns = {name: np.where(ignored, 0.0, values[:, i]) for i, name in enumerate(("truncated", "occluded", "alpha"))}
@@ -118,7 +118,7 @@ def _checked(lines: list[LabelLine], report: Report) -> tuple[list[LabelLine], F
             kept.append(line)
         else:
             problem = f"expected a type and {length - 1} numbers, got {len(line.words)} words"
-            report(line.fault(problem, "correct it; a score stands on all lines or on none"))
+            report(line.fault(problem, "correct it; all lines need a score, or none"))
     kept, values = parse_numbers(kept, slice(1, None), report)
     rows = values.reshape(len(kept), length - 1)
     inverted = (rows[:, 5] < rows[:, 3]) | (rows[:, 6] < rows[:, 4])

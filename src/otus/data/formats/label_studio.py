@@ -1,11 +1,11 @@
 """Label Studio JSON: a list of tasks, each an image with annotations. Read only.
 
-labelstud.io/guide/task_format. Of each task the annotation marked as ground truth counts, else the first that was not
-cancelled. Read are rectangles (turned ones are oriented boxes), polygons, and ellipses as polygons of 64 points; all numbers
-are percents of the image. Brushes, points and predictions are counted, not kept: for masks of brushes export COCO.
+labelstud.io/guide/task_format. Of each task the annotation marked as ground truth is read, else the first that was not
+cancelled: rectangles (rotated ones as oriented boxes), polygons, and ellipses as polygons of 64 points. All numbers are
+percentages of the image. Brushes, points and predictions are counted, not read; for masks of brushes export COCO.
 
-``data`` says where the server has an image. Here it is looked for beside the file and in ``images/`` under as much of that
-path as is found, and without the eight digits that the server puts before the names of uploaded files.
+``data`` has the path of the image on the server. Here the longest trailing part of it that exists beside the file or in
+``images/`` is used, also without the eight digits that the server puts before the names of uploaded files.
 """
 
 import os
@@ -59,7 +59,7 @@ class Value(msgspec.Struct):
 
 
 class Region(msgspec.Struct):
-    """A result of an annotation that is a region."""
+    """A region of an annotation."""
 
     type: str
     value: Value
@@ -100,12 +100,12 @@ def _is_label_studio(text: bytes) -> bool:
 
 
 def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
-    """Read the images of the tasks, and their objects.
+    """Read the images of the tasks and their objects.
 
     Raises
     ------
     DataError, ImageError
-        Through ``report``, with the task and the region; a file that is none is raised at once.
+        Through ``report``, with the task and the region. Raised directly: a file of another format.
     """
     file = layout.source
     unread = UnreadFields()
@@ -157,7 +157,7 @@ def _tasks(file: Path, report: Report) -> Iterator[tuple[int, Task]]:
         try:
             yield index, msgspec.json.decode(record, type=Task)
         except (msgspec.MsgspecError, RecursionError) as error:
-            report(DataError(str(error), file=file, where=f"[{index}]", remedy="correct the task or take it out"))
+            report(DataError(str(error), file=file, where=f"[{index}]", remedy="correct the task or remove it"))
 
 
 def _chosen(annotations: list[Annotation]) -> tuple[Annotation | None, int]:
@@ -183,16 +183,16 @@ def _regions(
                     continue
             unread.note(f"result: {kind}", [kind])
         except (msgspec.MsgspecError, RecursionError) as error:
-            report(DataError(str(error), file=file, where=where, remedy="correct the region or take it out"))
+            report(DataError(str(error), file=file, where=where, remedy="correct the region or remove it"))
 
 
 def _image(task: Task, file: Path, where: str) -> Path:
     """Return the local path of a task's image, as far as it can be found."""
-    addresses = [_server_path(value) for value in task.data.values() if isinstance(value, str)]
-    named = [address for address in addresses if Path(address).suffix.lower() in IMAGE_SUFFIXES]
-    if not named:
+    server_paths = [_server_path(value) for value in task.data.values() if isinstance(value, str)]
+    image_paths = [path for path in server_paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    if not image_paths:
         raise DataError("data: expected the path of an image, got none", file=file, where=where, remedy="add it")
-    parts = [part for part in named[0].replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    parts = [part for part in image_paths[0].replace("\\", "/").split("/") if part not in ("", ".", "..")]
     folders = (file.parent, file.parent / "images")
     for first in range(len(parts)):
         for folder in folders:
@@ -227,18 +227,18 @@ def _shape(region: Region, image: int, size_hw: tuple[int, int]) -> DrawnShape:
         raise ValueError("has no label")
     label = labels[0].strip()
     scale_x, scale_y = size_hw[1] / 100, size_hw[0] / 100
-    turn = radians(value.rotation or 0)
+    angle = radians(value.rotation or 0)
     x, y = value.x * scale_x, value.y * scale_y
     if value.points is not None:
         return polygon_shape(image, label, np.array(value.points).reshape(-1, 2) * (scale_x, scale_y))
     if value.radiusX is not None and value.radiusY is not None:
-        return ellipse_shape(image, label, (x, y), (value.radiusX * scale_x, value.radiusY * scale_y), turn)
+        return ellipse_shape(image, label, (x, y), (value.radiusX * scale_x, value.radiusY * scale_y), angle)
     if value.width is None or value.height is None:
         raise ValueError(f"a {region.type!r} without width and height, points or radii")
     width, height = value.width * scale_x, value.height * scale_y
-    if not turn:
+    if not angle:
         return box_shape(image, label, (x, y, x + width, y + height))
-    # It turns about its first corner, which x and y say.
-    centre_x = x + (width * cos(turn) - height * sin(turn)) / 2
-    centre_y = y + (width * sin(turn) + height * cos(turn)) / 2
-    return oriented_shape(image, label, (centre_x, centre_y, width, height, turn))
+    # It is rotated about its first corner, (x, y).
+    centre_x = x + (width * cos(angle) - height * sin(angle)) / 2
+    centre_y = y + (width * sin(angle) + height * cos(angle)) / 2
+    return oriented_shape(image, label, (centre_x, centre_y, width, height, angle))

@@ -57,7 +57,7 @@ from otus.data.images import MAX_PIXELS, image_size_hw
 from otus.errors import DataError, Report, stop_at_first
 from otus.structures import Categories, KeypointNames, Masks, Objects, Segmentations
 
-_LISTED = "labels.txt"
+_LABELS_FILE = "labels.txt"
 
 
 def find(path: Path) -> list[Layout]:
@@ -142,9 +142,9 @@ def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[Label
         used |= _labels_of_other_splits(layout.source) - set(points)
     names = [name for name in listed if name in used or (name[0] != "_" and name not in points)]
     names += sorted(used - set(names))
-    given = {name: own for content in contents for name, own in (content.keypoint_names or {}).items() if own}
+    stored = {name: points for content in contents for name, points in (content.keypoint_names or {}).items() if points}
     shared = sorted(points, key=listed.index) if set(points) <= set(listed) else points
-    schemes = {name: list(dict.fromkeys(own)) for name, own in given.items()}
+    schemes = {name: list(dict.fromkeys(points)) for name, points in stored.items()}
     for instance in objects:
         if instance.keypoints:
             scheme = schemes.setdefault(instance.label, list(shared))
@@ -157,9 +157,9 @@ def _categories(layout: Layout, contents: list[LabelMeFile], objects: list[Label
 
 def _listed(layout: Layout) -> list[str]:
     for folder in (layout.source / (layout.split or ""), layout.source):
-        if (folder / _LISTED).is_file():
+        if (folder / _LABELS_FILE).is_file():
             return list(
-                dict.fromkeys(line.strip() for line in read_text(folder / _LISTED).splitlines() if line.strip())
+                dict.fromkeys(line.strip() for line in read_text(folder / _LABELS_FILE).splitlines() if line.strip())
             )
     return []
 
@@ -206,8 +206,8 @@ def _keypoints(objects: list[LabelMeObject], categories: Categories) -> np.ndarr
     schemes = {name: scheme.names for name, scheme in categories.keypoints}
     keypoints = np.zeros((len(objects), max(len(names) for names in schemes.values()), 3))
     for row, instance in enumerate(objects):
-        for place, name in enumerate(schemes.get(instance.label, ())):
-            keypoints[row, place] = instance.keypoints.get(name, (0, 0, 0))
+        for k, name in enumerate(schemes.get(instance.label, ())):
+            keypoints[row, k] = instance.keypoints.get(name, (0, 0, 0))
     return keypoints
 
 
@@ -220,7 +220,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     losses: list[ConversionLoss] = []
     splits = as_splits(datasets)
     with staged_folder(folder) as stage:
-        (stage / _LISTED).write_text("".join(f"{name}\n" for name in splits[0].categories), encoding="utf-8")
+        (stage / _LABELS_FILE).write_text("".join(f"{name}\n" for name in splits[0].categories), encoding="utf-8")
         for dataset in splits:
             losses += _write_split(dataset, stage / split_file_name(dataset), images)
             losses += split_name_losses(dataset, split_file_name(dataset))
@@ -230,8 +230,19 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 def _write_split(dataset: Dataset, folder: Path, images: ImageMode) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = boolean_columns(objects)
-    held = {"crowd", "score", "keypoints", "keypoint_names", "corners", "outline", "holes", "parts", "polygons", *flags}
-    losses = find_losses(dataset, can_hold=frozenset(held), areas=_areas(dataset, objects))
+    can_hold = {
+        "crowd",
+        "score",
+        "keypoints",
+        "keypoint_names",
+        "corners",
+        "outline",
+        "holes",
+        "parts",
+        "polygons",
+        *flags,
+    }
+    losses = find_losses(dataset, can_hold=frozenset(can_hold), areas=_areas(dataset, objects))
     scores = np.full(len(objects), np.nan) if objects.scores is None else objects.scores
     for row in np.flatnonzero((scores < 0) | (scores > 1)).tolist():
         lost = f"its confidence, which is not in 0..1: {scores[row]:g}"
@@ -314,10 +325,10 @@ def _shapes(dataset: Dataset, objects: Objects, row: int, flags: dict[str, bool]
         shapes[0]["score"] = float(objects.scores[row])
     if objects.keypoints is not None:
         scheme = dataset.categories.keypoints_of(label)
-        for place, (x, y, visibility) in enumerate(objects.keypoints[row]):
+        for k, (x, y, visibility) in enumerate(objects.keypoints[row]):
             if visibility > 0:
                 hidden = {"flags": {"occluded": True}} if visibility == 1 else {}
-                name = scheme.names[place] if scheme else str(place)
+                name = scheme.names[k] if scheme else str(k)
                 add("point", np.array([[x, y]]), **{"label": name, **hidden})
     if len(shapes) > 1:
         for shape in shapes:

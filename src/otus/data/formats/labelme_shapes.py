@@ -21,7 +21,7 @@ from otus.errors import DataError, Report
 from otus.structures import Masks
 
 # Allowed numbers of points: a rectangle has two opposite corners, or all four in files of X-AnyLabeling.
-_POINTS = {
+_POINT_COUNTS = {
     "rectangle": (2, 4),
     "oriented_rectangle": (4,),
     "rotation": (4,),  # oriented rectangle of X-AnyLabeling
@@ -29,8 +29,8 @@ _POINTS = {
     "mask": (2,),
     "point": (1,),
 }
-_POLYGONS = ("polygon", "quadrilateral")
-OBJECT_SHAPES = frozenset((*_POLYGONS, *_POINTS)) - {"point"}
+_POLYGON_TYPES = ("polygon", "quadrilateral")
+OBJECT_SHAPES = frozenset((*_POLYGON_TYPES, *_POINT_COUNTS)) - {"point"}
 _CIRCLE_SIDES = 64
 _UPRIGHT_PX = 0.01
 
@@ -54,8 +54,8 @@ class LabelMeFile(msgspec.Struct, rename={"image": "imagePath", "height": "image
     keypoint_names: dict[str, list[str]] | None = None
 
 
-_KNOWN = frozenset(("version", *(field.encode_name for field in msgspec.structs.fields(LabelMeFile))))
-_KNOWN_OF_SHAPE = frozenset(Shape.__struct_fields__)
+_READ_FIELDS = frozenset(("version", *(field.encode_name for field in msgspec.structs.fields(LabelMeFile))))
+_READ_SHAPE_FIELDS = frozenset(Shape.__struct_fields__)
 
 
 @dataclass
@@ -92,7 +92,7 @@ def decode_file(file: Path, unread: UnreadFields | None = None) -> LabelMeFile:
     try:
         content = msgspec.json.decode(text, type=LabelMeFile)
         if unread is not None:
-            unread.note_raw("", msgspec.json.decode(text, type=dict[str, msgspec.Raw]), known=_KNOWN)
+            unread.note_raw("", msgspec.json.decode(text, type=dict[str, msgspec.Raw]), known=_READ_FIELDS)
         return content
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DataError(f"expected a LabelMe file, but {error}", file=file, remedy="restore or remove it") from None
@@ -146,9 +146,11 @@ def group_shapes(
             group = groups.get(key) or _Group()
             _add(group, shape, size_hw)
             groups[key] = group
-            unread.note_raw("shapes[].", msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), known=_KNOWN_OF_SHAPE)
+            unread.note_raw(
+                "shapes[].", msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), known=_READ_SHAPE_FIELDS
+            )
         except ValueError as error:
-            report(DataError(str(error), file=file, where=where, remedy="correct the shape, or draw it anew"))
+            report(DataError(str(error), file=file, where=where, remedy="correct or redraw the shape"))
     objects = []
     for key, group in groups.items():
         if group.label is None:
@@ -166,8 +168,8 @@ def _add(group: _Group, shape: Shape, size_hw: tuple[int, int]) -> None:
     if kind not in ("point", *OBJECT_SHAPES):
         raise ValueError(f"a {kind!r} is no object: expected a polygon, rectangle, circle, mask or point")
     points = np.array(shape.points, dtype=np.float64).reshape(-1, 2)
-    if len(points) not in _POINTS[kind] if kind in _POINTS else len(points) < 3:
-        expected = " or ".join(map(str, _POINTS.get(kind, ("3", "more"))))
+    if len(points) not in _POINT_COUNTS[kind] if kind in _POINT_COUNTS else len(points) < 3:
+        expected = " or ".join(map(str, _POINT_COUNTS.get(kind, ("3", "more"))))
         raise ValueError(f"expected {expected} points of a {kind}, got {points.tolist()}")
     flags = dict(shape.flags or {})
     if shape.difficult is not None:
@@ -254,8 +256,8 @@ def _finish(group: _Group, label: str) -> LabelMeObject:
     mask = None
     outline: bytes | list[np.ndarray] | None = group.rings or None
     if group.masks:
-        drawn = Masks.from_polygons([group.rings] if group.rings else [], size_hw=group.masks[0].shape)
-        mask = np.logical_or.reduce([*group.masks, *drawn])
+        polygon_masks = Masks.from_polygons([group.rings] if group.rings else [], size_hw=group.masks[0].shape)
+        mask = np.logical_or.reduce([*group.masks, *polygon_masks])
         outline = Masks.from_dense(mask[None]).rle()[0]["counts"]  # type: ignore[assignment]
     rings = group.rings if group.corners is None else [*group.rings, group.corners]
     box = enclosing_box(rings, mask) if group.box is None else group.box

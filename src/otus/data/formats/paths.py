@@ -23,7 +23,7 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def sample_files(files: Sequence[Path], count: int = 8) -> list[Path]:
-    """Return a few files spread over a list, by which a format is recognised (the first may be unrelated)."""
+    """Return a few files spread over a list, to recognise a format by (the first may be unrelated)."""
     step = max(1, len(files) // count)
     return list(files[::step])
 
@@ -36,11 +36,11 @@ def subfolders(path: Path) -> list[Path]:
         return []
 
 
-def report_unmatched_labels(labels: Sequence[Path], of_images: Sequence[Path], report: Report) -> None:
+def report_unmatched_labels(labels: Sequence[Path], expected: Sequence[Path], report: Report) -> None:
     """Report label files that belong to none of the images."""
-    known = {os.path.normpath(path) for path in of_images}
+    paths = {os.path.normpath(path) for path in expected}
     for file in labels:
-        if os.path.normpath(file) not in known:
+        if os.path.normpath(file) not in paths:
             remedy = "restore the image or remove the labels"
             report(DataError("has no image of that name", file=file, remedy=remedy, kind="missing_image"))
 
@@ -69,8 +69,8 @@ def resolve_inside(name: str, folder: Path, *, within: Path, allow_outside: bool
     Raises
     ------
     DataError
-        If it cannot be a path, or leaves the folder ``within`` and that was not asked for. Symbolic links are not
-        followed to find out.
+        If it is not a valid path, or leaves the folder ``within`` without ``allow_outside``. Symbolic links are not
+        resolved.
     """
     path, limit = Path(os.path.normpath(folder.absolute() / name)), Path(os.path.normpath(within.absolute()))
     try:
@@ -95,11 +95,11 @@ def flat_names_per_split(splits: Sequence[Dataset]) -> list[list[str]]:
     if len(splits) == 1:
         return [flat_names(splits[0].images.files)]
     paths = [[os.path.abspath(dataset.images.path(i)) for i in range(len(dataset))] for dataset in splits]
-    different = list(dict.fromkeys(path for some in paths for path in some))
-    root = os.path.commonpath([os.path.dirname(path) for path in different]) if different else ""
-    names = flat_names([Path(os.path.relpath(path, root)).as_posix() for path in different])
-    name_of = dict(zip(different, names, strict=True))
-    return [[name_of[path] for path in some] for some in paths]
+    unique = list(dict.fromkeys(path for split_paths in paths for path in split_paths))
+    root = os.path.commonpath([os.path.dirname(path) for path in unique]) if unique else ""
+    names = flat_names([Path(os.path.relpath(path, root)).as_posix() for path in unique])
+    name_of = dict(zip(unique, names, strict=True))
+    return [[name_of[path] for path in split_paths] for split_paths in paths]
 
 
 def flat_names(files: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Polygons of masks: trace them exactly, clip them, compute their area.
 
-The rings run along the edges of pixels, so their corners are whole numbers, and COCO's rasteriser turns them into the
-very same pixels. Shape shorthand: H x W the image, P points.
+The rings run along pixel edges, so their corners are integers, and COCO's rasteriser reproduces the same pixels.
+Shape shorthand: H x W the image, P points.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from otus._numba import kernel
 from otus.structures import Masks, Outline, Segmentations
 
-# Right, down, left, up on the screen: a step to the next corner of a pixel, with the object on the right-hand side.
+# Steps right, down, left and up on the screen to the next corner, with the object on the right-hand side.
 _STEP_X, _STEP_Y = (1, 0, -1, 0), (0, 1, 0, -1)
 
 
@@ -40,18 +40,18 @@ def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
     offset_xy = np.array([columns[0], rows[0]], dtype=np.float64)
     padded = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
     corners_xy, ends = _trace_rings(padded)
-    # The pixel below and to the right of a ring's first corner is the object's, and says which part the ring bounds.
+    # The pixel below and to the right of a ring's first corner belongs to the part that the ring bounds.
     components = label_components(padded, structure=np.ones((3, 3), dtype=bool))[0]
     outer: dict[int, np.ndarray] = {}
     holes: dict[int, list[np.ndarray]] = {}
     for first, end in zip([0, *ends[:-1]], ends, strict=True):
         ring = corners_xy[first:end]
         component = int(components[ring[0, 1], ring[0, 0]])
-        placed = ring - 1 + offset_xy
-        if _signed_area(placed) > 0:
-            outer[component] = placed
+        ring_xy = ring - 1 + offset_xy
+        if _signed_area(ring_xy) > 0:
+            outer[component] = ring_xy
         else:
-            holes.setdefault(component, []).append(placed)
+            holes.setdefault(component, []).append(ring_xy)
     return [Polygon(ring, tuple(holes.get(component, ()))) for component, ring in outer.items()]
 
 
@@ -67,9 +67,11 @@ def clip_polygon(ring: Float[np.ndarray, "p 2"], size_wh: Float[np.ndarray, "2"]
         if is_inside.all():
             continue
         points = []
-        for here, before, inside, was in zip(ring, np.roll(ring, 1, 0), is_inside, np.roll(is_inside, 1), strict=True):
-            if inside != was:
-                crossing = before + (here - before) * ((limit - before[axis]) / (here[axis] - before[axis]))
+        for here, previous, inside, was_inside in zip(
+            ring, np.roll(ring, 1, 0), is_inside, np.roll(is_inside, 1), strict=True
+        ):
+            if inside != was_inside:
+                crossing = previous + (here - previous) * ((limit - previous[axis]) / (here[axis] - previous[axis]))
                 crossing[axis] = limit
                 points.append(crossing)
             if inside:
@@ -95,8 +97,8 @@ def _signed_area(ring: Float[np.ndarray, "p 2"]) -> float:
 def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the corners (P, 2) of all rings of a zero-padded mask, and the end of each ring.
 
-    Each ring starts at its first edge, in reading order, that has the object below and none above. Where four edges
-    meet the walk turns left: it goes on to the diagonal neighbour.
+    Each ring starts at its first edge, in reading order, with the object below and background above. Where four edges
+    meet, the trace turns left, to the diagonal neighbour (8-connectivity).
     """
     height, width = mask.shape
     seen = np.zeros((height, width), dtype=np.bool_)
@@ -120,7 +122,7 @@ def _trace_rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                     count += 1
                 previous = direction
                 x, y = x + _STEP_X[direction], y + _STEP_Y[direction]
-                # The pixels ahead, on the left-hand and on the right-hand side.
+                # The pixels ahead, on the left and on the right.
                 if direction == 0:
                     left, right = mask[y - 1, x], mask[y, x]
                 elif direction == 1:

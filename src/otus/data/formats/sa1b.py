@@ -80,8 +80,8 @@ class Fields(msgspec.Struct):
     annotations: list[dict[str, msgspec.Raw]]
 
 
-_KNOWN = frozenset(Image.__struct_fields__)
-_KNOWN_OF_MASK = frozenset(Mask.__struct_fields__)
+_READ_FIELDS = frozenset(Image.__struct_fields__)
+_READ_MASK_FIELDS = frozenset(Mask.__struct_fields__)
 
 
 def find(path: Path) -> list[Layout]:
@@ -116,8 +116,8 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
     count = 0
 
     def place(index: int) -> tuple[Path, str]:
-        which = bisect_right(starts, index) - 1
-        return starting_files[which], f"annotations[{index - starts[which]}]"
+        k = bisect_right(starts, index) - 1
+        return starting_files[k], f"annotations[{index - starts[k]}]"
 
     columns = ObjectColumns(place, report)
     attributes = {name: name for name in Mask.__struct_fields__}
@@ -129,7 +129,7 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
         image = document.image
         problem = _problem(image, images, allow_outside=allow_outside)
         if problem is not None:
-            report(DataError(problem, file=file, where="image", remedy="correct the file or take it out"))
+            report(DataError(problem, file=file, where="image", remedy="correct the file or remove it"))
             continue
         images[image.image_id] = image
         starts.append(count)
@@ -162,18 +162,18 @@ def _decoded(
     except (RecursionError, msgspec.MsgspecError) as error:
         problem, _, where = str(error).partition(" - at `$.")
         kind = "unreadable_annotation" if isinstance(error, msgspec.ValidationError) else "broken_json"
-        remedy = "correct the file or take it out"
+        remedy = "correct the file or remove it"
         report(DataError(problem, file=file, where=where.rstrip("`") or None, remedy=remedy, kind=kind))
         return None
-    unread.note_raw("image.", fields.image, known=_KNOWN)
+    unread.note_raw("image.", fields.image, known=_READ_FIELDS)
     for annotation in fields.annotations:
-        unread.note_raw("annotations[].", annotation, known=_KNOWN_OF_MASK)
+        unread.note_raw("annotations[].", annotation, known=_READ_MASK_FIELDS)
     return document
 
 
 def _problem(image: Image, seen: dict[int, Image], *, allow_outside: bool) -> str | None:
     if image.image_id in seen:
-        return f"image_id {image.image_id} is another image's"
+        return f"duplicate image_id {image.image_id}"
     if image.width <= 0 or image.height <= 0:
         return f"expected a width and a height above 0, got {image.width} x {image.height}"
     if not allow_outside and is_outside_folder(image.file_name):
@@ -187,18 +187,18 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
     Splits are merged into a single folder. If image or annotation ids collide, all ids of that kind are renumbered.
     """
     splits = as_splits(datasets)
-    written, losses = _with_ids_of_their_own(splits)
+    renumbered, losses = _with_unique_ids(splits)
     with staged_folder(folder) as stage:
-        for dataset, same, names in zip(splits, written, flat_names_per_split(splits), strict=True):
+        for dataset, written, names in zip(splits, renumbered, flat_names_per_split(splits), strict=True):
             copy_or_link_images(dataset, stage, images, names=names)
-            _write_files(same, stage, names)
+            _write_files(written, stage, names)
             losses += (
                 find_losses(dataset, can_hold=CAN_HOLD) + _lost_categories(dataset) + split_name_losses(dataset, None)
             )
     return losses
 
 
-def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
+def _with_unique_ids(splits: list[Dataset]) -> tuple[list[Dataset], list[ConversionLoss]]:
     """Return the splits with ids that are unique across all splits."""
     losses: list[ConversionLoss] = []
     ids = [image_ids(dataset) for dataset in splits]
@@ -207,15 +207,19 @@ def _with_ids_of_their_own(splits: list[Dataset]) -> tuple[list[Dataset], list[C
     for kind, numbers in (("image_ids", ids), ("annotation_ids", object_ids)):
         if len(set(chain.from_iterable(numbers))) < sum(map(len, numbers)):
             starts = np.cumsum([1, *map(len, numbers)]).tolist()
-            numbers[:] = [list(range(start, start + len(some))) for start, some in zip(starts, numbers, strict=False)]
-            losses.append(ConversionLoss(kind, "", None, f"the {kind.replace('_', ' ')}, as splits have the same"))
+            numbers[:] = [
+                list(range(start, start + len(values))) for start, values in zip(starts, numbers, strict=False)
+            ]
+            losses.append(
+                ConversionLoss(kind, "", None, f"the {kind.replace('_', ' ')}, which are not unique across splits")
+            )
     renumbered = [
         replace(
             dataset,
-            images=replace(dataset.images, ids=tuple(own_ids)),
-            objects=replace(own, ids=np.array(own_object_ids, dtype=np.int64)),
+            images=replace(dataset.images, ids=tuple(new_ids)),
+            objects=replace(split_objects, ids=np.array(new_object_ids, dtype=np.int64)),
         )
-        for dataset, own, own_ids, own_object_ids in zip(splits, objects, ids, object_ids, strict=True)
+        for dataset, split_objects, new_ids, new_object_ids in zip(splits, objects, ids, object_ids, strict=True)
     ]
     return renumbered, losses
 
@@ -239,7 +243,7 @@ def _lost_categories(dataset: Dataset) -> list[ConversionLoss]:
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     for image, label, object_id in zip(objects.image_index, objects.labels, objects.ids, strict=True):
         name = dataset.categories[int(label)]
-        losses.append(ConversionLoss("category", dataset.images.files[image], int(object_id), f"that it is a {name}"))
+        losses.append(ConversionLoss("category", dataset.images.files[image], int(object_id), f"its category {name!r}"))
     return losses
 
 

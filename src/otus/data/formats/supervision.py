@@ -1,7 +1,7 @@
 """Objects as supervision's ``Detections`` and ``KeyPoints``, and back (https://supervision.roboflow.com).
 
-Both sides have ``xyxy`` boxes in pixels, labels from 0, and masks of the whole image. ``Detections`` do not know the size
-of their image, and say categories by a column of names; keypoints are a value of their own.
+Both have ``xyxy`` boxes in pixels, labels from 0, and masks of the size of the image. ``Detections`` have no image size,
+their category names are a column, and keypoints are a separate object.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from otus.structures import Categories, Instances, Masks, oriented
 if TYPE_CHECKING:
     from supervision import Detections, KeyPoints
 
-_NAMES = "class_name"
+_CLASS_NAMES = "class_name"
 _CORNERS = "xyxyxyxy"
 _VISIBILITY = "visibility"
 
@@ -60,21 +60,20 @@ def from_supervision(
         N objects. ``data["xyxyxyxy"]`` becomes oriented boxes, ``tracker_id`` and the other arrays of ``data`` named
         columns.
     size_hw
-        Height and width of the image, which detections do not know.
+        Height and width of the image.
     categories
-        What the labels mean. ``data["class_name"]`` then says the category of each object, where it is there; else
-        ``class_id`` does.
+        Names of the labels. With them, ``data["class_name"]`` takes precedence over ``class_id``.
     keypoints
-        Of the same N objects, in the same order.
+        Keypoints of the same N objects, in the same order.
 
     Raises
     ------
     ShapeError
-        If there are neither ids nor names of categories, a name is not one of ``categories``, or masks or keypoints are of
-        another number or size.
+        If there are neither class ids nor names, a name is not in ``categories``, or the number or size of masks or
+        keypoints does not match.
     """
     count, data = len(detections), dict(detections.data)
-    names = data.pop(_NAMES, None) if categories is not None else None
+    names = data.pop(_CLASS_NAMES, None) if categories is not None else None
     if names is not None and categories is not None:
         labels = [categories.index(str(name)) for name in names]
     elif detections.class_id is not None:
@@ -103,7 +102,7 @@ def from_supervision(
 
 
 def to_supervision_keypoints(instances: Instances) -> "KeyPoints":
-    """Return the keypoints of the objects as ``supervision.KeyPoints``; visible are those of visibility 1 and 2.
+    """Return the keypoints of the objects as ``supervision.KeyPoints``; visibility 1 and 2 count as visible.
 
     The visibility itself goes into ``data["visibility"]``, from which :func:`from_supervision` takes it back.
 
@@ -115,7 +114,7 @@ def to_supervision_keypoints(instances: Instances) -> "KeyPoints":
         If supervision is not installed.
     """
     if instances.keypoints is None:
-        raise ShapeError("instances: expected keypoints, got objects without; to_supervision takes boxes and masks")
+        raise ShapeError("instances: expected keypoints, got None; to_supervision converts boxes and masks")
     visibility = instances.keypoints[:, :, 2]
     return _supervision().KeyPoints(
         xy=instances.keypoints[:, :, :2].astype(np.float32),
@@ -132,8 +131,8 @@ def _keypoints(keypoints: "KeyPoints", count: int) -> tuple[np.ndarray, np.ndarr
         raise ShapeError(f"keypoints: expected those of {count} objects, as detections has, got {len(keypoints)}")
     visibility = keypoints.data.get(_VISIBILITY)
     if visibility is None:
-        seen = keypoints.visible if keypoints.visible is not None else (keypoints.xy != 0).any(axis=-1)
-        visibility = np.where(seen, 2, 0)
+        visible = keypoints.visible if keypoints.visible is not None else (keypoints.xy != 0).any(axis=-1)
+        visibility = np.where(visible, 2, 0)
     points = np.concatenate([keypoints.xy, np.asarray(visibility)[..., None]], axis=-1)
     return points, keypoints.keypoint_confidence
 
@@ -142,7 +141,7 @@ def _category_names(instances: Instances) -> dict[str, np.ndarray]:
     if instances.categories is None:
         return {}
     names = [instances.categories[label] for label in instances.labels.tolist()]
-    return {_NAMES: np.array(names, dtype=str)}
+    return {_CLASS_NAMES: np.array(names, dtype=str)}
 
 
 def _float32(values: np.ndarray | None) -> np.ndarray | None:

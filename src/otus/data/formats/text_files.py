@@ -15,14 +15,14 @@ from otus.data.image_files import is_system_file
 from otus.errors import DataError, Report
 
 MAX_NUMBER = 1e12
-"""No number of a data set is larger: products of such are still finite."""
+"""Largest absolute value accepted from files: products of such numbers are still finite."""
 Number = Annotated[float, msgspec.Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 """A number in a JSON file."""
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-"""A whole number in a JSON file that fits a column of int64."""
+"""An int64 in a JSON file."""
 
 
-# What XML files declare beside UTF-8. The names of small sets are used for the larger ones that contain them.
+# Encodings that XML files declare besides UTF-8; each is decoded as the largest superset.
 _ENCODINGS = {
     **dict.fromkeys(("gb2312", "gbk", "gb18030", "cp936", "euc-cn"), "gb18030"),
     **dict.fromkeys(("big5", "big5-hkscs", "cp950"), "big5hkscs"),
@@ -82,10 +82,10 @@ def decode_text(content: bytes, file: Path, *, declared: str = "") -> str:
         If the bytes are in none of these; it names the line of ``file``.
     """
     encoding = json.detect_encoding(content)
-    older = _ENCODINGS.get(declared.lower().replace("_", "-"))
-    if encoding == "utf-8" and older is not None:
+    legacy = _ENCODINGS.get(declared.lower().replace("_", "-"))
+    if encoding == "utf-8" and legacy is not None:
         with suppress(UnicodeDecodeError):
-            return content.decode(older)
+            return content.decode(legacy)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -140,15 +140,17 @@ def parse_numbers(
         pass
     kept = []
     for line in lines:
-        wrong = next((i for i in range(len(line.words))[words] if not _is_usable(line.words[i])), None)
-        if wrong is None:
+        invalid = next((i for i in range(len(line.words))[words] if not _is_number(line.words[i])), None)
+        if invalid is None:
             kept.append(line)
         else:
-            report(line.fault(f"word {wrong + 1}: expected a number, got {line.words[wrong]!r}", "correct the line"))
+            report(
+                line.fault(f"word {invalid + 1}: expected a number, got {line.words[invalid]!r}", "correct the line")
+            )
     return kept, np.fromiter((float(word) for line in kept for word in line.words[words]), dtype=np.float64)
 
 
-def _is_usable(word: str) -> bool:
+def _is_number(word: str) -> bool:
     try:
         return abs(float(word)) <= MAX_NUMBER
     except ValueError:

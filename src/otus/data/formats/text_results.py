@@ -2,9 +2,9 @@
 
     Task1_CATEGORY.txt   image score x1 y1 x2 y2 x3 y3 x4 y4                          DOTA, a file a category
     NAME.txt             type -1 -1 alpha  left top right bottom  h w l  x y z  ry  score   KITTI, a file an image
-    NAME.txt             number cx cy w h score, or number x1 y1 … x4 y4 score          YOLO, a file an image, fractions
+    NAME.txt             label cx cy w h score, or label x1 y1 … x4 y4 score            YOLO, a file an image, fractions
 
-An image without a file, or without lines in it, has no predictions.
+An image without a file, or with an empty one, has no predictions.
 """
 
 from pathlib import Path
@@ -25,81 +25,81 @@ _TASK = "Task1_"
 
 
 def read_text_results(folder: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> Objects:
-    """Read predictions for a data set, ordered by its images.
+    """Read predictions for a data set, ordered by image.
 
     Parameters
     ----------
     folder
         The folder; its format is recognised by file names and first words.
     dataset
-        The labels that they belong to: names of images and categories are its own.
+        The data set they were predicted for, with its image and category names.
     report
-        Gets each problem; the faulty file or line is left out.
+        Called with the error of each invalid file or line, which is skipped (default: raise the first).
 
     Raises
     ------
     DataError
-        Where ``report`` raises it: files of unknown images or categories, lines that are none, missing scores. A folder
-        without text files is raised at once.
+        Through ``report``: files of unknown images or categories, invalid lines. Raised directly: missing scores, or a
+        folder without text files.
     """
     folder = Path(folder)
     files = [file for file in list_files(folder, "**/*.txt") if file.name != "classes.txt"]
     if not files:
         remedy = "give COCO results (a JSON file), or a folder of DOTA's, KITTI's or YOLO's results"
-        raise DataError("holds no text files of predictions", file=folder, remedy=remedy)
+        raise DataError("has no text files of predictions", file=folder, remedy=remedy)
     if any(file.stem.startswith(_TASK) for file in files):
-        return _of_categories(files, dataset, report)
+        return _read_dota_results(files, dataset, report)
     name_of = image_index_by_name(dataset)
-    of_image: list[Path] = [folder / "none"] * len(dataset)
+    file_of_image: list[Path] = [folder / "none"] * len(dataset)
     for file in files:
         index = name_of(file.relative_to(folder).with_suffix("").as_posix())
         if index is None:
             remedy = "name it as its image, or remove it"
-            problem = f"names not one image of the data, which are called {example_names(dataset)}"
+            problem = f"is not the name of an image of the data; names are {example_names(dataset)}"
             report(DataError(problem, file=file, remedy=remedy, kind="unknown_image"))
         else:
-            of_image[index] = file
-    lines = read_label_lines(of_image, report)
+            file_of_image[index] = file
+    lines = read_label_lines(file_of_image, report)
     if lines and not lines[0].words[0].replace(".", "", 1).isdecimal():
-        found = kitti.parse_objects(lines, dataset.categories, report)
+        objects = kitti.parse_objects(lines, dataset.categories, report)
     else:
-        found = parse_objects(lines, dataset.images.sizes_hw, dataset.categories, None, report)
-    if found.scores is not None:
-        return found
-    if len(found):
+        objects = parse_objects(lines, dataset.images.sizes_hw, dataset.categories, None, report)
+    if objects.scores is not None:
+        return objects
+    if len(objects):
         raise DataError(
             "a prediction needs a score, the last number of its line", file=folder, remedy="write it", kind="no_score"
         )
     return Objects.build(image_index=[], labels=[], boxes_xyxy=[], scores=np.zeros(0))
 
 
-def _of_categories(files: list[Path], dataset: Dataset, report: Report) -> Objects:
+def _read_dota_results(files: list[Path], dataset: Dataset, report: Report) -> Objects:
     """Read DOTA's task 1: a file per category."""
     label_of = {name: label for label, name in enumerate(dataset.categories)}
-    known: list[Path] = []
+    category_files: list[Path] = []
     for file in files:
         if file.stem.removeprefix(_TASK) in label_of:
-            known.append(file)
+            category_files.append(file)
             continue
         problem = f"{file.stem.removeprefix(_TASK)!r} is not one of the categories: {', '.join(label_of)}"
         report(DataError(problem, file=file, remedy="rename or remove it", kind="unknown_category"))
     name_of = image_index_by_name(dataset)
     lines, images = [], []
-    for line in read_label_lines(known, report):  # whose ``image`` is the number of its file
+    for line in read_label_lines(category_files, report):  # here ``line.image`` is the index of the file
         index = name_of(line.words[0])
         if len(line.words) != 10:
             report(line.fault(f"expected an image, a score and 8 numbers, got {len(line.words)} words", "correct it"))
         elif index is None:
-            report(line.fault(f"no image of the data is called {line.words[0]!r}", "correct the line"))
+            report(line.fault(f"no image of the data has the name {line.words[0]!r}", "correct the line"))
         else:
             lines.append(line)
             images.append(index)
-    place = {(line.file, line.number): index for line, index in zip(lines, images, strict=True)}
+    image_of = {(line.file, line.number): index for line, index in zip(lines, images, strict=True)}
     lines, values = parse_numbers(lines, slice(1, None), report)
     rows = values.reshape(-1, 9)
     corners = rows[:, 1:].reshape(-1, 4, 2)
     return Objects.build(
-        image_index=[place[line.file, line.number] for line in lines],
+        image_index=[image_of[line.file, line.number] for line in lines],
         labels=[label_of[_category(line)] for line in lines],
         boxes_xyxy=np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1),
         areas=areas_of_corners(corners),

@@ -2,7 +2,7 @@
 
 https://docs.pytorch.org/vision/stable/models.html#object-detection-instance-segmentation-and-person-keypoint-detection:
 ``boxes`` (N, 4) float32 xyxy, ``labels`` (N,) int64, ``scores`` (N,), ``masks``, ``keypoints`` (N, K, 3), in pixels.
-torchvision keeps label 0 for background; here labels count from 0 and know none.
+torchvision reserves label 0 for background; labels of Otus start at 0, without background.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ _COLUMNS = {"area": "areas", "iscrowd": "is_crowd"}  # names of torchvision's re
 
 
 def to_torchvision(instances: Instances, *, class_indices: Sequence[int] | None = None) -> dict[str, "Tensor"]:
-    """Return the objects as a dict of tensors: a target for torchvision's detectors, with ``scores`` a prediction.
+    """Return the objects as a dict of tensors: a target of torchvision's detectors, or a prediction if they have scores.
 
     Parameters
     ----------
     instances
-        N objects. Masks become uint8 (N, H, W); crowds and areas, where they are known, ``iscrowd`` and ``area``; scores of
-        keypoints ``keypoints_scores``.
+        N objects. Masks become uint8 (N, H, W); the columns ``is_crowd`` and ``areas`` become ``iscrowd`` and ``area``,
+        keypoint scores ``keypoints_scores``.
     class_indices
         torchvision's label of each category (default: 1, 2, …, since 0 is background). For COCO's 91 classes:
         ``categories.ids``.
@@ -34,7 +34,7 @@ def to_torchvision(instances: Instances, *, class_indices: Sequence[int] | None 
     Raises
     ------
     ShapeError
-        If there are objects of more categories than class indices.
+        If a label has no class index.
     """
     import torch
 
@@ -70,15 +70,15 @@ def from_torchvision(
     Parameters
     ----------
     output
-        A dict with ``boxes`` and ``labels``, of tensors or arrays; the others as they are there.
+        A dict of tensors or arrays, with ``boxes`` and ``labels``; the other keys are optional.
     size_hw
         Height and width of the image.
     categories
-        What the labels mean, once background is taken away.
+        Names of the labels, without background.
     class_indices
         As of :func:`to_torchvision`.
     mask_threshold
-        Predicted masks are probabilities; the object is where they are at least this.
+        Minimum probability of a pixel of a predicted mask.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def from_torchvision(
     arrays = {name: _array(value) for name, value in output.items()}
     masks = arrays.get("masks")
     if masks is not None:
-        masks = masks[:, 0] if masks.ndim == 4 else masks  # a detector answers (N, 1, H, W)
+        masks = masks[:, 0] if masks.ndim == 4 else masks  # a detector returns (N, 1, H, W)
         masks = masks >= mask_threshold if masks.dtype.kind == "f" else masks != 0
     return Instances(
         arrays["boxes"],
@@ -123,9 +123,9 @@ def _labels(indices: np.ndarray, class_indices: Sequence[int] | None) -> np.ndar
         label_of = {index: label for label, index in enumerate(class_indices)}
         labels = np.array([label_of.get(index, -1) for index in indices.tolist()], dtype=np.int64)
     if (labels < 0).any():
-        wrong = sorted(set(indices[labels < 0].tolist()))
+        invalid = sorted(set(indices[labels < 0].tolist()))
         raise ShapeError(
-            f"labels: {wrong} are background or none of class_indices; leave those rows out, or pass class_indices"
+            f"labels: {invalid} are background or none of class_indices; remove those objects, or pass class_indices"
         )
     return labels
 

@@ -1,4 +1,4 @@
-"""Count the fields of a source that no column holds, so that a conversion can report them."""
+"""Count the fields of a source that are not read, so that a conversion can report them."""
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from otus.data.formats.json_reader.stream import RecordBatch
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
-_NOTHING: tuple[Any, ...] = (None, "", [], {})
-_LONGEST = 60
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_MAX_CHARACTERS = 60
 
 
 @dataclass
@@ -24,10 +24,10 @@ class UnreadFields:
 
     def note(self, name: str, values: Iterable[Any]) -> None:
         """Count the values of a field."""
-        stated = [value for value in values if value not in _NOTHING]
-        if stated:
-            self._counts[name] = self._counts.get(name, 0) + len(stated)
-            self._examples.setdefault(name, _short(str(stated[0])))
+        non_empty = [value for value in values if value not in _EMPTY]
+        if non_empty:
+            self._counts[name] = self._counts.get(name, 0) + len(non_empty)
+            self._examples.setdefault(name, _short(str(non_empty[0])))
 
     def note_raw(self, prefix: str, fields: Mapping[str, msgspec.Raw], *, known: Set[str]) -> None:
         """Count the fields of a JSON object that are not known."""
@@ -50,9 +50,9 @@ class UnreadFields:
 
 
 def _value(text: bytes) -> Any:
-    """Return what a JSON text says; the text itself where it is long, or where a decoder that looks closer refuses it."""
+    """Return a decoded JSON value; the text itself if it is long or invalid."""
     try:
-        if len(text) <= _LONGEST:
+        if len(text) <= _MAX_CHARACTERS:
             return msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass
@@ -60,4 +60,4 @@ def _value(text: bytes) -> Any:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}…"

@@ -7,8 +7,8 @@ from pathlib import Path
 from otus.data.formats.paths import list_files, sample_files
 from otus.data.formats.text_files import read_head
 
-_START = 1 << 16
-# The tool, the suffix of its files, patterns that all occur in them, and what to export.
+_HEAD_BYTES = 1 << 16
+# Tool, file suffix, patterns that all occur in its files, and the export to use instead.
 _TOOLS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("CreateML", ".json", (r'"image(?:filename)?"', r'"coordinates"'), "Pascal VOC or COCO"),
     ("VIA (VGG Image Annotator)", ".json", (r'"shape_attributes"',), "COCO (Annotation, Export Annotations)"),
@@ -33,7 +33,7 @@ def find_unsupported(path: Path) -> Iterator[tuple[Path, str, str]]:
     for suffix in dict.fromkeys(suffix for _, suffix, _, _ in _TOOLS):
         samples = [sample_files(list_files(folder, f"*{suffix}")) for folder in folders] if folders else [[path]]
         for file in (file for files in samples for file in files if file.suffix == suffix):
-            text = read_head(file, _START).decode(errors="replace")
+            text = read_head(file, _HEAD_BYTES).decode(errors="replace")
             for tool, own_suffix, marks, export in _TOOLS:
                 if suffix == own_suffix and tool not in reported and all(re.search(mark, text) for mark in marks):
                     reported.add(tool)

@@ -56,11 +56,11 @@ NAMES = (
     "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
-FROM_0 = "voc_from_0"
+ZERO_BASED = "voc_from_0"
 _LABEL_FOLDERS, _IMAGE_FOLDERS = ("Annotations", "annotations", "xmls"), ("JPEGImages", "images", "Images")
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _FLAG = re.compile(r"\s+(?:-1|0|1)$")  # after each name in the list of a category: absent, difficult, present
-_LOOKED_AT = 8
+_SAMPLE_LINES = 8
 
 
 def find(path: Path) -> list[Layout]:
@@ -100,7 +100,7 @@ def _split_lists(folder: Path) -> dict[str, Path]:
 
 def _is_of_one_category(file: Path) -> bool:
     """Return whether the first lines of a list end with the flags (-1, 0, 1) of a list for a single category."""
-    lines = read_head(file, 4000).decode(errors="replace").splitlines()[:_LOOKED_AT]
+    lines = read_head(file, 4000).decode(errors="replace").splitlines()[:_SAMPLE_LINES]
     return all(_FLAG.search(line.rstrip()) for line in lines if line.strip())
 
 
@@ -138,7 +138,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
                     "there is no such file", file=record.file, remedy="restore it or drop the image from the list"
                 )
             image = images.get(stem) or images.get(Path(record.image or stem).stem)
-            image = image or _missing(record.image or f"{stem}.jpg", image_folder, record.file)
+            image = image or _missing_path(record.image or f"{stem}.jpg", image_folder, record.file)
             sizes.append(record.size_hw or image_size_hw(image))
         except DataError as problem:
             report(problem)
@@ -149,7 +149,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
 
     folders = [folder] if base == root else [_label_folder(part) for part in subfolders(root)]
     categories = Categories(_category_names(root, folders, records))
-    objects = _objects(records, categories, BoxFormat.XYXY if layout.format == FROM_0 else BoxFormat.VOC)
+    objects = _objects(records, categories, BoxFormat.XYXY if layout.format == ZERO_BASED else BoxFormat.VOC)
     if has_objects:
         files = [root / "SegmentationObject" / f"{stem}.png" for stem in kept]
         objects = add_masks(objects, files, sizes, report)
@@ -182,7 +182,7 @@ def _inside(name: str, folder: Path, file: Path) -> Path:
     return resolve_inside(name, folder, within=folder, allow_outside=False, file=file, where="name of an image")
 
 
-def _missing(name: str, folder: Path, file: Path) -> Path:
+def _missing_path(name: str, folder: Path, file: Path) -> Path:
     """Return the expected path of a missing image: JPEGImages/a.jpg, not JPEGImages/JPEGImages/a.jpg."""
     path = _inside(name, folder, file)
     return path if path.parent.is_dir() else folder / path.name
@@ -192,7 +192,9 @@ def _listed(root: Path, split: str, known: set[str]) -> list[str]:
     """Return the file stems in an image list (they may contain spaces), without trailing flags."""
     lists = _split_lists(root)
     if split not in lists:
-        raise DataError(f"there is no list of {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}")
+        raise DataError(
+            f"no image list for the split {split!r}", file=root / "ImageSets", remedy=f"there are {sorted(lists)}"
+        )
     return [line if line in known else _FLAG.sub("", line) for _, line in read_name_list(lists[split])]
 
 
@@ -226,13 +228,13 @@ def _objects(records: list[Record], categories: Categories, box_format: BoxForma
     all_flags = [flags for record in records for flags in record.flags]
     boxes = np.array([box for record in records for box in record.boxes], dtype=np.float64).reshape(-1, 4)
     boxes = convert(boxes, box_format, BoxFormat.XYXY)
-    turned = np.array([box for record in records for box in record.oriented], dtype=np.float64).reshape(-1, 5)
-    is_turned = ~np.isnan(turned[:, 0])
+    oriented_boxes = np.array([box for record in records for box in record.oriented], dtype=np.float64).reshape(-1, 5)
+    is_oriented = ~np.isnan(oriented_boxes[:, 0])
     areas, more = area(boxes), {}
-    if is_turned.any():
-        more["corners_xy"] = oriented.corners(turned)
-        boxes[is_turned] = oriented.enclosing_boxes(turned[is_turned])
-        areas[is_turned] = oriented.areas_of_corners(more["corners_xy"][is_turned])
+    if is_oriented.any():
+        more["corners_xy"] = oriented.corners(oriented_boxes)
+        boxes[is_oriented] = oriented.enclosing_boxes(oriented_boxes[is_oriented])
+        areas[is_oriented] = oriented.areas_of_corners(more["corners_xy"][is_oriented])
     return Objects.build(
         image_index=np.repeat(np.arange(len(records)), [len(record.names) for record in records]),
         labels=[label_of[name] for record in records for name in record.names],
@@ -276,7 +278,7 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         lists.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{Path(name).stem}\n" for name in names)
         (lists / f"{split_file_name(dataset)}.txt").write_text(text, encoding="utf-8")
-    with_semantic = holds_semantic(dataset)
+    with_semantic = has_voc_semantic(dataset)
     objects = dataset.objects if dataset.objects is not None else Objects.empty()
     flags = {name: column for name, column in boolean_columns(objects).items() if name in FLAGS}
     bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
@@ -296,8 +298,8 @@ def _write_split(dataset: Dataset, folder: Path, names: list[str]) -> list[Conve
         areas.append(_areas(instances))
         if with_semantic and (semantic := dataset.semantic_map(index)) is not None:
             write_label_image(folder / "SegmentationClass" / f"{stem}.png", semantic.labels, palette=palette())
-    held = {*flags, "outline", "holes", "parts"} | ({"semantic"} if with_semantic else set())
-    return find_losses(dataset, can_hold=frozenset(held), areas=np.concatenate(areas)) + losses
+    can_hold = {*flags, "outline", "holes", "parts"} | ({"semantic"} if with_semantic else set())
+    return find_losses(dataset, can_hold=frozenset(can_hold), areas=np.concatenate(areas)) + losses
 
 
 def _areas(instances: Instances) -> np.ndarray:
@@ -309,7 +311,7 @@ def _areas(instances: Instances) -> np.ndarray:
     return np.where(pixels > 0, pixels, areas)
 
 
-def holds_semantic(dataset: Dataset) -> bool:
+def has_voc_semantic(dataset: Dataset) -> bool:
     """Return whether the semantic categories are VOC's: background, then those of the objects."""
     return dataset.semantic is not None and dataset.semantic.categories.names == ("background", *_names(dataset))
 

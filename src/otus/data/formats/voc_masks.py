@@ -19,7 +19,7 @@ _MIN_IOU = 0.5
 
 
 def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]], report: Report) -> Objects:
-    """Add to the objects the masks in the label images ``files``, one per image, where it exists.
+    """Add the masks in the label images ``files``, one per image if it exists, to the objects.
 
     Masks that fit no box (see :func:`_match`) go to ``report``.
     """
@@ -39,8 +39,8 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
         masks = Masks.from_rle(counts, values.shape)  # type: ignore[arg-type]
         mask_areas = masks.area()
         here = slice(bounds[image], bounds[image + 1])
-        for row, place in enumerate(_match(indices, masks.boxes_xyxy(), objects.boxes_xyxy[here])):
-            if place is None:
+        for row, match in enumerate(_match(indices, masks.boxes_xyxy(), objects.boxes_xyxy[here])):
+            if match is None:
                 report(
                     DataError(
                         f"the mask of value {indices[row]} fits none of the {here.stop - here.start} boxes",
@@ -51,8 +51,8 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
                     )
                 )
                 continue
-            outlines[here.start + place] = counts[row]
-            areas[here.start + place] = mask_areas[row]
+            outlines[here.start + match] = counts[row]
+            areas[here.start + match] = mask_areas[row]
     columns = {
         name: getattr(objects, name) for name in ("image_index", "labels", "boxes_xyxy", "corners_xy", "columns")
     }
@@ -62,15 +62,15 @@ def add_masks(objects: Objects, files: list[Path], sizes: list[tuple[int, int]],
 def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> list[int | None]:
     """Match masks to objects: value k to the k-th object if all masks fit so, else by best box IoU.
 
-    A mask fits a box from an IoU of 0.5, and its own also if it lies in it: an object partly hidden.
+    A mask fits a box if their IoU is at least 0.5, and the k-th box also if it lies inside: an object partly hidden.
     """
-    own = indices - 1
+    numbered = indices - 1
     iou = pairwise_iou(mask_boxes, boxes)
-    if len(own) and own.max() < len(boxes):
-        inner = _cut(mask_boxes, boxes[own] + [-1, -1, 1, 1])
+    if len(numbered) and numbered.max() < len(boxes):
+        inner = _intersect(mask_boxes, boxes[numbered] + [-1, -1, 1, 1])
         inside = area(inner) >= 0.9 * area(mask_boxes)
-        if (inside | (iou[np.arange(len(own)), own] >= _MIN_IOU)).all():
-            return [int(k) for k in own]
+        if (inside | (iou[np.arange(len(numbered)), numbered] >= _MIN_IOU)).all():
+            return [int(k) for k in numbered]
     from scipy.optimize import linear_sum_assignment  # slow to import, and only here
 
     match: list[int | None] = [None] * len(indices)
@@ -80,7 +80,7 @@ def _match(indices: np.ndarray, mask_boxes: np.ndarray, boxes: np.ndarray) -> li
     return match
 
 
-def _cut(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
+def _intersect(boxes: np.ndarray, frames: np.ndarray) -> np.ndarray:
     """Intersect each box with its frame."""
     return np.concatenate([np.maximum(boxes[:, :2], frames[:, :2]), np.minimum(boxes[:, 2:], frames[:, 2:])], axis=1)
 
@@ -104,8 +104,8 @@ def write_object_masks(dataset: Dataset, index: int, file: Path) -> Iterator[Con
     for row in np.argsort(-areas[:254], kind="stable"):
         values[instances.masks[row].dense()[0]] = row + 1
     write_label_image(file, values, palette=palette())
-    left = np.bincount(values.ravel(), minlength=len(instances) + 1)[1:]
+    visible = np.bincount(values.ravel(), minlength=len(instances) + 1)[1:]
     for row, pixels in enumerate(areas):
-        if pixels > left[row]:
-            lost = f"{int(pixels - left[row])} of {int(pixels)} pixels of its mask, hidden or beyond 254 objects"
+        if pixels > visible[row]:
+            lost = f"{int(pixels - visible[row])} of {int(pixels)} pixels of its mask, hidden or beyond 254 objects"
             yield ConversionLoss("overlap", dataset.images.files[index], int(instances.columns["ids"][row]), lost)

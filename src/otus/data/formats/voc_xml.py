@@ -17,19 +17,19 @@ from otus.structures import BoxFormat, Instances
 from otus.structures.boxes import convert
 
 FLAGS = ("difficult", "truncated", "occluded")
-_DECLARED = re.compile(rb"""<\?xml[^>]{,100}?encoding=["']([A-Za-z0-9._-]{,40})""")
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
-# Read, or known from the files themselves: where the image lies, its channels, whether there are masks.
-_KNOWN = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
-_ORIENTED = ("cx", "cy", "w", "h", "angle")
-_KNOWN_OF_OBJECT = frozenset(("name", "bndbox", "robndbox", *FLAGS))
+_ENCODING = re.compile(rb"""<\?xml[^>]{,100}?encoding=["']([A-Za-z0-9._-]{,40})""")
+_BOX_TAGS = ("xmin", "ymin", "xmax", "ymax")
+# Tags that are read, or redundant: folder and path of the image, its channels, whether there are masks.
+_READ_TAGS = frozenset(("filename", "size", "object", "folder", "path", "segmented"))
+_ORIENTED_BOX_TAGS = ("cx", "cy", "w", "h", "angle")
+_READ_OBJECT_TAGS = frozenset(("name", "bndbox", "robndbox", *FLAGS))
 
 
 @dataclass
 class Record:
     """Content of one XML file; boxes as stored, 1-based inclusive in VOC proper.
 
-    ``oriented`` has x, y, width, height and angle of boxes that roLabelImg turned, NaN for others.
+    ``oriented`` has x, y, width, height and angle of roLabelImg's oriented boxes, NaN for others.
     """
 
     file: Path
@@ -43,7 +43,7 @@ class Record:
 
 def parse(file: Path) -> ElementTree.Element:
     """Parse an XML file; document types are rejected, since entities can expand without bound."""
-    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")  # whatever the file says of itself
+    builder, parser = ElementTree.TreeBuilder(), expat.ParserCreate("utf-8")  # whatever encoding the file declares
 
     def refuse(*_: object) -> None:
         raise DataError("has a document type", file=file, remedy="VOC files have none: remove the line <!DOCTYPE …>")
@@ -54,7 +54,7 @@ def parse(file: Path) -> ElementTree.Element:
     parser.CharacterDataHandler = builder.data
     parser.StartDoctypeDeclHandler = refuse
     content = read_bytes(file)
-    declared = _DECLARED.match(content)
+    declared = _ENCODING.match(content)
     text = decode_text(content, file, declared=declared[1].decode() if declared else "")
     try:
         parser.Parse(text.encode(), True)
@@ -70,33 +70,35 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
         raise DataError(f"expected <annotation>, got <{root.tag}>", file=file, remedy="leave this file out")
     image = (root.findtext("filename") or "").strip().replace("\\", "/").rsplit("/", 1)[-1]
     record = Record(file, image=image or None)
-    _note_unread(root, "", _KNOWN, unread)
-    if (size := _only(root, "size", file, None)) is not None:
+    _note_unread(root, "", _READ_TAGS, unread)
+    if (size := _single_child(root, "size", file, None)) is not None:
         height, width = (_number(size, tag, file, "size") for tag in ("height", "width"))
-        if height >= 1 and width >= 1:  # labelling tools write 0 where they do not know
+        if height >= 1 and width >= 1:  # labelling tools write 0 if the size is unknown
             record.size_hw = int(height), int(width)
     for index, node in enumerate(root.iterfind("object")):
         where = f"object[{index}]"
         try:
-            name_node = _only(node, "name", file, where)
+            name_node = _single_child(node, "name", file, where)
             name = ("" if name_node is None else name_node.text or "").strip()
-            turned = [np.nan] * 5
-            if (oriented := _only(node, "robndbox", file, where)) is not None:
-                turned = [_number(oriented, tag, file, f"{where}.robndbox") for tag in _ORIENTED]
-            box = _only(node, "bndbox", file, where) if oriented is None else oriented
-            if not name or box is None:
+            oriented_box = [np.nan] * 5
+            if (oriented := _single_child(node, "robndbox", file, where)) is not None:
+                oriented_box = [_number(oriented, tag, file, f"{where}.robndbox") for tag in _ORIENTED_BOX_TAGS]
+            box_node = _single_child(node, "bndbox", file, where) if oriented is None else oriented
+            if not name or box_node is None:
                 missing = "bndbox" if name else "name"
                 raise DataError(f"has no <{missing}>", file=file, where=where, remedy="add it or remove the object")
-            sides = (
-                [0.0] * 4 if oriented is not None else [_number(box, tag, file, f"{where}.bndbox") for tag in _SIDES]
+            box = (
+                [0.0] * 4
+                if oriented is not None
+                else [_number(box_node, tag, file, f"{where}.bndbox") for tag in _BOX_TAGS]
             )
-            # Right = left - 1 would be a box without area, which is doctor's to judge, not inverted.
-            if sides[2] < sides[0] - 1 or sides[3] < sides[1] - 1:
+            # xmax = xmin - 1 is an empty box, not an inverted one; otus doctor reports it.
+            if box[2] < box[0] - 1 or box[3] < box[1] - 1:
                 raise DataError(
-                    f"expected xmin <= xmax and ymin <= ymax, got {sides}",
+                    f"expected xmin <= xmax and ymin <= ymax, got {box}",
                     file=file,
                     where=f"{where}.bndbox",
-                    remedy="exchange the sides or remove the object",
+                    remedy="swap them or remove the object",
                     kind="inverted_box",
                 )
             flags = {
@@ -105,10 +107,10 @@ def read_xml(file: Path, report: Report, unread: UnreadFields) -> Record:
         except DataError as problem:
             report(problem)
             continue
-        _note_unread(node, "object/", _KNOWN_OF_OBJECT, unread)
+        _note_unread(node, "object/", _READ_OBJECT_TAGS, unread)
         record.names.append(name)
-        record.boxes.append(sides)
-        record.oriented.append(turned)
+        record.boxes.append(box)
+        record.oriented.append(oriented_box)
         record.flags.append(flags)
     return record
 
@@ -119,7 +121,7 @@ def _note_unread(node: ElementTree.Element, prefix: str, known: Set[str], unread
             unread.note(prefix + child.tag, [" ".join(" ".join(child.itertext()).split())])
 
 
-def _only(node: ElementTree.Element, tag: str, file: Path, where: str | None) -> ElementTree.Element | None:
+def _single_child(node: ElementTree.Element, tag: str, file: Path, where: str | None) -> ElementTree.Element | None:
     """Return the child with that tag, None without one; DataError if there are several."""
     children = node.findall(tag)
     if len(children) > 1:
@@ -129,7 +131,7 @@ def _only(node: ElementTree.Element, tag: str, file: Path, where: str | None) ->
 
 
 def _number(node: ElementTree.Element, tag: str, file: Path, where: str) -> float:
-    child = _only(node, tag, file, where)
+    child = _single_child(node, tag, file, where)
     text = None if child is None else child.text
     try:
         value = float(text or "")
@@ -161,7 +163,7 @@ def to_xml(image: str, instances: Instances, names: Sequence[str], flags: Mappin
         node = ElementTree.SubElement(root, "object")
         _add(node, name=name)
         _add(node, **{flag: int(values[row]) for flag, values in flags.items()})
-        _add(ElementTree.SubElement(node, "bndbox"), **dict(zip(_SIDES, box, strict=True)))
+        _add(ElementTree.SubElement(node, "bndbox"), **dict(zip(_BOX_TAGS, box, strict=True)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, "utf-8", xml_declaration=True)
 

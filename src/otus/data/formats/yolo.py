@@ -4,16 +4,16 @@ docs.ultralytics.com/datasets; nothing of that code is used. A line is a categor
 
     cx cy w h                        a box
     x1 y1 x2 y2 x3 y3 …              a polygon of three points or more
-    x1 y1 x2 y2 x3 y3 x4 y4          an oriented box, if every line of the set is so (else a polygon of four points)
+    x1 y1 x2 y2 x3 y3 x4 y4          an oriented box, if every line has this form (else a polygon of four points)
     cx cy w h  x1 y1 [v1] x2 y2 …    a box and keypoints, if data.yaml has kpt_shape: [K, 2] or [K, 3]
 
-and a confidence behind it in predictions. All numbers are fractions of the image's width and height, which come from
-its header; here they are pixels. The labels of ``images/a/b.jpg`` are ``labels/a/b.txt``, those of an image in no folder
-``images`` lie beside it; an image without a label file shows no objects. Folders without a data.yaml are read as well,
-so are images beside their label files (labelImg), and the lists of Darknet and CVAT (``obj.data``, ``train.txt``).
+and in predictions a confidence at the end. All numbers are fractions of the image's width and height; they are read as
+pixels. The labels of ``images/a/b.jpg`` are ``labels/a/b.txt``; without a folder ``images`` they are beside the image. An
+image without a label file has no objects. Also read are folders without a data.yaml, images beside their label files
+(labelImg), and the lists of Darknet and CVAT (``obj.data``, ``train.txt``).
 
-Departures from Ultralytics: paths are relative to data.yaml, never to a folder of settings, and may not leave its folder
-unless asked; lines are checked rather than clipped; an object of several parts is not drawn as one polygon with bridges.
+Departures from Ultralytics: paths are relative to data.yaml, never to a settings folder, and may leave its folder only with
+``allow_outside``; invalid lines are reported, not clipped; the parts of an object are not joined by bridges.
 """
 
 import os
@@ -60,7 +60,7 @@ def find(path: Path) -> list[Layout]:
             content = load_yaml(file)
         except DataError:
             if path.is_file() or file.stem in ("data", "dataset"):
-                return [Layout("yolo", file)]  # read says what is wrong with it
+                return [Layout("yolo", file)]  # read reports the problem
             continue
         if "names" in content or "nc" in content:
             return [Layout("yolo", file, split) for split in SPLITS if content.get(split)] or [Layout("yolo", file)]
@@ -70,47 +70,49 @@ def find(path: Path) -> list[Layout]:
 def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool = False) -> Dataset:
     """Read a split: images, and objects with boxes, polygons, oriented boxes or keypoints.
 
-    Without names, categories are called ``0``, ``1`` … or as ``classes.txt`` says.
+    Without names, categories are those of ``classes.txt``, else ``0``, ``1`` …
 
     Parameters
     ----------
     allow_outside
-        Follow paths of data.yaml and of lists of images that leave the folder of data.yaml.
+        Whether paths in data.yaml and image lists may leave the folder of data.yaml (default: False).
 
     Raises
     ------
     DataError, ImageError
-        Through ``report``; a data.yaml that makes no sense is raised at once.
+        Through ``report``. Raised directly: an invalid data.yaml.
     """
-    about = read_description(layout.source, allow_outside=allow_outside)
+    description = read_description(layout.source, allow_outside=allow_outside)
     split = layout.split or ""
-    if split not in about.splits:
-        remedy = f"there are: {', '.join(about.splits)}" if about.splits else "add train: and val:"
-        raise DataError(f"says no images for {split or 'any split'!r}", file=layout.source, remedy=remedy)
+    if split not in description.splits:
+        remedy = f"there are: {', '.join(description.splits)}" if description.splits else "add train: and val:"
+        raise DataError(f"has no images for {split or 'any split'!r}", file=layout.source, remedy=remedy)
     paths: list[Path] = []
-    for entry in about.splits[split]:
-        here = _images(entry, about.root, layout.source, allow_outside, report)
-        labels = _twin(entry / "any", about.root).parent
-        if os.path.isdir(entry) and labels != entry and labels.is_dir():  # beside images may lie other texts
+    for entry in description.splits[split]:
+        here = _images(entry, description.root, layout.source, allow_outside, report)
+        labels = _label_file(entry / "any", description.root).parent
+        if (
+            os.path.isdir(entry) and labels != entry and labels.is_dir()
+        ):  # a folder of images may contain other text files
             files = [file for file in list_files(labels, "**/*.txt") if file.name != "classes.txt"]
-            report_unmatched_labels(files, [_twin(path, about.root) for path in here], report)
+            report_unmatched_labels(files, [_label_file(path, description.root) for path in here], report)
         paths += here
     paths, sizes = read_image_sizes(paths, report)
-    lines = read_label_lines([_twin(path, about.root) for path in paths], report)
-    categories = about.categories or _unnamed(about, lines, layout.source, allow_outside)
+    lines = read_label_lines([_label_file(path, description.root) for path in paths], report)
+    categories = description.categories or _default_categories(description, lines, layout.source, allow_outside)
     return Dataset(
         source=layout.source,
         format="yolo",
         split=layout.split,
         images=Images(
-            root=about.root,
-            files=tuple(relative_name(path, about.root) for path in paths),
+            root=description.root,
+            files=tuple(relative_name(path, description.root) for path in paths),
             sizes_hw=sizes,
             ids=tuple(path.stem for path in paths),
         ),
         categories=categories,
-        objects=parse_objects(lines, sizes, categories, about.point_shape, report),
-        unread=about.unread,
+        objects=parse_objects(lines, sizes, categories, description.point_shape, report),
+        unread=description.unread,
     )
 
 
@@ -135,7 +137,7 @@ def _images(entry: Path, root: Path, source: Path, allow_outside: bool, report: 
     return paths
 
 
-def _twin(image: Path, root: Path) -> Path:
+def _label_file(image: Path, root: Path) -> Path:
     """Return the label file of an image."""
     parts = list(Path(relative_name(image, root)).with_suffix(".txt").parts)
     if "images" in parts:
@@ -145,16 +147,18 @@ def _twin(image: Path, root: Path) -> Path:
     return root.joinpath(*parts)
 
 
-def _unnamed(about: YoloDescription, lines: list[LabelLine], source: Path, allow_outside: bool) -> Categories:
-    entries = [entry for split in about.splits.values() for entry in split]
-    for folder in (about.root, about.root / "labels", *entries):
+def _default_categories(
+    description: YoloDescription, lines: list[LabelLine], source: Path, allow_outside: bool
+) -> Categories:
+    entries = [entry for split in description.splits.values() for entry in split]
+    for folder in (description.root, description.root / "labels", *entries):
         if (folder / "classes.txt").is_file():
             return Categories(
                 tuple(name.strip() for name in read_text(folder / "classes.txt").splitlines() if name.strip())
             )
-    # All splits count, so that their labels mean the same; invalid lines are reported when their split is read.
-    listed = [_images(entry, about.root, source, allow_outside, lambda _: None) for entry in entries]
-    others = [_twin(path, about.root) for paths in listed for path in paths]
+    # Include all splits, so that labels agree between them; invalid lines are reported when their split is read.
+    listed = [_images(entry, description.root, source, allow_outside, lambda _: None) for entry in entries]
+    others = [_label_file(path, description.root) for paths in listed for path in paths]
     words = {line.words[0] for line in (*lines, *read_label_lines(others, lambda _: None))}
     indices = [int(word) for word in words if word.isdecimal() and len(word) < 9]
     count = max((index for index in indices if index < MAX_CATEGORIES), default=-1) + 1

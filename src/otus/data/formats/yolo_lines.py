@@ -1,4 +1,4 @@
-"""Parse the lines of YOLO label files; see :mod:`otus.data.formats.yolo` for their forms."""
+"""Parse the lines of YOLO label files; see :mod:`otus.data.formats.yolo` for their types."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -8,7 +8,7 @@ from otus.errors import Report
 from otus.structures import BoxFormat, Categories, Objects, Outline, Segmentations
 from otus.structures.boxes import convert
 
-_FARTHEST = 2.0  # fractions beyond -1 and 2 are pixels that nobody divided
+_MAX_FRACTION = 2.0  # numbers outside -1..2 are pixels, not fractions
 
 
 def parse_objects(
@@ -23,30 +23,35 @@ def parse_objects(
     ``point_shape`` is data.yaml's ``kpt_shape``: the number of keypoints, and 2 or 3 numbers for each.
     """
     with_points = None if point_shape is None else 4 + point_shape[0] * point_shape[1]
-    known = []
+    valid_lines = []
     for line in lines:
-        if _form(len(line.words) - 1, with_points) is None:
+        if _line_type(len(line.words) - 1, with_points) is None:
             expected = f"{with_points} numbers" if with_points else "4 numbers, or pairs of at least three points,"
             report(line.fault(f"expected a category, {expected} and perhaps a confidence, got {len(line.words)} words"))
         else:
-            known.append(line)
-    known, values = parse_numbers(known, slice(None), report)
-    if faults := _faults(known, values, with_points, categories):
+            valid_lines.append(line)
+    valid_lines, values = parse_numbers(valid_lines, slice(None), report)
+    if faults := _faults(valid_lines, values, with_points, categories):
         for index in sorted(faults):
-            report(known[index].fault(*faults[index]))
-        known, values = parse_numbers([line for i, line in enumerate(known) if i not in faults], slice(None), report)
-    return _assemble(known, values, sizes_hw, point_shape)
+            report(valid_lines[index].fault(*faults[index]))
+        valid_lines, values = parse_numbers(
+            [line for i, line in enumerate(valid_lines) if i not in faults], slice(None), report
+        )
+    return _assemble(valid_lines, values, sizes_hw, point_shape)
 
 
 def is_representable(fractions: list[np.ndarray]) -> Bool[np.ndarray, "n"]:
     """Return which objects :func:`parse_objects` can read back, by the range of their normalised coordinates."""
     return np.array(
-        [bool(((coordinates >= 1 - _FARTHEST) & (coordinates <= _FARTHEST)).all()) for coordinates in fractions],
+        [
+            bool(((coordinates >= 1 - _MAX_FRACTION) & (coordinates <= _MAX_FRACTION)).all())
+            for coordinates in fractions
+        ],
         dtype=bool,
     )
 
 
-def _form(count: int, with_points: int | None) -> tuple[str, bool] | None:
+def _line_type(count: int, with_points: int | None) -> tuple[str, bool] | None:
     """Return the type of a line by its number count, and whether the last number is a score."""
     if count in (4, 5):
         return "box", count == 5
@@ -59,15 +64,15 @@ class _Columns:
     """The numbers of all lines, and the type of each line."""
 
     def __init__(self, lines: list[LabelLine], values: np.ndarray, with_points: int | None) -> None:
-        forms = [_form(len(line.words) - 1, with_points) for line in lines]
+        types = [_line_type(len(line.words) - 1, with_points) for line in lines]
         counts = np.array([len(line.words) for line in lines], dtype=np.int64)
         self.values = values
         self.ends = np.cumsum(counts)
         self.starts = self.ends - counts
         self.labels = values[self.starts]
-        self.is_scored = np.array([bool(form and form[1]) for form in forms], dtype=bool)
-        self.is_polygon = np.array([bool(form and form[0] == "polygon") for form in forms], dtype=bool)
-        self.has_points = np.array([bool(form and form[0] == "points") for form in forms], dtype=bool)
+        self.is_scored = np.array([bool(form and form[1]) for form in types], dtype=bool)
+        self.is_polygon = np.array([bool(form and form[0] == "polygon") for form in types], dtype=bool)
+        self.has_points = np.array([bool(form and form[0] == "points") for form in types], dtype=bool)
         self.coordinates = counts - 1 - self.is_scored
 
     def gather(self, rows: np.ndarray, first: int, count: int) -> Float[np.ndarray, "n count"]:
@@ -88,7 +93,7 @@ def _faults(
         )
     in_line = np.ones(len(values), dtype=bool)
     in_line[columns.starts] = False
-    far = in_line & ((values < 1 - _FARTHEST) | (values > _FARTHEST))
+    far = in_line & ((values < 1 - _MAX_FRACTION) | (values > _MAX_FRACTION))
     for i in np.unique(np.searchsorted(columns.ends, np.flatnonzero(far), side="right")):
         faults[int(i)] = ("expected fractions of the image, 0 to 1", "divide pixels by its width and height")
     boxes = np.flatnonzero(~columns.is_polygon)
@@ -99,13 +104,13 @@ def _faults(
         faults[int(i)] = (f"expected a confidence in 0..1, got {scores[i]}", "correct the line")
     valid = np.ones(len(lines), dtype=bool)
     valid[list(faults)] = False
-    scored, plain = valid & columns.is_scored, valid & ~columns.is_scored
-    if scored.any() and scored.sum() < plain.sum():  # of lines of two kinds the rarer ones are wrong
+    scored, unscored = valid & columns.is_scored, valid & ~columns.is_scored
+    if scored.any() and scored.sum() < unscored.sum():  # a minority of lines with a score is an error
         for i in np.flatnonzero(scored):
             problem = f"has {len(lines[i].words) - 1} numbers, as with a confidence, which most lines do not have"
-            faults[int(i)] = (problem, "take the confidence off, or add the number that is missing")
+            faults[int(i)] = (problem, "remove the confidence, or add the missing number")
     elif scored.any():
-        for i in np.flatnonzero(plain):
+        for i in np.flatnonzero(unscored):
             faults[int(i)] = ("has no confidence, other lines have", "add it to all lines or to none")
     return faults
 
@@ -158,21 +163,21 @@ def _assemble(
 
 
 def _keypoints(columns: _Columns, point_shape: tuple[int, int], size_wh: np.ndarray) -> Float[np.ndarray, "n k 3"]:
-    """Return pixels and visibility; without visibility in the file, a point at 0, 0 is not labelled."""
+    """Return pixels and visibility; if the file has no visibility, a point at 0, 0 is unlabelled."""
     count, numbers_each = point_shape
     rows = np.flatnonzero(columns.has_points)
     keypoints = np.zeros((len(size_wh), count, 3))
-    found = columns.gather(rows, 5, count * numbers_each).reshape(-1, count, numbers_each)
-    keypoints[rows, :, :2] = _pixels(found[..., :2], size_wh[rows][:, None])
-    keypoints[rows, :, 2] = found[..., 2] if numbers_each == 3 else 2.0 * found.any(axis=2)
+    values = columns.gather(rows, 5, count * numbers_each).reshape(-1, count, numbers_each)
+    keypoints[rows, :, :2] = _pixels(values[..., :2], size_wh[rows][:, None])
+    keypoints[rows, :, 2] = values[..., 2] if numbers_each == 3 else 2.0 * values.any(axis=2)
     return keypoints
 
 
 def _pixels(fractions: np.ndarray, size_wh: np.ndarray) -> np.ndarray:
     """Convert normalised coordinates to pixels; decimals of up to 9 digits survive the round trip exactly.
 
-    So a polygon keeps its pixels: those of COCO have points where the last bit decides on a pixel.
+    Otherwise polygons of COCO would change pixels: some points are exactly on a pixel's border.
     """
     pixels = fractions * size_wh
-    short = np.round(pixels, 9)
-    return np.where(np.abs(short - pixels) <= 4 * np.spacing(np.abs(pixels)), short, pixels)
+    rounded = np.round(pixels, 9)
+    return np.where(np.abs(rounded - pixels) <= 4 * np.spacing(np.abs(pixels)), rounded, pixels)

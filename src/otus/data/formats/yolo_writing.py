@@ -29,21 +29,21 @@ from otus.errors import DataError
 from otus.structures import BoxFormat, Categories, KeypointNames, Objects
 from otus.structures.boxes import convert
 
-_EQUAL, _VISIBLE = 1e-6, 0.01  # distances in pixels
+_NEGLIGIBLE_PX, _VISIBLE_PX = 1e-6, 0.01
 
 
 def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageMode = "copy") -> list[ConversionLoss]:
     """Write a data set, or its splits, as YOLO: ``images``, ``labels`` and ``data.yaml``.
 
-    A set of files has one kind of line beside boxes: keypoints, corners of oriented boxes, or polygons, whichever most
-    objects have; the others are written as boxes (as their four corners among oriented ones). Of an outline of several
-    parts or with holes the largest outer ring is written. Confidences are written if all objects of a split have one, from
-    0 to 1. What lies beyond the image is cut off. All that is lost so is reported.
+    Besides boxes a data set has one line type: keypoints, corners of oriented boxes, or polygons, whichever most objects
+    have; other objects are written as boxes (as four corners among oriented boxes). Of a segmentation with several parts or
+    holes, the largest outer ring is written. Confidences are written if all objects of a split have one in 0..1. Objects
+    are clipped to the image. All losses are returned.
 
     Raises
     ------
     DataError
-        If two splits would have the same of the names that data.yaml knows: train, val and test.
+        If two splits map to the same name in data.yaml: train, val or test.
     """
     splits = as_splits(datasets)
     names = [_split_name(dataset.split) for dataset in splits]
@@ -66,7 +66,7 @@ def write(datasets: Dataset | Sequence[Dataset], folder: Path, *, images: ImageM
 
 
 def _split_name(split: str | None) -> str:
-    """Return the split name that data.yaml knows (train, val or test) for a split."""
+    """Return the split's name in data.yaml: train, val or test."""
     return next((name for name in SPLITS if (split or "").startswith(name)), "train")
 
 
@@ -76,8 +76,8 @@ def _write_labels(
     scores = objects.scores
     if scores is not None and not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
         scores = None
-    whole_rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
-    boxes, rings = _inside(dataset, objects, whole_rings, kind)
+    full_rings = [_ring(dataset, objects, row, kind) for row in range(len(objects))]
+    boxes, rings = _clip_to_image(dataset, objects, full_rings, kind)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     for row, ring in enumerate(rings):
         if ring is not None:
@@ -92,19 +92,19 @@ def _write_labels(
     fractions = _fractions(dataset, objects, boxes, rings)
     if kind == "keypoints":
         keypoints, outside = _keypoint_fractions(dataset, objects, num_keypoints)
-        fractions = [np.concatenate(both) for both in zip(fractions, keypoints, strict=True)]
+        fractions = [np.concatenate(pair) for pair in zip(fractions, keypoints, strict=True)]
         for row in np.flatnonzero(outside).tolist():
             losses.append(_loss("keypoints", dataset, objects, row, f"{outside[row]} keypoints beyond the image"))
-    written = _is_left(objects, boxes, whole_rings, rings) & is_representable(fractions)
+    written = _is_visible(objects, boxes, full_rings, rings) & is_representable(fractions)
     for row in np.flatnonzero(~written).tolist():
-        lost = "all of it, which lies beyond the image, or has its sides exchanged"
+        lost = "the object, which is outside the image or inverted"
         losses.append(_loss("object", dataset, objects, row, lost))
-    losses += _cut_off(dataset, objects, whole_rings, rings, written, kind)
-    losses += _moved_boxes(dataset, objects, boxes, rings, written)
+    losses += _clipping_losses(dataset, objects, full_rings, rings, written, kind)
+    losses += _box_losses(dataset, objects, boxes, rings, written)
     if kind == "outline" and all(
         len(coordinates) == 8 for coordinates, kept in zip(fractions, written, strict=True) if kept
     ):
-        # Closed by their first point, so that nobody takes polygons of four points for oriented boxes.
+        # Repeat the first point: polygons of four points would be read as oriented boxes.
         fractions = [np.concatenate([coordinates, coordinates[:2]]) for coordinates in fractions]
     folder.mkdir(parents=True)
     bounds = np.searchsorted(objects.image_index, np.arange(len(dataset) + 1))
@@ -135,9 +135,9 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
     """Return the ring to write for an object, None for a box."""
     if kind == "corners":
         assert objects.corners_xy is not None
-        own = objects.corners_xy[row]
-        if not np.isnan(own).any():
-            return own
+        corners = objects.corners_xy[row]
+        if not np.isnan(corners).any():
+            return corners
         x1, y1, x2, y2 = objects.boxes_xyxy[row]
         return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])
     if kind == "keypoints" or objects.segmentations is None:
@@ -146,51 +146,51 @@ def _ring(dataset: Dataset, objects: Objects, row: int, kind: str) -> Float[np.n
     return max((part.outer for part in parts), key=polygon_area, default=None)
 
 
-def _inside(
+def _clip_to_image(
     dataset: Dataset, objects: Objects, rings: list[np.ndarray | None], kind: str
 ) -> tuple[Float[np.ndarray, "n 4"], list[np.ndarray | None]]:
     """Clip boxes and rings to the image: other readers accept only 0 to 1.
 
-    Of corners each is moved to the border by itself: a line has four.
+    Corners of oriented boxes are clamped one by one, since a line has exactly four.
     """
     sizes = _sizes_wh(dataset, objects)
     boxes = objects.boxes_xyxy.astype(np.float64).clip(0, np.tile(sizes, 2))
-    inner: list[np.ndarray | None] = []
+    clipped: list[np.ndarray | None] = []
     for ring, size in zip(rings, sizes, strict=True):
         if ring is not None:
             ring = ring.clip(0, size) if kind == "corners" else clip_polygon(ring, size)
-        inner.append(ring)
-    return boxes, inner
+        clipped.append(ring)
+    return boxes, clipped
 
 
-def _is_left(
-    objects: Objects, boxes: np.ndarray, whole_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
+def _is_visible(
+    objects: Objects, boxes: np.ndarray, full_rings: list[np.ndarray | None], rings: list[np.ndarray | None]
 ) -> Bool[np.ndarray, "n"]:
     """Return which objects are still visible after clipping; objects without area stay."""
     before, after = (sides[:, 2:] - sides[:, :2] for sides in (objects.boxes_xyxy, boxes))
-    left: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
-    for row, (whole, ring) in enumerate(zip(whole_rings, rings, strict=True)):
-        if whole is not None and ring is not None:
-            left[row] = len(ring) >= 3 and (polygon_area(ring) > 0 or polygon_area(whole) == 0)
-    return left
+    visible: Bool[np.ndarray, "n"] = np.logical_and(before >= 0, (after > 0) | (before == 0)).all(axis=1)
+    for row, (full, ring) in enumerate(zip(full_rings, rings, strict=True)):
+        if full is not None and ring is not None:
+            visible[row] = len(ring) >= 3 and (polygon_area(ring) > 0 or polygon_area(full) == 0)
+    return visible
 
 
-def _cut_off(
+def _clipping_losses(
     dataset: Dataset,
     objects: Objects,
-    whole_rings: list[np.ndarray | None],
+    full_rings: list[np.ndarray | None],
     rings: list[np.ndarray | None],
     written: np.ndarray,
     kind: str,
 ) -> Iterator[ConversionLoss]:
     """Yield a loss per clipped segmentation or oriented box."""
     for row in np.flatnonzero(written).tolist():
-        whole, ring = whole_rings[row], rings[row]
-        if whole is not None and ring is not None:
+        full, ring = full_rings[row], rings[row]
+        if full is not None and ring is not None:
             distance = max(
-                np.abs(whole.min(axis=0) - ring.min(axis=0)).max(), np.abs(whole.max(axis=0) - ring.max(axis=0)).max()
+                np.abs(full.min(axis=0) - ring.min(axis=0)).max(), np.abs(full.max(axis=0) - ring.max(axis=0)).max()
             )
-            if distance > _VISIBLE:
+            if distance > _VISIBLE_PX:
                 what = (
                     "corners of its oriented box, moved to the border" if kind == "corners" else "part of its outline"
                 )
@@ -201,7 +201,7 @@ def _loss(kind: str, dataset: Dataset, objects: Objects, row: int, lost: str) ->
     return ConversionLoss(kind, dataset.images.files[objects.image_index[row]], int(objects.ids[row]), lost)
 
 
-def _moved_boxes(
+def _box_losses(
     dataset: Dataset, objects: Objects, boxes: np.ndarray, rings: list[np.ndarray | None], written: np.ndarray
 ) -> Iterator[ConversionLoss]:
     """Yield losses for boxes that will be read back changed; slight changes (rounding) are one loss together."""
@@ -211,11 +211,11 @@ def _moved_boxes(
             box = np.concatenate([ring.min(axis=0), ring.max(axis=0)])
             distances[row] = np.abs(box - objects.boxes_xyxy[row]).max()
     distances[~written] = 0
-    for row in np.flatnonzero(distances > _VISIBLE).tolist():
+    for row in np.flatnonzero(distances > _VISIBLE_PX).tolist():
         whose = "that of what lies in the image" if rings[row] is None else "that of its outline"
         lost = f"its box, which differs from {whose} by {distances[row]:.2f} pixels"
         yield _loss("box", dataset, objects, row, lost)
-    slight = distances[(distances > _EQUAL) & (distances <= _VISIBLE)]
+    slight = distances[(distances > _NEGLIGIBLE_PX) & (distances <= _VISIBLE_PX)]
     if len(slight):
         lost = f"{len(slight)} boxes, which differ from those of their outlines by at most {slight.max():.1g} pixels"
         yield ConversionLoss("box", "", None, lost)
@@ -240,14 +240,14 @@ def _keypoint_fractions(
     dataset: Dataset, objects: Objects, count: int
 ) -> tuple[Float[np.ndarray, "n c"], Int[np.ndarray, "n"]]:
     """Return ``count`` normalised keypoints per object (zeros outside the image), and the number outside."""
-    found = np.zeros((len(objects), count, 3))
+    keypoints = np.zeros((len(objects), count, 3))
     if objects.keypoints is not None:
-        found[:, : objects.keypoints.shape[1]] = objects.keypoints
-        found[..., :2] /= _sizes_wh(dataset, objects)[:, None]
-    is_outside = ((found[..., :2] < 0) | (found[..., :2] > 1)).any(axis=2)
-    labelled = (is_outside & (found[..., 2] > 0)).sum(axis=1)
-    found[is_outside] = 0
-    return found.reshape(len(objects), 3 * count), labelled
+        keypoints[:, : objects.keypoints.shape[1]] = objects.keypoints
+        keypoints[..., :2] /= _sizes_wh(dataset, objects)[:, None]
+    is_outside = ((keypoints[..., :2] < 0) | (keypoints[..., :2] > 1)).any(axis=2)
+    labelled = (is_outside & (keypoints[..., 2] > 0)).sum(axis=1)
+    keypoints[is_outside] = 0
+    return keypoints.reshape(len(objects), 3 * count), labelled
 
 
 def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNames]:
@@ -257,7 +257,7 @@ def _keypoint_names(categories: Categories, count: int) -> dict[int, KeypointNam
 
 
 def _data_yaml(categories: Categories, splits: list[str], num_keypoints: int) -> str:
-    # No "path": without it Ultralytics takes the folder of this file, and "." for the folder where it was started.
+    # No "path": Ultralytics then uses the folder of this file; it would read "." as the working directory.
     content: dict[str, object] = {split: f"images/{split}" for split in splits}
     content["names"] = dict(enumerate(categories))
     if num_keypoints:

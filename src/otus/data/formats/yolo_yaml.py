@@ -19,8 +19,8 @@ from otus.errors import DataError
 from otus.structures import Categories, KeypointNames
 
 SPLITS = ("train", "val", "test")
-MAX_CATEGORIES = 20_000  # more is a slip of a digit, and would take long to name
-_KNOWN = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
+MAX_CATEGORIES = 20_000  # more is a typing error
+_READ_KEYS = frozenset((*SPLITS, "path", "names", "nc", "kpt_shape", "kpt_names", "flip_idx"))
 _MAX_KEYPOINTS = 1_000
 _MAX_BYTES = 2_000_000  # 20,000 names take seconds
 _NUMBER = re.compile(r"-?\d*\.?\d+(?:[eE]-?\d+)?")
@@ -32,9 +32,9 @@ class _UniqueKeys(yaml.SafeLoader):  # not the faster CSafeLoader: deep nesting 
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        twice = next((key for key, count in Counter(keys).items() if count > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
+        duplicate = next((key for key, count in Counter(keys).items() if count > 1), None)
+        if duplicate is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {duplicate!r}", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -55,9 +55,9 @@ def split_folders(root: Path) -> dict[str, list[Path]]:
         parts = subfolders(root / "images")
         return {part.name: [part] for part in parts} or {"": [root / "images"]}
     splits = {name: root / name / "images" for name in (*SPLITS, "valid")}
-    found = {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
+    folders = {name: [part] for name, part in splits.items() if part.is_dir() and (root / name / "labels").is_dir()}
     flat = {name: [root / name] for name in ("", *splits) if _is_flat(root / name)}
-    return found or ({"": flat[""]} if "" in flat else flat)
+    return folders or ({"": flat[""]} if "" in flat else flat)
 
 
 def _is_flat(folder: Path) -> bool:
@@ -78,7 +78,7 @@ def is_darknet(file: Path) -> bool:
 def _darknet(source: Path) -> YoloDescription:
     """Read a Darknet ``.data`` file, also CVAT's "YOLO 1.1".
 
-    Its paths are relative to a folder that the file does not say: as much of each counts as is found beside the file.
+    Its paths are relative to an unknown folder: the longest trailing part that exists beside the file is used.
     """
     entries = {
         key.strip(): value.strip() for key, _, value in (line.partition("=") for _, line in read_name_list(source))
@@ -97,11 +97,11 @@ def _darknet(source: Path) -> YoloDescription:
 
 
 def resolve_beside(name: str, folder: Path, *, file: Path, where: str) -> Path:
-    """Resolve a path whose leading folders may be missing here: the longest trailing part that exists counts."""
+    """Resolve a path to its longest trailing part that exists; the leading folders may be another machine's."""
     parts = Path(name.replace("\\", "/")).parts
-    ends = [os.path.join(*parts[i:]) for i in range(len(parts)) if parts[i] != os.sep and ".." not in parts[i:]]
-    found = next((end for end in ends if os.path.exists(folder / end)), ends[0] if ends else name)
-    return resolve_inside(found, folder, within=folder, allow_outside=False, file=file, where=where)
+    trailing = [os.path.join(*parts[i:]) for i in range(len(parts)) if parts[i] != os.sep and ".." not in parts[i:]]
+    path = next((part for part in trailing if os.path.exists(folder / part)), trailing[0] if trailing else name)
+    return resolve_inside(path, folder, within=folder, allow_outside=False, file=file, where=where)
 
 
 def load_yaml(file: Path) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def load_yaml(file: Path) -> dict[str, Any]:
         raise DataError("is too large for a description of a data set", file=file, remedy="give the right file")
     try:
         text = read_text(file)
-        if _DEEP.search(text):  # the time to parse it grows with the square of the depth
+        if _DEEP.search(text):  # parsing time grows with the square of the depth
             raise ValueError("brackets are nested too deep")
         content = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -137,9 +137,9 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
 
     def resolved(value: object, folder: Path, where: str) -> Path:
         if not isinstance(value, str | None):
-            raise DataError(f"expected a path, got {short(value)}", file=source, where=where, remedy="write a text")
+            raise DataError(f"expected a path, got {short(value)}", file=source, where=where, remedy="write a string")
         if value and value.startswith("../") and not os.path.exists(folder / value):
-            value = value[3:]  # Roboflow's exports climb where they mean to stay
+            value = value[3:]  # Roboflow writes ../ for its own folder
         return resolve_inside(
             value or ".", folder, within=source.parent, allow_outside=allow_outside, file=source, where=where
         )
@@ -157,7 +157,7 @@ def read_description(source: Path, *, allow_outside: bool = False) -> YoloDescri
         categories = Categories(categories.names, keypoints=schemes)
     unread = UnreadFields()
     for name, value in content.items():
-        if name not in _KNOWN:
+        if name not in _READ_KEYS:
             unread.note(f"{source.name}: {name}", [value])
     return YoloDescription(root, splits, categories, point_shape, unread.finish())
 
@@ -170,7 +170,10 @@ def _as_list(value: object, field: str, file: Path) -> list[Any]:
         return value
     got = f"the keys {short(list(value))}" if isinstance(value, dict) else short(value)
     raise DataError(
-        f"expected a list, or a mapping from 0, 1, 2 …, got {got}", file=file, where=field, remedy="number without gaps"
+        f"expected a list, or a mapping from 0, 1, 2 …, got {got}",
+        file=file,
+        where=field,
+        remedy="number them without gaps",
     )
 
 
@@ -186,14 +189,16 @@ def _names(content: dict[str, Any], file: Path) -> Categories | None:
     for index, name in enumerate(names):
         if not isinstance(name, str | int) or isinstance(name, bool):
             remedy = "put it in quotes: YAML takes yes, no, on and off for true and false"
-            raise DataError(f"expected a text, got {short(name)}", file=file, where=f"names[{index}]", remedy=remedy)
+            raise DataError(f"expected a string, got {short(name)}", file=file, where=f"names[{index}]", remedy=remedy)
     if count is not None and count != len(names):
         raise DataError(
             f"expected nc: {len(names)}, one a name, got {count}", file=file, where="nc", remedy="correct one"
         )
     texts = tuple(str(name) for name in names)
     if len(set(texts)) < len(texts):
-        raise DataError("a name stands there twice", file=file, where="names", remedy="give each category its own name")
+        raise DataError(
+            "a name stands there duplicate", file=file, where="names", remedy="give each category its own name"
+        )
     return Categories(texts)
 
 
@@ -213,13 +218,13 @@ def _keypoint_names(
     content: dict[str, Any], categories: Categories, count: int, file: Path
 ) -> tuple[tuple[str, KeypointNames], ...]:
     """Return the keypoint names of each category (only those in ``kpt_names``, if it is given by label)."""
-    given = content.get("kpt_names") or [str(index) for index in range(count)]
-    by_label = given if isinstance(given, dict) else dict.fromkeys(range(len(categories)), given)
+    names = content.get("kpt_names") or [str(index) for index in range(count)]
+    by_label = names if isinstance(names, dict) else dict.fromkeys(range(len(categories)), names)
     order = content.get("flip_idx") or list(range(count))
-    if not isinstance(order, list) or not _is_swap(order, count):
+    if not isinstance(order, list) or not _swaps_pairs(order, count):
         problem = f"expected the indices 0..{count - 1}, pairs exchanged, got {short(order)}"
         raise DataError(
-            problem, file=file, where="flip_idx", remedy="say for each keypoint which takes its place mirrored"
+            problem, file=file, where="flip_idx", remedy="give for each keypoint the index of its mirror image"
         )
     pairs = tuple((i, j) for i, j in enumerate(order) if i < j)
     schemes = []
@@ -234,7 +239,7 @@ def _keypoint_names(
     return tuple(schemes)
 
 
-def _is_swap(order: list[Any], count: int) -> bool:
+def _swaps_pairs(order: list[Any], count: int) -> bool:
     if not all(isinstance(index, int) for index in order) or sorted(order) != list(range(count)):
         return False
     return all(order[order[i]] == i for i in range(count))

@@ -1,9 +1,8 @@
 """Read JSON files of any size: COCO annotations of gigabytes, in the memory of one batch.
 
-``json.load`` makes Python objects of everything in the file. Here it is read in windows of half a megabyte. A compiled
-scanner finds where each record of an array ends; the records of a window are decoded together and appended to columns;
-then the window is forgotten. A record that is invalid is reported by its index and field, and the others are still
-read.
+``json.load`` makes Python objects of the whole file. Here it is read in windows of half a megabyte. A compiled scanner
+finds where each record of an array ends; the records of a window are decoded together and appended to columns. An invalid
+record is reported by index and field, and the others are still read.
 
 Reading order:
 

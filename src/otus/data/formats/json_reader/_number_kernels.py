@@ -1,10 +1,9 @@
 """Parse purely numeric records from JSON text to columns: beneath :mod:`otus.data.formats.json_reader.stream`.
 
-A list of detections is mostly digits. This reads ``{"image_id": 7, "bbox": [1, 2.5, 3, 4], "score": 0.9}, …`` ten times as
-fast as a decoder that makes objects, and refuses whatever else may stand there (null, texts, another field, a number too
-long): such text is left to the decoder, which also says what is wrong with it.
+Reads ``{"image_id": 7, "bbox": [1, 2.5, 3, 4], "score": 0.9}, …`` ten times as fast as a decoder that makes objects. It
+stops at anything else (null, strings, another field, a number too long): the decoder reads that, and reports errors.
 
-Numbers are read to the last bit as by ``float``: D. Lemire, Number parsing at a gigabyte per second, Software: Practice and
+Numbers are exactly those of ``float``: D. Lemire, Number parsing at a gigabyte per second, Software: Practice and
 Experience 51, 2021.
 """
 
@@ -41,35 +40,35 @@ def number_columns(
     names: UInt8[np.ndarray, "s"],
     name_ends: Int[np.ndarray, "f"],
     widths: Int[np.ndarray, "f"],
-    is_whole: Int[np.ndarray, "f"],
-    whole: Int[np.ndarray, "n w"],
-    figures: Float[np.ndarray, "n v"],
+    is_integer: Int[np.ndarray, "f"],
+    integers: Int[np.ndarray, "n w"],
+    floats: Float[np.ndarray, "n v"],
     largest: float,
 ) -> tuple[int, int]:
-    """Fill ``whole`` and ``figures`` from records; return the number of records and the position after their last comma.
+    """Fill ``integers`` and ``floats`` from records; return the number of records and the position after their last comma.
 
     Parameters
     ----------
     text
-        Records with a comma after each, each of which has every field once.
+        Records, each followed by a comma, each with every field once.
     names, name_ends
-        The names of the fields one after another, and where each ends.
-    widths, is_whole
-        Numbers in each field, 1 for a number that stands alone; and whether they are whole. Whole ones go to the columns of
-        ``whole`` in the order of the fields, the others to those of ``figures``.
+        The names of the fields, concatenated, and the end of each.
+    widths, is_integer
+        Numbers in each field (1: a scalar), and whether they are integers. Integers go to the columns of ``integers`` in
+        the order of the fields, the others to those of ``floats``.
     largest
-        No number may be further from 0.
+        Largest absolute value allowed.
     """
     fields, size, row = len(widths), len(text), 0
     seen = np.zeros(fields, np.int64)
-    whole_at, figure_at = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
+    integer_at, float_at = np.zeros(fields, np.int64), np.zeros(fields, np.int64)
     for f in range(1, fields):
-        whole_at[f] = whole_at[f - 1] + (widths[f - 1] if is_whole[f - 1] else 0)
-        figure_at[f] = figure_at[f - 1] + (0 if is_whole[f - 1] else widths[f - 1])
+        integer_at[f] = integer_at[f - 1] + (widths[f - 1] if is_integer[f - 1] else 0)
+        float_at[f] = float_at[f - 1] + (0 if is_integer[f - 1] else widths[f - 1])
     f, start = 0, 0
     while True:
         position = _skip_space(text, start)
-        if position >= size or text[position] != 123 or row == len(whole):  # {
+        if position >= size or text[position] != 123 or row == len(integers):  # {
             return row, start
         position += 1
         for count in range(fields):
@@ -99,16 +98,16 @@ def number_columns(
                 mantissa, exponent, negative, after = _number(text, position)
                 if after < 0:
                     return row, start
-                if is_whole[f]:
+                if is_integer[f]:
                     if _is_fraction(text, position, after) or mantissa > np.uint64(1) << np.uint64(62):
                         return row, start
-                    value = np.int64(mantissa)
-                    whole[row, whole_at[f] + k] = -value if negative else value
+                    integer = np.int64(mantissa)
+                    integers[row, integer_at[f] + k] = -integer if negative else integer
                 else:
-                    figure = _float(mantissa, exponent)
-                    if not figure <= largest:
+                    value = _float(mantissa, exponent)
+                    if not value <= largest:
                         return row, start
-                    figures[row, figure_at[f] + k] = -figure if negative else figure
+                    floats[row, float_at[f] + k] = -value if negative else value
                 position = after
             if widths[f] > 1:
                 position = _skip_space(text, position)
@@ -211,9 +210,7 @@ def _float(mantissa: np.uint64, exponent: int) -> float:
     """Return the double nearest to mantissa x 10^exponent, NaN if it cannot be determined here."""
     if mantissa == np.uint64(0):
         return 0.0
-    if (
-        mantissa <= np.uint64(9007199254740992) and -22 <= exponent <= 22
-    ):  # both exact, so is what rounding makes of them
+    if mantissa <= np.uint64(9007199254740992) and -22 <= exponent <= 22:  # both exact, so the result is rounded once
         if exponent < 0:
             return np.float64(mantissa) / _POWERS_OF_TEN[-exponent]
         return np.float64(mantissa) * _POWERS_OF_TEN[exponent]
@@ -232,7 +229,7 @@ def _float(mantissa: np.uint64, exponent: int) -> float:
     top = np.int64(high >> np.uint64(63))
     shift = np.uint64(top + 9)
     significand = high >> shift  # 54 bits, the last of which decides the rounding
-    # Exactly between two doubles the even one is right: only where 5^exponent has at most 64 bits can that be.
+    # Halfway between two doubles, round to even; that needs a 5^exponent of at most 64 bits.
     is_between = low <= np.uint64(1) and -4 <= exponent <= 23 and significand << shift == high
     if is_between and significand & np.uint64(3) == np.uint64(1):
         significand -= np.uint64(1)

@@ -1,19 +1,19 @@
 """The scanner of :mod:`~otus.data.formats.json_reader.stream`: finds where the elements of the outer arrays end.
 
-It follows strings and brackets only; what lies between is checked by the decoder.
+It follows strings and brackets only; the decoder checks the rest.
 """
 
 import numpy as np
 
 from otus._numba import kernel
 
-# What `scan` stopped at.
+# Events at which `scan` stops.
 END, KEY, OPENED, CLOSED, FIELD = 0, 1, 2, 3, 4
 
-# The places of the scanner's state; it goes on from there in the next window.
+# Indices into the scanner's state, which is kept from window to window.
 DEPTH, IN_STRING, ESCAPED, AFTER_COLON, LAST_COMMA, COMMAS, STRING_START, HASH, FIELDS, STATE_SIZE = range(10)
 
-MAX_FIELDS = 256  # names of fields that are told apart; a file with more of them is not a list of records
+MAX_FIELDS = 256  # distinct field names; a file with more is not a list of records
 
 
 @kernel
@@ -25,12 +25,12 @@ def scan(text: np.ndarray, start: int, level: int, state: np.ndarray, fields: np
     text
         uint8, a window of the file.
     level
-        The depth of the arrays whose elements are wanted: 1 where the text is an array, 2 where it is an object of arrays.
+        Depth of the arrays to scan: 1 if the file is an array, 2 if it is an object of arrays.
     state
         (STATE_SIZE,) int64. After an event, ``LAST_COMMA`` is the position of the last comma between elements (-1: none
-        in this window), ``COMMAS`` counts them, ``STRING_START`` is where the string of KEY or FIELD began.
+        in this window), ``COMMAS`` their number, ``STRING_START`` the start of the string of KEY or FIELD.
     fields
-        (MAX_FIELDS,) hashes of the names of fields of records seen before; FIELD says that a new one came.
+        (MAX_FIELDS,) hashes of the field names so far; the event FIELD is a new one.
     """
     depth, in_string, escaped = state[DEPTH], state[IN_STRING] != 0, state[ESCAPED] != 0
     digest = np.uint64(state[HASH])
@@ -94,7 +94,7 @@ def scan(text: np.ndarray, start: int, level: int, state: np.ndarray, fields: np
 @kernel
 def commas(text: np.ndarray) -> np.ndarray:
     """Return the positions of commas outside brackets and strings."""
-    found = np.empty(1024, dtype=np.int64)
+    positions = np.empty(1024, dtype=np.int64)
     count, depth, in_string, escaped = 0, 0, False, False
     for position in range(len(text)):
         byte = text[position]
@@ -112,8 +112,8 @@ def commas(text: np.ndarray) -> np.ndarray:
         elif byte == 125 or byte == 93:
             depth -= 1
         elif byte == 44 and depth == 0:
-            if count == len(found):
-                found = np.concatenate((found, np.empty_like(found)))
-            found[count] = position
+            if count == len(positions):
+                positions = np.concatenate((positions, np.empty_like(positions)))
+            positions[count] = position
             count += 1
-    return found[:count]
+    return positions[:count]

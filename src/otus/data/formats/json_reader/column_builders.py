@@ -1,4 +1,4 @@
-"""Build columns while a file is read, so that its records need not be kept.
+"""Build columns while a file is read, so that records need not be kept in memory.
 
 Shape shorthand: N objects, P points.
 """
@@ -30,7 +30,7 @@ class ColumnBuilder:
         flat = np.asarray(values).reshape(-1)
         end = self._used + len(flat)
         if end > len(self._values):
-            # In place where the system can move pages; a large factor would touch memory that is never used.
+            # Usually in place; a larger factor would touch memory that is never used.
             self._values.resize(max(end, len(self._values) * 9 // 8, 1024), refcheck=False)
         self._values[self._used : end] = flat
         self._used = end
@@ -47,7 +47,7 @@ class ColumnBuilder:
         return self._values[: self._used].reshape(-1, *self.tail)
 
     def finish(self) -> np.ndarray:
-        """Return the rows ``(N, *tail)`` and end the building."""
+        """Return the rows ``(N, *tail)``; the builder cannot be used afterwards."""
         values, self._values = self._values, np.empty(0)
         values.resize(self._used, refcheck=False)
         return values.reshape(-1, *self.tail)
@@ -61,12 +61,12 @@ class JsonRLE(msgspec.Struct, gc=False):
 
 
 Coordinate = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6)]
-"""Rasterising takes memory by the length of an outline: one from here to the moon must not get that far."""
+"""Rasterising takes memory proportional to the length of an outline, so coordinates are limited."""
 JsonSegmentation = list[list[Coordinate]] | JsonRLE | None
 
 
 def segmentation_problem(outline: JsonSegmentation) -> tuple[str, str] | None:
-    """Return field and problem of an invalid segmentation, as far as it shows without the image; else None."""
+    """Return field and problem of a segmentation that is invalid whatever its image; else None."""
     if isinstance(outline, list):
         for index, ring in enumerate(outline):
             if len(ring) < 6 or len(ring) % 2:
@@ -88,9 +88,9 @@ def segmentation_problem(outline: JsonSegmentation) -> tuple[str, str] | None:
 
 
 class SegmentationBuilder:
-    """Builds :class:`Segmentations`, and the size (N, 2) that each RLE was made for (-1 for others).
+    """Builds :class:`Segmentations`, and the size (N, 2) of each RLE (-1 for others).
 
-    x and y grow apart: so half of the points at a time is there twice when the objects change their order.
+    x and y are separate columns, so that reordering the objects doubles the memory of one of them only.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class SegmentationBuilder:
         """Append objects whose segmentations have no :func:`segmentation_problem`."""
         kinds = np.zeros(len(outlines), dtype=np.uint8)
         rings: list[list[float]] = []
-        payload: list[bytes] = []
+        rle_bytes: list[bytes] = []
         ring_counts, byte_counts = np.zeros(len(outlines), dtype=np.int64), np.zeros(len(outlines), dtype=np.int64)
         sizes_hw = np.full((len(outlines), 2), -1, dtype=np.int32)
         for i, outline in enumerate(outlines):
@@ -125,7 +125,7 @@ class SegmentationBuilder:
             else:
                 counts = _compressed(outline)
                 kinds[i], byte_counts[i], sizes_hw[i] = Outline.RLE, len(counts), outline.size
-                payload.append(counts)
+                rle_bytes.append(counts)
         self._kinds.extend(kinds)
         self._ring_counts.extend(ring_counts)
         self._byte_counts.extend(byte_counts)
@@ -135,14 +135,14 @@ class SegmentationBuilder:
         points = np.fromiter(chain.from_iterable(rings), np.float64, int(lengths.sum()))
         for axis, column in enumerate(self._points):
             column.extend(points[axis::2])
-        self._bytes.extend(np.frombuffer(b"".join(payload), dtype=np.uint8))
+        self._bytes.extend(np.frombuffer(b"".join(rle_bytes), dtype=np.uint8))
 
     def run_lengths(self) -> tuple[UInt8[np.ndarray, "n"], Int[np.ndarray, "n 2"], UInt8[np.ndarray, "b"], np.ndarray]:
         """Return kinds, RLE sizes, RLE bytes, and their offsets (N + 1,)."""
         return self._kinds.values, self._sizes_hw.values, self._bytes.values, offsets_of(self._byte_counts.values)
 
     def finish(self, order: Int[np.ndarray, "m"]) -> Segmentations:
-        """Return the segmentations of the objects in ``order``, and end the building."""
+        """Return the segmentations of the objects in ``order``; the builder cannot be used afterwards."""
         ring_counts, byte_counts = self._ring_counts.finish(), self._byte_counts.finish()
         point_counts = self._point_counts.finish()
         first_ring, first_byte, first_point = offsets_of(ring_counts), offsets_of(byte_counts), offsets_of(point_counts)

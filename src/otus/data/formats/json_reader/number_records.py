@@ -10,7 +10,7 @@ from otus.data.formats.json_reader import _number_kernels as kernels
 
 
 class NumberField(NamedTuple):
-    """A field of ``width`` numbers (1: a scalar); ``required`` if no record can lack it."""
+    """A field of ``width`` numbers (1: a scalar); ``required`` in every record."""
 
     width: int = 1
     is_integer: bool = False
@@ -29,16 +29,16 @@ class NumberRecords:
 def read_number_records(
     text: bytes, start: int, names: Sequence[str], known: Mapping[str, NumberField], *, largest: float
 ) -> NumberRecords:
-    """Read records from a position on, up to the first that is not purely numeric or lacks its comma.
+    """Read records from a position, up to the first that is not purely numeric or not followed by a comma.
 
     Parameters
     ----------
     names
         The fields that every record has.
     known
-        Fields of numbers; where one of the names is not among them, no record is read.
+        Numeric fields; if one of the names is not among them, no record is read.
     largest
-        A record with a number further from 0 is not read.
+        Largest absolute value; records with a larger one are not read.
     """
     required = {name for name, field in known.items() if field.required}
     if not required or not required.issubset(names) or not known.keys() >= set(names):

@@ -1,7 +1,7 @@
 """Read lists of records from JSON files of any size, in batches, locating every problem.
 
 The file is read in windows. A compiled scanner finds where the records of the outer arrays end, whatever the order of the
-arrays; msgspec decodes the records between, a compiled reader those of nothing but numbers. Nothing of the file is kept.
+arrays; msgspec decodes the records, or a compiled reader if they are purely numeric. The file is never in memory as a whole.
 """
 
 import codecs
@@ -23,7 +23,7 @@ from otus.data.formats.text_files import Int64
 from otus.data.git_lfs import LFS_PROBLEM, LFS_REMEDY, is_lfs_pointer
 from otus.errors import DataError, Report
 
-_WINDOW = 1 << 19  # its records stay in the processor's cache
+_WINDOW = 1 << 19  # fits in the processor's cache
 
 
 class _Identified(msgspec.Struct):
@@ -37,10 +37,10 @@ class _Decoder(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordBatch:
-    """Some records of an array: ``records[k]`` is its element ``indices[k]``.
+    """Records of an array: ``records[k]`` is its element ``indices[k]``.
 
-    ``attributes`` says, by name of a field, which attribute of the records has it. Where every record has the same fields
-    and they are :class:`NumberField`, there are ``columns`` by name in place of records: (N,) or (N, width).
+    ``attributes`` maps field names to attributes of the records. If all records have the same numeric fields
+    (:class:`NumberField`), ``columns`` has them by name instead of records: (N,) or (N, width).
     """
 
     array: str
@@ -59,17 +59,16 @@ class RecordReader:
     path
         The file.
     arrays
-        The type (a msgspec Struct) of the records of each wanted array, by its key. A file that is an array itself is
-        taken for the array ``records_key``.
+        Record type (a msgspec Struct) by key of the array. A file that is itself an array is the array ``records_key``.
     report
-        Gets every faulty record as a DataError that names it, e.g. ``annotations[317].bbox``.
+        Called with a DataError for each invalid record, which names it, e.g. ``annotations[317].bbox``.
     open_ended
-        Arrays whose records have, beside the required fields, exactly those that occur in the file: declared ones with
-        their type, others with any.
+        Arrays whose records also get fields that are not declared, of any type. Optional fields that do not occur in the
+        file are left out.
     number_fields
-        By array, the fields of numbers that may come as columns.
+        Numeric fields, by array, that may be read as columns.
     largest
-        No number of a column may be further from 0.
+        Largest absolute value in columns.
     """
 
     path: Path
@@ -86,8 +85,8 @@ class RecordReader:
     def __iter__(self) -> Iterator[RecordBatch]:
         """Yield batches in file order.
 
-        ``found`` then holds the keys of the arrays that were there, ``others`` what the file says beside them, and
-        ``faulty_ids`` by array the ids of faulty records, as far as they have one.
+        Afterwards ``found`` has the keys of the arrays in the file, ``others`` its other keys and values, and
+        ``faulty_ids`` the ids of invalid records by array, if they have any.
         """
         try:
             with _open_as_utf8(self.path) as file:
@@ -120,13 +119,17 @@ class RecordReader:
         state = np.zeros(scanner.STATE_SIZE, dtype=np.int64)
         fields = np.zeros(scanner.MAX_FIELDS, dtype=np.uint64)
         key = self.records_key if level == 1 else ""
-        inside: str | None = None  # the wanted array that the scanner is in
+        inside: str | None = None  # the array that the scanner is in
         skeleton = bytearray()  # the text without the records
-        position, pending, index = offset, offset, 0  # scanned to; not handed on from; index of the next record
-        base = 0  # where the window starts in the file
+        position, pending, index = (
+            offset,
+            offset,
+            0,
+        )  # end of the scan; start of the text not decoded yet; index of the next record
+        base = 0  # offset of the window in the file
         while True:
             state[scanner.LAST_COMMA], state[scanner.COMMAS] = -1, 0
-            if inside is not None:  # records of the fields that the scanner found need not be scanned
+            if inside is not None:  # numeric records with the fields so far need no scanner
                 numbers = self._numbers(decoders[inside], inside, window, pending)
                 if numbers.count:
                     indices = np.arange(index, index + numbers.count)
@@ -167,7 +170,7 @@ class RecordReader:
             more = file.read(_WINDOW)
             if not more:
                 break
-            # A string may be cut by the window's end; then its start moves with the text that is kept.
+            # If the window ends inside a string, keep the text from its start.
             kept = min(pending, int(state[scanner.STRING_START])) if state[scanner.IN_STRING] else pending
             window = window[kept:] + more
             base, position, pending = base + kept, position - kept, pending - kept
@@ -180,7 +183,7 @@ class RecordReader:
         known = {field.name: field for field in msgspec.structs.fields(declared)}
         if array not in self.open_ended:
             return _Decoder(msgspec.json.Decoder(list[declared]), {name: name for name in known})  # type: ignore[valid-type]
-        # msgspec takes no others, and such names are debris of broken JSON.
+        # msgspec accepts only such names; others come from broken JSON.
         occurring_names = [name for name in occurring if name.isprintable() and not set(name) & {'"', "\\"}]
         names = dict.fromkeys([name for name, field in known.items() if field.required] + occurring_names)
         attributes = {name: name if name in known else f"extra_{k}" for k, name in enumerate(names)}
@@ -218,14 +221,14 @@ class RecordReader:
         records: list[Any] = []
         faulty: list[int] = []
         for index, (start, end) in enumerate(zip([-1, *cuts], [*cuts, len(text)], strict=True), first):
-            one = text[start + 1 : end]
+            record = text[start + 1 : end]
             try:
-                records += _decode_checked(decoder, one) if one.strip() else _raise_empty()
+                records += _decode_checked(decoder, record) if record.strip() else _raise_empty()
             except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
                 faulty.append(index)
                 with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
-                    self.faulty_ids[array].add(msgspec.json.decode(one, type=_Identified).id)
-                self.report(self._explain(error, f"{array}[{index}]", one, offset + start + 1))
+                    self.faulty_ids[array].add(msgspec.json.decode(record, type=_Identified).id)
+                self.report(self._explain(error, f"{array}[{index}]", record, offset + start + 1))
         return records, faulty
 
     def _explain(self, error: Exception, record: str, text: bytes, offset: int) -> DataError:
@@ -260,7 +263,7 @@ class RecordReader:
         return count
 
     def _check_frame(self, skeleton: bytes, *, complete: bool, inside: str | None, index: int) -> None:
-        """Report invalid JSON around the records, and arrays that are none."""
+        """Report invalid JSON around the records, and values that should be arrays."""
         if not complete:
             self.report(
                 DataError(
@@ -303,8 +306,8 @@ def _decode_checked(decoder: msgspec.json.Decoder[list[Any]], text: bytes) -> li
     return decoder.decode(b"[" + text + b"]")
 
 
-def _type_and_default(one: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
-    return (one.type,) if one.required else (one.type, one.default)
+def _type_and_default(field: msgspec.structs.FieldInfo) -> tuple[Any, ...]:
+    return (field.type,) if field.required else (field.type, field.default)
 
 
 def _raise_empty() -> list[Any]:
@@ -316,15 +319,15 @@ def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(value, float) and not math.isfinite(value):
         yield path, value
     elif isinstance(value, dict):
-        for key, one in value.items():
-            yield from _not_finite(one, f"{path}.{key}")
+        for key, item in value.items():
+            yield from _not_finite(item, f"{path}.{key}")
     elif isinstance(value, list):
-        for index, one in enumerate(value):
-            yield from _not_finite(one, f"{path}[{index}]")
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{index}]")
 
 
 def write_records(file: IO[bytes], records: Iterator[Any]) -> None:
-    """Write an array of records as they come."""
+    """Write an array of records one by one."""
     encode = msgspec.json.Encoder().encode
     separator = b"[\n"
     for record in records:
