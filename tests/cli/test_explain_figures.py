@@ -220,7 +220,10 @@ def test_errors_page_says_what_the_document_says(files, tmp_path):
         assert f"{one['cost']:.4g}" in text
     assert f"{facts['label_errors']['count']} labels" in text
     for one in facts["worst_images"]:
-        assert f"{one['file']}: {one['right']} true, {one['false']} false, {one['unfound']} missed" in text
+        assert (
+            f"{one['file']}: {one['true_positives']} true, {one['false_positives']} false, {one['false_negatives']} missed"
+            in text
+        )
     counts = np.array(facts["confusion"]["counts"])
     assert counts[:-1].sum() == facts["objects"]
     assert facts["calibration"]["bins"][9]["to"] == 1

@@ -343,7 +343,7 @@ def test_who_judges_a_file_that_was_cut_is_told(good, photo, tmp_path):
         assert json.loads(judged.stdout).get("prediction_threshold") == cut
         closer = CliRunner().invoke(app, ["explain", "errors", *data, *file, "--out", str(tmp_path / "e.html")])
         for stderr in (judged.stderr, closer.stderr):
-            assert (f"cut at a score of {threshold:g}" in stderr) == (cut is not None)
+            assert (f"applied the score threshold {threshold:g}" in stderr) == (cut is not None)
 
 
 def test_pages_that_are_not_predicted_on_are_said(good, tmp_path):

@@ -123,7 +123,7 @@ def test_other_commands_say_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_cocos_two_ways_of_counting() -> None:
     readings = id_conventions(COCO_IDS)
-    assert readings["places in the data's list of categories, from 0"].tolist() == list(range(80))
+    assert readings["positions in the data's list of categories, from 0"].tolist() == list(range(80))
     assert id_conventions(range(80))["COCO's 1 to 90 of its 80 categories"].tolist() == list(COCO_IDS)
     assert len(COCO_IDS) == 80
 
@@ -131,7 +131,7 @@ def test_cocos_two_ways_of_counting() -> None:
 def test_boxes_of_other_images_and_fractions_are_said(tmp_path: Path) -> None:
     data = yolo_set(tmp_path / "data")
     (note,) = evaluated(data, found_by(tmp_path / "found.json", bbox=[[0.1, 0.1, 0.2, 0.2]] * 2))["notes"]
-    assert "none of the 6 predictions lies on an object" in note
+    assert "none of the 6 predictions overlaps an object" in note
     assert "fractions of the image" in note
     moved = found_by(tmp_path / "found.json", bbox=[[70, 1, 5, 5]] * 2)
     (note,) = evaluated(data, moved)["notes"]

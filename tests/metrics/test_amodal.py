@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otus.errors import UsageError
-from otus.metrics.detection.amodal import AmodalObjects, amodal_protocols, hidden_shares
+from otus.metrics.detection.amodal import AmodalObjects, amodal_protocols, occlusion_rates
 from otus.metrics.detection.average_precision import AveragePrecision
 from otus.metrics.detection.coco import CocoResult
 from otus.structures import Categories, Objects, Segmentations
@@ -100,8 +100,8 @@ def test_what_says_how_much_is_hidden():
         amodal_segmentations=Segmentations.build([square, square, square, None]),
         columns={"occlude_rate": np.array([0.3, np.nan, np.nan, np.nan])},
     )
-    assert hidden_shares(objects, sizes_hw=np.array([[20, 20]])).tolist() == [0.3, 0.5, 0.75, 0]
-    assert hidden_shares(replace(objects, columns={})).tolist() == [0.75, 0.75, 0.75, 0]
+    assert occlusion_rates(objects, sizes_hw=np.array([[20, 20]])).tolist() == [0.3, 0.5, 0.75, 0]
+    assert occlusion_rates(replace(objects, columns={})).tolist() == [0.75, 0.75, 0.75, 0]
 
 
 def test_perfect_whole_objects_give_1_and_nothing_amodal_is_refused(coco_scene, coco_values):

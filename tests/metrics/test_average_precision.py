@@ -173,9 +173,9 @@ def test_a_image_counts_once_and_protocols_do_not_mix():
     nothing, no_scores = Objects.empty(), np.zeros(0)
     found = replace(nothing, scores=no_scores)
     metric = AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x", "y"])
-    with pytest.raises(UsageError, match="image y was judged before"):
+    with pytest.raises(UsageError, match="image y was added before"):
         metric.update(nothing, found, image_ids=["y"])
-    with pytest.raises(UsageError, match="image x was judged before"):
+    with pytest.raises(UsageError, match="image x was added before"):
         metric.merge(AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x"]))
     with pytest.raises(UsageError, match="one protocol"):
         metric.merge(AveragePrecision(CocoProtocol("segm"), CATEGORIES))

@@ -129,5 +129,5 @@ def test_a_coarse_outline_of_a_large_object_is_not_forgiven(coco_values):
 def test_wrong_calls_are_refused(coco_scene, coco_values):
     with pytest.raises(UsageError, match="dilation_ratio"):
         BoundaryMasks(dilation_ratio=0)
-    with pytest.raises(UsageError, match="no outlines"):
+    with pytest.raises(UsageError, match="no masks"):
         score(coco_values(*coco_scene(1)))

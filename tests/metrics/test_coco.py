@@ -226,13 +226,13 @@ def test_what_is_missing_is_said():
     metric = AveragePrecision(CocoProtocol("segm"), Categories(("a", "b")))
     with pytest.raises(UsageError, match="sizes_hw"):
         metric.update(one_box(), one_box(), image_ids=[1])
-    with pytest.raises(UsageError, match="no outlines"):
+    with pytest.raises(UsageError, match="no masks"):
         metric.update(one_box(), one_box(), image_ids=[1], sizes_hw=np.array([[20, 20]]))
     with pytest.raises(UsageError, match="scores"):
         AveragePrecision(CocoProtocol(), Categories(("a",))).update(one_box(), one_box(scores=None), image_ids=[1])
     with pytest.raises(UsageError, match="tolerances"):
         AveragePrecision(CocoProtocol("keypoints"), Categories(("a",))).update(one_box(), one_box(), image_ids=[1])
-    with pytest.raises(UsageError, match="nothing was judged"):
+    with pytest.raises(UsageError, match="nothing to compute"):
         metric.compute()
     for wrong in ({"kind": "boxes"}, {"max_dets": (0,)}, {"iou_thresholds": (0.9, 0.5)}, {"recall_thresholds": ()}):
         with pytest.raises(UsageError):

@@ -39,7 +39,7 @@ def test_planted_errors_are_found(shared_data):
     matcher = DetectionMatcher(truth, predictions, dataset.categories, np.arange(len(dataset)))
     suspects = find_label_errors(matcher, find_errors(matcher))
     accused = {int(truth.ids[one.truth]) for one in suspects if one.kind == "wrong_category"}
-    imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "nobody_finds"}
+    imagined = {int(truth.ids[one.truth]) for one in suspects if one.kind == "no_detection"}
     alone = {one.detection for one in suspects if one.kind == "missing_label"}
     origin = np.flatnonzero(seen)[np.argsort(labels.image_index[seen], kind="stable")]
     confident = set(np.flatnonzero(seen & (scores >= 0.5)).tolist())
@@ -48,8 +48,8 @@ def test_planted_errors_are_found(shared_data):
     forgotten_seen = confident & set(forgotten.tolist())
     assert len({int(origin[one]) for one in alone} & forgotten_seen) > 0.5 * len(forgotten_seen) > 10
     assert len(accused - set(misnamed.tolist())) < 10
-    assert [one.score for one in suspects if one.kind != "nobody_finds"] == sorted(
-        (one.score for one in suspects if one.kind != "nobody_finds"), reverse=True
+    assert [one.score for one in suspects if one.kind != "no_detection"] == sorted(
+        (one.score for one in suspects if one.kind != "no_detection"), reverse=True
     )
 
 
@@ -70,7 +70,11 @@ def a_comparison() -> DetectionMatcher:
 def test_the_worst_images():
     matcher = a_comparison()
     counts = count_by_image(matcher, find_errors(matcher))
-    assert (counts.right.tolist(), counts.false.tolist(), counts.unfound.tolist()) == ([1, 0, 0], [1, 0, 0], [0, 0, 2])
+    assert (counts.true_positives.tolist(), counts.false_positives.tolist(), counts.false_negatives.tolist()) == (
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 0, 2],
+    )
     np.testing.assert_allclose(counts.f1, [2 / 3, np.nan, 0])
     assert counts.worst(5) == [2, 0]
     assert counts.worst(1) == [2]
@@ -83,11 +87,11 @@ def test_by_hand():
     suspects = find_label_errors(matcher, find_errors(matcher))
     assert [(one.kind, one.image_index, one.detection, one.truth) for one in suspects] == [
         ("missing_label", 0, 1, -1),
-        ("nobody_finds", 2, -1, 2),
+        ("no_detection", 2, -1, 2),
     ]
     named = replace(matcher, categories=Categories(("owl", "cat")))
     named = replace(named, predictions=replace(named.predictions, labels=np.array([1, 0, 0])))
     suspects = find_label_errors(named, find_errors(named))
-    assert [one.kind for one in suspects] == ["wrong_category", "missing_label", "nobody_finds"]
+    assert [one.kind for one in suspects] == ["wrong_category", "missing_label", "no_detection"]
     assert suspects[0].score == pytest.approx(0.9)
     assert suspects[0].truth == 0

@@ -139,7 +139,7 @@ def test_misuse_is_named():
     with pytest.raises(UsageError, match="update first"):
         metric.compute()
     metric.update(one, one, image_ids=[4])
-    with pytest.raises(UsageError, match="image 4 was judged before"):
+    with pytest.raises(UsageError, match="image 4 was added before"):
         metric.update(one, one, image_ids=[4])
     with pytest.raises(UsageError, match="protocol"):
         metric.merge(ProposalRecall(NAMES, PROTOCOL))

@@ -10,7 +10,7 @@ from otus.data.formats.coco_results import read_results
 from otus.data.open import open_dataset
 from otus.errors import UsageError
 from otus.metrics.diagnosis.assignment import DetectionMatcher
-from otus.metrics.diagnosis.tide import WRONG, Error, Errors, find_errors
+from otus.metrics.diagnosis.tide import ERROR_TYPES, Error, Errors, find_errors
 from otus.structures import Categories, Objects
 
 SHORT = {
@@ -88,7 +88,7 @@ def tidecv_points(errors: Errors, fixed: Error | None):
         if type_ == Error.NONE:
             (right if fixed is not None else points).append((matches.labels[i], matches.scores[i], True))
         elif type_ == fixed and best[i]:
-            points.append((errors.truth_labels[errors.about[i]], matches.scores[i], True))
+            points.append((errors.truth_labels[errors.nearest_truths[i]], matches.scores[i], True))
         elif type_ not in (fixed, Error.IGNORED):
             points.append((matches.labels[i], matches.scores[i], False))
     return points + right
@@ -103,7 +103,7 @@ def test_equals_the_papers_code_with_its_mean(kind, shared_data):
     positives = errors.matches.positives
     before = tidecv_average(tidecv_points(errors, None), positives)
     assert before == pytest.approx(expected["ap50"], abs=0.02)  # images of equal scores stand in another order there
-    for one in WRONG:
+    for one in ERROR_TYPES:
         left = positives
         if one is Error.MISSED:
             left = positives - np.bincount(errors.truth_labels[errors.missed], minlength=len(positives))

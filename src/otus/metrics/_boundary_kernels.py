@@ -1,4 +1,4 @@
-"""Compiled: boundaries between categories, and how much of them is near the other map's (:mod:`otus.metrics.semantic`)."""
+"""Compiled: boundary pixels of categories, and those near the other map's boundary (:mod:`otus.metrics.semantic`)."""
 
 import numpy as np
 from jaxtyping import Int
@@ -8,7 +8,7 @@ from otus._numba import kernel
 
 @kernel
 def _is_boundary(labels: Int[np.ndarray, "h w"], y: int, x: int, label: int) -> bool:
-    """Whether a pixel, its right, its lower and its lower right neighbour are not all in or all out of a category."""
+    """Return whether a category contains some but not all of a pixel and its right, lower and lower right neighbours."""
     height, width = labels.shape
     right, below = min(x + 1, width - 1), min(y + 1, height - 1)
     inside = labels[y, x] == label
@@ -57,9 +57,9 @@ def boundary_counts(
     offsets_yx: Int[np.ndarray, "o 2"],
     category_count: int,
 ) -> Int[np.ndarray, "4 k"]:
-    """By category: true boundary pixels, those near a predicted one, predicted ones, those near a true one.
+    """Count by category: true boundary pixels, those near a predicted one, predicted ones, those near a true one.
 
-    Near is within one of the offsets, which should be the nearest first. Labels from ``category_count`` on are of none.
+    Near means at one of the offsets, which should be sorted by distance. Labels from ``category_count`` are no category.
     """
     counts = np.zeros((4, category_count), np.int64)
     _count_near(truth, prediction, offsets_yx, category_count, counts[0], counts[1])

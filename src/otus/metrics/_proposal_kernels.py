@@ -17,7 +17,7 @@ def best_overlaps(
     images: Int[np.ndarray, "g"],
     counts: Int[np.ndarray, "c"],
 ) -> Float[np.ndarray, "g c"]:
-    """The largest IoU (xyxy) of each object with the first ``counts`` (rising) proposals of its image, 0 without any."""
+    """Return each object's highest IoU (xyxy) with the first ``counts`` (ascending) proposals of its image, else 0."""
     best = np.zeros((len(truths), len(counts)))
     for g in range(len(truths)):
         first, last = spans[images[g]]

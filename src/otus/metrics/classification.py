@@ -25,7 +25,7 @@ class ClassificationAccuracy:
     Parameters
     ----------
     categories
-        K.
+        The K categories.
     top
         Values of k, ascending, for one figure each.
 
@@ -39,7 +39,7 @@ class ClassificationAccuracy:
 
     def __init__(self, categories: Categories, *, top: tuple[int, ...] = (1, 5)) -> None:
         if not top or min(top) < 1 or sorted(set(top)) != list(top):
-            raise UsageError(f"top: expected rising numbers from 1 on, got {top}")
+            raise UsageError(f"top: expected ascending integers from 1, got {top}")
         self.categories = categories
         self.top = top
         self._images = np.zeros(len(categories), dtype=np.int64)
@@ -51,9 +51,9 @@ class ClassificationAccuracy:
         Parameters
         ----------
         labels
-            (M,) the true category of each.
+            (M,) true class index of each image.
         scores
-            (M, K), any numbers that rise with confidence; -inf for a category that is no answer.
+            (M, K), higher for more confidence; -inf for a category that is not predicted.
 
         Raises
         ------
@@ -74,13 +74,13 @@ class ClassificationAccuracy:
                 raise DataError(
                     f"expected {expected}, got {values[record].tolist()}",
                     where=f"{name}[{record}]",
-                    remedy="drop or mend this record",
+                    remedy="correct or remove this record",
                     kind=f"bad_{name}",
                 )
-        right = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
+        true_scores = np.take_along_axis(scores, labels[:, None].astype(np.int64), axis=1)
         earlier = np.arange(count) < labels[:, None]
-        before = np.greater(scores, right).sum(axis=1) + (np.equal(scores, right) & earlier).sum(axis=1)
-        answered = np.isfinite(right[:, 0])
+        before = np.greater(scores, true_scores).sum(axis=1) + (np.equal(scores, true_scores) & earlier).sum(axis=1)
+        answered = np.isfinite(true_scores[:, 0])
         self._images += np.bincount(labels, minlength=count)
         for row, k in enumerate(self.top):
             self._hits[row] += np.bincount(labels[answered & (before < k)], minlength=count)
@@ -89,7 +89,7 @@ class ClassificationAccuracy:
     def merge(self, other: "ClassificationAccuracy") -> Self:
         """Add the counts of another metric, of other images and the same categories."""
         if other.categories != self.categories or other.top != self.top:
-            raise UsageError("only figures of the same categories and numbers of answers can be merged")
+            raise UsageError("only metrics of the same categories and k can be merged")
         self._images += other._images
         self._hits += other._hits
         return self
@@ -101,16 +101,16 @@ class ClassificationAccuracy:
 
 @dataclass(frozen=True, eq=False)
 class ClassificationResult:
-    """Counts by category and the figures that come of them.
+    """Counts by category, and their figures.
 
     Parameters
     ----------
     categories, top
-        What was judged, and how many first answers were looked at.
+        The K categories, and the values of k.
     images
         (K,) images of each category.
     hits
-        (len(top), K) those of them where it was among the first answers.
+        (len(top), K) images whose category is among the k highest scores.
     """
 
     categories: Categories

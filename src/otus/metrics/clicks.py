@@ -2,9 +2,9 @@
 
 Shape shorthand: H x W the image, C clicks.
 
-The next click is in the middle of the largest error, the pixel farthest from what is right, as Sofiiuk et al. do it
-(Reviving Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code): the first is in the
-middle of the object.
+The next click is in the middle of the largest error region, the pixel farthest from its border, as in Sofiiuk et al.
+(Reviving Iterative Training with Mask Guidance, 2021, section 3.1 and their evaluation code): the first is in the middle of
+the object.
 """
 
 from collections.abc import Callable
@@ -41,16 +41,16 @@ def next_click(
     ignore: Bool[np.ndarray, "h w"] | None = None,
     clicked: Bool[np.ndarray, "h w"] | None = None,
 ) -> Click | None:
-    """Return the click in the middle of the largest error, or None where there is none left to click at.
+    """Return the click in the middle of the largest error region, or None if there is none.
 
     Parameters
     ----------
     prediction, truth
         The mask so far and the ground truth.
     ignore
-        Pixels that count neither as right nor as wrong.
+        Pixels that are ignored.
     clicked
-        Pixels that were clicked before; they are not clicked again.
+        Pixels already clicked; they are not clicked again.
 
     >>> truth = np.zeros((5, 7), dtype=bool)
     >>> truth[1:4, 1:4] = True
@@ -84,18 +84,18 @@ def simulate_clicks(
     max_clicks: int = MAX_CLICKS,
     stop_at_iou: float = 1.0,
 ) -> ClickRecord:
-    """Click at one object until its mask is good: each click is the middle of the largest error of the mask before.
+    """Simulate clicks on one object until its mask is good, each in the middle of the largest error of the last mask.
 
     Parameters
     ----------
     segment
-        Gives the mask for a prompt of points.
+        Returns the mask for a prompt of points.
     truth
         The mask of the object.
     ignore
-        Pixels that count neither as right nor as wrong.
+        Pixels that are ignored.
     max_clicks, stop_at_iou
-        When to end.
+        When to stop.
     """
     valid = np.ones_like(truth) if ignore is None else ~ignore
     mask, clicked = np.zeros_like(truth), np.zeros_like(truth)
@@ -107,6 +107,6 @@ def simulate_clicks(
             break
         clicks.append(click)
         clicked[int(click.y), int(click.x)] = True
-        mask = segment(Prompt([(one.x, one.y) for one in clicks], [one.label for one in clicks]))
+        mask = segment(Prompt([(click.x, click.y) for click in clicks], [click.label for click in clicks]))
         ious.append(float((mask & truth & valid).sum() / max(((mask | truth) & valid).sum(), 1)))
     return ClickRecord(clicks, ious, mask)

@@ -33,17 +33,17 @@ def iou_by_clicks(
     [[0.5, 0.9, 0.9], [0.8, 0.8, 0.8]]
     """
     if max_clicks < 1:
-        raise UsageError(f"max_clicks: expected a number from 1 on, got {max_clicks}")
+        raise UsageError(f"max_clicks: expected 1 or more, got {max_clicks}")
     filled = np.empty((len(curves), max_clicks))
     for index, curve in enumerate(curves):
         values = np.asarray(curve, dtype=np.float64).reshape(-1)
-        sound = (values >= 0) & (values <= 1)
-        if not len(values) or not sound.all():
-            got = f"{values[~sound][0]} after click {np.argmin(sound) + 1}" if len(values) else "no click"
+        valid = (values >= 0) & (values <= 1)
+        if not len(values) or not valid.all():
+            got = f"{values[~valid][0]} after click {np.argmin(valid) + 1}" if len(values) else "no click"
             raise DataError(
                 f"expected an IoU in 0..1 after each click, got {got}",
                 where=f"curves[{index}]",
-                remedy="drop or mend this curve",
+                remedy="correct or remove this curve",
                 kind="bad_iou",
             )
         cut = values[:max_clicks]
@@ -67,9 +67,9 @@ class InteractiveQuality:
     Parameters
     ----------
     max_clicks
-        Clicks after which an object counts as given up.
+        Maximum number of clicks per object.
     targets
-        IoUs, for one NoC each.
+        IoUs to reach; one NoC figure for each.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class InteractiveQuality:
 
     def __init__(self, *, max_clicks: int = MAX_CLICKS, targets: tuple[float, ...] = (0.85, 0.9)) -> None:
         if not targets or not all(0 < target <= 1 for target in targets):
-            raise UsageError(f"targets: expected IoUs over 0 and up to 1, got {targets}")
+            raise UsageError(f"targets: expected IoUs in (0, 1], got {targets}")
         self.max_clicks = max_clicks
         self.targets = targets
         self._curves = [iou_by_clicks([], max_clicks=max_clicks)]
@@ -93,7 +93,7 @@ class InteractiveQuality:
     def merge(self, other: "InteractiveQuality") -> Self:
         """Add the curves of another metric, of other objects and the same settings."""
         if other.max_clicks != self.max_clicks or other.targets != self.targets:
-            raise UsageError("only figures of the same targets and most clicks can be merged")
+            raise UsageError("only metrics of the same targets and max_clicks can be merged")
         self._curves += other._curves
         return self
 
@@ -104,7 +104,7 @@ class InteractiveQuality:
 
 @dataclass(frozen=True, eq=False)
 class InteractiveResult:
-    """Curves and the figures that come of them.
+    """Curves, and their figures.
 
     Parameters
     ----------

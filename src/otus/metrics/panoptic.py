@@ -60,11 +60,11 @@ class PanopticQuality:
         ShapeError
             The maps differ in size, or a predicted segment has no pixels.
         UsageError
-            The maps are of other categories.
+            The maps have other categories.
         """
-        for side, one in (("truth", truth), ("prediction", prediction)):
-            if one.categories.names != self.categories.names:
-                raise UsageError(f"panoptic map: the {side} is of other categories than this metric")
+        for side, panoptic in (("truth", truth), ("prediction", prediction)):
+            if panoptic.categories.names != self.categories.names:
+                raise UsageError(f"panoptic map: the {side} has other categories than this metric")
         if truth.size_hw != prediction.size_hw:
             raise ShapeError(f"panoptic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
         true_ids, found_ids, shared = shared_pixels(truth.ids, prediction.ids)
@@ -105,7 +105,7 @@ class PanopticQuality:
     def merge(self, other: "PanopticQuality") -> Self:
         """Add the counts of another metric, of other images and the same categories."""
         if other.categories != self.categories:
-            raise UsageError("only figures of the same categories can be merged")
+            raise UsageError("only metrics of the same categories can be merged")
         self._iou_sums += other._iou_sums
         self._counts += other._counts
         self.confusion += other.confusion
@@ -121,12 +121,12 @@ _TRUE, _FALSE, _MISSED = range(3)
 
 @dataclass(frozen=True, eq=False)
 class PanopticResult:
-    """Counts by category and the figures that come of them.
+    """Counts by category, and their figures.
 
     Parameters
     ----------
     categories
-        K.
+        The K categories.
     iou_sums
         (K,) sum of the IoUs of matched segments.
     true_positives, false_positives, false_negatives
@@ -174,15 +174,15 @@ def shared_pixels(
     flat_a, flat_b = a.ravel(), b.ravel()
     if not len(flat_a):
         return (np.zeros(0, dtype=np.int64),) * 3
-    # Maps are made of stretches: far fewer to sort than pixels.
+    # Runs of equal values are far fewer to sort than pixels.
     starts = np.flatnonzero(np.append(True, (np.diff(flat_a) != 0) | (np.diff(flat_b) != 0)))
     lengths = np.diff(np.append(starts, len(flat_a)))
-    keys, which = np.unique(np.stack([flat_a[starts], flat_b[starts]], axis=1), axis=0, return_inverse=True)
-    pixels = np.bincount(which.reshape(-1), weights=lengths).astype(np.int64)
+    keys, inverse = np.unique(np.stack([flat_a[starts], flat_b[starts]], axis=1), axis=0, return_inverse=True)
+    pixels = np.bincount(inverse.reshape(-1), weights=lengths).astype(np.int64)
     return keys[:, 0], keys[:, 1], pixels
 
 
 def _sums_by(ids: Int[np.ndarray, "p"], pixels: Int[np.ndarray, "p"]) -> dict[int, int]:
-    values, which = np.unique(ids, return_inverse=True)
-    sums = np.bincount(which.reshape(-1), weights=pixels, minlength=len(values)).astype(np.int64)
+    values, inverse = np.unique(ids, return_inverse=True)
+    sums = np.bincount(inverse.reshape(-1), weights=pixels, minlength=len(values)).astype(np.int64)
     return dict(zip(values.tolist(), sums.tolist(), strict=True))

@@ -5,8 +5,8 @@ Shape shorthand: G true objects, T IoU thresholds, C numbers of proposals, K cat
 Papers: recall by number of proposals and IoU, "What makes for effective detection proposals?" (Hosang et al., TPAMI 2016);
 average best overlap (ABO) of a category and its mean over categories (MABO), "Selective Search for Object Recognition"
 (Uijlings et al., IJCV 2013), section 5.1.
-An object counts as covered whatever else the proposal covers: nothing is matched one to one. Crowds, and objects marked
-``difficult``, need not be covered.
+Proposals and objects are not matched one to one: a proposal may cover several objects. Crowds and ``difficult`` objects do
+not count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,33 +22,33 @@ from otus.metrics.detection.average_precision import validate_objects
 from otus.structures import Categories, Objects
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""Over which the average recall is taken."""
+"""IoU thresholds of the average recall."""
 
 
 @dataclass(frozen=True)
 class ProposalProtocol:
-    """By how many proposals of an image, the best, and at which IoUs objects are counted as covered."""
+    """Numbers of highest-scoring proposals per image, and IoU thresholds, at which recall is computed."""
 
     counts: tuple[int, ...] = (1, 10, 50, 100, 200, 300, 500, 1000, 2000)
     iou_thresholds: tuple[float, ...] = (0.5, 0.7)
 
     def __post_init__(self) -> None:
         if not self.counts or self.counts[0] < 1 or list(self.counts) != sorted(set(self.counts)):
-            raise UsageError(f"counts: expected rising whole numbers from 1 on, got {self.counts}")
-        if not self.iou_thresholds or not all(0 < one <= 1 for one in self.iou_thresholds):
-            raise UsageError(f"iou_thresholds: expected numbers over 0 and up to 1, got {self.iou_thresholds}")
+            raise UsageError(f"counts: expected ascending integers from 1, got {self.counts}")
+        if not self.iou_thresholds or not all(0 < iou <= 1 for iou in self.iou_thresholds):
+            raise UsageError(f"iou_thresholds: expected numbers in (0, 1], got {self.iou_thresholds}")
 
 
 @dataclass(frozen=True, eq=False)
 class ProposalResult:
-    """Figures by number of proposals; NaN where there is no object to cover.
+    """Figures by number of proposals; NaN without objects.
 
     Parameters
     ----------
     protocol, categories
-        What made it.
+        Protocol and categories of the evaluation.
     recall
-        (T, C) share of the objects with a proposal of at least the IoU.
+        (T, C) fraction of the objects with a proposal of at least this IoU.
     average_recall
         (C,) the mean of recall over IoU 0.5, 0.55 … 0.95.
     abo
@@ -56,9 +56,9 @@ class ProposalResult:
     mabo
         (C,) its mean over the categories that have objects.
     objects
-        How many there were to cover.
+        Number of objects.
     proposals_per_image
-        The mean.
+        Mean number of proposals per image.
     """
 
     protocol: ProposalProtocol
@@ -89,7 +89,7 @@ class ProposalResult:
         object.__setattr__(self, "per_category", per_category)
 
     def document(self) -> dict[str, Any]:
-        """The figures as values of JSON."""
+        """Return the figures as JSON values."""
         return {
             **self.figures,
             "objects": self.objects,
@@ -99,16 +99,16 @@ class ProposalResult:
 
 
 class ProposalRecall:
-    """Recall, ABO and MABO over any number of images and shards; a few numbers are kept an object.
+    """Recall, ABO and MABO over any number of images and shards; keeps a few numbers per object.
 
     Examples
     --------
     >>> truth = Objects.build(image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 10], [20, 0, 30, 10]])
-    >>> found = Objects.build(
+    >>> proposals = Objects.build(
     ...     image_index=[0, 0], labels=[0, 0], boxes_xyxy=[[0, 0, 10, 8], [20, 0, 30, 10]], scores=np.array([0.9, 0.5])
     ... )
     >>> metric = ProposalRecall(Categories(("owl",)), ProposalProtocol(counts=(1, 2)))
-    >>> result = metric.update(truth, found, image_ids=[7]).compute()
+    >>> result = metric.update(truth, proposals, image_ids=[7]).compute()
     >>> result.recall.tolist(), result.mabo.round(3).tolist()
     ([[0.5, 1.0], [0.5, 1.0]], [0.4, 0.9])
     """
@@ -129,17 +129,17 @@ class ProposalRecall:
         Parameters
         ----------
         truth, proposals
-            Objects whose ``image_index`` counts from 0 to M - 1. Proposals with scores count by falling score, of equal
-            ones the first; those without in their order. Their labels only have to be known.
+            Objects whose ``image_index`` is 0 to M - 1. Proposals are ranked by descending score, the first of ties first;
+            without scores, in their order. Their labels must be valid, but do not matter.
         image_ids
             M names or numbers.
 
         Raises
         ------
         DataError
-            A record that cannot be: a box that is not finite, a negative size, an unknown label or image.
+            An invalid record: a box that is not finite, a negative size, an unknown label or image.
         UsageError
-            An image was judged before.
+            An image was counted before.
         """
         ids = np.asarray(image_ids)
         validate_objects(truth, "truth", label_count=len(self.categories), image_count=len(ids))
@@ -148,25 +148,25 @@ class ProposalRecall:
         scores = np.zeros(len(proposals)) if proposals.scores is None else proposals.scores
         order = np.lexsort((-scores, proposals.image_index))
         bounds = np.searchsorted(proposals.image_index, np.arange(len(ids) + 1))
-        judged = ~truth.is_crowd
+        counted = ~truth.is_crowd
         if "difficult" in truth.columns:
-            judged = judged & ~truth.columns["difficult"].astype(bool)
+            counted = counted & ~truth.columns["difficult"].astype(bool)
         best = kernels.best_overlaps(
             proposals.boxes_xyxy[order].astype(np.float64, copy=False),
             np.stack([bounds[:-1], bounds[1:]], axis=1),
-            truth.boxes_xyxy[judged].astype(np.float64, copy=False),
-            truth.image_index[judged],
+            truth.boxes_xyxy[counted].astype(np.float64, copy=False),
+            truth.image_index[counted],
             np.array(self.protocol.counts, dtype=np.int64),
         )
-        self._labels.append(truth.labels[judged])
+        self._labels.append(truth.labels[counted])
         self._best.append(best)
         self._proposals += len(proposals)
         return self
 
     def merge(self, other: "ProposalRecall") -> Self:
-        """Add what another metric holds, of other images and the same protocol."""
+        """Add the counts of another metric, of other images and the same protocol."""
         if other.protocol != self.protocol or other.categories != self.categories:
-            raise UsageError("only figures of one protocol and the same categories can be merged")
+            raise UsageError("only metrics of the same protocol and categories can be merged")
         self._add_ids(other._image_ids)
         self._labels += other._labels
         self._best += other._best
@@ -176,13 +176,13 @@ class ProposalRecall:
     def _add_ids(self, further: list[np.ndarray]) -> None:
         ids, times = np.unique(np.concatenate([*self._image_ids, *further, np.array([], int)]), return_counts=True)
         if (times > 1).any():
-            raise UsageError(f"image {ids[times > 1][0]} was judged before; every image counts once")
+            raise UsageError(f"image {ids[times > 1][0]} was added before; each image counts once")
         self._image_ids += further
 
     def compute(self) -> ProposalResult:
         """Compute the figures of all images so far."""
         if not self._image_ids:
-            raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
+            raise UsageError("nothing to compute: call update first (with no images for an empty data set)")
         best, labels = np.concatenate(self._best), np.concatenate(self._labels)
         abo = np.full((len(self.categories), best.shape[1]), np.nan)
         for label in np.unique(labels).tolist():

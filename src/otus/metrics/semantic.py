@@ -5,11 +5,11 @@ From one confusion matrix over all images, as Long et al., Fully Convolutional N
 
 - IoU of a category = pixels that both sides give it / pixels that either gives it; mIoU is the mean over categories, fwIoU
   that weighted by the categories' true pixels;
-- accuracy of a category = its true pixels that are right; mAcc is the mean over categories, aAcc that of all pixels.
+- accuracy of a category = its true pixels that are correct; mAcc is the mean over categories, aAcc that of all pixels.
 
 Boundary F (Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013; contours as Perazzi et
 al., DAVIS, CVPR 2016, draw them): of each image and category, the harmonic mean of precision and recall of boundary
-pixels, of which those count as right that lie within ``tolerance`` of the image's diagonal (rounded up to pixels) of the
+pixels, of which those count as correct that lie within ``tolerance`` of the image's diagonal (rounded up to pixels) of the
 other side's; then the mean over the images where either side has the category, and over categories.
 
 - Pixels whose true label is 255 are ignored; boundaries along them are added to both sides.
@@ -39,22 +39,20 @@ class SemanticQuality:
     Parameters
     ----------
     categories
-        K, of both sides.
+        The K categories.
     tolerance
-        How far a boundary may be off, as a share of the image's diagonal.
+        Tolerance of boundaries, as a fraction of the image's diagonal.
 
     Examples
     --------
-    >>> categories = Categories(("sky", "owl", "tree"))
-    >>> truth, found = SemanticMap(np.array([[0, 0, 1, 255]]), categories), SemanticMap(np.array([[0, 1, 1, 0]]), categories)
-    >>> figures = SemanticQuality(categories).update(truth, found).compute().figures
-    >>> figures["mIoU"], round(figures["aAcc"], 4)
-    (0.5, 0.6667)
+    >>> categories = Categories(("sky", "owl", "tree")) >>> truth, predicted = SemanticMap(np.array([[0, 0, 1, 255]]),
+    categories), SemanticMap(np.array([[0, 1, 1, 0]]), categories) >>> figures = SemanticQuality(categories).update(truth,
+    predicted).compute().figures >>> figures["mIoU"], round(figures["aAcc"], 4) (0.5, 0.6667)
     """
 
     def __init__(self, categories: Categories, *, tolerance: float = 0.008) -> None:
         if not 0 <= tolerance < 1:
-            raise UsageError(f"tolerance: expected a share of the diagonal from 0 on and below 1, got {tolerance}")
+            raise UsageError(f"tolerance: expected a fraction of the diagonal in [0, 1), got {tolerance}")
         self.categories = categories
         self.tolerance = tolerance
         self._confusion = np.zeros((len(categories), len(categories) + 1), dtype=np.int64)
@@ -69,30 +67,30 @@ class SemanticQuality:
         ShapeError
             The maps differ in size.
         UsageError
-            The maps are of other categories.
+            The maps have other categories.
         """
-        for side, one in (("truth", truth), ("prediction", prediction)):
-            if one.categories.names != self.categories.names:
-                raise UsageError(f"semantic map: the {side} is of other categories than this metric")
+        for side, semantic in (("truth", truth), ("prediction", prediction)):
+            if semantic.categories.names != self.categories.names:
+                raise UsageError(f"semantic map: the {side} has other categories than this metric")
         if truth.size_hw != prediction.size_hw:
             raise ShapeError(f"semantic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
         count = len(self.categories)
-        # Label K stands for none: not judged in the truth, no category predicted.
+        # Label K: ignored in the truth, no category in the prediction.
         true = np.where(truth.labels == IGNORE, count, truth.labels).astype(np.int64)
-        found = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.int64)
-        pairs = np.bincount((true * (count + 1) + found).ravel(), minlength=(count + 1) ** 2)
+        predicted = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.int64)
+        pairs = np.bincount((true * (count + 1) + predicted).ravel(), minlength=(count + 1) ** 2)
         confusion = pairs.reshape(count + 1, count + 1)[:count]
         self._confusion += confusion
         occurs = confusion.sum(axis=1) + confusion[:, :count].sum(axis=0) > 0
         if occurs.any():
-            self._boundary_sums[occurs] += _boundary_f(true, found, count, self.tolerance)[occurs]
+            self._boundary_sums[occurs] += _boundary_f(true, predicted, count, self.tolerance)[occurs]
             self._boundary_images += occurs
         return self
 
     def merge(self, other: "SemanticQuality") -> Self:
         """Add the counts of another metric, of other images and the same categories and tolerance."""
         if other.categories != self.categories or other.tolerance != self.tolerance:
-            raise UsageError("only figures of the same categories and tolerance can be merged")
+            raise UsageError("only metrics of the same categories and tolerance can be merged")
         self._confusion += other._confusion
         self._boundary_sums += other._boundary_sums
         self._boundary_images += other._boundary_images
@@ -106,7 +104,7 @@ class SemanticQuality:
 
 @dataclass(frozen=True, eq=False)
 class SemanticResult:
-    """The confusion matrix and the figures that come of it.
+    """The confusion matrix and its figures.
 
     Parameters
     ----------
@@ -128,15 +126,15 @@ class SemanticResult:
 
     def __post_init__(self) -> None:
         count = len(self.categories)
-        right = np.diagonal(self.confusion).astype(np.float64)
-        true, found = self.confusion.sum(axis=1), self.confusion[:, :count].sum(axis=0)
-        iou, accuracy = ratio(right, true + found - right), ratio(right, true)
-        judged = int(true.sum())
+        correct = np.diagonal(self.confusion).astype(np.float64)
+        true, predicted = self.confusion.sum(axis=1), self.confusion[:, :count].sum(axis=0)
+        iou, accuracy = ratio(correct, true + predicted - correct), ratio(correct, true)
+        pixels = int(true.sum())
         figures = {
             "mIoU": mean_of_defined(iou),
-            "fwIoU": float((true[true > 0] * iou[true > 0]).sum() / judged) if judged else float("nan"),
+            "fwIoU": float((true[true > 0] * iou[true > 0]).sum() / pixels) if pixels else float("nan"),
             "mAcc": mean_of_defined(accuracy),
-            "aAcc": float(right.sum() / judged) if judged else float("nan"),
+            "aAcc": float(correct.sum() / pixels) if pixels else float("nan"),
             "BF": mean_of_defined(self.boundary_f),
         }
         per_category = {
@@ -150,20 +148,22 @@ class SemanticResult:
 def _boundary_f(
     truth: Int[np.ndarray, "h w"], prediction: Int[np.ndarray, "h w"], count: int, tolerance: float
 ) -> Float[np.ndarray, "k"]:
-    """F of each category in one image: 1 where neither side has a boundary, 0 where only one has."""
+    """Return F of each category in one image: 1 if neither side has a boundary, 0 if only one has."""
     radius = int(np.ceil(tolerance * float(np.hypot(*truth.shape))))
-    true, true_near, found, found_near = boundary_counts(truth, prediction, _disk(radius), count).astype(np.float64)
-    both = (true > 0) & (found > 0)
+    true, true_near, predicted, predicted_near = boundary_counts(truth, prediction, _disk(radius), count).astype(
+        np.float64
+    )
+    both = (true > 0) & (predicted > 0)
     recall = np.divide(true_near, true, out=np.zeros(count), where=both)
-    precision = np.divide(found_near, found, out=np.zeros(count), where=both)
+    precision = np.divide(predicted_near, predicted, out=np.zeros(count), where=both)
     total = precision + recall
     f = np.divide(2 * precision * recall, total, out=np.zeros(count), where=total > 0)
-    return np.where((true == 0) & (found == 0), 1.0, f)
+    return np.where((true == 0) & (predicted == 0), 1.0, f)
 
 
 @lru_cache(maxsize=64)
 def _disk(radius: int) -> Int[np.ndarray, "o 2"]:
-    """The whole offsets (y, x) within a radius, the nearest first."""
+    """Return the integer offsets (y, x) within a radius, the nearest first."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1)
     squared = y**2 + x**2
     order = np.argsort(squared, kind="stable")

@@ -14,7 +14,7 @@ from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 from otus.metrics.diagnosis.calibration import Calibration, calibration
 from otus.metrics.diagnosis.confusion import Confusion, confusion_matrix
-from otus.metrics.diagnosis.label_errors import ImageCounts, Suspect, count_by_image, find_label_errors
+from otus.metrics.diagnosis.label_errors import ImageCounts, LabelError, count_by_image, find_label_errors
 from otus.metrics.diagnosis.thresholds import ScoreCurve, score_curve
 from otus.metrics.diagnosis.tide import Errors, find_errors
 from otus.reports import plots
@@ -88,7 +88,7 @@ class Analysis:
         return count_by_image(self.matcher, self.errors, score_threshold=self.score_threshold)
 
     @cached_property
-    def suspects(self) -> list[Suspect]:
+    def label_errors(self) -> list[LabelError]:
         """Labels that are probably wrong or missing."""
         return find_label_errors(self.matcher, self.errors, score_threshold=self.score_threshold)
 

@@ -4,7 +4,7 @@
     images/[SPLIT/]*.jpg  masks/[SPLIT/]*.png  [classes.txt]    also annotations/ for masks/
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
-A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are non_blank from 0. Values
+A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
 without a name are ignored in evaluation, as are those named unlabelled, void, ignore or ignored. Without
 ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object is 1)
 for ignored pixels.

@@ -1,7 +1,6 @@
-"""Compiled: outlines to intervals of pixels, and what two of them share (see :mod:`otus.metrics.detection.mask_pairs`).
+"""Compiled: convert masks to pixel intervals and intersect them (see :mod:`otus.metrics.detection.mask_pairs`).
 
-A mask is the sorted, disjoint intervals [start, end) of its pixels, numbered column by column from the top left as COCO's
-run lengths are.
+A mask is a list of sorted, disjoint intervals [start, end) of pixels, numbered column by column as in COCO's run lengths.
 """
 
 import numpy as np
@@ -9,22 +8,22 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from otus._numba import kernel
 
-# What `outline_intervals` says of an outline that it cannot read.
-FINE, BROKEN_RUN_LENGTHS, ANOTHER_SIZE = 0, 1, 2
+# Error codes of `outline_intervals`.
+VALID, INVALID_RUN_LENGTHS, WRONG_SIZE = 0, 1, 2
 
 
 @kernel
 def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, "i 2"], int]:
-    """Compressed run lengths to intervals, as maskApi.c's rleFrString: 5 bits a character, third differences on."""
+    """Decode compressed run lengths to intervals as maskApi.c's rleFrString: 5 bits per character."""
     intervals = np.empty(((len(text) + 1) // 2, 2), np.int64)
     count, position, runs, place = 0, 0, 0, 0
-    before = 0  # the run before this one, and the one before that: a run is said relative to the latter
+    before = 0  # the last two runs: from the third on, a run is stored relative to the second last
     before_that = 0
     while place < len(text):
         run, shift, more = 0, 0, True
         while more:
             if place >= len(text) or text[place] < 48 or text[place] > 111 or shift > 60:
-                return intervals[:0], BROKEN_RUN_LENGTHS
+                return intervals[:0], INVALID_RUN_LENGTHS
             character = int(text[place]) - 48
             run |= (character & 0x1F) << shift
             more = (character & 0x20) != 0
@@ -35,7 +34,7 @@ def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, 
         if runs > 2:
             run += before_that
         if run < 0 or position + run > pixels:
-            return intervals[:0], ANOTHER_SIZE
+            return intervals[:0], WRONG_SIZE
         if runs % 2 == 1 and run > 0:
             if count > 0 and intervals[count - 1, 1] == position:
                 intervals[count - 1, 1] = position + run
@@ -47,16 +46,15 @@ def _decode(text: UInt8[np.ndarray, "b"], pixels: int) -> tuple[Int[np.ndarray, 
         before_that, before = before, run
         runs += 1
     if position != pixels:
-        return intervals[:0], ANOTHER_SIZE
-    return intervals[:count], FINE
+        return intervals[:0], WRONG_SIZE
+    return intervals[:count], VALID
 
 
 @kernel
 def _crossings(ring: Float[np.ndarray, "p 2"], height: int, width: int) -> Int[np.ndarray, "c"]:
-    """Where a closed polygon crosses the middles of pixel columns, as pixel numbers: maskApi.c's rleFrPoly.
+    """Return where a closed polygon crosses the centres of pixel columns, as pixel numbers: maskApi.c's rleFrPoly.
 
-    The outline is walked on a grid five times as fine; every step from one fine column to the next in the middle of a
-    pixel column is a crossing.
+    The outline is traced on a grid five times as fine; every step across the centre of a pixel column is a crossing.
     """
     scale = 5.0
     points = len(ring)
@@ -107,16 +105,16 @@ def _crossings(ring: Float[np.ndarray, "p 2"], height: int, width: int) -> Int[n
 def _rasterise(
     rings: Int[np.ndarray, "r_plus_1"], points: Float[np.ndarray, "p 2"], height: int, width: int
 ) -> Int[np.ndarray, "i 2"]:
-    """The union of polygons as intervals: each is inside between every other pair of crossings."""
+    """Return the union of polygons as intervals: a polygon is inside between every other pair of crossings."""
     pixels = height * width
     intervals = np.empty((0, 2), np.int64)
     for r in range(len(rings) - 1):
         crossings = _crossings(points[rings[r] : rings[r + 1]], height, width)
-        own = np.empty(((len(crossings) + 1) // 2, 2), np.int64)
-        for i in range(len(own)):
-            own[i, 0] = crossings[2 * i]
-            own[i, 1] = crossings[2 * i + 1] if 2 * i + 1 < len(crossings) else pixels
-        intervals = np.concatenate((intervals, own))
+        object_intervals = np.empty(((len(crossings) + 1) // 2, 2), np.int64)
+        for i in range(len(object_intervals)):
+            object_intervals[i, 0] = crossings[2 * i]
+            object_intervals[i, 1] = crossings[2 * i + 1] if 2 * i + 1 < len(crossings) else pixels
+        intervals = np.concatenate((intervals, object_intervals))
     if len(rings) > 2:
         intervals = intervals[np.argsort(intervals[:, 0])]
     count = 0
@@ -150,9 +148,9 @@ def outline_intervals(
     Float[np.ndarray, "c"],
     tuple[int, int],
 ]:
-    """Intervals of some outlines: offsets (n + 1,), intervals (I, 2), tight boxes (n, 4), areas (n,), and what is wrong.
+    """Return offsets (n + 1,), intervals (I, 2), tight boxes (n, 4), areas (n,) and the error of some outlines.
 
-    ``sizes_hw`` (n, 2) are the sizes of their images. The last value is (index into ``chosen``, code), code FINE where
+    ``sizes_hw`` (n, 2) are the sizes of their images. The last value is (index into ``chosen``, code), code VALID where
     all is well.
     """
     offsets = np.zeros(len(chosen) + 1, np.int64)
@@ -160,23 +158,23 @@ def outline_intervals(
     boxes = np.zeros((len(chosen), 4))
     areas = np.zeros(len(chosen))
     for i in range(len(chosen)):
-        one = chosen[i]
+        row = chosen[i]
         height, width = sizes_hw[i, 0], sizes_hw[i, 1]
-        if is_rle[one]:
-            own, code = _decode(counts_bytes[counts[one] : counts[one + 1]], height * width)
-            if code != FINE:
+        if is_rle[row]:
+            object_intervals, code = _decode(counts_bytes[counts[row] : counts[row + 1]], height * width)
+            if code != VALID:
                 return offsets, intervals, boxes, areas, (i, code)
         else:
-            own = _rasterise(points[rings[one] : rings[one + 1] + 1], points_xy, height, width)
-        first, last = offsets[i], offsets[i] + len(own)
+            object_intervals = _rasterise(points[rings[row] : rings[row + 1] + 1], points_xy, height, width)
+        first, last = offsets[i], offsets[i] + len(object_intervals)
         offsets[i + 1] = last
         if last > len(intervals):
             larger = np.empty((2 * last, 2), np.int64)
             larger[:first] = intervals[:first]
             intervals = larger
         top, bottom = height, 0
-        for j in range(len(own)):
-            start, end = own[j, 0], own[j, 1]
+        for j in range(len(object_intervals)):
+            start, end = object_intervals[j, 0], object_intervals[j, 1]
             intervals[first + j, 0] = start
             intervals[first + j, 1] = end
             areas[i] += end - start
@@ -184,10 +182,10 @@ def outline_intervals(
                 top, bottom = min(top, start % height), max(bottom, (end - 1) % height + 1)
             else:
                 top, bottom = 0, height
-        if len(own) > 0:
-            boxes[i, 0], boxes[i, 2] = own[0, 0] // height, (own[-1, 1] - 1) // height + 1
+        if len(object_intervals) > 0:
+            boxes[i, 0], boxes[i, 2] = object_intervals[0, 0] // height, (object_intervals[-1, 1] - 1) // height + 1
             boxes[i, 1], boxes[i, 3] = top, bottom
-    return offsets, intervals[: offsets[-1]].copy(), boxes, areas, (0, FINE)
+    return offsets, intervals[: offsets[-1]].copy(), boxes, areas, (0, VALID)
 
 
 @kernel

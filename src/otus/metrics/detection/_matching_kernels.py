@@ -34,11 +34,11 @@ def match_greedily(
         for a in range(ranges):
             for t in range(len(thresholds)):
                 match = -1
-                for ignored_turn in (False, True):
+                for want_ignored in (False, True):
                     best = min(thresholds[t], 1 - 1e-10)
                     for p in range(offsets[d], offsets[d + 1]):
                         g = truths[p]
-                        if ignored[g, a] != ignored_turn or (used[g, a, t] and not crowd[g]) or similarities[p] < best:
+                        if ignored[g, a] != want_ignored or (used[g, a, t] and not crowd[g]) or similarities[p] < best:
                             continue
                         best = similarities[p]
                         match = p

@@ -1,4 +1,4 @@
-"""Compiled: detections put in order, and which true objects each one overlaps (see :mod:`otus.metrics.detection.pairs`)."""
+"""Compiled: rank detections, and find the ground truths that each overlaps (see :mod:`otus.metrics.detection.pairs`)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,9 +14,9 @@ def rank_detections(
     label_count: int,
     limit: int,
 ) -> tuple[Int[np.ndarray, "d"], Int[np.ndarray, "d"]]:
-    """Detections by label, image and falling score, at most ``limit`` of each label and image.
+    """Sort detections by label, image and descending score, at most ``limit`` of each label and image.
 
-    ``images`` must not decrease. Returns the order (an index array) and each one's place within its label and image.
+    ``images`` must be sorted. Returns the order (indices) and the rank of each detection within its label and image.
     Equal scores keep their order.
     """
     by_label = order_by_label(labels, label_count)
@@ -41,7 +41,7 @@ def rank_detections(
 
 @kernel
 def order_by_falling_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """The stable order by falling score: merge sort (numba compiles its own for seconds)."""
+    """Return the stable order by descending score: merge sort (numba's own takes seconds to compile)."""
     count = len(scores)
     order = np.arange(count)
     merged = np.empty(count, np.int64)
@@ -67,7 +67,7 @@ def order_by_falling_score(scores: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n
 
 @kernel
 def order_by_label(labels: Int[np.ndarray, "n"], label_count: int) -> Int[np.ndarray, "n"]:
-    """The stable order by label (counting sort)."""
+    """Return the stable order by label (counting sort)."""
     place = np.zeros(label_count + 1, np.int64)
     for label in labels:
         place[label + 1] += 1
@@ -80,13 +80,13 @@ def order_by_label(labels: Int[np.ndarray, "n"], label_count: int) -> Int[np.nda
 
 
 @kernel
-def truths_of_detections(
+def truth_ranges(
     labels: Int[np.ndarray, "d"],
     images: Int[np.ndarray, "d"],
     truth_labels: Int[np.ndarray, "g"],
     truth_images: Int[np.ndarray, "g"],
 ) -> Int[np.ndarray, "d 2"]:
-    """For each detection the first and the last + 1 true object of its label and image; both sides in that order."""
+    """Return the range of ground truths with each detection's label and image; both are sorted by label and image."""
     spans = np.empty((len(labels), 2), np.int64)
     first = 0
     last = 0
@@ -130,7 +130,7 @@ def box_pairs(
     spans: Int[np.ndarray, "d 2"],
     min_similarity: float,
 ) -> tuple[Int[np.ndarray, "d_plus_1"], Int[np.ndarray, "p"], Float[np.ndarray, "p"]]:
-    """Pairs of boxes (xyxy) with IoU >= ``min_similarity``: offsets by detection, true objects, IoUs."""
+    """Return pairs of boxes (xyxy) with IoU >= ``min_similarity``: offsets by detection, ground truths, IoUs."""
     offsets = np.zeros(len(boxes) + 1, np.int64)
     for i in range(len(boxes)):
         count = 0

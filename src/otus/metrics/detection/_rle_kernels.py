@@ -1,4 +1,4 @@
-"""What COCO's compressed run lengths add up to, for all masks of a file at once."""
+"""Sum up COCO's compressed run lengths, for all masks of a file at once."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from otus._numba import kernel
 
 @kernel
 def total_pixels(counts_bytes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The pixels (N,) that N run lengths speak of, the object's and the others; -1 where they are malformed.
+    """Return the sum (N,) of the run lengths of N masks; -1 if they are malformed.
 
     The code is that of pycocotools' ``rleFrString``: five bits a character from ``0`` on, the sixth says that more follow;
     from the fourth run on the difference to the one before last is stored.

@@ -1,10 +1,10 @@
-"""AP of whole objects: COCO's rules over amodal boxes and masks, and by how much of each object is hidden.
+"""Amodal AP: COCO's rules over amodal boxes and masks, and by the occlusion of the objects.
 
-Zhu et al., Semantic Amodal Segmentation, CVPR 2017, section 5: objects are hidden not at all, partially (up to a quarter) or
-heavily. The hidden share of an object is what the file says (column ``occlude_rate``, COCO amodal's), else that of its
-amodal mask, else that of its amodal box.
+Zhu et al., Semantic Amodal Segmentation, CVPR 2017, section 5: occlusion is none, partial (up to a
+quarter) or heavy. The occlusion rate of an object is the column ``occlude_rate`` (of COCO amodal), else it is computed from
+its amodal mask, else from its amodal box.
 
-- An object without an amodal box or mask is not hidden: its own is whole. So it is with a prediction.
+- An object or prediction without an amodal box or mask is not occluded: its box or mask is used.
 - The paper gives recall by occlusion (AR_none, AR_partial, AR_heavy), because a detection that finds nothing has no
   occlusion. AP by occlusion is there too: such a detection counts as false in each part, so compare these AP between
   models, not between parts.
@@ -25,7 +25,7 @@ from otus.structures import Objects, Outline, Segmentations, boxes
 
 AmodalKind = Literal["bbox", "segm"]
 
-# Ranges of the hidden share, which stands where COCO has the area.
+# Ranges of the occlusion rate, which takes the place of COCO's area.
 _OCCLUSION = (
     AreaRange("", 0, 1),
     AreaRange("_none", 0, 0),
@@ -35,7 +35,7 @@ _OCCLUSION = (
 
 
 def amodal_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]:
-    """COCO's protocol over amodal boxes and over amodal masks, by name."""
+    """Return COCO's protocol over amodal boxes and over amodal masks, by name."""
     return {
         f"amodal_{kind}": CocoProtocol(
             kind, max_dets=tuple(max_dets), area_ranges=_OCCLUSION, similarity=AmodalObjects(kind)
@@ -46,7 +46,7 @@ def amodal_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]
 
 @dataclass(frozen=True)
 class AmodalObjects:
-    """Whole objects by IoU of their amodal boxes (``bbox``) or masks (``segm``)."""
+    """Objects by IoU of their amodal boxes (``bbox``) or masks (``segm``)."""
 
     kind: AmodalKind = "bbox"
 
@@ -57,14 +57,14 @@ class AmodalObjects:
     def view(
         self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Both sides with their whole boxes and masks; the areas are hidden shares."""
-        given = truth.amodal_boxes_xyxy if self.kind == "bbox" else truth.amodal_segmentations
-        if given is None and len(truth):
+        """Return both sides with amodal boxes and masks; the areas are occlusion rates."""
+        amodal = truth.amodal_boxes_xyxy if self.kind == "bbox" else truth.amodal_segmentations
+        if amodal is None and len(truth):
             raise UsageError(
                 f"amodal {self.kind}: the truth has no amodal {'boxes' if self.kind == 'bbox' else 'masks'}"
             )
-        # A detection has no hidden share; NaN is outside no range.
-        shares = hidden_shares(truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
+        # A detection has no occlusion rate; NaN is outside no range.
+        shares = occlusion_rates(truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
         whole_truth, whole_predictions = (
             replace(_whole(one), areas=areas) for one, areas in zip((truth, predictions), shares, strict=True)
         )
@@ -79,18 +79,18 @@ class AmodalObjects:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         min_similarity: float,
     ) -> Pairs:
-        """Pairs of whole boxes or masks."""
+        """Return pairs of amodal boxes or masks."""
         if self.kind == "bbox":
             return box_pairs(truth, predictions, ranked, min_similarity=min_similarity)
         return mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
 
 
-def hidden_shares(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:
-    """How much of each object is hidden, in [0, 1]; ``sizes_hw`` of the images is needed for masks.
+def occlusion_rates(objects: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None = None) -> Float[np.ndarray, "n"]:
+    """Return the occlusion rate of each object, in [0, 1]; ``sizes_hw`` of the images is needed for masks.
 
     >>> visible, whole = [[0, 0, 6, 10]], np.array([[0.0, 0, 10, 10]])
     >>> one = Objects.build(image_index=[0], labels=[0], boxes_xyxy=visible, amodal_boxes_xyxy=whole)
-    >>> hidden_shares(one).tolist()
+    >>> occlusion_rates(one).tolist()
     [0.4]
     """
     shares = np.zeros(len(objects))
@@ -118,16 +118,16 @@ def _hidden(visible: np.ndarray, whole: np.ndarray, otherwise: np.ndarray) -> Fl
 
 
 def _whole(objects: Objects) -> Objects:
-    """The objects with amodal boxes and masks for their own, where they have some."""
+    """Return the objects with amodal boxes and masks in place of the visible ones, where present."""
     amodal = objects.amodal_boxes_xyxy
     if amodal is not None:
-        given = np.isfinite(amodal).all(axis=1, keepdims=True)
+        amodal = np.isfinite(amodal).all(axis=1, keepdims=True)
         columns = {name: column for name, column in objects.columns.items() if name != "box_sizes_wh"}
-        objects = replace(objects, boxes_xyxy=np.where(given, amodal, objects.boxes_xyxy), columns=columns)
+        objects = replace(objects, boxes_xyxy=np.where(amodal, amodal, objects.boxes_xyxy), columns=columns)
     outlines = objects.amodal_segmentations
     if outlines is None:
         return objects
-    own, given = objects.segmentations, outlines.kinds != Outline.NONE
-    if own is not None and not given.all():
-        outlines = Segmentations.build((outlines if given[row] else own).outline(row) for row in range(len(objects)))
+    own, amodal = objects.segmentations, outlines.kinds != Outline.NONE
+    if own is not None and not amodal.all():
+        outlines = Segmentations.build((outlines if amodal[row] else own).outline(row) for row in range(len(objects)))
     return replace(objects, segmentations=outlines)

@@ -1,6 +1,6 @@
 """Average precision by any protocol, over any number of images and shards.
 
-Each update matches the detections of some images and keeps a few numbers per detection; ``compute`` makes the curves.
+``update`` matches the detections of some images and keeps a few numbers per detection; ``compute`` computes the curves.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from otus.errors import DataError, UsageError
-from otus.metrics.detection.ignore_regions import for_every_category
+from otus.metrics.detection.ignore_regions import repeat_ignore_regions
 from otus.metrics.detection.matching import MatchResults
 from otus.metrics.detection.pairs import RankedDetections
 from otus.metrics.detection.precision_recall import WORKERS
@@ -57,9 +57,9 @@ class AveragePrecision(Generic[Result]):
     --------
     >>> from otus.metrics.detection.coco import CocoProtocol
     >>> truth = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 10]])
-    >>> found = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
+    >>> predictions = Objects.build(image_index=[0], labels=[0], boxes_xyxy=[[0, 0, 10, 8]], scores=np.array([0.9]))
     >>> metric = AveragePrecision(CocoProtocol(), Categories(("owl",)))
-    >>> round(metric.update(truth, found, image_ids=[7]).compute().figures["AP"], 3)
+    >>> round(metric.update(truth, predictions, image_ids=[7]).compute().figures["AP"], 3)
     0.7
     """
 
@@ -90,16 +90,16 @@ class AveragePrecision(Generic[Result]):
         Raises
         ------
         DataError
-            A record that cannot be: a score or box that is not finite, a negative size, an unknown label or image.
+            An invalid record: a score or box that is not finite, a negative size, an unknown label or image.
         UsageError
-            An image was judged before, or predictions have no scores.
+            An image was added before, or predictions have no scores.
         """
         ids = np.asarray(image_ids)
         for side, objects in (("truth", truth), ("predictions", predictions)):
             validate_objects(objects, side, label_count=len(self.categories), image_count=len(ids))
         if predictions.scores is None:
             raise UsageError("predictions: expected scores, got none")
-        _, truth = for_every_category(truth, predictions)
+        _, truth = repeat_ignore_regions(truth, predictions)
         ranked = RankedDetections.build(
             truth, predictions, label_count=len(self.categories), limit=self.protocol.detection_limit
         )
@@ -114,7 +114,7 @@ class AveragePrecision(Generic[Result]):
     def merge(self, other: "AveragePrecision[Result]") -> Self:
         """Add the matches of another metric, of other images and the same protocol and categories."""
         if other.protocol != self.protocol or other.categories != self.categories:
-            raise UsageError("only figures of one protocol and the same categories can be merged")
+            raise UsageError("only metrics of the same protocol and categories can be merged")
         for shard in other._shards:
             self._add(shard)
         return self
@@ -124,13 +124,13 @@ class AveragePrecision(Generic[Result]):
             np.concatenate([*(s.image_ids for s in self._shards), shard.image_ids]), return_counts=True
         )
         if (counts > 1).any():
-            raise UsageError(f"image {ids[counts > 1][0]} was judged before; every image counts once")
+            raise UsageError(f"image {ids[counts > 1][0]} was added before; each image counts once")
         self._shards.append(shard)
 
     def compute(self) -> Result:
         """Compute the figures of all images so far."""
         if not self._shards:
-            raise UsageError("nothing was judged yet; call update first (a data set may be empty)")
+            raise UsageError("nothing to compute: call update first (with no images for an empty data set)")
         ids = np.concatenate([shard.image_ids for shard in self._shards])
         before = np.cumsum([0, *(len(shard.image_ids) for shard in self._shards)])
         parts = [
@@ -139,7 +139,7 @@ class AveragePrecision(Generic[Result]):
         ]
         order = np.empty(len(ids), dtype=np.int64)
         order[np.argsort(ids, kind="stable")] = np.arange(len(ids))
-        return self.protocol.figures(MatchResults.merge(parts).in_order(order), self.categories)
+        return self.protocol.figures(MatchResults.merge(parts).sort(order), self.categories)
 
 
 def validate_objects(
@@ -179,7 +179,7 @@ def validate_objects(
             fault = DataError(
                 f"expected {expected}, got {np.asarray(getattr(objects, field)[record]).tolist()}",
                 where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
-                remedy="drop or mend this record",
+                remedy="correct or remove this record",
                 kind=f"bad_{field}",
             )
             if report is None:

@@ -1,9 +1,9 @@
 """Boundary AP: COCO's rules over masks that must agree along their contours too.
 
 Cheng et al., Boundary IoU: Improving Object-Centric Image Segmentation Evaluation, CVPR 2021; code: bowenc0221/
-boundary-iou-api (BSD). Mask IoU forgives large objects a coarse outline; here two masks are as similar as the smaller of
-their IoU and the IoU of the bands of pixels along their contours (:meth:`otus.structures.Masks.boundary`). A crowd has no
-contour of its own: against it the mask counts alone.
+boundary-iou-api (BSD). Mask IoU is insensitive to coarse contours of large objects; here the similarity of two masks is
+the smaller of their IoU and the IoU of the bands of pixels along their contours (:meth:`otus.structures.Masks.boundary`). A
+crowd has no contour: against it only mask IoU counts.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from otus.structures import Objects, Segmentations
 
 
 def boundary_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]:
-    """COCO's protocol over masks and their boundaries, under the name ``boundary``."""
+    """Return COCO's protocol over masks and their boundaries, under the name ``boundary``."""
     return {"boundary": CocoProtocol("segm", max_dets=tuple(max_dets), similarity=BoundaryMasks())}
 
 
@@ -28,7 +28,7 @@ def boundary_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtoco
 class BoundaryMasks:
     """Masks by the smaller of IoU and boundary IoU.
 
-    ``dilation_ratio`` is the width of the band as a share of the image's diagonal.
+    ``dilation_ratio`` is the width of the band as a fraction of the image's diagonal.
     """
 
     dilation_ratio: float = 0.02
@@ -40,7 +40,7 @@ class BoundaryMasks:
     def view(
         self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Both sides as they are."""
+        """Return both sides unchanged."""
         return truth, predictions
 
     def pairs(
@@ -52,26 +52,26 @@ class BoundaryMasks:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         min_similarity: float,
     ) -> Pairs:
-        """Pairs of masks; the bands are made only of masks that are similar enough without."""
-        whole = mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
-        if sizes_hw is None or not len(whole.truths):
-            return whole
-        _, candidates = whole.rows()
-        used, place = np.unique(whole.truths, return_inverse=True)
-        found, found_rows = self._bands(predictions, ranked.detections[candidates], sizes_hw)
-        true, true_rows = self._bands(truth, ranked.truths[used], sizes_hw)
-        close = Pairs(np.append(whole.offsets[candidates], whole.offsets[-1]), place, whole.similarities)
-        ious = mask_ious(close, true, true_rows, found, found_rows, sizes_hw=sizes_hw)
-        crowd = truth.is_crowd[ranked.truths[whole.truths]]
-        smaller = np.where(crowd, whole.similarities, np.minimum(whole.similarities, ious))
-        return Pairs(whole.offsets, whole.truths, smaller).filter(min_similarity)
+        """Return pairs of masks; boundaries are computed only for masks whose IoU is high enough."""
+        by_mask = mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
+        if sizes_hw is None or not len(by_mask.truths):
+            return by_mask
+        _, candidates = by_mask.rows()
+        used_truths, positions = np.unique(by_mask.truths, return_inverse=True)
+        detections, detection_rows = self._bands(predictions, ranked.detections[candidates], sizes_hw)
+        true, true_rows = self._bands(truth, ranked.truths[used_truths], sizes_hw)
+        close = Pairs(np.append(by_mask.offsets[candidates], by_mask.offsets[-1]), positions, by_mask.similarities)
+        ious = mask_ious(close, true, true_rows, detections, detection_rows, sizes_hw=sizes_hw)
+        crowd = truth.is_crowd[ranked.truths[by_mask.truths]]
+        smaller = np.where(crowd, by_mask.similarities, np.minimum(by_mask.similarities, ious))
+        return Pairs(by_mask.offsets, by_mask.truths, smaller).filter(min_similarity)
 
     def _bands(
-        self, objects: Objects, wanted: Int[np.ndarray, "w"], sizes_hw: Int[np.ndarray, "m 2"]
+        self, objects: Objects, rows: Int[np.ndarray, "w"], sizes_hw: Int[np.ndarray, "m 2"]
     ) -> tuple[Objects, Int[np.ndarray, "w"]]:
-        """The wanted objects with their bands for masks, and where each of them is."""
+        """Return some objects with their boundary bands as masks, and the index of each among them."""
         assert objects.segmentations is not None
-        rows = np.unique(wanted)
+        rows = np.unique(rows)
         counts = []
         for row in rows.tolist():
             height, width = sizes_hw[objects.image_index[row]].tolist()
@@ -79,4 +79,4 @@ class BoundaryMasks:
             assert masks is not None
             counts.append(masks.boundary(dilation_ratio=self.dilation_ratio).rle()[0]["counts"])
         outlines = Segmentations.build(counts)  # type: ignore[arg-type]
-        return replace(objects.take(rows), segmentations=outlines), np.searchsorted(rows, wanted)
+        return replace(objects.take(rows), segmentations=outlines), np.searchsorted(rows, rows)

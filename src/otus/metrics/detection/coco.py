@@ -2,7 +2,7 @@
 
 Rules of cocodataset.org/#detection-eval as its code has them (pycocotools 2.0, ``cocoeval.py``; BSD), to the bit:
 
-- of each image and category only the ``max_dets`` detections of highest score are kept, the first of ties;
+- per image and category only the ``max_dets`` highest-scoring detections are kept, the first of ties;
 - crowds, objects outside the area range, and for keypoints objects without a labelled keypoint, are ignored: they are no
   positives, and a detection matched to one is ignored. A crowd may be matched many times.
   Regions to be ignored (:mod:`otus.metrics.detection.ignore_regions`), which COCO does not have, are crowds of every
@@ -66,7 +66,7 @@ class CocoProtocol:
     similarity
         Similarity in place of the kind's own, e.g. :class:`otus.metrics.detection.oriented.OrientedBoxes`.
     named_ious
-        IoU thresholds of which AP is a figure of its own, with its name: AP50, AP75.
+        IoU thresholds whose AP is a figure as well: AP50, AP75.
     """
 
     kind: Kind = "bbox"
@@ -88,11 +88,11 @@ class CocoProtocol:
                 self, "area_ranges", (ALL, MEDIUM, LARGE) if is_keypoints else (ALL, SMALL, MEDIUM, LARGE)
             )
         if self.max_dets[0] < 1:
-            raise UsageError(f"max_dets: expected numbers from 1 on, got {self.max_dets}")
+            raise UsageError(f"max_dets: expected integers of 1 or more, got {self.max_dets}")
         for name in ("iou_thresholds", "recall_thresholds"):
             values = getattr(self, name)
             if not values or list(values) != sorted(values) or not (values[0] >= 0 and values[-1] <= 1):
-                raise UsageError(f"{name}: expected rising numbers from 0 to 1, got {values}")
+                raise UsageError(f"{name}: expected ascending numbers from 0 to 1, got {values}")
 
     @property
     def detection_limit(self) -> int:
@@ -112,10 +112,10 @@ class CocoProtocol:
             truth, predictions = self.similarity.view(truth, predictions, sizes_hw=sizes_hw)
         chosen, true = ranked.detections, ranked.truths
         crowd = truth.is_crowd[true]
-        ignored = self._outside(truth.areas[true]) | crowd[:, None]
+        ignored = self._outside_area_ranges(truth.areas[true]) | crowd[:, None]
         if self.kind == "keypoints" and truth.keypoints is not None:
             ignored |= ~np.any(truth.keypoints[true, :, 2] > 0, axis=1, keepdims=True)
-        ignored_unmatched = self._outside(predictions.areas[chosen])
+        ignored_unmatched = self._outside_area_ranges(predictions.areas[chosen])
         rows, outcomes = match_greedily(
             self._pairs(truth, predictions, ranked, categories, sizes_hw),
             thresholds=np.array(self.iou_thresholds),
@@ -136,9 +136,9 @@ class CocoProtocol:
             positives=np.stack(positives, axis=1),
         )
 
-    def _outside(self, areas: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n a"]:
-        low = np.array([one.low for one in self.area_ranges], dtype=np.float64)
-        high = np.array([one.high for one in self.area_ranges], dtype=np.float64)
+    def _outside_area_ranges(self, areas: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n a"]:
+        low = np.array([area.low for area in self.area_ranges], dtype=np.float64)
+        high = np.array([area.high for area in self.area_ranges], dtype=np.float64)
         return np.less(areas[:, None], low) | np.greater(areas[:, None], high)
 
     def _pairs(
@@ -159,7 +159,7 @@ class CocoProtocol:
                 return mask_pairs(truth, predictions, ranked, sizes_hw=sizes_hw, min_similarity=min_similarity)
             case "keypoints":
                 if categories.sigmas is None:
-                    raise UsageError("keypoints: the categories name no keypoints, so their tolerances are not known")
+                    raise UsageError("keypoints: the categories have no keypoint names, so their sigmas are not known")
                 return keypoint_pairs(
                     truth, predictions, ranked, sigmas=categories.sigmas, min_similarity=min_similarity
                 )
@@ -174,12 +174,12 @@ class CocoProtocol:
 
 @dataclass(frozen=True, eq=False)
 class CocoResult:
-    """Curves in pycocotools' layout and the figures that come of them.
+    """Curves in pycocotools' layout, and their figures.
 
     Parameters
     ----------
     protocol, categories
-        What made it.
+        Protocol and categories of the evaluation.
     curves
         ``precision``, ``recall`` and ``scores`` as pycocotools' ``eval`` has them.
     """
@@ -189,7 +189,7 @@ class CocoResult:
     curves: Curves
     figures: Mapping[str, float] = field(init=False)
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; for keypoints AP, AP50, AP75, APm, APl, AR, AR50,
-    AR75, ARm, ARl. NaN where there is nothing to find."""
+    AR75, ARm, ARl. NaN without positives."""
     per_category: Mapping[str, Mapping[str, float]] = field(init=False)
     """AP, AP50 and AP75 by the category's name; for keypoints of the categories that have some."""
 
@@ -211,13 +211,13 @@ class CocoResult:
         further = list(enumerate(protocol.area_ranges))[1:]
         figures = {"AP": mean("precision")}
         figures |= {_named("AP", iou): mean("precision", iou=iou) for iou in protocol.named_ious}
-        figures |= {f"AP{one.name}": mean("precision", area=i) for i, one in further}
+        figures |= {f"AP{area.name}": mean("precision", area=i) for i, area in further}
         if protocol.kind == "keypoints":
             figures["AR"] = mean("recall")
             figures |= {_named("AR", iou): mean("recall", iou=iou) for iou in protocol.named_ious}
         else:
             figures |= {f"AR{limit}": mean("recall", limit=i) for i, limit in enumerate(protocol.max_dets)}
-        return figures | {f"AR{one.name}": mean("recall", area=i) for i, one in further}
+        return figures | {f"AR{area.name}": mean("recall", area=i) for i, area in further}
 
     def mean(
         self,
@@ -228,7 +228,7 @@ class CocoResult:
         limit: int = -1,
         label: int | None = None,
     ) -> float:
-        """The mean of ``precision`` or ``recall`` over what is not fixed, NaN where nothing is defined.
+        """Return the mean of ``precision`` or ``recall`` over all axes that are not given; NaN if nothing is defined.
 
         Parameters
         ----------

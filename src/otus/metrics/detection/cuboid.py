@@ -1,15 +1,15 @@
 """AP of cuboids in space: COCO's rules over the exact IoU of volumes, and of footprints (the bird's eye view).
 
-Two ways in use:
+Two conventions are in use:
 
-- Brazil et al., Omni3D, CVPR 2023: AP is the mean over IoU 0.05:0.05:0.50, because a cuboid is hard to place; AP15, AP25 and
-  AP50 beside it;
+- Brazil et al., Omni3D, CVPR 2023: AP is the mean over IoU 0.05:0.05:0.50, because cuboids are hard to localise; AP15,
+  AP25 and AP50 beside it;
 - Geiger et al., KITTI, CVPR 2012, with the 40 recall points of Simonelli et al., Disentangling Monocular 3D Object
   Detection, ICCV 2019: the interpolated precision at recall 1/40, 2/40 … 1 (not at 0) with IoU 0.5 and 0.7.
 
 Departures from KITTI's development kit: matching is COCO's, the curve has all scores and not 40 of them, and there are no
-levels of difficulty. A crowd without a cuboid (KITTI's DontCare) matches nothing: regions
-of the image have no place in space, there as here.
+levels of difficulty. A crowd without a cuboid (KITTI's DontCare) matches nothing, as there: image regions have no position
+in space.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from otus.errors import UsageError
 from otus.metrics.detection.coco import ALL, CocoProtocol
-from otus.metrics.detection.oriented import iou_of_intersections
+from otus.metrics.detection.oriented import iou_from_intersections
 from otus.metrics.detection.pairs import Pairs, RankedDetections, pairs_by
 from otus.metrics.detection.required_fields import require_field
 from otus.structures import Objects, oriented
@@ -30,7 +30,7 @@ Seen = Literal["in space", "from above"]
 
 
 def cuboid_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol]:
-    """Omni3D's way and KITTI's 40 recall points, each over volumes and over footprints, by name."""
+    """Return Omni3D's protocol and KITTI's with 40 recall points, each for volumes and for footprints, by name."""
     protocols = {}
     for name, seen in (("cuboid", "in space"), ("birds_eye", "from above")):
         similarity = Cuboids(seen)  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ class Cuboids:
     def view(
         self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Both sides as they are, if they have cuboids."""
+        """Return both sides unchanged, if they have cuboids."""
         require_field(truth, "cuboids", "truth")
         require_field(predictions, "cuboids", "predictions")
         return truth, predictions
@@ -79,7 +79,7 @@ class Cuboids:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         min_similarity: float,
     ) -> Pairs:
-        """Pairs of cuboids."""
+        """Return pairs of cuboids."""
         true_cuboids, cuboids = _cuboids(truth), _cuboids(predictions)
         measured = slice(3, 6) if self.seen == "in space" else slice(3, 5)
 
@@ -90,11 +90,11 @@ class Cuboids:
             else:
                 shared = oriented.oriented_intersections(oriented.footprints(a), oriented.footprints(b))
             sizes, true_sizes = np.prod(a[:, measured], axis=1), np.prod(b[:, measured], axis=1)
-            return iou_of_intersections(shared, sizes, true_sizes, truth.is_crowd[true])
+            return iou_from_intersections(shared, sizes, true_sizes, truth.is_crowd[true])
 
         return pairs_by(iou, ranked, min_similarity=min_similarity)
 
 
 def _cuboids(objects: Objects) -> Float[np.ndarray, "n 7"]:
-    """Those of a crowd may be missing: they become nothing, which shares nothing."""
+    """Return the cuboids; missing ones of crowds become empty, with IoU 0."""
     return np.zeros((len(objects), 7)) if objects.cuboids is None else np.nan_to_num(objects.cuboids)

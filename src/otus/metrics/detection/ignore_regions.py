@@ -1,10 +1,10 @@
 """Ignore regions, in which detections of any category are ignored: KITTI's DontCare, VisDrone's ignored regions.
 
-Such a region is a crowd (``is_crowd``) with the column ``ignored``, and a crowd of every category: an unmatched detection
-is ignored if intersection / its own area reaches the IoU threshold. That is
-the rule of KITTI's development kit (``evaluate_object.cpp``: the overlap over the detection's area exceeds the class's
-own minimal overlap, 0.7 for cars and 0.5 for others) and COCO's of crowds. VisDrone's kit drops, before anything is
-matched, detections and objects of which half lies in the union of the regions; here an object there may be found.
+Such a region is a crowd (``is_crowd``) with the column ``ignored``, for every category: an unmatched detection is ignored
+if intersection / area of the detection reaches the IoU threshold. This is the rule of KITTI's development kit
+(``evaluate_object.cpp``: the overlap over the detection's area exceeds the class's own minimal overlap, 0.7 for cars and
+0.5 for others) and COCO's of crowds. VisDrone's kit drops, before anything is matched, detections and objects of which half
+lies in the union of the regions; here an object there may be found.
 
 Shape shorthand: N true objects, R rows of objects and of regions repeated for categories.
 """
@@ -26,14 +26,14 @@ def ignore_regions(objects: Objects) -> Bool[np.ndarray, "n"]:
     return objects.is_crowd & (objects.columns[COLUMN] == 1)
 
 
-def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
+def repeat_ignore_regions(truth: Objects, predictions: Objects) -> tuple[Int[np.ndarray, "r"], Objects]:
     """Repeat each ignore region for every category detected in its image; return (R,) old rows, and the ground truth.
 
     >>> region = {"is_crowd": [True], "columns": {"ignored": np.array([True])}}
     >>> truth = Objects.build(image_index=[0], labels=[5], boxes_xyxy=[[0, 0, 9, 9]], **region)
-    >>> found = Objects.build(image_index=[0, 0, 1], labels=[2, 3, 4], boxes_xyxy=[[0, 0, 9, 9]] * 3)
-    >>> rows, spread = for_every_category(truth, found)
-    >>> rows.tolist(), spread.labels.tolist()
+    >>> predictions = Objects.build(image_index=[0, 0, 1], labels=[2, 3, 4], boxes_xyxy=[[0, 0, 9, 9]] * 3)
+    >>> rows, repeated = repeat_ignore_regions(truth, predictions)
+    >>> rows.tolist(), repeated.labels.tolist()
     ([0, 0], [2, 3])
     """
     is_region = ignore_regions(truth)
@@ -52,7 +52,7 @@ def for_every_category(truth: Objects, predictions: Objects) -> tuple[Int[np.nda
 
 
 def complete_regions(objects: Objects) -> Objects:
-    """Fill in the box of each ignore region as its segmentation and corners, where other objects have those."""
+    """Add segmentation and corners to ignore regions, made from their boxes, if other objects have these."""
     is_region = ignore_regions(objects)
     changes: dict[str, object] = {}
     outlines, corners_xy = objects.segmentations, objects.corners_xy

@@ -17,11 +17,11 @@ from otus.metrics.detection.pairs import Pairs, RankedDetections
 from otus.structures import Objects, Outline, Segmentations, boxes
 
 _CHUNK = 4096
-"""Detections whose pixel intervals are in memory together."""
+"""Number of detections whose pixel intervals are in memory together."""
 
 _PROBLEMS = {
-    kernels.BROKEN_RUN_LENGTHS: "these are not COCO's compressed run lengths",
-    kernels.ANOTHER_SIZE: "the run lengths add up to {total} pixels, the image has {height} x {width} = {pixels}",
+    kernels.INVALID_RUN_LENGTHS: "these are not COCO's compressed run lengths",
+    kernels.WRONG_SIZE: "the run lengths add up to {total} pixels, the image has {height} x {width} = {pixels}",
 }
 
 
@@ -43,10 +43,10 @@ def mask_pairs(
         The sizes of the images are missing.
     """
     if sizes_hw is None:
-        raise UsageError("masks: the sizes of the images are needed (sizes_hw)")
+        raise UsageError("masks: expected sizes_hw, the sizes of the images")
     for side, objects in (("truth", truth), ("predictions", predictions)):
         if objects.segmentations is None and len(objects):
-            raise UsageError(f"masks: {side}: no outlines")
+            raise UsageError(f"masks: {side}: no masks")
     sizes = np.asarray(sizes_hw, dtype=np.int64)
     # A detection without a ground truth of its category in the image is in no pair: its mask is not decoded.
     decoded = np.flatnonzero(ranked.spans[:, 1] > ranked.spans[:, 0])
@@ -128,9 +128,9 @@ class _Intervals(NamedTuple):
         if missing.any():
             record = int(chosen[np.argmax(missing)])
             raise DataError(
-                "expected an outline, got none",
+                "expected a segmentation, got none",
                 where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",
-                remedy=f"{missing.sum()} of {len(chosen)} have none; compare boxes (bbox), or leave these objects out",
+                remedy=f"{missing.sum()} of {len(chosen)} have none; compare boxes (bbox), or remove these objects",
             )
         *arrays, (faulty, code) = kernels.outline_intervals(
             chosen,
@@ -142,13 +142,13 @@ class _Intervals(NamedTuple):
             outlines.counts_bytes,
             sizes_hw[objects.image_index[chosen]],
         )
-        if code != kernels.FINE:
+        if code != kernels.VALID:
             record = int(chosen[faulty])
             height, width = sizes_hw[objects.image_index[record]].tolist()
             counts = np.frombuffer(outlines.rle(record) or b"", dtype=np.uint8)
             total = int(total_pixels(counts, np.array([0, len(counts)]))[0])
             raise DataError(
-                _PROBLEMS[code if total >= 0 else kernels.BROKEN_RUN_LENGTHS].format(
+                _PROBLEMS[code if total >= 0 else kernels.INVALID_RUN_LENGTHS].format(
                     height=height, width=width, pixels=height * width, total=total
                 ),
                 where=f"{side}[{record}] (id {objects.ids[record]}).segmentation",

@@ -78,7 +78,7 @@ class MatchResults:
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return cls(**columns, rows=np.concatenate(rows), positives=np.sum([part.positives for part in parts], axis=0))
 
-    def in_order(self, image_order: Int[np.ndarray, "m"]) -> "MatchResults":
+    def sort(self, image_order: Int[np.ndarray, "m"]) -> "MatchResults":
         """Return the results with detections sorted by label, then by position of their image.
 
         Detections of the same label and image keep their order.

@@ -1,10 +1,10 @@
-"""AP of oriented boxes: COCO's and Pascal VOC's rules over the exact IoU of turned rectangles.
+"""AP of oriented boxes: COCO's and Pascal VOC's rules over the exact IoU of rotated rectangles.
 
-Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018, judges by VOC's rules at IoU 0.5
+Xia et al., DOTA: A Large-scale Dataset for Object Detection in Aerial Images, CVPR 2018, evaluates by VOC's rules at IoU 0.5
 (its development kit by those of 2007); later work adds COCO's mean over IoUs. Areas are those of the oriented boxes.
 
-Departure: corners that are not quite a rectangle's are taken as the rectangle that
-:func:`otus.structures.oriented.from_corners` makes of them, where DOTA's kit intersects the quadrilaterals.
+Departure: corners that are not exactly a rectangle are replaced by that of
+:func:`otus.structures.oriented.from_corners`; DOTA's kit intersects the quadrilaterals.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from otus.structures import Objects, oriented
 
 
 def oriented_protocols(*, max_dets: Sequence[int] = ()) -> dict[str, CocoProtocol | VocProtocol]:
-    """COCO's protocol and both of VOC's, by name; ``max_dets`` is for the former."""
+    """Return COCO's protocol and both of VOC's, by name; ``max_dets`` is for COCO's."""
     similarity = OrientedBoxes()
     return {
         "oriented": CocoProtocol(max_dets=tuple(max_dets), similarity=similarity),
@@ -37,7 +37,7 @@ class OrientedBoxes:
     def view(
         self, truth: Objects, predictions: Objects, *, sizes_hw: Int[np.ndarray, "m 2"] | None
     ) -> tuple[Objects, Objects]:
-        """Both sides with the areas of their oriented boxes."""
+        """Return both sides with the areas of their oriented boxes."""
         sides = []
         for side, objects in (("truth", truth), ("predictions", predictions)):
             require_field(objects, "corners_xy", side)
@@ -54,11 +54,11 @@ class OrientedBoxes:
         sizes_hw: Int[np.ndarray, "m 2"] | None,
         min_similarity: float,
     ) -> Pairs:
-        """Pairs of oriented boxes."""
+        """Return pairs of oriented boxes."""
         true_boxes, boxes = _oriented_boxes(truth), _oriented_boxes(predictions)
 
         def iou(true: Int[np.ndarray, "p"], chosen: Int[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
-            return iou_of_intersections(
+            return iou_from_intersections(
                 oriented.oriented_intersections(boxes[chosen], true_boxes[true]),
                 predictions.areas[chosen],
                 truth.areas[true],
@@ -72,12 +72,12 @@ def _oriented_boxes(objects: Objects) -> Float[np.ndarray, "n 5"]:
     return oriented.from_corners(np.zeros((0, 4, 2)) if objects.corners_xy is None else objects.corners_xy)
 
 
-def iou_of_intersections(
+def iou_from_intersections(
     shared: Float[np.ndarray, "p"],
     sizes: Float[np.ndarray, "p"],
     true_sizes: Float[np.ndarray, "p"],
     is_crowd: np.ndarray,
 ) -> Float[np.ndarray, "p"]:
-    """IoU of pairs by what they share and their sizes, 0 where neither has any; a crowd's own size does not count."""
+    """Return the IoU of pairs from intersections and sizes, 0 if both are empty; the size of a crowd does not count."""
     union = np.where(is_crowd, sizes, sizes + true_sizes - shared)
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -59,7 +59,7 @@ class RankedDetections:
     Parameters
     ----------
     detections
-        (D,) indices into the predictions of those within the limit.
+        (D,) indices of the predictions within the limit.
     scores
         (D,).
     ranks
@@ -85,7 +85,7 @@ class RankedDetections:
             predictions.labels, predictions.image_index, scores, label_count, len(scores) if limit is None else limit
         )
         truths = kernels.order_by_label(truth.labels, label_count)
-        spans = kernels.truths_of_detections(
+        spans = kernels.truth_ranges(
             predictions.labels[detections],
             predictions.image_index[detections],
             truth.labels[truths],
@@ -111,7 +111,7 @@ class RankedDetections:
 class Similarity(Protocol):
     """A similarity in place of IoU of boxes, IoU of masks or OKS: of oriented boxes, cuboids …
 
-    Implementations are values: metrics with equal ones can be merged.
+    Implementations are values: metrics with equal similarities can be merged.
     """
 
     def view(
@@ -119,7 +119,7 @@ class Similarity(Protocol):
     ) -> tuple[Objects, Objects]:
         """Return both sides, row by row, with the ``areas`` that the protocol's area ranges apply to.
 
-        Raises DataError where an object lacks what is compared.
+        Raises DataError if an object lacks what is compared.
         """
 
     def pairs(
@@ -137,7 +137,7 @@ class Similarity(Protocol):
 def box_sizes_wh(objects: Objects, chosen: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n 2"]:
     """Return widths and heights of chosen objects: the column ``box_sizes_wh`` if present, else from the corners.
 
-    With the numbers that a file of x, y, w, h had, IoUs equal those of tools that keep them to the last bit.
+    With the width and height of the file, IoUs equal those of pycocotools exactly.
     """
     if "box_sizes_wh" in objects.columns:
         return objects.columns["box_sizes_wh"][chosen].astype(np.float64, copy=False)
@@ -174,8 +174,8 @@ def keypoint_pairs(
 ) -> Pairs:
     """Return pairs by object keypoint similarity (OKS).
 
-    For an object without labelled keypoints the distance is how far a keypoint lies outside its box doubled about the
-    centre. Sums run over the labelled keypoints alone, in pycocotools' order, and so agree with it to the bit.
+    For an object without labelled keypoints, the distance is that to its box, enlarged twice about the centre. Sums run over
+    labelled keypoints only, in pycocotools' order, and so agree exactly.
     """
     if not len(truth) or not len(predictions):
         return Pairs(np.zeros(len(ranked.detections) + 1, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0))
@@ -185,7 +185,7 @@ def keypoint_pairs(
     if len(counted) > 1:
         raise ShapeError(
             f"keypoints: {truth.keypoints.shape[1]} an object, {predictions.keypoints.shape[1]} a prediction and "
-            f"{len(sigmas)} tolerances (sigmas); all must be as many"
+            f"{len(sigmas)} sigmas; all three must be equal"
         )
     variances = (np.asarray(sigmas, dtype=np.float64) * 2) ** 2
     return pairs_by(
@@ -206,8 +206,8 @@ def pairs_by(
     similarities = np.empty(len(detection))
     step = 50_000  # bounds the memory of what the function makes
     for first in range(0, len(detection), step):
-        here = slice(first, first + step)
-        similarities[here] = similarity(ranked.truths[true[here]], ranked.detections[detection[here]])
+        chunk = slice(first, first + step)
+        similarities[chunk] = similarity(ranked.truths[true[chunk]], ranked.detections[detection[chunk]])
     return Pairs(np.concatenate([[0], np.cumsum(counts)]), true, similarities).filter(min_similarity)
 
 

@@ -71,9 +71,9 @@ def curve(
     true: Bool[np.ndarray, "d"], false: Bool[np.ndarray, "d"], positives: int
 ) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d"]]:
     """Return precision and recall after each detection, by falling score; ignored detections change neither."""
-    found = np.cumsum(true).astype(np.float64)
-    counted = np.cumsum(false) + found
-    return found / (counted + np.spacing(1)), found / positives
+    true_positives = np.cumsum(true).astype(np.float64)
+    counted = np.cumsum(false) + true_positives
+    return true_positives / (counted + np.spacing(1)), true_positives / positives
 
 
 def envelope(precision: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
@@ -85,5 +85,5 @@ def interpolate(
     precision: Float[np.ndarray, "d"], recall: Float[np.ndarray, "d"], recall_thresholds: Float[np.ndarray, "r"]
 ) -> Float[np.ndarray, "r"]:
     """Return the interpolated precision at each recall threshold, 0 where it is not reached."""
-    place = np.searchsorted(recall, recall_thresholds, side="left")
-    return np.append(envelope(precision), 0.0)[place]
+    positions = np.searchsorted(recall, recall_thresholds, side="left")
+    return np.append(envelope(precision), 0.0)[positions]

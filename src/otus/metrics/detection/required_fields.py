@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from otus.errors import DataError, UsageError
 from otus.structures import Objects, Outline
 
-_OPTIONAL = ("amodal_boxes_xyxy",)  # an object without is whole as it is
+_OPTIONAL = ("amodal_boxes_xyxy",)  # an object without it is not occluded
 
 
 def require_field(
@@ -17,8 +17,8 @@ def require_field(
 ) -> Objects:
     """Return the objects with a valid field: ``segmentations``, or finite ``corners_xy`` or ``cuboids``.
 
-    Crowds may lack it, and any object may lack ``amodal_boxes_xyxy``. Sizes must not be negative. Each other record goes
-    to ``report`` as a DataError that names record and field (default: the first is raised).
+    Crowds may lack it, and any object may lack ``amodal_boxes_xyxy``. Sizes must not be negative. ``report``
+    is called with a DataError for each other record, which names record and field (default: raise the first).
 
     Raises
     ------
@@ -41,13 +41,13 @@ def require_field(
     valid = may_lack | (finite & sized)
     for record in np.flatnonzero(~valid).tolist():
         expected = "finite numbers" if not finite[record] else "sizes from 0 on"
-        problem = "expected an outline, got none"
+        problem = "expected a segmentation, got none"
         if field != "segmentations":
             problem = f"expected {expected}, got {values[record].tolist()}"
         fault = DataError(
             problem,
             where=f"{side}[{record}] (id {objects.ids[record]}).{field}",
-            remedy="drop or mend this record",
+            remedy="correct or remove this record",
             kind=f"bad_{field}",
         )
         if report is None:

@@ -1,7 +1,7 @@
-"""Every choice in which evaluation protocols differ, as a setting of its own.
+"""The rules in which evaluation protocols differ, each as one setting.
 
 :class:`~otus.metrics.detection.coco.CocoProtocol` and :class:`~otus.metrics.detection.voc.VocProtocol` are two points
-in this space, fast and exact; here every rule can be turned by itself, so that a number can be explained
+in this space, fast and exact; here every rule can be changed alone, so that a number can be explained
 (:mod:`otus.metrics.diagnosis.assignment`).
 """
 
@@ -81,8 +81,8 @@ class Rules:
                 raise UsageError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if self.max_dets is not None and self.max_dets < 1:
             raise UsageError(f"max_dets: expected 1 or more, or none, got {self.max_dets}")
-        if not self.iou_thresholds or not all(0 < one <= 1 for one in self.iou_thresholds):
-            raise UsageError(f"iou_thresholds: expected numbers over 0 and up to 1, got {self.iou_thresholds}")
+        if not self.iou_thresholds or not all(0 < iou <= 1 for iou in self.iou_thresholds):
+            raise UsageError(f"iou_thresholds: expected numbers in (0, 1], got {self.iou_thresholds}")
         if self.score_decimals is not None and self.score_decimals < 0:
             raise UsageError(f"score_decimals: expected 0 or more, got {self.score_decimals}")
 
@@ -133,7 +133,7 @@ def parse_rules(text: str) -> Rules:
     name, *settings = text.split(":")
     if name not in RULES:
         raise UsageError(f"protocol: expected one of {', '.join(RULES)}, got {name!r}{did_you_mean(name, RULES)}")
-    values = {one.name: getattr(RULES[name], one.name) for one in fields(Rules)}
+    values = {field.name: getattr(RULES[name], field.name) for field in fields(Rules)}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if key not in values or not equals:
@@ -155,7 +155,7 @@ def _read(key: str, value: str) -> Any:
             case "inclusive_boxes":
                 return {"yes": True, "no": False}[value]
             case "iou_thresholds":
-                return COCO_IOU_THRESHOLDS if value == "coco" else tuple(float(one) for one in value.split("/"))
+                return COCO_IOU_THRESHOLDS if value == "coco" else tuple(float(iou) for iou in value.split("/"))
     except (ValueError, KeyError):
         expected = {"inclusive_boxes": "yes or no", "iou_thresholds": "coco, or numbers such as 0.5/0.75"}
         raise UsageError(f"{key}: expected {expected.get(key, 'a number')}, got {value!r}") from None

@@ -3,13 +3,13 @@
 Everingham et al., The Pascal Visual Object Classes Challenge: A Retrospective, IJCV 2015, and the development kit's
 ``VOCevaldet.m``:
 
-- a detection goes to the ground truth of its category with the highest IoU, matched already or not; with an IoU of 0.5
-  or more it is a true positive if it is the first, else a duplicate: a false positive;
-- objects marked ``difficult`` are no positives, and detections that go to them are ignored;
+- a detection is compared with the ground truth of its category of highest IoU, already matched or not; with an IoU of 0.5
+  or more the first is a true positive, later ones are false positives (duplicates);
+- objects marked ``difficult`` are not positives, and detections of them are ignored;
 - there is no limit on detections;
 - 2007: AP is the mean of the interpolated precision at recall 0, 0.1 … 1; later: the area under the interpolated curve.
 
-Departures: crowds (of other data sets) are no positives, and a false positive is ignored if half of it or more lies in
+Departures: crowds (of other data sets) are not positives, and a false positive is ignored if half of it or more lies in
 one (:mod:`otus.metrics.detection.ignore_regions`); a category without objects is not defined, not 0; of equal scores
 the first stays first. Boxes have no "+ 1" here: pixels 1 to 10 of an annotation are [0, 10), which is the same.
 
@@ -53,7 +53,7 @@ class VocProtocol:
         if self.year not in (2007, 2012):
             raise UsageError(f"year: expected 2007 or 2012, got {self.year}")
         if not 0 < self.iou_threshold <= 1:
-            raise UsageError(f"iou_threshold: expected a number over 0 and up to 1, got {self.iou_threshold}")
+            raise UsageError(f"iou_threshold: expected a number in (0, 1], got {self.iou_threshold}")
 
     @property
     def detection_limit(self) -> None:

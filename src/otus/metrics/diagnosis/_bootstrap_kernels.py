@@ -23,7 +23,7 @@ def resampled_average_precision(
     recalls: Float[np.ndarray, "q"],
     figures: Float[np.ndarray, "r k t"],
 ) -> None:
-    """Fill ``figures`` of some resamples; an image counts as often as ``weights`` says.
+    """Fill ``figures`` of some resamples; an image counts ``weights`` times.
 
     Detections are by label (``starts``) and falling score; those of label k that are not false at threshold t are
     ``special[special_starts[k * T + t]:]`` up to the next start. True objects are those that count. Without ``recalls`` AP

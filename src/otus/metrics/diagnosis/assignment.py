@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from otus.errors import UsageError
 from otus.metrics.detection import _matching_kernels as kernels
-from otus.metrics.detection.ignore_regions import for_every_category, ignore_regions
+from otus.metrics.detection.ignore_regions import ignore_regions, repeat_ignore_regions
 from otus.metrics.detection.mask_pairs import mask_pairs
 from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.pairs import Pairs, RankedDetections, box_pairs
@@ -25,12 +25,11 @@ class DetectionMatcher:
     Parameters
     ----------
     truth, predictions
-        Objects of valid records (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have
-        scores.
+        Valid objects (:func:`otus.metrics.detection.average_precision.validate_objects`); predictions have scores.
     categories
-        The K that their labels index.
+        The K categories.
     image_ids
-        (M,) names or numbers of the images; detections of equal score rank in the order of these.
+        (M,) names or numbers of the images; detections of equal score are ranked by them.
     sizes_hw
         (M, 2) sizes of the images, needed for masks.
     """
@@ -140,9 +139,9 @@ class Assignment:
     Parameters
     ----------
     rules
-        What they were matched by.
+        Rules of the matching.
     detections
-        (D,) indices into the predictions.
+        (D,) indices of the predictions.
     labels, image_index, scores
         (D,).
     matched, ious
@@ -151,11 +150,11 @@ class Assignment:
         (D,) index of the ground truth of the same category with the highest IoU, matched or not, and that IoU; -1 and 0
         where none reaches the lowest IoU.
     outside_area
-        (D,) whether the detection's area is outside the rules' area range, so that it is ignored if unmatched.
+        (D,) bool, true if the detection's area is outside the rules' area range: it is ignored if unmatched.
     is_positive
-        (G,) ground truths that are to be detected, i.e. not ignored.
+        (G,) bool, true for ground truths that are not ignored.
     positives
-        (K,) how many of each category.
+        (K,) number of positives per category.
     """
 
     rules: Rules
@@ -214,7 +213,7 @@ def _select_truth(truth: Objects, predictions: Objects, rules: Rules) -> tuple[I
     if rules.difficult == "dropped":
         kept &= ~_is_difficult(truth)
     index = np.flatnonzero(kept)
-    rows, truth = for_every_category(truth.take(index), predictions)
+    rows, truth = repeat_ignore_regions(truth.take(index), predictions)
     if rules.crowd == "counted":
         truth = replace(truth, is_crowd=ignore_regions(truth))
     return index[rows], truth
@@ -274,7 +273,7 @@ def _assign_by_best_overlap(
 ) -> tuple[Int[np.ndarray, "d t"], Float[np.ndarray, "d t"]]:
     """Assign by Pascal VOC's rule: a ground truth goes to the first detection for which it has the highest IoU.
 
-    An ignored ground truth goes to every such detection; what is left goes to the crowd that it lies in.
+    An ignored ground truth goes to every such detection; unmatched detections go to a crowd that they lie in.
     """
     best_truth, best_ious = _best_pairs(pairs.select(~is_crowd[pairs.truths]))
     crowd, crowd_ious = _best_pairs(pairs.select(is_crowd[pairs.truths]))
@@ -285,6 +284,6 @@ def _assign_by_best_overlap(
         first = candidates[np.unique(best_truth[candidates], return_index=True)[1]]
         rows = np.union1d(first, candidates[ignored[best_truth[candidates]]])
         matched[rows, t], ious[rows, t] = best_truth[rows], best_ious[rows]
-        rest = np.flatnonzero((matched[:, t] < 0) & (crowd >= 0) & (crowd_ious >= threshold))
-        matched[rest, t], ious[rest, t] = crowd[rest], crowd_ious[rest]
+        unmatched = np.flatnonzero((matched[:, t] < 0) & (crowd >= 0) & (crowd_ious >= threshold))
+        matched[unmatched, t], ious[unmatched, t] = crowd[unmatched], crowd_ious[unmatched]
     return matched, ious

@@ -32,13 +32,13 @@ class Difference:
     Parameters
     ----------
     name
-        The figure, or the category whose AP it is.
+        Name of the figure, or the category whose AP it is.
     a, b
-        On all images; NaN where there is nothing to find.
+        Values on all images; NaN without positives.
     low, high
-        The interval of the difference.
+        Confidence interval of the difference.
     a_better, b_better
-        Share of the resamples in which either is higher; what is missing to 1 are draws.
+        Fraction of the resamples in which each is higher; the rest are ties.
     """
 
     name: str
@@ -73,11 +73,11 @@ def resampled_average_precision(
     figures = np.empty((len(weights), labels, matches.matched.shape[1]))
     truth, outcomes = matcher.truth, matches.outcomes[order]
     special, thresholds = np.nonzero(outcomes != Outcome.FALSE_POSITIVE)
-    place = matches.labels[order][special] * outcomes.shape[1] + thresholds
-    by_place = np.argsort(place, kind="stable")
-    special_starts = np.searchsorted(place[by_place], np.arange(labels * outcomes.shape[1] + 1))
+    cell = matches.labels[order][special] * outcomes.shape[1] + thresholds
+    by_cell = np.argsort(cell, kind="stable")
+    special_starts = np.searchsorted(cell[by_cell], np.arange(labels * outcomes.shape[1] + 1))
     inputs = (
-        weights, starts, matches.image_index[order], outcomes, special_starts, special[by_place],
+        weights, starts, matches.image_index[order], outcomes, special_starts, special[by_cell],
         truth.labels[matches.is_positive], truth.image_index[matches.is_positive], matches.rules.recalls, figures,
     )  # fmt: skip
     bounds = np.linspace(0, len(weights), WORKERS + 1).astype(np.int64).tolist()
@@ -108,7 +108,7 @@ def paired_bootstrap(
     rules, masks
         See :meth:`~otus.metrics.diagnosis.assignment.DetectionMatcher.match`.
     confidence
-        Of the intervals, which are percentiles.
+        Confidence of the percentile intervals.
 
     Raises
     ------
@@ -116,16 +116,16 @@ def paired_bootstrap(
         If the labels differ, or an option is out of its range.
     """
     if a.truth is not b.truth and not np.array_equal(a.truth.boxes_xyxy, b.truth.boxes_xyxy):
-        raise UsageError("two models are compared by the same labels")
+        raise UsageError("expected the same ground truth for both models")
     if resamples < 1 or not 0 < confidence < 1:
         raise UsageError(
             f"expected 1 or more resamples and a confidence between 0 and 1, got {resamples} and {confidence}"
         )
     images = len(a.image_ids)
     weights = resample_images(images, resamples=resamples, seed=seed)
-    matches = [one.match(rules, masks=masks) for one in (a, b)]
-    drawn = [resampled_average_precision(one, m, weights) for one, m in zip((a, b), matches, strict=True)]
-    whole = [one.average_precision()[None] for one in matches]
+    matches = [matcher.match(rules, masks=masks) for matcher in (a, b)]
+    drawn = [resampled_average_precision(matcher, m, weights) for matcher, m in zip((a, b), matches, strict=True)]
+    on_all = [assignment.average_precision()[None] for assignment in matches]
     thresholds = np.array(rules.iou_thresholds)
     columns = {"AP": np.ones(len(thresholds), dtype=bool)}
     for name, iou in (("AP50", 0.5), ("AP75", 0.75)):
@@ -134,20 +134,22 @@ def paired_bootstrap(
             columns[name] = chosen
     rows = [(name, slice(None), chosen) for name, chosen in columns.items()]
     rows += [(name, slice(k, k + 1), columns["AP"]) for k, name in enumerate(a.categories)]
-    answer = []
+    differences = []
     for name, labels, chosen in rows:
         both = [_mean(figures[:, labels][:, :, chosen]) for figures in drawn]
-        at_all = [float(_mean(figures[:, labels][:, :, chosen])[0]) for figures in whole]
+        at_all = [float(_mean(figures[:, labels][:, :, chosen])[0]) for figures in on_all]
         change = both[1] - both[0]
         change = change[~np.isnan(change)]
         if not len(change):
-            answer.append(Difference(name, at_all[0], at_all[1], low=_NAN, high=_NAN, a_better=_NAN, b_better=_NAN))
+            differences.append(
+                Difference(name, at_all[0], at_all[1], low=_NAN, high=_NAN, a_better=_NAN, b_better=_NAN)
+            )
             continue
         tail = (1 - confidence) / 2
         low, high = np.quantile(change, [tail, 1 - tail])
         a_better, b_better = float((change < 0).mean()), float((change > 0).mean())
-        answer.append(Difference(name, at_all[0], at_all[1], float(low), float(high), a_better, b_better))
-    return answer
+        differences.append(Difference(name, at_all[0], at_all[1], float(low), float(high), a_better, b_better))
+    return differences
 
 
 def _mean(figures: Float[np.ndarray, "r k t"]) -> Float[np.ndarray, "r"]:

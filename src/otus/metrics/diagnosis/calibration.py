@@ -68,19 +68,19 @@ def calibration(matches: Assignment, *, bins: int = 10, label: int | None = None
     """
     if bins < 1:
         raise UsageError(f"bins: expected 1 or more, got {bins}")
-    seen = matches.outcomes[:, 0] != Outcome.IGNORED
+    counted = matches.outcomes[:, 0] != Outcome.IGNORED
     if label is not None:
-        seen &= matches.labels == label
-    scores = matches.scores[seen]
+        counted &= matches.labels == label
+    scores = matches.scores[counted]
     outside = scores[(scores < 0) | (scores > 1)]
     if len(outside):
         raise UsageError(f"calibration: expected scores from 0 to 1, got {outside[0]}: these are no probabilities")
-    place = np.minimum((scores * bins).astype(np.int64), bins - 1)
-    counts = np.bincount(place, minlength=bins)
-    right = matches.outcomes[seen, 0] == Outcome.TRUE_POSITIVE
+    bin_index = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    counts = np.bincount(bin_index, minlength=bins)
+    is_true = matches.outcomes[counted, 0] == Outcome.TRUE_POSITIVE
 
     def mean(values: np.ndarray) -> Float[np.ndarray, "b"]:
-        sums = np.bincount(place, weights=values, minlength=bins)
+        sums = np.bincount(bin_index, weights=values, minlength=bins)
         return np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
 
-    return Calibration(np.linspace(0, 1, bins + 1), counts, mean(scores), mean(right))
+    return Calibration(np.linspace(0, 1, bins + 1), counts, mean(scores), mean(is_true))

@@ -64,13 +64,13 @@ def confusion_matrix(
     rules = Rules(iou_thresholds=(iou,), min_score=score_threshold, max_dets=max_dets)
     matches = matcher.class_agnostic().match(rules, masks=masks)
     background = len(matcher.categories)
-    seen = matches.outcomes[:, 0] != Outcome.IGNORED
-    taken = matches.matched[seen, 0]
-    true = np.append(matcher.truth.labels, background)[taken]
-    predicted = matcher.predictions.labels[matches.detections[seen]]
-    unfound = matches.is_positive.copy()
-    unfound[taken[taken >= 0]] = False
+    counted = matches.outcomes[:, 0] != Outcome.IGNORED
+    matched = matches.matched[counted, 0]
+    true = np.append(matcher.truth.labels, background)[matched]
+    predicted = matcher.predictions.labels[matches.detections[counted]]
+    is_missed = matches.is_positive.copy()
+    is_missed[matched[matched >= 0]] = False
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     np.add.at(counts, (true, predicted), 1)
-    np.add.at(counts, (matcher.truth.labels[unfound], background), 1)
+    np.add.at(counts, (matcher.truth.labels[is_missed], background), 1)
     return Confusion(counts, matcher.categories)

@@ -1,9 +1,8 @@
 """Why two protocols give different mAP for the same predictions: one rule changed after the other.
 
-Between two :class:`~otus.metrics.detection.rules.Rules` lie as many steps as there are rules that differ. Each step
-changes one of them and says what mAP is then; the changes add up to the difference. What a step brings depends on what
-was changed before, so the order is fixed, and is that in which a tool applies its rules: detections, objects, matching,
-curve, mean.
+There is one step for each rule in which two :class:`~otus.metrics.detection.rules.Rules` differ. Each step changes one
+rule and computes mAP; the changes add up to the difference. The effect of a step depends on the rules changed before, so
+the order is fixed: that in which an evaluation applies its rules: detections, objects, matching, curve, mean.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -15,7 +14,7 @@ from otus.metrics.detection.matching import Outcome
 from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.assignment import DetectionMatcher
 
-ORDER = tuple(one.name for one in fields(Rules))
+ORDER = tuple(field.name for field in fields(Rules))
 """Names of the rules in the order in which they are changed."""
 
 
@@ -26,15 +25,15 @@ class Step:
     Parameters
     ----------
     rule, before, after
-        Its name and values; empty and None at the start.
+        Name of the changed rule and its values; empty and None for the first step.
     rules
-        All rules from here on.
+        All rules after the change.
     average_precision
-        mAP by them.
+        mAP by these rules.
     by_category
         (K,) AP, NaN without positives.
     objects, detections, true
-        Objects to find, detections that count (true or false), and those true, at the lowest IoU threshold.
+        Number of positives, of detections that count (true or false), and of true ones, at the lowest IoU threshold.
     """
 
     rule: str

@@ -22,12 +22,12 @@ _NAN = float("nan")
 
 @dataclass(frozen=True, eq=False)
 class ScoreCurve:
-    """Precision, recall and F1 of the detections of at least each of S falling scores.
+    """Precision, recall and F1 of the detections with at least each of S descending scores.
 
     Parameters
     ----------
     scores
-        (S,) different scores.
+        (S,) distinct scores.
     precision, recall, f1
         (S,). Recall and F1 are NaN without positives.
     """
@@ -50,9 +50,9 @@ class OperatingPoint(NamedTuple):
 
 def score_curve(matches: Assignment, *, label: int | None = None) -> ScoreCurve:
     """Compute the curve of one category (default: all together) at the first IoU threshold of the assignment."""
-    here = matches.by_score(label) if label is not None else np.argsort(-matches.scores, kind="stable")
+    order = matches.by_score(label) if label is not None else np.argsort(-matches.scores, kind="stable")
     positives = int(matches.positives.sum() if label is None else matches.positives[label])
-    scores, outcomes = matches.scores[here], matches.outcomes[here, 0]
+    scores, outcomes = matches.scores[order], matches.outcomes[order, 0]
     last = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # the last detection of each score
     true = np.cumsum(outcomes == Outcome.TRUE_POSITIVE)[last].astype(np.float64)
     false = np.cumsum(outcomes == Outcome.FALSE_POSITIVE)[last]
@@ -66,8 +66,8 @@ def score_curve(matches: Assignment, *, label: int | None = None) -> ScoreCurve:
 def best_threshold(matches: Assignment, label: int) -> OperatingPoint:
     """Return the score threshold of highest F1 of one category, the highest of ties.
 
-    It lies half way between the lowest score kept and the next one, so that rounding, even to float32, moves no detection
-    over it.
+    It is halfway between the lowest kept score and the next lower one, so that rounding to float32 does not change what is
+    kept.
     """
     curve, objects = score_curve(matches, label=label), int(matches.positives[label])
     if not objects or not len(curve.scores) or not curve.f1.max() > 0:
@@ -91,14 +91,14 @@ def nms_mask(matcher: DetectionMatcher, iou: float) -> Bool[np.ndarray, "n"]:
     """Return (N,) which predictions class-wise non-maximum suppression keeps."""
     if not 0 <= iou <= 1:
         raise UsageError(f"NMS IoU: expected 0 to 1, got {iou}")
-    found = matcher.predictions
-    ranked = RankedDetections.build(found, found, label_count=len(matcher.categories), limit=None)
-    plain = replace(found, is_crowd=np.zeros(len(found), dtype=bool))
-    pairs = box_pairs(plain, plain, ranked, min_similarity=np.nextafter(iou, 2))
-    place = np.empty(len(found), dtype=np.int64)
-    place[ranked.detections] = np.arange(len(found))
-    others = place[ranked.truths[pairs.truths]]
-    kept = np.empty(len(found), dtype=bool)
+    predictions = matcher.predictions
+    ranked = RankedDetections.build(predictions, predictions, label_count=len(matcher.categories), limit=None)
+    no_crowds = replace(predictions, is_crowd=np.zeros(len(predictions), dtype=bool))
+    pairs = box_pairs(no_crowds, no_crowds, ranked, min_similarity=np.nextafter(iou, 2))
+    rank_of = np.empty(len(predictions), dtype=np.int64)
+    rank_of[ranked.detections] = np.arange(len(predictions))
+    others = rank_of[ranked.truths[pairs.truths]]
+    kept = np.empty(len(predictions), dtype=bool)
     kept[ranked.detections] = kernels.nms(pairs.offsets, others, pairs.similarities, iou)
     return kept
 
@@ -124,8 +124,8 @@ def sweep_nms_iou(matcher: DetectionMatcher, ious: tuple[float, ...], *, iou: fl
     figures = []
     for nms_iou in ious:
         kept = nms_mask(matcher, nms_iou)
-        left = replace(matcher, predictions=matcher.predictions.take(kept))
-        matches = left.match(Rules(iou_thresholds=(iou,)))
+        remaining = replace(matcher, predictions=matcher.predictions.take(kept))
+        matches = remaining.match(Rules(iou_thresholds=(iou,)))
         curve = score_curve(matches)
         best = [_NAN] * 4
         if len(curve.scores) and not np.isnan(curve.f1).any():

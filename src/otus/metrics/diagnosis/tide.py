@@ -46,7 +46,7 @@ class Error(IntEnum):
     MISSED = 7
 
 
-WRONG = tuple(one for one in Error if one >= Error.CLASSIFICATION)
+ERROR_TYPES = tuple(error for error in Error if error >= Error.CLASSIFICATION)
 """The six types of errors."""
 
 
@@ -60,8 +60,8 @@ class Errors:
         The D detections, in order, at the one IoU threshold.
     types
         (D,) of :class:`Error`.
-    about
-        (D,) index of the ground truth of a classification or localisation error, else -1.
+    nearest_truths
+        (D,) index of the ground truth that a classification or localisation error overlaps most, else -1.
     nearest_overlaps
         (D,) highest IoU with a ground truth of any category; 0 below the background threshold.
     missed
@@ -74,7 +74,7 @@ class Errors:
 
     matches: Assignment
     types: Int[np.ndarray, "d"]
-    about: Int[np.ndarray, "d"]
+    nearest_truths: Int[np.ndarray, "d"]
     nearest_overlaps: Float[np.ndarray, "d"]
     missed: Bool[np.ndarray, "g"]
     truth_labels: Int[np.ndarray, "g"]
@@ -83,16 +83,16 @@ class Errors:
     @property
     def counts(self) -> dict[Error, int]:
         """Number of errors of each type."""
-        of_detections = {one: int((self.types == one).sum()) for one in WRONG[:-1]}
+        of_detections = {error: int((self.types == error).sum()) for error in ERROR_TYPES[:-1]}
         return of_detections | {Error.MISSED: int(self.missed.sum())}
 
     @property
-    def found(self) -> Bool[np.ndarray, "g"]:
+    def is_matched(self) -> Bool[np.ndarray, "g"]:
         """(G,) ground truths that are matched."""
-        found = np.zeros(len(self.missed), dtype=bool)
-        taken = self.matches.matched[:, 0]
-        found[taken[taken >= 0]] = True
-        return found
+        is_matched = np.zeros(len(self.missed), dtype=bool)
+        matched = self.matches.matched[:, 0]
+        is_matched[matched[matched >= 0]] = True
+        return is_matched
 
     def average_precision(self, fixed: Error | None = None) -> Float[np.ndarray, "k"]:
         """Return AP of each category with all errors of one type fixed; NaN for those without objects."""
@@ -102,18 +102,18 @@ class Errors:
             positives = positives - np.bincount(self.truth_labels[self.missed], minlength=len(positives))
         elif fixed is not None:
             fixed_here = self._best_on_unmatched & (self.types == fixed)
-            labels = np.where(fixed_here, np.append(self.truth_labels, -1)[self.about], labels)
+            labels = np.where(fixed_here, np.append(self.truth_labels, -1)[self.nearest_truths], labels)
             true, removed = true | fixed_here, removed | ((self.types == fixed) & ~fixed_here)
         return self._by_category(labels, true, removed, positives)
 
     @property
     def _best_on_unmatched(self) -> Bool[np.ndarray, "d"]:
         """(D,) the error of highest score on each unmatched ground truth, of either of the two types."""
-        unmatched = np.append(~self.found, False)
-        candidates = np.flatnonzero((self.about >= 0) & unmatched[self.about])
+        unmatched = np.append(~self.is_matched, False)
+        candidates = np.flatnonzero((self.nearest_truths >= 0) & unmatched[self.nearest_truths])
         candidates = candidates[np.argsort(-self.matches.scores[candidates], kind="stable")]
         best = np.zeros(len(self.types), dtype=bool)
-        best[candidates[np.unique(self.about[candidates], return_index=True)[1]]] = True
+        best[candidates[np.unique(self.nearest_truths[candidates], return_index=True)[1]]] = True
         return best
 
     def _by_category(
@@ -128,14 +128,14 @@ class Errors:
         starts = np.searchsorted(labels[order], np.arange(len(positives) + 1))
         figures = np.where(self.matches.positives > 0, 0.0, np.nan)
         for label in np.flatnonzero(positives):
-            right = true[order[starts[label] : starts[label + 1]]]
-            figures[label] = self.matches.rules.average_precision(right, ~right, int(positives[label]))
+            is_true = true[order[starts[label] : starts[label + 1]]]
+            figures[label] = self.matches.rules.average_precision(is_true, ~is_true, int(positives[label]))
         return figures
 
     def delta_ap(self) -> dict[Error, float]:
         """Return dAP of each type: the mAP gained by fixing all its errors; NaN without objects."""
         before = _mean(self.average_precision())
-        return {one: _mean(self.average_precision(one)) - before for one in WRONG}
+        return {error: _mean(self.average_precision(error)) - before for error in ERROR_TYPES}
 
     def false_positive_cost(self) -> float:
         """Return dAP of all false positives: the mAP gained by removing them."""
@@ -146,9 +146,9 @@ class Errors:
     def false_negative_cost(self) -> float:
         """Return dAP of all false negatives: the mAP gained if unmatched objects were no positives."""
         true, removed = self.types == Error.NONE, self.types == Error.IGNORED
-        unmatched = self.truth_labels[self.matches.is_positive & ~self.found]
-        left = self.matches.positives - np.bincount(unmatched, minlength=len(self.matches.positives))
-        return _mean(self._by_category(self.matches.labels, true, removed, left)) - _mean(self.average_precision())
+        unmatched = self.truth_labels[self.matches.is_positive & ~self.is_matched]
+        positives = self.matches.positives - np.bincount(unmatched, minlength=len(self.matches.positives))
+        return _mean(self._by_category(self.matches.labels, true, removed, positives)) - _mean(self.average_precision())
 
 
 def find_errors(
@@ -181,10 +181,10 @@ def find_errors(
         raise UsageError(f"expected 0 < background IoU < IoU <= 1, got {background_iou} and {iou}")
     truth = matcher.truth
     matches = matcher.match(Rules(iou_thresholds=(iou,), max_dets=max_dets), masks=masks)
-    found = np.zeros(len(truth), dtype=bool)
-    found[matches.matched[matches.matched >= 0]] = True
+    is_matched = np.zeros(len(truth), dtype=bool)
+    is_matched[matches.matched[matches.matched >= 0]] = True
     same, same_overlap, other, other_overlap, duplicate = _neighbours(
-        matcher, matches, found, iou=iou, background_iou=background_iou, masks=masks
+        matcher, matches, is_matched, iou=iou, background_iou=background_iou, masks=masks
     )
     types = np.select(
         [
@@ -198,45 +198,45 @@ def find_errors(
         [Error.NONE, Error.IGNORED, Error.LOCALISATION, Error.CLASSIFICATION, Error.DUPLICATE, Error.BACKGROUND],
         Error.BOTH,
     )
-    about = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
+    nearest_truths = np.select([types == Error.LOCALISATION, types == Error.CLASSIFICATION], [same, other], -1)
     fixable = np.zeros(len(truth), dtype=bool)
-    fixable[about[about >= 0]] = True
-    missed = matches.is_positive & ~found & ~fixable
+    fixable[nearest_truths[nearest_truths >= 0]] = True
+    missed = matches.is_positive & ~is_matched & ~fixable
     nearest = np.maximum(same_overlap, other_overlap)
-    return Errors(matches, types, about, nearest, missed, truth.labels, background_iou)
+    return Errors(matches, types, nearest_truths, nearest, missed, truth.labels, background_iou)
 
 
 def _neighbours(
     matcher: DetectionMatcher,
     matches: Assignment,
-    found: Bool[np.ndarray, "g"],
+    is_matched: Bool[np.ndarray, "g"],
     *,
     iou: float,
     background_iou: float,
     masks: bool,
 ) -> tuple[np.ndarray, ...]:
-    """Return, of each detection, the ground truth of its own category with the highest IoU, that IoU, the same two over the
-    other categories, and whether a matched one of its own reaches ``iou``. Crowds are left out."""
+    """Return the best ground truth of each detection's category and its IoU, the same for the other categories, and whether
+    a matched ground truth of its category reaches ``iou``. Crowds are excluded."""
     row_of = np.full(len(matcher.predictions), -1)
     row_of[matches.detections] = np.arange(len(matches.detections))
     detections, truths, overlaps = matcher.pairs(min_iou=background_iou, masks=masks)
     rows = row_of[detections]
-    sound = (rows >= 0) & ~matcher.truth.is_crowd[truths]
-    rows, truths, overlaps = rows[sound], truths[sound], overlaps[sound]
-    own = matcher.truth.labels[truths] == matches.labels[rows]
+    kept = (rows >= 0) & ~matcher.truth.is_crowd[truths]
+    rows, truths, overlaps = rows[kept], truths[kept], overlaps[kept]
+    same_category = matcher.truth.labels[truths] == matches.labels[rows]
     duplicate = np.zeros(len(matches.detections), dtype=bool)
-    duplicate[rows[own & (overlaps >= iou) & found[truths]]] = True
-    same, same_overlap = _best(len(duplicate), rows[own], truths[own], overlaps[own])
-    other, other_overlap = _best(len(duplicate), rows[~own], truths[~own], overlaps[~own])
+    duplicate[rows[same_category & (overlaps >= iou) & is_matched[truths]]] = True
+    same, same_overlap = _best(len(duplicate), rows[same_category], truths[same_category], overlaps[same_category])
+    other, other_overlap = _best(len(duplicate), rows[~same_category], truths[~same_category], overlaps[~same_category])
     return same, same_overlap, other, other_overlap, duplicate
 
 
 def _best(count: int, rows: np.ndarray, truths: np.ndarray, overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ground truth of highest IoU (the first of ties) of each of ``count`` rows, and that IoU; -1 and 0."""
     order = np.lexsort((truths, -overlaps, rows))
-    firsts, place = np.unique(rows[order], return_index=True)
+    firsts, positions = np.unique(rows[order], return_index=True)
     best, overlap = np.full(count, -1), np.zeros(count)
-    best[firsts], overlap[firsts] = truths[order[place]], overlaps[order[place]]
+    best[firsts], overlap[firsts] = truths[order[positions]], overlaps[order[positions]]
     return best, overlap
 
 

@@ -1,4 +1,4 @@
-"""``COCO`` in pycocotools' shape, what older code expects of a COCO file; and the annotations of such objects as columns.
+"""``COCO`` with pycocotools' interface, and the conversion of its annotations to columns.
 
 A small subset of ``pycocotools.coco.COCO``, by the same names. Departures: nothing is printed; results may be empty and are
 copied, not changed; a result of an unknown image is named.
@@ -49,28 +49,30 @@ class COCO:
     def createIndex(self) -> None:
         """Look through ``dataset`` again: ``anns``, ``imgs``, ``cats`` by id, ``imgToAnns`` and ``catToImgs``."""
         annotations: list[Record] = self.dataset.get("annotations", [])
-        self.anns: dict[int, Record] = {one["id"]: one for one in annotations}
-        self.imgs: dict[Any, Record] = {one["id"]: one for one in self.dataset.get("images", [])}
-        self.cats: dict[int, Record] = {one["id"]: one for one in self.dataset.get("categories", [])}
+        self.anns: dict[int, Record] = {record["id"]: record for record in annotations}
+        self.imgs: dict[Any, Record] = {record["id"]: record for record in self.dataset.get("images", [])}
+        self.cats: dict[int, Record] = {record["id"]: record for record in self.dataset.get("categories", [])}
         self.imgToAnns: dict[Any, list[Record]] = defaultdict(list)
         self.catToImgs: dict[int, list[Any]] = defaultdict(list)
-        for one in annotations:
-            self.imgToAnns[one["image_id"]].append(one)
-            self.catToImgs[one["category_id"]].append(one["image_id"])
+        for record in annotations:
+            self.imgToAnns[record["image_id"]].append(record)
+            self.catToImgs[record["category_id"]].append(record["image_id"])
 
     def getImgIds(self, imgIds: Any = (), catIds: Any = ()) -> list[Any]:
         """Ids of the images, of some of them, of those that show all of some categories."""
-        shown = [set(self.catToImgs[category]) for category in _listed(catIds)]
-        return [one for one in _listed(imgIds) or self.imgs if all(one in some for some in shown)]
+        with_category = [set(self.catToImgs[category]) for category in _listed(catIds)]
+        return [
+            image_id for image_id in _listed(imgIds) or self.imgs if all(image_id in images for images in with_category)
+        ]
 
     def getCatIds(self, catNms: Any = (), supNms: Any = (), catIds: Any = ()) -> list[int]:
         """Ids of the categories with some names, supercategories or ids; of all without any."""
         filters = {"name": catNms, "supercategory": supNms, "id": catIds}
         allowed = {field: set(_listed(values)) for field, values in filters.items()}
         return [
-            one["id"]
-            for one in self.dataset.get("categories", [])
-            if all(one.get(field) in values for field, values in allowed.items() if values)
+            record["id"]
+            for record in self.dataset.get("categories", [])
+            if all(record.get(field) in values for field, values in allowed.items() if values)
         ]
 
     def getAnnIds(
@@ -79,28 +81,28 @@ class COCO:
         """Ids of the annotations of some images and categories, with an area between two numbers, crowds or others."""
         images, categories = _listed(imgIds), set(_listed(catIds))
         if images:
-            annotations = [one for image in images for one in self.imgToAnns.get(image, ())]
+            annotations = [record for image in images for record in self.imgToAnns.get(image, ())]
         else:
             annotations = self.dataset.get("annotations", [])
         return [
-            one["id"]
-            for one in annotations
-            if (not categories or one["category_id"] in categories)
-            and (not len(areaRng) or areaRng[0] < one["area"] < areaRng[1])
-            and (iscrowd is None or one["iscrowd"] == iscrowd)
+            record["id"]
+            for record in annotations
+            if (not categories or record["category_id"] in categories)
+            and (not len(areaRng) or areaRng[0] < record["area"] < areaRng[1])
+            and (iscrowd is None or record["iscrowd"] == iscrowd)
         ]
 
     def loadAnns(self, ids: Any = ()) -> list[Record]:
         """The annotations with some ids."""
-        return [self.anns[one] for one in _listed(ids)]
+        return [self.anns[annotation_id] for annotation_id in _listed(ids)]
 
     def loadCats(self, ids: Any = ()) -> list[Record]:
         """The categories with some ids."""
-        return [self.cats[one] for one in _listed(ids)]
+        return [self.cats[category_id] for category_id in _listed(ids)]
 
     def loadImgs(self, ids: Any = ()) -> list[Record]:
         """The images with some ids."""
-        return [self.imgs[one] for one in _listed(ids)]
+        return [self.imgs[image_id] for image_id in _listed(ids)]
 
     def loadRes(self, resFile: str | Path | Sequence[Mapping[str, Any]]) -> "COCO":
         """Results for these images, from a JSON file or a list; boxes and areas that they do not say are filled in.
@@ -111,17 +113,17 @@ class COCO:
             A result of an unknown image, or without a box, an outline and keypoints.
         """
         results = COCO()
-        records = [dict(one) for one in _read(resFile, list)]
-        for index, one in enumerate(records):
-            if one.get("image_id") not in self.imgs:
+        records = [dict(record) for record in _read(resFile, list)]
+        for index, record in enumerate(records):
+            if record.get("image_id") not in self.imgs:
                 raise DataError(
-                    f"no image has the id {one.get('image_id')!r}",
+                    f"no image has the id {record.get('image_id')!r}",
                     where=f"[{index}].image_id",
-                    remedy="drop or mend this record",
+                    remedy="correct or remove this record",
                     kind="unknown_image",
                 )
-            box, area = _box_and_area(one, index)
-            one.update(id=index + 1, bbox=box, area=area, iscrowd=0)
+            box, area = _box_and_area(record, index)
+            record.update(id=index + 1, bbox=box, area=area, iscrowd=0)
         results.dataset = {**self.dataset, "annotations": records}
         results.createIndex()
         return results
@@ -141,7 +143,7 @@ class COCO:
 
 
 def _read(source: Any, kind: type) -> Any:
-    """What a file says, or the value itself; it must be of a kind."""
+    """Return the content of a JSON file, or the value itself, if it has the given type."""
     file = Path(source) if isinstance(source, str | Path) else None
     try:
         value = source if file is None else msgspec.json.decode(file.read_bytes())
@@ -167,7 +169,7 @@ def _box_and_area(record: Record, index: int) -> tuple[Any, float]:
         width, height = max(x) - min(x), max(y) - min(y)
         return [min(x), min(y), width, height], width * height
     raise DataError(
-        "expected a bbox, a segmentation or keypoints", where=f"[{index}]", remedy="drop or mend this record"
+        "expected a bbox, a segmentation or keypoints", where=f"[{index}]", remedy="correct or remove this record"
     )
 
 
@@ -184,18 +186,18 @@ def objects_of(
     category_ids: Sequence[int],
     by_category: bool = True,
 ) -> Objects:
-    """The annotations of some images and categories of a ``COCO``, pycocotools' or ours, bit for bit what they say.
+    """Convert the annotations of some images and categories of a ``COCO``, pycocotools' or ours, exactly.
 
     Parameters
     ----------
     side
         ``truth``, or ``predictions``, which have scores.
     kind
-        ``bbox``, ``segm`` or ``keypoints``: what each must have.
+        ``bbox``, ``segm`` or ``keypoints``: the field that each annotation must have.
     image_ids, category_ids
-        In the order of ``image`` and ``labels``.
+        Image and category ids, by image and class index.
     by_category
-        Without it all labels are 0, and objects come in the order of their categories.
+        If False, all labels are 0, and objects are sorted by category.
 
     Raises
     ------
@@ -204,54 +206,54 @@ def objects_of(
     """
     records: list[Record] = coco.loadAnns(coco.getAnnIds(imgIds=image_ids)) if len(image_ids) else []
     label_of = {category: label for label, category in enumerate(category_ids)}
-    records = [one for one in records if one["category_id"] in label_of]
-    labels = np.array([label_of[one["category_id"]] for one in records], dtype=np.int64)
+    records = [record for record in records if record["category_id"] in label_of]
+    labels = np.array([label_of[record["category_id"]] for record in records], dtype=np.int64)
     if not by_category:
         records = [records[i] for i in np.argsort(labels, kind="stable")]
         labels = np.zeros(len(records), dtype=np.int64)
-    place = {image: i for i, image in enumerate(image_ids)}
+    index_of = {image: i for i, image in enumerate(image_ids)}
     # Masks are compared by their own boxes.
     xywh = np.zeros((len(records), 4)) if kind == "segm" else _numbers(records, "bbox", side, width=4)
     others: dict[str, Any] = {"columns": {"box_sizes_wh": xywh[:, 2:]}}
     if side == "predictions":
         others["scores"] = _numbers(records, "score", side)
     if kind == "segm":
-        others["segmentations"] = Segmentations.build(_outline(one, side) for one in records)
+        others["segmentations"] = Segmentations.build(_outline(record, side) for record in records)
     if kind == "keypoints":
         width = len(records[0].get("keypoints", ())) if records else 0
         others["keypoints"] = _numbers(records, "keypoints", side, width=width).reshape(len(records), width // 3, 3)
-    ids = np.array([one["id"] for one in records], dtype=np.int64)
+    ids = np.array([record["id"] for record in records], dtype=np.int64)
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
         raise DataError(
             f"{counts.max()} annotations have the id {unique[np.argmax(counts)]}",
             where=f"{side}.id",
-            remedy="give each an id of its own",
+            remedy="give each a unique id",
             kind="duplicate_id",
         )
     return Objects.build(
-        image_index=[place[one["image_id"]] for one in records],
+        image_index=[index_of[record["image_id"]] for record in records],
         labels=labels,
         boxes_xyxy=boxes.convert(xywh, BoxFormat.XYWH, BoxFormat.XYXY),
         ids=ids,
         areas=_numbers(records, "area", side),
-        is_crowd=[bool(one.get("iscrowd", 0)) for one in records] if side == "truth" else None,
+        is_crowd=[bool(record.get("iscrowd", 0)) for record in records] if side == "truth" else None,
         **others,
     )
 
 
 def _numbers(records: Sequence[Record], field: str, side: str, *, width: int = 1) -> Float[np.ndarray, "n w"]:
-    """One field of all records, (N, width), or (N,) where it is one number."""
+    """Return a field of all records, (N, width), or (N,) for scalars."""
     try:
-        values: Any = [one[field] for one in records]
+        values: Any = [record[field] for record in records]
         if width > 1:
             if any(len(value) != width for value in values):
                 raise ValueError
             values = chain.from_iterable(values)
         flat = np.fromiter(values, np.float64, width * len(records))
     except (KeyError, TypeError, ValueError):
-        for one in records:
-            _check_numbers(one, field, side, width)
+        for record in records:
+            _check_numbers(record, field, side, width)
         raise
     return flat.reshape(-1, width) if width > 1 else flat
 
@@ -266,7 +268,7 @@ def _check_numbers(record: Record, field: str, side: str, width: int) -> None:
     raise DataError(
         f"expected {'a number' if width == 1 else f'{width} numbers'}, got {value!r}",
         where=f"{side}: annotation {record.get('id')}.{field}",
-        remedy="drop or mend this annotation",
+        remedy="correct or remove this annotation",
         kind=f"bad_{field}",
     ) from None
 
@@ -283,13 +285,13 @@ def _outline(record: Record, side: str) -> bytes | list[np.ndarray]:
     raise DataError(
         f"expected polygons or run lengths, got {outline!r}",
         where=f"{side}: annotation {record.get('id')}.segmentation",
-        remedy="drop or mend this annotation, or compare boxes",
+        remedy="correct or remove this annotation, or compare boxes",
         kind="bad_outline",
     )
 
 
 def sizes_hw_of(image_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarray, "m 2"]:
-    """The images' sizes as one of several ``COCO`` says them; where none does, those of the run lengths."""
+    """Return the images' sizes from the first ``COCO`` that has them, else from the run lengths."""
     sizes = np.zeros((len(image_ids), 2), dtype=np.int64)
     for index, image in enumerate(image_ids):
         for coco in cocos:
@@ -297,6 +299,6 @@ def sizes_hw_of(image_ids: Sequence[Any], cocos: Sequence[Any]) -> Int[np.ndarra
             if "height" in record and "width" in record:
                 sizes[index] = record["height"], record["width"]
             elif not sizes[index].any():
-                outlines = (one.get("segmentation") for one in coco.imgToAnns.get(image, ()))
-                sizes[index] = next((tuple(one["size"]) for one in outlines if isinstance(one, dict)), (0, 0))
+                outlines = (record.get("segmentation") for record in coco.imgToAnns.get(image, ()))
+                sizes[index] = next((tuple(record["size"]) for record in outlines if isinstance(record, dict)), (0, 0))
     return sizes

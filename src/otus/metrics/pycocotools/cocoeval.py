@@ -1,4 +1,4 @@
-"""``COCOeval`` in pycocotools' shape over our own evaluation, so that code written for pycocotools runs on it as it is.
+"""``COCOeval`` with pycocotools' interface over the evaluation of Otus, for code written for pycocotools.
 
     from otus.metrics.pycocotools.coco import COCO          # or pycocotools.coco
     from otus.metrics.pycocotools.cocoeval import COCOeval     # in place of pycocotools.cocoeval
@@ -7,10 +7,10 @@
 the printed lines are pycocotools' (2.0, BSD), to the bit. For packages that import it themselves, such as torchmetrics, call
 :func:`init_as_pycocotools` first.
 
-Departures, each of which is a known fault there: an object with id 0 can be found; the summary honours any ``maxDets`` and
-``areaRng`` (there AP is -1 where 100 is not among ``maxDets``); ``accumulate(p)`` on some of the images is about these
-images; ``params`` keeps its ``catIds`` where ``useCats`` is 0. What cannot be (a score that is not finite, an id twice,
-a negative size) is an error that names the annotation.
+Departures, each of which is a known fault there: an object with id 0 can be predictions; the summary honours any
+``maxDets`` and ``areaRng`` (there AP is -1 where 100 is not among ``maxDets``); ``accumulate(p)`` on some of the images is
+settings these images; ``params`` keeps its ``catIds`` where ``useCats`` is 0. What cannot be (a score that is not finite,
+an id twice, a negative size) is an error that names the annotation.
 
 Shape shorthand: T IoU thresholds, R recall thresholds, K categories, A area ranges, M limits on detections.
 """
@@ -41,10 +41,10 @@ Record = dict[str, Any]
 
 
 class Params:
-    """The numbers of an evaluation, all of which may be set before ``evaluate``.
+    """The parameters of an evaluation, which may be changed before ``evaluate``.
 
-    ``imgIds``, ``catIds``, ``iouThrs``, ``recThrs``, ``maxDets``, ``areaRng`` with ``areaRngLbl``, ``useCats`` (0: every
-    detection may take every object, as of proposals), and for keypoints ``kpt_oks_sigmas``.
+    ``imgIds``, ``catIds``, ``iouThrs``, ``recThrs``, ``maxDets``, ``areaRng`` with ``areaRngLbl``, ``useCats`` (0:
+    class-agnostic, as for proposals), and for keypoints ``kpt_oks_sigmas``.
     """
 
     def __init__(self, iouType: str = "segm") -> None:
@@ -56,19 +56,19 @@ class Params:
         self.iouThrs = np.array(usual.iou_thresholds)
         self.recThrs = np.array(usual.recall_thresholds)
         self.maxDets = list(usual.max_dets)
-        self.areaRng = [[one.low, one.high] for one in usual.area_ranges]
-        self.areaRngLbl = [labels[one] for one in usual.area_ranges]
+        self.areaRng = [[area.low, area.high] for area in usual.area_ranges]
+        self.areaRngLbl = [labels[area] for area in usual.area_ranges]
         self.useCats = 1
         if iouType == "keypoints":
             self.kpt_oks_sigmas = np.array(COCO_PERSON_SIGMAS)
 
     @property
     def labels(self) -> list[Any]:
-        """The categories that are told apart."""
+        """Categories that are evaluated separately."""
         return self.catIds if self.useCats else [-1]
 
     def protocol(self) -> CocoProtocol:
-        """The same as our value; its thresholds are sorted."""
+        """The same as a :class:`CocoProtocol`, with sorted thresholds."""
         return CocoProtocol(
             self.iouType,  # type: ignore[arg-type]
             max_dets=tuple(int(limit) for limit in self.maxDets),
@@ -82,31 +82,31 @@ class Params:
 
 
 @dataclass(frozen=True, eq=False)
-class _Judged:
-    """Both sides as columns, by the parameters that chose them, and what came of it."""
+class _Evaluation:
+    """Ground truth and predictions as columns, by the parameters that select them, and their metric."""
 
     params: Params
     truth: Objects
-    found: Objects
+    predictions: Objects
     categories: Categories
     sizes_hw: Int[np.ndarray, "m 2"]
     metric: AveragePrecision[CocoResult]
 
     @classmethod
-    def by(cls, coco_gt: Any, coco_dt: Any, params: Params) -> "_Judged":
+    def by(cls, coco_gt: Any, coco_dt: Any, params: Params) -> "_Evaluation":
         params = copy.deepcopy(params)
         sizes_hw = np.zeros((len(params.imgIds), 2), dtype=np.int64)
         if params.iouType == "segm":
             sizes_hw = sizes_hw_of(params.imgIds, (coco_dt, coco_gt))
-        asked: dict[str, Any] = {
+        options: dict[str, Any] = {
             "kind": params.iouType,
             "image_ids": params.imgIds,
             "category_ids": params.catIds,
             "by_category": bool(params.useCats),
         }
-        truth = objects_of(coco_gt, "truth", **asked)
-        found = objects_of(coco_dt, "predictions", **asked)
-        names = tuple(str(one) for one in params.labels)
+        truth = objects_of(coco_gt, "truth", **options)
+        predictions = objects_of(coco_dt, "predictions", **options)
+        names = tuple(str(label) for label in params.labels)
         keypoints: tuple[tuple[str, KeypointNames], ...] = ()
         if params.iouType == "keypoints":
             sigmas = tuple(np.asarray(params.kpt_oks_sigmas, dtype=np.float64).tolist())
@@ -115,37 +115,40 @@ class _Judged:
             )
         categories = Categories(names, keypoints=keypoints)
         metric = AveragePrecision(params.protocol(), categories)
-        metric.update(truth, found, image_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
-        return cls(params, truth, found, categories, sizes_hw, metric)
+        metric.update(truth, predictions, image_ids=np.arange(len(params.imgIds)), sizes_hw=sizes_hw)
+        return cls(params, truth, predictions, categories, sizes_hw, metric)
 
     def similarities(self) -> dict[tuple[Any, Any], Any]:
-        """IoU or OKS (D, G) of the detections that count with the objects, by image and category."""
+        """Return IoU or OKS (D, G) of detections within the limit and objects, by image and category."""
         protocol = self.metric.protocol
         ranked = RankedDetections.build(
-            self.truth, self.found, label_count=len(self.categories), limit=protocol.detection_limit
+            self.truth, self.predictions, label_count=len(self.categories), limit=protocol.detection_limit
         )
         if self.params.iouType == "bbox":
-            pairs = box_pairs(self.truth, self.found, ranked, min_similarity=0.0)
+            pairs = box_pairs(self.truth, self.predictions, ranked, min_similarity=0.0)
         elif self.params.iouType == "segm":
-            pairs = mask_pairs(self.truth, self.found, ranked, sizes_hw=self.sizes_hw, min_similarity=0.0)
+            pairs = mask_pairs(self.truth, self.predictions, ranked, sizes_hw=self.sizes_hw, min_similarity=0.0)
         else:
             sigmas = self.categories.sigmas
             assert sigmas is not None
-            pairs = keypoint_pairs(self.truth, self.found, ranked, sigmas=sigmas, min_similarity=0.0)
-        answer: dict[tuple[Any, Any], Any] = {
+            pairs = keypoint_pairs(self.truth, self.predictions, ranked, sigmas=sigmas, min_similarity=0.0)
+        lines: dict[tuple[Any, Any], Any] = {
             (image, category): [] for image in self.params.imgIds for category in self.params.labels
         }
         starts = np.flatnonzero(ranked.ranks == 0)
         for first, last in zip(starts, np.append(starts[1:], len(ranked.ranks)), strict=True):
             one = ranked.detections[first]
-            key = self.params.imgIds[self.found.image_index[one]], self.params.labels[self.found.labels[one]]
+            key = (
+                self.params.imgIds[self.predictions.image_index[one]],
+                self.params.labels[self.predictions.labels[one]],
+            )
             values = pairs.similarities[pairs.offsets[first] : pairs.offsets[last]]
-            answer[key] = values.reshape(last - first, -1) if len(values) else []
-        return answer
+            lines[key] = values.reshape(last - first, -1) if len(values) else []
+        return lines
 
 
 class COCOeval:
-    """Compare detections with the truth.
+    """Compare detections with the ground truth.
 
     Parameters
     ----------
@@ -159,8 +162,8 @@ class COCOeval:
     >>> from otus.metrics.pycocotools.coco import COCO
     >>> box = {"id": 1, "image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 10], "area": 100, "iscrowd": 0}
     >>> truth = COCO({"images": [{"id": 7}], "categories": [{"id": 1, "name": "owl"}], "annotations": [box]})
-    >>> found = truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 0.9}])
-    >>> evaluation = COCOeval(truth, found, "bbox")
+    >>> predictions = truth.loadRes([{"image_id": 7, "category_id": 1, "bbox": [0, 0, 10, 8], "score": 0.9}])
+    >>> evaluation = COCOeval(truth, predictions, "bbox")
     >>> evaluation.evaluate()
     >>> evaluation.accumulate()
     >>> evaluation.lines()[0]
@@ -172,28 +175,28 @@ class COCOeval:
         self.params = Params(iouType)
         self.eval: dict[str, Any] = {}
         self.stats: Any = []
-        self._judged: _Judged | None = None
+        self._judged: _Evaluation | None = None
         if cocoGt is not None:
             self.params.imgIds = sorted(cocoGt.getImgIds())
             self.params.catIds = sorted(cocoGt.getCatIds())
 
     def evaluate(self) -> None:
-        """Judge every detection; ``imgIds``, ``catIds`` and ``maxDets`` are sorted."""
+        """Match all detections; ``imgIds``, ``catIds`` and ``maxDets`` are sorted."""
         p = self.params
         p.imgIds = np.unique(p.imgIds).tolist()
         if p.useCats:
             p.catIds = np.unique(p.catIds).tolist()
         p.maxDets = sorted(p.maxDets)
         self.eval = {}
-        self._judged = _Judged.by(self.cocoGt, self.cocoDt, p)
+        self._judged = _Evaluation.by(self.cocoGt, self.cocoDt, p)
 
     def accumulate(self, p: Params | None = None) -> None:
-        """The curves, into ``eval``: precision (T, R, K, A, M), recall (T, K, A, M) and scores (T, R, K, A, M)."""
-        judged = self._evaluated()
+        """Compute the curves into ``eval``: precision (T, R, K, A, M), recall (T, K, A, M) and scores (T, R, K, A, M)."""
+        evaluation = self._evaluated()
         p = self.params if p is None else p
-        if _plain(p) != _plain(judged.params):
-            judged = _Judged.by(self.cocoGt, self.cocoDt, p)
-        curves = judged.metric.compute().curves
+        if _plain(p) != _plain(evaluation.params):
+            evaluation = _Evaluation.by(self.cocoGt, self.cocoDt, p)
+        curves = evaluation.metric.compute().curves
         ious, recalls = (np.unique(values, return_inverse=True)[1] for values in (p.iouThrs, p.recThrs))
         params = copy.copy(p)
         params.catIds = list(p.labels)
@@ -216,15 +219,15 @@ class COCOeval:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """What :meth:`summarize` prints: 12 lines, for keypoints 10, or as ``maxDets`` and ``areaRng`` have it."""
+        """Return the lines of :meth:`summarize`: 12, for keypoints 10; others by ``maxDets`` and ``areaRng``."""
         p: Params = self._accumulated()["params"]
-        answer = []
+        lines = []
         for what, iou, area, limit, value in self._figures():
             title = "Average Precision  (AP)" if what == "precision" else "Average Recall     (AR)"
             ious = f"{p.iouThrs[0]:.2f}:{p.iouThrs[-1]:.2f}" if iou is None else f"{iou:.2f}"
-            about = f"IoU={ious:<9} | area={p.areaRngLbl[area]:>6} | maxDets={p.maxDets[limit]:>3}"
-            answer.append(f" {title} @[ {about} ] = {value:.3f}")
-        return answer
+            settings = f"IoU={ious:<9} | area={p.areaRngLbl[area]:>6} | maxDets={p.maxDets[limit]:>3}"
+            lines.append(f" {title} @[ {settings} ] = {value:.3f}")
+        return lines
 
     def _figures(self) -> list[tuple[str, float | None, int, int, float]]:
         """Precision or recall, the IoU threshold, the area range, the limit, and the mean; -1 where it is not defined."""
@@ -238,7 +241,7 @@ class COCOeval:
         else:
             entries += [("recall", None, 0, limit) for limit in range(len(p.maxDets))]
         entries += [("recall", None, area, last) for area in areas]
-        return [(*one, self._mean(*one)) for one in entries]
+        return [(*entry, self._mean(*entry)) for entry in entries]
 
     def _mean(self, what: str, iou: float | None, area: int, limit: int) -> float:
         values = self.eval[what][..., area, limit]
@@ -247,9 +250,9 @@ class COCOeval:
         defined = values[values > -1]
         return float(np.mean(defined)) if defined.size else -1.0
 
-    def _evaluated(self) -> _Judged:
+    def _evaluated(self) -> _Evaluation:
         if self._judged is None:
-            raise UsageError("nothing was judged yet: call evaluate() first")
+            raise UsageError("nothing to accumulate: call evaluate() first")
         return self._judged
 
     def _accumulated(self) -> dict[str, Any]:
@@ -259,25 +262,25 @@ class COCOeval:
 
     @property
     def ious(self) -> dict[tuple[Any, Any], Any]:
-        """IoU (or OKS) of detections by falling score with objects, by (image id, category id); made when asked for."""
+        """IoU (or OKS) of detections by falling score with objects, by (image id, category id); made when options for."""
         return self._evaluated().similarities()
 
     @property
     def evalImgs(self) -> list[Record | None]:
-        """What became of each detection, by category, area range and image; made when asked for, by the slow rule."""
-        judged = self._evaluated()
-        ious = judged.similarities()
-        truths, found = _by_image_and_label(judged.truth), _by_image_and_label(judged.found)
+        """What became of each detection, by category, area range and image; made when options for, by the slow rule."""
+        evaluation = self._evaluated()
+        ious = evaluation.similarities()
+        truths, predictions = _by_image_and_label(evaluation.truth), _by_image_and_label(evaluation.predictions)
         return [
-            _evaluated_image(judged, area, image, label, ious, truths, found)
-            for label in range(len(judged.params.labels))
-            for area in judged.params.areaRng
-            for image in range(len(judged.params.imgIds))
+            _evaluated_image(evaluation, area, image, label, ious, truths, predictions)
+            for label in range(len(evaluation.params.labels))
+            for area in evaluation.params.areaRng
+            for image in range(len(evaluation.params.imgIds))
         ]
 
 
 def init_as_pycocotools() -> None:
-    """Make this module what ``import pycocotools.cocoeval`` gives from now on, in this process.
+    """Make ``import pycocotools.cocoeval`` return this module from now on, in this process.
 
     ``COCO`` and ``mask`` stay pycocotools' own. With it torchmetrics' ``MeanAveragePrecision`` runs on this evaluation.
     """
@@ -287,19 +290,19 @@ def init_as_pycocotools() -> None:
 
 
 def _plain(params: Params) -> dict[str, Any]:
-    """The parameters as plain values that can be compared."""
+    """Return the parameters as plain values, for comparison."""
     return {name: np.asarray(value).tolist() for name, value in vars(params).items()}
 
 
 def _by_image_and_label(objects: Objects) -> dict[tuple[int, int], list[int]]:
-    answer: dict[tuple[int, int], list[int]] = {}
+    lines: dict[tuple[int, int], list[int]] = {}
     for row, key in enumerate(zip(objects.image_index.tolist(), objects.labels.tolist(), strict=True)):
-        answer.setdefault(key, []).append(row)
-    return answer
+        lines.setdefault(key, []).append(row)
+    return lines
 
 
 def _evaluated_image(
-    judged: _Judged,
+    evaluation: _Evaluation,
     area: Sequence[float],
     image: int,
     label: int,
@@ -307,15 +310,15 @@ def _evaluated_image(
     truths_of: dict[tuple[int, int], list[int]],
     found_of: dict[tuple[int, int], list[int]],
 ) -> Record | None:
-    """One record of ``evalImgs``; None where the image has neither objects nor detections of the category."""
-    params, truth, found = judged.params, judged.truth, judged.found
+    """Return one record of ``evalImgs``; None if the image has neither objects nor detections of the category."""
+    params, truth, predictions = evaluation.params, evaluation.truth, evaluation.predictions
     true = np.array(truths_of.get((image, label), ()), dtype=np.int64)
     chosen = np.array(found_of.get((image, label), ()), dtype=np.int64)
     if not len(true) and not len(chosen):
         return None
-    assert found.scores is not None
+    assert predictions.scores is not None
     limit = params.maxDets[-1]
-    chosen = chosen[np.argsort(-found.scores[chosen], kind="stable")][:limit]
+    chosen = chosen[np.argsort(-predictions.scores[chosen], kind="stable")][:limit]
     ignored = truth.is_crowd[true] | (truth.areas[true] < area[0]) | (truth.areas[true] > area[1])
     if truth.keypoints is not None:
         ignored |= ~(truth.keypoints[true, :, 2] > 0).any(axis=1)
@@ -323,26 +326,26 @@ def _evaluated_image(
     true, ignored = true[columns], ignored[columns]
     key = params.imgIds[image], params.labels[label]
     similarities = np.reshape(ious[key], (len(chosen), len(columns)))[:, columns]
-    outside = (found.areas[chosen] < area[0]) | (found.areas[chosen] > area[1])
+    outside = (predictions.areas[chosen] < area[0]) | (predictions.areas[chosen] > area[1])
     detection_matches = np.zeros((len(params.iouThrs), len(chosen)))
     truth_matches = np.zeros((len(params.iouThrs), len(true)))
     detection_ignored = np.zeros((len(params.iouThrs), len(chosen)), dtype=bool)
     for t, threshold in enumerate(params.iouThrs):
         match = match_image(similarities, threshold, ignored=ignored, crowd=truth.is_crowd[true])
-        taken = match >= 0
-        detection_matches[t, taken] = truth.ids[true[match[taken]]]
-        truth_matches[t, match[taken]] = found.ids[chosen[taken]]
-        detection_ignored[t] = np.where(taken, ignored[match] if len(ignored) else False, outside)
+        matched = match >= 0
+        detection_matches[t, matched] = truth.ids[true[match[matched]]]
+        truth_matches[t, match[matched]] = predictions.ids[chosen[matched]]
+        detection_ignored[t] = np.where(matched, ignored[match] if len(ignored) else False, outside)
     return {
         "image_id": key[0],
         "category_id": key[1],
         "aRng": area,
         "maxDet": limit,
-        "dtIds": found.ids[chosen].tolist(),
+        "dtIds": predictions.ids[chosen].tolist(),
         "gtIds": truth.ids[true].tolist(),
         "dtMatches": detection_matches,
         "gtMatches": truth_matches,
-        "dtScores": found.scores[chosen].tolist(),
+        "dtScores": predictions.scores[chosen].tolist(),
         "gtIgnore": ignored.astype(np.int64),
         "dtIgnore": detection_ignored,
     }

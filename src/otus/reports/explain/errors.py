@@ -10,9 +10,9 @@ import numpy as np
 from otus.data.dataset import Dataset
 from otus.metrics.detection.matching import Outcome
 from otus.metrics.diagnosis.assignment import DetectionMatcher
-from otus.metrics.diagnosis.label_errors import Suspect
+from otus.metrics.diagnosis.label_errors import LabelError
 from otus.metrics.diagnosis.thresholds import sweep_nms_iou
-from otus.metrics.diagnosis.tide import WRONG, Error
+from otus.metrics.diagnosis.tide import ERROR_TYPES, Error
 from otus.reports.analysis import Analysis
 from otus.reports.canvas import Canvas, embed_plot
 from otus.reports.page import Figure, Page, Section
@@ -20,7 +20,7 @@ from otus.visualization.marks import RIGHT, TRUTH, Mark, image_or_ground, marked
 from otus.visualization.marks import WRONG as FALSE
 
 NMS_IOUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-_WORST, _SUSPECTS, _EXAMPLES = 12, 24, 4
+_WORST, _SHOWN_LABEL_ERRORS, _EXAMPLES = 12, 24, 4
 _LISTED = 200  # label errors in the JSON document
 
 _MEANING = {
@@ -31,10 +31,10 @@ _MEANING = {
     Error.BACKGROUND: "of background: no labelled object",
     Error.MISSED: "none: no true detection, no classification or localisation error",
 }
-_SUSPICION = {
+_LABEL_ERRORS = {
     "missing_label": "Confident detection without a label",
     "wrong_category": "Confident detection of another category than the label's",
-    "nobody_finds": "Label without a detection near it",
+    "no_detection": "Label without a detection near it",
 }
 
 
@@ -66,26 +66,17 @@ class ErrorExplanation:
         best = int(np.argmax(analysis.score_curve.f1)) if len(analysis.score_curve.scores) else None
         confusion, calibrated = analysis.confusion, analysis.calibration
         return {
-            "protocol": "coco",
-            "data": str(self.dataset.source),
-            "kind": "segm" if analysis.masks else "bbox",
-            "images": len(self.dataset),
-            "iou": analysis.iou,
-            "background_iou": analysis.background_iou,
-            "score_threshold": analysis.score_threshold,
-            "objects": int(matches.positives.sum()),
-            "detections": len(matches.detections),
-            "AP": float(defined.mean()) if defined.size else float("nan"),
-            "AP_at_iou": float(np.nanmean(errors.average_precision())) if defined.size else float("nan"),
-            "AP_by_iou": dict(zip(map(_two, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)),
-            "errors": {error.name.lower(): {"count": errors.counts[error], "cost": delta_ap[error]} for error in WRONG},
-            "false_positives": {"cost": errors.false_positive_cost()},
-            "false_negatives": {"cost": errors.false_negative_cost()},
-            "per_category": {name: self._of_category(k) for k, name in enumerate(names)},
-            "confusion": {"categories": [*names, "background"], "counts": confusion.counts.tolist()},
-            "calibration": None
-            if calibrated is None
-            else {
+            "protocol": "coco", "data": str(self.dataset.source), "kind": "segm" if analysis.masks else "bbox", "images":
+            len(self.dataset), "iou": analysis.iou, "background_iou": analysis.background_iou, "score_threshold":
+            analysis.score_threshold, "objects": int(matches.positives.sum()), "detections": len(matches.detections), "AP":
+            float(defined.mean()) if defined.size else float("nan"), "AP_at_iou":
+            float(np.nanmean(errors.average_precision())) if defined.size else float("nan"), "AP_by_iou":
+            dict(zip(map(_two, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)), "errors":
+            {error.name.lower(): {"count": errors.counts[error], "cost": delta_ap[error]} for error in ERROR_TYPES},
+            "false_positives": {"cost": errors.false_positive_cost()}, "false_negatives": {"cost":
+            errors.false_negative_cost()}, "per_category": {name: self._of_category(k) for k, name in enumerate(names)},
+            "confusion": {"categories": [*names, "background"], "counts": confusion.counts.tolist()}, "calibration": None
+            if calibrated is None else {
                 "ECE": calibrated.expected_error,
                 "MCE": calibrated.maximum_error,
                 "bins": [
@@ -105,8 +96,8 @@ class ErrorExplanation:
             "by_nms_iou": [row._asdict() for row in sweep_nms_iou(self._matcher, NMS_IOUS, iou=analysis.iou)],
             "worst_images": [self._of_image(index) for index in analysis.images.worst(_WORST)],
             "label_errors": {
-                "count": len(analysis.suspects),
-                "listed": [self._of_suspect(suspect) for suspect in analysis.suspects[:_LISTED]],
+                "count": len(analysis.label_errors),
+                "listed": [self._label_error_facts(label_error) for label_error in analysis.label_errors[:_LISTED]],
             },
         }  # fmt: skip
 
@@ -117,7 +108,7 @@ class ErrorExplanation:
     def _of_category(self, label: int) -> dict[str, Any]:
         errors = self.analysis.errors
         of_category = errors.matches.labels == label
-        counts = {error.name.lower(): int((errors.types[of_category] == error).sum()) for error in WRONG[:-1]}
+        counts = {error.name.lower(): int((errors.types[of_category] == error).sum()) for error in ERROR_TYPES[:-1]}
         missed = int(errors.missed[errors.truth_labels == label].sum())
         row = self.analysis.average_precision[label]
         return {
@@ -132,24 +123,27 @@ class ErrorExplanation:
         counts = self.analysis.images
         return {
             "file": self.dataset.images.files[index],
-            **{name: int(getattr(counts, name)[index]) for name in ("right", "false", "unfound")},
+            **{
+                name: int(getattr(counts, name)[index])
+                for name in ("true_positives", "false_positives", "false_negatives")
+            },
             "f1": float(counts.f1[index]),
         }
 
-    def _of_suspect(self, suspect: Suspect) -> dict[str, Any]:
+    def _label_error_facts(self, label_error: LabelError) -> dict[str, Any]:
         truth, found, names = self._matcher.truth, self._matcher.predictions, self.dataset.categories
-        record: dict[str, Any] = {"kind": suspect.kind, "file": self.dataset.images.files[suspect.image_index]}
-        if suspect.truth >= 0:
+        record: dict[str, Any] = {"kind": label_error.kind, "file": self.dataset.images.files[label_error.image_index]}
+        if label_error.truth >= 0:
             record["label"] = {
-                "id": int(truth.ids[suspect.truth]),
-                "category": names[int(truth.labels[suspect.truth])],
-                "box_xyxy": truth.boxes_xyxy[suspect.truth].tolist(),
+                "id": int(truth.ids[label_error.truth]),
+                "category": names[int(truth.labels[label_error.truth])],
+                "box_xyxy": truth.boxes_xyxy[label_error.truth].tolist(),
             }
-        if suspect.detection >= 0:
+        if label_error.detection >= 0:
             record["detection"] = {
-                "category": names[int(found.labels[suspect.detection])],
-                "score": suspect.score,
-                "box_xyxy": found.boxes_xyxy[suspect.detection].tolist(),
+                "category": names[int(found.labels[label_error.detection])],
+                "score": label_error.score,
+                "box_xyxy": found.boxes_xyxy[label_error.detection].tolist(),
             }
         return record
 
@@ -173,10 +167,10 @@ class ErrorExplanation:
             [drawn["error-costs"], drawn["ap-by-iou"]],
             [
                 {"error": error.name.lower(), "detections": _MEANING[error], **facts["errors"][error.name.lower()]}
-                for error in WRONG
+                for error in ERROR_TYPES
             ],
         )
-        for error in WRONG[:-1]:
+        for error in ERROR_TYPES[:-1]:
             examples = list(self._examples(error))
             if examples:
                 title = f"{error.name.capitalize()}: {facts['errors'][error.name.lower()]['count']}"
@@ -221,14 +215,14 @@ class ErrorExplanation:
                 "positive; blue: missed.",
                 [self._worst(index) for index in self.analysis.images.worst(_WORST)],
             )
-        suspects = self.analysis.suspects
-        shown = _mixed(suspects)
-        if suspects:
+        label_errors = self.analysis.label_errors
+        shown = _mixed(label_errors)
+        if label_errors:
             yield Section(
                 "Labels to check",
-                f"{len(suspects)} labels that may be wrong or missing; {len(shown)} are shown. Blue: label; "
+                f"{len(label_errors)} labels that may be wrong or missing; {len(shown)} are shown. Blue: label; "
                 "orange: detection.",
-                [self._suspect(suspect) for suspect in shown],
+                [self._label_error_figure(label_error) for label_error in shown],
             )
 
     def _examples(self, error: Error) -> Iterator[Figure]:
@@ -270,25 +264,30 @@ class ErrorExplanation:
                 marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else FALSE))
         counts = self._of_image(index)
         image, name = image_or_ground(self.dataset, index)
-        caption = f"{name}: {counts['right']} true, {counts['false']} false, {counts['unfound']} missed"
+        true, false, missed = (counts[name] for name in ("true_positives", "false_positives", "false_negatives"))
+        caption = f"{name}: {true} true, {false} false, {missed} missed"
         return Figure.of(marked(image, marks), caption, width=340)
 
-    def _suspect(self, suspect: Suspect) -> Figure:
-        record = self._of_suspect(suspect)
+    def _label_error_figure(self, label_error: LabelError) -> Figure:
+        record = self._label_error_facts(label_error)
         marks = []
         if "label" in record:
             marks.append(Mark(record["label"]["category"], record["label"]["box_xyxy"], TRUTH))
         if "detection" in record:
-            text = f"{record['detection']['category']} {suspect.score:.2f}"
+            text = f"{record['detection']['category']} {label_error.score:.2f}"
             marks.append(Mark(text, record["detection"]["box_xyxy"], FALSE))
-        image, name = image_or_ground(self.dataset, suspect.image_index)
-        return Figure.of(part_with_marks(image, marks, margin=0.8), f"{_SUSPICION[suspect.kind]}: {name}", width=260)
+        image, name = image_or_ground(self.dataset, label_error.image_index)
+        return Figure.of(
+            part_with_marks(image, marks, margin=0.8), f"{_LABEL_ERRORS[label_error.kind]}: {name}", width=260
+        )
 
 
-def _mixed(suspects: list[Suspect]) -> list[Suspect]:
+def _mixed(label_errors: list[LabelError]) -> list[LabelError]:
     """Return some of each kind, in their order."""
-    share = _SUSPECTS // len(_SUSPICION)
-    return [suspect for kind in _SUSPICION for suspect in [s for s in suspects if s.kind == kind][:share]]
+    share = _SHOWN_LABEL_ERRORS // len(_LABEL_ERRORS)
+    return [
+        label_error for kind in _LABEL_ERRORS for label_error in [s for s in label_errors if s.kind == kind][:share]
+    ]
 
 
 def _two(value: float) -> str:
