@@ -78,8 +78,8 @@ def test_ap_is_what_evaluate_says(protocol, figure, files, tmp_path):
         assert facts["AP"] == pytest.approx(judged[category][figure], abs=1e-12)
         assert facts["detections"][-1]["area_so_far"] == facts["AP"]
         true = 0
-        for counted, one in enumerate((one for one in facts["detections"] if one["verdict"] != "ignored"), start=1):
-            true += one["verdict"] == "true"
+        for counted, one in enumerate((one for one in facts["detections"] if one["outcome"] != "ignored"), start=1):
+            true += one["outcome"] == "true"
             assert one["precision"] == pytest.approx(true / counted)
             assert one["recall"] == pytest.approx(true / facts["objects"])
         scores = [one["score"] for one in facts["detections"]]
@@ -124,7 +124,7 @@ def test_words_for_iou_and_reasons(tmp_path):
     sides = ("--data", tmp_path / "labels.json", "--predictions", tmp_path / "found.json")
     facts = answer("explain", "ap", *sides, "--category", category["name"], "--show", 2, "--out", tmp_path / "ap.html")
     rows = facts["detections"]
-    assert [one["verdict"] for one in rows] == ["true"] * 3 + ["false"] * 3 + ["ignored"]
+    assert [one["outcome"] for one in rows] == ["true"] * 3 + ["false"] * 3 + ["ignored"]
     assert [one["word"] for one in rows[:3]] == ["almost perfect", "pretty good", "decent"]
     assert "matched by a higher-scoring" in rows[3]["why"]
     assert "IoU too low" in rows[4]["why"]

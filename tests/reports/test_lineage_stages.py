@@ -123,7 +123,7 @@ def test_regression_is_shown_to_miss_what_is_more_than_one():
         x1, y1, x2, y2 = (int(value) for value in part["part_xyxy"])
         (alone,) = predictor.predict(np.ascontiguousarray(SCENE.image[y1:y2, x1:x2]), score_threshold=0.0)
         expected = alone.instances.boxes_xyxy[0] + np.array([x1, y1, x1, y1])
-        assert part["answers"][0]["box_xyxy"] == pytest.approx(expected.tolist())
+        assert part["detections"][0]["box_xyxy"] == pytest.approx(expected.tolist())
 
 
 def saved(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -13,9 +13,10 @@ from otus.data.scenes.generator import Scenes
 from otus.errors import ShapeError
 from otus.structures import Categories, Instances, KeypointNames, Masks, PanopticMap, Segment, SemanticMap, oriented
 from otus.visualization.drawing import draw, draw_panoptic, draw_semantic, object_legend, overlay
-from otus.visualization.lettering import (
-    MOST_COVERED,
-    MOST_HIDDEN,
+from otus.visualization.palette import category_colours, colours_apart, contrasting
+from otus.visualization.text import (
+    MAX_COVERED,
+    MAX_HIDDEN,
     Tag,
     elided,
     font,
@@ -24,7 +25,6 @@ from otus.visualization.lettering import (
     place_tags,
     printable,
 )
-from otus.visualization.palette import category_colours, colours_apart, contrasting
 
 CATEGORIES = Categories(("cat", "dog"), keypoints=(("dog", KeypointNames(("nose", "tail"), skeleton=((0, 1),))),))
 GREY = np.full((120, 160, 3), 100, dtype=np.uint8)
@@ -122,7 +122,7 @@ def test_labels_have_category_and_score_or_what_there_is() -> None:
 def test_tags_lie_within_the_image(boxes: list[tuple[float, ...]], size_hw: tuple[int, int], text: str) -> None:
     for tag in place_tags([text] * len(boxes), np.array(boxes), size_hw[::-1], 14):
         if tag is not None:
-            left, top, right, bottom = tag.place
+            left, top, right, bottom = tag.rectangle
             assert left >= 0
             assert top >= 0
             assert bottom <= size_hw[0]
@@ -131,7 +131,7 @@ def test_tags_lie_within_the_image(boxes: list[tuple[float, ...]], size_hw: tupl
 
 def test_tags_of_boxes_at_one_place_keep_apart() -> None:
     boxes = np.array([[100, 100, 300, 300.0]] * 6)
-    places = [tag.place for tag in place_tags(["zebra 0.99"] * 6, boxes, (400, 400), 14) if tag is not None]
+    places = [tag.rectangle for tag in place_tags(["zebra 0.99"] * 6, boxes, (400, 400), 14) if tag is not None]
     assert len(places) == 6
     for i, a in enumerate(places):
         for b in places[:i]:
@@ -149,7 +149,7 @@ def test_a_tag_touches_its_oriented_box_where_it_is_seen(angle: float, centre: t
         [a + (b - a) * np.linspace(0, 1, 400)[:, None] for a, b in zip(ring, np.roll(ring, -1, 0), strict=True)]
     )
     points = points[((points >= 0) & (points <= (400, 300))).all(axis=1)]
-    left, top, right, bottom = tag.place
+    left, top, right, bottom = tag.rectangle
     gaps = np.maximum(np.maximum([left, top] - points, points - [right, bottom]), 0)
     assert np.hypot(*gaps.T).min() <= 2
 
@@ -179,8 +179,8 @@ def test_labels_hide_neither_objects_nor_the_image(count: int, longer_side: int)
     image = np.full((*found.size_hw, 3), 100, dtype=np.uint8)
     of_objects, of_image = hidden_by_labels(image, found)
     # A box of a few pixels has no quarter to the pixel: its edge belongs to it in part.
-    assert (of_objects <= MOST_HIDDEN + (0.03 if longer_side > 100 else 0.25)).all()
-    assert of_image <= MOST_COVERED or count == 1
+    assert (of_objects <= MAX_HIDDEN + (0.03 if longer_side > 100 else 0.25)).all()
+    assert of_image <= MAX_COVERED or count == 1
     shown = overlay(image, found)
     assert max(shown.shape) >= 480, "small images are enlarged"
     assert shown.shape[1] % longer_side == 0

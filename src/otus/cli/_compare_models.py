@@ -54,7 +54,7 @@ def compare_models(
     for row in rows:
         table.add_row(*row.values())
     console.print(
-        f"{comparison.data}: {len(comparison.images)} images, protocol {comparison.judged_by}; median seconds per image"
+        f"{comparison.data}: {len(comparison.images)} images, protocol {comparison.evaluated_by}; median seconds per image"
     )
     console.print(table)
     console.print(f"written to {comparison.folder}: compare.md, compare.csv, compare.png, index.html, run.json")

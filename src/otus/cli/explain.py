@@ -54,20 +54,20 @@ def taxonomy(
     from otus.data.image_lookup import find_image_index
     from otus.data.image_writing import write_image
     from otus.data.open import open_dataset
-    from otus.reports.explain.taxonomy import answers_for
-    from otus.reports.explain.taxonomy_page import draw_answers
+    from otus.reports.explain.taxonomy import derive_truths
+    from otus.reports.explain.taxonomy_page import draw_truths
 
     dataset = open_dataset(data, format=format_, split=split)
     sample = dataset[find_image_index(dataset, image)]
     path = output_file(out, f"taxonomy-{Path(sample.key).stem}.png")
-    answers = answers_for(sample, dataset.categories)
-    write_image(path, draw_answers(answers))
+    truths = derive_truths(sample, dataset.categories)
+    write_image(path, draw_truths(truths))
     if as_json:
         height, width = sample.size_hw
         document = {"file": sample.key, "width": width, "height": height, "image": str(path)}
-        emit_json(document | answers.document())
+        emit_json(document | truths.document())
         return
-    for task, origin in answers.origins.items():
+    for task, origin in truths.origins.items():
         typer.echo(f"{task}: {origin}")
     typer.echo(f"written to {path}")
 

@@ -93,15 +93,15 @@ class Comparison:
         }
 
     @property
-    def judged_by(self) -> str:
+    def evaluated_by(self) -> str:
         """The protocol, and what its plotted figure is of: ``coco bbox``."""
         kind = self.task.comparison_metrics[self.task.plotted_metric][0].split("/")[0]
         return " ".join(dict.fromkeys([self.task.protocol, kind]))
 
     def table(self) -> list[dict[str, str]]:
         """Return the rows as text, with units in the column names."""
-        known = {name for row in self.rows for name in row.figures}
-        titles = {name: title for name, (_, title) in self.task.comparison_metrics.items() if name in known}
+        available = {name for row in self.rows for name in row.figures}
+        titles = {name: title for name, (_, title) in self.task.comparison_metrics.items() if name in available}
         return [
             {
                 "model": row.name,
@@ -155,14 +155,12 @@ class Comparison:
 
     def page(self) -> Page:
         """Return the HTML page: the table, and each model's predictions on a few images."""
-        known = any(not math.isnan(row.figures[self.task.plotted_metric]) for row in self.rows)
-        figures = [embed_plot(self.plot())] if known else []
-        sections = [
-            Section("Figures", f"Judged by the protocol {self.judged_by}; seconds are medians.", figures, self.table())
-        ]
+        is_defined = any(not math.isnan(row.figures[self.task.plotted_metric]) for row in self.rows)
+        figures = [embed_plot(self.plot())] if is_defined else []
+        sections = [Section("Figures", f"Protocol: {self.evaluated_by}; seconds are medians.", figures, self.table())]
         for row in self.rows:
-            shown = sorted((self.folder / "images").glob(f"{file_stem(row.model, row.weights)}-*.jpg"))
-            figures = [Figure(f"images/{path.name}", _caption(path), 320) for path in shown]
+            overlays = sorted((self.folder / "images").glob(f"{file_stem(row.model, row.weights)}-*.jpg"))
+            figures = [Figure(f"images/{path.name}", _caption(path), 320) for path in overlays]
             sections.append(Section(row.name, f"Detections with a score of at least {SCORE_THRESHOLD}.", figures))
         subtitle = f"{len(self.images)} images of {self.data}"
         return Page("Comparison", subtitle, sections)

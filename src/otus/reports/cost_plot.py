@@ -42,13 +42,13 @@ def cost_plot(
     figure, axes = canvas.axes(
         f"{quality} by seconds per image", xlabel="seconds per image", ylabel=quality, size=(8.4, 4.8)
     )
-    known = {name: point for name, point in models.items() if not np.isnan(point).any()}
-    if known:
-        axes.plot(*zip(*known.values(), strict=True), "o", color=CYCLE[5], markersize=7)
+    defined = {name: point for name, point in models.items() if not np.isnan(point).any()}
+    if defined:
+        axes.plot(*zip(*defined.values(), strict=True), "o", color=CYCLE[5], markersize=7)
         axes.set_xscale("log")
-    axes.set_ylim(0, 1.15 * max([0.1, *(value for _, value in known.values())]))
+    axes.set_ylim(0, 1.15 * max([0.1, *(value for _, value in defined.values())]))
     axes.margins(x=0.15)
-    _name_points(axes, known)
+    _name_points(axes, defined)
     return figure
 
 

@@ -35,12 +35,12 @@ def precision_recall_plot(
     means = {name: float(np.mean(values)) for name, values in precision.items() if not np.isnan(values).any()}
     names = sorted(means, key=lambda name: -means[name])
     half = _COLOURED // 2
-    named = names if len(names) <= _COLOURED else [*names[: half + 1], *names[-half:]]
+    coloured = names if len(names) <= _COLOURED else [*names[: half + 1], *names[-half:]]
     faint = 0.6 if len(names) <= _MAX_ROWS else 0.3
     for name in names:
-        if name not in named:
+        if name not in coloured:
             axes.plot(recalls, precision[name], color=canvas.quiet, linewidth=0.5, alpha=faint)
-    for name in named:
+    for name in coloured:
         axes.plot(recalls, precision[name], linewidth=1.4, label=f"{_short(name)} {means[name]:.3f}")
     if len(names) > 1:
         mean = np.mean([precision[name] for name in names], axis=0)
@@ -80,13 +80,13 @@ def category_plot(
     canvas: Canvas = Canvas(),
 ) -> "Figure":
     """Plot AP as one bar per category, sorted; of more than 25 categories the best and the worst."""
-    known = {name: value for name, value in average_precision.items() if not np.isnan(value)}
-    names = sorted(known, key=lambda name: -known[name])
-    shown = names if len(names) <= _MAX_ROWS else [*names[: _MAX_ROWS // 2 + 1], *names[-(_MAX_ROWS // 2) :]]
-    if len(shown) < len(names):
+    defined = {name: value for name, value in average_precision.items() if not np.isnan(value)}
+    names = sorted(defined, key=lambda name: -defined[name])
+    drawn = names if len(names) <= _MAX_ROWS else [*names[: _MAX_ROWS // 2 + 1], *names[-(_MAX_ROWS // 2) :]]
+    if len(drawn) < len(names):
         title += f": best and worst of {len(names)}"
-    figure, axes = canvas.axes(title, xlabel="AP", size=(6.4, 1.3 + 0.24 * max(len(shown), 1)))
-    bars = axes.barh([_short(name) for name in shown], [known[name] for name in shown], height=0.7)
+    figure, axes = canvas.axes(title, xlabel="AP", size=(6.4, 1.3 + 0.24 * max(len(drawn), 1)))
+    bars = axes.barh([_short(name) for name in drawn], [defined[name] for name in drawn], height=0.7)
     axes.bar_label(bars, fmt="%.3f", padding=3, fontsize="small")
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -101,21 +101,21 @@ def confusion_plot(
     canvas: Canvas = Canvas(),
 ) -> "Figure":
     """Plot the confusion matrix, rows normalised; of more than 25 categories those that are confused most."""
-    shown = _most_confused(confusion)
-    counts = confusion.counts[np.ix_(shown, shown)]
-    totals = confusion.counts[shown].sum(axis=1, keepdims=True)
+    drawn = _most_confused(confusion)
+    counts = confusion.counts[np.ix_(drawn, drawn)]
+    totals = confusion.counts[drawn].sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     shares[-1] = counts[-1] / max(counts[-1].max(), 1)  # background has no total: relative to its maximum
     names = [_short(name) for name in (*confusion.categories, "background")]
-    names = [names[i] for i in shown]
+    names = [names[i] for i in drawn]
     title = "Confusion matrix"
-    if len(shown) < len(confusion.counts):
-        title += f": {len(shown) - 1} of {len(confusion.categories)} categories"
-    side = 2.2 + 0.34 * len(shown)
+    if len(drawn) < len(confusion.counts):
+        title += f": {len(drawn) - 1} of {len(confusion.categories)} categories"
+    side = 2.2 + 0.34 * len(drawn)
     figure, axes = canvas.axes(title, xlabel="predicted", ylabel="true", size=(max(side, 4), max(side - 0.3, 3.6)))
     axes.imshow(shares, cmap=canvas.shades, vmin=0, vmax=1)
-    axes.set_xticks(range(len(shown)), names, rotation=90)
-    axes.set_yticks(range(len(shown)), names)
+    axes.set_xticks(range(len(drawn)), names, rotation=90)
+    axes.set_yticks(range(len(drawn)), names)
     axes.grid(False)
     colours = canvas.shades
     for (row, column), count in np.ndenumerate(counts):

@@ -229,8 +229,8 @@ class PredictionFolder:
     def _write_page(self) -> None:
         frames = self._frame_count
 
-        def count(number: int, thing: str) -> str:
-            return f"{number} {thing}{'' if number == 1 else 's'}"
+        def count(number: int, noun: str) -> str:
+            return f"{number} {noun}{'' if number == 1 else 's'}"
 
         where = count(self._count - frames, "image") + (f" and {count(frames, 'frame')} of videos" if frames else "")
         sections = [Section("Images and videos" if frames else "Images", figures=self._figures)]

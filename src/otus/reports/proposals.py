@@ -11,7 +11,7 @@ from otus.proposals.interface import Proposals
 from otus.reports.canvas import Canvas
 from otus.structures import Categories, Instances
 from otus.visualization.drawing import draw
-from otus.visualization.lettering import legend, text_size
+from otus.visualization.text import legend, text_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,17 +24,17 @@ def draw_proposals(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Draw the ``count`` highest-scoring proposals on a copy of the image, from yellow (highest) to blue, with a legend
     below."""
-    shown = proposals.best(count)
-    names = tuple(str(rank + 1) for rank in range(len(shown)))
+    best = proposals.best(count)
+    names = tuple(str(rank + 1) for rank in range(len(best)))
     shares = np.linspace(0, 1, len(names))
     colours = {
         name: (_FIRST + share * (_LAST - _FIRST)).astype(np.uint8) for name, share in zip(names, shares, strict=True)
     }
     size_hw = (image.shape[0], image.shape[1])
-    boxes = Instances(shown.boxes_xyxy, np.arange(len(shown)), size_hw, Categories(names))
+    boxes = Instances(best.boxes_xyxy, np.arange(len(best)), size_hw, Categories(names))
     drawn = draw(image, boxes, labels=False, colours=colours)
-    ranks = sorted({0, len(shown) // 2, len(shown) - 1}) if len(shown) else []
-    notes = {0: " (highest score)", len(shown) - 1: f" of {len(proposals):,} proposals"}
+    ranks = sorted({0, len(best) // 2, len(best) - 1}) if len(best) else []
+    notes = {0: " (highest score)", len(best) - 1: f" of {len(proposals):,} proposals"}
     entries = [(f"{rank + 1}{notes.get(rank, '')}", colours[str(rank + 1)]) for rank in ranks]
     return np.concatenate([drawn, legend(entries, size_hw[1], text_size(size_hw))])
 

@@ -24,8 +24,8 @@ def training_plot(history: Sequence[Mapping[str, float | None]], *, canvas: Canv
     from matplotlib.figure import Figure
 
     # The first row may be the validation before training, without losses.
-    known = dict.fromkeys(name for row in reversed(history) for name, value in row.items() if value is not None)
-    groups = _curve_groups(list(known))
+    available = dict.fromkeys(name for row in reversed(history) for name, value in row.items() if value is not None)
+    groups = _curve_groups(list(available))
     columns = min(len(groups), 2 if len(groups) <= 4 else 4)
     rows = -(-len(groups) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")

@@ -3,7 +3,7 @@
 Read in this order:
 
 - :mod:`.palette`: one colour per category, the same in every image, chosen to be told apart by colour-blind readers too;
-- :mod:`.lettering`: text: the font, tags placed where they hide least, and legends;
+- :mod:`.text`: text: the font, tags placed where they hide least, and legends;
 - :mod:`.drawing`: :func:`~otus.visualization.drawing.draw` for boxes, masks, keypoints and oriented boxes,
   :func:`~otus.visualization.drawing.draw_semantic` and :func:`~otus.visualization.drawing.draw_panoptic` for maps, and
   :func:`~otus.visualization.drawing.overlay`, which enlarges small images and adds a legend where tags find no room;

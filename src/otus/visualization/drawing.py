@@ -13,14 +13,14 @@ from PIL import Image, ImageDraw
 
 from otus.errors import ShapeError
 from otus.structures import IGNORE, Categories, Instances, PanopticMap, SemanticMap, oriented
-from otus.visualization.lettering import Tag, legend, line_width, place_tags, text_size
 from otus.visualization.palette import category_colours, colours_apart
+from otus.visualization.text import Tag, legend, line_width, place_tags, text_size
 
 _SMOOTHED_UP_TO = 2400  # pixels of the longer side: above, jagged lines are not seen, and twice the size costs memory
 _LEAST_SIDE = (
     480  # the longer one; a smaller image is enlarged before people look at it, so that lines and letters stay fine
 )
-_SMALL_LETTERS, _LEAST_LETTERS = (
+_SMALL_FONT, _MIN_FONT_SIZE = (
     0.75,
     9,
 )  # of letters where there are many: their share of the usual size, pixels at least
@@ -79,7 +79,7 @@ def overlay(image: ImageArray, result: Instances, *, colours: Colours | None = N
 def object_legend(
     results: Sequence[Instances], *, counts: bool = True, colours: Colours | None = None
 ) -> list[tuple[str, UInt8[np.ndarray, "3"]]]:
-    """Return entries for :func:`~otus.visualization.lettering.legend`: the categories of all objects, the most frequent
+    """Return entries for :func:`~otus.visualization.text.legend`: the categories of all objects, the most frequent
     first, with their colours and how many there are."""
     numbers = Counter(name for result in results for name in _names(result))
     shades: dict[str, UInt8[np.ndarray, "3"]] = {}
@@ -136,13 +136,13 @@ def _tags(result: Instances, size: tuple[int, int], *, scale: int) -> tuple[list
     rest = [None if result.scores is None else f"{result.scores[i]:.2f}" for i in order]
     scores = [text if first else score for text, first, score in zip(whole, named, rest, strict=True)]
     names = [text if first else None for text, first in zip(whole, named, strict=True)]
-    letters = text_size(result.size_hw)
-    small = max(_SMALL_LETTERS * letters, min(_LEAST_LETTERS, letters))
-    styles = ((whole, letters), (whole, small), (scores, small), (names, small))
+    font_size = text_size(result.size_hw)
+    small = max(_SMALL_FONT * font_size, min(_MIN_FONT_SIZE, font_size))
+    styles = ((whole, font_size), (whole, small), (scores, small), (names, small))
     for texts, height in styles:
         spare = int((1 - _FIND_ROOM) * sum(text is not None for text in texts))
         last = texts is names
-        tags = place_tags(texts, around, size, height * scale, most_left_out=None if last else spare, rings=rings)
+        tags = place_tags(texts, around, size, height * scale, max_skipped=None if last else spare, rings=rings)
         if last or sum(text is not None and tag is None for text, tag in zip(texts, tags, strict=True)) <= spare:
             break
     found = [(int(i), tag) for i, tag in zip(order, tags, strict=True) if tag is not None]

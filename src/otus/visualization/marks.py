@@ -13,21 +13,21 @@ from otus.structures import Categories, Instances
 from otus.structures.boxes import as_boxes
 from otus.visualization.drawing import draw
 
-TRUTH, RIGHT, WRONG, UNCOUNTED = (86, 180, 233), (0, 158, 115), (213, 94, 0), (140, 140, 140)
-"""Colours of true objects and of detections that are right, wrong, or do not count."""
+TRUTH, TRUE, FALSE, IGNORED = (86, 180, 233), (0, 158, 115), (213, 94, 0), (140, 140, 140)
+"""Colours of ground truth, and of true, false and ignored detections."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A box, with a short text or none, in a colour (RGB)."""
+    """A box in a colour (RGB), with a short text, or ``""``."""
 
     text: str
     box_xyxy: Sequence[float] | Float[np.ndarray, "4"]
     colour: tuple[int, int, int]
 
 
-def image_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """Return an image and its name for a caption; a grey placeholder where it cannot be read, and the name says so."""
+def image_or_placeholder(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
+    """Return an image and its name for a caption; if it cannot be read, a grey placeholder and a name that says so."""
     name = dataset.images.files[index]
     try:
         return dataset.image(index), name
@@ -35,46 +35,48 @@ def image_or_ground(dataset: Dataset, index: int) -> tuple[UInt8[np.ndarray, "h 
         return np.full((*dataset.images.size_hw(index), 3), 190, dtype=np.uint8), f"{name} (cannot be read)"
 
 
-def marked(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw marks on a copy of the image; those without text first, so that they are below."""
+def draw_marks(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw marks on a copy of the image, those without text first."""
     for labels in (False, True):
-        image = _drawn(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
+        image = _draw_named_boxes(image, [mark for mark in marks if bool(mark.text) == labels], labels=labels)
     return image
 
 
-def _drawn(image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: bool) -> UInt8[np.ndarray, "h w 3"]:
+def _draw_named_boxes(
+    image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, labels: bool
+) -> UInt8[np.ndarray, "h w 3"]:
     if not marks:
         return image
     colours: dict[str, tuple[int, int, int]] = {}
     texts = []
     for mark in marks:
         text = mark.text
-        while colours.setdefault(text, mark.colour) != mark.colour:  # the same words in another colour
+        while colours.setdefault(text, mark.colour) != mark.colour:  # the same text in another colour
             text += " "
         texts.append(text)
     names = tuple(colours)
-    kinds = np.array([names.index(text) for text in texts], dtype=np.int64)
+    labels_of_boxes = np.array([names.index(text) for text in texts], dtype=np.int64)
     boxes = as_boxes([mark.box_xyxy for mark in marks])
-    shown = Instances(boxes, kinds, (image.shape[0], image.shape[1]), Categories(names))
-    of_names = {name: np.array(one, dtype=np.uint8) for name, one in colours.items()}
-    return draw(image, shown, labels=labels, colours=of_names)
+    objects = Instances(boxes, labels_of_boxes, (image.shape[0], image.shape[1]), Categories(names))
+    colour_of = {name: np.array(colour, dtype=np.uint8) for name, colour in colours.items()}
+    return draw(image, objects, labels=labels, colours=colour_of)
 
 
-def part_with_marks(
+def crop_around_marks(
     image: UInt8[np.ndarray, "h w 3"], marks: Sequence[Mark], *, side: int = 240, margin: float = 0.35
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Crop the image around the marks, and draw them, ``side`` pixels wide or high, so that letters have one size;
-    square where the image is large enough."""
+    """Crop the image around the marks, resize the longer side to ``side`` pixels, and draw the marks; the crop is square if
+    the image is large enough."""
     boxes = as_boxes([mark.box_xyxy for mark in marks])
     low, high = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     limit = np.array([image.shape[1], image.shape[0]])
-    spare = np.maximum((high - low) * margin, 12)
-    spare = np.maximum(spare, ((high - low + 2 * spare).max() - (high - low)) / 2)
-    left, top = np.clip(np.floor(low - spare), 0, limit - 1).astype(np.int64)
-    right, bottom = np.clip(np.ceil(high + spare), [left + 1, top + 1], limit).astype(np.int64)
+    padding = np.maximum((high - low) * margin, 12)
+    padding = np.maximum(padding, ((high - low + 2 * padding).max() - (high - low)) / 2)
+    left, top = np.clip(np.floor(low - padding), 0, limit - 1).astype(np.int64)
+    right, bottom = np.clip(np.ceil(high + padding), [left + 1, top + 1], limit).astype(np.int64)
     scale = side / max(right - left, bottom - top)
     size = (max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale)))
-    part = np.asarray(Image.fromarray(image[top:bottom, left:right]).resize(size, Image.Resampling.LANCZOS))
+    crop = np.asarray(Image.fromarray(image[top:bottom, left:right]).resize(size, Image.Resampling.LANCZOS))
     shift = np.array([left, top, left, top])
     moved = [Mark(mark.text, (box - shift) * scale, mark.colour) for mark, box in zip(marks, boxes, strict=True)]
-    return marked(part, moved)
+    return draw_marks(crop, moved)

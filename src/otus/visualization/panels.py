@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from otus.visualization.lettering import elided, font, legend, printable
+from otus.visualization.text import elided, font, legend, printable
 
 _INK, _FAINT = (25, 25, 25), (110, 110, 110)
 _DARK, _PALE = (40, 42, 46), (225, 225, 225)
@@ -27,11 +27,11 @@ class Panel:
 
 def grid(panels: Sequence[Panel], *, columns: int, width: int = 480) -> UInt8[np.ndarray, "h w 3"]:
     """Draw panels in rows of ``columns``, on white; each image is resized to ``width`` pixels."""
-    gap, letters = width // 24, width / 30
+    gap, font_size = width // 24, width / 30
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     images = [[_fitted(panel.image, width) for panel in row] for row in rows]
-    texts = [[_wrapped(panel.text, width, letters) for panel in row] for row in rows]
-    heads = [round(letters * (2.2 + 1.35 * max(map(len, row)))) for row in texts]
+    texts = [[_wrapped(panel.text, width, font_size) for panel in row] for row in rows]
+    heads = [round(font_size * (2.2 + 1.35 * max(map(len, row)))) for row in texts]
     heights = [head + max(one.height for one in row) for head, row in zip(heads, images, strict=True)]
     size = (columns * (width + gap) + gap, sum(heights) + gap * (len(rows) + 1))
     page = Image.new("RGB", size, "white")
@@ -40,11 +40,11 @@ def grid(panels: Sequence[Panel], *, columns: int, width: int = 480) -> UInt8[np
     for row, row_images, row_texts, head, height in zip(rows, images, texts, heads, heights, strict=True):
         for column, (panel, image, lines) in enumerate(zip(row, row_images, row_texts, strict=True)):
             x = gap + column * (width + gap)
-            title = elided(panel.title, 1.25 * letters, width, bold=True)
-            pen.text((x, y), title, fill=_INK, font=font(1.25 * letters, bold=True))
+            title = elided(panel.title, 1.25 * font_size, width, bold=True)
+            pen.text((x, y), title, fill=_INK, font=font(1.25 * font_size, bold=True))
             for number, line in enumerate(lines):
-                place = (x, y + letters * (1.75 + 1.35 * number))
-                pen.text(place, line, fill=_FAINT, font=font(letters))
+                position = (x, y + font_size * (1.75 + 1.35 * number))
+                pen.text(position, line, fill=_FAINT, font=font(font_size))
             page.paste(image, (x, y + head))
         y += height + gap
     return np.asarray(page)
@@ -63,17 +63,17 @@ def mosaic(
     groups
         A caption, or none, and the images under it: of one height, side by side.
     entries
-        Of the legend, see :func:`~otus.visualization.lettering.legend`.
+        Of the legend, see :func:`~otus.visualization.text.legend`.
     width
         In pixels.
     """
     rows = _even_rows(groups)
     shapes = [[_aspect(image) for _, images in row for image in images] for row in rows]
     width = min(width, round(_TALLEST * max(sum(row) for row in shapes)))
-    letters, line = max(width / 110, 10), 3
-    head = round(1.8 * letters) if any(caption for caption, _ in groups) else 0
+    font_size, line = max(width / 110, 10), 3
+    head = round(1.8 * font_size) if any(caption for caption, _ in groups) else 0
     heights = [round((width - line * (len(row) - 1)) / sum(row)) for row in shapes]
-    strip = legend(entries, width, 1.2 * letters)
+    strip = legend(entries, width, 1.2 * font_size)
     page = Image.new("RGB", (width, sum(heights) + (head + line) * len(rows) - line + len(strip)), _DARK)
     pen = ImageDraw.Draw(page)
     y = 0
@@ -88,8 +88,8 @@ def mosaic(
                 right = next(places)
                 page.paste(_within(image, (right - line - left, height)), (left, y + head))
                 left = right
-            text = elided(caption, letters, left - line - start - letters)
-            pen.text((start + letters / 2, y + head / 2), text, fill=_PALE, font=font(letters), anchor="lm")
+            text = elided(caption, font_size, left - line - start - font_size)
+            pen.text((start + font_size / 2, y + head / 2), text, fill=_PALE, font=font(font_size), anchor="lm")
         y += head + height + line
     page.paste(Image.fromarray(strip), (0, y - line))
     return np.asarray(page)
@@ -116,10 +116,10 @@ def _within(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> Image.I
     scale = min(size[0] / image.shape[1], size[1] / image.shape[0])
     own = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     own = (size[0], size[1]) if abs(own[0] - size[0]) <= 3 and abs(own[1] - size[1]) <= 3 else own
-    place = Image.new("RGB", size, _DARK)
+    position = Image.new("RGB", size, _DARK)
     scaled = Image.fromarray(image).resize(own, Image.Resampling.LANCZOS)
-    place.paste(scaled, ((size[0] - own[0]) // 2, (size[1] - own[1]) // 2))
-    return place
+    position.paste(scaled, ((size[0] - own[0]) // 2, (size[1] - own[1]) // 2))
+    return position
 
 
 def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int) -> Image.Image:
@@ -127,12 +127,12 @@ def _fitted(image: UInt8[np.ndarray, "h w 3"], width: int) -> Image.Image:
     return Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _wrapped(text: str, width: int, letters: float) -> list[str]:
+def _wrapped(text: str, width: int, font_size: float) -> list[str]:
     lines: list[str] = []
     for word in printable(text).split():
-        word = elided(word, letters, width)
+        word = elided(word, font_size, width)
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font(letters).getlength(longer) <= width:
+        if lines and font(font_size).getlength(longer) <= width:
             lines[-1] = longer
         else:
             lines.append(word)

@@ -196,9 +196,7 @@ def _names(content: dict[str, Any], file: Path) -> Categories | None:
         )
     texts = tuple(str(name) for name in names)
     if len(set(texts)) < len(texts):
-        raise DataError(
-            "a name stands there duplicate", file=file, where="names", remedy="give each category its own name"
-        )
+        raise DataError("duplicate names", file=file, where="names", remedy="give each category its own name")
     return Categories(texts)
 
 

@@ -262,12 +262,12 @@ class COCOeval:
 
     @property
     def ious(self) -> dict[tuple[Any, Any], Any]:
-        """IoU (or OKS) of detections by falling score with objects, by (image id, category id); made when options for."""
+        """IoU (or OKS) of detections by falling score with objects, by (image id, category id); computed on access."""
         return self._evaluated().similarities()
 
     @property
     def evalImgs(self) -> list[Record | None]:
-        """What became of each detection, by category, area range and image; made when options for, by the slow rule."""
+        """The match of each detection by category, area range and image, computed on access by the reference rule."""
         evaluation = self._evaluated()
         ious = evaluation.similarities()
         truths, predictions = _by_image_and_label(evaluation.truth), _by_image_and_label(evaluation.predictions)

@@ -19,13 +19,13 @@ from otus.metrics.detection.rules import Rules
 from otus.metrics.diagnosis.assignment import Assignment, DetectionMatcher
 from otus.reports.canvas import Canvas, embed_plot
 from otus.reports.page import Figure, Page, Section
-from otus.visualization.marks import RIGHT, TRUTH, UNCOUNTED, WRONG, Mark, image_or_ground, part_with_marks
+from otus.visualization.marks import FALSE, IGNORED, TRUE, TRUTH, Mark, crop_around_marks, image_or_placeholder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 _GROUPS = 20  # rows that summarise the detections that are not shown with images
-_COLOURS = {"true": RIGHT, "false": WRONG, "ignored": UNCOUNTED}
+_COLOURS = {"true": TRUE, "false": FALSE, "ignored": IGNORED}
 
 
 def iou_word(iou: float) -> str:
@@ -79,13 +79,13 @@ class AveragePrecisionExplanation:
         return self.matches.by_score(self.label)
 
     @cached_property
-    def _verdicts(self) -> np.ndarray:
+    def _outcomes(self) -> np.ndarray:
         return self.matches.outcomes[self._order, 0]
 
     @cached_property
     def _areas(self) -> np.ndarray:
-        """AP of the first n detections, for each n; it changes only at true detections."""
-        true, false = self._verdicts == Outcome.TRUE_POSITIVE, self._verdicts == Outcome.FALSE_POSITIVE
+        """AP of the first n detections, for each n; only true detections change it."""
+        true, false = self._outcomes == Outcome.TRUE_POSITIVE, self._outcomes == Outcome.FALSE_POSITIVE
         if not self.positives:
             return np.full(len(true), np.nan)
         areas = np.zeros(int(true.sum()) + 1)
@@ -96,7 +96,7 @@ class AveragePrecisionExplanation:
     @cached_property
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
         """Precision and recall after each detection."""
-        true, false = self._verdicts == Outcome.TRUE_POSITIVE, self._verdicts == Outcome.FALSE_POSITIVE
+        true, false = self._outcomes == Outcome.TRUE_POSITIVE, self._outcomes == Outcome.FALSE_POSITIVE
         precision, _ = curve(true, false, 1)
         return precision, np.cumsum(true) / self.positives if self.positives else np.full(len(true), np.nan)
 
@@ -115,7 +115,7 @@ class AveragePrecisionExplanation:
         names = {Outcome.TRUE_POSITIVE: "true", Outcome.FALSE_POSITIVE: "false", Outcome.IGNORED: "ignored"}
         records = []
         for n, row in enumerate(self._order):
-            verdict = names[Outcome(int(self._verdicts[n]))]
+            outcome = names[Outcome(int(self._outcomes[n]))]
             target = int(matches.matched[row, 0] if matches.matched[row, 0] >= 0 else matches.best_truth[row])
             iou = float(matches.ious[row, 0] if matches.matched[row, 0] >= 0 else matches.best_ious[row])
             records.append(
@@ -123,8 +123,8 @@ class AveragePrecisionExplanation:
                     "rank": n + 1,
                     "file": self.dataset.images.files[matches.image_index[row]],
                     "score": float(matches.scores[row]),
-                    "verdict": verdict,
-                    "why": self._why(verdict, target, iou),
+                    "outcome": outcome,
+                    "why": self._why(outcome, target, iou),
                     "iou": iou,
                     "word": iou_word(iou),
                     "box_xyxy": self.matcher.predictions.boxes_xyxy[matches.detections[row]].tolist(),
@@ -138,13 +138,13 @@ class AveragePrecisionExplanation:
             )
         return records
 
-    def _why(self, verdict: str, target: int, iou: float) -> str:
+    def _why(self, outcome: str, target: int, iou: float) -> str:
         threshold = self.rules.iou_thresholds[0]
-        if verdict == "true":
+        if outcome == "true":
             return "matches an unmatched object"
-        if verdict == "ignored":
+        if outcome == "ignored":
             if target >= 0 and iou >= threshold and ignore_regions(self.matcher.truth)[target]:
-                return "lies in an ignore region"
+                return "is in an ignore region"
             if target >= 0 and iou >= threshold and not self.matches.is_positive[target]:
                 return "matches an ignored object (crowd or difficult)"
             return "its area is outside the area range"
@@ -158,7 +158,7 @@ class AveragePrecisionExplanation:
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus explain ap --json`` prints."""
-        true = self._verdicts == Outcome.TRUE_POSITIVE
+        true = self._outcomes == Outcome.TRUE_POSITIVE
         settings = {name: value for name, value in asdict(self.rules).items() if name != "average"}
         return {
             "data": str(self.dataset.source),
@@ -172,8 +172,8 @@ class AveragePrecisionExplanation:
             "predictions": len(self.matcher.predictions),
             "counted": len(self._order),
             "true": int(true.sum()),
-            "false": int((self._verdicts == Outcome.FALSE_POSITIVE).sum()),
-            "ignored": int((self._verdicts == Outcome.IGNORED).sum()),
+            "false": int((self._outcomes == Outcome.FALSE_POSITIVE).sum()),
+            "ignored": int((self._outcomes == Outcome.IGNORED).sum()),
             "never_found": self.positives - int(true.sum()),
             "AP": self.average_precision,
             "shown": min(self.show, len(self._order)),
@@ -183,16 +183,16 @@ class AveragePrecisionExplanation:
 
     def _groups(self) -> list[dict[str, Any]]:
         """Summarise the detections after those that are shown in about ``_GROUPS`` groups of equal size."""
-        rest = self.detections[self.show :]
-        size = max(1, -(-len(rest) // _GROUPS))
+        hidden = self.detections[self.show :]
+        size = max(1, -(-len(hidden) // _GROUPS))
         groups = []
-        for first in range(0, len(rest), size):
-            group = rest[first : first + size]
+        for first in range(0, len(hidden), size):
+            group = hidden[first : first + size]
             groups.append(
                 {
                     "detections": f"{group[0]['rank']} to {group[-1]['rank']}",
                     "scores": f"{group[0]['score']:.3f} to {group[-1]['score']:.3f}",
-                    **{name: sum(record["verdict"] == name for record in group) for name in _COLOURS},
+                    **{name: sum(record["outcome"] == name for record in group) for name in _COLOURS},
                     "precision": group[-1]["precision"],
                     "recall": group[-1]["recall"],
                     "area so far": group[-1]["area_so_far"],
@@ -232,11 +232,11 @@ class AveragePrecisionExplanation:
         )
         yield Section("The curve", self._interpolation(), [embed_plot(self._plot(), width=720)])
         if facts["shown"]:
-            rest = len(self._order) - facts["shown"]
+            hidden = len(self._order) - facts["shown"]
             yield Section(
                 "Detection by detection",
                 f"The {facts['shown']} highest-scoring"
-                + (f"; the other {rest} are summarised below, and listed in the JSON. " if rest else ". ")
+                + (f"; the other {hidden} are summarised below, and listed in the JSON. " if hidden else ". ")
                 + "Blue: ground truth; green: true detection; orange: false detection; grey: ignored detection. "
                 "An IoU over 0.5 is decent, over 0.7 pretty good, over 0.9 almost perfect.",
                 list(self._images(facts["shown"])),
@@ -276,8 +276,8 @@ class AveragePrecisionExplanation:
                 steps = np.append(0, recall), np.append(filled[:1], filled)
                 axes.fill_between(*steps, step="pre", alpha=0.25, linewidth=0)
                 axes.step(*steps, where="pre", linewidth=1.6, label="interpolated")
-                for name, verdict in (("true", Outcome.TRUE_POSITIVE), ("false", Outcome.FALSE_POSITIVE)):
-                    selected = self._verdicts == verdict
+                for name, outcome in (("true", Outcome.TRUE_POSITIVE), ("false", Outcome.FALSE_POSITIVE)):
+                    selected = self._outcomes == outcome
                     size = 3.5 if len(recall) < 400 else 1.5
                     colour = "#{:02x}{:02x}{:02x}".format(*_COLOURS[name])
                     axes.plot(
@@ -294,16 +294,16 @@ class AveragePrecisionExplanation:
 
     def _images(self, count: int) -> Iterator[Figure]:
         for record, row in zip(self.detections[:count], self._order, strict=False):
-            image, name = image_or_ground(self.dataset, int(self.matches.image_index[row]))
-            marks = [Mark(f"{record['score']:.2f}", record["box_xyxy"], _COLOURS[record["verdict"]])]
+            image, name = image_or_placeholder(self.dataset, int(self.matches.image_index[row]))
+            marks = [Mark(f"{record['score']:.2f}", record["box_xyxy"], _COLOURS[record["outcome"]])]
             if record["object"] is not None:
                 marks.insert(0, Mark(f"IoU {record['iou']:.2f}", record["object"]["box_xyxy"], TRUTH))
-            word = f", {record['word']}" if record["word"] and record["verdict"] == "true" else ""
+            word = f", {record['word']}" if record["word"] and record["outcome"] == "true" else ""
             caption = (
-                f"{record['rank']}. {record['verdict']}{word}: {record['why']}. Precision {record['precision']:.3f}, recall "
+                f"{record['rank']}. {record['outcome']}{word}: {record['why']}. Precision {record['precision']:.3f}, recall "
                 f"{record['recall']:.3f}, area {record['area_so_far']:.3f}. {name}"
             )
-            yield Figure.of(part_with_marks(image, marks), caption, width=215)
+            yield Figure.of(crop_around_marks(image, marks), caption, width=215)
 
 
 def explain_average_precision(
@@ -344,5 +344,5 @@ def explain_average_precision(
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("rank", "file", "score", "verdict", "iou", "word", "why", "precision", "recall")
+    names = ("rank", "file", "score", "outcome", "iou", "word", "why", "precision", "recall")
     return {name: record[name] for name in names} | {"area so far": record["area_so_far"]}

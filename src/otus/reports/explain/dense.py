@@ -32,7 +32,7 @@ from otus.visualization.drawing import draw
 
 _ANCHOR = Categories(("anchor",))
 _SIDE_BY_SIDE = 300  # CSS pixels
-_DRAWN_ANCHORS = 60  # of each map, evenly spaced among its positive anchors
+_DRAWN_ANCHORS = 60  # of per_location map, evenly spaced among its positive anchors
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +42,9 @@ class DenseExplanation(Explanation):
     Parameters
     ----------
     objects
-        What ``assignment`` assigns the anchors to: the ground truth, or the detections if there is none.
+        Objects that ``assignment`` assigns anchors to: the ground truth, or the detections if there is none.
     assignment
-        Of every anchor: the object that it is assigned to, negative or neutral.
+        For every anchor: its object, negative or neutral.
     """
 
     record: DenseStages
@@ -136,13 +136,13 @@ class DenseExplanation(Explanation):
         reported = thresholds.isfinite()
         scores_of_maps = self.system.scores.all_scores(self.record.outputs, 0)
         for x, anchors, scores in zip(self.record.features, self.record.anchors, scores_of_maps, strict=True):
-            named = scores[:, reported]
+            reported_scores = scores[:, reported]
             yield {
                 "height": x.shape[-2],
                 "width": x.shape[-1],
                 "channels": x.shape[1],
                 "anchors": len(anchors),
-                "best_score": float(named.max()),
+                "best_score": float(reported_scores.max()),
                 "above_threshold": int((scores > thresholds).sum()),
             }
 
@@ -174,18 +174,18 @@ class DenseExplanation(Explanation):
 
     def _matched_figures(self, facts: dict[str, Any]) -> Iterator[Figure]:
         """Draw the objects, and for each map its positive anchors, in the colours of their categories."""
-        everywhere = self.boxes(torch.cat(self.record.anchors))
+        all_boxes = self.boxes(torch.cat(self.record.anchors))
         yield Figure.of(draw(self.image, self.objects), "the objects", width=_SIDE_BY_SIDE)
         for index, level in enumerate(facts["maps"]):
             positives = [pair for pair in facts["matching"]["anchors"] if pair["map"] == index]
             if positives:
-                shown = positives[:: -(-len(positives) // _DRAWN_ANCHORS)]
-                boxes = everywhere[[pair["anchor"] for pair in shown]]
-                labels = self.objects.labels[[pair["object"] for pair in shown]]
+                drawn = positives[:: -(-len(positives) // _DRAWN_ANCHORS)]
+                boxes = all_boxes[[pair["anchor"] for pair in drawn]]
+                labels = self.objects.labels[[pair["object"] for pair in drawn]]
                 matched = Instances(boxes, labels, self.size_hw, self.system.categories)
                 image = draw(faded(self.image), matched, labels=False)
                 yield Figure.of(
-                    image, f"{_size(level)}: {len(positives)} anchors, {len(shown)} drawn", width=_SIDE_BY_SIDE
+                    image, f"{_size(level)}: {len(positives)} anchors, {len(drawn)} drawn", width=_SIDE_BY_SIDE
                 )
 
     def _with_anchors(self, instances: Instances, anchors: Tensor) -> Iterator[dict[str, Any]]:
@@ -217,11 +217,11 @@ class DenseExplanation(Explanation):
     def _central_anchors(self) -> Iterator[ImageArray]:
         for x, anchors in zip(self.record.features, self.record.anchors, strict=True):
             rows, columns = self.unpadded_hw(x)
-            each = len(anchors) // (x.shape[-2] * x.shape[-1])
-            first = (rows // 2 * x.shape[-1] + columns // 2) * each
-            boxes = self.boxes(anchors[first : first + each])
-            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANCHOR)
-            yield draw(faded(self.image), shown, labels=False)
+            per_location = len(anchors) // (x.shape[-2] * x.shape[-1])
+            first = (rows // 2 * x.shape[-1] + columns // 2) * per_location
+            boxes = self.boxes(anchors[first : first + per_location])
+            drawn = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _ANCHOR)
+            yield draw(faded(self.image), drawn, labels=False)
 
 
 def explain_dense(

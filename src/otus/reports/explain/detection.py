@@ -1,4 +1,4 @@
-"""How any detector came to its answer on one image: each kind of system has its own explanation."""
+"""Explain a detector on one image, with the explanation of its kind of system."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from otus.structures import Instances
 
 
 class Explanation(Protocol):
-    """The stages of one pass, as facts and as a page."""
+    """The stages of one pass, as JSON and as a page."""
 
     def document(self) -> dict[str, Any]: ...
 
@@ -46,28 +46,28 @@ def explain_detection(
     score_threshold: float | None = None,
     ground_truth: Instances | None = None,
 ) -> Explanation:
-    """Run a detector on one image and keep all of its stages.
+    """Run a detector on one image and return its stages.
 
     Parameters
     ----------
     predictor
-        Of a system of :data:`EXPLANATIONS`.
+        Predictor of a system in :data:`EXPLANATIONS`.
     image, name
-        uint8 (H, W, 3) RGB, and what it is called.
+        Image, uint8 (H, W, 3) RGB, and its name.
     score_threshold
-        Minimum score of what is shown (default: the predictor's own).
+        Minimum score (default: the predictor's own).
     ground_truth
-        Labels of the image, in the model's categories, to show what is assigned to them.
+        Labels of the image, with the model's categories, to show the assignment to them (default: none).
 
     Raises
     ------
     UsageError
-        If the system is of another kind, or one whose stages are not shown beside labels.
+        If there is no explanation for the system, or it does not take ground truth.
     """
     explain = EXPLANATIONS.get(type(predictor.system))
     if explain is None:
         raise UsageError(
-            f"{predictor.name} is not a region-based detector, nor another one whose stages can be explained: those are of "
+            f"{predictor.name} has no explanation; there is one for "
             "models whose task is detection, instance or keypoints (otus models lists them)"
         )
     return explain(predictor, image, name=name, score_threshold=score_threshold, ground_truth=ground_truth)

@@ -16,8 +16,7 @@ from otus.metrics.diagnosis.tide import ERROR_TYPES, Error
 from otus.reports.analysis import Analysis
 from otus.reports.canvas import Canvas, embed_plot
 from otus.reports.page import Figure, Page, Section
-from otus.visualization.marks import RIGHT, TRUTH, Mark, image_or_ground, marked, part_with_marks
-from otus.visualization.marks import WRONG as FALSE
+from otus.visualization.marks import FALSE, TRUE, TRUTH, Mark, crop_around_marks, draw_marks, image_or_placeholder
 
 NMS_IOUS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 _WORST, _SHOWN_LABEL_ERRORS, _EXAMPLES = 12, 24, 4
@@ -71,7 +70,7 @@ class ErrorExplanation:
             analysis.score_threshold, "objects": int(matches.positives.sum()), "detections": len(matches.detections), "AP":
             float(defined.mean()) if defined.size else float("nan"), "AP_at_iou":
             float(np.nanmean(errors.average_precision())) if defined.size else float("nan"), "AP_by_iou":
-            dict(zip(map(_two, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)), "errors":
+            dict(zip(map(_two_decimals, analysis.matches.rules.iou_thresholds), analysis.by_iou(), strict=True)), "errors":
             {error.name.lower(): {"count": errors.counts[error], "cost": delta_ap[error]} for error in ERROR_TYPES},
             "false_positives": {"cost": errors.false_positive_cost()}, "false_negatives": {"cost":
             errors.false_negative_cost()}, "per_category": {name: self._of_category(k) for k, name in enumerate(names)},
@@ -131,7 +130,7 @@ class ErrorExplanation:
         }
 
     def _label_error_facts(self, label_error: LabelError) -> dict[str, Any]:
-        truth, found, names = self._matcher.truth, self._matcher.predictions, self.dataset.categories
+        truth, predictions, names = self._matcher.truth, self._matcher.predictions, self.dataset.categories
         record: dict[str, Any] = {"kind": label_error.kind, "file": self.dataset.images.files[label_error.image_index]}
         if label_error.truth >= 0:
             record["label"] = {
@@ -141,9 +140,9 @@ class ErrorExplanation:
             }
         if label_error.detection >= 0:
             record["detection"] = {
-                "category": names[int(found.labels[label_error.detection])],
+                "category": names[int(predictions.labels[label_error.detection])],
                 "score": label_error.score,
-                "box_xyxy": found.boxes_xyxy[label_error.detection].tolist(),
+                "box_xyxy": predictions.boxes_xyxy[label_error.detection].tolist(),
             }
         return record
 
@@ -213,60 +212,60 @@ class ErrorExplanation:
                 "The worst images",
                 "Images with the most errors at the score threshold. Green: true positive; orange: false "
                 "positive; blue: missed.",
-                [self._worst(index) for index in self.analysis.images.worst(_WORST)],
+                [self._worst_image(index) for index in self.analysis.images.worst(_WORST)],
             )
         label_errors = self.analysis.label_errors
-        shown = _mixed(label_errors)
+        selected = _select_label_errors(label_errors)
         if label_errors:
             yield Section(
                 "Labels to check",
-                f"{len(label_errors)} labels that may be wrong or missing; {len(shown)} are shown. Blue: label; "
+                f"{len(label_errors)} labels that may be wrong or missing; {len(selected)} are shown. Blue: label; "
                 "orange: detection.",
-                [self._label_error_figure(label_error) for label_error in shown],
+                [self._label_error_figure(label_error) for label_error in selected],
             )
 
     def _examples(self, error: Error) -> Iterator[Figure]:
-        errors, found, names = self.analysis.errors, self._matcher.predictions, self.dataset.categories
+        errors, predictions, names = self.analysis.errors, self._matcher.predictions, self.dataset.categories
         rows = np.flatnonzero(errors.types == error)
         for row in rows[np.argsort(-errors.matches.scores[rows], kind="stable")][:_EXAMPLES].tolist():
             index, image_index = int(errors.matches.detections[row]), int(errors.matches.image_index[row])
-            text = f"{names[int(found.labels[index])]} {errors.matches.scores[row]:.2f}"
+            text = f"{names[int(predictions.labels[index])]} {errors.matches.scores[row]:.2f}"
             marks = [
-                *self._objects_near(image_index, found.boxes_xyxy[index]),
-                Mark(text, found.boxes_xyxy[index], FALSE),
+                *self._objects_near(image_index, predictions.boxes_xyxy[index]),
+                Mark(text, predictions.boxes_xyxy[index], FALSE),
             ]
-            image, name = image_or_ground(self.dataset, image_index)
-            yield Figure.of(part_with_marks(image, marks), name, width=260)
+            image, name = image_or_placeholder(self.dataset, image_index)
+            yield Figure.of(crop_around_marks(image, marks), name, width=260)
 
     def _objects_near(self, image: int, box: np.ndarray) -> list[Mark]:
         truth, names = self._matcher.truth, self.dataset.categories
-        near = []
+        marks = []
         for g in np.flatnonzero(truth.image_index == image).tolist():
             sides = np.minimum(truth.boxes_xyxy[g, 2:], box[2:]) - np.maximum(truth.boxes_xyxy[g, :2], box[:2])
             if (sides > 0).all():
-                near.append(Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH))
-        return near
+                marks.append(Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH))
+        return marks
 
-    def _worst(self, index: int) -> Figure:
-        matches, truth, found = self.analysis.errors.matches, self._matcher.truth, self._matcher.predictions
+    def _worst_image(self, index: int) -> Figure:
+        matches, truth, predictions = self.analysis.errors.matches, self._matcher.truth, self._matcher.predictions
         names = self.dataset.categories
-        shown = np.flatnonzero((matches.image_index == index) & (matches.scores >= self.analysis.score_threshold))
-        matched = matches.matched[shown, 0]
+        rows = np.flatnonzero((matches.image_index == index) & (matches.scores >= self.analysis.score_threshold))
+        matched = matches.matched[rows, 0]
         marks = [
             Mark(names[int(truth.labels[g])], truth.boxes_xyxy[g], TRUTH)
             for g in np.flatnonzero((truth.image_index == index) & matches.is_positive)
             if g not in matched
         ]
-        for row in shown:
+        for row in rows:
             if matches.outcomes[row, 0] != Outcome.IGNORED:
-                right = matches.outcomes[row, 0] == Outcome.TRUE_POSITIVE
-                text = "" if right else f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
-                marks.append(Mark(text, found.boxes_xyxy[matches.detections[row]], RIGHT if right else FALSE))
+                is_true = matches.outcomes[row, 0] == Outcome.TRUE_POSITIVE
+                text = "" if is_true else f"{names[int(matches.labels[row])]} {matches.scores[row]:.2f}"
+                marks.append(Mark(text, predictions.boxes_xyxy[matches.detections[row]], TRUE if is_true else FALSE))
         counts = self._of_image(index)
-        image, name = image_or_ground(self.dataset, index)
+        image, name = image_or_placeholder(self.dataset, index)
         true, false, missed = (counts[name] for name in ("true_positives", "false_positives", "false_negatives"))
         caption = f"{name}: {true} true, {false} false, {missed} missed"
-        return Figure.of(marked(image, marks), caption, width=340)
+        return Figure.of(draw_marks(image, marks), caption, width=340)
 
     def _label_error_figure(self, label_error: LabelError) -> Figure:
         record = self._label_error_facts(label_error)
@@ -276,19 +275,19 @@ class ErrorExplanation:
         if "detection" in record:
             text = f"{record['detection']['category']} {label_error.score:.2f}"
             marks.append(Mark(text, record["detection"]["box_xyxy"], FALSE))
-        image, name = image_or_ground(self.dataset, label_error.image_index)
+        image, name = image_or_placeholder(self.dataset, label_error.image_index)
         return Figure.of(
-            part_with_marks(image, marks, margin=0.8), f"{_LABEL_ERRORS[label_error.kind]}: {name}", width=260
+            crop_around_marks(image, marks, margin=0.8), f"{_LABEL_ERRORS[label_error.kind]}: {name}", width=260
         )
 
 
-def _mixed(label_errors: list[LabelError]) -> list[LabelError]:
-    """Return some of each kind, in their order."""
-    share = _SHOWN_LABEL_ERRORS // len(_LABEL_ERRORS)
+def _select_label_errors(label_errors: list[LabelError]) -> list[LabelError]:
+    """Return the first few of each kind."""
+    count = _SHOWN_LABEL_ERRORS // len(_LABEL_ERRORS)
     return [
-        label_error for kind in _LABEL_ERRORS for label_error in [s for s in label_errors if s.kind == kind][:share]
+        label_error for kind in _LABEL_ERRORS for label_error in [s for s in label_errors if s.kind == kind][:count]
     ]
 
 
-def _two(value: float) -> str:
+def _two_decimals(value: float) -> str:
     return f"{value:.2f}"

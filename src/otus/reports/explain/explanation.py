@@ -1,4 +1,4 @@
-"""What the explanations of all detectors share: the image, the record of its pass, and its page's heading."""
+"""Base of the explanations of detectors: the image, the record of its pass, and the heading of its page."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ ImageArray = UInt8[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """One image, the record of a detector's pass over it, and the results. Each kind of detector extends it.
+    """The record of a detector's pass over one image, and its results; extended for each kind of detector.
 
     Parameters
     ----------
@@ -162,14 +162,14 @@ def ground_truth_of(
     """
     sample = dataset[find_image_index(dataset, image)]
     if sample.instances is None:
-        raise UsageError(f"{dataset.source}: has no labelled objects; give other data, or leave --data out")
+        raise UsageError(f"{dataset.source}: has no objects; give other data, or omit --data")
     if not set(dataset.categories) & set(categories):
         raise UsageError(
             f"{dataset.source}: has none of the model's categories ({', '.join(categories)}), but "
             f"{', '.join(dataset.categories)}: rename them, or use another model"
         )
     labels = np.array([categories.index(n) if n in categories else -1 for n in dataset.categories], dtype=np.int64)
-    known = sample.instances[labels[sample.instances.labels] >= 0]
-    if unknown := len(sample.instances) - len(known):
+    instances = sample.instances[labels[sample.instances.labels] >= 0]
+    if unknown := len(sample.instances) - len(instances):
         say(f"skipped {unknown} of {len(sample.instances)} labels: the model does not have their categories")
-    return replace(known, labels=labels[known.labels], categories=categories)
+    return replace(instances, labels=labels[instances.labels], categories=categories)

@@ -42,11 +42,13 @@ class GraphCutExplanation:
             "width": width,
             "height": height,
             "grid": [self.embedding.grid_hw[1], self.embedding.grid_hw[0]],
-            "marks": {self._said(label): int((self.marks == label).sum()) for label in range(len(self.objects) + 1)},
+            "marks": {
+                self._label_name(label): int((self.marks == label).sum()) for label in range(len(self.objects) + 1)
+            },
             "edges": {"smoothness": self.method.smoothness, "mean_cost": float(costs[:2].mean())},
             "rounds": [
-                {self._said(label): int((one.labels == label).sum()) for label in range(len(self.objects) + 1)}
-                for one in self.rounds
+                {self._label_name(label): int((cut.labels == label).sum()) for label in range(len(self.objects) + 1)}
+                for cut in self.rounds
             ],
             "candidates": candidate_records(self.candidates),
         }
@@ -54,7 +56,9 @@ class GraphCutExplanation:
     def page(self) -> Page:
         """Return the HTML page."""
         facts = self.document()
-        areas = ", ".join(f"object {one['object']} {one['area']:,} pixels" for one in facts["candidates"])
+        areas = ", ".join(
+            f"object {candidate['object']} {candidate['area']:,} pixels" for candidate in facts["candidates"]
+        )
         return Page(
             f"GraphCut: {self.name}",
             f"{facts['width']} x {facts['height']} pixels; {areas}",
@@ -75,23 +79,23 @@ class GraphCutExplanation:
             "in the image is wide. Each pixel compares how far it is to the marks of this object and to all others: red is "
             "nearer to this object, blue to another. The image's border counts as background, "
             f"{method.border_handicap:.0%} of its longer side farther.",
-            [Figure.of(_diverging(last.near[k], 1), self._said(k)) for k in self._shown()],
+            [Figure.of(_diverging(last.near[k], 1), self._label_name(k)) for k in self._displayed_labels()],
         )
         first = self.rounds[0]
         yield Section(
             "Colour models",
             "A histogram of 16 x 16 x 16 bins in CIE L*a*b* for each side, fitted to the pixels nearer to its marks. The "
             "strips show the colours that it was fitted to, from dark to bright, as wide as their weight.",
-            [Figure.of(self._strip(first.weights[k]), self._said(k)) for k in range(len(self.objects) + 1)],
+            [Figure.of(self._strip(first.weights[k]), self._label_name(k)) for k in range(len(self.objects) + 1)],
         )
         yield Section(
             "Colour",
             "The log of how much likelier each pixel's colour is on this object than beside it, at most "
             f"{method.max_color:g}.",
             [
-                Figure.of(_diverging(one.likelier[k], method.max_color), f"round {number}, {self._said(k)}")
-                for number, one in enumerate(self.rounds, start=1)
-                for k in self._shown()
+                Figure.of(_diverging(cut.likelier[k], method.max_color), f"round {number}, {self._label_name(k)}")
+                for number, cut in enumerate(self.rounds, start=1)
+                for k in self._displayed_labels()
             ],
         )
         costs = edge_costs(self.embedding.squared_differences, method.smoothness)[:2].min(axis=0) / COST_UNIT
@@ -108,26 +112,28 @@ class GraphCutExplanation:
             "gained where "
             "a pixel is in the mask.",
             [
-                Figure.of(_diverging(last.gains[k], method.max_color * method.color + method.location), self._said(k))
-                for k in self._shown()
+                Figure.of(
+                    _diverging(last.gains[k], method.max_color * method.color + method.location), self._label_name(k)
+                )
+                for k in self._displayed_labels()
             ],
         )
         yield Section(
             "The cut",
             f"The cheapest border, found by maximum flow; colours are then fitted to the mask, and it is cut again, "
             f"{len(self.rounds)} rounds in all. Parts of the mask without a mark are left out.",
-            [Figure.of(self._labels(one.labels), f"round {number}") for number, one in enumerate(self.rounds, start=1)]
+            [Figure.of(self._labels(cut.labels), f"round {number}") for number, cut in enumerate(self.rounds, start=1)]
             + [Figure.of(draw(self.image, as_instances(self.candidates)), "the masks")],
             [
-                {"object": one["object"], "pixels": one["area"], "score": round(one["score"], 3)}
-                for one in facts["candidates"]
+                {"object": candidate["object"], "pixels": candidate["area"], "score": round(candidate["score"], 3)}
+                for candidate in facts["candidates"]
             ],
         )
 
-    def _shown(self) -> range:
+    def _displayed_labels(self) -> range:
         return range(1, len(self.objects) + 1)
 
-    def _said(self, label: int) -> str:
+    def _label_name(self, label: int) -> str:
         return "background" if label == 0 else f"object {self.objects[label - 1]}"
 
     def _colors(self) -> UInt8[np.ndarray, "c 3"]:

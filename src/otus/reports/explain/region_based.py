@@ -115,13 +115,14 @@ class RegionExplanation(Explanation):
             )
         yield Section(
             "Proposals",
-            self._about_proposals(len(facts["proposals"])),
+            self._describe_proposals(len(facts["proposals"])),
             [self._proposal_figure(count) for count in _SHOWN_PROPOSALS],
             [table_row(record) for record in facts["proposals"][:_LISTED]],
         )
         yield Section(
             "Candidates before NMS",
-            f"{self._about_regions(facts['crops'])} {len(facts['before_nms'])} pairs of proposal and category score above "
+            f"{self._describe_regions(facts['crops'])} "
+            f"{len(facts['before_nms'])} pairs of proposal and category score above "
             f"{facts['score_threshold']:g}.",
             [
                 *self._crop_figures(facts),
@@ -191,8 +192,8 @@ class RegionExplanation(Explanation):
     def _mask_facts(self) -> Iterator[dict[str, Any]]:
         """Yield, for the highest-scoring detections, the predicted probability map and the mask in the image."""
         if self.record.masks is not None:
-            shown = self.detections[:_SHOWN_MASKS]
-            records = instance_records(shown, self.system.categories)
+            detections = self.detections[:_SHOWN_MASKS]
+            records = instance_records(detections, self.system.categories)
             for i, (record, probabilities) in enumerate(zip(records, self.record.masks[0], strict=False)):
                 mask = {"probabilities": probabilities.cpu().numpy(), "segmentation": record["segmentation"]}
                 yield {"detection": i, "category": record["category"], "score": record["score"], **mask}
@@ -203,8 +204,8 @@ class RegionExplanation(Explanation):
         if points is not None and scores is not None:
             categories = self.system.categories
             for i, label in enumerate(self.detections.labels):
-                known = dict(categories.keypoints).get(categories[int(label)])
-                names = () if known is None else known.names
+                scheme = dict(categories.keypoints).get(categories[int(label)])
+                names = () if scheme is None else scheme.names
                 for name, (x, y, _), score in zip(names, points[i].tolist(), scores[i].tolist(), strict=False):
                     yield {"detection": i, "keypoint": name, "x": x, "y": y, "score": score}
 
@@ -220,8 +221,8 @@ class RegionExplanation(Explanation):
 
     def _proposal_figure(self, count: int) -> Figure:
         boxes = self.boxes(self.record.proposals.boxes[0][:count])
-        shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
-        image = draw(faded(self.image), shown, labels=False)
+        instances = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
+        image = draw(faded(self.image), instances, labels=False)
         caption = (
             f"the first {len(boxes)}"
             if self._anchor_facts() is None
@@ -229,7 +230,7 @@ class RegionExplanation(Explanation):
         )
         return Figure.of(image, caption, width=2 * _SIDE_BY_SIDE)
 
-    def _about_proposals(self, count: int) -> str:
+    def _describe_proposals(self, count: int) -> str:
         proposer = self.system.proposer
         if isinstance(proposer, SlidingWindowProposer):
             return f"The sliding window proposes every window of its sizes and shapes: {count} of them."
@@ -249,7 +250,7 @@ class RegionExplanation(Explanation):
             return None
         return {"count": len(self.record.proposals.boxes[0]), "side": features.crop_size, "context": features.context}
 
-    def _about_regions(self, crops: dict[str, int] | None) -> str:
+    def _describe_regions(self, crops: dict[str, int] | None) -> str:
         refined = "" if self.system.box_head.bbox_pred is None else " and refined by box regression"
         if crops is None:
             return f"Each proposal is pooled from the feature maps, classified{refined}."
@@ -301,8 +302,8 @@ class RegionExplanation(Explanation):
             height, width = x.shape[-2:]
             first = (height // 2 * width + width // 2) * facts["per_location"]
             boxes = self.boxes(anchors[first : first + facts["per_location"]])
-            shown = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
-            yield draw(faded(self.image), shown, labels=False), f"map of {width} x {height}"
+            instances = Instances(boxes, np.zeros(len(boxes), np.int64), self.size_hw, _PROPOSAL)
+            yield draw(faded(self.image), instances, labels=False), f"map of {width} x {height}"
 
 
 def explain_region_based(
@@ -324,7 +325,7 @@ def explain_region_based(
     score_threshold
         Minimum score (default: as ``predict``).
     ground_truth
-        None: regions are not drawn beside labels.
+        Must be None: regions are not compared with labels.
 
     Raises
     ------
@@ -333,7 +334,7 @@ def explain_region_based(
     """
     if ground_truth is not None:
         raise UsageError(
-            f"--data: {predictor.name} decides by regions, which are not drawn beside labels: leave it out"
+            f"--data: {predictor.name} detects by regions, which are not compared with labels; leave it out"
         )
     fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold)
     with_masks = to_instances(fields["record"], predictor.categories)[0]

@@ -32,13 +32,13 @@ class RegressionExplanation(Explanation):
     ----------
     parts
         Boxes of crops of the image, xyxy in pixels.
-    of_parts
+    detections_per_crop
         Detections in each crop, in pixels of the image.
     """
 
     record: RegionStages
     parts: Float[np.ndarray, "p 4"]
-    of_parts: tuple[Instances, ...]
+    detections_per_crop: tuple[Instances, ...]
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus explain detection --json`` prints."""
@@ -50,8 +50,8 @@ class RegressionExplanation(Explanation):
             "scores": [{"category": categories[i], "score": float(scores[i])} for i in order.tolist()],
             "detections": self._records(self.detections),
             "parts": [
-                {"part_xyxy": part.tolist(), "answers": self._records(answer)}
-                for part, answer in zip(self.parts, self.of_parts, strict=True)
+                {"part_xyxy": part.tolist(), "detections_per_crop": self._records(detections)}
+                for part, detections in zip(self.parts, self.detections_per_crop, strict=True)
             ],
             "objects": self._objects(),
         }
@@ -96,14 +96,14 @@ class RegressionExplanation(Explanation):
                 else [],
                 [table_row(record) for record in facts["objects"]],
             )
-        several = {record["category"] for part in facts["parts"] for record in part["answers"]}
+        categories = {record["category"] for part in facts["parts"] for record in part["detections_per_crop"]}
         yield Section(
             "Why that is not enough",
-            f"On {len(facts['parts'])} crops of the image the same network predicts {len(several)} categories. A sliding "
+            f"On {len(facts['parts'])} crops of the image the same network predicts {len(categories)} categories. A sliding "
             "window applies it to all crops, R-CNN to those that may contain an object.",
             [
-                Figure.of(draw(self._part(part), self._within(part, answer)), self._caption(answer), width=240)
-                for part, answer in zip(self.parts, self.of_parts, strict=True)
+                Figure.of(draw(self._part(part), self._within(part, detections)), self._caption(detections), width=240)
+                for part, detections in zip(self.parts, self.detections_per_crop, strict=True)
             ],
         )
 
@@ -120,23 +120,25 @@ class RegressionExplanation(Explanation):
             return []
         overlaps = pairwise_iou(self.ground_truth.boxes_xyxy, self.detections.boxes_xyxy)
         same = self.ground_truth.labels[:, None] == self.detections.labels
-        found = ((overlaps >= _MATCH_IOU) & same).any(axis=1)
+        is_detected = ((overlaps >= _MATCH_IOU) & same).any(axis=1)
         return [
             {"category": self.system.categories[int(label)], "found": bool(hit), "box_xyxy": box.tolist()}
-            for label, hit, box in zip(self.ground_truth.labels, found, self.ground_truth.boxes_xyxy, strict=True)
+            for label, hit, box in zip(self.ground_truth.labels, is_detected, self.ground_truth.boxes_xyxy, strict=True)
         ]
 
     def _part(self, part: Float[np.ndarray, "4"]) -> ImageArray:
         x1, y1, x2, y2 = part.astype(int)
         return np.ascontiguousarray(self.image[y1:y2, x1:x2])
 
-    def _within(self, part: Float[np.ndarray, "4"], answer: Instances) -> Instances:
+    def _within(self, part: Float[np.ndarray, "4"], detections: Instances) -> Instances:
         size_hw = self._part(part).shape[:2]
-        boxes = answer.boxes_xyxy - np.tile(part[:2], 2)
-        return Instances(boxes, answer.labels, (size_hw[0], size_hw[1]), answer.categories, scores=answer.scores)
+        boxes = detections.boxes_xyxy - np.tile(part[:2], 2)
+        return Instances(
+            boxes, detections.labels, (size_hw[0], size_hw[1]), detections.categories, scores=detections.scores
+        )
 
-    def _caption(self, answer: Instances) -> str:
-        labels = [f"{record['category']} {record['score']:.2f}" for record in self._records(answer)]
+    def _caption(self, detections: Instances) -> str:
+        labels = [f"{record['category']} {record['score']:.2f}" for record in self._records(detections)]
         return ", ".join(labels) or "nothing above the score threshold"
 
 
@@ -162,17 +164,19 @@ def explain_regression(
         Labels of the image, with the model's categories (default: none are shown).
     """
     parts = _quarters((image.shape[0], image.shape[1]))
-    answers = []
+    detections_per_crop = []
     for x1, y1, x2, y2 in parts.astype(int):
         part = np.ascontiguousarray(image[y1:y2, x1:x2])
         (prediction,) = predictor.predict(part, score_threshold=score_threshold)
-        found = prediction.instances
-        boxes = found.boxes_xyxy + np.array([x1, y1, x1, y1])
-        answers.append(
-            Instances(boxes, found.labels, (image.shape[0], image.shape[1]), found.categories, scores=found.scores)
+        instances = prediction.instances
+        boxes = instances.boxes_xyxy + np.array([x1, y1, x1, y1])
+        detections_per_crop.append(
+            Instances(
+                boxes, instances.labels, (image.shape[0], image.shape[1]), instances.categories, scores=instances.scores
+            )
         )
     fields = explain_fields(predictor, image, name=name, score_threshold=score_threshold, ground_truth=ground_truth)
-    return RegressionExplanation(**fields, parts=parts, of_parts=tuple(answers))
+    return RegressionExplanation(**fields, parts=parts, detections_per_crop=tuple(detections_per_crop))
 
 
 def _quarters(size_hw: tuple[int, int]) -> Float[np.ndarray, "p 4"]:

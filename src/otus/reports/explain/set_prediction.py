@@ -104,16 +104,16 @@ class SetExplanation(Explanation):
             f"predicts a class, or no object, and a box. {len(detections)} score above {threshold_text(facts)}.",
             [Figure.of(draw(faded(self.image), query_boxes, labels=False), "the boxes of all queries")],
         )
-        shown = detections[:_SHOWN]
+        best = detections[:_SHOWN]
         yield Section(
             "Cross-attention",
             "Attention weights of the last decoder layer, mean over heads, with the predicted box: the "
-            f"{len(shown)} highest-scoring queries.",
+            f"{len(best)} highest-scoring queries.",
             [
                 Figure.of(self._attended(i, record), _caption(record), width=_SIDE_BY_SIDE)
-                for i, record in enumerate(shown)
+                for i, record in enumerate(best)
             ],
-            [table_row(record) for record in shown],
+            [table_row(record) for record in best],
         )
         if facts["matching"] is not None:
             yield Section(

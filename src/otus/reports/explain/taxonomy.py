@@ -17,7 +17,7 @@ from otus.structures import IGNORE, Categories, Instances, Masks, PanopticMap, S
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class TaskTruths:
     """Ground truth of one image for each task; None where it cannot be derived from the labels.
 
     ``origins`` says for each task ``labelled``, what its ground truth is derived from, or why there is none.
@@ -39,10 +39,10 @@ class Answers:
         if self.semantic is not None:
             facts["semantic"]["pixels"] = _pixels(self.semantic)
             facts["semantic"]["ignored_pixels"] = int((self.semantic.labels == IGNORE).sum())
-        for task, found in (("detection", self.detection), ("instance", self.instance)):
-            if found is not None:
-                names = _names(found)
-                facts[task] |= {"objects": len(found), "per_category": dict(Counter(names))}
+        for task, objects in (("detection", self.detection), ("instance", self.instance)):
+            if objects is not None:
+                names = _names(objects)
+                facts[task] |= {"objects": len(objects), "per_category": dict(Counter(names))}
         if self.instance is not None and self.instance.masks is not None:
             areas = self.instance.masks.area()
             facts["instance"]["pixels"] = [
@@ -58,7 +58,7 @@ class Answers:
         return facts
 
 
-def answers_for(sample: Sample, categories: Categories) -> Answers:
+def derive_truths(sample: Sample, categories: Categories) -> TaskTruths:
     """Return the ground truth of an image for each task, derived from other labels where it is not labelled.
 
     Parameters
@@ -69,37 +69,37 @@ def answers_for(sample: Sample, categories: Categories) -> Answers:
         The categories that ``sample.label`` indexes.
     """
     origins: dict[str, str] = {}
-    found = sample.instances
-    if found is not None:
+    objects = sample.instances
+    if objects is not None:
         origins["detection"] = "labelled"
     elif sample.panoptic is not None:
-        found, origins["detection"] = (
+        objects, origins["detection"] = (
             _objects_of(sample.panoptic),
             "derived: bounding boxes of the panoptic map's objects",
         )
     else:
         origins["detection"] = "not known: no objects are labelled"
-    has_masks = found is not None and (found.masks is not None or len(found) == 0)
+    has_masks = objects is not None and (objects.masks is not None or len(objects) == 0)
     if has_masks:
         origins["instance"] = "labelled" if sample.instances is not None else "derived: the panoptic map's objects"
     else:
-        origins["instance"] = "not known: " + ("the objects have boxes only" if found else "no objects are labelled")
-    semantic = _semantic(sample, found if has_masks else None, origins)
-    panoptic = _panoptic(sample, found if has_masks else None, origins)
-    return Answers(
+        origins["instance"] = "not known: " + ("the objects have boxes only" if objects else "no objects are labelled")
+    semantic = _semantic(sample, objects if has_masks else None, origins)
+    panoptic = _panoptic(sample, objects if has_masks else None, origins)
+    return TaskTruths(
         sample=sample,
-        classification=_classification(sample, categories, found, semantic, origins),
+        classification=_classification(sample, categories, objects, semantic, origins),
         semantic=semantic,
-        detection=None if found is None else replace(found, masks=None, amodal_masks=None, keypoints=None),
-        instance=found if has_masks else None,
+        detection=None if objects is None else replace(objects, masks=None, amodal_masks=None, keypoints=None),
+        instance=objects if has_masks else None,
         panoptic=panoptic,
         origins={task: origins[task] for task in ("classification", "semantic", "detection", "instance", "panoptic")},
     )
 
 
-def _names(found: Instances) -> list[str]:
-    categories = found.categories
-    return [str(label) if categories is None else categories[label] for label in found.labels.tolist()]
+def _names(objects: Instances) -> list[str]:
+    categories = objects.categories
+    return [str(label) if categories is None else categories[label] for label in objects.labels.tolist()]
 
 
 def _pixels(semantic: SemanticMap) -> dict[str, int]:
@@ -108,11 +108,11 @@ def _pixels(semantic: SemanticMap) -> dict[str, int]:
     return {semantic.categories[label]: count for label, count in present if label != IGNORE}
 
 
-def _largest_first(found: Instances) -> Iterator[tuple[int, np.ndarray]]:
+def _largest_first(objects: Instances) -> Iterator[tuple[int, np.ndarray]]:
     """Yield indices and dense masks by descending area, so that small objects are painted over large ones."""
-    if found.masks is not None:
-        for i in np.argsort(-found.masks.area(), kind="stable").tolist():
-            yield i, found.masks[i].dense()[0]
+    if objects.masks is not None:
+        for i in np.argsort(-objects.masks.area(), kind="stable").tolist():
+            yield i, objects.masks[i].dense()[0]
 
 
 def _objects_of(panoptic: PanopticMap) -> Instances:
@@ -129,69 +129,69 @@ def _objects_of(panoptic: PanopticMap) -> Instances:
     )
 
 
-def _semantic(sample: Sample, found: Instances | None, origins: dict[str, str]) -> SemanticMap | None:
+def _semantic(sample: Sample, objects: Instances | None, origins: dict[str, str]) -> SemanticMap | None:
     if sample.semantic is not None:
         origins["semantic"] = "labelled"
         return sample.semantic
     if sample.panoptic is not None:
         origins["semantic"] = "derived: the panoptic map without object ids"
         return sample.panoptic.semantic()
-    if found is None or found.categories is None:
+    if objects is None or objects.categories is None:
         origins["semantic"] = "not known: no pixels are labelled"
         return None
-    if len(found.categories) > IGNORE:
-        origins["semantic"] = f"not known: {len(found.categories)} categories are too many for one map"
+    if len(objects.categories) > IGNORE:
+        origins["semantic"] = f"not known: {len(objects.categories)} categories are too many for one map"
         return None
     origins["semantic"] = "derived: the objects' masks; other pixels are ignored"
-    labels = np.full(found.size_hw, IGNORE, dtype=np.int64)
-    for i, mask in _largest_first(found):
-        labels[mask] = found.labels[i]
-    return SemanticMap(labels, found.categories)
+    labels = np.full(objects.size_hw, IGNORE, dtype=np.int64)
+    for i, mask in _largest_first(objects):
+        labels[mask] = objects.labels[i]
+    return SemanticMap(labels, objects.categories)
 
 
-def _panoptic(sample: Sample, found: Instances | None, origins: dict[str, str]) -> PanopticMap | None:
+def _panoptic(sample: Sample, objects: Instances | None, origins: dict[str, str]) -> PanopticMap | None:
     if sample.panoptic is not None:
         origins["panoptic"] = "labelled"
         return sample.panoptic
-    if found is None or found.categories is None:
+    if objects is None or objects.categories is None:
         origins["panoptic"] = "not known: needs the objects' masks"
         return None
-    things, stuff = found.categories, sample.semantic
+    things, stuff = objects.categories, sample.semantic
     grounds = [] if stuff is None else [name for name in stuff.categories if name not in things.names]
     categories = Categories((*things.names, *grounds), is_thing=(*things.is_thing, *(False for _ in grounds)))
-    ids = np.zeros(found.size_hw, dtype=np.int64)
+    ids = np.zeros(objects.size_hw, dtype=np.int64)
     segments = []
-    for number, name in enumerate(grounds, start=len(found) + 1):
+    for number, name in enumerate(grounds, start=len(objects) + 1):
         assert stuff is not None
         here = stuff.mask_of(name)
         if here.any():
             ids[here] = number
             segments.append(Segment(number, categories.index(name)))
-    for i, mask in _largest_first(found):
+    for i, mask in _largest_first(objects):
         ids[mask] = i + 1
-    objects = [
-        Segment(i + 1, int(found.labels[i]), bool(found.column("is_crowd", False)[i]))
-        for i in np.flatnonzero(np.isin(np.arange(len(found)) + 1, ids)).tolist()
+    thing_segments = [
+        Segment(i + 1, int(objects.labels[i]), bool(objects.column("is_crowd", False)[i]))
+        for i in np.flatnonzero(np.isin(np.arange(len(objects)) + 1, ids)).tolist()
     ]
     origins["panoptic"] = "derived: the objects' masks" + (
         " over the semantic map" if grounds else "; stuff is not labelled"
     )
-    return PanopticMap(ids, (*objects, *segments), categories)
+    return PanopticMap(ids, (*thing_segments, *segments), categories)
 
 
 def _classification(
     sample: Sample,
     categories: Categories,
-    found: Instances | None,
+    objects: Instances | None,
     semantic: SemanticMap | None,
     origins: dict[str, str],
 ) -> tuple[str, ...] | None:
     if sample.label is not None:
         origins["classification"] = "labelled"
         return (categories[sample.label],)
-    if found is not None:
+    if objects is not None:
         origins["classification"] = "derived: the categories of the objects"
-        return tuple(sorted(set(_names(found))))
+        return tuple(sorted(set(_names(objects))))
     if semantic is not None:
         origins["classification"] = "derived: the categories of the pixels"
         return tuple(_pixels(semantic))

@@ -24,8 +24,8 @@ from otus.reports.explain.figures import (
 from otus.reports.page import Figure, Page, Section
 from otus.structures import Instances
 from otus.visualization.drawing import draw
-from otus.visualization.lettering import line_width
 from otus.visualization.palette import category_colours
+from otus.visualization.text import line_width
 
 _WIDTH = 460  # CSS pixels of a figure
 _LISTED = 20
