@@ -1,4 +1,4 @@
-"""``otus segment``: masks of what is marked on an image, without a model."""
+"""``otus segment``: masks of what is marked on an image, with a promptable model or without any."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otus.cli._common import emit_json, output_file, output_folder, track, verb
-from otus.cli._options import AsJson
+from otus.cli._common import emit_json, given_options, output_file, output_folder, track, verb
+from otus.cli._options import AsJson, Device, Precision, Weights
 
 if TYPE_CHECKING:
     import numpy as np
 
     from otus.errors import DataError
-    from otus.interactive.grab_cut import GrabCut
-    from otus.interactive.graph_cut import GraphCut
-    from otus.structures import MaskCandidates, Prompt
+    from otus.structures import MaskCandidates, Prompt, PromptableMethod
+
+    Methods = Callable[[Prompt], PromptableMethod[Any]]
 
 Points = Annotated[
     list[str] | None,
@@ -79,9 +79,17 @@ def segment(
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", help="Method: graph-cut or grabcut.", show_default="grabcut with a box, else graph-cut"
+            "--method",
+            help="Method: graph-cut, grabcut, or a promptable model: a name (see otus models) or a file of weights.",
+            show_default="grabcut with a box, else graph-cut",
         ),
     ] = None,
+    weights: Weights = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="All candidates of a promptable model, not only the best of each object.")
+    ] = False,
+    device: Device = None,
+    precision: Precision = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -102,7 +110,7 @@ def segment(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment what points, strokes or a box mark; no model is needed."""
+    """Segment what points, strokes or a box mark; no model is needed, though one may be named."""
     from otus.data.sources import is_video
     from otus.errors import UsageError, did_you_mean
     from otus.interactive.answers import FORMS, read_prompts
@@ -111,6 +119,7 @@ def segment(
     if format_ is not None and format_ not in FORMS:
         raise UsageError(f"--format: expected one of {', '.join(FORMS)}, got {format_!r}{did_you_mean(format_, FORMS)}")
     form = format_ or "png"
+    methods = _methods(method, weights=weights, device=device, precision=precision or "auto", multimask=all_ or None)
     if source.is_dir() or is_video(source):
         if prompts is None and not frames:
             raise UsageError("several images need --prompts, the marks of each, or --frames and the marks of the first")
@@ -118,7 +127,17 @@ def segment(
             raise UsageError("marks are of one image; those of several stand in --prompts")
         by_name = {} if prompts is None else read_prompts(prompts)
         _segment_many(
-            source, by_name, marks, frames=frames, method=method, out=out, form=form, overlay=overlay, as_json=as_json
+            source,
+            by_name,
+            marks,
+            frames=frames,
+            method=method,
+            methods=methods,
+            all_=all_,
+            out=out,
+            form=form,
+            overlay=overlay,
+            as_json=as_json,
         )
         return
     if prompts is not None or frames:
@@ -140,7 +159,7 @@ def segment(
     from otus.interactive.answers import write_masks
 
     image = read_image(source)
-    document, candidates = _answer(image, source.name, marks, _method(method, marks))
+    document, candidates = _answer(image, source.name, marks, methods, all_=all_)
     if out is not None:
         write_masks(out, [document], form=form)
     if overlay is not None:
@@ -161,6 +180,8 @@ def _segment_many(
     *,
     frames: bool,
     method: str | None,
+    methods: "Methods",
+    all_: bool,
     out: Path | None,
     form: str,
     overlay: Path | None,
@@ -194,14 +215,14 @@ def _segment_many(
         own_files = {"png": out / f"{name}.png", "labelme": out / f"{name}.labelme.json"}
         try:
             document = _kept_document(kept)
-            if document is not None and _is_answer_to(document, prompt, method):
+            if document is not None and _is_answer_to(document, prompt, method, all_=all_):
                 skipped += 1
                 before = _candidates(document)
             else:
                 image = read()
                 prompt = prompt or _next_frame(before, name)
-                document, before = _answer(image, name, prompt, _method(method, prompt))
-                document["prompt"] = prompt.to_json()
+                document, before = _answer(image, name, prompt, methods, all_=all_)
+                document |= {"prompt": prompt.to_json(), "asked": method, "all": all_}
                 for written in own_files.values():
                     written.unlink(missing_ok=True)
                 if overlay is not None:
@@ -273,10 +294,11 @@ def _kept_document(path: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and {"candidates", "prompt", "method"} <= set(document) else None
 
 
-def _is_answer_to(document: dict[str, Any], prompt: "Prompt | None", method: str | None) -> bool:
+def _is_answer_to(document: dict[str, Any], prompt: "Prompt | None", method: str | None, *, all_: bool) -> bool:
     """Return whether a document answers this prompt by this method, as far as they were given."""
     same_prompt = prompt is None or document["prompt"] == prompt.to_json()
-    return same_prompt and method in (None, document["method"])
+    same_method = method in (None, document["method"], document.get("asked"))
+    return same_prompt and same_method and document.get("all", False) == all_
 
 
 def _next_frame(before: "MaskCandidates | None", name: str) -> "Prompt":
@@ -351,24 +373,44 @@ def _numbers(option: str, expected: str, text: str, count: int) -> list[float]:
     return values
 
 
-def _method(name: str | None, prompt: "Prompt") -> "GraphCut | GrabCut":
-    from otus.interactive.methods import make_method
+def _methods(name: str | None, **options: Any) -> "Methods":
+    """Return the method of each prompt, loaded once."""
+    loaded: dict[str, PromptableMethod[Any]] = {}
 
-    return make_method(name or ("graph-cut" if prompt.box_xyxy is None else "grabcut"))
+    def method(prompt: "Prompt") -> "PromptableMethod[Any]":
+        chosen = name or ("graph-cut" if prompt.box_xyxy is None else "grabcut")
+        if chosen not in loaded:
+            loaded[chosen] = _load(chosen, **options)
+        return loaded[chosen]
+
+    return method
+
+
+def _load(name: str, *, weights: str | None, **options: Any) -> "PromptableMethod[Any]":
+    """Load a method; torch is imported for a model alone."""
+    from otus.interactive.methods import METHODS, make_method
+
+    if name in METHODS and weights is None:
+        return make_method(name)
+    from otus.inference.promptable import load_method
+
+    return load_method(name, weights=weights, **given_options(**options))
 
 
 def _answer(
-    image: "np.ndarray", name: str, prompt: "Prompt", method: "GraphCut | GrabCut"
+    image: "np.ndarray", name: str, prompt: "Prompt", methods: "Methods", *, all_: bool
 ) -> "tuple[dict[str, Any], MaskCandidates]":
-    """The document of one image, and its masks."""
+    """The document of one image, and its masks: of each object the best, or all."""
     import time
 
     from otus.interactive.answers import candidate_records
 
+    method = methods(prompt)
     start = time.perf_counter()
     embedding = method.embed(image)
     embedded = time.perf_counter()
     candidates = method.segment(embedding, prompt)
+    candidates = candidates if all_ else candidates.best_of_each()
     seconds = {"embed": embedded - start, "segment": time.perf_counter() - embedded}
     head = {"file": name, "width": image.shape[1], "height": image.shape[0], "method": method.name, "seconds": seconds}
     return head | {"candidates": candidate_records(candidates)}, candidates

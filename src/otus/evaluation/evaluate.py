@@ -146,8 +146,8 @@ def evaluate(
     model
         A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``device`` and ``precision``.
     method
-        An interactive method, evaluated with simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, or an
-        implementation of :class:`~otus.structures.prompt.PromptableMethod`.
+        An interactive method, evaluated with simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, the name
+        or file of a promptable model, or an implementation of :class:`~otus.structures.prompt.PromptableMethod`.
     protocol
         One of :data:`~otus.evaluation.protocols.PROTOCOLS` (default: the first that the data set has labels for).
     kinds, max_dets
@@ -284,12 +284,18 @@ def _evaluate_method(
     progress: Callable[[int, int], None] | None,
 ) -> EvaluationReport:
     from otus.evaluation.clicking import evaluate_method
-    from otus.interactive.methods import make_method
+    from otus.interactive.methods import METHODS, make_method
 
     if protocol.name != "interactive":
         raise UsageError(f"protocol {protocol.name}: an interactive method is evaluated by the protocol interactive")
-    chosen = make_method(method) if isinstance(method, str) else method
-    return _report_of(dataset, protocol, evaluate_method(dataset, chosen, report=report, progress=progress))
+    if isinstance(method, str):
+        if method in METHODS:  # at once, without torch
+            method = make_method(method)
+        else:
+            from otus.inference.promptable import load_method
+
+            method = load_method(method)
+    return _report_of(dataset, protocol, evaluate_method(dataset, method, report=report, progress=progress))
 
 
 def _report(

@@ -124,6 +124,20 @@ KEYPOINTS = replace(
         "keypoints", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_keypoints.any())
     ),
 )
+PROMPTABLE = replace(
+    DETECTION,
+    name="promptable",
+    labels=Labels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any())),
+    predicts="which pixels are the object that a prompt marks",
+    protocol="interactive",
+    validation_metrics={"interactive/IoU@1": "IoU after one click"},
+    comparison_metrics={
+        "NoC85": ("interactive/NoC@85", "NoC@85"),
+        "NoC90": ("interactive/NoC@90", "NoC@90"),
+        "IoU1": ("interactive/IoU@1", "IoU after one click"),
+    },
+    plotted_metric="IoU1",
+)
 CLASSIFICATION = Task(
     name="classification",
     labels=Labels(
@@ -155,5 +169,5 @@ SEMANTIC = Task(
     categories=lambda dataset: dataset.categories if dataset.semantic is None else dataset.semantic.categories,
     remap=remap_semantic_categories,
 )
-TASKS = (CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, SEMANTIC)
+TASKS = (CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, PROMPTABLE, SEMANTIC)
 """All tasks for which there is a model."""

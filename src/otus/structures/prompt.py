@@ -245,7 +245,7 @@ class MaskCandidates:
     objects
         (M,) the number of the object of each.
     low_resolution_logits
-        (M, h, w) what a learned method takes as ``mask`` of its next prompt.
+        (M, h, w) what a learned method takes to refine a mask, beside its next prompt.
     """
 
     masks: Masks
@@ -266,6 +266,12 @@ class MaskCandidates:
         """Return the first mask of an object; an empty one where it has none."""
         of_object = np.flatnonzero(self.objects == number)
         return self.masks[of_object[0]].dense()[0] if len(of_object) else np.zeros(self.masks.size_hw, dtype=bool)
+
+    def best_of_each(self) -> "MaskCandidates":
+        """Return the first mask of each object alone."""
+        first = np.sort(np.unique(self.objects, return_index=True)[1])
+        logits = None if self.low_resolution_logits is None else self.low_resolution_logits[first]
+        return MaskCandidates(self.masks[first], self.scores[first], self.objects[first], logits)
 
 
 EmbeddingT = TypeVar("EmbeddingT")

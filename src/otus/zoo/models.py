@@ -15,7 +15,8 @@ from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
-from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, SEMANTIC, Task
+from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, PROMPTABLE, SEMANTIC, Task
+from otus.promptable import sam
 from otus.semantic import deconvnet, deeplabv3, fcn, full_resolution, lraspp, segnet, semantic_fpn, unet
 from otus.semantic import sliding_window as patch_window
 from otus.structures import Categories
@@ -119,7 +120,10 @@ _SMOOTHED = Preprocess(shorter_side=800, longer_side=1333, antialias=True)  # DE
 _RETINANET = "https://arxiv.org/abs/1708.02002"
 _SSD = "https://arxiv.org/abs/1512.02325"
 _SSDLITE = "https://arxiv.org/abs/1801.04381"
+_SAM = "https://arxiv.org/abs/2304.02643"
+_MOBILE_SAM = "https://arxiv.org/abs/2306.14289"
 _FCOS = "https://arxiv.org/abs/1904.01355"
+_PROMPTED = Preprocess(shorter_side=1024, longer_side=1024, antialias=True)
 _SEGMENTED = Preprocess(shorter_side=520, longer_side=2080, antialias=True)
 _SSD300 = Preprocess(fixed_hw=(300, 300), mean=(0.48235, 0.45882, 0.40784), std=(1 / 255, 1 / 255, 1 / 255))
 _SSDLITE320 = Preprocess(fixed_hw=(320, 320), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -148,6 +152,11 @@ def _detr(file: str, megabytes: int, bbox_ap: float) -> dict[str, Weights]:
     url = f"https://dl.fbaipublicfiles.com/detr/{file}.pth"
     figures = {"COCO val2017 bbox AP": bbox_ap}
     return {"coco": Weights(url, file.rsplit("-", 1)[1], COCO, figures, licence="Apache-2.0", megabytes=megabytes)}
+
+
+def _sam(url: str, sha256: str, megabytes: int) -> dict[str, Weights]:
+    """One of the official files of SAM or MobileSAM, for which no figures of their own were published."""
+    return {"sa1b": Weights(url, sha256, sam.OBJECT, {}, licence="Apache-2.0", megabytes=megabytes)}
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -369,6 +378,50 @@ MODELS: dict[str, ModelEntry] = {
         _DETR,
         Preprocess(shorter_side=320, longer_side=320),
         learning_rate=3e-4,
+    ),
+    "sam_vit_b": ModelEntry(
+        sam.sam_vit_b,
+        PROMPTABLE,
+        _SAM,
+        _PROMPTED,
+        _sam(
+            "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+            "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+            358,
+        ),
+    ),
+    "sam_vit_l": ModelEntry(
+        sam.sam_vit_l,
+        PROMPTABLE,
+        _SAM,
+        _PROMPTED,
+        _sam(
+            "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
+            "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+            1192,
+        ),
+    ),
+    "sam_vit_h": ModelEntry(
+        sam.sam_vit_h,
+        PROMPTABLE,
+        _SAM,
+        _PROMPTED,
+        _sam(
+            "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth",
+            "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+            2446,
+        ),
+    ),
+    "mobile_sam": ModelEntry(
+        sam.mobile_sam,
+        PROMPTABLE,
+        _MOBILE_SAM,
+        _PROMPTED,
+        _sam(
+            "https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+            "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+            39,
+        ),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Load weights of Otus, torchvision or DETR, packaged, from a file or downloaded, under the parameter names of Otus."""
+"""Load weights of Otus, torchvision, DETR or SAM, packaged, from a file or downloaded, under the parameter names of Otus."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.parts.preprocess import Preprocess
+from otus.promptable.sam import OBJECT
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, checkpoint_part, load_checkpoint, prefixes_of, read_foreign
 from otus.zoo.coco import COCO
@@ -17,6 +18,8 @@ from otus.zoo.detr_checkpoints import MARKS as DETR_MARKS
 from otus.zoo.detr_checkpoints import DetrCheckpoint, is_detr, read_detr
 from otus.zoo.hub import fetch
 from otus.zoo.models import MODELS, model_entry
+from otus.zoo.sam_checkpoints import MARKS as SAM_MARKS
+from otus.zoo.sam_checkpoints import is_sam, read_sam
 from otus.zoo.torchvision_checkpoints import MARKS as TORCHVISION_MARKS
 from otus.zoo.torchvision_checkpoints import (
     TorchvisionCheckpoint,
@@ -29,7 +32,7 @@ from otus.zoo.torchvision_segmentation_checkpoints import MARKS as SEGMENTER_MAR
 from otus.zoo.torchvision_segmentation_checkpoints import is_torchvision_segmenter, read_torchvision_segmenter
 from otus.zoo.voc import VOC_WITH_BACKGROUND
 
-_FOREIGN = (is_detr, is_torchvision_detector, is_torchvision_dense_detector, is_torchvision_segmenter)
+_FOREIGN = (is_detr, is_sam, is_torchvision_detector, is_torchvision_dense_detector, is_torchvision_segmenter)
 _FURTHER_HEADS = ("mask_head.", "keypoint_head.")
 _LAST_BIASES = ("mask_head.mask_fcn_logits.bias", "keypoint_head.kps_score_lowres.bias")
 
@@ -142,7 +145,7 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
 
 
 def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
-    """Load a weights file: a checkpoint of Otus, of a torchvision detector or segmentation model, or of a DETR.
+    """Load a weights file: a checkpoint of Otus, of a torchvision detector or segmentation model, of a DETR or a SAM.
 
     In checkpoints of Otus, a mask or keypoint head is dropped if the training data had no mask or keypoint.
 
@@ -168,6 +171,9 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
         return without_head(found, MODELS[str(found.builder)].boxes_only) if _untrained_head(found) else found
     foreign = _unwrapped(read_foreign(path))
     read: DetrCheckpoint | TorchvisionCheckpoint
+    if is_sam(foreign):
+        sam = read_sam(foreign)
+        return FoundWeights(path, sam.state, model or sam.builder, categories=OBJECT)
     if is_detr(foreign):
         read = read_detr(foreign)
     elif is_torchvision_detector(foreign):
@@ -207,7 +213,10 @@ def _untrained_head(found: FoundWeights) -> bool:
 
 def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the state without the prefix of a known foreign checkpoint; unchanged if there is none."""
-    for prefix in ("", *prefixes_of(state, {*DETR_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS, *SEGMENTER_MARKS})):
+    for prefix in (
+        "",
+        *prefixes_of(state, {*DETR_MARKS, *SAM_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS, *SEGMENTER_MARKS}),
+    ):
         inner = below_prefix(state, prefix)
         if any(is_known(inner) for is_known in _FOREIGN):
             return inner

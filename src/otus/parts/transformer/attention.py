@@ -23,17 +23,21 @@ class Attention(nn.Module):
     embed_dim
         D, of queries, keys, values and outputs.
     num_heads
-        H, each of D / H channels.
+        H, each of as many channels of the projections.
+    inner_dim
+        Channels of the projections, a multiple of H (default: D).
     dropout
         Probability that an attention weight is dropped in training.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, embed_dim: int, num_heads: int, *, inner_dim: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
+        inner_dim = embed_dim if inner_dim is None else inner_dim
         self.num_heads = num_heads
+        self.head_dim = inner_dim // num_heads
         self.dropout = dropout
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(embed_dim, embed_dim) for _ in range(3))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(embed_dim, inner_dim) for _ in range(3))
+        self.out_proj = nn.Linear(inner_dim, embed_dim)
         for layer in (self.q_proj, self.k_proj, self.v_proj):
             nn.init.xavier_uniform_(layer.weight, gain=0.5**0.5)
             nn.init.zeros_(layer.bias)
@@ -56,9 +60,9 @@ class Attention(nn.Module):
             True where a query may attend to a key; leading axes broadcast (default: everywhere).
         """
         attended = F.scaled_dot_product_attention(
-            self._split(self.q_proj(queries)),
-            self._split(self.k_proj(keys)),
-            self._split(self.v_proj(values)),
+            self.split_heads(self.q_proj(queries)),
+            self.split_heads(self.k_proj(keys)),
+            self.split_heads(self.v_proj(values)),
             attn_mask=None if attention_mask is None else attention_mask.unsqueeze(-3),
             dropout_p=self.dropout if self.training else 0.0,
         )
@@ -72,13 +76,16 @@ class Attention(nn.Module):
         attention_mask: Bool[Tensor, "*b q k"] | None = None,
     ) -> Float[Tensor, "b h q k"]:
         """Compute the attention weights of each head, which add up to 1 over the keys."""
-        logits = self._split(self.q_proj(queries)).float() @ self._split(self.k_proj(keys)).float().transpose(2, 3)
-        logits = logits / (queries.shape[2] // self.num_heads) ** 0.5
+        logits = self.split_heads(self.q_proj(queries)).float() @ self.split_heads(self.k_proj(keys)).float().transpose(
+            2, 3
+        )
+        logits = logits / self.head_dim**0.5
         if attention_mask is not None:
             logits = logits.masked_fill(~attention_mask.unsqueeze(-3), float("-inf"))
         return logits.softmax(dim=3)
 
-    def _split(self, x: Tensor) -> Float[Tensor, "b h n d"]:
+    def split_heads(self, x: Float[Tensor, "b n e"]) -> Float[Tensor, "b h n c"]:
+        """Return projected queries, keys or values by head."""
         return torch.unflatten(x, 2, (self.num_heads, -1)).transpose(1, 2)
 
 

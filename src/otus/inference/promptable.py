@@ -1,0 +1,81 @@
+"""Promptable methods by name: those that need no weights, and the promptable models of the zoo."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from otus.errors import UsageError, did_you_mean
+from otus.inference.loading import load
+from otus.inference.predictor import choose_precision
+from otus.interactive.methods import METHODS, make_method
+from otus.parts.tasks import PROMPTABLE
+from otus.promptable.method import SamMethod
+from otus.structures import PromptableMethod
+from otus.zoo.models import MODELS
+from otus.zoo.weights import weights_file
+
+
+def promptable_names() -> list[str]:
+    """Return the names that :func:`load_method` takes, besides files of weights."""
+    return [*METHODS, *(name for name, entry in MODELS.items() if entry.task is PROMPTABLE)]
+
+
+def load_method(
+    name_or_file: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | int | torch.device = "auto",
+    precision: str = "exact",
+    multimask: bool | None = None,
+) -> PromptableMethod[Any]:
+    """Load a promptable method: ``graph-cut``, ``grabcut``, a promptable model of the zoo, or a file of its weights.
+
+    Parameters
+    ----------
+    name_or_file, weights, device, precision
+        As of :func:`otus.load`; in ``bfloat16`` only the image encoder computes.
+    multimask
+        As of :class:`~otus.promptable.method.SamMethod`.
+
+    Raises
+    ------
+    UsageError
+        If there is no such method, or the model is not promptable.
+    CheckpointError, FetchError
+        As of :func:`otus.load`.
+    """
+    name = str(name_or_file)
+    if name in METHODS:
+        if weights is not None:
+            raise UsageError(f"weights: {name} has none; leave out {weights}")
+        return make_method(name)
+    return load_sam(name_or_file, weights=weights, device=device, precision=precision, multimask=multimask)
+
+
+def load_sam(
+    name_or_file: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: str | int | torch.device = "auto",
+    precision: str = "exact",
+    multimask: bool | None = None,
+) -> SamMethod:
+    """Load a promptable model; parameters and errors as of :func:`load_method`."""
+    name = str(name_or_file)
+    known = name in MODELS or weights_file(name_or_file) is not None or "." in name
+    if not known or (name in MODELS and MODELS[name].task is not PROMPTABLE):
+        names = promptable_names()
+        raise UsageError(
+            f"method: expected {', '.join(names)} or a file of weights, got {name!r}{did_you_mean(name, names)}"
+        )
+    predictor = load(name_or_file, weights=weights, device=device)
+    if predictor.task is not PROMPTABLE:
+        raise UsageError(f"{name}: is a model of the task {predictor.task.name}, expected a promptable one")
+    return SamMethod(
+        predictor.system,
+        preprocess=predictor.preprocess,
+        name=predictor.name,
+        multimask=multimask,
+        bfloat16=choose_precision(precision, predictor.device) == "bfloat16",
+    )

@@ -1,0 +1,144 @@
+"""SAM's prompt encoder: points, boxes and text become tokens, a mask a map that is added to the image's.
+
+Shape shorthand: B prompts, P points each, T tokens, D the embedding dimension, S x S the padded image, h x w its map.
+
+Paper: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643), section 3 and appendix A. Positions are random
+Fourier features, "Fourier Features Let Networks Learn High Frequency Functions" (Tancik et al., NeurIPS 2020,
+arXiv:2006.10739). Official code: github.com/facebookresearch/segment-anything (Apache-2.0), whose parameter names these
+are.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchvision.models.convnext import LayerNorm2d
+
+NOT_A_POINT = -1
+"""Label of a point that is only there so that all prompts of a batch have as many."""
+_BACKGROUND, _OBJECT, _TOP_LEFT, _BOTTOM_RIGHT = range(4)
+
+
+class FourierPositions(nn.Module):
+    """Positions in [0, 1] as sines and cosines of random projections."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, embed_dim // 2))
+
+    def forward(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
+        """Encode x, y as shares of the padded image."""
+        angles = 2 * math.pi * ((2 * points - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class PromptEncoder(nn.Module):
+    """Encode what is marked on an image.
+
+    Parameters
+    ----------
+    embed_dim
+        D, the channels of the image's map.
+    map_size
+        h = w, of that map. Mask prompts are 4 times as wide.
+    image_size
+        S, in pixels of which points and boxes are given.
+    mask_channels
+        Of the convolutions on a mask.
+    text_dim
+        Channels of text embeddings, which become tokens by a linear layer (default: no text).
+    """
+
+    def __init__(
+        self, embed_dim: int, *, map_size: int, image_size: int, mask_channels: int = 16, text_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.map_size = map_size
+        self.image_size = image_size
+        self.pe_layer = FourierPositions(embed_dim)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, embed_dim)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_channels // 4, 2, stride=2),
+            LayerNorm2d(mask_channels // 4, eps=1e-6),
+            nn.GELU(),
+            nn.Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
+            LayerNorm2d(mask_channels, eps=1e-6),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, embed_dim, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, embed_dim)
+        self.text_projection = None if text_dim is None else nn.Linear(text_dim, embed_dim)
+
+    @property
+    def mask_size(self) -> int:
+        """Side of mask prompts and of the decoder's masks."""
+        return 4 * self.map_size
+
+    def forward(
+        self,
+        points: Float[Tensor, "b p 2"] | None = None,
+        labels: Int[Tensor, "b p"] | None = None,
+        boxes: Float[Tensor, "b 4"] | None = None,
+        masks: Float[Tensor, "b 1 m m"] | None = None,
+        text: Float[Tensor, "b k e"] | None = None,
+    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d _ _"]]:
+        """Encode a batch of prompts, all of the same parts.
+
+        Parameters
+        ----------
+        points, labels
+            x, y in pixels of the padded image; 1 for the object, 0 for background, -1 for none.
+        boxes
+            xyxy in those pixels.
+        masks
+            Logits of the answer before, 4 times as wide as the map.
+        text
+            Embeddings of ``text_dim`` channels.
+
+        Returns
+        -------
+        tokens
+            Of points and box corners; none where only a mask is given.
+        dense
+            What is added to the image's map: (B, D, h, w) of masks, (1, D, 1, 1) without.
+        """
+        given = next((part for part in (points, boxes, masks, text) if part is not None), None)
+        tokens = [self.no_mask_embed.weight.new_zeros(1 if given is None else len(given), 0, self._embed_dim)]
+        if points is not None and labels is not None:
+            tokens.append(self._embed_points(points, labels))
+            if boxes is None:
+                tokens.append(self.not_a_point_embed.weight.expand(len(points), 1, -1))
+        if boxes is not None:
+            corners = torch.stack([self._kind(kind) for kind in (_TOP_LEFT, _BOTTOM_RIGHT)])
+            tokens.append(self._positions(torch.unflatten(boxes, 1, (2, 2))) + corners)
+        if text is not None and self.text_projection is not None:
+            tokens.append(self.text_projection(text))
+        if masks is not None:
+            return torch.cat(tokens, dim=1), self.mask_downscaling(masks)
+        return torch.cat(tokens, dim=1), self.no_mask_embed.weight[:, :, None, None]
+
+    def map_positions(self) -> Float[Tensor, "n d"]:
+        """Return the encodings of the map's locations, row by row."""
+        weight = self.pe_layer.positional_encoding_gaussian_matrix
+        centres = (torch.arange(self.map_size, device=weight.device, dtype=weight.dtype) + 0.5) / self.map_size
+        y, x = torch.meshgrid(centres, centres, indexing="ij")
+        return self.pe_layer(torch.stack([x, y], dim=-1).flatten(0, 1))
+
+    @property
+    def _embed_dim(self) -> int:
+        return self.no_mask_embed.embedding_dim
+
+    def _kind(self, kind: int) -> Float[Tensor, "d"]:
+        return self.point_embeddings[kind].weight[0]  # type: ignore[index]
+
+    def _positions(self, points: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n d"]:
+        return self.pe_layer((points + 0.5) / self.image_size)  # to the pixel's centre
+
+    def _embed_points(self, points: Float[Tensor, "b p 2"], labels: Int[Tensor, "b p"]) -> Float[Tensor, "b p d"]:
+        kinds = torch.stack([self._kind(_BACKGROUND), self._kind(_OBJECT)])
+        embedded = self._positions(points) + kinds[labels.clamp(min=0)]
+        return torch.where((labels == NOT_A_POINT)[..., None], self.not_a_point_embed.weight[0], embedded)

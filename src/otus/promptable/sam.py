@@ -1,0 +1,237 @@
+"""SAM: an image encoder that runs once, a prompt encoder and a light mask decoder that answer at once, put together.
+
+Shape shorthand: B prompts, P points each, S x S the padded image, C x h x w its map, M + 1 masks, m x m their logits.
+
+Paper: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643); MobileSAM: "Faster Segment Anything" (Zhang et
+al., 2023, arXiv:2306.14289). Official code: github.com/facebookresearch/segment-anything (Apache-2.0).
+"""
+
+from typing import NamedTuple, Never
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from torch import Tensor, nn
+
+from otus.errors import UsageError
+from otus.parts.batching import Batch
+from otus.parts.inference_mode import Stopwatch
+from otus.parts.postprocess import Postprocess
+from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem, Stages
+from otus.parts.tasks import PROMPTABLE, Task
+from otus.promptable.image_encoder import ImageEncoder, ViTEncoder
+from otus.promptable.mask_decoder import ImageSide, MaskDecoder
+from otus.promptable.prompt_encoder import PromptEncoder
+from otus.promptable.tiny_vit import TinyViT
+from otus.structures import Categories, Instances
+
+OBJECT = Categories(("object",))
+"""What a promptable model knows: that something is an object."""
+_CHUNK_VALUES = 1 << 23
+"""Values of the maps of the prompts that are decoded at once: on a CPU what stays in its caches is fastest."""
+
+
+class PromptBatch(NamedTuple):
+    """B prompts of the same parts, in pixels of the padded image.
+
+    Parameters
+    ----------
+    points, labels
+        (B, P, 2) x, y and (B, P): 1 for the object, 0 for background, -1 for none.
+    boxes
+        (B, 4) xyxy.
+    masks
+        (B, 1, m, m) logits of an answer before.
+    text
+        (B, K, E) embeddings, of a model that was trained with text.
+    """
+
+    points: Float[Tensor, "b p 2"] | None = None
+    labels: Int[Tensor, "b p"] | None = None
+    boxes: Float[Tensor, "b 4"] | None = None
+    masks: Float[Tensor, "b 1 m m"] | None = None
+    text: Float[Tensor, "b k e"] | None = None
+
+    def __len__(self) -> int:
+        return next((part.shape[0] for part in self if part is not None), 1)
+
+    def split(self, size: int) -> list["PromptBatch"]:
+        """Return the prompts in parts of at most ``size``."""
+        starts = range(0, len(self), size)
+        return [PromptBatch(*(None if part is None else part[i : i + size] for part in self)) for i in starts]
+
+
+class Sam(BaseSystem[Stages, Instances]):
+    """A promptable segmentation model, of parts that are built and fit together.
+
+    Parameters
+    ----------
+    image_encoder
+        From padded images (B, 3, S, S) to maps (B, C, h, w).
+    prompt_encoder
+        For maps and images of that size.
+    mask_decoder
+        For C channels.
+    categories
+        One, since it does not tell objects apart by name.
+    """
+
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        *,
+        categories: Categories = OBJECT,
+    ) -> None:
+        super().__init__()
+        assert isinstance(image_encoder, nn.Module)
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.categories = categories
+
+    @property
+    def task(self) -> Task:
+        """Promptable segmentation."""
+        return PROMPTABLE
+
+    @property
+    def image_size(self) -> int:
+        """Side of the padded images, in pixels."""
+        return self.prompt_encoder.image_size
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the masks' logits."""
+        return self.prompt_encoder.mask_size
+
+    def forward(self, images: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
+        """Return the maps of padded images, under ``image_embeddings``."""
+        return {"image_embeddings": self.image_encoder(images)}
+
+    def image_side(self, features: Float[Tensor, "c h w"], masks: Float[Tensor, "b 1 m m"] | None = None) -> ImageSide:
+        """Compute what the decoder needs of a map, with mask prompts or for all prompts without."""
+        _, dense = self.prompt_encoder(masks=masks)
+        return self.mask_decoder.image_side(features, dense, self.prompt_encoder.map_positions())
+
+    def decode(
+        self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ImageSide | None = None
+    ) -> tuple[Float[Tensor, "b masks m m"], Float[Tensor, "b masks"]]:
+        """Return logits and predicted IoUs of the M + 1 masks of each prompt; the first is for unambiguous prompts.
+
+        Parameters
+        ----------
+        features
+            The map of one image.
+        prompts
+            What is marked on it.
+        image
+            :meth:`image_side` of the map, where it was kept (default: computed).
+        """
+        parts = [
+            self.mask_decoder(*self.decoder_inputs(features, part, image=image)) for part in prompts.split(self.chunk)
+        ]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts])
+
+    def decoder_inputs(
+        self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ImageSide | None = None
+    ) -> tuple[ImageSide, Float[Tensor, "b t c"]]:
+        """Return the image's side and the prompts' tokens, which the mask decoder takes."""
+        tokens, _ = self.prompt_encoder(prompts.points, prompts.labels, prompts.boxes, text=prompts.text)
+        if prompts.masks is not None:
+            image = self.image_side(features, prompts.masks)
+        return self.image_side(features) if image is None else image, tokens.expand(len(prompts), -1, -1)
+
+    @property
+    def chunk(self) -> int:
+        """Prompts that are decoded at once, so that memory does not grow with their number."""
+        return max(1, _CHUNK_VALUES // (self.prompt_encoder.map_size**2 * self.mask_decoder.embed_dim))
+
+    def compute_stages(
+        self,
+        batch: Batch,
+        targets: list[object] | None,
+        *,
+        postprocess: Postprocess | None,
+        generator: torch.Generator | None,
+        watch: Stopwatch,
+    ) -> Never:
+        """Refuse: without a prompt there is no answer.
+
+        Raises
+        ------
+        UsageError
+            Always.
+        """
+        raise UsageError(
+            "a promptable model answers points, boxes and masks: otus segment IMAGE --method NAME --point X,Y,1, or "
+            "otus masks for everything in an image"
+        )
+
+
+def resized_hw(size_hw: tuple[int, int], longer_side: int) -> tuple[int, int]:
+    """Return height and width of an image whose longer side gets ``longer_side`` pixels; at least one pixel each.
+
+    >>> resized_hw((480, 640), 1024), resized_hw((1, 12000), 1024)
+    ((768, 1024), (1, 1024))
+    """
+    scale = longer_side / max(size_hw)
+    return max(1, int(size_hw[0] * scale + 0.5)), max(1, int(size_hw[1] * scale + 0.5))
+
+
+def prepare_image(
+    image: UInt8[np.ndarray, "h w 3"], image_size: int, *, preprocess: Preprocess
+) -> Float[Tensor, "1 3 s s"]:
+    """Resize an image by Pillow, as the official predictor does, normalise it, and pad it below and to the right.
+
+    Parameters
+    ----------
+    image
+        RGB.
+    image_size
+        S.
+    preprocess
+        Of which mean and std are used.
+    """
+    height, width = resized_hw((image.shape[0], image.shape[1]), image_size)
+    resized = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).float()
+    mean, std = (255 * pixels.new_tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    padded = pixels.new_zeros(1, 3, image_size, image_size)
+    padded[0, :, :height, :width] = (pixels - mean) / std
+    return padded
+
+
+def sam_vit_b(categories: Categories = OBJECT) -> Sam:
+    """Build SAM with ViT-B."""
+    return with_encoder(ViTEncoder(768, 12, 12, global_blocks=(2, 5, 8, 11)), categories)
+
+
+def sam_vit_l(categories: Categories = OBJECT) -> Sam:
+    """Build SAM with ViT-L."""
+    return with_encoder(ViTEncoder(1024, 24, 16, global_blocks=(5, 11, 17, 23)), categories)
+
+
+def sam_vit_h(categories: Categories = OBJECT) -> Sam:
+    """Build SAM with ViT-H."""
+    return with_encoder(ViTEncoder(1280, 32, 16, global_blocks=(7, 15, 23, 31)), categories)
+
+
+def mobile_sam(categories: Categories = OBJECT) -> Sam:
+    """Build MobileSAM: SAM with TinyViT."""
+    return with_encoder(TinyViT(), categories)
+
+
+def with_encoder(
+    image_encoder: ImageEncoder, categories: Categories = OBJECT, *, map_stride: int = 16, ffn_dim: int = 2048
+) -> Sam:
+    """Build SAM around an image encoder whose map is so many times smaller than its images.
+
+    The decoder is as wide as the map: an encoder of 128 channels gets a decoder of half the official width.
+    """
+    channels, image_size = image_encoder.out_channels, image_encoder.image_size
+    prompt_encoder = PromptEncoder(channels, map_size=image_size // map_stride, image_size=image_size)
+    return Sam(image_encoder, prompt_encoder, MaskDecoder(channels, ffn_dim=ffn_dim), categories=categories)
