@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from otus.cli._options import (
     html_page,
 )
 from otus.cli.segment import Points, PointsFor, Scribbles, prompt_of
+
+if TYPE_CHECKING:
+    from otus.reports.explain.detection import Explanation
 
 app = typer.Typer(help="Show how a system reaches its result, or how a figure is computed.", no_args_is_help=True)
 
@@ -133,6 +136,85 @@ def detection(
 
 
 @app.command(
+    epilog=examples(
+        "otus explain semantic street.jpg --model runs/semantic/segnet_small",
+        "otus explain semantic street.jpg --model segnet.safetensors --data photos --split val",
+    )
+)
+@verb
+def semantic(
+    image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Semantic model: a name (see otus models), a file of weights, or a run folder."),
+    ],
+    weights: Weights = None,
+    out: Annotated[Path | None, html_page("semantic-IMAGE.html")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Ground truth of the image: show where the model errs.")
+    ] = None,
+    format_: Format = None,
+    split: Split = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a segmenter's stages on one image: maps down and up, class scores, confidence, labels, errors."""
+    from otus.data.images import read_image
+    from otus.data.open import open_dataset
+    from otus.errors import UsageError
+    from otus.inference.loading import load
+    from otus.reports.explain.semantic import explain_semantic, semantic_ground_truth_of
+
+    path = output_file(out, f"semantic-{image_path.stem}.html")
+    if data is None and (format_ is not None or split is not None):
+        raise UsageError("--format and --split are for the labels: give --data too")
+    predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
+    image = read_image(image_path)
+    ground_truth = None
+    if data is not None:
+        dataset = open_dataset(data, format=format_, split=split)
+        ground_truth = semantic_ground_truth_of(dataset, str(image_path), predictor)
+    explanation = explain_semantic(predictor, image, name=str(image_path), ground_truth=ground_truth)
+    _write(explanation, path, as_json=as_json)
+
+
+@app.command(
+    epilog=examples("otus explain upsampling", "otus explain upsampling street.jpg --out six-ways-up.html"),
+)
+@verb
+def upsampling(
+    image_path: Annotated[
+        Path | None, typer.Argument(metavar="[IMAGE]", help="An image.", show_default="a made-up scene")
+    ] = None,
+    out: Annotated[Path | None, html_page("upsampling-IMAGE.html")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show six ways up on a feature map: bed of nails to transposed convolution, as numbers and as images."""
+    from otus.data.images import read_image
+    from otus.data.scenes.generator import Scenes
+    from otus.inference.loading import load
+    from otus.reports.explain.upsampling import explain_upsampling
+
+    path = output_file(out, f"upsampling-{'scene' if image_path is None else image_path.stem}.html")
+    image = Scenes(1)[0].image if image_path is None else read_image(image_path)
+    name = "a made-up scene" if image_path is None else str(image_path)
+    _write(explain_upsampling(load(), image, name=name), path, as_json=as_json)
+
+
+def _write(explanation: "Explanation", path: Path, *, as_json: bool) -> None:
+    """Write the page of an explanation, and print its sections or its document."""
+    page = explanation.page()
+    page.write(path)
+    if as_json:
+        emit_json({**explanation.document(), "page": str(path)})
+        return
+    for section in page.sections:
+        typer.echo(f"{section.title}: {section.text}" if section.text else section.title)
+    typer.echo(f"written to {path}")
+
+
+@app.command(
     "graph-cut",
     epilog=examples(
         "otus explain graph-cut owl.jpg --point 250,180,1 --point 20,20,0",
@@ -158,14 +240,7 @@ def graph_cut(
     if prompt is None:
         raise UsageError("nothing is marked: give --point, --points-for or --scribbles")
     explanation = explain_graph_cut(read_image(image_path), prompt, name=str(image_path))
-    page = explanation.page()
-    page.write(path)
-    if as_json:
-        emit_json({**explanation.document(), "page": str(path)})
-        return
-    for section in page.sections:
-        typer.echo(f"{section.title}: {section.text}")
-    typer.echo(f"written to {path}")
+    _write(explanation, path, as_json=as_json)
 
 
 @app.command(

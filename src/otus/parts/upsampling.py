@@ -26,9 +26,9 @@ References
 - Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016 (arXiv 1603.07285), section 4.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,7 @@ UnpairedUpsampling = Literal["bed-of-nails", "nearest", "bilinear", "bicubic", "
 """The ways up that do not ask how the way down was."""
 Upsampling = Literal["bed-of-nails", "nearest", "bilinear", "bicubic", "max-unpooling", "transposed-convolution"]
 Downsampling = Literal["max-pooling", "strided-convolution"]
+AnyName = TypeVar("AnyName", bound=str)
 
 _KEYS = -0.75
 
@@ -307,7 +308,7 @@ class TransposedConvolution(nn.Module):
         return self.convolution(x)[..., :height, :width]
 
 
-UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+UPSAMPLINGS: dict[Upsampling, Callable[[int, int], nn.Module]] = {
     "bed-of-nails": lambda channels, factor: FixedUpsampling("bed-of-nails"),
     "nearest": lambda channels, factor: FixedUpsampling("nearest"),
     "bilinear": lambda channels, factor: FixedUpsampling("bilinear"),
@@ -318,7 +319,7 @@ UPSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
 """The six ways up, by name: functions of the channels and the factor."""
 
 
-DOWNSAMPLINGS: dict[str, Callable[[int, int], nn.Module]] = {
+DOWNSAMPLINGS: dict[Downsampling, Callable[[int, int], nn.Module]] = {
     "max-pooling": lambda channels, factor: MaxPooling(factor),
     "strided-convolution": lambda channels, factor: StridedConvolution(channels, channels, factor=factor),
 }
@@ -358,7 +359,9 @@ def make_downsampling(name: Downsampling, channels: int, factor: int = 2) -> nn.
     return _named("downsampling", name, DOWNSAMPLINGS)(channels, factor)
 
 
-def _named(what: str, name: str, known: dict[str, Callable[[int, int], nn.Module]]) -> Callable[[int, int], nn.Module]:
+def _named(
+    what: str, name: AnyName, known: Mapping[AnyName, Callable[[int, int], nn.Module]]
+) -> Callable[[int, int], nn.Module]:
     if name not in known:
         raise UsageError(f"{what}: expected one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}")
     return known[name]

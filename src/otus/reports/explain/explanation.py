@@ -1,9 +1,9 @@
-"""Base of the explanations of detectors: the image, the record of its pass, and the heading of its page."""
+"""Base of the explanations of systems: the image, the record of its pass, and the heading of its page."""
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -25,8 +25,8 @@ ImageArray = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True, eq=False)
-class Explanation:
-    """The record of a detector's pass over one image, and its results; extended for each kind of detector.
+class PassExplanation:
+    """One image, and the record of a system's pass over it.
 
     Parameters
     ----------
@@ -36,35 +36,22 @@ class Explanation:
         uint8 (H, W, 3) RGB, as it was read.
     record
         What the system's ``stages`` returned.
-    detections
-        The final detections, boxes in pixels of ``image``.
-    candidates
-        The boxes before NMS, in pixels of ``image``.
-    ground_truth
-        The image's labels with the model's categories, without crowds and empty boxes; None if they were not given.
-    system, postprocess
-        The detector, and the thresholds that were applied.
+    system
+        The system.
     """
+
+    does: ClassVar[str] = "detects objects in"
 
     model: str
     name: str
     image: ImageArray
     record: Any
-    detections: Instances
-    candidates: Instances
-    ground_truth: Instances | None
     system: Any
-    postprocess: Postprocess
 
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the image as it was read, in pixels."""
         return self.image.shape[0], self.image.shape[1]
-
-    def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
-        """Scale xyxy boxes from the preprocessed image to the image as it was read."""
-        ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
-        return boxes.detach().cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
 
     def unpadded_hw(self, feature_map: Tensor) -> tuple[int, int]:
         """Return the rows and columns of a feature map (…, h, w) that show the image, not the padding of its batch."""
@@ -83,19 +70,63 @@ class Explanation:
             "height": height,
             "prepared": {"width": prepared[1], "height": prepared[0]},
             "milliseconds": dict(self.record.milliseconds),
-            **threshold_facts(self.postprocess, self.system.categories),
-            "nms_iou": self.postprocess.nms_iou,
-            "max_detections": self.postprocess.max_detections,
         }
 
     def page_of(self, facts: dict[str, Any], sections: Iterable[Section]) -> Page:
         """Return the page of these sections, with its heading."""
         times = ", ".join(f"{name} {value:.0f} ms" for name, value in facts["milliseconds"].items())
-        title = f"How {self.model} detects objects in {self.name.rsplit('/', 1)[-1]}"
+        title = f"How {self.model} {self.does} {self.name.rsplit('/', 1)[-1]}"
         prepared = facts["prepared"]
         resized = f"resized to {prepared['width']} x {prepared['height']}"
         subtitle = f"{facts['width']} x {facts['height']} pixels, {resized}; {times}"
         return Page(title, subtitle, tuple(sections))
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation(PassExplanation):
+    """One image, the record of a detector's pass over it, and the results. Each kind of detector extends it.
+
+    Parameters
+    ----------
+    detections
+        The final detections, boxes in pixels of ``image``.
+    candidates
+        The boxes before NMS, in pixels of ``image``.
+    ground_truth
+        The image's labels with the model's categories, without crowds and empty boxes; None if they were not given.
+    postprocess
+        The thresholds that were applied.
+    """
+
+    detections: Instances
+    candidates: Instances
+    ground_truth: Instances | None
+    postprocess: Postprocess
+
+    def boxes(self, boxes: Tensor) -> Float[np.ndarray, "n 4"]:
+        """Scale xyxy boxes from the preprocessed image to the image as it was read."""
+        ratio = np.array(self.size_hw)[::-1] / np.array(self.record.batch.sizes_hw[0])[::-1]
+        return boxes.detach().cpu().numpy().astype(np.float64) * np.tile(ratio, 2)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the members that the document of every detector's explanation starts with."""
+        return super().facts() | {
+            **threshold_facts(self.postprocess, self.system.categories),
+            "nms_iou": self.postprocess.nms_iou,
+            "max_detections": self.postprocess.max_detections,
+        }
+
+
+def pass_fields(
+    predictor: Predictor, image: ImageArray, *, name: str, postprocess: Postprocess | None = None
+) -> dict[str, Any]:
+    """Run a system on one image and return the fields of a :class:`PassExplanation`."""
+    start = time.perf_counter()
+    prepared = predictor.prepared(image, name)  # with the proposals, if the system does not find its own
+    prepare_ms = (time.perf_counter() - start) * 1e3
+    record: Any = predictor.pipeline.stages(prepared, postprocess=postprocess)
+    record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}
+    return {"model": predictor.name, "name": name, "image": image, "record": record, "system": predictor.system}
 
 
 def explain_fields(
@@ -107,27 +138,18 @@ def explain_fields(
     ground_truth: Instances | None = None,
 ) -> dict[str, Any]:
     """Run a detector on one image and return the fields of an :class:`Explanation`."""
-    system: Any = predictor.system
-    size_hw = (image.shape[0], image.shape[1])
-    start = time.perf_counter()
-    prepared = predictor.prepared(image, name)  # with the proposals, if the system does not find its own
-    prepare_ms = (time.perf_counter() - start) * 1e3
     postprocess = predictor.postprocess(score_threshold)
-    record: Any = predictor.pipeline.stages(prepared, postprocess=postprocess)
-    record.milliseconds = {"prepare": prepare_ms, **record.milliseconds}
+    fields = pass_fields(predictor, image, name=name, postprocess=postprocess)
+    record, categories = fields["record"], predictor.categories
+    size_hw = (image.shape[0], image.shape[1])
 
     def undone(detections: list[Detections]) -> Instances:
-        return predictor.preprocess.undo(as_instances(detections, record.batch.sizes_hw, system.categories)[0], size_hw)
+        return predictor.preprocess.undo(as_instances(detections, record.batch.sizes_hw, categories)[0], size_hw)
 
-    return {
-        "model": predictor.name,
-        "name": name,
-        "image": image,
-        "record": record,
+    return fields | {
         "detections": undone(record.detections),
         "candidates": undone(record.candidates),
         "ground_truth": None if ground_truth is None else trainable_objects(ground_truth),
-        "system": system,
         "postprocess": postprocess,
     }
 
