@@ -66,7 +66,7 @@ class AmodalObjects:
         # A detection has no occlusion rate; NaN is outside no range.
         shares = occlusion_rates(truth, sizes_hw=sizes_hw), np.full(len(predictions), np.nan)
         whole_truth, whole_predictions = (
-            replace(_whole(one), areas=areas) for one, areas in zip((truth, predictions), shares, strict=True)
+            replace(_whole(objects), areas=areas) for objects, areas in zip((truth, predictions), shares, strict=True)
         )
         return whole_truth, whole_predictions
 
@@ -121,13 +121,15 @@ def _whole(objects: Objects) -> Objects:
     """Return the objects with amodal boxes and masks in place of the visible ones, where present."""
     amodal = objects.amodal_boxes_xyxy
     if amodal is not None:
-        amodal = np.isfinite(amodal).all(axis=1, keepdims=True)
+        is_amodal = np.isfinite(amodal).all(axis=1, keepdims=True)
         columns = {name: column for name, column in objects.columns.items() if name != "box_sizes_wh"}
-        objects = replace(objects, boxes_xyxy=np.where(amodal, amodal, objects.boxes_xyxy), columns=columns)
+        objects = replace(objects, boxes_xyxy=np.where(is_amodal, amodal, objects.boxes_xyxy), columns=columns)
     outlines = objects.amodal_segmentations
     if outlines is None:
         return objects
-    own, amodal = objects.segmentations, outlines.kinds != Outline.NONE
-    if own is not None and not amodal.all():
-        outlines = Segmentations.build((outlines if amodal[row] else own).outline(row) for row in range(len(objects)))
+    visible, is_amodal = objects.segmentations, outlines.kinds != Outline.NONE
+    if visible is not None and not is_amodal.all():
+        outlines = Segmentations.build(
+            (outlines if is_amodal[row] else visible).outline(row) for row in range(len(objects))
+        )
     return replace(objects, segmentations=outlines)

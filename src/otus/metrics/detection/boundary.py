@@ -67,11 +67,11 @@ class BoundaryMasks:
         return Pairs(by_mask.offsets, by_mask.truths, smaller).filter(min_similarity)
 
     def _bands(
-        self, objects: Objects, rows: Int[np.ndarray, "w"], sizes_hw: Int[np.ndarray, "m 2"]
+        self, objects: Objects, chosen: Int[np.ndarray, "w"], sizes_hw: Int[np.ndarray, "m 2"]
     ) -> tuple[Objects, Int[np.ndarray, "w"]]:
         """Return some objects with their boundary bands as masks, and the index of each among them."""
         assert objects.segmentations is not None
-        rows = np.unique(rows)
+        rows = np.unique(chosen)
         counts = []
         for row in rows.tolist():
             height, width = sizes_hw[objects.image_index[row]].tolist()
@@ -79,4 +79,4 @@ class BoundaryMasks:
             assert masks is not None
             counts.append(masks.boundary(dilation_ratio=self.dilation_ratio).rle()[0]["counts"])
         outlines = Segmentations.build(counts)  # type: ignore[arg-type]
-        return replace(objects.take(rows), segmentations=outlines), np.searchsorted(rows, rows)
+        return replace(objects.take(rows), segmentations=outlines), np.searchsorted(rows, chosen)
