@@ -15,7 +15,8 @@ from segment_anything import build_sam_vit_b
 
 from otus.promptable.method import SamMethod
 from otus.promptable.predictor import SamPredictor
-from otus.promptable.sam import PromptBatch, Sam, mobile_sam, sam_vit_b
+from otus.promptable.prompt_encoder import PromptBatch
+from otus.promptable.sam import Sam, mobile_sam, sam_vit_b
 from otus.promptable.tiny_vit import TinyViT
 from otus.zoo.checkpoint import load_into
 from otus.zoo.sam_checkpoints import read_sam

@@ -123,6 +123,13 @@ def remap_categories(dataset: Dataset, categories: Categories) -> Dataset:
     return replace(dataset, categories=categories, objects=objects, image_labels=of_images)
 
 
+def merge_into_one_category(dataset: Dataset, categories: Categories) -> Dataset:
+    """Give all objects the only category of a list."""
+    assert dataset.objects is not None
+    objects = replace(dataset.objects, labels=np.zeros_like(dataset.objects.labels))
+    return replace(dataset, categories=categories, objects=objects)
+
+
 def remap_semantic_categories(dataset: Dataset, categories: Categories) -> Dataset:
     """Map the semantic labels of a data set to another list of categories; pixels of others become ignored."""
     semantic = dataset.semantic

@@ -11,7 +11,7 @@ from otus.data.dataset import Dataset
 from otus.errors import DataError, Report, stop_at_first
 from otus.evaluation.protocols import ProtocolResult
 from otus.metrics.clicks import simulate_clicks
-from otus.metrics.interactive import InteractiveQuality
+from otus.metrics.interactive import MAX_CLICKS, InteractiveQuality
 from otus.structures import Prompt, PromptableMethod
 from otus.structures.maps import IGNORE
 
@@ -45,6 +45,7 @@ def evaluate_method(
     dataset: Dataset,
     method: PromptableMethod[Any],
     *,
+    max_clicks: int = MAX_CLICKS,
     report: Report = stop_at_first,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProtocolResult:
@@ -52,7 +53,7 @@ def evaluate_method(
 
     ``report`` is called with the error of each image that cannot be read, which is skipped.
     """
-    metric = InteractiveQuality()
+    metric = InteractiveQuality(max_clicks=max_clicks)
     seconds, clicks, images = 0.0, 0, 0
     for index in range(len(dataset)):
         try:
@@ -71,7 +72,8 @@ def evaluate_method(
             clicks += 1
             return mask
 
-        metric.update([simulate_clicks(segment, mask, ignore=ignore).ious or [0.0] for mask, ignore in targets])
+        records = [simulate_clicks(segment, mask, ignore=ignore, max_clicks=max_clicks) for mask, ignore in targets]
+        metric.update([record.ious or [0.0] for record in records])
         images += bool(targets)
         if progress is not None:
             progress(index + 1, len(dataset))

@@ -34,6 +34,7 @@ _RESULT_TYPES = {
     "Instances": "objects",
     "SemanticMap": "the category of every pixel",
     "Classification": "the category of an image",
+    "MaskCandidates": "what a prompt marks",
 }
 
 
@@ -244,6 +245,9 @@ def _evaluate_model(
             progress(done, len(dataset))
 
     unknown = tuple(name for name in task.categories(dataset) if name not in predictor.categories)
+    if protocol.evaluate_system is not None:
+        result = protocol.evaluate_system(predictor.pipeline, dataset, options, progress)
+        return _with_training_images(_report_of(dataset, protocol, result), dataset, predictor)
     results = predict_dataset(predictor.pipeline, dataset, progress=count)
     report = _report(dataset, protocol, protocol.from_results(results, dataset), options)
     return _with_training_images(replace(report, unknown_categories=unknown), dataset, predictor)

@@ -14,7 +14,12 @@ from otus.errors import Report, UsageError, did_you_mean, stop_at_first
 
 if TYPE_CHECKING:
     from otus.data.dataset import Dataset
+    from otus.inference.pipeline import Pipeline
     from otus.metrics.detection.coco import Kind
+
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images that are done, and of all."""
 
 
 class Result(Protocol):
@@ -57,11 +62,13 @@ class ProtocolResult:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of an evaluation: the kinds that ``coco`` compares, limits on detections, ``report`` for invalid records."""
+    """Options of an evaluation: the kinds that ``coco`` compares, limits on detections and simulated clicks, ``report`` for
+    invalid records."""
 
     kinds: "Sequence[Kind] | None" = None
     max_dets: Sequence[int] | None = None
     report: Report = stop_at_first
+    max_clicks: int = 20
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,9 @@ class EvaluationProtocol:
         Kinds of comparison to choose from.
     limits_detections
         Whether it takes ``max_dets``.
+    evaluate_system
+        ``evaluate_system(pipeline, dataset, options, progress)``: the results of a model that answers prompts, in the place
+        of ``from_results`` and ``evaluate``.
     why_no_model
         Why it does not evaluate a model, and what it evaluates instead.
     """
@@ -96,12 +106,13 @@ class EvaluationProtocol:
     labels: Labels
     predictions: str
     figures: str
-    result_type: Literal["Instances", "SemanticMap", "Classification"] | None
+    result_type: Literal["Instances", "SemanticMap", "Classification", "MaskCandidates"] | None
     read: "Callable[[str | Path, Dataset, Report], Any]"
     from_results: "Callable[[Mapping[int, Any], Dataset], Any]"
     evaluate: "Callable[[Dataset, Any, Options], ProtocolResult]"
     kinds: tuple[str, ...] = ()
     limits_detections: bool = False
+    evaluate_system: "Callable[[Pipeline, Dataset, Options, Progress | None], ProtocolResult] | None" = None
     why_no_model: str = "evaluates predictions from files, not yet those of a model"
 
     def check(self, dataset: "Dataset", options: Options) -> None:
@@ -186,8 +197,8 @@ def _image_protocol(
     figures: str,
     *,
     labels: Labels,
-    result_type: Literal["SemanticMap", "Classification"] | None = None,
-    **further: str,
+    result_type: Literal["SemanticMap", "Classification", "MaskCandidates"] | None = None,
+    **further: Any,
 ) -> EvaluationProtocol:
     """Return a protocol with one prediction per image; see :mod:`otus.evaluation.image_protocols`."""
 
@@ -205,8 +216,16 @@ def _image_protocol(
         read=lambda path, dataset, report: functions().read(path, dataset, report),
         from_results=lambda results, dataset: functions().from_results(results, dataset),
         evaluate=lambda dataset, predicted, options: functions().evaluate(dataset, predicted, options.report),
-        **further,  # type: ignore[arg-type]
+        **further,
     )
+
+
+def _click(pipeline: "Pipeline", dataset: "Dataset", options: Options, progress: Progress | None) -> ProtocolResult:
+    """Evaluate a promptable model by simulated clicks."""
+    from otus.evaluation.clicking import evaluate_method
+
+    method = pipeline.system.promptable_method(pipeline.preprocess)
+    return evaluate_method(dataset, method, max_clicks=options.max_clicks, report=options.report, progress=progress)
 
 
 def _can_be_clicked(dataset: "Dataset") -> bool:
@@ -281,10 +300,11 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
         ),
         _image_protocol(
             "interactive",
-            'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`, or simulated clicks by `--method`',
+            'JSON: `[{"file": "a.jpg", "ious": [0.71, 0.86, …]}, …]`, or simulated clicks by `--method` or `--model`',
             "clicks to IoU 0.85 and 0.90 (20 at most), share that never reaches it, IoU by clicks",
             labels=Labels("masks to click at", _can_be_clicked),
-            why_no_model="evaluates an interactive method; give it as method, e.g. graph-cut",
+            result_type="MaskCandidates",
+            evaluate_system=_click,
         ),
     )
 }

@@ -46,6 +46,17 @@ def zero_loss(module: nn.Module) -> Float[Tensor, ""]:
     )
 
 
+def dice_loss(logits: Float[Tensor, "n *p"], masks: Float[Tensor, "n *p"]) -> Float[Tensor, "n"]:
+    """Return ``1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1)`` of each mask, p the sigmoid of its logits and t the target.
+
+    "V-Net" (Milletari, Navab, Ahmadi, 3DV 2016, arXiv:1606.04797), section 3, without squares and with 1 added, as DETR has
+    it.
+    """
+    predicted, target = logits.sigmoid().flatten(start_dim=1), masks.flatten(start_dim=1)
+    overlap, total = (predicted * target).sum(dim=1), predicted.sum(dim=1) + target.sum(dim=1)
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
 def varifocal_loss(
     logits: Float[Tensor, "*n s"], target: Float[Tensor, "*n s"], *, alpha: float = 0.75, gamma: float = 2.0
 ) -> Float[Tensor, "*n s"]:

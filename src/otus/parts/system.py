@@ -16,13 +16,15 @@ from torch import Tensor, nn
 
 from otus.data.dataset import Dataset
 from otus.data.tensors import TensorSample
+from otus.errors import UsageError
 from otus.parts.batching import Batch, make_batch, make_target
 from otus.parts.detections import Detections, as_instances, as_tensors
 from otus.parts.inference_mode import Stopwatch, inference_mode
 from otus.parts.postprocess import Postprocess
+from otus.parts.preprocess import Preprocess
 from otus.parts.regions.proposals import OriginalImageSearch
 from otus.parts.tasks import DETECTION, Task
-from otus.structures import Categories
+from otus.structures import Categories, PromptableMethod
 
 
 @dataclass(kw_only=True)
@@ -126,6 +128,16 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
     def learns_proposals(self) -> bool:
         """Whether the system has a region proposal network, whose proposals are in its record."""
         return False
+
+    def promptable_method(self, preprocess: Preprocess) -> PromptableMethod[Any]:
+        """Return what answers prompts with these weights.
+
+        Raises
+        ------
+        UsageError
+            If the system answers no prompts.
+        """
+        raise UsageError(f"a model that predicts {self.task.predicts} answers no prompts")
 
     @property
     def device(self) -> torch.device:

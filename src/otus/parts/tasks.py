@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.data.merging import remap_categories, remap_semantic_categories
+from otus.data.merging import merge_into_one_category, remap_categories, remap_semantic_categories
 from otus.data.needed_labels import Labels
 from otus.data.object_regions import objects_as_regions
 from otus.data.sample import Sample
 from otus.parts.display import CLASSIFICATION_DISPLAY, INSTANCES_DISPLAY, SEMANTIC_DISPLAY, Display
-from otus.structures import Categories, Classification, Instances, SemanticMap
+from otus.structures import Categories, Classification, Instances, MaskCandidates, SemanticMap
+
+OBJECT = Categories(("object",))
+"""What a promptable model knows: that something is an object."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ PROMPTABLE = replace(
     DETECTION,
     name="promptable",
     labels=Labels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any())),
+    result_type=MaskCandidates,
     predicts="which pixels are the object that a prompt marks",
     protocol="interactive",
     validation_metrics={"interactive/IoU@1": "IoU after one click"},
@@ -137,6 +141,8 @@ PROMPTABLE = replace(
         "IoU1": ("interactive/IoU@1", "IoU after one click"),
     },
     plotted_metric="IoU1",
+    categories=lambda dataset: OBJECT,
+    remap=merge_into_one_category,
 )
 CLASSIFICATION = Task(
     name="classification",

@@ -161,6 +161,9 @@ class TwoWayTransformer(nn.Module):
         self.layers = nn.ModuleList(TwoWayBlock(embed_dim, num_heads, ffn_dim, first=i == 0) for i in range(depth))
         self.final_attn_token_to_image = Attention(embed_dim, num_heads, inner_dim=embed_dim // 2)
         self.norm_final_attn = nn.LayerNorm(embed_dim)
+        later = [block.cross_attn_token_to_image for block in self.layers[1:] if isinstance(block, TwoWayBlock)]
+        for attention in (*later, self.final_attn_token_to_image):  # no answer depends on it, see :func:`gather`
+            attention.k_proj.bias.requires_grad_(False)
 
     def image_side(self, locations: Float[Tensor, "b n d"], encodings: Float[Tensor, "n d"]) -> ImageSide:
         """Compute the first block's projections of a map."""

@@ -21,7 +21,8 @@ from otus.parts.preprocess import Preprocess
 from otus.promptable.embedding import Embedding, hash_image, hash_weights
 from otus.promptable.mask_decoder import ImageSide
 from otus.promptable.mask_upscaling import upscaled_masks
-from otus.promptable.sam import PromptBatch, Sam, prepare_image, resized_hw
+from otus.promptable.prompt_encoder import PromptBatch
+from otus.promptable.sam import Sam, prepare_image, resized_hw
 from otus.structures import MaskCandidates, Masks, Prompt
 from otus.structures.prompt import BACKGROUND
 

@@ -9,6 +9,7 @@ are.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,36 @@ from torchvision.models.convnext import LayerNorm2d
 NOT_A_POINT = -1
 """Label of a point that is only there so that all prompts of a batch have as many."""
 _BACKGROUND, _OBJECT, _TOP_LEFT, _BOTTOM_RIGHT = range(4)
+
+
+class PromptBatch(NamedTuple):
+    """B prompts of the same parts, in pixels of the padded image.
+
+    Parameters
+    ----------
+    points, labels
+        (B, P, 2) x, y and (B, P): 1 for the object, 0 for background, -1 for none.
+    boxes
+        (B, 4) xyxy.
+    masks
+        (B, 1, m, m) logits of an answer before.
+    text
+        (B, K, E) embeddings, of a model that was trained with text.
+    """
+
+    points: Float[Tensor, "b p 2"] | None = None
+    labels: Int[Tensor, "b p"] | None = None
+    boxes: Float[Tensor, "b 4"] | None = None
+    masks: Float[Tensor, "b 1 m m"] | None = None
+    text: Float[Tensor, "b k e"] | None = None
+
+    def __len__(self) -> int:
+        return next((part.shape[0] for part in self if part is not None), 1)
+
+    def split(self, size: int) -> list["PromptBatch"]:
+        """Return the prompts in parts of at most ``size``."""
+        starts = range(0, len(self), size)
+        return [PromptBatch(*(None if part is None else part[i : i + size] for part in self)) for i in starts]
 
 
 class FourierPositions(nn.Module):

@@ -6,61 +6,36 @@ Paper: "Segment Anything" (Kirillov et al., ICCV 2023, arXiv:2304.02643); Mobile
 al., 2023, arXiv:2306.14289). Official code: github.com/facebookresearch/segment-anything (Apache-2.0).
 """
 
-from typing import NamedTuple, Never
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from otus.errors import UsageError
+from otus.data.tensors import TensorSample
+from otus.errors import ShapeError, UsageError
+from otus.parts.backbones import Freezing, efficientnet_lite0_backbone
 from otus.parts.batching import Batch
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem, Stages
-from otus.parts.tasks import PROMPTABLE, Task
+from otus.parts.tasks import OBJECT, PROMPTABLE, Task
+from otus.promptable.backbone_encoder import BackboneEncoder
 from otus.promptable.image_encoder import ImageEncoder, ViTEncoder
+from otus.promptable.interactive_training import SimulatedPrompts
 from otus.promptable.mask_decoder import ImageSide, MaskDecoder
-from otus.promptable.prompt_encoder import PromptEncoder
+from otus.promptable.prompt_encoder import PromptBatch, PromptEncoder
 from otus.promptable.tiny_vit import TinyViT
 from otus.structures import Categories, Instances
 
-OBJECT = Categories(("object",))
-"""What a promptable model knows: that something is an object."""
+if TYPE_CHECKING:
+    from otus.promptable.method import SamMethod
+
 _CHUNK_VALUES = 1 << 23
 """Values of the maps of the prompts that are decoded at once: on a CPU what stays in its caches is fastest."""
-
-
-class PromptBatch(NamedTuple):
-    """B prompts of the same parts, in pixels of the padded image.
-
-    Parameters
-    ----------
-    points, labels
-        (B, P, 2) x, y and (B, P): 1 for the object, 0 for background, -1 for none.
-    boxes
-        (B, 4) xyxy.
-    masks
-        (B, 1, m, m) logits of an answer before.
-    text
-        (B, K, E) embeddings, of a model that was trained with text.
-    """
-
-    points: Float[Tensor, "b p 2"] | None = None
-    labels: Int[Tensor, "b p"] | None = None
-    boxes: Float[Tensor, "b 4"] | None = None
-    masks: Float[Tensor, "b 1 m m"] | None = None
-    text: Float[Tensor, "b k e"] | None = None
-
-    def __len__(self) -> int:
-        return next((part.shape[0] for part in self if part is not None), 1)
-
-    def split(self, size: int) -> list["PromptBatch"]:
-        """Return the prompts in parts of at most ``size``."""
-        starts = range(0, len(self), size)
-        return [PromptBatch(*(None if part is None else part[i : i + size] for part in self)) for i in starts]
 
 
 class Sam(BaseSystem[Stages, Instances]):
@@ -76,6 +51,8 @@ class Sam(BaseSystem[Stages, Instances]):
         For C channels.
     categories
         One, since it does not tell objects apart by name.
+    simulated_prompts
+        What it is asked when it learns.
     """
 
     def __init__(
@@ -85,6 +62,7 @@ class Sam(BaseSystem[Stages, Instances]):
         mask_decoder: MaskDecoder,
         *,
         categories: Categories = OBJECT,
+        simulated_prompts: SimulatedPrompts = SimulatedPrompts(),  # noqa: B008, frozen
     ) -> None:
         super().__init__()
         assert isinstance(image_encoder, nn.Module)
@@ -92,6 +70,8 @@ class Sam(BaseSystem[Stages, Instances]):
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         self.categories = categories
+        self.simulated_prompts = simulated_prompts
+        self.size_divisor = image_encoder.image_size  # batches are squares of this side
 
     @property
     def task(self) -> Task:
@@ -150,26 +130,46 @@ class Sam(BaseSystem[Stages, Instances]):
         """Prompts that are decoded at once, so that memory does not grow with their number."""
         return max(1, _CHUNK_VALUES // (self.prompt_encoder.map_size**2 * self.mask_decoder.embed_dim))
 
+    def promptable_method(self, preprocess: Preprocess) -> "SamMethod":
+        """Return what answers prompts with these weights; of ``preprocess`` mean and std are used."""
+        from otus.promptable.method import SamMethod
+
+        return SamMethod(self, preprocess=preprocess)
+
+    def target(self, sample: TensorSample) -> Bool[Tensor, "n h w"]:
+        """Return the masks of the objects that are no crowds."""
+        if "masks" not in sample:
+            raise ShapeError(f"sample {sample.get('key', '')}: expected masks to learn from, got {sorted(sample)}")
+        masks = sample["masks"].as_subclass(Tensor)
+        crowds = sample.get("is_crowd", torch.zeros(len(masks), dtype=torch.bool))
+        return masks[~crowds].to(self.device)
+
     def compute_stages(
         self,
         batch: Batch,
-        targets: list[object] | None,
+        targets: list[Bool[Tensor, "_ _ _"]] | None,
         *,
         postprocess: Postprocess | None,
         generator: torch.Generator | None,
         watch: Stopwatch,
-    ) -> Never:
-        """Refuse: without a prompt there is no answer.
+    ) -> Stages:
+        """Encode the images, and learn from simulated prompts.
 
         Raises
         ------
         UsageError
-            Always.
+            Without targets: without a prompt there is no answer.
         """
-        raise UsageError(
-            "a promptable model answers points, boxes and masks: otus segment IMAGE --method NAME --point X,Y,1, or "
-            "otus masks for everything in an image"
-        )
+        if targets is None:
+            raise UsageError(
+                "a promptable model answers points, boxes and masks: otus segment IMAGE --method NAME --point X,Y,1, or "
+                "otus masks for everything in an image"
+            )
+        with watch.time("image encoder"):
+            features = self.image_encoder(batch.images).float()
+        with watch.time("losses"):
+            losses = self.simulated_prompts.losses(self, features, targets, generator=generator)
+        return Stages(batch=batch, features=[features], milliseconds=watch.milliseconds, losses=losses)
 
 
 def resized_hw(size_hw: tuple[int, int], longer_side: int) -> tuple[int, int]:
@@ -223,6 +223,20 @@ def sam_vit_h(categories: Categories = OBJECT) -> Sam:
 def mobile_sam(categories: Categories = OBJECT) -> Sam:
     """Build MobileSAM: SAM with TinyViT."""
     return with_encoder(TinyViT(), categories)
+
+
+def sam_efficientnet_lite0(categories: Categories = OBJECT, *, freezing: Freezing = Freezing()) -> Sam:
+    """Build a small SAM over EfficientNet-Lite0: images of 512 pixels, a map and a decoder of 128 channels.
+
+    Parameters
+    ----------
+    categories
+        One.
+    freezing
+        Which weights of the backbone are not trained.
+    """
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5), freezing=freezing)
+    return with_encoder(BackboneEncoder(backbone), categories, ffn_dim=512)
 
 
 def with_encoder(

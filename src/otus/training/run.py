@@ -136,6 +136,7 @@ def train(
     if not len(task.categories(train_set)):
         remedy = "label some objects, or name the categories in the data set's description"
         raise DataError("has neither objects nor names of categories to learn", file=train_set.source, remedy=remedy)
+    check_labels(train_set, task, "to learn from")
     name_of_model = found.builder if model is None and found is not None else model
     if before is None and isinstance(name_of_model, str):
         model, lines = trainable_model(name_of_model, train_set, boxes=settings.boxes)

@@ -18,6 +18,9 @@ from otus.training.devices import gather
 from otus.training.snapshots import draw_predictions
 from otus.training.state import Validation
 
+MAX_CLICKS = 5
+"""Simulated clicks on each object of a promptable model: enough to tell which weights are the best."""
+
 
 @dataclass(frozen=True)
 class Validator:
@@ -51,11 +54,15 @@ class Validator:
         """Return the figures of a system in float32, which is what ``otus evaluate`` will say of its checkpoint."""
         task = system.task
         dataset = task.validation_set(self.dataset)
-        results = self.predict(system)
-        if self.image is not None and self.fabric.is_global_zero:
-            write_image(self.image, draw_predictions(dataset, results, task))
-        protocol = protocol_of(task.protocol)
-        evaluated = protocol.evaluate(dataset, protocol.from_results(results, dataset), Options())
+        protocol, options = protocol_of(task.protocol), Options(max_clicks=MAX_CLICKS)
+        if protocol.evaluate_system is not None:  # the same in every process
+            with inference_mode(system) as evaluating:
+                evaluated = protocol.evaluate_system(Pipeline(evaluating, self.preprocess), dataset, options, None)
+        else:
+            results = self.predict(system)
+            if self.image is not None and self.fabric.is_global_zero:
+                write_image(self.image, draw_predictions(dataset, results, task))
+            evaluated = protocol.evaluate(dataset, protocol.from_results(results, dataset), options)
         figures = {
             f"{kind}/{name}": float(value)
             for kind, result in evaluated.results.items()

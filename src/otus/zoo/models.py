@@ -15,7 +15,7 @@ from otus.instance import keypoint_rcnn, mask_rcnn
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
-from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, PROMPTABLE, SEMANTIC, Task
+from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, OBJECT, PROMPTABLE, SEMANTIC, Task
 from otus.promptable import sam
 from otus.semantic import deconvnet, deeplabv3, fcn, full_resolution, lraspp, segnet, semantic_fpn, unet
 from otus.semantic import sliding_window as patch_window
@@ -156,7 +156,7 @@ def _detr(file: str, megabytes: int, bbox_ap: float) -> dict[str, Weights]:
 
 def _sam(url: str, sha256: str, megabytes: int) -> dict[str, Weights]:
     """One of the official files of SAM or MobileSAM, for which no figures of their own were published."""
-    return {"sa1b": Weights(url, sha256, sam.OBJECT, {}, licence="Apache-2.0", megabytes=megabytes)}
+    return {"sa1b": Weights(url, sha256, OBJECT, {}, licence="Apache-2.0", megabytes=megabytes)}
 
 
 MODELS: dict[str, ModelEntry] = {
@@ -378,6 +378,9 @@ MODELS: dict[str, ModelEntry] = {
         _DETR,
         Preprocess(shorter_side=320, longer_side=320),
         learning_rate=3e-4,
+    ),
+    "sam_efficientnet_lite0": ModelEntry(
+        sam.sam_efficientnet_lite0, PROMPTABLE, _SAM, Preprocess(shorter_side=512, longer_side=512, antialias=True)
     ),
     "sam_vit_b": ModelEntry(
         sam.sam_vit_b,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.parts.preprocess import Preprocess
-from otus.promptable.sam import OBJECT
+from otus.parts.tasks import OBJECT
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, checkpoint_part, load_checkpoint, prefixes_of, read_foreign
 from otus.zoo.coco import COCO

@@ -1,0 +1,129 @@
+"""The promptable model in the package: a small SAM over EfficientNet-Lite0 that draws any object from a click or a box.
+
+It learns from every mask that there is: objects of VOC 2012, COCO, and Penn-Fudan, segments of COCO panoptic, stuff among
+them, and objects of VOC 2007 as the packaged Mask R-CNN draws them in their boxes, where it is sure of them
+(:mod:`otus.experiments.recipes.packaged_segmenter`). Backbone and pyramid start from that Mask R-CNN.
+
+Commands, in this order; after an interruption the same with ``--resume RUN``::
+
+    python -m otus.experiments.recipes.packaged_promptable label DATA MASKS
+    OMP_WAIT_POLICY=PASSIVE python -m … train MASKS DATA/voc2012 --minutes 180
+    python -m … pack RUN DATA/voc2012 DATA/interactive
+
+``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan, interactive; of the VOC sets
+``train`` is learned from and VOC 2012 ``val`` chooses, which is never learned from, nor are the images of interactive.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from jaxtyping import Bool
+
+from otus.data.dataset import Dataset
+from otus.data.open import open_dataset
+from otus.data.sample import Sample
+from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip
+from otus.experiments.recipes.packaged_segmenter import PACKAGED, SURE, SURE_SHARE, TEACHER, masks_in_boxes
+from otus.inference.loading import load
+from otus.inference.predictor import Predictor
+from otus.structures import Masks
+from otus.training.devices import fastest_precision
+from otus.training.run import train as train_model
+from otus.training.settings import TrainSettings
+
+MODEL = "sam_efficientnet_lite0"
+SETTINGS = TrainSettings(batch_size=8, backbone_learning_rate_share=0.3, average_decay=0.998, validate_every=2)
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def label(data: Path, out: Path) -> None:
+    """Write all masks as one COCO data set, with copies of the images."""
+    (out / "images").mkdir(parents=True)
+    teacher = load(TEACHER)
+    sources = [
+        open_dataset(data / "voc2012" / "instances_train.json"),
+        open_dataset(data / "coco"),
+        open_dataset(data / "coco_person"),
+        open_dataset(data / "penn_fudan"),
+        *(open_dataset(data / "coco_panoptic", split=split) for split in ("train", "val")),
+        open_dataset(data / "voc2007", format="voc", split="train"),
+    ]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, dataset in enumerate(sources):
+        typer.echo(f"{dataset}")
+        for index, sample in enumerate(dataset):
+            masks = [mask for mask in object_masks(sample, dataset, teacher) if mask.any()]
+            if not masks:
+                continue
+            image = dataset.images.path(index)
+            name = f"{number}_{image.name}"
+            shutil.copy(image, out / "images" / name)
+            height, width = sample.size_hw
+            images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
+            dense = Masks.from_dense(np.stack(masks))
+            for box, area, outline in zip(dense.boxes_xyxy(), dense.area(), dense.rle_json(), strict=True):
+                x1, y1, x2, y2 = box.tolist()
+                place = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(area), "segmentation": outline}
+                ids = {"id": len(annotations) + 1, "image_id": len(images), "category_id": 1, "iscrowd": 0}
+                annotations.append(ids | place)
+    categories = [{"id": 1, "name": "object"}]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (out / "annotations.json").write_text(json.dumps(document))
+
+
+def object_masks(sample: Sample, dataset: Dataset, teacher: Predictor) -> Iterator[Bool[np.ndarray, "h w"]]:
+    """Yield the mask of each object or segment of an image, of boxes alone those of which the teacher is sure."""
+    if sample.panoptic is not None:
+        yield from (sample.panoptic.ids == one.id for one in sample.panoptic.segments if not one.is_crowd)
+    objects = sample.instances
+    if objects is None:
+        return
+    objects = objects[np.flatnonzero(~objects.column("is_crowd", np.zeros(len(objects), bool)))]
+    if objects.masks is not None:
+        yield from objects.masks
+    elif dataset.format == "voc" and len(objects):
+        names = [dataset.categories[int(label)] for label in objects.labels]
+        for found, (x1, y1, x2, y2) in zip(
+            masks_in_boxes(sample, objects.boxes_xyxy, names, teacher), objects.boxes_xyxy, strict=True
+        ):
+            if (found >= SURE).sum() > 2 * SURE_SHARE * (x2 - x1) * (y2 - y1):
+                yield found >= 0.5
+
+
+@app.command()
+def train(
+    masks: Path,
+    voc2012: Path,
+    minutes: Annotated[float, typer.Option(help="Of training, validation not counted.")] = 180,
+    weights: Annotated[Path | None, typer.Option(help="Start from these instead of the packaged Mask R-CNN.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate; the model's own without it.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Folder of the run that was interrupted.")] = None,
+) -> None:
+    """Train; the run's folder is packaged_promptable in ``OTUS_RUNS``, else ~/otus-runs."""
+    trained = train_model(
+        MODEL,
+        open_dataset(masks),
+        val=open_dataset(voc2012 / "instances_val.json"),
+        weights=weights or PACKAGED / f"{TEACHER}.safetensors",
+        settings=replace(SETTINGS, minutes=minutes, learning_rate=rate, precision=fastest_precision()),
+        image_size=512,
+        augment=Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
+        out=Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs"),
+        name="packaged_promptable",
+        resume=resume,
+    )
+    typer.echo(trained.folder)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,132 @@
+"""Training a promptable model: the simulated prompts, the losses, and a small model that learns one image by heart."""
+
+import pytest
+import torch
+from torchvision.ops import sigmoid_focal_loss
+
+from otus.errors import ShapeError
+from otus.parts.backbones import efficientnet_lite0_backbone
+from otus.promptable.backbone_encoder import BackboneEncoder
+from otus.promptable.interactive_training import SimulatedPrompts, jittered_boxes, mask_losses, next_points
+from otus.promptable.prompt_encoder import PromptBatch
+from otus.promptable.sam import Sam, with_encoder
+
+SIDE = 64
+
+
+def square(top: int, left: int, side: int, size: int = 32) -> torch.Tensor:
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def small_sam() -> Sam:
+    torch.manual_seed(0)
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5))
+    encoder = BackboneEncoder(backbone, image_size=SIDE, pyramid_channels=16, out_channels=32)
+    return with_encoder(encoder, ffn_dim=32)
+
+
+def sample(*masks: torch.Tensor) -> dict[str, torch.Tensor]:
+    stacked = torch.stack(masks)
+    image = stacked.float().sum(dim=0).expand(3, -1, -1)
+    return {"image": image, "masks": stacked, "is_crowd": torch.zeros(len(masks), dtype=torch.bool)}
+
+
+def test_the_next_point_is_where_the_answer_is_wrong():
+    truth = torch.stack([square(4, 4, 9), square(4, 4, 9), square(4, 4, 9)])
+    answer = torch.stack([torch.zeros_like(truth[0]), square(4, 4, 9) | square(20, 10, 11), truth[2]])
+    points, labels = next_points(answer, truth, middle=True)
+    assert points.tolist() == [[8.5, 8.5], [15.5, 25.5], [8.5, 8.5]]  # missing, too much, nothing wrong
+    assert labels.tolist() == [1, 0, 1]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        points, labels = next_points(answer, truth, middle=False, generator=generator)
+        wrong = answer ^ truth
+        for point, label, error, is_object in zip(points.long().tolist(), labels.tolist(), wrong, truth, strict=True):
+            assert error[point[1], point[0]] or not error.any()
+            assert bool(is_object[point[1], point[0]]) == bool(label)
+
+
+def test_missing_parts_and_parts_too_many_are_not_one_error():
+    truth, answer = square(0, 0, 8)[None], square(0, 8, 8)[None]  # side by side: the middle is not on their border
+    points, _ = next_points(answer, truth, middle=True)
+    x, y = points[0].tolist()
+    assert min(abs(x - 4), abs(x - 12)) <= 1
+    assert abs(y - 4) <= 1
+
+
+def test_boxes_with_noise_stay_near_and_valid():
+    masks = torch.stack([square(2, 3, 20), square(31, 31, 1), square(0, 0, 32)])
+    exact = torch.tensor([[3.0, 2, 23, 22], [31, 31, 32, 32], [0, 0, 32, 32]])
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.stack([jittered_boxes(masks, generator) for _ in range(200)])
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= 32).all()
+    assert boxes[:, 0].mean(dim=0).sub(exact[0]).abs().max() < 0.5
+    assert 1.5 < boxes[:, 0, 0].std() < 2.5  # a tenth of 20 pixels
+
+
+def test_losses_of_masks():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 8, 8, generator=generator)
+    truth = torch.rand(2, 8, 8, generator=generator) > 0.5
+    ious = torch.rand(2, 3, generator=generator)
+    focal, dice, squared = mask_losses(logits, ious, truth)
+    target = truth[:, None].expand(2, 3, 8, 8).float()
+    assert torch.allclose(focal, sigmoid_focal_loss(logits, target, alpha=0.25, gamma=2).mean(dim=(2, 3)))
+    p = logits.sigmoid()
+    by_hand = 1 - (2 * (p * target).sum((2, 3)) + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
+    assert torch.allclose(dice, by_hand)
+    answer = logits > 0
+    overlap = (answer & truth[:, None]).sum((2, 3)) / (answer | truth[:, None]).sum((2, 3))
+    assert torch.allclose(squared, (ious - overlap) ** 2)
+
+
+def test_losses_reach_prompt_encoder_and_decoder_and_are_reproducible():
+    sam = small_sam()
+    samples = [sample(square(4, 8, 24, SIDE), square(40, 40, 16, SIDE)), sample(square(10, 10, 30, SIDE))]
+    first = sam.losses(samples, generator=torch.Generator().manual_seed(3))
+    again = sam.losses(samples, generator=torch.Generator().manual_seed(3))
+    assert set(first) == {"focal", "dice", "iou"}
+    assert all(torch.isfinite(loss) and torch.equal(loss, again[name]) for name, loss in first.items())
+    for seed in range(4):  # points and boxes, masks and none
+        sum(sam.losses(samples, generator=torch.Generator().manual_seed(seed)).values()).backward()
+    assert not [
+        name for name, parameter in sam.named_parameters() if parameter.requires_grad and parameter.grad is None
+    ]
+
+
+def test_an_image_without_objects_teaches_nothing():
+    empty = {"image": torch.rand(3, SIDE, SIDE), "masks": torch.zeros(0, SIDE, SIDE, dtype=torch.bool)}
+    losses = small_sam().losses([sample(square(4, 8, 24, SIDE)), empty])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert small_sam().losses([empty])["dice"] == 0
+
+
+def test_a_sample_without_masks():
+    with pytest.raises(ShapeError, match="expected masks to learn from"):
+        small_sam().losses([{"image": torch.rand(3, 64, 64)}])
+
+
+def test_it_learns_an_image_by_heart():
+    sam = small_sam().train()
+    sam.simulated_prompts = SimulatedPrompts(rounds=2)
+    masks = square(6, 6, 20, SIDE), square(34, 34, 24, SIDE)
+    optimizer = torch.optim.AdamW(sam.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        loss = sum(sam.losses([sample(*masks)] * 2, generator=generator).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    sam.eval()
+    with torch.inference_mode():
+        features = sam.image_encoder(sample(*masks)["image"][None])[0]
+        points = torch.tensor([[[16.0, 16.0]], [[46.0, 46.0]]])
+        logits, ious = sam.decode(features, PromptBatch(points=points, labels=torch.ones(2, 1).long()))
+    best = logits[torch.arange(2), 1 + ious[:, 1:].argmax(dim=1)] > 0
+    truth = torch.nn.functional.adaptive_avg_pool2d(torch.stack(masks).float(), 16) > 0.5
+    overlap = (best & truth).sum((1, 2)) / (best | truth).sum((1, 2))
+    assert overlap.min() > 0.7

@@ -1,0 +1,63 @@
+"""Training a promptable model by its name: data in, clicks as validation, weights that evaluate and answer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import otus
+from otus.data.scenes.files import write_scenes
+from otus.errors import DataError, UsageError
+from otus.parts.backbones import efficientnet_lite0_backbone
+from otus.parts.preprocess import Preprocess
+from otus.parts.tasks import PROMPTABLE
+from otus.promptable.backbone_encoder import BackboneEncoder
+from otus.promptable.sam import with_encoder
+from otus.structures import Prompt
+from otus.training.settings import TrainSettings
+from otus.zoo.models import MODELS, ModelEntry
+
+
+def tiny_sam(categories):
+    backbone = efficientnet_lite0_backbone(levels=(3, 4, 5))
+    return with_encoder(
+        BackboneEncoder(backbone, image_size=64, pyramid_channels=8, out_channels=16), categories, ffn_dim=16
+    )
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    preprocess = Preprocess(shorter_side=64, longer_side=64)
+    monkeypatch.setitem(MODELS, "tiny_sam", ModelEntry(tiny_sam, PROMPTABLE, "none", preprocess))
+    write_scenes("scenes", 6, size_hw=(48, 64), seed=1)
+    return Path("scenes/annotations.json")
+
+
+def test_train_validate_evaluate_and_answer(scenes):
+    data = otus.open_dataset(scenes)
+    settings = TrainSettings(epochs=1, batch_size=2, workers=0)
+    run = otus.train("tiny_sam", data, val=0.34, settings=settings, quiet=True)
+    assert run.folder.parent.name == "promptable"
+    assert "interactive/IoU@1" in (run.folder / "metrics.csv").read_text()
+    report = otus.evaluate(data, model=run.best, protocol="interactive")
+    assert 0 <= report.results["interactive"].figures["IoU@1"] <= 1
+    predictor = otus.load(run.best)
+    assert predictor.categories.names == ("object",)
+    method = predictor.system.promptable_method(predictor.preprocess)
+    answer = method.segment(method.embed(data.image(0)), Prompt([[20, 20]], [1]))
+    assert len(answer.scores) == 3
+    assert answer.masks.size_hw == (48, 64)
+
+
+def test_data_without_masks_are_refused(scenes):
+    data = otus.open_dataset(scenes)
+    bare = replace(data, objects=replace(data.objects, segmentations=None))
+    with pytest.raises(DataError, match="masks"):
+        otus.train("tiny_sam", bare, quiet=True)
+
+
+def test_a_detector_answers_no_prompts(scenes):
+    predictor = otus.load("fcos_efficientnet_lite0_fpn")
+    with pytest.raises(UsageError, match="answers no prompts"):
+        predictor.system.promptable_method(predictor.preprocess)
