@@ -47,7 +47,15 @@ def test_every_tensor_of_transformers_and_of_mobile_sam_has_its_place() -> None:
 def test_what_is_no_sam_and_names_that_are_no_promptable_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"not a SAM: expected a tensor 'mask_decoder.iou_token.weight', got 1"):
         read_sam({"conv.weight": torch.zeros(1)})
-    assert promptable_names() == ["graph-cut", "grabcut", "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam"]
+    assert promptable_names() == [
+        "graph-cut",
+        "grabcut",
+        "sam_efficientnet_lite0",
+        "sam_vit_b",
+        "sam_vit_l",
+        "sam_vit_h",
+        "mobile_sam",
+    ]
     with pytest.raises(UsageError, match=r"method: expected graph-cut, grabcut, .*; did you mean 'mobile_sam'\?"):
         load_method("mobilesam")
     with pytest.raises(UsageError, match="expected graph-cut"):
