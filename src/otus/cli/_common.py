@@ -16,6 +16,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from otus.inference.averaging import Averaging
+
 _FILE_SUFFIXES = frozenset({".csv", ".gif", ".html", ".jpeg", ".jpg", ".json", ".mp4", ".pdf", ".png", ".svg", ".webp"})
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,6 +105,18 @@ def examples(*commands: str) -> str:
 def given_options(**options: Any) -> dict[str, Any]:
     """Return the options that were given (not None); the others keep the default of the function that they go to."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def averaging_of(scales: str | None, *, flip: bool) -> "Averaging | None":
+    """Return the views that ``--flip`` and ``--scales`` ask for; None if neither was given."""
+    if scales is None and not flip:
+        return None
+    from otus.inference.averaging import Averaging
+
+    try:
+        return Averaging(flip, **given_options(scales=None if scales is None else tuple(map(float, scales.split(",")))))
+    except ValueError:
+        fail(f"--scales: expected numbers separated by commas, e.g. 0.75,1,1.25, got {scales!r}", code=2)
 
 
 def path_or_fraction(text: str | None) -> str | float | None:

@@ -46,6 +46,17 @@ ScoreThreshold = Annotated[
         "--score-threshold", help="Minimum score.", show_default="0.5, or the thresholds stored with the weights"
     ),
 ]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Semantic segmentation: average the probabilities with the mirrored image's.")
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales",
+        help="Semantic segmentation: average the probabilities at these factors of the image size, e.g. 0.75,1,1.25.",
+        show_default="1",
+    ),
+]
 IoU = Annotated[float | None, typer.Option("--iou", help="IoU threshold of a match.", show_default="0.5")]
 Protocol = Annotated[
     str | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otus.cli._common import (
+    averaging_of,
     emit_json,
     fail,
     given_options,
@@ -20,7 +21,7 @@ from otus.cli._common import (
     stdout_console,
     verb,
 )
-from otus.cli._options import AsJson, Device, Format, OptionalData, Split, Weights
+from otus.cli._options import AsJson, Device, Flip, Format, OptionalData, Scales, Split, Weights
 from otus.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def evaluate(
             "--precision", help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="exact"
         ),
     ] = None,
+    flip: Flip = False,
+    scales: Scales = None,
     format_: Format = None,
     split: Split = None,
     protocol: Annotated[
@@ -135,6 +138,7 @@ def evaluate(
                 weights=weights,
                 device=device,
                 precision=precision,
+                averaging=averaging_of(scales, flip=flip),
                 format=format_,
                 split=split,
                 protocol=protocol,

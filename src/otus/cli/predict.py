@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otus.cli._common import emit_json_stream, fail, given_options, output_folder, track, verb
-from otus.cli._options import AsJson, Device, Model, Precision, ScoreThreshold, Weights
+from otus.cli._common import averaging_of, emit_json_stream, fail, given_options, output_folder, track, verb
+from otus.cli._options import AsJson, Device, Flip, Model, Precision, Scales, ScoreThreshold, Weights
 
 if TYPE_CHECKING:
     from otus.inference.prediction import Prediction
@@ -54,6 +54,8 @@ def predict(
             show_default="--tile-whole",
         ),
     ] = None,
+    flip: Flip = False,
+    scales: Scales = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images, or tiles of one, in a batch.", show_default="1")
     ] = None,
@@ -97,6 +99,7 @@ def predict(
     minimum_score = score_threshold if thresholds is None else read_thresholds(thresholds)
     names = None if categories is None else [name.strip() for name in categories.split(",")]
     tiling = None if tiles is None else Tiles(tiles, **given_options(overlap=tile_overlap, whole_image=tile_whole))
+    averaging = averaging_of(scales, flip=flip)
     errors: list[DataError] = []
     predictions = predictor.stream(
         source,
@@ -109,6 +112,7 @@ def predict(
             batch_size=batch_size,
             stride=stride,
             max_pixels=max_pixels,
+            averaging=averaging,
         ),
     )
     folder = None
@@ -137,7 +141,7 @@ def predict(
         with folder or nullcontext(), Interrupts() as interrupts:
             if as_json:
                 postprocess = predictor.postprocess(minimum_score, nms_iou, names)
-                facts = postprocess_facts(postprocess, predictor.categories, tiling)
+                facts = postprocess_facts(postprocess, predictor.categories, tiling, averaging)
                 emit_json_stream(
                     {"model": predictor.name, **facts}, "images", (prediction.to_dict() for prediction in given())
                 )

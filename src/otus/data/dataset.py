@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from otus.data.sample import Sample
 from otus.errors import ShapeError
@@ -85,12 +85,32 @@ class SemanticFiles:
         (256,) the label of each value of the file, 255 for pixels to be ignored.
     void_values
         The values that the source says are of no category; others that ``lookup`` ignores are unknown to it.
+    colours
+        The colour of each value, where the label images are of colours (default: they are of values).
     """
 
     files: tuple[Path | None, ...]
     categories: Categories
     lookup: Int[np.ndarray, "256"]
     void_values: tuple[int, ...] = (IGNORE,)
+    colours: tuple[tuple[int, int, int], ...] = ()
+
+    def values(self, index: int, size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"] | None:
+        """Return the values of the label image of an image of ``size_hw``, None if there is none.
+
+        Raises
+        ------
+        ImageError
+            If it cannot be read, has another size, or a colour that is none of ``colours``.
+        """
+        from otus.data.images import read_colour_labels, read_label_image
+
+        file = self.files[index]
+        if file is None:
+            return None
+        if self.colours:
+            return read_colour_labels(file, self.colours, expected_size_hw=size_hw)
+        return read_label_image(file, expected_size_hw=size_hw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,13 +265,10 @@ class Dataset:
 
     def semantic_map(self, index: int) -> SemanticMap | None:
         """Return the semantic map of one image, None if there is none."""
-        file = self.semantic.files[index] if self.semantic else None
-        if self.semantic is None or file is None:
+        values = None if self.semantic is None else self.semantic.values(index, self.images.size_hw(index))
+        if self.semantic is None or values is None:
             return None
-        from otus.data.images import read_label_image
-
-        values = read_label_image(file, expected_size_hw=self.images.size_hw(index))
-        return SemanticMap(self.semantic.lookup[values], self.semantic.categories)
+        return SemanticMap(self.semantic.lookup.astype(np.uint8)[values], self.semantic.categories)
 
     def panoptic_map(self, index: int) -> PanopticMap | None:
         """Return the panoptic map of one image, None if there is none."""

@@ -7,7 +7,7 @@ that name the file. Only formats of pixels are opened, never those that Pillow h
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -30,7 +30,9 @@ TargetSize = Callable[[tuple[int, int]], tuple[int, int]]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "AVIF", "JPEG2000")
 _STRIP = 512  # rows
+_COLOUR_WEIGHTS = np.array([1, 256, 256**2])  # of red, green and blue in one number
 _UNREADABLE = "unreadable_image"
+_NO_COLOUR = 255
 _TWELVE_BITS = 4095
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -231,8 +233,59 @@ def read_label_image(path: str | Path, *, expected_size_hw: tuple[int, int] | No
             image.load()
             upright = image if turn is None else image.transpose(turn)
             values = np.array(upright).astype(np.uint8) // np.uint8(step)
-    check_image_size(values.shape, expected_size_hw, name)
+    _check_label_size(values.shape, expected_size_hw, name)
     return values
+
+
+def read_colour_labels(
+    path: str | Path, colours: Sequence[tuple[int, int, int]], *, expected_size_hw: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "h w"]:
+    """Read an image of coloured labels: the index of each pixel's colour in a list of at most 255.
+
+    Raises
+    ------
+    ImageError
+        As in :func:`read_image`; also if a colour is not in the list.
+    """
+    name = str(path)
+    pixels = read_image(path)
+    _check_label_size(pixels.shape[:2], expected_size_hw, name)
+    known = np.array(colours, dtype=np.int64) @ _COLOUR_WEIGHTS
+    order = np.argsort(known)
+    labels = np.empty(pixels.shape[:2], dtype=np.uint8)
+    for row, row_labels in zip(pixels, labels, strict=True):  # row by row, so that wide numbers are few
+        codes = row @ _COLOUR_WEIGHTS
+        place = order[np.searchsorted(known, codes, sorter=order).clip(max=len(known) - 1)]
+        row_labels[:] = place
+        row_labels[known[place] != codes] = _NO_COLOUR
+    unknown = np.argwhere(labels == _NO_COLOUR)
+    if len(unknown):
+        y, x = unknown[0].tolist()
+        example = f"{tuple(pixels[y, x].tolist())} at x = {x}, y = {y}"
+        raise ImageError(
+            f"has {len(unknown)} pixels of colours that are no category, e.g. {example}",
+            file=name,
+            remedy="name the colour in classes.txt, or correct the pixels (smoothing and JPEG mix colours)",
+            kind="unknown_colour",
+        )
+    return labels
+
+
+def palette_colours(path: str | Path) -> list[tuple[int, int, int]]:
+    """Return the palette of an image without decoding its pixels; empty if it has none."""
+    with _opened(path, str(path)) as image:
+        values = image.getpalette() if image.mode == "P" else None
+    return list(zip(*[iter(values or [])] * 3, strict=True))
+
+
+def _check_label_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:
+    if expected is not None and tuple(actual) != tuple(expected):
+        raise ImageError(
+            f"expected labels of {expected[1]} x {expected[0]} pixels, the size of the image, got {actual[1]} x {actual[0]}",
+            file=name,
+            remedy="make them of the image's size, by nearest neighbour, so that no labels are mixed",
+            kind="mis_sized_image",
+        )
 
 
 def check_image_size(actual: tuple[int, ...], expected: tuple[int, int] | None, name: str) -> None:

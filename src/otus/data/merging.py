@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from otus.data.dataset import Dataset, Images
+from otus.data.semantic_views import has_semantic_maps, semantic_categories, semantic_views, with_semantic_maps
 from otus.errors import DataError
 from otus.structures import IGNORE, Categories, Objects, Segmentations
 
@@ -20,13 +21,15 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     """Merge data sets into one with new ids.
 
     Fields that only some data sets have (segmentations, keypoints, further columns) are filled with NaN, 0 or no
-    segmentation for the objects of the others. Semantic and panoptic maps and image labels are dropped.
+    segmentation for the objects of the others. Objects are merged if all data sets have them. Semantic maps are merged if
+    one has them, or not all have objects; those of the others are made of their panoptic maps or outlines. Panoptic maps
+    and image labels are dropped.
 
     Raises
     ------
     DataError
-        If a data set has no objects, a category has different keypoints in two data sets, or their numbers of keypoints
-        differ.
+        If a data set has neither objects nor maps where the others have them, a category has different keypoints in two
+        data sets, or their numbers of keypoints differ.
 
     Examples
     --------
@@ -34,17 +37,20 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
     """
     if len(datasets) == 1:
         return datasets[0]
-    for dataset in datasets:
-        if dataset.objects is None:
-            raise DataError("has no objects to merge with others'", file=dataset.source, remedy="leave it out")
-    categories = merge_categories([dataset.categories for dataset in datasets])
+    have_maps = [has_semantic_maps(dataset) for dataset in datasets]
+    have_objects = all(dataset.objects is not None for dataset in datasets)
+    if not have_objects and not all(have_maps):
+        bare = next(dataset for dataset in datasets if dataset.objects is None)
+        raise DataError("has no objects to merge with others'", file=bare.source, remedy="leave it out")
+    of_maps = [semantic_categories(dataset) for dataset, has in zip(datasets, have_maps, strict=True) if has]
+    categories = merge_categories([dataset.categories for dataset in datasets] if have_objects else of_maps)
     root = Path(os.path.commonpath([dataset.images.root.absolute() for dataset in datasets]))
     files = [
         os.path.relpath(dataset.images.path(index).absolute(), root).replace(os.sep, "/")
         for dataset in datasets
         for index in range(len(dataset))
     ]
-    return Dataset(
+    merged = Dataset(
         source=root,
         format="merged",
         images=Images(
@@ -54,8 +60,12 @@ def merge(datasets: Sequence[Dataset]) -> Dataset:
             ids=tuple(range(1, len(files) + 1)),
         ),
         categories=categories,
-        objects=_merge_objects(datasets, categories),
+        objects=_merge_objects(datasets, categories) if have_objects else None,
     )
+    if have_objects and all(dataset.semantic is None for dataset in datasets):
+        return merged
+    places = [(part, index) for part, dataset in enumerate(datasets) for index in range(len(dataset))]
+    return semantic_views(merged, datasets, np.array(places, np.int64), merge_categories(of_maps))
 
 
 def merge_categories(parts: Sequence[Categories]) -> Categories:
@@ -131,7 +141,11 @@ def merge_into_one_category(dataset: Dataset, categories: Categories) -> Dataset
 
 
 def remap_semantic_categories(dataset: Dataset, categories: Categories) -> Dataset:
-    """Map the semantic labels of a data set to another list of categories; pixels of others become ignored."""
+    """Map the semantic labels of a data set to another list of categories; pixels of others become ignored.
+
+    Where it has none, they are made of its panoptic maps or outlines (:func:`~otus.data.semantic_views.with_semantic_maps`).
+    """
+    dataset = with_semantic_maps(dataset)
     semantic = dataset.semantic
     if semantic is None or semantic.categories.names == categories.names:
         return dataset

@@ -26,6 +26,7 @@ from otus.metrics.detection.coco import Kind
 from otus.structures import Objects, PromptableMethod
 
 if TYPE_CHECKING:
+    from otus.inference.averaging import Averaging
     from otus.inference.predictor import Predictor
 
 
@@ -120,6 +121,7 @@ def evaluate(
     weights: str | Path | None = None,
     device: str | None = None,
     precision: str | None = None,
+    averaging: "Averaging | None" = None,
     format: str | None = None,
     split: str | None = None,
     protocol: str | None = None,
@@ -146,6 +148,8 @@ def evaluate(
         Evaluate on this fraction of the images, the same images that ``otus train --val`` holds out.
     model
         A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``device`` and ``precision``.
+    averaging
+        Flips and scales whose probabilities are averaged, of a semantic segmenter (default: the image alone).
     method
         An interactive method, evaluated with simulated clicks: one of :data:`~otus.interactive.methods.METHODS`, the name
         or file of a promptable model, or an implementation of :class:`~otus.structures.prompt.PromptableMethod`.
@@ -182,6 +186,8 @@ def evaluate(
     typed = {name: value for name, value in options.items() if value is not None}
     if typed and not isinstance(model, str | Path):
         raise UsageError(f"{', '.join(typed)}: only for a model given by name or file")
+    if averaging is not None and model is None:
+        raise UsageError("averaging: flips and scales are of a model that predicts; leave them out")
     if isinstance(data, Dataset) and (format or split):
         raise UsageError("format and split choose among the data sets of a path; this one is already open")
     dataset = data if isinstance(data, Dataset) else open_dataset(data, format=format, split=split, report=report)
@@ -197,7 +203,7 @@ def evaluate(
     if model is not None:
         if protocol is not None and chosen.result_type is None:
             raise UsageError(f"protocol {protocol}: {chosen.why_no_model}")
-        return _evaluate_model(dataset, _predictor(model, typed), protocol, options_of_protocol, progress)
+        return _evaluate_model(dataset, _predictor(model, typed), protocol, options_of_protocol, averaging, progress)
     notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
         if chosen.result_type != "Instances":
@@ -221,6 +227,7 @@ def _evaluate_model(
     predictor: "Predictor",
     name: str | None,
     options: Options,
+    averaging: "Averaging | None",
     progress: Callable[[int, int], None] | None,
 ) -> EvaluationReport:
     """Evaluate a model on a data set, by the protocol of its task unless another is given."""
@@ -245,10 +252,11 @@ def _evaluate_model(
             progress(done, len(dataset))
 
     unknown = tuple(name for name in task.categories(dataset) if name not in predictor.categories)
+    pipeline = replace(predictor.pipeline, averaging=averaging)
     if protocol.evaluate_system is not None:
-        result = protocol.evaluate_system(predictor.pipeline, dataset, options, progress)
+        result = protocol.evaluate_system(pipeline, dataset, options, progress)
         return _with_training_images(_report_of(dataset, protocol, result), dataset, predictor)
-    results = predict_dataset(predictor.pipeline, dataset, progress=count)
+    results = predict_dataset(pipeline, dataset, progress=count)
     report = _report(dataset, protocol, protocol.from_results(results, dataset), options)
     return _with_training_images(replace(report, unknown_categories=unknown), dataset, predictor)
 

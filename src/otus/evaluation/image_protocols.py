@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from otus.data.dataset import Dataset
+from otus.data.semantic_views import semantic_categories, with_semantic_maps
 from otus.errors import DataError, Report, ShapeError, stop_at_first
 from otus.evaluation.protocols import ProtocolResult
 from otus.metrics.classification import ClassificationAccuracy
@@ -37,6 +38,7 @@ def evaluate_semantic(
 
     ``report`` is called with the error of each invalid map, and its image is skipped.
     """
+    dataset = with_semantic_maps(dataset)
     assert dataset.semantic is not None
 
     def empty_map(truth: SemanticMap) -> SemanticMap:
@@ -131,17 +133,6 @@ def scores_of(
         yield index, np.array([scores_by_name.get(name, -np.inf) for name in categories])
 
 
-def with_labels_of(semantic: SemanticMap, categories: Categories) -> SemanticMap:
-    """Return a map with the class indices of other categories; pixels of a category that is not among them are ignored."""
-    if semantic.categories.names == categories.names:
-        return semantic
-    lookup = np.full(IGNORE + 1, IGNORE)
-    for label, name in enumerate(semantic.categories):
-        if name in categories:
-            lookup[label] = categories.index(name)
-    return SemanticMap(lookup[semantic.labels], categories)
-
-
 def evaluate_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> ProtocolResult:
     """Evaluate pairs of image index and IoU after each click; an image may have several objects."""
     curves = list(curves)
@@ -153,7 +144,7 @@ def evaluate_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float
 def _semantic_files(path: str | Path, dataset: Dataset, report: Report) -> Callable[[int], SemanticMap | None]:
     from otus.data.formats.index_png_results import find_semantic_results, read_semantic_result
 
-    semantic = dataset.semantic
+    semantic = with_semantic_maps(dataset).semantic
     assert semantic is not None
     files = find_semantic_results(path, dataset, report=report)
 
@@ -165,9 +156,8 @@ def _semantic_files(path: str | Path, dataset: Dataset, report: Report) -> Calla
 
 
 def _semantic_results(results: Mapping[int, SemanticMap], dataset: Dataset) -> Callable[[int], SemanticMap | None]:
-    assert dataset.semantic is not None
-    categories = dataset.semantic.categories
-    return lambda index: None if index not in results else with_labels_of(results[index], categories)
+    categories = semantic_categories(dataset)
+    return lambda index: results[index].relabelled(categories) if index in results else None
 
 
 def _panoptic_files(path: str | Path, dataset: Dataset, report: Report) -> Callable[[int], PanopticMap | None]:

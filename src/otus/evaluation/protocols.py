@@ -235,6 +235,12 @@ def _can_be_clicked(dataset: "Dataset") -> bool:
     return dataset.semantic is not None or (outlines is not None and bool((outlines.kinds != Outline.NONE).any()))
 
 
+def _has_semantic_maps(dataset: "Dataset") -> bool:
+    from otus.data.semantic_views import has_semantic_maps
+
+    return has_semantic_maps(dataset)
+
+
 _VOC = {"kinds": ("bbox",), "limits_detections": False}
 PROTOCOLS: Mapping[str, EvaluationProtocol] = {
     protocol.name: protocol
@@ -288,7 +294,7 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
             "semantic",
             "a folder of index PNGs, named as the images, with the labels' values",
             "mIoU, fwIoU, mAcc, aAcc, boundary F; IoU, accuracy and F by category",
-            labels=Labels("semantic maps", lambda dataset: dataset.semantic is not None),
+            labels=Labels("semantic or panoptic maps, or outlines of objects", _has_semantic_maps),
             result_type="SemanticMap",
         ),
         _image_protocol(

@@ -13,10 +13,13 @@ import torch
 
 from otus.data.sample import Sample
 from otus.data.tensors import TensorSample
+from otus.errors import UsageError
+from otus.inference.averaging import Averaging
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem, Stages
+from otus.parts.tasks import SEMANTIC
 
 if TYPE_CHECKING:
     from otus.data.images import TargetSize
@@ -34,11 +37,21 @@ class Pipeline:
         How its weights want images prepared.
     precision
         ``bfloat16`` for autocast; else the system runs as it is.
+    averaging
+        Views of each image whose scores are averaged, of a semantic segmenter (default: the image alone).
     """
 
     system: BaseSystem[Any, Any]
     preprocess: Preprocess
     precision: str = "exact"
+    averaging: Averaging | None = None
+
+    def __post_init__(self) -> None:
+        if self.averaging is not None and self.system.task is not SEMANTIC:
+            what = f"a model that predicts {self.system.task.predicts}"
+            raise UsageError(
+                f"averaging: flips and scales are for semantic segmentation, not for {what}; leave them out"
+            )
 
     @property
     def target_size(self) -> "TargetSize | None":
@@ -83,10 +96,18 @@ class Pipeline:
             Measures ``network`` and ``undo``.
         """
         watch = watch or Stopwatch(self.system.device)
-        with watch.time("network"), self.autocast():
-            results = self.system.predict(samples, postprocess=postprocess)
+        results = self.results(samples, postprocess=postprocess, watch=watch)
         with watch.time("undo"):
             return [self.preprocess.undo(one, size_hw) for one, size_hw in zip(results, sizes_hw, strict=True)]
+
+    def results(
+        self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None, watch: Stopwatch
+    ) -> list[Any]:
+        """Return what the system predicts of prepared samples, in their own frames; parameters as of :meth:`predict`."""
+        with watch.time("network"), self.autocast():
+            if self.averaging is not None:
+                return self.averaging.predict(self.system, samples)
+            return self.system.predict(samples, postprocess=postprocess)
 
     def stages(self, sample: TensorSample, *, postprocess: Postprocess | None = None) -> Stages:
         """Return the record of a pass over one prepared sample."""

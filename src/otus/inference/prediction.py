@@ -12,6 +12,7 @@ from PIL import Image
 
 from otus.data.image_writing import write_image
 from otus.errors import MissingExtraError
+from otus.inference.averaging import Averaging
 from otus.inference.tiling import Tiles
 from otus.parts.postprocess import Postprocess
 from otus.parts.tasks import DETECTION, Task
@@ -220,15 +221,20 @@ def threshold_facts(postprocess: Postprocess, categories: Categories) -> dict[st
     return {"score_threshold": postprocess.score_threshold, **({"score_thresholds": of_labels} if of_labels else {})}
 
 
-def postprocess_facts(postprocess: Postprocess | None, categories: Categories, tiles: Tiles | None) -> dict[str, Any]:
-    """Return the member ``postprocess`` of ``otus predict --json``: the settings by which detections were selected."""
-    if postprocess is None:
-        return {}
-    facts = {
-        **threshold_facts(postprocess, categories),
-        "nms_iou": postprocess.nms_iou,
-        "max_detections": postprocess.max_detections,
-    }
-    if postprocess.labels is not None:
-        facts["categories"] = [categories[label] for label in postprocess.labels]
-    return {"postprocess": facts | ({} if tiles is None else {"tiles": asdict(tiles)})}
+def postprocess_facts(
+    postprocess: Postprocess | None, categories: Categories, tiles: Tiles | None, averaging: Averaging | None = None
+) -> dict[str, Any]:
+    """Return the member ``postprocess`` of ``otus predict --json``: by which settings results were selected or joined."""
+    facts: dict[str, Any] = {}
+    if postprocess is not None:
+        facts = {
+            **threshold_facts(postprocess, categories),
+            "nms_iou": postprocess.nms_iou,
+            "max_detections": postprocess.max_detections,
+        }
+        if postprocess.labels is not None:
+            facts["categories"] = [categories[label] for label in postprocess.labels]
+    for name, settings in (("tiles", tiles), ("averaging", averaging)):
+        if settings is not None:
+            facts[name] = asdict(settings)
+    return {"postprocess": facts} if facts else {}

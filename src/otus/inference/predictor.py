@@ -23,6 +23,8 @@ from otus.data.sample import Sample
 from otus.data.sources import Source, SourceImage, read_source
 from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
+from otus.inference.averaging import Averaging
+from otus.inference.blending import blended
 from otus.inference.pipeline import Pipeline
 from otus.inference.prediction import Prediction
 from otus.inference.tiling import Tiles, Window, merged, moved
@@ -32,8 +34,8 @@ from otus.parts.postprocess import Postprocess
 from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
-from otus.parts.tasks import Task
-from otus.structures import Categories
+from otus.parts.tasks import SEMANTIC, Task
+from otus.structures import Categories, SemanticScores
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
@@ -130,6 +132,7 @@ class Predictor:
         nms_iou: float | None = None,
         categories: str | Sequence[str] | None = None,
         tiles: Tiles | int | None = None,
+        averaging: Averaging | None = None,
         batch_size: int = 1,
         stride: int = 1,
         report: Callable[[DataError], None] | None = None,
@@ -151,8 +154,10 @@ class Predictor:
         categories
             Name or names of the categories to report (default: all). The limit on detections counts only these.
         tiles
-            Predict on overlapping tiles of large images and merge the detections; a number is the tile side in pixels
-            (default: no tiles).
+            Predict on overlapping tiles of large images and merge the detections, or blend the scores of a semantic
+            segmenter; a number is the tile side in pixels (default: no tiles).
+        averaging
+            Flips and scales whose probabilities are averaged, of a semantic segmenter (default: the image alone).
         batch_size
             Images, or tiles of an image, per batch.
         stride
@@ -167,8 +172,8 @@ class Predictor:
         ImageError
             If a file is missing or not an image.
         UsageError
-            If an option is out of range, the model does not know a category, or tiles, thresholds or categories are
-            given for a model that does not detect objects.
+            If an option is out of range, the model does not know a category, or an option is not for models of its task:
+            thresholds and categories are of detectors, averaging is of semantic segmenters, tiles of both.
         TypeError
             If an option is unknown; for options of other libraries the message names the equivalent.
         """
@@ -180,21 +185,24 @@ class Predictor:
             raise TypeError(f"predict: there is no option {name!r}{remedy}; there are {', '.join(sorted(options))}")
         postprocess = self.postprocess(score_threshold, nms_iou, categories)
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
-        if tiles is not None and postprocess is None:
+        pipeline = replace(self.pipeline, averaging=averaging)
+        if tiles is not None and postprocess is None and self.task is not SEMANTIC:
             raise self._finds_no_objects("tiles")
         for name, number in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
             if number < 1:
                 raise UsageError(f"{name}: expected 1 or more, got {number}")
-        target_size = None if tiles is not None else self.pipeline.target_size  # tiles are cut from the whole image
+        target_size = None if tiles is not None else pipeline.target_size  # tiles are cut from the whole image
         report = report or partial(_stop_at_first, source)
         images = read_source(source, stride=stride, report=report, target_size=target_size, max_pixels=max_pixels)
 
         def predictions() -> Iterator[Prediction]:
             while batch := list(islice(images, batch_size)):
                 if tiles is None:
-                    yield from self._whole(batch, postprocess)
+                    yield from self._whole(batch, pipeline, postprocess)
+                elif self.task is SEMANTIC:
+                    yield from (self._blended(one, tiles, pipeline, batch_size=batch_size) for one in batch)
                 else:
-                    yield from (self._tiled(one, tiles, postprocess, batch_size=batch_size) for one in batch)
+                    yield from (self._tiled(one, tiles, pipeline, postprocess, batch_size=batch_size) for one in batch)
 
         return predictions()
 
@@ -286,12 +294,12 @@ class Predictor:
         """Return an image preprocessed for the system, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""
         return self.pipeline.prepare(Sample(image, key))
 
-    def _whole(self, batch: list[SourceImage], postprocess: Postprocess | None) -> list[Prediction]:
+    def _whole(self, batch: list[SourceImage], pipeline: Pipeline, postprocess: Postprocess | None) -> list[Prediction]:
         watch = Stopwatch(self.device)
         with watch.time("prepare"):
             samples = [self.prepared(one.image, one.name) for one in batch]
         sizes_hw = [image.size_hw for image in batch]
-        results = self.pipeline.predict(samples, sizes_hw, postprocess=postprocess, watch=watch)
+        results = pipeline.predict(samples, sizes_hw, postprocess=postprocess, watch=watch)
         share = {name: milliseconds / len(batch) for name, milliseconds in watch.milliseconds.items()}
         return [self._prediction(*pair, share) for pair in zip(batch, results, strict=True)]
 
@@ -309,21 +317,44 @@ class Predictor:
         )
 
     def _tiled(
-        self, image: SourceImage, tiles: Tiles, postprocess: Postprocess | None, *, batch_size: int
+        self,
+        image: SourceImage,
+        tiles: Tiles,
+        pipeline: Pipeline,
+        postprocess: Postprocess | None,
+        *,
+        batch_size: int,
     ) -> Prediction:
         size_hw = (image.image.shape[0], image.image.shape[1])
         windows, instances = list(tiles.windows(size_hw)), []
         if len(windows) == 1:
-            return self._whole([image], postprocess)[0]
+            return self._whole([image], pipeline, postprocess)[0]
         total: Counter[str] = Counter()
         for first in range(0, len(windows), batch_size):
             here = windows[first : first + batch_size]
             parts = [self._part(image, window) for window in here]
-            for (rows, columns), part in zip(here, self._whole(parts, postprocess), strict=True):
+            for (rows, columns), part in zip(here, self._whole(parts, pipeline, postprocess), strict=True):
                 instances.append(moved(part.instances, top=rows.start, left=columns.start, size_hw=size_hw))
                 total.update(part.milliseconds)
         found = merged(instances, windows, threshold=tiles.merge_threshold)
         return self._prediction(replace(image, size_hw=size_hw), found, dict(total))
+
+    def _blended(self, image: SourceImage, tiles: Tiles, pipeline: Pipeline, *, batch_size: int) -> Prediction:
+        size_hw = (image.image.shape[0], image.image.shape[1])
+        windows, watch = list(tiles.windows(size_hw)), Stopwatch(self.device)
+        if len(windows) == 1:
+            return self._whole([image], pipeline, None)[0]
+
+        def scores(here: Sequence[Window]) -> list[SemanticScores]:
+            with watch.time("prepare"):
+                samples = [self.prepared(self._part(image, window).image, image.name) for window in here]
+            return pipeline.results(samples, watch=watch)
+
+        whole = scores([windows.pop()])[0] if tiles.whole_image else None
+        batches = (windows[first : first + batch_size] for first in range(0, len(windows), batch_size))
+        of_tiles = (pair for here in batches for pair in zip(here, scores(here), strict=True))
+        semantic = blended(of_tiles, tiles, size_hw, whole=whole)
+        return self._prediction(replace(image, size_hw=size_hw), semantic, watch.milliseconds)
 
     def _part(self, source_image: SourceImage, window: Window) -> SourceImage:
         """Return a window of an image, at reduced size if it is huge, as the whole image beside its tiles may be."""

@@ -32,6 +32,8 @@ from otus.metrics._boundary_kernels import boundary_counts
 from otus.metrics._ratios import mean_of_defined, ratio
 from otus.structures import IGNORE, Categories, SemanticMap
 
+_ROWS_AT_ONCE = 512
+
 
 class SemanticQuality:
     """IoU, accuracy and boundary F over any number of images. Memory is that of one confusion matrix.
@@ -45,9 +47,12 @@ class SemanticQuality:
 
     Examples
     --------
-    >>> categories = Categories(("sky", "owl", "tree")) >>> truth, predicted = SemanticMap(np.array([[0, 0, 1, 255]]),
-    categories), SemanticMap(np.array([[0, 1, 1, 0]]), categories) >>> figures = SemanticQuality(categories).update(truth,
-    predicted).compute().figures >>> figures["mIoU"], round(figures["aAcc"], 4) (0.5, 0.6667)
+    >>> categories = Categories(("sky", "owl", "tree"))
+    >>> truth = SemanticMap(np.array([[0, 0, 1, 255]]), categories)
+    >>> predicted = SemanticMap(np.array([[0, 1, 1, 0]]), categories)
+    >>> figures = SemanticQuality(categories).update(truth, predicted).compute().figures
+    >>> figures["mIoU"], round(figures["aAcc"], 4)
+    (0.5, 0.6667)
     """
 
     def __init__(self, categories: Categories, *, tolerance: float = 0.008) -> None:
@@ -75,10 +80,15 @@ class SemanticQuality:
         if truth.size_hw != prediction.size_hw:
             raise ShapeError(f"semantic map: expected a prediction of size {truth.size_hw}, got {prediction.size_hw}")
         count = len(self.categories)
-        # Label K: ignored in the truth, no category in the prediction.
-        true = np.where(truth.labels == IGNORE, count, truth.labels).astype(np.int64)
-        predicted = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.int64)
-        pairs = np.bincount((true * (count + 1) + predicted).ravel(), minlength=(count + 1) ** 2)
+        # Label K, at most 255, ignored in the truth, no category in the prediction.
+        true = np.where(truth.labels == IGNORE, count, truth.labels).astype(np.uint8)
+        predicted = np.where((prediction.labels == IGNORE) | (true == count), count, prediction.labels).astype(np.uint8)
+        pairs = np.zeros((count + 1) ** 2, dtype=np.int64)
+        for rows in range(0, len(true), _ROWS_AT_ONCE):  # wide numbers of a large image would take gigabytes
+            here = slice(rows, rows + _ROWS_AT_ONCE)
+            pairs += np.bincount(
+                (true[here].astype(np.int64) * (count + 1) + predicted[here]).ravel(), minlength=len(pairs)
+            )
         confusion = pairs.reshape(count + 1, count + 1)[:count]
         self._confusion += confusion
         occurs = confusion.sum(axis=1) + confusion[:, :count].sum(axis=0) > 0

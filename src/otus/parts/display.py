@@ -113,7 +113,9 @@ def _semantic_objects(semantic: SemanticMap, size_hw: tuple[int, int]) -> Instan
     semantic = semantic.resized(size_hw)
     names = _semantic_columns(semantic, semantic.categories)["category"]
     labels = np.array([semantic.categories.index(name) for name in names], dtype=np.int64)
-    masks = Masks.from_dense(semantic.labels == labels[:, None, None])
+    # One mask at a time: those of all categories of a large image would not fit into memory.
+    counts = [Masks.from_dense(semantic.labels[None] == label).rle()[0]["counts"] for label in labels]
+    masks = Masks.from_rle(counts, semantic.size_hw)  # type: ignore[arg-type]
     return Instances(masks.boxes_xyxy(), labels, size_hw, semantic.categories, masks=masks)
 
 

@@ -17,6 +17,7 @@ from otus.data.merging import merge_into_one_category, remap_categories, remap_s
 from otus.data.needed_labels import Labels
 from otus.data.object_regions import objects_as_regions
 from otus.data.sample import Sample
+from otus.data.semantic_views import has_semantic_maps, semantic_categories
 from otus.parts.display import CLASSIFICATION_DISPLAY, INSTANCES_DISPLAY, SEMANTIC_DISPLAY, Display
 from otus.structures import Categories, Classification, Instances, MaskCandidates, SemanticMap
 
@@ -162,7 +163,7 @@ CLASSIFICATION = Task(
 )
 SEMANTIC = Task(
     name="semantic",
-    labels=Labels("semantic maps", lambda dataset: dataset.semantic is not None),
+    labels=Labels("semantic or panoptic maps, or outlines of objects,", has_semantic_maps),
     result_type=SemanticMap,
     predicts="the category of every pixel",
     protocol="semantic",
@@ -172,7 +173,7 @@ SEMANTIC = Task(
     display=SEMANTIC_DISPLAY,
     ground_truth=lambda sample: sample.semantic,
     compact=lambda semantic: SemanticMap(semantic.labels.astype(np.uint8), semantic.categories),
-    categories=lambda dataset: dataset.categories if dataset.semantic is None else dataset.semantic.categories,
+    categories=semantic_categories,
     remap=remap_semantic_categories,
 )
 TASKS = (CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, PROMPTABLE, SEMANTIC)

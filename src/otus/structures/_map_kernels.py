@@ -1,4 +1,4 @@
-"""Compiled: the likeliest category of each pixel, of scores at another size (:mod:`otus.structures.maps`)."""
+"""Compiled: scores of categories at another size, the highest of each pixel and sums (:mod:`otus.structures.maps`)."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,3 +45,27 @@ def argmax_of_interpolated(scores: Float[np.ndarray, "k h w"], labels: Int[np.nd
                 elif score > best[x]:
                     best[x] = score
                     labels[y, x] = label
+
+
+@kernel
+def add_interpolated(
+    total: Float[np.ndarray, "k rows w2"],
+    scores: Float[np.ndarray, "k h w"],
+    size_hw: tuple[int, int],
+    first_row: int,
+    row_weights: Float[np.ndarray, "rows"],
+    column_weights: Float[np.ndarray, "w2"],
+) -> None:
+    """Interpolate scores bilinearly to ``size_hw`` and add the rows from ``first_row`` on, weighted, to ``total``."""
+    top, bottom, weights_y = _neighbours(size_hw[0], scores.shape[1])
+    left, right, weights_x = _neighbours(size_hw[1], scores.shape[2])
+    row = np.empty(scores.shape[2], np.float32)
+    for label in range(scores.shape[0]):
+        for i in range(total.shape[1]):
+            y = first_row + i
+            for x in range(len(row)):
+                above = scores[label, top[y], x]
+                row[x] = (above + weights_y[y] * (scores[label, bottom[y], x] - above)) * row_weights[i]
+            for x in range(total.shape[2]):
+                before = row[left[x]]
+                total[label, i, x] += (before + weights_x[x] * (row[right[x]] - before)) * column_weights[x]

@@ -60,6 +60,16 @@ class SemanticMap:
         rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, self.size_hw, strict=True))
         return SemanticMap(self.labels[rows[:, None], columns], self.categories)
 
+    def relabelled(self, categories: Categories) -> "SemanticMap":
+        """Return the map with its labels counted by another list of categories; pixels of others are ignored."""
+        if self.categories.names == categories.names:
+            return self
+        lookup = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)
+        for label, name in enumerate(self.categories):
+            if name in categories:
+                lookup[label] = categories.index(name)
+        return SemanticMap(lookup[self.labels], categories)
+
     def mask_of(self, category: str) -> Bool[np.ndarray, "h w"]:
         """Return the mask of one category."""
         return self.labels == self.categories.index(category)
@@ -108,6 +118,31 @@ class SemanticScores:
         labels = np.empty(size_hw, dtype=np.uint8)
         argmax_of_interpolated(np.ascontiguousarray(self.scores, dtype=np.float32), labels)
         return SemanticMap(labels, self.categories)
+
+    def add_resized(
+        self,
+        total: Float[np.ndarray, "k rows w2"],
+        size_hw: tuple[int, int],
+        *,
+        first_row: int = 0,
+        weights_yx: tuple[Float[np.ndarray, "rows"], Float[np.ndarray, "w2"]],
+    ) -> None:
+        """Add the scores, interpolated to ``size_hw``, to float32 sums of some of its rows.
+
+        Parameters
+        ----------
+        total
+            (K, rows, W2) the sums, changed in place.
+        size_hw
+            Height and width W2 of the image.
+        first_row
+            The row of the image that is the first of ``total``.
+        weights_yx
+            Weights of these rows and of all columns.
+        """
+        from otus.structures._map_kernels import add_interpolated
+
+        add_interpolated(total, np.ascontiguousarray(self.scores, dtype=np.float32), size_hw, first_row, *weights_yx)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Find everything that is wrong with a data set: its images, its labels, and whether they agree.
 
 Kinds of findings, beside those that the readers report: ``missing_image``, ``unreadable_image``,
-``mis_sized_image``, ``wrong_map``, ``box_outside``, ``box_without_area``, ``counts_from_0``, ``mask_disagrees``,
-``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``, ``segment_without_pixels``,
-``unused_category``, ``duplicate_image_id``, ``duplicate_annotation_id``, ``duplicate_annotation``,
-``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_image``.
+``mis_sized_image``, ``wrong_map``, ``unknown_value``, ``palettes_differ``, ``box_outside``, ``box_without_area``,
+``counts_from_0``, ``mask_disagrees``, ``empty_mask``, ``area_disagrees``, ``box_disagrees``, ``num_keypoints_disagree``,
+``segment_without_pixels``, ``unused_category``, ``duplicate_image_id``, ``duplicate_annotation_id``,
+``duplicate_annotation``, ``same_photograph``, ``shared_between_splits``, ``further_pages``, ``dark_image``.
 """
 
 import filecmp
@@ -25,7 +25,7 @@ from otus.data.checks.near_duplicates import SIDE, find_near_duplicates
 from otus.data.dataset import Dataset
 from otus.data.formats.interface import Layout
 from otus.data.image_files import list_images
-from otus.data.images import check_image_size, image_notes, read_image, read_thumbnail
+from otus.data.images import check_image_size, image_notes, palette_colours, read_image, read_thumbnail
 from otus.data.open import choose_layouts, open_layout
 from otus.errors import DataError, OtusError, ShapeError
 from otus.structures import IGNORE
@@ -113,7 +113,7 @@ def check_datasets(
     """
     findings = [_of_error(problem, kind="unreadable_annotation") for problem in problems]
     for dataset in datasets:
-        findings += [*check_labels(dataset), *check_num_keypoints(dataset)]
+        findings += [*check_labels(dataset), *check_num_keypoints(dataset), *_palettes_that_differ(dataset)]
     sizes: dict[Path, set[tuple[int, int]]] = {}
     for dataset in datasets:
         for i, path in enumerate(_paths(dataset)):
@@ -228,13 +228,56 @@ def _look_at_maps(stated: Sequence[StatedSegments], item: tuple[int, Dataset, in
     except OtusError as error:
         return set(), [_of_error(error, kind="wrong_map", file=dataset.images.path(index))]
     names: set[str] = set()
+    wrong: list[Finding] = []
     if semantic is not None:
         names.update(semantic.categories[k] for k in np.unique(semantic.labels).tolist() if k != IGNORE)
+        wrong += _unknown_values(dataset, index)
     if panoptic is not None:
         names.update(panoptic.categories[segment.label] for segment in panoptic.segments)
         if index in stated[k]:
-            return names, list(check_segments(panoptic, stated[k][index], dataset.source))
-    return names, []
+            wrong += check_segments(panoptic, stated[k][index], dataset.source)
+    return names, wrong
+
+
+def _unknown_values(dataset: Dataset, index: int) -> Iterator[Finding]:
+    """Yield the values of a label image that its source gives no meaning."""
+    semantic = dataset.semantic
+    values = None if semantic is None else semantic.values(index, dataset.images.size_hw(index))
+    if semantic is None or values is None:
+        return
+    counts = np.bincount(values.ravel(), minlength=256)
+    unknown = [value for value in np.flatnonzero(counts).tolist() if semantic.lookup[value] == IGNORE]
+    unknown = [value for value in unknown if value not in semantic.void_values]
+    if unknown:
+        message = (
+            f"{int(counts[unknown].sum())} pixels have values without a category, which are ignored: {unknown[:5]}"
+        )
+        message += " (name the values, or correct the pixels)"
+        yield Finding("unknown_value", str(semantic.files[index]), None, message)
+
+
+def _palettes_that_differ(dataset: Dataset) -> Iterator[Finding]:
+    """Yield the first label image whose palette gives a category another colour than those before it."""
+    semantic = dataset.semantic
+    if semantic is None or semantic.colours:
+        return
+    seen: dict[int, tuple[tuple[int, int, int], Path]] = {}
+    for file in semantic.files:
+        if file is None or not file.is_file():
+            continue
+        try:
+            colours = palette_colours(file)
+        except OtusError:
+            continue  # reported where it is decoded
+        for value in np.flatnonzero(semantic.lookup[: len(colours)] != IGNORE).tolist():
+            colour, first = seen.setdefault(value, (colours[value], file))
+            if colour != colours[value]:
+                message = (
+                    f"value {value} ({semantic.categories[int(semantic.lookup[value])]}) is {colours[value]} in its palette "
+                    f"and {colour} in {first.name}: values count, colours do not (were the values numbered anew?)"
+                )
+                yield Finding("palettes_differ", str(file), None, message)
+                return
 
 
 def _unused_categories(datasets: Sequence[Dataset], used: Sequence[set[str]]) -> Iterator[Finding]:

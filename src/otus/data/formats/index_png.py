@@ -5,7 +5,9 @@
     JPEGImages/SEQUENCE/*.jpg  Annotations/SEQUENCE/*.png       DAVIS: the frames of videos
 
 A line of ``classes.txt`` is a name, or a pixel value and a name; without values, names are numbered from 0. Values
-without a name are ignored in evaluation, as are those named unlabelled, void, ignore or ignored. Without
+without a name are ignored, as are those named unlabelled, void, ignore or ignored. The colours of a palette mean nothing,
+unless each line is a colour, red, green and blue, and a name: then colours count and values do not, and a colour without a
+name is an error. Without
 ``classes.txt`` the PNGs must be binary masks: background 0 and object 255 or 1, with 128 (or 255 if the object is 1)
 for ignored pixels.
 """
@@ -14,7 +16,6 @@ from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 
 from otus.data.dataset import Dataset, Images, SemanticFiles
 from otus.data.formats.interface import Layout
@@ -109,7 +110,7 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
         report(DataError("has no image of that name", file=files[name], remedy=remedy, kind="missing_image"))
     paths, sizes = read_image_sizes(list(images.values()), report)
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-    categories, lookup, void_values = _categories_and_lookup(root, [files[name] for name in names])
+    semantic = _semantic_files(root, [files[name] for name in names])
     return Dataset(
         source=root,
         format="index_png",
@@ -120,8 +121,8 @@ def read(layout: Layout, *, report: Report = stop_at_first) -> Dataset:
             sizes_hw=sizes,
             ids=tuple(names),
         ),
-        categories=categories,
-        semantic=SemanticFiles(tuple(files[name] for name in names), categories, lookup, void_values),
+        categories=semantic.categories,
+        semantic=semantic,
     )
 
 
@@ -155,15 +156,16 @@ def _listed_stems(file: Path, folder: Path, known: Set[str], report: Report) -> 
     return stems
 
 
-def _categories_and_lookup(root: Path, files: list[Path]) -> tuple[Categories, Int[np.ndarray, "256"], tuple[int, ...]]:
-    """Return the categories, the label of each pixel value, and the void values."""
+def _semantic_files(root: Path, files: list[Path]) -> SemanticFiles:
+    """Return the label PNGs with the categories of their values or colours."""
     lookup = np.full(256, IGNORE)
     if (root / _CLASSES_FILE).is_file():
-        names = _class_names(root / _CLASSES_FILE)
+        names, colours = _class_names(root / _CLASSES_FILE)
         kept = [value for value in names if names[value].lower() not in _VOID]
         lookup[kept] = np.arange(len(kept))
         void = {IGNORE, *names} - set(kept)
-        return Categories(tuple(names[value] for value in kept), ids=tuple(kept)), lookup, tuple(sorted(void))
+        categories = Categories(tuple(names[value] for value in kept), ids=tuple(kept))
+        return SemanticFiles(tuple(files), categories, lookup, tuple(sorted(void)), colours)
     values = _binary_values(files)
     if values is None:
         raise DataError(
@@ -173,22 +175,38 @@ def _categories_and_lookup(root: Path, files: list[Path]) -> tuple[Categories, I
         )
     lookup[0] = 0
     lookup[1 if 1 in values else 255] = 1
-    return Categories(("background", "object")), lookup, (128, 255)
+    return SemanticFiles(tuple(files), Categories(("background", "object")), lookup, (128, 255))
 
 
-def _class_names(file: Path) -> dict[int, str]:
-    """Return the names by pixel value, sorted by value."""
-    lines = [line.strip() for line in read_text(file).splitlines()]
-    non_blank = [line for line in lines if line]
-    first_words = [line.split(maxsplit=1) for line in non_blank]
-    if not all(len(words) == 2 and words[0].isdecimal() for words in first_words):
-        first_words = [[str(value), line] for value, line in enumerate(non_blank)]
+def _class_names(file: Path) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
+    """Return the names by pixel value, sorted by value, and the colour of each value if lines are of colours and names."""
+    lines = [line for line in map(str.strip, read_text(file).splitlines()) if line]
+    if not lines:
+        raise DataError("has no categories", file=file, remedy="write a line 'value name' for each")
+    words = [line.split(maxsplit=3) for line in lines]
+    if all(len(parts) == 4 and all(part.isdecimal() for part in parts[:3]) for parts in words):
+        return _coloured_names(file, words)
+    pairs = [line.split(maxsplit=1) for line in lines]
+    if not all(len(parts) == 2 and parts[0].isdecimal() for parts in pairs):
+        pairs = [[str(value), line] for value, line in enumerate(lines)]
     names: dict[int, str] = {}
-    for line, (value, name) in enumerate(first_words, start=1):
+    for line, (value, name) in enumerate(pairs, start=1):
         if len(value) > 3 or int(value) > 255 or int(value) in names or name in names.values():
             problem = f"expected a new value 0..255 and a new name, got {value} {name!r}"
             raise DataError(problem, file=file, where=f"line {line}", remedy="correct the line")
         names[int(value)] = name
-    if not names:
-        raise DataError("has no categories", file=file, remedy="write a line 'value name' for each")
-    return dict(sorted(names.items()))
+    return dict(sorted(names.items())), ()
+
+
+def _coloured_names(file: Path, lines: list[list[str]]) -> tuple[dict[int, str], tuple[tuple[int, int, int], ...]]:
+    names: list[str] = []
+    colours: list[tuple[int, int, int]] = []
+    for line, (red, green, blue, name) in enumerate(lines, start=1):
+        colour = (int(red), int(green), int(blue))
+        if max(colour) > 255 or colour in colours or name in names or len(names) == IGNORE:
+            problem = f"expected a new colour of three numbers 0..255 and a new name, at most {IGNORE}"
+            problem += f", got {' '.join(map(str, colour))} {name!r}"
+            raise DataError(problem, file=file, where=f"line {line}", remedy="correct the line")
+        names.append(name)
+        colours.append(colour)
+    return dict(enumerate(names)), tuple(colours)
