@@ -230,7 +230,7 @@ def test_what_is_missing_is_said():
         metric.update(one_box(), one_box(), image_ids=[1], sizes_hw=np.array([[20, 20]]))
     with pytest.raises(UsageError, match="scores"):
         AveragePrecision(CocoProtocol(), Categories(("a",))).update(one_box(), one_box(scores=None), image_ids=[1])
-    with pytest.raises(UsageError, match="tolerances"):
+    with pytest.raises(UsageError, match="sigmas"):
         AveragePrecision(CocoProtocol("keypoints"), Categories(("a",))).update(one_box(), one_box(), image_ids=[1])
     with pytest.raises(UsageError, match="nothing to compute"):
         metric.compute()
@@ -252,7 +252,7 @@ def test_masks_that_cannot_be_are_named(coco_scene, coco_values):
         score(values, CocoProtocol("segm"))
     kinds = np.zeros_like(values.truth.segmentations.kinds)
     values.truth = replace(values.truth, segmentations=replace(values.truth.segmentations, kinds=kinds))
-    with pytest.raises(DataError, match="expected an outline"):
+    with pytest.raises(DataError, match="expected a segmentation"):
         score(values, CocoProtocol("segm"))
 
 
