@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 import otus
 from otus.cli import app
 from otus.data.conversion import convert
+from otus.experiments.ablation import IMAGE_SIZE, SEEDS
 from otus.experiments.compare import KEPT_ASIDE, TRAINING, compare
 from otus.experiments.lineage import measure_lineage
+from otus.experiments.segmentation_costs import measure_segmentation_costs
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
 from otus.inference.tiling import Tiles
 from otus.metrics.diagnosis.bootstrap import CONFIDENCE, RESAMPLES, SEED
@@ -66,6 +68,9 @@ REAL = {
     ("evaluate", "--precision"): default_of(otus.load, "precision"),
     ("compare", "--val"): KEPT_ASIDE,
     ("compare", "--batch-size"): TRAINING.batch_size,
+    ("compare", "--seeds"): SEEDS,
+    ("compare", "--epochs"): TRAINING.epochs,
+    ("compare", "--image-size"): IMAGE_SIZE,
     ("compare", "--device"): TRAINING.device,
     ("compare", "--precision"): default_of(compare, "precision"),
     ("compare", "--out"): default_of(compare, "out"),
@@ -87,6 +92,9 @@ REAL = {
     ("benchmark lineage", "--proposals"): default_of(measure_lineage, "proposals"),
     ("benchmark lineage", "--precision"): default_of(measure_lineage, "precision"),
     ("benchmark lineage", "--out"): default_of(measure_lineage, "folder"),
+    ("benchmark semantic", "--image-size"): default_of(measure_segmentation_costs, "image_size"),
+    ("benchmark semantic", "--repeats"): default_of(measure_segmentation_costs, "repeats"),
+    ("benchmark semantic", "--precision"): default_of(measure_segmentation_costs, "precision"),
 }
 WITHOUT = {
     "--thresholds", "--data", "--predictions", "--model", "--models", "--config", "--resume", "--run", "--val"

@@ -62,6 +62,44 @@ def lineage(
         _print(document)
 
 
+@app.command(epilog=examples("otus benchmark semantic", "otus benchmark semantic street.jpg --image-size 160 --json"))
+@verb
+def semantic(
+    image: Annotated[
+        Path | None, typer.Argument(metavar="[IMAGE]", help="An image.", show_default="a made-up scene")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", help="Longer side of the image, in pixels.", show_default="320")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Timed passes of each.", show_default="3")] = None,
+    precision: Precision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a label for every pixel costs: by a sliding window, at full resolution, by encoder and decoder."""
+    from otus.data.images import read_image
+    from otus.data.scenes.generator import Scenes
+    from otus.errors import UsageError
+    from otus.experiments.segmentation_costs import measure_segmentation_costs
+
+    options = given_options(image_size=image_size, repeats=repeats, precision=precision)
+    for name, number in options.items():
+        if name != "precision" and number < 1:
+            raise UsageError(f"{name}: expected 1 or more, got {number}")
+    pixels = Scenes(1)[0].image if image is None else read_image(image)
+    with progress_bar("measuring") as update:
+        costs = measure_segmentation_costs(
+            pixels,
+            name="a made-up scene" if image is None else str(image),
+            report=lambda way, done, total: update(done, total),
+            **options,
+        )
+    document = costs.document()
+    if as_json:
+        emit_json(document)
+    else:
+        _print_costs(document)
+
+
 def _photographs() -> list[str]:
     from importlib.util import find_spec
 
@@ -106,3 +144,27 @@ def _print(document: dict[str, Any]) -> None:
 def _cells(row: dict[str, Any], names: Sequence[str]) -> list[str]:
     values = [row[name] for name in names]
     return ["" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value) for value in values]
+
+
+def _print_costs(document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = stdout_console()
+    console.print(
+        f"{document['image']}, {document['width']} x {document['height']}; random weights, {document['precision']}, "
+        f"{document['threads']} threads"
+    )
+    table = Table()
+    for number, title in enumerate(("way", "s", "multiply-adds", "parameters", "memory", "sees")):
+        table.add_column(title, justify="right" if number else "left")
+    for row in document["rows"]:
+        memory = "" if row["memory_mb"] is None else f"{row['memory_mb']:.0f} MB"
+        table.add_row(
+            row["way"],
+            f"{row['seconds']:.3g}",
+            f"{row['multiply_adds'] / 1e9:.3g} G",
+            f"{row['parameters']:,}",
+            memory,
+            f"{row['sees']} x {row['sees']}",
+        )
+    console.print(table)

@@ -35,9 +35,34 @@ def compare(
             help="Models to compare, separated by commas: names (see otus models), files, run folders, or LABEL=FILE.",
         ),
     ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            help="Argument of the models to vary, all else equal: a name, e.g. upsampling, or NAME=VALUE,VALUE; may be "
+            "repeated for combinations.",
+            show_default="none",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", help="Trainings of each model, by seeds from --seed on.", show_default="3 with --vary"),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Minutes to train each model that is given by name alone.", show_default="no training"),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="With --vary or --seeds: epochs of each training, instead of --minutes.", show_default="12"),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            help="Longer side of the images that models are trained on, in pixels.",
+            show_default="160 with --vary or --seeds, else the model's own",
+        ),
     ] = None,
     val: Annotated[
         str | None,
@@ -72,12 +97,14 @@ def compare(
 ) -> None:
     """Compare models, or two files of predictions.
 
-    --models: train or load each, evaluate and time all on the same images. --predictions: the difference of each figure,
-    with its confidence interval.
+    --models: train or load each, evaluate and time all on the same images. --vary: train each model with each value of an
+    argument and several seeds, and show mean and spread. --predictions: the difference of each figure, with its confidence
+    interval.
     """
     model_options = given_options(
-        val=path_or_fraction(val), val_split=val_split, limit=limit, precision=precision, out=out
+        val=path_or_fraction(val), val_split=val_split, limit=limit, precision=precision, out=out, image_size=image_size
     )
+    varied = given_options(vary=vary, seeds=seeds, epochs=epochs)
     training = given_options(batch_size=batch_size, device=device)
     prediction_options = given_options(
         protocol=protocol, masks=masks or None, resamples=resamples, confidence=confidence
@@ -85,7 +112,9 @@ def compare(
     if (predictions is None) == (models is None):
         fail("give either --models A,B,C or --predictions A.json,B.json", code=2)
     conflicting = (
-        prediction_options if predictions is None else model_options | training | given_options(minutes=minutes)
+        prediction_options
+        if predictions is None
+        else model_options | training | varied | given_options(minutes=minutes)
     )
     if conflicting:
         names = ", ".join("--" + name.replace("_", "-") for name in conflicting)
@@ -95,11 +124,15 @@ def compare(
             output_folder(out, "the tables, weights and images of a comparison")
         from otus.cli._compare_models import compare_models
 
+        if varied.keys() == {"epochs"}:
+            fail("--epochs: with --vary or --seeds; give --minutes to train each model once", code=2)
         compare_models(
             models.split(","),
             data,
+            vary=_arguments(vary or []) if varied else None,
+            seeds=seeds,
             minutes=minutes,
-            training=training | given_options(seed=seed),
+            training=training | given_options(seed=seed, epochs=epochs),
             as_json=as_json,
             **model_options,
             **given_options(format=format_, split=split),
@@ -137,6 +170,12 @@ def compare(
         emit_json(document)
     else:
         _print_table(document)
+
+
+def _arguments(texts: list[str]) -> dict[str, list[str]]:
+    """Return the names and values of ``NAME`` and ``NAME=VALUE,VALUE``; no values for all that there are."""
+    pairs = [text.partition("=") for text in texts]
+    return {name.strip(): [one.strip() for one in values.split(",") if one.strip()] for name, _, values in pairs}
 
 
 def _record(row: "Difference") -> dict[str, float]:

@@ -11,7 +11,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from otus.inference.predictor import SCORE_THRESHOLD, Predictor, choose_device, 
 from otus.parts.tasks import Task
 from otus.reports.comparison import Comparison, Row, distinct_labels, file_stem, jsonable, read_row
 from otus.structures import Objects
-from otus.training.datasets import open_datasets, trainable_model
+from otus.training.datasets import has_two_splits, open_datasets, trainable_model
 from otus.training.imagenet import imagenet_start
 from otus.training.run import resume_run, train
 from otus.training.run_config import read_config
@@ -65,11 +65,17 @@ class Contender:
         File of weights (default: published or packaged weights, or training).
     label
         Name of the row in the table (default: the model's name).
+    arguments
+        Arguments of the model's builder, for its training (default: the model's own).
+    settings
+        Settings of its training (default: those of the comparison).
     """
 
     model: str
     weights: Path | None = None
     label: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    settings: TrainSettings | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Contender":
@@ -107,12 +113,13 @@ class Contender:
 
 
 def compare(
-    models: Sequence[str],
+    models: Sequence[str | Contender],
     data: str | Path,
     *,
     val: str | Path | float | None = None,
     minutes: float | None = None,
     settings: TrainSettings = TRAINING,
+    image_size: int | None = None,
     limit: int | None = None,
     precision: str = "auto",
     format: str | None = None,
@@ -127,17 +134,20 @@ def compare(
     Parameters
     ----------
     models
-        See :meth:`Contender.parse`. A name without a file is trained if ``minutes`` is given, else its published or
-        packaged weights are loaded.
+        See :meth:`Contender.parse`. A name without a file is trained if ``minutes`` or its own settings are given, else
+        its published or packaged weights are loaded.
     data
         Training data; also the evaluation data if no model is trained and neither ``val`` nor ``val_split`` is given.
     val, val_split
         Evaluation data: ``val`` is another path or the fraction of ``data`` to hold out, ``val_split`` the name of a
-        split. Default, if a model is trained: a fifth of ``data``. They select nothing: the last weights are evaluated.
+        split. Default, if a model is trained: the split ``val`` beside ``train``, else a fifth of ``data``. They select
+        nothing: the last weights are evaluated.
     minutes
         Training time of each model. Backbones start from ImageNet weights if these are available.
     settings
         Settings of the training.
+    image_size
+        Longer side of the training images in pixels (default: the model's own).
     limit
         Maximum number of evaluated images, evenly spaced in the data set (default: all).
     precision
@@ -161,7 +171,7 @@ def compare(
         raise UsageError(f"limit: expected at least one image, got {limit}")
     device = choose_device(settings.device)
     choose_precision(precision, device)  # fail before anything is trained
-    contenders = [Contender.parse(text) for text in models if text]
+    contenders = [one if isinstance(one, Contender) else Contender.parse(one) for one in models if one]
     if not contenders:
         raise UsageError("models: expected at least one name or file of weights")
     task = model_entry(contenders[0].model).task
@@ -172,8 +182,12 @@ def compare(
             raise UsageError(
                 f"models: {first} predicts {task.predicts}, {one.model} {other.predicts}: name models of one task"
             )
-    trained = [one for one in contenders if one.weights is None and minutes is not None]
-    if trained and val is None and val_split is None:
+    trains = minutes is not None
+    trained = [one for one in contenders if one.weights is None and (trains or one.settings is not None)]
+    if trained and val is None and val_split is None and split is None and has_two_splits(data, format):
+        split, val_split = "train", "val"
+        say("the splits train and val are taken; --split, --val-split and --val name others")
+    elif trained and val is None and val_split is None:
         val = KEPT_ASIDE
         say(f"a share of {val:g} of the images is kept aside to judge on; --val and --val-split name others")
     learned, judged_on, whole = _material(
@@ -199,22 +213,33 @@ def compare(
         "learned": None if learned is None else fingerprint(learned),
     }
     training = {"data": data, "format": format, "split": split, "val": val if isinstance(val, float) else None}
+    training |= {} if image_size is None else {"image_size": image_size}
     rows = []
     for one in contenders:
-        own = dataclasses.replace(with_default_lr(settings, one.model), minutes=minutes) if one in trained else None
+        own = None
+        if one in trained:
+            own = with_default_lr(one.settings or dataclasses.replace(settings, minutes=minutes), one.model)
         weights = one.weights
         if weights is None and own is None:
             weights = read_weights(None, model=one.model).source
-        key = {"model": one.model, "weights": _file_key(weights), "settings": own and dataclasses.asdict(own), **common}
+        key: dict[str, Any] = {
+            "model": one.model,
+            "weights": _file_key(weights),
+            "settings": own and dataclasses.asdict(own),
+            **common,
+        }
+        if own is not None:
+            key |= {"arguments": dict(one.arguments), "image_size": image_size}
         kept = folder / "rows" / f"{one.model}-{_digest(key)}.json"
         if kept.is_file():
             rows.append(dataclasses.replace(read_row(kept), label=one.label))
-            say(f"{one.model}: kept from before ({kept})")
+            say(f"{one.label or one.model}: kept from before ({kept})")
             continue
         start = None
         if own is not None and learned is not None:
-            say(f"{one.model}: training for {minutes:g} minutes")
-            weights, start = _train(one.model, learned, own, training, folder, name=kept.stem, say=say)
+            budget = f"{own.epochs} epochs" if own.minutes is None else f"{own.minutes:g} minutes"
+            say(f"{one.label or one.model}: training for {budget}")
+            weights, start = _train(one, learned, own, training, folder, name=kept.stem, say=say)
         assert weights is not None
         training_record = read_weights_file(weights, model=one.model).training
         flattering = count_training_images(training_record, judged_on)
@@ -235,7 +260,8 @@ def compare(
         rows.append(dataclasses.replace(row, label=one.label))
     options = {**common, "budget_minutes": minutes, "settings": dataclasses.asdict(settings)}
     record = {**environment(), "settings": options}
-    comparison = Comparison(str(whole.source), judged_on.images.files, distinct_labels(rows), folder, record, task)
+    files, rows = judged_on.images.files, distinct_labels(rows)
+    comparison = Comparison(str(whole.source), files, rows, folder, record, task, judged_on=judged_on)
     comparison.write()
     return comparison
 
@@ -260,7 +286,7 @@ def _material(
 
 
 def _train(
-    model: str,
+    contender: Contender,
     learned: Dataset,
     settings: TrainSettings,
     training: dict[str, Any],
@@ -270,17 +296,20 @@ def _train(
     say: Say,
 ) -> tuple[Path, str]:
     """Start or resume a run in the folder, and return its last weights."""
+    model, arguments = contender.model, contender.arguments
     run = folder / "runs" / model_entry(model).task.name / name
     if (run / "config.json").is_file():
         done = resume_run(run)
     else:
-        start = folder / "start" / f"{model}.safetensors"
+        start = folder / "start" / f"{name}.safetensors"
         try:
-            first = imagenet_start(model, learned.categories, start, seed=settings.seed)
+            categories = model_entry(model).task.categories(learned)
+            first = imagenet_start(model, categories, start, seed=settings.seed, arguments=arguments)
         except MissingExtraError as error:
             first = None
             say(f"{model}: starts from random weights ({error})")
-        done = train(model, **training, weights=first, settings=settings, out=folder / "runs", name=name)
+        options = {**training, "arguments": arguments, "weights": first, "settings": settings}
+        done = train(model, **options, out=folder / "runs", name=name)
     if done.result.ended == "interrupted":
         raise KeyboardInterrupt
     return done.last, "random" if read_config(run)["weights"] is None else "ImageNet"
@@ -341,7 +370,7 @@ def time_prediction(
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int)).tolist()
     parts: list[dict[str, float]] = []
     pipeline = predictor.pipeline
-    with _memory() as used:
+    with peak_memory() as used:
         for index in (chosen[0], *chosen):
             sample = pipeline.preprocess.prepare(Sample(dataset.image(index), dataset.images.files[index]))
             parts.append(_three_parts(pipeline.stages(sample).milliseconds))
@@ -358,7 +387,7 @@ def _three_parts(milliseconds: Mapping[str, float]) -> dict[str, float]:
 
 
 @contextmanager
-def _memory() -> Iterator[Callable[[], float | None]]:
+def peak_memory() -> Iterator[Callable[[], float | None]]:
     """Measure the peak memory of the block beyond the memory in use before, in MB; None except on Linux."""
     status, held = Path("/proc/self/status"), None
     try:

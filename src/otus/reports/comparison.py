@@ -6,12 +6,13 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otus._files import staged_file
+from otus.data.dataset import Dataset
 from otus.inference.predictor import SCORE_THRESHOLD
 from otus.parts.tasks import DETECTION, Task
 from otus.reports.canvas import Canvas, embed_plot, write_plot
@@ -73,6 +74,10 @@ class Comparison:
         Where the comparison is written.
     record
         Machine, versions and settings.
+    task
+        Task of the models.
+    judged_on
+        The images with their labels, to draw from; None where they are not at hand.
     """
 
     data: str
@@ -81,6 +86,7 @@ class Comparison:
     folder: Path
     record: Mapping[str, Any]
     task: Task = DETECTION
+    judged_on: Dataset | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the members of the JSON document: what ``otus compare --json`` prints."""
@@ -118,11 +124,7 @@ class Comparison:
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        table = self.table()
-        names = list(table[0])
-        lines = [names, ["---" if name in ("model", "start") else "---:" for name in names]]
-        lines += [[row[name] for name in names] for row in table]
-        return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        return markdown_table(self.table(), text=("model", "start"))
 
     def csv(self) -> str:
         """Return the figures as CSV, not rounded."""
@@ -177,6 +179,14 @@ class Comparison:
                 stage.write_text(text, encoding="utf-8")
         write_plot(self.plot(), self.folder / "compare.png", Canvas())
         self.page().write(self.folder / "index.html")
+
+
+def markdown_table(rows: Sequence[Mapping[str, str]], *, text: Collection[str] = ()) -> str:
+    """Return rows as a Markdown table; columns are aligned to the right but the first and those named ``text``."""
+    names = list(rows[0])
+    lines = [names, ["---" if name in (names[0], *text) else "---:" for name in names]]
+    lines += [[row[name] for name in names] for row in rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def read_row(path: Path) -> Row:

@@ -36,8 +36,9 @@ def build_system(
     before: Mapping[str, Any] | None,
     *,
     seed: int,
+    given: Mapping[str, Any] | None = None,
 ) -> tuple[BaseSystem[Any, Any], CheckpointHeader]:
-    """The system with random weights, and what makes its tensors a model again."""
+    """The system with random weights, and what makes its tensors a model again; ``given`` arguments of its builder."""
     if model is not None and not isinstance(model, str):
         return model, CheckpointHeader(categories=model.categories)
     builder = model or (None if found is None else found.builder)
@@ -49,7 +50,7 @@ def build_system(
         # The eps of norms belongs to the weights, class indices to other categories; random weights must all be trained.
         own_arguments = _ALL_LEARNS if found is None else found.arguments
         known = inspect.signature(model_entry(builder).builder).parameters.keys() - {"class_indices"}
-        arguments = {name: value for name, value in own_arguments.items() if name in known}
+        arguments = {name: value for name, value in own_arguments.items() if name in known} | dict(given or {})
     torch.manual_seed(seed)
     system = build_model(builder, categories, arguments)
     return system, CheckpointHeader(builder=builder, arguments=arguments, categories=categories)

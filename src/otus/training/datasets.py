@@ -37,7 +37,7 @@ def open_datasets(
     def opened(source: Data, split: str | None) -> Dataset:
         return source if isinstance(source, Dataset) else open_dataset(source, format=format, split=split)
 
-    if val is None and split is None and val_split is None and all(_has_two_splits(one, format) for one in sources):
+    if val is None and split is None and val_split is None and all(has_two_splits(one, format) for one in sources):
         split, val_split = "train", "val"
         _LOG.warning("the splits train and val are taken; --split, --val-split and --val name others")
     several = [opened(source, split) for source in sources]
@@ -52,7 +52,7 @@ def open_datasets(
     return train_set, merge(kept_aside)
 
 
-def _has_two_splits(source: Data, format: str | None) -> bool:
+def has_two_splits(source: Data, format: str | None) -> bool:
     """Whether a data set on disk has the splits ``train`` and ``val``, each once, and beside them at most a ``test``."""
     if isinstance(source, Dataset):
         return False

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def train(
     weights: str | Path | None = None,
     settings: TrainSettings = TrainSettings(),  # noqa: B008, frozen
     find_rate: bool = False,
+    arguments: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
     augment: Transform | None = STANDARD_AUGMENTATION,
@@ -93,6 +94,9 @@ def train(
         Options of the training loop.
     find_rate
         Run a learning-rate range test on a copy of the model first, and use the rate at which the loss falls fastest.
+    arguments
+        Arguments of the model's builder by name, e.g. ``{"upsampling": "nearest"}`` (default: those of the weights, or the
+        model's own).
     image_size
         Longer side of the images in pixels. Default: the size recorded in the weights file, else the model's own, which
         is enlarged if half of the objects are small (:func:`~otus.training.budget.size_for_labels`).
@@ -144,7 +148,7 @@ def train(
             say.say(line)
     if found is not None and isinstance(model, str):
         found = without_head(found, model)
-    system, header = build_system(model, task.categories(train_set), found, before, seed=settings.seed)
+    system, header = build_system(model, task.categories(train_set), found, before, seed=settings.seed, given=arguments)
     task = system.task  # a model without the heads that the data have no labels for
     settings = with_default_lr(settings, header.builder)
     given = preprocess
@@ -318,5 +322,5 @@ def repeat_run(
         settings = {"minutes": None, **settings}
     again = started_with(read_config(config), arguments or {}, settings)
     if again.keys() & {"model", "weights"} & (arguments or {}).keys():
-        del again["preprocess"]  # belonged to the earlier run's model
+        del again["preprocess"], again["arguments"]  # belonged to the earlier run's model
     return train(**again, **options)

@@ -37,7 +37,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 def started_with(before: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of :func:`~otus.training.run.train`: those that a run was started with, and in their place
     those that are named anew."""
-    names = ("model", "data", "val", "weights", "image_size", "format", "split", "val_split")
+    names = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
     own = {field.name: before[field.name] for field in fields(TrainSettings)} | settings
     preprocess = Preprocess.from_dict(before["preprocess"])
     again = {"preprocess": preprocess, **{name: before[name] for name in names}, **arguments}

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from otus.classification import classifier
 from otus.detection import regression
@@ -434,6 +434,15 @@ def model_entry(name: str) -> ModelEntry:
     if name in MODELS:
         return MODELS[name]
     raise UsageError(f"model {name!r}: there is none of this name{did_you_mean(name, MODELS)} (otus models lists all)")
+
+
+def argument_values(name: str) -> dict[str, tuple[Any, ...]]:
+    """Return the values that the arguments of a model's builder may have, of those of which they can be listed."""
+    hints = get_type_hints(model_entry(name).builder)
+    lists = {argument: (False, True) if hint is bool else get_args(hint) for argument, hint in hints.items()}
+    return {
+        argument: lists[argument] for argument, hint in hints.items() if hint is bool or get_origin(hint) is Literal
+    }
 
 
 def build_model(name: str, categories: Categories, arguments: Mapping[str, Any] | None = None) -> BaseSystem[Any, Any]:

@@ -196,7 +196,7 @@ def explain_upsampling(predictor: Predictor, image: ImageArray, *, name: str) ->
     pooled = MaxPooling(_FACTOR)(maps[:, channel : channel + 1].contiguous())
     learned = fitted_transposed_convolution(pooled)
     with torch.no_grad():
-        fine = {
+        fine: dict[str, Float[np.ndarray, "H W"]] = {
             up: (learned if up == "transposed-convolution" else make_upsampling(up, 1, _FACTOR, paired=True))(
                 pooled.map, pooled
             )[0, 0].numpy()

@@ -1,0 +1,166 @@
+"""Measure what a label for every pixel costs in three ways: a sliding window, full resolution, an encoder and a decoder.
+
+Weights are random, because costs do not depend on them. What each way is good for is another question: see ``sees``.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch.utils.flop_counter import FlopCounterMode
+
+from otus.data.sample import Sample
+from otus.experiments.compare import peak_memory
+from otus.inference.predictor import Predictor, choose_precision
+from otus.parts.preprocess import Preprocess
+from otus.parts.system import BaseSystem
+from otus.parts.upsampling import interpolate
+from otus.zoo.models import build_model
+from otus.zoo.voc import VOC_WITH_BACKGROUND
+
+IMAGE_SIZE = 320
+"""Default longer side of the image, in pixels."""
+REPEATS = 3
+"""Default number of timed passes."""
+WAYS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "sliding window": ("sliding_window_segmenter", {"shared": False}),
+    "sliding window, shared features": ("sliding_window_segmenter", {"shared": True}),
+    "full resolution": ("full_resolution", {}),
+    "encoder and decoder": ("segnet_small", {}),
+}
+"""Model and arguments of each way."""
+Report = Callable[[str, int, int], object]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one way costs on one image.
+
+    Parameters
+    ----------
+    way, model
+        Name of the way, and of the model in the zoo.
+    seconds
+        Median of the passes, from the prepared image to the scores of its pixels.
+    multiply_adds
+        Of convolutions and transposed convolutions.
+    parameters
+        Number of parameters.
+    memory_mb
+        Peak memory of a pass beyond that in use before; None where it cannot be measured.
+    sees
+        Side of the square of pixels that the scores of the middle pixel depend on, at most that of the image.
+    """
+
+    way: str
+    model: str
+    seconds: float
+    multiply_adds: int
+    parameters: int
+    memory_mb: float | None
+    sees: int
+
+
+@dataclass(frozen=True)
+class SegmentationCosts:
+    """The costs of all ways, and the conditions of the measurement. Sizes are those of the prepared image."""
+
+    image: str
+    size_hw: tuple[int, int]
+    precision: str
+    threads: int
+    rows: Sequence[Cost]
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of ``otus benchmark semantic --json``."""
+        return {
+            "image": self.image,
+            "width": self.size_hw[1],
+            "height": self.size_hw[0],
+            "weights": "random",
+            "categories": len(VOC_WITH_BACKGROUND),
+            "precision": self.precision,
+            "threads": self.threads,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def measure_segmentation_costs(
+    image: UInt8[np.ndarray, "h w 3"],
+    *,
+    name: str,
+    image_size: int = IMAGE_SIZE,
+    repeats: int = REPEATS,
+    precision: str = "auto",
+    report: Report = lambda what, done, total: None,
+) -> SegmentationCosts:
+    """Measure the costs of :data:`WAYS` on one image.
+
+    Parameters
+    ----------
+    image, name
+        uint8 (H, W, 3) RGB, and its name.
+    image_size
+        Longer side in pixels to which the image is resized.
+    repeats
+        Timed passes of each way, after one that does not count.
+    precision
+        See :class:`~otus.inference.predictor.Predictor`.
+    report
+        Called with the way, and the numbers of finished and of all ways.
+    """
+    preprocess = Preprocess(shorter_side=image_size, longer_side=image_size)
+    prepared = preprocess.prepare(Sample(image, name))
+    size_hw = (prepared["image"].shape[1], prepared["image"].shape[2])
+    precision, rows = choose_precision(precision, torch.device("cpu")), []
+    for number, (way, (model, arguments)) in enumerate(WAYS.items()):
+        report(way, number, len(WAYS))
+        torch.manual_seed(0)
+        system = build_model(model, VOC_WITH_BACKGROUND, arguments)
+        facts: dict[str, int] = {
+            "multiply_adds": multiply_adds(system, size_hw),
+            "parameters": sum(one.numel() for one in system.parameters()),
+            "sees": receptive_side(build_model(model, VOC_WITH_BACKGROUND), min(size_hw)),
+        }
+        predictor = Predictor(system, preprocess=preprocess, name=model, device="cpu", precision=precision)
+        seconds: list[float] = []
+        with peak_memory() as used:
+            for _ in range(1 + repeats):
+                start = time.perf_counter()
+                predictor.pipeline.stages(prepared)
+                seconds.append(time.perf_counter() - start)
+        rows.append(Cost(way, model, statistics.median(seconds[1:]), memory_mb=used(), **facts))
+    return SegmentationCosts(name, size_hw, precision, torch.get_num_threads(), rows)
+
+
+def multiply_adds(system: BaseSystem[Any, Any], size_hw: tuple[int, int]) -> int:
+    """Return the multiplications and additions of a pass over one image; nothing is computed."""
+    abstract = copy.deepcopy(system).eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        abstract(torch.empty(1, 3, *size_hw, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def receptive_side(system: BaseSystem[Any, Any], limit: int) -> int:
+    """Return the side of the square of pixels that a segmenter's scores of the middle pixel depend on, at most ``limit``.
+
+    Measured as the pixels with a gradient, of an image of noise and weights without signs, with which no ReLU stops it. A
+    maximum passes its gradient to one pixel alone, so that the square may be a little larger than what is found.
+    """
+    image = torch.rand(1, 3, limit, limit, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    network: Any = copy.deepcopy(system).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    scores = interpolate(network.head(network.decoder(network.encoder(image))), (limit, limit), mode="bilinear")
+    middle = scores[0, :, limit // 2, limit // 2]
+    (gradient,) = torch.autograd.grad(middle.sum(), image)
+    rows = torch.nonzero(gradient[0].abs().sum(dim=(0, 2)))
+    columns = torch.nonzero(gradient[0].abs().sum(dim=(0, 1)))
+    return max(int(one.max() - one.min()) + 1 for one in (rows, columns))
