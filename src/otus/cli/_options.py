@@ -27,6 +27,14 @@ Model = Annotated[
         "--model", help="Model: a name (see otus models), a file of weights, or a run folder.", show_default=MODEL
     ),
 ]
+SemanticModel = Annotated[
+    str | None,
+    typer.Option(
+        "--semantic-model",
+        help="Semantic model: a name or file; its maps are merged with the instances of --model into panoptic maps.",
+        show_default="no merge",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

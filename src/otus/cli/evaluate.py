@@ -21,7 +21,7 @@ from otus.cli._common import (
     stdout_console,
     verb,
 )
-from otus.cli._options import AsJson, Device, Flip, Format, OptionalData, Scales, Split, Weights
+from otus.cli._options import AsJson, Device, Flip, Format, OptionalData, Scales, SemanticModel, Split, Weights
 from otus.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def evaluate(
             "--method", help="Interactive method to evaluate by simulated clicks: graph-cut.", show_default="no clicks"
         ),
     ] = None,
+    semantic_model: SemanticModel = None,
     weights: Weights = None,
     device: Device = None,
     precision: Annotated[
@@ -136,6 +137,7 @@ def evaluate(
             progress=progress,
             **given_options(
                 weights=weights,
+                semantic_model=semantic_model,
                 device=device,
                 precision=precision,
                 averaging=averaging_of(scales, flip=flip),

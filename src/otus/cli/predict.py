@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from otus.cli._common import averaging_of, emit_json_stream, fail, given_options, output_folder, track, verb
-from otus.cli._options import AsJson, Device, Flip, Model, Precision, Scales, ScoreThreshold, Weights
+from otus.cli._options import AsJson, Device, Flip, Model, Precision, Scales, ScoreThreshold, SemanticModel, Weights
 
 if TYPE_CHECKING:
     from otus.inference.prediction import Prediction
@@ -20,6 +20,7 @@ _FATES = {"damaged_video": "damaged", "unwritable": "no overlay"}  # by kind of 
 def predict(
     source: Annotated[list[str], typer.Argument(help="Images, folders, glob patterns or videos.")],
     model: Model = None,
+    semantic_model: SemanticModel = None,
     weights: Weights = None,
     score_threshold: ScoreThreshold = None,
     thresholds: Annotated[
@@ -95,7 +96,8 @@ def predict(
         out = Path("otus-predictions")
     if out is not None:
         output_folder(out, "overlays and predictions.json")
-    predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
+    options = given_options(weights=weights, semantic_model=semantic_model, device=device)
+    predictor = load(model, **options, precision=precision or "auto")
     minimum_score = score_threshold if thresholds is None else read_thresholds(thresholds)
     names = None if categories is None else [name.strip() for name in categories.split(",")]
     tiling = None if tiles is None else Tiles(tiles, **given_options(overlap=tile_overlap, whole_image=tile_whole))
@@ -130,7 +132,7 @@ def predict(
     def given() -> "Iterator[Prediction]":
         for prediction in track(predictions, "predicting"):
             if folder is not None:
-                folder.add(prediction)
+                prediction = folder.add(prediction)
             for note in prediction.notes:
                 typer.echo(f"otus: note: {prediction.name} {note}", err=True)
             yield prediction

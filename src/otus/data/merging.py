@@ -14,7 +14,7 @@ import numpy as np
 from otus.data.dataset import Dataset, Images
 from otus.data.semantic_views import has_semantic_maps, semantic_categories, semantic_views, with_semantic_maps
 from otus.errors import DataError
-from otus.structures import IGNORE, Categories, Objects, Segmentations
+from otus.structures import IGNORE, Categories, Objects, Segment, Segmentations
 
 
 def merge(datasets: Sequence[Dataset]) -> Dataset:
@@ -154,6 +154,34 @@ def remap_semantic_categories(dataset: Dataset, categories: Categories) -> Datas
     lookup = np.full(len(known), IGNORE, dtype=semantic.lookup.dtype)
     lookup[known] = own[semantic.lookup[known]]
     return replace(dataset, semantic=replace(semantic, categories=categories, lookup=lookup))
+
+
+def remap_panoptic_categories(dataset: Dataset, categories: Categories) -> Dataset:
+    """Map the segments of a data set's panoptic maps to another list of categories, which must include all in use.
+
+    Raises
+    ------
+    DataError
+        If a segment is of a category that is not in the list.
+    """
+    panoptic = dataset.panoptic
+    if panoptic is None or panoptic.categories.names == categories.names:
+        return dataset
+    lookup = _lookup(panoptic.categories, categories)
+    used = sorted({segment.label for segments in panoptic.segments for segment in segments})
+    unknown = [panoptic.categories[label] for label in used if lookup[label] < 0]
+    if unknown:
+        raise DataError(
+            f"has segments of {', '.join(unknown)}, expected only {', '.join(categories)}",
+            file=dataset.source,
+            remedy="leave them out, or add a data set that teaches them",
+        )
+
+    def moved(segment: Segment) -> Segment:
+        return replace(segment, label=int(lookup[segment.label]))
+
+    segments = tuple(tuple(map(moved, several)) for several in panoptic.segments)
+    return replace(dataset, panoptic=replace(panoptic, categories=categories, segments=segments))
 
 
 def _lookup(own: Categories, joined: Categories) -> np.ndarray:

@@ -34,6 +34,7 @@ _NEARLY_ALL = 0.9
 _RESULT_TYPES = {
     "Instances": "objects",
     "SemanticMap": "the category of every pixel",
+    "PanopticMap": "the segment of every pixel",
     "Classification": "the category of an image",
     "MaskCandidates": "what a prompt marks",
 }
@@ -119,6 +120,7 @@ def evaluate(
     run: str | Path | None = None,
     val: float | None = None,
     weights: str | Path | None = None,
+    semantic_model: str | Path | None = None,
     device: str | None = None,
     precision: str | None = None,
     averaging: "Averaging | None" = None,
@@ -147,7 +149,8 @@ def evaluate(
     val
         Evaluate on this fraction of the images, the same images that ``otus train --val`` holds out.
     model
-        A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``device`` and ``precision``.
+        A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``semantic_model``, ``device`` and
+        ``precision``.
     averaging
         Flips and scales whose probabilities are averaged, of a semantic segmenter (default: the image alone).
     method
@@ -182,7 +185,7 @@ def evaluate(
         raise UsageError("evaluate needs data, or the folder of a training run")
     if sum(source is not None for source in (predictions, model, method)) != 1:
         raise UsageError("evaluate takes either predictions, a model or an interactive method")
-    options = {"weights": weights, "device": device, "precision": precision}
+    options = {"weights": weights, "semantic_model": semantic_model, "device": device, "precision": precision}
     typed = {name: value for name, value in options.items() if value is not None}
     if typed and not isinstance(model, str | Path):
         raise UsageError(f"{', '.join(typed)}: only for a model given by name or file")
@@ -262,7 +265,8 @@ def _evaluate_model(
 
 
 def _with_training_images(report: EvaluationReport, dataset: Dataset, predictor: "Predictor") -> EvaluationReport:
-    count = count_training_images(predictor.training, dataset)
+    models = [predictor] if predictor.semantic is None else [predictor, predictor.semantic]
+    count = max(count_training_images(model.training, dataset) for model in models)
     if not count:
         return report
     note = (

@@ -133,6 +133,17 @@ def scores_of(
         yield index, np.array([scores_by_name.get(name, -np.inf) for name in categories])
 
 
+def with_segments_of(panoptic: PanopticMap, categories: Categories) -> PanopticMap:
+    """Return a map with the labels of other categories; segments of a category that is not among them become void."""
+    own = panoptic.categories
+    if own.names == categories.names:
+        return panoptic
+    lookup = {label: categories.index(name) for label, name in enumerate(own) if name in categories}
+    known = panoptic.select(lookup)
+    segments = tuple(replace(segment, label=lookup[segment.label]) for segment in known.segments)
+    return PanopticMap(known.ids, segments, categories)
+
+
 def evaluate_clicks(dataset: Dataset, curves: Iterable[tuple[int, Sequence[float]]]) -> ProtocolResult:
     """Evaluate pairs of image index and IoU after each click; an image may have several objects."""
     curves = list(curves)
@@ -166,6 +177,12 @@ def _panoptic_files(path: str | Path, dataset: Dataset, report: Report) -> Calla
     return replace(dataset, panoptic=read_panoptic_results(path, dataset, report=report)).panoptic_map
 
 
+def _panoptic_results(results: Mapping[int, PanopticMap], dataset: Dataset) -> Callable[[int], PanopticMap | None]:
+    assert dataset.panoptic is not None
+    categories = dataset.panoptic.categories
+    return lambda index: None if index not in results else with_segments_of(results[index], categories)
+
+
 def _classification_files(path: str | Path, dataset: Dataset, report: Report) -> Any:
     from otus.data.formats.image_results import read_classifications
 
@@ -193,7 +210,7 @@ class ImageProtocol(NamedTuple):
 IMAGE_PROTOCOLS: Mapping[str, ImageProtocol] = {
     "panoptic": ImageProtocol(
         _panoptic_files,
-        _not_yet,
+        _panoptic_results,
         lambda dataset, predicted, report: evaluate_panoptic(dataset, predicted, report=report),
     ),
     "semantic": ImageProtocol(

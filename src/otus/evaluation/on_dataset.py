@@ -39,13 +39,12 @@ def predict_dataset(
     progress
         Called after each batch with the number of finished images.
     """
-    system = pipeline.system
     batches = [range(first, min(first + batch_size, len(dataset))) for first in range(0, len(dataset), batch_size)]
-    postprocess, names = system.postprocess, system.task.categories(dataset)
-    known = tuple(label for label, name in enumerate(system.categories) if name in names)
-    if postprocess is not None and len(known) < len(system.categories):
+    postprocess, names = pipeline.postprocess, pipeline.task.categories(dataset)
+    known = tuple(label for label, name in enumerate(pipeline.categories) if name in names)
+    if postprocess is not None and len(known) < len(pipeline.categories):
         postprocess = replace(postprocess, labels=known)
-    dataset = with_proposals(dataset, system)
+    dataset = with_proposals(dataset, pipeline.system)
 
     def load(index: int) -> TensorSample:
         return pipeline.prepare(dataset.input(index, target_size=pipeline.target_size))
@@ -55,7 +54,7 @@ def predict_dataset(
     for indices, samples in zip(mine, prefetch(mine, load, workers=workers), strict=True):
         sizes_hw = [dataset.images.size_hw(index) for index in indices]
         for index, result in zip(indices, pipeline.predict(samples, sizes_hw, postprocess=postprocess), strict=True):
-            results[index] = system.task.compact(result)
+            results[index] = pipeline.task.compact(result)
         if progress is not None:
             progress(len(results))
     return results

@@ -106,7 +106,7 @@ class EvaluationProtocol:
     labels: Labels
     predictions: str
     figures: str
-    result_type: Literal["Instances", "SemanticMap", "Classification", "MaskCandidates"] | None
+    result_type: Literal["Instances", "SemanticMap", "PanopticMap", "Classification", "MaskCandidates"] | None
     read: "Callable[[str | Path, Dataset, Report], Any]"
     from_results: "Callable[[Mapping[int, Any], Dataset], Any]"
     evaluate: "Callable[[Dataset, Any, Options], ProtocolResult]"
@@ -197,7 +197,7 @@ def _image_protocol(
     figures: str,
     *,
     labels: Labels,
-    result_type: Literal["SemanticMap", "Classification", "MaskCandidates"] | None = None,
+    result_type: Literal["SemanticMap", "PanopticMap", "Classification", "MaskCandidates"] | None = None,
     **further: Any,
 ) -> EvaluationProtocol:
     """Return a protocol with one prediction per image; see :mod:`otus.evaluation.image_protocols`."""
@@ -286,9 +286,10 @@ PROTOCOLS: Mapping[str, EvaluationProtocol] = {
         ),
         _image_protocol(
             "panoptic",
-            "COCO's JSON and its PNGs",
+            "COCO's JSON and its PNGs, or the folder of `otus predict --out`",
             "PQ, SQ, RQ; of things and stuff; by category",
             labels=Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
+            result_type="PanopticMap",
         ),
         _image_protocol(
             "semantic",

@@ -10,6 +10,7 @@ from otus.errors import CheckpointError, UsageError
 from otus.inference.predictor import Predictor, choose_device, choose_precision
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
+from otus.parts.tasks import INSTANCE
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, load_into, prefixes_of
 from otus.zoo.coco import COCO
@@ -21,6 +22,7 @@ def load(
     name_or_file: str | Path | None = None,
     *,
     weights: str | Path | None = None,
+    semantic_model: str | Path | None = None,
     system: BaseSystem[Any, Any] | None = None,
     categories: Categories | None = None,
     preprocess: Preprocess | None = None,
@@ -37,6 +39,9 @@ def load(
     weights
         Weights to load for a named model: a file of Otus or torchvision, or the name of published weights (default: the
         best available).
+    semantic_model
+        Name or file of a semantic model, whose maps are merged with the instances of this one: together they predict
+        panoptic maps. Without a name, the packaged instance model is loaded beside it.
     system, preprocess
         For a checkpoint of a model assembled by hand: the same model, and its preprocessing if the file does not record
         it.
@@ -49,8 +54,8 @@ def load(
     Raises
     ------
     UsageError
-        If the name, file, device or precision does not exist, the model has no trained weights, or ``weights`` are
-        given together with a file.
+        If the name, file, device or precision does not exist, the model has no trained weights, ``weights`` are given
+        together with a file, or ``semantic_model`` is no semantic model or the other has no masks.
     CheckpointError, FetchError
         If the weights are damaged, belong to another model, or cannot be fetched. Weights are never loaded in part.
 
@@ -61,7 +66,7 @@ def load(
     """
     choose_precision(precision, choose_device(device))  # fail before anything is read
     if name_or_file is None:
-        packaged = packaged_names()
+        packaged = [one for one in packaged_names() if semantic_model is None or model_entry(one).task is INSTANCE]
         if not packaged:
             raise UsageError("no model comes in the package yet: name one (otus models), or a file of weights")
         name_or_file = packaged[0]
@@ -102,6 +107,7 @@ def load(
         precision=precision,
         score_thresholds=found.score_thresholds,
         training=found.training,
+        semantic=None if semantic_model is None else load(semantic_model, device=device, precision=precision),
     )
 
 

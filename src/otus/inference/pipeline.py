@@ -19,7 +19,8 @@ from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem, Stages
-from otus.parts.tasks import SEMANTIC
+from otus.parts.tasks import SEMANTIC, Task
+from otus.structures import Categories
 
 if TYPE_CHECKING:
     from otus.data.images import TargetSize
@@ -52,6 +53,21 @@ class Pipeline:
             raise UsageError(
                 f"averaging: flips and scales are for semantic segmentation, not for {what}; leave them out"
             )
+
+    @property
+    def task(self) -> Task:
+        """Task of the results."""
+        return self.system.task
+
+    @property
+    def categories(self) -> Categories:
+        """Categories of the results."""
+        return self.system.categories
+
+    @property
+    def postprocess(self) -> Postprocess | None:
+        """Which detections are reported unless a call says otherwise; None where there is nothing to choose."""
+        return self.system.postprocess
 
     @property
     def target_size(self) -> "TargetSize | None":

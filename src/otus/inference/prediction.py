@@ -16,7 +16,7 @@ from otus.inference.averaging import Averaging
 from otus.inference.tiling import Tiles
 from otus.parts.postprocess import Postprocess
 from otus.parts.tasks import DETECTION, Task
-from otus.structures import Categories, Classification, Instances, SemanticMap
+from otus.structures import Categories, Classification, Instances, PanopticMap, SemanticMap
 from otus.visualization.drawing import Page
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Prediction:
         uint8 (H, W, 3). A file of more than 25 megapixels, far larger than the network's input, is decoded at a half, a
         quarter or an eighth of its size; the ``result`` is in pixels of the file, whose size is ``size_hw``.
     result
-        Result of the task's type: :class:`~otus.structures.Instances`, ``Classification`` or ``SemanticMap``;
-        ``instances``, ``classification`` and ``semantic`` return it by type.
+        Result of the task's type: :class:`~otus.structures.Instances`, ``Classification``, ``SemanticMap`` or
+        ``PanopticMap``; ``instances``, ``classification``, ``semantic`` and ``panoptic`` return it by type.
     milliseconds
         Time of each part, this image's share of its batch: ``prepare`` (including external proposals, if the system
         needs them), ``network``, ``undo`` (mapping results back to the image).
@@ -46,17 +46,20 @@ class Prediction:
         Task of the model.
     size_hw
         Height and width of the file (default: those of ``image``).
+    ids_file
+        Where the segment ids of a panoptic result were written, if they were.
     """
 
     name: str
     image: np.ndarray
-    result: Instances | Classification | SemanticMap
+    result: Instances | Classification | SemanticMap | PanopticMap
     milliseconds: dict[str, float]
     frame: int | None = None
     time_s: float | None = None
     notes: tuple[str, ...] = ()
     task: Task = DETECTION
     size_hw: tuple[int, int] = (0, 0)
+    ids_file: Path | None = None
 
     def __post_init__(self) -> None:
         if self.size_hw == (0, 0):
@@ -87,6 +90,11 @@ class Prediction:
     def semantic(self) -> SemanticMap | None:
         """Category of every pixel; None for models of other tasks."""
         return self.result if isinstance(self.result, SemanticMap) else None
+
+    @property
+    def panoptic(self) -> PanopticMap | None:
+        """Segment of every pixel; None for models of other tasks."""
+        return self.result if isinstance(self.result, PanopticMap) else None
 
     @property
     def categories(self) -> Categories:
@@ -131,7 +139,7 @@ class Prediction:
         document: dict[str, Any] = {"file": self.name}
         if self.frame is not None:
             document |= {"frame": self.frame, "time_s": self.time_s}
-        return document | {
+        document |= {
             "width": width,
             "height": height,
             "seconds": sum(self.milliseconds.values()) / 1e3,
@@ -139,6 +147,9 @@ class Prediction:
             **({"notes": list(self.notes)} if self.notes else {}),
             **self.task.display.document(list(self.task.display.records(self.result, self.categories))),
         }
+        if self.ids_file is not None:
+            document["panoptic"]["file"] = str(self.ids_file)
+        return document
 
     def to_json(self) -> str:
         """Return :meth:`to_dict` as JSON text."""
@@ -172,7 +183,7 @@ class Prediction:
         pandas.DataFrame
             Columns ``image``, ``frame`` (of a video), ``category``, ``score``; for objects ``x1``, ``y1``, ``x2``,
             ``y2`` in pixels, and ``mask_area`` in square pixels if there are masks; for a segmented image ``share``,
-            the fraction of its pixels.
+            the fraction of its pixels; for a panoptic one, which has a row for each segment, ``is_thing`` too.
 
         Raises
         ------
@@ -188,7 +199,7 @@ class Prediction:
         count = len(columns["category"])
         return pandas.DataFrame({**{name: [value] * count for name, value in place.items()}, **columns})
 
-    def _seen(self) -> Instances | Classification | SemanticMap:
+    def _seen(self) -> Instances | Classification | SemanticMap | PanopticMap:
         """The result in pixels of ``image``."""
         return self.result.resized((self.image.shape[0], self.image.shape[1]))
 

@@ -25,6 +25,7 @@ from otus.data.tensors import TensorSample
 from otus.errors import DataError, UsageError, did_you_mean
 from otus.inference.averaging import Averaging
 from otus.inference.blending import blended
+from otus.inference.panoptic_pair import PanopticPipeline
 from otus.inference.pipeline import Pipeline
 from otus.inference.prediction import Prediction
 from otus.inference.tiling import Tiles, Window, merged, moved
@@ -35,12 +36,12 @@ from otus.parts.precision import check_bfloat16, multiplies_bfloat16
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import SEMANTIC, Task
-from otus.structures import Categories, SemanticScores
+from otus.structures import Categories, Instances, SemanticScores
 
 PRECISIONS = ("exact", "float32", "bfloat16")
 SCORE_THRESHOLD = 0.5
-"""Default score threshold of displayed predictions, if none were chosen for the model. Evaluation ignores it and
-uses all detections of the system."""
+"""Default score threshold of displayed predictions, if none were chosen for the model and its own is not higher.
+Evaluation ignores it and uses all detections of the system."""
 
 
 # Options of other libraries, and their equivalents here.
@@ -82,6 +83,14 @@ class Predictor:
         Score thresholds by category name (default: :data:`SCORE_THRESHOLD` for every category that is not listed).
     training
         Training record of the weights, from their file.
+    semantic
+        Predictor of a semantic model whose maps are merged with the instances of ``system``, so that this one predicts
+        panoptic maps; see :mod:`otus.inference.panoptic_pair`.
+
+    Raises
+    ------
+    UsageError
+        If the device or precision does not exist, or the two are no instance model and semantic model.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Predictor:
         precision: str = "exact",
         score_thresholds: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
+        semantic: "Predictor | None" = None,
     ) -> None:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -104,8 +114,11 @@ class Predictor:
         self.preprocess = preprocess
         self.name = name
         self.training = training or {}
+        self.semantic = semantic
+        if semantic is not None:
+            self.name = f"{name} + {semantic.name}"
         chosen = (score_thresholds or {}).items()
-        self.score_thresholds = {name: value for name, value in chosen if name in self.categories}
+        self.score_thresholds = {name: value for name, value in chosen if name in system.categories}
 
     def __repr__(self) -> str:
         count = len(self.categories)
@@ -114,7 +127,7 @@ class Predictor:
     @property
     def categories(self) -> Categories:
         """Names of the class indices."""
-        return self.system.categories
+        return self.pipeline.categories
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         """Raise an error that points to :meth:`predict`: in other libraries a model is called."""
@@ -186,7 +199,7 @@ class Predictor:
         postprocess = self.postprocess(score_threshold, nms_iou, categories)
         tiles = Tiles(tiles) if isinstance(tiles, int) else tiles
         pipeline = replace(self.pipeline, averaging=averaging)
-        if tiles is not None and postprocess is None and self.task is not SEMANTIC:
+        if tiles is not None and self.task.result_type is not Instances and self.task is not SEMANTIC:
             raise self._finds_no_objects("tiles")
         for name, number in (("batch_size", batch_size), ("stride", stride), ("max_pixels", max_pixels)):
             if number < 1:
@@ -229,7 +242,9 @@ class Predictor:
         thresholds = self.score_thresholds if score_threshold is None else score_threshold
         if isinstance(thresholds, Mapping):
             self._labels(list(thresholds))
-            values = np.array([thresholds.get(name, SCORE_THRESHOLD) for name in self.categories], dtype=np.float64)
+            own = self.pipeline.postprocess
+            usual = SCORE_THRESHOLD if own is None else max(SCORE_THRESHOLD, own.score_threshold)
+            values = np.array([thresholds.get(name, usual) for name in self.categories], dtype=np.float64)
         else:
             values = np.full(len(self.categories), thresholds, dtype=np.float64)
         wrong = values[~((values >= 0) & (values <= 1))]
@@ -250,7 +265,7 @@ class Predictor:
         UsageError
             As of :meth:`stream`.
         """
-        own: Postprocess | None = self.system.postprocess
+        own = self.pipeline.postprocess
         if own is None:
             options = {"score_threshold": score_threshold, "nms_iou": nms_iou, "categories": categories}
             if typed := [name for name, value in options.items() if value is not None]:
@@ -270,7 +285,7 @@ class Predictor:
 
     def cuts(self, score_threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
         """Return the score thresholds of the categories whose threshold is above the system's own minimum score."""
-        own: Postprocess | None = self.system.postprocess
+        own = self.pipeline.postprocess
         if own is None:
             return {}
         named = zip(self.categories, self.thresholds(score_threshold).tolist(), strict=True)
@@ -282,13 +297,16 @@ class Predictor:
 
     @property
     def task(self) -> Task:
-        """Task of the system."""
-        return self.system.task
+        """Task of the system, or of the pair."""
+        return self.pipeline.task
 
     @property
     def pipeline(self) -> Pipeline:
         """Pipeline from samples to results."""
-        return Pipeline(self.system, self.preprocess, self.precision)
+        if self.semantic is None:
+            return Pipeline(self.system, self.preprocess, self.precision)
+        own = (self.system, self.preprocess, self.precision)
+        return PanopticPipeline(*own, semantic=self.semantic.pipeline, score_thresholds=self.score_thresholds)
 
     def prepared(self, image: UInt8[np.ndarray, "h w 3"], key: str) -> TensorSample:
         """Return an image preprocessed for the system, see :meth:`~otus.inference.pipeline.Pipeline.prepare`."""

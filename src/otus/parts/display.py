@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from otus.structures import IGNORE, BoxFormat, Categories, Classification, Instances, Masks, SemanticMap
+from otus.structures import IGNORE, BoxFormat, Categories, Classification, Instances, Masks, PanopticMap, SemanticMap
 from otus.structures.boxes import as_boxes, convert
-from otus.visualization.drawing import ImageArray, Page, draw, draw_semantic, overlay
+from otus.visualization.drawing import ImageArray, Page, draw, draw_panoptic, draw_semantic, overlay
 
 _TOP_CATEGORIES = 5
 
@@ -138,6 +138,46 @@ def _semantic_summary(semantic: SemanticMap, categories: Categories) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in shares) or "nothing"
 
 
+def _panoptic_objects(panoptic: PanopticMap, size_hw: tuple[int, int]) -> Instances:
+    """Return one object per segment, stuff too."""
+    panoptic = panoptic.resized(size_hw)
+    masks, labels = panoptic.masks(), np.array([segment.label for segment in panoptic.segments], dtype=np.int64)
+    return Instances(masks.boxes_xyxy(), labels, size_hw, panoptic.categories, masks=masks)
+
+
+def _panoptic_records(panoptic: PanopticMap, categories: Categories) -> Iterator[dict[str, Any]]:
+    """Yield each segment as ``segments_info`` of COCO's panoptic format lists it, with the name of its category and RLE."""
+    masks = panoptic.masks()
+    boxes = convert(masks.boxes_xyxy(), BoxFormat.XYXY, BoxFormat.XYWH)
+    for segment, rle, box, area in zip(panoptic.segments, masks.rle_json(), boxes, masks.area(), strict=True):
+        yield {
+            "id": segment.id,
+            "category": categories[segment.label],
+            "category_id": categories.ids[segment.label],
+            "isthing": categories.is_thing[segment.label],
+            **({} if segment.score is None else {"score": segment.score}),
+            "bbox": [int(value) for value in box],
+            "area": int(area),
+            "segmentation": rle,
+        }
+
+
+def _panoptic_summary(panoptic: PanopticMap, categories: Categories) -> str:
+    """Return a summary such as ``2 person, 1 dog; sky, grass``: things are counted."""
+    names = [(categories[segment.label], categories.is_thing[segment.label]) for segment in panoptic.segments]
+    things, stuff = ([name for name, is_thing in names if is_thing is kind] for kind in (True, False))
+    return "; ".join([count_names(things)] * bool(things or not stuff) + [", ".join(stuff)] * bool(stuff))
+
+
+def _panoptic_columns(panoptic: PanopticMap, categories: Categories) -> dict[str, Any]:
+    return {
+        "category": [categories[segment.label] for segment in panoptic.segments],
+        "score": [segment.score for segment in panoptic.segments],
+        "is_thing": [categories.is_thing[segment.label] for segment in panoptic.segments],
+        "share": panoptic.masks().area() / panoptic.ids.size,
+    }
+
+
 INSTANCES_DISPLAY = Display(
     records=instance_records,
     document=lambda records: {"instances": list(records)},
@@ -167,4 +207,14 @@ SEMANTIC_DISPLAY = Display(
     above_score=lambda semantic, threshold: semantic,
     draw=lambda image, semantic, labels=True: draw_semantic(image, semantic, names=False),
     overlay=draw_semantic,
+)
+PANOPTIC_DISPLAY = Display(
+    records=_panoptic_records,
+    document=lambda records: {"panoptic": {"segments_info": list(records)}},
+    summary=_panoptic_summary,
+    columns=_panoptic_columns,
+    objects=_panoptic_objects,
+    above_score=lambda panoptic, threshold: panoptic,
+    draw=lambda image, panoptic, labels=True: draw_panoptic(image, panoptic, names=False),
+    overlay=draw_panoptic,
 )

@@ -4,7 +4,8 @@ The values travel with each call (``system.predict(samples, postprocess=…)``),
 once, each by thresholds of its own.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +55,12 @@ class Postprocess:
             return torch.where(reported, self.score_threshold, torch.inf)
         of_labels = torch.tensor(self.score_thresholds, device=labels.device)
         return torch.where(reported, of_labels[labels], torch.inf)
+
+    def of_labels(self, labels: Sequence[int]) -> "Postprocess":
+        """Return the same for a detector whose label i is ``labels[i]`` here."""
+        chosen = None if self.labels is None else tuple(i for i, label in enumerate(labels) if label in self.labels)
+        thresholds = tuple(self.score_thresholds[label] for label in labels) if self.score_thresholds else ()
+        return replace(self, labels=chosen, score_thresholds=thresholds)
 
     def keep(
         self, boxes: Float[Tensor, "n d"], scores: Float[Tensor, "n"], labels: Int[Tensor, "n"]

@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 
 from otus.data.dataset import Dataset
-from otus.data.merging import merge_into_one_category, remap_categories, remap_semantic_categories
+from otus.data.merging import (
+    merge_into_one_category,
+    remap_categories,
+    remap_panoptic_categories,
+    remap_semantic_categories,
+)
 from otus.data.needed_labels import Labels
 from otus.data.object_regions import objects_as_regions
 from otus.data.sample import Sample
 from otus.data.semantic_views import has_semantic_maps, semantic_categories
-from otus.parts.display import CLASSIFICATION_DISPLAY, INSTANCES_DISPLAY, SEMANTIC_DISPLAY, Display
-from otus.structures import Categories, Classification, Instances, MaskCandidates, SemanticMap
+from otus.parts.display import CLASSIFICATION_DISPLAY, INSTANCES_DISPLAY, PANOPTIC_DISPLAY, SEMANTIC_DISPLAY, Display
+from otus.structures import Categories, Classification, Instances, MaskCandidates, PanopticMap, SemanticMap
 
 OBJECT = Categories(("object",))
 """What a promptable model knows: that something is an object."""
@@ -176,5 +181,26 @@ SEMANTIC = Task(
     categories=semantic_categories,
     remap=remap_semantic_categories,
 )
-TASKS = (CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, PROMPTABLE, SEMANTIC)
+PANOPTIC = Task(
+    name="panoptic",
+    labels=Labels("panoptic maps", lambda dataset: dataset.panoptic is not None),
+    result_type=PanopticMap,
+    predicts="the segment of every pixel",
+    protocol="panoptic",
+    validation_metrics={"panoptic/PQ": "PQ"},
+    comparison_metrics={
+        "PQ": ("panoptic/PQ", "PQ"),
+        "SQ": ("panoptic/SQ", "SQ"),
+        "RQ": ("panoptic/RQ", "RQ"),
+        "PQ_things": ("panoptic/PQ_th", "PQ things"),
+        "PQ_stuff": ("panoptic/PQ_st", "PQ stuff"),
+    },
+    plotted_metric="PQ",
+    display=PANOPTIC_DISPLAY,
+    ground_truth=lambda sample: sample.panoptic,
+    compact=PanopticMap.compact,
+    categories=lambda dataset: dataset.categories if dataset.panoptic is None else dataset.panoptic.categories,
+    remap=remap_panoptic_categories,
+)
+TASKS = (CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, PROMPTABLE, SEMANTIC, PANOPTIC)
 """All tasks for which there is a model."""

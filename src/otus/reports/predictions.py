@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from otus._files import staged_file
+from otus.data.formats.coco_panoptic import ids_to_rgb
 from otus.data.image_writing import write_image
 from otus.data.sources import is_video
 from otus.data.video import Video, VideoWriter
@@ -37,7 +38,8 @@ class PredictionFolder:
 
     ``predictions.json`` is a list of COCO results. ``image_id`` counts images and frames from 1 in order of arrival; each
     record also has the ``file_name``, ``frame`` and ``category`` by which it is read again, and the ``score_threshold`` of
-    its category, so that an evaluation can report it. ``index.html`` shows the overlays and a table of all objects.
+    its category, so that an evaluation can report it. Panoptic maps are written as COCO has them: a record for each image,
+    and a PNG of segment ids in ``predictions/``. ``index.html`` shows the overlays and a table of all objects.
 
     Used as a context manager. However the block ends, also by Ctrl-C or on a full disk, the files are valid and contain
     everything that was added before.
@@ -88,6 +90,7 @@ class PredictionFolder:
         self.written: list[Path] = []
         self.smaller: list[str] = []
         self._used: Counter[str] = Counter()
+        self._used_ids: Counter[str] = Counter()
         self._count = 0
         self._clip: tuple[str, tuple[int, ...]] | None = None  # name and shape of the frames of the video being written
         self._writer: VideoWriter | None = None
@@ -166,17 +169,21 @@ class PredictionFolder:
         if self._page and self._count:
             self._write_page()
 
-    def add(self, prediction: Prediction) -> None:
-        """Append the records of one prediction and write its overlay."""
+    def add(self, prediction: Prediction) -> Prediction:
+        """Append the records of one prediction and write its overlay; return it with the file of its ids, if it has any."""
         if self._count == 0:
             self._open()
         self._count += 1
         source = {"file_name": _as_utf8(prediction.name)}
         if prediction.frame is not None:
             source |= {"frame": prediction.frame}  # type: ignore[dict-item]
-        records = [record | source for record in prediction.to_coco(image_id=self._count)]
+        if prediction.panoptic is None:
+            records = [record | source for record in prediction.to_coco(image_id=self._count)]
+        else:
+            prediction = self._with_ids_file(prediction)
+            records = [_panoptic_record(prediction, source)]
         for record in records:
-            if record["category"] in self._cuts:
+            if record.get("category") in self._cuts:
                 record["score_threshold"] = self._cuts[record["category"]]
         if records:
             first = b"\n" if self._end == 1 else b",\n"
@@ -185,6 +192,16 @@ class PredictionFolder:
             self._draw(prediction)
         except DataError as error:
             self._report(error)
+        return prediction
+
+    def _with_ids_file(self, prediction: Prediction) -> Prediction:
+        """Write the segment ids as COCO's panoptic format has them, beside ``predictions.json`` under its name."""
+        assert prediction.panoptic is not None
+        frame = "" if prediction.frame is None else f"-{prediction.frame:06d}"
+        name = Path(prediction.name).with_suffix("")
+        file = self.folder / "predictions" / _free_name(Path(f"{name}{frame}.png"), ".png", self._used_ids)
+        write_image(file, ids_to_rgb(prediction.panoptic.ids))
+        return replace(prediction, ids_file=file)
 
     def _draw(self, prediction: Prediction) -> None:
         if prediction.frame is not None:
@@ -274,6 +291,15 @@ class PredictionFolder:
 
     def _target(self, name: str, *, suffix: str) -> Path:
         return self.folder / _free_name(Path(name), suffix, self._used)
+
+
+def _panoptic_record(prediction: Prediction, source: dict[str, str]) -> dict[str, object]:
+    """The record of an image in COCO's panoptic format, with the image's name for its id."""
+    assert prediction.ids_file is not None
+    segments = prediction.to_dict()["panoptic"]["segments_info"]
+    info = [{name: value for name, value in one.items() if name != "segmentation"} for one in segments]
+    source = {"image_id" if name == "file_name" else name: value for name, value in source.items()}
+    return {**source, "file_name": prediction.ids_file.name, "segments_info": info}
 
 
 def _free_name(file: Path, suffix: str, used: Counter[str]) -> str:

@@ -3,13 +3,16 @@
 Shape shorthand: K categories, H x W pixels, h x w those of a map of scores, which may be coarser or finer than its image.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from otus.errors import ShapeError
 from otus.structures.categories import Categories
+from otus.structures.masks import Masks
 
 IGNORE = 255
 """The label of pixels that losses and metrics ignore."""
@@ -55,10 +58,7 @@ class SemanticMap:
 
     def resized(self, size_hw: tuple[int, int]) -> "SemanticMap":
         """Return the map of the same image at another size: each pixel takes the label of the nearest."""
-        if tuple(size_hw) == self.size_hw:
-            return self
-        rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, self.size_hw, strict=True))
-        return SemanticMap(self.labels[rows[:, None], columns], self.categories)
+        return self if tuple(size_hw) == self.size_hw else replace(self, labels=_nearest(self.labels, size_hw))
 
     def relabelled(self, categories: Categories) -> "SemanticMap":
         """Return the map with its labels counted by another list of categories; pixels of others are ignored."""
@@ -181,7 +181,7 @@ class PanopticMap:
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
             raise ShapeError(f"panoptic map: expected integers (H, W), got {ids.dtype} {ids.shape}")
         known = {segment.id for segment in self.segments}
-        unknown = sorted(set(np.unique(ids).tolist()) - known - {0})
+        unknown = sorted(_values(ids) - known - {0})
         if unknown:
             raise ShapeError(f"panoptic map: pixels have the ids {unknown[:5]}, which no segment has")
         if len(known) != len(self.segments) or 0 in known:
@@ -193,10 +193,53 @@ class PanopticMap:
                 )
         object.__setattr__(self, "ids", ids)
 
+    def __repr__(self) -> str:
+        counts = Counter(self.categories[segment.label] for segment in self.segments)
+        names = [name if count == 1 else f"{count} {name}" for name, count in counts.most_common(5)]
+        more = f" and {len(counts) - 5} more categories" if len(counts) > 5 else ""
+        return f"PanopticMap({', '.join(names)}{more}; {self.ids.shape[1]}x{self.ids.shape[0]} pixels)"
+
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width."""
         return self.ids.shape[0], self.ids.shape[1]
+
+    def resized(self, size_hw: tuple[int, int]) -> "PanopticMap":
+        """Return the map of the same image at another size: each pixel takes the segment of the nearest; segments of
+        which no pixel is left are dropped."""
+        if tuple(size_hw) == self.size_hw:
+            return self
+        ids = _nearest(self.ids, size_hw)
+        left = _values(ids)
+        return replace(self, ids=ids, segments=tuple(segment for segment in self.segments if segment.id in left))
+
+    def select(self, labels: Collection[int]) -> "PanopticMap":
+        """Return the map of the segments with these labels; the pixels of all others belong to none."""
+        kept = tuple(segment for segment in self.segments if segment.label in labels)
+        if len(kept) == len(self.segments):
+            return self
+        ids = np.where(np.isin(self.ids, [segment.id for segment in kept]), self.ids, 0)
+        return replace(self, ids=ids, segments=kept)
+
+    def compact(self) -> "PanopticMap":
+        """Return the map with ids of the smallest type that holds them."""
+        return replace(self, ids=self.ids.astype(np.min_scalar_type(self.ids.max(initial=0))))
+
+    def masks(self) -> Masks:
+        """Return the mask of each segment, in their order, as RLE; one dense mask is in memory at a time."""
+        from scipy.ndimage import find_objects
+
+        order = np.argsort([segment.id for segment in self.segments])
+        ids = np.array([0, *(self.segments[i].id for i in order)])
+        number = np.searchsorted(ids, self.ids)
+        masks = [Masks.from_dense(np.zeros((0, *self.size_hw)))] * len(order)
+        for i, (place, window) in enumerate(zip(order, find_objects(number, max_label=len(order)), strict=True)):
+            if window is None:
+                masks[place] = Masks.from_dense(np.zeros((1, *self.size_hw)))
+            else:
+                part = Masks.from_dense(number[window][None] == i + 1)
+                masks[place] = part.moved(top=window[0].start, left=window[1].start, size_hw=self.size_hw)
+        return Masks.concatenate(masks, self.size_hw)
 
     def mask_of(self, segment_id: int) -> Bool[np.ndarray, "h w"]:
         """Return the mask of one segment."""
@@ -210,3 +253,15 @@ class PanopticMap:
         for segment in self.segments:
             labels[self.ids == segment.id] = segment.label
         return SemanticMap(labels, self.categories)
+
+
+def _nearest(values: Int[np.ndarray, "h w"], size_hw: tuple[int, int]) -> Int[np.ndarray, "H W"]:
+    """Nearest neighbour of a map."""
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size_hw, values.shape, strict=True))
+    return values[rows[:, None], columns]
+
+
+def _values(ids: Int[np.ndarray, "h w"]) -> set[int]:
+    """The values of a map, which is made of stretches: far fewer to sort than pixels."""
+    flat = ids.ravel()
+    return set(flat[np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))].tolist())

@@ -140,6 +140,16 @@ class Masks:
         for i in range(len(self)):
             yield self[i].dense()[0]
 
+    def parts(self) -> Iterator[tuple[int, int, Bool[np.ndarray, "_ _"]]]:
+        """Yield for each mask a part of the image outside of which it is empty: top, left and the mask of that part."""
+        if self._probabilities is not None and self._boxes_xyxy is not None:
+            for top, left, part in _pasted_parts(self._probabilities, self._boxes_xyxy, self.size_hw):
+                yield top, left, part >= self.threshold
+            return
+        for mask, box in zip(self, self.boxes_xyxy().astype(np.int64).tolist(), strict=True):
+            left, top, right, bottom = box
+            yield top, left, mask[top:bottom, left:right]
+
     def dense(self) -> Bool[np.ndarray, "n h w"]:
         """Return all masks as bool (N, H, W)."""
         if self._dense is not None:
@@ -165,9 +175,8 @@ class Masks:
         size = [int(self.size_hw[0]), int(self.size_hw[1])]
         if self._counts is not None:
             return [{"size": size, "counts": counts} for counts in self._counts]
-        if self._probabilities is not None and self._boxes_xyxy is not None:
-            parts = _pasted_parts(self._probabilities, self._boxes_xyxy, self.size_hw)
-            counts = [_encode_part(part >= self.threshold, top, left, self.size_hw) for top, left, part in parts]
+        if self._probabilities is not None:
+            counts = [_encode_part(part, top, left, self.size_hw) for top, left, part in self.parts()]
             return [{"size": size, "counts": one} for one in counts]
         return [rle_codec.encode(np.asfortranarray(mask, dtype=np.uint8)) for mask in self]
 
@@ -255,12 +264,9 @@ class Masks:
         """
         height, width = self.size_hw
         distance = max(1, round(dilation_ratio * float(np.hypot(height, width))))
-        counts = []
-        for mask, box in zip(self, self.boxes_xyxy().astype(np.int64), strict=True):
-            left, top, right, bottom = box.tolist()
-            part = mask[top:bottom, left:right]  # outside it nothing is there to be eroded
-            counts.append(_encode_part(part & ~_erode(part, distance), top, left, self.size_hw))
-        return Masks(self.size_hw, _counts=tuple(counts))
+        inner = ((top, left, part & ~_erode(part, distance)) for top, left, part in self.parts())
+        counts = tuple(_encode_part(part, top, left, self.size_hw) for top, left, part in inner)
+        return Masks(self.size_hw, _counts=counts)
 
     def boundary_iou(self, other: "Masks", *, dilation_ratio: float = 0.02) -> Float[np.ndarray, "n m"]:
         """Return the IoU of the boundary regions, which punishes coarse contours of large objects too."""

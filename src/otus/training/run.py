@@ -158,6 +158,7 @@ def train(
     if settings.frozen_norms:
         freeze_norms(system)
     categories = system.categories
+    check_labels(train_set, task, "to learn from")
     train_set = task.remap(train_set, categories)
     if val_set is not None:
         check_labels(val_set, task, "to validate by")

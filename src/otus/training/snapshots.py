@@ -14,7 +14,7 @@ from otus.data.tensors import TensorSample
 from otus.inference.predictor import SCORE_THRESHOLD
 from otus.parts.preprocess import Preprocess
 from otus.parts.tasks import DETECTION, TASKS, Task
-from otus.structures import Categories, Classification, Instances, Masks, SemanticMap
+from otus.structures import Categories, Classification, Instances, Masks, PanopticMap, SemanticMap
 from otus.visualization.drawing import object_legend
 from otus.visualization.panels import mosaic
 
@@ -87,6 +87,12 @@ def _target(sample: TensorSample, categories: Categories, task: Task) -> Any | N
     size_hw = (sample["image"].shape[1], sample["image"].shape[2])
     if task.result_type is SemanticMap:
         return SemanticMap(sample["semantic"].as_subclass(Tensor).numpy(), categories) if "semantic" in sample else None
+    if task.result_type is PanopticMap:
+        if "panoptic" not in sample:
+            return None
+        ids = sample["panoptic"].as_subclass(Tensor).numpy()
+        left = set(np.unique(ids).tolist())  # augmentation may have cut off the others
+        return PanopticMap(ids, tuple(one for one in sample["segments"] if one.id in left), categories)
     if "label" in sample:  # of the image as a whole
         return Classification(np.eye(len(categories))[int(sample["label"])], categories)
     if "boxes" not in sample:

@@ -48,8 +48,8 @@ from otus.data.formats.paths import flat_names
 from otus.data.formats.text_files import Int64
 from otus.data.formats.unread_fields import UnreadFields
 from otus.data.image_lookup import image_index_by_name
-from otus.errors import DataError, Report, stop_at_first
-from otus.structures import Categories, Masks, Objects, PanopticMap, Segment
+from otus.errors import DataError, Report, did_you_mean, stop_at_first
+from otus.structures import Categories, Objects, PanopticMap, Segment
 
 FORMAT = "coco_panoptic"
 CAN_HOLD = frozenset({"panoptic", "image_ids", "category_ids", "supercategories", "stuff"})
@@ -71,10 +71,17 @@ class Annotation(msgspec.Struct):
     segments_info: list[SegmentInfo]
 
 
+class PredictedSegment(SegmentInfo):
+    """A record of predicted ``segments_info``; the name of a ``category`` goes before ``category_id``."""
+
+    category: str | None = None
+
+
 class PredictedMap(Annotation):
     """A record of predicted ``annotations``; an ``image_id`` that is a string is the name of an image."""
 
     image_id: Int64 | str  # type: ignore[assignment]
+    segments_info: list[PredictedSegment]  # type: ignore[assignment]
 
 
 def find(path: Path) -> list[Layout]:
@@ -125,7 +132,8 @@ def read(layout: Layout, *, report: Report = stop_at_first, allow_outside: bool 
 
 
 def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report = stop_at_first) -> PanopticFiles:
-    """Read predicted panoptic maps, in the same layout; only ``annotations`` is used.
+    """Read predicted panoptic maps, in the same layout or as ``otus predict --out`` writes them; only ``annotations`` is
+    used, which may be the whole document.
 
     Parameters
     ----------
@@ -154,6 +162,7 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
     types: dict[str, type[msgspec.Struct]] = {"annotations": PredictedMap}
     for batch in RecordReader(files[0], types, report, records_key="annotations", open_ended=types.keys()):
         annotations += zip(batch.indices.tolist(), batch.records, strict=True)
+    annotations = [one for one in annotations if _named_categories(*one, files[0], dataset.panoptic.categories, report)]
     ids = image_ids(dataset)
     if any(isinstance(annotation.image_id, str) for _, annotation in annotations):
         name_of = image_index_by_name(dataset)
@@ -162,6 +171,21 @@ def read_panoptic_results(path: str | Path, dataset: Dataset, *, report: Report 
             annotation.image_id = annotation.image_id if index is None else ids[index]
     index_of = {image_id: index for index, image_id in enumerate(ids)}
     return _panoptic_files(files[0], annotations, index_of, dataset.panoptic.categories, report, allow_outside=False)
+
+
+def _named_categories(index: int, annotation: Any, file: Path, categories: Categories, report: Report) -> bool:
+    """Set the category ids of a predicted map's segments that say the name of a category; False if there is none of it."""
+    ids = dict(zip(categories, categories.ids, strict=True))
+    for number, info in enumerate(annotation.segments_info):
+        if info.category is None:
+            continue
+        if info.category not in ids:
+            where = f"annotations[{index}].segments_info[{number}].category"
+            problem = f"{info.category!r} is none of the data's categories{did_you_mean(info.category, categories)}"
+            report(DataError(problem, file=file, where=where, remedy="correct it", kind="unknown_category"))
+            return False
+        info.category_id = ids[info.category]
+    return True
 
 
 def _panoptic_files(
@@ -281,13 +305,15 @@ def ids_to_rgb(ids: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _segment_records(panoptic: PanopticMap) -> Iterator[dict[str, Any]]:
-    for segment in panoptic.segments:
-        masks = Masks.from_dense(panoptic.mask_of(segment.id)[None])
-        x1, y1, x2, y2 = masks.boxes_xyxy()[0].astype(int).tolist()
+    masks = panoptic.masks()
+    boxes = masks.boxes_xyxy().astype(int).tolist()
+    for segment, (x1, y1, x2, y2), area in zip(
+        panoptic.segments, boxes, masks.area().astype(int).tolist(), strict=True
+    ):
         yield {
             "id": segment.id,
             "category_id": panoptic.categories.ids[segment.label],
             "iscrowd": int(segment.is_crowd),
             "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": int(masks.area()[0]),
+            "area": area,
         }
