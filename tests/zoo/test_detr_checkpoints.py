@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from otus.data.tensors import TensorSample, bounding_boxes
 from otus.detection.set_prediction import detr
 from otus.detection.set_prediction.set_detector import SetDetector
 from otus.errors import CheckpointError
+from otus.instance.panoptic_detr import PanopticDETR
 from otus.parts.backbones import freeze_norms, torchvision_backbone
 from otus.parts.batching import make_batch
 from otus.parts.preprocess import Preprocess
-from otus.parts.transformer.set_matching import HungarianMatcher
+from otus.parts.transformer.set_matching import HungarianMatcher, normalize_boxes
+from otus.structures import Segment
 from otus.zoo.checkpoint import load_into
-from otus.zoo.coco import COCO, COCO_IDS
+from otus.zoo.coco import COCO, COCO_IDS, COCO_PANOPTIC
 from otus.zoo.detr_checkpoints import read_detr
 
 transformers = pytest.importorskip("transformers", reason="DETR is compared with transformers'")
@@ -276,9 +279,149 @@ def test_official_files_load_by_name(tmp_path):
     assert predictor.preprocess == Preprocess(shorter_side=800, longer_side=1333, antialias=True)
 
 
+WITH_MASKS = {**TINY, "d_model": 64, "encoder_attention_heads": 8, "decoder_attention_heads": 8}
+
+
+def panoptic_reference(images: Sequence[Tensor], **config: Any) -> nn.Module:
+    """transformers' DETR with masks: the detector as of :func:`reference`, a mask head whose answers differ by query."""
+    detector = reference(images, **config)
+    model = transformers.DetrForSegmentation(detector.config).eval()
+    model.detr.load_state_dict(detector.state_dict())
+    for name, parameter in model.mask_head.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+        elif "norm.weight" not in name:
+            nn.init.normal_(parameter, std=0.1)
+    with torch.inference_mode():
+        outputs = detector.model(**padded(images))
+        for layer, features in (
+            (model.bbox_attention.q_proj, outputs.last_hidden_state),
+            (model.bbox_attention.k_proj, outputs.encoder_last_hidden_state),
+        ):
+            # Of random weights all queries and all locations are nearly alike, so they are told apart by what differs.
+            features = features.flatten(0, 1)
+            centre = features.mean(dim=0)
+            _, strength, directions = torch.linalg.svd(features - centre, full_matrices=False)
+            apart = directions[:4] * len(features) ** 0.5 / strength[:4, None]
+            layer.weight.copy_(torch.randn(len(layer.weight), 4) @ apart)
+            layer.bias.copy_(-(layer.weight @ centre))
+        maps = detector.model.backbone(*padded(images).values())
+        for stage, (feature_map, _) in zip(model.mask_head.fpn_stages, maps[2::-1], strict=True):
+            stage.fpn_adapter.weight /= feature_map.std()  # the backbone's random maps would drown the queries
+        model.mask_head.conv1.conv.weight[:, -model.config.encoder_attention_heads :] *= 10  # of the attention
+        nn.init.normal_(model.mask_head.output_conv.weight, std=1.0)
+    return model
+
+
+def official_masks(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of DETR with masks by the names of the official repository."""
+    detector = official({key.removeprefix("detr."): one for key, one in state.items() if key.startswith("detr.")})
+    renamed = {f"detr.{key}": tensor for key, tensor in detector.items()}
+    for key, tensor in state.items():
+        if key.startswith("detr."):
+            continue
+        for i in (1, 2):
+            key = key.replace(f"conv{i}.conv.", f"lay{i}.").replace(f"conv{i}.norm.", f"gn{i}.")
+        for i in range(3):
+            stage = f"fpn_stages.{i}."
+            key = key.replace(f"{stage}fpn_adapter.", f"adapter{i + 1}.")
+            key = key.replace(f"{stage}refine.conv.", f"lay{i + 3}.").replace(f"{stage}refine.norm.", f"gn{i + 3}.")
+        renamed[key.replace("output_conv", "out_lay").replace("_proj.", "_linear.")] = tensor
+    return renamed
+
+
+def tiny_panoptic(state: dict[str, Tensor]) -> PanopticDETR:
+    checkpoint = read_detr(state)
+    backbone = torchvision_backbone("resnet18", levels=(2, 3, 4, 5))
+    freeze_norms(backbone)
+    sizes = {"embed_dim": 64, "num_heads": 8, "ffn_dim": 64, "num_encoder_layers": 2, "num_decoder_layers": 3}
+    head = detr.DETRHead(512, checkpoint.arguments["class_indices"], num_queries=40, **sizes)
+    system = PanopticDETR(SetDetector(categories=COCO, backbone=backbone, head=head))
+    load_into(system, checkpoint.state, source="reference")
+    return system.eval()
+
+
+def assert_same_masks(system: PanopticDETR, model: nn.Module, images: Sequence[Tensor]) -> None:
+    with torch.inference_mode():
+        expected = model(**padded(images))
+    everything = replace(system.postprocess, score_threshold=0.0)
+    record = system.stages([{"image": image} for image in images], postprocess=everything)
+    torch.testing.assert_close(record.outputs.logits[-1], expected.logits, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(record.outputs.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=0)
+    for found, logits, masks in zip(record.detections, record.mask_logits, expected.pred_masks, strict=True):
+        assert len(found) == len(masks)
+        assert masks.std() > 0.1
+        assert masks.std(dim=0).mean() > 0.01  # queries differ, by a hundred times what they may differ from theirs
+        torch.testing.assert_close(logits, masks[found.origins], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("naming", ["official", "transformers 5"])
+def test_masks_are_transformers(naming):
+    images = photos((90, 128), (110, 75))
+    model = panoptic_reference(images, backbone="resnet18", **WITH_MASKS)
+    system = tiny_panoptic({"official": official_masks, "transformers 5": dict}[naming](model.state_dict()))
+    assert_same_masks(system, model, images)
+    assert_same_masks(system, model, images[:1])
+
+
+def test_losses_of_masks_are_transformers():
+    images = photos((90, 128), (110, 75))
+    system = tiny_panoptic(panoptic_reference(images, backbone="resnet18", **WITH_MASKS).state_dict())
+    learned = samples(images, (4, 2))
+    for sample in learned:
+        ids = torch.zeros(sample["image"].shape[1:], dtype=torch.int64)
+        for i, (x1, y1, x2, y2) in enumerate(sample["boxes"].round().long().tolist(), start=1):
+            ids[y1:y2, x1:x2] = i
+        present = set(ids.unique().tolist())
+        sample["panoptic"] = ids
+        segments = [Segment(i, label) for i, label in enumerate(sample["labels"].tolist(), start=1)]
+        sample["segments"] = [segment for segment in segments if segment.id in present]
+    found = system.losses(learned)
+    targets = [system.target(sample) for sample in learned]
+    record = system.stages(learned, postprocess=replace(system.postprocess, score_threshold=0.0))
+    masks = torch.stack(
+        [one[one_found.origins.argsort()] for one, one_found in zip(record.mask_logits, record.detections, strict=True)]
+    )
+    labels = []
+    for target, (height, width) in zip(targets, record.batch.sizes_hw, strict=True):
+        boxes = normalize_boxes(target.boxes, (height, width))
+        ids = torch.tensor(COCO_IDS)[target.labels]
+        labels.append({"class_labels": ids, "boxes": boxes, "masks": target.masks})
+    from transformers.loss.loss_for_object_detection import ForSegmentationLoss
+
+    config = transformers.DetrConfig(num_labels=91, **WITH_MASKS)
+    outputs = record.outputs
+    _, parts, _ = ForSegmentationLoss(outputs.logits[-1], labels, "cpu", outputs.boxes[-1], masks, config)
+    torch.testing.assert_close(found["mask"], parts["loss_mask"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["dice"], parts["loss_dice"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found["giou"], 2 * parts["loss_giou"], atol=1e-5, rtol=1e-4)
+
+
 def test_the_state_of_something_else_is_refused():
     with pytest.raises(CheckpointError, match=r"not a DETR for boxes.*got 1 others such as head"):
         read_detr({"head.weight": torch.zeros(1)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("panoptic_detr_resnet50", {"backbone": "resnet50"}),
+        ("panoptic_detr_resnet50_dc5", {"backbone": "resnet50", "dilation": True}),
+        ("panoptic_detr_resnet101", {"backbone": "resnet101"}),
+    ],
+)
+def test_paper_size_panoptic_detrs_give_transformers_masks(name, config, tmp_path):
+    """By the official names, as the files that the zoo fetches: 250 classes, of which COCO's things and stuff are known."""
+    images = photos((320, 400), (300, 240))
+    model = panoptic_reference(images, **config)
+    model.detr.class_labels_classifier = nn.Linear(256, 251)
+    model.config.num_labels = model.detr.config.num_labels = 250
+    torch.save({"model": official_masks(model.state_dict())}, tmp_path / "detr.pth")
+    predictor = otus.load(name, weights=tmp_path / "detr.pth", device="cpu")
+    assert predictor.categories is COCO_PANOPTIC
+    assert predictor.postprocess().score_threshold == 0.85
+    assert_same_masks(predictor.system, model.eval(), images)
 
 
 PAPER_SIZES = {

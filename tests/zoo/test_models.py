@@ -7,19 +7,20 @@ from torch import nn
 from torchvision.models import detection, segmentation
 from torchvision.ops import FrozenBatchNorm2d
 
+import otus
 from otus.errors import UsageError
 from otus.parts.preprocess import Preprocess
 from otus.parts.tasks import PROMPTABLE
 from otus.promptable.sam import OBJECT
 from otus.structures import Categories
-from otus.zoo.coco import COCO, COCO_IDS, COCO_PERSON
+from otus.zoo.coco import COCO, COCO_IDS, COCO_PANOPTIC, COCO_PERSON
 from otus.zoo.models import MODELS, build_model, model_entry
 from otus.zoo.torchvision_checkpoints import MADE_WITHOUT_EPS
 from otus.zoo.voc import VOC_WITH_BACKGROUND
 
 
 def test_every_model_can_be_built_by_name_and_described():
-    for name, entry in MODELS.items():
+    for entry in MODELS.values():
         assert next(iter(inspect.signature(entry.builder).parameters)) == "categories"
         assert entry.paper.startswith("https://")
         assert Preprocess.from_dict(json.loads(json.dumps(entry.preprocess.to_dict()))) == entry.preprocess
@@ -30,8 +31,8 @@ def test_every_model_can_be_built_by_name_and_described():
                 continue
             assert f"-{weights.sha256}.pth" in weights.url
             assert weights.figures
-            expected = 21 if entry.task.name == "semantic" else 1 if name.startswith("keypoint") else 80
-            assert len(weights.categories) == expected
+            by_task = {"semantic": 21, "keypoints": 1, "panoptic": 133}
+            assert len(weights.categories) == by_task.get(entry.task.name, 80)
 
 
 def test_hashes_of_checkpoints_made_without_eps_are_those_of_the_first_resnets():
@@ -72,6 +73,12 @@ def test_official_detrs_have_their_published_figures():
         "detr_resnet101_dc5": 44.9,
     }
     assert all(one.licence == "Apache-2.0" for one in entries.values())
+    panoptic = {name: entry.weights for name, entry in MODELS.items() if name.startswith("panoptic_detr_resnet")}
+    assert {name: several["coco_panoptic"].figures["COCO val2017 PQ"] for name, several in panoptic.items()} == {
+        "panoptic_detr_resnet50": 0.434,
+        "panoptic_detr_resnet50_dc5": 0.446,
+        "panoptic_detr_resnet101": 0.451,
+    }
 
 
 def test_an_unknown_name_or_argument_is_answered_with_those_there_are():
@@ -101,3 +108,10 @@ def test_freezing_travels_as_json_and_keeps_the_fields_that_are_not_said():
     frozen = {name.split(".")[2] for name, tensor in model.named_parameters() if not tensor.requires_grad}
     assert frozen == {str(layer) for layer in range(7)}  # the builder's own level: 3
     assert arguments == {"freezing": {"norm_eps": 0.25}}
+
+
+def test_panoptic_categories_are_those_of_the_data(shared_data):
+    dataset = otus.open_dataset(shared_data / "coco_panoptic", split="val")
+    assert dataset.panoptic.categories.names == COCO_PANOPTIC.names
+    assert dataset.panoptic.categories.ids == COCO_PANOPTIC.ids
+    assert dataset.panoptic.categories.is_thing == COCO_PANOPTIC.is_thing

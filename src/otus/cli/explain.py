@@ -19,6 +19,7 @@ from otus.cli._options import (
     Predictions,
     Protocol,
     ScoreThreshold,
+    SemanticModel,
     Split,
     Weights,
     html_page,
@@ -200,6 +201,37 @@ def upsampling(
     image = Scenes(1)[0].image if image_path is None else read_image(image_path)
     name = "a made-up scene" if image_path is None else str(image_path)
     _write(explain_upsampling(load(), image, name=name), path, as_json=as_json)
+
+
+@app.command(
+    epilog=examples(
+        "otus explain panoptic street.jpg --semantic-model runs/semantic/street --score-threshold 0.3",
+        "otus explain panoptic street.jpg --model runs/panoptic/panoptic_fpn_efficientnet_lite0 --out merge.html",
+    )
+)
+@verb
+def panoptic(
+    image_path: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image.")],
+    model: Model = None,
+    semantic_model: SemanticModel = None,
+    weights: Weights = None,
+    score_threshold: ScoreThreshold = None,
+    out: Annotated[Path | None, html_page("panoptic-IMAGE.html")] = None,
+    device: Device = None,
+    precision: Precision = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a panoptic prediction on one image: its instances, its semantic map, and how they are merged."""
+    from otus.data.images import read_image
+    from otus.inference.loading import load
+    from otus.reports.explain.panoptic import explain_panoptic
+
+    path = output_file(out, f"panoptic-{image_path.stem}.html")
+    options = given_options(weights=weights, semantic_model=semantic_model, device=device)
+    predictor = load(model, **options, precision=precision or "auto")
+    threshold = given_options(score_threshold=score_threshold)
+    explanation = explain_panoptic(predictor, read_image(image_path), name=str(image_path), **threshold)
+    _write(explanation, path, as_json=as_json)
 
 
 def _write(explanation: "Explanation", path: Path, *, as_json: bool) -> None:

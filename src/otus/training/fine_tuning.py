@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -14,7 +15,7 @@ from otus.zoo.checkpoint import Misfit, below_prefix, matching, prefixes_of
 from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
 
 _CLASS_ROWS = re.compile(
-    r"(box_head\.cls_score|box_head\.(bbox_pred)|mask_head\.mask_fcn_logits|head\.classification\.cls_logits)\.(weight|bias)"
+    r"(?:detector\.)?(box_head\.cls_score|box_head\.(bbox_pred)|mask_head\.mask_fcn_logits|head\.classification\.cls_logits)\.(weight|bias)"
 )
 """Head tensors with rows per class: grouped by class in ``bbox_pred``, grouped by anchor in the others."""
 
@@ -56,8 +57,13 @@ def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | 
     CheckpointError
         If no tensor fits: the weights are of an unrelated model.
     """
-    states = [weights.state]  # and without the prefix of a wrapper, if more tensors fit then
+    states = [
+        weights.state
+    ]  # and without the prefix of a wrapper, or as a part of the system, if more tensors fit then
     states += [below_prefix(weights.state, prefix) for prefix in prefixes_of(weights.state, system.state_dict())[:1]]
+    states += [
+        {f"{part}.{key}": tensor for key, tensor in weights.state.items()} for part, _ in system.named_children()
+    ]
     state = max((_named_as_in(system, state) for state in states), key=lambda state: len(matching(system, state)[0]))
     own: Categories = system.categories  # type: ignore[assignment]
     heads: dict[str, int] = {}
@@ -103,19 +109,22 @@ def _places_of(part: str, names: Iterable[str]) -> set[str]:
 
 def _of_categories(system: nn.Module, build: Build, own: Categories) -> dict[str, int]:
     """Return the tensors whose shape depends on the number of categories, with their rows per category."""
-    larger = build(Categories((*own.names, "one category more"), keypoints=own.keypoints)).state_dict()
-    return {
-        name: len(larger[name]) - len(tensor)
-        for name, tensor in system.state_dict().items()
-        if larger[name].shape != tensor.shape
-    }
+    rows = {}
+    for is_thing in sorted(set(own.is_thing)):  # one thing more, and one kind of stuff where there is any
+        names, things = (*own.names, "one category more"), (*own.is_thing, is_thing)
+        larger = build(Categories(names, is_thing=things, keypoints=own.keypoints)).state_dict()
+        for name, tensor in system.state_dict().items():
+            if larger[name].shape != tensor.shape:
+                rows[name] = len(larger[name]) - len(tensor)
+    return rows
 
 
 def _known_classes(
     system: nn.Module, heads: Mapping[str, int], weights: FoundWeights, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the head tensors with the weights' rows for categories of the same name and for background."""
-    own: Categories = system.categories  # type: ignore[assignment]
+    detector: Any = getattr(system, "detector", system)  # of Panoptic FPN that of the things
+    own: Categories = detector.categories
     theirs = weights.categories
     if theirs is None or weights.arguments.get("class_indices") is not None:
         return {}

@@ -11,16 +11,26 @@ from otus.detection.region_based import fast_rcnn, faster_rcnn, rcnn, sliding_wi
 from otus.detection.set_prediction import detr, query_selection_detr
 from otus.detection.single_stage import fcos, oriented_fcos, retinanet, rpn_classifier, ssd, ssdlite, yolo
 from otus.errors import UsageError, did_you_mean
-from otus.instance import keypoint_rcnn, mask_rcnn
+from otus.instance import keypoint_rcnn, mask_rcnn, panoptic_detr, panoptic_fpn
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
-from otus.parts.tasks import CLASSIFICATION, DETECTION, INSTANCE, KEYPOINTS, OBJECT, PROMPTABLE, SEMANTIC, Task
+from otus.parts.tasks import (
+    CLASSIFICATION,
+    DETECTION,
+    INSTANCE,
+    KEYPOINTS,
+    OBJECT,
+    PANOPTIC,
+    PROMPTABLE,
+    SEMANTIC,
+    Task,
+)
 from otus.promptable import sam
 from otus.semantic import deconvnet, deeplabv3, fcn, full_resolution, lraspp, segnet, semantic_fpn, unet
 from otus.semantic import sliding_window as patch_window
 from otus.structures import Categories
-from otus.zoo.coco import COCO, COCO_PERSON
+from otus.zoo.coco import COCO, COCO_PANOPTIC, COCO_PERSON
 from otus.zoo.voc import VOC_WITH_BACKGROUND
 
 
@@ -147,11 +157,12 @@ def _segmenter(file: str, megabytes: int, miou: float) -> dict[str, Weights]:
     return {"coco_voc": Weights(url, file.rsplit("-", 1)[1], VOC_WITH_BACKGROUND, figures, megabytes=megabytes)}
 
 
-def _detr(file: str, megabytes: int, bbox_ap: float) -> dict[str, Weights]:
-    """One of the official files of DETR, whose names end in the first digits of their hash."""
-    url = f"https://dl.fbaipublicfiles.com/detr/{file}.pth"
-    figures = {"COCO val2017 bbox AP": bbox_ap}
-    return {"coco": Weights(url, file.rsplit("-", 1)[1], COCO, figures, licence="Apache-2.0", megabytes=megabytes)}
+def _detr(file: str, megabytes: int, figure: float, *, panoptic: bool = False) -> dict[str, Weights]:
+    """One of the official files of DETR, whose names end in the first digits of their hash; ``figure`` is AP or PQ."""
+    name, categories, metric = ("coco_panoptic", COCO_PANOPTIC, "PQ") if panoptic else ("coco", COCO, "bbox AP")
+    url, figures = f"https://dl.fbaipublicfiles.com/detr/{file}.pth", {f"COCO val2017 {metric}": figure}
+    sha256 = file.rsplit("-", 1)[1]
+    return {name: Weights(url, sha256, categories, figures, licence="Apache-2.0", megabytes=megabytes)}
 
 
 def _sam(url: str, sha256: str, megabytes: int) -> dict[str, Weights]:
@@ -363,6 +374,38 @@ MODELS: dict[str, ModelEntry] = {
     ),
     "detr_resnet101_dc5": ModelEntry(
         detr.detr_resnet101_dc5, DETECTION, _DETR, _SMOOTHED, _detr("detr-r101-dc5-a2e86def", 232, 0.449)
+    ),
+    "panoptic_fpn_efficientnet_lite0": ModelEntry(
+        panoptic_fpn.panoptic_fpn_efficientnet_lite0, PANOPTIC, _PANOPTIC_FPN, _SMALL
+    ),
+    "panoptic_fpn_resnet50": ModelEntry(panoptic_fpn.panoptic_fpn_resnet50, PANOPTIC, _PANOPTIC_FPN, _USUAL),
+    "panoptic_detr_efficientnet_lite0": ModelEntry(
+        panoptic_detr.panoptic_detr_efficientnet_lite0,
+        PANOPTIC,
+        _DETR,
+        Preprocess(shorter_side=320, longer_side=320),
+        learning_rate=3e-4,
+    ),
+    "panoptic_detr_resnet50": ModelEntry(
+        panoptic_detr.panoptic_detr_resnet50,
+        PANOPTIC,
+        _DETR,
+        _SMOOTHED,
+        _detr("detr-r50-panoptic-00ce5173", 165, 0.434, panoptic=True),
+    ),
+    "panoptic_detr_resnet50_dc5": ModelEntry(
+        panoptic_detr.panoptic_detr_resnet50_dc5,
+        PANOPTIC,
+        _DETR,
+        _SMOOTHED,
+        _detr("detr-r50-dc5-panoptic-da08f1b1", 165, 0.446, panoptic=True),
+    ),
+    "panoptic_detr_resnet101": ModelEntry(
+        panoptic_detr.panoptic_detr_resnet101,
+        PANOPTIC,
+        _DETR,
+        _SMOOTHED,
+        _detr("detr-r101-panoptic-40021d53", 237, 0.451, panoptic=True),
     ),
     "yolo": ModelEntry(yolo.yolo, DETECTION, _YOLO, Preprocess(fixed_hw=(448, 448))),
     "yolo_efficientnet_lite0": ModelEntry(yolo.yolo_efficientnet_lite0, DETECTION, _YOLO, _SQUARE, learning_rate=1e-4),

@@ -13,7 +13,7 @@ from otus.parts.preprocess import Preprocess
 from otus.parts.tasks import OBJECT
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, checkpoint_part, load_checkpoint, prefixes_of, read_foreign
-from otus.zoo.coco import COCO
+from otus.zoo.coco import COCO, COCO_PANOPTIC
 from otus.zoo.detr_checkpoints import MARKS as DETR_MARKS
 from otus.zoo.detr_checkpoints import DetrCheckpoint, is_detr, read_detr
 from otus.zoo.hub import fetch
@@ -188,7 +188,9 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
         return FoundWeights(path, foreign, builder=model)
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
     class_indices = read.arguments["class_indices"]
-    known = next((categories for categories in (*published, COCO) if list(categories.ids) == class_indices), None)
+    known = next(
+        (categories for categories in (*published, COCO, COCO_PANOPTIC) if list(categories.ids) == class_indices), None
+    )
     return FoundWeights(path, read.state, model, read.arguments, known)
 
 

@@ -104,6 +104,7 @@ class DETRHead(nn.Module):
         matcher: HungarianMatcher = HungarianMatcher(CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT),
     ) -> None:
         super().__init__()
+        self.num_heads = num_heads
         self.input_proj = nn.Conv2d(in_channels, embed_dim, 1)
         self.encoder = nn.ModuleList(
             TransformerEncoderLayer(embed_dim, num_heads, ffn_dim, dropout=dropout) for _ in range(num_encoder_layers)

@@ -17,6 +17,9 @@ ground truth:
 Read ``explanation.py`` first (the base class, the pass, the ground truth of an image), then ``figures.py`` (feature maps and
 attention as images, rows of tables), then ``dense.py``; the others follow its pattern.
 
+*A panoptic prediction* (``otus explain panoptic``): ``panoptic.py`` shows the two answers, instances and semantic map, and
+what the merge makes of each instance and of each category of stuff.
+
 *A figure* (``otus explain ap``, ``difference``, ``errors``): ``average_precision.py`` builds AP detection by detection,
 ``difference.py`` changes one rule after the other from one protocol to another, and ``errors.py`` shows what costs AP, by
 TIDE's error types, with the images to look at first.

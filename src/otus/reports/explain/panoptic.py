@@ -1,0 +1,181 @@
+"""Explain a panoptic prediction on one image: its instances, its semantic map, and what the merge makes of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from otus.errors import UsageError
+from otus.inference.panoptic_pair import PanopticPipeline
+from otus.inference.predictor import Predictor
+from otus.instance.panoptic import OVERLAP_THRESHOLD, STUFF_AREA_LIMIT, PanopticMerge, record_merge
+from otus.instance.panoptic_fpn import PanopticFPN
+from otus.reports.page import Figure, Page, Section, numbered
+from otus.structures import Instances, SemanticMap
+from otus.visualization.drawing import draw_panoptic, draw_semantic, overlay
+
+ImageArray = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticExplanation:
+    """The two answers of a model, or of a pair of models, for one image, and the record of their merge."""
+
+    model: str
+    name: str
+    image: ImageArray
+    instances: Instances
+    semantic: SemanticMap
+    merge: PanopticMerge
+    score_threshold: float
+
+    def document(self) -> dict[str, Any]:
+        """Return the members of the JSON document: what ``otus explain panoptic --json`` prints."""
+        height, width = self.semantic.size_hw
+        ids = self.merge.panoptic.ids
+        return {
+            "model": self.model,
+            "file": self.name,
+            "width": width,
+            "height": height,
+            "score_threshold": self.score_threshold,
+            "overlap_threshold": OVERLAP_THRESHOLD,
+            "stuff_area_limit": STUFF_AREA_LIMIT,
+            "instances": list(self._instances()),
+            "semantic": list(self._categories()),
+            "segments": [
+                {
+                    "id": segment.id,
+                    "category": self.merge.panoptic.categories[segment.label],
+                    "pixels": int(np.count_nonzero(ids == segment.id)),
+                }
+                for segment in self.merge.panoptic.segments
+            ],
+            "void_pixels": int(np.count_nonzero(ids == 0)),
+        }
+
+    def _instances(self) -> Iterator[dict[str, Any]]:
+        """Yield what becomes of each instance, the highest score first."""
+        merge, categories, scores = self.merge, self.instances.categories, self.instances.scores
+        assert categories is not None
+        assert scores is not None
+        for i in np.argsort(-scores, kind="stable").tolist():
+            hidden = merge.hidden_pixels[i] / max(int(merge.mask_pixels[i]), 1)
+            if merge.instance_ids[i]:
+                fate = f"segment {merge.instance_ids[i]}"
+            else:
+                fate = "left out: hidden by others" if merge.mask_pixels[i] else "left out: its mask has no pixel"
+            yield {
+                "category": categories[int(self.instances.labels[i])],
+                "score": float(scores[i]),
+                "mask_pixels": int(merge.mask_pixels[i]),
+                "hidden_share": float(hidden),
+                "fate": fate,
+            }
+
+    def _categories(self) -> Iterator[dict[str, Any]]:
+        """Yield what becomes of each category of the semantic map, the largest first."""
+        pixels = np.bincount(self.semantic.labels.ravel(), minlength=256)
+        stuff = self.merge.panoptic.categories
+        for label in np.argsort(-pixels[: len(self.semantic.categories)], kind="stable").tolist():
+            if not pixels[label]:
+                return
+            name = self.semantic.categories[label]
+            if self.merge.stuff_ids[label]:
+                fate = f"segment {self.merge.stuff_ids[label]}"
+            elif name in stuff and not stuff.is_thing[stuff.index(name)]:
+                fate = "void: under the area limit" if self.merge.free_pixels[label] else "hidden by instances"
+            else:
+                fate = "void: a thing, which instances tell" if name in stuff else "void: no stuff"
+            yield {
+                "category": name,
+                "pixels": int(pixels[label]),
+                "free_pixels": int(self.merge.free_pixels[label]),
+                "fate": fate,
+            }
+
+    def page(self) -> Page:
+        """Return the HTML page."""
+        facts = self.document()
+        title = f"How {self.model} tells things and stuff in {self.name.rsplit('/', 1)[-1]}"
+        segments, void = len(facts["segments"]), facts["void_pixels"] / max(self.semantic.labels.size, 1)
+        subtitle = f"{facts['width']} x {facts['height']} pixels; {segments} segments, {void:.0%} void"
+        return Page(title, subtitle, tuple(numbered(self._sections(facts))))
+
+    def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
+        left_out = sum(one["fate"].startswith("left out") for one in facts["instances"])
+        found = len(facts["instances"])
+        yield Section(
+            "Things: the instances",
+            f"{found} instances score above {facts['score_threshold']:g}. Each has a mask of its own, and masks may "
+            "overlap; pixels of no object say nothing.",
+            [Figure.of(overlay(self.image, self.instances), "the instances and their masks")],
+        )
+        yield Section(
+            "Stuff: the semantic map",
+            "Each pixel has a category, and objects of one category run into one another.",
+            [Figure.of(draw_semantic(self.image, self.semantic), "the category of every pixel")],
+        )
+        yield Section(
+            "Instances are laid down",
+            "The highest score first; each takes the pixels of its mask that are free. One of which others hide more than "
+            f"{facts['overlap_threshold']:.0%} is left out: {left_out} of {found}.",
+            rows=[_row(one) for one in facts["instances"]],
+        )
+        yield Section(
+            "Stuff fills what is left",
+            "What the semantic map says of things does not count, background is no stuff, and less than "
+            f"{facts['stuff_area_limit']:.1%} of the image is left out: these pixels are void.",
+            rows=[_row(one) for one in facts["semantic"]],
+        )
+        yield Section(
+            "The panoptic map",
+            f"{len(facts['segments'])} segments; each pixel belongs to one of them at most. {facts['void_pixels']:,} pixels "
+            "are void, which are not tinted.",
+            [Figure.of(draw_panoptic(self.image, self.merge.panoptic), "things by object, stuff by category")],
+            rows=facts["segments"],
+        )
+
+
+def explain_panoptic(
+    predictor: Predictor, image: ImageArray, *, name: str, score_threshold: float | None = None
+) -> PanopticExplanation:
+    """Predict on one image, and return the two answers and the record of their merge.
+
+    Parameters
+    ----------
+    predictor
+        A pair of models (``otus.load(…, semantic_model=…)``), or Panoptic FPN.
+    image, name
+        uint8 (H, W, 3) RGB, and what it is called.
+    score_threshold
+        Minimum score of an instance (default: the model's own).
+
+    Raises
+    ------
+    UsageError
+        If the model does not merge two answers.
+    """
+    pipeline, system, size_hw = predictor.pipeline, predictor.system, (image.shape[0], image.shape[1])
+    if not isinstance(pipeline, PanopticPipeline) and not isinstance(system, PanopticFPN):
+        raise UsageError(
+            f"{predictor.name}: does not merge instances and a semantic map; give --semantic-model beside a model with "
+            "masks, or name panoptic_fpn_efficientnet_lite0 with weights"
+        )
+    prepared, postprocess = predictor.prepared(image, name), predictor.postprocess(score_threshold)
+    assert postprocess is not None
+    if isinstance(pipeline, PanopticPipeline):
+        ((instances, semantic),) = pipeline.answers([prepared], [size_hw], postprocess=postprocess)
+    else:
+        record: Any = pipeline.stages(prepared, postprocess=postprocess)
+        ((instances, semantic),) = (answers.at(size_hw) for answers in system.results(record))
+    merge, threshold = record_merge(instances, semantic, categories=predictor.categories), postprocess.score_threshold
+    return PanopticExplanation(predictor.name, name, image, instances, semantic, merge, threshold)
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name.replace("_", " "): f"{value:.0%}" if name.endswith("share") else value for name, value in record.items()
+    }
