@@ -25,11 +25,13 @@ from otus.data.images import read_image
 from otus.data.scenes.files import write_scenes
 from otus.structures import Objects
 from otus.visualization.panels import Panel, grid
+from otus.zoo.catalogue import list_models
 
 OUT = Path("demo-out")
 PHOTOGRAPHS = (
     "chelsea.png", "astronaut.png", "coffee.png", "grace_hopper.jpg", "motorcycle_left.png", "camera.png", "rocket.jpg"
 )  # fmt: skip
+SEMANTIC_MODEL = "semantic_fpn_efficientnet_lite0"
 SHOWN_TOGETHER = 3  # those that may be copied into the README (docs/decisions/0006)
 RIGHT = "right"
 # Looked at by a person: what the model, which knows 20 categories, takes for what.
@@ -94,6 +96,22 @@ def draw_together(folder: Path, document: dict, target: Path) -> None:
     write_image(target, grid(panels, columns=len(panels), width=400))
 
 
+def show_panoptic(photographs: list[Path]) -> None:
+    """The same photographs by the semantic model, and both models' answers merged; side by side."""
+    otus("predict", *photographs, "--model", SEMANTIC_MODEL, "--out", OUT / "semantic")
+    otus("predict", *photographs, "--semantic-model", SEMANTIC_MODEL, "--out", OUT / "panoptic")
+    panels = []
+    for path in photographs[:SHOWN_TOGETHER]:
+        for folder, words in (
+            ("photographs", "objects, each with a mask"),
+            ("semantic", "the category of every pixel"),
+            ("panoptic", "merged: each pixel in one segment at most"),
+        ):
+            panels.append(Panel(path.stem, words, read_image(OUT / folder / f"{path.stem}.jpg")))
+    write_image(OUT / "panoptic.jpg", grid(panels, columns=3, width=400))
+    print(f"objects, categories of pixels and the merge of both side by side in {OUT}/panoptic.jpg", flush=True)
+
+
 def tell_what_is_next() -> None:
     """What to open, and what to type on one's own images."""
     command = Path(sys.executable).with_name("otus")
@@ -137,6 +155,9 @@ def main() -> None:
     show_found(json.loads(found))
     draw_together(OUT / "photographs", json.loads(found), OUT / "found.jpg")
     print(f"overlays, predictions.json (COCO) and index.html in {OUT}/photographs", flush=True)
+
+    if SEMANTIC_MODEL in list_models("semantic", trained=True):
+        show_panoptic(photographs)
 
     print(f"\nmaking {SCENES} images with labels in {OUT}/scenes", flush=True)
     write_scenes(OUT / "scenes", SCENES)
