@@ -40,6 +40,9 @@ def reference(seed: int = 0) -> official.Sam:
         official.MaskDecoder(transformer_dim=32, transformer=transformer, iou_head_hidden_dim=32),
     )
     spread_out(model)
+    for head in model.mask_decoder.output_hypernetworks_mlps:  # masks are parts of the image, not half of it
+        head.layers[-1].bias.data[0] = -1.2
+    model.mask_decoder.output_upscaling[3].bias.data[0] = 5
     return model.eval()
 
 

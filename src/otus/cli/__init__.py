@@ -25,7 +25,20 @@ from typing import Annotated
 
 import typer
 
-from otus.cli import benchmark, compare, convert, doctor, evaluate, explain, models, predict, propose, segment, train
+from otus.cli import (
+    benchmark,
+    compare,
+    convert,
+    doctor,
+    evaluate,
+    explain,
+    masks,
+    models,
+    predict,
+    propose,
+    segment,
+    train,
+)
 from otus.cli._common import examples
 
 app = typer.Typer(
@@ -64,6 +77,11 @@ _VERBS = (
         segment.segment,
         "otus segment owl.jpg --point 250,180,1 --point 20,20,0 --overlay owl-overlay.png",
         "otus segment photos --prompts prompts.json --format coco --out masks",
+    ),
+    (
+        masks.masks,
+        "otus masks photos --model sam_vit_b",
+        "otus masks photos --model mobile_sam --weights mobile_sam.pt --format coco --out masks",
     ),
     (
         convert.convert,

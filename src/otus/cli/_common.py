@@ -183,12 +183,12 @@ def progress_bar(description: str) -> Iterator[Callable[..., None]]:
         yield lambda done, total=None: bar.update(task, completed=done, total=total)
 
 
-def track(items: Iterable[T], description: str) -> Iterator[T]:
+def track(items: Iterable[T], description: str, *, total: int | None = None) -> Iterator[T]:
     """Yield the items and count them in a progress bar."""
     with progress_bar(description) as update:
         for number, item in enumerate(items, start=1):
             yield item
-            update(number)
+            update(number, total)
 
 
 def _plain(value: Any) -> Any:

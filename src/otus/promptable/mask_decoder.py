@@ -136,8 +136,8 @@ class MaskDecoder(nn.Module):
         upscaled = self.output_upscaling(locations)  # (B, N, 2, 2, 2, 2, D / 8)
         side = round(locations.shape[1] ** 0.5)
         logits = upscaled.flatten(1, 5) @ vectors
-        by_step = logits.view(len(logits), side, side, 2, 2, 2, 2, -1)
-        return by_step.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(len(logits), -1, 4 * side, 4 * side)
+        by_step = torch.unflatten(logits, 1, (side, side, 2, 2, 2, 2))  # y and x of the location, then of each doubling
+        return by_step.permute(0, 7, 1, 3, 5, 2, 4, 6).flatten(2, 4).flatten(3, 5)
 
 
 class LocationUpscaling(nn.ConvTranspose2d):

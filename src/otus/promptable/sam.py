@@ -116,6 +116,29 @@ class Sam(BaseSystem[Stages, Instances]):
         ]
         return torch.cat([logits for logits, _ in parts]), torch.cat([ious for _, ious in parts])
 
+    def decode_above(
+        self,
+        features: Float[Tensor, "c h w"],
+        prompts: PromptBatch,
+        iou_threshold: float,
+        *,
+        image: ImageSide | None = None,
+    ) -> tuple[Float[Tensor, "n m m"], Float[Tensor, "n"], Int[Tensor, "n"]]:
+        """Return logits and predicted IoUs of the candidates whose predicted IoU is above a threshold, if that is above 0.
+
+        No others are upscaled. The third value is the index of each one's prompt; parameters are those of :meth:`decode`.
+        """
+        logits, scores, which = [], [], []
+        for number, part in enumerate(prompts.split(self.chunk)):
+            tokens, locations = self.mask_decoder.attend(*self.decoder_inputs(features, part, image=image))
+            ious = self.mask_decoder.predicted_ious(tokens)[:, 1:]
+            keep = ious > (iou_threshold if iou_threshold > 0 else -torch.inf)
+            some = keep.any(dim=1)
+            logits.append(self.mask_decoder.logits(tokens[some], locations[some])[:, 1:][keep[some]])
+            scores.append(ious[keep])
+            which.append(number * self.chunk + keep.nonzero()[:, 0])
+        return torch.cat(logits), torch.cat(scores), torch.cat(which)
+
     def decoder_inputs(
         self, features: Float[Tensor, "c h w"], prompts: PromptBatch, *, image: ImageSide | None = None
     ) -> tuple[ImageSide, Float[Tensor, "b t c"]]:
