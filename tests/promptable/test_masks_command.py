@@ -13,9 +13,9 @@ import otus
 from otus.cli import app
 from otus.data.image_writing import write_image
 from otus.parts.preprocess import Preprocess
-from otus.parts.tasks import PROMPTABLE
+from otus.parts.tasks import OBJECT, PROMPTABLE
 from otus.promptable.automatic import SamAutomaticMaskGenerator
-from otus.promptable.sam import OBJECT, Sam
+from otus.promptable.sam import Sam
 from otus.structures import Categories
 from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry

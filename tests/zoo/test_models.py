@@ -10,8 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 import otus
 from otus.errors import UsageError
 from otus.parts.preprocess import Preprocess
-from otus.parts.tasks import PROMPTABLE
-from otus.promptable.sam import OBJECT
+from otus.parts.tasks import OBJECT, PROMPTABLE
 from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_IDS, COCO_PANOPTIC, COCO_PERSON
 from otus.zoo.models import MODELS, build_model, model_entry

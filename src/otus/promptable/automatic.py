@@ -24,7 +24,8 @@ from otus.parts.inference_mode import inference_mode
 from otus.promptable.embedding import Embedding
 from otus.promptable.mask_upscaling import upscaled_masks
 from otus.promptable.method import SamMethod
-from otus.promptable.sam import PromptBatch, resized_hw
+from otus.promptable.prompt_encoder import PromptBatch
+from otus.promptable.sam import resized_hw
 from otus.structures import Masks
 from otus.structures.masks import run_lengths
 
