@@ -12,7 +12,8 @@ import numpy as np
 
 from otus.structures import IGNORE, BoxFormat, Categories, Classification, Instances, Masks, PanopticMap, SemanticMap
 from otus.structures.boxes import as_boxes, convert
-from otus.visualization.drawing import ImageArray, Page, draw, draw_panoptic, draw_semantic, overlay
+from otus.visualization.drawing import Colours, ImageArray, Page, draw, draw_panoptic, draw_semantic, overlay
+from otus.visualization.palette import category_colours
 
 _TOP_CATEGORIES = 5
 
@@ -138,6 +139,15 @@ def _semantic_summary(semantic: SemanticMap, categories: Categories) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in shares) or "nothing"
 
 
+def _fixed_colours(categories: Categories) -> Colours:
+    """Return the colour of each category, the same whatever else occurs, in every frame of a video."""
+    return dict(zip(categories, category_colours(len(categories)), strict=True))
+
+
+def _draw_semantic(image: ImageArray, semantic: SemanticMap, labels: bool = True) -> ImageArray:
+    return draw_semantic(image, semantic, names=False, colours=_fixed_colours(semantic.categories))
+
+
 def _panoptic_objects(panoptic: PanopticMap, size_hw: tuple[int, int]) -> Instances:
     """Return one object per segment, stuff too."""
     panoptic = panoptic.resized(size_hw)
@@ -178,6 +188,10 @@ def _panoptic_columns(panoptic: PanopticMap, categories: Categories) -> dict[str
     }
 
 
+def _draw_panoptic(image: ImageArray, panoptic: PanopticMap, labels: bool = True) -> ImageArray:
+    return draw_panoptic(image, panoptic, names=False, colours=_fixed_colours(panoptic.categories))
+
+
 INSTANCES_DISPLAY = Display(
     records=instance_records,
     document=lambda records: {"instances": list(records)},
@@ -205,7 +219,7 @@ SEMANTIC_DISPLAY = Display(
     columns=_semantic_columns,
     objects=_semantic_objects,
     above_score=lambda semantic, threshold: semantic,
-    draw=lambda image, semantic, labels=True: draw_semantic(image, semantic, names=False),
+    draw=_draw_semantic,
     overlay=draw_semantic,
 )
 PANOPTIC_DISPLAY = Display(
@@ -215,6 +229,6 @@ PANOPTIC_DISPLAY = Display(
     columns=_panoptic_columns,
     objects=_panoptic_objects,
     above_score=lambda panoptic, threshold: panoptic,
-    draw=lambda image, panoptic, labels=True: draw_panoptic(image, panoptic, names=False),
+    draw=_draw_panoptic,
     overlay=draw_panoptic,
 )
