@@ -52,7 +52,17 @@ from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.proposals.interface import Proposals
 from otus.proposals.proposers import PrecomputedProposals, SlidingWindowProposer
 from otus.proposals.windows import sliding_windows
-from otus.structures import Categories, Instances, KeypointNames
+from otus.semantic.deconvnet import deconvolution_network
+from otus.semantic.deeplabv3 import deeplab_head
+from otus.semantic.dilated import dilated_segmenter, fcn_head
+from otus.semantic.fcn import fcn
+from otus.semantic.full_resolution import full_resolution
+from otus.semantic.lraspp import lraspp
+from otus.semantic.segmenter import Segmenter
+from otus.semantic.segnet import segnet
+from otus.semantic.sliding_window import sliding_window_segmenter
+from otus.semantic.unet import unet
+from otus.structures import Categories, Instances, KeypointNames, SemanticScores
 from otus.structures.boxes import pairwise_iou
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, load_into, save_checkpoint
 
@@ -199,6 +209,32 @@ SYSTEMS: dict[str, Callable[[], RegionDetector | SingleObjectDetector | DenseDet
     ),
 }
 
+PIXEL_CATEGORIES = Categories(("grey", "bright", "dark"))
+
+
+def fcn_that_differs() -> Segmenter:
+    """Its classifiers are 0 at first, as the paper's: all would say the same."""
+    system = fcn(tiny_backbone((2, 3, 4)), PIXEL_CATEGORIES)
+    for classifier in system.decoder.classifiers:
+        nn.init.normal_(classifier.weight, std=0.1)
+    return system
+
+
+SEGMENTERS: dict[str, Callable[[], Segmenter]] = {
+    "sliding_window_segmenter": lambda: sliding_window_segmenter(PIXEL_CATEGORIES, widths=(8, 8)),
+    "sliding_window_alone": lambda: sliding_window_segmenter(PIXEL_CATEGORIES, widths=(8, 8), shared=False),
+    "full_resolution": lambda: full_resolution(PIXEL_CATEGORIES, widths=(8, 8, 8)),
+    "fcn": fcn_that_differs,
+    "fcn_dilated": lambda: dilated_segmenter(tiny_backbone((2, 3)), PIXEL_CATEGORIES, head=fcn_head),
+    "deeplabv3": lambda: dilated_segmenter(tiny_backbone((2, 3)), PIXEL_CATEGORIES, head=deeplab_head),
+    "lraspp": lambda: lraspp(tiny_backbone((2, 4)), PIXEL_CATEGORIES),
+    "segnet": lambda: segnet(PIXEL_CATEGORIES, widths=(8, 12, 16), depths=(1, 1, 2)),
+    "deconvolution_network": lambda: deconvolution_network(
+        PIXEL_CATEGORIES, widths=(8, 12, 16), depths=(1, 1, 2), vector=32
+    ),
+    "unet": lambda: unet(PIXEL_CATEGORIES, widths=(8, 12, 16)),
+}
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -215,14 +251,28 @@ def system(request: pytest.FixtureRequest) -> RegionDetector:
     return SYSTEMS[request.param]()
 
 
+@pytest.fixture(params=SEGMENTERS)
+def segmenter(request: pytest.FixtureRequest) -> Segmenter:
+    torch.manual_seed(0)
+    return SEGMENTERS[request.param]()
+
+
+@pytest.fixture(params=[*SYSTEMS, *SEGMENTERS])
+def any_system(request: pytest.FixtureRequest) -> RegionDetector | Segmenter:
+    torch.manual_seed(0)
+    return (SYSTEMS | SEGMENTERS)[request.param]()
+
+
 def photo(height: int, width: int, boxes: list[list[int]], labels: list[int], *, key: str = "made") -> TensorSample:
-    """Bright and dark rectangles on grey noise, with masks and two keypoints each."""
+    """Bright and dark rectangles on grey noise, with masks and two keypoints each, and the category of each pixel."""
     image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(height)) * 0.1 + 0.4
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool)
     points = torch.zeros(len(boxes), 2, 2)
+    semantic = torch.zeros(height, width, dtype=torch.int64)
     for i, ((x1, y1, x2, y2), label) in enumerate(zip(boxes, labels, strict=True)):
         image[:, y1:y2, x1:x2] = 1.0 - label
         masks[i, y1:y2, x1:x2] = True
+        semantic[y1:y2, x1:x2] = 1 + label
         points[i] = torch.tensor([[x1, y1], [(x1 + x2) / 2, (y1 + y2) / 2]])
     return {
         "image": tv_tensors.Image((image - 0.5) / 0.25),
@@ -231,6 +281,7 @@ def photo(height: int, width: int, boxes: list[list[int]], labels: list[int], *,
         "labels": torch.tensor(labels, dtype=torch.int64),
         "is_crowd": torch.zeros(len(boxes), dtype=torch.bool),
         "masks": tv_tensors.Mask(masks),
+        "semantic": tv_tensors.Mask(semantic),
         "keypoints": tv_tensors.KeyPoints(points, canvas_size=(height, width)),
         "visibility": torch.full((len(boxes), 2), 2),
     }
@@ -251,7 +302,9 @@ def losses(system: RegionDetector, samples: list[TensorSample]) -> dict[str, Ten
     return system.train().losses(samples, generator=torch.Generator().manual_seed(1))
 
 
-def equal(first: list[Instances], second: list[Instances]) -> bool:
+def equal(first: list[Instances | SemanticScores], second: list[Instances | SemanticScores]) -> bool:
+    if isinstance(first[0], SemanticScores):
+        return all(np.array_equal(a.scores, b.scores) for a, b in zip(first, second, strict=True))
     return all(
         np.array_equal(a.boxes_xyxy, b.boxes_xyxy)
         and np.array_equal(a.labels, b.labels)
@@ -262,18 +315,18 @@ def equal(first: list[Instances], second: list[Instances]) -> bool:
     )
 
 
-def test_losses_are_finite_and_reach_every_parameter(system):
-    found = losses(system, images())
+def test_losses_are_finite_and_reach_every_parameter(any_system):
+    found = losses(any_system, images())
     assert all(value.isfinite() and value.ndim == 0 for value in found.values())
     sum(found.values()).backward()
     without = [
-        name for name, parameter in system.named_parameters() if parameter.requires_grad and parameter.grad is None
+        name for name, parameter in any_system.named_parameters() if parameter.requires_grad and parameter.grad is None
     ]
     assert not without
 
 
-def test_losses_are_the_same_for_the_same_generator(system):
-    first, second = losses(system, images()), losses(system, images())
+def test_losses_are_the_same_for_the_same_generator(any_system):
+    first, second = losses(any_system, images()), losses(any_system, images())
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -343,10 +396,10 @@ def test_no_backbone_pads_images_unknown_to_its_system(system):
     assert all(side <= min(size_hw) for side, size_hw in seen)
 
 
-def test_a_image_of_one_pixel_goes_through_preprocessing(system):
+def test_a_image_of_one_pixel_goes_through_preprocessing(any_system):
     preprocess = Preprocess(shorter_side=64, longer_side=96)
     sample = to_tensors(Sample(np.zeros((1, 1, 3), dtype=np.uint8), "dot"))
-    (found,) = system.predict([preprocess.sample(sample)])
+    (found,) = any_system.predict([preprocess.sample(sample)])
     assert preprocess.undo(found, (1, 1)).size_hw == (1, 1)
 
 
@@ -364,14 +417,14 @@ def test_a_image_is_answered_alike_alone_and_in_a_batch(system):
         assert (alike[rows, columns] | (a.scores[rows] < a.scores.min() + 1e-5)).all()
 
 
-def test_prediction_is_deterministic_and_restores_the_mode_of_each_part(system):
-    system.train()
-    frozen = next(iter(backbone_of(system).children()))
+def test_prediction_is_deterministic_and_restores_the_mode_of_each_part(any_system):
+    any_system.train()
+    frozen = next(part for part in any_system.modules() if not list(part.children()))
     frozen.eval()
-    assert equal(system.predict(images()), system.predict(images()))
-    assert system.training
+    assert equal(any_system.predict(images()), any_system.predict(images()))
+    assert any_system.training
     assert not frozen.training
-    assert all(part.training for part in system.children())
+    assert all(part.training for part in any_system.children())
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -437,13 +490,14 @@ def test_categories_and_their_thresholds_come_before_every_limit(system):
     assert equal([sure], [limited])
 
 
-def test_saved_and_loaded_it_answers_the_same(system, tmp_path, request):
-    save_checkpoint(tmp_path / "tiny.safetensors", system.state_dict(), CheckpointHeader(categories=CATEGORIES))
+def test_saved_and_loaded_it_answers_the_same(any_system, tmp_path, request):
+    header = CheckpointHeader(categories=any_system.categories)
+    save_checkpoint(tmp_path / "tiny.safetensors", any_system.state_dict(), header)
     torch.manual_seed(1)
-    other = SYSTEMS[request.node.callspec.params["system"]]()
-    assert not equal(other.predict(images()), system.predict(images()))
+    other = (SYSTEMS | SEGMENTERS)[request.node.callspec.params["any_system"]]()
+    assert not equal(other.predict(images()), any_system.predict(images()))
     load_into(other, load_checkpoint(tmp_path / "tiny.safetensors")[0], source="tiny.safetensors")
-    assert equal(other.predict(images()), system.predict(images()))
+    assert equal(other.predict(images()), any_system.predict(images()))
 
 
 def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
@@ -518,3 +572,62 @@ def test_a_tiny_set_is_overfitted(system):
         assert ((drawn & masks).sum(axis=(1, 2)) / (drawn | masks).sum(axis=(1, 2)) > 0.8).all()
     if sure.keypoints is not None:
         np.testing.assert_allclose(sure.keypoints[..., :2], truth["keypoints"], atol=6)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 500), (33, 7), (65, 130)])
+def test_every_pixel_of_any_image_is_labelled_and_learned_from(segmenter, size_hw):
+    (found,) = segmenter.predict([{"image": torch.rand(3, *size_hw)}])
+    assert found.scores.shape == (3, *size_hw)
+    assert found.categories is PIXEL_CATEGORIES
+    assert all(value.isfinite() for value in losses(segmenter, [photo(*size_hw, [], [])]).values())
+    predictor = Predictor(segmenter, preprocess=Preprocess(), name="one", device="cpu")
+    (prediction,) = predictor.predict(np.zeros((*size_hw, 3), np.uint8))
+    assert prediction.semantic.size_hw == size_hw
+
+
+def test_a_segmented_image_is_answered_alike_alone_and_in_a_batch(segmenter):
+    """Those of another size are padded: their scores agree where the padding is not seen."""
+    samples = [photo(64, 96, [[8, 8, 40, 30]], [0]), photo(64, 96, [[50, 20, 90, 60]], [1])]
+    together, alone = segmenter.predict(samples), [segmenter.predict([sample])[0] for sample in samples]
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
+    sizes = [one.size_hw for one in segmenter.predict(images())]
+    assert sizes == [(64, 96), (80, 48)]
+
+
+def test_exported_logits_are_those_of_the_record_and_of_the_results(segmenter):
+    samples = [photo(64, 96, [[8, 8, 40, 30]], [0]), photo(64, 96, [], [])]
+    record = segmenter.stages(samples)
+    with torch.inference_mode():
+        raw = segmenter.eval()(torch.stack([sample["image"] for sample in samples]))
+    assert set(raw) == {"logits"}
+    torch.testing.assert_close(raw["logits"], record.logits)
+    for one, logits in zip(segmenter.predict(samples), record.logits, strict=True):
+        np.testing.assert_array_equal(one.scores, logits)
+    assert set(record.milliseconds) >= {"batch", "encoder", "decoder"}
+
+
+def test_under_autocast_logits_and_losses_stay_float32(segmenter):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses(segmenter, images())
+        record = segmenter.stages(images())
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in found.values())
+    assert record.logits.dtype == torch.float32
+
+
+def test_a_tiny_set_is_segmented_as_labelled(segmenter):
+    if not getattr(segmenter.encoder, "shared", True):
+        return  # the same network as the one with shared features, and slow
+    samples = images()
+    normalised = any(isinstance(part, nn.BatchNorm2d | nn.GroupNorm) for part in segmenter.modules())
+    steps = 80 if normalised else 300
+    optimizer = torch.optim.AdamW(segmenter.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=steps)
+    for step in range(steps):
+        optimizer.zero_grad()
+        sum(segmenter.train().losses(samples, generator=torch.Generator().manual_seed(step)).values()).backward()
+        optimizer.step()
+        schedule.step()
+    for one, sample in zip(segmenter.predict(samples), samples, strict=True):
+        labels = one.resized(one.size_hw).labels
+        assert (labels == sample["semantic"].numpy()).mean() > 0.93

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from otus.parts.backbones.norms import LenientBatchNorm
 from otus.semantic.dilated import dilated_mobilenet_v3_large, dilated_resnet, dilated_segmenter
 from otus.semantic.segmenter import Segmenter
 from otus.structures import Categories
@@ -87,4 +88,4 @@ def deeplabv3_mobilenet_v3_large(categories: Categories, *, auxiliary: bool = Tr
 def _normalised(in_channels: int, out_channels: int, size: int, *, dilation: int = 1) -> list[nn.Module]:
     padding = dilation * (size // 2)
     convolution = nn.Conv2d(in_channels, out_channels, size, padding=padding, dilation=dilation, bias=False)
-    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return [convolution, LenientBatchNorm(out_channels), nn.ReLU()]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import nn
 
 from otus.parts.backbones import Backbone, torchvision_backbone
+from otus.parts.backbones.norms import LenientBatchNorm
 from otus.semantic.encoders import BackboneEncoder
 from otus.semantic.segmenter import CoarsestMap, Segmenter
 from otus.structures import Categories
@@ -32,7 +33,7 @@ def fcn_head(in_channels: int, num_categories: int) -> nn.Sequential:
     inner = in_channels // 4
     return nn.Sequential(
         nn.Conv2d(in_channels, inner, 3, padding=1, bias=False),
-        nn.BatchNorm2d(inner),
+        LenientBatchNorm(inner),
         nn.ReLU(),
         nn.Dropout(0.1),
         nn.Conv2d(inner, num_categories, 1),

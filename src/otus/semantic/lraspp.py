@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from otus.parts.backbones import Backbone
+from otus.parts.backbones.norms import LenientBatchNorm
 from otus.parts.upsampling import Pooled
 from otus.semantic.dilated import dilated_mobilenet_v3_large
 from otus.semantic.encoders import BackboneEncoder
@@ -42,7 +43,7 @@ class LRASPPHead(nn.Module):
         super().__init__()
         self.out_channels = num_categories
         self.cbr = nn.Sequential(
-            nn.Conv2d(high_channels, inner_channels, 1, bias=False), nn.BatchNorm2d(inner_channels), nn.ReLU()
+            nn.Conv2d(high_channels, inner_channels, 1, bias=False), LenientBatchNorm(inner_channels), nn.ReLU()
         )
         self.scale = nn.Sequential(
             nn.AdaptiveAvgPool2d(1), nn.Conv2d(high_channels, inner_channels, 1, bias=False), nn.Sigmoid()
