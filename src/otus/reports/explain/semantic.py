@@ -31,7 +31,7 @@ from otus.visualization.palette import colours_apart
 _SIDE_BY_SIDE = 300  # CSS pixels
 _MAP_WIDTH = 220
 _SHOWN_SCORES = 6  # categories whose probability is drawn, those of the most pixels
-_SHOWN_CONFUSIONS = 10
+_SHOWN_CONFUSIONS = 5
 _BORDER = 3  # pixels from a border between two categories
 _UNSURE = 0.5
 _RED, _GREY = (215, 40, 40), (150, 150, 150)
