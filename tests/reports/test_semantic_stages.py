@@ -152,6 +152,15 @@ def test_errors_near_borders_and_what_is_not_labelled() -> None:
     assert "no pixel is labelled" in unlabelled.page().html()
 
 
+def test_an_image_of_one_pixel() -> None:
+    predictor = Predictor(SYSTEMS["SegNet"][0](), preprocess=Preprocess(), name="tiny", device="cpu")
+    truth = SemanticMap(np.zeros((1, 1), int), ALL_CATEGORIES)
+    explanation = explain_semantic(predictor, np.zeros((1, 1, 3), np.uint8), name="dot.png", ground_truth=truth)
+    errors = explanation.document()["errors"]
+    assert (errors["labelled"], errors["near_borders"]) == (1, 0)
+    assert explanation.page().html()
+
+
 def test_the_command_on_a_file_of_weights(scenes: Path, tmp_path: Path) -> None:
     predictor = predictor_of("U-Net")
     header = CheckpointHeader("unet_efficientnet_lite0", {}, ALL_CATEGORIES, predictor.preprocess.to_dict())
@@ -181,7 +190,7 @@ def test_what_cannot_be_explained(scenes: Path) -> None:
         semantic_ground_truth_of(open_dataset(scenes), "000000.png", predictor)
 
 
-@pytest.mark.parametrize("size_hw", [(60, 80), (3, 200)])
+@pytest.mark.parametrize("size_hw", [(60, 80), (3, 200), (1, 1)])
 def test_every_figure_of_the_page_on_ways_up_is_in_its_document(size_hw: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
     explanation = explain_upsampling(predictor_of("SegNet"), image, name="photos/noise.png")
