@@ -1,13 +1,18 @@
 """Detectors beside torchvision's: the same random weights, the same image, one run.
 
-``python benchmarks/detection.py [--names a,b] [--repeats N] [--postprocess]``. Images are 480x640;
-``--postprocess`` measures only what postprocessing 10,000 boxes takes of the whole of dense detectors. Random weights are
-scaled so that the reference finds many objects, since work after the network grows with them.
+``python benchmarks/detection.py [--names a,b] [--repeats N] [--postprocess] [--runtimes onnxruntime,openvino] [--cpu]``.
+Images are 480x640. ``--runtimes`` adds those; packaged detectors, if named, have no reference and are timed with and without
+them. ``--cpu`` counts the seconds of all cores, which other programs on the machine disturb less. ``--postprocess`` measures
+only what postprocessing 10,000 boxes takes of the whole of dense detectors. Random weights are scaled so that the reference
+finds many objects, since work after the network grows with them.
 """
 
 import argparse
 import statistics
 import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +24,7 @@ from torch import nn
 
 import otus
 from otus.data.sample import Sample
+from otus.data.scenes.generator import Scenes
 from otus.data.tensors import to_tensors
 from otus.detection.single_stage.dense_detector import DenseDetector
 from otus.inference.predictor import Predictor
@@ -126,13 +132,15 @@ def agreement(reference: dict[str, torch.Tensor], ours: Instances) -> str:
     return f"{len(boxes)} objects, boxes {far[0]:.1e} px, scores {far[1]:.1e} apart"
 
 
-def loaded(name: str, image: np.ndarray) -> tuple[nn.Module, list[Predictor]]:
-    """torchvision's model, and ours with its weights: exact, float32 and as it comes."""
+def loaded(name: str, image: np.ndarray, runtimes: Sequence[str]) -> tuple[nn.Module, list[Predictor]]:
+    """torchvision's model, and ours with its weights: exact, float32, in other runtimes, and as it comes."""
     reference = reference_model(NAMES[name], as_tensor(image))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "weights.pth"
         torch.save(reference.state_dict(), file)
-        return reference, [otus.load(name, weights=file, precision=way) for way in ("exact", "float32", "auto")]
+        exact, float32, default = (otus.load(name, weights=file, precision=way) for way in ("exact", "float32", "auto"))
+        others = [otus.load(name, weights=file, precision="float32", runtime=runtime) for runtime in runtimes]
+        return reference, [exact, float32, *others, default]
 
 
 def as_tensor(image: np.ndarray) -> torch.Tensor:
@@ -140,26 +148,44 @@ def as_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
-def compare(name: str, reference: nn.Module, predictors: list[Predictor], image: np.ndarray, *, repeats: int) -> None:
+def compare(
+    name: str,
+    reference: nn.Module,
+    predictors: list[Predictor],
+    image: np.ndarray,
+    seconds_of: Callable[[Callable[[], object]], float],
+) -> None:
     """Time and compare one model."""
-    fast = predictors[-1]
     with torch.inference_mode():
         theirs = reference([as_tensor(image)])[0]
-        base = median_seconds(lambda: reference([as_tensor(image)]), repeats=repeats)
-    plain, float32, default = (
-        median_seconds(lambda way=way: way.predict(image, score_threshold=0.05), repeats=repeats) for way in predictors
-    )
-    seconds = {
-        "torchvision float32": base,
-        "otus exact": plain,
-        "otus float32": float32,
-        f"otus {fast.precision}": default,
-    }
+        base = seconds_of(lambda: reference([as_tensor(image)]))
+    seconds = {"torchvision float32": base}
+    for way in predictors:
+        seconds[label(way)] = seconds_of(lambda way=way: way.predict(image, score_threshold=0.05))
     print_table(name, seconds, ours="otus float32")
     for way in predictors:
         found = way.predict(image, score_threshold=0.05)[0].instances
-        print(f"{way.precision} beside torchvision: {agreement(theirs, found)}")
-    print(f"speed-up: float32 {base / float32:.2f}, default {base / default:.2f}")
+        print(f"{label(way)} beside torchvision: {agreement(theirs, found)}")
+    print("speed-up: " + ", ".join(f"{way} {base / value:.2f}" for way, value in seconds.items() if value is not base))
+
+
+def label(way: Predictor) -> str:
+    """What a predictor is called in the table."""
+    return f"otus {way.precision}" + (f" {way.runtime}" if way.runtime != "torch" else "")
+
+
+def compare_packaged(
+    name: str, runtimes: Sequence[str], image: np.ndarray, seconds_of: Callable[[Callable[[], object]], float]
+) -> None:
+    """Time a packaged detector in each runtime, and compare what it finds."""
+    ways = [otus.load(name, precision="float32", runtime=runtime) for runtime in ("torch", *runtimes)]
+    seconds = {label(way): seconds_of(lambda way=way: way.predict(image)) for way in ways}
+    print_table(name, seconds, ours="otus float32")
+    own = ways[0].predict(image, score_threshold=0.05)[0].instances
+    theirs = {"boxes": torch.from_numpy(own.boxes_xyxy), "scores": torch.from_numpy(own.scores)}
+    for way in ways[1:]:
+        found = way.predict(image, score_threshold=0.05)[0].instances
+        print(f"{label(way)} beside otus float32: {agreement(theirs, found)}\n")
 
 
 def main() -> None:
@@ -168,13 +194,23 @@ def main() -> None:
     parser.add_argument("--names", default=",".join(NAMES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--postprocess", action="store_true")
+    parser.add_argument("--runtimes", default="")
+    parser.add_argument("--cpu", action="store_true")
     arguments = parser.parse_args()
-    print_header("Detectors beside torchvision, one image of 480x640", ("torch", "torchvision"))
+    packages = ("torch", "torchvision", "onnxruntime", "openvino")
+    print_header("Detectors beside torchvision, one image of 480x640", packages)
+    clock = time.process_time if arguments.cpu else time.perf_counter
+    seconds_of = partial(median_seconds, repeats=arguments.repeats, clock=clock)
+    runtimes = [runtime for runtime in arguments.runtimes.split(",") if runtime]
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for name in arguments.names.split(","):
-        reference, predictors = loaded(name, image)
+        if name not in NAMES:
+            photo = Scenes(1, size_hw=(480, 640)).scene(0).image
+            compare_packaged(name, runtimes, photo, seconds_of)
+            continue
+        reference, predictors = loaded(name, image, runtimes)
         if not arguments.postprocess:
-            compare(name, reference, predictors, image, repeats=arguments.repeats)
+            compare(name, reference, predictors, image, seconds_of)
         for way in predictors[1:]:
             if isinstance(way.system, DenseDetector):
                 print(f"{name}, {share_of_postprocess(way, image)}")

@@ -18,7 +18,7 @@ EXPECTED = {
     *("EvaluationReport", "Comparison", "Dataset", "Sample", "Categories", "KeypointNames", "BoxFormat"),
     *("Instances", "Objects", "Masks", "SemanticMap", "PanopticMap", "Classification", "Prompt", "MaskCandidates"),
     *("OtusError", "UsageError", "ShapeError", "DataError", "ImageError", "CheckpointError", "FetchError"),
-    *("TrainingError", "MissingExtraError", "__version__"),
+    *("TrainingError", "ExportError", "MissingExtraError", "__version__"),
 }
 
 

@@ -325,6 +325,19 @@ def test_losses_are_finite_and_reach_every_parameter(any_system):
     assert not without
 
 
+def test_forward_gives_the_tensors_of_what_predict_finds_on_images_of_several_sizes(system):
+    samples = [{"image": sample["image"]} for sample in (*images(), *images()[:1])]
+    record = system.eval().stages(samples, postprocess=system.postprocess)
+    expected = system.tensors(record)
+    with torch.inference_mode():
+        found = system(record.batch.images, torch.tensor(record.batch.sizes_hw))
+    assert found.keys() == expected.keys()
+    order = [torch.argsort(one["image_index"] * 10 - one["scores"]) for one in (found, expected)]
+    for name in expected:
+        torch.testing.assert_close(found[name][order[0]], expected[name][order[1]], atol=1e-3, rtol=1e-4)
+    assert len(expected["boxes"]) > 0
+
+
 def test_losses_are_the_same_for_the_same_generator(any_system):
     first, second = losses(any_system, images()), losses(any_system, images())
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -599,7 +612,7 @@ def test_exported_logits_are_those_of_the_record_and_of_the_results(segmenter):
     samples = [photo(64, 96, [[8, 8, 40, 30]], [0]), photo(64, 96, [], [])]
     record = segmenter.stages(samples)
     with torch.inference_mode():
-        raw = segmenter.eval()(torch.stack([sample["image"] for sample in samples]))
+        raw = segmenter.eval()(record.batch.images, torch.tensor(record.batch.sizes_hw))
     assert set(raw) == {"logits"}
     torch.testing.assert_close(raw["logits"], record.logits)
     for one, logits in zip(segmenter.predict(samples), record.logits, strict=True):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ impo
     from otus.errors import (
         CheckpointError,
         DataError,
+        ExportError,
         FetchError,
         ImageError,
         MissingExtraError,
@@ -69,6 +70,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "EvaluationReport",
+    "ExportError",
     "FetchError",
     "ImageError",
     "Instances",
@@ -105,8 +107,8 @@ _NAMES_BY_MODULE = {
     "data.dataset": "Dataset",
     "data.open": "open_dataset",
     "data.sample": "Sample",
-    "errors": "CheckpointError DataError FetchError ImageError MissingExtraError OtusError ShapeError TrainingError "
-    "UsageError",
+    "errors": "CheckpointError DataError ExportError FetchError ImageError MissingExtraError OtusError ShapeError "
+    "TrainingError UsageError",
     "evaluation.evaluate": "EvaluationReport evaluate",
     "experiments.compare": "compare",
     "inference.loading": "load",

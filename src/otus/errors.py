@@ -79,6 +79,10 @@ class FetchError(OtusError):
     """A file could not be downloaded, or has another content than expected; the message says where to put it by hand."""
 
 
+class ExportError(OtusError):
+    """A model cannot be exported, or what was exported predicts something else."""
+
+
 class TrainingError(OtusError):
     """A training run cannot go on, e.g. because a loss is not finite."""
 

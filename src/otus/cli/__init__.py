@@ -15,7 +15,8 @@ The rules that every verb keeps:
 Where to start reading: ``_common.py`` (exit codes, JSON, tables, output files), ``_options.py`` (the options that several
 verbs share), then ``predict.py``, the pattern for the others. ``train``, ``evaluate`` and ``compare`` are the working
 cycle; ``explain`` writes pages on how a system or a figure came about; ``propose`` and ``benchmark`` show the lineage of
-region proposals; ``doctor``, ``convert`` and ``models`` answer without a model. The table below lists them all, with the
+region proposals; ``doctor``, ``convert`` and ``models`` answer without a model, ``export`` writes one as a file that
+runs elsewhere. The table below lists them all, with the
 two examples that end the help of each.
 """
 
@@ -32,6 +33,7 @@ from otus.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     masks,
     models,
     predict,
@@ -89,6 +91,11 @@ _VERBS = (
         "otus convert voc2007 coco-data --to coco --split val --images link",
     ),
     (doctor.doctor, "otus doctor photos", "otus doctor photos --split train --ignore same_photograph"),
+    (
+        export.export,
+        "otus export fcos_efficientnet_lite0_fpn",
+        "otus export mask_rcnn_efficientnet_lite0_fpn --format openvino --out mask_rcnn.xml",
+    ),
     (models.models, "otus models", "otus models --json"),
 )
 for function, *commands in _VERBS:

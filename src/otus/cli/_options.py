@@ -48,6 +48,14 @@ Precision = Annotated[
     str | None,
     typer.Option("--precision", help="Precision: exact, float32, bfloat16 or auto, the fastest.", show_default="auto"),
 ]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        "--runtime",
+        help="What computes backbones: torch, onnxruntime, openvino, or auto, the fastest here.",
+        show_default="torch",
+    ),
+]
 ScoreThreshold = Annotated[
     float | None,
     typer.Option(

@@ -21,7 +21,7 @@ from otus.cli._common import (
     stdout_console,
     verb,
 )
-from otus.cli._options import AsJson, Device, Flip, Format, OptionalData, Scales, SemanticModel, Split, Weights
+from otus.cli._options import AsJson, Device, Flip, Format, OptionalData, Runtime, Scales, SemanticModel, Split, Weights
 from otus.evaluation.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def evaluate(
     ] = None,
     flip: Flip = False,
     scales: Scales = None,
+    runtime: Runtime = None,
     format_: Format = None,
     split: Split = None,
     protocol: Annotated[
@@ -141,6 +142,7 @@ def evaluate(
                 device=device,
                 precision=precision,
                 averaging=averaging_of(scales, flip=flip),
+                runtime=runtime,
                 format=format_,
                 split=split,
                 protocol=protocol,

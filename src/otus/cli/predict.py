@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from otus.cli._common import averaging_of, emit_json_stream, fail, given_options, output_folder, track, verb
-from otus.cli._options import AsJson, Device, Flip, Model, Precision, Scales, ScoreThreshold, SemanticModel, Weights
+from otus.cli._options import (
+    AsJson,
+    Device,
+    Flip,
+    Model,
+    Precision,
+    Runtime,
+    Scales,
+    ScoreThreshold,
+    SemanticModel,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from otus.inference.prediction import Prediction
@@ -66,6 +77,7 @@ def predict(
     stride: Annotated[int | None, typer.Option(help="Predict every n-th frame of a video.", show_default="1")] = None,
     device: Device = None,
     precision: Precision = None,
+    runtime: Runtime = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +108,7 @@ def predict(
         out = Path("otus-predictions")
     if out is not None:
         output_folder(out, "overlays and predictions.json")
-    options = given_options(weights=weights, semantic_model=semantic_model, device=device)
+    options = given_options(weights=weights, semantic_model=semantic_model, device=device, runtime=runtime)
     predictor = load(model, **options, precision=precision or "auto")
     minimum_score = score_threshold if thresholds is None else read_thresholds(thresholds)
     names = None if categories is None else [name.strip() for name in categories.split(",")]

@@ -124,6 +124,7 @@ def evaluate(
     device: str | None = None,
     precision: str | None = None,
     averaging: "Averaging | None" = None,
+    runtime: str | None = None,
     format: str | None = None,
     split: str | None = None,
     protocol: str | None = None,
@@ -149,8 +150,8 @@ def evaluate(
     val
         Evaluate on this fraction of the images, the same images that ``otus train --val`` holds out.
     model
-        A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``semantic_model``, ``device`` and
-        ``precision``.
+        A predictor, or a name or file for :func:`otus.load`, with ``weights``, ``semantic_model``, ``device``,
+        ``precision`` and ``runtime``.
     averaging
         Flips and scales whose probabilities are averaged, of a semantic segmenter (default: the image alone).
     method
@@ -185,7 +186,13 @@ def evaluate(
         raise UsageError("evaluate needs data, or the folder of a training run")
     if sum(source is not None for source in (predictions, model, method)) != 1:
         raise UsageError("evaluate takes either predictions, a model or an interactive method")
-    options = {"weights": weights, "semantic_model": semantic_model, "device": device, "precision": precision}
+    options = {
+        "weights": weights,
+        "semantic_model": semantic_model,
+        "device": device,
+        "precision": precision,
+        "runtime": runtime,
+    }
     typed = {name: value for name, value in options.items() if value is not None}
     if typed and not isinstance(model, str | Path):
         raise UsageError(f"{', '.join(typed)}: only for a model given by name or file")

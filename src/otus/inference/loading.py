@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from otus.errors import CheckpointError, UsageError
+from otus.inference.exported import load_exported
 from otus.inference.predictor import Predictor, choose_device, choose_precision
+from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import INSTANCE
@@ -28,14 +30,15 @@ def load(
     preprocess: Preprocess | None = None,
     device: str | int | torch.device = "auto",
     precision: str = "exact",
+    runtime: str = "torch",
 ) -> Predictor:
     """Load a trained model for prediction.
 
     Parameters
     ----------
     name_or_file
-        Name of a model in the zoo (``otus models`` lists them), a checkpoint of Otus, or the folder of a training run,
-        whose best weights are loaded (default: the model that is part of the package).
+        Name of a model in the zoo (``otus models`` lists them), a checkpoint of Otus, the folder of a training run,
+        whose best weights are loaded, or a file of ``otus export`` (default: the model that is part of the package).
     weights
         Weights to load for a named model: a file of Otus or torchvision, or the name of published weights (default: the
         best available).
@@ -50,6 +53,10 @@ def load(
     device, precision
         See :class:`~otus.inference.predictor.Predictor`. The default reproduces the reference implementation;
         ``precision="auto"`` is faster.
+    runtime
+        What computes: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``, the fastest on this machine; see
+        :class:`~otus.inference.predictor.Predictor`. An exported file is run by the runtime of its suffix unless another is
+        named.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def load(
     >>> predictor = otus.load("mask_rcnn_resnet50_fpn", weights="maskrcnn.pth")  # doctest: +SKIP
     >>> predictor.predict("street.jpg")[0].instances  # doctest: +SKIP
     """
-    choose_precision(precision, choose_device(device))  # fail before anything is read
+    chosen_precision = choose_precision(precision, choose_device(device))  # fail before anything is read
     if name_or_file is None:
         packaged = [one for one in packaged_names() if semantic_model is None or model_entry(one).task is INSTANCE]
         if not packaged:
@@ -74,9 +81,14 @@ def load(
     if own is not None:
         if weights is not None:
             raise UsageError(f"weights: {own} is a file of weights itself; leave out {weights}, or name the model")
+        if own.suffix in NATIVE_RUNTIMES:
+            if precision == "bfloat16" and chosen_precision == precision:
+                raise UsageError(f"precision: {own} computes in float32; leave bfloat16 out")
+            semantic = None if semantic_model is None else load(semantic_model, device=device, precision=precision)
+            return _load_exported(own, device=device, runtime=runtime, semantic=semantic)
         found = read_weights_file(own)
         name = str(found.builder or own.stem)
-    elif str(name_or_file).endswith((".safetensors", ".pth", ".pt", ".bin")):
+    elif str(name_or_file).endswith((".safetensors", ".pth", ".pt", ".bin", *NATIVE_RUNTIMES)):
         raise CheckpointError(f"{name_or_file}: there is no such file of weights")
     else:
         name = str(name_or_file)
@@ -105,9 +117,26 @@ def load(
         name=name,
         device=device,
         precision=precision,
+        runtime=runtime,
         score_thresholds=found.score_thresholds,
         training=found.training,
         semantic=None if semantic_model is None else load(semantic_model, device=device, precision=precision),
+    )
+
+
+def _load_exported(
+    file: Path, *, device: str | int | torch.device, runtime: str, semantic: Predictor | None
+) -> Predictor:
+    if str(device) not in ("auto", "cpu"):
+        raise UsageError(f"device: {file} runs on the CPU, got {device}; leave the device out")
+    system, facts = load_exported(file, runtime=None if runtime in ("torch", "auto") else runtime)
+    return Predictor(
+        system,
+        preprocess=Preprocess.from_dict(facts.preprocess),
+        name=facts.name,
+        device="cpu",
+        score_thresholds=facts.score_thresholds,
+        semantic=semantic,
     )
 
 

@@ -79,6 +79,9 @@ class Predictor:
         results differ by rounding (see :mod:`otus.parts.fast.fusion`); ``bfloat16``: backbone, pyramid and heads in
         bfloat16 (boxes and scores stay float32); and ``auto``: bfloat16 if the CPU has instructions for it, else
         float32.
+    runtime
+        What runs backbone, pyramid and dense heads on a CPU: ``torch``, ``onnxruntime``, ``openvino``, or ``auto``, the
+        fastest on this machine. Another than ``torch`` means precision ``float32``.
     score_thresholds
         Score thresholds by category name (default: :data:`SCORE_THRESHOLD` for every category that is not listed).
     training
@@ -101,6 +104,7 @@ class Predictor:
         name: str,
         device: str | int | torch.device = "auto",
         precision: str = "exact",
+        runtime: str = "torch",
         score_thresholds: Mapping[str, float] | None = None,
         training: Mapping[str, Any] | None = None,
         semantic: "Predictor | None" = None,
@@ -108,7 +112,16 @@ class Predictor:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         system = system.to(self.device).eval()
-        if self.device.type == "cpu" and self.precision != "exact":
+        self.runtime = runtime
+        if runtime != "torch":
+            from otus.inference.acceleration import accelerated, choose_runtime  # few need it
+
+            self._check_runtime(precision)
+            self.runtime = choose_runtime(runtime, system, preprocess)
+        if self.runtime != "torch":
+            self.precision = "float32"
+            system = accelerated(system, self.runtime)
+        elif self.device.type == "cpu" and self.precision != "exact":
             system = fused_for_inference(system, precision=self.precision)
         self.system: Any = system  # any kind of system; each explanation expects its own kind
         self.preprocess = preprocess
@@ -119,6 +132,13 @@ class Predictor:
             self.name = f"{name} + {semantic.name}"
         chosen = (score_thresholds or {}).items()
         self.score_thresholds = {name: value for name, value in chosen if name in system.categories}
+
+    def _check_runtime(self, precision: str) -> None:
+        if self.device.type != "cpu" or precision == "bfloat16":
+            what = f"device {self.device}" if self.device.type != "cpu" else "precision bfloat16"
+            raise UsageError(
+                f"runtime: {self.runtime} computes on the CPU in float32, got {what}; leave one of them out"
+            )
 
     def __repr__(self) -> str:
         count = len(self.categories)

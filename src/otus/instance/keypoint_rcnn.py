@@ -103,6 +103,12 @@ class KeypointHead(nn.Module):
         of_images = logits.split_with_sizes([len(x) for x in detections])
         return [heatmaps_to_keypoints(x, image.boxes) for x, image in zip(of_images, detections, strict=True)]
 
+    def answer(
+        self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n k 4"]:
+        """Return the same of detections whose boxes come after the index of their image."""
+        return heatmaps_to_keypoints(self(self.roi_pooler.pool(maps, rois)), rois[:, 1:])
+
     def _check(self, keypoints: Tensor) -> None:
         expected = self.kps_score_lowres.out_channels
         if keypoints.shape[1] != expected:

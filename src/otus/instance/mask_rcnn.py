@@ -27,7 +27,7 @@ from otus.parts.detections import Detections
 from otus.parts.heads.box_head import Assignment
 from otus.parts.heads.class_indices import class_index_tables
 from otus.parts.losses import zero_loss
-from otus.parts.regions.roi_features import RoIPooler
+from otus.parts.regions.roi_features import RoIPooler, boxes_to_rois
 from otus.structures import Categories
 
 
@@ -122,10 +122,16 @@ class MaskHead(nn.Module):
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Float[Tensor, "_ m m"]]:
         """Return the mask probabilities of each detection (M x M, covering its box)."""
-        class_index = self.index_of_label[torch.cat([x.labels for x in detections])]
-        logits = self(self.roi_pooler(maps, [x.boxes for x in detections]))
-        of_class = logits[torch.arange(len(class_index), device=class_index.device), class_index].sigmoid()
-        return list(of_class.split_with_sizes([len(x) for x in detections]))
+        rois = boxes_to_rois([x.boxes for x in detections])
+        masks = self.answer(maps, rois, torch.cat([x.labels for x in detections]))
+        return list(masks.split_with_sizes([len(x) for x in detections]))
+
+    def answer(
+        self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n m m"]:
+        """Return the mask probabilities of detections, whose boxes come after the index of their image."""
+        logits = self(self.roi_pooler.pool(maps, rois))
+        return logits[torch.arange(labels.shape[0], device=labels.device), self.index_of_label[labels]].sigmoid()
 
 
 def project_masks_on_boxes(

@@ -52,6 +52,12 @@ def make_batch(
     return Batch(samples, padded, sizes)
 
 
+def clip_to_images(boxes: Float[Tensor, "*n 4"], sizes_hw: Int[Tensor, "*n 2"]) -> Float[Tensor, "*n 4"]:
+    """Return boxes xyxy cut off at the borders of images, each of its own size."""
+    limits = sizes_hw.flip(-1)
+    return boxes.clamp(min=0).minimum(torch.cat([limits, limits], dim=-1).to(boxes))
+
+
 @dataclass(frozen=True)
 class Target:
     """What a detector learns from one image. Boxes are xyxy and have an area.

@@ -18,7 +18,7 @@ def stable_topk(scores: Float[Tensor, "b n"], count: int) -> Int[Tensor, "b k"]:
         How many of each row; all where there are fewer.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-        return scores.topk(min(count, scores.shape[1]), dim=1).indices
+        return scores.topk(torch.sym_min(count, scores.shape[1]), dim=1).indices
     if not 0 < count < scores.shape[1]:
         return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
     best, index = scores.topk(count + 1, dim=1)

@@ -92,7 +92,7 @@ class System(Protocol[AnyResult_co]):
 
     def stages(self, samples: Sequence[TensorSample], *, postprocess: Postprocess | None = None) -> Stages: ...
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]: ...
+    def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]: ...
 
     def warnings(self, dataset: Dataset) -> list[str]: ...
 
@@ -138,6 +138,11 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
             If the system answers no prompts.
         """
         raise UsageError(f"a model that predicts {self.task.predicts} answers no prompts")
+
+    @property
+    def heavy_parts(self) -> tuple[str, ...]:
+        """Names of the submodules that take most of the time, tensors to tensors, so that another runtime may run them."""
+        return ()
 
     @property
     def device(self) -> torch.device:
@@ -191,10 +196,31 @@ class BaseSystem(nn.Module, Generic[AnyStages, AnyResult]):
         """Return the record of a pass that learns, its losses among it; parameters as of :meth:`losses`."""
         return self._pass(samples, learns=True, generator=generator)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-        """Return the raw tensors of a batch, which is what export sees; see :meth:`tensors`."""
-        record = self._pass([{"image": image} for image in images], learns=False, postprocess=self.postprocess)
-        return self.tensors(record)
+    def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
+        """Return the raw tensors of a batch, which is what export sees; see :meth:`tensors`.
+
+        A system whose program serves batches of any number and size computes them without a loop over the images.
+
+        Parameters
+        ----------
+        images
+            Padded to multiples of ``size_divisor``.
+        sizes_hw
+            Heights and widths without the padding.
+        """
+        samples: list[TensorSample] = [
+            {"image": image[:, :height, :width]}
+            for image, (height, width) in zip(images, sizes_hw.tolist(), strict=True)
+        ]
+        return self.tensors(self._pass(samples, learns=False, postprocess=self.postprocess))
+
+    def raw_stages(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> AnyStages:
+        """Return the record of a pass up to the raw outputs; parameters as of :meth:`forward`."""
+        batch = Batch(
+            (), images, cast(Any, sizes_hw)
+        )  # a tensor, which an exported program does not know the values of
+        watch = Stopwatch(self.device)
+        return self.compute_stages(batch, None, postprocess=None, generator=None, watch=watch)
 
     def warnings(self, dataset: Dataset) -> list[str]:
         """Return what a person should know before training on a data set: labels that this system cannot learn."""

@@ -88,8 +88,10 @@ class Sam(BaseSystem[Stages, Instances]):
         """Side of the masks' logits."""
         return self.prompt_encoder.mask_size
 
-    def forward(self, images: Float[Tensor, "b 3 s s"]) -> dict[str, Tensor]:
-        """Return the maps of padded images, under ``image_embeddings``."""
+    def forward(
+        self, images: Float[Tensor, "b 3 s s"], sizes_hw: Int[Tensor, "b 2"] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the maps of padded images, under ``image_embeddings``; their sizes without the padding do not count."""
         return {"image_embeddings": self.image_encoder(images)}
 
     def image_side(self, features: Float[Tensor, "c h w"], masks: Float[Tensor, "b 1 m m"] | None = None) -> ImageSide:

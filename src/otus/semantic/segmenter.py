@@ -153,6 +153,10 @@ class Segmenter(BaseSystem[SegmenterStages, SemanticScores]):
         """Return ``logits`` (B, K, H, W)."""
         return {"logits": record.logits}
 
+    def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
+        """Return ``logits`` (B, K, H, W) of the padded images."""
+        return self.tensors(self.raw_stages(images, sizes_hw))
+
     def compute_stages(
         self,
         batch: Batch,

@@ -16,7 +16,7 @@ predicting (the paper's 300 in the single-map form below).
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, clip_boxes_to_image, remove_small_boxes
@@ -25,11 +25,11 @@ from otus.detection.region_based.region_detector import RegionDetector
 from otus.parts.backbones import Backbone, efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.backbones.freezing import Freezing
-from otus.parts.batching import Batch, Target
+from otus.parts.batching import Batch, Target, clip_to_images
 from otus.parts.boxes.anchors import GridAnchorGenerator
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
-from otus.parts.boxes.nms import batched_nms
+from otus.parts.boxes.nms import batched_nms, nms_of_batch
 from otus.parts.boxes.sampling import BalancedSampler
 from otus.parts.heads.box_head import DEFAULT_SAMPLER, BoxHead, TwoLayerMLP
 from otus.parts.heads.class_indices import class_indices_of
@@ -43,6 +43,8 @@ from otus.structures import Categories
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 FPN_ANCHOR_SIZES = tuple((size,) for size in ANCHOR_SIZES)
 """Sizes of the anchors on each level of a pyramid, P2 to P6."""
+SMALLEST = 1e-3
+"""Pixels that each side of a proposal has at least."""
 
 
 class RegionProposalNetwork(nn.Module):
@@ -138,25 +140,59 @@ class RegionProposalNetwork(nn.Module):
     ) -> Proposals:
         before_nms = self.train_pre_nms_top_n if learn else self.pre_nms_top_n
         count = self.train_post_nms_top_n if learn else self.post_nms_top_n
-        best, boxes, origins = [], [], []
-        for level_logits, deltas, image_anchors in zip(logits, box_deltas, anchors, strict=True):
-            index = stable_topk(level_logits, before_nms)
-            origin = image_anchors[index]
-            best.append(level_logits.gather(1, index))
-            boxes.append(self.box_coder.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), origin))
-            origins.append(origin)
-        level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
+        best, boxes, origins, level = self._best(logits, box_deltas, anchors, before_nms)
         found: list[tuple[Tensor, ...]] = []
-        for scores, image_boxes, image_anchors, size_hw in zip(
-            torch.cat(best, 1).sigmoid(), torch.cat(boxes, 1), torch.cat(origins, 1), batch.sizes_hw, strict=True
-        ):
+        for scores, image_boxes, image_anchors, size_hw in zip(best, boxes, origins, batch.sizes_hw, strict=True):
             image_boxes = clip_boxes_to_image(image_boxes, size_hw)
-            kept = remove_small_boxes(image_boxes, 1e-3)
+            kept = remove_small_boxes(image_boxes, SMALLEST)
             kept = kept[scores[kept] >= self.score_threshold]
             boxes_of_levels = image_boxes[kept], scores[kept], level[kept]
             kept = kept[batched_nms(*boxes_of_levels, iou_threshold=self.nms_iou, limit=count)]
             found.append((image_boxes[kept], scores[kept], level[kept], image_anchors[kept]))
         return Proposals(*(list(column) for column in zip(*found, strict=True)))
+
+    def rois(
+        self, maps: list[Tensor], padded_hw: tuple[int, int], sizes_hw: Int[Tensor, "b 2"]
+    ) -> Float[Tensor, "r 5"]:
+        """Return the proposals of a whole batch, each after the index of its image.
+
+        Parameters
+        ----------
+        padded_hw, sizes_hw
+            Size of the batch, and of each image without the padding.
+        """
+        logits, box_deltas = self(maps)
+        anchors = self.anchors([(x.shape[-2], x.shape[-1]) for x in maps], padded_hw, maps[0].device)
+        best, all_boxes, _, level = self._best(logits, box_deltas, anchors, self.pre_nms_top_n)
+        clipped = clip_to_images(all_boxes, sizes_hw[:, None].expand(-1, all_boxes.shape[1], -1))
+        large = (clipped[..., 2:] - clipped[..., :2] >= SMALLEST).all(dim=2)
+        image_index, place = torch.where(large & (best >= self.score_threshold))
+        boxes = clipped[image_index, place]
+        kept = nms_of_batch(
+            boxes,
+            best[image_index, place],
+            level[place],
+            image_index,
+            num_images=best.shape[0],
+            padded_hw=padded_hw,
+            iou_threshold=self.nms_iou,
+            limit=self.post_nms_top_n,
+        )
+        return torch.cat([image_index[kept, None].to(boxes), boxes[kept]], dim=1)
+
+    def _best(
+        self, logits: list[Tensor], box_deltas: list[Tensor], anchors: list[Tensor], count: int
+    ) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p 4"], Float[Tensor, "b p 4"], Int[Tensor, "p"]]:
+        """The scores, boxes and anchors of the likeliest ``count`` anchors of each map, and their maps."""
+        best, boxes, origins = [], [], []
+        for level_logits, deltas, image_anchors in zip(logits, box_deltas, anchors, strict=True):
+            index = stable_topk(level_logits, count)
+            origin = image_anchors[index]
+            best.append(level_logits.gather(1, index))
+            boxes.append(self.box_coder.decode(deltas.gather(1, index[..., None].expand(-1, -1, 4)), origin))
+            origins.append(origin)
+        level = torch.cat([torch.full_like(top[0], i, dtype=torch.int64) for i, top in enumerate(best)])
+        return torch.cat(best, 1).sigmoid(), torch.cat(boxes, 1), torch.cat(origins, 1), level
 
     def _losses(
         self,

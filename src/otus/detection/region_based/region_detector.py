@@ -9,18 +9,18 @@ read from it.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from otus.data.dataset import Dataset
 from otus.detection.region_based.stages import RegionStages, to_instances
 from otus.errors import UsageError
 from otus.parts.batching import Batch, Target
-from otus.parts.detections import Detections
+from otus.parts.detections import Detections, keep_of_batch
 from otus.parts.heads.box_head import Assignment, BoxHead
 from otus.parts.inference_mode import Stopwatch
 from otus.parts.postprocess import Postprocess
@@ -29,6 +29,9 @@ from otus.parts.regions.roi_features import RoIFeatures
 from otus.parts.system import BaseSystem
 from otus.parts.tasks import DETECTION, INSTANCE, KEYPOINTS, Task
 from otus.structures import Categories, Instances
+
+MAX_REGIONS = 2**31
+"""Regions of a batch, of which no exported program takes more."""
 
 
 class Proposer(Protocol):
@@ -53,6 +56,14 @@ class Proposer(Protocol):
     ) -> tuple[Proposals, dict[str, Tensor]]: ...
 
 
+class LearnedProposer(Proposer, Protocol):
+    """A network that proposes; ``rois`` are the proposals of a whole batch, each after its image's index."""
+
+    def rois(
+        self, maps: list[Tensor], padded_hw: tuple[int, int], sizes_hw: Int[Tensor, "b 2"]
+    ) -> Float[Tensor, "r 5"]: ...
+
+
 class RegionFeatures(Protocol):
     """What each region looks like; ``prepare`` makes the maps that all regions share, if any.
 
@@ -75,6 +86,8 @@ class MapHead(Protocol):
     ) -> dict[str, Tensor]: ...
 
     def predict(self, maps: list[Tensor], detections: Sequence[Detections]) -> list[Tensor]: ...
+
+    def answer(self, maps: list[Tensor], rois: Float[Tensor, "n 5"], labels: Int[Tensor, "n"]) -> Tensor: ...
 
 
 class RegionDetector(BaseSystem[RegionStages, Instances]):
@@ -169,6 +182,14 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         return self.proposer.learns
 
     @property
+    def heavy_parts(self) -> tuple[str, ...]:
+        """Shared maps, region proposal network, and the heads' networks; nothing of a detector that looks at crops."""
+        if not self.proposer.learns:
+            return ()
+        with_masks = () if self.mask_head is None else ("mask_head",)
+        return ("region_features", "proposer", "box_head.network", *with_masks)
+
+    @property
     def min_size(self) -> int:
         """As of the region features."""
         return self.region_features.min_size
@@ -181,6 +202,29 @@ class RegionDetector(BaseSystem[RegionStages, Instances]):
         """Return the detections as of :func:`~otus.parts.detections.as_tensors`, with ``masks`` and ``keypoints`` if any."""
         further = {"masks": record.masks, "keypoints": record.keypoints}
         return super().tensors(record) | {name: torch.cat(x) for name, x in further.items() if x is not None}
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
+        """Return as :meth:`tensors` the detections of a batch."""
+        if not self.proposer.learns:
+            return super().forward(images, sizes_hw)
+        padded_hw = (images.shape[-2], images.shape[-1])
+        features = self.region_features.prepare(images)
+        rois = cast(LearnedProposer, self.proposer).rois(features, padded_hw, sizes_hw)
+        torch._check(rois.shape[0] <= MAX_REGIONS)  # so that the exporter can count regions times classes in 64 bits
+        logits, box_deltas = self.box_head(shared_roi_features(self).roi_pooler.pool(features, rois))
+        image_of_region = rois[:, 0].long()
+        candidates = self.box_head.candidates(
+            logits.softmax(dim=1), box_deltas, rois[:, 1:], sizes_hw[image_of_region], postprocess=self.postprocess
+        )
+        image_index = image_of_region[candidates.origins]
+        found = keep_of_batch(
+            candidates, image_index, self.postprocess, num_images=images.shape[0], padded_hw=padded_hw
+        )
+        rois = torch.cat([found["image_index"][:, None].to(rois), found["boxes"]], dim=1)
+        for name, head in (("masks", self.mask_head), ("keypoints", self.keypoint_head)):
+            if head is not None:
+                found[name] = head.answer(features, rois, found["labels"])
+        return found
 
     def compute_stages(
         self,

@@ -5,14 +5,14 @@ Shape shorthand: R regions of all images, S classes of the head, K keypoints.
 
 from dataclasses import dataclass, field
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from otus.parts.detections import as_instances
 from otus.parts.heads.box_head import Assignment
 from otus.parts.regions.proposals import Proposals
 from otus.parts.system import Stages
-from otus.structures import Categories, Instances, Masks
+from otus.structures import Categories, Instances
 
 
 @dataclass(kw_only=True)
@@ -34,27 +34,6 @@ class RegionStages(Stages):
 
 def to_instances(record: RegionStages, categories: Categories) -> list[Instances]:
     """The detections of a pass as numpy values, masks in the low-resolution form."""
-    found = []
-    for i, (detections, size_hw) in enumerate(zip(record.detections, record.batch.sizes_hw, strict=True)):
-        boxes = _numpy(detections.boxes)
-        points = None if record.keypoints is None else _numpy(record.keypoints[i])
-        masks = None
-        if record.masks is not None:
-            masks = Masks.from_probabilities(_numpy(record.masks[i]), boxes, size_hw)
-        found.append(
-            Instances(
-                boxes_xyxy=boxes,
-                labels=_numpy(detections.labels),
-                size_hw=size_hw,
-                categories=categories,
-                scores=_numpy(detections.scores),
-                masks=masks,
-                keypoints=None if points is None else points[..., :3],
-                keypoint_scores=None if points is None else points[..., 3],
-            )
-        )
-    return found
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
+    return as_instances(
+        record.detections, record.batch.sizes_hw, categories, masks=record.masks, keypoints=record.keypoints
+    )

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, image_on_map
+from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, attention_mask_of, image_on_map
 from otus.parts.backbones import efficientnet_lite0_backbone, torchvision_backbone
 from otus.parts.backbones.freezing import Freezing
 from otus.parts.batching import Batch, Target
@@ -142,12 +142,12 @@ class DETRHead(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b h w"]) -> SetOutputs:
         """Predict from a feature map; ``inside`` is False in the padding."""
         pos_embed = sine_positional_encoding(inside, self.input_proj.out_channels).flatten(2).transpose(1, 2)
-        attention_mask = None if inside.all() else inside.flatten(1)[:, None]
+        attention_mask = attention_mask_of(inside)
         memory = self.input_proj(x).flatten(2).transpose(1, 2)
         for layer in self.encoder:
             memory = layer(memory, pos_embed, attention_mask)
         memory_with_pos = memory + pos_embed
-        queries = self.query_embed.weight.expand(len(x), -1, -1)
+        queries = self.query_embed.weight.expand(x.shape[0], -1, -1)
         y, predicted, before = torch.zeros_like(queries), [], queries
         for layer in self.decoder:
             before, y = y, layer(y, queries, memory, memory_with_pos, attention_mask)

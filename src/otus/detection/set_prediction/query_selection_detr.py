@@ -32,7 +32,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, box_convert
 
-from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, image_on_map
+from otus.detection.set_prediction.set_detector import SetDetector, SetOutputs, attention_mask_of, image_on_map
 from otus.parts.backbones import efficientnet_lite0_backbone
 from otus.parts.backbones.feature_pyramid import FeaturePyramid
 from otus.parts.backbones.freezing import Freezing
@@ -212,7 +212,7 @@ class QuerySelectionHead(nn.Module):
         coarse = projected[-1]
         inside = image_on_map(batch, (coarse.shape[-2], coarse.shape[-1]))
         pos_embed = sine_positional_encoding(inside, coarse.shape[1]).flatten(2).transpose(1, 2)
-        attention_mask = None if inside.all() else inside.flatten(1)[:, None]
+        attention_mask = attention_mask_of(inside)
         mixed = self.encoder(coarse.flatten(2).transpose(1, 2), pos_embed, attention_mask)
         projected[-1] = mixed.transpose(1, 2).unflatten(2, coarse.shape[-2:])
         pyramid = self.pyramid(projected)
@@ -365,7 +365,7 @@ def _answer_layers(width: int, category_count: int) -> tuple[Float32Linear, nn.S
 
 def _extent(batch: Batch) -> Float[Tensor, "b 2"]:
     """Width and height of each image in shares of the batch's."""
-    sizes = torch.tensor(batch.sizes_hw, dtype=torch.float32, device=batch.images.device)
+    sizes = torch.as_tensor(batch.sizes_hw, dtype=torch.float32, device=batch.images.device)
     return (sizes / sizes.new_tensor(batch.padded_hw)).flip(1)
 
 

@@ -14,13 +14,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from otus.data.dataset import Dataset
 from otus.parts.backbones import Backbone
-from otus.parts.batching import Batch, Target
-from otus.parts.detections import Detections
+from otus.parts.batching import Batch, Target, clip_to_images
+from otus.parts.detections import Detections, keep_of_batch
 from otus.parts.inference_mode import Stopwatch, seeded_generator
 from otus.parts.postprocess import Postprocess
 from otus.parts.system import BaseSystem, Stages
@@ -130,6 +131,11 @@ class SetDetector(BaseSystem[SetStages, Instances]):
         self.size_divisor = size_divisor
 
     @property
+    def heavy_parts(self) -> tuple[str, ...]:
+        """The backbone."""
+        return ("backbone",)
+
+    @property
     def min_size(self) -> int:
         """Minimum image side of the backbone, in pixels."""
         return self.backbone.min_size
@@ -154,6 +160,22 @@ class SetDetector(BaseSystem[SetStages, Instances]):
             f"note: {which} more objects (at most {counts.max()}) than the {self.head.num_queries} queries; "
             f"of these, {(crowded - self.head.num_queries).sum()} objects are not learned"
         ]
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
+        """Return the detections of a batch as of :func:`~otus.parts.detections.as_tensors`."""
+        record = self.raw_stages(images, sizes_hw)
+        logits, boxes = record.outputs.logits[-1], record.outputs.boxes[-1].flatten(0, 1)
+        query, label, score = self.head.candidates(logits.flatten(0, 1), postprocess=self.postprocess)
+        image_index = query // logits.shape[1]
+        of_image = sizes_hw[image_index]
+        xyxy = box_convert(boxes[query], "cxcywh", "xyxy") * of_image.flip(1).repeat(1, 2)
+        return keep_of_batch(
+            Detections(clip_to_images(xyxy, of_image), score, label, query),
+            image_index,
+            self.postprocess,
+            num_images=images.shape[0],
+            padded_hw=record.batch.padded_hw,
+        )
 
     def compute_stages(
         self,
@@ -189,8 +211,16 @@ class SetDetector(BaseSystem[SetStages, Instances]):
 def image_on_map(batch: Batch, map_hw: tuple[int, int]) -> Bool[Tensor, "b h w"]:
     """Return which locations of a feature map lie in each image, not in its padding (nearest-neighbour resizing)."""
     device = batch.images.device
+    sizes_hw = torch.as_tensor(batch.sizes_hw, device=device)
     inside = []
     for side in range(2):
         steps = torch.arange(map_hw[side], device=device) * batch.padded_hw[side] // map_hw[side]
-        inside.append(steps < torch.tensor([size[side] for size in batch.sizes_hw], device=device)[:, None])
+        inside.append(steps < sizes_hw[:, side, None])
     return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def attention_mask_of(inside: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b 1 k"] | None:
+    """Return the attention mask that leaves out the padding; None where there is none, which no exported program knows."""
+    if not torch.compiler.is_compiling() and inside.all():
+        return None
+    return inside.flatten(1)[:, None]

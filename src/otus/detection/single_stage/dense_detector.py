@@ -11,7 +11,7 @@ from it.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
@@ -25,9 +25,9 @@ from otus.detection.single_stage.interfaces import (
     Scores,
 )
 from otus.detection.single_stage.stages import DenseStages
-from otus.parts.batching import Batch, Target
+from otus.parts.batching import Batch, Target, clip_to_images
 from otus.parts.boxes.oriented import oriented_boxes
-from otus.parts.detections import Detections
+from otus.parts.detections import Detections, keep_of_batch
 from otus.parts.heads.class_indices import class_index_tables, class_indices_of
 from otus.parts.heads.dense_head import DenseAssignment
 from otus.parts.inference_mode import Stopwatch
@@ -90,6 +90,11 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         self.register_buffer("index_of_label", index_of_label, persistent=False)
 
     @property
+    def heavy_parts(self) -> tuple[str, ...]:
+        """The feature extractor and the head."""
+        return ("features", "head")
+
+    @property
     def min_size(self) -> int:
         """As of the feature extractor."""
         return self.features.min_size
@@ -102,6 +107,26 @@ class DenseDetector(BaseSystem[DenseStages, Instances]):
         of_objects = matches[positives]
         class_indices = matches.index_copy(0, positives, self.index_of_label[target.labels[of_objects]])
         return DenseAssignment(matches, class_indices, positives, boxes[of_objects])
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], sizes_hw: Int[Tensor, "b 2"]) -> dict[str, Tensor]:
+        """Return the detections of a batch as of :func:`~otus.parts.detections.as_tensors`."""
+        if self.oriented:  # oriented boxes are suppressed image by image
+            return super().forward(images, sizes_hw)
+        record = self.raw_stages(images, sizes_hw)
+        thresholds = self.postprocess.thresholds(self.label_of_index)
+        image_index, scores, class_indices, index = self.scores.choose_of_batch(record.outputs, thresholds)
+        box_deltas, anchors = torch.cat(record.outputs.box_deltas, 1), torch.cat(record.anchors)
+        boxes = clip_to_images(
+            self.box_coder.decode(box_deltas[image_index, index], anchors[index]), sizes_hw[image_index]
+        )
+        candidates = Detections(boxes, scores, self.label_of_index[class_indices], index)
+        return keep_of_batch(
+            candidates,
+            image_index,
+            self.postprocess,
+            num_images=images.shape[0],
+            padded_hw=record.batch.padded_hw,
+        )
 
     def compute_stages(
         self,

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from otus.parts.heads.dense_head import DenseAssignment, DenseOutputs
-from otus.parts.heads.dense_scores import CandidateIndices
+from otus.parts.heads.dense_scores import BatchCandidateIndices, CandidateIndices
 
 
 class FeatureExtractor(Protocol):
@@ -80,4 +80,6 @@ class Scores(Protocol):
 
     def choose(self, outputs: DenseOutputs, image: int, thresholds: Float[Tensor, "s"]) -> CandidateIndices: ...
 
-    def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]: ...
+    def choose_of_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices: ...
+
+    def all_scores(self, outputs: DenseOutputs, image: int | slice) -> list[Float[Tensor, "*b _ s"]]: ...

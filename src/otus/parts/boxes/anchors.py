@@ -8,6 +8,7 @@ image's side divided by the map's, rounded down (61 and not 64 where 800 pixels 
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -59,13 +60,14 @@ class GridAnchorGenerator:
         if len(grids_hw) != len(self.sizes):
             raise ShapeError(f"anchors: sizes are given for {len(self.sizes)} maps, but there are {len(grids_hw)}")
         device = torch.device(device)
+        # An exported program computes them, for images of any size.
+        grid_anchors = _grid if torch.compiler.is_compiling() else _kept_grid
         return [
-            _grid(sizes, self.aspect_ratios, (int(grid[0]), int(grid[1])), padded_hw, device)
+            grid_anchors(sizes, self.aspect_ratios, (grid[0], grid[1]), padded_hw, device)
             for sizes, grid in zip(self.sizes, grids_hw, strict=True)
         ]
 
 
-@lru_cache(maxsize=64)
 def _grid(
     sizes: tuple[float, ...],
     aspect_ratios: tuple[float, ...],
@@ -73,16 +75,29 @@ def _grid(
     padded_hw: tuple[int, int],
     device: torch.device,
 ) -> Float[Tensor, "a 4"]:
+    size = torch.tensor(sizes, dtype=torch.float32, device=device)
+    root = torch.tensor(aspect_ratios, dtype=torch.float32, device=device).sqrt()
+    width, height = (1 / root[:, None] * size).flatten(), (root[:, None] * size).flatten()
+    at_origin = (torch.stack([-width, -height, width, height], dim=1) / 2).round()
+    step_y, step_x = (
+        cast(int, torch.sym_max(1, padded // steps)) for padded, steps in zip(padded_hw, grid_hw, strict=True)
+    )
+    y, x = torch.meshgrid(
+        torch.arange(grid_hw[0], device=device) * step_y,
+        torch.arange(grid_hw[1], device=device) * step_x,
+        indexing="ij",
+    )
+    centres = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+    return (centres + at_origin).reshape(-1, 4)
+
+
+@lru_cache(maxsize=64)
+def _kept_grid(
+    sizes: tuple[float, ...],
+    aspect_ratios: tuple[float, ...],
+    grid_hw: tuple[int, int],
+    padded_hw: tuple[int, int],
+    device: torch.device,
+) -> Float[Tensor, "a 4"]:
     with torch.inference_mode(False):  # what is kept must serve training too
-        size = torch.tensor(sizes, dtype=torch.float32, device=device)
-        root = torch.tensor(aspect_ratios, dtype=torch.float32, device=device).sqrt()
-        width, height = (1 / root[:, None] * size).flatten(), (root[:, None] * size).flatten()
-        at_origin = (torch.stack([-width, -height, width, height], dim=1) / 2).round()
-        step_y, step_x = (max(1, padded // steps) for padded, steps in zip(padded_hw, grid_hw, strict=True))
-        y, x = torch.meshgrid(
-            torch.arange(grid_hw[0], device=device) * step_y,
-            torch.arange(grid_hw[1], device=device) * step_x,
-            indexing="ij",
-        )
-        centres = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-        return (centres + at_origin).reshape(-1, 4)
+        return _grid(sizes, aspect_ratios, grid_hw, padded_hw, device)

@@ -61,6 +61,50 @@ def batched_nms(
     return _keep_greedily(boxes, scores, groups, iou_threshold, limit)
 
 
+def nms_of_batch(
+    boxes: Float[Tensor, "n 4"],
+    scores: Float[Tensor, "n"],
+    groups: Int[Tensor, "n"],
+    image_index: Int[Tensor, "n"],
+    *,
+    num_images: int,
+    padded_hw: tuple[int, int],
+    iou_threshold: float,
+    limit: int,
+) -> Int[Tensor, "kept"]:
+    """Return what :func:`batched_nms` keeps of each image of a batch, image by image, highest score first.
+
+    It has no loop over images and no step that depends on values, as ``torch.export`` needs it.
+
+    Parameters
+    ----------
+    boxes, scores, groups
+        The boxes of all images; see :func:`batched_nms`.
+    image_index
+        Index of each box's image in the batch.
+    num_images
+        Images of the batch.
+    padded_hw
+        Size of the batch, which the boxes lie in.
+    iou_threshold
+        1 removes none.
+    limit
+        Boxes per image.
+    """
+    if iou_threshold < 1:
+        # Groups lie side by side and images below one another: in two directions the coordinates, which are rounded, stay
+        # smaller than in torchvision's one.
+        corner = torch.stack([groups * (padded_hw[1] + 1), image_index * (padded_hw[0] + 1)], dim=1)
+        kept = ops.nms(boxes + corner.repeat(1, 2), scores, iou_threshold)
+    else:
+        kept = scores.argsort(descending=True, stable=True)
+    of_image = image_index[kept, None]
+    is_of = of_image == torch.arange(num_images, device=kept.device)
+    rank = is_of.long().cumsum(dim=0).gather(1, of_image)[:, 0]
+    best = torch.where(rank <= limit)[0]
+    return kept[best[(image_index[kept[best]] * kept.shape[0] + best).argsort()]]
+
+
 def _keep_greedily(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, limit: int) -> Tensor:
     kept = kernels.keep_greedily(
         scores.argsort(descending=True, stable=True).numpy(),

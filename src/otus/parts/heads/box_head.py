@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from otus.parts.batching import Target
+from otus.parts.batching import Target, clip_to_images
 from otus.parts.boxes.coding import DeltaBoxCoder
 from otus.parts.boxes.matching import IoUMatcher
 from otus.parts.boxes.sampling import BalancedSampler
@@ -167,13 +167,20 @@ class BoxHead(nn.Module):
         scores: Float[Tensor, "r s"],
         box_deltas: Float[Tensor, "r s 4"],
         regions: Float[Tensor, "r 4"],
-        size_hw: tuple[int, int],
+        size_hw: tuple[int, int] | Int[Tensor, "r 2"],
         *,
         postprocess: Postprocess,
     ) -> Detections:
-        """Return the candidates of one image before NMS: every pair of region and category above its score threshold."""
+        """Return the candidates of one image before NMS: every pair of region and category above its score threshold.
+
+        With a size of the image for each region they are the candidates of a whole batch.
+        """
         region, class_index = torch.where(scores > postprocess.thresholds(self.label_of_index))
-        boxes = clip_boxes_to_image(self.box_coder.decode(box_deltas[region, class_index], regions[region]), size_hw)
+        boxes = self.box_coder.decode(box_deltas[region, class_index], regions[region])
+        if isinstance(size_hw, Tensor):
+            boxes = clip_to_images(boxes, size_hw[region])
+        else:
+            boxes = clip_boxes_to_image(boxes, size_hw)
         found = Detections(boxes, scores[region, class_index], self.label_of_index[class_index], region)
         return found[remove_small_boxes(boxes, 1e-2)]
 

@@ -40,6 +40,9 @@ class DenseOutputs:
         return DenseOutputs([torch.cat(self.logits, 1)], [torch.cat(self.box_deltas, 1)], centerness)
 
 
+torch.export.register_dataclass(DenseOutputs, serialized_type_name="otus.DenseOutputs")
+
+
 @dataclass(frozen=True)
 class DenseAssignment:
     """What the anchors of one image are to predict.
@@ -64,7 +67,7 @@ class DenseAssignment:
 
 def permute_and_flatten(x: Float[Tensor, "b kd h w"], numbers: int) -> Float[Tensor, "b a d"]:
     """Reshape a head's output to rows per anchor, location by location, the K of one location together; float32."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, numbers).float()
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, numbers).float()
 
 
 class TowerHead(nn.Module):

@@ -18,6 +18,10 @@ from otus.parts.ranking import stable_topk
 
 CandidateIndices = tuple[Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
 """Scores, class indices, and indices into the anchors of all feature maps."""
+BatchCandidateIndices = tuple[Int[Tensor, "n"], Float[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]
+"""The same of a batch, each image's index first."""
+NO_CANDIDATE = -1.0
+"""In the place of a score below its threshold."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,26 @@ class SigmoidScores:
         scores, class_indices, anchors = (torch.cat(column) for column in zip(*found, strict=True))
         return scores, class_indices, anchors
 
-    def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
-        """The scores of all anchors of each map."""
+    def choose_of_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices:
+        """Candidates of all images, without a step that depends on values but the last."""
+        found: list[tuple[Tensor, ...]] = []
+        first = 0
+        for of_map in self.all_scores(outputs, slice(None)):
+            scores = torch.where(of_map > thresholds, of_map, NO_CANDIDATE).flatten(1)
+            index = stable_topk(scores, self.top_k_per_level)
+            found.append((scores.gather(1, index), index % of_map.shape[2], index // of_map.shape[2] + first))
+            first += of_map.shape[1]
+        scores, class_indices, anchors = (torch.cat(column, dim=1) for column in zip(*found, strict=True))
+        image, place = torch.where(scores > NO_CANDIDATE)
+        return image, scores[image, place], class_indices[image, place], anchors[image, place]
+
+    def all_scores(self, outputs: DenseOutputs, image: int | slice) -> list[Float[Tensor, "*b _ s"]]:
+        """The scores of all anchors of each map, of an image or of all."""
         found = [logits[image].sigmoid() for logits in outputs.logits]
         if outputs.centerness is None:
             return found
         return [
-            (scores * centerness[image].sigmoid()[:, None]).sqrt()
+            (scores * centerness[image].sigmoid()[..., None]).sqrt()
             for scores, centerness in zip(found, outputs.centerness, strict=True)
         ]
 
@@ -99,6 +116,15 @@ class SoftmaxScores:
         row, anchors = torch.where(chosen)
         return scores[row, anchors], class_indices[row], anchors
 
-    def all_scores(self, outputs: DenseOutputs, image: int) -> list[Float[Tensor, "_ s"]]:
-        """The scores of all anchors of each map."""
-        return [logits[image].softmax(dim=1) for logits in outputs.logits]
+    def choose_of_batch(self, outputs: DenseOutputs, thresholds: Float[Tensor, "s"]) -> BatchCandidateIndices:
+        """Candidates of all images, without a step that depends on values but the last."""
+        of_anchors = torch.cat(self.all_scores(outputs, slice(None)), dim=1)
+        of_classes = torch.where(of_anchors > thresholds, of_anchors, NO_CANDIDATE).transpose(1, 2)
+        anchors = stable_topk(of_classes.flatten(0, 1), self.top_k_per_class).reshape(*of_classes.shape[:2], -1)
+        scores = of_classes.gather(2, anchors)
+        image, class_indices, place = torch.where(scores > NO_CANDIDATE)
+        return image, scores[image, class_indices, place], class_indices, anchors[image, class_indices, place]
+
+    def all_scores(self, outputs: DenseOutputs, image: int | slice) -> list[Float[Tensor, "*b _ s"]]:
+        """The scores of all anchors of each map, of an image or of all."""
+        return [logits[image].softmax(dim=-1) for logits in outputs.logits]

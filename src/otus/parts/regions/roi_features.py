@@ -62,14 +62,17 @@ class RoIPooler:
         self, maps: Sequence[Float[Tensor, "b c _ _"]], boxes: Sequence[Float[Tensor, "_ 4"]]
     ) -> Float[Tensor, "r c s s"]:
         """Return the float32 features of the boxes of each image, in their order."""
-        regions = boxes_to_rois(boxes)
+        return self.pool(maps, boxes_to_rois(boxes))
+
+    def pool(self, maps: Sequence[Float[Tensor, "b c _ _"]], regions: Float[Tensor, "r 5"]) -> Float[Tensor, "r c s s"]:
+        """Return the float32 features of boxes, each preceded by the index of its image."""
         if len(self.strides) == 1:
             return self._cut(maps[0], regions, self.strides[0])
         levels = self.levels(regions[:, 1:])
-        roi_features = regions.new_zeros((len(regions), maps[0].shape[1], self.output_size, self.output_size))
+        roi_features = regions.new_zeros((regions.shape[0], maps[0].shape[1], self.output_size, self.output_size))
         for level, (x, stride) in enumerate(zip(maps, self.strides, strict=False)):
             here = torch.where(levels == level)[0]
-            if len(here) == 0 and not torch.compiler.is_compiling() and not roi_features.requires_grad:
+            if not torch.compiler.is_compiling() and len(here) == 0 and not roi_features.requires_grad:
                 continue  # a map that no region looks at is not brought to float32
             roi_features = roi_features.index_copy(0, here, self._cut(x, regions[here], stride))
         return roi_features
@@ -131,6 +134,10 @@ class RoIFeatures(nn.Module):
 
     def prepare(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
         """The maps that proposer and heads share, fine to coarse."""
+        return self(images)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b c _ _"]]:
+        """The same, as what another runtime may run."""
         maps = self.backbone(images)
         return maps if self.pyramid is None else self.pyramid(maps)
 
