@@ -63,7 +63,7 @@ def test_what_one_side_lacks_is_left_out_and_said():
     assert list(report.results) == ["bbox"]
     assert report.skipped_kinds["segm"] == "1 of 2 labels have no mask"
     assert report.skipped_kinds["keypoints"] == "the labels have no keypoints"
-    with pytest.raises(DataError, match="expected an outline"):
+    with pytest.raises(DataError, match="expected a segmentation"):
         evaluate_predictions(partly, perfect(dataset), kinds=["segm"])
 
 
@@ -134,9 +134,9 @@ def test_evaluate_refuses_what_does_not_belong_together():
     for wrong in ({}, {"predictions": perfect(dataset), "model": "any"}):
         with pytest.raises(UsageError, match="takes either predictions"):
             otus.evaluate(dataset, **wrong)
-    with pytest.raises(UsageError, match="weights, device: only of a model"):
+    with pytest.raises(UsageError, match="weights, device: only for a model"):
         otus.evaluate(dataset, predictions=perfect(dataset), weights="some", device="cpu")
-    with pytest.raises(UsageError, match="this one is open"):
+    with pytest.raises(UsageError, match="this one is already open"):
         otus.evaluate(dataset, predictions=perfect(dataset), split="val")
 
 

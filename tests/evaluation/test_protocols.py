@@ -260,7 +260,7 @@ def test_what_the_data_lacks_and_what_it_offers_is_said(protocol, tmp_path):
 def test_wrong_commands(tmp_path):
     with pytest.raises(UsageError, match="max_dets: the protocol semantic has no limit"):
         otus.evaluate(a_dataset(), predictions=tmp_path, protocol="semantic", max_dets=[3])
-    with pytest.raises(UsageError, match="kinds: the protocol boundary has none"):
+    with pytest.raises(UsageError, match="kinds: the protocol boundary has only one"):
         otus.evaluate(a_dataset(), predictions=tmp_path, protocol="boundary", kinds=["segm"])
     with pytest.raises(UsageError, match="does not evaluate objects"):
         evaluate_predictions(
@@ -268,8 +268,8 @@ def test_wrong_commands(tmp_path):
         )
     with pytest.raises(UsageError, match="evaluates predictions from files"):
         otus.evaluate(a_dataset(), predictions=Objects.empty(), protocol="interactive")
-    with pytest.raises(UsageError, match=r"give the method, e\.g\. graph-cut"):
-        otus.evaluate(a_dataset(), model="any", protocol="interactive")
+    with pytest.raises(UsageError, match="predicts objects, not what a prompt marks"):
+        otus.evaluate(a_dataset(), model="fcos_efficientnet_lite0_fpn", protocol="interactive")
     with pytest.raises(DataError, match="there is no such file or folder"):
         otus.evaluate(a_dataset(), predictions=tmp_path / "none", protocol="interactive")
 
@@ -379,7 +379,7 @@ def test_maps_that_cannot_be_are_named_and_left_out_on_request(tmp_path):
     )
     dataset = a_dataset(tmp_path, semantic=truth)
     for broken, words in (
-        (np.zeros((20, 21), np.uint8), "b.png: expected 20 x 20"),
+        (np.zeros((20, 21), np.uint8), "b.png: expected labels of 20 x 20 pixels"),
         (labels + 9, r"b.png: has the values \[9\]"),
     ):
         Image.fromarray(broken).save(tmp_path / "found" / "b.png")

@@ -141,7 +141,7 @@ def test_inclusive_boxes_reach_further():
         ("coco:area=tiny", "small"),
         ("coco:inclusive_boxes=1", "yes or no"),
         ("coco:iou_thresholds=0.5,0.7", "0.5/0.75"),
-        ("coco:iou_thresholds=2", "up to 1"),
+        ("coco:iou_thresholds=2", r"in \(0, 1\]"),
         ("coco:score_decimals=-1", "0 or more"),
     ],
 )

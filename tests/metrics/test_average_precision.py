@@ -177,7 +177,7 @@ def test_a_image_counts_once_and_protocols_do_not_mix():
         metric.update(nothing, found, image_ids=["y"])
     with pytest.raises(UsageError, match="image x was added before"):
         metric.merge(AveragePrecision(CocoProtocol(), CATEGORIES).update(nothing, found, image_ids=["x"]))
-    with pytest.raises(UsageError, match="one protocol"):
+    with pytest.raises(UsageError, match="same protocol"):
         metric.merge(AveragePrecision(CocoProtocol("segm"), CATEGORIES))
     with pytest.raises(UsageError, match="categories"):
         metric.merge(AveragePrecision(CocoProtocol(), Categories(("other",))))

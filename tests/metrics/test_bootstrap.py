@@ -102,7 +102,7 @@ def test_the_names_and_what_is_not_defined():
 
 def test_wrong_calls_are_refused():
     a, b = images_with(np.random.default_rng(1), 0.6, 0.7, count=5)
-    with pytest.raises(UsageError, match="same labels"):
+    with pytest.raises(UsageError, match="same ground truth"):
         paired_bootstrap(a, replace(b, truth=Objects.empty()), Rules())
     for options in ({"resamples": 0}, {"confidence": 1.0}):
         with pytest.raises(UsageError, match="confidence"):

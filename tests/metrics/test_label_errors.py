@@ -79,7 +79,7 @@ def test_the_worst_images():
     assert counts.worst(5) == [2, 0]
     assert counts.worst(1) == [2]
     weak = count_by_image(matcher, find_errors(matcher), score_threshold=0.2)
-    assert weak.right.tolist() == [1, 0, 1]
+    assert weak.true_positives.tolist() == [1, 0, 1]
 
 
 def test_by_hand():

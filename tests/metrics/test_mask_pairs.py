@@ -25,7 +25,7 @@ def rasterised(outlines: list, size_hw: tuple[int, int] = (HEIGHT, WIDTH)):
         np.arange(len(outlines)), columns.kinds == Outline.RLE, columns.rings, columns.points, columns.points_xy,
         columns.counts, columns.counts_bytes, sizes,
     )  # fmt: skip
-    assert problem[1] == kernels.FINE
+    assert problem[1] == kernels.VALID
     dense = np.zeros((len(outlines), size_hw[0] * size_hw[1]), dtype=bool)
     for i in range(len(outlines)):
         own = intervals[offsets[i] : offsets[i + 1]]
@@ -98,7 +98,7 @@ def test_broken_run_lengths_are_refused(broken):
         columns.counts_bytes, np.array([[HEIGHT, WIDTH]]),
     )  # fmt: skip
     assert faulty == 0
-    assert code != kernels.FINE
+    assert code != kernels.VALID
 
 
 def test_sizes_that_disagree_are_both_said():

@@ -209,7 +209,7 @@ def test_shards_merge_and_other_comparisons_do_not():
         metric = AveragePrecision(oriented_protocols()["oriented"], CATEGORIES)
         parts.append(metric.update(*sides, image_ids=images))
     assert parts[0].merge(parts[1]).compute().figures == whole
-    with pytest.raises(UsageError, match="one protocol"):
+    with pytest.raises(UsageError, match="same protocol"):
         parts[0].merge(AveragePrecision(CocoProtocol(), CATEGORIES))
 
 

@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_refused():
         metric.update(one, PanopticMap(np.ones((4, 5), dtype=np.int64), one.segments, CATEGORIES))
     with pytest.raises(ShapeError, match="segment 2 has no pixels"):
         metric.update(one, replace(one, segments=(*one.segments, Segment(2, 0))))
-    with pytest.raises(UsageError, match="the prediction is of other categories"):
+    with pytest.raises(UsageError, match="the prediction has other categories"):
         metric.update(one, replace(one, categories=Categories(("x", "y", "z"))))
     with pytest.raises(UsageError, match="same categories"):
         metric.merge(PanopticQuality(Categories(("x",))))

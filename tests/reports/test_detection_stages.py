@@ -170,5 +170,5 @@ def test_other_kinds_of_model_are_refused():
         categories = CATEGORIES
 
     predictor = Predictor(Other(), preprocess=Preprocess(shorter_side=96, longer_side=128), name="other", device="cpu")
-    with pytest.raises(UsageError, match="other is not a region-based detector"):
+    with pytest.raises(UsageError, match="other has no explanation"):
         explain_detection(predictor, photo(), name="x.jpg")

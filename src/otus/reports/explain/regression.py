@@ -50,7 +50,7 @@ class RegressionExplanation(Explanation):
             "scores": [{"category": categories[i], "score": float(scores[i])} for i in order.tolist()],
             "detections": self._records(self.detections),
             "parts": [
-                {"part_xyxy": part.tolist(), "detections_per_crop": self._records(detections)}
+                {"part_xyxy": part.tolist(), "detections": self._records(detections)}
                 for part, detections in zip(self.parts, self.detections_per_crop, strict=True)
             ],
             "objects": self._objects(),
@@ -96,7 +96,7 @@ class RegressionExplanation(Explanation):
                 else [],
                 [table_row(record) for record in facts["objects"]],
             )
-        categories = {record["category"] for part in facts["parts"] for record in part["detections_per_crop"]}
+        categories = {record["category"] for part in facts["parts"] for record in part["detections"]}
         yield Section(
             "Why that is not enough",
             f"On {len(facts['parts'])} crops of the image the same network predicts {len(categories)} categories. A sliding "
