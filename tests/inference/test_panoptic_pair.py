@@ -170,7 +170,7 @@ def test_explained_it_is_what_is_predicted(data, semantic, tmp_path):
     fates = [one["fate"] for one in document["instances"]]
     assert sum(fate.startswith("segment") for fate in fates) == sum(one.score is not None for one in found.segments)
     html = Path(document["page"]).read_text()
-    assert html.count("<img") == 3
+    assert html.count("<img") == 4
     assert all(fate in html for fate in fates)
     alone = run("explain", "panoptic", photo, "--model", INSTANCES, "--out", tmp_path / "page")
     assert alone.exit_code == 2

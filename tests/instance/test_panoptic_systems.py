@@ -36,8 +36,10 @@ from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.parts.tasks import PANOPTIC
 from otus.reports.explain.panoptic import explain_panoptic
 from otus.structures import Categories, PanopticMap, Segment
+from otus.training.fine_tuning import load_pretrained
 from otus.zoo.checkpoint import CheckpointHeader, load_checkpoint, load_into, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry, build_model
+from otus.zoo.weights import read_weights
 
 CATEGORIES = Categories(("ground", "bright", "sky", "dark"), is_thing=(False, True, False, True))
 PLAIN = Preprocess(fixed_hw=(64, 96), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -380,3 +382,26 @@ def test_data_without_panoptic_maps_are_refused(shared_data, tmp_path):
     )
     assert done.exit_code == 1
     assert "has no panoptic maps to learn from" in done.stderr
+
+
+def test_panoptic_fpn_starts_from_a_mask_rcnn():
+    weights = read_weights("packaged", model="mask_rcnn_efficientnet_lite0_fpn")
+    categories = Categories(("grass", "dog", "sky", "robot", "person"), is_thing=(False, True, False, True, True))
+
+    def build(some: Categories) -> nn.Module:
+        return build_model("panoptic_fpn_efficientnet_lite0", some)
+
+    torch.manual_seed(0)
+    system = build(categories)
+    before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
+    left = load_pretrained(system, weights, build=build)
+    after, theirs = system.state_dict(), {name: tensor.float() for name, tensor in weights.state.items()}
+    for name in ("region_features.pyramid.layer_blocks.0.0.weight", "box_head.network.fc6.weight"):
+        torch.testing.assert_close(after[f"detector.{name}"], theirs[name])
+    rows = after["detector.box_head.cls_score.bias"]
+    for name, row in (("dog", 1), ("person", 3)):  # after background, the things in their order
+        assert rows[row] == theirs["box_head.cls_score.bias"][1 + weights.categories.index(name)]
+    assert rows[2] == before["detector.box_head.cls_score.bias"][2]
+    new = {misfit.tensor for misfit in left if misfit.kind == "missing"}
+    assert all(name.startswith(("semantic_head", "semantic_logits")) for name in new)
+    torch.testing.assert_close(after["semantic_logits.weight"], before["semantic_logits.weight"])

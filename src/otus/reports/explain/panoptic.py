@@ -15,6 +15,7 @@ from otus.instance.panoptic_fpn import PanopticFPN
 from otus.reports.page import Figure, Page, Section, numbered
 from otus.structures import Instances, SemanticMap
 from otus.visualization.drawing import draw_panoptic, draw_semantic, overlay
+from otus.visualization.palette import category_colours
 
 ImageArray = UInt8[np.ndarray, "h w 3"]
 
@@ -106,17 +107,24 @@ class PanopticExplanation:
 
     def _sections(self, facts: dict[str, Any]) -> Iterator[Section]:
         left_out = sum(one["fate"].startswith("left out") for one in facts["instances"])
-        found = len(facts["instances"])
+        found, panoptic = len(facts["instances"]), self.merge.panoptic
+        names = [*panoptic.categories, *(name for name in self.semantic.categories if name not in panoptic.categories)]
+        colours = dict(zip(names, category_colours(len(names)), strict=True))
+        yield Section(
+            "The image",
+            "Two answers, one of things and one of stuff, become one map in which each pixel is of one segment at most.",
+            [Figure.of(self.image, "as it was read")],
+        )
         yield Section(
             "Things: the instances",
             f"{found} instances score above {facts['score_threshold']:g}. Each has a mask of its own, and masks may "
             "overlap; pixels of no object say nothing.",
-            [Figure.of(overlay(self.image, self.instances), "the instances and their masks")],
+            [Figure.of(overlay(self.image, self.instances, colours=colours), "the instances and their masks")],
         )
         yield Section(
             "Stuff: the semantic map",
             "Each pixel has a category, and objects of one category run into one another.",
-            [Figure.of(draw_semantic(self.image, self.semantic), "the category of every pixel")],
+            [Figure.of(draw_semantic(self.image, self.semantic, colours=colours), "the category of every pixel")],
         )
         yield Section(
             "Instances are laid down",
@@ -134,7 +142,7 @@ class PanopticExplanation:
             "The panoptic map",
             f"{len(facts['segments'])} segments; each pixel belongs to one of them at most. {facts['void_pixels']:,} pixels "
             "are void, which are not tinted.",
-            [Figure.of(draw_panoptic(self.image, self.merge.panoptic), "things by object, stuff by category")],
+            [Figure.of(draw_panoptic(self.image, panoptic, colours=colours), "things by object, stuff by category")],
             rows=facts["segments"],
         )
 
