@@ -29,6 +29,8 @@ from otus.parts.preprocess import Preprocess
 from otus.parts.regions.roi_features import RoIFeatures, RoIPooler
 from otus.zoo.models import build_model, model_entry
 
+pytestmark = pytest.mark.timeout(1200)  # tracing takes half a minute of one core, and others may be at work
+
 CATEGORIES = THING_CATEGORIES
 PREPROCESS = Preprocess(shorter_side=96, longer_side=160)
 SCENES = [Scenes(1, size_hw=size_hw, seed=7).scene(0).image for size_hw in ((120, 170), (170, 120), (96, 160))]

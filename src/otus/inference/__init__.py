@@ -15,4 +15,7 @@ Read in this order:
 4. :mod:`~otus.inference.tiling`: small objects on large images, by overlapping tiles whose detections are merged.
 5. :mod:`~otus.inference.loading`: ``otus.load``, a predictor from a name, a checkpoint or the folder of a run.
 6. :mod:`~otus.inference.region_proposals`: what a region proposal network proposes, before anything is classified.
+7. :mod:`~otus.inference.export`: a system's ``forward`` as a file of ONNX or OpenVINO, checked against the system;
+   :mod:`~otus.inference.exported` predicts with it, :mod:`~otus.inference.runtimes` runs it, and
+   :mod:`~otus.inference.acceleration` runs the heavy parts of a system so.
 """
