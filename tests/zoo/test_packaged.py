@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 import otus
+from otus.cli._options import MODEL
 from otus.data.open import open_dataset
 from otus.zoo.checkpoint import load_checkpoint
+from otus.zoo.models import MODELS
 from otus.zoo.weights import packaged_file, packaged_names
 
 
@@ -55,3 +57,10 @@ def test_the_card_tells_the_truth(shared_data: Path, name: str):
     )
     said = load_checkpoint(file)[1].training["figures"]["VOC 2007 val bbox AP50-voc07"]
     assert report.results["bbox"].figures["AP"] == pytest.approx(said, abs=0.003)  # bfloat16 differs by chip
+
+
+def test_a_packaged_semantic_model_does_not_answer_for_the_instance_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("otus.zoo.weights.packaged_file", lambda name: tmp_path)
+    assert list(MODELS).index("semantic_fpn_efficientnet_lite0") < list(MODELS).index(MODEL)
+    assert packaged_names()[0] == MODEL
+    assert set(packaged_names()) == set(MODELS)

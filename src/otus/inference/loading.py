@@ -12,7 +12,6 @@ from otus.inference.predictor import Predictor, choose_device, choose_precision
 from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
-from otus.parts.tasks import INSTANCE
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, load_into, prefixes_of
 from otus.zoo.coco import COCO
@@ -73,7 +72,7 @@ def load(
     """
     chosen_precision = choose_precision(precision, choose_device(device))  # fail before anything is read
     if name_or_file is None:
-        packaged = [one for one in packaged_names() if semantic_model is None or model_entry(one).task is INSTANCE]
+        packaged = packaged_names()
         if not packaged:
             raise UsageError("no model comes in the package yet: name one (otus models), or a file of weights")
         name_or_file = packaged[0]

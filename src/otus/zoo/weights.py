@@ -10,7 +10,7 @@ from torch import Tensor
 
 from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.parts.preprocess import Preprocess
-from otus.parts.tasks import OBJECT
+from otus.parts.tasks import INSTANCE, OBJECT
 from otus.structures import Categories
 from otus.zoo.checkpoint import below_prefix, checkpoint_part, load_checkpoint, prefixes_of, read_foreign
 from otus.zoo.coco import COCO, COCO_PANOPTIC
@@ -76,8 +76,8 @@ def packaged_file(model: str) -> Path | None:
 
 
 def packaged_names() -> list[str]:
-    """Return the names of the models with packaged weights."""
-    return [name for name in MODELS if packaged_file(name)]
+    """Return the names of the models with packaged weights; instance models, which answer unless another is named, first."""
+    return sorted(filter(packaged_file, MODELS), key=lambda name: MODELS[name].task is not INSTANCE)
 
 
 def weights_file(source: str | Path) -> Path | None:
