@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 _OUT, _IN = 4, 6  # sides of a tile of results, and of the pixels that they need
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
-_VALUES_AT_ONCE = 2**24  # of transformed pixels, so that memory does not grow with the map
+_VALUES_AT_ONCE = 2**22  # of transformed pixels, so that memory does not grow with the map
 _LEAST_TILES = 32  # below, the transformed kernels take longer to read than they save
 _LEAST_CHANNELS = 512  # below, so do the transforms of pixels
 
