@@ -97,7 +97,7 @@ def nms_of_batch(
         corner = torch.stack([groups * (padded_hw[1] + 1), image_index * (padded_hw[0] + 1)], dim=1)
         kept = ops.nms(boxes + corner.repeat(1, 2), scores, iou_threshold)
     else:
-        kept = scores.argsort(descending=True, stable=True)
+        kept = scores.argsort(descending=True)  # the exporter knows no stable one
     of_image = image_index[kept, None]
     is_of = of_image == torch.arange(num_images, device=kept.device)
     rank = is_of.long().cumsum(dim=0).gather(1, of_image)[:, 0]
