@@ -34,8 +34,9 @@ from otus.structures import Categories, Instances
 if TYPE_CHECKING:
     from otus.promptable.method import SamMethod
 
-_CHUNK_VALUES = 1 << 23
-"""Values of the maps of the prompts that are decoded at once: on a CPU what stays in its caches is fastest."""
+_CHUNK_VALUES = 1 << 21
+"""Values of the maps of the prompts that are decoded at once on a CPU: what stays in its caches is fastest."""
+_CHUNK_VALUES_ELSEWHERE = 1 << 26
 
 
 class Sam(BaseSystem[Stages, Instances]):
@@ -153,7 +154,8 @@ class Sam(BaseSystem[Stages, Instances]):
     @property
     def chunk(self) -> int:
         """Prompts that are decoded at once, so that memory does not grow with their number."""
-        return max(1, _CHUNK_VALUES // (self.prompt_encoder.map_size**2 * self.mask_decoder.embed_dim))
+        values = _CHUNK_VALUES if self.device.type == "cpu" else _CHUNK_VALUES_ELSEWHERE
+        return max(1, values // (self.prompt_encoder.map_size**2 * self.mask_decoder.embed_dim))
 
     def promptable_method(self, preprocess: Preprocess) -> "SamMethod":
         """Return what answers prompts with these weights; of ``preprocess`` mean and std are used."""
