@@ -24,7 +24,7 @@ endef
 	@echo "installing into .venv, once: some minutes, most of them without a word; 2 GB of disk, 7 GB with CUDA"
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(call cpu_torch,.venv)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,docs,bench,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test,lint,docs,bench,train,export]'
 	touch $@
 
 install: .venv/installed
