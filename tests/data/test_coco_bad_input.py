@@ -41,7 +41,7 @@ def file_with(folder: Path, *annotations: dict[str, Any], **changes: Any) -> Pat
         ({"category_id": "cat"}, "annotations[1].category_id", "got `str`"),
         ({"image_id": 2}, "annotations[1].image_id", "no image"),
         ({"category_id": 2}, "annotations[1].category_id", "no category"),
-        ({"id": 1}, "annotations[1].id", "same id"),
+        ({"id": 1}, "annotations[1].id", "duplicate id"),
         ({"bbox": [3, 0, -2, 2]}, "annotations[1].bbox", "0 or more, got [-2.0, 2.0]"),
         ({"bbox": [0, 3, 2, -2], "iscrowd": None}, "annotations[1].bbox", "0 or more, got [2.0, -2.0]"),
         ({"amodal_bbox": [3, 0, -2, 2]}, "annotations[1].amodal_bbox", "0 or more"),

@@ -94,7 +94,7 @@ def test_the_page_of_an_ap_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["AP"] == pytest.approx(1)
-    assert document["detections"][0]["why"] == "lies in an ignore region"
+    assert document["detections"][0]["why"] == "is in an ignore region"
 
 
 @pytest.mark.parametrize("make", MAKERS)

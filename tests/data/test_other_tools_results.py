@@ -206,4 +206,4 @@ def test_classifications_of_other_images(tmp_path: Path) -> None:
     answers = [{"file": "z.png", "classification": [{"category": "owl", "score": 1.0}]}]
     (tmp_path / "found.json").write_text(json.dumps(answers))
     document = evaluated(tmp_path / "data", tmp_path / "found.json", "--skip-bad")
-    assert "not one of the 2 images has a prediction" in document["notes"][0]
+    assert "none of the 2 images has a prediction" in document["notes"][0]

@@ -135,7 +135,7 @@ def test_semantic_maps_by_name(tmp_path):
     Image.fromarray(values).save(tmp_path / "2.png")
     with pytest.raises(DataError, match=r"2\.png: has the values \[77\].*5 plane, 6 Car, 9 owl"):
         read_semantic_result(tmp_path / "2.png", semantic, size_hw=(20, 40))
-    with pytest.raises(DataError, match=r"expected 41 x 20 pixels.*got 40 x 20"):
+    with pytest.raises(DataError, match=r"expected labels of 41 x 20 pixels.*got 40 x 20"):
         read_semantic_result(tmp_path / "2.png", semantic, size_hw=(20, 41))
     with pytest.raises(DataError, match="expected a folder of index PNGs"):
         find_semantic_results(tmp_path / "none", a_dataset(semantic=semantic))

@@ -310,7 +310,7 @@ def test_lists_of_both_kinds(tmp_path: Path) -> None:
     layouts = voc.find(root)
     assert [layout.split for layout in layouts] == ["train", "Segmentation/train", "val"]
     assert [len(voc.read(layout)) for layout in layouts] == [2, 1, 1]
-    with pytest.raises(DataError, match=r"no list of 'test'"):
+    with pytest.raises(DataError, match="no image list for the split 'test'"):
         voc.read(Layout("voc", root, "test"))
 
 

@@ -176,7 +176,7 @@ def test_yaml_that_grows_when_printed(tmp_path: Path) -> None:
         ("train: images/train\nnames: 3\n", ["names", "got 3"]),
         ("train: images/train\nnames: [no, yes]\n", ["names[0]", "quotes"]),
         ("train: images/train\nnames: {1: a, 2: b}\n", ["names", "[1, 2]"]),
-        ("train: images/train\nnames: [a, a]\n", ["twice"]),
+        ("train: images/train\nnames: [a, a]\n", ["duplicate names"]),
         ("train: images/train\nnames: [a]\nnames: [b]\n", ["duplicate key 'names'"]),
         ("train: images/train\nnames: [a]\nnc: 2\n", ["nc", "got 2"]),
         ("train: images/train\nnc: many\n", ["nc", "'many'"]),

@@ -116,7 +116,7 @@ def test_a_model_that_is_called_says_to_predict(predictor):
         ("classes", "write categories"),
         ("imgsz", "image size is that of the weights"),
         ("score_treshold", "did you mean 'score_threshold'"),
-        ("colour", "there are batch_size, categories, max_pixels"),
+        ("colour", "there are averaging, batch_size, categories, max_pixels"),
     ],
 )
 def test_options_of_other_libraries_say_what_to_write(predictor, option, remedy):

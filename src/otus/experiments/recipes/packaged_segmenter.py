@@ -11,12 +11,12 @@ Commands, in this order; after an interruption the same with ``--resume RUN``::
 
     python -m otus.experiments.recipes.packaged_segmenter label DATA LABELS
     OMP_WAIT_POLICY=PASSIVE python -m … train LABELS/all DATA/voc2012 --minutes 45
-    OMP_WAIT_POLICY=PASSIVE python -m … train LABELS/all DATA/voc2012 --weights FIRST --larger --rate 7e-4 --minutes 36
+    python -m … train LABELS/all DATA/voc2012 --weights FIRST --larger --rate 7e-4 --minutes 36
     python -m … pack RUN DATA/voc2012
 
-Between the two, the packaged weights also went through 22 minutes of LABELS/exact alone (the images that people labelled, at 1.0
-to 1.45 times 320 pixels, rate 4e-4), which did not help: mIoU at 384 pixels 0.551 after the first, 0.568 after that; the
-second started from the mean of both, 0.570, and ended at 0.602 (0.592 at 320 pixels).
+Between the two, the packaged weights also went through 22 minutes of LABELS/exact alone (the images that people labelled,
+at 1.0 to 1.45 times 320 pixels, rate 4e-4): mIoU at 384 pixels 0.551 before and 0.568 after it. The second started from the
+mean of both, 0.570, and ended at 0.602 (0.592 at 320 pixels).
 
 ``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic; of the VOC sets ``train`` is learned from
 and VOC 2012 ``val`` chooses, which is never learned from.
@@ -91,10 +91,10 @@ Labels every pixel as one of 20 categories of objects (those of Pascal VOC) or b
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
 - Started from backbone and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn.
-- Learned from {images} images: VOC 2012 segmentation `train` (labels), COCO (polygons drawn as VOC's categories) and VOC 2007
-  `train` (boxes, in which that Mask R-CNN says what is object).
-- The last of its stages: {steps} steps of {settings[batch_size]} images in {hours:.2f} hours on {threads} busy cores, torch {torch};
-  all of them, with their commands, stand in `otus.experiments.recipes.packaged_segmenter`.
+- Learned from {images} images: VOC 2012 segmentation `train` (labels), COCO (polygons drawn as VOC's categories) and
+  VOC 2007 `train` (boxes, in which that Mask R-CNN says what is object).
+- The last of its stages: {steps} steps of {settings[batch_size]} images in {hours:.2f} hours on {threads} busy cores,
+  torch {torch}; all, with their commands, stand in `otus.experiments.recipes.packaged_segmenter`.
 - Weak at thin things (bicycles, legs of chairs) and small ones; knows nothing but its categories.
 
 Figures in the precision of `otus predict`. Weights (of one run) and image size were chosen by VOC 2012 `val`, so they
