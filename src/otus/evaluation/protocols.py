@@ -14,7 +14,6 @@ from otus.errors import Report, UsageError, did_you_mean, stop_at_first
 
 if TYPE_CHECKING:
     from otus.data.dataset import Dataset
-    from otus.inference.pipeline import Pipeline
     from otus.metrics.detection.coco import Kind
 
 
@@ -97,7 +96,7 @@ class EvaluationProtocol:
         Whether it takes ``max_dets``.
     evaluate_system
         ``evaluate_system(pipeline, dataset, options, progress)``: the results of a model that answers prompts, in the place
-        of ``from_results`` and ``evaluate``.
+        of ``from_results`` and ``evaluate``; ``pipeline`` is a :class:`~otus.inference.pipeline.Pipeline`.
     why_no_model
         Why it does not evaluate a model, and what it evaluates instead.
     """
@@ -112,7 +111,7 @@ class EvaluationProtocol:
     evaluate: "Callable[[Dataset, Any, Options], ProtocolResult]"
     kinds: tuple[str, ...] = ()
     limits_detections: bool = False
-    evaluate_system: "Callable[[Pipeline, Dataset, Options, Progress | None], ProtocolResult] | None" = None
+    evaluate_system: "Callable[[Any, Dataset, Options, Progress | None], ProtocolResult] | None" = None
     why_no_model: str = "evaluates predictions from files, not yet those of a model"
 
     def check(self, dataset: "Dataset", options: Options) -> None:
@@ -220,7 +219,7 @@ def _image_protocol(
     )
 
 
-def _click(pipeline: "Pipeline", dataset: "Dataset", options: Options, progress: Progress | None) -> ProtocolResult:
+def _click(pipeline: Any, dataset: "Dataset", options: Options, progress: Progress | None) -> ProtocolResult:
     """Evaluate a promptable model by simulated clicks."""
     from otus.evaluation.clicking import evaluate_method
 
