@@ -533,7 +533,7 @@ def test_the_record_of_a_pass_agrees_with_what_is_predicted(system):
 def test_what_export_sees_agrees_with_what_is_predicted(system):
     samples = [photo(64, 96, [[8, 8, 40, 30]], [0]), photo(64, 96, [], [])]
     with torch.inference_mode():
-        raw = system.eval()(torch.stack([sample["image"] for sample in samples]))
+        raw = system.eval()(torch.stack([sample["image"] for sample in samples]), torch.tensor([[64, 96]] * 2))
     found = system.predict(samples)
     for i, one in enumerate(found):
         boxes = one.boxes_xyxy if one.oriented_boxes_xywhr is None else one.oriented_boxes_xywhr

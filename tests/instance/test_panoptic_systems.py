@@ -217,7 +217,8 @@ def test_threads_answer_each_by_its_own_options(system):
 
 def test_what_export_sees_has_the_shapes_of_the_batch(system):
     with torch.inference_mode():
-        raw = system.eval()(torch.stack([photo(64, 96, [[8, 8, 40, 30]], [1])["image"]] * 2))
+        images = torch.stack([photo(64, 96, [[8, 8, 40, 30]], [1])["image"]] * 2)
+        raw = system.eval()(images, torch.tensor([[64, 96]] * 2))
     if isinstance(system, PanopticFPN):
         assert raw["semantic_logits"].shape == (2, 3, 64, 96)
     else:

@@ -70,5 +70,7 @@ def test_a_folder_and_its_answers_from_before(weights: Path, tmp_path: Path) -> 
 def test_what_is_wrong_is_named(weights: Path, tmp_path: Path) -> None:
     image = tmp_path / "photos" / "a.png"
     assert "(99, 20) lies outside" in run(image, "--point", "99,20,1", "--method", weights, code=1)
-    assert "expected graph-cut, grabcut, sam_vit_b" in run(image, "--point", "9,20,1", "--method", "sam_vit", code=2)
+    assert "expected graph-cut, grabcut, sam_efficientnet_lite0, sam_vit_b" in run(
+        image, "--point", "9,20,1", "--method", "sam_vit", code=2
+    )
     assert "nothing is marked as object" in run(image, "--point", "9,20,0", "--method", weights, code=2)

@@ -95,8 +95,8 @@ def test_a_sliding_window_and_shared_features_give_the_same_scores():
     shared = sliding_window_segmenter(CATEGORIES, widths=(4, 5, 6)).eval()
     alone = sliding_window_segmenter(CATEGORIES, widths=(4, 5, 6), shared=False).eval()
     alone.load_state_dict(shared.state_dict())
-    images = torch.rand(2, 3, 11, 8)
-    torch.testing.assert_close(alone(images)["logits"], shared(images)["logits"])
+    images, sizes_hw = torch.rand(2, 3, 11, 8), torch.tensor([[11, 8]] * 2)
+    torch.testing.assert_close(alone(images, sizes_hw)["logits"], shared(images, sizes_hw)["logits"])
 
 
 @pytest.mark.parametrize("kind", UPSAMPLINGS)
@@ -147,7 +147,7 @@ def test_torchvisions_weights_give_torchvisions_scores(name):
     images = torch.rand(2, 3, 97, 130)
     with torch.no_grad():
         expected = theirs(images)["out"]
-        found = ours(images)["logits"]
+        found = ours(images, torch.tensor([[97, 130]] * 2))["logits"]
     assert expected.std() > 0
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-4)
 

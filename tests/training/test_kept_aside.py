@@ -79,7 +79,7 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
     shutil.rmtree(data)
     code, _, err = otus_evaluate("--run", trained.folder)
     assert code == 2
-    assert "say where they are by --data" in err
+    assert "give their path by --data" in err
     again = otus.evaluate(moved, run=trained.folder)
     assert again.images == 3
     assert again.results["bbox"].figures["AP"] == pytest.approx(told, nan_ok=True)
