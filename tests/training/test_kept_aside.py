@@ -90,7 +90,7 @@ def test_evaluate_judges_a_run_on_the_images_that_it_kept_aside(data: Path, tmp_
         tmp_path / "less",
         images="copy",
     )
-    with pytest.raises(DataError, match=f"1 of the 3 images .* not there, e.g. {lost}"):
+    with pytest.raises(DataError, match=f"1 of the 3 validation images .* do not exist, e.g. {lost}"):
         otus.evaluate(tmp_path / "less", run=trained.folder)
 
 

@@ -143,7 +143,7 @@ def multiply_adds(system: BaseSystem[Any, Any], size_hw: tuple[int, int]) -> int
     """Return the multiplications and additions of a pass over one image; nothing is computed."""
     abstract = copy.deepcopy(system).eval().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        abstract(torch.empty(1, 3, *size_hw, device="meta"))
+        abstract(torch.empty(1, 3, *size_hw, device="meta"), torch.tensor([size_hw]))
     return counter.get_total_flops() // 2
 
 
