@@ -8,7 +8,7 @@ import typer
 from otus.cli._common import emit_json, verb
 from otus.cli._options import AsJson
 
-_ALSO = "Smaller and faster, boxes only:\n{}. Train the others, or fetch their weights once."
+_ALSO = "Train the others, or fetch their weights once.\nIn it too: {}"
 _WIDTH = 74  # of a line under a name, so that it stays whole in a terminal of 80
 
 
@@ -16,6 +16,7 @@ _WIDTH = 74  # of a line under a name, so that it stays whole in a terminal of 8
 def models(as_json: AsJson = False) -> None:
     """List the models: task, paper, weights (packaged, to be fetched or none), figures and licence."""
     from otus.zoo.catalogue import catalogue
+    from otus.zoo.weights import packaged_names
 
     rows = catalogue()
     if as_json:
@@ -23,11 +24,11 @@ def models(as_json: AsJson = False) -> None:
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        typer.echo(f"{row['name']:<{width}}  {row['task']:<10}  {_weights(row)}")
+        typer.echo(f"{row['name']:<{width}}  {row['task']:<14}  {_weights(row)}")
         typer.echo(f"    {row['paper']}")
         for line in [*_cost(row), *_licence(row), *_figures(row)]:
             typer.echo(f"    {line}")
-    first, *others = [row["name"] for row in rows if row["packaged"]]
+    first, *others = packaged_names()
     typer.echo(f"\nStart with {first}: it is in the package,\nand the default model. {_ALSO.format(', '.join(others))}")
 
 
