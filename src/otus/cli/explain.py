@@ -27,6 +27,7 @@ from otus.cli._options import (
 from otus.cli.segment import Points, PointsFor, Scribbles, prompt_of
 
 if TYPE_CHECKING:
+    from otus.data.dataset import Dataset
     from otus.reports.explain.detection import Explanation
 
 app = typer.Typer(help="Show how a system reaches its result, or how a figure is computed.", no_args_is_help=True)
@@ -104,22 +105,18 @@ def detection(
 ) -> None:
     """Show a detector's stages on one image: feature maps, anchors, proposals, grid or queries, scores, boxes, masks."""
     from otus.data.images import read_image
-    from otus.data.open import open_dataset
-    from otus.errors import UsageError
     from otus.inference.loading import load
     from otus.reports.explain.detection import explain_detection
     from otus.reports.explain.explanation import ground_truth_of
     from otus.reports.explain.figures import threshold_text
 
     path = output_file(out, f"detection-{image_path.stem}.html")
-    if data is None and (format_ is not None or split is not None):
-        raise UsageError("--format and --split are for the labels: give --data too")
+    dataset = _open_labels(data, format_, split)
     predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
     image = read_image(image_path)
     options = {"name": str(image_path), **given_options(score_threshold=score_threshold)}
     ground_truth = None
-    if data is not None:
-        dataset = open_dataset(data, format=format_, split=split)
+    if dataset is not None:
         ground_truth = ground_truth_of(
             dataset, str(image_path), predictor.categories, say=partial(typer.echo, err=True)
         )
@@ -162,20 +159,14 @@ def semantic(
 ) -> None:
     """Show a segmenter's stages on one image: maps down and up, class scores, confidence, labels, errors."""
     from otus.data.images import read_image
-    from otus.data.open import open_dataset
-    from otus.errors import UsageError
     from otus.inference.loading import load
     from otus.reports.explain.semantic import explain_semantic, semantic_ground_truth_of
 
     path = output_file(out, f"semantic-{image_path.stem}.html")
-    if data is None and (format_ is not None or split is not None):
-        raise UsageError("--format and --split are for the labels: give --data too")
+    dataset = _open_labels(data, format_, split)
     predictor = load(model, **given_options(weights=weights, device=device), precision=precision or "auto")
     image = read_image(image_path)
-    ground_truth = None
-    if data is not None:
-        dataset = open_dataset(data, format=format_, split=split)
-        ground_truth = semantic_ground_truth_of(dataset, str(image_path), predictor)
+    ground_truth = None if dataset is None else semantic_ground_truth_of(dataset, str(image_path), predictor)
     explanation = explain_semantic(predictor, image, name=str(image_path), ground_truth=ground_truth)
     _write(explanation, path, as_json=as_json)
 
@@ -232,6 +223,18 @@ def panoptic(
     threshold = given_options(score_threshold=score_threshold)
     explanation = explain_panoptic(predictor, read_image(image_path), name=str(image_path), **threshold)
     _write(explanation, path, as_json=as_json)
+
+
+def _open_labels(data: Path | None, format_: str | None, split: str | None) -> "Dataset | None":
+    """Open the data set that labels the image, if one is given; UsageError if only its options are."""
+    from otus.data.open import open_dataset
+    from otus.errors import UsageError
+
+    if data is not None:
+        return open_dataset(data, format=format_, split=split)
+    if format_ is not None or split is not None:
+        raise UsageError("--format and --split are for the labels: give --data too")
+    return None
 
 
 def _write(explanation: "Explanation", path: Path, *, as_json: bool) -> None:

@@ -105,7 +105,7 @@ def masks(
         emit_json({"model": method.name, "format": form, "out": str(out), "images": records})
     else:
         total, before = sum(one.count for one in done), sum(one.kept for one in done)
-        said = f", {before} of them from before" if before else ""
-        typer.echo(f"{total:,} masks of {len(done)} images in {out}{said}")
+        kept = f", {before} of them from before" if before else ""
+        typer.echo(f"{total:,} masks of {len(done)} images in {out}{kept}")
     if errors:
         raise typer.Exit(1)

@@ -45,14 +45,16 @@ def evaluate_method(
     dataset: Dataset,
     method: PromptableMethod[Any],
     *,
-    max_clicks: int = MAX_CLICKS,
+    max_clicks: int | None = None,
     report: Report = stop_at_first,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProtocolResult:
     """Return how many clicks a method needs, over all objects of a data set, and the seconds per click.
 
-    ``report`` is called with the error of each image that cannot be read, which is skipped.
+    There are at most ``max_clicks`` on an object (default: 20, as NoC is defined). ``report`` is called with the error of
+    each image that cannot be read, which is skipped.
     """
+    max_clicks = MAX_CLICKS if max_clicks is None else max_clicks
     metric = InteractiveQuality(max_clicks=max_clicks)
     seconds, clicks, images = 0.0, 0, 0
     for index in range(len(dataset)):

@@ -211,8 +211,6 @@ def evaluate(
     if method is not None:
         return _evaluate_method(dataset, method, chosen, report, progress)
     if model is not None:
-        if protocol is not None and chosen.result_type is None:
-            raise UsageError(f"protocol {protocol}: {chosen.why_no_model}")
         return _evaluate_model(dataset, _predictor(model, typed), protocol, options_of_protocol, averaging, progress)
     notes: tuple[str, ...] = ()
     if isinstance(predictions, Objects):
@@ -249,8 +247,6 @@ def _evaluate_model(
         name = task.protocol if task.protocol in offered else next(iter(offered), task.protocol)
     protocol = protocol_of(name)
     protocol.check(dataset, options)
-    if protocol.result_type is None:
-        raise UsageError(f"protocol {name}: {protocol.why_no_model}")
     if protocol.result_type != task.result_type.__name__:
         raise UsageError(
             f"model: predicts {task.predicts}, not {_RESULT_TYPES[protocol.result_type]}; evaluate it on images with "

@@ -67,7 +67,7 @@ class Options:
     kinds: "Sequence[Kind] | None" = None
     max_dets: Sequence[int] | None = None
     report: Report = stop_at_first
-    max_clicks: int = 20
+    max_clicks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class EvaluationProtocol:
     predictions, figures
         Files it reads and figures it computes, in words for the documentation.
     result_type
-        Name of the type of a model's results that it evaluates; None if it does not evaluate models.
+        Name of the type of a model's results that it evaluates.
     read
         ``read(path, dataset, report)``: predictions from files.
     from_results
@@ -97,22 +97,19 @@ class EvaluationProtocol:
     evaluate_system
         ``evaluate_system(pipeline, dataset, options, progress)``: the results of a model that answers prompts, in the place
         of ``from_results`` and ``evaluate``; ``pipeline`` is a :class:`~otus.inference.pipeline.Pipeline`.
-    why_no_model
-        Why it does not evaluate a model, and what it evaluates instead.
     """
 
     name: str
     labels: Labels
     predictions: str
     figures: str
-    result_type: Literal["Instances", "SemanticMap", "PanopticMap", "Classification", "MaskCandidates"] | None
+    result_type: Literal["Instances", "SemanticMap", "PanopticMap", "Classification", "MaskCandidates"]
     read: "Callable[[str | Path, Dataset, Report], Any]"
     from_results: "Callable[[Mapping[int, Any], Dataset], Any]"
     evaluate: "Callable[[Dataset, Any, Options], ProtocolResult]"
     kinds: tuple[str, ...] = ()
     limits_detections: bool = False
     evaluate_system: "Callable[[Any, Dataset, Options, Progress | None], ProtocolResult] | None" = None
-    why_no_model: str = "evaluates predictions from files, not yet those of a model"
 
     def check(self, dataset: "Dataset", options: Options) -> None:
         """Raise UsageError unless the protocol takes these options and the data set has the labels it needs."""
@@ -196,7 +193,7 @@ def _image_protocol(
     figures: str,
     *,
     labels: Labels,
-    result_type: Literal["SemanticMap", "PanopticMap", "Classification", "MaskCandidates"] | None = None,
+    result_type: Literal["SemanticMap", "PanopticMap", "Classification", "MaskCandidates"],
     **further: Any,
 ) -> EvaluationProtocol:
     """Return a protocol with one prediction per image; see :mod:`otus.evaluation.image_protocols`."""

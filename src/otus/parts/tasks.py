@@ -105,6 +105,7 @@ def _has_amodal_masks(dataset: Dataset) -> bool:
     return amodal is not None and bool(amodal.kinds.any())
 
 
+_MASKS = Labels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any()))
 _AVERAGE_PRECISIONS = {"keypoints/AP": "keypoint AP", "segm/AP": "mask AP", "bbox/AP": "box AP"}
 
 DETECTION = Task(
@@ -123,7 +124,7 @@ DETECTION = Task(
 INSTANCE = replace(
     DETECTION,
     name="instance",
-    head_labels=Labels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any())),
+    head_labels=_MASKS,
     amodal_head_labels=Labels("masks", _has_amodal_masks),
 )
 KEYPOINTS = replace(
@@ -136,7 +137,7 @@ KEYPOINTS = replace(
 PROMPTABLE = replace(
     DETECTION,
     name="promptable",
-    labels=Labels("masks", lambda dataset: dataset.objects is not None and bool(dataset.objects.has_mask.any())),
+    labels=_MASKS,
     result_type=MaskCandidates,
     predicts="which pixels are the object that a prompt marks",
     protocol="interactive",

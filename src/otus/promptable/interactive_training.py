@@ -81,7 +81,7 @@ class SimulatedPrompts:
             masks = F.pad(masks, (0, sam.image_size - masks.shape[2], 0, sam.image_size - masks.shape[1]))
             truth = _small(masks, sam.mask_size)
             visible = torch.where(truth.flatten(start_dim=1).any(dim=1))[0]
-            drawn = visible[_permutation(len(visible), generator)[: self.max_objects]]
+            drawn = visible[torch.randperm(len(visible), generator=generator)[: self.max_objects]]
             if len(drawn):
                 total = total + self._image_losses(sam, image_features, masks[drawn], truth[drawn], generator)
                 count += len(drawn)
@@ -102,7 +102,7 @@ class SimulatedPrompts:
             masks.new_zeros((len(masks), 0)).long(),
         )
         boxes = jittered_boxes(masks, generator) if _chance(self.box_share, generator) else None
-        answer = torch.full_like(truth, fill_value=False)
+        answer = torch.zeros_like(truth)
         logits = None
         total = features.new_zeros(3)
         for round_ in range(self.rounds):
@@ -199,10 +199,6 @@ def jittered_boxes(masks: Bool[Tensor, "n s s"], generator: torch.Generator | No
 def _small(masks: Bool[Tensor, "n s s"], side: int) -> Bool[Tensor, "n m m"]:
     """Masks at the decoder's size: where more than half of a square is of the object."""
     return F.adaptive_avg_pool2d(masks.float(), side) > 0.5
-
-
-def _permutation(count: int, generator: torch.Generator | None) -> Int[Tensor, "n"]:
-    return torch.randperm(count, generator=generator)
 
 
 def _chance(share: float, generator: torch.Generator | None) -> bool:

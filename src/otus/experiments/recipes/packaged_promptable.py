@@ -1,4 +1,6 @@
-"""The promptable model in the package: a small SAM over EfficientNet-Lite0 that draws any object from a click or a box.
+"""A promptable model for the package: a small SAM over EfficientNet-Lite0 that draws any object from a click or a box.
+
+No weights of it are packaged yet: a step of the default prompts takes 12 CPU seconds, so it wants a night or a GPU.
 
 It learns from every mask that there is: objects of VOC 2012, COCO, and Penn-Fudan, segments of COCO panoptic, stuff among
 them, and objects of VOC 2007 as the packaged Mask R-CNN draws them in their boxes, where it is sure of them
@@ -8,10 +10,9 @@ Commands, in this order; after an interruption the same with ``--resume RUN``::
 
     python -m otus.experiments.recipes.packaged_promptable label DATA MASKS
     OMP_WAIT_POLICY=PASSIVE python -m … train MASKS DATA/voc2012 --minutes 180
-    python -m … pack RUN DATA/voc2012 DATA/interactive
 
-``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan, interactive; of the VOC sets
-``train`` is learned from and VOC 2012 ``val`` chooses, which is never learned from, nor are the images of interactive.
+``DATA`` holds the folders voc2007, voc2012, coco, coco_person, coco_panoptic, penn_fudan; of the VOC sets
+``train`` is learned from and VOC 2012 ``val`` chooses, which is never learned from.
 """
 
 import json

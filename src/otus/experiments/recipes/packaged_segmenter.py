@@ -97,8 +97,8 @@ Labels every pixel as one of 20 categories of objects (those of Pascal VOC) or b
   torch {torch}; all, with their commands, stand in `otus.experiments.recipes.packaged_segmenter`.
 - Weak at thin things (bicycles, legs of chairs) and small ones; knows nothing but its categories.
 
-Figures in the precision of `otus predict`. Weights (of one run) and image size were chosen by VOC 2012 `val`, so they
-flatter a little; it was not learned from.
+Figures in the precision of `otus predict`. Weights, the mean of two runs that the last stage started from, and image size
+were chosen by VOC 2012 `val`, so they flatter; it was not learned from.
 
 {figures}
 
