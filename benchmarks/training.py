@@ -163,8 +163,8 @@ def our_rate(
     """Images a second of our loop, the first step left out; and the share of waiting."""
     dataset = dataset.select([i % len(dataset) for i in range((steps + 1) * settings.batch_size)])
     times = StepTimes()
-    feed = TrainLoader(dataset, preprocess, settings, augment=augment)
-    fit(build_model(name, dataset.categories), feed=feed, fabric=start_fabric(settings), progress=times)
+    loader = TrainLoader(dataset, preprocess, settings, augment=augment)
+    fit(build_model(name, dataset.categories), loader=loader, fabric=start_fabric(settings), progress=times)
     steps_s = [after - before for before, after in zip(times.ends, times.ends[1:], strict=False)]
     return settings.batch_size / statistics.median(steps_s), times.waited_s / times.ends[-1]
 

@@ -12,7 +12,7 @@ from skimage import data
 
 import otus
 from otus.data.image_writing import write_image
-from otus.experiments.segmentation_costs import WAYS, multiply_adds, receptive_side
+from otus.experiments.segmentation_costs import WAYS, multiply_adds, receptive_field_px
 from otus.reports.explain.figures import colormapped
 from otus.reports.explain.upsampling import explain_upsampling
 from otus.visualization.panels import Panel, grid
@@ -29,7 +29,7 @@ def three_ways(image: np.ndarray) -> list[Panel]:
     panels = []
     for way, (model, arguments) in WAYS.items():
         cost = multiply_adds(build_model(model, VOC_WITH_BACKGROUND, arguments), (SIDE, SIDE))
-        side = receptive_side(build_model(model, VOC_WITH_BACKGROUND), SIDE)
+        side = receptive_field_px(build_model(model, VOC_WITH_BACKGROUND), SIDE)
         drawn = (image * 0.45).astype(np.uint8)
         rows, columns = (slice(max(0, at - side // 2), at + side // 2 + 1) for at in MIDDLE)
         drawn[rows, columns] = image[rows, columns]

@@ -147,7 +147,7 @@ def run(
     fabric = start_fabric(settings)
     return fit(
         system,
-        feed=TrainLoader(
+        loader=TrainLoader(
             dataset, PREPROCESS, settings, augment=AUGMENT, rank=fabric.global_rank, world_size=fabric.world_size
         ),
         fabric=fabric,
@@ -159,7 +159,7 @@ def run(
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Ctrl-C arrives while that step is counted."""
-    original = RunState.count_step
+    original = RunState.record_step
 
     def counted(state: RunState, *arguments: Any, **options: Any) -> None:
         original(state, *arguments, **options)

@@ -11,7 +11,7 @@ import otus
 from otus.cli import app
 from otus.data.conversion import convert
 from otus.experiments.ablation import IMAGE_SIZE, SEEDS
-from otus.experiments.compare import KEPT_ASIDE, TRAINING, compare
+from otus.experiments.compare import TRAINING, VAL_FRACTION, compare
 from otus.experiments.lineage import measure_lineage
 from otus.experiments.segmentation_costs import measure_segmentation_costs
 from otus.inference.predictor import SCORE_THRESHOLD, Predictor
@@ -66,7 +66,7 @@ REAL = {
     ("train", "--num-nodes"): SETTINGS.num_nodes,
     ("evaluate", "--device"): default_of(otus.load, "device"),
     ("evaluate", "--precision"): default_of(otus.load, "precision"),
-    ("compare", "--val"): KEPT_ASIDE,
+    ("compare", "--val"): VAL_FRACTION,
     ("compare", "--batch-size"): TRAINING.batch_size,
     ("compare", "--seeds"): SEEDS,
     ("compare", "--epochs"): TRAINING.epochs,

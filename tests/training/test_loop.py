@@ -21,15 +21,15 @@ from otus.errors import TrainingError, UsageError
 from otus.parts.preprocess import Preprocess
 from otus.training import loop
 from otus.training.budget import (
+    describe_plan,
     plan_is_due,
     plan_steps,
-    say_plan,
     size_for_labels,
     validation_is_cheap,
     validation_is_due,
 )
 from otus.training.devices import start_fabric
-from otus.training.optimization import learning_rate, make_optimizer, warm_up_share
+from otus.training.optimization import learning_rate, make_optimizer, warm_up_fraction
 from otus.training.progress import TrainProgress
 from otus.training.resuming import pack, unpack
 from otus.training.seeding import model_generator
@@ -48,16 +48,16 @@ def by_hand(system: nn.Module, dataset: Dataset, settings: TrainSettings) -> nn.
     vectors = [p for p in system.parameters() if p.ndim == 1]
     matrices = [p for p in system.parameters() if p.ndim > 1]
     optimizer = torch.optim.SGD([{"params": matrices, "weight_decay": 0.02}, {"params": vectors}], momentum=0.9)
-    feed = TrainLoader(dataset, PREPROCESS, settings, augment=AUGMENT)
+    loader = TrainLoader(dataset, PREPROCESS, settings, augment=AUGMENT)
     steps_per_epoch = 12 // 4
     for step in range(settings.epochs * steps_per_epoch):
         for group in optimizer.param_groups:
             total = settings.epochs * steps_per_epoch
-            group["lr"] = learning_rate(step / total, warm_up=warm_up_share(total, settings), settings=settings)
+            group["lr"] = learning_rate(step / total, warm_up=warm_up_fraction(total, settings), settings=settings)
         for part in range(2):
-            places = next(feed.plan(2 * step + part))
+            places = next(loader.plan(2 * step + part))
             generator = model_generator(0, 2 * step + part, 0)
-            losses = system.losses([feed.load(place) for place in places], generator=generator)
+            losses = system.losses([loader.load(place) for place in places], generator=generator)
             (sum(losses.values()) / 2).backward()
         torch.nn.utils.clip_grad_norm_(system.parameters(), 0.5)
         optimizer.step()
@@ -137,7 +137,7 @@ def test_images_are_mixed_the_same_way_each_time(scenes: Dataset) -> None:
     mosaic = Mosaic(RandomSampleSource(scenes), (40, 40))
     assert repr(mosaic) == repr(Mosaic(RandomSampleSource(scenes.select([0])), (40, 40)))  # without the data set
     feeds = [TrainLoader(scenes, PREPROCESS, settings, augment=mosaic) for _ in range(2)]
-    (first, *_), (second, *_) = ([feed.load(place) for place in next(feed.plan())] for feed in feeds)
+    (first, *_), (second, *_) = ([loader.load(place) for place in next(loader.plan())] for loader in feeds)
     assert torch.equal(first["image"], second["image"])
     assert torch.equal(first["boxes"], second["boxes"])
 
@@ -153,7 +153,7 @@ def test_of_equal_validations_the_last_is_kept_and_patience_counts_them() -> Non
     state, kept = RunState(total_steps=9), []
     for step, score in enumerate((0.0, 0.0, 0.5, 0.4, 0.5), start=1):
         state.step = step
-        kept.append(state.count_validation({}, Validation({}, score), seconds=1.0))
+        kept.append(state.record_validation({}, Validation({}, score), seconds=1.0))
     assert kept == [True, True, True, False, True]
     assert (state.best_score, state.best_step, state.validations_since_best) == (0.5, 5, 2)
 
@@ -172,12 +172,12 @@ def test_the_optimizers_tensors_go_to_where_the_weights_are() -> None:
 
 def test_learning_rate_rises_then_falls() -> None:
     settings = TrainSettings(learning_rate=1.0, warm_up_steps=4, schedule="cosine")
-    assert warm_up_share(100, settings) == 0.04
+    assert warm_up_fraction(100, settings) == 0.04
     rates = [learning_rate(step / 100, warm_up=0.04, settings=settings) for step in range(100)]
     assert rates[:5] == pytest.approx([0.1, 0.325, 0.55, 0.775, 1.0])
     assert rates[52] == pytest.approx(0.5)
     assert rates[-1] < 0.001
-    assert warm_up_share(30, settings) == 0.1
+    assert warm_up_fraction(30, settings) == 0.1
     steps = TrainSettings(learning_rate=1.0, schedule="steps", drops_at=(0.5, 0.75), warm_up_steps=0)
     assert [learning_rate(s / 4, warm_up=0.0, settings=steps) for s in range(4)] == pytest.approx([1, 1, 0.1, 0.01])
 
@@ -189,13 +189,13 @@ def test_schedule_and_budget_end_together_whatever_the_speed_does(minutes: float
     for slower_from, factor in ((0.0, 1.0), (0.3, 2.0), (0.5, 0.5)):
         state, rates = RunState(total_steps=UNPLANNED), []
         while state.step < state.total_steps:
-            warm_up = warm_up_share(state.total_steps, settings) if state.warm_up is None else state.warm_up
+            warm_up = warm_up_fraction(state.total_steps, settings) if state.warm_up is None else state.warm_up
             rates.append(learning_rate(state.share, warm_up=warm_up, settings=settings))
             late = state.seconds > slower_from * minutes * 60
-            state.count_step({}, seconds=(factor if late else 1.0) * (3.0 if state.step == 0 else 0.8))
+            state.record_step({}, seconds=(factor if late else 1.0) * (3.0 if state.step == 0 else 0.8))
             if plan_is_due(state, minutes):
                 plan = plan_steps(state, steps_per_epoch=6, minutes=minutes, validate_every=None, validation_images=2)
-                state.plan(plan, warm_up=warm_up_share(plan, settings))
+                state.plan(plan, warm_up=warm_up_fraction(plan, settings))
         left = minutes * 60 - state.seconds - state.seconds_of_validation
         assert abs(left) < max(0.04 * minutes * 60, 3.0)
         assert state.share == pytest.approx(1)
@@ -291,7 +291,7 @@ def test_within_a_budget_validations_take_a_tenth_of_the_time() -> None:
         state.seconds += 5
         if validation_is_due(state, epoch=epoch, settings=settings):
             validated.append(epoch)
-            state.count_validation({}, Validation({}, 0.0), seconds=3.0)
+            state.record_validation({}, Validation({}, 0.0), seconds=3.0)
     assert validated == [1, 7, 13, 19, 25]
     state.step = 1000
     assert validation_is_due(state, epoch=30, settings=settings)
@@ -326,10 +326,10 @@ def test_a_large_image_is_made_smaller_before_it_is_augmented(augment, enters_at
             entered.append((tuple(tensors["image"].shape[1:]), tuple(tensors["masks"].shape[1:])))
             return augment(tensors, generator=generator)
 
-    feed = TrainLoader(
+    loader = TrainLoader(
         scenes, Preprocess(shorter_side=90, longer_side=200), TrainSettings(epochs=1, seed=4), augment=Watched()
     )
-    sample = feed.load(BatchIndex(0, 0, 0))
+    sample = loader.load(BatchIndex(0, 0, 0))
     assert entered == [(enters_at, enters_at)]
     assert len(sample["boxes"]) == len(sample["masks"])
     assert len(sample["boxes"]) > 0 or enters_at == (240, 320)  # a small window may be empty
@@ -372,7 +372,7 @@ def test_images_are_enlarged_for_small_objects_alone(scenes: Dataset) -> None:
 
 @pytest.mark.parametrize(("minutes", "step_s", "warned"), [(8.0, 1.0, False), (0.5, 4.0, True)])
 def test_it_is_said_what_a_budget_buys(scenes: Dataset, minutes: float, step_s: float, warned: bool) -> None:
-    feed = TrainLoader(scenes, PREPROCESS, TrainSettings(minutes=minutes, batch_size=4))
+    loader = TrainLoader(scenes, PREPROCESS, TrainSettings(minutes=minutes, batch_size=4))
     state = RunState(
         total_steps=UNPLANNED, step=3, seconds=4 * step_s, seconds_of_steps=4 * step_s, first_step_s=2 * step_s
     )
@@ -380,8 +380,8 @@ def test_it_is_said_what_a_budget_buys(scenes: Dataset, minutes: float, step_s: 
     steps = plan_steps(
         state, steps_per_epoch=3, minutes=minutes, validate_every=None, images_per_step=4, validation_images=12
     )
-    state.plan(steps, warm_up=warm_up_share(steps, feed.settings))
-    line, *warnings = say_plan(state, feed=feed, preprocess=PREPROCESS, validates=True)
+    state.plan(steps, warm_up=warm_up_fraction(steps, loader.settings))
+    line, *warnings = describe_plan(state, loader=loader, preprocess=PREPROCESS, validates=True)
     assert line.startswith(
         f"{minutes:g} minutes buy about {steps} steps = {steps / 3:.2g} epochs of 12 images at 64 pixels, b"
     )
@@ -404,7 +404,7 @@ def test_a_budget_that_buys_other_epochs_than_said_says_so(
     monkeypatch.setattr(loop, "plan_steps", lambda *_, **__: next(plans, 60))
     monkeypatch.setattr(loop, "plan_is_due", lambda state, _: state.step in (1, 4))
     settings = TrainSettings(minutes=10, batch_size=4, device="cpu")
-    feed = TrainLoader(scenes, PREPROCESS, settings)
-    loop.fit(tiny_detector(), feed=feed, fabric=start_fabric(settings), progress=TrainProgress())
+    loader = TrainLoader(scenes, PREPROCESS, settings)
+    loop.fit(tiny_detector(), loader=loader, fabric=start_fabric(settings), progress=TrainProgress())
     said = [line for line in capsys.readouterr().err.splitlines() if "now buy" in line]
     assert said == ["10 minutes now buy 20 epochs instead of 10"]

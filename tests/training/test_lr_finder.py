@@ -31,8 +31,8 @@ class Bowl(nn.Module):
 def test_the_rate_found_is_stable_and_not_idle(scenes: Dataset, steepness: float) -> None:
     settings = TrainSettings(optimizer="sgd", momentum=0, weight_decay=0, device="cpu", batch_size=1)
     bowl = Bowl(steepness)
-    feed = TrainLoader(scenes, PREPROCESS, settings)
-    curve = find_learning_rate(bowl, feed=feed, fabric=start_fabric(settings), lowest=1e-5, highest=100, steps=150)
+    loader = TrainLoader(scenes, PREPROCESS, settings)
+    curve = find_learning_rate(bowl, loader=loader, fabric=start_fabric(settings), lowest=1e-5, highest=100, steps=150)
     assert 0.01 / steepness < curve.suggestion < 2 / steepness
     assert curve.rates[-1] < 100
     assert bowl.weight.item() == 1
@@ -45,8 +45,8 @@ def test_the_steepest_place_before_the_lowest_is_suggested() -> None:
 
 def test_a_real_system_and_one_that_explodes_at_once(scenes: Dataset) -> None:
     settings = TrainSettings(device="cpu", batch_size=4)
-    feed, fabric = TrainLoader(scenes, PREPROCESS, settings), start_fabric(settings)
-    curve = find_learning_rate(tiny_detector(), feed=feed, fabric=fabric, steps=30)
+    loader, fabric = TrainLoader(scenes, PREPROCESS, settings), start_fabric(settings)
+    curve = find_learning_rate(tiny_detector(), loader=loader, fabric=fabric, steps=30)
     assert 1e-6 <= curve.suggestion <= 1
     with pytest.raises(TrainingError, match="exploded after 0 steps"):
-        find_learning_rate(Bowl(float("inf")), feed=feed, fabric=fabric)
+        find_learning_rate(Bowl(float("inf")), loader=loader, fabric=fabric)

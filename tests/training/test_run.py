@@ -19,14 +19,14 @@ from otus.data.scenes import files as scene_files
 from otus.errors import CheckpointError, DataError, UsageError
 from otus.parts.tasks import DETECTION
 from otus.structures import Categories, Objects, Segmentations
-from otus.training.building import loaded_in_words
+from otus.training.building import describe_mismatches
 from otus.training.datasets import trainable_model
 from otus.training.fine_tuning import find_weights, load_pretrained
 from otus.training.run import train
 from otus.training.settings import TrainSettings, make_settings
 from otus.training.state import Validation
 from otus.training.validation import Validator
-from otus.zoo.checkpoint import CheckpointHeader, Misfit, load_checkpoint, save_checkpoint
+from otus.zoo.checkpoint import CheckpointHeader, TensorMismatch, load_checkpoint, save_checkpoint
 from otus.zoo.models import MODELS, ModelEntry, build_model
 from otus.zoo.weights import read_weights
 from tiny_run import PREPROCESS, TinyDetector, interrupt_at, write_scenes
@@ -424,17 +424,17 @@ def test_train_and_val_are_taken_where_there_are_just_these(
 
 def test_heads_that_change_are_one_line() -> None:
     left = [
-        Misfit("of another shape", "box_head.cls_score.weight", ": expected (10, 512), got (21, 512)"),
-        Misfit("of another shape", "box_head.cls_score.bias", ": expected (10,), got (21,)"),
-        Misfit("of another shape", "mask_head.logits.weight", ": expected (10, 96, 1, 1), got (21, 96, 1, 1)"),
-        Misfit("of other categories", "head.weight", " (6, 8)"),
-        Misfit("missing", "norm.running_mean", ""),
+        TensorMismatch("of another shape", "box_head.cls_score.weight", ": expected (10, 512), got (21, 512)"),
+        TensorMismatch("of another shape", "box_head.cls_score.bias", ": expected (10,), got (21,)"),
+        TensorMismatch("of another shape", "mask_head.logits.weight", ": expected (10, 96, 1, 1), got (21, 96, 1, 1)"),
+        TensorMismatch("of other categories", "head.weight", " (6, 8)"),
+        TensorMismatch("missing", "norm.running_mean", ""),
     ]
-    assert loaded_in_words(left) == (
+    assert describe_mismatches(left) == (
         "but for layers of another shape box_head.cls_score, mask_head.logits; of other categories head; missing norm"
     )
-    assert loaded_in_words([]) == "all of it"
-    assert "l4 and 3 more" in loaded_in_words([Misfit("extra", f"l{i}.weight", " (1,)") for i in range(8)])
+    assert describe_mismatches([]) == "all of it"
+    assert "l4 and 3 more" in describe_mismatches([TensorMismatch("extra", f"l{i}.weight", " (1,)") for i in range(8)])
 
 
 def test_faults_of_the_data_name_the_doctor(tiny: None, coco_scenes: Path, tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ from otus.structures import Categories
 from otus.structures.categories import KeypointNames
 from otus.zoo.checkpoint import (
     CheckpointHeader,
-    below_prefix,
     checkpoint_part,
+    find_prefixes,
     load_checkpoint,
     load_into,
-    matching,
-    prefixes_of,
+    match_tensors,
     read_foreign,
     save_checkpoint,
+    sub_state,
 )
 
 PERSON = KeypointNames(("nose", "left_eye", "right_eye"), skeleton=((0, 1), (0, 2)))
@@ -301,7 +301,7 @@ def test_matching_is_what_fine_tuning_keeps():
     state["2.weight"] = torch.zeros(5, 4, 1, 1)
     del state["0.bias"]
     state["extra"] = torch.zeros(1)
-    fits, not_loaded = matching(module, state)
+    fits, not_loaded = match_tensors(module, state)
     assert set(fits) == set(module.state_dict()) - {"2.weight", "0.bias"}
     assert [str(one) for one in not_loaded] == [
         "missing: 0.bias (4,)",
@@ -446,10 +446,10 @@ def test_files_of_nothing_are_called_what_they_are(tmp_path):
 
 def test_prefixes_the_fullest_first():
     state = dict.fromkeys(("model.a.w", "model.b.w", "ema.a.w", "ema.b.w", "loss.w", "x.a.w"), torch.zeros(1))
-    assert prefixes_of(state, ["a.w", "b.w"]) == ["ema.", "model.", "x."]
-    assert prefixes_of(state | {"a.w": torch.zeros(1), "b.w": torch.ones(1)}, ["a.w", "b.w"])[0] == ""
-    assert below_prefix(state, "ema.").keys() == {"a.w", "b.w"}
-    assert prefixes_of(state, ["c.w"]) == []
+    assert find_prefixes(state, ["a.w", "b.w"]) == ["ema.", "model.", "x."]
+    assert find_prefixes(state | {"a.w": torch.zeros(1), "b.w": torch.ones(1)}, ["a.w", "b.w"])[0] == ""
+    assert sub_state(state, "ema.").keys() == {"a.w", "b.w"}
+    assert find_prefixes(state, ["c.w"]) == []
 
 
 def test_truncated_weights_are_refused(tmp_path):

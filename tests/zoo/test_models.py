@@ -14,7 +14,7 @@ from otus.parts.tasks import OBJECT, PROMPTABLE
 from otus.structures import Categories
 from otus.zoo.coco import COCO, COCO_IDS, COCO_PANOPTIC, COCO_PERSON
 from otus.zoo.models import MODELS, build_model, model_entry
-from otus.zoo.torchvision_checkpoints import MADE_WITHOUT_EPS
+from otus.zoo.torchvision_checkpoints import ZERO_EPS_SHA256
 from otus.zoo.voc import VOC_WITH_BACKGROUND
 
 
@@ -37,7 +37,7 @@ def test_every_model_can_be_built_by_name_and_described():
 def test_hashes_of_checkpoints_made_without_eps_are_those_of_the_first_resnets():
     first = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
     hashes = [MODELS[f"{name}_resnet50_fpn"].weights["coco_v1"].sha256 for name in first]
-    assert sorted(hashes) == sorted(MADE_WITHOUT_EPS)
+    assert sorted(hashes) == sorted(ZERO_EPS_SHA256)
 
 
 def test_hashes_and_categories_are_torchvisions():

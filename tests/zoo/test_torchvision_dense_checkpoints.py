@@ -33,7 +33,7 @@ from otus.zoo.coco import COCO, COCO_IDS
 from otus.zoo.models import build_model, model_entry
 from otus.zoo.torchvision_checkpoints import is_torchvision_detector
 from otus.zoo.torchvision_dense_checkpoints import (
-    DENSE_MADE_WITHOUT_EPS,
+    DENSE_ZERO_EPS_SHA256,
     is_torchvision_dense_detector,
     read_torchvision_dense_detector,
 )
@@ -320,7 +320,7 @@ def test_both_generations_of_keys_are_read():
 
 
 def test_the_hash_that_means_no_eps_is_that_of_the_first_retinanet():
-    assert (model_entry("retinanet_resnet50_fpn").weights["coco_v1"].sha256,) == DENSE_MADE_WITHOUT_EPS
+    assert (model_entry("retinanet_resnet50_fpn").weights["coco_v1"].sha256,) == DENSE_ZERO_EPS_SHA256
     state = built("retinanet_resnet18").state_dict()
     assert read_torchvision_dense_detector(state, sha256="eeacb38b" + "0" * 56).arguments["freezing"] == {
         "norm_eps": 0.0

@@ -122,7 +122,7 @@ def evaluate_classifications(
     return ProtocolResult({"classification": metric.compute()}, len(dataset), len(missing))
 
 
-def scores_of(
+def category_scores(
     results: Mapping[int, Classification], categories: Categories
 ) -> Iterator[tuple[int, Float[np.ndarray, "k"]]]:
     """Yield image index and scores for the categories of a data set; -inf for those the model does not have."""
@@ -133,7 +133,7 @@ def scores_of(
         yield index, np.array([scores_by_name.get(name, -np.inf) for name in categories])
 
 
-def with_segments_of(panoptic: PanopticMap, categories: Categories) -> PanopticMap:
+def remap_segments(panoptic: PanopticMap, categories: Categories) -> PanopticMap:
     """Return a map with the labels of other categories; segments of a category that is not among them become void."""
     own = panoptic.categories
     if own.names == categories.names:
@@ -180,7 +180,7 @@ def _panoptic_files(path: str | Path, dataset: Dataset, report: Report) -> Calla
 def _panoptic_results(results: Mapping[int, PanopticMap], dataset: Dataset) -> Callable[[int], PanopticMap | None]:
     assert dataset.panoptic is not None
     categories = dataset.panoptic.categories
-    return lambda index: None if index not in results else with_segments_of(results[index], categories)
+    return lambda index: None if index not in results else remap_segments(results[index], categories)
 
 
 def _classification_files(path: str | Path, dataset: Dataset, report: Report) -> Any:
@@ -220,7 +220,7 @@ IMAGE_PROTOCOLS: Mapping[str, ImageProtocol] = {
     ),
     "classification": ImageProtocol(
         _classification_files,
-        lambda results, dataset: scores_of(results, dataset.categories),
+        lambda results, dataset: category_scores(results, dataset.categories),
         lambda dataset, predicted, report: evaluate_classifications(dataset, predicted),
     ),
     "interactive": ImageProtocol(

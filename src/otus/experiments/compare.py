@@ -35,7 +35,7 @@ from otus.parts.tasks import Task
 from otus.reports.comparison import Comparison, Row, distinct_labels, file_stem, jsonable, read_row
 from otus.structures import Objects
 from otus.training.datasets import has_two_splits, open_datasets, trainable_model
-from otus.training.imagenet import imagenet_start
+from otus.training.imagenet import imagenet_weights_file
 from otus.training.run import resume_run, train
 from otus.training.run_config import read_config
 from otus.training.run_folder import environment
@@ -45,7 +45,7 @@ from otus.zoo.weights import read_weights, read_weights_file, weights_file
 
 TRAINING = TrainSettings(batch_size=4)
 """Default training settings."""
-KEPT_ASIDE = 0.2
+VAL_FRACTION = 0.2
 """Default fraction of the images that is held out for evaluation."""
 _TIMED_IMAGES = 8
 _SHOWN_IMAGES = 4
@@ -188,7 +188,7 @@ def compare(
         split, val_split = "train", "val"
         say("the splits train and val are taken; --split, --val-split and --val name others")
     elif trained and val is None and val_split is None:
-        val = KEPT_ASIDE
+        val = VAL_FRACTION
         say(f"a share of {val:g} of the images is kept aside to judge on; --val and --val-split name others")
     learned, judged_on, whole = _material(
         data, val, format=format, split=split, val_split=val_split, learns=bool(trained)
@@ -304,7 +304,7 @@ def _train(
         start = folder / "start" / f"{name}.safetensors"
         try:
             categories = model_entry(model).task.categories(learned)
-            first = imagenet_start(model, categories, start, seed=settings.seed, arguments=arguments)
+            first = imagenet_weights_file(model, categories, start, seed=settings.seed, arguments=arguments)
         except MissingExtraError as error:
             first = None
             say(f"{model}: starts from random weights ({error})")

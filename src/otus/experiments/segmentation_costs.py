@@ -126,7 +126,7 @@ def measure_segmentation_costs(
         facts: dict[str, int] = {
             "multiply_adds": multiply_adds(system, size_hw),
             "parameters": sum(one.numel() for one in system.parameters()),
-            "sees": receptive_side(build_model(model, VOC_WITH_BACKGROUND), min(size_hw)),
+            "sees": receptive_field_px(build_model(model, VOC_WITH_BACKGROUND), min(size_hw)),
         }
         predictor = Predictor(system, preprocess=preprocess, name=model, device="cpu", precision=precision)
         seconds: list[float] = []
@@ -147,7 +147,7 @@ def multiply_adds(system: BaseSystem[Any, Any], size_hw: tuple[int, int]) -> int
     return counter.get_total_flops() // 2
 
 
-def receptive_side(system: BaseSystem[Any, Any], limit: int) -> int:
+def receptive_field_px(system: BaseSystem[Any, Any], limit: int) -> int:
     """Return the side of the square of pixels that a segmenter's scores of the middle pixel depend on, at most ``limit``.
 
     Measured as the pixels with a gradient, of an image of noise and weights without signs, with which no ReLU stops it. A

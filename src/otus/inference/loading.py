@@ -13,10 +13,10 @@ from otus.inference.runtimes import NATIVE_RUNTIMES
 from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.structures import Categories
-from otus.zoo.checkpoint import below_prefix, load_into, prefixes_of
+from otus.zoo.checkpoint import find_prefixes, load_into, sub_state
 from otus.zoo.coco import COCO
 from otus.zoo.models import build_model, model_entry
-from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
+from otus.zoo.weights import LoadedWeights, packaged_names, read_weights, read_weights_file, weights_file
 
 
 def load(
@@ -104,8 +104,8 @@ def load(
             _refuse_another_model(found)
             raise UsageError(f"{found.source}: does not say its categories; pass categories=…")
         system = build_model(found.builder, categories, found.arguments)
-    prefixes = prefixes_of(found.state, system.state_dict())
-    state = below_prefix(found.state, next(iter(prefixes), ""))
+    prefixes = find_prefixes(found.state, system.state_dict())
+    state = sub_state(found.state, next(iter(prefixes), ""))
     load_into(system, state, source=found.source, model=name)
     preprocess = preprocess or found.preprocess or (model_entry(found.builder).preprocess if found.builder else None)
     if preprocess is None:
@@ -139,7 +139,7 @@ def _load_exported(
     )
 
 
-def _refuse_another_model(found: FoundWeights) -> None:
+def _refuse_another_model(found: LoadedWeights) -> None:
     """Raise CheckpointError if the tensor names do not match the model, whatever the number of categories."""
     builder = str(found.builder)
     published = next(iter(model_entry(builder).weights.values()), None)

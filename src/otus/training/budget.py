@@ -78,11 +78,11 @@ def plan_steps(
     return state.step + int(max(0.0, left_s) / epoch_s * steps_per_epoch)
 
 
-def say_plan(state: RunState, *, feed: TrainLoader, preprocess: Preprocess, validates: bool) -> Sequence[str]:
+def describe_plan(state: RunState, *, loader: TrainLoader, preprocess: Preprocess, validates: bool) -> Sequence[str]:
     """Describe the plan of a time budget, with a warning if the budget is too small."""
-    settings, steps = feed.settings, state.total_steps
+    settings, steps = loader.settings, state.total_steps
     assert settings.minutes is not None
-    epochs = steps * feed.images_per_step / len(feed.dataset)
+    epochs = steps * loader.images_per_step / len(loader.dataset)
     every = settings.validate_every
     times = 0
     if validates and every is not None:
@@ -94,11 +94,11 @@ def say_plan(state: RunState, *, feed: TrainLoader, preprocess: Preprocess, vali
     side = "" if sizes[-1] is None else f" at {max(s for s in sizes if s is not None)} pixels"
     often = "" if not times else "; validating once" if times == 1 else f"; validating about {times} times"
     lines = [
-        f"{settings.minutes:g} minutes buy about {steps} steps = {epochs:.2g} epochs of {len(feed.dataset)} images{side}, "
-        f"batch {feed.images_per_step}{often}"
+        f"{settings.minutes:g} minutes buy about {steps} steps = {epochs:.2g} epochs of {len(loader.dataset)} images{side}, "
+        f"batch {loader.images_per_step}{often}"
     ]
     if steps < _FEWEST_STEPS or epochs < 1:
-        enough = max(_FEWEST_STEPS, feed.batches_per_epoch) / max(steps, 1) * settings.minutes
+        enough = max(_FEWEST_STEPS, loader.batches_per_epoch) / max(steps, 1) * settings.minutes
         lines.append(
             "warning: that is too little to learn anything from; give "
             f"--minutes {max(1, round(enough + 0.5))} or more, or a smaller --image-size"
@@ -136,20 +136,20 @@ def size_for_labels(preprocess: Preprocess, dataset: Dataset) -> Preprocess:
     return replace(preprocess, shorter_side=shorter, longer_side=longer)
 
 
-def seconds_per_image(system: nn.Module, *, feed: TrainLoader, fabric: Fabric) -> float:
+def seconds_per_image(system: nn.Module, *, loader: TrainLoader, fabric: Fabric) -> float:
     """Measure the training time per image: the second of two steps on a copy, or the first if it is slow."""
     tried = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tried.train()
-    places = next(feed.plan())[:2]
+    places = next(loader.plan())[:2]
     seconds = 0.0
     for _ in range(2):
         start = time.monotonic()
-        samples = [feed.load(place) for place in places]
+        samples = [loader.load(place) for place in places]
         with fabric.autocast():
-            losses = tried.losses(samples, generator=model_generator(feed.settings.seed, 0, fabric.global_rank))
+            losses = tried.losses(samples, generator=model_generator(loader.settings.seed, 0, fabric.global_rank))
         fabric.backward(torch.stack(list(losses.values())).sum())
         seconds = time.monotonic() - start
-        if fabric.broadcast(seconds > _PLAN_EVERY * 60 * (feed.settings.minutes or 0.0)):
+        if fabric.broadcast(seconds > _PLAN_EVERY * 60 * (loader.settings.minutes or 0.0)):
             break
     return fabric.broadcast(seconds / len(samples)) / fabric.world_size
 
@@ -160,33 +160,33 @@ def validation_is_cheap(image_s: float, *, images: int, minutes: float) -> bool:
 
 
 def fit_to_budget(
-    system: nn.Module, *, feed: TrainLoader, own: Preprocess, fabric: Fabric
+    system: nn.Module, *, loader: TrainLoader, own: Preprocess, fabric: Fabric
 ) -> tuple[TrainLoader, float, float]:
     """Choose a batch size, if none is set, and an image size that the time budget allows.
 
     Parameters
     ----------
     own
-        The preprocess to fall back to if ``feed.preprocess`` is larger and the budget allows too few epochs of it.
+        The preprocess to fall back to if ``loader.preprocess`` is larger and the budget allows too few epochs of it.
 
     Returns
     -------
     tuple
         The loader with these sizes, training seconds per image, and seconds spent on measuring.
     """
-    settings, start = feed.settings, time.monotonic()
+    settings, start = loader.settings, time.monotonic()
     assert settings.minutes is not None
-    image_s = seconds_per_image(system, feed=feed, fabric=fabric)
+    image_s = seconds_per_image(system, loader=loader, fabric=fabric)
     images = settings.minutes * 60 / image_s
-    if own != feed.preprocess and images < _ENOUGH_EPOCHS * len(feed.dataset):
+    if own != loader.preprocess and images < _ENOUGH_EPOCHS * len(loader.dataset):
         assert own.longer_side is not None
-        assert feed.preprocess.longer_side is not None
-        images *= (feed.preprocess.longer_side / own.longer_side) ** 2
-        feed = replace(feed, preprocess=own)
+        assert loader.preprocess.longer_side is not None
+        images *= (loader.preprocess.longer_side / own.longer_side) ** 2
+        loader = replace(loader, preprocess=own)
     if settings.batch_size is None:
         each, most = settings.images_per_batch // fabric.world_size, images / _ENOUGH_STEPS / settings.accumulate
         while each > 2 and each * fabric.world_size > most:
             each //= 2
         batch = each * fabric.world_size
-        feed = replace(feed, settings=replace(settings, batch_size=batch))
-    return feed, settings.minutes * 60 / images, time.monotonic() - start
+        loader = replace(loader, settings=replace(settings, batch_size=batch))
+    return loader, settings.minutes * 60 / images, time.monotonic() - start

@@ -14,9 +14,9 @@ from otus.parts.tasks import DETECTION, Task
 from otus.structures import Categories
 from otus.training.fine_tuning import load_pretrained
 from otus.training.progress import TrainProgress
-from otus.zoo.checkpoint import CheckpointHeader, Misfit
+from otus.zoo.checkpoint import CheckpointHeader, TensorMismatch
 from otus.zoo.models import build_model, model_entry
-from otus.zoo.weights import FoundWeights
+from otus.zoo.weights import LoadedWeights
 
 _SHOWN_LAYERS = 5
 _ALL_LEARNS = {"freezing": {"norms": False, "level": 0}}
@@ -32,7 +32,7 @@ def task_of(model: str | BaseSystem[Any, Any] | None) -> Task:
 def build_system(
     model: str | BaseSystem[Any, Any] | None,
     categories: Categories,
-    found: FoundWeights | None,
+    found: LoadedWeights | None,
     before: Mapping[str, Any] | None,
     *,
     seed: int,
@@ -57,7 +57,7 @@ def build_system(
 
 
 def choose_preprocess(
-    given: Preprocess | None, header: CheckpointHeader, found: FoundWeights | None, *, image_size: int | None
+    given: Preprocess | None, header: CheckpointHeader, found: LoadedWeights | None, *, image_size: int | None
 ) -> Preprocess:
     """Return the preprocessing: the one given, else that of the weights, else that of the model.
 
@@ -79,13 +79,13 @@ def choose_preprocess(
     return replace(preprocess, shorter_side=image_size, longer_side=image_size)
 
 
-def knows_categories(found: FoundWeights, header: CheckpointHeader, categories: Categories) -> bool:
+def has_common_categories(found: LoadedWeights, header: CheckpointHeader, categories: Categories) -> bool:
     """Whether weights to start from are of the same model, and know one of the categories at least."""
     known = () if found.categories is None else found.categories.names
     return found.builder == header.builder and not set(known).isdisjoint(categories.names)
 
 
-def fine_tune(system: BaseSystem[Any, Any], header: CheckpointHeader, found: FoundWeights, say: TrainProgress) -> None:
+def fine_tune(system: BaseSystem[Any, Any], header: CheckpointHeader, found: LoadedWeights, say: TrainProgress) -> None:
     """Load what fits of weights to start from, and say what that is."""
 
     def build(categories: Categories) -> BaseSystem[Any, Any]:
@@ -93,10 +93,10 @@ def fine_tune(system: BaseSystem[Any, Any], header: CheckpointHeader, found: Fou
         return build_model(header.builder, categories, header.arguments)
 
     left = load_pretrained(system, found, build=None if header.builder is None else build)
-    say.say(f"starting from {found.source}, {loaded_in_words(left)}")
+    say.say(f"starting from {found.source}, {describe_mismatches(left)}")
 
 
-def loaded_in_words(left: Sequence[Misfit]) -> str:
+def describe_mismatches(left: Sequence[TensorMismatch]) -> str:
     """Return what of the weights was loaded, in a few words: whole layers where tensors were left."""
     layers: dict[str, dict[str, None]] = {}
     for misfit in left:

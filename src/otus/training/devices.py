@@ -15,7 +15,7 @@ from otus.training.settings import TrainSettings
 T = TypeVar("T")
 
 
-class ExactInputs(MixedPrecision):
+class FullPrecisionInputs(MixedPrecision):
     """Mixed precision in the network alone: Fabric's own would round the samples too, a box at 301 pixels to 302."""
 
     def convert_input(self, data: Any) -> Any:
@@ -45,7 +45,7 @@ def start_fabric(settings: TrainSettings) -> Fabric:
         # An image without masks gives the mask head no gradient, so which parameters are used differs.
         strategy=DDPStrategy(find_unused_parameters=True) if several else "auto",
         precision=None if mixed else settings.precision,
-        plugins=[ExactInputs("bf16-mixed", device=device)] if mixed else None,
+        plugins=[FullPrecisionInputs("bf16-mixed", device=device)] if mixed else None,
     )
     fabric.launch()
     return fabric
@@ -56,7 +56,7 @@ def fastest_precision(device: str = TrainSettings().device) -> Literal["bf16-mix
     return "bf16-mixed" if multiplies_bfloat16(choose_device(device)) else "32-true"
 
 
-def same_weights(fabric: Fabric, module: nn.Module) -> None:
+def broadcast_weights(fabric: Fabric, module: nn.Module) -> None:
     """Give all processes the first one's parameters and buffers (statistics of norms differ where batches do)."""
     if fabric.world_size > 1:
         for tensor in [*module.parameters(), *module.buffers()]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.structures import Categories
-from otus.zoo.checkpoint import Misfit, below_prefix, matching, prefixes_of
-from otus.zoo.weights import FoundWeights, packaged_names, read_weights, read_weights_file, weights_file
+from otus.zoo.checkpoint import TensorMismatch, find_prefixes, match_tensors, sub_state
+from otus.zoo.weights import LoadedWeights, packaged_names, read_weights, read_weights_file, weights_file
 
 _CLASS_ROWS = re.compile(
     r"(?:detector\.)?(box_head\.cls_score|box_head\.(bbox_pred)|mask_head\.mask_fcn_logits|head\.classification\.cls_logits)\.(weight|bias)"
@@ -22,7 +22,7 @@ _CLASS_ROWS = re.compile(
 Build = Callable[[Categories], nn.Module]
 
 
-def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeights:
+def find_weights(weights: str | Path, *, model: str | None = None) -> LoadedWeights:
     """Return weights from a file of any model, or by name: ``packaged``, or published weights of ``model``.
 
     ``packaged`` without ``model`` stands for the model that is part of the package.
@@ -44,7 +44,7 @@ def find_weights(weights: str | Path, *, model: str | None = None) -> FoundWeigh
     return read_weights(weights, model=model)
 
 
-def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | None = None) -> list[Misfit]:
+def load_pretrained(system: nn.Module, weights: LoadedWeights, *, build: Build | None = None) -> list[TensorMismatch]:
     """Load every tensor that fits, and return the tensors of the weights and of the system that do not match.
 
     Backbone and pyramid are loaded from weights of any system, whatever module contains them. If the categories differ,
@@ -60,24 +60,26 @@ def load_pretrained(system: nn.Module, weights: FoundWeights, *, build: Build | 
     states = [
         weights.state
     ]  # and without the prefix of a wrapper, or as a part of the system, if more tensors fit then
-    states += [below_prefix(weights.state, prefix) for prefix in prefixes_of(weights.state, system.state_dict())[:1]]
+    states += [sub_state(weights.state, prefix) for prefix in find_prefixes(weights.state, system.state_dict())[:1]]
     states += [
         {f"{part}.{key}": tensor for key, tensor in weights.state.items()} for part, _ in system.named_children()
     ]
-    state = max((_named_as_in(system, state) for state in states), key=lambda state: len(matching(system, state)[0]))
+    state = max(
+        (_named_as_in(system, state) for state in states), key=lambda state: len(match_tensors(system, state)[0])
+    )
     own: Categories = system.categories  # type: ignore[assignment]
     heads: dict[str, int] = {}
     if build is not None and (weights.categories is None or weights.categories.names != own.names):
         heads = _of_categories(system, build, own)
     known = _known_classes(system, heads, weights, state)
-    fits, left = matching(system, {**state, **known})
+    fits, left = match_tensors(system, {**state, **known})
     new = [name for name in fits if name in heads and name not in known]
-    left += [Misfit("of other categories", name, f" {tuple(fits.pop(name).shape)}") for name in new]
+    left += [TensorMismatch("of other categories", name, f" {tuple(fits.pop(name).shape)}") for name in new]
     shared = [name for name in own if name in (weights.categories or ())]
     if len(shared) < len(own):
         names = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
         kind = f"with categories that are new (known are {names})"
-        left += [Misfit(kind, name, f" {tuple(tensor.shape)}") for name, tensor in known.items()]
+        left += [TensorMismatch(kind, name, f" {tuple(tensor.shape)}") for name, tensor in known.items()]
     if not any(name.endswith("weight") for name in fits):
         raise CheckpointError(
             f"{weights.source}: nothing of it fits {type(system).__name__}; these are the weights of something else "
@@ -120,7 +122,7 @@ def _of_categories(system: nn.Module, build: Build, own: Categories) -> dict[str
 
 
 def _known_classes(
-    system: nn.Module, heads: Mapping[str, int], weights: FoundWeights, state: Mapping[str, Tensor]
+    system: nn.Module, heads: Mapping[str, int], weights: LoadedWeights, state: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the head tensors with the weights' rows for categories of the same name and for background."""
     detector: Any = getattr(system, "detector", system)  # of Panoptic FPN that of the things

@@ -13,7 +13,7 @@ from otus.zoo.checkpoint import CheckpointHeader, save_checkpoint
 from otus.zoo.models import build_model, model_entry
 
 
-def imagenet_start(
+def imagenet_weights_file(
     model: str, categories: Categories, path: Path, *, seed: int = 0, arguments: Mapping[str, Any] | None = None
 ) -> Path | None:
     """Write a model with a backbone that knows ImageNet and heads that know nothing, to give to ``train`` as ``weights``.

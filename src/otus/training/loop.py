@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from otus.data.tensors import TensorSample
 from otus.errors import TrainingError
-from otus.training.budget import plan_is_due, plan_steps, say_plan, validation_is_due
-from otus.training.devices import any_process, same_weights
+from otus.training.budget import describe_plan, plan_is_due, plan_steps, validation_is_due
+from otus.training.devices import any_process, broadcast_weights
 from otus.training.ema import ModelEMA
 from otus.training.interrupts import Interrupts
-from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate, warm_up_share
+from otus.training.optimization import learning_rate, make_optimizer, set_learning_rate, warm_up_fraction
 from otus.training.progress import TrainProgress
 from otus.training.resuming import pack, restore_state, unpack
 from otus.training.run_folder import RunFolder
@@ -72,7 +72,7 @@ class LossStep(nn.Module):
 def fit(
     system: nn.Module,
     *,
-    feed: TrainLoader,
+    loader: TrainLoader,
     fabric: Fabric,
     validate: Validate | None = None,
     folder: RunFolder | None = None,
@@ -88,7 +88,7 @@ def fit(
     ----------
     system
         A module with a method ``losses(samples, *, generator)``; trained in place.
-    feed
+    loader
         Loader of this process's batches, with the settings of the run.
     fabric
         Fabric from :func:`~otus.training.devices.start_fabric`.
@@ -113,8 +113,8 @@ def fit(
     TrainingError
         If a loss or a gradient is not finite.
     """
-    settings = feed.settings
-    steps_per_epoch = feed.batches_per_epoch // settings.accumulate
+    settings = loader.settings
+    steps_per_epoch = loader.batches_per_epoch // settings.accumulate
     system.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = ModelEMA(system, decay=settings.average_decay)
     bare_optimizer = make_optimizer(system, settings)
@@ -141,13 +141,15 @@ def fit(
             steps_per_epoch=steps_per_epoch,
             minutes=minutes,
             validate_every=settings.validate_every,
-            images_per_step=feed.images_per_step,
+            images_per_step=loader.images_per_step,
             validation_images=0 if validate is None else validation_images,
         )
         steps = fabric.broadcast(steps)
-        state.plan(steps, warm_up=warm_up_share(steps, settings))
+        state.plan(steps, warm_up=warm_up_fraction(steps, settings))
         if first:
-            for line in say_plan(state, feed=feed, preprocess=feed.preprocess, validates=validate is not None):
+            for line in describe_plan(
+                state, loader=loader, preprocess=loader.preprocess, validates=validate is not None
+            ):
                 progress.say(line)
             told_epochs = -(-state.total_steps // steps_per_epoch)
 
@@ -155,15 +157,15 @@ def fit(
         if validate is not None and validate_start:
             begun = time.monotonic()
             found = validate(averaged.module)
-            progress.start(state.count_start(found, seconds=time.monotonic() - begun))
+            progress.start(state.record_initial_validation(found, seconds=time.monotonic() - begun))
         save_last()
     ended: Literal["done", "no better", "interrupted"] = "done"
-    batches = feed.batches(state.step * settings.accumulate)
+    batches = loader.batches(state.step * settings.accumulate)
     clock = saved = time.monotonic()
     with closing(batches), Interrupts() as interrupts, progress:
         while state.step < state.total_steps:
             model.train()
-            warm_up = warm_up_share(state.total_steps, settings) if state.warm_up is None else state.warm_up
+            warm_up = warm_up_fraction(state.total_steps, settings) if state.warm_up is None else state.warm_up
             rate = learning_rate(state.share, warm_up=warm_up, settings=settings)
             set_learning_rate(bare_optimizer, rate)
             step_losses: dict[str, float] = {}
@@ -191,19 +193,19 @@ def fit(
             averaged.update(system, step=state.step)
 
             now = time.monotonic()
-            state.count_step(step_losses, seconds=now - clock)
+            state.record_step(step_losses, seconds=now - clock)
             clock = now
-            progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, images=feed.images_per_step)
+            progress.step(state, step_losses, steps_per_epoch=steps_per_epoch, images=loader.images_per_step)
             if settings.minutes and fabric.broadcast(plan_is_due(state, settings.minutes)):
                 plan(settings.minutes)
 
             if state.step % steps_per_epoch == 0 or state.step == state.total_steps:
-                row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, images=feed.images_per_step)
+                row = state.end_epoch(rate, steps_per_epoch=steps_per_epoch, images=loader.images_per_step)
                 due = validation_is_due(state, epoch=row["epoch"], settings=settings)
                 if validate is not None and fabric.broadcast(due):
-                    same_weights(fabric, averaged.module)
+                    broadcast_weights(fabric, averaged.module)
                     found = validate(averaged.module)
-                    better = state.count_validation(row, found, seconds=time.monotonic() - clock)
+                    better = state.record_validation(row, found, seconds=time.monotonic() - clock)
                     clock = time.monotonic()
                     if writes is not None and better:
                         writes.save_best(averaged.module.state_dict(), state, found)

@@ -45,7 +45,7 @@ class LearningRateCurve:
 def find_learning_rate(
     system: nn.Module,
     *,
-    feed: TrainLoader,
+    loader: TrainLoader,
     fabric: Fabric,
     lowest: float = 1e-6,
     highest: float = 1.0,
@@ -59,16 +59,16 @@ def find_learning_rate(
         If the loss explodes within the first steps, at the lowest rates.
     """
     tried = copy.deepcopy(system).to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    bare_optimizer = make_optimizer(tried, feed.settings)
+    bare_optimizer = make_optimizer(tried, loader.settings)
     model, optimizer = fabric.setup(LossStep(tried), bare_optimizer)
     model.train()
     rates: list[float] = []
     smoothed: list[float] = []
     average = 0.0
-    with closing(feed.batches()) as batches:
+    with closing(loader.batches()) as batches:
         for step, rate in enumerate(_rising(lowest, highest, steps)):
             set_learning_rate(bare_optimizer, rate)
-            generator = model_generator(feed.settings.seed, step, fabric.global_rank)
+            generator = model_generator(loader.settings.seed, step, fabric.global_rank)
             loss = torch.stack(list(model(next(batches), generator=generator).values())).sum()
             average = _SMOOTHING * average + (1 - _SMOOTHING) * loss.item()
             unbiased = average / (1 - _SMOOTHING ** (step + 1))

@@ -51,7 +51,7 @@ def make_optimizer(system: nn.Module, settings: TrainSettings) -> Optimizer:
     return torch.optim.AdamW(parameters, lr=settings.peak_rate, fused=True)
 
 
-def warm_up_share(total_steps: int, settings: TrainSettings) -> float:
+def warm_up_fraction(total_steps: int, settings: TrainSettings) -> float:
     """Return the warm-up as a fraction of a run of ``total_steps``."""
     return min(settings.warm_up_steps, total_steps // 10) / max(1, total_steps)
 

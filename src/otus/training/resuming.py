@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from otus.errors import UsageError
-from otus.training.settings import NOT_PART_OF_THE_RESULT
+from otus.training.settings import CHANGEABLE_ON_RESUME
 from otus.training.state import RunState
 from otus.zoo.checkpoint import checkpoint_part, load_into
 
-PLACES = frozenset({"data", "val", "format", "split", "val_split"})
+DATA_OPTIONS = frozenset({"data", "val", "format", "split", "val_split"})
 """Arguments that locate the data of a run."""
 
 
@@ -70,7 +70,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     missing = "nothing"
     same_data = "data_digest" in before and all(before[name] == now[name] for name in ("data_digest", "val_digest"))
-    accepted = NOT_PART_OF_THE_RESULT | (PLACES if same_data else frozenset())
+    accepted = CHANGEABLE_ON_RESUME | (DATA_OPTIONS if same_data else frozenset())
     names = [name for name in dict.fromkeys([*before, *now]) if name not in accepted]
     changed = [
         f"{name}: was {before.get(name, missing)}, is {now.get(name, missing)}"

@@ -22,7 +22,7 @@ from otus.parts.preprocess import Preprocess
 from otus.parts.system import BaseSystem
 from otus.proposals.proposers import with_proposals
 from otus.training.budget import fit_to_budget, size_for_labels, validation_is_cheap
-from otus.training.building import build_system, choose_preprocess, fine_tune, knows_categories, task_of
+from otus.training.building import build_system, choose_preprocess, fine_tune, has_common_categories, task_of
 from otus.training.datasets import Data, check_labels, data_warnings, open_datasets, trainable_model
 from otus.training.devices import start_fabric
 from otus.training.fine_tuning import find_weights
@@ -30,7 +30,7 @@ from otus.training.loop import TrainResult, Validate, fit
 from otus.training.lr_finder import find_learning_rate
 from otus.training.progress import TrainProgress
 from otus.training.resuming import check_unchanged
-from otus.training.run_config import changes_since, read_config, source_path, started_with, training_record
+from otus.training.run_config import read_config, resume_notes, source_path, train_arguments, training_record
 from otus.training.run_folder import RunFolder, new_run_folder
 from otus.training.semantic_loss import set_criterion
 from otus.training.settings import TrainSettings, with_default_lr
@@ -38,7 +38,7 @@ from otus.training.snapshots import draw_batch
 from otus.training.state import score_name
 from otus.training.train_loader import TrainLoader
 from otus.training.validation import Validator
-from otus.zoo.weights import weights_file, without_head
+from otus.zoo.weights import drop_head, weights_file
 
 STANDARD_AUGMENTATION = Compose([HorizontalFlip(), ColorJitter(hue=0.0)])  # hue is as slow as all else together
 
@@ -147,7 +147,7 @@ def train(
         for line in lines:
             say.say(line)
     if found is not None and isinstance(model, str):
-        found = without_head(found, model)
+        found = drop_head(found, model)
     system, header = build_system(model, task.categories(train_set), found, before, seed=settings.seed, given=arguments)
     task = system.task  # a model without the heads that the data have no labels for
     settings = with_default_lr(settings, header.builder)
@@ -176,32 +176,32 @@ def train(
     keeps_size = weights is not None and weights_file(weights) is not None  # keep the image size of its training
     if before is None and image_size is None and given is None and not keeps_size:
         preprocess = size_for_labels(own, train_set)
-    feed = TrainLoader(
+    loader = TrainLoader(
         train_set, preprocess, settings, augment=augment, rank=fabric.global_rank, world_size=fabric.world_size
     )
     spent_s = 0.0
     # A model that knows none of the categories yet has no initial score worth comparing with.
-    validates_start = val_set is not None and found is not None and knows_categories(found, header, categories)
+    validates_start = val_set is not None and found is not None and has_common_categories(found, header, categories)
     if settings.minutes and before is None:
-        feed, image_s, spent_s = fit_to_budget(system, feed=feed, own=own, fabric=fabric)
+        loader, image_s, spent_s = fit_to_budget(system, loader=loader, own=own, fabric=fabric)
         if val_set is not None:
             validates_start &= validation_is_cheap(image_s, images=len(val_set), minutes=settings.minutes)
-    settings = dataclasses.replace(feed.settings, batch_size=feed.settings.images_per_batch)
-    if feed.preprocess != own:
-        longer = feed.preprocess.longer_side
+    settings = dataclasses.replace(loader.settings, batch_size=loader.settings.images_per_batch)
+    if loader.preprocess != own:
+        longer = loader.preprocess.longer_side
         say.say(f"image size: {longer} pixels instead of {own.longer_side}, because half of the objects are small")
     elif preprocess != own:
         say.say(
             f"image size: {own.longer_side} pixels; half of the objects are small, but {settings.minutes:g} minutes buy "
             "too few epochs of larger images"
         )
-    preprocess = feed.preprocess
-    feed = dataclasses.replace(feed, settings=settings)
+    preprocess = loader.preprocess
+    loader = dataclasses.replace(loader, settings=settings)
     if find_rate:
-        rate = find_learning_rate(system, feed=feed, fabric=fabric).suggestion
+        rate = find_learning_rate(system, loader=loader, fabric=fabric).suggestion
         say.say(f"learning rate: {rate:.2g} makes the loss fall fastest")
         settings = dataclasses.replace(settings, learning_rate=fabric.broadcast(rate))
-        feed = dataclasses.replace(feed, settings=settings)
+        loader = dataclasses.replace(loader, settings=settings)
 
     config = {
         "model": header.builder or type(system).__name__,
@@ -224,7 +224,7 @@ def train(
     if before is not None:
         check_unchanged(before, config)
         config["command"] = before["command"]
-        for line in changes_since(Path(str(resume)), before, config, images):
+        for line in resume_notes(Path(str(resume)), before, config, images):
             say.say(line)
     path = Path(resume) if resume else None
     if path is None and fabric.is_global_zero:
@@ -239,7 +239,7 @@ def train(
         folder.write_json("config.json", config)
         folder.write_json(IMAGES, images)
     if fabric.is_global_zero and before is None:
-        first = [feed.load(place) for place in next(feed.plan())]
+        first = [loader.load(place) for place in next(loader.plan())]
         write_image(path / "batch.jpg", draw_batch(first, preprocess=preprocess, categories=categories, task=task))
     for line in [*data_warnings(train_set, val_set), *system.warnings(train_set)]:
         say.say(line)
@@ -250,7 +250,7 @@ def train(
         validator = Validator(val_set, preprocess, fabric, workers=settings.workers, image=image)
     result = fit(
         system,
-        feed=feed,
+        loader=loader,
         fabric=fabric,
         validate=validator,
         folder=folder,
@@ -292,7 +292,7 @@ def resume_run(
     if before["precision"] == "bf16-mixed":
         instead = "a new run with --weights of this one and --precision 32-true"
         check_bfloat16(choose_device(before["device"]), asked_for=f"{folder} in {before['precision']}", instead=instead)
-    return train(**started_with(before, arguments or {}, settings or {}), resume=folder)
+    return train(**train_arguments(before, arguments or {}, settings or {}), resume=folder)
 
 
 def repeat_run(
@@ -321,7 +321,7 @@ def repeat_run(
     settings = settings or {}
     if "epochs" in settings:
         settings = {"minutes": None, **settings}
-    again = started_with(read_config(config), arguments or {}, settings)
+    again = train_arguments(read_config(config), arguments or {}, settings)
     if again.keys() & {"model", "weights"} & (arguments or {}).keys():
         del again["preprocess"], again["arguments"]  # belonged to the earlier run's model
     return train(**again, **options)

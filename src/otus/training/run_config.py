@@ -34,7 +34,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise UsageError(f"resume: {file} is damaged, start a new run with --weights of this one") from None
 
 
-def started_with(before: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+def train_arguments(before: dict[str, Any], arguments: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of :func:`~otus.training.run.train`: those that a run was started with, and in their place
     those that are named anew."""
     names = ("model", "arguments", "data", "val", "weights", "image_size", "format", "split", "val_split")
@@ -48,7 +48,7 @@ def started_with(before: dict[str, Any], arguments: dict[str, Any], settings: di
     return {**again, "settings": make_settings(own)}
 
 
-def changes_since(
+def resume_notes(
     run: Path, before: Mapping[str, Any], now: Mapping[str, Any], images: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
     """What a person should know who resumes a run: data that moved, image files that are others than when it began."""

@@ -152,5 +152,5 @@ def with_default_lr(settings: TrainSettings, model: str | None) -> TrainSettings
     return dataclasses.replace(settings, learning_rate=settings.peak_rate)
 
 
-NOT_PART_OF_THE_RESULT = frozenset({"workers", "command"})
+CHANGEABLE_ON_RESUME = frozenset({"workers", "command"})
 """Settings that may change when a run is resumed."""

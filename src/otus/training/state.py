@@ -99,7 +99,7 @@ class RunState:
         if self.warm_up is None:
             self.warm_up = warm_up
 
-    def count_step(self, losses: Mapping[str, float], *, seconds: float) -> None:
+    def record_step(self, losses: Mapping[str, float], *, seconds: float) -> None:
         """Record a step."""
         self.step += 1
         if self.step == 1:
@@ -127,14 +127,14 @@ class RunState:
         self.loss_sums, self.epoch_s, self.waited_s = {}, 0.0, 0.0
         return row
 
-    def count_start(self, found: Validation, *, seconds: float) -> dict[str, Any]:
+    def record_initial_validation(self, found: Validation, *, seconds: float) -> dict[str, Any]:
         """Add the validation of the initial weights as row 0 of the history; it does not count for the best score."""
         row: dict[str, Any] = {"epoch": 0, "step": 0}
         self._add_figures(row, found, seconds=seconds)
         self.history.append(row)
         return row
 
-    def count_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
+    def record_validation(self, row: dict[str, Any], found: Validation, *, seconds: float) -> bool:
         """Add a validation to the row of its epoch; return whether it is the best so far (of equal ones, the last)."""
         self._add_figures(row, found, seconds=seconds)
         better = self.best_score is None or found.score > self.best_score

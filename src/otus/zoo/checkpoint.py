@@ -144,7 +144,7 @@ def checkpoint_part(state: Mapping[str, Tensor], name: str | None = None) -> dic
     """
     if name is None:
         return {key: tensor for key, tensor in state.items() if "/" not in key}
-    return below_prefix(state, f"{name}/")
+    return sub_state(state, f"{name}/")
 
 
 def load_into(
@@ -200,7 +200,7 @@ def load_into(
     module.load_state_dict(fits, strict=False)
 
 
-class Misfit(NamedTuple):
+class TensorMismatch(NamedTuple):
     """A tensor that cannot be loaded: the kind of mismatch, its name, and a description of its shape."""
 
     kind: str
@@ -211,7 +211,7 @@ class Misfit(NamedTuple):
         return f"{self.kind}: {self.tensor}{self.shape}"
 
 
-def matching(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Misfit]]:
+def match_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[TensorMismatch]]:
     """Return the tensors of a state that fit a module, for fine-tuning, and all mismatches of the two."""
     fits, misfits = _compare(module, state)
     return fits, [misfit for several in misfits.values() for misfit in several]
@@ -259,14 +259,14 @@ def read_foreign(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def prefixes_of(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
+def find_prefixes(state: Mapping[str, Tensor], names: Collection[str]) -> list[str]:
     """Return the prefixes under which a state has tensors of the given names, sorted by their number, largest first.
 
     Of equal numbers, the empty prefix is first, then those of averaged weights (``ema.``).
 
     Examples
     --------
-    >>> prefixes_of({"model.conv.bias": torch.zeros(1), "loss.weight": torch.zeros(1)}, ["conv.bias"])
+    >>> find_prefixes({"model.conv.bias": torch.zeros(1), "loss.weight": torch.zeros(1)}, ["conv.bias"])
     ['model.']
     """
     found: Counter[str] = Counter()
@@ -276,7 +276,7 @@ def prefixes_of(state: Mapping[str, Tensor], names: Collection[str]) -> list[str
     return sorted(found, key=lambda prefix: (-found[prefix], prefix != "", not _AVERAGED.search(prefix), prefix))
 
 
-def below_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def sub_state(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
@@ -312,22 +312,24 @@ def _storable(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     return tensors, aliases
 
 
-def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[Misfit]]]:
+def _compare(
+    module: nn.Module, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, list[TensorMismatch]]]:
     """Return the tensors that fit, and those missing in the state, extra in it, or of another shape."""
     own = module.state_dict()
     fits: dict[str, Tensor] = {}
-    misfits: dict[str, list[Misfit]] = {"missing": [], "extra": [], "of another shape": []}
+    misfits: dict[str, list[TensorMismatch]] = {"missing": [], "extra": [], "of another shape": []}
     for name, tensor in own.items():
         if name not in state:
             if not name.endswith("num_batches_tracked"):
-                misfits["missing"].append(Misfit("missing", name, f" {tuple(tensor.shape)}"))
+                misfits["missing"].append(TensorMismatch("missing", name, f" {tuple(tensor.shape)}"))
         elif state[name].shape != tensor.shape:
             shapes = f": expected {tuple(tensor.shape)}, got {tuple(state[name].shape)}"
-            misfits["of another shape"].append(Misfit("of another shape", name, shapes))
+            misfits["of another shape"].append(TensorMismatch("of another shape", name, shapes))
         else:
             fits[name] = state[name]
     misfits["extra"] = [
-        Misfit("extra", name, f" {tuple(tensor.shape)}")
+        TensorMismatch("extra", name, f" {tuple(tensor.shape)}")
         for name, tensor in state.items()
         if name not in own and not name.endswith("num_batches_tracked")
     ]

@@ -26,7 +26,7 @@ _COCO_CLASSES = 92
 _PANOPTIC_CLASSES = 251
 """The same with COCO's stuff, up to id 249."""
 
-MARKS = ("class_embed.weight", "class_labels_classifier.weight")
+SIGNATURE_KEYS = ("class_embed.weight", "class_labels_classifier.weight")
 """Tensors by which a DETR is recognised, one of them."""
 _PREFIX = "detr."
 """Of the detector in a DETR for panoptic segmentation."""
@@ -102,7 +102,7 @@ class DetrCheckpoint:
 def is_detr(state: Mapping[str, Any]) -> bool:
     """Whether the keys are those of a DETR, for boxes or panoptic segmentation."""
     return any(
-        any(prefix + mark in state for mark in MARKS)
+        any(prefix + mark in state for mark in SIGNATURE_KEYS)
         and any(prefix + key in state for key in ("query_embed.weight", "model.query_position_embeddings.weight"))
         for prefix in ("", _PREFIX)
     )
@@ -118,7 +118,7 @@ def read_detr(state: Mapping[str, Tensor]) -> DetrCheckpoint:
     """
     if not is_detr(state):
         raise CheckpointError(
-            f"not a DETR for boxes: expected a tensor {' or '.join(map(repr, MARKS))} and queries, "
+            f"not a DETR for boxes: expected a tensor {' or '.join(map(repr, SIGNATURE_KEYS))} and queries, "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
     has_masks = any(key.startswith(_PREFIX) for key in state)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from otus.errors import CheckpointError
 
-MARKS = ("mask_decoder.iou_token.weight",)
+SIGNATURE_KEYS = ("mask_decoder.iou_token.weight",)
 """Tensors by which a SAM is recognised."""
 _RENAMES = tuple(
     (re.compile(pattern), ours)
@@ -71,7 +71,7 @@ class SamCheckpoint:
 
 def is_sam(state: Mapping[str, Any]) -> bool:
     """Whether the keys are those of a SAM."""
-    return all(mark in state for mark in MARKS)
+    return all(mark in state for mark in SIGNATURE_KEYS)
 
 
 def read_sam(state: Mapping[str, Tensor]) -> SamCheckpoint:
@@ -84,7 +84,8 @@ def read_sam(state: Mapping[str, Tensor]) -> SamCheckpoint:
     """
     if not is_sam(state):
         raise CheckpointError(
-            f"not a SAM: expected a tensor {MARKS[0]!r}, got {len(state)} others such as {', '.join(list(state)[:3])}"
+            f"not a SAM: expected a tensor {SIGNATURE_KEYS[0]!r}, got {len(state)} others such as "
+            f"{', '.join(list(state)[:3])}"
         )
     depths = _depths_of_transformers(state)
     translated = {_translate(key, depths): tensor for key, tensor in state.items() if not _UNUSED.search(key)}

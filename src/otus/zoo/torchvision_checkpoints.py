@@ -20,9 +20,9 @@ from torch import Tensor
 from otus.errors import CheckpointError
 from otus.structures.categories import COCO_IDS
 
-MADE_WITHOUT_EPS = ("258fb6c6", "bf2d0c1e", "fc266e95")
+ZERO_EPS_SHA256 = ("258fb6c6", "bf2d0c1e", "fc266e95")
 """First digits of the SHA-256 of the ResNet-50 checkpoints (Faster, Mask, Keypoint R-CNN, COCO_V1) to run with eps 0.0."""
-MARKS = ("roi_heads.box_predictor.cls_score.weight",)
+SIGNATURE_KEYS = ("roi_heads.box_predictor.cls_score.weight",)
 """Tensors by which a region-based detector is recognised."""
 
 _PREFIXES = (
@@ -58,7 +58,7 @@ class TorchvisionCheckpoint:
 
 def is_torchvision_detector(state: Mapping[str, Any]) -> bool:
     """Whether the keys are those of a region-based detector of torchvision."""
-    return MARKS[0] in state
+    return SIGNATURE_KEYS[0] in state
 
 
 def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None = None) -> TorchvisionCheckpoint:
@@ -81,10 +81,10 @@ def read_torchvision_detector(state: Mapping[str, Tensor], *, sha256: str | None
             "not a torchvision region-based detector: expected the tensor 'roi_heads.box_predictor.cls_score.weight', "
             f"got {len(state)} others such as {', '.join(list(state)[:3])}"
         )
-    num_classes = state[MARKS[0]].shape[0]
+    num_classes = state[SIGNATURE_KEYS[0]].shape[0]
     arguments: dict[str, Any] = {"class_indices": list(COCO_IDS) if num_classes == 91 else list(range(1, num_classes))}
     if "backbone.fpn.inner_blocks.0.1.weight" not in state:  # version 2 has live norms, in the pyramid too
-        made_without = sha256 is not None and sha256.startswith(MADE_WITHOUT_EPS)
+        made_without = sha256 is not None and sha256.startswith(ZERO_EPS_SHA256)
         arguments["freezing"] = {"norm_eps": 0.0 if made_without else 1e-5}
     return TorchvisionCheckpoint({_translate(key): tensor for key, tensor in state.items()}, arguments)
 

@@ -15,7 +15,7 @@ from otus.errors import CheckpointError
 from otus.structures.categories import COCO_IDS
 from otus.zoo.torchvision_checkpoints import TorchvisionCheckpoint
 
-DENSE_MADE_WITHOUT_EPS = ("eeacb38b",)
+DENSE_ZERO_EPS_SHA256 = ("eeacb38b",)
 """First digits of the SHA-256 of the checkpoints (RetinaNet of ResNet-50, COCO_V1) to run with eps 0.0."""
 
 _PREFIXES = (
@@ -37,7 +37,7 @@ _ANSWERS = (
     ("head.classification_head.module_list.0.bias", "head.regression_head.module_list.0.bias"),
     ("head.classification_head.module_list.0.1.bias", "head.regression_head.module_list.0.1.bias"),
 )
-MARKS = tuple(name for answers in _ANSWERS for name in answers)
+SIGNATURE_KEYS = tuple(name for answers in _ANSWERS for name in answers)
 """Tensors by which a dense detector is recognised, two of them."""
 
 
@@ -73,7 +73,7 @@ def read_torchvision_dense_detector(state: Mapping[str, Tensor], *, sha256: str 
     is_fcos = "head.regression_head.bbox_ctrness.weight" in state
     # Version 2 of RetinaNet, which alone has norms without biases before them in its towers, has live norms in the backbone.
     if "backbone.body.conv1.weight" in state and (is_fcos or "head.classification_head.conv.0.1.weight" not in state):
-        made_without = sha256 is not None and sha256.startswith(DENSE_MADE_WITHOUT_EPS)
+        made_without = sha256 is not None and sha256.startswith(DENSE_ZERO_EPS_SHA256)
         arguments["freezing"] = {"norm_eps": 0.0 if made_without else 1e-5}
     # Convolution, norm, ReLU; or in the first RetinaNets convolution, ReLU.
     each = 3 if is_fcos else 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from otus.errors import CheckpointError
 
-MARKS = ("classifier.4.weight", "classifier.low_classifier.weight")
+SIGNATURE_KEYS = ("classifier.4.weight", "classifier.low_classifier.weight")
 """Tensors by which a segmenter of torchvision is recognised, one of them."""
 
 
@@ -27,7 +27,7 @@ class SegmenterCheckpoint:
 
 def is_torchvision_segmenter(state: Mapping[str, Any]) -> bool:
     """Whether the keys are those of a segmenter of torchvision."""
-    return any(mark in state for mark in MARKS) and any(key.startswith("backbone.") for key in state)
+    return any(mark in state for mark in SIGNATURE_KEYS) and any(key.startswith("backbone.") for key in state)
 
 
 def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> SegmenterCheckpoint:
@@ -40,10 +40,10 @@ def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> SegmenterCheckpoi
     """
     if not is_torchvision_segmenter(state):
         raise CheckpointError(
-            f"not a torchvision segmenter: expected the tensor {MARKS[0]!r} or {MARKS[1]!r}, got {len(state)} others "
-            f"such as {', '.join(list(state)[:3])}"
+            f"not a torchvision segmenter: expected the tensor {SIGNATURE_KEYS[0]!r} or {SIGNATURE_KEYS[1]!r}, got "
+            f"{len(state)} others such as {', '.join(list(state)[:3])}"
         )
-    classifier = "decoder." if MARKS[1] in state else "head."
+    classifier = "decoder." if SIGNATURE_KEYS[1] in state else "head."
     prefixes = (
         ("backbone.", "encoder.backbone."),
         ("classifier.", classifier),
@@ -56,7 +56,7 @@ def read_torchvision_segmenter(state: Mapping[str, Tensor]) -> SegmenterCheckpoi
         if key.startswith(theirs)
     }
     arguments: dict[str, Any] = (
-        {} if "auxiliary_head.4.weight" in translated or MARKS[1] in state else {"auxiliary": False}
+        {} if "auxiliary_head.4.weight" in translated or SIGNATURE_KEYS[1] in state else {"auxiliary": False}
     )
-    num_categories = next(state[mark] for mark in MARKS if mark in state).shape[0]
+    num_categories = next(state[mark] for mark in SIGNATURE_KEYS if mark in state).shape[0]
     return SegmenterCheckpoint(translated, arguments, num_categories)

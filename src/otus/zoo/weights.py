@@ -12,23 +12,23 @@ from otus.errors import CheckpointError, UsageError, did_you_mean
 from otus.parts.preprocess import Preprocess
 from otus.parts.tasks import INSTANCE, OBJECT
 from otus.structures import Categories
-from otus.zoo.checkpoint import below_prefix, checkpoint_part, load_checkpoint, prefixes_of, read_foreign
+from otus.zoo.checkpoint import checkpoint_part, find_prefixes, load_checkpoint, read_foreign, sub_state
 from otus.zoo.coco import COCO, COCO_PANOPTIC
-from otus.zoo.detr_checkpoints import MARKS as DETR_MARKS
+from otus.zoo.detr_checkpoints import SIGNATURE_KEYS as DETR_KEYS
 from otus.zoo.detr_checkpoints import DetrCheckpoint, is_detr, read_detr
 from otus.zoo.hub import fetch
 from otus.zoo.models import MODELS, model_entry
-from otus.zoo.sam_checkpoints import MARKS as SAM_MARKS
+from otus.zoo.sam_checkpoints import SIGNATURE_KEYS as SAM_KEYS
 from otus.zoo.sam_checkpoints import is_sam, read_sam
-from otus.zoo.torchvision_checkpoints import MARKS as TORCHVISION_MARKS
+from otus.zoo.torchvision_checkpoints import SIGNATURE_KEYS as TORCHVISION_KEYS
 from otus.zoo.torchvision_checkpoints import (
     TorchvisionCheckpoint,
     is_torchvision_detector,
     read_torchvision_detector,
 )
-from otus.zoo.torchvision_dense_checkpoints import MARKS as DENSE_MARKS
+from otus.zoo.torchvision_dense_checkpoints import SIGNATURE_KEYS as DENSE_KEYS
 from otus.zoo.torchvision_dense_checkpoints import is_torchvision_dense_detector, read_torchvision_dense_detector
-from otus.zoo.torchvision_segmentation_checkpoints import MARKS as SEGMENTER_MARKS
+from otus.zoo.torchvision_segmentation_checkpoints import SIGNATURE_KEYS as SEGMENTER_KEYS
 from otus.zoo.torchvision_segmentation_checkpoints import is_torchvision_segmenter, read_torchvision_segmenter
 from otus.zoo.voc import VOC_WITH_BACKGROUND
 
@@ -38,7 +38,7 @@ _LAST_BIASES = ("mask_head.mask_fcn_logits.bias", "keypoint_head.kps_score_lowre
 
 
 @dataclass(frozen=True)
-class FoundWeights:
+class LoadedWeights:
     """Weights, and the description of the model that they belong to.
 
     Parameters
@@ -100,7 +100,7 @@ def weights_file(source: str | Path) -> Path | None:
     return found
 
 
-def read_weights(weights: str | Path | None, *, model: str | None = None) -> FoundWeights:
+def read_weights(weights: str | Path | None, *, model: str | None = None) -> LoadedWeights:
     """Load weights by name or from a file.
 
     Parameters
@@ -144,7 +144,7 @@ def read_weights(weights: str | Path | None, *, model: str | None = None) -> Fou
     return replace(found, categories=published.categories)
 
 
-def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
+def read_weights_file(path: Path, *, model: str | None = None) -> LoadedWeights:
     """Load a weights file: a checkpoint of Otus, of a torchvision detector or segmentation model, of a DETR or a SAM.
 
     In checkpoints of Otus, a mask or keypoint head is dropped if the training data had no mask or keypoint.
@@ -158,7 +158,7 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
         state, header = load_checkpoint(path)
         if model is not None and header.builder not in (model, None):
             raise CheckpointError(f"{path}: these are weights of {header.builder}, expected weights of {model}")
-        found = FoundWeights(
+        found = LoadedWeights(
             source=path,
             state=checkpoint_part(state),
             builder=header.builder,
@@ -168,12 +168,12 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
             score_thresholds=header.extra.get("score_thresholds", {}).get("thresholds", {}),
             training=header.training,
         )
-        return without_head(found, MODELS[str(found.builder)].boxes_only) if _untrained_head(found) else found
+        return drop_head(found, MODELS[str(found.builder)].boxes_only) if _untrained_head(found) else found
     foreign = _unwrapped(read_foreign(path))
     read: DetrCheckpoint | TorchvisionCheckpoint
     if is_sam(foreign):
         sam = read_sam(foreign)
-        return FoundWeights(path, sam.state, model or sam.builder, categories=OBJECT)
+        return LoadedWeights(path, sam.state, model or sam.builder, categories=OBJECT)
     if is_detr(foreign):
         read = read_detr(foreign)
     elif is_torchvision_detector(foreign):
@@ -183,18 +183,18 @@ def read_weights_file(path: Path, *, model: str | None = None) -> FoundWeights:
     elif is_torchvision_segmenter(foreign):
         segmenter = read_torchvision_segmenter(foreign)
         labels = VOC_WITH_BACKGROUND if segmenter.num_categories == len(VOC_WITH_BACKGROUND) else None
-        return FoundWeights(path, segmenter.state, model, segmenter.arguments, labels)
+        return LoadedWeights(path, segmenter.state, model, segmenter.arguments, labels)
     else:
-        return FoundWeights(path, foreign, builder=model)
+        return LoadedWeights(path, foreign, builder=model)
     published = [] if model is None else [weights.categories for weights in model_entry(model).weights.values()]
     class_indices = read.arguments["class_indices"]
     known = next(
         (categories for categories in (*published, COCO, COCO_PANOPTIC) if list(categories.ids) == class_indices), None
     )
-    return FoundWeights(path, read.state, model, read.arguments, known)
+    return LoadedWeights(path, read.state, model, read.arguments, known)
 
 
-def without_head(found: FoundWeights, model: str | None) -> FoundWeights:
+def drop_head(found: LoadedWeights, model: str | None) -> LoadedWeights:
     """Drop the mask or keypoint head if ``model`` is the ``boxes_only`` variant of the weights' model."""
     if model is None or found.builder not in MODELS or MODELS[found.builder].boxes_only != model:
         return found
@@ -202,7 +202,7 @@ def without_head(found: FoundWeights, model: str | None) -> FoundWeights:
     return replace(found, builder=model, state=state)
 
 
-def _untrained_head(found: FoundWeights) -> bool:
+def _untrained_head(found: LoadedWeights) -> bool:
     """Return whether weights of a training run have a mask or keypoint head that never had a training target.
 
     The bias of the head's last layer is initialised to 0, has no weight decay, and changes with the first mask or
@@ -217,9 +217,9 @@ def _unwrapped(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return the state without the prefix of a known foreign checkpoint; unchanged if there is none."""
     for prefix in (
         "",
-        *prefixes_of(state, {*DETR_MARKS, *SAM_MARKS, *TORCHVISION_MARKS, *DENSE_MARKS, *SEGMENTER_MARKS}),
+        *find_prefixes(state, {*DETR_KEYS, *SAM_KEYS, *TORCHVISION_KEYS, *DENSE_KEYS, *SEGMENTER_KEYS}),
     ):
-        inner = below_prefix(state, prefix)
+        inner = sub_state(state, prefix)
         if any(is_known(inner) for is_known in _FOREIGN):
             return inner
     return state

